@@ -28,7 +28,7 @@ from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Tools, rows_of
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 
 _QUESTIONS = ("Name a tree.", "Say hello in French.")
 _SETTINGS: dict[str, Any] = {"num_samples": 4, "temperature": 0.9, "max_new_tokens": 16, "kl_weight": 0.04}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from luthier.core.records.base_model import CatalogEntry
-from luthier.ml.charts.page import replace_text
+from luthier.core.system.files import replace_text
 from luthier.ml.inference.models import catalog
 from luthier.ml.planning.hypothetical_run import TABLE, known_memory, table_text
 

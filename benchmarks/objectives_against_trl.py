@@ -77,8 +77,7 @@ def _ours(args: argparse.Namespace, file: Path, names: list[str]) -> tuple[dict[
     from luthier.core.recipe import Recipe
     from luthier.features.planning.service import prepare
     from luthier.ml.training.model import TrainableModel
-    from luthier.ml.training.objectives.registry import load_objective
-    from luthier.ml.training.objectives.rules import rules_of
+    from luthier.ml.training.objectives.rules import load_objective, rules_of
     from luthier.platform.home.context import Context
 
     recipe = Recipe.model_validate(

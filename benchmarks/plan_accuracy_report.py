@@ -6,7 +6,8 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from luthier.core.cost import Device, Estimate
+from luthier.core.cost import Device
+from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning.batch_shapes import batches_of

@@ -47,7 +47,7 @@ class Loop:
         from luthier.ml.training.checkpoint import LoopState
         from luthier.ml.training.fit import EarlyStopping
         from luthier.ml.training.model import TrainableModel
-        from luthier.ml.training.objectives.registry import load_objective
+        from luthier.ml.training.objectives.rules import load_objective
         from luthier.ml.training.optimizer import MasterOptimizer
 
         changes = {"learning_rate": RATE, "num_warmup_steps": 0, "clip_gradient_norm": 1e9, "weight_decay": 0.0}

@@ -235,7 +235,7 @@ def step_seconds(plan: Any, model: Any, rows: list[Any], packs: bool) -> list[fl
     from luthier.core.ports import SilentProgress
     from luthier.ml.training.checkpoint import CheckpointStore
     from luthier.ml.training.loop import train
-    from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import load_objective
 
     seconds: list[float] = []
 

@@ -43,8 +43,8 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing import assessed, homes
 from luthier.testing.records import RUN_ID, events_of, make_plan, make_record, tell
+from tests import assessed, homes
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MODEL: Final = "smollm2-135m-instruct"

@@ -9,9 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.records import add_run
 from luthier.testing.servers import home_server
+from tests.assessed import make_safety_result, make_suite_result
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 GATE = "rules:\n  - {metric: sql.execution_accuracy, at_least: 0.95}\n"

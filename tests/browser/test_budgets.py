@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, Page
 from luthier.core.access import SCOPES
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.full_home import FullHome, fill_home
 from luthier.testing.servers import home_server
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
+from tests.full_home import FullHome, fill_home
 
 MAX_SHIFT = 0.01
 MAX_KIB = 120.0

@@ -13,12 +13,12 @@ from playwright.sync_api import Page, expect
 
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import Hub, serving
 from luthier.testing.servers import HomeServer, home_server, wait_for
 from luthier.testing.tiny import make_tiny_model
 from tests.browser.conftest import PHONE, sign_in, violations, violations_in_light_and_dark
 from tests.features.datasets.conftest import jsonl, qa, work_once
 from tests.fixtures.questions import answers_in_this_process
+from tests.hub_server import Hub, serving
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 _DROP = """([name, text]) => {

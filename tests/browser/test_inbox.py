@@ -18,12 +18,12 @@ from luthier.platform.auth import invitations as invites
 from luthier.platform.auth.public_address import set_public_address
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import make_panel
-from luthier.testing.homes import ME
-from luthier.testing.homes import fill as fill_home
 from luthier.testing.servers import HomeServer, home_server
+from tests.assessed import make_panel
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 from tests.features.inbox.service.test_service import correct, failed_job, member
+from tests.homes import ME
+from tests.homes import fill as fill_home
 from tests.vacuous import nonempty
 
 MakePage = Callable[..., Page]

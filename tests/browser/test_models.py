@@ -12,8 +12,8 @@ from playwright.sync_api import Page, expect
 
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.homes import Made, add_export, fill
 from luthier.testing.servers import home_server
+from tests.homes import Made, add_export, fill
 
 from .conftest import PHONE, WIDE, look_often, sign_in, violations
 

@@ -14,8 +14,8 @@ from luthier.core.workflows.pipeline import Stage
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import lock_of
-from luthier.testing.homes import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_model_comparison, add_retrain
 from luthier.testing.servers import home_server
+from tests.homes import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_model_comparison, add_retrain
 
 from .conftest import PHONE, WIDE, look_often, sign_in, violations_in_light_and_dark
 

@@ -9,8 +9,8 @@ from playwright.sync_api import Page, expect
 
 from luthier.core.results.human_eval import RatingItem
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import careful, clicking, make_panel, rate_all
 from luthier.testing.servers import HomeServer, home_server
+from tests.assessed import careful, clicking, make_panel, rate_all
 from tests.browser.conftest import PHONE, sign_in, violations
 
 MakePage = Callable[..., Page]

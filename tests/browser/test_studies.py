@@ -12,8 +12,8 @@ from playwright.sync_api import Page, expect
 from luthier.core.system.files import file_lock
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
-from luthier.testing.homes import STUDY_ID, add_study, trial_of
 from luthier.testing.servers import home_server
+from tests.homes import STUDY_ID, add_study, trial_of
 
 from .conftest import PHONE, WIDE, look_often, sign_in, violations_in_light_and_dark
 

@@ -94,7 +94,7 @@ def by_the_loop(plan: Plan, steps: Sequence[Sequence[Sequence[int]]]) -> tuple[d
     from luthier.ml.training.checkpoint import LoopState
     from luthier.ml.training.fit import EarlyStopping
     from luthier.ml.training.model import TrainableModel
-    from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import load_objective
     from luthier.ml.training.optimizer import MasterOptimizer
     from luthier.ml.training.step import one_step
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.assessed import write_ratings
 
 from luthier.core.results.human_eval import RatingRow
-from luthier.testing.assessed import write_ratings
 
 pytestmark = pytest.mark.e2e
 

@@ -20,7 +20,7 @@ from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.core.records.base_model import LocalModel
 from luthier.ml.data.documents.python_docs import build_python_docs
-from luthier.ml.data.rows.write_rows import write_rows
+from luthier.ml.data.rows.outputs import write_rows
 from luthier.platform.home.context import Context
 
 pytestmark = pytest.mark.e2e

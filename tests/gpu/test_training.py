@@ -22,7 +22,7 @@ from luthier.ml.training.loop import train
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Unit
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 
 UNITS: list[Unit] = [(row,) for row in random_examples(24, seed=1)]
 LENGTHS = [row.num_tokens for (row,) in UNITS]

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, routing
 from fastapi.testclient import TestClient
+from tests.full_home import FullHome, fill_home
 
 from luthier.cli.main import command_tree
 from luthier.core.aliases import new_key
@@ -20,7 +21,6 @@ from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
 from luthier.server.pages import create_pages
-from luthier.testing.full_home import FullHome, fill_home
 
 Names = dict[str, list[str]]
 _ID = re.compile(r"\b[a-z]+-\d{8}-\d{6}-[0-9a-f]{6}\b|[0-9a-f]{16,}")

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
 
 Market = Literal["on_demand", "spot"]
@@ -15,32 +16,6 @@ PersonKind = Literal["data_preparation", "annotation", "review"]
 
 BF16_MUST_WIN_BY = 1.2
 """bf16 halves the memory, but rounds: on a CPU it has to be so many times as fast as float32 to be chosen."""
-
-
-class Estimate(FrozenModel):
-    """A predicted figure, in the unit that the name of its field says.
-
-    Attributes:
-        value: The most likely figure.
-        low: The lower end of the range in which it is expected.
-        high: The upper end of that range.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def times(self, factor: float) -> Estimate:
-        """The estimate in another unit or for another number; factor is 0 or more."""
-        return Estimate(value=self.value * factor, low=self.low * factor, high=self.high * factor)
-
-    def plus(self, other: Estimate) -> Estimate:
-        """The sum, its ends added: right where both err in the same direction, wide where they do not."""
-        return Estimate(value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
-
-    def by(self, other: Estimate) -> Estimate:
-        """The product, low end by low end and high end by high end: as wide as it can be."""
-        return Estimate(value=self.value * other.value, low=self.low * other.low, high=self.high * other.high)
 
 
 class Device(FrozenModel):

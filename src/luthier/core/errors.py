@@ -64,6 +64,11 @@ class LuthierError(Exception):
         # Exception.args holds the finished text: `str(error)` works for code that does not know this class.
         super().__init__(f"{came}\n  expected: {expected}\n  what to do: {do}")
 
+    @property
+    def in_one_line(self) -> str:
+        """All three parts in one line, as clients of the API get them."""
+        return f"{self.came}; expected: {self.expected}; what to do: {self.do}"
+
     def as_json(self) -> dict[str, Any]:
         """The error as a plain document, for `--json` and the API."""
         return {"type": type(self).__name__, "came": self.came, "expected": self.expected, "do": self.do}

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation_plan import Bar, Prompting, ThinkingFigures
 from luthier.core.frozen_model import FrozenModel
 

@@ -9,8 +9,8 @@ from typing import Literal, Self, cast, get_args
 
 from pydantic import Field
 
-from luthier.core.cost import Estimate
 from luthier.core.data_stream import StreamCounts
+from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
 
 StopCause = Literal["completed", "early_stopping", "budget", "interrupted", "rung", "hopeless", "unknown"]

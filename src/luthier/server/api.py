@@ -50,7 +50,6 @@ from luthier.features.serving.api import (
     stored,
 )
 from luthier.features.serving.api.responses import api as responses
-from luthier.features.serving.api.responses import stored as responses_stored
 from luthier.features.tinker_api import api as tinker
 from luthier.features.tinker_api import downloads as tinker_downloads
 from luthier.features.tinker_api.checkpoints import sweep_checkpoints
@@ -168,7 +167,6 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     checkpoints.router,
     graders.router,
     stored.router,
-    responses_stored.router,
     evals.router,
     batches.router,
     tinker.router,

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from typing import TYPE_CHECKING
 
-from luthier.core.cost import Device, Estimate, MemoryPrediction, Prediction, Quote, Room
+from luthier.core.cost import Device, MemoryPrediction, Prediction, Quote, Room
 from luthier.core.dataset import DatasetProfile
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
 from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.events import BillUpdated, CheckpointSaved, Event, RunStarted, StepDone, ValidationDone
@@ -25,7 +26,7 @@ from luthier.core.plan import (
     ValueSource,
 )
 from luthier.core.recipe import DataRecipe, Recipe
-from luthier.core.records.export import Export, ExportSource, Interval, ParityReport
+from luthier.core.records.export import Export, ExportSource, ParityReport
 from luthier.core.run import Bill, RunRecord, RunStatus, TrainResult
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ def make_export(run_id: str = RUN_ID, *, folder: str = "/exports/x", passed: boo
         max_difference_nats=0.01,
         mean_difference_nats=0.001,
         bound_nats=0.05,
-        nll_increase_nats=Interval(value=0.001, low=-0.002, high=0.004),
+        nll_increase_nats=Estimate(value=0.001, low=-0.002, high=0.004),
         source_perplexity=8.0,
         export_perplexity=8.01,
         passed=passed,
@@ -322,7 +323,6 @@ def add_run(context: Context, letter: str, *, status: RunStatus = "succeeded") -
     """Put a run into a home, with the folder of a whole model in which nothing can be loaded; returns its id.
 
     Args:
-        context: The home.
         letter: A hexadecimal digit that distinguishes it from others.
         status: The status of the run.
     """

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from tests.hub_server import Hub, serving
 
 from luthier.core.access import Caller
 from luthier.core.import_string import import_string
@@ -17,7 +18,6 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.kinds import attempt_of
 from luthier.platform.jobs.records import Job
-from luthier.testing.hub_server import Hub, serving
 
 ME = Caller(name="Ada")
 

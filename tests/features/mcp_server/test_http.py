@@ -99,7 +99,7 @@ def test_requests_count_against_the_rate_of_the_key_and_end_with_it(home: Contex
 
 
 def test_resources_are_those_of_the_project(home: Context, visitor: Visitor) -> None:
-    from luthier.testing import homes
+    from tests import homes
 
     run_id = homes.fill(home).runs[1]
     report = home.settings.run_folder(run_id) / "report.html"

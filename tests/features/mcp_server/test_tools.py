@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from mcp import MCPError
+from tests import homes
 from tests.features.mcp_server.conftest import Calls, call
 from tests.vacuous import nonempty
 
@@ -17,7 +18,6 @@ from luthier.features.deployments import service as deployments
 from luthier.features.mcp_server.service import TOOLS
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
-from luthier.testing import homes
 
 ROWS = [{"prompt": f"What comes after {n}?", "completion": f"After {n} comes {n + 1}."} for n in range(12)]
 

@@ -13,7 +13,7 @@ from tests.vacuous import nonempty
 from luthier.ml.charts.drawer import drawing_of
 from luthier.ml.charts.drawing import Line, Text, linear_ticks
 from luthier.ml.charts.judged_rows import metric_axis
-from luthier.ml.charts.spec import Axis, Bar, Bars, Estimate, Intervals, Mark, Plot, Series
+from luthier.ml.charts.spec import Axis, Bar, Bars, IntervalRow, Intervals, Mark, Plot, Series
 from luthier.ml.charts.svg import drawn
 
 NUMBERS = st.floats(-1e6, 1e6).filter(lambda value: value == 0 or abs(value) > 1e-6)
@@ -25,7 +25,7 @@ ROWS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS).map(sorted), min_size=1, ma
 def test_rows_of_any_chart_lie_between_its_outermost_ticks(rows: list[list[float]], limit: float | None) -> None:
     mark = None if limit is None else Mark(limit, "")
     bars = Bars("k", "t", Axis(""), [Bar("a", value, interval=(low, high)) for low, value, high in rows], mark)
-    whiskers = [Estimate("a", value, low, high) for low, value, high in rows]
+    whiskers = [IntervalRow("a", value, low, high) for low, value, high in rows]
     intervals = Intervals("k", "t", Axis(""), whiskers, zero=True, limit=mark)
     values = [0.0, *(end for row in rows for end in row), *([] if limit is None else [limit])]
     for chart in (bars, intervals):
@@ -109,7 +109,7 @@ def test_differences_of_a_metric_reach_from_minus_its_width_to_its_width() -> No
     axis = metric_axis("rouge_l", of_differences=True)
     assert (axis.least, axis.most) == (-1.0, 1.0)
     assert metric_axis("perplexity", of_differences=True).most is None
-    found = Intervals("k", "t", axis, [Estimate("a", 0.9, 0.7, 1.0)], zero=True)
+    found = Intervals("k", "t", axis, [IntervalRow("a", 0.9, 0.7, 1.0)], zero=True)
     assert found.ends == (0.0, 1.0)
 
 

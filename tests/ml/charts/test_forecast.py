@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from luthier.core.cost import Estimate, Quote
+from luthier.core.cost import Quote
+from luthier.core.estimate import Estimate
 from luthier.core.events import ValidationDone
 from luthier.core.run import TrainResult
 from luthier.ml.charts.forecast import NOT_MEASURED, TOTAL, Forecast, ForecastRow, forecast_of

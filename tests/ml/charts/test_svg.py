@@ -14,7 +14,7 @@ from luthier.ml.charts.spec import (
     Cell,
     Chart,
     Column,
-    Estimate,
+    IntervalRow,
     Intervals,
     Mark,
     Matrix,
@@ -38,7 +38,7 @@ def plot(points: list[Point], **options: object) -> Plot:
 
 CHARTS: list[Chart] = [
     plot([(0, 1.0), (1, 0.5)], marks=[Mark(0.5, HOSTILE)]),
-    Intervals("k", HOSTILE, Axis(HOSTILE), [Estimate(HOSTILE, 1.0, 0.5, 1.5)], zero=True),
+    Intervals("k", HOSTILE, Axis(HOSTILE), [IntervalRow(HOSTILE, 1.0, 0.5, 1.5)], zero=True),
     Bars("k", HOSTILE, Axis(HOSTILE, "s"), [Bar(HOSTILE, 3.0, HOSTILE)], limit=Mark(4.0, HOSTILE)),
     Matrix("k", HOSTILE, Axis(HOSTILE), Axis(HOSTILE), [HOSTILE], [HOSTILE], [[Cell(0.5, HOSTILE)]]),
     Parallel("k", HOSTILE, [Column(HOSTILE, HOSTILE, HOSTILE)] * 2, [Thread(HOSTILE, (0.0, 1.0), HOSTILE)]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
 from luthier.core.workflows.pipeline import (
     Contender,

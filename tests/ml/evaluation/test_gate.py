@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from tests.assessed import FINGERPRINT, make_safety_result, make_suite_result, make_task
 
 from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import GateOutcome, SuiteResult
 from luthier.ml.evaluation.gate import Results, check
-from luthier.testing.assessed import FINGERPRINT, make_safety_result, make_suite_result, make_task
 from luthier.testing.records import make_evaluation
 
 RUN = "run-20261125-093000-aaaaaa"

@@ -13,8 +13,9 @@ from tests.ml.export.conftest import MakeSource
 from tests.vacuous import nonempty
 
 from luthier.core.dataset import Example
+from luthier.core.estimate import Estimate
 from luthier.core.ports import SilentProgress
-from luthier.core.records.export import Interval, ParityReport
+from luthier.core.records.export import ParityReport
 from luthier.ml.export.exporters.registry import FORMATS, WHOLE, format_of
 from luthier.ml.export.parity import NOTEWORTHY_LOSS_NATS, compare, parity_warnings
 from luthier.ml.export.runtimes.protocol import LogProbabilities
@@ -123,7 +124,7 @@ def test_a_sure_and_noteworthy_loss_is_not_recommended(value: float, low: float,
         max_difference_nats=1.0,
         mean_difference_nats=0.1,
         bound_nats=None,
-        nll_increase_nats=Interval(value=value, low=low, high=value + 0.01),
+        nll_increase_nats=Estimate(value=value, low=low, high=value + 0.01),
         source_perplexity=3.0,
         export_perplexity=3.2,
         passed=True,

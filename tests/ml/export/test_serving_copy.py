@@ -155,7 +155,7 @@ def _report(precision, bound, *, low, high):
     return parity.ParityReport(
         format="gguf", precision=precision, runtime="llama.cpp", runtime_version="1", num_prompts=4,
         num_prompts_same_tokens=4, num_texts_equal=4, max_difference_nats=0.01, mean_difference_nats=0.001,
-        bound_nats=bound, nll_increase_nats=parity.Interval(value=(low + high) / 2, low=low, high=high),
+        bound_nats=bound, nll_increase_nats=parity.Estimate(value=(low + high) / 2, low=low, high=high),
         source_perplexity=2.0, export_perplexity=2.0, passed=True,
     )  # fmt: skip
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.workflows.learning_curve import CurvePoint, LearningCurve
 from luthier.ml.planning.learning_curve import curve_band, fit_power_law, write_learning_curve_chart
 

@@ -25,7 +25,7 @@ from luthier.ml.planning.hardware import measure
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import workload_of
 from luthier.ml.training.methods.protocol import load_method
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.optimizers.protocol import load_rule
 
 MakePlan = Callable[..., Plan]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.estimate import Estimate
 from luthier.ml.planning.devices import device_names, load_prices
 
 

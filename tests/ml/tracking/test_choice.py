@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.tracking import TrackerPlan, TrackerRecipe
-from luthier.ml.tracking.choice import chosen, lacks_credentials, location_of, source_of, within_project
-from luthier.ml.tracking.registry import TRACKERS
+from luthier.ml.tracking.registry import TRACKERS, chosen, lacks_credentials, location_of, source_of, within_project
 
 ENVIRONMENT = {
     "MLFLOW_TRACKING_URI": "http://me:secret@host:5000",

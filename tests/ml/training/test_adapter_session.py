@@ -22,7 +22,7 @@ from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.losses.token_losses import Datum
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.step import one_step
 

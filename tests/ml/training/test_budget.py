@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.clock import Clock
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.core.run import BudgetPlan, FirstActions, Spent
 from luthier.ml.training.budget import Limit, Meter, Remaining, bill_summary, limits, refusal, remaining

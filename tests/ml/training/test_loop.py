@@ -21,7 +21,7 @@ from luthier.core.system import process_memory
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.loop import LoopOutcome, train
 from luthier.ml.training.model import TrainableModel, collate
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.optimizer import MasterOptimizer
 
 MakePlan = Callable[..., Plan]

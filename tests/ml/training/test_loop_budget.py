@@ -23,7 +23,7 @@ from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.ledger import LEDGER, Ledger
 from luthier.ml.training.loop import LoopOutcome, train
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]

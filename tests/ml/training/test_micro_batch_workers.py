@@ -25,7 +25,7 @@ from luthier.ml.training.loop import train
 from luthier.ml.training.micro_batch_workers import micro_batch_workers
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.step import validate
 
 MakePlan = Callable[..., Plan]

@@ -31,7 +31,7 @@ from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.loop import train
 from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import TrainableModel, collate
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 
 PACKED = (0,)
 """The prefixes of rows that lie end to end with nothing in common."""

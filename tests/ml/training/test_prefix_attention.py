@@ -20,7 +20,7 @@ from luthier.ml.training.attention import causal_attention
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.loop import train
 from luthier.ml.training.model import TrainableModel, collate
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.prefix_attention import PrefixLayout
 
 LAYOUTS = {

@@ -22,7 +22,7 @@ from luthier.ml.training import sample_prompts
 from luthier.ml.training.checkpoint import CheckpointStore, save_model
 from luthier.ml.training.loop import train
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.sample_prompts import SamplePrompts, chosen_rows
 
 MakePlan = Callable[..., Plan]

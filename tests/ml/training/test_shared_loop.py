@@ -21,7 +21,7 @@ from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.distributed import ALONE, World
 from luthier.ml.training.loop import train
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.sharding import spread, whole
 from luthier.testing.world import in_world
 

@@ -17,7 +17,7 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.training.checkpoint import CheckpointStore, Snapshots, save_model
 from luthier.ml.training.loop import train
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]

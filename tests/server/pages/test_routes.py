@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, routing
 from fastapi.testclient import TestClient
+from tests.full_home import QUOTED, FullHome, fill_home
 from tests.vacuous import nonempty
 
 from luthier.core.access import SCOPES
 from luthier.platform.auth.service import create_key, create_project
 from luthier.platform.home.context import Context
 from luthier.server.home import create_home_app
-from luthier.testing.full_home import QUOTED, FullHome, fill_home
 
 HX = {"HX-Request": "true"}
 pytestmark = pytest.mark.usefixtures("patient")

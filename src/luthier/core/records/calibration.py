@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
+from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.results.human_eval_report import Estimate
 from luthier.core.results.suite import Confusion, Criterion
 
 Target = Criterion | Literal["preference"]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
@@ -86,20 +87,6 @@ class ExportSource(FrozenModel):
         return document
 
 
-class Interval(FrozenModel):
-    """An estimate and the ends of its 95% interval.
-
-    Attributes:
-        value: the estimate.
-        low: lower end.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
 class ParityReport(FrozenModel):
     """What comparing an export with its source has shown, both run on the same prompts, the export in its own runtime.
 
@@ -136,7 +123,7 @@ class ParityReport(FrozenModel):
     max_difference_nats: float
     mean_difference_nats: float
     bound_nats: float | None
-    nll_increase_nats: Interval
+    nll_increase_nats: Estimate
     source_perplexity: float
     export_perplexity: float
     passed: bool

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import VerdictWord
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.results.human_eval import RatingPanel
 from luthier.core.results.suite import Criterion
 
 AgreementMeasure = Literal["krippendorff_alpha", "fleiss_kappa", "cohen_kappa"]
-
-
-class Estimate(FrozenModel):
-    """A figure with its 95% interval.
-
-    Attributes:
-        value: the figure.
-        low: lower end.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 class Drift(FrozenModel):

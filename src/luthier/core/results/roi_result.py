@@ -9,26 +9,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import AlternativeWord, SystemKind
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.results.roi import Case
 
 TodayKind = SystemKind | Literal["few_shot", "given"]
 """What today's way is: an evaluated model, that model with examples, a baseline, or what the case itself says."""
-
-
-class Measured(FrozenModel):
-    """A measured figure with its 95% interval.
-
-    Attributes:
-        value: the figure.
-        low: lower end.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 class MeasuredAlone(FrozenModel):
@@ -43,8 +30,8 @@ class MeasuredAlone(FrozenModel):
 
     asked: float
     threshold: float
-    share: Measured
-    accuracy: Measured
+    share: Estimate
+    accuracy: Estimate
 
 
 class MeasuredBaseline(FrozenModel):
@@ -66,8 +53,8 @@ class MeasuredBaseline(FrozenModel):
     name: str
     kind: SystemKind
     title: str
-    value: Measured
-    tuned_less: Measured
+    value: Estimate
+    tuned_less: Estimate
     tuned_is: AlternativeWord
     seconds: float
     correlation: float = 0.0
@@ -107,15 +94,15 @@ class MeasuredGains(FrozenModel):
     is_share_of_correct: bool
     num_rows: int
     today: str
-    tuned: Measured
-    over_few_shot: Measured | None
+    tuned: Estimate
+    over_few_shot: Estimate | None
     today_value: float | None
     shot_tokens: float | None
     notes: tuple[str, ...] = ()
     today_kind: TodayKind = "model"
     today_name: str | None = None
-    today_figure: Measured | None = None
-    tuned_figure: Measured | None = None
+    today_figure: Estimate | None = None
+    tuned_figure: Estimate | None = None
     baselines: tuple[MeasuredBaseline, ...] = ()
     few_shot_correlation: float = 0.0
     alone: MeasuredAlone | None = None
@@ -344,7 +331,7 @@ class RoiResult(FrozenModel):
     probability_within_budget: float | None
     once_parts: tuple[Part, ...]
     monthly_parts: tuple[Part, ...]
-    today_accuracy: Measured | None
+    today_accuracy: Estimate | None
     alternatives: tuple[Priced, ...]
     best_alternative: str | None
     use_instead: str | None

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
 from luthier.core.system.extras import install_command
-from luthier.core.system.files import disk_full_explained, is_disk_full, sync, sync_file
+from luthier.core.system.files import is_disk_full, replacing
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
@@ -62,17 +60,8 @@ def copy_local(source: Path, final: Path) -> None:
     Raises:
         StorageFullError: The disk has no room for it.
     """
-    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
-    try:
-        with disk_full_explained(final), source.open("rb") as reader, partial.open("xb") as writer:
-            shutil.copyfileobj(reader, writer)
-            sync_file(writer)  # only then may the name appear
-        # Atomic within one folder, so the partial name is next to it.
-        partial.replace(final)
-        # The name itself is on the disk only once its folder is.
-        sync(final.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(final) as writer, source.open("rb") as reader:
+        shutil.copyfileobj(reader, writer)
 
 
 class ArtifactReader:
@@ -97,9 +86,7 @@ class ArtifactReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 

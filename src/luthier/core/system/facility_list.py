@@ -185,8 +185,3 @@ FACILITIES: Final = (
     ),
 )
 """By the order of `docs/platforms.md`."""
-
-
-def missing_facilities() -> tuple[Facility, ...]:
-    """What this system lacks."""
-    return tuple(facility for facility in FACILITIES if not facility.is_here())

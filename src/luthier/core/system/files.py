@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -164,6 +165,70 @@ def disk_full_explained(place: Path, *, expected: str = "", do: str = "") -> Ite
         if not is_disk_full(error):
             raise
         raise storage_full(error, place, expected=expected, do=do) from error
+
+
+def blocks_of(path: Path, num_bytes: int = 1 << 20) -> Iterator[bytes]:
+    """The content of a file, block by block."""
+    with path.open("rb") as file:
+        while block := file.read(num_bytes):
+            yield block
+
+
+def git_id(path: Path) -> str:
+    """The id that git gives a file's content (git-hash-object), read in blocks; a checksum, not for security."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    for block in blocks_of(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replacing(path: Path, *, expected: str = "", do: str = "") -> Iterator[IO[bytes]]:
+    """A new file to write, which takes the place of `path` where the block ends without an error.
+
+    After a crash or a power cut there is the old file or the whole new one, and never a part of it.
+
+    Args:
+        path: The file, in a folder that is there.
+        expected: How much room it takes, for the error of a full disk; empty for the usual text.
+        do: What helps then; empty for the usual advice.
+
+    Raises:
+        StorageFullError: The disk is full.
+    """
+    # In the same folder, since a rename is atomic within one file system only.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}")
+    try:
+        with disk_full_explained(path, expected=expected, do=do):
+            with temporary.open("xb") as file:
+                yield file
+                # Before the rename: else a power cut could leave the new name with an empty file.
+                sync_file(file)
+            temporary.replace(path)
+            # The name itself is on the disk only once its folder is.
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all; an older one is replaced.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
+    expected = f"about {len(content):,} bytes free for it"
+    with replacing(path, expected=expected, do="free some disk space, then write it again") as file:
+        file.write(content)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """As `replace_bytes`, of a text (UTF-8).
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
+    replace_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 _PAUSE_SECONDS = 0.02

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from luthier.core.cost import Estimate
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Alternative, AlternativeWord, Comparison, Evaluation, SystemResult
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.frozen_model import FrozenModel

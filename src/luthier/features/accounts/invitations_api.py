@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from luthier.core.frozen_model import ClosedModel
 from luthier.platform.auth import invitations as invites
 from luthier.platform.auth.invitations_store import Invitation, InvitationState
 from luthier.platform.auth.members_store import Role
@@ -18,10 +19,8 @@ from luthier.platform.http.routes import Id, ListObject
 router = APIRouter(prefix="/api/v1/invitations", tags=["access"])
 
 
-class InvitationRequest(BaseModel):
+class InvitationRequest(ClosedModel):
     """The invitation to make. recipient: for whom, for the list. expires_in_seconds: a week where it is left out."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Role
     recipient: Annotated[str, Field(max_length=100)] = ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from luthier.core.access import ApiKey, Project, Scope
+from luthier.core.frozen_model import ClosedModel
 from luthier.platform.auth import service as access
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Admin, HomeContext
@@ -17,10 +18,8 @@ from luthier.platform.http.routes import Id, ListObject
 router = APIRouter(prefix="/api/v1", tags=["access"])
 
 
-class KeyRequest(BaseModel):
+class KeyRequest(ClosedModel):
     """The key to create. expires_in_seconds: never, where it is left out."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=10)]
@@ -64,10 +63,8 @@ class ProjectView(BaseModel):
     max_file_bytes: int | None
 
 
-class ProjectChange(BaseModel):
+class ProjectChange(ClosedModel):
     """What is changed of a project. max_file_bytes: null for no limit."""
-
-    model_config = ConfigDict(extra="forbid")
 
     max_file_bytes: Annotated[int, Field(ge=0, le=1 << 60)] | None
 

@@ -232,9 +232,6 @@ def link(
 
 
 _GroupArgument = Annotated[str, typer.Argument(metavar="GROUP", help="A group, as the identity provider writes it.")]
-_GroupProjectOption = Annotated[
-    str, typer.Option("--project", metavar="P", help="The project that the group leads to.")
-]
 
 
 def list_groups(as_json: JsonOption = False, home: HomeOption = None) -> Answer:

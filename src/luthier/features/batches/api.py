@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from luthier.features.batches import service as batches
@@ -13,11 +13,9 @@ from luthier.features.batches.store import BatchView
 from luthier.platform.http.authentication import Asker, HomeContext, Looker
 from luthier.platform.http.errors import documented
 from luthier.platform.http.idempotency import once
-from luthier.platform.http.routes import Id, ListPage
+from luthier.platform.http.routes import Id, Limit, ListPage
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
-
-_Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 class BatchErrorObject(BaseModel):
@@ -104,7 +102,7 @@ def create(body: BatchRequest, request: Request, caller: Asker, context: HomeCon
 
 
 @router.get("", response_model=BatchList, responses=documented())
-def list_batches(caller: Looker, context: HomeContext, after: str | None = None, limit: _Limit = 20) -> BatchList:
+def list_batches(caller: Looker, context: HomeContext, after: str | None = None, limit: Limit = 20) -> BatchList:
     """The batches of the project, newest first."""
     found, has_more = context.batches.list(caller.project_id, after=after, limit=limit)
     return BatchList.of([batch_object(view) for view in found], has_more=has_more)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from luthier.features.batches.store import BatchView
 
 _BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="The id of a batch; see `luthier batches list`.")]
-_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
 _LOOK_SECONDS: Final = 1.0
 
 
 def list_all(
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, metavar="N", help="Only the newest N.")] = 20,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -35,7 +34,7 @@ def list_all(
 def show(
     batch_id: _BatchArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Show its progress until it has ended.")] = False,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -55,7 +54,7 @@ def show(
 
 
 def cancel(
-    batch_id: _BatchArgument, project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
+    batch_id: _BatchArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
     """Cancel a batch; what was answered becomes its output file."""
     from luthier.features.batches import service as batches

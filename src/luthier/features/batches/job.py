@@ -142,8 +142,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
 
 def _refuse(context: Context, job: Job, one: Batch, written: _Files, error: NotAllowedError) -> Outcome:
     """End a batch whose key was revoked; what was answered before becomes its files."""
-    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
-    fault = BatchFault(code="access_revoked", message=message)
+    fault = BatchFault(code="access_revoked", message=error.in_one_line)
     context.batches.change(one.batch_id, written.read().values() | {"faults": (fault,)})
     _finish(context, job, context.batches.of_job(job.job_id), has_failed=True)
     return Outcome(status="failed", error=error.as_json())
@@ -319,18 +318,16 @@ def _project_file(context: Context, one: Batch, source: Path, filename: str) -> 
     for file in known:
         if file.filename == filename:  # the attempt before died between storing it and naming it
             return file.file_id
-    with files.incoming_file(context) as incoming, source.open("rb") as reader:
-        while block := reader.read(1 << 20):
-            incoming.write(block)
-        return files.keep_file(
-            context,
-            one.project_id,
-            incoming,
-            filename=filename,
-            purpose="batch_output",
-            expires_after_seconds=one.output_expires_seconds,
-            is_result=True,
-        ).file_id
+    added = files.add_file(
+        context,
+        one.project_id,
+        source,
+        filename=filename,
+        purpose="batch_output",
+        expires_after_seconds=one.output_expires_seconds,
+        is_result=True,
+    )
+    return added.file_id
 
 
 class _Files:

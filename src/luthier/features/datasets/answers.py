@@ -93,7 +93,6 @@ def answer(
     `<output>.refused.jsonl`. Answers are stored in the home, so a second run requests only the rest.
 
     Args:
-        context: The home.
         file: The rows.
         teacher: A name of a model, or `http(s)://host:port/v1#MODEL`.
         output: The file of the chat rows.
@@ -226,7 +225,7 @@ def _write(
 ) -> _Tally:
     """Write both files; the one with the answers only where there is one."""
     from luthier.ml.data.rows.answer_prompts import BATCH_PROMPTS, answered_row, answers, refused_row
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
     from luthier.ml.inference.openai.batch_api import MAX_REQUESTS
 
     tally, num_done = _Tally(), 0

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.dataset import Row, Shape
+from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 
 if TYPE_CHECKING:
     from luthier.features.datasets.annotations import Queue
@@ -121,12 +121,6 @@ def check_edited(
             expected=f"a row of shape {shape.replace('_', ' and ')}, as the others are, with something to learn",
             do="correct it, or reject the row",
         ) from error
-
-
-def shape_of(rows: RowIndex) -> Shape | None:
-    """The shape that the first rows of a file have; None where they have none in common."""
-    found = detected_shape(rows)
-    return None if found is None else found.shape
 
 
 def detected_shape(rows: RowIndex, columns: Mapping[str, str] | None = None) -> Decision | None:

@@ -6,7 +6,6 @@ nothing, and stores the proof of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.ids import sha256_file
-from luthier.core.system.files import scratch_folder
+from luthier.core.system.files import blocks_of, scratch_folder
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.service import add_version, get_version, keep_rows
 from luthier.features.datasets.store import Dataset, DatasetVersion
@@ -25,7 +24,6 @@ from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import check_is_local, model_digest
 from luthier.platform.processes.result_cache import CachedResult, Subject, cached_result, start_computation
 
-_BLOCK_BYTES: Final = 1 << 20
 _NEEDS_OTHER: Final = "contamination"
 _NEEDS_MODEL: Final = "over_context"
 
@@ -179,7 +177,7 @@ def keep_repair(
     if not summary["fates"]["changed"] and not summary["fates"]["removed"]:
         raise RequestError("this repair changes no row", expected="something to repair", do="keep the version")
     stem = Path(version.filename.removesuffix(".gz")).stem
-    file = keep_rows(context, caller, _blocks(output), f"{stem}.jsonl")
+    file = keep_rows(context, caller, blocks_of(output), f"{stem}.jsonl")
     names = ("fates", "actions", "grade_before", "grade_after", "num_rows", "num_rows_after", "left", "skipped", "mask")
     details = {name: summary[name] for name in names}
     try:
@@ -255,12 +253,6 @@ def _prepared(context: Context, caller: Caller, version: DatasetVersion, choice:
     path = subject.path(context)
     # Next to the cached summary, under the same key, so that the two always belong to the same choice.
     return path.with_name(f"{path.stem}-rows.jsonl")
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            yield block
 
 
 SIDES: Final = {"train": "train", "validation": "validation", "held_out": "held-out"}

@@ -167,8 +167,6 @@ def add(
     """Add files that came in; on any error nothing of them is kept.
 
     Args:
-        context: The home.
-        caller: Whose project it is.
         incoming: The files with the names that they came under.
         name: Of a new dataset; empty takes the name of the file or folder.
         dataset_id: The dataset that gets a new version; empty for a new dataset.
@@ -396,9 +394,3 @@ def _name_from(names: Sequence[str]) -> str:
         return first.parts[0]
     stem = first.name.split(".", 1)[0] or first.name
     return stem if len(names) == 1 else f"{stem} and {len(names) - 1} more"
-
-
-def files_of(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What became of each file of an import, as its job has noted it."""
-    listed: list[dict[str, Any]] = found.get("files", [])
-    return listed

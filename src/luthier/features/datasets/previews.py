@@ -82,7 +82,6 @@ def preview(
     """What a model will see and learn of the first rows of a file. The whole file is read and checked.
 
     Args:
-        context: The home.
         file: The rows.
         model: The base model; it is pulled where it is missing.
         num_rows: How many rows; None for all.
@@ -196,7 +195,6 @@ def preview_blocks(
     """The blocks that objective pretraining makes of a file of plain texts, those of the longest pieces first.
 
     Args:
-        context: The home.
         file: The texts.
         model: The base model; it is pulled where it is missing.
         block_tokens: The size of a block, in tokens.
@@ -324,7 +322,6 @@ def make_card(
     Where the file is one side of a split (`split.json` next to it), the other sides are described too.
 
     Args:
-        context: The home.
         file: The rows.
         output: The file of the card.
         options: What a person states about the rows; None for nothing.
@@ -396,7 +393,7 @@ def croissant_path(output: Path) -> Path:
 def _write(output: Path, card: str, beside: Path, croissant: dict[str, Any]) -> None:
     import json
 
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
 
     output.parent.mkdir(parents=True, exist_ok=True)
     # Each file is replaced whole by a rename, so a reader never sees half a card.

@@ -149,7 +149,7 @@ def _rows(read: Sequence[ReadFile], order: RemoteOrder, report: Callable[[int], 
 
 def _line(row: Row, raw: bytes, order: RemoteOrder) -> bytes:
     """The row as a line, in the columns that are kept."""
-    from luthier.ml.data.rows.write_rows import json_line
+    from luthier.ml.data.rows.outputs import json_line
 
     if not order.kept_columns:
         return raw

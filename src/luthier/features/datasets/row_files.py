@@ -85,8 +85,8 @@ def write_group(group: Sequence[RowFile], output: Path) -> None:
         StorageFullError: The disk is full.
     """
     from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.outputs import json_line
     from luthier.ml.data.rows.rows import read_rows
-    from luthier.ml.data.rows.write_rows import json_line
 
     with disk_full_explained(output, expected="room for the rows once more"), output.open("wb") as file:
         for one in group:

@@ -19,7 +19,7 @@ from luthier.core.ids import new_id
 from luthier.core.system.files import file_lock
 from luthier.features.datasets.rows import look
 from luthier.features.datasets.store import Dataset, DatasetVersion, Origin
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
@@ -49,7 +49,6 @@ def create_dataset(
     """Make a dataset of a file of the project.
 
     Args:
-        context: of the home.
         caller: whose project gets it.
         name: of the dataset; unique in the project.
         file: its rows, the first version.
@@ -111,9 +110,7 @@ def add_version(
     """Add a version to a dataset of the project.
 
     Args:
-        context: of the home.
         caller: whose project the dataset belongs to.
-        dataset_id: of the dataset.
         file: the rows of the version.
         origin: where the rows are from.
         parent: number of the version that it was made from; None for none.
@@ -354,8 +351,6 @@ def save_case(
     Earlier answers in the conversation get weight 0: a model wrote them, and they were not checked.
 
     Args:
-        context: The home.
-        caller: Whose project it is.
         conversation: Ends with a turn of the user.
         reference: The answer as it should be.
         dataset: The name of the dataset.

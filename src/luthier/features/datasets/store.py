@@ -226,7 +226,6 @@ class DatasetStore(Store):
         """Store with a version which of its columns is which field. The rows stay as they are.
 
         Args:
-            dataset_id: The dataset.
             number: Of the version.
             columns: Field of the shape -> column of the file.
 
@@ -252,15 +251,6 @@ class DatasetStore(Store):
         found = [version for _, version in self._with_versions(query) if version.columns]
         return max(found, key=lambda one: one.created_at).columns if found else {}
 
-    def using_file(self, file_id: str) -> Sequence[tuple[str, int]]:
-        """The names of datasets, with the numbers of their versions, that a file holds the rows of."""
-        query = (
-            select(datasets.c.name, dataset_versions.c.number)
-            .join(datasets, datasets.c.dataset_id == dataset_versions.c.dataset_id)
-            .where(dataset_versions.c.file_id == file_id)
-        )
-        return [(row["name"], row["number"]) for row in self._rows(query)]
-
     def files_in_use(self, file_ids: Sequence[str]) -> set[str]:
         """Those of these files that hold the rows of a version, in one query."""
         if not file_ids:
@@ -281,7 +271,6 @@ class DatasetStore(Store):
         """Store the decision about a row, in place of an earlier one.
 
         Args:
-            dataset_id: The dataset.
             version: Number of the version.
             decision: With the line of its row; its time is set here, by the database's clock.
         """
@@ -299,7 +288,6 @@ class DatasetStore(Store):
         In one transaction: a decision that somebody else stores meanwhile is never replaced.
 
         Args:
-            dataset_id: The dataset.
             version: Number of the version.
             lines: The rows, by their lines in the file; a line that is named twice counts once.
             decision: The same for all of them.
@@ -325,7 +313,6 @@ class DatasetStore(Store):
         """Delete the decision about a row, if there is one.
 
         Args:
-            dataset_id: The dataset.
             version: Number of the version.
             row: Its line in the file.
         """
@@ -336,7 +323,6 @@ class DatasetStore(Store):
         """Delete the decisions about several rows.
 
         Args:
-            dataset_id: The dataset.
             version: Number of the version.
             rows: Their lines in the file; those without a decision change nothing.
         """

@@ -379,7 +379,7 @@ def _write(
     run: SynthesisRun,
 ) -> _Tally:
     """Write both files; the one with the pairs only where there is a pair."""
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
     from luthier.ml.data.synthesis.synthesise import BATCH_PASSAGES, attempts, refused_row_of, row_of
     from luthier.ml.inference.openai.batch_api import MAX_REQUESTS
 

@@ -24,6 +24,7 @@ from luthier.core.errors import (
     WorkError,
     library_words_hidden,
 )
+from luthier.core.system.files import replace_text
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.questions import (
     BATCH_PASSAGES,
@@ -73,10 +74,7 @@ class _Report:
     def keep_spent(self, cost_usd: float | None) -> None:
         """Store what was spent so far, for the next attempt."""
         if cost_usd is not None:
-            place = _spent_place(self.context, self.job)
-            partial = place.with_name(f".{place.name}")
-            partial.write_text(str(cost_usd), encoding="ascii")
-            partial.replace(place)
+            replace_text(_spent_place(self.context, self.job), str(cost_usd))
 
     def batch(self, state: SynthesisState) -> None:
         """A batch of passages is done."""
@@ -191,8 +189,8 @@ def _passages(file: Path, column: str, folder: Path) -> Path:
         return file
     from luthier.core.dataset import Row
     from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.outputs import json_line
     from luthier.ml.data.rows.rows import read_rows
-    from luthier.ml.data.rows.write_rows import json_line
 
     output = folder / "texts.jsonl"
     with output.open("wb") as written:

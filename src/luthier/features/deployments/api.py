@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from luthier.core.errors import RequestError
+from luthier.core.frozen_model import ClosedModel
 from luthier.core.records.deployment import MAX_SHARES, Deployment, Revision, RevisionKind
 from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, GatePassage
 from luthier.features.deployments import service as deployments
@@ -25,7 +26,7 @@ _Expected = Annotated[int, Field(ge=0, lt=2**31)]
 _Reason = Annotated[str, Field(min_length=MIN_REASON_CHARACTERS, max_length=MAX_REASON_CHARACTERS)]
 
 
-class DeployBody(BaseModel):
+class DeployBody(ClosedModel):
     """What is to answer by a name: one target, all of it or as a canary, or several.
 
     target: the id of a run, the name of a tuned model (`ft:...`) or of a base model. canary: the fraction of the users
@@ -33,8 +34,6 @@ class DeployBody(BaseModel):
     is at another one; 0 for a new name. override: why it is to answer although the project's gate refuses it (409
     without); goes to the audit log.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     target: _Target | None = None
@@ -44,20 +43,16 @@ class DeployBody(BaseModel):
     override: _Reason | None = None
 
 
-class PromoteBody(BaseModel):
+class PromoteBody(ClosedModel):
     """target: the one that gets all traffic, the canary where none is named. override: as for a deployment."""
-
-    model_config = ConfigDict(extra="forbid")
 
     target: _Target | None = None
     expected_revision: _Expected | None = None
     override: _Reason | None = None
 
 
-class RollbackBody(BaseModel):
+class RollbackBody(ClosedModel):
     """expected_revision: the revision that is to be left."""
-
-    model_config = ConfigDict(extra="forbid")
 
     expected_revision: _Expected | None = None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from luthier.features.serving.engine_choice import EngineDecision
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a deployment.")]
-ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
 RevisionOption = Annotated[
     int | None,
     typer.Option(

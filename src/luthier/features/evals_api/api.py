@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from luthier.core.access import Caller
@@ -23,11 +23,9 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
-from luthier.platform.http.routes import Id, ListPage
+from luthier.platform.http.routes import Id, Limit, ListPage
 
 router = APIRouter(prefix="/v1/evals", tags=["evals"])
-
-_Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 class EvalObject(BaseModel):
@@ -153,7 +151,7 @@ def list_evals(
     caller: Reader,
     context: HomeContext,
     after: str | None = None,
-    limit: _Limit = 20,
+    limit: Limit = 20,
     order: Order = "asc",
     order_by: Literal["created_at", "updated_at"] = "created_at",
 ) -> EvalList:
@@ -210,7 +208,7 @@ def list_runs(
     caller: Reader,
     context: HomeContext,
     after: str | None = None,
-    limit: _Limit = 20,
+    limit: Limit = 20,
     order: Order = "asc",
     status: RunStatus | None = None,
 ) -> RunList:
@@ -252,7 +250,7 @@ def list_output_items(
     caller: Reader,
     context: HomeContext,
     after: str | None = None,
-    limit: _Limit = 20,
+    limit: Limit = 20,
     order: Order = "asc",
     status: Literal["fail", "pass", "error", "failed"] | None = None,
 ) -> OutputItemList:

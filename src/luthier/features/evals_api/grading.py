@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from luthier.core.access import Caller
@@ -69,7 +68,6 @@ class Grading:
     """Answers and grades the items of a run. Use it in a `with` block. Thread-safe.
 
     Args:
-        context: The home.
         caller: Whose rights and budget models are asked with.
         one: The eval.
         run: The run.
@@ -86,9 +84,7 @@ class Grading:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def item(self, position: int, row: SourceRow) -> GradedItem:

@@ -112,10 +112,10 @@ def _by_content(rows: Sequence[Example]) -> list[Example]:
 
 def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
     """The prompts that a search tries, the likelier ones first: each instruction with each choice of examples."""
+    from luthier.ml.baselines.nearest import have_words
     from luthier.ml.baselines.rows import task_rows
     from luthier.ml.evaluation.few_shot import choose_draws, num_usable
     from luthier.ml.prompting.instructions import instruction_for
-    from luthier.ml.prompting.nearest import have_words
 
     num = min(search.num_examples, num_usable(search.pool, held_out=search.rows))
     derived = instruction_for(task_rows([*search.pool, *search.rows]))
@@ -334,7 +334,6 @@ def open_reflector(context: Context, pool: EnginePool, name: str) -> Reflector:
     kept in the home, and not paid for again.
 
     Args:
-        context: The home.
         pool: The engines of the evaluation.
         name: A base model, a run, or `http(s)://host:port/v1#MODEL`.
 

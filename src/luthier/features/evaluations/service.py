@@ -21,7 +21,6 @@ from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import Together, fit_baselines, judged_together, with_learning_curve
-from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.leakage import not_held_out, refuse_leakage, training_rows
 from luthier.features.evaluations.prompted import (
@@ -33,7 +32,7 @@ from luthier.features.evaluations.prompted import (
     prompted,
     prompted_as_asked,
 )
-from luthier.features.evaluations.systems import JudgedHeads, chosen_metrics, search_kind
+from luthier.features.evaluations.systems import JudgedHeads, chosen_metrics, measure_kl, search_kind
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import (
@@ -91,8 +90,6 @@ def judge_run(
     """Evaluate base, prompted base, the teacher if any, and the tuned model of a run on its held-out rows.
 
     Args:
-        context: of the home.
-        run_id: of the run.
         prepared: its plan and rows.
         result: of its training.
         stop: called after each batch of answers or rows; a returned reason ends the evaluation. None never stops it.
@@ -254,7 +251,6 @@ def evaluate(
     """Evaluate models and runs on the rows of a file.
 
     Args:
-        context: of the home.
         systems: the candidate first, then what it is compared with, each by any name of a model.
         data: file of the held-out rows.
         few_shot: examples in the prompt of the first base model among the others, or of the base of the first run; 0
@@ -409,7 +405,11 @@ def _judge(
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         judged = every.judged
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
-        kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
+        kl, why_not = (
+            (None, ())
+            if searches or not measures_kl
+            else measure_kl(pool, every.candidates, every.by_candidate, context.progress)
+        )
     counted = [one for one in judged.comparisons if one.baseline not in beside]  # the others are stored and shown
     ends = (candidates[0].name, candidates[-1].name)
     words, by_source = _verdict(every, ends, counted, metrics, rows, held_out, people, confidence)

@@ -21,7 +21,7 @@ from luthier.ml.charts.judged_rows import (
     units_of,
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
-from luthier.ml.charts.spec import OTHERS, Estimate, Intervals, OwnName, Plot, Role
+from luthier.ml.charts.spec import OTHERS, IntervalRow, Intervals, OwnName, Plot, Role
 from luthier.ml.evaluation.result_views import (
     BETTER,
     KINDS,
@@ -82,7 +82,7 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
     name = "" if evaluation.verdict is None else evaluation.verdict.metric
     mine = [c for c in evaluation.comparisons if c.metric == name and c.candidate == roles.candidate]
     if mine and name in found:
-        rows = [Estimate(f"minus {c.baseline}", c.difference, c.low, c.high, colours[c.baseline]) for c in mine]
+        rows = [IntervalRow(f"minus {c.baseline}", c.difference, c.low, c.high, colours[c.baseline]) for c in mine]
         title = f"{metric_heading(name)}: {roles.candidate} minus each other system"
         axis = metric_axis(name, "difference", found[name].unit, of_differences=True)
         side = "right" if found[name].higher_is_better else "left"
@@ -92,7 +92,7 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
         systems = [(system.name, system.metrics[metric]) for system in evaluation.systems if metric in system.metrics]
         if len({(m.value, m.low, m.high) for _, m in systems}) == 1 and len(systems) > 1:
             continue
-        rows = [Estimate(OwnName(system), m.value, m.low, m.high, colours[system]) for system, m in systems]
+        rows = [IntervalRow(OwnName(system), m.value, m.low, m.high, colours[system]) for system, m in systems]
         direction = "higher" if first.higher_is_better else "lower"
         axis = metric_axis(metric, metric_heading(metric), first.unit)
         title = f"{metric_heading(metric)} of each system"

@@ -13,7 +13,7 @@ from luthier.core.records.export import ParityReport
 from luthier.features.exports import requests as export_files
 from luthier.features.exports import requests as server_exports
 from luthier.features.exports.requests import ExportView
-from luthier.ml.charts.spec import Axis, Estimate, Intervals
+from luthier.ml.charts.spec import Axis, IntervalRow, Intervals
 from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, reference_paths
@@ -142,7 +142,7 @@ def _quality(parity: ParityReport) -> Intervals:
         key="parity",
         title="Loss of quality against the source",
         x=Axis("export minus source", "nats a token"),
-        rows=[Estimate(f"{parity.format} {parity.precision}", more.value, more.low, more.high)],
+        rows=[IntervalRow(f"{parity.format} {parity.precision}", more.value, more.low, more.high)],
         zero=True,
         caption="Negative log-likelihood of the references, paired by prompt, with its 95% interval; above 0 is worse.",
     )

@@ -18,6 +18,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records.export import ExportAsked, ExportFormat, ExportPrecision, ServerExport
 from luthier.core.registry import EXPORTERS
+from luthier.core.system.files import blocks_of
 from luthier.core.task_head import TaskHeadKind, task_head_in
 from luthier.features.exports import bundles
 from luthier.features.exports.service import export
@@ -101,8 +102,6 @@ def start(
     """Queue the export of a run that has succeeded, a tuned model or a base model on this machine.
 
     Args:
-        context: The home.
-        caller: Whose project it is.
         source: A run id, a tuned model (`ft:...`) or a base model.
         to: The format.
         quantise: The precision; None takes the format's own.
@@ -281,7 +280,6 @@ def _source(context: Context, caller: Caller, name: str) -> tuple[str, str]:
     return name, name
 
 
-_BLOCK_BYTES: Final = 1 << 20
 _MAX_CARD_BYTES: Final = 256 << 10
 _RECORD_BYTES: Final = tarfile.RECORDSIZE
 _FILE_MODE: Final = 0o644
@@ -364,9 +362,7 @@ def _written(entries: list[tuple[bytes, Path, int]], total: int) -> Iterator[byt
     written = 0
     for head, path, size in entries:
         yield head
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                yield block
+        yield from blocks_of(path)
         yield b"\0" * (_padded(size) - size)
         written += len(head) + _padded(size)
     yield b"\0" * (total - written)

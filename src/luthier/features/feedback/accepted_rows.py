@@ -25,7 +25,7 @@ from luthier.features.datasets.derived_versions import split_of
 from luthier.features.datasets.rows import open_rows
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.feedback.review import accepted
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 
@@ -93,8 +93,6 @@ def targets(context: Context, caller: Caller, model: str | None = None) -> list[
     """Datasets of the caller's project that are trained on, the newest 50; those with reviewed answers come first.
 
     Args:
-        context: The home.
-        caller: The caller, whose project is used.
         model: Only answers of this model; None for all.
     """
     ids = set(context.review_items.ids(caller.project_id, model=model, status="accepted"))

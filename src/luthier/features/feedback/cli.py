@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from luthier.core.records.traffic import Feedback
     from luthier.features.feedback.service import Imported
 
-_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
 _MAX_REFUSED_SHOWN = 20
 
 
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: exchange_id, and thumb, score, ...")],
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -43,7 +42,7 @@ def list_all(
         str | None, typer.Option("--model", metavar="NAME", help="Of one model.", show_default="all")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N.")] = 50,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -62,7 +61,7 @@ def queue(
         int | None, typer.Option("--sample", metavar="N", help="This many answers, at random.", show_default=False)
     ] = None,
     liked: Annotated[bool, typer.Option("--liked", help="Answers with a thumb up or a score of 0.8.")] = False,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -97,7 +96,7 @@ def add_rows(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Answers of one model.", show_default="all")
     ] = None,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
 
+from luthier.core.frozen_model import StrictModel
 from luthier.features.files.api import FileObject, file_object
 from luthier.platform.files.service import (
     MAX_PART_BYTES,
@@ -49,10 +50,6 @@ _PART_BODY: Final[dict[str, Any]] = {
 }
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 def _as_number(value: object) -> object:
     # bool is an int in Python, and lax mode would parse strings: both are mistakes of the client.
     if isinstance(value, bool | str):
@@ -64,14 +61,14 @@ def _as_number(value: object) -> object:
 _IS_NUMBER: Final = BeforeValidator(_as_number)
 
 
-class ExpiresAfter(_Request):
+class ExpiresAfter(StrictModel):
     """When the file that an upload becomes expires."""
 
     anchor: Literal["created_at"]
     seconds: Annotated[int, Field(strict=False, ge=MIN_EXPIRY_SECONDS, le=MAX_EXPIRY_SECONDS), _IS_NUMBER]
 
 
-class UploadRequest(_Request):
+class UploadRequest(StrictModel):
     """What is going to be sent."""
 
     bytes: Annotated[int, Field(strict=False, ge=1), _IS_NUMBER]
@@ -81,7 +78,7 @@ class UploadRequest(_Request):
     expires_after: ExpiresAfter | None = None
 
 
-class CompleteRequest(_Request):
+class CompleteRequest(StrictModel):
     """The parts in their order, and what the whole must have for an MD5."""
 
     part_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)]

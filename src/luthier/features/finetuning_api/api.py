@@ -20,7 +20,7 @@ from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
 from luthier.platform.http.poll_cache import polled
-from luthier.platform.http.routes import ListPage, PartialList, page
+from luthier.platform.http.routes import Limit, ListPage, PartialList, page
 from luthier.platform.jobs.events import JobEvent, Level
 from luthier.platform.jobs.records import Job
 
@@ -226,7 +226,6 @@ _METADATA_SCHEMA: Final[dict[str, Any]] = {
     ]
 }
 _SHORT_PAGE: Final = 100
-_Limit = Annotated[int, Query(ge=1, le=100)]
 _EventLimit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -239,7 +238,7 @@ def create(body: FineTuningRequest, request: Request, caller: Trainer, context: 
 
 @router.get("", response_model=JobList, responses=documented(), openapi_extra=_METADATA_SCHEMA)
 async def list_jobs(
-    request: Request, caller: Reader, context: HomeContext, after: str | None = None, limit: _Limit = 20
+    request: Request, caller: Reader, context: HomeContext, after: str | None = None, limit: Limit = 20
 ) -> Response:
     """Jobs of the project, newest first."""
     # OpenAI's client sends a nested object in this form; FastAPI has no parameter type for it.
@@ -307,7 +306,7 @@ async def list_events(
 
 @router.get("/{job_id}/checkpoints", response_model=CheckpointList, responses=documented(404))
 def list_checkpoints(
-    job_id: str, caller: Reader, context: HomeContext, after: str | None = None, limit: _Limit = 10
+    job_id: str, caller: Reader, context: HomeContext, after: str | None = None, limit: Limit = 10
 ) -> dict[str, Any]:
     """The model after each of the last three epochs, newest first."""
     # At most three, so the page is cut in Python.

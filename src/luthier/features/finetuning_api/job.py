@@ -145,7 +145,7 @@ def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) ->
     Files go by the ids and names that the client knows them by.
     """
     document = error.as_json()
-    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    message = error.in_one_line
     if isinstance(error, OverlongError) and is_validating:
         # Its own advice names settings of a recipe, which a client of this API cannot set.
         do = "shorten or split these rows, and upload the file again; none is cut off silently"

@@ -25,7 +25,7 @@ from luthier.core.registry import TRACKERS
 from luthier.core.tracking import TrackerRecipe
 from luthier.features.models.store import TunedModel
 from luthier.features.trackers.service import check_wandb
-from luthier.ml.tracking.choice import chosen
+from luthier.ml.tracking.registry import chosen
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import find_base_model
@@ -269,8 +269,6 @@ def page_of_jobs(
     """Jobs of the project, newest first, and whether there are more.
 
     Args:
-        context: The home.
-        caller: Whose project it is.
         after: The id of the job that the page follows.
         limit: How many jobs at most.
         metadata: Only jobs that have all of these.
@@ -328,9 +326,7 @@ def events(
     """Events of a job, newest first, and whether there are more.
 
     Args:
-        context: of the home.
         caller: whose project the job belongs to.
-        job_id: of the job.
         after: id of the event before the page; None for the first page.
         limit: events of a page.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Comparison, Evaluation, Metric, VerdictWord
 from luthier.core.events import BillUpdated, Event, StepDone
 from luthier.core.frozen_model import FrozenModel
@@ -402,7 +402,6 @@ def run_names(
     """The names of runs by their ids.
 
     Args:
-        context: The home.
         project_id: Whose datasets give the first part of a name.
         records: Runs that have begun.
         jobs: Jobs whose runs may not have begun.

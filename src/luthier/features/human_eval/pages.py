@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation
 from luthier.core.json_limits import json_utf8
 from luthier.core.results.human_eval import RatingKind
-from luthier.core.results.human_eval_report import Agreement, Estimate, PanelFigures, PanelReport
+from luthier.core.results.human_eval_report import Agreement, PanelFigures, PanelReport
 from luthier.features.human_eval import service as rating_links
 from luthier.features.human_eval import service as rating_panels
 from luthier.features.human_eval.files import FileFormat, export_panel, preference_pairs
@@ -23,8 +24,7 @@ from luthier.features.human_eval.service import RaterLink
 from luthier.features.runs.views import list_evaluations, read_evaluation
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import Tone, tone_of
-from luthier.ml.charts.spec import OTHERS, Axis, Intervals
-from luthier.ml.charts.spec import Estimate as Drawn
+from luthier.ml.charts.spec import OTHERS, Axis, IntervalRow, Intervals
 from luthier.platform.auth.public_address import learn_public_address, link_root, public_address
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
@@ -209,10 +209,10 @@ def _charts(key: str, found: PanelFigures) -> list[Intervals]:
     return charts
 
 
-def _drawn(names: Sequence[str], found: Sequence[Estimate]) -> list[Drawn]:
+def _drawn(names: Sequence[str], found: Sequence[Estimate]) -> list[IntervalRow]:
     pairs = zip(names, found, strict=True)
     return [
-        Drawn(name, one.value, one.low, one.high, OTHERS[place % len(OTHERS)])
+        IntervalRow(name, one.value, one.low, one.high, OTHERS[place % len(OTHERS)])
         for place, (name, one) in enumerate(pairs)
     ]
 

@@ -6,8 +6,9 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from luthier.core.frozen_model import ClosedModel
 from luthier.features.inbox import service as inbox
 from luthier.features.inbox.records import InboxEntry, InboxKind, InboxShow, InboxState
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
@@ -20,29 +21,23 @@ _Item = Annotated[str, Path(pattern=r"^item-[0-9a-f]{12}$")]
 _Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-class AssignBody(BaseModel):
+class AssignBody(ClosedModel):
     """assignee: the name of a member; null for nobody. due: the last day on which it is in time (UTC)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     assignee: _Name | None
     due: date | None = None
 
 
-class AnnotationBody(BaseModel):
+class AnnotationBody(ClosedModel):
     """The dataset to annotate, whether that was begun or not, and the member who does it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dataset: Annotated[str, Field(min_length=1, max_length=64)]
     assignee: _Name
     due: date | None = None
 
 
-class SnoozeBody(BaseModel):
+class SnoozeBody(ClosedModel):
     """How long an entry is hidden."""
-
-    model_config = ConfigDict(extra="forbid")
 
     seconds: Annotated[int, Field(ge=1, le=int(inbox.MAX_SNOOZE_SECONDS))]
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.inbox.records import InboxEntry
 
-_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
 _ItemArgument = Annotated[str, typer.Argument(metavar="ITEM", help="The id of an entry; see `luthier inbox list`.")]
 
 
@@ -24,7 +23,7 @@ def list_all(
     assignee: Annotated[
         str | None, typer.Option("--for", metavar="NAME", help="Only those of one member.", show_default="all")
     ] = None,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -42,7 +41,7 @@ def assign(
         str | None, typer.Argument(metavar="NAME", help="The member who does it; left out: nobody.", show_default=False)
     ] = None,
     due: Annotated[str | None, typer.Option("--due", metavar="YYYY-MM-DD", help="The due date (UTC).")] = None,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -57,7 +56,7 @@ def assign(
 
 
 def done(
-    item: _ItemArgument, project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
+    item: _ItemArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
     """Mark an entry as done; it opens again when something new comes up in its place."""
     from luthier.features.inbox import service as inbox
@@ -70,7 +69,7 @@ def done(
 def snooze(
     item: _ItemArgument,
     span: Annotated[str, typer.Argument(metavar="SPAN", help="How long, such as 3d or 12h.")],
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -85,7 +84,7 @@ def snooze(
 
 
 def reopen(
-    item: _ItemArgument, project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
+    item: _ItemArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
     """Have an entry wait again that was snoozed or marked as done."""
     from luthier.features.inbox import service as inbox

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from luthier.core.estimate import Estimate
 from luthier.core.records.calibration import LOWEST_KAPPA, Calibration
-from luthier.core.results.human_eval_report import Estimate
 from luthier.platform.cli.console import make_table, visible
 
 _LOW, _HIGH, _CELLS = -0.2, 1.0, 48

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.lineage.rows import Forgotten, RowLineage
-
-ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
 
 
 def lineage(

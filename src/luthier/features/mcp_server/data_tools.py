@@ -9,16 +9,16 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from luthier.core.errors import NotAllowedError, NotFoundError, RequestError
+from luthier.core.system.files import blocks_of
 from luthier.features.datasets import service as datasets
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.files.references import AuditRequest, audit_of
 from luthier.features.mcp_server.records import Arguments, Call, Name, NoArguments, Tool, ToolResult
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 from luthier.platform.files.service import incoming_file
 
 MAX_ROWS: Final = 10_000
 """Rows in one call; larger files are uploaded (`POST /v1/files`) or, over stdio, named by their path."""
-_BLOCK_BYTES: Final = 1 << 20
 _MAX_FINDINGS: Final = 50
 
 
@@ -150,13 +150,7 @@ def _blocks(call: Call, asked: CreateArguments) -> tuple[Iterator[bytes], str]:
             f"no file {asked.path!r}", expected="the absolute path of a file on this machine", do="correct the path"
         )
     datasets.check_filename(path.name)
-    return _read(path), path.name
-
-
-def _read(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            yield block
+    return blocks_of(path), path.name
 
 
 def audit_dataset(call: Call, asked: AuditArguments) -> ToolResult:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
+from luthier.core.frozen_model import ClosedModel
 from luthier.core.stream import Piece, Sampling, TextRequest
 from luthier.features.mcp_server.records import Arguments, Call, Limit, Name, NoArguments, Tool, ToolResult
 from luthier.features.model_browser import api as base_models
@@ -21,10 +22,8 @@ from luthier.features.serving.service import new_seed
 _PROGRESS_SECONDS: Final = 1.0
 
 
-class AskMessage(BaseModel):
+class AskMessage(ClosedModel):
     """One turn of a conversation."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[str, Field(max_length=MAX_CHARACTERS)]

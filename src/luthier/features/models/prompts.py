@@ -38,8 +38,8 @@ def prompts_of(
 
 def _shown(candidate: Candidate, examples: Sequence[Example], template: ChatTemplate) -> list[tuple[Example, ...]]:
     """The examples before each row's prompt, as the template takes them."""
+    from luthier.ml.baselines.nearest import nearest_examples
     from luthier.ml.inference.engine_prompts import rewritten_examples
-    from luthier.ml.prompting.nearest import nearest_examples
 
     if not candidate.num_nearest:
         return [tuple(rewritten_examples(candidate.opted_turns, candidate.shots, template))] * len(examples)

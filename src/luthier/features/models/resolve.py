@@ -165,8 +165,8 @@ def with_nearest(
     Returns:
         None where no example can be shown, and where prompts hold no words by which one is nearer than another.
     """
+    from luthier.ml.baselines.nearest import have_words
     from luthier.ml.evaluation.few_shot import usable_shots
-    from luthier.ml.prompting.nearest import have_words
 
     shown = tuple(usable_shots([row for row in pool if row.conversation is not None], held_out).values())
     num = min(num, len(shown))
@@ -197,7 +197,6 @@ def find_candidate(context: Context, name: str, caller: Caller = _LOCAL) -> Cand
     """A candidate by any name of a model, under that name.
 
     Args:
-        context: The home.
         name: As `find_model` takes it.
         caller: Whose deployments and tuned models these are.
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, PageOption, caller_of, open_context
+from luthier.platform.cli.command import (
+    Answer,
+    HomeOption,
+    JsonOption,
+    PageOption,
+    ProjectOption,
+    caller_of,
+    open_context,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,16 +167,13 @@ def _show_check(console: Console, found: MonitorResult, settings: WatchSettings,
         console.print(f"\npage   {visible(str(found.page))}", soft_wrap=True)
 
 
-_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
-
-
 def list_alerts(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Of one model.", show_default="all")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Include closed ones.")] = False,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N.")] = 50,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -184,7 +189,7 @@ def list_alerts(
     return Answer(as_json, document, lambda console: _show_alert(console, found, stuck, every=every))
 
 
-def send_test(project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+def send_test(project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Send a test message to all receivers of alerts; exit code 1 where one cannot be reached."""
     from luthier.features.monitoring import alerts
 
@@ -234,7 +239,7 @@ def settings(
         int | None,
         typer.Option("--close-after", metavar="N", help="Steady checks in a row to close one.", show_default=False),
     ] = None,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -270,7 +275,7 @@ def check(
     models: Annotated[
         list[str] | None, typer.Argument(metavar="MODEL...", help="Which models.", show_default="all that are watched")
     ] = None,
-    project: _ProjectOption = "default",
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from luthier.core.frozen_model import ClosedModel
 from luthier.features.files.references import AuditRequest, audit_of, plan_of
 from luthier.platform.http.authentication import HomeContext, Trainer
 from luthier.platform.http.errors import documented
@@ -16,18 +17,14 @@ router = APIRouter(prefix="/api/v1", tags=["plans"])
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class PlanBody(BaseModel):
+class PlanBody(ClosedModel):
     """recipe: as in a recipe file, but with ids of files (`file-...`) and names of models where paths may stand."""
-
-    model_config = ConfigDict(extra="forbid")
 
     recipe: dict[str, Any]
 
 
-class AuditBody(BaseModel):
+class AuditBody(ClosedModel):
     """file_id, against: ids of files. model: whose tokens count. only: ids of checks, all where none is named."""
-
-    model_config = ConfigDict(extra="forbid")
 
     file_id: _Name
     against: _Name | None = None

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.cost import Estimate, Quote
+from luthier.core.cost import Quote
 from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
+from luthier.core.estimate import Estimate
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import Bill, BudgetPlan
 from luthier.platform.cli import figures

@@ -51,7 +51,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objective_protocol import Tools
     from luthier.ml.training.objectives.distillation import Distillation
-    from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import load_objective
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document), len(steps))

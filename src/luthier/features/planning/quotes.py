@@ -128,7 +128,6 @@ def compare_options(
     """Every method on every device, those that fit first, the cheapest first.
 
     Args:
-        context: of the home.
         prepared: the plan and its rows.
         on: device names; empty takes this machine and one of each in the table.
         prices: by device; None takes the shipped table.
@@ -282,13 +281,11 @@ def save_quote(
     A run must not fail because of its quote: a device that the table lacks has none.
 
     Args:
-        context: The home.
-        run_id: Of the run.
         prepared: Its plan and rows.
         prices: A file whose entries replace those of the table that is shipped.
         num_devices: Accelerators like this machine's that train it together; processes on a CPU share one machine.
     """
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
     from luthier.ml.planning.devices import load_prices
 
     try:

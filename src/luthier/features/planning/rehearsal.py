@@ -28,9 +28,8 @@ from luthier.core.forward_path import ForwardPath
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.plan import ObjectivePlan, Plan, TeacherPlan, ValueSource
 from luthier.core.ports import Attempt, Grade, SilentProgress
-from luthier.core.system.files import scratch_folder
+from luthier.core.system.files import replace_text, scratch_folder
 from luthier.core.system.libraries import code_stamp, version
-from luthier.ml.charts.page import replace_text
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -457,7 +456,7 @@ def _prepared(
     teacher: AskedTeacher | None,
 ) -> Objective:
     from luthier.ml.training.objective_protocol import Tools
-    from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import load_objective
 
     tools = Tools(template=template, grade=_made_up_grades, seed=plan.training.seed)
     objective = load_objective(plan.objective, tools)

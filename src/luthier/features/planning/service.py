@@ -26,10 +26,9 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.features.planning.added_rows import canaries_plan, replay_plan
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.evaluation_plan import with_judging
-from luthier.features.planning.memorisation_probes import canaries_plan
-from luthier.features.planning.replay_rows import replay_plan
 from luthier.features.planning.task_heads import with_known_classes
 from luthier.features.planning.training_data import (
     PreparedSplit,
@@ -161,7 +160,6 @@ def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path 
     """The complete plan of a recipe. Reads and checks all rows, trains nothing.
 
     Args:
-        context: The home.
         recipe: The request.
         base_dir: From which its relative paths count.
         prices: A file whose entries replace those of the price table.
@@ -252,7 +250,6 @@ def prepare_again(
     """The data and model of a run again, for a resume.
 
     Args:
-        context: The home.
         plan: Of the run.
         ready: The prepared data, where this process has it already.
         data_loader: As for `prepare`.

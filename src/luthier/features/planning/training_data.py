@@ -2,7 +2,7 @@
 
 Recipes that differ in nothing that rows depend on, as the trials of a study do, share the result. Replay mixes general
 rows into training, and keeps others to measure forgetting. Memorisation probes are planted among the
-training rows (`memorisation_probes`).
+training rows (`added_rows`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from luthier.core.ids import sha256_document
 from luthier.core.recipe import Recipe
 from luthier.core.system.libraries import import_libraries
 from luthier.core.task_head import SEARCH_KINDS
+from luthier.features.planning.added_rows import load_replay, planted, refuse_cut_canaries, split_seed
 from luthier.features.planning.data_sources import (
     LocatedRows,
     counted,
@@ -29,8 +30,6 @@ from luthier.features.planning.data_sources import (
     refuse_unanswered,
     weighted,
 )
-from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
-from luthier.features.planning.replay_rows import load_replay, split_seed
 from luthier.features.planning.streamed_objectives import check_streamed_shape
 from luthier.features.planning.streamed_rows import PreparedStream, StreamedRows, load_stream, tokenise_sample
 from luthier.features.planning.task_heads import fitted_head, with_known_classes
@@ -83,7 +82,6 @@ def load_splits(
     the first ones are read (`streamed_rows`).
 
     Args:
-        context: The home.
         recipe: What is asked.
         base_dir: From which its relative paths count.
         spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
@@ -350,7 +348,6 @@ def tokenise(
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
 
     Args:
-        context: of the home.
         split: its name.
         part: its rows.
         template: of the base model.

@@ -86,15 +86,13 @@ def set_gate(context: Context, caller: Caller, text: str) -> Gate:
     """Write the rules of the caller's project; they hold from the next deployment on.
 
     Args:
-        context: The home.
-        caller: Of the project.
         text: YAML, as in a gate's file.
 
     Raises:
         RequestError: It is no plain YAML, or holds no right rules; every wrong place is named.
     """
+    from luthier.core.system.files import replace_text
     from luthier.core.text.plain_yaml import has_alias, parse_yaml
-    from luthier.ml.charts.page import replace_text
 
     # Aliases expand: a few lines of nested ones grow to gigabytes.
     if len(text) > MAX_GATE_CHARACTERS or has_alias(text):
@@ -156,7 +154,6 @@ def check_gate(
     """Check given results by the rules of a gate.
 
     Args:
-        context: of the home.
         project_id: whose gate it is.
         gate_file: the rules.
         suite: result of a suite; None for none.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import ConflictError, RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import (
     ALTERNATIVE_WORDS,
     Comparison,
@@ -22,7 +23,7 @@ from luthier.core.evaluation import (
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import is_id
 from luthier.core.results.roi import Case
-from luthier.core.results.roi_result import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
+from luthier.core.results.roi_result import MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 
@@ -112,11 +113,11 @@ def _is_share(case: Case, evaluation: Evaluation, metric: str) -> bool:
     return False
 
 
-def _figure(system: SystemResult | None, metric: str) -> Measured | None:
+def _figure(system: SystemResult | None, metric: str) -> Estimate | None:
     if system is None:
         return None
     found = system.metrics[metric]
-    return Measured(value=found.value, low=found.low, high=found.high)
+    return Estimate(value=found.value, low=found.low, high=found.high)
 
 
 def _base(others: Sequence[SystemResult], metric: str) -> tuple[SystemResult | None, SystemResult | None]:
@@ -226,7 +227,7 @@ def _today_title(case: Case, today: SystemResult | None, evaluation: Evaluation)
     return f"what the case says it is ({counted.num_correct:,} of {counted.num_answers:,} answers correct)"
 
 
-def _over_given(case: Case, tuned: Measured | None) -> Measured:
+def _over_given(case: Case, tuned: Estimate | None) -> Estimate:
     """The tuned model less a given accuracy, of other rows: the ends of both intervals, squared and added.
 
     Source: Newcombe, "Interval estimation for the difference between independent proportions", 1998.
@@ -239,7 +240,7 @@ def _over_given(case: Case, tuned: Measured | None) -> Measured:
     difference = tuned.value - given.typical
     low = difference - math.hypot(tuned.value - tuned.low, given.high - given.typical)
     high = difference + math.hypot(tuned.high - tuned.value, given.typical - given.low)
-    return Measured(value=difference, low=max(-1.0, low), high=min(1.0, high))
+    return Estimate(value=difference, low=max(-1.0, low), high=min(1.0, high))
 
 
 def _correlation(other: SystemResult, today: SystemResult | None, tuned: SystemResult, metric: str) -> float:
@@ -298,8 +299,8 @@ def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned
     return MeasuredAlone(
         asked=asked,
         threshold=found.threshold,
-        share=Measured(value=found.share, low=found.share_low, high=found.share_high),
-        accuracy=Measured(value=found.accuracy, low=found.low, high=found.high),
+        share=Estimate(value=found.share, low=found.share_low, high=found.share_high),
+        accuracy=Estimate(value=found.accuracy, low=found.low, high=found.high),
     )
 
 
@@ -321,7 +322,7 @@ def _baselines(
                 kind=system.kind,
                 title=system_title(system, evaluation.systems),
                 value=figure,
-                tuned_less=Measured(value=comparison.difference, low=comparison.low, high=comparison.high),
+                tuned_less=Estimate(value=comparison.difference, low=comparison.low, high=comparison.high),
                 tuned_is=ALTERNATIVE_WORDS[comparison.verdict],
                 seconds=system.seconds,
                 correlation=_correlation(system, today, tuned, metric),
@@ -384,7 +385,7 @@ def _comparison(evaluation: Evaluation, baseline: SystemResult, tuned: SystemRes
     return next((one for one in evaluation.comparisons if (one.baseline, one.candidate, one.metric) == pair), None)
 
 
-def _compared(evaluation: Evaluation, baseline: SystemResult, tuned: SystemResult, metric: str) -> Measured:
+def _compared(evaluation: Evaluation, baseline: SystemResult, tuned: SystemResult, metric: str) -> Estimate:
     found = _comparison(evaluation, baseline, tuned, metric)
     if found is None:
         raise RequestError(
@@ -392,7 +393,7 @@ def _compared(evaluation: Evaluation, baseline: SystemResult, tuned: SystemResul
             expected="a paired comparison of the two",
             do="judge them together: luthier eval RUN --data FILE --against BASE_MODEL",
         )
-    return Measured(value=found.difference, low=found.low, high=found.high)
+    return Estimate(value=found.difference, low=found.low, high=found.high)
 
 
 def _shot_tokens(

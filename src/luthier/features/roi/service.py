@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from luthier.core.cost import Estimate, Market, PriceTable
+from luthier.core.cost import Market, PriceTable
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.results.roi import ALTERNATIVES, Case, Money, SelfServed, TrainingCost
 from luthier.features.datasets.data_files import check_is_not_input
 from luthier.features.recipes.file import FileKind, describe_problems, read_recipe_file
@@ -48,7 +49,6 @@ def compute_roi(
     """Answer a case file, or three questions. The same files and the same evaluation give the same answer.
 
     Args:
-        context: of the home.
         file: a case; or the answers to three questions, where all else is a default.
         verdict: a run, of which the last evaluation is taken, or an evaluation; its gains replace assumed ones.
         prices: entries that replace those of the shipped table.

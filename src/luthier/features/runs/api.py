@@ -17,12 +17,11 @@ from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
 from luthier.platform.http.idempotency import once
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
-from luthier.platform.http.routes import Id, ListObject, PartialList
+from luthier.platform.http.routes import Id, Limit, ListObject, PartialList
 from luthier.platform.jobs.records import Job, JobStatus
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
-_Limit = Annotated[int, Query(ge=1, le=100)]
 _After = Annotated[str | None, Query(max_length=100)]
 
 
@@ -155,7 +154,7 @@ def list_runs(
     context: HomeContext,
     caller: Reader,
     after: _After = None,
-    limit: _Limit = 20,
+    limit: Limit = 20,
     filter: Annotated[str, Query(max_length=1_000)] = "",
     sort: Annotated[str, Query(max_length=120)] = "",
 ) -> RunList:

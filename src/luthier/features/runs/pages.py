@@ -41,7 +41,7 @@ from luthier.features.runs.view import (
 from luthier.features.trackers import job as tracker_job
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_axis
-from luthier.ml.charts.spec import Chart, Estimate, Intervals
+from luthier.ml.charts.spec import Chart, IntervalRow, Intervals
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, run_paths
 from luthier.platform.ui.i18n.environments import words as page_words
@@ -170,11 +170,11 @@ def _metric_charts(names: dict[str, str], evaluations: dict[str, Evaluation]) ->
         # A figure of one run alone compares nothing.
         if len(values) < 2:
             continue
-        rows = [Estimate(names[one], v.value, v.low, v.high, role_of(ids.index(one))) for one, v in values.items()]
+        rows = [IntervalRow(names[one], v.value, v.low, v.high, role_of(ids.index(one))) for one, v in values.items()]
         # Of the first run only: the others may have other bases, and all of them would crowd the chart.
         base = _metric(evaluations.get(next(iter(values))), _BASE, name)
         if base is not None:
-            rows.insert(0, Estimate("base model", base.value, base.low, base.high, "base"))
+            rows.insert(0, IntervalRow("base model", base.value, base.low, base.high, "base"))
         unit = next(iter(values.values())).unit
         words = name.replace("_", " ")
         charts.append(

@@ -8,8 +8,8 @@ from pathlib import PurePath
 from typing import Any, Final, get_args
 
 from luthier.core.access import Caller
-from luthier.core.cost import Estimate
 from luthier.core.dataset import coverage
+from luthier.core.estimate import Estimate
 from luthier.core.events import (
     CheckpointSaved,
     CheckpointUploaded,

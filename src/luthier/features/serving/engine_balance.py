@@ -7,7 +7,7 @@ counts, since answers that began together end together, and the next ones come a
 where the other one is faster by a tenth, since at loads between each change would cost more than it wins; in a burst
 after a pause, where a change costs nothing, any difference is enough.
 
-A request stays with the engine that began to write; before that it may move (`picked_request`). An engine that is not
+A request stays with the engine that began to write; before that it may move (`open_request`). An engine that is not
 in memory is loaded in the background, without unloading anything, while the other one answers. One that has failed is
 tried again after a pause, which doubles.
 """

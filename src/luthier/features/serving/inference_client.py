@@ -4,7 +4,7 @@ One child process (`engine_process`), started by the first request. It ends with
 it has been idle for a while; or when it crashes: running requests then fail (503, retryable), and the next request
 starts a new one. This process never loads torch. Admission control limits the total number of requests and those of
 each key, and sets Retry-After on rejections. Of a model with two engines it picks the one for each request
-(`engine_balance`), and may hand a request that has not begun to the other one (`picked_request`).
+(`engine_balance`), and may hand a request that has not begun to the other one (`open_request`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from luthier.core.stream import (
 )
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.features.serving.engine_balance import EngineBalance, EnginePick
-from luthier.features.serving.open_request import OnEvent, OpenRequest, document_of, num_choices_of
-from luthier.features.serving.picked_request import PickedRequest
+from luthier.features.serving.open_request import OnEvent, OpenRequest, PickedRequest, document_of, num_choices_of
 from luthier.platform.home.settings import Settings
 from luthier.platform.processes.queued_process import QueuedProcess
 

@@ -21,8 +21,8 @@ from luthier.core.results.suite import SafetyResult, TaskCommon
 from luthier.features.datasets.data_files import check_is_not_input
 from luthier.features.evaluations.leakage import training_rows
 from luthier.features.models.resolve import Candidate, find_base
+from luthier.features.planning.added_rows import canaries_of
 from luthier.features.planning.data_sources import recipe_of
-from luthier.features.planning.memorisation_probes import canaries_of
 from luthier.features.planning.training_data import load_splits, rows_memory
 from luthier.features.recipes.checks import map_that_fits
 from luthier.features.suites.task_runs import RowsOf, find_system, run_of, run_tasks
@@ -328,7 +328,6 @@ def check_safety(
     """Run all probes on a model and on the one that it is compared with, keep the result, and return it.
 
     Args:
-        context: of the home.
         model: name of a base model, a run, or a tuned model (`ft:...`).
         against: as `model`; None takes the base of a tuned one.
         suite: which probes.

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
@@ -236,7 +235,6 @@ def run_tasks(
     """Judge all systems by every task, each system's engine opened once.
 
     Args:
-        context: The home.
         systems: The plain before the tuned: each is compared with every earlier one.
         tasks: With their rows.
         resources: What tasks may use.
@@ -318,9 +316,7 @@ class Engines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
 

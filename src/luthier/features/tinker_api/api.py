@@ -362,8 +362,7 @@ async def retrieve_future(body: RetrieveRequest, caller: TrainerOrAsker, context
 
 def _failed(error: LuthierError) -> dict[str, str]:
     """An error as the result of a request."""
-    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
-    return {"error": message, "category": "user" if isinstance(error, RequestError) else "server"}
+    return {"error": error.in_one_line, "category": "user" if isinstance(error, RequestError) else "server"}
 
 
 @router.get("/training_runs", response_model=dict[str, Any], responses=documented())

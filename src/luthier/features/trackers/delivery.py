@@ -27,10 +27,9 @@ from luthier.core.run import RunRecord
 from luthier.core.system.process_setup import lower_priority, start_daemon
 from luthier.core.tracking import TrackerPlan, without_credentials
 from luthier.features.trackers.service import FOLDER, TrackerState, load_state, save_state
-from luthier.ml.tracking.choice import location_of, within_project
 from luthier.ml.tracking.figures import Clock, parameters_of, points_of, summary_of, texts_of
 from luthier.ml.tracking.protocol import RunOutcome, TextModel, TrackedRun, Tracker
-from luthier.ml.tracking.registry import make_tracker
+from luthier.ml.tracking.registry import location_of, make_tracker, within_project
 from luthier.platform.home.context import Context
 
 _BATCH: Final = 500
@@ -51,8 +50,6 @@ class Delivery:
     """One tracker of one run, for one process.
 
     Args:
-        context: The home.
-        run_id: Of the run.
         tracker: Its settings, as in the plan of the run.
     """
 

@@ -16,10 +16,10 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
-from luthier.core.system.files import is_held
+from luthier.core.system.files import is_held, replace_text
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
-from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
 from luthier.ml.tracking.protocol import TrackerRules
+from luthier.ml.tracking.registry import chosen, lacks_credentials, source_of
 from luthier.platform.home.context import Context
 
 FOLDER: Final = "trackers"
@@ -107,13 +107,11 @@ def save_state(run_folder: Path, state: TrackerState) -> None:
     """Store a state, whole or not at all.
 
     Raises:
-        OSError: The disk is full.
+        StorageFullError: The disk is full.
     """
     path = state_path(run_folder, state.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(state.model_dump_json(), encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, state.model_dump_json())
 
 
 def with_tracking(context: Context, plan: Plan, recipe: Recipe, environment: Mapping[str, str]) -> Plan:
@@ -213,8 +211,6 @@ def deliver(
     """Deliver to the trackers of a run what they have not yet; errors are in their states.
 
     Args:
-        context: The home.
-        run_id: Of the run.
         asked: Names of trackers; those of its plan if empty. Others report a run that had none, with the settings of
             the environment.
         from_start: Deliver everything again, into new runs of the trackers.
@@ -261,7 +257,7 @@ def deliver(
 def _chosen(
     context: Context, asked: Sequence[TrackerRecipe] | None, environment: Mapping[str, str]
 ) -> list[TrackerPlan]:
-    """`choice.chosen`, each with a place in the home where neither recipe nor environment nor tracker has one."""
+    """`chosen`, each with a place in the home where neither recipe nor environment nor tracker has one."""
     found = []
     for one in chosen(asked, environment):
         place = TRACKERS.declaration(one.name).default_location.format(home=context.home)

@@ -83,7 +83,6 @@ class StoredResponseStore(StoredTextStore[StoredResponse]):
         """One of them.
 
         Args:
-            project_id: The project.
             response_id: The response.
             newest_seconds: How old it may be.
 
@@ -134,7 +133,6 @@ def response_recorder(
     """What stores the response, called with it and the end user once it is complete; None where it is not stored.
 
     Args:
-        context: The home.
         caller: Whose project stores it.
         parameters: The body of the request without its input.
         items: The input.
@@ -268,8 +266,6 @@ def matching_responses(
     """The stored responses that meet all conditions, oldest first, read a few at a time.
 
     Args:
-        context: The home.
-        project_id: The project.
         metadata: Labels that all of them have.
         model: Only answers of this model.
         since: Seconds since 1970, included.

@@ -18,7 +18,7 @@ from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.run import TrainResult
-from luthier.core.system.files import sync
+from luthier.core.system.files import replace_text
 from luthier.features.planning.service import Prepared, prepare_share
 from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID, launched_elsewhere, remember_launch
 from luthier.platform.home.context import Context
@@ -121,7 +121,6 @@ def train(
     """`training.service.train`, which resumes the run that this launch has begun before.
 
     Args:
-        context: the home.
         recipe: what to train.
         base_dir: where paths of the recipe count from.
         prices: a file of prices; None for those of the home.
@@ -190,13 +189,8 @@ def _remember(file: Path | None, run_id: str) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Written to a temporary file and renamed: a kill must not leave half an id, with which the run could not be found.
-    partial = file.with_name(f".{file.name}")
-    partial.write_text(run_id, encoding="ascii")
-    # Synced before the rename: otherwise the file could exist and be empty after a power cut.
-    sync(partial)
-    partial.replace(file)
-    sync(file.parent)
+    # Whole or not at all: with half an id the run could not be found.
+    replace_text(file, run_id)
 
 
 def _refuse_nameless_restart() -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import BudgetRecipe, Recipe, TrainingRecipe
 from luthier.core.run import RunRecord
@@ -57,7 +57,6 @@ def learning_curve(
     """Train a recipe on shares of its rows, smallest first, and fit a power law to the validation losses.
 
     Args:
-        context: of the home.
         recipe: the request.
         base_dir: folder that its relative paths count from.
         hours: for all runs together, including those of earlier calls. The largest share is halved until the prediction

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from luthier.core.frozen_model import ClosedModel
 from luthier.features.workflows import orders
 from luthier.features.workflows.declared_forms import FormName
 from luthier.features.workflows.forms import check_values
@@ -21,27 +22,23 @@ from luthier.platform.jobs.records import JobStatus
 router = APIRouter(prefix="/api/v1/workflows", tags=["runs"])
 
 
-class WorkflowBody(BaseModel):
+class WorkflowBody(ClosedModel):
     """What is to be carried out.
 
     workflow: the command that does the same on the machine. values: its options by name (`budget_hours`, `models`),
     with ids of files and names of models in place of paths.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     workflow: FormName
     values: Annotated[dict[str, Any], Field(max_length=50)]
 
 
-class ResumeBody(BaseModel):
+class ResumeBody(ClosedModel):
     """How it continues.
 
     budget_hours: for a study by its id whose budget was used up before its final run: a larger one in hours, counted
     from the beginning of the study. Anything else continues with the budget that it has, and refuses another one.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     budget_hours: Annotated[float, Field(gt=0)] | None = None
 

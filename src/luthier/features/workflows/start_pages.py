@@ -1,4 +1,4 @@
-"""/pipelines/new/NAME starts a workflow; /pipelines/jobs/JOB follows it until it has a page of its own."""
+"""/pipelines/new/NAME starts a workflow, with what it will take; /pipelines/jobs/JOB follows it until it has a page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from starlette.responses import RedirectResponse, Response
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, WorkError
 from luthier.core.text.plain_yaml import write_yaml
+from luthier.features.deployments.service import deployed_run
+from luthier.features.files.references import plan_of
 from luthier.features.human_eval.service import list_panels
 from luthier.features.model_cards import service as project_models
+from luthier.features.planning.view import format_money
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.run_drafts.form import SOURCES
 from luthier.features.workflows import orders
 from luthier.features.workflows.declared_forms import FORMS, WorkflowForm
-from luthier.features.workflows.estimates import estimate
 from luthier.features.workflows.forms import (
     command_line,
     fields_of,
@@ -27,7 +29,9 @@ from luthier.features.workflows.forms import (
     recipe_of,
 )
 from luthier.features.workflows.orders import OrderView
+from luthier.ml.charts import figures
 from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import base_models
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
@@ -317,3 +321,98 @@ def failure_of(context: Context, view: OrderView | None) -> LuthierError | None:
 def _mark(view: OrderView) -> str:
     """What changes with each thing that can be seen to happen."""
     return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"
+
+
+_MAX_PLANNED: Final = 3
+_STUDY_END: Final = 1.2  # the final run of a study has the validation rows, too
+
+
+def estimate(context: Context, caller: Caller, name: str, values: Mapping[str, Any]) -> list[str]:
+    """What a form that was filled in will take.
+
+    Args:
+        caller: Whose files it names.
+        name: Of the form.
+        values: As `forms.read_form` gives them.
+
+    Raises:
+        LuthierError: The rows cannot be read, the recipe cannot be planned, or there is no such deployment.
+    """
+    if name == "tune":
+        return _study(context, caller, values)
+    if name == "distill":
+        return _distillation(context, caller, values)
+    if name == "retrain":
+        return _retraining(context, caller, values)
+    return _choice_of_models(context, caller, name, values)
+
+
+def _study(context: Context, caller: Caller, values: Mapping[str, Any]) -> list[str]:
+    predicted = _predicted(context, caller, recipe_of("tune", values))
+    hours, budget = predicted["hours"], float(values["budget_hours"])
+    needed, num = hours * (1 + _STUDY_END), max(0.0, budget / hours - _STUDY_END) if hours else 0.0
+    lines = [f"One whole training takes {_span(predicted)}."]
+    if budget < needed:
+        lines.append(f"The budget of {_time(budget)} is too small: one trial and the final run take {_time(needed)}.")
+    else:
+        lines.append(
+            f"The budget of {_time(budget)} has room for {num:,.0f} whole trainings and the final run. Most trials are "
+            "stopped early, so more of them begin."
+        )
+    return [*lines, *_price(predicted, budget)]
+
+
+def _choice_of_models(context: Context, caller: Caller, name: str, values: Mapping[str, Any]) -> list[str]:
+    budget = float(values["budget_hours"])
+    models: Sequence[str] = values.get("models") or list(base_models(context))
+    lines: list[str] = []
+    predicted: dict[str, Any] = {}
+    for model in models[:_MAX_PLANNED]:
+        data = {"train": values["data"]} | ({"map": values["mapping"]} if values.get("mapping") else {})
+        predicted = _predicted(context, caller, {"base_model": model, "data": data})
+        lines.append(f"{model}: one training on all rows takes {_span(predicted)}.")
+    if len(models) > _MAX_PLANNED:
+        lines.append(f"{len(models) - _MAX_PLANNED} more models were not planned here.")
+    share = "A third of the budget chooses the model; the search has the rest." if name == "automl" else ""
+    rows = f"As many rows are used as fit into {_time(budget)}; a few are measured first."
+    return [*lines, *filter(None, (rows, share)), *_price(predicted, budget)]
+
+
+def _distillation(context: Context, caller: Caller, values: Mapping[str, Any]) -> list[str]:
+    rest = "The teacher's answers and the evaluation come on top; their time depends on the length of the answers."
+    if "layers" in values or "student" not in values:
+        return ["Two trainings of the student, with the teacher and without it.", rest]
+    data = {"train": values["data"], "held_out": values.get("held_out", 0.2)}
+    data |= {"map": values["mapping"]} if values.get("mapping") else {}
+    predicted = _predicted(context, caller, {"base_model": values["student"], "data": data})
+    return [f"Two trainings of the student, each {_span(predicted)}.", rest, *_price(predicted, 2 * predicted["hours"])]
+
+
+def _retraining(context: Context, caller: Caller, values: Mapping[str, Any]) -> list[str]:
+    deployment = context.deployments.get(caller.project_id, values["model"])
+    run_id = deployed_run(context, caller, deployment.revision)
+    result = context.runs.get(run_id).result
+    accepted = len(context.review_items.ids(caller.project_id, model=values["model"], status="accepted"))
+    waiting = len(context.review_items.ids(caller.project_id, model=values["model"], status="waiting"))
+    lines = [f"{accepted:,} accepted answers of {values['model']}, {waiting:,} wait for review."]
+    if result is not None:
+        lines.append(f"The last training took {figures.duration(result.seconds)}; this one has more rows.")
+    return lines
+
+
+def _predicted(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = plan_of(context, caller.project_id, recipe)["predicted"]
+    return found
+
+
+def _span(predicted: Mapping[str, Any]) -> str:
+    return f"{_time(predicted['hours'])} ({_time(predicted['hours_low'])} to {_time(predicted['hours_high'])})"
+
+
+def _time(hours: float) -> str:
+    return figures.duration(hours * 3600)
+
+
+def _price(predicted: Mapping[str, Any], hours: float) -> list[str]:
+    price = predicted.get("usd_per_device_hour") or 0.0
+    return [f"At the price of this machine {_time(hours)} cost {format_money(price * hours)}."] if price else []

@@ -52,7 +52,6 @@ class PipelineStore(Store):
         """Pipelines of a project, newest first.
 
         Args:
-            project_id: The project.
             kind: Only pipelines of this kind; None for all.
             limit: The most pipelines; None for all.
         """

@@ -18,8 +18,8 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import RowsCurve, RowsPoint
 from luthier.core.ports import Progress
 from luthier.core.records.bounds import Bounds

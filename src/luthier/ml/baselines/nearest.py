@@ -1,18 +1,26 @@
 """The answer of the training row whose prompt is nearest: by words (BM25), or by the base model's token embeddings.
 
+Few-shot examples that are chosen for each prompt are the nearest rows, too; the nearest one comes last, right before
+the question.
+
 Sources: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009; Arora, Liang and Ma, "A
 Simple but Tough-to-Beat Baseline for Sentence Embeddings", 2017 (weighted mean of word vectors, less their first
-principal component).
+principal component); Liu et al., "What Makes Good In-Context Examples for GPT-3?", 2021, arXiv:2101.06804 (examples
+near the question do better than drawn ones).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, within
+from luthier.core.dataset import Example
+from luthier.core.ids import sha256_document
+from luthier.ml.baselines.rows import MAX_ROWS, WORDS, NotApplicable, TaskRow, prompt_text, within
+from luthier.ml.evaluation.few_shot import usable_shots
 
 _SATURATION: Final = 1.5
 """k1: how fast further occurrences of a word stop to count."""
@@ -166,3 +174,40 @@ def _mean(weighted: Array, places: Sequence[int]) -> Array:
 def _directions(vectors: Array) -> Array:
     found: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return found
+
+
+_WORD: Final = re.compile(r"\w")
+
+
+def have_words(pool: Sequence[Example]) -> bool:
+    """Whether any prompt holds a word, so that some can be nearer than others."""
+    return any(_WORD.search(prompt_text(row)) for row in pool)
+
+
+def nearest_examples(
+    pool: Sequence[Example], rows: Sequence[Example], num: int, *, held_out: Sequence[Example] = ()
+) -> list[tuple[Example, ...]]:
+    """For each row the examples of the pool that are nearest by BM25, the nearest one last.
+
+    Equal conversations are taken once, and never one whose prompt is also in `rows` or `held_out`. Of more than
+    `MAX_ROWS` rows a sample by a hash of their content is looked at.
+
+    Args:
+        pool: rows to choose from, such as the training rows.
+        rows: the rows to be answered.
+        num: examples a row; fewer where the pool has fewer.
+        held_out: further rows whose prompts are never shown.
+
+    Raises:
+        NotApplicable: the prompts of the pool hold no words.
+    """
+    usable = usable_shots(pool, [*rows, *held_out])
+    keys = list(usable)
+    if len(keys) > MAX_ROWS:
+        chosen = set(sorted(keys, key=sha256_document)[:MAX_ROWS])
+        keys = [key for key in keys if key in chosen]
+    shown = [usable[key] for key in keys]
+    if not shown or num < 1:
+        return [()] * len(rows)
+    best = ranked_by_words([prompt_text(one) for one in shown], [prompt_text(row) for row in rows], num)
+    return [tuple(shown[place] for place in reversed(places)) for places in best]

@@ -1,8 +1,7 @@
-"""A report page: the template environment, a chart with its text, and the atomic write to disk."""
+"""A report page: the template environment, and a chart with its text."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,6 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from luthier.core.system.files import disk_full_explained, sync_file
 from luthier.ml.charts import figures
 from luthier.ml.charts.visible import shown
 
@@ -63,33 +61,3 @@ def _drawn(spec: Any) -> Markup:
 def _as_it_is(value: Any) -> Any:
     """Reports are English; pages put translations in the place of this filter."""
     return value
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) so that it appears whole or not at all; an older one is replaced.
-
-    Raises:
-        StorageFullError: the disk is full.
-    """
-    replace_bytes(path, text.encode("utf-8", errors="backslashreplace"))
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all; an older one is replaced.
-
-    Raises:
-        StorageFullError: the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with disk_full_explained(
-            path,
-            expected=f"about {len(content):,} bytes free for it",
-            do="free some disk space, then write it again",
-        ):
-            with temporary.open("wb") as file:
-                file.write(content)
-                sync_file(file)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

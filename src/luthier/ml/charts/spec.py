@@ -264,7 +264,7 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class IntervalRow:
     """One row of an interval chart: a value with the ends of its interval. words: the text next to it."""
 
     name: str
@@ -287,7 +287,7 @@ class Intervals:
     key: str
     title: str
     x: Axis
-    rows: Sequence[Estimate]
+    rows: Sequence[IntervalRow]
     zero: bool = False
     caption: str = ""
     limit: Mark | None = None

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Final
 from markupsafe import Markup, escape
 
 from luthier.core.errors import ConflictError, RequestError
+from luthier.core.system.files import replace_bytes, replace_text
 from luthier.ml.charts.drawer import drawing_of
 from luthier.ml.charts.drawing import TEXT_PIXELS, Area, Dot, Drawing, Line, Rule, Shape, Text
-from luthier.ml.charts.page import TEMPLATES, replace_bytes, replace_text
+from luthier.ml.charts.page import TEMPLATES
 from luthier.ml.charts.page import Chart as PageChart
 from luthier.ml.charts.spec import OTHERS, Chart, Parallel, Plot, Point, Series
 from luthier.ml.charts.visible import visible

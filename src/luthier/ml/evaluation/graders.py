@@ -21,7 +21,6 @@ from luthier.core.graders import Grader, MultiGrader, Similarity, StringCheck, T
 from luthier.ml.evaluation.metrics.rouge import common_subsequence_length, rouge_l, rouge_n
 
 _INDEXED = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])+)")
-_OUTPUT = "sample.output_text"
 _MAX_FILLED_CHARACTERS: Final = 1 << 22
 SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "choices", "model", "finish_reason")
 """What `{{sample.FIELD}}` may refer to where a whole answer is graded; `output_json` is the text, parsed."""

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.results.human_eval import Rater, RatingPanel, RatingRow, RatingsTable
 from luthier.core.results.human_eval_report import (
     Agreement,
     AgreementMeasure,
     Drift,
-    Estimate,
     MeanScore,
     PanelFigures,
     PanelReport,
@@ -153,7 +153,7 @@ def _agreements(table: RatingsTable, criterion: Criterion | None) -> list[Agreem
         Agreement(
             measure=measure,
             criterion=criterion,
-            estimate=_estimate(interval),
+            estimate=Estimate.of(interval),
             raw=raw,
             num_items=num_items,
             num_raters=len(raters),
@@ -208,7 +208,7 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
                 num_wins=int((wins == 1).sum()),
                 num_losses=int((wins == -1).sum()),
                 num_ties=int((wins == 0).sum()),
-                rate=_estimate(rate),
+                rate=Estimate.of(rate),
                 p_value=difference.p_value,
                 word=statistics.verdict_word(difference, higher_is_better=True),
                 rows_needed=_needed(difference, len(set(clusters))),
@@ -257,7 +257,7 @@ def _scores(table: RatingsTable) -> tuple[MeanScore, ...]:
         for system in table.systems:
             stats, clusters = _sums(table, system, criterion)
             mean = statistics.bootstrap_interval(stats, mean_of_sums, bounds=_SCORES, seed=_SEED, clusters=clusters)
-            found.append(MeanScore(system=system, criterion=criterion, num_ratings=len(stats), mean=_estimate(mean)))
+            found.append(MeanScore(system=system, criterion=criterion, num_ratings=len(stats), mean=Estimate.of(mean)))
     return tuple(found)
 
 
@@ -310,10 +310,6 @@ def _needed(difference: statistics.Difference, num_rows: int) -> int | None:
     if statistics.is_settled(difference):
         return None
     return statistics.rows_needed(difference.difference, difference.standard_error, num_rows)
-
-
-def _estimate(interval: statistics.Interval) -> Estimate:
-    return Estimate(value=interval.value, low=interval.low, high=interval.high)
 
 
 MIN_FAILED: Final = 2
@@ -404,7 +400,7 @@ def _alpha(ratings: np.ndarray) -> Estimate | None:
     if not len(known) or np.ptp(known) == 0:
         return None
     found = krippendorff_alpha(ratings, "interval")
-    return Estimate(value=found.value, low=found.low, high=found.high) if np.isfinite(found).all() else None
+    return Estimate.of(found) if np.isfinite(found).all() else None
 
 
 def _drift(panel: RatingPanel, said: np.ndarray, mean: np.ndarray) -> Drift | None:

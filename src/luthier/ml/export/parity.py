@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.ports import Progress
-from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, Interval, ParityReport
+from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.ml.export.exporters.proof_prompts import NUM_NEW_TOKENS, compared_tokens
 from luthier.ml.export.exporters.registry import format_of, open_export
 from luthier.ml.export.runtimes.protocol import Runtime
@@ -79,7 +80,7 @@ _NUM_RESAMPLES = 10_000
 _SEED = 20_240_101
 
 
-def increase_a_token(export_nats: Sequence[float], source_nats: Sequence[float], num_tokens: Sequence[int]) -> Interval:
+def increase_a_token(export_nats: Sequence[float], source_nats: Sequence[float], num_tokens: Sequence[int]) -> Estimate:
     """Export minus source in nats per token, with its 95% interval. Arguments have one item per prompt: totals, and
     tokens.
 
@@ -87,7 +88,7 @@ def increase_a_token(export_nats: Sequence[float], source_nats: Sequence[float],
     increase.
     """
     if not num_tokens:
-        return Interval(value=0.0, low=0.0, high=0.0)
+        return Estimate(value=0.0, low=0.0, high=0.0)
     differences = np.asarray(export_nats, dtype=np.float64) - np.asarray(source_nats, dtype=np.float64)
     tokens = np.asarray(num_tokens, dtype=np.float64)
     # [resamples, prompts] of indices, with replacement. Seeded: equal findings give equal intervals.
@@ -95,7 +96,7 @@ def increase_a_token(export_nats: Sequence[float], source_nats: Sequence[float],
     # A ratio of sums: answers are weighted by their tokens, as in perplexity.
     resampled = differences[draws].sum(axis=1) / tokens[draws].sum(axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(value=float(differences.sum() / tokens.sum()), low=float(low), high=float(high))
+    return Estimate(value=float(differences.sum() / tokens.sum()), low=float(low), high=float(high))
 
 
 NOTEWORTHY_LOSS_NATS: Final = 0.02
@@ -109,7 +110,7 @@ NEARER_BASE_FRACTION: Final = 0.9
 """An export nearer to the base than to the source in this share of prompts has lost the adapter."""
 
 
-def judge(seen: ObservedSource, findings: Findings, bound: float | None, increase: Interval) -> tuple[str, ...]:
+def judge(seen: ObservedSource, findings: Findings, bound: float | None, increase: Estimate) -> tuple[str, ...]:
     """Reasons against using the export because of its outputs, one sentence each; empty if there are none.
 
     Args:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.cost import Device, Estimate, PriceTable
+from luthier.core.cost import Device, PriceTable
 from luthier.core.errors import RecipeError, RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.plan import ValueSource
 from luthier.core.recipe import BudgetRecipe
 from luthier.core.run import BudgetPlan, FirstActions

@@ -18,7 +18,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from luthier.core.cost import Device, Estimate
+from luthier.core.cost import Device
+from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.ml.evaluation.metrics.registry import needs_of
 from luthier.ml.prompting.reflection import MAX_ROUNDS, MINIBATCH, NUM_PROPOSALS, REFLECTION_SHARE
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE: Final = 32
 """Answers that are written together at most (ml/inference/batch_generate.py; a test holds them equal)."""
-
 CACHE_TOKENS: Final = 16_384
 """Tokens whose keys and values such a batch holds at most: rows x longest (ml/inference/batch_generate.py)."""
-
 SHORTEST_SHARE: Final = 0.1
 """Of the longest answers that may be: the lower end of what is expected."""
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, Gain, LearningCurve
 from luthier.ml.charts.figures import count
 from luthier.ml.charts.spec import Axis, Plot, Series, points_of

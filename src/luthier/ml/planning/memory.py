@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.cost import Device, Estimate, MemoryPrediction
+from luthier.core.cost import Device, MemoryPrediction
+from luthier.core.estimate import Estimate
 from luthier.ml.inference.models.structure import LinearLayer
 from luthier.ml.planning import step_counts
 from luthier.ml.planning.communication import keeps_experts_gathered, keeps_gathered

@@ -18,8 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.cost import Device, Estimate, MachineLoad, MemoryPrediction, Prediction
+from luthier.core.cost import Device, MachineLoad, MemoryPrediction, Prediction
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
 from luthier.ml.planning import memory as optimizer_cost
 from luthier.ml.planning import speed, step_counts

@@ -8,7 +8,7 @@ from typing import Final
 
 from luthier.core.cost import Option, Quote
 from luthier.ml.charts.figures import duration, size
-from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, Estimate, Intervals, Mark, Role
+from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, IntervalRow, Intervals, Mark, Role
 from luthier.ml.charts.svg import write_chart
 
 _GB: Final = 10**9
@@ -60,7 +60,7 @@ def write_options_chart(path: Path, options: Sequence[Option]) -> None:
         name = f"{option.method.partition(' (')[0]}, {option.device}"
         time = f"{duration(made.hours.value * 3600)}{' *' if option.needs else ''}"
         role = _ROLES[methods.index(option.method) % len(_ROLES)]
-        rows.append(Estimate(name, found.value, found.low, found.high, role, time))
+        rows.append(IntervalRow(name, found.value, found.low, found.high, role, time))
     unit = "USD" if in_usd else "hours"
     first = shown[0] if shown else None
     chart = Intervals(

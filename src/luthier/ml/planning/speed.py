@@ -21,7 +21,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.cost import Device, Estimate
+from luthier.core.cost import Device
+from luthier.core.estimate import Estimate
 from luthier.ml.planning import memory, step_counts
 from luthier.ml.planning.communication import FSDP_OVERLAP, bubble, communication, micro_batches
 from luthier.ml.planning.devices import Family, family_of

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, BudgetPlan, Spent, StopReason
 from luthier.ml.charts import figures
@@ -349,8 +349,10 @@ class Meter:
             return ahead_of
         # the time of an interrupted judging is a lower bound
         least = self._pace.others.get("judging", 0.0)
-        foreseen = (max(least, end) for end in (first.judging.value, first.judging.low, first.judging.high))
-        return ahead_of.plus(Estimate(**dict(zip(("value", "low", "high"), foreseen, strict=True))))
+        judging = first.judging
+        return ahead_of.plus(
+            Estimate.of((max(least, judging.value), max(least, judging.low), max(least, judging.high)))
+        )
 
     def _settle(self) -> None:
         """Charge the time since the last call and update the estimate for this kind of action."""

@@ -20,8 +20,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import StorageFullError
+from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import Spent
 from luthier.core.system import facilities

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import Spent
-from luthier.core.system.files import disk_full_explained, sync_file
+from luthier.core.system.files import replace_text
 
 ELSEWHERE: Final = "spent_elsewhere.json"
 UNKNOWN: Final = ""
@@ -121,9 +121,4 @@ def write(folder: Path, elsewhere: Elsewhere) -> None:
         StorageFullError: the disk has no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{ELSEWHERE}"
-    with disk_full_explained(partial):
-        with partial.open("wb") as file:
-            file.write(elsewhere.model_dump_json().encode())
-            sync_file(file)
-        partial.replace(folder / ELSEWHERE)
+    replace_text(folder / ELSEWHERE, elsewhere.model_dump_json())

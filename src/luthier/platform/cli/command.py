@@ -35,6 +35,7 @@ HomeOption = Annotated[
         "--home", help="The folder that holds everything [default: LUTHIER_HOME, or ~/.luthier].", metavar="DIR"
     ),
 ]
+ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set a value of the recipe, as in training.epochs=3. Repeatable.", metavar="KEY=VALUE"),

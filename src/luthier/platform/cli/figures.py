@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.text.byte_sizes import size as size
 
 if TYPE_CHECKING:
-    from luthier.core.cost import Estimate
+    from luthier.core.estimate import Estimate
 
 _LEAST = 0.0001
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -93,9 +92,7 @@ class _Bar:
         self._bar = self._display.open(*self._asked)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._display.close(self._bar, is_done=error is None)
 
     def advance(self, amount: float = 1) -> None:
@@ -152,9 +149,7 @@ class _Lines:
             self._write("")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._display.num_open -= 1
         seconds = self._display.clock() - self._start
         if self._is_told:

@@ -17,12 +17,11 @@ import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from luthier.core.errors import NotFoundError, RequestError, StorageFullError, UnsupportedError, WorkError
 from luthier.core.ids import sha256_file
-from luthier.core.system.files import is_disk_full, sync_file
+from luthier.core.system.files import blocks_of, is_disk_full, sync_file
 from luthier.platform.files.store import UPLOAD_PURPOSES, Purpose, StoredFile, Upload, UploadPart, UploadPurpose
 from luthier.platform.home.context import Context
 
@@ -72,9 +71,7 @@ class IncomingFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -128,8 +125,6 @@ def keep_file(
     """Make a file of the project from all that was written. It is `processed` immediately; jobs check its rows.
 
     Args:
-        context: The home.
-        project_id: The project.
         incoming: The bytes, from `incoming_file`.
         filename: The client's name of the file.
         purpose: What it is for.
@@ -174,7 +169,14 @@ def check_room(context: Context, project_id: str, num_bytes: int = 1) -> None:
 
 
 def add_file(
-    context: Context, project_id: str, path: Path, *, filename: str, purpose: Purpose, is_result: bool = False
+    context: Context,
+    project_id: str,
+    path: Path,
+    *,
+    filename: str,
+    purpose: Purpose,
+    expires_after_seconds: int | None = None,
+    is_result: bool = False,
 ) -> StoredFile:
     """Make a file of the project from a copy of one on this machine, such as the results of a job.
 
@@ -184,6 +186,7 @@ def add_file(
         path: The file on this machine.
         filename: Its name for people.
         purpose: What it is for.
+        expires_after_seconds: As of `keep_file`.
         is_result: As of `keep_file`.
 
     Raises:
@@ -193,10 +196,18 @@ def add_file(
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
-    with incoming_file(context) as incoming, path.open("rb") as reader:
-        while block := reader.read(_BLOCK_BYTES):
+    with incoming_file(context) as incoming:
+        for block in blocks_of(path):
             incoming.write(block)
-        return keep_file(context, project_id, incoming, filename=filename, purpose=purpose, is_result=is_result)
+        return keep_file(
+            context,
+            project_id,
+            incoming,
+            filename=filename,
+            purpose=purpose,
+            expires_after_seconds=expires_after_seconds,
+            is_result=is_result,
+        )
 
 
 def get_file(context: Context, project_id: str, file_id: str) -> StoredFile:
@@ -220,8 +231,6 @@ def list_files(
     """One page of the files of a project.
 
     Args:
-        context: The home.
-        project_id: The project.
         purpose: Only files of this purpose.
         after: The id of the file behind which the page begins.
         limit: The most files of the page.
@@ -372,7 +381,6 @@ def create_upload(
     """Begin an upload, which must be complete within an hour.
 
     Args:
-        context: The home.
         project_id: The project that the file will belong to.
         filename: As the client names it; made safe here.
         purpose: What the file may be used for.
@@ -422,8 +430,6 @@ def complete_upload(
     """Put the parts together. A repeated call returns the same file, since answers get lost.
 
     Args:
-        context: The home.
-        project_id: The project.
         upload_id: The upload.
         part_ids: The ids of all parts, in the order of the file.
         md5: The MD5 that the whole file must have, in hexadecimal digits; None for any.

@@ -188,7 +188,7 @@ def _read_saved(place: Path) -> Benchmark | None:
 
 
 def _keep(place: Path, found: Benchmark) -> None:
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
 
     place.parent.mkdir(parents=True, exist_ok=True)
     document = {

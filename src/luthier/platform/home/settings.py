@@ -319,11 +319,6 @@ class Settings(BaseSettings):
         return self.home / "runs"
 
     @property
-    def students_folder(self) -> Path:
-        """Distillations, one folder each: the teacher's answers, the gold rows, the report."""
-        return self.home / "students"
-
-    @property
     def teacher_batches_folder(self) -> Path:
         """Batches of prompts at the Batch API of teachers, until their answers are stored."""
         return self.home / "teacher_batches"

@@ -87,7 +87,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def as_api_error(error: LuthierError) -> ApiError:
     """Ours as the client sees it: what came, what was expected, what to do."""
-    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    message = error.in_one_line
     status = error.http_status
     # Subclasses come before RequestError at the end of the chain, which would match most of them.
     if isinstance(error, NotFoundError):

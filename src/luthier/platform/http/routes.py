@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
 
-from fastapi import Path, Request
+from fastapi import Path, Query, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -46,6 +46,8 @@ class ListPage(PartialList[Item], Generic[Item]):
 
 
 Order = Literal["asc", "desc"]
+Limit = Annotated[int, Query(ge=1, le=100)]
+"""The most entries of a page of a list."""
 _OF_CLIENTS: Final = "/v1/"
 
 
@@ -133,8 +135,7 @@ async def read_form(
             request.stream(), request.headers, incoming, file_field=file_field, fields=fields, most_bytes=most_bytes
         )
     except FormError as error:
-        message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
-        raise ApiError(error.status, message, param=error.param, code=error.code) from error
+        raise ApiError(error.status, error.in_one_line, param=error.param, code=error.code) from error
     # The client does not read this response, but the log and the metrics count the request as refused and not as a bug.
     except ClientDisconnect as error:
         raise ApiError(400, "The client went away before the body was whole") from error

@@ -14,7 +14,7 @@ from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system import facilities
 from luthier.core.system.clock_jump import elapsed
-from luthier.core.system.files import sync_file
+from luthier.core.system.files import replace_text
 from luthier.platform.home.settings import LOG_NAME
 from luthier.platform.processes.guard import LOST
 
@@ -43,15 +43,7 @@ class Outcome(FrozenModel):
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Called by the child as its last act: after a kill there is a whole outcome or none."""
-    partial = folder / f".{OUTCOME_NAME}"
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(outcome.model_dump_json())
-            # First the content, then the name: after a power cut the final name never names an empty file.
-            sync_file(file)
-        partial.replace(folder / OUTCOME_NAME)
-    finally:
-        partial.unlink(missing_ok=True)  # where the disk is full
+    replace_text(folder / OUTCOME_NAME, outcome.model_dump_json())
 
 
 class Attempt:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +19,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.errors import BusyError, LuthierError, RequestError, WorkError, error_from
 from luthier.core.ids import sha256_document
+from luthier.core.system.files import replace_text
 from luthier.core.system.process_setup import start_daemon
 from luthier.platform.home.context import Context
 
@@ -143,9 +142,4 @@ def _compute_and_store(context: Context, subject: Subject, answer: Callable[[], 
         found = {"error": document}
     path = subject.path(context)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        partial.write_text(json.dumps({"at": time.time(), **found}), encoding="utf-8")
-        os.replace(partial, path)  # noqa: PTH105 - as rename, within one folder
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_text(path, json.dumps({"at": time.time(), **found}))

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.assessed import make_safety_result, make_suite_result
 
 from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
 from luthier.features.evaluation_orders.service import ASKED, EvaluationOrder
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.records import add_run
 
 Browser = Callable[..., TestClient]

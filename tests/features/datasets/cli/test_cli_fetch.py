@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.hub_server import COMMIT, Hub, serving
 
 from luthier.ml.data.files import bounded_folder
-from luthier.testing.hub_server import COMMIT, Hub, serving
 
 
 @pytest.fixture

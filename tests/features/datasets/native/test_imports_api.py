@@ -8,10 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.features.datasets.conftest import jsonl, qa, work_once
 from tests.fixtures.questions import answers_in_this_process
+from tests.hub_server import COMMIT, Hub
 
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import COMMIT, Hub
 
 PLACE = "/api/v1/dataset-imports"
 Visitor = Callable[..., TestClient]

@@ -12,12 +12,12 @@ from fastapi.testclient import TestClient
 from tests.features.datasets.conftest import jsonl, qa, work_once
 from tests.fixtures.pages import shown
 from tests.fixtures.questions import answers_in_this_process
+from tests.hub_server import COMMIT, Hub
 
 from luthier.features.datasets.imports import work_folder
 from luthier.features.datasets.remote_import_job import _Report
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import COMMIT, Hub
 
 Browser = Callable[..., TestClient]
 TRAIN = ("read", "train")

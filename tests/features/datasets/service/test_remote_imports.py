@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.features.datasets.conftest import ME, events, jsonl, qa, work_once
+from tests.hub_server import COMMIT, Hub
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -28,7 +29,6 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.platform.jobs.records import Job
-from luthier.testing.hub_server import COMMIT, Hub
 
 Serve = Callable[[dict[str, bytes]], str]
 

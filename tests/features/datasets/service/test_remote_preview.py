@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from tests.features.datasets.conftest import jsonl, qa
 from tests.fixtures.questions import answers_in_this_process
+from tests.hub_server import COMMIT, Hub
 
 from luthier.core.errors import BusyError, DataSourceError, NotFoundError, RequestError
 from luthier.features.datasets import remote_imports, remote_preview
 from luthier.features.datasets.imports import RemoteOrder
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import COMMIT, Hub
 
 
 def parquet(rows: int, group: int) -> bytes:

@@ -87,11 +87,10 @@ def test_a_file_of_a_version_neither_expires_nor_can_be_deleted(
     assert file_store.sweep() == 0
     with pytest.raises(ConflictError, match="version 1 of the dataset 'Questions'"):
         file_store.delete(PROJECT, file.file_id)
-    assert store.using_file(file.file_id) == [("Questions", 1)]
     assert store.files_in_use([file.file_id, "file-of-nobody"]) == {file.file_id}
     assert store.files_in_use([]) == set()
     store.remove(PROJECT, "data-1")
-    assert store.using_file(file.file_id) == []
+    assert store.files_in_use([file.file_id]) == set()
     file_store.delete(PROJECT, file.file_id)
 
 

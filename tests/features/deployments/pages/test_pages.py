@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi.testclient import TestClient
+from tests.homes import ME, fill
 
 from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
 from luthier.features.runs.labels import RunLabels
 from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
-from luthier.testing.homes import ME, fill
 
 Browser = Callable[..., TestClient]
 

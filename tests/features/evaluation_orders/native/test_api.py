@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from luthier.testing.assessed import make_suite_result
+from tests.assessed import make_suite_result
+
 from luthier.testing.records import add_run
 
 PLACE, DEPLOYMENTS = "/api/v1/evaluations", "/api/v1/deployments"

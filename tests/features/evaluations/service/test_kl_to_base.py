@@ -2,7 +2,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from luthier.features.evaluations.kl_to_base import measure_kl
+from luthier.features.evaluations.systems import measure_kl
 from luthier.features.models.resolve import Candidate
 
 

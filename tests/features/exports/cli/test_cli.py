@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.core.records.export import Export, ExportSource, Interval, ParityReport
+from luthier.core.estimate import Estimate
+from luthier.core.records.export import Export, ExportSource, ParityReport
 from luthier.features.exports import service as exports
 
 
@@ -20,7 +21,7 @@ def made(folder, *, to="gguf", precision="q8_0", bound=None) -> Export:
         max_difference_nats=0.25,
         mean_difference_nats=0.01,
         bound_nats=bound,
-        nll_increase_nats=Interval(value=0.003, low=-0.001, high=0.007),
+        nll_increase_nats=Estimate(value=0.003, low=-0.001, high=0.007),
         source_perplexity=4.5,
         export_perplexity=4.52,
         passed=True,

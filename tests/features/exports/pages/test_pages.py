@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from fastapi.testclient import TestClient
 from tests.fixtures.pages import shown
+from tests.homes import add_export, fill
 
 from luthier.platform.home.context import Context
-from luthier.testing.homes import add_export, fill
 
 Browser = Callable[..., TestClient]
 PIECE = {"HX-Request": "true"}

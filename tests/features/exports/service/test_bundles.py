@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.assessed import make_safety_result
 from tests.fixtures.service import chat_row, write_rows
+from tests.hub_server import COMMIT, Hub, read_files, serving
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.plan import Plan
@@ -22,8 +24,6 @@ from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
 from luthier.ml.export.bundle import add_bundle_files, verify
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import make_safety_result
-from luthier.testing.hub_server import COMMIT, Hub, read_files, serving
 from luthier.testing.records import make_plan, make_record, make_result
 
 DOCUMENTS = ("README.md", "plan.json", "evaluation.json", "sbom.cdx.json", "lineage.intoto.json", "bundle.json")

@@ -8,6 +8,7 @@ from typing import Any, Final, get_type_hints
 
 import pytest
 from anthropic.types import message_count_tokens_params, message_create_params, model_list_params
+from docsite.parameters_table import as_markdown, parameters
 from fastapi.routing import APIRoute
 from openai.types import (
     batch_create_params,
@@ -58,10 +59,9 @@ from luthier.features.serving.api.completions import CompletionBody
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
 from luthier.features.serving.api.moderations import ModerationBody
 from luthier.features.serving.api.pooling import EmbeddingBody
-from luthier.features.serving.api.responses import stored as responses
+from luthier.features.serving.api.responses import api as responses
 from luthier.features.serving.api.responses.body import ResponseBody, TokenCountBody
 from luthier.platform.http.routes import query_parameters
-from luthier.server.parameters import as_markdown, parameters
 
 TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "chat": (chat_params.CompletionCreateParamsNonStreaming, chat_params.CompletionCreateParamsStreaming),
@@ -228,7 +228,7 @@ def states(state: str) -> list[tuple[str, str]]:
 
 def test_the_documentation_has_the_table() -> None:
     text = (Path(__file__).parents[4] / "docs" / "server.md").read_text(encoding="utf-8")
-    assert as_markdown() in text, "write it there: luthier.server.parameters.as_markdown()"
+    assert as_markdown() in text, "write it there: `as_markdown()` of docsite/parameters_table.py"
 
 
 @pytest.mark.parametrize("request_", TYPES)

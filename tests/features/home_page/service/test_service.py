@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.events import BillUpdated
 from luthier.core.ids import new_id
 from luthier.core.run import Bill

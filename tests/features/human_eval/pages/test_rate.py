@@ -6,6 +6,7 @@ import re
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.assessed import careful, make_panel, rate_all
 from tests.fixtures.pages import Browser
 
 from luthier.core.access import Caller
@@ -14,7 +15,6 @@ from luthier.features.human_eval import service as rating_links
 from luthier.features.human_eval.items import AnsweredRow, AnsweredRows
 from luthier.features.human_eval.service import NewPanel, close_panel, create_panel
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import careful, make_panel, rate_all
 
 ME = Caller()
 

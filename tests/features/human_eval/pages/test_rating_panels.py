@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.assessed import careful, clicking, make_panel, rate_all
 from tests.fixtures.pages import Browser, shown
 from tests.vacuous import nonempty
 
@@ -12,7 +13,6 @@ from luthier.core.access import Caller
 from luthier.features.human_eval import service as rating_links
 from luthier.features.human_eval.service import list_panels
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import careful, clicking, make_panel, rate_all
 from luthier.testing.records import make_evaluation
 
 PANELS = "/evaluations/panels"

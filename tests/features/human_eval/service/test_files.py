@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.assessed import careful, clicking, make_panel, rate_all
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -21,7 +22,6 @@ from luthier.features.human_eval.items import AnsweredRow, AnsweredRows
 from luthier.features.human_eval.service import NewPanel, close_panel, create_panel, ratings_table
 from luthier.ml.data.rows.formats import load_file
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import careful, clicking, make_panel, rate_all
 
 ME = Caller()
 

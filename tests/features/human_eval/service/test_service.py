@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.assessed import answered_rows, careful, clicking, make_panel, rate_all
 from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
@@ -20,7 +21,6 @@ from luthier.features.human_eval import service as rating_panels
 from luthier.features.human_eval.items import CHECK_SYSTEM, answer_rows, answers_of, make_items
 from luthier.features.human_eval.service import MAX_INSTRUCTIONS_CHARACTERS, create_panel, panel_report, ratings_table
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import answered_rows, careful, clicking, make_panel, rate_all
 from luthier.testing.records import make_evaluation
 
 ME = Caller()

@@ -7,6 +7,7 @@ from html import unescape
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.assessed import make_panel
 from tests.features.inbox.pages.test_pages import signed_in
 from tests.features.inbox.service.test_service import annotated, correct, failed_job, member, opened_alert
 
@@ -16,7 +17,6 @@ from luthier.features.inbox.assignments import Assignments
 from luthier.platform.auth.members_store import Session
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import make_panel
 
 Browser = Callable[..., TestClient]
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.assessed import make_panel
 from tests.features.inbox.service.test_service import correct, failed_job, member
 
 from luthier.core.access import Caller
 from luthier.features.inbox import service as inbox
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import make_panel
 
 Browser = Callable[..., TestClient]
 PASSWORD = "correct horse battery"
@@ -140,7 +140,7 @@ def test_a_rater_link_opened_by_a_member_is_explained(home: Context, browser: Br
 def test_the_home_page_has_what_is_for_the_visitor(home: Context, browser: Browser) -> None:
     failed_job(home)
     home.access.add_project("proj-b", "b")
-    from luthier.testing.homes import fill
+    from tests.homes import fill
 
     fill(home)
     page = browser("read", "train").get("/").text

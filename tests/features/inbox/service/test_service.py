@@ -6,6 +6,7 @@ import json
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from tests.assessed import make_panel, rate_all
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -29,7 +30,6 @@ from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.platform.notifications import mails
 from luthier.platform.notifications.webhooks import create_webhook, list_deliveries
-from luthier.testing.assessed import make_panel, rate_all
 from luthier.testing.records import add_run
 
 ADMIN, PASSWORD = Caller(name="Ada"), "correct horse battery"

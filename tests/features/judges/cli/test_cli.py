@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests.assessed import pair_ratings, reading_judge, write_ratings
 
 from luthier.core.records.calibration import Calibration
 from luthier.features.judges.format import show_calibration
-from luthier.testing.assessed import pair_ratings, reading_judge, write_ratings
 from luthier.testing.openai_server import OpenAIServer, serving
 
 

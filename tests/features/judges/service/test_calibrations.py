@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.assessed import pair_ratings, reading_judge, write_ratings
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.results.human_eval import RatingsTable
 from luthier.features.judges.service import calibrate, calibrations, is_calibrated
 from luthier.ml.evaluation.judge import verdicts
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import pair_ratings, reading_judge, write_ratings
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
 
 NUM = 60

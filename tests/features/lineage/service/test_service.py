@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.homes import ME, fill
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
@@ -11,7 +12,6 @@ from luthier.features.lineage.service import Lineage, model_lineage, project_lin
 from luthier.features.runs.changes import edit_here
 from luthier.features.runs.labels import LabelChanges
 from luthier.platform.home.context import Context
-from luthier.testing.homes import ME, fill
 from luthier.testing.records import add_run
 
 STRANGER = Caller(project_id="proj-other")

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.homes import HOSTILE, fill
 from tests.vacuous import nonempty
 
 import luthier
@@ -19,7 +20,6 @@ from luthier.features.model_browser.pages import Tab
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.homes import HOSTILE, fill
 
 Browser = Callable[..., TestClient]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.homes import ME, add_export, fill
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
@@ -12,7 +13,6 @@ from luthier.features.deployments import service as deployments
 from luthier.features.model_cards import service as project_models
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.testing.homes import ME, add_export, fill
 from luthier.testing.records import add_run
 
 STRANGER = Caller(project_id="proj-other")

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.hub_server import COMMIT, Hub, read_files, serving
 
 from luthier.core.errors import NotFoundError
 from luthier.features.models import service as models
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import COMMIT, Hub, read_files, serving
 
 
 def test_the_catalogue_is_listed_before_anything_is_pulled(context: Context) -> None:

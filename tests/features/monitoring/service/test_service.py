@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.assessed import make_suite_result, make_task
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.records.deployment import Deployment, Revision, Share
@@ -21,7 +22,6 @@ from luthier.ml.data.rows.formats import load_file
 from luthier.ml.data.rows.prompt_rows import PromptRule
 from luthier.ml.drift.traffic.log import line_of
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import make_suite_result, make_task
 from luthier.testing.records import add_run
 from luthier.testing.traffic import Change, made_traffic
 

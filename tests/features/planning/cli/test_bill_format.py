@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.events import BillUpdated
 from luthier.core.run import Bill, BudgetPlan, FirstActions
 from luthier.features.planning.format import bill_line, budget_lines

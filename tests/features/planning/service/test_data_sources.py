@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.fixtures.service import chat_row, write_rows
+from tests.hub_server import COMMIT, Hub, serving
 from tests.vacuous import nonempty
 
 from luthier.core.data_sources import SourceFile, SourcePlan, source_place, sources_of
@@ -31,7 +32,6 @@ from luthier.features.training import service as training_module
 from luthier.features.training.service import resume, train
 from luthier.ml.tracking.figures import values_of
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import COMMIT, Hub, serving
 
 MakeRecipe = Callable[..., Path]
 TRAINING: dict[str, Any] = {

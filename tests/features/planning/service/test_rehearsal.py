@@ -31,8 +31,8 @@ from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.hardware import measure
 from luthier.ml.planning.workload import workload_of
 from luthier.ml.training.objective_protocol import Tools
-from luthier.ml.training.objectives.registry import load_objective
 from luthier.ml.training.objectives.rules import RULES as OBJECTIVES
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.platform.home.context import Context
 
 VOCABULARY = 640

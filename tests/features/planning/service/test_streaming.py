@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.fixtures.service import chat_row, write_rows
+from tests.hub_server import COMMIT, Hub, serving
 from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, DataError, RecipeError
@@ -30,7 +31,6 @@ from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import load_recipe
 from luthier.features.workflows.retraining.rows import rows_of_run as rows_to_retrain
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import COMMIT, Hub, serving
 
 MakeRecipe = Callable[..., Path]
 TRAINING: dict[str, Any] = {

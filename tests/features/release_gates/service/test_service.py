@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.assessed import make_safety_result, make_suite_result, make_task
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
@@ -16,7 +17,6 @@ from luthier.features.models.store import TunedModel
 from luthier.features.release_gates.service import check_gate, default_gate, newest_outcome, read_gate
 from luthier.platform.audit_log.service import newest_entries, verify_log
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import make_safety_result, make_suite_result, make_task
 from luthier.testing.records import add_run
 
 ME = Caller()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Comparison, Evaluation, Metric, SystemResult, Verdict
 from luthier.features.roi import measured_gains as roi_verdict
 from luthier.features.roi.service import compute_roi, load_case, with_prices

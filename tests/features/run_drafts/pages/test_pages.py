@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.homes import STUDY_ID, add_study
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -22,7 +23,6 @@ from luthier.features.planning.drafts import DraftPlanner, Planned
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.homes import STUDY_ID, add_study
 from luthier.testing.records import RUN_ID, make_plan, make_record
 
 Browser = Callable[..., TestClient]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.homes import fill
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -21,7 +22,6 @@ from luthier.features.runs.labels import LabelChanges
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.homes import fill
 from luthier.testing.records import (
     RUN_ID,
     add_run,

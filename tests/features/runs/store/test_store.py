@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.estimate import Estimate
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan

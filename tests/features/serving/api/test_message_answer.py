@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from luthier.core.stream import CallPiece, Ended, Piece
-from luthier.features.serving.api.message_answer import MessageWriter
 from luthier.features.serving.api.message_body import ToolUseBlock
+from luthier.features.serving.api.messages import MessageWriter
 
 
 def blocks(*pieces: Piece) -> list[dict[str, Any]]:

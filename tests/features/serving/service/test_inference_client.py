@@ -15,7 +15,7 @@ from luthier.core.stream import Ended, Failed, LoadedModel, Piece, Served, Start
 from luthier.features.serving import inference_client
 from luthier.features.serving.engine_balance import EngineBalance, EnginePick
 from luthier.features.serving.inference_client import Event, InferenceClient
-from luthier.features.serving.picked_request import PickedRequest
+from luthier.features.serving.open_request import PickedRequest
 from luthier.platform.home.settings import Settings
 
 MODEL = Served(path="/nowhere", sha256="")

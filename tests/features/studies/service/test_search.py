@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.homes import add_study
 
 from luthier.core.workflows.study import Result, Trial
 from luthier.features.planning.training_data import TrainingDataLoader
@@ -16,7 +17,6 @@ from luthier.features.studies.store import StudyStore
 from luthier.features.studies.trials import Priced
 from luthier.features.studies.workers import FinishedTask, Task, device_of
 from luthier.platform.home.context import Context
-from luthier.testing.homes import add_study
 
 HOURS = 0.9
 """What each whole training takes of the machine; its first rung a ninth of that."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.features.training.cli.test_cli import recipe as recipe  # the same small recipe
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.workflows.learning_curve import CurvePoint, LearningCurve
 from luthier.features.training.format import show_learning_curve
 from luthier.ml.planning.learning_curve import fit_power_law

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -111,20 +111,25 @@ def test_the_id_of_the_run_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     monkeypatch.setenv("LUTHIER_LAUNCH_ID", "slurm-2")
     folder = context.home / "launches"
-    synced: list[tuple[Path, str, int]] = []
+    synced: list[tuple[str, int]] = []
+
+    def sync_file(file: IO[bytes]) -> None:
+        file.flush()
+        synced.append((Path(file.name).read_text(), len(list(folder.glob("[!.]*")))))
 
     def sync(path: Path) -> None:
-        synced.append((path, path.read_text() if path.is_file() else "", len(list(folder.glob("[!.]*")))))
+        synced.append((path.name, len(list(folder.glob("[!.]*")))))
 
     def train(*_: Any, show_plan: Any, **__: Any) -> None:
         show_plan("run_1", None, None)
 
-    monkeypatch.setattr(external, "sync", sync, raising=False)
+    monkeypatch.setattr("luthier.core.system.files.sync_file", sync_file)
+    monkeypatch.setattr("luthier.core.system.files.sync", sync)
     monkeypatch.setattr("luthier.features.training.service.train", train)
     external.train(context, load_recipe(make_recipe()), base_dir=Path())
     (file,) = folder.iterdir()
     assert file.read_text() == "run_1"
-    assert synced == [(folder / f".{file.name}", "run_1", 0), (folder, "", 1)]
+    assert synced == [("run_1", 0), ("launches", 1)]
 
 
 def test_a_launch_whose_run_has_ended_ends_with_its_outcome(

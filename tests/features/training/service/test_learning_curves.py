@@ -12,8 +12,8 @@ import pytest
 from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.workflows.learning_curve import LearningCurve
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import repeated_runs

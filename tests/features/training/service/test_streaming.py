@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.fixtures.service import chat_row, write_rows
+from tests.hub_server import Hub, serving
 
 from luthier.core.errors import DataError
 from luthier.core.events import StepDone, ValidationDone
@@ -21,7 +22,6 @@ from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.data.files import bounded_folder
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import Hub, serving
 
 MakeRecipe = Callable[..., Path]
 TRAINING: dict[str, Any] = {

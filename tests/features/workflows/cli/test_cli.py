@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from luthier.platform.auth.service import create_project
-from luthier.platform.home.context import Context
-from luthier.testing.homes import (
+from tests.homes import (
     AUTO_ID,
     HEADLINE,
     RETRAIN_ID,
@@ -17,6 +14,9 @@ from luthier.testing.homes import (
     add_model_comparison,
     add_retrain,
 )
+
+from luthier.platform.auth.service import create_project
+from luthier.platform.home.context import Context
 
 
 @pytest.fixture

@@ -6,13 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
-
-from luthier.core.system.files import file_lock
-from luthier.core.workflows.pipeline import Stage
-from luthier.platform.auth.service import create_project
-from luthier.platform.home.context import Context
-from luthier.platform.workflows.engine import lock_of
-from luthier.testing.homes import (
+from tests.homes import (
     AUTO_ID,
     HEADLINE,
     RETRAIN_ID,
@@ -21,6 +15,12 @@ from luthier.testing.homes import (
     add_model_comparison,
     add_retrain,
 )
+
+from luthier.core.system.files import file_lock
+from luthier.core.workflows.pipeline import Stage
+from luthier.platform.auth.service import create_project
+from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import lock_of
 
 Browser = Callable[..., TestClient]
 PIECE = {"HX-Request": "true"}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from tests.fixtures.pages import shown
+from tests.homes import AUTO_ID, SHOWDOWN_ID, STUDY_ID, add_auto, add_model_comparison, add_study
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError
@@ -26,7 +27,6 @@ from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
-from luthier.testing.homes import AUTO_ID, SHOWDOWN_ID, STUDY_ID, add_auto, add_model_comparison, add_study
 
 Browser = Callable[..., TestClient]
 PLACE = f"/studies/{STUDY_ID}"

@@ -1,4 +1,4 @@
-"""/pipelines/new/NAME and /pipelines/jobs/JOB: forms with their command, estimates, and who may start what."""
+"""/pipelines/new/NAME and /pipelines/jobs/JOB: forms with their command, start_pages, and who may start what."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 from fastapi.testclient import TestClient
 from tests.fixtures.pages import shown
 from tests.fixtures.service import write_rows
+from tests.homes import RETRAIN_ID, add_retrain
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -19,7 +20,7 @@ from luthier.core.errors import RequestError
 from luthier.features.files.references import FileReferences
 from luthier.features.models.service import pull_model
 from luthier.features.run_drafts.choices import Fork
-from luthier.features.workflows import estimates, orders, start_pages
+from luthier.features.workflows import orders, start_pages
 from luthier.features.workflows.declared_forms import FORMS
 from luthier.features.workflows.forms import fields_of, read_form
 from luthier.features.workflows.job import Work, _study_recipe, _values
@@ -27,7 +28,6 @@ from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
-from luthier.testing.homes import RETRAIN_ID, add_retrain
 
 Browser = Callable[..., TestClient]
 PIECE = {"HX-Request": "true"}
@@ -152,7 +152,7 @@ def test_an_estimate_is_shown_on_the_form_and_starts_nothing(
 
 def estimated(home: Context, name: str, values: dict[str, Any]) -> list[str]:
     """An estimate, with plain blanks and without seconds."""
-    return [one.replace("\xa0", " ").replace(" 00 s", "") for one in estimates.estimate(home, ME, name, values)]
+    return [one.replace("\xa0", " ").replace(" 00 s", "") for one in start_pages.estimate(home, ME, name, values)]
 
 
 def test_estimates_follow_from_plans(home: Context, model: str, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_estimates_follow_from_plans(home: Context, model: str, rows: str, monke
         asked.append((project_id, recipe))
         return {"predicted": predicted}
 
-    monkeypatch.setattr(estimates, "plan_of", planned)
+    monkeypatch.setattr(start_pages, "plan_of", planned)
     values = {"base_model": model, "train": rows, "validation": 0.1, "budget_hours": 5.6}
     lines = estimated(home, "tune", values)
     assert lines[0] == "One whole training takes 30 min (24 min to 42 min)."

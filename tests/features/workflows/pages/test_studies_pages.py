@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.homes import STUDY_ID, add_study, trial_of
 
 from luthier.core.system.files import file_lock
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.homes import STUDY_ID, add_study, trial_of
 
 Browser = Callable[..., TestClient]
 PIECE = {"HX-Request": "true"}

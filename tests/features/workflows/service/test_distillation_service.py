@@ -160,7 +160,7 @@ def test_a_server_teaches_by_its_answers_and_what_it_leaves_empty_is_learned_by_
         assert len(server.requests) == before
     assert student.num_refused > 0
     assert student.num_rows + student.num_refused == 32
-    folder = context.settings.students_folder / student.student_id
+    folder = context.home / "students" / student.student_id
     taught, gold = (
         [json.loads(line) for line in (folder / name).read_text().splitlines()]
         for name in ("answers.jsonl", "gold.jsonl")

@@ -15,9 +15,9 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
-from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.run import StopReason
 from luthier.core.workflows.pipeline import ModelComparisonSpec
 from luthier.features.planning.budgets import BudgetTooSmallError

@@ -6,6 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tests.homes import (
+    AUTO_ID,
+    HEADLINE,
+    RETRAIN_ID,
+    SHOWDOWN_ID,
+    add_auto,
+    add_model_comparison,
+    add_retrain,
+)
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
@@ -16,15 +25,6 @@ from luthier.features.workflows.retraining.workflow import WORKFLOW
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, PausedError, StageSpec, Workflow, lock_of, resume
-from luthier.testing.homes import (
-    AUTO_ID,
-    HEADLINE,
-    RETRAIN_ID,
-    SHOWDOWN_ID,
-    add_auto,
-    add_model_comparison,
-    add_retrain,
-)
 from luthier.testing.records import add_run
 
 ME = Caller()

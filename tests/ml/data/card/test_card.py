@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import NotFoundError
 from luthier.core.ids import sha256_file
-from luthier.ml.charts.markdown import code, table, text
+from luthier.ml.charts.visible import code, table, text
 from luthier.ml.data.card.facts import CardRequest, look, split_beside
 from luthier.ml.data.card.write import card_text, features, front_matter, size_category
 from luthier.ml.data.rows.columns import columns_of

@@ -10,7 +10,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.documents.python_docs import INSTRUCTION, PythonDocs, build_python_docs, split_python_docs
 from luthier.ml.data.rows.formats import load_file
-from luthier.ml.data.rows.write_rows import write_rows
+from luthier.ml.data.rows.outputs import write_rows
 
 _GOOD = '''
 class Shop:

@@ -10,13 +10,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from tests.hub_server import COMMIT, Hub, serving
 
 from luthier.core.errors import DataSourceError, NotFoundError
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.remote import download
 from luthier.ml.data.remote.cache import FetchedSource, fetch
 from luthier.ml.data.remote.hub_dataset import configs_of
-from luthier.testing.hub_server import COMMIT, Hub, serving
 
 CONVERTED = "refs/convert/parquet"
 

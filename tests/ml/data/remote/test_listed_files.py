@@ -10,12 +10,12 @@ from typing import Any
 
 import fsspec
 import pytest
+from tests.hub_server import COMMIT, Hub, serving
 
 from luthier.core.errors import DataSourceError, StorageFullError
 from luthier.core.ports import ProgressTask, SilentProgress
 from luthier.ml.data.remote import cache, download
 from luthier.ml.data.remote.cache import FileFetcher, fetch, list_files
-from luthier.testing.hub_server import COMMIT, Hub, serving
 
 SOURCE = "hub:org/talks"
 

@@ -1,15 +1,24 @@
-"""Files that are written together."""
+"""Files that are written together, and rows: whole or not at all."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+from collections.abc import Iterator
+from datetime import date, datetime, time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from luthier.core.errors import ConflictError, RequestError, StorageFullError
-from luthier.ml.data.rows.outputs import check_outputs, publish, working_folder
+from luthier.core.dataset import Row
+from luthier.core.errors import ConflictError, RequestError, RowProblem, StorageFullError
+from luthier.ml.data.files.source import open_source
+from luthier.ml.data.rows.outputs import check_outputs, json_line, publish, working_folder, write_rows
+from luthier.ml.data.rows.rows import read_records
 
 
 def test_a_folder_for_work_goes_away_with_what_is_in_it(tmp_path: Path) -> None:
@@ -83,3 +92,77 @@ def test_a_disk_that_is_full_at_the_end_moves_no_file(tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         publish(made, force=False)
     assert not any(final.exists() for final in made.values())
+
+
+def test_rows_come_back_as_written(tmp_path: Path) -> None:
+    rows = [{"text": "é 日本\nline"}, {"n": 1}]
+    path = tmp_path / "a" / "rows.jsonl"
+    assert write_rows(rows, path) == 2
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == rows
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_half_of_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
+    rows = [{"text": "é \ud83d"}, {"text": "é"}]
+    assert write_rows(rows, tmp_path / "rows.jsonl") == 2
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    assert lines == ['{"text": "\\u00e9 \\ud83d"}', '{"text": "é"}']
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows([{"n": 1}], path)
+
+    def broken() -> Iterator[dict[str, Any]]:
+        yield {"n": 2}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(broken(), path)
+    assert path.read_text() == '{"n": 1}\n'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, int]]:
+        yield {"n": 1}
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageFullError, match=r"no room left while writing .*rows\.jsonl"):
+        write_rows(rows(), tmp_path / "rows.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_keep_their_bytes_and_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a":  1}\r\n\n  {"a": "\\u00e9"} \n{broken\n{"a": "\xe9"}')
+    found = list(read_records(open_source(path)))
+    assert [(record.line, record.raw) for record in found] == [
+        (1, b'{"a":  1}'), (3, b'  {"a": "\\u00e9"} '), (4, b"{broken"), (5, b'{"a": "\xe9"}'),
+    ]  # fmt: skip
+    assert [type(record.item) for record in found] == [Row, Row, RowProblem, RowProblem]
+
+
+def test_rows_of_other_formats_are_written_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text('b,a\n"x\ny",é\nragged\n', encoding="utf-8")
+    found = list(read_records(open_source(path)))
+    assert [record.raw for record in found] == ['{"b": "x\\ny", "a": "é"}'.encode(), None]
+
+
+def test_dates_and_halves_of_characters_can_be_written() -> None:
+    when = {"d": date(2026, 1, 2), "t": time(3, 4), "dt": datetime(2026, 1, 2, 3, 4)}
+    assert json.loads(json_line(when)) == {"d": "2026-01-02", "t": "03:04:00", "dt": "2026-01-02T03:04:00"}
+    assert json_line({"half": "\ud800"}) == b'{"half": "\\ud800"}'
+    with pytest.raises(TypeError, match="raw bytes"):
+        json_line({"raw": b"x"})
+    with pytest.raises(ValueError, match="JSON"):
+        json_line({"n": float("nan")})
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=5))
+def test_a_written_row_is_one_line_that_reads_the_same(row: dict[str, object]) -> None:
+    line = json_line(row)
+    assert b"\n" not in line
+    assert list(json.loads(line).items()) == list(row.items())

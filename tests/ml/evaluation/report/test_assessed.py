@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests.assessed import make_safety_result, make_suite_result
+
 from luthier.core.results.suite import GateOutcome, RuleOutcome
 from luthier.ml.evaluation.report import ReportData, render_report
 from luthier.ml.evaluation.report.evaluation_results import assessed_of
-from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.records import make_plan, make_record, make_result
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.ml.evaluation.report.conftest import Documents
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.events import BillUpdated
 from luthier.core.run import Bill
 from luthier.ml.charts.figures import Fact

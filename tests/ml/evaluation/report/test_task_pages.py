@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.assessed import make_safety_result, make_suite_result, make_task
 from tests.report_html import checked
 from tests.vacuous import nonempty
 
@@ -17,7 +18,6 @@ from luthier.ml.evaluation.report.suite_page import (
     write_suite_page,
 )
 from luthier.ml.evaluation.result_views import summary, task_view
-from luthier.testing.assessed import make_safety_result, make_suite_result, make_task
 
 
 def test_a_suite_page_opens_with_the_verdict_and_has_every_task() -> None:

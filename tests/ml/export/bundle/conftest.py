@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.cost import Estimate
-from luthier.core.records.export import Export, ExportSource, Interval, ParityReport
+from luthier.core.estimate import Estimate
+from luthier.core.records.export import Export, ExportSource, ParityReport
 from luthier.core.run import Bill
 from luthier.ml.export.bundle import BundleFacts, add_bundle_files
 from luthier.ml.export.bundle.facts import BaseFacts, DatasetFacts, PackageFacts, RunFacts
@@ -31,7 +31,7 @@ def make_parity(*, passed: bool = True) -> ParityReport:
         max_difference_nats=0.031,
         mean_difference_nats=0.002,
         bound_nats=None,
-        nll_increase_nats=Interval(value=0.0011, low=-0.0004, high=0.0026),
+        nll_increase_nats=Estimate(value=0.0011, low=-0.0004, high=0.0026),
         source_perplexity=3.2,
         export_perplexity=3.21,
         passed=passed,

@@ -15,7 +15,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ids import sha256_file
 from luthier.core.plan import Plan
-from luthier.ml.export.bundle import add_bundle_files, verify, write
+from luthier.ml.export.bundle import add_bundle_files, verify
 from luthier.ml.export.bundle.manifest import read_manifest
 
 DOCUMENTS = {"README.md", "plan.json", "evaluation.json", "parity.json", "LICENSE", "sbom.cdx.json"}
@@ -148,7 +148,7 @@ def test_the_name_of_a_document_is_on_the_disk_when_it_is_reported(tmp_path: Pat
         synced.update(unflushed)
         unflushed.clear()
 
-    monkeypatch.setattr(write, "sync", sync)
+    monkeypatch.setattr("luthier.core.system.files.sync", sync)
     write_model(tmp_path)
     add_bundle_files(tmp_path, make_export(), make_facts())
     assert {"README.md", "bundle.json", "sbom.cdx.json"} <= synced

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.hub_server import COMMIT, Hub, read_files, serving
 
 from luthier.core.errors import LuthierError, ModelSourceError, NotFoundError, StorageFullError
 from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import hub as hub_access
 from luthier.ml.inference.models import hub as hub_source
 from luthier.ml.inference.models import sources
-from luthier.testing.hub_server import COMMIT, Hub, read_files, serving
 
 NAME, QUIET = "hub:org/tiny@main", SilentProgress()
 WEIGHTS = "model.safetensors"

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import AlternativeWord, SystemKind
 from luthier.core.results.roi import Case
-from luthier.core.results.roi_result import Measured, MeasuredBaseline, MeasuredGains
+from luthier.core.results.roi_result import MeasuredBaseline, MeasuredGains
 
 PLAIN: dict[str, Any] = {
     "name": "By hand",
@@ -63,8 +64,8 @@ def measured() -> MeasuredGains:
         is_share_of_correct=True,
         num_rows=200,
         today="the base model",
-        tuned=Measured(value=0.1, low=0.04, high=0.16),
-        over_few_shot=Measured(value=0.04, low=-0.01, high=0.09),
+        tuned=Estimate(value=0.1, low=0.04, high=0.16),
+        over_few_shot=Estimate(value=0.04, low=-0.01, high=0.09),
         today_value=0.6,
         shot_tokens=300.0,
     )
@@ -79,8 +80,8 @@ def baseline(
         name=name,
         kind=kind,
         title=f"a {name}",
-        value=Measured(value=value, low=value - 0.06, high=value + 0.06),
-        tuned_less=Measured(value=difference, low=low, high=high),
+        value=Estimate(value=value, low=value - 0.06, high=value + 0.06),
+        tuned_less=Estimate(value=difference, low=low, high=high),
         tuned_is=tuned_is,
         seconds=0.7,
     )
@@ -94,8 +95,8 @@ def beside_baselines(measured: MeasuredGains) -> MeasuredGains:
             "over_few_shot": None,
             "shot_tokens": None,
             "today_name": "base",
-            "today_figure": Measured(value=0.6, low=0.53, high=0.67),
-            "tuned_figure": Measured(value=0.7, low=0.63, high=0.76),
+            "today_figure": Estimate(value=0.6, low=0.53, high=0.67),
+            "tuned_figure": Estimate(value=0.7, low=0.63, high=0.76),
             "baselines": (
                 baseline("commonest answer", "majority", 0.65, (0.0, 0.05, 0.1), "not_distinguishable"),
                 baseline("linear classifier", "linear", 0.72, (-0.07, -0.02, 0.03), "not_distinguishable"),

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.core.results.roi_result import Measured, MeasuredGains
+from luthier.core.estimate import Estimate
+from luthier.core.results.roi_result import MeasuredGains
 from luthier.ml.planning.roi import worth
 
 DOUBT = {
@@ -214,7 +215,7 @@ def test_points_of_another_metric_are_turned_into_correct_answers(make_case: Any
 
 def test_a_measured_gain_stays_within_what_there_is_to_gain(make_case: Any, measured: MeasuredGains) -> None:
     case = make_case({"today.accuracy": None, "tuned.gain": None})
-    wide = Measured(value=0.3, low=-0.2, high=0.8)
+    wide = Estimate(value=0.3, low=-0.2, high=0.8)
     found = worth(case, measured.model_copy(update={"tuned": wide, "over_few_shot": None, "today_value": 0.6}))
     assert found.tuned.gain.high == pytest.approx(0.4)
     assert found.tuned.gain.low == pytest.approx(-0.2, abs=0.01)
@@ -272,7 +273,7 @@ def test_the_break_even_is_against_the_best_alternative(make_case: Any, beside_b
 def test_a_gain_beyond_what_today_leaves_open_is_said_to_be_impossible(
     make_case: Any, beside_baselines: MeasuredGains
 ) -> None:
-    high = beside_baselines.model_copy(update={"today_value": 0.88, "tuned": Measured(value=0.1, low=0.04, high=0.12)})
+    high = beside_baselines.model_copy(update={"today_value": 0.88, "tuned": Estimate(value=0.1, low=0.04, high=0.12)})
     found = worth(make_case(MEASURED), high)
     assert found.break_even_gain_over_best is not None
     assert found.break_even_gain_over_best.typical is None
@@ -296,10 +297,10 @@ def test_a_model_that_beats_its_baselines_is_worth_it_against_them_too(
     make_case: Any, beside_baselines: MeasuredGains
 ) -> None:
     far = [
-        one.model_copy(update={"tuned_less": Measured(value=0.2, low=0.15, high=0.25), "tuned_is": "better"})
+        one.model_copy(update={"tuned_less": Estimate(value=0.2, low=0.15, high=0.25), "tuned_is": "better"})
         for one in beside_baselines.baselines
     ]
-    gains = {"tuned": Measured(value=0.3, low=0.25, high=0.35), "baselines": tuple(far)}
+    gains = {"tuned": Estimate(value=0.3, low=0.25, high=0.35), "baselines": tuple(far)}
     found = worth(make_case(MEASURED), beside_baselines.model_copy(update=gains))
     assert found.answer == "yes"
     assert found.use_instead is None
@@ -311,7 +312,7 @@ def test_a_model_that_beats_its_baselines_is_worth_it_against_them_too(
 
 def test_gains_of_baselines_stay_within_what_accuracies_can_be(make_case: Any, beside_baselines: MeasuredGains) -> None:
     wide = [
-        one.model_copy(update={"tuned_less": Measured(value=-0.02, low=-0.6, high=0.6)})
+        one.model_copy(update={"tuned_less": Estimate(value=-0.02, low=-0.6, high=0.6)})
         for one in beside_baselines.baselines
     ]
     found = worth(make_case(MEASURED), beside_baselines.model_copy(update={"baselines": tuple(wide)}))
@@ -326,10 +327,10 @@ def test_draws_beyond_all_that_there_is_are_not_credited_to_an_alternative(
 ) -> None:
     # Half of the draws of the tuned model's gain would lie above 0.4, all that today's 0.6 leaves open.
     behind = [
-        one.model_copy(update={"tuned_less": Measured(value=0.1, low=0.1, high=0.1)})
+        one.model_copy(update={"tuned_less": Estimate(value=0.1, low=0.1, high=0.1)})
         for one in beside_baselines.baselines
     ]
-    gains = {"tuned": Measured(value=0.4, low=0.2, high=0.6), "baselines": tuple(behind)}
+    gains = {"tuned": Estimate(value=0.4, low=0.2, high=0.6), "baselines": tuple(behind)}
     found = worth(make_case(MEASURED), beside_baselines.model_copy(update=gains))
     assert found.tuned.gain.high == pytest.approx(0.4)
     assert len(found.alternatives) == 2
@@ -339,7 +340,7 @@ def test_draws_beyond_all_that_there_is_are_not_credited_to_an_alternative(
 
 def given(measured: MeasuredGains, accuracy: float = 0.6) -> MeasuredGains:
     """Today's way is what the case says."""
-    tuned = Measured(value=0.7 - accuracy, low=-1, high=1)
+    tuned = Estimate(value=0.7 - accuracy, low=-1, high=1)
     return measured.model_copy(
         update={"today_kind": "given", "today_name": None, "today_figure": None, "today_value": None, "tuned": tuned}
     )
@@ -378,7 +379,7 @@ def test_counts_of_none_and_of_all_stay_within_bounds(
 def test_a_range_of_today_beside_a_verdict(make_case: Any, beside_baselines: MeasuredGains) -> None:
     range_of = {"today.accuracy": {"low": 0.5, "typical": 0.6, "high": 0.65}, "verdict.today": "given"}
     found = worth(make_case({"tuned.gain": None, **range_of}), given(beside_baselines))
-    assert found.today_accuracy == Measured(value=0.6, low=0.5, high=0.65)
+    assert found.today_accuracy == Estimate(value=0.6, low=0.5, high=0.65)
     assert found.tuned.gain.typical == pytest.approx(0.1)
 
 

@@ -28,7 +28,7 @@ from luthier.ml.training.loop import train
 from luthier.ml.training.methods.full import Full
 from luthier.ml.training.methods.lora import Lora
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.objectives.sft import Sft
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.step import _losses, one_step

@@ -26,7 +26,7 @@ from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Tools, rows_of
 from luthier.ml.training.objectives.grpo import Answer, Grpo
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.objectives.sampling import prompt_ids
 from luthier.ml.training.step import validate
 

@@ -17,8 +17,7 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Objective, Tools, Unit, rows_of
 from luthier.ml.training.objectives.preference import FILE_NAME, Kto, _partners, key_of, mismatched
-from luthier.ml.training.objectives.registry import load_objective
-from luthier.ml.training.objectives.rules import rules_of
+from luthier.ml.training.objectives.rules import load_objective, rules_of
 
 PAIRS = ("dpo", "ipo", "orpo", "simpo")
 

@@ -7,8 +7,7 @@ import pytest
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.plan import ObjectivePlan
-from luthier.ml.training.objectives.registry import load_objective
-from luthier.ml.training.objectives.rules import RULES
+from luthier.ml.training.objectives.rules import RULES, load_objective
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.hub_server import Hub, read_files, serving
 
 from luthier.core.system.files import file_lock
 from luthier.ml.inference.models import hub as hub_source
 from luthier.ml.training import checkpoint
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.platform.home.context import Context
-from luthier.testing.hub_server import Hub, read_files, serving
 from luthier.testing.records import RUN_ID, make_plan, make_record
 
 Row = dict[str, Any]

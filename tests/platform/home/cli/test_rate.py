@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.assessed import careful, clicking, make_panel, rate_all
 from tests.fixtures.cli import Luthier
 from tests.vacuous import nonempty
 
 from luthier.core.results.human_eval import RatingsTable
 from luthier.platform.home.context import Context
-from luthier.testing.assessed import careful, clicking, make_panel, rate_all
 from luthier.testing.records import make_evaluation
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.assessed import make_safety_result, make_suite_result, make_task
 from tests.vacuous import nonempty
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult, VerdictWord
@@ -17,7 +18,6 @@ from luthier.ml.evaluation.safety import summary
 from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
 from luthier.ml.evaluation.tasks_verdict import tasks_verdict
 from luthier.platform.ui.i18n.environments import words
-from luthier.testing.assessed import make_safety_result, make_suite_result, make_task
 from luthier.testing.records import make_evaluation
 
 ENGLISH = re.compile(r"\b(?:the|of|and|are|with|that|this|not|by|which|than|where|when|is|for|it|to|rows?|at|from)\b")

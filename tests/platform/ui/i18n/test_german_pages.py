@@ -13,6 +13,7 @@ from functools import cache
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.homes import fill
 from tests.ml.evaluation.judged_cases import LINEAR, judged, sample, system
 from tests.vacuous import nonempty
 
@@ -26,7 +27,6 @@ from luthier.ml.evaluation.verdict import verdict
 from luthier.ml.inference.models.catalog import entries
 from luthier.platform.home.context import Context
 from luthier.platform.ui.i18n.catalog import catalog
-from luthier.testing.homes import fill
 
 Browser = Callable[..., TestClient]
 EVALUATION, WITHOUT_LEAK = "eval-20261125-093000-cccccc", "eval-20261125-093000-aaaaaa"
@@ -56,7 +56,7 @@ _NEXT = 3
 
 def rows_curve() -> RowsCurve:
     """Whether more rows would help, in the words of the baseline's own curve."""
-    from luthier.core.cost import Estimate
+    from luthier.core.estimate import Estimate
     from luthier.ml.evaluation.metrics.registry import load_metrics
 
     points = [RowsPoint(rows=n, value=v, low=v - 0.1, high=v + 0.1, num_draws=4) for n, v in ((50, 0.4), (100, 0.5))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.full_home import FullHome, fill_home
 from tests.platform.ui.i18n.test_german_pages import PAGES, texts_of
 from tests.vacuous import nonempty
 
@@ -18,7 +19,6 @@ from luthier.platform.home.context import Context
 from luthier.platform.ui import page_work
 from luthier.server.home import create_home_app
 from luthier.server.pages import page_routes
-from luthier.testing.full_home import FullHome, fill_home
 
 FILES = re.compile(
     r"\.(csv|tar|zip|yaml|jsonl|\{file_format\})$|/(series|report|log|download|pairs\.jsonl|audit\w*\.html)$|/files/"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi.testclient import TestClient
+from tests.homes import ME, fill
 from tests.platform.ui.i18n.test_german_pages import evaluation
 from tests.vacuous import nonempty
 
@@ -21,7 +22,6 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.ui.i18n.catalog import catalog
 from luthier.server.home import create_home_app
-from luthier.testing.homes import ME, fill
 
 NEUTRAL = ("zqset", "zqrun", "zqother", "zqdeploy", "zqtag", "zqview")
 WORDS = ("split", "plan", "run", "version", "better", "memory")

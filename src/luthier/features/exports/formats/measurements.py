@@ -92,7 +92,7 @@ class FormatProgress:
 
     def save(self, pipeline: Pipeline) -> None:
         """Store the stages that are done."""
-        from luthier.ml.charts.page import replace_text
+        from luthier.core.system.files import replace_text
 
         for stage in pipeline.stages:
             if stage.status == "done" and "price" in stage.came:
@@ -197,7 +197,6 @@ def exported(
     """One format of a model: its export, written into a folder of its own, or why there is none.
 
     Args:
-        context: The home.
         data: The file with the evaluated rows.
         source: The model.
         to: The format.

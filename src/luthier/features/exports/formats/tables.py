@@ -190,8 +190,8 @@ def _judge(run: WorkflowRun, label: str) -> Measured:
 
 def _table(run: WorkflowRun) -> Outcome:
     """Speeds, measured together; what is lost; the table and its page."""
+    from luthier.core.system.files import replace_text
     from luthier.ml.charts.judged_rows import metric_heading
-    from luthier.ml.charts.page import replace_text
     from luthier.ml.export.format_benchmark.page import write_format_page
 
     asked: _Material = run.spec

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from luthier.core.results.human_eval_report import Estimate, PanelFigures, PanelReport, RaterReport
+from luthier.core.estimate import Estimate
+from luthier.core.results.human_eval_report import PanelFigures, PanelReport, RaterReport
 from luthier.features.evaluations.verdict_format import STYLES
 from luthier.ml.charts import figures
 from luthier.platform.cli.console import make_table, visible

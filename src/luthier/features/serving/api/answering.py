@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, error_from
+from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import json_utf8
 from luthier.core.stream import MAX_CHOICES, Ended, Failed, Piece, Sampling, StreamEvent, TextRequest
 from luthier.features.serving import service as serving
@@ -60,10 +61,8 @@ Bias = Annotated[float, Field(strict=False, ge=-100, le=100)]
 MAX_BIASES: Final = 1024
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(StrictModel):
     """include_usage: whether a last chunk reports the token usage."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool | None = None
     include_obfuscation: OffOnly = None
@@ -299,7 +298,6 @@ async def respond(
 
     Args:
         request: Its headers may name a user, an engine and a trace.
-        context: The home.
         caller: Whose models may be asked.
         model: The name in the request.
         asked: One request for each answer.

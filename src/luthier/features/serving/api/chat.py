@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
+from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
 from luthier.core.records.fine_tuning import Metadata
 from luthier.core.stream import CallPiece, Ended, Piece, TextRequest, TokenLikelihood, WrittenToken
@@ -40,15 +41,12 @@ from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
 
-_STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
 MAX_TOOLS: Final = 128
 
 
-class ToolFunction(BaseModel):
+class ToolFunction(StrictModel):
     """A callable function. parameters: JSON schema of its arguments. strict: always on for required calls."""
-
-    model_config = _STRICT
 
     name: Annotated[str, Field(pattern=_NAME)]
     description: str | None = None
@@ -56,10 +54,8 @@ class ToolFunction(BaseModel):
     strict: bool | None = None
 
 
-class Tool(BaseModel):
+class Tool(StrictModel):
     """A function; other kinds of tools exist only in the hosted service."""
-
-    model_config = _STRICT
 
     type: Literal["function"]
     function: ToolFunction
@@ -71,18 +67,14 @@ class Tool(BaseModel):
         return {"type": self.type, "function": self.function.model_dump(exclude=left_out)}
 
 
-class NamedFunction(BaseModel):
+class NamedFunction(StrictModel):
     """By its name."""
-
-    model_config = _STRICT
 
     name: str
 
 
-class NamedTool(BaseModel):
+class NamedTool(StrictModel):
     """The required tool."""
-
-    model_config = _STRICT
 
     type: Literal["function"]
     function: NamedFunction
@@ -91,18 +83,14 @@ class NamedTool(BaseModel):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
-class TextFormat(BaseModel):
+class TextFormat(StrictModel):
     """Unconstrained text."""
-
-    model_config = _STRICT
 
     type: Literal["text"]
 
 
-class ObjectFormat(BaseModel):
+class ObjectFormat(StrictModel):
     """Any JSON object."""
-
-    model_config = _STRICT
 
     type: Literal["json_object"]
 
@@ -119,10 +107,8 @@ class NamedSchema(BaseModel):
     strict: bool | None = None
 
 
-class SchemaFormat(BaseModel):
+class SchemaFormat(StrictModel):
     """JSON that matches a schema."""
-
-    model_config = _STRICT
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
@@ -264,19 +250,15 @@ TemplateOptions = Annotated[dict[_OptionName, _OptionValue], Field(max_length=32
 """Options of the model's chat template by name; the template determines which exist."""
 
 
-class TextPart(BaseModel):
+class TextPart(StrictModel):
     """A part of a message; only text is supported."""
-
-    model_config = _STRICT
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(StrictModel):
     """One turn; an answer may be sent back unchanged. parsed: the client's own object of it; accepted, not read."""
-
-    model_config = _STRICT
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
@@ -304,19 +286,15 @@ class ChatMessage(BaseModel):
         return self.reasoning_content or self.reasoning or None
 
 
-class PromptCache(BaseModel):
+class PromptCache(StrictModel):
     """Prompt cache retention of the hosted service; ignored here, where the KV cache is freed with the answer."""
-
-    model_config = _STRICT
 
     mode: Literal["implicit", "explicit"] | None = None
     ttl: Literal["30m"] | None = None
 
 
-class Prediction(BaseModel):
+class Prediction(StrictModel):
     """Predicted output, which could only speed up the answer."""
-
-    model_config = _STRICT
 
     type: Literal["content"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)]

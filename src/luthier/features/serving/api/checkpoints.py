@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from luthier.core.frozen_model import ClosedModel
 from luthier.features.serving.checkpoint_permissions import CheckpointPermission, list_permissions, permit, take_back
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
@@ -15,10 +16,8 @@ from luthier.platform.http.routes import ListPage, page
 router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"])
 
 
-class PermissionRequest(BaseModel):
+class PermissionRequest(ClosedModel):
     """The projects, by their ids."""
-
-    model_config = ConfigDict(extra="forbid")
 
     project_ids: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=64)]], Field(min_length=1, max_length=100)

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from luthier.core.frozen_model import StrictModel
 from luthier.features.serving.api.answering import Name, Unsupported
 from luthier.features.serving.api.chat import MAX_TOOLS, Tool, ToolFunction
 
-_STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _MAX_MESSAGES: Final = 2048
 _MAX_STOPS: Final = 16
 
@@ -51,7 +51,7 @@ def _refuse_fast(value: Any) -> Any:
     return value
 
 
-class CacheControl(BaseModel):
+class CacheControl(StrictModel):
     """A mark for the hosted service's prompt cache; it changes no answer here.
 
     Attributes:
@@ -59,13 +59,11 @@ class CacheControl(BaseModel):
         ttl: Five minutes or an hour; not used here.
     """
 
-    model_config = _STRICT
-
     type: Literal["ephemeral"]
     ttl: Literal["5m", "1h"] | None = None
 
 
-class TextBlock(BaseModel):
+class TextBlock(StrictModel):
     """Text.
 
     Attributes:
@@ -74,8 +72,6 @@ class TextBlock(BaseModel):
         cache_control: Accepted, and not used here.
         citations: Refused.
     """
-
-    model_config = _STRICT
 
     type: Literal["text"]
     text: str
@@ -95,15 +91,13 @@ TextContent = Annotated[
 ]
 
 
-class DirectCaller(BaseModel):
+class DirectCaller(StrictModel):
     """Who has called a tool: the model itself."""
-
-    model_config = _STRICT
 
     type: Literal["direct"]
 
 
-class ToolUseBlock(BaseModel):
+class ToolUseBlock(StrictModel):
     """A call of a tool.
 
     Attributes:
@@ -116,8 +110,6 @@ class ToolUseBlock(BaseModel):
         toolset_name: Refused.
     """
 
-    model_config = _STRICT
-
     type: Literal["tool_use"]
     id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
     name: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -127,7 +119,7 @@ class ToolUseBlock(BaseModel):
     toolset_name: Unsupported = None
 
 
-class ToolResultBlock(BaseModel):
+class ToolResultBlock(StrictModel):
     """What a call has returned.
 
     Attributes:
@@ -139,8 +131,6 @@ class ToolResultBlock(BaseModel):
         toolset_name: Refused.
     """
 
-    model_config = _STRICT
-
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(min_length=1, max_length=128)]
     content: TextContent = ""
@@ -149,7 +139,7 @@ class ToolResultBlock(BaseModel):
     toolset_name: Unsupported = None
 
 
-class ThinkingBlock(BaseModel):
+class ThinkingBlock(StrictModel):
     """A thought of an earlier answer. Its signature is not checked: the text itself is what the model reads.
 
     Attributes:
@@ -157,8 +147,6 @@ class ThinkingBlock(BaseModel):
         thinking: The text of the thought.
         signature: Accepted, and not checked.
     """
-
-    model_config = _STRICT
 
     type: Literal["thinking"]
     thinking: str
@@ -184,7 +172,7 @@ Content = Annotated[
 ]
 
 
-class InputMessage(BaseModel):
+class InputMessage(StrictModel):
     """One turn, or a part of it.
 
     Attributes:
@@ -192,13 +180,11 @@ class InputMessage(BaseModel):
         content: A text, or blocks.
     """
 
-    model_config = _STRICT
-
     role: Literal["user", "assistant", "system"]
     content: Content
 
 
-class CustomTool(BaseModel):
+class CustomTool(StrictModel):
     """A tool that the client runs.
 
     Attributes:
@@ -213,8 +199,6 @@ class CustomTool(BaseModel):
         allowed_callers: The model alone.
         input_examples: Refused.
     """
-
-    model_config = _STRICT
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     input_schema: dict[str, Any]
@@ -235,7 +219,7 @@ class CustomTool(BaseModel):
         return Tool(type="function", function=made)
 
 
-class AutoChoice(BaseModel):
+class AutoChoice(StrictModel):
     """The model decides, or calls no tool.
 
     Attributes:
@@ -243,21 +227,17 @@ class AutoChoice(BaseModel):
         disable_parallel_tool_use: Whether at most one tool is called.
     """
 
-    model_config = _STRICT
-
     type: Literal["auto", "any"]
     disable_parallel_tool_use: bool | None = None
 
 
-class NoChoice(BaseModel):
+class NoChoice(StrictModel):
     """No tool is called."""
-
-    model_config = _STRICT
 
     type: Literal["none"]
 
 
-class OneTool(BaseModel):
+class OneTool(StrictModel):
     """This tool is called.
 
     Attributes:
@@ -266,14 +246,12 @@ class OneTool(BaseModel):
         disable_parallel_tool_use: Whether it is called at most once.
     """
 
-    model_config = _STRICT
-
     type: Literal["tool"]
     name: str
     disable_parallel_tool_use: bool | None = None
 
 
-class EnabledThinking(BaseModel):
+class EnabledThinking(StrictModel):
     """A thought before the answer, of at most `budget_tokens`, which are part of `max_tokens`.
 
     Attributes:
@@ -282,14 +260,12 @@ class EnabledThinking(BaseModel):
         display: `omitted` leaves the text of the thought out of the answer.
     """
 
-    model_config = _STRICT
-
     type: Literal["enabled"]
     budget_tokens: Annotated[int, Field(ge=1)]
     display: Literal["summarized", "omitted"] | None = None
 
 
-class AdaptiveThinking(BaseModel):
+class AdaptiveThinking(StrictModel):
     """The model decides.
 
     Attributes:
@@ -297,16 +273,12 @@ class AdaptiveThinking(BaseModel):
         display: `omitted` leaves the text of the thought out of the answer.
     """
 
-    model_config = _STRICT
-
     type: Literal["adaptive"]
     display: Literal["summarized", "omitted"] | None = None
 
 
-class DisabledThinking(BaseModel):
+class DisabledThinking(StrictModel):
     """No thought, of a model whose template can turn it off."""
-
-    model_config = _STRICT
 
     type: Literal["disabled"]
 
@@ -325,7 +297,7 @@ class JsonFormat(BaseModel):
     own_schema: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class OutputConfig(BaseModel):
+class OutputConfig(StrictModel):
     """How much is thought, and the form of the answer.
 
     Attributes:
@@ -333,16 +305,12 @@ class OutputConfig(BaseModel):
         format: What the answer is held to; None for any text.
     """
 
-    model_config = _STRICT
-
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
 
 
-class MessageMetadata(BaseModel):
+class MessageMetadata(StrictModel):
     """The end user; selects the target of a deployment."""
-
-    model_config = _STRICT
 
     user_id: Name | None = None
 

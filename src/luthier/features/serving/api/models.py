@@ -61,8 +61,7 @@ def delete_model(model: str, context: HomeContext, caller: Trainer) -> dict[str,
     except NotFoundError as error:
         raise _not_found(error) from error
     except ConflictError as error:
-        message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
-        raise ApiError(403, message, param="model", code="model_cannot_be_deleted") from error
+        raise ApiError(403, error.in_one_line, param="model", code="model_cannot_be_deleted") from error
     return {"id": model, "object": "model", "deleted": True}
 
 
@@ -118,8 +117,7 @@ def _rewritten(opted: OptedTurns) -> dict[str, str]:
 
 
 def _not_found(error: NotFoundError) -> ApiError:
-    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
-    return ApiError(404, message, param="model", code="model_not_found")
+    return ApiError(404, error.in_one_line, param="model", code="model_not_found")
 
 
 _DEFAULT_LIMIT: Final = 20

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, UnsupportedError
+from luthier.core.frozen_model import StrictModel
 from luthier.core.stream import PoolingRequest, Served
 from luthier.core.task_head import TaskHead, refuse_other_use
 from luthier.features.models.names import find_model, is_tuned_name
@@ -50,10 +51,8 @@ def _refuse_images(value: Any) -> Any:
     return value
 
 
-class ModeratedPart(BaseModel):
+class ModeratedPart(StrictModel):
     """A part of one input."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["text"]
     text: str
@@ -77,10 +76,8 @@ Moderated = Annotated[
 ]
 
 
-class ModerationBody(BaseModel):
+class ModerationBody(StrictModel):
     """The request body: a text, several texts, or the parts of one text."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     input: Moderated
     model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None

@@ -22,12 +22,13 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, RequestError, error_from
+from luthier.core.frozen_model import StrictModel
 from luthier.core.stream import Failed, Pooled, PoolingRequest
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
@@ -43,22 +44,19 @@ from luthier.platform.http.errors import ApiError, documented
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
 _MAX_INPUTS: Final = 2048
-_MAX_TURNS: Final = 2048
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
 # Fails at the first wrong element: a million errors would block the event loop.
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
 Inputs = str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
 
 
-class PoolingBody(BaseModel):
+class PoolingBody(StrictModel):
     """Common fields. Unknown keys are rejected, so that no option is silently ignored.
 
     Attributes:
         model: By its name.
         user: The end user; selects the target of a deployment.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(min_length=1, max_length=1024)
     user: Name | None = None
@@ -81,10 +79,8 @@ class EmbeddingBody(PoolingBody):
     input_type: Literal["query", "document"] | None = None
 
 
-class ClassifyMessage(BaseModel):
+class ClassifyMessage(StrictModel):
     """One turn of a prompt."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str
@@ -116,10 +112,8 @@ class ScoreBody(PoolingBody):
     text_2: str | Texts
 
 
-class RerankDocument(BaseModel):
+class RerankDocument(StrictModel):
     """A document that is not plain text."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: str
 
@@ -238,8 +232,6 @@ async def respond_pooled(
 
     Args:
         request: The client's HTTP request.
-        context: The home.
-        caller: The caller.
         body: The request body.
         operation: Its name in the traffic log.
         made: Creates the request for the model's head.

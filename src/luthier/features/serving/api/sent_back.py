@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-_STRICT: Final = ConfigDict(extra="forbid", strict=True)
+from luthier.core.frozen_model import StrictModel
+
 AddedByClient = Annotated[Any, Field(exclude=True)]
 """What `parse`, `stream` and `runTools` of OpenAI's clients add: accepted as by the hosted service, and not read.
 
@@ -14,7 +15,7 @@ It is left out of what is dumped, and so of prompts and of what is stored.
 """
 
 
-class CalledFunction(BaseModel):
+class CalledFunction(StrictModel):
     """The function of a call.
 
     Attributes:
@@ -23,14 +24,12 @@ class CalledFunction(BaseModel):
         parsed_arguments: Accepted, and not read.
     """
 
-    model_config = _STRICT
-
     name: Annotated[str, Field(min_length=1, max_length=1024)]
     arguments: str = "{}"
     parsed_arguments: AddedByClient = None
 
 
-class ToolCall(BaseModel):
+class ToolCall(StrictModel):
     """A tool call of an earlier answer.
 
     Attributes:
@@ -39,8 +38,6 @@ class ToolCall(BaseModel):
         function: The function with its arguments.
         index: Of the call in a stream; accepted, and not read.
     """
-
-    model_config = _STRICT
 
     id: str
     type: Literal["function"] = "function"

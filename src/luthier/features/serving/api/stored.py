@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from luthier.core.frozen_model import StrictModel
 from luthier.core.records.fine_tuning import Metadata
 from luthier.features.traffic import stored_completions as stored
 from luthier.features.traffic.stored_completions import StoredCompletion
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
-from luthier.platform.http.routes import Id, ListPage, Order, page
+from luthier.platform.http.routes import Id, Limit, ListPage, Order, page
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 
@@ -31,7 +32,6 @@ METADATA_PARAMETER: Final[dict[str, Any]] = {
         }
     ]
 }
-_Limit = Annotated[int, Query(ge=1, le=100)]
 _SHOWN: Final = (
     "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "tools", "tool_choice", "response_format",
 )  # fmt: skip
@@ -114,10 +114,8 @@ class StoredMessages(ListPage[StoredMessage]):
     object: Literal["list"]
 
 
-class MetadataBody(BaseModel):
+class MetadataBody(StrictModel):
     """The new metadata; null removes all."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     metadata: Metadata | None
 
@@ -128,7 +126,7 @@ def list_stored(
     caller: Reader,
     context: HomeContext,
     after: str | None = None,
-    limit: _Limit = 20,
+    limit: Limit = 20,
     order: Order = "asc",
     model: str | None = None,
 ) -> StoredList:
@@ -157,7 +155,7 @@ def list_messages(
     caller: Reader,
     context: HomeContext,
     after: str | None = None,
-    limit: _Limit = 20,
+    limit: Limit = 20,
     order: Order = "asc",
 ) -> dict[str, Any]:
     """The messages of its request, in order."""

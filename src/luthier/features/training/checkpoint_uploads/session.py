@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError, WorkError
@@ -41,8 +40,6 @@ class RunUploads:
     """The uploads of one run; use it in a `with` block, under the run's lock.
 
     Args:
-        context: The home.
-        run_id: The run.
         store: Where they go; None uploads nothing.
     """
 
@@ -72,9 +69,7 @@ class RunUploads:
             self._lease.keep()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._lease is None:
             return
         try:

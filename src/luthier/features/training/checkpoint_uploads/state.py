@@ -33,12 +33,7 @@ _REPORTS: Final = ("report.html", "report.json")
 
 
 class GatheredRun:
-    """Reads a run for its uploads; used by the thread that uploads.
-
-    Args:
-        context: The home.
-        run_id: The run.
-    """
+    """Reads a run for its uploads; used by the thread that uploads."""
 
     def __init__(self, context: Context, run_id: str) -> None:
         self._context, self._run_id = context, run_id

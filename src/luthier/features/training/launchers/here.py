@@ -69,7 +69,6 @@ class Launcher(Protocol):
         """Train to the end of the plan or to a stop request.
 
         Args:
-            context: The home.
             run_id: The run, whose folder holds checkpoints.
             prepared: The plan with its rows.
             meter: Counts what the run spends.
@@ -133,7 +132,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     from luthier.ml.training.checkpoint import CheckpointStore
     from luthier.ml.training.distributed import World, refuse_unequal_shares
     from luthier.ml.training.loop import train
-    from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import load_objective
 
     plan, training = prepared.plan, prepared.plan.training
     world = world or World(device=training.device)

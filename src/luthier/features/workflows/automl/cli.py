@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED
+from luthier.features.workflows.model_comparison.cli import (
+    JudgedOption,
+    MetricOption,
+    NewTokensOption,
+    ProbeOption,
+    check_asked,
+    split_names,
+)
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context
 
 if TYPE_CHECKING:
@@ -28,15 +36,9 @@ ModelsOption = Annotated[
 GroupOption = Annotated[
     str | None, typer.Option("--group-by", metavar="FIELD", help="Rows with the same value stay in one split.")
 ]
-MetricOption = Annotated[
-    str | None, typer.Option("--metric", metavar="NAME", help="The deciding metric [default: as `luthier eval`].")
-]
 TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Largest number of trials.")]
-JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
-NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of answers.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split and of all sampling.")]
 AnywayOption = Annotated[bool, typer.Option("--tune-anyway", help="Search even if prompting is enough.")]
-ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
 ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed run.")]
 
 
@@ -67,7 +69,6 @@ def automl(
     from luthier.core.workflows.pipeline import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
     from luthier.features.workflows.automl.request import checked_hours
-    from luthier.features.workflows.model_comparison.cli import check_asked, split_names
     from luthier.features.workflows.views import shown, teller
     from luthier.platform.cli.command import parse_mapping
     from luthier.platform.cli.console import visible

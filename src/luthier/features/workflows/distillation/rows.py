@@ -82,7 +82,7 @@ def write_gold(
         LeakageError: A held-out row is a training row.
     """
     from luthier.ml.data.rows.formats import load_file
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
     from luthier.ml.data.split.split import leaked_ids, split_by_fraction
 
     if isinstance(held_out, float) and not 0 < held_out < 1:
@@ -124,7 +124,6 @@ def write_taught(
     """Generate the teacher's answers to the training prompts, and drop rows without an answer from both files.
 
     Args:
-        context: The home.
         folder: Folder of the distillation.
         teacher: None if it gives logits instead of answers: both students then learn the gold rows.
         max_new_tokens: Limit of an answer.
@@ -136,7 +135,7 @@ def write_taught(
         WorkError: The teacher did not answer.
     """
     from luthier.features.datasets.answers import answer
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
 
     train, held_out = folder / _TRAIN, folder / _HELD_OUT
     if teacher is None:

@@ -101,8 +101,6 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
     done twice. If all is done, the document is read from disk.
 
     Args:
-        context: The home.
-        request: The request.
         caller: Whose project it belongs to; None for the default project.
         tell: Called with each stage that changes.
 
@@ -228,7 +226,7 @@ def _judge(run: WorkflowRun) -> Judged:
 
 
 def _report(run: WorkflowRun) -> Reported:
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
     from luthier.ml.evaluation.report import workflow_pages
     from luthier.ml.evaluation.workflow_verdicts import student_verdict
 

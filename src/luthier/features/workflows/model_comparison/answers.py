@@ -113,7 +113,6 @@ def candidate_of(
     """A candidate in one way of prompting.
 
     Args:
-        context: of the home.
         spec: of the comparison.
         number: of the model among those that are compared.
         kind: the way of prompting.
@@ -402,7 +401,6 @@ def read_rows_of(
     """Read and check both files, and leave out rows that do not fit into the context of some model.
 
     Args:
-        context: of the home.
         models: that the rows are for.
         data: file of the training rows.
         held_out: file of the held-out rows.
@@ -484,8 +482,8 @@ def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], 
 def write_chosen(source: Path, chosen: Sequence[Example], target: Path) -> None:
     """Write the rows from which these examples were read, unchanged."""
     from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.outputs import write_rows
     from luthier.ml.data.rows.rows import read_rows
-    from luthier.ml.data.rows.write_rows import write_rows
 
     # The raw rows are written, not the examples, so that unused columns are preserved.
     ids = {example.id for example in chosen}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
@@ -124,7 +124,6 @@ def read_all(
     Without an instruction a base model cannot know that one of five labels is expected, so any tuned one looks good.
 
     Args:
-        context: of the home.
         request: what is compared; without an instruction one is derived from the rows.
         models: that are compared.
 
@@ -190,7 +189,6 @@ def sized(
     """The specification, with sizes that fit into the budget; writes the used rows.
 
     Args:
-        context: The home.
         request: The checked request.
         models: The candidates, on this machine.
         rows: The rows that fit into the context of all of them.

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import SystemKind
 from luthier.features.models.resolve import (
@@ -174,7 +174,6 @@ def paces_of(
     A request that the forecast alone shows to be impossible is rejected before any model is loaded.
 
     Args:
-        context: of the home.
         request: what is compared, within which budget.
         models: the base models that are compared.
         labels: their names in the table, in the same order.

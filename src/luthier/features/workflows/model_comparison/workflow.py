@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.cost import Estimate
 from luthier.core.errors import DivergedError, NotFoundError
+from luthier.core.estimate import Estimate
 from luthier.core.ids import new_id
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord
@@ -112,8 +112,6 @@ def begin(
     """Check the request, choose the sizes, and store it; trains and evaluates only a few rows.
 
     Args:
-        context: The home.
-        request: The request.
         caller: Whose project it belongs to; None for the default project.
         showdown_id: Id of the comparison; by default a new one.
 
@@ -222,7 +220,7 @@ def _ask(run: WorkflowRun, number: int, kind: SystemKind, adapter_path: str = ""
     path = _answers(run, number, kind)
     if path.is_file():
         return
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
 
     candidate = candidate_of(run.context, run.spec, number, kind, _material(run), adapter_path)
     found = record(candidate, run.spec, kind, _material(run), run.context.progress)

@@ -275,7 +275,7 @@ ShowData = Callable[[QuickstartData, "DataPreview"], None]
 def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> QuickstartData:
     """Build rows from the standard library, split them by module, and write files and recipe into the home."""
     from luthier.ml.data.documents.python_docs import build_python_docs, split_python_docs
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
 
     size = chosen.size
     docs = build_python_docs(
@@ -367,7 +367,6 @@ def quickstart(
     """Rows, base model, plan, training, verdict, report. The newest quickstart continues after a stop or kill.
 
     Args:
-        context: The home.
         full: All rows.
         show: Called before training, with the data and a preview of the training examples.
         show_plan: As in `training.service.train`.

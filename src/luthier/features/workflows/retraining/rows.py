@@ -82,8 +82,6 @@ def reviewed_rows(
     the same prompt the last decision counts.
 
     Args:
-        context: The home.
-        caller: The caller, whose project is used.
         model: The deployment.
         from_traffic: Include answers sampled from the traffic and accepted unchanged; otherwise only corrections and
             answers with good ratings.
@@ -188,7 +186,7 @@ def split_reviewed(
     Near-duplicate rows stay in one split (`data.split_file`, which verifies it).
     """
     from luthier.features.datasets.data_files import SplitOptions, split
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
 
     # The split works on files, and its verification names them.
     write_rows(rows, folder / "reviewed.jsonl")
@@ -216,7 +214,6 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
     one, which corrects it.
 
     Args:
-        context: The home.
         folder: For intermediate files.
         old: The rows of the last run.
         fresh: The result of `fresh_rows`.
@@ -262,7 +259,7 @@ def _uncontaminated(
     context: Context, folder: Path, rows: list[dict[str, Any]], held_out: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     from luthier.features.datasets.data_files import AuditOptions, audit
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
 
     if not rows or not held_out:
         return rows
@@ -278,8 +275,6 @@ def stored_version(context: Context, caller: Caller, pipeline: Pipeline, path: P
     """Store a file as the next version of the dataset with the previous rows, or as a new dataset; made once.
 
     Args:
-        context: The home.
-        caller: The caller, whose project is used.
         pipeline: The retraining. The details of the version name it, its run and the composition of the rows.
         path: `train.jsonl` or `held_out.jsonl` of the retraining.
         before: The digest of the rows of the last run; empty if none.

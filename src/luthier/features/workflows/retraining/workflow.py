@@ -65,9 +65,6 @@ def begin(context: Context, caller: Caller, request: RetrainRequest, *, pipeline
     """Store the request with the deployed model; nothing is trained yet.
 
     Args:
-        context: The home.
-        caller: Whose project it is.
-        request: The request.
         pipeline_id: By default a new one.
     """
     return WORKFLOW.create(context, caller, pipeline_id or new_id("retrain"), spec_of(context, caller, request))
@@ -87,7 +84,7 @@ def go_on(context: Context, caller: Caller, pipeline_id: str, *, tell: Tell = si
 
 
 def _rows(run: WorkflowRun) -> Rows:
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
 
     spec = run.spec
     found = reviewed_rows(run.context, run.caller, spec.model, from_traffic=spec.from_traffic, panels=spec.panels)

@@ -14,8 +14,8 @@ from typing import Any, Final
 import yaml
 
 from luthier.core.results.audit import SEVERITIES
-from luthier.ml.charts import figures, markdown
-from luthier.ml.charts.markdown import code, table
+from luthier.ml.charts import figures, visible
+from luthier.ml.charts.visible import code, table
 from luthier.ml.data.card.facts import NOT_STATED, CardRequest
 from luthier.ml.data.rows.columns import ValueType
 
@@ -128,8 +128,8 @@ _LENGTHS: Final = (
 def card_text(request: CardRequest) -> str:
     """The whole card: front matter and sections. The same request gives the same bytes."""
     sections = (
-        f"# {markdown.text(request.name)}",
-        markdown.text(request.description, limit=10_000) if request.description else f"Description: {NOT_STATED}.",
+        f"# {visible.text(request.name)}",
+        visible.text(request.description, limit=10_000) if request.description else f"Description: {NOT_STATED}.",
         _what(request),
         _made(request),
         _composition(request),
@@ -150,16 +150,16 @@ def _what(request: CardRequest) -> str:
         ("Rows", f"{sum(file.num_rows for file in request.files):,} in {_num(len(request.files), 'file')}"),
         ("Size", figures.size(sum(file.num_bytes for file in request.files))),
         ("Shape of a row", _shape(request)),
-        ("Languages", markdown.text(languages)),
-        ("Licence", markdown.text(request.licence_known) if request.licence_known else NOT_STATED),
-        ("SHA-256 of " + markdown.text(request.described.path.name), code(audit.sha256)),
+        ("Languages", visible.text(languages)),
+        ("Licence", visible.text(request.licence_known) if request.licence_known else NOT_STATED),
+        ("SHA-256 of " + visible.text(request.described.path.name), code(audit.sha256)),
     ]
     return "## What it is\n\n" + table(("", ""), [[name, value] for name, value in facts], num_text_columns=2)
 
 
 def _shape(request: CardRequest) -> str:
     shape = request.audit.shape
-    return f"{shape.replace('_', ' ')} ({markdown.text(request.audit.shape_reason)})" if shape else "none that is known"
+    return f"{shape.replace('_', ' ')} ({visible.text(request.audit.shape_reason)})" if shape else "none that is known"
 
 
 def _made(request: CardRequest) -> str:
@@ -201,7 +201,7 @@ def _made(request: CardRequest) -> str:
 def _counts(title: str, counts: Counter[str] | Mapping[str, int], whole: int) -> str:
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     cells = [
-        [markdown.text(name, 80), f"{count:,}", figures.percent(count / whole) if whole else ""]
+        [visible.text(name, 80), f"{count:,}", figures.percent(count / whole) if whole else ""]
         for name, count in ranked[:_NUM_SHOWN]
     ]
     text = table((title, "Rows", "Share"), cells)
@@ -212,10 +212,10 @@ def _counts(title: str, counts: Counter[str] | Mapping[str, int], whole: int) ->
 def _composition(request: CardRequest) -> str:
     audit, profile = request.audit, request.audit.profile
     described = request.described
-    name = markdown.text(described.path.name)
+    name = visible.text(described.path.name)
     parts = ["## Composition", f"Of {name}, {_rows(audit.num_rows)}."]
     fields = [
-        [code(field), markdown.text(column.in_words()), f"{column.num_filled:,}"]
+        [code(field), visible.text(column.in_words()), f"{column.num_filled:,}"]
         # Wide tables would fill the card.
         for field, column in list(described.columns.items())[:100]
     ]
@@ -230,7 +230,7 @@ def _composition(request: CardRequest) -> str:
     if lengths:
         parts.append(table(("Length", "5%", "median", "95%", "longest", "mean"), lengths))
     if "num_tokens" in profile:
-        parts.append(f"{profile['num_tokens']:,} tokens of {markdown.text(str(audit.model))} in all.")
+        parts.append(f"{profile['num_tokens']:,} tokens of {visible.text(str(audit.model))} in all.")
     if request.languages_seen:
         seen = request.languages_seen
         parts.append(_counts("Language (found by the audit)", seen, sum(seen.values())))
@@ -254,7 +254,7 @@ def _splits(request: CardRequest) -> str:
     elif any(file.split == "held_out" for file in request.files):
         text += "\n\n`train` is trained on, `validation` steers training, `held_out` judges, once."
     if request.split_note:
-        text += f"\n\n{markdown.text(request.split_note)}."
+        text += f"\n\n{visible.text(request.split_note)}."
     return text
 
 
@@ -275,7 +275,7 @@ def _quality(request: CardRequest) -> str:
             [
                 one.severity,
                 code(one.check),
-                markdown.text(one.message),
+                visible.text(one.message),
                 f"{one.count:,}" if one.count else "",
                 figures.percent(one.fraction) if one.count else "",
             ]
@@ -291,22 +291,22 @@ def _quality(request: CardRequest) -> str:
 def _limits(request: CardRequest) -> str:
     audit = request.audit
     # Notes are in the table above, and limit nothing.
-    said = [markdown.text(one.message) for severity in ("error", "warning") for one in audit.findings
+    said = [visible.text(one.message) for severity in ("error", "warning") for one in audit.findings
             if one.severity == severity]  # fmt: skip
-    said += [f"Not checked, {code(check)}: {markdown.text(reason)}." for check, reason in audit.skipped.items()]
+    said += [f"Not checked, {code(check)}: {visible.text(reason)}." for check, reason in audit.skipped.items()]
     if request.described.num_unreadable:
         said.append(f"{_rows(request.described.num_unreadable)} of the file cannot be read.")
     if request.licence_known is None:
         said.append(f"The licence is {NOT_STATED}: whether the data may be used or passed on is not known.")
     if len(request.files) > 1:
-        said.append(f"Quality and composition are those of {markdown.text(request.described.path.name)} alone.")
+        said.append(f"Quality and composition are those of {visible.text(request.described.path.name)} alone.")
     if not said:
         said = ["None is known: every check that was run found nothing but notes."]
     return "## Known limits\n\n" + "\n".join(f"- {line}" for line in said)
 
 
 def _uses(request: CardRequest) -> str:
-    lines = ["## Uses", "", f"Meant for: {markdown.text(request.uses) if request.uses else NOT_STATED}."]
+    lines = ["## Uses", "", f"Meant for: {visible.text(request.uses) if request.uses else NOT_STATED}."]
     if request.audit.shape:
         lines += ["", "Its rows have a shape that fine-tuning reads:", "", _block(_train_command(request))]
     return "\n".join(lines)

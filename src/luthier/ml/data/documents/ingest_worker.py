@@ -27,7 +27,7 @@ from luthier.ml.data import readers
 from luthier.ml.data.documents.chunk import Chunk, CountTokens, chunk, count_words
 from luthier.ml.data.provenance import PROVENANCE
 from luthier.ml.data.readers.document import Document, Section, check_signature, load_reader, well_formed
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 
 _FORMAT = 2
 _LIBRARIES = ("markitdown", "trafilatura", "pypdfium2", "openpyxl", "mammoth", "python-pptx")

@@ -22,8 +22,7 @@ from luthier.core.data_sources import HUB, check_remote, parse_hub_dataset
 from luthier.core.errors import DataSourceError, StorageFullError
 from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.ports import Progress, SilentProgress
-from luthier.core.system.files import file_lock, sync
-from luthier.ml.charts.page import replace_bytes
+from luthier.core.system.files import file_lock, replace_bytes, sync
 from luthier.ml.data.files.bounded_folder import mark_used
 from luthier.ml.data.remote.download import RemoteSource, download, too_large
 from luthier.ml.data.remote.listing import SourceListing, changed_source, listing_of, narrowed

@@ -6,7 +6,6 @@ attempt receives something; the digest is compared before the part counts as the
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -17,10 +16,9 @@ from typing import Final, NamedTuple
 from luthier.core.errors import DataSourceError, LuthierError
 from luthier.core.ids import sha256_file
 from luthier.core.ports import ProgressTask
-from luthier.core.system.files import disk_full_explained, is_disk_full, sync
+from luthier.core.system.files import disk_full_explained, git_id, is_disk_full, sync
 
 _NUM_ATTEMPTS: Final = 5
-_BLOCK_BYTES: Final = 1 << 20
 
 
 class Opened(NamedTuple):
@@ -196,7 +194,7 @@ def _failed(source: RemoteSource, file: RemoteFile, error: Exception | None, num
 
 
 def _check(file: RemoteFile, part: Path, digest: str, task: ProgressTask) -> None:
-    found = digest if file.git_id is None else _git_id(part)
+    found = digest if file.git_id is None else git_id(part)
     wanted = file.sha256 or file.git_id
     if wanted is not None and found != wanted:
         size = part.stat().st_size
@@ -207,12 +205,3 @@ def _check(file: RemoteFile, part: Path, digest: str, task: ProgressTask) -> Non
             expected=f"digest {wanted}, as its server states",
             do="try again; if it stays, the server or a mirror in between sends a damaged file",
         )
-
-
-def _git_id(path: Path) -> str:
-    """The id that git gives a file's content (git-hash-object); used as a checksum, not for security."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

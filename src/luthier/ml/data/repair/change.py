@@ -31,8 +31,8 @@ from luthier.ml.data.personal_data.secrets import Secret
 from luthier.ml.data.provenance import PROVENANCE
 from luthier.ml.data.repair.masked_values import MaskedValues
 from luthier.ml.data.repair.request import Note, Notes, RepairRequest, add_note
+from luthier.ml.data.rows.outputs import json_line
 from luthier.ml.data.rows.rows import Record, read_records
-from luthier.ml.data.rows.write_rows import json_line
 from luthier.ml.data.text.clean_text import HTML_STRIPPED, clean_text
 
 # A text -> the changed text, and how many times what was done.

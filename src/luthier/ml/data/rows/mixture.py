@@ -21,7 +21,7 @@ from luthier.core.data_sources import SourceFile
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RowProblem, library_reason
 from luthier.core.ids import sha256_document, sha256_file
-from luthier.ml.charts.page import replace_bytes
+from luthier.core.system.files import replace_bytes
 from luthier.ml.data.files.bounded_folder import mark_used
 from luthier.ml.data.files.sequences import chained
 from luthier.ml.data.files.source import open_source
@@ -29,10 +29,10 @@ from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.chat_rows import chat_row
 from luthier.ml.data.rows.columns import as_text
 from luthier.ml.data.rows.formats import LoadedFile, load_file
+from luthier.ml.data.rows.outputs import write_rows
 from luthier.ml.data.rows.prompt_rows import PromptRule
 from luthier.ml.data.rows.rows import hash_order, read_rows
 from luthier.ml.data.rows.shapes import OPTIONAL, REQUIRED, renamed
-from luthier.ml.data.rows.write_rows import write_rows
 
 _FORMAT: Final = 1
 """Of what is written from the same sources; a change makes other digests."""

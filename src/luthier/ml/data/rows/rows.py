@@ -20,7 +20,7 @@ from luthier.core.import_string import import_string
 from luthier.ml.data.files.sequences import selected
 from luthier.ml.data.files.source import Format, Source
 from luthier.ml.data.files.untrusted_input import bounded_lines
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 from luthier.ml.data.text.normalise import content_key
 
 _READERS: Final[dict[Format, str]] = {

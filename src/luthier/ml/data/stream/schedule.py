@@ -20,8 +20,7 @@ import numpy as np
 from luthier.core.data_stream import StreamCounts, StreamPosition
 from luthier.core.errors import DataError, WorkError
 from luthier.core.recipe import OrderName
-from luthier.core.system.files import disk_full_explained
-from luthier.ml.charts.page import replace_bytes
+from luthier.core.system.files import disk_full_explained, replace_bytes
 from luthier.ml.data.files.sequences import LazySequence
 from luthier.ml.data.stream.order import batch_order
 from luthier.ml.data.stream.reading import RecordStream

@@ -16,10 +16,11 @@ from typing import Final
 import numpy as np
 
 from luthier.core.records.monitoring import Signal, SignalState, WatchReport
+from luthier.core.system.files import replace_text
 from luthier.ml.charts import figures
 from luthier.ml.charts.drawing import linear_ticks
 from luthier.ml.charts.figures import Fact, number, rough
-from luthier.ml.charts.page import Chart, page_environment, replace_text
+from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import Axis, Mark, Plot, Series, Span, Tick, points_of
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.drift.evidence import Ints, false_alarms_a_month, needed_strength

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from luthier.core.estimate import Estimate
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Engine, Progress
 from luthier.core.records.calibration import (
@@ -29,7 +30,6 @@ from luthier.core.records.calibration import (
     Target,
 )
 from luthier.core.results.human_eval import RatingRow, RatingsTable
-from luthier.core.results.human_eval_report import Estimate
 from luthier.core.results.suite import Confusion, Criterion
 from luthier.ml.evaluation.agreement import cohen_kappa, krippendorff_alpha, spearman
 from luthier.ml.evaluation.judge.bias import (
@@ -303,4 +303,4 @@ def _words(estimate: Estimate) -> str:
 
 
 def _estimate(found: Interval) -> Estimate | None:
-    return Estimate(value=found.value, low=found.low, high=found.high) if np.isfinite(found).all() else None
+    return Estimate.of(found) if np.isfinite(found).all() else None

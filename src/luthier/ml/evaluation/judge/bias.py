@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from luthier.core.errors import WorkError
+from luthier.core.estimate import Estimate
 from luthier.core.records.bounds import CORRELATION, UNIT, Bounds
 from luthier.core.records.calibration import MAX_NO_VERDICT_FRACTION, JudgeBias, NoVerdictKind
-from luthier.core.results.human_eval_report import Estimate
 from luthier.ml.evaluation.judge.verdicts import POINTS, Pair, PairVerdict
 from luthier.ml.evaluation.metrics.protocol import Array
 from luthier.ml.evaluation.statistics import bootstrap_interval
@@ -106,8 +106,7 @@ def _ratio(above: Array, below: Array, otherwise: float) -> Array:
 
 
 def _estimate(stats: Array, aggregate: Callable[[Array], Array], bounds: Bounds, seed: int) -> Estimate:
-    found = bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed)
-    return Estimate(value=found.value, low=found.low, high=found.high)
+    return Estimate.of(bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed))
 
 
 MAX_LEFT_OUT_FRACTION = 0.5

@@ -30,7 +30,7 @@ from luthier.ml.charts.judged_rows import (
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.spec import OTHERS, Axis, Cell, Estimate, Intervals, Mark, Matrix, Role
+from luthier.ml.charts.spec import OTHERS, Axis, Cell, IntervalRow, Intervals, Mark, Matrix, Role
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.metrics.classification import joined_labels
 from luthier.ml.evaluation.result_views import (
@@ -132,7 +132,7 @@ def interval_chart(
     decimals = common_decimals([system.metrics[metric] for system in systems])
     direction = "higher is better" if first.higher_is_better else "lower is better"
     rows = [
-        Estimate(one.name, found.value, found.low, found.high, colours[one.name], number(found.value, decimals))
+        IntervalRow(one.name, found.value, found.low, found.high, colours[one.name], number(found.value, decimals))
         for one, found in ((system, system.metrics[metric]) for system in systems)
     ]
     chart = Intervals(

@@ -16,6 +16,7 @@ from luthier.core.evaluation import Evaluation, Sample
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
+from luthier.core.system.files import replace_text
 from luthier.ml.charts import figures
 from luthier.ml.charts.forecast import forecast_of
 from luthier.ml.charts.judged_rows import (
@@ -25,7 +26,7 @@ from luthier.ml.charts.judged_rows import (
     scored_heading,
     thinking_sentence,
 )
-from luthier.ml.charts.page import page_environment, replace_text
+from luthier.ml.charts.page import page_environment
 from luthier.ml.evaluation.prompt_views import prompt_rows
 from luthier.ml.evaluation.recommendation import recommendation_document
 from luthier.ml.evaluation.report import facts

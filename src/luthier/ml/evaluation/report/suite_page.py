@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
+from luthier.core.system.files import replace_text
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact, decimals_for, interval, number, signed
 from luthier.ml.charts.judged_rows import concerns_in_words, metric_heading, scored_heading, tone_of
-from luthier.ml.charts.page import Chart, page_environment, replace_text
-from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Mark, OwnName, Plot, Role, Series
+from luthier.ml.charts.page import Chart, page_environment
+from luthier.ml.charts.spec import OTHERS, Axis, IntervalRow, Intervals, Mark, OwnName, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.label_confidence import reliability_plot
 from luthier.ml.evaluation.report.evaluation_results import choose_samples, confusion_chart
@@ -31,7 +32,7 @@ WIN_RATE: Final = "win_rate"
 def gains_plot(found: Summary) -> Intervals | None:
     """The difference in each task's own metric, candidate less base, turned so that right is better; fractions only."""
     gains = [
-        Estimate(f"{row.task.name}: {row.metric.title}", value, low, high, _role_of_gain(low, high))
+        IntervalRow(f"{row.task.name}: {row.metric.title}", value, low, high, _role_of_gain(low, high))
         for row, (value, low, high) in found.gains
     ]
     if not gains:
@@ -83,7 +84,9 @@ def _win_rates(view: TaskView) -> Intervals:
     for name, found in systems:
         decimals = decimals_for(found.low, found.high)
         parts.append(f"{name} {number(found.value, decimals)} {interval(found.low, found.high, decimals)}")
-    rows = [Estimate(OwnName(name), found.value, found.low, found.high, _role(view, name)) for name, found in systems]
+    rows = [
+        IntervalRow(OwnName(name), found.value, found.low, found.high, _role(view, name)) for name, found in systems
+    ]
     return Intervals(
         f"chart-wins-{view.task.name}",
         "Win rates",

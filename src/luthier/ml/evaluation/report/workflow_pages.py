@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
+from luthier.core.system.files import replace_text
 from luthier.core.workflows.pipeline import (
     ALONE,
     TAUGHT,
@@ -28,7 +29,7 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.drawing import short
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import difference_row, metric_heading, metric_rows, metric_title, tone_of, units_of
-from luthier.ml.charts.page import Chart, page_environment, replace_text
+from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import Axis, Mark, Note, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.report.evaluation_results import interval_chart

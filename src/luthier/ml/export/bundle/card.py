@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from luthier.core.cost import Estimate
 from luthier.core.dataset import CUT_REASON, coverage, joined_note
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
 from luthier.core.records.export import Export, ParityReport
-from luthier.ml.charts import figures, markdown
+from luthier.ml.charts import figures, visible
 from luthier.ml.charts.judged_rows import metric_title
-from luthier.ml.charts.markdown import code, table
+from luthier.ml.charts.visible import code, table
 from luthier.ml.export.bundle import front_matter
 from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, RunFacts
 from luthier.ml.export.bundle.front_matter import front_matter_text
@@ -42,25 +42,25 @@ def _verdict(evaluation: Evaluation | None) -> str:
         return title + "None: it was not evaluated on held-out rows."
     parts = []
     if (verdict := evaluation.verdict) is not None:
-        parts.append(f"**{markdown.text(verdict.headline, 1_000)}**")
+        parts.append(f"**{visible.text(verdict.headline, 1_000)}**")
         if verdict.details:
-            parts.append("\n".join(f"- {markdown.text(line, 1_000)}" for line in verdict.details))
+            parts.append("\n".join(f"- {visible.text(line, 1_000)}" for line in verdict.details))
     names = list(dict.fromkeys(name for system in evaluation.systems for name in system.metrics))
     rows = [
-        [markdown.text(system.name), *(_figure(system.metrics.get(name)) for name in names)]
+        [visible.text(system.name), *(_figure(system.metrics.get(name)) for name in names)]
         for system in evaluation.systems
     ]
     parts.append(table(("", *(_heading(name, evaluation) for name in names)), rows))
     # Only the name: a path would reveal folders of the machine. It may be a Windows path.
-    file = markdown.text(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
+    file = visible.text(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
     parts.append(
         f"95% intervals over {_rows(evaluation.num_rows)} of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
         "What was evaluated is the model before it was exported; what the export changed is in the next section."
     )
     if evaluation.kl_to_base is not None:
-        parts.append(markdown.text(evaluation.kl_to_base.sentence, 1_000))
+        parts.append(visible.text(evaluation.kl_to_base.sentence, 1_000))
     if evaluation.forgetting is not None:
-        parts.append(f"On rows of other tasks: {markdown.text(evaluation.forgetting.sentence, 1_000)}")
+        parts.append(f"On rows of other tasks: {visible.text(evaluation.forgetting.sentence, 1_000)}")
     return title + "\n\n".join(parts)
 
 
@@ -71,8 +71,8 @@ def _rows(num: int) -> str:
 def _heading(name: str, evaluation: Evaluation) -> str:
     metric = next(system.metrics[name] for system in evaluation.systems if name in system.metrics)
     better = "higher is better" if metric.higher_is_better else "lower is better"
-    unit = f"{markdown.text(metric.unit)}; " if metric.unit else ""
-    return f"{markdown.text(metric_title(name))} ({unit}{better})"
+    unit = f"{visible.text(metric.unit)}; " if metric.unit else ""
+    return f"{visible.text(metric_title(name))} ({unit}{better})"
 
 
 def _figure(metric: Metric | None) -> str:
@@ -87,7 +87,7 @@ def _parity(export: Export) -> str:
     if (head := export.head_parity) is not None:
         return title + (
             f"Source and export have read {head.num_inputs} texts, the export in {head.runtime} "
-            f"{markdown.text(head.runtime_version)}. **The proof {'holds' if head.passed else 'failed'}**: "
+            f"{visible.text(head.runtime_version)}. **The proof {'holds' if head.passed else 'failed'}**: "
             f"{head.num_inputs_same_tokens} texts have the same tokens, and outputs differ by at most "
             f"{head.max_difference or 0.0:.3g}, where {head.bound:g} is allowed."
         )
@@ -111,10 +111,10 @@ def _proof(parity: ParityReport, what: str) -> str:
     ]
     said = (
         f"Source and export answered {parity.num_prompts} prompts, {what} in {parity.runtime} "
-        f"{markdown.text(parity.runtime_version)}. **The proof {'holds' if parity.passed else 'failed'}.**"
+        f"{visible.text(parity.runtime_version)}. **The proof {'holds' if parity.passed else 'failed'}.**"
     )
     if parity.reasons:
-        said += "\n\n" + "\n".join(f"- {markdown.text(reason, 1_000)}" for reason in parity.reasons)
+        said += "\n\n" + "\n".join(f"- {visible.text(reason, 1_000)}" for reason in parity.reasons)
     return f"{said}\n\n{table(('', ''), [list(row) for row in rows], num_text_columns=2)}"
 
 
@@ -131,7 +131,7 @@ def _difference(parity: ParityReport) -> str:
 def _safety(facts: BundleFacts) -> str:
     title = "## Safety\n\n"
     if facts.safety:
-        return title + "\n".join(f"- {markdown.text(line, 1_000)}" for line in facts.safety)
+        return title + "\n".join(f"- {visible.text(line, 1_000)}" for line in facts.safety)
     said = "Not measured: this model was not tested with prompts for harmful, false or private content"
     if facts.run is None:
         return f"{title}{said}."
@@ -148,10 +148,10 @@ def _cost(run: RunFacts | None) -> str:
     budget = run.plan.budget
     energy, money = "Energy: not measured", "Money: not known"
     if bill.energy_kwh is not None:
-        source = f" at {markdown.text(budget.watts_source)}" if budget is not None else ""
+        source = f" at {visible.text(budget.watts_source)}" if budget is not None else ""
         energy = f"Energy: {_between(bill.energy_kwh)} kWh, estimated: the time{source}; no meter was read"
     if bill.usd is not None:
-        source = f" at {markdown.text(budget.price_source)}" if budget is not None else ""
+        source = f" at {visible.text(budget.price_source)}" if budget is not None else ""
         money = f"Money: {_between(bill.usd)} USD, estimated: the time{source}"
     lines = [f"Time: {figures.duration(bill.hours * 3600)}, training and judging", energy, money]
     return title + "\n".join(f"- {line}." for line in lines)
@@ -190,13 +190,13 @@ def limits_of(facts: BundleFacts, warnings: tuple[str, ...] = ()) -> list[str]:
 
 def _limits(export: Export, facts: BundleFacts) -> str:
     lines = limits_of(facts, export.warnings)
-    return "## Limits\n\n" + "\n".join(f"- {markdown.text(line, 1_000)}" for line in lines)
+    return "## Limits\n\n" + "\n".join(f"- {visible.text(line, 1_000)}" for line in lines)
 
 
 def _licence(base: BaseFacts, *, is_tuned: bool) -> str:
     stated = front_matter.is_stated(base.licence)
-    name = markdown.text(base.licence or "")
-    link = f", {markdown.text(base.licence_url)}" if base.licence_url else ""
+    name = visible.text(base.licence or "")
+    link = f", {visible.text(base.licence_url)}" if base.licence_url else ""
     texts = ", ".join(code(name) for name in sorted(base.licence_texts))
     follows = front_matter.consequences(base.licence)
     lines = [f"The base model: {name}{link}. {follows}" if stated else follows]
@@ -240,7 +240,7 @@ def card_text(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
         manifest: the manifest of the files other than the card.
     """
     sections = (
-        f"# {markdown.text(facts.title)}",
+        f"# {visible.text(facts.title)}",
         _what(export, facts, manifest),
         _data(facts.run),
         _training(facts.run),
@@ -326,7 +326,7 @@ def _training(run: RunFacts | None) -> str:
         *([("Chat template given", settings)] if (settings := _template_settings(plan)) else ()),
         ("Trained parameters", f"{result.num_trainable_parameters:,} ({figures.percent(result.trainable_fraction)})"),
         ("Steps", f"{result.num_steps:,} of {training.num_steps:,}, {training.global_batch_size} examples each"),
-        ("Ended because", markdown.text(result.stopped_because)),
+        ("Ended because", visible.text(result.stopped_because)),
         ("Optimizer", f"{training.optimizer.name}, weight decay {training.weight_decay:g}"),
         ("Learning rate", f"{training.learning_rate:g}, {training.schedule}"),
         ("Warm-up", f"{training.num_warmup_steps:,} of these steps"),
@@ -346,14 +346,14 @@ def _method(method: MethodPlan) -> str:
     if method.rank:
         parts.append(f"rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}")
     if method.is_adapter:
-        parts.append(f"on {markdown.text(method.target_summary)}")
+        parts.append(f"on {visible.text(method.target_summary)}")
     if method.quantisation:
         parts.append(f"over a base held as {method.quantisation}")
     return "; ".join(parts)
 
 
 def _objective(objective: ObjectivePlan) -> str:
-    words = [_OBJECTIVES.get(objective.name, markdown.text(objective.name))]
+    words = [_OBJECTIVES.get(objective.name, visible.text(objective.name))]
     if objective.beta is not None:
         words.append(f"beta {objective.beta:g}")
     if objective.teacher is not None:

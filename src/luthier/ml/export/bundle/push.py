@@ -34,6 +34,7 @@ from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.ports import Progress
 from luthier.core.system.artifact_transfer import copy_to, errors_explained
 from luthier.core.system.extras import install_command
+from luthier.core.system.files import git_id
 from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile, Manifest, read_manifest
 from luthier.ml.inference.models.hub import endpoint
 
@@ -356,16 +357,7 @@ def _is_same(payload: UploadPayload, file: BundleFile, sibling: Any) -> bool:
     """Whether the hub's digest of a file equals ours: SHA-256 for large files, git's object id for small ones."""
     if sibling.lfs is not None:
         return bool(sibling.lfs.sha256 == file.sha256)
-    return bool(sibling.size == file.num_bytes and sibling.blob_id == _git_id(payload.folder / file.path))
-
-
-def _git_id(path: Path) -> str:
-    # Git's object id: SHA-1 over "blob", the size and the content. Not relied on for security here.
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(8 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return bool(sibling.size == file.num_bytes and sibling.blob_id == git_id(payload.folder / file.path))
 
 
 @contextmanager

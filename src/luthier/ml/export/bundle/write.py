@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 import stat
-import uuid
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +25,7 @@ from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress
 from luthier.core.records.export import Export
 from luthier.core.system.artifact_transfer import copy_local
-from luthier.core.system.files import sync, sync_file
+from luthier.core.system.files import replacing
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.manifest import (
@@ -216,20 +215,12 @@ def _write(path: Path, document: Any) -> None:
 
 
 def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
-    """Write a temporary file, flush it to disk, rename it into place and flush the rename."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            # The content is on disk before the name points to it: a crash leaves the old or the new file.
-            sync_file(file)
+    """Write a file whole or not at all; a closed one is never there with the right to write it."""
+    with replacing(path) as file:
+        file.write(content)
         if closed:
+            partial = Path(file.name)
             partial.chmod(partial.stat().st_mode & _NOT_WRITING)
-        partial.replace(path)
-        # The rename is an entry of the folder; without this fsync a power loss may undo it.
-        sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _close(folder: Path) -> None:
@@ -237,11 +228,5 @@ def _close(folder: Path) -> None:
     for file in make_manifest(folder).files:
         path = folder / file.path
         if path.stat().st_nlink > 1:  # a write through another hard link would change the bundle
-            own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-            try:
-                copy_local(path, own)
-                own.replace(path)
-                sync(path.parent)
-            finally:
-                own.unlink(missing_ok=True)
+            copy_local(path, path)
         path.chmod(path.stat().st_mode & _NOT_WRITING)

@@ -24,7 +24,6 @@ from luthier.ml.inference.models.architecture import load_config, text_config
 CONFIG: Final = "genai_config.json"
 BUILD: Final = "luthier.ml.export.exporters.onnx:build"
 BUILDER_PRECISIONS: Final = {"float32": "fp32", "int8": "int8", "int4": "int4"}
-_PACKAGES: Final = ("onnxruntime_genai", "onnx", "onnx_ir")
 _HEAD_MULTIPLE: Final = 16
 # Files that the builder rewrites through transformers; the source's own files are those of training.
 _OURS: Final = ("tokenizer.json", "chat_template.jinja", "generation_config.json")

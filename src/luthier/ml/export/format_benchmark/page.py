@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.records.export import FormatPrice, FormatTable, Spread
+from luthier.core.system.files import replace_text
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import number
-from luthier.ml.charts.page import Chart, page_environment, replace_text
+from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import Axis, Note, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.export.exporters.registry import format_of

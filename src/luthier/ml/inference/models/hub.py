@@ -11,7 +11,6 @@ If a hub denies access, the error explains why and how to get it.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import re
 import shutil
@@ -34,7 +33,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from luthier.core.errors import DataSourceError, ModelSourceError, NotFoundError, StorageFullError, first_line
 from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress, ProgressTask
-from luthier.core.system.files import sync
+from luthier.core.system.files import git_id, sync
 from luthier.ml.inference.models.weights import no_safetensors
 
 
@@ -328,13 +327,7 @@ def _check(model: RemoteModel, file: RemoteFile, part: Path, task: ProgressTask)
 
 def _digest(file: RemoteFile, path: Path) -> str:
     """The digest of the file at a path, of the kind that the hub reports for it."""
-    return sha256_file(path) if file.sha256 else _git_id(path)
-
-
-def _git_id(file: Path) -> str:
-    """The id that git gives a file's content (git-hash-object); used as a checksum, not for security."""
-    content = file.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return sha256_file(path) if file.sha256 else git_id(path)
 
 
 def _remove_damaged(model: RemoteModel, folder: Path) -> None:

@@ -37,9 +37,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
+from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.results.roi import ALTERNATIVES, Case, Changed, Gain, Money, Range, Share, Tuned, Way
-from luthier.core.results.roi_result import Kind, Measured, MeasuredBaseline, MeasuredGains
+from luthier.core.results.roi_result import Kind, MeasuredBaseline, MeasuredGains
 from luthier.ml.evaluation.statistics.resampling import share_ends
 from luthier.ml.planning.roi import words
 
@@ -148,12 +149,12 @@ def given_accuracy(case: Case) -> Share | None:
     return Share(low=low, typical=counted.num_correct / counted.num_answers, high=high)
 
 
-def today_accuracy(case: Case, measured: MeasuredGains | None) -> Measured | None:
+def today_accuracy(case: Case, measured: MeasuredGains | None) -> Estimate | None:
     """How accurate today's way is, as measured or as the case says; None where neither says it."""
     if measured is not None and measured.today_kind != "given":
         return measured.today_figure if measured.is_share_of_correct else None
     given = given_accuracy(case)
-    return None if given is None else Measured(value=given.typical, low=given.low, high=given.high)
+    return None if given is None else Estimate(value=given.typical, low=given.low, high=given.high)
 
 
 def typical_values(inputs: Mapping[str, Input]) -> dict[str, Array]:
@@ -213,7 +214,7 @@ def _kind(value: Range) -> Kind:
     return "gain" if isinstance(value, Gain) else "share" if isinstance(value, Share) else "number"
 
 
-def _measured(key: str, title: str, found: Measured, measured: MeasuredGains, share: Kind = "gain") -> Input:
+def _measured(key: str, title: str, found: Estimate, measured: MeasuredGains, share: Kind = "gain") -> Input:
     kind: Kind = share if measured.is_share_of_correct else "number"
     # The interval of a bootstrap need not hold the value itself.
     ends = Range(low=min(found.low, found.value), typical=found.value, high=max(found.high, found.value))

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from luthier.core.system.files import replace_text
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.core.workflows.study import GoalName, Parameter, Study, Trial
 from luthier.ml.charts import figures
-from luthier.ml.charts.page import Chart, page_environment, replace_text
+from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import Axis, Bar, Bars, Column, Note, Parallel, Plot, Role, Series, Thread
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.search.rungs import front_of, point_of, ranked

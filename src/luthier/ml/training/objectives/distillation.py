@@ -34,7 +34,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_bytes, sha256_document, sha256_file
 from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.ports import Progress
-from luthier.ml.charts.page import replace_bytes, replace_text
+from luthier.core.system.files import replace_bytes, replace_text
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
 from luthier.ml.training.losses.divergence import Mixing
 from luthier.ml.training.objective_protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of

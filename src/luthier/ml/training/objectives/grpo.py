@@ -31,7 +31,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Grade, Progress
-from luthier.ml.charts.page import replace_text
+from luthier.core.system.files import replace_text
 from luthier.ml.inference.accelerator import widest_float
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate

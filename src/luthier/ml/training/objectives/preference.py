@@ -38,7 +38,7 @@ from torch import Tensor
 from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Progress
-from luthier.ml.charts.page import replace_bytes
+from luthier.core.system.files import replace_bytes
 from luthier.ml.training.losses.cross_entropy import summed_by_row
 from luthier.ml.training.objective_protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.ml.training.objectives.first_weights import FirstWeights

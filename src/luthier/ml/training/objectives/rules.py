@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import Shape
 from luthier.core.defaults import NEW_TOKENS
+from luthier.core.import_string import import_string
 from luthier.core.registry import OBJECTIVES
 from luthier.core.task_head import TaskHeadKind
+
+if TYPE_CHECKING:
+    from luthier.core.plan import ObjectivePlan
+    from luthier.ml.training.objective_protocol import Objective, Tools
 
 Setting = tuple[Any, str]
 
@@ -300,3 +305,18 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         sees_step=True,
     ),
 }
+
+
+def load_objective(plan: ObjectivePlan, tools: Tools | None = None) -> Objective:
+    """The objective that a plan names, with the resources that the run provides; None for none.
+
+    Raises:
+        NotFoundError: the name is not registered.
+    """
+    from luthier.ml.training.objective_protocol import NO_TOOLS
+
+    if plan.name in RULES:
+        objective: Objective = import_string(RULES[plan.name].implementation)(plan, tools or NO_TOOLS)
+    else:
+        objective = OBJECTIVES.load(plan.name)(plan, tools or NO_TOOLS)
+    return objective

@@ -17,7 +17,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Scope
 from luthier.core.ports import SilentProgress
 from luthier.features.models.store import TunedModel
-from luthier.features.serving.api.message_answer import signature_of
+from luthier.features.serving.api.messages import signature_of
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context

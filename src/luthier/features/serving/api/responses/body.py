@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.frozen_model import StrictModel
 from luthier.core.records.fine_tuning import Metadata
 from luthier.core.stream import Sampling, TextRequest
 from luthier.core.text.json_schema import check_schema
@@ -32,7 +33,6 @@ from luthier.features.serving.api.responses.items import Items
 from luthier.features.serving.service import new_seed
 from luthier.platform.http.errors import ApiError
 
-_STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
 LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -57,7 +57,7 @@ Include = Annotated[
 """What is returned in addition."""
 
 
-class FunctionTool(BaseModel):
+class FunctionTool(StrictModel):
     """A function that the model may call; the tools of the hosted service do not exist here.
 
     Attributes:
@@ -70,8 +70,6 @@ class FunctionTool(BaseModel):
         allowed_callers: Refused.
         output_schema: Refused.
     """
-
-    model_config = _STRICT
 
     type: Literal["function"]
     name: Annotated[str, Field(pattern=_NAME)]
@@ -90,7 +88,7 @@ class FunctionTool(BaseModel):
         return Tool(type="function", function=function)
 
 
-class FunctionChoice(BaseModel):
+class FunctionChoice(StrictModel):
     """The required function.
 
     Attributes:
@@ -98,13 +96,11 @@ class FunctionChoice(BaseModel):
         name: Of the function.
     """
 
-    model_config = _STRICT
-
     type: Literal["function"]
     name: str
 
 
-class AllowedTools(BaseModel):
+class AllowedTools(StrictModel):
     """The tools of the request that may be called.
 
     Attributes:
@@ -112,8 +108,6 @@ class AllowedTools(BaseModel):
         mode: `required` if one of them has to be called.
         tools: By their names.
     """
-
-    model_config = _STRICT
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
@@ -153,15 +147,13 @@ class SchemaFormat(BaseModel):
     strict: bool | None = None
 
 
-class TextOptions(BaseModel):
+class TextOptions(StrictModel):
     """The form of the answer.
 
     Attributes:
         format: What the answer is held to; None for any text.
         verbosity: Refused.
     """
-
-    model_config = _STRICT
 
     format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
     verbosity: Unsupported = None
@@ -182,7 +174,7 @@ def _refuse_short(value: Any) -> Any:
 Summary = Annotated[Literal["auto", "detailed"] | None, BeforeValidator(_refuse_short)]
 
 
-class Reasoning(BaseModel):
+class Reasoning(StrictModel):
     """How much to think; with `summary` the reasoning is returned as the summary of its item, in full.
 
     Attributes:
@@ -192,8 +184,6 @@ class Reasoning(BaseModel):
         context: `auto`, or left out.
         mode: `standard`, or left out.
     """
-
-    model_config = _STRICT
 
     effort: Effort | None = None
     summary: Summary = None
@@ -228,10 +218,8 @@ class TokenCountBody(PromptBody):
     personality: Unsupported = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(StrictModel):
     """Options of an event stream."""
-
-    model_config = _STRICT
 
     include_obfuscation: OffOnly = None
 

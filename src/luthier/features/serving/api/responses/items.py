@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, TypeAdapter
 
 from luthier.core.conversation import Message
+from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
 from luthier.features.serving.api.answering import Unsupported
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
 
-_STRICT: Final = ConfigDict(extra="forbid", strict=True)
 MAX_ITEMS: Final = 2048
 """Of one conversation, as messages of a chat completion."""
 _MAX_PARTS: Final = 1024
@@ -27,7 +27,7 @@ _Name = Annotated[str, Field(min_length=1, max_length=1024)]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
-class InputText(BaseModel):
+class InputText(StrictModel):
     """Text of a message, or of the result of a call.
 
     Attributes:
@@ -36,14 +36,12 @@ class InputText(BaseModel):
         prompt_cache_breakpoint: Refused.
     """
 
-    model_config = _STRICT
-
     type: Literal["input_text"]
     text: str
     prompt_cache_breakpoint: Unsupported = None
 
 
-class OutputText(BaseModel):
+class OutputText(StrictModel):
     """Text of an answer. Annotations and log-probabilities may be sent back; they are no part of the prompt.
 
     Attributes:
@@ -53,18 +51,14 @@ class OutputText(BaseModel):
         logprobs: Accepted, and not read.
     """
 
-    model_config = _STRICT
-
     type: Literal["output_text"]
     text: str
     annotations: Annotated[list[dict[str, Any]], Field(max_length=_MAX_PARTS)] | None = None
     logprobs: list[dict[str, Any]] | None = None
 
 
-class Refusal(BaseModel):
+class Refusal(StrictModel):
     """A refusal in place of an answer, as the hosted service has it."""
-
-    model_config = _STRICT
 
     type: Literal["refusal"]
     refusal: str
@@ -95,7 +89,7 @@ Texts = Annotated[
 ]
 
 
-class MessageItem(BaseModel):
+class MessageItem(StrictModel):
     """A turn of the user, the system, or the assistant.
 
     Attributes:
@@ -106,8 +100,6 @@ class MessageItem(BaseModel):
         status: Accepted, and not read.
         phase: Refused.
     """
-
-    model_config = _STRICT
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
@@ -122,7 +114,7 @@ class MessageItem(BaseModel):
         return "".join(part.text for part in self.content)
 
 
-class CallItem(BaseModel):
+class CallItem(StrictModel):
     """A call of a function, from an earlier answer.
 
     Attributes:
@@ -137,8 +129,6 @@ class CallItem(BaseModel):
         is_async: Refused; `async` in the request.
     """
 
-    model_config = _STRICT
-
     type: Literal["function_call"]
     call_id: _CallId
     name: _Name
@@ -150,7 +140,7 @@ class CallItem(BaseModel):
     is_async: Annotated[Unsupported, Field(alias="async")] = None
 
 
-class CallOutputItem(BaseModel):
+class CallOutputItem(StrictModel):
     """The result of a call.
 
     Attributes:
@@ -163,8 +153,6 @@ class CallOutputItem(BaseModel):
         caller: Refused.
         namespace: Refused.
     """
-
-    model_config = _STRICT
 
     type: Literal["function_call_output"]
     call_id: _CallId
@@ -181,25 +169,21 @@ class CallOutputItem(BaseModel):
         return "".join(part.text for part in self.output)
 
 
-class SummaryText(BaseModel):
+class SummaryText(StrictModel):
     """Reasoning, where a summary was requested."""
-
-    model_config = _STRICT
 
     type: Literal["summary_text"]
     text: str
 
 
-class ReasoningText(BaseModel):
+class ReasoningText(StrictModel):
     """Reasoning."""
-
-    model_config = _STRICT
 
     type: Literal["reasoning_text"]
     text: str
 
 
-class ReasoningItem(BaseModel):
+class ReasoningItem(StrictModel):
     """What the model thought before its answer; it belongs to the message or the calls behind it.
 
     Attributes:
@@ -210,8 +194,6 @@ class ReasoningItem(BaseModel):
         id: Accepted, and not read.
         status: Accepted, and not read.
     """
-
-    model_config = _STRICT
 
     type: Literal["reasoning"]
     summary: Annotated[list[SummaryText], Field(fail_fast=True, max_length=_MAX_PARTS)]
@@ -226,15 +208,13 @@ class ReasoningItem(BaseModel):
         return "".join(part.text for part in self.content or self.summary)
 
 
-class ItemReference(BaseModel):
+class ItemReference(StrictModel):
     """An item of a stored answer, in place of the item itself.
 
     Attributes:
         type: `item_reference`, also where it is left out.
         id: Of the item.
     """
-
-    model_config = _STRICT
 
     type: Literal["item_reference"] | None = None
     id: Annotated[str, Field(min_length=1, max_length=128)]

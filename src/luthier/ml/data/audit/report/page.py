@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.results.audit import SEVERITIES, Audit, Finding, FindingExample, Grade
+from luthier.core.system.files import replace_text
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
-from luthier.ml.charts.page import page_environment, replace_text
+from luthier.ml.charts.page import page_environment
 from luthier.ml.data.audit.report.charts import audit_charts
 from luthier.ml.data.audit.table import AuditTable
 

@@ -122,9 +122,6 @@ class SplitPiece(NamedTuple):
     content: str
 
 
-_NOTHING: Final = SplitPiece("", "")
-
-
 class ThoughtReader:
     """Splits a text as it arrives.
 

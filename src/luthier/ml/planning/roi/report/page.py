@@ -14,10 +14,11 @@ from typing import Final
 import numpy as np
 
 from luthier.core.results.roi_result import Bar, Priced, RoiResult
+from luthier.core.system.files import replace_text
 from luthier.ml.charts import spec
 from luthier.ml.charts.drawing import linear_ticks
-from luthier.ml.charts.page import Chart, page_environment, replace_text
-from luthier.ml.charts.spec import OTHERS, Axis, Bars, Estimate, Intervals, Mark, Note, Plot, Role, Series
+from luthier.ml.charts.page import Chart, page_environment
+from luthier.ml.charts.spec import OTHERS, Axis, Bars, IntervalRow, Intervals, Mark, Note, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.planning.roi import answer, words
 
@@ -112,11 +113,11 @@ def ways_spec(result: RoiResult) -> Intervals:
     quiet: Role = "quiet"
     roles = ("tuned", *OTHERS, *[quiet] * len(ways))
     rows = [
-        Estimate(_row_name(way), value.typical, value.low, value.high, role, words.three_digits(value.typical))
+        IntervalRow(_row_name(way), value.typical, value.low, value.high, role, words.three_digits(value.typical))
         for way, value, role in ((way, way.value, role) for way, role in zip(ways, roles, strict=False))
     ]
     # As a separate row, so that the line at zero has a name.
-    rows.append(Estimate("Doing nothing", 0.0, 0.0, 0.0, "base", "0"))
+    rows.append(IntervalRow("Doing nothing", 0.0, 0.0, 0.0, "base", "0"))
     ends = [end for row in rows for end in (row.low, row.high)]
     ending = "" if result.alternatives else " No simpler way was priced."
     return Intervals(

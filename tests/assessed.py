@@ -73,7 +73,7 @@ def make_task(
         return higher_is_better and not metric.endswith("error")
 
     # Seeded by the name: pages made of these results are compared byte for byte.
-    draw = random.Random(name)  # noqa: S311 - made-up answers, the same each time
+    draw = random.Random(name)
     systems = tuple(
         SystemResult(
             name=system,
@@ -370,7 +370,7 @@ def careful(kind: RatingKind, *, better: str = "tuned", noise: float = 0.15, see
             score = item.check.score or 3
             return item.check.preference or {"relevance": score, "coherence": score, "accuracy": score}
         # Seeded by the row alone: all careful raters agree on it, which gives a known agreement.
-        likes_it = random.Random(item.row_id).random() < 2 / 3  # noqa: S311
+        likes_it = random.Random(item.row_id).random() < 2 / 3
         slips = drawn.random() < noise
         if kind == "pairwise":
             places = {answer.system: place for answer, place in zip(item.answers, "ab", strict=True)}
@@ -402,7 +402,7 @@ def clicking(kind: RatingKind, *, seed: int = 0) -> Says:
 
 def _drawn(seed: int, item: RatingItem) -> random.Random:
     """Luck that hangs on the item, not on the order in which a rater sees them."""
-    return random.Random(f"{seed} {item.item}")  # noqa: S311 - a habit, not a secret
+    return random.Random(f"{seed} {item.item}")
 
 
 GOOD = "good"

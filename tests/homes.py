@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Metric, SystemResult
 from luthier.core.recipe import Recipe
 from luthier.core.records.export import ServerExport

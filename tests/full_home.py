@@ -14,9 +14,9 @@ from luthier.core.access import Caller
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import CheckpointSaved, RunEnded, SnapshotSaved, WarningRaised
 from luthier.platform.jobs.records import Job
-from luthier.testing import assessed, homes
-from luthier.testing.assessed import make_panel
 from luthier.testing.records import add_run, make_evaluation, make_plan, make_record, make_result
+from tests import assessed, homes
+from tests.assessed import make_panel
 
 if TYPE_CHECKING:
     from luthier.platform.home.context import Context
