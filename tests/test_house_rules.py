@@ -199,20 +199,13 @@ def errors_without_condition(docstring: str) -> Iterator[str]:
                 yield f"Raises {name.group()}"
 
 
-SAME_EVERYWHERE = frozenset(
-    ("context", "caller", "connection", "request", "job", "project_id", "run_id", "dataset_id", "job_id", "panel_id")
-)
-"""Arguments that mean the same in all of the code (CONTRIBUTING.md)."""
-
-
 def unnamed_arguments(function: ast.FunctionDef | ast.AsyncFunctionDef, docstring: str) -> set[str]:
     """Arguments that a section Args leaves out; none where there is no such section."""
     if "Args" not in (found := sections(docstring)):
         return set()
     given = function.args
     every = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, [given.vararg])]
-    left_out = {"self", "cls"} | SAME_EVERYWHERE
-    asked = {one.arg for one in every if one.arg not in left_out and not one.arg.startswith("_")}
+    asked = {one.arg for one in every if one.arg not in ("self", "cls") and not one.arg.startswith("_")}
     return asked - {name for names, _ in entries(found["Args"]) for name in names}
 
 

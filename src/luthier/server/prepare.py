@@ -42,6 +42,7 @@ def prepare_home(context: Context, given_key: str | None = None, *, is_shown: bo
     """Migrate the database, check all that work needs, and make the first key. The same again changes nothing.
 
     Args:
+        context: The home.
         given_key: The first key, from the environment; None makes a random one.
         is_shown: Whether the caller shows a key that was made; else it goes into a file.
 

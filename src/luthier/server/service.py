@@ -126,6 +126,7 @@ def serve(
     queue. A KeyboardInterrupt meanwhile ends everything immediately; only steps since the last checkpoint are lost.
 
     Args:
+        context: The home.
         request: Where to listen, and how many workers to start.
         stop_requested: Returns why to stop; None to continue.
         tell: Called with each line of the log.

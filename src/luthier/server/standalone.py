@@ -117,6 +117,7 @@ def serve_models(
     """Serve models until a stop is requested.
 
     Args:
+        context: The home.
         request: What to serve, and where to listen.
         stop_requested: Returns why to stop; None to continue.
         tell: Called with each line of the log.

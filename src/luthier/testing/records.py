@@ -323,6 +323,7 @@ def add_run(context: Context, letter: str, *, status: RunStatus = "succeeded") -
     """Put a run into a home, with the folder of a whole model in which nothing can be loaded; returns its id.
 
     Args:
+        context: The home.
         letter: A hexadecimal digit that distinguishes it from others.
         status: The status of the run.
     """

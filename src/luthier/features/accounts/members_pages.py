@@ -116,6 +116,8 @@ def members_page(
 
     Args:
         request: The request that it answers.
+        context: The home.
+        caller: Whose project it is.
         values: What a form held and why it was refused, or what is shown once.
         status: Of the response.
     """

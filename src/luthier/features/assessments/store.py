@@ -46,6 +46,7 @@ class AssessmentStore(Store):
             kind: Of assessment.
             assessment_id: A new id.
             document: The result, an instance of the kind's spec.
+            project_id: The project that it belongs to.
             subject: The run or model that it is about, or the judge.
             run_id: The run with which it is deleted; None where it belongs to none.
 
@@ -97,6 +98,7 @@ class AssessmentStore(Store):
         Args:
             kind: Of assessment.
             spec: The class of the kind's documents.
+            project_id: The project.
             subject: Only those about this run, model or judge; None for all.
             limit: The most documents; None for all.
         """

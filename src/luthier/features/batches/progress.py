@@ -94,6 +94,7 @@ def error_page(context: Context, view: BatchView, *, offset: int = 0, limit: int
     """Requests that have failed so far, while the batch runs and after its end.
 
     Args:
+        context: The home.
         view: The batch.
         offset: Where the page begins, in bytes of the error file; within a line, it begins with the next one.
         limit: The most requests.

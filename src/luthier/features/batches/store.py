@@ -97,6 +97,7 @@ class BatchStore(Store):
         """One page of a project's batches, newest first, and whether more follow.
 
         Args:
+            project_id: The project.
             after: The id of the batch before the page; None begins at the newest.
             limit: The most batches.
 

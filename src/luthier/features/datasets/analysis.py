@@ -184,6 +184,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     """Repair `file` into `output` (again, where it is there) and return the summary, with examples of each repair.
 
     Args:
+        context: the home.
         asked: `file`, `output`, `actions`, `against`, `model`, `mask` and `columns`.
 
     Returns:
@@ -265,6 +266,7 @@ def survey(
     The two sides of a preference count as separate rows. Rows that cannot be tokenised are listed under `refused`.
 
     Args:
+        context: The home.
         file: The data file.
         model: The base model whose tokenizer and template are used.
         template: As in recipes: `auto` takes the chat template where the model has one.

@@ -179,6 +179,9 @@ def open_queue(
     """The queue of a version.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        dataset_id: The dataset.
         number: The number of the version; None for the newest.
         show: Which rows are shown.
         only: Lines to limit the queue to, such as those of a finding; lines that are not rows are left out.
@@ -215,6 +218,8 @@ def decide(
     """Store the caller's decision about a row.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         queue: The queue of the version.
         line: The line of the row.
         decision: What is decided.
@@ -262,6 +267,8 @@ def take_back(context: Context, caller: Caller, queue: Queue, line: int | None =
     """Remove a decision.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         queue: The queue of the version.
         line: The line of the row; None for the caller's own newest decision.
 

@@ -93,6 +93,7 @@ def answer(
     `<output>.refused.jsonl`. Answers are stored in the home, so a second run requests only the rest.
 
     Args:
+        context: The home.
         file: The rows.
         teacher: A name of a model, or `http(s)://host:port/v1#MODEL`.
         output: The file of the chat rows.

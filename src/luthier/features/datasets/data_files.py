@@ -93,6 +93,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     """Check a data file. The same file and options give the same findings.
 
     Args:
+        context: The home.
         file: The rows.
         options: What is checked, and how; None takes the defaults.
         html: Where to write the report; its folder is made where it is missing.

@@ -65,6 +65,7 @@ def ingest(
     """Read documents into rows of text with their provenance.
 
     Args:
+        context: The home.
         places: Folders and files.
         output: The JSONL file of the rows.
         model: The base model whose tokens are counted; pulled where it is missing. None takes the default base model

@@ -167,6 +167,8 @@ def add(
     """Add files that came in; on any error nothing of them is kept.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         incoming: The files with the names that they came under.
         name: Of a new dataset; empty takes the name of the file or folder.
         dataset_id: The dataset that gets a new version; empty for a new dataset.

@@ -82,6 +82,7 @@ def preview(
     """What a model will see and learn of the first rows of a file. The whole file is read and checked.
 
     Args:
+        context: The home.
         file: The rows.
         model: The base model; it is pulled where it is missing.
         num_rows: How many rows; None for all.
@@ -195,6 +196,7 @@ def preview_blocks(
     """The blocks that objective pretraining makes of a file of plain texts, those of the longest pieces first.
 
     Args:
+        context: The home.
         file: The texts.
         model: The base model; it is pulled where it is missing.
         block_tokens: The size of a block, in tokens.
@@ -322,6 +324,7 @@ def make_card(
     Where the file is one side of a split (`split.json` next to it), the other sides are described too.
 
     Args:
+        context: The home.
         file: The rows.
         output: The file of the card.
         options: What a person states about the rows; None for nothing.

@@ -192,6 +192,8 @@ def estimate(
     """The tokens and the cost of writing questions, from up to 50 passages spread over the file.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         version: The version with the passages.
         teacher: The model that writes; None where it is not chosen yet, and then there is no cost.
         pairs_per_passage: Pairs to write for each passage.
@@ -257,6 +259,8 @@ def start(
     """Queue the writing of questions from the passages of a version.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         version: The version whose passages are read.
         teacher: The `value` of a `Teacher`.
         pairs_per_passage: Pairs that are requested of each passage, 1 to 5.

@@ -51,6 +51,7 @@ def fetch_rows(context: Context, source: str, *, refresh: bool = False) -> Remot
     """Download a remote source, if it is not there yet.
 
     Args:
+        context: The home.
         source: As recipes name it.
         refresh: Look for a newer revision, and use it from now on. Runs that have begun keep theirs.
 

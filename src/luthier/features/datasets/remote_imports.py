@@ -199,6 +199,8 @@ def start_import(
     """Queue the import of rows from elsewhere.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         order: Where the rows are, and which of them.
         name: Of a new dataset; empty takes that of the source.
         dataset_id: The dataset that gets a new version; empty for a new dataset.

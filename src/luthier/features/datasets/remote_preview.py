@@ -45,6 +45,7 @@ def preview_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]
     """The answer to the question `remote`, in a process of its own.
 
     Args:
+        context: the home.
         document: `address`.
     """
     return look(context, document["address"])

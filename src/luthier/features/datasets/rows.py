@@ -189,6 +189,8 @@ def rows_page(
     """A page of the rows, as `read_page` says; of a large file by its index, so that no page costs more than another.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         version: The version.
         start: The first row of the page, from 0.
         num: The most rows.
@@ -211,6 +213,8 @@ def sample_rows(
     """How many records a version has, and up to `most` rows spread over them; those that cannot be read are left out.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         version: The version.
         most: How many rows at most.
         first: Of the first so many records alone; None for all.

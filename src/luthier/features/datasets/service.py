@@ -49,6 +49,7 @@ def create_dataset(
     """Make a dataset of a file of the project.
 
     Args:
+        context: of the home.
         caller: whose project gets it.
         name: of the dataset; unique in the project.
         file: its rows, the first version.
@@ -110,7 +111,9 @@ def add_version(
     """Add a version to a dataset of the project.
 
     Args:
+        context: of the home.
         caller: whose project the dataset belongs to.
+        dataset_id: of the dataset.
         file: the rows of the version.
         origin: where the rows are from.
         parent: number of the version that it was made from; None for none.
@@ -351,6 +354,8 @@ def save_case(
     Earlier answers in the conversation get weight 0: a model wrote them, and they were not checked.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         conversation: Ends with a turn of the user.
         reference: The answer as it should be.
         dataset: The name of the dataset.

@@ -226,6 +226,7 @@ class DatasetStore(Store):
         """Store with a version which of its columns is which field. The rows stay as they are.
 
         Args:
+            dataset_id: The dataset.
             number: Of the version.
             columns: Field of the shape -> column of the file.
 
@@ -271,6 +272,7 @@ class DatasetStore(Store):
         """Store the decision about a row, in place of an earlier one.
 
         Args:
+            dataset_id: The dataset.
             version: Number of the version.
             decision: With the line of its row; its time is set here, by the database's clock.
         """
@@ -288,6 +290,7 @@ class DatasetStore(Store):
         In one transaction: a decision that somebody else stores meanwhile is never replaced.
 
         Args:
+            dataset_id: The dataset.
             version: Number of the version.
             lines: The rows, by their lines in the file; a line that is named twice counts once.
             decision: The same for all of them.
@@ -313,6 +316,7 @@ class DatasetStore(Store):
         """Delete the decision about a row, if there is one.
 
         Args:
+            dataset_id: The dataset.
             version: Number of the version.
             row: Its line in the file.
         """
@@ -323,6 +327,7 @@ class DatasetStore(Store):
         """Delete the decisions about several rows.
 
         Args:
+            dataset_id: The dataset.
             version: Number of the version.
             rows: Their lines in the file; those without a decision change nothing.
         """

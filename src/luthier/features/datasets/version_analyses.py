@@ -138,6 +138,8 @@ def difference(
     """The changes from one version to another, as `analysis.diff_answer` returns them; started on first request.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         old: The version before.
         new: The version after.
         key: The field that names a row; None takes its id, else its prompt, else its place.
@@ -177,6 +179,8 @@ def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: 
     """The map, as `dataset_questions.map_answer` returns it; begun at the first view.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         version: The version.
         again: Start it again where it failed.
 

@@ -61,6 +61,8 @@ def canary_frame(
     missing to a full score; of several authors the mean counts.
 
     Args:
+        context: The home.
+        project_id: The project.
         name: The deployment.
         canary: The target that is tried.
         since: Exchanges of this time and later, in seconds since 1970.
@@ -378,6 +380,8 @@ def measured_sides(
     """All measures of both sides, a sentence about them, and cautions.
 
     Args:
+        context: The home.
+        project_id: The project.
         name: The deployment.
         frame: As of `canary_release.canary_frame`, with its column `exchange_id`.
         canary: The target that is tried.

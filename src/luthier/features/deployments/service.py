@@ -44,6 +44,7 @@ def pass_gates(
     """What the gates say of targets that are to answer; None where there is no gate.
 
     Args:
+        context, caller: The home, and whose project it is.
         shares: The targets.
         gate: A file of rules in addition to the project's.
         override: Why they are to answer although a gate refuses them.
@@ -192,6 +193,7 @@ def deploy(
     """Have a name answered by a target: all of it or, with `canary`, that fraction of its users.
 
     Args:
+        context, caller: The home, and whose project it is.
         name: The name of the deployment.
         target: As `find_share` takes it.
         canary: A fraction between 0 and 1; None replaces all targets.
@@ -242,6 +244,7 @@ def split(
     """Share the users of a name out over targets, as for an A/B test.
 
     Args:
+        context, caller: The home, and whose project it is.
         name: The name of the deployment.
         fractions: The fraction of each target; they add up to 1.
         expected_revision: The revision that this one follows; 0 for a new name.
@@ -277,6 +280,7 @@ def promote(
     """Give all traffic to the canary, or to the named one of the targets.
 
     Args:
+        context, caller: The home, and whose project it is.
         name: The name of the deployment.
         target: The target; None for the canary.
         expected_revision: The revision that this one follows.

@@ -68,6 +68,7 @@ class Grading:
     """Answers and grades the items of a run. Use it in a `with` block. Thread-safe.
 
     Args:
+        context: The home.
         caller: Whose rights and budget models are asked with.
         one: The eval.
         run: The run.

@@ -222,6 +222,7 @@ def page_of_runs(
     """One page of the runs of an eval, and whether there are more.
 
     Args:
+        context: of the home.
         caller: whose project the eval belongs to.
         eval_id: of the eval.
         after: id of the run before the page; None for the first page.
@@ -250,8 +251,10 @@ def page_of_items(
     """One page of the graded items of a run, and whether there are more.
 
     Args:
+        context: of the home.
         caller: whose project the eval belongs to.
         eval_id: of the eval.
+        run_id: of the run.
         after: id of the item before the page; None for the first page.
         limit: items of a page.
         order: by their position.

@@ -119,6 +119,7 @@ class EvalStore(Store):
 
         Args:
             run: Its time is set here.
+            job: Of the run.
         """
         with self._write() as connection:
             now = self._database.clock(connection)
@@ -293,6 +294,7 @@ class EvalStore(Store):
         """One page of a project's evals, and whether more follow.
 
         Args:
+            project_id: The project.
             after: The id of the eval before the page; None begins at the first.
             limit: The most evals.
             order: `asc` for the oldest first, `desc` for the newest.

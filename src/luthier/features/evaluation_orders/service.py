@@ -114,6 +114,8 @@ def start(
     """Queue an evaluation of a model that the project has tuned.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         kind: On rows, by a suite, or for safety.
         candidate: A run that has succeeded, or the name of its model.
         against: More of them, and base models; without any, the base of the candidate.

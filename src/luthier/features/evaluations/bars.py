@@ -25,6 +25,7 @@ def bar_of(
     """The bar for the candidate, and a note if the bar of its run does not fit these rows.
 
     Args:
+        context: of the home.
         asked: the requested bar; None takes that of the candidate's run.
         candidate: its name.
         metrics: that are evaluated.

@@ -36,6 +36,7 @@ def fit_baselines(
     """What answers without a language model, where texts are evaluated and there are rows to fit it on.
 
     Args:
+        context: The home.
         train: The rows to fit on.
         examples: The rows to answer.
         metrics: What is measured.
@@ -86,6 +87,7 @@ def judged_together(
     Where a candidate searches documents, all are evaluated by how they order them.
 
     Args:
+        context: of the home.
         pool: opens the engines, one model in memory at a time.
         candidates: the evaluated one last.
         shown: ways to prompt a candidate.

@@ -19,6 +19,7 @@ def check_leakage(
     """The number of held-out rows in the training rows of the runs: whole rows, and matching prompts.
 
     Args:
+        context: of the home.
         systems: names; those that are no run have no training rows.
         held_out: the rows that are to be evaluated.
         allowed: whether whole rows may be among the training rows.

@@ -334,6 +334,7 @@ def open_reflector(context: Context, pool: EnginePool, name: str) -> Reflector:
     kept in the home, and not paid for again.
 
     Args:
+        context: The home.
         pool: The engines of the evaluation.
         name: A base model, a run, or `http(s)://host:port/v1#MODEL`.
 

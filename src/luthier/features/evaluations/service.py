@@ -90,6 +90,8 @@ def judge_run(
     """Evaluate base, prompted base, the teacher if any, and the tuned model of a run on its held-out rows.
 
     Args:
+        context: of the home.
+        run_id: of the run.
         prepared: its plan and rows.
         result: of its training.
         stop: called after each batch of answers or rows; a returned reason ends the evaluation. None never stops it.
@@ -251,6 +253,7 @@ def evaluate(
     """Evaluate models and runs on the rows of a file.
 
     Args:
+        context: of the home.
         systems: the candidate first, then what it is compared with, each by any name of a model.
         data: file of the held-out rows.
         few_shot: examples in the prompt of the first base model among the others, or of the base of the first run; 0

@@ -86,6 +86,7 @@ class EvaluationStore(Store):
         Those without a run belong to the project `default`, as their runs would.
 
         Args:
+            project_id: The project.
             limit: The most entries.
             after: Only evaluations that were made before this one; None begins at the newest.
         """

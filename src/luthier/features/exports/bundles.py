@@ -103,6 +103,7 @@ def verify_bundle(
     """Prove a bundle whole, signed by a key where one is given, and made for a base model where one is named.
 
     Args:
+        context: The home.
         folder: Of the bundle.
         key: The file of the public key; None checks no signature.
         bundle_sha256: The digest that the bundle must have; None for any.
@@ -136,6 +137,7 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
     Files that are there already are not sent again, so an interrupted push continues.
 
     Args:
+        context: The home.
         folder: The bundle.
         url: Where it goes.
         is_public: Whether a repository that is made now is public.
@@ -187,6 +189,7 @@ def base_facts(context: Context, name: str, sha256: str, path: str, licence: str
     """What is known of a base model.
 
     Args:
+        context: The home.
         name: Of the base model.
         sha256: The digest of its weights.
         path: Where its licence texts may be.

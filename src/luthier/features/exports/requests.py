@@ -102,6 +102,8 @@ def start(
     """Queue the export of a run that has succeeded, a tuned model or a base model on this machine.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         source: A run id, a tuned model (`ft:...`) or a base model.
         to: The format.
         quantise: The precision; None takes the format's own.

@@ -36,6 +36,7 @@ def export(
     """Write what a run has trained, or a base model, in another format, proved in its real runtime against its source.
 
     Args:
+        context: The home.
         name: A run, a tuned model or a base model.
         to: The format.
         output: A folder that does not exist yet, or is empty; nothing is left in it after an error.

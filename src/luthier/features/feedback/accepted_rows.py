@@ -93,6 +93,8 @@ def targets(context: Context, caller: Caller, model: str | None = None) -> list[
     """Datasets of the caller's project that are trained on, the newest 50; those with reviewed answers come first.
 
     Args:
+        context: The home.
+        caller: The caller, whose project is used.
         model: Only answers of this model; None for all.
     """
     ids = set(context.review_items.ids(caller.project_id, model=model, status="accepted"))

@@ -50,6 +50,8 @@ def accepted(context: Context, project_id: str, model: str | None = None) -> lis
     """What may be trained on, in the order in which it was queued.
 
     Args:
+        context: The home.
+        project_id: The project.
         model: None for all models of the project.
     """
     return list(context.review_items.list(project_id, model=model, status="accepted"))
@@ -94,6 +96,7 @@ def queue_correction(context: Context, given: Feedback, exchange: Exchange, *, i
     """Have a correction reviewed; returns whether it waits.
 
     Args:
+        context: of the home.
         given: the feedback with the correction.
         exchange: the request and answer that it corrects.
         is_changed: whether its author gave another one before; this one replaces it, even where that was decided.
@@ -131,6 +134,8 @@ def queue_sample(
     """Queue exchanges with a model for review, drawn at random from those that were answered and never queued.
 
     Args:
+        context: the home.
+        caller: whose project it is.
         model: the model or deployment.
         num: how many, at least 1.
         since: only exchanges of this time and later, in seconds since 1970.
@@ -155,6 +160,8 @@ def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 
     contrary. At most 1,000 in one call, the newest first.
 
     Args:
+        context: the home.
+        caller: whose project it is.
         model: the name that clients ask for.
         since: of the feedback, in seconds since 1970.
     """
@@ -179,6 +186,7 @@ def decide(
     """Store the caller's decision on an item.
 
     Args:
+        context: of the home.
         caller: who decides.
         seen: the item as it was shown.
         decision: of the caller.

@@ -156,6 +156,7 @@ def list_feedback(
     """Feedback within a time (seconds since 1970, `until` not included), newest first.
 
     Args:
+        context: of the home.
         project_id: of the feedback.
         model: as requested; None for all models.
         since: seconds since 1970.

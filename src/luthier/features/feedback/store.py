@@ -62,6 +62,7 @@ class FeedbackStore(Store):
         """Feedback of a project, newest first.
 
         Args:
+            project_id: The project.
             model: Only feedback on answers of this model; None for all.
             since: In seconds since 1970; feedback of that moment is included.
             until: In seconds since 1970, not included; None for no end.
@@ -166,6 +167,7 @@ class ReviewStore(Store):
         """Items of the review queue in the order in which they came.
 
         Args:
+            project_id: The project.
             model: Only answers of this model; None for all.
             status: Only items in this status; None for all.
             limit: The most items; None for all.
@@ -177,6 +179,7 @@ class ReviewStore(Store):
         """The ids of items of the review queue, in the order in which they came.
 
         Args:
+            project_id: The project.
             model: Only answers of this model; None for all.
             status: Only items in this status; None for all.
         """

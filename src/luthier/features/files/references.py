@@ -79,6 +79,7 @@ def stored_file(context: Context, project_id: str, place: str, file_id: Any) -> 
     """The file of a project that a caller names.
 
     Args:
+        context: The home.
         project_id: The project of the caller.
         place: The field that names it, for the error.
         file_id: The value of that field.
@@ -200,6 +201,8 @@ def plan_of(
     """The complete plan and the quote of a recipe that names files by id: what `luthier plan --json` prints.
 
     Args:
+        context: The home.
+        project_id: The project.
         recipe: The recipe as plain keys.
         ask: What answers the question.
         compares: Add `advice` on the method, and what the run takes on other `devices`.
@@ -306,6 +309,7 @@ def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[s
     say what looks like a path, or like the name of a file.
 
     Args:
+        context: The home.
         project_id: The project of the caller.
         request: What to audit.
 
@@ -355,6 +359,8 @@ def answer_about(
     """The answer to a question about the rows of a file.
 
     Args:
+        context: The home.
+        project_id: The project.
         question: A key of the analysis child's table.
         file_id: The file.
         given: The rest of the question.

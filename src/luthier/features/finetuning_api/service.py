@@ -269,6 +269,8 @@ def page_of_jobs(
     """Jobs of the project, newest first, and whether there are more.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         after: The id of the job that the page follows.
         limit: How many jobs at most.
         metadata: Only jobs that have all of these.
@@ -326,7 +328,9 @@ def events(
     """Events of a job, newest first, and whether there are more.
 
     Args:
+        context: of the home.
         caller: whose project the job belongs to.
+        job_id: of the job.
         after: id of the event before the page; None for the first page.
         limit: events of a page.
 

@@ -154,6 +154,7 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0, batches: 
     machine.
 
     Args:
+        context: The home.
         name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
         num_answers: How many answers the work needs in all, where it asks for them in several calls: for many of them
             the server's engine is asked, where it has the model in memory (`SharedEngine`).
@@ -199,6 +200,7 @@ def check_writes(context: Context, name: str, asked: str) -> Candidate | None:
     """Check that a model can be asked for text, before anything long begins; nothing is loaded or sent.
 
     Args:
+        context: The home.
         name: As for `find_teacher`.
         asked: The setting that names it, for the error.
 

@@ -28,6 +28,7 @@ class SharedEngine:
     """An engine that needs no memory as long as the server's answers in its place.
 
     Args:
+        context: The home.
         candidate: A base model or a run that gives text.
         open_own: Opens its own engine.
         num_expected: Answers that the whole work needs, where it asks for them in several calls.

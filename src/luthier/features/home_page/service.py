@@ -402,6 +402,7 @@ def run_names(
     """The names of runs by their ids.
 
     Args:
+        context: The home.
         project_id: Whose datasets give the first part of a name.
         records: Runs that have begun.
         jobs: Jobs whose runs may not have begun.

@@ -101,6 +101,9 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
     """Take in ratings from an export of Label Studio: all of them, or none.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        panel_id: The panel.
         content: The content of the file.
         name: The file's, for messages.
 
@@ -343,6 +346,9 @@ def preference_pairs(context: Context, caller: Caller, panel_id: str, *, with_ca
     """Pairs of what people prefer.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        panel_id: The panel.
         with_caught: Also from raters who seem not to read.
 
     Raises:

@@ -82,6 +82,7 @@ def answer_rows(
     """Have each system answer the rows of a file; earlier answers come from the home's cache.
 
     Args:
+        context: The home.
         systems: Base models, runs, or `http(s)://host:port/v1#MODEL`.
         data: The file of the rows.
         mapping: As in `evaluations.evaluate`.

@@ -111,6 +111,7 @@ def keep_preference(
     """Store which of two answers is better.
 
     Args:
+        context: The home.
         panel: The panel.
         rater: Whoever has rated.
         item: The number of the item.
@@ -155,6 +156,7 @@ def keep_scores(
     """Store a score for each criterion of the panel.
 
     Args:
+        context: The home.
         panel: The panel.
         rater: Whoever has rated.
         item: The number of the item.

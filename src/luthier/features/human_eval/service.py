@@ -145,6 +145,8 @@ def create_panel(
     """Have people rate these answers, blind.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         answered: Rows with the answers of all systems.
         kind: Pairs to choose from, or single answers with scores.
         raters: How many raters, or their names.

@@ -160,6 +160,7 @@ class RatingPanelStore(Store):
         """Replace or withdraw the link of a rater; their ratings stay.
 
         Args:
+            panel_id: The panel.
             rater_id: The rater.
             digest: SHA-256 of the new link; None withdraws the old one.
 
@@ -178,6 +179,7 @@ class RatingPanelStore(Store):
         """Ratings of a panel, in the order of time.
 
         Args:
+            panel_id: The panel.
             rater_id: Only those of this rater; None for all.
         """
         order = [ratings.c.rated_at, ratings.c.item]
@@ -187,6 +189,7 @@ class RatingPanelStore(Store):
         """Store the rating of an item, in place of the rater's earlier one.
 
         Args:
+            panel_id: The panel.
             rating: Names the rater and the item; its time is set here.
 
         Raises:
@@ -206,6 +209,7 @@ class RatingPanelStore(Store):
         """Store ratings that come from elsewhere, all or none.
 
         Args:
+            panel_id: The panel.
             people: The raters that are new here; they have no link.
             said: Their ratings. One that has a time keeps it, others get that of the database.
 
@@ -225,6 +229,7 @@ class RatingPanelStore(Store):
         """Delete the newest rating of a rater.
 
         Args:
+            panel_id: The panel.
             rater_id: The rater.
 
         Returns:

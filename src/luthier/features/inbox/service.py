@@ -47,6 +47,7 @@ def list_entries(
     """Entries of the caller's project: overdue ones first, then by date, then the oldest.
 
     Args:
+        context: The home.
         caller: The project, and for `for_you` the member.
         show: `for_you`: open, and assigned to the caller or to nobody. Else by state.
         assignee: Only those of a member of this name; None for all.
@@ -103,6 +104,7 @@ def assign(
     """Give an entry to a member, who gets a message, or with None to nobody.
 
     Args:
+        context: The home.
         caller: A trainer or an admin.
         item_id: The entry.
         member_name: The name of a member of the project; None for nobody.
@@ -154,7 +156,9 @@ def ask_to_annotate(
     """Give the annotation of a dataset to a member, whether it was begun or not.
 
     Args:
+        context: of the home.
         caller: who assigns the work.
+        dataset_id: of the dataset.
         member_name: who gets it.
         due: the last day for it; None for no date.
         root: beginning of the link in the message; empty where there is none.

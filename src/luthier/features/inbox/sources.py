@@ -43,6 +43,7 @@ def waiting_work(context: Context, caller: Caller, asked: frozenset[str] = froze
     """All of the caller's project, by kind.
 
     Args:
+        context: The home.
         caller: The project, and what its values may be shown to.
         asked: Ids of entries that somebody was given: a dataset whose annotation has not begun is one of them.
     """
@@ -60,6 +61,7 @@ def dataset_work(dataset_id: str, name: str, version: int, num_rows: int | None,
     """The annotation of a dataset as an entry of the inbox.
 
     Args:
+        dataset_id: The dataset.
         name: Its name.
         version: The number of its newest version.
         num_rows: Of this version; None where they have not been counted.

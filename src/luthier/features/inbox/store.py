@@ -45,6 +45,7 @@ class InboxStore(Store):
         """Queue messages, all or none.
 
         Args:
+            project_id: The project.
             events: For the webhooks of the project.
             documents: Mails, and the notes that they were sent.
         """

@@ -45,6 +45,7 @@ def open_judge(context: Context, name: str) -> Engine:
     The weights are loaded with the first new question. Close the engine after use.
 
     Args:
+        context: The home.
         name: A base model, a run, a GGUF file (ends in .gguf), or `http(s)://host:port/v1#MODEL`.
 
     Raises:
@@ -70,6 +71,7 @@ def same_base(context: Context, judge: str, systems: Mapping[str, str]) -> tuple
     Panickssery et al., 2024, "LLM Evaluators Recognize and Favor Their Own Generations", arXiv:2404.13076.
 
     Args:
+        context: The home.
         judge: As `open_judge` takes it.
         systems: By the name that is shown, what each was made of: a base model, a run, or an address.
     """
@@ -167,6 +169,8 @@ def calibrate(
     Raters who fail their attention checks are left out, and named.
 
     Args:
+        context: The home.
+        project_id: The project.
         judge: As `open_judge` takes it.
         ratings: A file that `luthier human-eval export` has written. Exactly one of this and `panel`.
         panel: The id of a panel of the project.
@@ -272,6 +276,7 @@ def judged_by(
     An unavailable judge is a caution, not a failed check: its signals are unknown.
 
     Args:
+        context: of the home.
         project_id: whose model is monitored.
         settings: of the monitored model.
         frame: exchanges with their texts, columns of `Exchange`.
@@ -312,6 +317,7 @@ def scores_of_sides(
     scores.
 
     Args:
+        context: The home.
         settings: Names the judge, and how many answers it gets.
         frame: Exchanges with their words, columns of `Exchange`.
     """

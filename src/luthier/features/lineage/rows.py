@@ -147,6 +147,8 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
     are not found.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         row: The id of an exchange or of a review, or at least 8 characters of the row; both are compared after
             normalisation (case, white space, Unicode form).
 
@@ -362,6 +364,8 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     of the words, not the words.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         row: As `row_lineage` takes it.
 
     Raises:

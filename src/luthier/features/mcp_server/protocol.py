@@ -106,6 +106,7 @@ def make_server(context: Context, toolbox: Toolbox, identify: Identify) -> Serve
     """The server.
 
     Args:
+        context: The open home.
         toolbox: Its tools.
         identify: Finds the caller of a request.
     """

@@ -102,6 +102,7 @@ def check_model(
     """Try a base model in all its parts; failures are reported, with the reason and what to do.
 
     Args:
+        context: The home.
         name: A name of the catalogue, a folder, or what else `models pull` takes; it is pulled where it is not there.
         rows: A file of rows to try in place of one of each kind, in any shape that `luthier data preview` reads.
         max_seconds: Of all parts together; those that are left then are `not_run`.

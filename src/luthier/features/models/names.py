@@ -73,6 +73,7 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
     """What a name means.
 
     Args:
+        context: The home.
         name: Of any kind, see above. A deployment goes before a folder of the same name here: write `./NAME` for that.
         caller: Whose deployments and tuned models these are.
         takes_exports: Whether a deployment may route to an export, in a separate format and maybe with fewer bits.

@@ -197,6 +197,7 @@ def find_candidate(context: Context, name: str, caller: Caller = _LOCAL) -> Cand
     """A candidate by any name of a model, under that name.
 
     Args:
+        context: The home.
         name: As `find_model` takes it.
         caller: Whose deployments and tuned models these are.
 

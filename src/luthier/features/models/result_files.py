@@ -44,6 +44,8 @@ def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
     """The folder of a run's weights on this machine, fetched where another machine has trained it.
 
     Args:
+        context: The home.
+        run_id: The run.
         adapter_path: The folder on the machine that has trained.
 
     Returns:

@@ -137,6 +137,8 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
     """Change some of the settings of the caller's project.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         changes: By the names of `AlertSettings`.
 
     Raises:

@@ -80,6 +80,7 @@ class AlertStore(Store):
         """Alerts of a project, newest first.
 
         Args:
+            project_id: The project.
             model: Only alerts of this deployment; None for all.
             status: Only open or only closed ones; None for both.
             limit: The most alerts; None for all.

@@ -49,6 +49,7 @@ def text_checks(context: Context, corpus: Path | None = None) -> Checks:
     """The checks of texts that the signals need.
 
     Args:
+        context: The home.
         corpus: Documents that answers may cite; None checks no citations.
 
     Raises:
@@ -141,6 +142,8 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
     """The profile of what answers; None for a base model, or where its training rows are unknown.
 
     Args:
+        context: The home.
+        project_id: The project.
         target: A run id or the name of a model; empty for none.
         settings: `data` names rows in place of those of the run.
 
@@ -238,6 +241,8 @@ def watch(context: Context, project_id: str, model: str, *, since: float, until:
     """The report of a model's traffic in [since, until).
 
     Args:
+        context: The home.
+        project_id: The project.
         model: The name that clients ask for.
         since: Seconds since 1970.
         until: Seconds since 1970; None for now.
@@ -252,6 +257,8 @@ def look(context: Context, project_id: str, model: str, *, since: float, html: P
     """The report up to now, and a page of it.
 
     Args:
+        context: The home.
+        project_id: The project.
         model: The name that clients ask for.
         since: Seconds since 1970.
         html: The file of the page; None for no page.

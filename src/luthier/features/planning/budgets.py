@@ -66,6 +66,7 @@ def with_budget(
     """The plan with these caps and the rates of this machine.
 
     Args:
+        context: The home.
         plan: Without a budget.
         asked: The caps; None for none.
         prices: A file whose entries replace those of the price table.
@@ -103,6 +104,7 @@ def with_larger_budget(
     Rates stay, too, where no other prices are given.
 
     Args:
+        context: of the home.
         plan: of the run.
         asked: the caps that are given now; None for none.
         prices: a file whose entries replace those of the price table; None keeps the rates of the run.

@@ -47,6 +47,7 @@ def make_room(context: Context, newest: Path) -> list[Entry]:
     """Remove what was used longest ago of the part of the cache that a new file is in, where it exceeds its limit.
 
     Args:
+        context: The home.
         newest: The file, which stays.
 
     Returns:
@@ -113,6 +114,7 @@ def cache_use(context: Context, *, clear: bool = False) -> list[CacheUse]:
     """What the parts of the cache hold that have rows.
 
     Args:
+        context: The home.
         clear: Remove everything first that no run needs and that was not used within the last hour.
     """
     from luthier.ml.data.files.bounded_folder import entries_of, remove_least_used

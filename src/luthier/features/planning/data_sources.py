@@ -84,6 +84,7 @@ def located(
     """The recipe with its remote sources downloaded and its list of sources mixed; as it is where it has none.
 
     Args:
+        context: The home.
         recipe: What is asked.
         base_dir: From which its relative paths count.
         spill: The budget of memory, and where rows beyond it go.

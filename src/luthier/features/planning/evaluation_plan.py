@@ -36,6 +36,7 @@ def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train:
     """The plan with all that is evaluated next to the tuned model, and what has to be reached.
 
     Args:
+        context: The home.
         plan: With everything else.
         judged: The held-out rows; none where nothing is evaluated.
         train: The training rows that are good answers.
@@ -199,6 +200,8 @@ def reference_caveat(context: Context, run_id: str, judged: Sequence[Example], *
     """What makes the figures of a reference run on these rows doubtful; empty for nothing.
 
     Args:
+        context: The home.
+        run_id: Of the run.
         judged: The held-out rows.
         is_allowed: Whether held-out rows may be among those that it was trained on.
 
@@ -315,6 +318,7 @@ def training_examples(
     """The training rows of a recipe with absolute paths, read again and split as they were for training.
 
     Args:
+        context: The home.
         recipe: Of the run.
         spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
         before: Sources of the plan of the run, whose files are read.

@@ -156,6 +156,7 @@ def find_teacher(
     """The teacher that a recipe's objective names, with all that decides what it says; None where it names none.
 
     Args:
+        context: The home.
         recipe: Of the run.
         template: The student's, whose tokens the teacher must share.
         splits: The rows that it will look at.

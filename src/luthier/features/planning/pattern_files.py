@@ -26,6 +26,7 @@ def files_of_plan(context: Context, pattern: Path, found: Matching, known: Seque
     Files that were added since are shown by the progress of the home.
 
     Args:
+        context: The home.
         pattern: What they match.
         found: The files that match now.
         known: Those of the plan.

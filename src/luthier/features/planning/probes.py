@@ -192,6 +192,7 @@ def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = 
     """The calibration that earlier probes on this machine speak for; None where none has run for this device.
 
     Args:
+        context: the home.
         device: the device of the plan.
         plan: its workload is looked up.
         tell: called about a file that cannot be used, which is then ignored; a Python warning where it is None.

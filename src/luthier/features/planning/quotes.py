@@ -128,6 +128,7 @@ def compare_options(
     """Every method on every device, those that fit first, the cheapest first.
 
     Args:
+        context: of the home.
         prepared: the plan and its rows.
         on: device names; empty takes this machine and one of each in the table.
         prices: by device; None takes the shipped table.
@@ -281,6 +282,8 @@ def save_quote(
     A run must not fail because of its quote: a device that the table lacks has none.
 
     Args:
+        context: The home.
+        run_id: Of the run.
         prepared: Its plan and rows.
         prices: A file whose entries replace those of the table that is shipped.
         num_devices: Accelerators like this machine's that train it together; processes on a CPU share one machine.

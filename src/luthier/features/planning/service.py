@@ -160,6 +160,7 @@ def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path 
     """The complete plan of a recipe. Reads and checks all rows, trains nothing.
 
     Args:
+        context: The home.
         recipe: The request.
         base_dir: From which its relative paths count.
         prices: A file whose entries replace those of the price table.
@@ -250,6 +251,7 @@ def prepare_again(
     """The data and model of a run again, for a resume.
 
     Args:
+        context: The home.
         plan: Of the run.
         ready: The prepared data, where this process has it already.
         data_loader: As for `prepare`.

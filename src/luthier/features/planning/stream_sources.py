@@ -74,6 +74,7 @@ def pinned_source(
     """A source of a recipe with its files.
 
     Args:
+        context: The home.
         number: Its place in the list of sources.
         name: Of the source.
         source: As the recipe has it.

@@ -250,6 +250,7 @@ def load_stream(
     """Pin the streamed sources of a recipe and read their first rows.
 
     Args:
+        context: The home.
         recipe: What is asked.
         base_dir: From which its relative paths count.
         memory_bytes: What the rows of the shuffle buffer may take.

@@ -82,6 +82,7 @@ def load_splits(
     the first ones are read (`streamed_rows`).
 
     Args:
+        context: The home.
         recipe: What is asked.
         base_dir: From which its relative paths count.
         spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
@@ -348,6 +349,7 @@ def tokenise(
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
 
     Args:
+        context: of the home.
         split: its name.
         part: its rows.
         template: of the base model.

@@ -150,6 +150,7 @@ def ask_head(context: Context, caller: Caller, form: HeadForm) -> HeadAnswer:
     """What a model with a task head gives of a form.
 
     Args:
+        context: The home.
         caller: Whose budget is used.
         form: What was entered.
 

@@ -86,6 +86,8 @@ def set_gate(context: Context, caller: Caller, text: str) -> Gate:
     """Write the rules of the caller's project; they hold from the next deployment on.
 
     Args:
+        context: The home.
+        caller: Of the project.
         text: YAML, as in a gate's file.
 
     Raises:
@@ -154,6 +156,7 @@ def check_gate(
     """Check given results by the rules of a gate.
 
     Args:
+        context: of the home.
         project_id: whose gate it is.
         gate_file: the rules.
         suite: result of a suite; None for none.

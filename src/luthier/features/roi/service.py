@@ -49,6 +49,7 @@ def compute_roi(
     """Answer a case file, or three questions. The same files and the same evaluation give the same answer.
 
     Args:
+        context: of the home.
         file: a case; or the answers to three questions, where all else is a default.
         verdict: a run, of which the last evaluation is taken, or an evaluation; its gains replace assumed ones.
         prices: entries that replace those of the shipped table.

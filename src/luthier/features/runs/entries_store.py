@@ -162,6 +162,7 @@ class RunEntryStore(Store):
         """The newest dataset version of the project that holds each file, where there is one; by what named the file.
 
         Args:
+            project_id: The project.
             named: Files by their digests or their ids.
         """
         if not named:

@@ -356,6 +356,7 @@ def page_of_runs(
     """Some runs of the caller's project.
 
     Args:
+        context: The home.
         caller: Whose project.
         judged: Evaluations, cached.
         before: Only runs older than the one with this id.

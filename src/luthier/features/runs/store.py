@@ -121,6 +121,7 @@ class RunStore(Store):
         """Change some fields of a run, and the time of its last change.
 
         Args:
+            run_id: The run.
             status: The new status. None means no change, here and below.
             step: The last step that ended, from 1.
             stopped_because: The reason of an end before the last step, as a sentence.
@@ -218,6 +219,7 @@ class RunStore(Store):
         """One page of the events of a run, by step. Reads the documents of no more than these.
 
         Args:
+            run_id: The run.
             after: A position among the events; 0 begins at the first.
             limit: The most events.
 
@@ -243,6 +245,7 @@ class RunStore(Store):
         Reads no more than these, however many the run has.
 
         Args:
+            run_id: The run.
             after: A position among the events; 0 begins at the first.
             limit: The most events.
 
@@ -263,6 +266,7 @@ class RunStore(Store):
         """The events of some kinds, the last appended first.
 
         Args:
+            run_id: The run.
             kinds: Names of classes of events, as they are stored.
             limit: The most events; None for all.
         """
@@ -348,6 +352,7 @@ class RunStore(Store):
         Many are read at a time, so parsing is left to the caller.
 
         Args:
+            project_id: The project.
             moment: In UTC, ISO 8601.
             limit: The most results.
         """
@@ -361,6 +366,7 @@ class RunStore(Store):
         """Runs of a project, newest first.
 
         Args:
+            project_id: The project.
             limit: The most runs.
             after: Only runs that were made before this one; None begins at the newest.
             status: Only runs in this status; None for all.

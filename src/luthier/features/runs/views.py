@@ -42,6 +42,8 @@ def list_evaluations(
     """Evaluations, newest first.
 
     Args:
+        context: The home.
+        project_id: Of the project.
         words: All of them must occur in the run's id, the file's name, or the name of a system or model.
         word: Of the verdict, or `none` for evaluations without one.
         after: Only those older than this evaluation.
@@ -118,6 +120,8 @@ def list_runs(
     """Runs in an order, newest first where none is given; those behind the run `after`.
 
     Args:
+        context: The home.
+        project_id: Of the project.
         after: The last run of the page before; None for the first page.
         limit: The most runs.
         filter_text: A filter; archived runs are there unless it leaves them out.

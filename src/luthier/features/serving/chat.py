@@ -231,6 +231,7 @@ def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto")
     """The client for a name: a model, or an address such as http://host:8520/v1#MODEL.
 
     Args:
+        context: of the home.
         name: as the user types it.
         engine: that runs the model; `auto` chooses by format and machine.
 

@@ -55,6 +55,7 @@ class CompletionStream:
     """One running request.
 
     Args:
+        context: The home.
         caller: Whose budget and slots are used.
         requests: One for each prompt.
         model: The name that was requested.

@@ -110,6 +110,7 @@ def choose_engines(context: Context, models: Mapping[str, Served], *, must: bool
     """How each model is served: copies are made where there are none yet, which takes minutes for a large model.
 
     Args:
+        context: The home.
         models: Models by name, as `loaded.choose_models` finds them.
         must: Whether llama.cpp was asked for: then no engine is timed, and what speaks against a copy is an error.
 

@@ -121,6 +121,7 @@ def predict(
     """Run a model with a task head on inputs, for a local user.
 
     Args:
+        context: The home.
         name: A run, a tuned model or the folder of one.
         inputs: Prompts; documents for a reranker, texts for an embedding model, each as a single turn.
         query: Rank: the query for the documents.

@@ -46,6 +46,7 @@ def choose_models(context: Context, names: Sequence[str], engine: EngineChoice =
     """The models by the name used in requests: its own, the last part of a path, or NAME of `NAME=MODEL`.
 
     Args:
+        context: The home.
         names: Models as a command names them.
         engine: The engine that runs them; `auto` chooses by format and machine.
 

@@ -230,6 +230,8 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
     """Resolve a name to a target.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         name: The name in the request.
         user: The end user, by which a deployment chooses its target; the same user gets the same one.
 
@@ -352,6 +354,7 @@ def _as_served(
     """The list entry of a loadable model.
 
     Args:
+        context: The home.
         name: Of the entry.
         created_at: In seconds since 1970.
         owner: A project, or `system`.

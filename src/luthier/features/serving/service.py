@@ -203,6 +203,7 @@ def ask(
     """Generate answers to prompts; returns a function that cancels it, and what answers.
 
     Args:
+        context: The home.
         caller: Whose budget and slots are used.
         model: Its name, or the routed target.
         requests: One per prompt. Choices are numbered across all of them.
@@ -305,6 +306,7 @@ def ask_pooling(
     """Run single-pass inference on inputs; returns a function that cancels it. Charge the usage with `charge_pooled`.
 
     Args:
+        context: The home.
         caller: Whose budget and slots are used.
         model: Its name, or what that was routed to.
         request: The inputs.
@@ -332,6 +334,7 @@ def charge_pooled(context: Context, caller: Caller, made: Pooled, routed: Routed
     """Charge the tokens of such inputs to the caller's budget.
 
     Args:
+        context: The home.
         caller: Whose budget is used.
         made: The result with its tokens.
         routed: The target whose use is counted; None counts none.
@@ -353,6 +356,7 @@ def answer(
     """The answer of a model to messages, with the rights of the caller's key; blocks and charges its tokens.
 
     Args:
+        context: The home.
         caller: Whose budget and slots are used.
         model: Its name.
         messages: Chat messages, the last of which is answered.
@@ -379,6 +383,7 @@ def complete(
     """The whole answers to prompts, and the fingerprint of the model; blocks and charges their tokens.
 
     Args:
+        context: The home.
         caller: Whose budget and slots are used.
         model: Its name.
         requests: One for each prompt.

@@ -38,7 +38,11 @@ _LOOK_SECONDS: Final = 0.5
 
 
 class SharedEngines:
-    """The models that the server of a home has in memory."""
+    """The models that the server of a home has in memory.
+
+    Args:
+        context: The home.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context

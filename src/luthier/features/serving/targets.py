@@ -73,6 +73,7 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
     """The share of a target by its name; `export:ID` is an export made by the server.
 
     Args:
+        context: The home.
         caller: Whose project it is; a local user may also name the folder of an export.
         name: Of a base model, a run, a tuned model or an export.
         fraction: Of the requests that it gets, 0 to 1.

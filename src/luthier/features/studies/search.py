@@ -52,6 +52,7 @@ def points_to_begin_with(
     """The points to begin with, those of earlier studies first, each once, and a sentence for each study that gave one.
 
     Args:
+        context: The home.
         plan: Of the recipe.
         space: That is searched.
         own: What the recipe itself sets, as `priors.own_values` gives it.

@@ -166,6 +166,7 @@ def go_on(
     end of the final run. Once that has begun, nothing more is searched.
 
     Args:
+        context: The home.
         study_id: Of the study.
         hours: A budget in place of its own, counted from the beginning of the study.
         usd: The same in money.

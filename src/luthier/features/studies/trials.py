@@ -198,6 +198,7 @@ def price(
     """Make a trial ready and predict what it takes.
 
     Args:
+        context: The home.
         spec: Of the study.
         trial: The trial.
         own: The plan of the study's own recipe, by whose tokens rungs are counted.
@@ -241,6 +242,7 @@ def train_to(
     """Train a trial up to a rung, from where it is.
 
     Args:
+        context: The home.
         trial: The trial, which may be running.
         rung: Its number, from 0 on.
         priced: The trial made ready.

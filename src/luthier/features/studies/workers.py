@@ -133,6 +133,7 @@ class ProcessPool:
     A process starts with its first task and lives on for others, so that libraries are loaded and rows are read once.
 
     Args:
+        context: The home.
         study: The study.
         lock: The descriptor that holds the study's lock; workers inherit it.
         signalled: Which signal has requested a stop; None as long as none has.

@@ -47,6 +47,7 @@ def run_lm_eval(
     """One task of the harness on all systems; a path to its YAML file counts from `folder`.
 
     Args:
+        context: The home.
         engines: Of the systems.
         systems: Models of this machine, or servers.
         task: The task and its number of examples.

@@ -328,6 +328,7 @@ def check_safety(
     """Run all probes on a model and on the one that it is compared with, keep the result, and return it.
 
     Args:
+        context: of the home.
         model: name of a base model, a run, or a tuned model (`ft:...`).
         against: as `model`; None takes the base of a tuned one.
         suite: which probes.

@@ -55,6 +55,7 @@ def run_suite(
     The base of a tuned candidate is always evaluated, too, and with examples in its prompt where a task has some.
 
     Args:
+        context: of the home.
         systems: the candidate first, then what it is compared with, each by any name of a model, or as a server's model
             (`http://host/v1#MODEL`).
         suite: file of the suite.

@@ -235,6 +235,7 @@ def run_tasks(
     """Judge all systems by every task, each system's engine opened once.
 
     Args:
+        context: The home.
         systems: The plain before the tuned: each is compared with every earlier one.
         tasks: With their rows.
         resources: What tasks may use.

@@ -54,6 +54,7 @@ def save(
     """Save a state, or weights to sample from or to download, under a name.
 
     Args:
+        context: The home.
         caller: Whose client it is.
         model_id: The training client.
         number: Of the request.
@@ -260,6 +261,7 @@ def set_ttl(
     """Change how long a checkpoint is kept, from now on.
 
     Args:
+        context: The home.
         caller: Whose project has saved it.
         model_id: The training client that has saved it.
         kind: What it was saved for.

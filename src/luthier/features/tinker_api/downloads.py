@@ -36,6 +36,7 @@ def make_urls(
     """Addresses of the files of an adapter that was saved for other programs.
 
     Args:
+        context: The home.
         caller: Whose project has saved it.
         model_id: The training client that has saved it.
         kind: What it was saved for.

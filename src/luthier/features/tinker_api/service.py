@@ -35,6 +35,7 @@ def find_base(context: Context, name: str) -> tuple[str, LocalModel]:
     """A base model on this machine, and its name in the API.
 
     Args:
+        context: The home.
         name: Its name in the API, or its repository on the hub, `ORGANISATION/NAME`. Where no model came from that
             repository, the model that is called NAME here, in whichever case: loops that were written for the hosted
             service name all models in this form.
@@ -109,6 +110,7 @@ def create_model(
     """A new training client.
 
     Args:
+        context: The home.
         caller: Who makes it.
         session: Its session.
         number: Of the client in its session.
@@ -141,6 +143,7 @@ def create_from_state(
     """A new training client that goes on from a saved state.
 
     Args:
+        context: The home.
         caller: Who makes it.
         session: Its session.
         number: Of the client in its session.
@@ -302,6 +305,7 @@ def optim_step(
     """One optimizer step with the gradients of the passes before it.
 
     Args:
+        context, caller: The home, and whose project it is.
         model_id: The training client.
         number: Of the request among those of this client, from 1 on.
         adam: Settings of AdamW by our names; None where the client has chosen another optimizer.
@@ -329,6 +333,7 @@ def load_weights(
     """Go on from a saved state with an existing client.
 
     Args:
+        context, caller: The home, and whose project it is.
         model_id: The training client.
         number: Of the request among those of this client, from 1 on.
         path: Of the saved state, `tinker://...`.
@@ -357,6 +362,7 @@ def snapshot(
     """Weights to sample from, in memory alone, with a sampling client for them.
 
     Args:
+        context, caller: The home, and whose project it is.
         model_id: The training client.
         number: Of the request among those of this client, from 1 on.
         sampler_number: Of the sampling client in its session.
@@ -388,6 +394,7 @@ def numbered(
     """A request of a training client, in its turn.
 
     Args:
+        context, caller: The home, and whose project it is.
         live: The training client.
         number: Of the request among those of this client, from 1 on.
         send, finish: Make the request to the process that trains, and the answer from its result.
@@ -414,6 +421,7 @@ def create_sampler(
     """A sampling client for a base model, or for saved weights.
 
     Args:
+        context, caller: The home, and whose project it is.
         session: Its session.
         number: Of the client in its session.
         base_name: A base model by its name in the API; for `path` of None.
@@ -447,6 +455,7 @@ def sample(
     """Sample from a prompt; also returned: the ids of the answers.
 
     Args:
+        context: The home.
         caller: Who asks.
         sampler_id: The sampling client.
         number: Of the request, given by the client.

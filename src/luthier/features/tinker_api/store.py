@@ -59,6 +59,7 @@ class TinkerStore(Store):
         """A page of a project's training clients, newest first, and how many there are.
 
         Args:
+            project_id: the project.
             limit: clients of a page.
             offset: clients before it.
         """
@@ -76,6 +77,7 @@ class TinkerStore(Store):
         """The checkpoint of this name, expired or not; None where there is none.
 
         Args:
+            project_id: the project.
             model_id: the training client that has saved it.
             kind: what it was saved for.
             name: as the client has named it.
@@ -90,6 +92,7 @@ class TinkerStore(Store):
         """The checkpoint of this name.
 
         Args:
+            project_id: the project.
             model_id: the training client that has saved it.
             kind: what it was saved for.
             name: as the client has named it.
@@ -109,6 +112,7 @@ class TinkerStore(Store):
         """A page of a project's checkpoints, or of those of a training client, newest first, and how many there are.
 
         Args:
+            project_id: the project.
             model_id: of one training client; None for all of them.
             limit: checkpoints of a page; None for all.
             offset: checkpoints before it.

@@ -50,6 +50,8 @@ class Delivery:
     """One tracker of one run, for one process.
 
     Args:
+        context: The home.
+        run_id: Of the run.
         tracker: Its settings, as in the plan of the run.
     """
 

@@ -211,6 +211,8 @@ def deliver(
     """Deliver to the trackers of a run what they have not yet; errors are in their states.
 
     Args:
+        context: The home.
+        run_id: Of the run.
         asked: Names of trackers; those of its plan if empty. Others report a run that had none, with the settings of
             the environment.
         from_start: Deliver everything again, into new runs of the trackers.

@@ -89,6 +89,8 @@ def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
     `luthier lineage`.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         user: As requests name them.
 
     Raises:

@@ -173,6 +173,7 @@ def keep(
     """Have an exchange kept as the project's policy says; never raises, and does not wait.
 
     Args:
+        context: The home.
         asked: The exchange, without its words and its user.
         user: Whose request it was, where a user is named.
         words: Messages and answer; called only where they are kept.

@@ -43,6 +43,8 @@ def exchanges(
     """The exchanges of a project, oldest first, those of this moment included.
 
     Args:
+        context: The home.
+        project_id: Of the project.
         model: The name that was requested; None for all.
         since: From then on, in seconds since 1970.
         until: Before then; None for no end.
@@ -113,6 +115,7 @@ def summary(
     """What is kept of the traffic of a time; what was lost is counted for all models together.
 
     Args:
+        context: of the home.
         project_id: of the traffic.
         model: as requested; None for all models.
         since: seconds since 1970.
@@ -136,6 +139,7 @@ def newest(
     """The newest exchanges without their words, newest first.
 
     Args:
+        context: of the home.
         project_id: of the traffic.
         model: as requested; None for all models.
         since: seconds since 1970.

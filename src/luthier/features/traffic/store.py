@@ -24,6 +24,7 @@ class TrafficStore(Store):
         """Files of a project's traffic, oldest first.
 
         Args:
+            project_id: The project.
             since: Only files with exchanges of this time or later, in seconds since 1970; None for no start.
             until: Only files with exchanges before this time, in seconds since 1970; None for no end.
             day: Only files of this day in UTC, `2026-11-30`; None for all.
@@ -55,6 +56,7 @@ class TrafficStore(Store):
         """As `replace`; in the same transaction the feedback on some exchanges and their items for review are deleted.
 
         Args:
+            project_id: The project.
             exchange_ids: The exchanges.
             removed: Files that held them.
             added: Files with the other exchanges of these files.

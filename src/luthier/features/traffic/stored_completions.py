@@ -90,6 +90,7 @@ def completion_recorder(
     """What stores the answer to a request: called with the response and the end user, once the answer is complete.
 
     Args:
+        context: The home.
         caller: Whose project stores it.
         request: The body of the request.
 
@@ -127,6 +128,8 @@ def page_of_completions(
     """One page of the stored completions of a project, and whether more follow.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         after: The id of the completion before the page; None begins at the first.
         limit: The most completions.
         order: `asc` for the oldest first, `desc` for the newest.
@@ -162,6 +165,8 @@ def matching(
     """The stored completions that meet all conditions, the oldest first, read a few at a time.
 
     Args:
+        context: The home.
+        project_id: The project.
         metadata: Keys and values that a completion must have, all of them.
         model: Only completions of this model; None for all.
         since: In seconds since 1970; completions of that moment are included. None for no start.
@@ -176,6 +181,8 @@ def update_metadata(
     """Replace the metadata of a completion.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         completion_id: The completion.
         metadata: All of it; None for none.
 

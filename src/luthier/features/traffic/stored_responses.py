@@ -83,6 +83,7 @@ class StoredResponseStore(StoredTextStore[StoredResponse]):
         """One of them.
 
         Args:
+            project_id: The project.
             response_id: The response.
             newest_seconds: How old it may be.
 
@@ -133,6 +134,7 @@ def response_recorder(
     """What stores the response, called with it and the end user once it is complete; None where it is not stored.
 
     Args:
+        context: The home.
         caller: Whose project stores it.
         parameters: The body of the request without its input.
         items: The input.
@@ -266,6 +268,8 @@ def matching_responses(
     """The stored responses that meet all conditions, oldest first, read a few at a time.
 
     Args:
+        context: The home.
+        project_id: The project.
         metadata: Labels that all of them have.
         model: Only answers of this model.
         since: Seconds since 1970, included.

@@ -92,6 +92,7 @@ class StoredTextStore(Store, Generic[Kept]):
         """The next of them, each with the number of its row.
 
         Args:
+            project_id: The project.
             model: Only answers of this model.
             beyond: The number of the row behind which they begin; None for the first.
             limit: The most of them.
@@ -131,6 +132,7 @@ class StoredTextStore(Store, Generic[Kept]):
         """All that meet the conditions, read a few at a time.
 
         Args:
+            project_id: The project.
             metadata: Labels that all of them have.
             model: Only answers of this model.
             beyond: As of `some`.
@@ -173,6 +175,8 @@ def check_stores(context: Context, caller: Caller, way_out: str) -> None:
     """Raise UnsupportedError where neither server nor project stores texts.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         way_out: What a client may send instead.
     """
     if may_store(context, caller.project_id):

@@ -121,6 +121,7 @@ def train(
     """`training.service.train`, which resumes the run that this launch has begun before.
 
     Args:
+        context: the home.
         recipe: what to train.
         base_dir: where paths of the recipe count from.
         prices: a file of prices; None for those of the home.

@@ -106,6 +106,7 @@ def work(
     Files of new jobs are validated in parallel, so that errors are known while another job trains.
 
     Args:
+        context: The home.
         name: Of the worker, and of its folder.
         stop_requested: The reason of a requested stop; None while there is none.
         tell: Gets lines about what is done.
@@ -183,6 +184,7 @@ def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.Ab
     there by then. It does not wait long: many jobs end with an answer that needs none of the heavy libraries.
 
     Args:
+        context: The home.
         tell: Called with each line of the worker's log.
     """
     from luthier.core.child_process.fork_client import ForkServer

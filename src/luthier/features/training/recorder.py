@@ -67,6 +67,8 @@ def recorder(
     restarts.
 
     Args:
+        context: of the home.
+        run_id: of the run.
         warnings: gets the text of each warning.
         listener: called with each event after it is stored; None for none.
         device: that the run trains on, by torch's name.

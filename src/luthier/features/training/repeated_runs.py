@@ -57,6 +57,7 @@ def learning_curve(
     """Train a recipe on shares of its rows, smallest first, and fit a power law to the validation losses.
 
     Args:
+        context: of the home.
         recipe: the request.
         base_dir: folder that its relative paths count from.
         hours: for all runs together, including those of earlier calls. The largest share is halved until the prediction

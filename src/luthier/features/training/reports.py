@@ -29,6 +29,7 @@ def write_run_report(
     """Write `report.html` and `report.json` into the run's folder; returns the path of the page.
 
     Args:
+        context: of the home.
         record: of the run.
         prepared: its plan and rows.
         evaluation: of its result; None without one.

@@ -59,6 +59,8 @@ def judge_within(
     from then on that time is a known lower bound.
 
     Args:
+        context: of the home.
+        run_id: of the run.
         prepared: its plan and rows.
         result: of its training.
         meter: holds the caps of the run.
@@ -168,6 +170,7 @@ def train(
     SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
 
     Args:
+        context: The home.
         recipe: The recipe.
         base_dir: Folder for relative paths in the recipe.
         prices: A file whose entries override those of the price table.
@@ -216,6 +219,7 @@ def train_prepared(
     """Train prepared data as `train` does; evaluates if `prepared` contains held-out rows.
 
     Args:
+        context: The home.
         prepared: The plan and its rows.
         began: Start of the work, by `time.perf_counter`; time is billed from then on.
         prices: As for `train`.
@@ -274,6 +278,8 @@ def resume(
     """Resume a run from its newest intact checkpoint; the result equals that of an uninterrupted run.
 
     Args:
+        context: The home.
+        run_id: Of the run.
         budget: Caps that override those of the run, counted from its beginning.
         prices: As for `train`; without them the run keeps its rates.
         is_judged: False skips the evaluation on held-out rows.

@@ -47,6 +47,8 @@ def use_of(context: Context, caller: Caller, routed: Routed, num_prompt_tokens: 
     """One counted answer, with its cost at today's prices.
 
     Args:
+        context: of the home.
+        caller: of the request.
         routed: the model as requested, and the one that answered.
         num_prompt_tokens: read for the answer.
         num_new_tokens: written for it.
@@ -66,6 +68,8 @@ def usage(context: Context, project_id: str, *, num_days: int = 30, model: str |
     """What a project has asked in the last days (UTC, today is one of them), newest day first.
 
     Args:
+        context: The home.
+        project_id: The project.
         num_days: How many days, today included.
         model: The requested name; None for all.
     """

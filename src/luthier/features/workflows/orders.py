@@ -93,6 +93,7 @@ def start(context: Context, caller: Caller, name: str, values: Mapping[str, Any]
     """Queue a workflow.
 
     Args:
+        context: The home.
         caller: Who asks; the files, runs and deployments are those of this project.
         name: Of the form.
         values: As `forms.read_form` gives them.
@@ -160,6 +161,7 @@ def order_for(context: Context, caller: Caller, workflow_id: str, asked: Mapping
     """The newest order that made a workflow; None where a command made it.
 
     Args:
+        context: The home.
         caller: Whose project it belongs to.
         workflow_id: Of the pipeline or the study.
         asked: Its request, which names the files of the job.

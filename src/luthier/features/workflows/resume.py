@@ -39,6 +39,7 @@ def resume_workflow(
     or where the budget changes, a new job continues it.
 
     Args:
+        context: The home.
         caller: Of the project that the workflow belongs to.
         workflow_id: Of a study, a model comparison, an automl run or a retraining.
         budget_hours: For a study whose budget was used up before its final run: a larger one, counted from its

@@ -331,6 +331,7 @@ def estimate(context: Context, caller: Caller, name: str, values: Mapping[str, A
     """What a form that was filled in will take.
 
     Args:
+        context: The home.
         caller: Whose files it names.
         name: Of the form.
         values: As `forms.read_form` gives them.

@@ -52,6 +52,7 @@ class PipelineStore(Store):
         """Pipelines of a project, newest first.
 
         Args:
+            project_id: The project.
             kind: Only pipelines of this kind; None for all.
             limit: The most pipelines; None for all.
         """

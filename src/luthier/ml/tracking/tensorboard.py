@@ -129,6 +129,7 @@ def hyperparameters(parameters: Mapping[str, Parameter], *, run_id: str, began: 
 
     Args:
         parameters: The settings of the run, by name.
+        run_id: The run.
         began: Seconds since 1970.
     """
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo

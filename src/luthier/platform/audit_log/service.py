@@ -176,6 +176,7 @@ def record(
     A kill between a change and its entry would lose the entry, and a log that misses one proves nothing.
 
     Args:
+        context: The home.
         caller: Who did it.
         action: What was done, such as `file.deleted` or `job.created`.
         subject: The id of the object.
@@ -213,6 +214,8 @@ def search_entries(
     """Entries of a project, newest first, and whether there are more.
 
     Args:
+        context: The home.
+        project_id: The project.
         limit: The most entries.
         before: Only entries before this number; None begins at the newest.
         actor: A part of the actor, regardless of capitals; empty for any.
@@ -233,6 +236,7 @@ def verify_log(context: Context, *, expect: str | None = None) -> AuditVerdict:
     """Verify the chain, and find the first entry that was tampered with.
 
     Args:
+        context: The home.
         expect: `NUMBER:HASH` of an earlier verdict (`head_number`, `head_hash`), kept outside of the database. Without
             it no one can detect that the end was cut off, or that the whole chain was rewritten.
 

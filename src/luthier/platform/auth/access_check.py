@@ -19,6 +19,7 @@ class AccessCheck:
     """Checks key or member before each unit of work; the database is read once a second at most. Thread-safe.
 
     Args:
+        context: The home.
         caller: Who started the work; a person at this machine may always go on.
         scope: What the work needs.
         clock: Seconds, never set back.

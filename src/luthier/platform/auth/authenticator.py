@@ -171,6 +171,7 @@ class StaticKeyAuthenticator(Authenticator):
     """Accepts the keys that an `Authenticator` accepts, and a fixed list of others.
 
     Args:
+        context: The open home.
         key_digests: SHA-256 digests of the other keys.
         is_open: Whether requests without a valid key are accepted too.
     """

@@ -43,6 +43,7 @@ def make_first_key(context: Context, *, is_shown: bool) -> FirstKey | None:
     """Make a random first key where there is no key at all; None where there is one.
 
     Args:
+        context: The home.
         is_shown: Whether the caller shows it to the person or program that asked for it; else it goes into a file.
 
     Raises:

@@ -54,6 +54,7 @@ def invite(
     """Make an invitation to the caller's project.
 
     Args:
+        context: The home.
         caller: An admin of the project.
         role: What the member may do.
         recipient: For whom it is; shown in the list.

@@ -126,6 +126,7 @@ def change_own_password(context: Context, caller: Caller, current: str, password
     """Give oneself another password; all of one's sessions end, this one too.
 
     Args:
+        context: The home.
         caller: The member.
         current: The password until now.
         password: The new one.
@@ -316,6 +317,7 @@ def begin_session(context: Context, caller: Caller, *, how: str) -> str:
     """A new session for a caller whose identity was proved; returns its secret.
 
     Args:
+        context: The home.
         caller: The member.
         how: By what, for the audit log.
     """

@@ -166,6 +166,7 @@ class MemberStore(Store):
         """Change a member.
 
         Args:
+            project_id: The project.
             member_id: The member.
             role: The new role; None leaves it.
             password: The hash of the new password, which also ends the member's sessions; None leaves it.
@@ -249,6 +250,7 @@ class MemberStore(Store):
         With neither a member nor a key they are those of the person at the machine.
 
         Args:
+            project_id: The project.
             member_id: The member that has signed in.
             key_id: The key that was signed in with.
         """
@@ -268,6 +270,7 @@ class MemberStore(Store):
 
         Args:
             digest: SHA-256 of the session that stays.
+            project_id: The project.
             member_id: The member whose sessions end; None for sessions of a key.
             key_id: The key whose sessions end; None for sessions of a member.
 

@@ -39,6 +39,7 @@ def map_group(context: Context, caller: Caller, name: str, project: str, role: s
     """Have a group lead to a project with a role; a group that does already gets the role.
 
     Args:
+        context: The home.
         caller: An admin of the project `default`.
         name: Of the group, as the provider writes it.
         project: Name or id of the project.
@@ -134,6 +135,7 @@ def begin_flow(context: Context, browser: str, state: str, document: Mapping[str
     """Remember a sign-in that a browser has begun.
 
     Args:
+        context: The home.
         browser: The secret in its cookie.
         state: The random value that the provider returns.
         document: What the answer is checked against.

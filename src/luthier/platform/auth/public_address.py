@@ -49,6 +49,8 @@ def public_address(context: Context, project_id: str, *, for_raters: bool = Fals
     """The address of a project's links.
 
     Args:
+        context: The home.
+        project_id: The project.
         for_raters: The one that a trainer gave, where no admin has given another.
     """
     if context.settings.public_url:
@@ -63,6 +65,8 @@ def link_root(context: Context, project_id: str, root: str = "", *, for_raters: 
     """What a link begins with.
 
     Args:
+        context: The home.
+        project_id: The project.
         root: Of the request that makes it, for a project without an address.
         for_raters: As of `public_address`.
     """

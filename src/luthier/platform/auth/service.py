@@ -40,6 +40,7 @@ def create_key(
     """Make a key for a project.
 
     Args:
+        context: The home.
         name: What people call it.
         scopes: What it may do.
         project: The name or id of its project.
@@ -95,6 +96,7 @@ def first_key(context: Context, given: str | None = None) -> str | None:
     None where there is a key, even a revoked one, and where another process has just made the first one.
 
     Args:
+        context: The home.
         given: The key itself, chosen elsewhere, as from a secret of a cluster; None makes a random one.
 
     Raises:
@@ -124,6 +126,7 @@ def revoke_key(context: Context, key_id: str, *, project_id: str | None = None, 
     """Revoke a key: immediately here, and within a few seconds in running servers.
 
     Args:
+        context: The home.
         key_id: The key.
         project_id: Only a key of this project; None for any.
         by: Who revokes it, for the audit log; None for a person at this machine.
@@ -157,6 +160,7 @@ def rename_project(context: Context, caller: Caller, project: str, name: str) ->
     """Give a project another name; its id, which keys and files belong to, stays.
 
     Args:
+        context: The home.
         caller: An admin of the project, or of the project `default`.
         project: Its name or id.
         name: The new name.
@@ -237,6 +241,7 @@ def charge_tokens(
     A request that begins within the limit may exceed it by its own size; the next one is refused.
 
     Args:
+        context: The home.
         caller: Who pays.
         num_tokens: The tokens.
         may_refuse: False for work that is done already, such as an answer that was given. It is counted later if the

@@ -69,6 +69,7 @@ class UsageStore(Store):
         """Sums of use of a project, newest day first.
 
         Args:
+            project_id: The project.
             since: Only this day in UTC and later ones, `2026-11-30`; None for all.
             model: Only this model; None for all.
         """
@@ -95,6 +96,7 @@ def add_use(connection: Connection, day: str, use: Use) -> None:
     """Count one answer within a transaction that writes: these are serialised, so a sum that was read still holds.
 
     Args:
+        connection: Of the transaction.
         day: The day in UTC, `2026-11-30`.
         use: The key, the model and the tokens of the answer.
     """

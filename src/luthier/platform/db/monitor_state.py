@@ -50,6 +50,7 @@ class WatchStore(Store):
         """Replace a document by one that is computed from it.
 
         Args:
+            project_id: The project.
             kind: The kind of the document.
             name: The model it is about; empty for the whole project.
             change: Gets the document (None if there is none) and returns the new one (None to remove it). It is called
@@ -87,6 +88,8 @@ def put(connection: Connection, project_id: str, kind: str, name: str, document:
     """Store a document in the transaction of a connection.
 
     Args:
+        connection: Of a transaction that writes.
+        project_id: The project that it belongs to.
         kind: The kind of document.
         name: Its name within the kind.
         document: As JSON text; None deletes it.
@@ -102,6 +105,8 @@ def is_still(connection: Connection, project_id: str, kind: str, name: str, docu
     """Whether a document is unchanged since it was read; its row is locked until the connection's transaction ends.
 
     Args:
+        connection: Of the transaction.
+        project_id: The project that it belongs to.
         kind: The kind of document.
         name: Its name within the kind.
         document: The JSON text that was read; None where there was none.

@@ -157,6 +157,7 @@ class RecordTable(Generic[Record]):
         """Add a record.
 
         Args:
+            connection: Of a transaction that writes.
             record: The values of its columns.
             now: The time of its `clock` field, in seconds since 1970; None leaves it as it is.
             _columns: Values of columns that the record has no field for.
@@ -174,6 +175,7 @@ class RecordTable(Generic[Record]):
         """Write a record in place of the one with its primary key, or add it.
 
         Args:
+            connection: Of a transaction that writes.
             record: The values of its columns.
             _columns: Values of columns that the record has no field for.
         """
@@ -189,6 +191,7 @@ class RecordTable(Generic[Record]):
         """The first record that meets all conditions; None where there is none.
 
         Args:
+            connection: An open transaction.
             where: Conditions.
             is_locked: Whether no other transaction may change the row before this one ends.
             _columns: Columns and their values; None leaves a column out.
@@ -201,6 +204,7 @@ class RecordTable(Generic[Record]):
         """The record of a key.
 
         Args:
+            connection: An open transaction.
             key: The value of the key column.
             is_locked: Whether no other transaction may change the row before this one ends.
             _scope: Other columns and the values that they must have.
@@ -251,6 +255,7 @@ class RecordTable(Generic[Record]):
         """Set columns of the record of a key.
 
         Args:
+            connection: Of a transaction that writes.
             key: The value of its key column.
             values: Column -> value.
             _scope: Columns that the record must have, such as `project_id`.
@@ -266,6 +271,7 @@ class RecordTable(Generic[Record]):
         """Delete the record of a key.
 
         Args:
+            connection: Of a transaction that writes.
             key: The value of its key column.
             _scope: Columns that the record must have, such as `project_id`.
 

@@ -125,6 +125,8 @@ def keep_file(
     """Make a file of the project from all that was written. It is `processed` immediately; jobs check its rows.
 
     Args:
+        context: The home.
+        project_id: The project.
         incoming: The bytes, from `incoming_file`.
         filename: The client's name of the file.
         purpose: What it is for.
@@ -231,6 +233,8 @@ def list_files(
     """One page of the files of a project.
 
     Args:
+        context: The home.
+        project_id: The project.
         purpose: Only files of this purpose.
         after: The id of the file behind which the page begins.
         limit: The most files of the page.
@@ -381,6 +385,7 @@ def create_upload(
     """Begin an upload, which must be complete within an hour.
 
     Args:
+        context: The home.
         project_id: The project that the file will belong to.
         filename: As the client names it; made safe here.
         purpose: What the file may be used for.
@@ -430,6 +435,8 @@ def complete_upload(
     """Put the parts together. A repeated call returns the same file, since answers get lost.
 
     Args:
+        context: The home.
+        project_id: The project.
         upload_id: The upload.
         part_ids: The ids of all parts, in the order of the file.
         md5: The MD5 that the whole file must have, in hexadecimal digits; None for any.

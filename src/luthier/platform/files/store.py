@@ -228,6 +228,7 @@ class FileStore(Store):
         """One page of a project's files, and whether more follow.
 
         Args:
+            project_id: The project.
             purpose: Only files of this purpose; None for all. An unknown one has no files.
             after: The id of the file before the page, which may have been deleted since; None begins at the first.
             limit: The most files.
@@ -321,6 +322,7 @@ def unused_id(connection: Connection, column: Column[str], kind: str) -> str:
     """A new id that no row has, within a transaction that writes: of those of one second some would be equal.
 
     Args:
+        connection: Of the transaction.
         column: The column of ids.
         kind: The prefix of the id, such as `file`.
     """
@@ -340,6 +342,7 @@ def hold_file(connection: Connection, database: Database, project_id: str, file_
     """Let a file never expire, within the transaction that makes something depend on it.
 
     Args:
+        connection: Of the transaction.
         database: Whose clock decides whether the file has expired.
         project_id: The project of the file.
         file_id: The file.

@@ -91,6 +91,7 @@ def count_refused(request: Request, num_requests: int) -> None:
     """Count a request that was refused after it had made work, such as a prompt of many contexts, as several.
 
     Args:
+        request: The request.
         num_requests: How many requests it is worth, including the one that was counted when it came.
     """
     given: AuthResult | None = getattr(request.state, "given", None)

@@ -156,6 +156,7 @@ def once(request: Request, caller: Caller, context: Context, work: Callable[[], 
     Args:
         request: The request, with or without the header `Idempotency-Key`.
         caller: Whose project the keys belong to.
+        context: The home.
         work: Makes the answer of the handler, as JSON, a model or a Response that holds JSON. What it raises passes.
         status_code: Of the answer, as the route declares it.
 

@@ -383,6 +383,7 @@ async def received_files(
 
     Args:
         request: The request of the form.
+        context: The home.
         file_fields: The names of the fields with files.
         fields: The names of the other fields that are allowed.
         most_files: The most files.

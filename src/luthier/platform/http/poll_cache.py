@@ -127,6 +127,7 @@ async def polled(context: Context, read: Callable[[], BaseModel], *, is_short: b
     """The answer that `read` makes of one state of the database, as JSON.
 
     Args:
+        context: The home.
         read: Reads the database and makes the answer.
         is_short: Whether it reads a few rows by an index. These are read on the event loop where the database is a
             file.

@@ -30,6 +30,7 @@ def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
     """The job's own copy of a file of its project: a hard link where the disk supports them. Made once.
 
     Args:
+        context: The home.
         job: The job, whose project owns the file.
         file_id: The file.
         stem: The name of the copy in the job's folder, without its suffix.
@@ -104,6 +105,7 @@ class JobProgress:
     """Progress written as events of the job: the title of each task once, then its position every few seconds.
 
     Args:
+        context: The home.
         job: The job, as its attempt was given it.
     """
 

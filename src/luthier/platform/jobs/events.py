@@ -109,6 +109,7 @@ class JobEventStore:
         """Store an event of a job; the first event of a code stays.
 
         Args:
+            job_id: The job.
             code: The name of the event within the job.
             message: One sentence for people.
             level: How serious it is.
@@ -132,6 +133,7 @@ class JobEventStore:
         """One page of the events of a job.
 
         Args:
+            job_id: The job.
             after: The id of the event behind which the page begins; None for the newest.
             limit: The most events of the page; None for all.
 
@@ -188,7 +190,9 @@ def insert_event(
     """Store an event within a transaction.
 
     Args:
+        connection: A transaction that writes.
         now: Seconds since 1970 by the database's clock.
+        job_id: The job.
         message: One sentence for people.
         code: The name of the event within the job; None for what can happen again, such as a pause.
         level: How serious it is.

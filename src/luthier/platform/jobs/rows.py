@@ -88,6 +88,7 @@ def add_job(connection: Connection, now: float, job: Job) -> Job:
     """Queue a job within a transaction.
 
     Args:
+        connection: A transaction that writes.
         now: Seconds since 1970 by the database's clock.
         job: Its id, kind, document, run, workflow, project and lane are stored; all else starts afresh.
 
@@ -144,6 +145,7 @@ def job_by_id(connection: Connection, job_id: str, project_id: str | None = None
     """A job by its id.
 
     Args:
+        connection: An open transaction.
         job_id: The id.
         project_id: Only a job of this project; None for any.
 

@@ -176,6 +176,7 @@ class JobStore:
         """Renew the lease and store the step that the work has reached.
 
         Args:
+            job_id: The job.
             attempt: The attempt that holds it, from 1.
             step: The last step that ended; a smaller one than before is ignored.
 
@@ -206,6 +207,7 @@ class JobStore:
         """Close an attempt: the job has ended, or is paused.
 
         Args:
+            job_id: The job.
             attempt: The attempt that holds it.
             status: Its status from now on.
             error: Why it failed, as `LuthierError.as_json` writes it.
@@ -225,6 +227,7 @@ class JobStore:
         """The files are valid: the job moves to the lane `train`, or does the pause or cancel that is pending.
 
         Args:
+            job_id: The job.
             attempt: The attempt that holds it.
             found: Merged into `found` of its document.
 
@@ -250,6 +253,7 @@ class JobStore:
         """Put a job back into the queue, as when its worker shuts down. A pending pause or cancel is done immediately.
 
         Args:
+            job_id: The job.
             attempt: The attempt that holds it.
             rest_seconds: How long no worker may take it; at most `LONGEST_REST_SECONDS`.
             is_waiting: Whether it rests until something elsewhere has ended, as its last event says.
@@ -281,6 +285,7 @@ class JobStore:
         """An attempt ended without an outcome. The job rests and is tried again, or fails.
 
         Args:
+            job_id: The job.
             attempt: The attempt that held it.
             reason: How it ended, for people.
             is_lost: Whether it was killed because its worker was gone, and has not crashed itself.
@@ -297,6 +302,7 @@ class JobStore:
         """Pause or cancel a job: immediately where no worker holds it, else as soon as its worker checks it.
 
         Args:
+            job_id: The job.
             wish: `pause` or `cancel`.
 
         Raises:

@@ -40,6 +40,7 @@ def create_webhook(
     """Make a webhook.
 
     Args:
+        context: The home.
         caller: Whose project it belongs to.
         url: Where messages go.
         event_types: The events that it gets.

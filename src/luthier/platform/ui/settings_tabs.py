@@ -23,6 +23,7 @@ def show(request: Request, name: str, values: Mapping[str, Any], *, status: int 
     """The page of a tab. The handler has made sure that somebody is signed in.
 
     Args:
+        request: The request.
         name: The name of its template.
         values: What the template shows.
         status: The HTTP status.

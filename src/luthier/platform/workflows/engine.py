@@ -168,8 +168,10 @@ class Workflow:
         """Store a new one, with no stage done yet.
 
         Args:
+            context: The home.
             caller: Whose project it belongs to.
             pipeline_id: Its id.
+            request: The request.
             came: What was begun of stages already, by their name.
         """
         stages = tuple(Stage(name=one.name, came=(came or {}).get(one.name, {})) for one in self.stages(request))
@@ -283,6 +285,7 @@ def resume(
 
     Args:
         workflow: The declaration.
+        context: The home.
         caller: Whose project it is looked for in.
         pipeline_id: Its id.
         tell: Called with the record and the stage whenever a stage changes.

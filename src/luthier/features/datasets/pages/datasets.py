@@ -47,7 +47,9 @@ def head(context: Context, caller: Caller, dataset_id: str, number: int | None, 
     """The values of `datasets/frame.html`, the frame of all pages of a dataset.
 
     Args:
+        context: The home.
         caller: Whoever looks at the page; datasets of other projects are not found.
+        dataset_id: The dataset.
         number: Of the version; None for the newest.
         tab: The address of the open tab below that of the dataset, such as `/audit`.
 
@@ -114,6 +116,8 @@ def waiting_page(
 
     Args:
         request: The request of the page.
+        context: The home.
+        caller: Whose project it is.
         values: The result of `head`.
         needs_index: Whether rows are read by their place; else small files are read without an index.
 

@@ -77,6 +77,7 @@ def form_values(
     """What the form shows: the models, what is chosen, and what it will take.
 
     Args:
+        context: of the home.
         caller: whose page it is.
         version: with the passages.
         given: what was typed, by field; None for a new form.

@@ -197,6 +197,7 @@ def exported(
     """One format of a model: its export, written into a folder of its own, or why there is none.
 
     Args:
+        context: The home.
         data: The file with the evaluated rows.
         source: The model.
         to: The format.

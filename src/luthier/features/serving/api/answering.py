@@ -298,6 +298,7 @@ async def respond(
 
     Args:
         request: Its headers may name a user, an engine and a trace.
+        context: The home.
         caller: Whose models may be asked.
         model: The name in the request.
         asked: One request for each answer.

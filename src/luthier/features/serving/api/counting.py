@@ -26,6 +26,8 @@ async def counted(
 
     Args:
         request: The client's HTTP request.
+        context: The home.
+        caller: The caller.
         model: The name in the request.
         asked: A request with `counts_tokens`.
 

@@ -232,6 +232,8 @@ async def respond_pooled(
 
     Args:
         request: The client's HTTP request.
+        context: The home.
+        caller: The caller.
         body: The request body.
         operation: Its name in the traffic log.
         made: Creates the request for the model's head.

@@ -40,6 +40,8 @@ class RunUploads:
     """The uploads of one run; use it in a `with` block, under the run's lock.
 
     Args:
+        context: The home.
+        run_id: The run.
         store: Where they go; None uploads nothing.
     """
 

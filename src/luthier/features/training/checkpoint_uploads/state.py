@@ -33,7 +33,12 @@ _REPORTS: Final = ("report.html", "report.json")
 
 
 class GatheredRun:
-    """Reads a run for its uploads; used by the thread that uploads."""
+    """Reads a run for its uploads; used by the thread that uploads.
+
+    Args:
+        context: The home.
+        run_id: The run.
+    """
 
     def __init__(self, context: Context, run_id: str) -> None:
         self._context, self._run_id = context, run_id

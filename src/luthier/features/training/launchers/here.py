@@ -69,6 +69,7 @@ class Launcher(Protocol):
         """Train to the end of the plan or to a stop request.
 
         Args:
+            context: The home.
             run_id: The run, whose folder holds checkpoints.
             prepared: The plan with its rows.
             meter: Counts what the run spends.

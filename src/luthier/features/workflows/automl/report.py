@@ -134,6 +134,7 @@ def judge_at_end(
     the tuned model; without one, about prompting against these baselines.
 
     Args:
+        context: the home.
         spec: the request.
         result: the comparison of models that recommends one.
         held_out: the file of held-out rows.

@@ -59,6 +59,7 @@ def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None, 
     """Check the request and store it; reads no rows yet.
 
     Args:
+        context: The home.
         asked: The request; defaults are filled in.
         caller: Whose project it belongs to; None for the default project.
         auto_id: Its id; by default a new one.

@@ -124,6 +124,7 @@ def write_taught(
     """Generate the teacher's answers to the training prompts, and drop rows without an answer from both files.
 
     Args:
+        context: The home.
         folder: Folder of the distillation.
         teacher: None if it gives logits instead of answers: both students then learn the gold rows.
         max_new_tokens: Limit of an answer.

@@ -101,6 +101,8 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
     done twice. If all is done, the document is read from disk.
 
     Args:
+        context: The home.
+        request: The request.
         caller: Whose project it belongs to; None for the default project.
         tell: Called with each stage that changes.
 

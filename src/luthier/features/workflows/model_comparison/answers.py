@@ -113,6 +113,7 @@ def candidate_of(
     """A candidate in one way of prompting.
 
     Args:
+        context: of the home.
         spec: of the comparison.
         number: of the model among those that are compared.
         kind: the way of prompting.
@@ -401,6 +402,7 @@ def read_rows_of(
     """Read and check both files, and leave out rows that do not fit into the context of some model.
 
     Args:
+        context: of the home.
         models: that the rows are for.
         data: file of the training rows.
         held_out: file of the held-out rows.

@@ -124,6 +124,7 @@ def read_all(
     Without an instruction a base model cannot know that one of five labels is expected, so any tuned one looks good.
 
     Args:
+        context: of the home.
         request: what is compared; without an instruction one is derived from the rows.
         models: that are compared.
 
@@ -189,6 +190,7 @@ def sized(
     """The specification, with sizes that fit into the budget; writes the used rows.
 
     Args:
+        context: The home.
         request: The checked request.
         models: The candidates, on this machine.
         rows: The rows that fit into the context of all of them.

@@ -174,6 +174,7 @@ def paces_of(
     A request that the forecast alone shows to be impossible is rejected before any model is loaded.
 
     Args:
+        context: of the home.
         request: what is compared, within which budget.
         models: the base models that are compared.
         labels: their names in the table, in the same order.

@@ -112,6 +112,8 @@ def begin(
     """Check the request, choose the sizes, and store it; trains and evaluates only a few rows.
 
     Args:
+        context: The home.
+        request: The request.
         caller: Whose project it belongs to; None for the default project.
         showdown_id: Id of the comparison; by default a new one.
 

@@ -367,6 +367,7 @@ def quickstart(
     """Rows, base model, plan, training, verdict, report. The newest quickstart continues after a stop or kill.
 
     Args:
+        context: The home.
         full: All rows.
         show: Called before training, with the data and a preview of the training examples.
         show_plan: As in `training.service.train`.

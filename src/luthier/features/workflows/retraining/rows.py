@@ -82,6 +82,8 @@ def reviewed_rows(
     the same prompt the last decision counts.
 
     Args:
+        context: The home.
+        caller: The caller, whose project is used.
         model: The deployment.
         from_traffic: Include answers sampled from the traffic and accepted unchanged; otherwise only corrections and
             answers with good ratings.
@@ -214,6 +216,7 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
     one, which corrects it.
 
     Args:
+        context: The home.
         folder: For intermediate files.
         old: The rows of the last run.
         fresh: The result of `fresh_rows`.
@@ -275,6 +278,8 @@ def stored_version(context: Context, caller: Caller, pipeline: Pipeline, path: P
     """Store a file as the next version of the dataset with the previous rows, or as a new dataset; made once.
 
     Args:
+        context: The home.
+        caller: The caller, whose project is used.
         pipeline: The retraining. The details of the version name it, its run and the composition of the rows.
         path: `train.jsonl` or `held_out.jsonl` of the retraining.
         before: The digest of the rows of the last run; empty if none.

@@ -65,6 +65,9 @@ def begin(context: Context, caller: Caller, request: RetrainRequest, *, pipeline
     """Store the request with the deployed model; nothing is trained yet.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        request: The request.
         pipeline_id: By default a new one.
     """
     return WORKFLOW.create(context, caller, pipeline_id or new_id("retrain"), spec_of(context, caller, request))

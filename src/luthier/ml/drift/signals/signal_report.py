@@ -260,6 +260,7 @@ def watch_rows(
 
     Args:
         frame: columns of `Exchange`, `messages` as JSON.
+        project_id: the project.
         model: the name that clients ask for.
         since: beginning of the window, in seconds since 1970.
         until: end of the window, in seconds since 1970.

@@ -151,6 +151,7 @@ class OpenAIStreamEngine:
 
         Args:
             key: identifies the request in events and `cancel`.
+            request: the request.
             adapter: name of a loaded adapter; None for the model itself.
             calls: created per choice; parses tool calls from its text.
             extra: added to the body of this request.
