@@ -326,7 +326,8 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: Provenance) -
     if recipe.max_steps is not None and recipe.max_steps < steps:
         sources.note("training.num_steps", "asked", f"training.max_steps, less than the {steps} of {epochs:g} epochs")
         return epochs, recipe.max_steps
-    sources.note("training.num_steps", "derived", f"{epochs:g} epochs of {steps_per_epoch} steps")
+    one, several = f"one epoch of {steps_per_epoch} steps", f"{epochs:g} epochs of {steps_per_epoch} steps"
+    sources.note("training.num_steps", "derived", one if epochs == 1 else several)
     return epochs, steps
 
 
