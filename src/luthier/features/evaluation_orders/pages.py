@@ -162,7 +162,7 @@ def _order_page(request: Request, context: Context, view: OrderView, error: Luth
         redacted = redact_paths(view.job.error, reference_paths(context, view.job.document))
         failure = WorkError(redacted["came"], expected=redacted["expected"], do=redacted["do"])
     names = HumanNames(context, view.job.project_id).read((view.order.candidate, *view.order.against))
-    values = {"view": names.within(view), "mark": _mark(view)}
+    values: dict[str, Any] = {"view": names.within(view), "mark": _mark(view)}
     values |= {"failure": failure, "error": error, "current": "/evaluations"}
     template = "evaluation_orders/order_state.html" if is_fragment_request(request) else "evaluation_orders/order.html"
     return render(request, template, values, status=status_of(error) if error else 200)
