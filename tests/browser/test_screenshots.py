@@ -18,7 +18,7 @@ def test_every_page_of_the_navigation_is_drawn() -> None:
     found = [*pages(Shown({})).values(), *record_pages().values(), *empty_pages().values()]
     drawn = {address.partition("?")[0].partition("#")[0] for address in found}
     missing = {page.address for page in nonempty(PAGES.values())} - drawn
-    assert missing - {"/settings"} == set(), "/settings leads to its first tab"
+    assert missing - {"/settings"} == set(), "/settings is its first tab"
 
 
 def test_pictures_are_those_of_the_pages_and_they_are_small() -> None:

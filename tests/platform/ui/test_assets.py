@@ -21,7 +21,7 @@ needs_vendor = pytest.mark.skipif(
 
 def sizes(one: TestClient, page: str) -> dict[str, int]:
     """Compressed bytes of what a first visit to a page loads, by address."""
-    found = set(re.findall(r'(?:src|href)="(/assets/[^"]+)"', page))
+    found = set(re.findall(r'(?:src|href|data-htmx)="(/assets/[^"]+)"', page))
     answers = {address: one.get(address, headers={"accept-encoding": "gzip"}) for address in found}
     return {address: int(answer.headers["content-length"]) for address, answer in answers.items()}
 

@@ -77,6 +77,24 @@ _COUNTED_SENTENCE = re.compile(
     rf"(?<![Oo]f )(?<![Oo]f the )\{{num\w*\}}(?: \{{currency\w*\}} in \{{num\w*\}})? {_BETWEEN}(?P<noun>{NOUNS})\b"
 )
 """Behind "of" there is the number of all, of which another one is a part."""
+_NAMED_SENTENCE = re.compile(
+    r"(?<![Oo]f )(?<![Oo]f the )(?<!most )(?<!to )(?<!about )\{(?!num)(?P<name>[a-z]\w*)\} "
+    rf"{_BETWEEN}(?P<noun>{NOUNS})\b"
+)
+"""A number may have a name of its own: `len(added)` is `{added}`. Behind these words it is a bound or an estimate."""
+NO_COUNTS: Final = frozenset(
+    (
+        # Names, shapes, words and figures with decimals, some of them before a verb.
+        *("system", "name", "run_id", "export_id", "canary", "unknown", "file", "beside", "split", "which", "device"),
+        *("text", "speed", "value", "mean_tokens", "rows", "tokens"),
+        # One epoch has a sentence of its own, and an added token is one of many.
+        *("epochs", "added"),
+        # Never 1: sizes of models, texts and limits, and more than a limit, as the error says.
+        *("vocabulary_size", "limit", "longest_thought", "entries", "found", "like", "names", "max_rows", "days"),
+        *("pairs_per_passage", "losses", "more", "suite_every_hours", "window_hours"),
+    )
+)
+"""Placeholders of sentences that are no number, or never 1."""
 NEVER_ONE: Final = (
     # An estimate of rows that is rounded up to tens, and sizes of contexts, prompts and files.
     *("Add about ", "Evaluate on about ", "about {num} held-out rows would", "about {num} training rows"),
@@ -123,6 +141,22 @@ def test_a_counted_sentence_of_python_has_a_singular() -> None:
             if not text.startswith(NEVER_ONE) and next(forms, None) is None:
                 wrong.append(f"{known[text]}: {text}")
     assert wrong == [], "write it with `counted` of luthier.core.text.counted"
+
+
+def test_a_number_with_a_name_of_its_own_has_a_singular_too() -> None:
+    known, wrong, used = sentences(), [], set()
+    for text in nonempty(sorted(known)):
+        for found in _NAMED_SENTENCE.finditer(text):
+            if found["noun"] in ("bytes", "characters"):
+                continue
+            singular = text[: found.start("noun")] + found["noun"].removesuffix("s")
+            forms = (one for one in known if one.startswith(singular) and not one.startswith(text[: found.end("noun")]))
+            if found["name"] in NO_COUNTS:
+                used.add(found["name"])
+            elif next(forms, None) is None:
+                wrong.append(f"{known[text]}: {text}")
+    assert wrong == [], "write it with `counted` of luthier.core.text.counted"
+    assert NO_COUNTS - used == set(), "no exception is left over"
 
 
 def test_no_exception_is_left_over() -> None:

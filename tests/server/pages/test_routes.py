@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from fastapi import FastAPI, routing
 from fastapi.testclient import TestClient
 from tests.full_home import QUOTED, FullHome, fill_home
+from tests.page_rules import ids_shown, primary_buttons
 from tests.vacuous import nonempty
 
 from luthier.core.access import SCOPES
@@ -80,22 +82,57 @@ WITHOUT = {"/welcome/{token}", "/rate/{token}", "/invite/{token}", "/tinker/weig
 """Routes of links that hold a secret, which no address can be made of."""
 
 
-def test_no_answer_names_a_path_of_the_server(filled: tuple[Context, FullHome, Path]) -> None:
-    home, full, folder = filled
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a route has answered. is_page: a whole page of the shell, and no piece, file or report."""
+
+    path: str
+    status: int
+    text: str
+    is_page: bool
+
+
+@pytest.fixture(scope="module")
+def answers(filled: tuple[Context, FullHome, Path]) -> list[Answer]:
+    """What every GET answers, as a page and to HTMX."""
+    home, full, _ = filled
     app = create_home_app(home)
     asked = client_of(home, app)
     paths = [path for method, path in routes_of(app) if method == "GET" and path not in WITHOUT]
     assert len(paths) > 90
-    leaks, answered = [], 0
+    found = []
     for path in (*paths, *QUERIES):
         for headers in ({}, HX):
             answer = asked.get(full.address(path), headers=headers)
-            assert answer.status_code < 500, f"{path}: {answer.text[:500]}"
-            answered += answer.status_code == 200
-            text = unescape(answer.text)
-            leaks += [f"{path}: {text[max(0, one.start() - 80) : one.end() + 40]}" for one in _found(folder, text)]
+            is_page = answer.status_code == 200 and not headers and '<main class="main"' in answer.text
+            found.append(Answer(path, answer.status_code, answer.text, is_page))
+    return found
+
+
+def test_no_answer_names_a_path_of_the_server(filled: tuple[Context, FullHome, Path], answers: list[Answer]) -> None:
+    leaks = []
+    for answer in nonempty(answers):
+        assert answer.status < 500, f"{answer.path}: {answer.text[:500]}"
+        text = unescape(answer.text)
+        leaks += [
+            f"{answer.path}: {text[max(0, one.start() - 80) : one.end() + 40]}" for one in _found(filled[2], text)
+        ]
     assert not leaks, "\n".join(leaks)
-    assert answered > 150
+    assert sum(answer.status == 200 for answer in answers) > 150
+
+
+def test_pages_call_things_by_their_names_and_show_ids_in_lines_of_details(answers: list[Answer]) -> None:
+    pages = nonempty([answer for answer in answers if answer.is_page])
+    assert len(pages) > 60
+    offenders = [f"{page.path}: {text[:200]}" for page in pages for text in ids_shown(page.text)]
+    assert offenders == [], "\n".join(["write the name first, and the id into a line of class `mono`", *offenders])
+
+
+def test_a_page_has_at_most_one_primary_button(answers: list[Answer]) -> None:
+    pages = nonempty([answer for answer in answers if answer.is_page])
+    found = {page.path: primary_buttons(page.text) for page in pages}
+    assert {path: buttons for path, buttons in found.items() if len(buttons) > 1} == {}
+    assert sum(map(len, found.values())) > 20
 
 
 def _found(folder: Path, text: str) -> Iterator[re.Match[str]]:

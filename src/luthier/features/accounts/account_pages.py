@@ -33,10 +33,12 @@ _Password = Annotated[str, Form(max_length=2000)]
 
 
 @router.get("/settings")
-def first(request: Request, _caller: Visitor) -> Response:
-    """To the first tab that the visitor may see."""
+@one_state
+def first(request: Request, context: HomeContext, _caller: Visitor) -> Response:
+    """The first tab: shown at once where it is that of the account, since a redirect is another request."""
     session: Session = request.state.session
-    return redirect(request, entries_for(session, "settings")[0].address)
+    address = entries_for(session, "settings")[0].address
+    return _page(request, context) if address == _ADDRESS else redirect(request, address)
 
 
 @router.get(_ADDRESS)

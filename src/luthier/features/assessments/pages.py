@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.results.suite import GateOutcome, SafetyResult, TaskResult
+from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.features.assessments.service import gate_of, read_safety, read_suite
 from luthier.features.evaluations.view import PageNumber, SamplesAsked, samples_shown
 from luthier.ml.charts.judged_rows import concerns_in_words, tone_of
 from luthier.ml.evaluation.report.suite_page import gains_plot, task_plots
 from luthier.ml.evaluation.result_views import Result, as_evaluation, shade, summary, task_view, tasks_of
 from luthier.platform.home.context import Context
+from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/evaluations")
+AnyResult = TypeVar("AnyResult", SuiteResult, SafetyResult)
 
 
 @router.get("/suites/{result_id}")
 def show_suite(request: Request, context: HomeContext, caller: Reader, result_id: str) -> Response:
     """The result of a suite: its verdict, all figures, and what the project's gate says of the run now."""
-    result = read_suite(context, caller.project_id, result_id)
+    result = _named(context, caller.project_id, read_suite(context, caller.project_id, result_id))
     word = None if result.verdict is None else result.verdict.word
     values = {"tone": tone_of(word), "word": word or "no verdict", "kind": "suites"}
     return _page(request, result, values | _gate(context, caller.project_id, result.run_id))
@@ -33,7 +35,7 @@ def show_suite(request: Request, context: HomeContext, caller: Reader, result_id
 @router.get("/safety/{result_id}")
 def show_safety(request: Request, context: HomeContext, caller: Reader, result_id: str) -> Response:
     """The result of a safety check, probe by probe."""
-    result = read_safety(context, caller.project_id, result_id)
+    result = _named(context, caller.project_id, read_safety(context, caller.project_id, result_id))
     word, tone = concerns_in_words(len(result.concerns)), "bad" if result.concerns else "quiet"
     values = {"tone": tone, "word": word, "kind": "safety"}
     return _page(request, result, values | _gate(context, caller.project_id, result.run_id))
@@ -50,7 +52,7 @@ def show_task(
     page: PageNumber = 1,
 ) -> Response:
     """One task of a suite with every answer that was kept; for HTMX its samples alone."""
-    result = read_suite(context, caller.project_id, result_id)
+    result = _named(context, caller.project_id, read_suite(context, caller.project_id, result_id))
     return _task_page(request, result, task, asked, page, "suites")
 
 
@@ -65,8 +67,14 @@ def show_probe(
     page: PageNumber = 1,
 ) -> Response:
     """One probe of a safety check; its answers are folded."""
-    result = read_safety(context, caller.project_id, result_id)
+    result = _named(context, caller.project_id, read_safety(context, caller.project_id, result_id))
     return _task_page(request, result, task, asked, page, "safety")
+
+
+def _named(context: Context, project_id: str, result: AnyResult) -> AnyResult:
+    """The result with the names of runs for systems that are named by their ids; ids and answers stay."""
+    systems = (system.name for task in tasks_of(result) for system in task.systems)
+    return HumanNames(context, project_id).read((result.candidate, *systems)).within(result)
 
 
 def _page(request: Request, result: Result, values: dict[str, Any]) -> Response:

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotAllowedError, NotFoundError, RequestError
+from luthier.core.text.names import distinct_names
 from luthier.features.batches import service as batches
 from luthier.features.batches.job import MAX_REQUESTS
 from luthier.features.batches.progress import error_page, failure_of, mark_of, owner_of, seconds_left
@@ -213,6 +214,7 @@ def _list(
         "older": f"/batches?{urlencode({'after': found[-1].batch.batch_id})}" if has_more else "",
         "may_start": may_start,
         "known_files": known,
+        "file_names": distinct_names({one.file_id: one.filename for one in known}),
         "endpoints": get_args(Endpoint),
         "max_requests": MAX_REQUESTS,
         "max_bytes": context.settings.max_file_bytes,

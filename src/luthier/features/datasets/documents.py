@@ -13,6 +13,7 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.core.records.base_model import DEFAULT_BASE_MODEL
 from luthier.core.system.files import scratch_folder
 from luthier.core.system.process_setup import num_usable_cores
+from luthier.core.text.counted import counted
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def read_corpus(path: Path, progress: Progress | None = None) -> dict[str, str]:
         ]
         if missing:
             raise DataError(
-                f"{len(missing):,} files of the corpus {path} were not read",
+                f"{counted(len(missing), 'file')} of the corpus {path} not read",
                 expected="documents alone, all of them readable: what is missing would make citations look invented",
                 do="convert them, or take them out of the folder",
                 problems=missing,
@@ -197,7 +198,7 @@ def _by_source(path: Path) -> dict[str, str]:
             parts.setdefault(source_of(row.fields) or row.id, []).append(text)
     if problems or not parts:
         raise DataError(
-            f"{len(problems):,} rows of the corpus {path} have no text" if problems else f"no rows in {path}",
+            f"{counted(len(problems), 'row')} of the corpus {path} without text" if problems else f"no rows in {path}",
             expected="rows with a field `text`, as `luthier data ingest` writes them",
             do="correct the file, or name the folder of the documents",
             problems=problems,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:
@@ -326,4 +327,4 @@ def _show(console: Console, seen: CanaryWatch) -> None:
             sides.add_row(measure.title, *figures, gap, measure.missing or measure.finding)
         console.print(sides)
         console.print(visible(seen.summary), soft_wrap=True)
-    console.print(f"{seen.num_seen:,} exchanges so far; the next look is at {seen.next_at:,}")
+    console.print(f"{counted(seen.num_seen, 'exchange')} so far; the next look is at {seen.next_at:,}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.console import facts, make_table, visible
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _show_shares(console: Console, revision: Revision, num_requests: dict[str, i
             " (canary)" if is_canary else "",
         )
         if num_requests:
-            line.append(f", {num_requests.get(share.target, 0):,} requests")
+            line.append(f", {counted(num_requests.get(share.target, 0), 'request')}")
         console.print(line, soft_wrap=True)
 
 
@@ -134,7 +135,7 @@ def _show_gate(console: Console, revision: Revision) -> None:
         return
     num_rules = sum(len(one.outcome.outcomes) for one in gate.checked)
     if gate.passed:
-        console.print(f"  gate: {num_rules:,} rules met", soft_wrap=True)
+        console.print(f"  gate: {counted(num_rules, 'rule')} met", soft_wrap=True)
         return
     console.print(Text(f"  gate: overridden, {len(gate.failed):,} of {num_rules:,} rules not met", style="yellow"))
     for sentence in gate.failed:

@@ -68,7 +68,7 @@ def deploy(
     except LuthierError as error:
         return _page(request, context, caller, name, given | {"error": error})
     part = "all users" if canary is None else f"{percent:g}% of the users"
-    target = _shown(context, made.revision).get(target, target)
+    target = _shown(context, caller, made.revision).get(target, target)
     words = f"{target} answers {part} of {name} now. {remedy(made.revision.unjudged)}"
     return redirect(request, f"/deployments/{name}", words.strip())
 
@@ -90,7 +90,7 @@ def promote(
         )
     except (ConflictError, RequestError) as error:
         return _page(request, context, caller, name, given | {"error": error})
-    (target,) = _shown(context, made.revision).values()
+    (target,) = _shown(context, caller, made.revision).values()
     words = f"{target} answers all users of {name} now. {remedy(made.revision.unjudged)}"
     return redirect(request, f"/deployments/{name}", words.strip())
 
@@ -104,7 +104,7 @@ def rollback(
         made = deployments.rollback(context, caller, name, expected_revision=expected_revision)
     except ConflictError as error:
         return _page(request, context, caller, name, {"error": error, "seen": expected_revision})
-    targets = ", ".join(_shown(context, made.revision).values())
+    targets = ", ".join(_shown(context, caller, made.revision).values())
     return redirect(request, f"/deployments/{name}", f"Rolled back: {name} goes to {targets} again.")
 
 
@@ -128,10 +128,11 @@ def remove(request: Request, context: HomeContext, caller: Trainer, name: str) -
     return redirect(request, "/deployments", f"The deployment {name} is removed; its models stay.")
 
 
-def _shown(context: Context, revision: Revision) -> dict[str, str]:
+def _shown(context: Context, caller: Caller, revision: Revision) -> dict[str, str]:
     """What people call the targets of a revision."""
     targets = [share.target for share in revision.shares]
-    return dict(zip(targets, targets, strict=True)) | project_models.target_names(context, targets)
+    names = project_models.target_names(context, caller.project_id, targets)
+    return dict(zip(targets, targets, strict=True)) | names
 
 
 def _page(request: Request, context: Context, caller: Caller, name: str, given: dict[str, Any]) -> Response:
@@ -147,7 +148,8 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
     head = head_of_deployment(context, caller, view.deployment)
     revision = view.deployment.revision
     shares = [share.target for one in view.history for share in one.shares]
-    names = project_models.target_names(context, [*shares, *view.num_requests, *(target for target, _ in choices)])
+    targets = [*shares, *view.num_requests, *(target for target, _ in choices)]
+    names = project_models.target_names(context, caller.project_id, targets)
     values = {
         "view": view,
         "deployment": view.deployment,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _show(console: Console, found: Examination) -> None:
         console,
         [
             ("processor", hardware.cpu_name),
-            ("cores", f"{hardware.num_cores} usable, {hardware.num_threads} threads in torch"),
+            ("cores", f"{hardware.num_cores} usable, {counted(hardware.num_threads, 'thread')} in torch"),
             (
                 "memory",
                 f"{figures.size(hardware.memory_available_bytes)} free of {figures.size(hardware.memory_bytes)}",

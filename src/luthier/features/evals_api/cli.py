@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _show(console: Console, found: list[ImportedEval]) -> None:
 
     for one in found:
         graders = ", ".join(one.graders)
-        console.print(visible(f"{one.suite}: {one.num_rows:,} rows, graders {graders}"), soft_wrap=True)
+        console.print(visible(f"{one.suite}: {counted(one.num_rows, 'row')}, graders {graders}"), soft_wrap=True)
         for note in one.notes:
             console.print(visible(f"Note: {note}"), soft_wrap=True, style="yellow")
     console.print(visible(f"Next: luthier eval MODEL --suite {found[0].suite}"), soft_wrap=True)

@@ -19,6 +19,7 @@ from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
 from luthier.core.graders import SuiteGrader
 from luthier.core.json_limits import fault_of_text, json_text
 from luthier.core.results.suite import GradedTask, Suite, TaskGrader
+from luthier.core.text.counted import counted
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.features.evals_api.data import fault_of_item, messages_of, row_of_line
 from luthier.features.evals_api.records import EvalRun, ItemReference, RunRequest, SourceRow, Template, pass_threshold
@@ -239,7 +240,7 @@ def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Pa
             rows.append(row)
     if problems:
         raise RequestError(
-            f"eval {name}: {len(problems):,} rows do not fit: {'; '.join(problems[:5])}",
+            f"eval {name}: {counted(len(problems), 'row does', 'rows do')} not fit: {'; '.join(problems[:5])}",
             expected='JSON lines {"item": {...}}, each item as the schema of the eval',
             do="correct these rows",
         )

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
 from luthier.core.evaluation import Evaluation, VerdictWord
+from luthier.core.text.names import distinct_names
 from luthier.features.assessments import service as project_assessments
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.service import MAX_AGAINST, OrderKind, OrderView
@@ -34,6 +35,7 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
@@ -145,6 +147,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
         "bases": [view for view in project_models.list_bases(context) if view.is_here],
         "choices": draft_choices.file_choices(context, caller),
         "suites": [one for one in suites if one.filename.endswith((".yaml", ".yml"))][:_MAX_SUITES],
+        "suite_names": distinct_names({one.file_id: one.filename for one in suites}),
         "given": given,
         "error": error,
         "current": "/evaluations",
@@ -158,7 +161,9 @@ def _order_page(request: Request, context: Context, view: OrderView, error: Luth
         # Errors name files by their path here; readers of the page know them by id.
         redacted = redact_paths(view.job.error, reference_paths(context, view.job.document))
         failure = WorkError(redacted["came"], expected=redacted["expected"], do=redacted["do"])
-    values = {"view": view, "mark": _mark(view), "failure": failure, "error": error, "current": "/evaluations"}
+    names = HumanNames(context, view.job.project_id).read((view.order.candidate, *view.order.against))
+    values: dict[str, Any] = {"view": names.within(view), "mark": _mark(view)}
+    values |= {"failure": failure, "error": error, "current": "/evaluations"}
     template = "evaluation_orders/order_state.html" if is_fragment_request(request) else "evaluation_orders/order.html"
     return render(request, template, values, status=status_of(error) if error else 200)
 
@@ -198,10 +203,16 @@ def index(
     values = {"page": page, "q": q, "verdict": word, "words": _WORDS, "older": older, "is_first": not after}
     is_asked = bool(q or word or after)
     assessed = [] if is_asked else project_assessments.list_assessments(context, caller.project_id)
+    orders = [] if is_asked else evaluation_orders.list_orders(context, caller)
+    names = HumanNames(context, caller.project_id)
+    names.read(text for one in page.evaluations for text in (one.headline, *one.systems))
+    names.read(text for found in assessed for text in (found.candidate, found.headline))
+    names.read(one.order.candidate for one in orders)
+    values["page"] = names.within(page)
     runs = {*(one.run_id for one in page.evaluations), *(one.run_id for one in assessed)}
     values |= {
-        "assessments": assessed,
-        "orders": [] if is_asked else evaluation_orders.list_orders(context, caller),
+        "assessments": names.within(assessed),
+        "orders": names.within(orders),
         "run_names": context.run_labels.names([run_id for run_id in runs if run_id]),
         "rows_names": rows_names(context, caller.project_id, [one.held_out_file for one in page.evaluations]),
         "tone_of": tone_of,
@@ -227,8 +238,9 @@ def show_evaluation(
     address = f"/evaluations/{evaluation.evaluation_id}"
     samples = samples_shown(evaluation, who, asked, page, address, kept=kept)
     status = 422 if samples["error"] is not None else 200
+    names = HumanNames(context, caller.project_id).read(system.name for system in evaluation.systems)
     if is_fragment_request(request):
-        return render(request, "evaluation_orders/samples.html", samples, status=status)
+        return render(request, "evaluation_orders/samples.html", names.within(samples), status=status)
     lines, further = ((), ()) if evaluation.verdict is None else judged.main_details(evaluation.verdict)
     view = verdict_view(evaluation)
     run_id = evaluation.run_id
@@ -252,7 +264,7 @@ def show_evaluation(
         "shade": shade,
         "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
     }
-    return render(request, "evaluation_orders/show.html", values | samples, status=status)
+    return render(request, "evaluation_orders/show.html", names.within(values | samples), status=status)
 
 
 @router.get("/{evaluation_id}/worth")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import ANY_MODEL, Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _show_export(console: Console, made: Export) -> None:
         ("model", visible(made.source.name)),
         ("format", f"{made.format}, {made.precision}"),
         ("folder", visible(made.folder)),
-        ("size", f"{figures.size(made.num_bytes)} in {len(made.files)} files"),
+        ("size", f"{figures.size(made.num_bytes)} in {counted(len(made.files), 'file')}"),
     ]
     if made.parity is not None:
         rows.append(("proof", _proof(made.parity)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def queue(
     document = {"queued": made.num_queued, "queued_before": made.num_known, "without_words": made.num_wordless}
 
     def tell(console: Console) -> None:
-        console.print(f"{made.num_queued:,} answers wait for review at /review")
+        console.print(f"{counted(made.num_queued, 'answer waits', 'answers wait')} for review at /review")
         if made.num_known:
-            console.print(f"{made.num_known:,} were queued before")
+            console.print(f"{counted(made.num_known, 'was', 'were')} queued before")
         if made.num_wordless:
             console.print(f"{made.num_wordless:,} cannot be: their words were not kept (`luthier traffic policy`)")
 
@@ -122,9 +123,10 @@ def add_rows(
     def tell(console: Console) -> None:
         from luthier.platform.cli.console import visible
 
-        console.print(visible(f"version {made.version.number} of {dataset}: {made.num_added:,} rows added"))
+        console.print(visible(f"version {made.version.number} of {dataset}: {counted(made.num_added, 'row')} added"))
         if made.num_replaced:
-            console.print(f"{made.num_replaced:,} earlier rows with the same prompts are left out of it")
+            rows = counted(made.num_replaced, "earlier row is", "earlier rows are")
+            console.print(f"{rows} left out of it: a new one has the same prompt")
         for reason, num in made.left_out.items():
             console.print(visible(f"{num:,} not added: {reason}"), soft_wrap=True)
         for caution in made.cautions:
@@ -139,11 +141,11 @@ def _show_import(console: Console, came: Imported) -> None:
     num = came.num_by_outcome
     console.print(f"{num['new']:,} new, {num['replaced']:,} in place of earlier ones, {num['same']:,} known before")
     if came.num_queued:
-        console.print(f"{came.num_queued:,} corrections wait for review at /review")
+        console.print(f"{counted(came.num_queued, 'correction waits', 'corrections wait')} for review at /review")
     for number, reason in came.refused[:_MAX_REFUSED_SHOWN]:
         console.print(f"line {number} refused: {visible(reason)}", soft_wrap=True)
     if len(came.refused) > _MAX_REFUSED_SHOWN:
-        console.print(f"... and {len(came.refused) - _MAX_REFUSED_SHOWN:,} more lines; --json has all")
+        console.print(f"... and {counted(len(came.refused) - _MAX_REFUSED_SHOWN, 'more line')}; --json has all")
 
 
 def _show(console: Console, found: Sequence[Feedback]) -> None:

@@ -33,6 +33,7 @@ from luthier.core.records.base_model import LocalModel
 from luthier.core.records.fine_tuning import MIN_EXAMPLES, FineTuningRequest
 from luthier.core.run import TrainResult
 from luthier.core.system.files import scratch_folder
+from luthier.core.text.counted import counted
 from luthier.features.finetuning_api.service import model_id, plan_found, recipe_of
 from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
@@ -101,7 +102,7 @@ def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> O
     # Counted after preparation: rows that were left out do not train anything.
     if num_examples < MIN_EXAMPLES:
         raise DataError(
-            f"{recipe.data.train} has {num_examples} examples",
+            f"{recipe.data.train} has {counted(num_examples, 'example')}",
             expected=f"at least {MIN_EXAMPLES}",
             do="add rows, and upload the file again",
         )

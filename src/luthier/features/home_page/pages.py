@@ -19,9 +19,12 @@ from luthier.features.deployments.service import list_deployments
 from luthier.features.home_page import service as overview
 from luthier.features.home_page.service import run_names
 from luthier.features.inbox.service import list_entries
+from luthier.features.model_cards.service import target_names
+from luthier.features.serving.targets import EXPORT
 from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_reference
+from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.render import Page, entries_for, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Visitor, one_state
 
@@ -67,12 +70,16 @@ def _rest(context: Context, caller: Caller) -> dict[str, Any]:
     deployed = list_deployments(context, caller)[:_MAX_LISTED]
     shares = [share.target for one in deployed for share in one.deployment.revision.shares]
     routed = [target for target in shares if is_id(target, "run")]
+    exported = [target for target in shares if target.startswith(EXPORT)]
     # One list of names for both: a list of its own would be three more statements.
     names = run_names(context, project_id, runs, more=routed)
+    verdicts = overview.last_verdicts(context, project_id, limit=_MAX_LISTED)
+    human_names = HumanNames(context, project_id)
     return {
         "names": names,
-        "target_names": distinct_names({target: names[target] for target in routed}),
-        "verdicts": overview.last_verdicts(context, project_id, limit=_MAX_LISTED),
+        "target_names": distinct_names({target: names[target] for target in routed})
+        | target_names(context, project_id, exported),
+        "verdicts": human_names.read(one.headline for one in verdicts).within(verdicts),
         "runs": [_shown(one) for one in runs],
         "datasets": context.datasets.list(project_id)[:_MAX_LISTED],
         "deployments": deployed,

@@ -10,18 +10,21 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation_overview import EvaluationOverview
+from luthier.core.ids import is_id
 from luthier.core.json_limits import json_utf8
 from luthier.core.results.human_eval import RatingKind
 from luthier.core.results.human_eval_report import Agreement, PanelFigures, PanelReport
+from luthier.core.text.names import distinct_names
 from luthier.features.human_eval import service as rating_links
 from luthier.features.human_eval import service as rating_panels
 from luthier.features.human_eval.files import FileFormat, export_panel, preference_pairs
 from luthier.features.human_eval.items import USUAL_NUM_ROWS, answers_of
 from luthier.features.human_eval.service import RaterLink
-from luthier.features.runs.views import list_evaluations, read_evaluation
+from luthier.features.runs.views import list_evaluations, read_evaluation, rows_names
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import Tone, tone_of
 from luthier.ml.charts.spec import OTHERS, Axis, IntervalRow, Intervals
@@ -29,6 +32,7 @@ from luthier.platform.auth.public_address import learn_public_address, link_root
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
 
@@ -238,7 +242,10 @@ _Long = Annotated[str, Form(max_length=rating_panels.MAX_INSTRUCTIONS_CHARACTERS
 @router.get("")
 def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """The list, newest first."""
-    return render(request, "human_eval/list.html", {"panels": rating_panels.list_panels(context, caller)})
+    panels = rating_panels.list_panels(context, caller)
+    names = HumanNames(context, caller.project_id)
+    names.read(text for one in panels for text in (one.panel.name, *one.panel.systems))
+    return render(request, "human_eval/list.html", {"panels": panels, "human_names": names})
 
 
 @router.get("/new")
@@ -365,6 +372,7 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
     written = [] if found is None else [system for system in found.systems if system.samples]
     chosen = values.get("chosen") or [system.name for system in written if system.is_model]
     common: dict[str, Any] = {"evaluations": known, "evaluation": found, "written": written}
+    common |= _evaluation_names(context, caller, known)
     common |= {
         "form": _EMPTY | {"public_url": root_of(request)},
         "address_of_links": public_address(context, caller.project_id, for_raters=True),
@@ -372,6 +380,18 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
     error = values.get("error")
     status = 200 if error is None else status_of(error)
     return render(request, "human_eval/new.html", common | values | {"chosen": chosen, "error": error}, status=status)
+
+
+def _evaluation_names(context: Context, caller: Caller, known: Sequence[EvaluationOverview]) -> dict[str, Any]:
+    """What people call evaluations and their rows; no two evaluations have one name."""
+    runs = context.run_labels.names(sorted({one.run_id for one in known if one.run_id}))
+    named = {one.evaluation_id: runs[one.run_id] if one.run_id else ", ".join(one.models) for one in known}
+    names = HumanNames(context, caller.project_id)
+    return {
+        "evaluation_names": distinct_names(named),
+        "rows_names": rows_names(context, caller.project_id, [one.held_out_file for one in known]),
+        "human_names": names.read(name for one in known for name in one.systems),
+    }
 
 
 def _lead(request: Request, panel_id: str, links: tuple[RaterLink, ...]) -> Response:
@@ -388,10 +408,13 @@ def _show(
     error: LuthierError | None = None,
 ) -> Response:
     report = rating_panels.panel_report(context, caller, panel_id)
+    report = HumanNames(context, caller.project_id).read(report.panel.systems).within(report)
     root = link_root(context, caller.project_id, root_of(request), for_raters=True)
     values = {
         "report": report,
         "panel": report.panel,
+        "shown": {"source": _source_name(context, caller, report.panel.source)},
+        "is_of_evaluation": is_id(report.panel.source, "eval"),
         "views": views_of(report),
         "links": [(link.rater.name, f"{root}{link.path}") for link in (shown or {}).get("links", ())],
         "is_shown_before": (shown or {}).get("is_shown_before", False),
@@ -401,6 +424,17 @@ def _show(
         "error": error,
     }
     return render(request, "human_eval/show.html", values, status=200 if error is None else status_of(error))
+
+
+def _source_name(context: Context, caller: Caller, source: str) -> str:
+    """What people call the evaluation or the file that the answers are from."""
+    if not is_id(source, "eval"):
+        return source.replace("\\", "/").rpartition("/")[2]
+    try:
+        run_id = read_evaluation(context, caller.project_id, source).run_id
+    except NotFoundError:
+        return "an evaluation that was removed"
+    return "an evaluation" if run_id is None else context.run_labels.names([run_id])[run_id]
 
 
 def _people(text: str) -> int | list[str]:

@@ -138,7 +138,8 @@ def _alerts(context: Context, caller: Caller) -> Iterator[Work]:
 
 def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
     found = context.deployments.list(caller.project_id)
-    names = target_names(context, [one.revision.canary for one in found if one.revision.canary])
+    canaries = [one.revision.canary for one in found if one.revision.canary]
+    names = target_names(context, caller.project_id, canaries)
     for deployment in found:
         revision = deployment.revision
         share = None if revision.canary is None else revision.share_of(revision.canary)

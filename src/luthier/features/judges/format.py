@@ -12,6 +12,7 @@ from rich.text import Text
 
 from luthier.core.estimate import Estimate
 from luthier.core.records.calibration import LOWEST_KAPPA, Calibration
+from luthier.core.text.counted import counted
 from luthier.platform.cli.console import make_table, visible
 
 _LOW, _HIGH, _CELLS = -0.2, 1.0, 48
@@ -21,9 +22,10 @@ _PREFERENCES: Final = {"a": "first is better", "tie": "tie", "b": "second is bet
 
 def show_calibration(console: Console, found: Calibration) -> None:
     """One target: the figures as bars on one scale, the ratings, and whether the judge may be used in a gate."""
-    rated = f"{found.num_ratings:,} ratings by {found.num_raters:,} people of {visible(found.source)}"
+    people = counted(found.num_raters, "person", "people")
+    rated = f"{counted(found.num_ratings, 'rating')} by {people} of {visible(found.source)}"
     console.print(Text(f"{visible(found.judge)} against people: {found.target}", style="bold"), soft_wrap=True)
-    console.print(f"{found.calibration_id}: {found.num_items:,} items, {rated}\n", soft_wrap=True)
+    console.print(f"{found.calibration_id}: {counted(found.num_items, 'item')}, {rated}\n", soft_wrap=True)
     is_plain = not console.encoding.lower().startswith("utf")
     rows = [
         (f"{found.measure}: judge with people", found.agreement),

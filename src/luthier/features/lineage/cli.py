@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
     from luthier.platform.cli.console import visible
 
     console.print(
-        f"{found.num_runs:,} runs and {found.num_files:,} files of theirs were looked through", soft_wrap=True
+        f"{counted(found.num_runs, 'run')} and {counted(found.num_files, 'file')} of theirs were searched",
+        soft_wrap=True,
     )
     for file in found.files:
         lines = ", ".join(f"{line:,}" for line in file.lines[:10]) + (" ..." if len(file.lines) > 10 else "")
@@ -81,7 +83,7 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
         console.print(f"  {run_id}: not known, a file of its rows is missing or has changed", soft_wrap=True)
     for bad in found.unreadable:
         lines = ", ".join(f"{line:,}" for line in bad.lines[:10]) + (" ..." if len(bad.lines) > 10 else "")
-        num = "1 row" if len(bad.lines) == 1 else f"{len(bad.lines):,} rows"
+        num = counted(len(bad.lines), "row")
         console.print(visible(f"  {bad.file}: {num} could not be read and may hold it: line {lines}"), soft_wrap=True)
     if then:
         console.print(then)
@@ -91,8 +93,8 @@ def _show_forgotten(console: Console, done: Forgotten) -> None:
     from luthier.platform.cli.console import visible
 
     for version, num in done.versions:
-        console.print(f"{version.dataset_id} version {version.number}: {num:,} rows less", soft_wrap=True)
-    console.print(f"{done.num_reviews:,} items less in the review")
+        console.print(f"{version.dataset_id} version {version.number}: {counted(num, 'row')} less", soft_wrap=True)
+    console.print(f"{counted(done.num_reviews, 'item')} less in the review")
     for sentence in done.left:
         console.print(visible(f"left: {sentence}"), soft_wrap=True)
 

@@ -21,6 +21,7 @@ from luthier.features.model_cards.service import TunedView, list_tuned, rows_by_
 from luthier.features.serving.targets import EXPORT
 from luthier.ml.charts.visible import visible
 from luthier.platform.home.context import Context
+from luthier.platform.ui.human_names import HumanNames
 
 NodeKind = Literal["base", "dataset", "file", "run", "model", "checkpoint", "evaluation", "export", "deployment"]
 Tone = Literal["", "good", "bad", "open"]
@@ -121,9 +122,8 @@ def _add_model(
     num_steps = f"{record.num_steps:,} step{'' if record.num_steps == 1 else 's'}"
     note = f"{record.method}, {num_steps}"
     run = made.add(Node(record.run_id, "run", run_name, note, subject=record.run_id, band=band), *before)
-    # A model that has no name of its own goes by that of its run.
-    name = view.name if view.names else run_name
-    outcome = Node(f"model {record.run_id}", "model", name, "outcome", subject=view.name, band=band)
+    # Its name in requests is in the details: it is for programs.
+    outcome = Node(f"model {record.run_id}", "model", run_name, "outcome", subject=view.name, band=band)
     model = made.add(outcome, run)
     for one in reversed(view.checkpoints) if with_checkpoints else ():
         step = Node(one.model_id, "checkpoint", f"step {one.step:,}", "checkpoint", subject=one.model_id, band=band)
@@ -167,7 +167,8 @@ def _add_rows(context: Context, caller: Caller, made: Lineage, plan: Plan, band:
             origin = short_source(imported_version(context, caller, version))
             node = Node(sha256, "dataset", name, note, "", subject, version.number, band, origin)
         else:
-            node = Node(sha256, "file", profile.file.replace("\\", "/").rsplit("/", 1)[-1], note, band=band)
+            name = HumanNames(context, caller.project_id)(profile.file.replace("\\", "/").rsplit("/", 1)[-1])
+            node = Node(sha256, "file", name, note, band=band)
         keys.append(made.add(node))
     return keys
 

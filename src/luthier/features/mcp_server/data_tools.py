@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.core.errors import NotAllowedError, NotFoundError, RequestError
 from luthier.core.system.files import blocks_of
+from luthier.core.text.counted import counted
 from luthier.features.datasets import service as datasets
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.files.references import AuditRequest, audit_of
@@ -68,14 +69,16 @@ class AuditArguments(Arguments):
 def list_datasets(call: Call, _asked: NoArguments) -> ToolResult:
     """All of the project, each with its newest version."""
     found = datasets.list_datasets(call.context, call.caller)
-    return ToolResult(f"{len(found)} datasets.", {"datasets": [_shown(one, version) for one, version in found]})
+    return ToolResult(
+        f"{counted(len(found), 'dataset')}.", {"datasets": [_shown(one, version) for one, version in found]}
+    )
 
 
 def get_dataset(call: Call, asked: DatasetArguments) -> ToolResult:
     """A dataset with its versions."""
     dataset, versions = datasets.show_dataset(call.context, call.caller, asked.dataset_id)
     document = _shown(dataset, versions[0]) | {"versions": [_version(one) for one in versions]}
-    return ToolResult(f"Dataset {dataset.name} has {len(versions)} versions.", document)
+    return ToolResult(f"Dataset {dataset.name} has {counted(len(versions), 'version')}.", document)
 
 
 def create_dataset(call: Call, asked: CreateArguments) -> ToolResult:
@@ -122,7 +125,7 @@ def create_dataset(call: Call, asked: CreateArguments) -> ToolResult:
             context, caller, asked.dataset_id, file, origin="upload", parent=parent, note=asked.note
         )
         dataset = datasets.show_dataset(context, caller, asked.dataset_id)[0]
-    count = "rows" if version.num_rows is None else f"{version.num_rows:,} rows"
+    count = "rows" if version.num_rows is None else counted(version.num_rows, "row")
     summary = f"Dataset {dataset.name} has version {version.number} with {count}; recipes name it as {version.file_id}."
     return ToolResult(summary, _shown(dataset, version))
 
@@ -159,7 +162,7 @@ def audit_dataset(call: Call, asked: AuditArguments) -> ToolResult:
     findings = found.get("findings") or []
     document = found | {"findings": findings[:_MAX_FINDINGS], "num_findings": len(findings)}
     grade = found.get("grade")
-    return ToolResult(f"Grade {grade}: {len(findings)} findings, the gravest first.", document)
+    return ToolResult(f"Grade {grade}: {counted(len(findings), 'finding')}, the gravest first.", document)
 
 
 def _shown(dataset: Dataset, newest: DatasetVersion) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS
+from luthier.core.text.counted import counted
 from luthier.features.deployments import api as deployments
 from luthier.features.deployments.api import DeployBody, DeploymentObject, PromoteBody, RollbackBody
 from luthier.features.mcp_server.records import Arguments, Call, Name, NoArguments, Tool, ToolResult
@@ -63,7 +64,9 @@ class RollbackArguments(DeploymentArguments):
 def list_deployments(call: Call, _asked: NoArguments) -> ToolResult:
     """All of the project."""
     found = deployments.list_all(call.context, call.caller)
-    return ToolResult(f"{len(found.data)} deployments.", {"deployments": found.model_dump(mode="json")["data"]})
+    return ToolResult(
+        f"{counted(len(found.data), 'deployment')}.", {"deployments": found.model_dump(mode="json")["data"]}
+    )
 
 
 def get_deployment(call: Call, asked: DeploymentArguments) -> ToolResult:

@@ -11,6 +11,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.frozen_model import ClosedModel
 from luthier.core.stream import Piece, Sampling, TextRequest
+from luthier.core.text.counted import counted
 from luthier.features.mcp_server.records import Arguments, Call, Limit, Name, NoArguments, Tool, ToolResult
 from luthier.features.model_browser import api as base_models
 from luthier.features.playground.chat import MAX_CHARACTERS, MAX_TURNS, route_to
@@ -61,7 +62,7 @@ class BaseModelArguments(Arguments):
 def list_models(call: Call, _asked: NoArguments) -> ToolResult:
     """What the project can ask."""
     found = served_models.model_documents(call.context, call.caller)
-    return ToolResult(f"{len(found)} models can be asked.", {"models": found})
+    return ToolResult(f"{counted(len(found), 'model')} can be asked.", {"models": found})
 
 
 def list_base_models(call: Call, asked: BaseModelArguments) -> ToolResult:
@@ -70,7 +71,7 @@ def list_base_models(call: Call, asked: BaseModelArguments) -> ToolResult:
     fields = {"name", "title", "is_here", "licence", "is_gated", "num_parameters", "context_length_tokens"}
     fields |= {"has_chat_template", "training_memory"}
     shown = [one.model_dump(mode="json", include=fields) for one in found[: asked.limit]]
-    summary = f"{len(found)} base models; {sum(one.is_here for one in found)} are on the machine of the server."
+    summary = f"{counted(len(found), 'base model')}, on the machine of the server: {sum(one.is_here for one in found)}."
     return ToolResult(summary, {"base_models": shown, "num_base_models": len(found)})
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from luthier.core.text.counted import counted
 from luthier.features.files.references import plan_of
 from luthier.features.mcp_server.records import Arguments, Call, Limit, Name, RunId, Tool, ToolResult, plain
 from luthier.features.mcp_server.watching import run_state
@@ -99,7 +100,7 @@ def list_runs(call: Call, asked: ListArguments) -> ToolResult:
         sort=asked.sort,
     )
     more = "; there are more" if page.has_more else ""
-    return ToolResult(f"{len(page.runs)} runs{more}.", {"runs": list(page.runs), "has_more": page.has_more})
+    return ToolResult(f"{counted(len(page.runs), 'run')}{more}.", {"runs": list(page.runs), "has_more": page.has_more})
 
 
 def get_run(call: Call, asked: RunArguments) -> ToolResult:

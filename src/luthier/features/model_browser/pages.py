@@ -21,6 +21,7 @@ from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.serving.head_answers import example_request
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.i18n.environments import words
 from luthier.platform.ui.render import Page, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
@@ -62,7 +63,10 @@ def _list(request: Request, context: Context, caller: Caller, show: Tab, after: 
     elif show == "deployments":
         listed = deployments.list_deployments(context, caller)
         routed = [share.target for one in listed for share in one.deployment.revision.shares]
-        values |= {"deployments": listed, "target_names": project_models.target_names(context, routed)}
+        values |= {
+            "deployments": listed,
+            "target_names": project_models.target_names(context, caller.project_id, routed),
+        }
     elif show == "base":
         values |= {"bases": project_models.list_bases(context)}
     else:
@@ -115,7 +119,8 @@ def deploy(
     except LuthierError as error:
         given = {"deploy_error": error, "name": name.strip(), "override": override}
         return _page(request, context, caller, source or target, given)
-    words = f"{target} answers as {made.name} now. {remedy(made.revision.unjudged)}"
+    shown = project_models.target_names(context, caller.project_id, [target]).get(target, target)
+    words = f"{shown} answers as {made.name} now. {remedy(made.revision.unjudged)}"
     return redirect(request, f"/deployments/{made.name}", words.strip())
 
 
@@ -155,9 +160,14 @@ def _page(
         }
         return render(request, "model_browser/permitted.html", values, status=status)
     details = project_models.show_tuned(context, caller, run_id)
+    judged = details.facts.evaluation or details.view.evaluation
+    if judged is not None:
+        names_of_runs = HumanNames(context, caller.project_id).read(system.name for system in judged.systems)
+        judged = names_of_runs.within(judged)
     here = tuned.model_id if tuned is not None and tuned.step is not None else f"model {run_id}"
     values |= {
         "details": details,
+        "judged": judged,
         "formats": server_exports.formats(None if details.view.head is None else details.view.head.kind),
         "view": details.view,
         "checkpoint": tuned if tuned is not None and tuned.step is not None else None,
@@ -177,7 +187,9 @@ def _page(
 def _assessed(context: Context, caller: Caller, run_id: str) -> dict[str, Any]:
     """What the run was evaluated by in addition to its held-out rows, with the gate; or why the gate cannot be read."""
     try:
-        return {"assessed": project_assessments.of_run(context, caller.project_id, run_id), "gate_error": None}
+        found = project_assessments.of_run(context, caller.project_id, run_id)
+        names = HumanNames(context, caller.project_id).read(one.headline for one in found.results)
+        return {"assessed": names.within(found), "gate_error": None}
     except RequestError as error:
         return {"assessed": project_assessments.RunAssessments((), None), "gate_error": error}
 

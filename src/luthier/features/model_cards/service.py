@@ -229,14 +229,24 @@ def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
     newest = context.runs.of_project(caller.project_id, limit=MAX_TARGETS, status="succeeded")
     views = _views(context, caller, newest, with_verdicts=False)
     found = [(view.name, f"tuned from {view.base} by {view.record.method}") for view in views]
-    exports = [one for view in views for one in view.exports if one.document is not None]
-    found += [(f"{EXPORT}{one.export_id}", _about_export(one)) for one in exports if _is_served(one)]
+    exports = [one for view in views for one in view.exports if _is_served(one)]
+    names = context.run_labels.names(sorted({one.source for one in exports}))
+    found += [(f"{EXPORT}{one.export_id}", _about_export(one, names[one.source])) for one in exports]
     return found + [(view.name, "base model") for view in list_bases(context) if view.is_here]
 
 
-def target_names(context: Context, found: Iterable[str]) -> dict[str, str]:
-    """What people call the runs among the targets of deployments, no two alike; other targets have no other name."""
-    return distinct_names(context.run_labels.names(sorted({target for target in found if is_id(target, "run")})))
+def target_names(context: Context, project_id: str, found: Iterable[str]) -> dict[str, str]:
+    """What people call the runs and exports among the targets of deployments, no two alike; other targets have no
+    other name.
+    """
+    targets = sorted(set(found))
+    runs = [target for target in targets if is_id(target, "run")]
+    wanted = {target.removeprefix(EXPORT) for target in targets if target.startswith(EXPORT)}
+    exports = [one for one in context.exports.list(project_id) if one.export_id in wanted] if wanted else []
+    names = context.run_labels.names([*runs, *(one.source for one in exports if is_id(one.source, "run"))])
+    named = {run_id: names[run_id] for run_id in runs}
+    named |= {f"{EXPORT}{one.export_id}": _export_name(one, names.get(one.source, one.source)) for one in exports}
+    return distinct_names(named)
 
 
 def run_of(context: Context, caller: Caller, name: str) -> tuple[str | None, TunedModel | None]:
@@ -329,6 +339,11 @@ def _is_served(export: ServerExport) -> bool:
     return export.document is not None and export.document.format in served_formats()
 
 
-def _about_export(export: ServerExport) -> str:
+def _about_export(export: ServerExport, source_name: str) -> str:
     made = export.document
-    return "" if made is None else f"export of {export.source} as {made.format} in {made.precision}"
+    return "" if made is None else f"export of {source_name} as {made.format} in {made.precision}"
+
+
+def _export_name(export: ServerExport, source_name: str) -> str:
+    made = export.document
+    return source_name if made is None else f"{source_name}, {made.format} {made.precision}"

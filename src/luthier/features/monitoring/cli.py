@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     Answer,
     HomeOption,
@@ -142,7 +143,7 @@ def _show_check(console: Console, found: MonitorResult, settings: WatchSettings,
     report = found.report
     console.print(visible(f"{report.model}: {headline(report)}"), soft_wrap=True)
     console.print(
-        f"{moment(report.since)} to {moment(report.until)}: {report.num_exchanges:,} exchanges", soft_wrap=True
+        f"{moment(report.since)} to {moment(report.until)}: {counted(report.num_exchanges, 'exchange')}", soft_wrap=True
     )
     for caution in report.cautions:
         console.print(visible(f"note: {caution}"), soft_wrap=True)

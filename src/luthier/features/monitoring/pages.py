@@ -272,7 +272,7 @@ def _exchange(
     found = traffic.exchange(context, caller.project_id, exchange_id)
     values = {
         "exchange": found,
-        "names": target_names(context, [found.target]),
+        "names": target_names(context, caller.project_id, [found.target]),
         "said": feedback.feedback_of(context, caller.project_id, [exchange_id]),
         "is_queued": exchange_id in context.review_items.exchange_ids(caller.project_id),
         "error": error,

@@ -16,6 +16,7 @@ from luthier.core.errors import LeakageError, RecipeError
 from luthier.core.plan import CanariesPlan, Plan, ReplayPlan
 from luthier.core.recipe import Recipe
 from luthier.core.records.canary import ROW_FILE, Canary, digest_of, make_canaries
+from luthier.core.text.counted import counted
 from luthier.features.planning.data_sources import LocatedRows
 from luthier.ml.data.files.sequences import chained
 
@@ -51,7 +52,7 @@ def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
         )
     if asked.num * _ROWS_A_CANARY > num_rows:
         raise RecipeError(
-            f"data.canaries {asked.num:,} among {num_rows:,} training rows",
+            f"data.canaries {asked.num:,} among {counted(num_rows, 'training row')}",
             expected=f"at most one for {_ROWS_A_CANARY} rows ({num_rows // _ROWS_A_CANARY:,} here): with more of them "
             "the model would learn lockers instead of your task",
             do="lower data.canaries, or remove it",

@@ -14,6 +14,7 @@ from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.estimate import Estimate
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.run import Bill, BudgetPlan
+from luthier.core.text.counted import counted
 from luthier.platform.cli import figures
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def time_line(quote: Quote) -> str:
     """Hours and what they are made of: `42 min (30 min to 1 h): 180 steps of 12 s, validations 2 min, ...`."""
     prediction = quote.prediction
     step = figures.between(prediction.step_seconds, figures.duration)
-    parts = [f"{prediction.num_steps:,} steps of {step}"]
+    parts = [f"{counted(prediction.num_steps, 'step')} of {step}"]
     for name in ("reference", "teacher", "validations", "checkpoints", "judging"):
         if name in quote.hours_by_part and quote.hours_by_part[name].value:
             parts.append(f"{name} {figures.duration(quote.hours_by_part[name].value * 3600)}")
@@ -207,7 +208,7 @@ def _power(quote: Quote) -> str:
 
 def _people(quote: Quote) -> list[str]:
     lines = [
-        f"{work.kind.replace('_', ' ')} of {quote.num_rows:,} rows, if done manually: "
+        f"{work.kind.replace('_', ' ')} of {counted(quote.num_rows, 'row')}, if done manually: "
         f"{figures.between(work.hours, lambda hours: f'{figures.short(hours)} h')}, "
         f"{figures.between(work.usd, figures.usd)}"
         for work in quote.people
@@ -324,8 +325,8 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
             else ()
         ),
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
-        f"  training   {training.num_steps:,} steps of {training.global_batch_size} examples, peak learning rate "
-        f"{training.learning_rate:g} ({training.schedule})",
+        f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}, peak "
+        f"learning rate {training.learning_rate:g} ({training.schedule})",
         f"  precision  {_precision(plan, device)}",
         f"  judged by  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
@@ -369,7 +370,11 @@ def _replay_line(data: DataPlan) -> list[str]:
     if replay is None:
         return []
     replayed, judged = replay.rows, replay.held_out
-    rows = f"{replay.num_per_step} of each step, from {replayed.num_examples:,} general rows" if replayed else "no rows"
+    rows = (
+        f"{replay.num_per_step} of each step, from {counted(replayed.num_examples, 'general row')}"
+        if replayed
+        else "no rows"
+    )
     held_out = f"; forgetting is measured on {judged.num_examples:,} others" if judged else ""
     return [f"  replay     {rows}{held_out}"]
 
@@ -383,14 +388,14 @@ def _rows(name: str, found: DatasetProfile | None) -> str:
         return f"{name} {found.num_examples:,} ({tokens})"
     cut = f"{packed.num_cut:,} of them cut, " if packed.num_cut else ""
     return (
-        f"{name} {packed.num_blocks:,} blocks of up to {packed.block_tokens:,} tokens from {packed.num_documents:,} "
-        f"texts ({cut}{tokens}, {packed.filled_fraction:.0%} full)"
+        f"{name} {counted(packed.num_blocks, 'block')} of up to {packed.block_tokens:,} tokens from "
+        f"{counted(packed.num_documents, 'text')} ({cut}{tokens}, {packed.filled_fraction:.0%} full)"
     )
 
 
 def _what_is_trained(method: MethodPlan) -> str:
     if method.num_virtual_tokens:
-        return f"{method.num_virtual_tokens} virtual tokens"
+        return counted(method.num_virtual_tokens, "virtual token")
     if not method.is_adapter:
         return "every weight"
     rank = f"rank {method.rank} " if method.rank else ""

@@ -13,6 +13,7 @@ from typing import Final
 from luthier.core.data_sources import SourceFile, SourcePlan, is_pattern
 from luthier.core.errors import ConflictError
 from luthier.core.ids import sha256_file
+from luthier.core.text.counted import counted
 from luthier.platform.home.context import Context
 
 MAX_NAMED: Final = 5
@@ -72,13 +73,12 @@ def pattern_changes(sources: Iterable[SourcePlan]) -> tuple[str, ...]:
         kept, added, gone = _compared(matching_files(Path(source.path)), source.files)
         digests = {file.sha256 for file in source.files}
         changed = [below for path, below in kept if sha256_file(path) not in digests]
-        for names, one, several in (
-            (added, "1 file is new", f"{len(added):,} files are new"),
-            (changed, "1 file has changed", f"{len(changed):,} files have changed"),
-            (gone, "1 file is gone", f"{len(gone):,} files are gone"),
+        for names, what in (
+            (added, f"{counted(len(added), 'file is', 'files are')} new"),
+            (changed, f"{counted(len(changed), 'file has', 'files have')} changed"),
+            (gone, f"{counted(len(gone), 'file is', 'files are')} gone"),
         ):
             if names:
-                what = one if len(names) == 1 else several
                 shown = ", ".join(names[:MAX_NAMED]) + _and_more(names, MAX_NAMED)
                 said.append(f"{source.split} rows of {source.name}: {what} since the last run: {shown}")
     return tuple(said)

@@ -22,6 +22,7 @@ from luthier.core.ids import is_id
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
 from luthier.core.task_head import is_task_model
 from luthier.core.text.counted import counted
+from luthier.core.text.names import distinct_names
 from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed, fastest, head_of_deployment, route, user_of
 from luthier.features.serving.service import new_seed
@@ -39,6 +40,7 @@ class PlaygroundModel(FrozenModel):
     Attributes:
         name: Its name in requests.
         kind: Its group, in the plural.
+        title: What people call it, where that is another one: the name of the run that made it.
         note: A hint next to the name.
         run_id: The run that made a tuned model, and is then not listed separately.
         has_task_head: Whether it writes no text, and has its own form.
@@ -46,6 +48,7 @@ class PlaygroundModel(FrozenModel):
 
     name: str
     kind: str
+    title: str = ""
     note: str = ""
     run_id: str | None = None
     has_task_head: bool = False
@@ -66,32 +69,43 @@ def list_head_models(context: Context, caller: Caller) -> Sequence[PlaygroundMod
 
 
 def _made_models(context: Context, caller: Caller) -> list[PlaygroundModel]:
+    own, permitted = context.tuned_models.list(caller.project_id), context.tuned_models.permitted(caller.project_id)
+    runs = context.runs.of_project(caller.project_id, limit=_MAX_RUNS)
+    # Runs of this project alone have names here: who permits a checkpoint shows its name in requests.
+    called = context.run_labels.names(list(dict.fromkeys(one.run_id for one in (*own, *runs))))
+    titles = distinct_names(called)
     found = [
         PlaygroundModel(
             name=one.name,
             kind="deployments",
-            note=", ".join(share.target for share in one.revision.shares),
+            note=", ".join(titles.get(share.target, share.target) for share in one.revision.shares),
             has_task_head=head_of_deployment(context, caller, one) is not None,
         )
         for one in context.deployments.list(caller.project_id)
     ]
-    tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
     found += [
         PlaygroundModel(
             name=one.model_id,
             kind="tuned models",
+            title=_title(titles.get(one.run_id, ""), one.step),
             run_id=one.run_id if one.step is None else None,
             has_task_head=is_task_model(one.adapter_path),
         )
-        for one in tuned
+        for one in (*own, *permitted)
     ]
     named = {one.run_id for one in found}
-    for run in context.runs.of_project(caller.project_id, limit=_MAX_RUNS):
+    for run in runs:
         made = None if run.result is None else run.result.adapter_path
         if run.status == "succeeded" and made is not None and run.run_id not in named and Path(made).is_dir():
             note, has_head = f"{run.base_model}, {run.method}", is_task_model(made)
-            found.append(PlaygroundModel(name=run.run_id, kind="runs", note=note, has_task_head=has_head))
+            title = titles[run.run_id]
+            found.append(PlaygroundModel(name=run.run_id, kind="runs", title=title, note=note, has_task_head=has_head))
     return found
+
+
+def _title(run_name: str, step: int | None) -> str:
+    """What people call a tuned model; a checkpoint is named with its step."""
+    return f"{run_name}, step {step:,}" if run_name and step is not None else run_name
 
 
 def route_to(context: Context, caller: Caller, name: str, requests: Sequence[TextRequest]) -> Routed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -347,6 +348,7 @@ def _page(request: Request, models: Sequence[PlaygroundModel], shown: _Shown, *,
     values: dict[str, Any] = {
         "sides": sides,
         "groups": groups,
+        "titles": defaultdict(str, {one.name: one.title for one in models}),
         "shown": shown,
         "settings": shown.settings,
         "efforts": EFFORTS,

@@ -341,6 +341,14 @@ class RunStore(Store):
         owner: str | None = self._scalar(select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id))
         return owner
 
+    def ids_of_project(self, project_id: str, run_ids: Sequence[str]) -> list[str]:
+        """Those of these ids that are runs of the project, in their order."""
+        if not run_ids:
+            return []
+        query = select(runs.c.run_id).select_from(_WITH_JOBS).where(runs.c.run_id.in_(run_ids), project_id == _OWNER)
+        own = set(self._scalars(query))
+        return [run_id for run_id in run_ids if run_id in own]
+
     def some(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
         """These runs by their ids, if they exist."""
         found = self._list(RUNS, runs.c.run_id.in_(run_ids)) if run_ids else ()

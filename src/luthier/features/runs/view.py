@@ -61,6 +61,7 @@ from luthier.ml.evaluation.verdict_view import verdict_view
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, redact_text, run_paths, shown_reference
 from luthier.platform.jobs.events import JobEvent
+from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.render import usd
 
 STEP: Final = Axis("step")
@@ -243,6 +244,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     quote = None if record is None else load_quote(context, run_id)
     evaluation = judged.of_runs([run_id]).get(run_id)
     verdict = None if evaluation is None else verdict_view(evaluation)
+    names = HumanNames(context, caller.project_id).read(one.name for one in (evaluation.systems if evaluation else ()))
     return {
         "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan), record),
         "coverage": "" if plan is None else coverage(plan.data),
@@ -255,8 +257,8 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
         "error": _shown_error(standing, places),
         "overfitting": next((one for one in warnings if one.code == "overfitting"), None),
         "warnings": [redact_text(one.message, places) for one in warnings if one.code != "overfitting"],
-        "judged": evaluation,
-        "verdict": verdict,
+        "judged": names.within(evaluation),
+        "verdict": names.within(verdict),
         "steps": ()
         if evaluation is None or verdict is None
         else next_steps(context, caller, evaluation, verdict.recommendation),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.features.studies import cli_options as tune_options
 from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption, SetOption, open_context
 
@@ -62,8 +63,8 @@ def tune(
             study_id = study.study_id
             _say(
                 as_json,
-                f"{study_id}: {study.spec.hours:.3g} h, at most {study.spec.most_trials} trials over "
-                f"{len(study.spec.space.parameters)} parameters",
+                f"{study_id}: {study.spec.hours:.3g} h, at most {counted(study.spec.most_trials, 'trial')} over "
+                f"{counted(len(study.spec.space.parameters), 'parameter')}",
             )
         found = studies.go_on(context, str(study_id), hours=budget_hours, usd=budget_usd, tell=_teller(as_json))
         ran, verdict = context.studies.trials(found.study_id), final_verdict(context, found)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.core.defaults import NEW_TOKENS
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     ANY_MODEL,
     Answer,
@@ -382,7 +383,7 @@ def _show_evaluation(console: Console, found: Evaluation) -> None:
     from luthier.platform.cli.console import visible
 
     console.print(
-        f"{found.evaluation_id}: {found.num_rows:,} rows of {visible(found.held_out_file)}, "
+        f"{found.evaluation_id}: {counted(found.num_rows, 'row')} of {visible(found.held_out_file)}, "
         f"{figures.duration(found.seconds)}",
         soft_wrap=True,
     )
@@ -455,7 +456,7 @@ def _show_safety(console: Console, found: SafetyResult, page: Path | None) -> No
 
     against = f" against {found.base}" if found.base else ""
     console.print(
-        f"{found.result_id}: {visible(found.candidate + against)}, {len(found.probes)} probes, "
+        f"{found.result_id}: {visible(found.candidate + against)}, {counted(len(found.probes), 'probe')}, "
         f"{figures.duration(found.seconds)}",
         soft_wrap=True,
     )
@@ -492,6 +493,8 @@ def _table(probe: TaskResult, found: SafetyResult) -> Table:
             width = f"{change.difference:+.2g} [{figures.number(change.low)}, {figures.number(change.high)}]"
             said = Text(width, style=STYLES[change.verdict] if change.verdict == "worse" else "")
         table.add_row(name, metric.unit, *(interval(systems[one].metrics.get(name)) for one in names), said)
-    rows = f"{probe.num_rows:,} rows" + (f" of {probe.num_clusters:,} prompts" if probe.num_clusters else "")
+    rows = counted(probe.num_rows, "row") + (
+        f" of {counted(probe.num_clusters, 'prompt')}" if probe.num_clusters else ""
+    )
     table.add_row(rows, "", *("" for _ in names), "")
     return table

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from luthier.core.evaluation import Metric
 from luthier.core.results.suite import GateOutcome, SuiteResult, TaskResult, TasksVerdict
+from luthier.core.text.counted import counted
 from luthier.features.evaluations.verdict_format import STYLES
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import make_table, visible
@@ -20,8 +21,9 @@ _PANEL_WIDTH = 100
 def show_suite(console: Console, found: SuiteResult) -> None:
     """Each task with the figures of all systems and what the candidate's primary figure means, then the verdict."""
     seeds = f", {found.num_seeds} trainings of {visible(found.candidate)}" if found.num_seeds > 1 else ""
+    tasks = counted(len(found.tasks), "task")
     console.print(
-        f"{found.result_id}: suite {visible(found.suite)} ({found.fingerprint[:12]}), {len(found.tasks)} tasks, "
+        f"{found.result_id}: suite {visible(found.suite)} ({found.fingerprint[:12]}), {tasks}, "
         f"{figures.duration(found.seconds)}{seeds}",
         soft_wrap=True,
     )
@@ -33,9 +35,9 @@ def show_suite(console: Console, found: SuiteResult) -> None:
 
 def show_task(console: Console, task: TaskResult, candidate: str) -> None:
     """The figures of a task, its comparisons of the candidate by the primary metric, and its cautions."""
-    rows = f"{task.num_rows:,} rows of {visible(task.data_file)}"
+    rows = f"{counted(task.num_rows, 'row')} of {visible(task.data_file)}"
     if task.num_clusters is not None:
-        rows += f" from {task.num_clusters:,} sources"
+        rows += f" from {counted(task.num_clusters, 'source')}"
     console.print(Text.assemble((f"\n{visible(task.name)}", "bold"), f"  {visible(task.kind)}, {rows}"), soft_wrap=True)
     console.print(_figures(task))
     for one in task.comparisons:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.records.logging_mode import Keeping
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
@@ -123,9 +124,9 @@ def forget_user(
     if found.num_stored_completions:
         words += f", {found.num_stored_completions:,} stored chat completions"
     if found.num_stored_responses:
-        words += f", {found.num_stored_responses:,} stored responses"
+        words += f", {counted(found.num_stored_responses, 'stored response')}"
     if found.unreadable:
-        words += f"; {len(found.unreadable)} files could not be read: {', '.join(found.unreadable)}"
+        words += f"; {counted(len(found.unreadable), 'file')} could not be read: {', '.join(found.unreadable)}"
     # A script that must prove a deletion has to notice that something may be left.
     exit_code = 1 if found.unreadable else 0
     show_it = lambda console: console.print(words, soft_wrap=True)  # noqa: E731
@@ -144,7 +145,7 @@ def _show_policy(console: Console, now: TrafficPolicy) -> None:
         rows.append(("part", f"{now.fraction:.1%}"))
     if now.keep in ("sampled", "full"):
         rows.append(("personal data", "masked before it is written" if now.mask_personal_data else "written unchanged"))
-    facts(console, [*rows, ("deleted after", f"{now.keep_days} days")])
+    facts(console, [*rows, ("deleted after", counted(now.keep_days, "day"))])
 
 
 def _show_all(console: Console, found: Sequence[Exchange], counts: TrafficSummary) -> None:
@@ -160,7 +161,8 @@ def _show_all(console: Console, found: Sequence[Exchange], counts: TrafficSummar
             tokens = f"{one.num_prompt_tokens:,} + {one.num_new_tokens:,}"
             table.add_row(_time(one.at), visible(one.exchange_id), who, ended, tokens, f"{one.seconds:.2f}")
         console.print(table)
-    words = f"{counts.num_exchanges:,} exchanges, {counts.num_with_text:,} with words, {counts.num_failed:,} failed"
+    exchanges = counted(counts.num_exchanges, "exchange")
+    words = f"{exchanges}, {counts.num_with_text:,} with words, {counts.num_failed:,} failed"
     console.print(f"{words}; all files take {size(counts.num_bytes)}", soft_wrap=True)
     for reason, count in sorted(counts.lost.items()):
         console.print(f"lost: {count:,} ({reason})", soft_wrap=True)

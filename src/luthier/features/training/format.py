@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from luthier.core.run import Fit
+from luthier.core.text.counted import counted
 from luthier.platform.cli import figures
 from luthier.platform.cli.command import Answer, open_context
 
@@ -83,7 +84,7 @@ def show_learning_curve(console: Console, curve: LearningCurve, chart: Path | No
     planned = figures.between(curve.planned_hours.times(3600), figures.duration)
     cap = "no cap" if curve.cap_hours is None else f"a cap of {figures.duration(curve.cap_hours * 3600)}"
     rows = [
-        ("validated on", f"{curve.num_validation_rows:,} rows, the same for every run"),
+        ("validated on", f"{counted(curve.num_validation_rows, 'row')}, the same for every run"),
         ("spent", f"{figures.duration(curve.spent_hours * 3600)} in all; predicted {planned}, {cap}"),
     ]
     fit = curve.fit

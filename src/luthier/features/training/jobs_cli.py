@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, SetOption, open_context
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _what(job: Job) -> list[tuple[str, str]]:
     if job.kind == "import":
         asked = job.document["import"]
         source = asked.get("source")
-        what = f"{len(asked['files']):,} files" if source is None else source["address"].partition("?")[0]
+        what = counted(len(asked["files"]), "file") if source is None else source["address"].partition("?")[0]
         return [("imports", what), ("dataset", str(asked["name"] or asked["dataset_id"]))]
     if job.kind == "synthesis":
         asked = job.document["synthesis"]

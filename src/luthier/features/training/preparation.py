@@ -12,6 +12,7 @@ from luthier.core.errors import RequestError
 from luthier.core.events import WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
+from luthier.core.text.counted import counted
 
 if TYPE_CHECKING:
     from luthier.core.cost import Device
@@ -33,20 +34,21 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
     for profile in filter(None, (data.train, *general[:1])):
         found += [(f"{code}_{profile.split}", message) for code, message in sequence_notes(profile)]
     if data.num_leaked:
-        found.append(("leakage", f"{data.num_leaked:,} held-out rows are also in the training rows"))
+        found.append(
+            ("leakage", f"{counted(data.num_leaked, 'held-out row is', 'held-out rows are')} also in the training rows")
+        )
     if data.num_same_prompt:
         which = "" if data.stream is None else f" among the first {data.stream.num_sampled:,}"
-        message = (
-            f"{data.num_same_prompt:,} held-out rows have the prompt of a training row{which}, with another answer"
-        )
+        rows = counted(data.num_same_prompt, "held-out row has", "held-out rows have")
+        message = f"{rows} the prompt of a training row{which}, with another answer"
         found.append(("same_prompt", message))
     if data.num_validation_leaked:
-        message = (
-            f"{data.num_validation_leaked:,} validation rows are also in the training rows: early stopping is blind"
-        )
+        rows = counted(data.num_validation_leaked, "validation row is", "validation rows are")
+        message = f"{rows} also in the training rows: early stopping is blind"
         found.append(("validation_leakage", message))
     if data.replay and data.replay.num_leaked:
-        message = f"{data.replay.num_leaked:,} held-out general rows are also trained on: forgetting looks too small"
+        rows = counted(data.replay.num_leaked, "held-out general row is", "held-out general rows are")
+        message = f"{rows} also trained on: forgetting looks too small"
         found.append(("replay_leakage", message))
     if data.replay and data.replay.num_also_in_train:
         num = data.replay.num_also_in_train

@@ -25,6 +25,7 @@ from luthier.core.events import (
     WarningRaised,
 )
 from luthier.core.ports import EventSink
+from luthier.core.text.counted import counted
 from luthier.features.planning.format import bill_line
 from luthier.platform.cli import figures
 from luthier.platform.home.context import Context
@@ -131,7 +132,7 @@ def event_text(event: Event) -> str:
     match event:
         case RunStarted():
             begun = "started" if event.from_step == 0 else f"resumed after step {event.from_step:,}"
-            return f"{begun}, {event.num_steps:,} steps in all"
+            return f"{begun}, {counted(event.num_steps, 'step')} in all"
         case StepDone():
             epoch = "" if event.epoch is None else f"epoch {event.epoch:.2f}  "
             return (
@@ -161,7 +162,7 @@ def event_text(event: Event) -> str:
                 + "".join(f"  {gpu.name} {gpu.utilisation:.0%}" for gpu in event.gpus if gpu.utilisation is not None)
             )
         case SamplesAnswered():
-            return f"step {event.step:,}  {len(event.answers)} prompts answered in {event.seconds:.1f} s"
+            return f"step {event.step:,}  {counted(len(event.answers), 'prompt')} answered in {event.seconds:.1f} s"
         case RunEnded():
             return f"step {event.step:,}  {event.status}: {event.reason}"
 

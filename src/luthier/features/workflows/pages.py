@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from luthier.core.access import Caller
 from luthier.core.ids import sha256_document
 from luthier.features.runs.pages import REPORT_POLICY
 from luthier.features.workflows import orders, views
@@ -15,6 +16,7 @@ from luthier.features.workflows.orders import OrderView
 from luthier.features.workflows.resume import form_of, resume_workflow
 from luthier.features.workflows.start_pages import failure_of, resumed
 from luthier.features.workflows.views import WorkflowView
+from luthier.platform.home.context import Context
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 from luthier.platform.workflows.engine import Thing
@@ -51,6 +53,7 @@ def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: st
     if is_fragment_request(request) and after == mark:
         return Response(status_code=204)
     values = _values(view, mark) | {"order": order, "failure": failure_of(context, order)}
+    values |= {"made_names": _made_names(context, caller, view)}
     return render(request, "workflows/now.html" if is_fragment_request(request) else "workflows/show.html", values)
 
 
@@ -98,6 +101,12 @@ def _values(view: WorkflowView, mark: str) -> dict[str, Any]:
         "can_resume": view.part_of is None and form_of(view.pipeline.pipeline_id) is not None,
         "current": "/studies",
     }
+
+
+def _made_names(context: Context, caller: Caller, view: WorkflowView) -> dict[str, str]:
+    """The names of the datasets that its stages have made, by their ids; what a page shows of these is there."""
+    made = {made_id for stage in view.stages for thing, made_id in stage.made if thing == "dataset"}
+    return {dataset_id: context.datasets.get(caller.project_id, dataset_id).name for dataset_id in sorted(made)}
 
 
 def _mark(view: WorkflowView, order: OrderView | None) -> str:

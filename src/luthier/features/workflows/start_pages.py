@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, WorkError
+from luthier.core.text.names import distinct_names
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.features.deployments.service import deployed_run
 from luthier.features.files.references import plan_of
@@ -223,6 +224,7 @@ def _page(
 ) -> Response:
     models = draft_choices.model_choices(context)
     kinds = {field.entry.kind for field in fields_of(form.name)}
+    tuned = project_models.list_tuned(context, caller, limit=_MAX_TUNED)[0] if "teacher" in kinds else []
     values: dict[str, Any] = {
         "form": form,
         "forms": FORMS,
@@ -233,7 +235,8 @@ def _page(
         "estimate": None,
         "error": None,
         "models": [name for name, view in models.items() if view.path is not None],
-        "tuned": project_models.list_tuned(context, caller, limit=_MAX_TUNED)[0] if "teacher" in kinds else (),
+        "tuned": tuned,
+        "run_names": distinct_names(context.run_labels.names([view.record.run_id for view in tuned])),
         "deployments": [one.name for one in context.deployments.list(caller.project_id)],
         "panels": list_panels(context, caller) if "panels" in kinds else (),
         "current": "/studies",

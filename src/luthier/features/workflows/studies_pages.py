@@ -19,6 +19,7 @@ from luthier.features.workflows.resume import needs_budget, resume_workflow
 from luthier.features.workflows.start_pages import failure_of, resumed
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
+from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.render import Page, is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
@@ -32,6 +33,7 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """Searches, and below them workflows, each newest first."""
     found = [workflow_views.without_folders(context, one) for one in workflow_views.list_pipelines(context, caller)]
     values = {"views": study_views.list_studies(context, caller), "pipelines": found}
+    values |= {"human_names": HumanNames(context, caller.project_id).read(one.asked for one in found)}
     return render(request, "workflows/studies/list.html", values | {"waiting": orders.list_orders(context, caller)})
 
 

@@ -39,6 +39,7 @@ from luthier.core.results.human_eval_report import (
     WinRate,
 )
 from luthier.core.results.suite import Criterion
+from luthier.core.text.counted import counted
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.agreement import cohen_kappa, drift_of, fleiss_kappa, krippendorff_alpha
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums
@@ -481,12 +482,11 @@ def _cautions(panel: RatingPanel, reports: Sequence[RaterReport], table: Ratings
         told = ", ".join(f"{one.name} ({one.num_rated} of {one.num_items})" for one in behind)
         found.append(f"Not all raters have finished: {told}. Items with more ratings have more weight.")
     if panel.num_same:
-        found.append(
-            f"{panel.num_same} pairs are not shown, because both answers are the same text; the win rate is of the "
-            "others alone."
-        )
+        pairs = counted(panel.num_same, "pair is", "pairs are")
+        found.append(f"{pairs} not shown, because both answers are the same text; the win rate is of the others alone.")
     if panel.num_left_out:
-        found.append(f"{panel.num_left_out} rows were too long for one of the systems and are not rated.")
+        rows = counted(panel.num_left_out, "row was", "rows were")
+        found.append(f"{rows} too long for one of the systems and not rated.")
     if panel.num_checks == 0:
         found.append("There are no attention checks: who clicks at random is seen only by disagreeing with others.")
     if len(reports) < 2:

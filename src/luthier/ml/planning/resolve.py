@@ -326,7 +326,11 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: Provenance) -
     if recipe.max_steps is not None and recipe.max_steps < steps:
         sources.note("training.num_steps", "asked", f"training.max_steps, less than the {steps} of {epochs:g} epochs")
         return epochs, recipe.max_steps
-    sources.note("training.num_steps", "derived", f"{epochs:g} epochs of {steps_per_epoch} steps")
+    sources.note(
+        "training.num_steps",
+        "derived",
+        f"one epoch of {steps_per_epoch} steps" if epochs == 1 else f"{epochs:g} epochs of {steps_per_epoch} steps",
+    )
     return epochs, steps
 
 

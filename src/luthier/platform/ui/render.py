@@ -36,6 +36,7 @@ from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.form_drafts import filled, form_draft
 from luthier.platform.ui.forms import form_token
+from luthier.platform.ui.human_names import HumanNames, named
 from luthier.platform.ui.i18n.catalog import catalog
 from luthier.platform.ui.i18n.environments import Coverage, translated_environment, words
 from luthier.platform.ui.i18n.language import ENGLISH, LANGUAGES, VARY, language_of
@@ -268,7 +269,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     path belongs to), `notice` (of the form before), `rail()` (the first steps of a project), `page_inbox()` (who does
     the work that the page is about), `term(word)` (a word with its explanation), `language` (of the page),
     `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts), `theme` (light, dark, or
-    empty for that of the system).
+    empty for that of the system), `human_names` (for the filter `named`: names in the place of ids).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
@@ -291,6 +292,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "group": group_of(request.url.path),
         "rail": partial(_rail, request, session),
         "page_inbox": partial(_page_inbox, request, session),
+        "human_names": _human_names(request, session),
         "term": Terms(request.url.path, is_piece=is_fragment_request(request), word=words(language)),
         # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
@@ -340,6 +342,12 @@ def _page_inbox(request: Request, session: Session | None) -> Any:
     """The work of the inbox that leads to this page; None where there is none, and for servers without an inbox."""
     assignments = getattr(request.app.state, "assignments", None)
     return None if assignments is None else assignments.of(session, request.url.path, request.url.query)
+
+
+def _human_names(request: Request, session: Session | None) -> HumanNames | None:
+    """Names of what the visitor's project has; None for servers without a home, and where nobody is signed in."""
+    context = getattr(request.app.state, "context", None)
+    return None if context is None or session is None else HumanNames(context, session.caller.project_id)
 
 
 def redirect(request: Request, address: str, notice: str = "") -> Response:
@@ -413,6 +421,7 @@ def environment() -> Environment:
         "usd": usd,
         "as_json": _as_json,
         "page_advice": page_advice,
+        "named": named,
         # Texts that Python made are in English already.
         "t": words(ENGLISH),
         "chart_words": words(ENGLISH),

@@ -77,7 +77,7 @@ def test_blocks_are_shown_with_the_borders_of_their_pieces(luthier, tmp_path: Pa
     arguments = ("data", "preview", path, "--model", tiny_model, "--block-tokens", "64", "--num-rows", "9")
     text = luthier(*arguments).out
     assert "3 texts in" in text
-    assert "1 texts cut into several" in text
+    assert "1 text cut into several" in text
     assert "-- texts.jsonl:2, " in text
     assert "part 1 of" in text
     assert "every row has text" in text

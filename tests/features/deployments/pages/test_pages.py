@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fastapi.testclient import TestClient
 from tests.homes import ME, fill
+from tests.page_rules import primary_buttons
 
 from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
@@ -144,6 +145,8 @@ def test_both_sides_of_a_canary_are_beside_each_other_with_who_may_decide(home: 
     assert 'disabled aria-describedby="why-not-promote">Promote the canary' in page
     assert "Trainers and admins of the project may promote it: Ada &lt;b&gt;." in page
     assert "Vera" not in page
+    assert primary_buttons(browser("read", "infer").get("/deployments/support").text) == ["Promote the canary"]
+    assert primary_buttons(browser("read", "train", "infer").get("/deployments/support").text) == ["Promote the canary"]
     page = trainer.get("/deployments/support").text
     assert 'action="/deployments/support/promote"' in page
     assert "Ada &lt;b&gt; (admin)" in page

@@ -14,6 +14,7 @@ from luthier.core.stream import TextRequest
 from luthier.core.task_head import TASK_HEAD_FILE, TaskHead
 from luthier.features.models.store import TunedModel
 from luthier.features.playground.chat import list_playground_models, route_to
+from luthier.features.runs.labels import RunLabels
 from luthier.features.serving import service as serving
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -46,8 +47,16 @@ def test_a_run_with_a_named_model_is_listed_by_that_name(home: Context) -> None:
                 step=step,
             )
         )
-    found = {one.name: one.run_id for one in list_playground_models(home, ME)}
-    assert found == {"ft:tiny:default::1": run_id, "ft:tiny:default::1:ckpt-step-5": None}
+    home.run_labels.put(run_id, RunLabels(name="Client questions"))
+    models = list_playground_models(home, ME)
+    assert {one.name: one.run_id for one in models} == {
+        "ft:tiny:default::1": run_id,
+        "ft:tiny:default::1:ckpt-step-5": None,
+    }
+    assert {one.name: one.title for one in models} == {
+        "ft:tiny:default::1": "Client questions",
+        "ft:tiny:default::1:ckpt-step-5": "Client questions, step 5",
+    }
 
 
 def test_those_of_other_projects_are_as_if_they_were_not_there(home: Context) -> None:

@@ -118,7 +118,7 @@ def test_a_report_says_what_it_does_not_know() -> None:
     for words in (
         "Ada (20 of 40)",
         "3 pairs are not shown",
-        "1 rows were too long",
+        "1 row was too long",
         "no attention checks",
         "One rater",
     ):

@@ -75,7 +75,7 @@ def test_another_bundle_and_other_files_stay(hub: UploadHub, whole_bundle: Path,
     with pytest.raises(ConflictError, match="holds another bundle"):
         push_to_hub(load(whole_bundle), URL, QUIET)
     hub.files = {".gitattributes": b"", "README.md": b"theirs"}
-    with pytest.raises(ConflictError, match="holds 1 files and no manifest"):
+    with pytest.raises(ConflictError, match="holds 1 file and no manifest"):
         push_to_hub(load(whole_bundle), URL, QUIET)
     hub.files = before | {"theirs.txt": b""}
     with pytest.raises(ConflictError, match=r"files of something else: 'theirs.txt'"):

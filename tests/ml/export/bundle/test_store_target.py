@@ -130,7 +130,7 @@ def test_places_that_hold_something_else(whole_bundle: Path, tmp_path: Path) -> 
     target = tmp_path / "target"
     target.mkdir()
     (target / "theirs.txt").touch()
-    with pytest.raises(ConflictError, match="holds 1 files and no manifest"):
+    with pytest.raises(ConflictError, match="holds 1 file and no manifest"):
         push_to_store(load(whole_bundle), f"file://{target}", QUIET)
     (target / "theirs.txt").unlink()
     push_to_store(load(whole_bundle), f"file://{target}", QUIET)

@@ -14,6 +14,8 @@ from babel.messages.pofile import read_po
 from tests.vacuous import nonempty
 
 import luthier
+from luthier.ml.evaluation.metrics.classification import BrierScore, CalibrationError, MacroF1
+from luthier.ml.evaluation.metrics.registry import BUILT_IN, load_metrics
 from luthier.platform.ui.i18n import expressions
 from luthier.platform.ui.i18n.catalog import LOCALE, Catalog, catalog
 from luthier.platform.ui.i18n.environments import Coverage, messages_of, words
@@ -332,3 +334,19 @@ def test_texts_of_a_yaml_file_are_those_below_the_named_keys() -> None:
 
 def test_the_catalog_of_the_package_says_german_words() -> None:
     assert catalog("de").sentence("not distinguishable", str) == "nicht unterscheidbar"
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_the_units_of_all_metrics_are_translated(language: str) -> None:
+    units = {one.unit for one in load_metrics([*BUILT_IN])} | {MacroF1.unit, CalibrationError.unit, BrierScore.unit}
+    units |= {"1 to 5", "nats a token", "citations"}
+    assert {unit for unit in nonempty(units) if unit and words(language)(unit) == unit} == set()
+
+
+def test_a_unit_has_its_scale_in_the_language_of_the_page() -> None:
+    german = words("de")
+    assert german("F1, 0 to 1") == "F1, 0 bis 1"
+    assert german("0 to 100") == "0 bis 100"
+    assert german("-1 to 1") == "-1 bis 1"
+    assert german("0.25 to 0.5") == "0,25 bis 0,5"
+    assert german("per token") == "je Token"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     Answer,
     ForceOption,
@@ -213,10 +214,14 @@ def _show_pairs(console: Console, found: Synthesis) -> None:
     from luthier.platform.cli.console import facts, visible
 
     by = "--budget-usd" if found.stopped_by_budget else "--max-rows"
-    left = f" ({found.num_rows_left:,} more rows were left out by {by})" if found.num_rows_left else ""
-    pairs = f"{found.num_pairs:,} {'pair' if found.num_pairs == 1 else 'pairs'}"
+    left = (
+        f" ({counted(found.num_rows_left, 'more row was', 'more rows were')} left out by {by})"
+        if found.num_rows_left
+        else ""
+    )
+    pairs = counted(found.num_pairs, "pair")
     console.print(
-        visible(f"{found.output}: {pairs} from {found.num_rows:,} rows of {found.file}{left}"), soft_wrap=True
+        visible(f"{found.output}: {pairs} from {counted(found.num_rows, 'row')} of {found.file}{left}"), soft_wrap=True
     )
     rows = [
         ("kind", found.kind),
@@ -236,7 +241,9 @@ def _show_pairs(console: Console, found: Synthesis) -> None:
 
 def tokens_text(usage: Usage) -> str:
     """What was requested now, and what came from the cache."""
-    new = f"{usage.num_prompt_tokens:,} prompt + {usage.num_new_tokens:,} new in {usage.num_requests:,} requests"
+    new = (
+        f"{usage.num_prompt_tokens:,} prompt + {usage.num_new_tokens:,} new in {counted(usage.num_requests, 'request')}"
+    )
     cached = f"{usage.num_cached_prompt_tokens:,} + {usage.num_cached_new_tokens:,} in {usage.num_cached_requests:,}"
     return f"{new}; from the cache {cached}"
 
@@ -303,16 +310,22 @@ def _thoughts(found: Answering) -> str:
     what = (
         "kept as reasoning_content" if found.has_kept_thoughts else "left out of the rows (--keep-thoughts keeps them)"
     )
-    return f"the teacher thought before {found.num_thoughts:,} answers; {what}"
+    return f"the teacher thought before {counted(found.num_thoughts, 'answer')}; {what}"
 
 
 def _show_answers(console: Console, found: Answering) -> None:
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, visible
 
-    left = f" ({found.num_rows_left:,} more rows were left out by --max-rows)" if found.num_rows_left else ""
-    count = f"{found.num_answers:,} {'answer' if found.num_answers == 1 else 'answers'}"
-    console.print(visible(f"{found.output}: {count} to {found.num_rows:,} rows of {found.file}{left}"), soft_wrap=True)
+    left = (
+        f" ({counted(found.num_rows_left, 'more row was', 'more rows were')} left out by --max-rows)"
+        if found.num_rows_left
+        else ""
+    )
+    count = counted(found.num_answers, "answer")
+    console.print(
+        visible(f"{found.output}: {count} to {counted(found.num_rows, 'row')} of {found.file}{left}"), soft_wrap=True
+    )
     rows = [
         ("teacher", found.teacher),
         ("refused", f"{found.num_refused:,}, listed in {found.refused_file}" if found.num_refused else "none"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     Answer,
     HomeOption,
@@ -205,9 +206,9 @@ def show_blocks(console: Console, found: BlocksPreview) -> None:
     packed = found.packed
     console.print(
         visible(
-            f"{found.file}: {packed.num_documents:,} texts in {packed.num_blocks:,} blocks of up to "
-            f"{packed.block_tokens:,} tokens, {packed.filled_fraction:.0%} full; {packed.num_cut:,} texts cut into "
-            "several"
+            f"{found.file}: {counted(packed.num_documents, 'text')} in {counted(packed.num_blocks, 'block')} of up to "
+            f"{packed.block_tokens:,} tokens, {packed.filled_fraction:.0%} full; "
+            f"{counted(packed.num_cut, 'text')} cut into several"
         ),
         soft_wrap=True,
     )
@@ -215,10 +216,10 @@ def show_blocks(console: Console, found: BlocksPreview) -> None:
     console.print(legend(console), soft_wrap=True)
     for number, block in enumerate(found.blocks, 1):
         size = sum(piece.num_tokens for piece in block)
-        title = f"block {number} of {packed.num_blocks:,}: {size:,} tokens in {len(block):,} pieces"
+        title = f"block {number} of {packed.num_blocks:,}: {counted(size, 'token')} in {counted(len(block), 'piece')}"
         console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         for piece in block:
-            console.print(f"-- {visible(piece.id)}, {piece.num_tokens:,} tokens", soft_wrap=True)
+            console.print(f"-- {visible(piece.id)}, {counted(piece.num_tokens, 'token')}", soft_wrap=True)
             console.print(token_text(console, piece.spans), soft_wrap=True)
 
 
@@ -231,7 +232,7 @@ def show_preview(console: Console, found: DataPreview) -> None:
     from luthier.platform.cli.console import visible
 
     console.print(
-        visible(f"{found.file}: {found.num_rows:,} rows, {found.shape}: {found.shape_reason}"), soft_wrap=True
+        visible(f"{found.file}: {counted(found.num_rows, 'row')}, {found.shape}: {found.shape_reason}"), soft_wrap=True
     )
     console.print(f"tokens of {visible(found.model)}, {found.template} template", soft_wrap=True)
     console.print(legend(console), soft_wrap=True)
@@ -239,7 +240,8 @@ def show_preview(console: Console, found: DataPreview) -> None:
         share = row.num_trained_tokens / row.num_tokens if row.num_tokens else 0.0
         side = f", {row.side}" if row.side is not None else ""
         side += ", answer {} of {}".format(*row.part) if row.part is not None else ""
-        title = f"{visible(row.id)}{side}: {row.num_tokens:,} tokens, {row.num_trained_tokens:,} learned ({share:.0%})"
+        tokens = f"{counted(row.num_tokens, 'token')}, {row.num_trained_tokens:,} learned ({share:.0%})"
+        title = f"{visible(row.id)}{side}: {tokens}"
         console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         console.print(token_text(console, row.spans), soft_wrap=True)
     if joined := [row for row in found.rows if row.joined is not None]:
@@ -248,7 +250,7 @@ def show_preview(console: Console, found: DataPreview) -> None:
         console.print(visible(f"\n{joined_note(len(joined), num, differs)}"), soft_wrap=True)
     if cut := {row.id for row in found.rows if row.part is not None}:
         num = sum(row.part is not None for row in found.rows)
-        console.print(f"\n{num:,} sequences of {len(cut):,} rows: {CUT_REASON}", soft_wrap=True)
+        console.print(f"\n{counted(num, 'sequence')} of {counted(len(cut), 'row')}: {CUT_REASON}", soft_wrap=True)
     if (left := found.num_rows - len({row.id for row in found.rows})) > 0:
         console.print(f"\n... and {left:,} more {'row' if left == 1 else 'rows'}", soft_wrap=True)
 
@@ -309,10 +311,11 @@ def card(
 def _show_card(console: Console, made: DatasetCard) -> None:
     from luthier.platform.cli.console import facts, visible
 
+    size, findings = counted(made.audit.num_rows, "row"), counted(len(made.audit.findings), "finding")
     rows = [
         ("card", str(made.path)),
         ("Croissant", str(made.croissant)),
-        ("grade", f"{made.audit.grade}, {made.audit.num_rows:,} rows, {len(made.audit.findings)} findings"),
+        ("grade", f"{made.audit.grade}, {size}, {findings}"),
     ]
     facts(console, rows)
     if made.not_stated:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     Answer,
     HomeOption,
@@ -120,7 +121,8 @@ def _show_audit(console: Console, found: Audited) -> None:
     shape = audit.shape or "no known shape"
     console.print(
         visible(
-            f"{audit.file}: {audit.num_rows:,} rows, {figures.size(audit.num_bytes)}, {shape}: {audit.shape_reason}"
+            f"{audit.file}: {counted(audit.num_rows, 'row')}, {figures.size(audit.num_bytes)}, {shape}: "
+            f"{audit.shape_reason}"
         ),
         soft_wrap=True,
     )
@@ -130,7 +132,7 @@ def _show_audit(console: Console, found: Audited) -> None:
     for check, reason in audit.skipped.items():
         console.print(Text.assemble(("\nnot run  ", "bold"), f"{check}: {visible(reason)}"), soft_wrap=True)
     if not audit.findings:
-        console.print(f"\nnothing found by {len(audit.checks) - len(audit.skipped)} checks", soft_wrap=True)
+        console.print(f"\nnothing found by {counted(len(audit.checks) - len(audit.skipped), 'check')}", soft_wrap=True)
     if found.report is not None:
         console.print(f"\nreport   {visible(str(found.report))}", soft_wrap=True)
 
@@ -235,8 +237,8 @@ def _show_repair(console: Console, made: WrittenRepair) -> None:
     fates = found["fates"]
     console.print(
         visible(
-            f"{found['file']}: {found['num_rows']:,} rows; {fates['kept']:,} kept, {fates['changed']:,} changed, "
-            f"{fates['removed']:,} removed"
+            f"{found['file']}: {counted(found['num_rows'], 'row')}; {fates['kept']:,} kept, "
+            f"{fates['changed']:,} changed, {fates['removed']:,} removed"
         ),
         soft_wrap=True,
     )
@@ -252,7 +254,8 @@ def _show_repair(console: Console, made: WrittenRepair) -> None:
         console.print(visible(f"left     {left['check']}: {left['message']}"), soft_wrap=True)
     if found["num_rows_with_html_kept"]:
         console.print(
-            f"left     HTML in {found['num_rows_with_html_kept']:,} rows to clean: most rows have it on purpose",
+            f"left     HTML in {counted(found['num_rows_with_html_kept'], 'row')} to clean: most rows have it on "
+            "purpose",
             soft_wrap=True,
         )
     paths = (("rows", made.output), ("fates", made.manifest), ("summary", made.summary))
@@ -320,7 +323,10 @@ def _show_split(console: Console, made: WrittenSplit) -> None:
 
     found = made.document
     console.print(
-        visible(f"{found['file']}: {found['num_rows']:,} rows in {found['num_groups']:,} groups, seed {found['seed']}"),
+        visible(
+            f"{found['file']}: {counted(found['num_rows'], 'row')} in {counted(found['num_groups'], 'group')}, "
+            f"seed {found['seed']}"
+        ),
         soft_wrap=True,
     )
     console.print(visible(f"grouping: {found['grouping']}"), soft_wrap=True)
@@ -361,10 +367,14 @@ def _show_strata(console: Console, made: WrittenSplit) -> None:
 def _proof(made: WrittenSplit) -> list[str]:
     proof, threshold = made.document["proof"], made.document["near_threshold"]
     near, groups = proof["near_duplicate"], proof["same_group"]
-    parts = [f"{proof['exact']} texts"]
-    parts.append("near-duplicates not searched" if near is None else f"{near} near-duplicates (Jaccard {threshold})")
-    parts += [] if groups is None else [f"{groups} groups"]
+    parts = [counted(proof["exact"], "text")]
+    parts.append(
+        "near-duplicates not searched" if near is None else f"{counted(near, 'near-duplicate')} (Jaccard {threshold})"
+    )
+    parts += [] if groups is None else [counted(groups, "group")]
     lines = [f"on two sides, read back from the files: {', '.join(parts)}"]
     if proof["same_prompt"]:
-        lines.append(f"{proof['same_prompt']:,} rows of validation and held-out have a prompt that train answers too")
+        verb = "has" if proof["same_prompt"] == 1 else "have"
+        rows = counted(proof["same_prompt"], "row")
+        lines.append(f"{rows} of validation and held-out {verb} a prompt that train answers too")
     return lines

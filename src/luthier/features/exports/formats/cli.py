@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     ANY_MODEL,
     Answer,
@@ -93,8 +94,8 @@ def _show(console: Console, found: FormatTable) -> None:
         for line in (*price.losses, *([price.reason] if price.status == "missing" else [])):
             console.print(visible(f"{price.label}: {line}"), soft_wrap=True)
     console.print(
-        f"{found.num_rows:,} rows of {visible(found.data_file)}, {found.num_rounds:,} rounds of {found.num_timed:,} "
-        f"prompts, {found.num_threads:,} processors; report: {found.report_path}",
+        f"{counted(found.num_rows, 'row')} of {visible(found.data_file)}, {counted(found.num_rounds, 'round')} of "
+        f"{counted(found.num_timed, 'prompt')}, {counted(found.num_threads, 'processor')}; report: {found.report_path}",
         soft_wrap=True,
     )
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from luthier.core.estimate import Estimate
 from luthier.core.results.human_eval_report import PanelFigures, PanelReport, RaterReport
+from luthier.core.text.counted import counted
 from luthier.features.evaluations.verdict_format import STYLES
 from luthier.ml.charts import figures
 from luthier.platform.cli.console import make_table, visible
@@ -24,7 +25,8 @@ def show_report(console: Console, report: PanelReport) -> None:
     panel = report.panel
     state = "open" if panel.closed_at is None else "closed"
     console.print(
-        f"{panel.panel_id}: {visible(panel.name)}, {panel.kind}, {panel.num_items} items, {state}", soft_wrap=True
+        f"{panel.panel_id}: {visible(panel.name)}, {panel.kind}, {counted(panel.num_items, 'item')}, {state}",
+        soft_wrap=True,
     )
     console.print(_raters(report))
     for rater in report.raters:

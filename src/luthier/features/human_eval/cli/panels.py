@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.json_limits import json_utf8
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     DEFAULT_URL,
     Answer,
@@ -190,12 +191,17 @@ def _read_text(path: Path) -> str:
 def _show(console: Console, panel: RatingPanel, links: list[dict[str, str]]) -> None:
     from luthier.platform.cli.console import visible
 
-    parts = f"{panel.num_items} items to rate, {panel.num_checks} attention checks among them"
+    parts = f"{counted(panel.num_items, 'item')} to rate, {counted(panel.num_checks, 'attention check')} among them"
     console.print(f"{panel.panel_id}: {visible(panel.name)}, {parts}", soft_wrap=True)
     if panel.num_same:
-        console.print(f"{panel.num_same} pairs are not shown: both answers are the same text", soft_wrap=True)
+        console.print(
+            f"{counted(panel.num_same, 'pair is', 'pairs are')} not shown: both answers are the same text",
+            soft_wrap=True,
+        )
     if panel.num_left_out:
-        console.print(f"{panel.num_left_out} rows were too long for one of the systems", soft_wrap=True)
+        console.print(
+            f"{counted(panel.num_left_out, 'row was', 'rows were')} too long for one of the systems", soft_wrap=True
+        )
     for one in links:
         console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
     console.print(
@@ -312,7 +318,7 @@ def export(
         content = export_panel(context, caller_of(context, project).project_id, panel, file_format)
         num_ratings = len(context.rating_panels.ratings(panel))
     write_output(output, content, force=force)
-    words = f"wrote {num_ratings} ratings to {output}"
+    words = f"wrote {counted(num_ratings, 'rating')} to {output}"
     document = {"panel_id": panel, "file": str(output), "format": file_format, "num_ratings": num_ratings}
     return Answer(as_json, document, lambda console: console.print(words, soft_wrap=True))
 
@@ -330,8 +336,12 @@ def import_label_studio(
     content = read_bytes(file)
     with open_context(home) as context:
         found = take_in(context, caller_of(context, project), panel, content, str(file))
-    words = f"took in {found.num_ratings} ratings of {', '.join(found.raters)}"
-    words += f"; {found.num_skipped} cancelled ones were skipped" if found.num_skipped else ""
+    words = f"took in {counted(found.num_ratings, 'rating')} of {', '.join(found.raters)}"
+    words += (
+        f"; {counted(found.num_skipped, 'cancelled one was', 'cancelled ones were')} skipped"
+        if found.num_skipped
+        else ""
+    )
     document = {"num_ratings": found.num_ratings, "raters": found.raters, "num_skipped": found.num_skipped}
 
     def tell(console: Console) -> None:
@@ -378,7 +388,7 @@ def pairs(
         from luthier.platform.cli.console import visible
 
         left_out = _reasons(found) or "none"
-        console.print(f"wrote {len(found.rows)} pairs to {output}; left out: {left_out}", soft_wrap=True)
+        console.print(f"wrote {counted(len(found.rows), 'pair')} to {output}; left out: {left_out}", soft_wrap=True)
         if found.caught:
             names = visible(", ".join(found.caught))
             console.print(f"without {names}, who seem not to read (--with-caught takes them, too)", soft_wrap=True)

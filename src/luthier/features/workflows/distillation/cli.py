@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     ANY_MODEL,
     Answer,
@@ -121,7 +122,7 @@ def _show(console: Console, found: Student) -> None:
     ]
     for name, run in (("with teacher", found.taught), ("without", found.alone)):
         if run is not None:
-            rows.append((name, f"{run.run_id}: {run.num_steps:,} steps in {figures.duration(run.seconds)}"))
+            rows.append((name, f"{run.run_id}: {counted(run.num_steps, 'step')} in {figures.duration(run.seconds)}"))
     if found.report_path is not None:
         rows.append(("report", found.report_path))
     facts(console, rows)

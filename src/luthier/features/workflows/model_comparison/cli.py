@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context
 
 if TYPE_CHECKING:
@@ -149,12 +150,12 @@ def _begin(context: Any, request: ModelComparisonRequest) -> str:
     pipeline = showdowns.begin(context, request)
     spec = ModelComparisonSpec.model_validate(pipeline.asked)
     planned, num_contenders = spec.planned_hours, len(spec.contenders)
-    contenders = f"{num_contenders} contender{'' if num_contenders == 1 else 's'}"
+    contenders = counted(num_contenders, "contender")
     stderr_console().print(
         visible(
-            f"{pipeline.pipeline_id}: {contenders}, {spec.num_examples:,} examples trained on and "
-            f"{spec.num_judged:,} rows evaluated with each; {planned.low:.2g} to {planned.high:.2g} h expected of "
-            f"{spec.hours:.3g} h"
+            f"{pipeline.pipeline_id}: {contenders}, {counted(spec.num_examples, 'example')} trained on and "
+            f"{counted(spec.num_judged, 'row')} evaluated with each; {planned.low:.2g} to {planned.high:.2g} h "
+            f"expected of {spec.hours:.3g} h"
         ),
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _size_line(chosen: ChosenSize) -> str:
     from luthier.platform.cli import figures
 
     size = chosen.size
-    rows = "all rows" if size.num_rows is None else f"{size.num_rows:,} rows"
+    rows = "all rows" if size.num_rows is None else counted(size.num_rows, "row")
     line = f"{rows} of up to {size.max_tokens:,} tokens, {size.max_samples} of them evaluated"
     if chosen.expected_seconds is not None:
         line += f"; training and judging about {figures.duration(chosen.expected_seconds)}"

@@ -22,6 +22,7 @@ from luthier.core.errors import DataError, NotFoundError, RequestError, RowProbl
 from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress
 from luthier.core.system.files import disk_full_explained, file_lock
+from luthier.core.text.counted import counted
 from luthier.ml.data.documents.chunk import check_sizes
 from luthier.ml.data.documents.ingest_worker import IngestSettings
 from luthier.ml.data.files.worker_pool import Answer, WorkerPool
@@ -463,7 +464,7 @@ def _no_rows(done: Ingestion) -> DataError:
     problems = [RowProblem(one.file, 0, "", "", one.reason or "no text") for one in done.failed]
     problems += [RowProblem(one.name, 0, "", "", one.reason) for one in done.skipped]
     return DataError(
-        f"no rows: {len(done.documents):,} documents, none of them could be read",
+        f"no rows: of {counted(len(done.documents), 'document')} none could be read",
         expected=f"documents with text ({', '.join(sorted(READERS))})",
         do="see the reason of each file",
         problems=problems,

@@ -35,6 +35,7 @@ from luthier.core.ports import Progress
 from luthier.core.system.artifact_transfer import copy_to, errors_explained
 from luthier.core.system.extras import install_command
 from luthier.core.system.files import git_id
+from luthier.core.text.counted import counted
 from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile, Manifest, read_manifest
 from luthier.ml.inference.models.hub import endpoint
 
@@ -145,7 +146,7 @@ def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushe
         if place.read(UNFINISHED) != payload.content:
             raise another_bundle(shown, "holds a part of another bundle, whose push was not finished")
     elif present:
-        raise another_bundle(shown, f"holds {len(present):,} files and no manifest")
+        raise another_bundle(shown, f"holds {counted(len(present), 'file')} and no manifest")
     check_strangers(shown, present - {UNFINISHED}, payload)
     num_sent = num_bytes_sent = 0
     if MANIFEST not in present:
@@ -333,7 +334,7 @@ def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None
         if not _is_same(payload, payload.files[-1], own[MANIFEST]):
             raise another_bundle(url, f"holds another bundle than {payload.manifest.digest}")
     elif own:
-        raise another_bundle(url, f"holds {len(own):,} files and no manifest")
+        raise another_bundle(url, f"holds {counted(len(own), 'file')} and no manifest")
     for signature in payload.files:
         is_there = signature.path in SIGNATURES and signature.path in own
         if is_there and not _is_same(payload, signature, own[signature.path]):

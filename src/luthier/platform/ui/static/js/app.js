@@ -8,6 +8,23 @@ window.Luthier = Object.assign(window.Luthier ?? {}, {
 });
 const { t } = window.Luthier;
 
+// HTMX is the largest script, and no first frame needs it: it is requested here, and not by the page. It waits for
+// DOMContentLoaded, which has passed by then: what it would do there it does at once. The event `load` waits for it.
+function loadHtmx(address) {
+  const script = Object.assign(document.createElement("script"), { src: address, async: true, fetchPriority: "low" });
+  const listen = document.addEventListener;
+  let hasPassed = false;
+  listen.call(document, "DOMContentLoaded", () => { hasPassed = true; }, { once: true });
+  document.addEventListener = (type, run, ...options) => {
+    if (hasPassed && type === "DOMContentLoaded") queueMicrotask(run);
+    else listen.call(document, type, run, ...options);
+  };
+  for (const end of ["load", "error"]) script.addEventListener(end, () => { delete document.addEventListener; });
+  document.head.append(script);
+}
+const htmxAddress = document.querySelector("script[data-htmx]")?.dataset.htmx;
+if (htmxAddress) loadHtmx(htmxAddress);
+
 // The server writes the theme into the page, so that its first frame has it: a cookie tells it the choice.
 function setTheme(theme) {
   root.dataset.theme = theme;

@@ -93,7 +93,7 @@ class Side {
   get isBusy() { return this.controller !== undefined; }
 
   showModel() {
-    this.section.querySelector("h2").textContent = this.choice.value || Luthier.t("No model");
+    this.section.querySelector("h2").textContent = this.choice.selectedOptions[0]?.dataset.shown || this.choice.value || Luthier.t("No model");
     this.section.hidden = !this.isAsked && this.number > 1;
     const chosen = [...form.querySelectorAll("[data-model]")].map((one) => one.value).filter(Boolean);
     document.querySelector("[data-new]").href = `/playground?${chosen.map((name) => `model=${encodeURIComponent(name)}`).join("&")}`;
