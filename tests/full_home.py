@@ -316,6 +316,7 @@ def _of_projects(home: Context, made: homes.Made) -> dict[str, str]:
     from luthier.platform.auth import service as access
     from luthier.platform.auth.invitations import invite
     from luthier.platform.files import service
+from luthier.platform.files.uploads import create_upload
     from luthier.platform.notifications.store import EVENT_TYPES, Webhook
 
     key, _ = access.create_key(home, "mine", scopes=("read",))
@@ -327,7 +328,7 @@ def _of_projects(home: Context, made: homes.Made) -> dict[str, str]:
         event_types=EVENT_TYPES,
     )
     webhook = home.webhooks.add(address, "a secret of forty-one characters, made up")
-    upload = service.create_upload(
+    upload = create_upload(
         home, "default", filename="a.jsonl", purpose="fine-tune", mime_type="application/jsonl", num_bytes=10
     )
     turns: tuple[dict[str, Any], ...] = ({"role": "user", "content": QUOTED},)

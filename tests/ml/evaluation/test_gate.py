@@ -166,7 +166,7 @@ def test_the_figure_is_the_judged_models_and_not_that_of_a_run_beside_it() -> No
     results = Results(evaluation=found.model_copy(update={"systems": (base, earlier, tuned)}))
     passed, sentence = sentence_of({"metric": "exact_match", "at_least": 0.8}, results)
     assert not passed
-    assert sentence.startswith("exact_match of tuned is 0.300")
+    assert sentence.startswith("exact_match of tuned is 0.30 ")
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from luthier.core.frozen_model import StrictModel
 from luthier.features.files.api import FileObject, file_object
-from luthier.platform.files.service import (
-    MAX_PART_BYTES,
-    cancel_upload,
-    complete_upload,
-    create_upload,
-    incoming_file,
-    keep_part,
-    pending_upload,
-)
+from luthier.platform.files.service import incoming_file
 from luthier.platform.files.store import (
     MAX_EXPIRY_SECONDS,
     MIN_EXPIRY_SECONDS,
@@ -26,6 +18,14 @@ from luthier.platform.files.store import (
     Upload,
     UploadPurpose,
     UploadStatus,
+)
+from luthier.platform.files.uploads import (
+    MAX_PART_BYTES,
+    cancel_upload,
+    complete_upload,
+    create_upload,
+    keep_part,
+    pending_upload,
 )
 from luthier.platform.http.authentication import HomeContext, Trainer
 from luthier.platform.http.errors import ApiError, documented

@@ -351,7 +351,7 @@ def caveats(
     metrics = dict.fromkeys(comparison.metric for comparison in comparisons)
     if missing := [name for name in judged.metrics if name not in metrics]:
         found.append(f"Not compared, because the systems cut text into different tokens: {', '.join(missing)}.")
-    elif others := _of_other_tokens(judged, results, comparisons):
+    if others := _of_other_tokens(judged, results, comparisons):
         found.append(
             f"Perplexity is not compared with that of {listed(others)}, because the systems cut text into different "
             "tokens."

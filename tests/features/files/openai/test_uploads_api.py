@@ -13,7 +13,8 @@ from sqlalchemy import update
 from tests.features.files.openai.clients import kept_files, signed_in
 
 from luthier.platform.db.tables import uploads
-from luthier.platform.files.service import MAX_PART_BYTES, sweep_files
+from luthier.platform.files.service import sweep_files
+from luthier.platform.files.uploads import MAX_PART_BYTES
 from luthier.platform.home.context import Context
 
 PARTS = [b"first ", b"second ", b"third"]

@@ -293,8 +293,8 @@ def test_a_base_model_that_is_gone_is_named_without_its_place(
     failed = ok(client.get(f"{JOBS}/{job['id']}"))
     assert (failed["status"], "mine" in failed["error"]["message"]) == ("failed", True)
     assert (failed["error"]["code"], failed["error"]["param"]) == ("model_unavailable", "model")
-    told = [failed, all_events(client, job["id"]), client.get(f"/api/v1/jobs/{job['id']}").json()]
-    assert str(tmp_path) not in str(told)
+    shown = [failed, all_events(client, job["id"]), client.get(f"/api/v1/jobs/{job['id']}").json()]
+    assert str(tmp_path) not in str(shown)
 
 
 def long_row() -> dict[str, Any]:

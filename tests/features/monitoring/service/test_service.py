@@ -135,7 +135,7 @@ def test_quality_is_known_while_nobody_asks(context: Context) -> None:
         task = make_task(metrics={"sql_accuracy": (0.3, value)})
         result = make_suite_result(f"suite-20261126-12000{number}-aaaaaa", run_id=run_id, tasks=(task,))
         context.assessments.save("suite", result.result_id, result, project_id="default", subject=run_id, run_id=run_id)
-    shares = (Share(target="run-canary", fraction=0.1), Share(target=run_id, fraction=0.9))
+    shares = (Share(target=run_id, fraction=0.9), Share(target="run-canary", fraction=0.1))
     revision = Revision(number=1, kind="deploy", shares=shares, canary="run-canary")
     context.deployments.add(Deployment(deployment_id="d-shop", project_id="default", name="shop", revision=revision))
     report = monitoring.watch(context, "default", "shop", since=0.0)

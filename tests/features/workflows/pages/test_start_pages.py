@@ -99,6 +99,7 @@ def test_a_workflow_with_a_record_has_its_buttons_on_its_own_page(home: Context,
         kind="workflow",
         document={orders.ASKED: order.model_dump(mode="json")},
         run_id="",
+        workflow_id=RETRAIN_ID,
     )
     home.jobs.submit(job)
     home.jobs.ask(job.job_id, "pause")

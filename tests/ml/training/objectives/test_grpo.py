@@ -278,7 +278,7 @@ def test_measures_are_means_over_the_answers_of_all_processes(
     """Two processes with two prompts each, whose answers have different lengths."""
 
     def drawn_by(number: int, over_ranks: Callable[[Mapping[str, float]], dict[str, float]]) -> tuple[Grpo, Any]:
-        objective = objective_of(tiny_model)
+        objective = objective_of(tiny_model, max_new_tokens=5 + 4 * number)  # of different lengths for certain
         objective.tools = replace(objective.tools, over_ranks=over_ranks)
         return objective, objective.draw(model, 0, [([(e,) for e in examples[2 * number : 2 * number + 2]], ())])
 
@@ -339,7 +339,7 @@ def test_rewards_of_a_validation_are_reported_by_source(
     state = LoopState(plan_hash=plan.hash, step=2, early_stopping=EarlyStopping(patience=0))
     state = state.model_copy(update={"window_loss_sum": 1.0, "window_loss_weight": 1.0})
     _, found = validate(model, objective, given, state, SilentProgress(), sources=sources)
-    rewards = [objective.validated[f"row:{number}#0"].grade.reward for number in range(5)]
+    rewards = [answer.grade.reward for answer in objective.validated.values()]
     assert found.loss_by_source == pytest.approx({"one": -sum(rewards[:3]) / 3, "other": -sum(rewards[3:]) / 2})
     assert found.loss == pytest.approx(-sum(rewards) / 5)
 
