@@ -315,8 +315,7 @@ def _of_projects(home: Context, made: homes.Made) -> dict[str, str]:
     from luthier.platform.auth import members
     from luthier.platform.auth import service as access
     from luthier.platform.auth.invitations import invite
-    from luthier.platform.files import service
-from luthier.platform.files.uploads import create_upload
+    from luthier.platform.files.uploads import create_upload
     from luthier.platform.notifications.store import EVENT_TYPES, Webhook
 
     key, _ = access.create_key(home, "mine", scopes=("read",))
