@@ -76,7 +76,7 @@ def test_sliders_text_and_plan_say_the_same(make_page: Callable[..., Page], serv
     text.fill(text.input_value().replace(", learning_rat: 1", ""))
     expect(page.locator("#f-training-epochs")).to_have_value("4", timeout=60_000)
     expect(text).to_be_focused()
-    expect(page.locator("#plan")).to_contain_text("steps of 16", timeout=60_000)
+    expect(page.locator("#plan")).to_contain_text("steps of 8", timeout=60_000)
     page.select_option("#f-method-name", "full")
     expect(page.locator("#f-method-rank")).to_have_count(0, timeout=60_000)
     expect(page.locator("[data-status]")).to_contain_text("full trains", timeout=60_000)

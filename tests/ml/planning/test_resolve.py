@@ -44,6 +44,23 @@ def test_steps_from_epochs_and_batch(make_plan: MakePlan) -> None:
     assert plan.training.num_steps == 18  # 17.5, rounded up
 
 
+def test_few_steps_are_of_eight_rows_where_that_was_measured(make_plan: MakePlan) -> None:
+    """100 examples: 14 steps of 16 rows in two epochs."""
+
+    def size(**recipe: Any) -> int:
+        return make_plan(recipe).training.global_batch_size
+
+    plan = make_plan()
+    assert (plan.training.global_batch_size, plan.training.num_steps) == (8, 26)
+    assert "fewer than 100 steps" in plan.sources["training.global_batch_size"].why
+    assert size(training={"epochs": 14}) == 8
+    assert size(training={"epochs": 15}) == 16  # 105 steps
+    assert size(training={"global_batch_size": 32}) == 32
+    # Other methods were not measured, and a number of steps would go over half of the rows.
+    assert size(method={"name": "full"}) == 16
+    assert size(training={"max_steps": 5}) == 16
+
+
 def test_max_steps_decides_where_it_is_the_shorter(make_plan: MakePlan) -> None:
     assert make_plan({"training": {"max_steps": 5}}).training.num_steps == 5
     assert make_plan({"training": {"max_steps": 5, "epochs": 1}}).training.num_steps == 5

@@ -17,7 +17,7 @@ from luthier.ml.inference.models.structure import Structure
 from luthier.ml.inference.models.templates.thinking import AnswerLengths
 from luthier.ml.planning import defaults, resolve_for_device
 from luthier.ml.planning.adapter import refuse_adapted_head
-from luthier.ml.planning.batch_shapes import num_replayed
+from luthier.ml.planning.batch_shapes import num_replayed, usual_batch_size
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.learning_rates import default_rate
 from luthier.ml.planning.resolve_for_device import (
@@ -253,7 +253,8 @@ def _training(
     sources: Provenance,
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
-    batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
+    usual = usual_batch_size(recipe, method, objective, data, hardware)
+    batch = pick("training.global_batch_size", r.global_batch_size, usual)
     per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))  # replay takes places
     epochs, steps = _length(r, per_epoch, sources)
     rate = default_rate(method.name, objective.name, hidden_size, r.optimizer.name if r.optimizer else "adamw")

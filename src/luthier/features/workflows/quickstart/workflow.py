@@ -334,8 +334,8 @@ def quickstart_recipe(size: Size) -> Recipe:
             epochs=size.epochs,
             max_length_tokens=FULL.max_tokens,
             overlong="drop",
-            # the plan chooses the usual number
-            global_batch_size=None if size.batch_rows == FULL.batch_rows else size.batch_rows,
+            # What the forecast is made with: the plan's own number depends on the rows.
+            global_batch_size=size.batch_rows,
         ),
         evaluation=EvaluationRecipe(
             metrics=("rouge", "perplexity", "bleu", "exact_match"),
