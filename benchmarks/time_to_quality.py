@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Seconds of training until the validation loss with which TRL ends: its defaults, and its best rate of a sweep.
 
-    python benchmarks/time_to_quality.py [--rows 160] [--epochs 2] [--rates 2e-4,5e-4,1e-3,2e-3] [--ours 2]
+    python benchmarks/time_to_quality.py [--rows 160] [--epochs 2] [--rates 2e-4,5e-4,1e-3,2e-3] [--ours 2] [--batch 8]
 
 TRL trains the same WikiSQL rows once with its own defaults (bf16 autocast, recomputed activations, its own rate), and
 once with each of the rates in its fastest plain setting (bf16 weights, nothing recomputed); the sweep of rates itself
@@ -41,6 +41,7 @@ def main() -> int:
     cli.add_argument("--work", type=Path, default=ROOT / ".bench" / "time_to_quality")
     cli.add_argument("--home", type=Path, default=ROOT / ".bench" / "home")
     cli.add_argument("--peer", type=Path, default=ROOT / ".bench" / "peer", help="environment with TRL, made once")
+    cli.add_argument("--batch", type=int, help="rows a step of Luthier, instead of its default")
     cli.add_argument("--one", help=argparse.SUPPRESS)
     args = cli.parse_args()
     if args.one is not None:
@@ -58,13 +59,14 @@ def main() -> int:
     found: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else []
     for asked in turns([float(rate) for rate in args.rates.split(",")], args.ours):
         key = asked | {"rows": args.rows, "epochs": args.epochs}
+        key |= {"own_batch": args.batch} if asked["side"] == "luthier" else {}
         if any(key.items() <= one.items() for one in found):
             continue
         found.append(key | (run_ours(args, files) if asked["side"] == "luthier" else run_trl(args, files, asked)))
         kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
         print(f"{asked}: {found[-1].get('seconds', '')} s, {found[-1]['loss']:.4f}", file=sys.stderr, flush=True)
     runs = [one for one in found if (one["rows"], one["epochs"]) == (args.rows, args.epochs)]
-    print(table(runs))
+    print(table(runs, args.batch))
     print(json.dumps({"benchmark": "time_to_quality", "runs": runs, "machine": describe()}, indent=2))
     return 0
 
@@ -96,7 +98,7 @@ def run_trl(args: argparse.Namespace, files: dict[str, str], asked: dict[str, An
 
 def run_ours(args: argparse.Namespace, files: dict[str, str]) -> dict[str, Any]:
     """One run of Luthier in a process of its own."""
-    asked = {"files": files, "epochs": args.epochs, "home": str(args.home)}
+    asked = {"files": files, "epochs": args.epochs, "home": str(args.home), "batch": args.batch}
     finished = run_json([sys.executable, __file__, "--one", json.dumps(asked)], cwd=args.work)
     return finished.document | {"peak_rss_bytes": finished.peak_rss_bytes}
 
@@ -114,7 +116,8 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
                 "epochs": asked["epochs"],
                 "early_stopping_patience": 0,
                 "validate_every_steps": _BETWEEN_STEPS,
-            },
+            }
+            | ({} if asked["batch"] is None else {"global_batch_size": asked["batch"]}),
         },
         home=asked["home"],
     )
@@ -130,13 +133,13 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(runs: list[dict[str, Any]]) -> str:
+def table(runs: list[dict[str, Any]], batch: int | None) -> str:
     """A line for each run of TRL: its seconds and loss, and the median seconds in which Luthier has that loss."""
     lines = [
         "| TRL | rate | its loss, nats a token | its seconds | Luthier: seconds to that loss | ratio |",
         "|---|---|---|---|---|---|",
     ]
-    mine = [one for one in runs if one["side"] == "luthier"]
+    mine = [one for one in runs if one["side"] == "luthier" and one.get("own_batch") == batch]
     for peer in (one for one in runs if one["side"] == "trl"):
         points = [reached(one, peer["loss"]) for one in mine]
         there = [point["seconds"] for point in points if point is not None]
