@@ -322,6 +322,7 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
             if data.canaries
             else ()
         ),
+        *(f"  task head  {visible(note)}" for note in plan.objective.task_head_notes),
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
         f"  training   {training.num_steps:,} steps of {training.global_batch_size} examples, peak learning rate "
         f"{training.learning_rate:g} ({training.schedule})",
