@@ -75,8 +75,9 @@ def set_quota(
         changed = service.set_file_quota(context, caller, project, most)
     except LuthierError as error:
         return _page(request, context, caller, {"error": error}, status=status_of(error))
-    what = "have no limit" if most is None else f"may take {size(most)}"
-    return redirect(request, _ADDRESS, f"The files of {changed.name} {what}.")
+    if most is None:
+        return redirect(request, _ADDRESS, f"The files of {changed.name} have no limit.")
+    return redirect(request, _ADDRESS, f"The files of {changed.name} may take {size(most)}.")
 
 
 def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:

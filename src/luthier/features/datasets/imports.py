@@ -218,7 +218,7 @@ def start(context: Context, caller: Caller, order: ImportOrder) -> Job:
     Raises:
         FileQuotaError: The files of the project take as much as they may.
     """
-    files.check_room(context, caller.project_id)
+    context.files.check_room(caller.project_id)
     document = {IMPORT: order.model_dump(mode="json")}
     job = Job(
         job_id=new_id("job"),

@@ -22,7 +22,6 @@ from luthier.features.datasets.rows import look_of, sample_rows
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.generation.engines import is_address, parse_address
 from luthier.platform.audit_log.service import record
-from luthier.platform.files.service import check_room
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models, find_base_model, local_base_models
 from luthier.platform.jobs.records import Job
@@ -345,7 +344,7 @@ def check_is_configured(context: Context, order: QuestionOrder) -> None:
 
 def _submit(context: Context, caller: Caller, order: QuestionOrder) -> Job:
     # What a model writes is kept when it is done: a project that is full by then is refused now.
-    check_room(context, caller.project_id)
+    context.files.check_room(caller.project_id)
     document = {SYNTHESIS: order.model_dump(mode="json")}
     job = Job(
         job_id=new_id("job"),

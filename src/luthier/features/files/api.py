@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from luthier.platform.files.service import (
-    check_room,
     delete_file,
     get_file,
     incoming_file,
@@ -100,7 +99,7 @@ class _Download(StreamingResponse):
 async def create_file(request: Request, caller: Trainer, context: HomeContext) -> FileObject:
     """Store a file; its bytes are written as they arrive. The key is checked before any of them is read."""
     # Disk and database calls block, so they leave the event loop; only the reading of the body stays on it.
-    await run_in_threadpool(check_room, context, caller.project_id, _announced_bytes(request))
+    await run_in_threadpool(context.files.check_room, caller.project_id, _announced_bytes(request))
     incoming = await run_in_threadpool(incoming_file, context)
     with incoming:
         most = context.settings.max_file_bytes

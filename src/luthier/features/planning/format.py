@@ -324,6 +324,7 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
             if data.canaries
             else ()
         ),
+        *(f"  task head  {visible(note)}" for note in plan.objective.task_head_notes),
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
         f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}, peak "
         f"learning rate {training.learning_rate:g} ({training.schedule})",

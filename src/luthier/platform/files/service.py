@@ -160,15 +160,6 @@ def keep_file(
     )
 
 
-def check_room(context: Context, project_id: str, num_bytes: int = 1) -> None:
-    """Refuse, before it is brought, what the files of a project have no room for; by default where they are full.
-
-    Raises:
-        FileQuotaError: The files of the project would take more than they may.
-    """
-    context.files.check_room(project_id, num_bytes)
-
-
 def add_file(
     context: Context,
     project_id: str,

@@ -199,8 +199,8 @@ class FileStore(Store):
         with self._database.read() as connection:
             return used_bytes(connection, self._database)
 
-    def check_room(self, project_id: str, num_bytes: int) -> None:
-        """Refuse, before it is brought, what the files of a project have no room for.
+    def check_room(self, project_id: str, num_bytes: int = 1) -> None:
+        """Refuse, before it is brought, what the files of a project have no room for; by default where they are full.
 
         Raises:
             FileQuotaError: The files of the project would take more than they may.
@@ -398,7 +398,7 @@ def check_quota(
         )
 
 
-def _sums(connection: Connection, database: Database, project_id: str | None = None) -> list[Row[tuple[str, int]]]:
+def _sums(connection: Connection, database: Database, project_id: str | None = None) -> list[Row[str, int]]:
     is_open = (uploads.c.status == "pending") & (uploads.c.expires_at > database.now)
     return [
         *connection.execute(_sum(files.c.project_id, files.c.num_bytes, is_there(database), project_id)),
@@ -408,6 +408,6 @@ def _sums(connection: Connection, database: Database, project_id: str | None = N
 
 def _sum(
     owner: ColumnElement[str], num_bytes: ColumnElement[int], where: ColumnElement[bool], project_id: str | None
-) -> Select[tuple[str, int]]:
+) -> Select[str, int]:
     query = select(owner, func.coalesce(func.sum(num_bytes), 0)).where(where).group_by(owner)
     return query if project_id is None else query.where(owner == project_id)

@@ -80,7 +80,7 @@ def test_an_admin_of_default_sets_file_quotas_and_each_project_sees_its_own(home
     local, own = browser("admin"), browser("admin", project="support")
     answer = shown(local, local.post(f"{ADDRESS}/quota", data={"project": made.project_id, "limit": "1.5 GiB"}))
     assert "The files of support may take 1.5 GiB." in answer.text
-    assert "0 B of 1.5 GiB" in own.get(ADDRESS).text
+    assert "0 B of 1.5 GiB" in own.get(ADDRESS).text.replace("\u00a0", " ")
     assert "File quota of support" not in own.get(ADDRESS).text
     wrong = [
         (local, made.project_id, "much", 422),

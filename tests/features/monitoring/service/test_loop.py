@@ -143,6 +143,7 @@ def test_a_model_with_a_judge_is_looked_at_apart_and_keeps_nothing_from_the_othe
         return monitor_loop.run_checks(context, asked)
 
     monkeypatch.setattr(monitor_loop, "answer_to", answer)
+    monkeypatch.setattr(monitor_loop, "_claim_canaries", lambda _: True)
     with pytest.raises(WorkError, match="600 s"):
         monitor_loop.run_due_checks(context)
     assert asked_for == [(["one", "two"], False), ([], True), (["judged"], False)]

@@ -423,7 +423,7 @@ def test_a_class_without_rows_has_no_weight_and_is_named(context: Context, make_
     plan = planned(context, recipe, listed, "objective.class_weights=balanced")
     said = "objective.class_weights balanced: weight 0 for 2 classes without training rows (perhaps, never)"
     assert [note for note in plan.objective.task_head_notes if note.startswith(said)]
-    assert any(said in line for line in plan_lines("", plan))
+    assert said in "\n".join(plan_lines("", plan))
     for changed in ((listed,), ("objective.class_weights=balanced",)):
         notes = planned(context, recipe, *changed).objective.task_head_notes
         assert not any("weight 0" in note for note in notes)

@@ -250,7 +250,8 @@ def test_killed_at_each_step_of_the_search_it_goes_on_with_the_same_study(contex
             raise Killed
 
     def save(store, one, real=PipelineStore.save):
-        is_running = one.stage("tune").status == "running"
+        stage = one.stage("tune")  # None of the model comparison
+        is_running = stage is not None and stage.status == "running"
         if is_running:
             once("before it runs")
         real(store, one)
@@ -274,13 +275,7 @@ def test_killed_at_each_step_of_the_search_it_goes_on_with_the_same_study(contex
             autos.go_on(context, pipeline.pipeline_id)
     with pytest.raises(PausedError):
         autos.go_on(context, pipeline.pipeline_id)
-    assert left == [
-        ("before", "running"),
-        ("after", "running"),
-        "before the study",
-        "behind the study",
-        "in the search",
-    ]
+    assert left == ["before it runs", "as it runs", "before the study", "behind the study", "in the search"]
     (study,) = context.studies.list("default")
     named = context.pipelines.get(pipeline.pipeline_id).came("tune")["study_id"]
     assert gone_on_with == [study.study_id, study.study_id] == [named, named]

@@ -121,8 +121,8 @@ class Adapters:
                 server = open_server(good)
             else:
                 good.append(path)
-        for path, error in refused.items():
-            self._refused[path] = _Refusal(error, _stamp(path), self._clock())
+        for path, reason in refused.items():
+            self._refused[path] = _Refusal(reason, _stamp(path), self._clock())
         return server
 
     def _refusal(self, path: Path) -> _Refusal | None:
