@@ -169,9 +169,10 @@ def find_obstacles(hardware: Hardware, disk_free_bytes: int) -> list[Finding]:
             )
         )
     if hardware.num_threads < hardware.num_cores:
+        threads = counted(hardware.num_threads, "thread")
         found.append(
             Finding(
-                f"torch uses {counted(hardware.num_threads, 'thread')}, there are {counted(hardware.num_cores, 'core')}",
+                f"torch uses {threads}, there are {hardware.num_cores} cores",
                 "unset OMP_NUM_THREADS, or set training.num_threads in the recipe",
             )
         )
