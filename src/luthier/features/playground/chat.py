@@ -72,8 +72,8 @@ def _made_models(context: Context, caller: Caller) -> list[PlaygroundModel]:
     own, permitted = context.tuned_models.list(caller.project_id), context.tuned_models.permitted(caller.project_id)
     runs = [run for run in context.runs.of_project(caller.project_id, limit=_MAX_RUNS) if run.status == "succeeded"]
     # Runs of this project alone have names here: who permits a checkpoint shows its name in requests.
-    called = context.run_labels.names(list(dict.fromkeys(one.run_id for one in (*own, *runs))))
-    titles = distinct_names(called)
+    made_by = dict.fromkeys([*(one.run_id for one in own), *(run.run_id for run in runs)])
+    titles = distinct_names(context.run_labels.names(list(made_by)))
     found = [
         PlaygroundModel(
             name=one.name,
