@@ -11,8 +11,8 @@ _ID: Final = re.compile(r"(?<![\w/=-])[a-z]+-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}(?![\w
 """As `core.ids.new_id` makes them; not within an address."""
 _DETAILS: Final = frozenset(("code", "pre", "textarea", "script", "style", "template"))
 """Elements that hold ids and texts for programs."""
-_DETAIL_CLASSES: Final = frozenset(("mono", "digest", "text", "snippet", "why-words"))
-"""Lines of details, texts of rows and models, and reasons that quote a plan."""
+_DETAIL_CLASSES: Final = frozenset(("mono", "digest", "text", "snippet", "why-words", "log-line"))
+"""Lines of details, texts of rows and models, reasons that quote a plan, and lines of a log as they were written."""
 _READ_ALOUD: Final = ("aria-label", "alt", "placeholder")
 _VOID: Final = frozenset(("area", "br", "col", "hr", "img", "input", "link", "meta", "source", "track", "wbr"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -73,8 +74,9 @@ def show_probe(
 
 def _named(context: Context, project_id: str, result: AnyResult) -> AnyResult:
     """The result with the names of runs for systems that are named by their ids; ids and answers stay."""
-    systems = (system.name for task in tasks_of(result) for system in task.systems)
-    return HumanNames(context, project_id).read((result.candidate, *systems)).within(result)
+    tasks: Sequence[TaskResult] = tasks_of(result)
+    systems = [system.name for task in tasks for system in task.systems]
+    return HumanNames(context, project_id).read([result.candidate, *systems]).within(result)
 
 
 def _page(request: Request, result: Result, values: dict[str, Any]) -> Response:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.system.extras import EXTRAS, missing_modules
 from luthier.core.system.facility_list import FACILITIES
+from luthier.core.text.counted import counted
 from luthier.platform.home.context import Context
 from luthier.platform.home.permissions import exposed_paths
 
@@ -168,9 +169,10 @@ def find_obstacles(hardware: Hardware, disk_free_bytes: int) -> list[Finding]:
             )
         )
     if hardware.num_threads < hardware.num_cores:
+        threads = counted(hardware.num_threads, "thread")
         found.append(
             Finding(
-                f"torch uses {hardware.num_threads} threads, {hardware.num_cores} cores are there",
+                f"torch uses {threads}, there are {hardware.num_cores} cores",
                 "unset OMP_NUM_THREADS, or set training.num_threads in the recipe",
             )
         )

@@ -143,7 +143,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
     error = given.get("error")
     values = {
         "tuned": tuned,
-        "run_names": context.run_labels.names([view.record.run_id for view in tuned]),
+        "run_names": distinct_names(context.run_labels.names([view.record.run_id for view in tuned])),
         "bases": [view for view in project_models.list_bases(context) if view.is_here],
         "choices": draft_choices.file_choices(context, caller),
         "suites": [one for one in suites if one.filename.endswith((".yaml", ".yml"))][:_MAX_SUITES],

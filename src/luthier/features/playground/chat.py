@@ -70,10 +70,10 @@ def list_head_models(context: Context, caller: Caller) -> Sequence[PlaygroundMod
 
 def _made_models(context: Context, caller: Caller) -> list[PlaygroundModel]:
     own, permitted = context.tuned_models.list(caller.project_id), context.tuned_models.permitted(caller.project_id)
-    runs = context.runs.of_project(caller.project_id, limit=_MAX_RUNS)
+    runs = [run for run in context.runs.of_project(caller.project_id, limit=_MAX_RUNS) if run.status == "succeeded"]
     # Runs of this project alone have names here: who permits a checkpoint shows its name in requests.
-    called = context.run_labels.names(list(dict.fromkeys(one.run_id for one in (*own, *runs))))
-    titles = distinct_names(called)
+    made_by = dict.fromkeys([*(one.run_id for one in own), *(run.run_id for run in runs)])
+    titles = distinct_names(context.run_labels.names(list(made_by)))
     found = [
         PlaygroundModel(
             name=one.name,
@@ -96,7 +96,7 @@ def _made_models(context: Context, caller: Caller) -> list[PlaygroundModel]:
     named = {one.run_id for one in found}
     for run in runs:
         made = None if run.result is None else run.result.adapter_path
-        if run.status == "succeeded" and made is not None and run.run_id not in named and Path(made).is_dir():
+        if made is not None and run.run_id not in named and Path(made).is_dir():
             note, has_head = f"{run.base_model}, {run.method}", is_task_model(made)
             title = titles[run.run_id]
             found.append(PlaygroundModel(name=run.run_id, kind="runs", title=title, note=note, has_task_head=has_head))

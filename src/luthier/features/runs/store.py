@@ -341,11 +341,12 @@ class RunStore(Store):
         owner: str | None = self._scalar(select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id))
         return owner
 
-    def ids_of_project(self, project_id: str, run_ids: Sequence[str]) -> list[str]:
+    def ids_of_project(self, project_id: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Those of these ids that are runs of the project, in their order."""
         if not run_ids:
             return []
-        query = select(runs.c.run_id).select_from(_WITH_JOBS).where(runs.c.run_id.in_(run_ids), project_id == _OWNER)
+        query = select(runs.c.run_id).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
+        query = query.where(runs.c.run_id.in_(run_ids))
         own = set(self._scalars(query))
         return [run_id for run_id in run_ids if run_id in own]
 

@@ -47,7 +47,7 @@ def test_the_way_of_a_deployment(luthier, home: Path, runs: list[str]) -> None: 
     assert "90%" in luthier("deployments").out
     shown = luthier("deployments", "support").out
     assert "rolled back" in shown
-    assert "1 requests" in shown
+    assert "1 request" in shown
     assert [one["number"] for one in luthier("deployments", "support", "--json").document["history"]] == [4, 3, 2, 1]
     assert "support" in luthier("usage").out
     assert luthier("usage", "--json").document[0]["num_prompt_tokens"] == 7

@@ -54,4 +54,4 @@ def test_each_obstacle_is_named_with_what_to_do() -> None:
     assert memory.message == "1.0 of 16.0 GiB memory are free"
     assert disk.message == "0.5 GiB are free on the disk of the home"
     assert "--home" in disk.do
-    assert threads.message == "torch uses 1 threads, 2 cores are there"
+    assert threads.message == "torch uses 1 thread, there are 2 cores"

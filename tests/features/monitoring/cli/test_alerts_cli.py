@@ -81,7 +81,7 @@ def test_feedback_from_a_file(luthier, home: Path, tmp_path: Path) -> None:  # t
     done = luthier("feedback", "import", path)
     assert done.code == 1
     assert "1 new" in done.out
-    assert "1 corrections wait" in done.out
+    assert "1 correction waits" in done.out
     assert "line 2 refused" in done.out
     again = luthier("feedback", "import", path, "--json").document
     assert (again["new"], again["same"], [one["line"] for one in again["refused"]]) == (0, 1, [2])

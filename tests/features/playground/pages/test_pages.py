@@ -73,7 +73,9 @@ def test_without_a_model_it_says_how_to_come_to_one(browser: Browser) -> None:
 def test_only_what_this_project_may_ask_is_offered(home: Context, browser: Browser, tiny: str) -> None:
     run_id, failed = add_run(home, "a"), add_run(home, "b", status="failed")
     page = browser("infer", "read").get(f"/playground?model={run_id}&model=tiny").text
-    assert f'<option value="{run_id}" selected data-shown="Answers · tiny · 25 Nov">Answers · tiny · 25 Nov (' in page
+    name = home.run_labels.names([run_id])[run_id]
+    assert name.endswith("tiny · 25 Nov")
+    assert f'<option value="{run_id}" selected data-shown="{name}">{name} (' in page
     assert '<option value="tiny" selected>' in page
     assert failed not in page
     create_project(home, "other")
@@ -221,7 +223,8 @@ def test_a_run_whose_model_has_a_name_is_asked_by_that(home: Context, browser: B
     )
     home.tuned_models.add(made)
     page = browser("infer").get(f"/playground?model={run_id}").text
-    assert f'<option value="{model}" selected data-shown="Answers · tiny · 25 Nov">' in page
+    name = home.run_labels.names([run_id])[run_id]
+    assert f'<option value="{model}" selected data-shown="{name}">{name} · {model}</option>' in page
     assert f'value="{run_id}"' not in page
 
 

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.text.names import distinct_names
 from luthier.features.datasets import imports
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.columns import need_choice
@@ -136,6 +137,7 @@ def _form(
     values: dict[str, Any] = {
         "datasets": [dataset for dataset, _ in dataset_versions.list_datasets(context, caller)],
         "files": [file for file in found if file.file_id not in in_use],
+        "file_names": distinct_names({file.file_id: file.filename for file in found}),
         "given": dict.fromkeys(fields, "") | given,
         "error": error,
         "suffixes": imports.accepted_suffixes(),
