@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
-from luthier.core.system.extras import install_command
-from luthier.core.system.files import disk_full_explained, is_disk_full, sync, sync_file
+from luthier.core.system.extras import command_for
+from luthier.core.system.files import disk_full_explained, is_disk_full, replace_file, sync, sync_file
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
@@ -45,8 +45,7 @@ def open_root(
         raise RequestError(
             f"the driver for {what} at {protocol}:// is not installed",
             expected="the driver of fsspec for that store",
-            do=f"{f'pip install {_DRIVERS[protocol]}' if protocol in _DRIVERS else install_command('s3')}, or name a "
-            "place of this machine",
+            do=f"{command_for(_DRIVERS.get(protocol, 'luthier[s3]'))}, or name a place of this machine",
         ) from error
     except ValueError as error:
         raise RequestError(
@@ -68,7 +67,7 @@ def copy_local(source: Path, final: Path) -> None:
             shutil.copyfileobj(reader, writer)
             sync_file(writer)  # only then may the name appear
         # Atomic within one folder, so the partial name is next to it.
-        partial.replace(final)
+        replace_file(partial, final)
         # The name itself is on the disk only once its folder is.
         sync(final.parent)
     finally:

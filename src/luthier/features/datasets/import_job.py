@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, LuthierError, StorageFullError, UnreachableError, library_words_hidden
-from luthier.core.system.files import sync
+from luthier.core.system.files import replace_file, sync
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
@@ -189,7 +189,7 @@ def _keep_found(done: _Import, found: dict[str, Any]) -> None:
     partial = place.with_name(f".{place.name}")
     partial.write_text(json.dumps(found), encoding="utf-8")
     sync(partial)
-    partial.replace(place)
+    replace_file(partial, place)
 
 
 def _found_before(done: _Import) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from luthier.core.errors import (
     WorkError,
     library_words_hidden,
 )
+from luthier.core.system.files import replace_file
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.questions import (
     BATCH_PASSAGES,
@@ -76,7 +77,7 @@ class _Report:
             place = _spent_place(self.context, self.job)
             partial = place.with_name(f".{place.name}")
             partial.write_text(str(cost_usd), encoding="ascii")
-            partial.replace(place)
+            replace_file(partial, place)
 
     def batch(self, state: SynthesisState) -> None:
         """A batch of passages is done."""

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from luthier.core.errors import RequestError, UnsupportedError
 from luthier.core.ids import sha256_file
 from luthier.core.json_limits import fault_of_text, json_text
-from luthier.core.system.files import sync_file
+from luthier.core.system.files import replace_file, sync_file
 from luthier.features.evals_api.records import (
     CompletionsSource,
     CustomConfig,
@@ -114,12 +114,12 @@ def rows_of(context: Context, job: Job, one: Eval, run: EvalRun) -> Rows:
     path = folder / "rows.jsonl"
     if not path.exists():
         partial = folder / ".rows.jsonl"
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
             for row in _checked(one, run, _source_rows(context, job, one, run)):
                 file.write(json_text(row.model_dump(mode="json", exclude_none=True)) + "\n")
             sync_file(file)
         # The name comes last: a snapshot that a kill cut short would be taken for a whole one.
-        partial.replace(path)
+        replace_file(partial, path)
     with path.open("rb") as file:
         num_rows = sum(1 for _ in file)
     return Rows(path, num_rows, sha256_file(path))

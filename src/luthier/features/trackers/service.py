@@ -16,7 +16,8 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
-from luthier.core.system.files import is_held
+from luthier.core.system.extras import command_for
+from luthier.core.system.files import is_held, replace_file
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
 from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
 from luthier.ml.tracking.protocol import TrackerRules
@@ -113,7 +114,7 @@ def save_state(run_folder: Path, state: TrackerState) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(state.model_dump_json(), encoding="utf-8")
-    partial.replace(path)
+    replace_file(partial, path)
 
 
 def with_tracking(context: Context, plan: Plan, recipe: Recipe, environment: Mapping[str, str]) -> Plan:
@@ -128,7 +129,7 @@ def with_tracking(context: Context, plan: Plan, recipe: Recipe, environment: Map
     for one in _chosen(context, recipe.tracking, environment):
         rules: TrackerRules = TRACKERS.declaration(one.name)
         if one.source and rules.missing():
-            left_out.append(f"{one.source} is set, but not reported to: pip install '{rules.install}'")
+            left_out.append(f"{one.source} is set, but not reported to: {command_for(rules.install)}")
         else:
             rules.check_installed(one.name)
             found.append(one)

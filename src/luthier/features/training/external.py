@@ -18,7 +18,7 @@ from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.run import TrainResult
-from luthier.core.system.files import sync
+from luthier.core.system.files import replace_file, sync
 from luthier.features.planning.service import Prepared, prepare_share
 from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID, launched_elsewhere, remember_launch
 from luthier.platform.home.context import Context
@@ -195,7 +195,7 @@ def _remember(file: Path | None, run_id: str) -> None:
     partial.write_text(run_id, encoding="ascii")
     # Synced before the rename: otherwise the file could exist and be empty after a power cut.
     sync(partial)
-    partial.replace(file)
+    replace_file(partial, file)
     sync(file.parent)
 
 

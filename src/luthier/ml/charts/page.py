@@ -12,7 +12,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from luthier.core.system.files import disk_full_explained, sync_file
+from luthier.core.system.files import disk_full_explained, replace_file, sync_file
 from luthier.ml.charts import figures
 from luthier.ml.charts.visible import shown
 
@@ -90,6 +90,6 @@ def replace_bytes(path: Path, content: bytes) -> None:
             with temporary.open("wb") as file:
                 file.write(content)
                 sync_file(file)
-            temporary.replace(path)
+            replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import Spent
-from luthier.core.system.files import disk_full_explained, sync_file
+from luthier.core.system.files import disk_full_explained, replace_file, sync_file
 
 ELSEWHERE: Final = "spent_elsewhere.json"
 UNKNOWN: Final = ""
@@ -126,4 +126,4 @@ def write(folder: Path, elsewhere: Elsewhere) -> None:
         with partial.open("wb") as file:
             file.write(elsewhere.model_dump_json().encode())
             sync_file(file)
-        partial.replace(folder / ELSEWHERE)
+        replace_file(partial, folder / ELSEWHERE)

@@ -14,7 +14,7 @@ from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system import facilities
 from luthier.core.system.clock_jump import elapsed
-from luthier.core.system.files import sync_file
+from luthier.core.system.files import replace_file, sync_file
 from luthier.platform.home.settings import LOG_NAME
 from luthier.platform.processes.guard import LOST
 
@@ -49,7 +49,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
             file.write(outcome.model_dump_json())
             # First the content, then the name: after a power cut the final name never names an empty file.
             sync_file(file)
-        partial.replace(folder / OUTCOME_NAME)
+        replace_file(partial, folder / OUTCOME_NAME)
     finally:
         partial.unlink(missing_ok=True)  # where the disk is full
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import threading
 import time
 import uuid
@@ -21,6 +20,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.errors import BusyError, LuthierError, RequestError, WorkError, error_from
 from luthier.core.ids import sha256_document
+from luthier.core.system.files import replace_file
 from luthier.core.system.process_setup import start_daemon
 from luthier.platform.home.context import Context
 
@@ -146,6 +146,6 @@ def _compute_and_store(context: Context, subject: Subject, answer: Callable[[], 
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         partial.write_text(json.dumps({"at": time.time(), **found}), encoding="utf-8")
-        os.replace(partial, path)  # noqa: PTH105 - as rename, within one folder
+        replace_file(partial, path)  # as rename, within one folder
     finally:
         partial.unlink(missing_ok=True)

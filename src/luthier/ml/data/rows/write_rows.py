@@ -9,7 +9,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import IO, Any
 
-from luthier.core.system.files import disk_full_explained, sync_file
+from luthier.core.system.files import disk_full_explained, replace_file, sync_file
 from luthier.ml.data.files.bad_field import name_of_type
 
 
@@ -31,7 +31,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
                 num_rows += 1
             # Before the rename: else a power cut could leave the new name with an empty file.
             sync_file(file)
-        temporary.replace(path)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return num_rows

@@ -14,7 +14,6 @@ No document names folders of this machine.
 from __future__ import annotations
 
 import re
-import stat
 import uuid
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +25,7 @@ from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress
 from luthier.core.records.export import Export
 from luthier.core.system.artifact_transfer import copy_local
-from luthier.core.system.files import sync, sync_file
+from luthier.core.system.files import forbid_writing, replace_file, sync, sync_file
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.manifest import (
@@ -74,9 +73,6 @@ def without_folders(value: Any) -> Any:
 def last_part(path: str) -> str:
     """The name of a file or folder, for paths of any system."""
     return PureWindowsPath(PurePosixPath(path).name or path).name or path
-
-
-_NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
 
 def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
@@ -224,8 +220,8 @@ def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
             # The content is on disk before the name points to it: a crash leaves the old or the new file.
             sync_file(file)
         if closed:
-            partial.chmod(partial.stat().st_mode & _NOT_WRITING)
-        partial.replace(path)
+            forbid_writing(partial)
+        replace_file(partial, path)
         # The rename is an entry of the folder; without this fsync a power loss may undo it.
         sync(path.parent)
     finally:
@@ -240,8 +236,8 @@ def _close(folder: Path) -> None:
             own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
             try:
                 copy_local(path, own)
-                own.replace(path)
+                replace_file(own, path)
                 sync(path.parent)
             finally:
                 own.unlink(missing_ok=True)
-        path.chmod(path.stat().st_mode & _NOT_WRITING)
+        forbid_writing(path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.errors import LuthierError, OverlongError, RequestError
-from luthier.core.system.files import disk_full_explained, sync
+from luthier.core.system.files import disk_full_explained, replace_file, sync
 
 _TAKEN: Final = ".taken"
 
@@ -169,4 +169,4 @@ def _write(place: Path, content: bytes) -> None:
     with disk_full_explained(place):
         partial.write_bytes(content)
         sync(partial)
-        partial.replace(place)
+        replace_file(partial, place)
