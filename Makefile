@@ -166,7 +166,7 @@ export SOME_TEST_RAN
 define RIGHT_PYTHON
 import sys
 here = ".".join(map(str, sys.version_info[:3]))
-fits = (3, 11) <= sys.version_info[:2] < (3, 14)
-sys.exit(None if fits else f"{sys.executable} is Python {here}; expected 3.11 to 3.13: make PYTHON=python3.12 ...")
+fits = (3, 11) <= sys.version_info[:2] < (3, 15)
+sys.exit(None if fits else f"{sys.executable} is Python {here}; expected 3.11 to 3.14: make PYTHON=python3.12 ...")
 endef
 export RIGHT_PYTHON

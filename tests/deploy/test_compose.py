@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from tests.deploy.settings import check_command, unknown_variables
 from tests.deploy.test_dockerfile import stages
 from tests.vacuous import nonempty
 
+from luthier.server.service import API_GRACE_SECONDS, WORKER_GRACE_SECONDS
+
 ROOT = Path(__file__).parents[2]
 OURS = ("prepare", "server", "worker", "worker-gpu")
-ELSEWHERE = {"AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HOME"}
+ELSEWHERE = {"AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "HOME"}
 
 
 def compose() -> dict[str, Any]:
@@ -57,6 +61,26 @@ def test_the_server_has_no_worker_and_workers_have_no_server() -> None:
     assert services["worker"]["command"] == services["worker-gpu"]["command"] == ["worker"]
     for name in nonempty(("prepare", "worker", "worker-gpu", "bucket")):
         assert services[name]["healthcheck"] == {"disable": True}, f"{name} answers no HTTP"
+
+
+def test_the_client_of_the_store_reads_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = pytest.importorskip("botocore.session", reason="needs the extra `s3`")
+    given = {name: value for name, value in compose()["services"]["server"]["environment"].items() if "AWS_" in name}
+    assert len(given) == 4
+    for name in [one for one in os.environ if one.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    client = session.Session().create_client("s3")
+    assert (client.meta.region_name, client.meta.endpoint_url) == ("us-east-1", "http://store:8333")
+    assert client._request_signer._credentials.secret_key == given["AWS_SECRET_ACCESS_KEY"]
+
+
+def test_a_stop_leaves_time_for_a_checkpoint() -> None:
+    services = compose()["services"]
+    for name in nonempty(("worker", "worker-gpu")):
+        assert int(services[name]["stop_grace_period"].removesuffix("s")) > WORKER_GRACE_SECONDS
+    assert int(services["server"]["stop_grace_period"].removesuffix("s")) > API_GRACE_SECONDS
 
 
 def test_only_the_server_is_reached_and_by_this_machine_alone() -> None:

@@ -13,7 +13,9 @@ from tests.deploy.chart import CASES, CHART, by_helm, digest, documents, merged,
 from tests.deploy.settings import check_command, unknown_variables
 from tests.vacuous import nonempty
 
-GIVEN_ELSEWHERE = {"HOME", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION"}
+from luthier.server.service import API_GRACE_SECONDS, WORKER_GRACE_SECONDS
+
+GIVEN_ELSEWHERE = {"HOME", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
 
 
 def of_kind(case: str, kind: str) -> list[dict[str, Any]]:
@@ -171,3 +173,9 @@ def test_without_a_shared_home_nothing_claims_a_volume() -> None:
     assert of_kind("full", "PersistentVolumeClaim") == []
     volumes = [volume for _, template in pods("full") for volume in template["spec"]["volumes"]]
     assert {"claimName": "nfs"} in [volume.get("persistentVolumeClaim") for volume in volumes]
+
+
+def test_a_stop_leaves_time_for_a_checkpoint() -> None:
+    for name, template in nonempty([one for case in CASES for one in pods(case) if not one[0].endswith("-prepare")]):
+        grace = WORKER_GRACE_SECONDS if "-worker-" in name else API_GRACE_SECONDS
+        assert template["spec"]["terminationGracePeriodSeconds"] > grace, name

@@ -18,6 +18,7 @@ from tests.zoo.makers import make_tokenizer
 from tests.zoo.walk import STAGES, Outcome, Status, walk
 
 from luthier.core.errors import TemplateError
+from luthier.core.system.facilities import fork
 from luthier.ml.inference.models.templates.probe import check_template
 
 _POLL_SECONDS: Final = 0.1
@@ -62,7 +63,7 @@ def walked(
                 folder = scratch / name
                 folder.mkdir()
                 _keep_what_families_share(FAMILIES[name].maker)
-                if (pid := os.fork()) == 0:
+                if (pid := fork()) == 0:
                     _walk_and_end(name, folder, taken)
                 running[pid] = Child(name, folder, taken, time.monotonic() + max_seconds)
             for pid, child in list(running.items()):

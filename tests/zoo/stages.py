@@ -25,6 +25,7 @@ from luthier.core.events import Event, StepDone
 from luthier.core.ids import new_id
 from luthier.core.ports import Generation, Prompt, SilentProgress
 from luthier.core.recipe import Recipe
+from luthier.core.system.facilities import fork
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import TrainOutcome, train_prepared
@@ -286,7 +287,7 @@ def resume(going: Walk, context: Context) -> None:
         run_id = new_id("run")
         # SQLite must not carry a connection over a fork: the child would take locks of this process for its own.
         context.database.close()
-        if (pid := os.fork()) == 0:
+        if (pid := fork()) == 0:
             _die_at_checkpoint(going, run_id, ready)
         os.waitpid(pid, 0)
         if context.runs.get(run_id).step < 2:

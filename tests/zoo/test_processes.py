@@ -15,6 +15,8 @@ from tests.zoo.__main__ import progress
 from tests.zoo.processes import walked
 from tests.zoo.table import table
 
+from luthier.core.system.facilities import fork
+
 
 def _walked(scratch: Path, seconds: float) -> list[dict[str, Any]]:
     ((name, outcomes),) = walked(["llama"], ["plan", "reach", "score"], 1, scratch, seconds)
@@ -26,7 +28,7 @@ def test_a_stage_that_hangs_is_killed_with_what_it_has_started(tmp_path: Path, m
     pid_file = tmp_path / "grandchild"
 
     def hangs(*_: object) -> None:
-        if (pid := os.fork()) == 0:
+        if (pid := fork()) == 0:
             time.sleep(600)
             os._exit(0)
         pid_file.write_text(str(pid), encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -185,6 +186,7 @@ def run() -> None:
     keep_few_kernels()
     keep_products_exact()
     collect_rarely()
+    _escape_unprintable()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
@@ -199,6 +201,15 @@ def run() -> None:
     if "torch" in sys.modules and not is_watched():
         end_process(code)
     sys.exit(code)
+
+
+def _escape_unprintable() -> None:
+    """Write characters that the encoding of stdout lacks as escapes, as Python does on stderr.
+
+    A pipe of Windows has the encoding of the region, in which the first such character would end the command.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _carry_out(arguments: Sequence[str]) -> Ending:

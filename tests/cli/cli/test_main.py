@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -429,3 +430,28 @@ def test_the_completion_of_bash_works_in_bash(luthier: Any, tmp_path: Path) -> N
     done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
     assert "_LUTHIER_COMPLETE=complete_bash luthier" in done.stdout
     assert "-F _luthier_completion luthier" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("encoding", "arguments", "said"),
+    [
+        ("cp1252", "print('2 \\u2265 1, \\xe9')", b"2 \\u2265 1, \xe9"),
+        ("utf-8", "print('2 \\u2265 1, \\xe9')", "2 ≥ 1, é".encode()),
+        # JSON is UTF-8 for the programs that read it.
+        (
+            "cp1252",
+            "Ending(0, Answer(True, {'a': '2 \\u2265 1'}, None)).write_json(sys.stdout)",
+            '"a": "2 ≥ 1"'.encode(),
+        ),
+    ],
+)
+def test_a_character_that_a_pipe_has_no_place_for_ends_no_command(encoding: str, arguments: str, said: bytes) -> None:
+    code = (
+        "import sys; from luthier.cli import main; from luthier.platform.cli.command import Answer, Ending\n"
+        f"main.main = lambda _: {arguments} or 0\n"
+        "main.run()"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert said in done.stdout

@@ -59,8 +59,8 @@ def test_what_is_missing_is_named_with_its_command(monkeypatch: pytest.MonkeyPat
     ("prefix", "command"),
     [
         ("/home/me/.venv", "pip install 'luthier[s3]'"),
-        ("/home/me/.local/share/pipx/venvs/luthier", "pipx install --force 'luthier[s3]'"),
-        ("/home/me/.local/share/uv/tools/luthier", "uv tool install --force 'luthier[s3]'"),
+        ("/home/me/.local/share/pipx/venvs/luthier", "pipx runpip luthier install 'luthier[s3]'"),
+        ("/home/me/.local/share/uv/tools/luthier", "uv pip install --python \"$(uv tool dir)/luthier\" 'luthier[s3]'"),
     ],
 )
 def test_the_command_is_that_of_the_installer(prefix: str, command: str) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,6 +240,24 @@ def test_windows_syncs_files_by_a_right_to_write_and_no_folders(tmp_path: Path, 
     assert descriptor is not None
     assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
     os.close(descriptor)
+
+
+# Forks
+
+
+def test_a_fork_beside_threads_is_no_warning_and_others_are(monkeypatch: Patch) -> None:
+    def warned(text: str) -> None:
+        def fork() -> int:
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            return 7
+
+        monkeypatch.setattr(os, "fork", fork)
+
+    warned("This process (pid=12) is multi-threaded, use of fork() may lead to deadlocks in the child.")
+    assert facilities.fork() == 7
+    warned("fork is deprecated")
+    with pytest.raises(DeprecationWarning, match="fork is deprecated"):
+        facilities.fork()
 
 
 # Processes

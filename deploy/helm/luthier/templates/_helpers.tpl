@@ -49,7 +49,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 - name: LUTHIER_DATABASE
   valueFrom: {secretKeyRef: {name: {{ .Values.existingSecret }}, key: LUTHIER_DATABASE}}
-{{- range $key := list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_ENDPOINT_URL" "AWS_REGION" }}
+{{- range $key := list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_ENDPOINT_URL" "AWS_DEFAULT_REGION" }}
 - name: {{ $key }}
   valueFrom: {secretKeyRef: {name: {{ $.Values.existingSecret }}, key: {{ $key }}, optional: true}}
 {{- end }}

@@ -37,7 +37,7 @@ from luthier.core.child_process.forked_program import (
     run_programs,
     show_as,
 )
-from luthier.core.system.facilities import SIGKILL, polling, posix, resource, signals, sockets
+from luthier.core.system.facilities import SIGKILL, fork, polling, posix, resource, signals, sockets
 from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import end_with, keep_few_kernels, wait_briefly
 
@@ -173,7 +173,7 @@ def main(start: Start, make: Callable[..., Server] | None = None) -> None:
 
 def _end_threads() -> None:
     """OpenBLAS ends its threads before a fork and starts them again when they are needed: a first fork leaves none."""
-    if (pid := posix.fork()) == 0:
+    if (pid := fork()) == 0:
         os._exit(0)
     os.waitpid(pid, 0)
 

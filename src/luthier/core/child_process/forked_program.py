@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from luthier.core.system.facilities import posix
+from luthier.core.system.facilities import fork, posix
 
 
 class ForkedChild:
@@ -84,7 +84,7 @@ def fork_into(enter: Callable[[int], None]) -> int:
     """
     reading, writing = os.pipe()
     try:
-        pid: int = posix.fork()
+        pid = fork()
     except OSError:
         os.close(reading)
         os.close(writing)

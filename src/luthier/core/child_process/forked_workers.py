@@ -27,7 +27,7 @@ from luthier.core.child_process.forked_program import ForkedChild
 from luthier.core.child_process.process import how_it_ended
 from luthier.core.errors import first_line
 from luthier.core.system import process_memory
-from luthier.core.system.facilities import SIGKILL, posix
+from luthier.core.system.facilities import SIGKILL, fork
 from luthier.core.system.process_setup import end_with
 
 Note = Callable[[Any], None]
@@ -109,7 +109,7 @@ class ForkedWorkers:
         ours, theirs = socket.socketpair()
         parent = os.getpid()
         try:
-            pid: int = posix.fork()
+            pid = fork()
         except OSError:
             ours.close()
             theirs.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
-from luthier.core.system.extras import install_command
+from luthier.core.system.extras import command_for
 from luthier.core.system.files import is_disk_full, replacing
 
 WRITE_BYTES: Final = 8 << 20
@@ -43,8 +43,7 @@ def open_root(
         raise RequestError(
             f"the driver for {what} at {protocol}:// is not installed",
             expected="the driver of fsspec for that store",
-            do=f"{f'pip install {_DRIVERS[protocol]}' if protocol in _DRIVERS else install_command('s3')}, or name a "
-            "place of this machine",
+            do=f"{command_for(_DRIVERS.get(protocol, 'luthier[s3]'))}, or name a place of this machine",
         ) from error
     except ValueError as error:
         raise RequestError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +50,9 @@ EXTRAS: Final[Mapping[str, Extra]] = {
 """By the name that `pip install 'luthier[NAME]'` takes; `luthier[all]` brings all but those for CUDA alone."""
 
 
+_PLAIN: Final = re.compile(r"[\w.-]+")
+
+
 def missing_modules(extra: str) -> tuple[str, ...]:
     """What of an extra is not installed. Nothing is imported: that may take seconds."""
     return tuple(name for name in EXTRAS[extra].modules if not _is_there(name))
@@ -67,12 +72,29 @@ def install_command(extra: str, prefix: str | None = None) -> str:
         extra: Its name.
         prefix: Where this Python is installed; None: as it is.
     """
+    return command_for(f"luthier[{extra}]", prefix)
+
+
+def command_for(requirement: str, prefix: str | None = None) -> str:
+    """The command that adds a package, or an extra of Luthier, to this installation.
+
+    It goes into the environment that is there, so that extras which were added before stay, and where Luthier comes
+    from does not matter.
+
+    Args:
+        requirement: What pip takes, such as `luthier[s3]` or `gcsfs`.
+        prefix: Where this Python is installed; None: as it is.
+    """
     parts = PurePath(sys.prefix if prefix is None else prefix).parts
+    # Brackets are patterns for shells, '<' and '>' open files. Single quotes are part of the name for that of Windows.
+    quote = "" if _PLAIN.fullmatch(requirement) else '"' if os.name == "nt" else "'"
+    wanted = f"{quote}{requirement}{quote}"
     if "pipx" in parts:
-        return f"pipx install --force 'luthier[{extra}]'"
+        return f"pipx runpip luthier install {wanted}"
     if "uv" in parts and "tools" in parts:
-        return f"uv tool install --force 'luthier[{extra}]'"
-    return f"pip install 'luthier[{extra}]'"
+        return f'uv pip install --python "$(uv tool dir)/luthier" {wanted}'
+    # An environment of uv has no pip: the pip of the shell would be that of another one.
+    return f"pip install {wanted}" if _is_there("pip") else f"uv pip install {wanted}"
 
 
 def require_extra(extra: str, need: str, otherwise: str = "") -> None:

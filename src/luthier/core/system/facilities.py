@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -135,6 +136,11 @@ def open_to_sync(path: Path) -> int | None:
     return os.open(path, os.O_RDONLY)
 
 
+def moves_open_files() -> bool:
+    """Whether files and folders can be renamed and replaced while a process has them open."""
+    return os.name != "nt"
+
+
 def read_at(descriptor: int, num_bytes: int, offset: int) -> bytes:
     """Read from a place in an open file, whose position stays."""
     if hasattr(os, "pread"):
@@ -162,6 +168,20 @@ def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> int:
 def is_linux() -> bool:
     """Whether this is Linux: /proc, death signals, namespaces and system call filters are its own."""
     return sys.platform.startswith("linux")
+
+
+def fork() -> int:
+    """The child's process id in the parent, 0 in the child; only where `can_fork`.
+
+    The locks of other threads stay locked in the child, so it must use nothing that one of them may hold. From 3.12 on
+    Python warns of each fork beside threads, those of numerical libraries included.
+
+    Raises:
+        OSError: The system has no room for another process.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"This process \(pid=\d+\) is multi-threaded", DeprecationWarning)
+        return int(posix.fork())
 
 
 def unix_socket() -> socket.socket:

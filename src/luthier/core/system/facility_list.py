@@ -47,6 +47,14 @@ FACILITIES: Final = (
         facilities.can_lock_folders,
     ),
     Facility(
+        "moving open files",
+        "files are replaced in one step while others read them",
+        "`rename`",
+        "macOS: the same; Windows: tried again for 5 s; a run is removed after its lock",
+        "Windows: a file that another program keeps open cannot be replaced or removed",
+        facilities.moves_open_files,
+    ),
+    Facility(
         "inherited descriptors",
         "channel, listening socket, data and locks of child processes",
         "`pass_fds`",

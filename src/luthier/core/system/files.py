@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -204,7 +205,7 @@ def replacing(path: Path, *, expected: str = "", do: str = "") -> Iterator[IO[by
                 yield file
                 # Before the rename: else a power cut could leave the new name with an empty file.
                 sync_file(file)
-            temporary.replace(path)
+            replace_file(temporary, path)
             # The name itself is on the disk only once its folder is.
             sync(path.parent)
     finally:
@@ -232,6 +233,60 @@ def replace_text(path: Path, text: str) -> None:
 
 
 _PAUSE_SECONDS = 0.02
+_REPLACE_SECONDS: Final = 5.0
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Give a file the name of another one, which is replaced in one step: others see the old one or the new one.
+
+    Where an open file keeps its name (Windows), this waits for readers, virus scanners and indexers, which have it open
+    for moments.
+
+    Args:
+        source: The new file, in a folder of the same file system; or a folder, where `target` is free.
+        target: The name that it gets.
+
+    Raises:
+        OSError: It cannot be replaced, or is still open after some seconds.
+    """
+    deadline = time.monotonic() + _REPLACE_SECONDS
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            # Elsewhere it is a matter of rights, which do not change by waiting.
+            if facilities.moves_open_files() or time.monotonic() >= deadline:
+                raise
+        time.sleep(_PAUSE_SECONDS)
+
+
+def forbid_writing(path: Path) -> None:
+    """Take the right to write to a file from everybody.
+
+    Nothing where open files keep their place (Windows): a read-only file can be neither replaced nor removed there.
+    """
+    if facilities.moves_open_files():
+        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+
+
+def remove_locked(folder: Path, lock: Path) -> None:
+    """Remove a folder while this process holds a lock in it.
+
+    Where open files cannot be removed (Windows), folder and lock stay, and all else goes.
+
+    Args:
+        folder: The folder.
+        lock: The file of the lock, in that folder.
+    """
+    if facilities.moves_open_files():
+        shutil.rmtree(folder)
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry != lock:
+            entry.unlink()
 
 
 @contextmanager

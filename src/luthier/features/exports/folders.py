@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
+from luthier.core.system import facilities
 from luthier.core.system.files import FolderRegister, holding, is_disk_full, remove_if_abandoned, sync, sync_tree
 from luthier.platform.home.context import Context
 
@@ -138,6 +139,8 @@ def _full(parent: Path, needed_bytes: int, what: str) -> StorageFullError:
 
 def _publish(folder: Path, final: Path) -> None:
     try:
+        if not facilities.moves_open_files() and final.is_dir():
+            final.rmdir()  # Windows replaces no folder, an empty one neither; this refuses one with files in it
         # Directory over directory: POSIX replaces an empty one in the same step, and refuses one with files in it.
         folder.rename(final)
     except OSError as error:

@@ -18,6 +18,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records.export import ExportAsked, ExportFormat, ExportPrecision, ServerExport
 from luthier.core.registry import EXPORTERS
+from luthier.core.system.extras import command_for
 from luthier.core.system.files import blocks_of
 from luthier.core.task_head import TaskHeadKind, task_head_in
 from luthier.features.exports import bundles
@@ -253,7 +254,7 @@ def _checked_format(to: str, quantise: str | None, head: TaskHeadKind | None) ->
         raise RequestError(
             f"the format {to} needs {', '.join(view.missing)}, which is not installed here",
             expected="the runtime that the export is proved in",
-            do=f"on the server: pip install {view.install}",
+            do=f"on the server: {command_for(view.install)}",
         )
     return view.name
 

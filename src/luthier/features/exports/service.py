@@ -10,6 +10,7 @@ from luthier.core.errors import ParityError, RequestError, WorkError
 from luthier.core.ids import sha256_file
 from luthier.core.records.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.core.registry import EXPORTERS
+from luthier.core.system.extras import command_for
 from luthier.features.evaluations.export_sources import find_source, proof_examples
 from luthier.features.exports.folders import open_to_readers, refuse_taken, register_of, staged_folder
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
@@ -187,7 +188,7 @@ def _prove_gguf(
     if not format_of(to).is_adapter or not (folder / GGUF).is_file():
         return None, []
     if missing := (needed := format_of("gguf")).missing:
-        return None, [f"{GGUF} was not run: {', '.join(missing)} is not installed (pip install {needed.install})"]
+        return None, [f"{GGUF} was not run: {', '.join(missing)} is not installed ({command_for(needed.install)})"]
     # llama.cpp applies the adapter to the full base, whose weights differ from the packed ones it was trained on.
     if source.quantisation is not None:
         return None, [f"{GGUF} was not run: the adapter was trained over a base packed in {source.quantisation}"]

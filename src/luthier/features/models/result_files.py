@@ -12,7 +12,7 @@ from typing import Final
 
 from luthier.core.errors import LuthierError
 from luthier.core.ids import sha256_file
-from luthier.core.system.files import file_lock
+from luthier.core.system.files import file_lock, replace_file
 from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
 
@@ -73,7 +73,7 @@ def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
                 place = partly / name.removeprefix(prefix)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 context.artifacts.fetch(sha256, place)
-            partly.replace(target)
+            replace_file(partly, target)
     return target
 
 

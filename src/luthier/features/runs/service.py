@@ -274,7 +274,8 @@ def set_aside(context: Context, run_id: str) -> RunRecord:
         ConflictError: A process is working on it, a deployment routes to it or to a model of it, or a model that was
             made by it is registered.
     """
-    from luthier.core.system.files import file_lock
+    from luthier.core.system import facilities
+    from luthier.core.system.files import file_lock, replace_file
 
     record = context.runs.get(run_id)
     models = context.tuned_models.of_run(run_id)
@@ -294,10 +295,15 @@ def set_aside(context: Context, run_id: str) -> RunRecord:
         )
     folder = context.settings.run_folder(run_id)
     if folder.is_dir():
+        removed = folder.with_name(f"{_REMOVED}{run_id}")
         with file_lock(folder / "lock", what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS):
             # The name says what is to go, so that a kill from here on leaves a removal that the next sweep finishes.
             # The rename is atomic and takes the lock file along; deleting many files is not, and is done afterwards.
-            folder.rename(folder.with_name(f"{_REMOVED}{run_id}"))
+            if facilities.moves_open_files():
+                folder.rename(removed)
+        if not facilities.moves_open_files():
+            # After the lock, whose file is open in the folder. A process that begins in between keeps it in its place.
+            replace_file(folder, removed)
     context.runs.delete(run_id)
     return record
 

@@ -17,6 +17,7 @@ from typing import Final, Literal
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.stream import Served
+from luthier.core.system.extras import command_for
 from luthier.core.system.gpu_device import has_nvidia_gpu
 from luthier.core.task_head import what_it_gives
 from luthier.features.models.names import find_model
@@ -37,8 +38,8 @@ EngineChoice = Literal["auto", "transformers", "llama_cpp", "vllm"]
 _ALIAS: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.ASCII)
 _PLUS: Final = ".gguf+"
 _INSTALLED_BY: Final = {
-    "llama_cpp": ("xllamacpp", "pip install 'luthier[gguf]'"),
-    "vllm": ("vllm", "pip install 'vllm', or name the command of another environment: LUTHIER_VLLM_COMMAND"),
+    "llama_cpp": ("xllamacpp", "luthier[gguf]", ""),
+    "vllm": ("vllm", "vllm", ", or name the command of another environment: LUTHIER_VLLM_COMMAND"),
 }
 
 
@@ -116,12 +117,12 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
             do="leave --engine out, or serve the model in 16 bits",
         )
     if chosen in _INSTALLED_BY and not _is_installed(chosen):
-        package, do = _INSTALLED_BY[chosen]
+        package, requirement, otherwise = _INSTALLED_BY[chosen]
         need = "" if packed is None or engine != "auto" else f" for {name}, whose weights are packed ({packed.phrase}),"
         raise RequestError(
             f"the engine {chosen}{need} needs the package {package}, which is not installed",
             expected="it beside Luthier, or vLLM in an environment of its own",
-            do=do,
+            do=command_for(requirement) + otherwise,
         )
     if chosen == "llama_cpp" and not is_gguf:
         return choose_engines(context, {name: served}, must=True)[name].served

@@ -126,7 +126,7 @@ def digest_of(path: Path) -> str:
         return sha256_file(path)
     files = sorted(one for one in path.rglob("*") if one.is_file())
     # Relative names, so that the digest does not depend on the suite's path.
-    return sha256_document([[str(one.relative_to(path)), sha256_file(one)] for one in files])
+    return sha256_document([[one.relative_to(path).as_posix(), sha256_file(one)] for one in files])
 
 
 def _problems(keys: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:

@@ -16,6 +16,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
+from luthier.core.system.extras import command_for
 from luthier.core.system.files import is_held, replace_text
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
 from luthier.ml.tracking.protocol import TrackerRules
@@ -126,7 +127,7 @@ def with_tracking(context: Context, plan: Plan, recipe: Recipe, environment: Map
     for one in _chosen(context, recipe.tracking, environment):
         rules: TrackerRules = TRACKERS.declaration(one.name)
         if one.source and rules.missing():
-            left_out.append(f"{one.source} is set, but not reported to: pip install '{rules.install}'")
+            left_out.append(f"{one.source} is set, but not reported to: {command_for(rules.install)}")
         else:
             rules.check_installed(one.name)
             found.append(one)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import Progress
+from luthier.core.system.files import replace_file
 
 _LOCK_SECONDS: Final = 6 * 3600.0
 _VERSION_KEYS: Final = ("ETag", "etag", "md5Hash", "LastModified", "mtime")
@@ -123,4 +124,4 @@ def _replace(source: Path, target: Path) -> None:
     """Put a copy in place of an earlier one."""
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
-    source.replace(target)
+    replace_file(source, target)

@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 
 from luthier.core.errors import RequestError
 from luthier.core.run import RunStatus
+from luthier.core.system.extras import command_for
 from luthier.core.tracking import TrackerPlan
 
 Parameter = bool | int | float | str
@@ -76,7 +77,7 @@ class TrackerRules:
                 f"tracking by {name} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
                 "installed",
                 expected=f"the packages of {self.title}",
-                do=f"pip install '{self.install}', or take {name} out of `tracking`",
+                do=f"{command_for(self.install)}, or take {name} out of `tracking`",
             )
 
 

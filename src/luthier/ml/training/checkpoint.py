@@ -279,14 +279,14 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
         if "No space left" in str(error):  # safetensors wraps the system's error in its own
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
-    (folder / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8")
+    (folder / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8", newline="\n")
     files = sorted(folder.iterdir())
     sizes = {file.name: file.stat().st_size for file in files}
     manifest = {file.name: {"sha256": sha256_file(file), "num_bytes": sizes[file.name]} for file in files}
     for file in files:
         sync(file)
     # The manifest comes last, after all other files are synced: a folder that has one is complete.
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8", newline="\n")
     sync(folder / _MANIFEST)
     sync(folder)
     return sum(sizes.values())

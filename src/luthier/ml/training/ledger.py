@@ -25,7 +25,7 @@ from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import Spent
 from luthier.core.system import facilities
-from luthier.core.system.files import is_disk_full, sync_file
+from luthier.core.system.files import is_disk_full, replace_file, sync_file
 from luthier.ml.training import spent_elsewhere
 from luthier.ml.training.spent_elsewhere import Amount, Elsewhere, Share, Shares, share_of
 
@@ -295,4 +295,4 @@ class Ledger:
         with partial.open("wb") as writer:
             writer.write(self._own().model_dump_json().encode() + b"\n")
             sync_file(writer)
-        partial.replace(file)
+        replace_file(partial, file)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.system.files import disk_full_explained, sync_file
+from luthier.core.system.files import disk_full_explained, replace_file, sync_file
 from luthier.platform.auth.service import first_key
 from luthier.platform.home.context import Context
 
@@ -71,4 +71,4 @@ def _write(place: Path, key: str) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(f"{key}\n")
         sync_file(file)
-    partial.replace(place)
+    replace_file(partial, place)

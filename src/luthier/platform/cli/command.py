@@ -5,6 +5,8 @@ A command returns one document and how to show it to a person. Only `cli.main` w
 
 from __future__ import annotations
 
+import codecs
+import io
 import math
 import sys
 import traceback
@@ -326,6 +328,8 @@ class Ending:
         if self.answer is not None or self.error is not None:
             # Exactly one document in any case, so that programs can parse stdout without looking at the exit code.
             document = self.answer.document if self.answer is not None else {"error": self.error}
+            if isinstance(stdout, io.TextIOWrapper) and codecs.lookup(stdout.encoding).name != "utf-8":
+                stdout.reconfigure(encoding="utf-8")  # as programs read JSON (RFC 8259), whatever the region's is
             stdout.write(json_utf8(document, indent=2, allow_nan=False).decode() + "\n")
             stdout.flush()
 

@@ -7,7 +7,6 @@ loses nothing, and after a kill the next sweep finds what is marked.
 
 from __future__ import annotations
 
-import os
 import secrets
 import uuid
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_file
 from luthier.core.system.artifact_transfer import ArtifactReader, copy_local, copy_to, errors_explained, open_root
+from luthier.core.system.files import replace_file
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import artifact_links, artifacts, files, upload_parts
 
@@ -145,7 +145,7 @@ class ArtifactStore:
             # well.
             if (found := sha256_file(partial)) != sha256:
                 raise self._damaged(row, f"its content has digest {found}")
-            partial.replace(target)
+            replace_file(partial, target)
         finally:
             partial.unlink(missing_ok=True)
         return target
@@ -296,7 +296,7 @@ class ArtifactStore:
         final = Path(self._root) / place
         final.parent.mkdir(parents=True, exist_ok=True)
         if may_move:
-            os.replace(source, final)  # noqa: PTH105 - as rename, within one file system
+            replace_file(source, final)  # as rename, within one file system
         else:
             copy_local(source, final)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from luthier.core.errors import NotFoundError, StorageFullError, UnsupportedError, WorkError
 from luthier.core.ids import sha256_file
-from luthier.core.system.files import blocks_of, is_disk_full, sync_file
+from luthier.core.system.files import blocks_of, forbid_writing, is_disk_full, sync_file
 from luthier.platform.files.store import UPLOAD_PURPOSES, Purpose, StoredFile
 from luthier.platform.home.context import Context
 
@@ -283,7 +283,7 @@ def local_path(context: Context, file: StoredFile) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     # may_share is safe since nothing writes to it: the mode below forbids that to both names.
     context.artifacts.fetch(file.sha256, target, may_share=True)
-    target.chmod(0o444)
+    forbid_writing(target)
     return target
 
 

@@ -116,8 +116,8 @@ class Settings(BaseSettings):
         smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
             `smtp://...` without encryption.
         smtp_from: The sender of these mails.
-        public_url: The address that links to this server begin with, such as `https://luthier.example`; empty for that
-            of each project, which its pages ask for once.
+        public_url: The address that links to this server begin with, such as `https://models.example.org`; empty for
+            that of each project, which its pages ask for once.
         oidc_issuer: The address of an OpenID Connect provider, by which people sign in to the pages; empty for none.
         oidc_client_id: The id that this server has there.
         oidc_client_secret: The secret of that client; None for a public one.

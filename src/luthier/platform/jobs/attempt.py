@@ -19,7 +19,7 @@ from typing import Final, Self
 from luthier.core.errors import LuthierError
 from luthier.core.ports import SilentTask
 from luthier.core.system import facilities
-from luthier.core.system.files import sync
+from luthier.core.system.files import replace_file, sync
 from luthier.platform.cli import figures
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -57,7 +57,7 @@ def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
         shutil.copyfile(source, partial)
         # Before it gets its name: a copy that a power cut truncates would be taken for a whole one from then on.
         sync(partial)
-    partial.replace(path)
+    replace_file(partial, path)
     return path
 
 

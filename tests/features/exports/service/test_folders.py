@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.fixtures.open_files import keep_open_files
 
 from luthier.core.errors import ConflictError, RequestError, StorageFullError
 from luthier.core.system.files import FolderRegister
@@ -156,3 +157,28 @@ with staged_folder(Path(sys.argv[2]), needed_bytes=1, what="merged", register=re
         assert list(place.parent.iterdir()) == []
     assert (tmp_path / "second" / "out" / "model.safetensors").is_file()
     assert list((tmp_path / "home" / "partial").iterdir()) == []
+
+
+def test_an_empty_folder_is_taken_where_no_folder_replaces_another(tmp_path, monkeypatch):
+    keep_open_files(monkeypatch)
+    rename = os.rename
+
+    def refuse_taken_names(source, target):
+        if Path(target).exists():
+            raise FileExistsError(errno.EEXIST, "it exists", str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_taken_names)
+    final = tmp_path / "out"
+    final.mkdir()
+    with staged(final) as folder:
+        (folder / "model").write_bytes(b"whole")
+    assert (final / "model").read_bytes() == b"whole"
+    with ExitStack() as stack:
+        folder = stack.enter_context(staged(tmp_path / "late"))
+        (folder / "model").touch()
+        (tmp_path / "late").mkdir()
+        (tmp_path / "late" / "theirs").touch()
+        with pytest.raises(ConflictError, match="is there already"):
+            stack.close()
+    assert [path.name for path in (tmp_path / "late").iterdir()] == ["theirs"]

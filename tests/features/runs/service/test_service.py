@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.fixtures.open_files import keep_open_files
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.events import RunEnded, RunStarted, WarningRaised
@@ -190,3 +191,18 @@ def test_a_run_that_is_being_trained_is_not_removed(context: Context, run: str) 
         trainer.kill()
     assert runs.view_run(context, run).record.run_id == run
     assert (context.settings.run_folder(run) / "checkpoints" / "weights").exists()
+
+
+def test_a_run_is_removed_where_its_open_lock_keeps_the_folder_in_place(
+    context: Context, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_open_files(monkeypatch)
+    folder = context.settings.run_folder(run)
+    with file_lock(lock_of(context, run), what="it", timeout_seconds=1), pytest.raises(ConflictError):
+        runs.remove_run(context, run)
+    assert (folder / "checkpoints" / "weights").is_file()
+    runs.remove_run(context, run)
+    assert not folder.exists()
+    assert list(context.settings.runs_folder.iterdir()) == []
+    with pytest.raises(NotFoundError):
+        context.runs.get(run)

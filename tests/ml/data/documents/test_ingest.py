@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures.open_files import keep_open_files
 
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
 from luthier.core.ids import sha256_file
@@ -321,3 +322,18 @@ def test_a_reader_that_was_changed_reads_again(tmp_path: Path, monkeypatch: pyte
     assert name() == first
     module.write_text("def read(path): return 'two'\n")
     assert name() != first
+
+
+def test_documents_are_read_where_an_open_lock_stays_in_its_place(
+    docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (docs / "a.txt").write_text("A sentence of the document.", encoding="utf-8")
+    plain, output = tmp_path / "plain.jsonl", tmp_path / "rows.jsonl"
+    run(docs, plain)
+    keep_open_files(monkeypatch)
+    for _ in range(2):  # what is left of the first is not in the way of the second
+        output.unlink(missing_ok=True)
+        outcome_path(output).unlink(missing_ok=True)
+        assert run(docs, output).num_rows > 0
+        assert [one.name for one in (tmp_path / ".rows.jsonl.parts").iterdir()] == ["lock"]
+    assert output.read_bytes() == plain.read_bytes()

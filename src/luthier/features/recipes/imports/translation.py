@@ -231,7 +231,7 @@ class Translation:
 def _path_from(target: Path, path: Path) -> str:
     """The path as a recipe in `target` names it: relative where it is inside that folder."""
     whole, base = path.resolve(), target.resolve()
-    return str(whole.relative_to(base)) if whole.is_relative_to(base) else str(whole)
+    return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else str(whole)
 
 
 def _flat(given: Mapping[str, Any], keys: Mapping[str, Key], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -31,7 +31,7 @@ from luthier.core.errors import CheckpointError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_bytes, sha256_document, sha256_file
 from luthier.core.system.artifact_transfer import copy_local, copy_to, errors_explained, open_root
-from luthier.core.system.files import disk_full_explained
+from luthier.core.system.files import disk_full_explained, replace_file
 from luthier.features.training.checkpoint_uploads.signature import SETTING, UploadSigner
 from luthier.ml.export.bundle.signature import SignatureError
 from luthier.platform.home.settings import Settings
@@ -255,7 +255,7 @@ class ObjectStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         partial.write_bytes(content)
-        partial.replace(target)
+        replace_file(partial, target)
 
 
 def _exists_already(error: BaseException) -> bool:

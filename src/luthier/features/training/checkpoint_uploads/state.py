@@ -14,7 +14,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
-from luthier.core.system.files import sync_tree
+from luthier.core.system.files import replace_file, sync_tree
 from luthier.features.planning.quotes import QUOTE_NAME
 from luthier.features.training.checkpoint_uploads.bucket import ALLOW_UNSIGNED, RunBucket, StoredFile, Upload, damaged
 from luthier.features.training.checkpoint_uploads.uploader import step_of
@@ -220,7 +220,7 @@ def _adopt(
         target = folder / path.name
         if target.is_dir():
             shutil.rmtree(target)
-        path.replace(target)
+        replace_file(path, target)
     shutil.rmtree(incoming, ignore_errors=True)
     _adopt_ledgers(folder, spent)
     if document["quote"] is not None and not (folder / QUOTE_NAME).is_file():

@@ -18,6 +18,7 @@ import polars as pl
 
 from luthier.core.errors import WorkError
 from luthier.core.results.audit import Finding, Severity
+from luthier.core.system.extras import install_command
 from luthier.ml.data.audit.base import EXCERPT_CHARACTERS, AuditRequest, about_rows, rows
 from luthier.ml.data.personal_data.find import find_personal_data, may_hold_personal_data, name_finder, why_not
 from luthier.ml.data.personal_data.masking import DEFAULT_KINDS
@@ -183,7 +184,7 @@ def _finding(
         "num_distinct_values": num_distinct,
     }
     if names_left_out is not None:
-        details["names"] = f"names not searched: {names_left_out}"
+        details["names"] = f"names not searched: {names_left_out} ({install_command('names')})"
     return about_rows(
         table,
         "personal_data",

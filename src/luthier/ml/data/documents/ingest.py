@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 from luthier.core.errors import DataError, NotFoundError, RequestError, RowProblem, StorageFullError
 from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress
-from luthier.core.system.files import disk_full_explained, file_lock
+from luthier.core.system.files import disk_full_explained, file_lock, remove_locked
 from luthier.core.text.counted import counted
 from luthier.ml.data.documents.chunk import check_sizes
 from luthier.ml.data.documents.ingest_worker import IngestSettings
@@ -342,7 +342,8 @@ def ingest(
     if is_fresh or not any(parts.glob("*.part")):
         check_free([output, outcome_file], force=force)
     found, skipped = find_documents(places, kinds=kinds, leave_out=(output, outcome_file, parts))
-    with file_lock(parts / "lock", what=f"the output {output}", timeout_seconds=0):
+    lock = parts / "lock"
+    with file_lock(lock, what=f"the output {output}", timeout_seconds=0):
         if is_fresh:
             _discard(parts)
         answers = _read_all(
@@ -351,10 +352,10 @@ def ingest(
         documents = tuple(_document(one, answer) for one, answer in zip(found, answers, strict=True))
         done = Ingestion(documents, tuple(skipped))
         if not done.num_rows:
-            shutil.rmtree(parts)
+            remove_locked(parts, lock)
             raise _no_rows(done)
         _write(done, [parts / answer["part"] for answer in answers if "part" in answer], parts, output, force=force)
-        shutil.rmtree(parts)
+        remove_locked(parts, lock)
     return done
 
 

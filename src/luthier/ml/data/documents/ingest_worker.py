@@ -22,7 +22,7 @@ from typing import Any
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import DataError, first_line
 from luthier.core.ids import sha256_bytes, sha256_document, sha256_file
-from luthier.core.system.files import is_disk_full
+from luthier.core.system.files import is_disk_full, replace_file
 from luthier.ml.data import readers
 from luthier.ml.data.documents.chunk import Chunk, CountTokens, chunk, count_words
 from luthier.ml.data.provenance import PROVENANCE
@@ -133,7 +133,7 @@ def write_part(
         with temporary.open("wb") as file:
             file.write(json.dumps(header_json(header)).encode() + b"\n")
             file.write(body)
-        temporary.replace(path)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return header

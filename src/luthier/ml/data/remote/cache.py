@@ -22,7 +22,7 @@ from luthier.core.data_sources import HUB, check_remote, parse_hub_dataset
 from luthier.core.errors import DataSourceError, StorageFullError
 from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.ports import Progress, SilentProgress
-from luthier.core.system.files import file_lock, replace_bytes, sync
+from luthier.core.system.files import file_lock, replace_bytes, replace_file, sync
 from luthier.ml.data.files.bounded_folder import mark_used
 from luthier.ml.data.remote.download import RemoteSource, download, too_large
 from luthier.ml.data.remote.listing import SourceListing, changed_source, listing_of, narrowed
@@ -419,7 +419,7 @@ def _moved(part: Path, folder: Path, sha256: str, name: str) -> FetchedFile:
     final = folder / "files" / sha256 / name
     final.parent.mkdir(parents=True, exist_ok=True)
     num_bytes = part.stat().st_size
-    part.replace(final)
+    replace_file(part, final)
     sync(final.parent)
     return FetchedFile(name, sha256, num_bytes, final)
 

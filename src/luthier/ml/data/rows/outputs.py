@@ -12,7 +12,7 @@ from typing import Any
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.ids import sha256_file
-from luthier.core.system.files import disk_full_explained, replace_bytes, replacing, scratch_folder, sync
+from luthier.core.system.files import disk_full_explained, replace_bytes, replace_file, replacing, scratch_folder, sync
 from luthier.ml.data.files.bad_field import name_of_type
 
 
@@ -185,7 +185,7 @@ def publish(files: Mapping[Path, Path], *, force: bool) -> None:
     for made in files:  # all of them first: a disk that turns out to be full must not leave one without the others
         sync(made)
     for made, final in files.items():
-        made.replace(final)
+        replace_file(made, final)
 
 
 def _is_same(made: Path, final: Path) -> bool:

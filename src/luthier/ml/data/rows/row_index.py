@@ -17,7 +17,7 @@ from typing import IO, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
-from luthier.core.system.files import scratch_folder, sync, sync_tree
+from luthier.core.system.files import replace_file, scratch_folder, sync, sync_tree
 from luthier.ml.data.files.source import Source, open_source
 from luthier.ml.data.files.untrusted_input import MAX_LINE_BYTES, bounded_lines, too_long
 from luthier.ml.data.rows.read_json import read_line
@@ -185,9 +185,9 @@ def build_index(path: Path, folder: Path) -> RowIndex:
         sync_tree(work)
         # The head comes last: until it exists, open_index treats the folder as one without an index.
         for name in (_ROWS, _ENTRIES) if is_copy else (_ENTRIES,):
-            (work / name).replace(folder / name)
+            replace_file(work / name, folder / name)
         sync(folder)
-        (work / _HEAD).replace(folder / _HEAD)
+        replace_file(work / _HEAD, folder / _HEAD)
     rows = folder / _ROWS if is_copy else path
     return RowIndex(path.name, rows, folder / _ENTRIES, num_rows, is_copy)
 

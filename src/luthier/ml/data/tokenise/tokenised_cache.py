@@ -34,6 +34,7 @@ from pydantic_core import to_json
 from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.ports import Progress
+from luthier.core.system.files import replace_file
 from luthier.core.system.libraries import version
 from luthier.ml.data.files.bounded_folder import Entry, mark_used, remove_oldest
 from luthier.ml.data.files.spill import Spill
@@ -134,7 +135,7 @@ class TokenisedCache:
                     file.write(piece)
                 file.write(digest.digest())
             # Atomic. No fsync: an entry that a power cut leaves incomplete fails its digest and is made again.
-            partial.replace(place)
+            replace_file(partial, place)
         finally:
             partial.unlink(missing_ok=True)
         self._make_room(place)

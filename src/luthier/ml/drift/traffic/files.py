@@ -20,7 +20,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from luthier.core.records.traffic import TrafficFile
-from luthier.core.system.files import sync
+from luthier.core.system.files import replace_file, sync
 from luthier.ml.drift.traffic.log import Segment, Spool, exchange_of
 
 SCHEMA: Final[dict[str, pl.DataType]] = {
@@ -92,7 +92,7 @@ def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.Dat
         # The data is forced to the disk before the rename, and the folder after it: else a power cut could leave the
         # name with an empty file, or the file without its name.
         sync(temporary)
-        temporary.replace(path)
+        replace_file(temporary, path)
         sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.results.suite import CitationsTask, TaskFigures
+from luthier.core.system.extras import install_command
 from luthier.ml.evaluation.grounding.citation import compiled
 from luthier.ml.evaluation.grounding.claims import (
     THRESHOLD,
@@ -116,7 +117,7 @@ class Citations:
         ]
         if "us_case" in task.forms and not has_eyecite():
             said.append(
-                "eyecite is not installed (`pip install 'luthier[law]'`): decisions are found only where parties or a "
+                f"eyecite is not installed ({install_command('law')}): decisions are found only where parties or a "
                 "year stand with them."
             )
         if task.patterns:

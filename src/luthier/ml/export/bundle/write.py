@@ -14,7 +14,6 @@ No document names folders of this machine.
 from __future__ import annotations
 
 import re
-import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +24,7 @@ from luthier.core.json_limits import json_utf8
 from luthier.core.ports import Progress
 from luthier.core.records.export import Export
 from luthier.core.system.artifact_transfer import copy_local
-from luthier.core.system.files import replacing
+from luthier.core.system.files import forbid_writing, replacing
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.manifest import (
@@ -73,9 +72,6 @@ def without_folders(value: Any) -> Any:
 def last_part(path: str) -> str:
     """The name of a file or folder, for paths of any system."""
     return PureWindowsPath(PurePosixPath(path).name or path).name or path
-
-
-_NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
 
 def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
@@ -219,8 +215,7 @@ def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
     with replacing(path) as file:
         file.write(content)
         if closed:
-            partial = Path(file.name)
-            partial.chmod(partial.stat().st_mode & _NOT_WRITING)
+            forbid_writing(Path(file.name))
 
 
 def _close(folder: Path) -> None:
@@ -229,4 +224,4 @@ def _close(folder: Path) -> None:
         path = folder / file.path
         if path.stat().st_nlink > 1:  # a write through another hard link would change the bundle
             copy_local(path, path)
-        path.chmod(path.stat().st_mode & _NOT_WRITING)
+        forbid_writing(path)

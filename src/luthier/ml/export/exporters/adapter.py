@@ -210,7 +210,9 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         # After the source's config is copied: its base path is a folder of this machine.
         config |= _base_of(source)
-        (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (target / CONFIG).write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n"
+        )
         turns = write_companions(source, target)
         warnings += _notes(source, turns)
         task.advance()
@@ -219,7 +221,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         except NotPlainError as reason:
             warnings.append(f"there is no {GGUF} for llama.cpp: {reason}; export with --to gguf to run it there")
         else:
-            (target / MODELFILE).write_text(_modelfile(config, turns), encoding="utf-8")
+            (target / MODELFILE).write_text(_modelfile(config, turns), encoding="utf-8", newline="\n")
         task.advance()
     return warnings
 

@@ -391,7 +391,7 @@ def write_companions(source: ExportSource, target: Path) -> Turns:
             shutil.copyfile(base / name, target / name)
     beginning = _beginning(template)
     exported = template_of_export(source, template)
-    (target / "chat_template.jinja").write_text(exported.text, encoding="utf-8")
+    (target / "chat_template.jinja").write_text(exported.text, encoding="utf-8", newline="\n")
     config_file = target / "tokenizer_config.json"
     config = _read(config_file)
     # With two templates in one folder, the one that is read would depend on the version of the runtime.

@@ -211,7 +211,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
             with progress.task(title := f"Quantising to {precision}", None, ""):
                 run_child(_QUANTISE, document | {"num_threads": usable_threads()}, title=title)
     text = modelfile(FILE, turns, context_tokens=source.context_tokens)
-    (target / MODELFILE).write_text(text, encoding="utf-8")
+    (target / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
     return [*turns.notes, *by_hand_in_ollama(turns)]
 
 

@@ -205,7 +205,7 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
         _write(settings_file, settings)
         backend = json.loads((target / "tokenizer.json").read_text(encoding="utf-8"))
         backend["post_processor"] = None
-        (target / "tokenizer.json").write_text(json.dumps(backend, ensure_ascii=False), encoding="utf-8")
+        (target / "tokenizer.json").write_text(json.dumps(backend, ensure_ascii=False), encoding="utf-8", newline="\n")
     _write(target / HEAD_DOCUMENT, head.model_dump(mode="json"))
     return _notes(head, gives)
 
@@ -273,4 +273,4 @@ def _notes(head: TaskHead, given: str) -> list[str]:
 
 def _write(path: Path, document: Any) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

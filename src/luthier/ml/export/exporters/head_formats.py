@@ -15,6 +15,7 @@ from luthier.core.errors import RequestError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
+from luthier.core.system.extras import command_for
 from luthier.core.task_head import TaskHeadKind, how_it_is_asked, what_it_gives
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def head_format(source: ExportSource, name: str) -> HeadFormat:
         raise RequestError(
             f"--to {name} needs {', '.join(missing)}, which is not installed here",
             expected="the runtime that the export is proved in",
-            do=f"pip install {known.install}",
+            do=command_for(known.install),
         )
     return known
 

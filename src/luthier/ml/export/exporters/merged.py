@@ -63,7 +63,7 @@ def finish_folder(source: ExportSource, target: Path) -> Turns:
     config.pop("_name_or_path", None)  # a place on this machine
     turns = write_companions(source, target)
     config["eos_token_id"] = turns.stop_ids[0] if len(turns.stop_ids) == 1 else list(turns.stop_ids)
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
     return turns
 
 

@@ -2,8 +2,7 @@
 
 A package adds a format by the entry point group `luthier.exporters`, which names a `Format`. All checks are called here
 and by the use case, never by a format, so that a plug-in cannot skip them: missing packages, its own check, the tokens
-of every prompt and a small copy of the model before the work, and the comparison in the runtime after it. Nothing here
-loads torch.
+of every prompt and a small copy of the model before the work, and the comparison in the runtime after it. No torch.
 
 A writer is `write(source, target, precision, progress, tools) -> list[str]`: it fills the existing empty folder
 `target`, may keep intermediate files in folders next to it, and returns what users must know. tools: the folder of
@@ -24,6 +23,7 @@ from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 from luthier.core.records.export import NAME_PATTERN, ExportFormat, ExportPrecision, ExportSource
 from luthier.core.registry import EXPORTERS
+from luthier.core.system.extras import command_for
 from luthier.ml.export.exporters.head_formats import refuse_head, refuse_prompt
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ def need_packages(format: ExportFormat) -> None:
         raise RequestError(
             f"--to {format} needs {', '.join(known.missing)}, which is not installed here",
             expected="the runtime that the export is proved in",
-            do=f"pip install {known.install}",
+            do=command_for(known.install),
         )
 
 

@@ -207,7 +207,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     file = target / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config |= {"dtype": "bfloat16", "quantization_config": quantization_config(packing, group)}
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
     return list(turns.notes)
 
 

@@ -220,7 +220,7 @@ def write_json(file: Path, document: FrozenModel) -> None:
 
 def write_json_object(file: Path, document: dict[str, Any]) -> None:
     """Write a document as readable JSON."""
-    file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
 
 
 def _discard(home: Path, name: ModelName) -> None:

@@ -33,7 +33,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from luthier.core.errors import DataSourceError, ModelSourceError, NotFoundError, StorageFullError, first_line
 from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress, ProgressTask
-from luthier.core.system.files import git_id, sync
+from luthier.core.system.files import git_id, replace_file, sync
 from luthier.ml.inference.models.weights import no_safetensors
 
 
@@ -286,7 +286,7 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
     _check(model, file, part, task)
     # The content is synced before the rename, and the rename before the next file: a power loss leaves a `.part` file.
     sync(part)
-    part.replace(folder / file.name)
+    replace_file(part, folder / file.name)
     sync(folder)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.core.plan import Quantisation
+from luthier.core.system.extras import missing_extra
 from luthier.ml.inference.models.architecture import causal_model
 from luthier.ml.inference.models.attention_proof import shallow
 from luthier.ml.inference.models.forward import FORWARD_ERRORS, text_inputs
@@ -100,7 +101,10 @@ class Nf4Linear(PackedLinear):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
-        self.library = import_module("bitsandbytes.functional")
+        try:
+            self.library = import_module("bitsandbytes.functional")
+        except ImportError as error:
+            raise missing_extra("nf4", "a base in 4 bits", "bitsandbytes") from error
         packed, self.scales = self.library.quantize_4bit(
             layer.weight.detach(), quant_type="nf4", compress_statistics=True
         )

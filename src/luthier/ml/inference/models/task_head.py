@@ -91,7 +91,7 @@ def refuse_task_model(folder: str | Path) -> None:
 def save_task_head(folder: Path, head: TaskHead, layer: TaskHeadLayer | None) -> None:
     """Write `head.json` and, if the head has weights, `head.safetensors`, deterministically."""
     document = json.dumps(head.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / TASK_HEAD_FILE).write_text(document + "\n", encoding="utf-8")
+    (folder / TASK_HEAD_FILE).write_text(document + "\n", encoding="utf-8", newline="\n")
     if layer is not None:
         tensors = {"weight": layer.weight, "bias": layer.bias}
         save_file(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.errors import LuthierError, OverlongError, RequestError
-from luthier.core.system.files import disk_full_explained, sync
+from luthier.core.system.files import disk_full_explained, replace_file, sync
 from luthier.ml.inference.openai.messages import ACCOUNT_DO, ACCOUNT_EXPECTED, is_about_account, is_overlong
 
 _TAKEN: Final = ".taken"
@@ -201,4 +201,4 @@ def _write(place: Path, content: bytes) -> None:
     with disk_full_explained(place):
         partial.write_bytes(content)
         sync(partial)
-        partial.replace(place)
+        replace_file(partial, place)

@@ -150,5 +150,5 @@ def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: PeftConfi
         # PEFT keeps names in a set, whose order changes from process to process.
         if isinstance(document.get(name), list):
             document[name] = sorted(document[name])
-    (folder / CONFIG).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
     return sha256_file(folder / WEIGHTS)
