@@ -93,6 +93,7 @@ def test_with_its_adapter_switched_off_a_model_is_its_base_to_the_bit(tiny_model
         LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["input_layernorm"], task_type="CAUSAL_LM"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_what_is_more_than_an_adapter_of_layers_is_not_switched_off(
     tiny_model: Path, config: LoraConfig | PromptTuningConfig
 ) -> None:
