@@ -20,11 +20,11 @@ from luthier.core.ports import Engine, Progress, Prompt, StopCheck
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, task_head_in
 from luthier.features.generation.engines import EnginePool
 from luthier.features.generation.shared_engine import SharedEngine
-from luthier.features.models.resolve import Candidate, answers_key, engine_key, open_judged
+from luthier.features.models.resolve import Candidate, answers_key, engine_key, judged_over_base, open_judged
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.evaluation.kl_to_base import AnswerStates
+    from luthier.ml.evaluation.kl_to_base import AnswerStates, StatesEngine
     from luthier.ml.evaluation.metrics.protocol import Array
     from luthier.ml.evaluation.metrics.ranking import Ranked
     from luthier.ml.evaluation.retrieval import SearchTask
@@ -224,15 +224,31 @@ class JudgedHeads:
 
     def open(self, candidate: Candidate) -> Engine:
         """The engine of a candidate."""
+        return self._shared(candidate, None)
+
+    def over_base(self, candidate: Candidate, base: Engine) -> Engine:
+        """The engine of a candidate, made of that of its base, which is closed."""
+        loaded = base.take_own() if isinstance(base, SharedEngine) else base
+        if loaded is None:  # the server has written all texts of the base
+            return self.open(candidate)
+        made = judged_over_base(candidate, cast("TransformersEngine", loaded), stop=self._stop)
+        return self._shared(candidate, self._known(candidate, made))
+
+    def _shared(self, candidate: Candidate, own: TransformersEngine | TaskAnswers | None) -> Engine:
+        """The engine of a candidate, whose texts the server may write, with the own one where it is loaded."""
         if self._shares is None or candidate.has_task_head:
-            return self._own(candidate)
+            return self._own(candidate) if own is None else own
         kept = None if self._kept_answers is None else self._kept_answers.of_engine(answers_key(candidate))
-        return SharedEngine(self._shares, candidate, lambda: self._own(candidate), kept_answers=kept)
+        return SharedEngine(self._shares, candidate, lambda: self._own(candidate), kept_answers=kept, own=own)
 
     def _own(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
+        return self._known(candidate, open_judged(candidate, stop=self._stop, num_workers=self._num_workers))
+
+    def _known(
+        self, candidate: Candidate, engine: TransformersEngine | TaskAnswers
+    ) -> TransformersEngine | TaskAnswers:
         from luthier.ml.inference.transformers_engine import TransformersEngine
 
-        engine = open_judged(candidate, stop=self._stop, num_workers=self._num_workers)
         if isinstance(engine, TransformersEngine):
             loaded = engine
             if self._kept_answers is not None:
@@ -269,8 +285,8 @@ def measure_kl(
 ) -> tuple[KlToBase | None, tuple[str, ...]]:
     """KL(tuned || base) of the last candidate, or why it is unknown; empty if its base is not evaluated.
 
-    Takes one pass of each model over the evaluated rows, and one more loading of the base: the tuned model, evaluated
-    last, is still loaded.
+    Takes one pass of each model over the evaluated rows. The tuned model, evaluated last, is still loaded; without its
+    adapter it is the base. Only where it cannot be used so, the base is loaded once more.
 
     Args:
         pool: the engines of the candidates.
@@ -281,7 +297,8 @@ def measure_kl(
     Raises:
         StoppedError: the engines' stop check has a reason.
     """
-    from luthier.ml.evaluation.kl_to_base import answer_states, kl_by_row, kl_result, rows_that_fit
+    from luthier.ml.evaluation.kl_to_base import kl_by_row, kl_result, rows_that_fit
+    from luthier.ml.inference.models.merging import without_adapter
 
     tuned = candidates[-1]
     place = next((at for at, one in enumerate(candidates[:-1]) if _is_base_of(one, tuned)), None)
@@ -292,20 +309,28 @@ def measure_kl(
         return None, (_why_not(candidates[place], "the two write the same rows as other tokens"),)
     # In the precision of the tuned model: otherwise the result would include rounding.
     base = replace(candidates[place], precision=tuned.precision, device=tuned.device, quantisation=tuned.quantisation)
-    found: list[AnswerStates] = []
     try:
-        for candidate in (tuned, base):
-            engine = pool.load_for_states(candidate)
-            head = engine.head()
-            chosen = rows_that_fit(rows, head.shape[1], head.element_size())
-            with progress.task("Distance to the base", len(chosen), "rows") as task:
-                task.note(candidate.name)
-                found.append(answer_states(engine, [rows[at] for at in chosen], task))
+        engine = pool.load_for_states(tuned)
+        head = engine.head()
+        used = [rows[at] for at in rows_that_fit(rows, head.shape[1], head.element_size())]
+        own, of_base = _states(engine, used, tuned.name, progress), None
+        with without_adapter(engine.causal) as is_base:
+            if is_base and tuned.model_path == base.model_path:
+                of_base = _states(engine, used, base.name, progress)
+        if of_base is None:
+            of_base = _states(pool.load_for_states(base), used, base.name, progress)
     except RequestError as error:
         return None, (_why_not(base, error.came),)
-    sums = kl_by_row(found[0], found[1], tuned.device)
-    used = [rows[at] for at in chosen]
+    sums = kl_by_row(own, of_base, tuned.device)
     return kl_result(sums, used, tuned=tuned.name, base=base.name, of=len(rows)), ()
+
+
+def _states(engine: StatesEngine, rows: Sequence[TokenisedExample], name: str, progress: Progress) -> AnswerStates:
+    from luthier.ml.evaluation.kl_to_base import answer_states
+
+    with progress.task("Distance to the base", len(rows), "rows") as task:
+        task.note(name)
+        return answer_states(engine, rows, task)
 
 
 def _is_base_of(one: Candidate, tuned: Candidate) -> bool:

@@ -34,6 +34,7 @@ class SharedEngine:
         num_expected: Answers that the whole work needs, where it asks for them in several calls.
         kept_answers: Where the server's answers are stored as they come; None stores none. `open_own` sees to its own.
         keep: Called with each answer of the server as it comes, too.
+        own: Its own engine, where it is open already.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class SharedEngine:
         num_expected: int = 0,
         kept_answers: KeptAnswers | None = None,
         keep: Keep = lambda *_: None,
+        own: Engine | None = None,
     ) -> None:
         self._context, self._candidate, self._open_own = context, candidate, open_own
         self._num_expected, self._kept_answers, self._keep = num_expected, kept_answers, keep
-        self._own: Engine | None = None
+        self._own = own
         self._has_written = False
         self._notes: dict[str, None] = {}
         self._template: ChatTemplate | None = None
@@ -101,12 +103,18 @@ class SharedEngine:
             self._own = self._open_own()
         return self._own
 
+    def take_own(self) -> Engine | None:
+        """The own engine, which is the caller's to close from then on; None where it is not open."""
+        own = self._own
+        if own is not None:
+            self._notes |= dict.fromkeys(self.notes)
+            self._own, self._has_written = None, False
+        return own
+
     def close(self) -> None:
         """Release the own engine, where it was opened."""
-        if self._own is not None:
-            self._notes |= dict.fromkeys(self.notes)
-            self._own.close()
-            self._own, self._has_written = None, False
+        if (own := self.take_own()) is not None:
+            own.close()
 
     def _write(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
         own, self._has_written = self.own(), True
