@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
-from luthier.core.dataset import Example
+from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import KlToBase, SystemResult
 from luthier.core.evaluation_plan import MetricName
