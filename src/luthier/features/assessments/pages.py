@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -74,9 +73,11 @@ def show_probe(
 
 def _named(context: Context, project_id: str, result: AnyResult) -> AnyResult:
     """The result with the names of runs for systems that are named by their ids; ids and answers stay."""
-    tasks: Sequence[TaskResult] = tasks_of(result)
-    systems = [system.name for task in tasks for system in task.systems]
-    return HumanNames(context, project_id).read([result.candidate, *systems]).within(result)
+    return HumanNames(context, project_id).read(_system_names(result)).within(result)
+
+
+def _system_names(result: Result) -> list[str]:
+    return [result.candidate, *(system.name for task in tasks_of(result) for system in task.systems)]
 
 
 def _page(request: Request, result: Result, values: dict[str, Any]) -> Response:
