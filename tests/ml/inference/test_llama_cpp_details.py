@@ -53,6 +53,26 @@ def engine(tiny_gguf):
     opened.close()
 
 
+def test_schemas_that_were_tried_out_are_forgotten_again(engine, monkeypatch):
+    monkeypatch.setattr(llama_server, "_MAX_GRAMMARS", 2)
+    server, tried = engine._server, []
+    monkeypatch.setattr(server, "_grammars", {})
+    native = server._server
+
+    class Counting:
+        def handle_completions(self, body, hear):
+            tried.append(json.loads(body)["grammar"])
+            native.handle_completions(body, hear)
+
+    monkeypatch.setattr(server, "_server", Counting())
+    grammars = [f'%llguidance {{}}\nstart: "{letter}"\n' for letter in "abc"]
+    assert [server.keeps_grammar(one) for one in (*grammars, *grammars[1:])] == [True] * 5
+    assert tried == grammars  # what was tried out a moment ago is known
+    assert len(server._grammars) == 2
+    assert server.keeps_grammar(grammars[0])
+    assert tried == [*grammars, grammars[0]]
+
+
 def likelihoods(heard, key):
     return [token for piece in heard.pieces[key, 0] for token in piece.tokens]
 

@@ -10,12 +10,14 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Sampling, Served, Started, TextRequest
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
+from luthier.ml.inference.models.templates.thinking import TAGS
 from luthier.ml.inference.openai import stream
 from luthier.ml.inference.openai.chunks import event_stream_lines
 from luthier.ml.inference.openai.stream import NUM_ATTEMPTS, OpenAIStreamEngine, open_stream_engine
+from luthier.ml.inference.thoughts import NO_THINKING, Thinking
 from luthier.testing.engine_contract import ask
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
-from luthier.testing.stream_contract import Heard, StreamEngineContract, question, write_all
+from luthier.testing.stream_contract import Heard, StreamEngineContract, listen, question, write_all
 
 KEY = "sk-very-secret-key"
 WORDS = ["spruce", "maple", "ebony", "willow", "pear", "plum", "box", "rosewood"]
@@ -233,6 +235,26 @@ def test_the_stop_text_that_the_server_has_cut_off_is_known(stream_engine, serve
     asked = question("Why?").model_copy(update={"stop": ("###",)})
     heard = told(stream_engine, server, [json.dumps({"choices": [end]}), USAGE], asked)
     assert (heard.ends["a", 0].reason, heard.ends["a", 0].stop_text) == ("stop", found)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_stop_text_within_reasoning_does_not_end_the_answer(stream_engine, server, is_open):
+    start = "" if is_open else "<think> "
+    server.reply = lambda _: f"{start}spruce or maple </think> spruce and then maple too"
+    asked = TextRequest(token_ids=(1, 2), max_new_tokens=20, stop=("maple",))
+    assert stream_engine.ask("a", asked, None, thinking=Thinking(TAGS, is_open=is_open))
+    heard = Heard()
+    listen(stream_engine, heard, lambda: ("a", 0) in heard.ends)
+    assert "".join(piece.reasoning for piece in heard.pieces["a", 0]) == "spruce or maple"
+    assert (heard.texts["a", 0], heard.ends["a", 0].stop_text) == ("spruce and then ", "maple")
+    assert "stop" not in server.requests[0][1]
+
+
+def test_a_stop_text_reaches_the_server_where_nothing_is_reasoned(stream_engine, server):
+    assert stream_engine.ask("a", TextRequest(token_ids=(1, 2), stop=("maple",)), None, thinking=NO_THINKING)
+    heard = Heard()
+    listen(stream_engine, heard, lambda: ("a", 0) in heard.ends)
+    assert server.requests[0][1]["stop"] == ["maple"]
 
 
 @pytest.mark.parametrize("is_chat", [True, False])

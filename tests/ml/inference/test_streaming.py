@@ -237,6 +237,26 @@ def test_what_goes_wrong_with_one_answer_leaves_the_others(engine, streaming):
     assert not [key for key, _ in heard.ends if key == "a"]
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_model_that_gives_no_numbers_ends_its_own_answer_alone(streaming, value):
+    alone = write(streaming, {"b": request("Maple", sampling=WARM)}).text["b", 0]
+    heard, failed = Heard(), {}
+    assert streaming.ask("a", request(sampling=WARM), None)
+    assert streaming.ask("b", request("Maple", sampling=WARM), None)
+    heard.hear(streaming.poll(0))
+    for group in streaming._groups:
+        group.logits = group.logits.clone()
+        for place, number in enumerate(group.batch.rows):
+            if streaming._rows[number].key == "a":
+                group.logits[place, 5] = value
+    while streaming.keys:
+        events = streaming.poll(0)
+        failed |= {key: event.error["type"] for key, event in events if isinstance(event, Failed)}
+        heard.hear(events)
+    assert failed == {"a": "DivergedError"}
+    assert heard.text["b", 0] == alone
+
+
 def test_a_fault_of_a_parser_ends_its_own_answer_alone(engine, streaming, monkeypatch):
     alone = write(StreamingEngine(engine), {"b": request("Who plays?")})
     own = AnswerRow.write

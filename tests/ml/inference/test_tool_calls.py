@@ -68,6 +68,12 @@ def read(text, *, template="<tool_call>", width=1, request=None):
         ("<call>", '<call>{"name": "clock", "arguments": {}}</call>', "", [("clock", "{}")]),
         ("[TOOL_CALLS]", '[TOOL_CALLS][{"name": "clock", "arguments": {}}, {"name": "clock", "arguments": {"a": 1}}]',
          "", [("clock", "{}"), ("clock", '{"a": 1}')]),
+        ("[TOOL_CALLS]", '[TOOL_CALLS][{"name": "clock", "arguments": {}, "id": "a,}]3456789"}, {"name": "clock", '
+         '"arguments": {"a": 1}, "id": "b12345678"}]', "", [("clock", "{}"), ("clock", '{"a": 1}')]),
+        ("<tool_call>", 'Well. <tool_call>{"name": "clock", "arguments": {}, "id": "1"}</tool_call>\n<tool_call>{'
+         '"name": "clock", "arguments": {"a": 1}}</tool_call>', "Well.", [("clock", "{}"), ("clock", '{"a": 1}')]),
+        ("<tool_call>", '<tool_call>{"name": "clock", "arguments": {}}, as I said', ", as I said", [("clock", "{}")]),
+        ("<tool_call>", '<tool_call>{"name": "clock", "arguments": {}, "id": "1', "", [("clock", "{}")]),
         ("python_tag", '{"name": "clock", "parameters": {"a": 1}}', "", [("clock", '{"a": 1}')]),
         ("python_tag", "It is { late }.", "It is { late }.", []),
         ("python_tag", '{"answer": 42}', '{"answer": 42}', []),

@@ -295,6 +295,21 @@ def test_one_that_cannot_live_is_given_up_with_words(tiny, settings):
     engine.close()
 
 
+def test_who_was_answered_hears_of_an_end_that_the_next_request_has_found(tiny, settings):
+    settings(pace_seconds=10)
+    engine = VllmEngine(str(tiny))
+    assert engine.ask("a", question("Why?"), None)
+    engine._num_failed = 4  # one end more, and it is given up
+    engine._process._process.kill()
+    engine._process._process.wait()
+    with pytest.raises(WorkError, match="5 times in a row"):
+        engine.ask("b", question("Why?"), None)
+    assert engine.keys == {"a"}
+    with pytest.raises(WorkError, match="in a row"):
+        engine.poll(0)
+    engine.close()
+
+
 def test_asks_end_where_the_context_does(tiny, settings):
     settings(context=20)
     engine = VllmEngine(str(tiny))

@@ -401,9 +401,13 @@ def complete(
     choices = [Choice() for one in requests for _ in range(one.num_choices)]
     heard = Answer(choices, num_prompts=len(requests), routed=routed)
     answering: list[Answering] = []
-    _, first = ask(context, caller, routed, requests, events.put, moved=answering.append)
-    while not heard.has_ended:
-        heard.hear(events.get())
+    cancel, first = ask(context, caller, routed, requests, events.put, moved=answering.append)
+    try:
+        while not heard.has_ended:
+            heard.hear(events.get())
+    finally:
+        # Where one prompt fails, nobody waits for the others.
+        cancel()
     charge(context, caller, heard)
     if heard.error is not None:
         raise heard.error

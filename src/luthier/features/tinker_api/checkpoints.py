@@ -78,6 +78,8 @@ def save(
                 f"{known.path} is there already", expected="a new name", do="choose another name, or overwrite=True"
             )
         model = context.tinker.model(caller.project_id, model_id)
+        if known is not None:  # users of a deployment would get other weights, past its gates and its history
+            _refuse_used(context, known, model)
         folder = context.settings.run_folder(model.run_id) / "tinker" / checkpoint_id
         folder.parent.mkdir(parents=True, exist_ok=True)
         return {"op": "save", "model": model_id, "folder": str(folder), "with_state": kind == "training"}
@@ -125,9 +127,9 @@ def _keep(
     """Write down what was saved, in one transaction; returns its path."""
     adapter = Path(folder_of(context, made, model)) / "adapter"
     old = context.tinker.find_checkpoint(caller.project_id, made.model_id, made.kind, made.name)
-    facts = {"path": made.path, "step": made.step, "num_bytes": made.num_bytes, "run_id": model.run_id}
+    facts: dict[str, Any] = {"path": made.path, "step": made.step, "num_bytes": made.num_bytes, "run_id": model.run_id}
     with context.database.transaction():
-        _keep_run(context, model, adapter, result)
+        facts["is_result"] = _keep_run(context, model, adapter, result)
         if old is not None:
             _forget(context, old)
         context.tuned_models.add(
@@ -148,8 +150,11 @@ def _keep(
     return made.path
 
 
-def _keep_run(context: Context, model: TinkerModel, adapter: Path, result: Mapping[str, Any]) -> None:
-    """The run of a training client with its newest adapter as result; made by the first save."""
+def _keep_run(context: Context, model: TinkerModel, adapter: Path, result: Mapping[str, Any]) -> bool:
+    """The run of a training client with its newest adapter as result; made by the first save.
+
+    Returns whether it is the result: where a deployment routes to the run, the one that was deployed stays.
+    """
     state, now = result["state"], datetime.now(UTC).isoformat(timespec="seconds")
     seconds = max(state["seconds"], 1e-9)
     outcome = TrainResult(
@@ -187,13 +192,19 @@ def _keep_run(context: Context, model: TinkerModel, adapter: Path, result: Mappi
             num_steps=max(1, state["step"]),
         )
         context.runs.create(made, model.plan, model.project_id)
+    is_result = not context.deployments.routing_to(model.run_id)
     context.runs.update(
-        model.run_id, status="succeeded", step=state["step"], stopped_because=outcome.stopped_because, result=outcome
+        model.run_id,
+        status="succeeded",
+        step=state["step"],
+        stopped_because=outcome.stopped_because,
+        result=outcome if is_result else None,
     )
     # A client that went back to an earlier state has left the steps behind it: they are not part of this curve.
     context.runs.truncate_after(model.run_id, state["step"] - len(result["events"]))
     for event in result["events"]:
         context.runs.append(model.run_id, StepDone.model_validate(event))
+    return is_result
 
 
 def _forget(context: Context, one: TinkerCheckpoint) -> None:

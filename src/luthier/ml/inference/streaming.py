@@ -351,7 +351,8 @@ class StreamingEngine:
             tokens = []
             # Two device transfers per group, not per row.
             likeliest = group.logits.argmax(-1).tolist()
-            sound = (~group.logits.isnan().any(-1)).tolist()
+            # NaN and infinity are both the largest logit; drawing from either is an error that would end all answers.
+            sound = group.logits.amax(-1).isfinite().tolist()
             for place, number in enumerate(group.batch.rows):
                 token, new_events = likeliest[place], list[KeyedEvent]()
                 if number in self._rows:  # otherwise it failed with another choice of the same request

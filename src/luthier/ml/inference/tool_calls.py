@@ -40,6 +40,7 @@ from luthier.ml.inference.models.templates.thinking import num_open
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+_KEY: Final = re.compile(r',\s*"')
 
 
 class ToolCallReader:
@@ -66,6 +67,7 @@ class ToolCallReader:
         self._is_inside = only_whole
         self._arguments: _Arguments | None = None
         self._is_behind = False  # after the arguments of a call, before its end
+        self._is_open = False  # of the object of the call: further keys may follow its arguments
         self._opening = begin  # emitted as text if it turns out not to be a call
         self._only_whole = only_whole
         self.num_calls = 0
@@ -172,11 +174,14 @@ class ToolCallReader:
     def _more_arguments(self, arguments: _Arguments) -> list[CallPiece]:
         text = self._take(arguments.num_own(self._held))
         if arguments.has_ended:
-            self._arguments, self._is_behind = None, True
+            self._arguments, self._is_behind, self._is_open = None, True, True
         return [CallPiece(index=self.num_calls - 1, arguments=text)] if text else []
 
     def _skip_end(self) -> None:
-        """Parse the end of a call: braces, blanks and the closing delimiter."""
+        """Parse the end of a call: further keys, braces, blanks and the closing delimiter."""
+        self._held = self._held.lstrip(_BLANKS)
+        if self._is_open and not self._skip_keys():
+            return
         # The outer object's brace after the arguments; small models write one too many.
         self._held = self._held.lstrip(_BLANKS + "}")
         if not self._held or (self._end and len(self._held) < len(self._end) and self._end.startswith(self._held)):
@@ -185,6 +190,19 @@ class ToolCallReader:
             self._take(len(self._end))
         # In a list the next call follows without a delimiter.
         self._is_behind, self._is_inside = False, self._is_list
+
+    def _skip_keys(self) -> bool:
+        """Parse keys behind the arguments, such as the id that Mistral's templates write; false if more must come."""
+        if not self._held or self._held.rstrip(_BLANKS) == ",":
+            return False
+        if _KEY.match(self._held):
+            rest = _Arguments(depth=1)
+            num = rest.num_own(self._held)
+            if not rest.has_ended:
+                return False
+            self._take(num)
+        self._is_open = False
+        return True
 
     def _give_up(self) -> str:
         """Not a call: its beginning is text, and a call may still follow."""
@@ -204,8 +222,8 @@ class ToolCallReader:
 class _Arguments:
     """Finds the end of a JSON object that arrives in pieces."""
 
-    def __init__(self) -> None:
-        self._depth, self._is_text, self._is_escaped = 0, False, False
+    def __init__(self, depth: int = 0) -> None:
+        self._depth, self._is_text, self._is_escaped = depth, False, False
         self.has_ended = False
 
     def num_own(self, text: str) -> int:

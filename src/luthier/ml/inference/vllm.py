@@ -142,8 +142,10 @@ class VllmEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The keys of the requests in progress."""
-        return self._stream.keys if self._stream is not None else set()
+        """The requests in progress, and those with events that `poll` has not returned yet."""
+        going = self._stream.keys if self._stream is not None else set()
+        # An engine without keys is not polled: an end that `admit` has found would never arrive.
+        return going | {key for key, _ in self._events}
 
     @property
     def num_bytes(self) -> int:
@@ -273,6 +275,7 @@ class VllmEngine:
 
     def cancel(self, key: Hashable) -> None:
         """Cancel this request."""
+        self._events = [event for event in self._events if event[0] != key]
         if self._stream is not None:
             self._stream.cancel(key)
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.errors import BusyError
-from luthier.core.stream import Ended, Piece, Served, Started, StreamEvent, TextRequest
+from luthier.core.errors import BusyError, OverlongError
+from luthier.core.stream import Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
+from luthier.features.serving import service as serving
 from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed
 from luthier.platform.home.context import Context
@@ -116,3 +117,20 @@ def test_what_refuses_the_ask_is_raised(home: Context, monkeypatch: pytest.Monke
     monkeypatch.setattr(home.inference_client, "ask", ask)
     with pytest.raises(BusyError):
         asyncio.run(CompletionStream(home, ME, [TextRequest(text="x")]).begin(lambda: ROUTED))
+
+
+def test_where_one_prompt_fails_the_others_are_not_answered_for_nobody(
+    home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = list[str]()
+
+    def ask(_: Served, request: TextRequest, hear: Callable[[StreamEvent], None], **__: Any) -> Callable[[], None]:
+        if request.text == "long":
+            hear(Failed.of(OverlongError("too long", expected="less", do="shorten it")))
+        return lambda: cancelled.append(str(request.text))
+
+    monkeypatch.setattr(home.inference_client, "ask", ask)
+    monkeypatch.setattr(serving, "route", lambda *_: ROUTED)
+    with pytest.raises(OverlongError, match="too long"):
+        serving.complete(home, ME, "named", [TextRequest(text="long"), TextRequest(text="short")])
+    assert "short" in cancelled

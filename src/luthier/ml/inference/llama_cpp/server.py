@@ -27,6 +27,7 @@ import httpx2
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, WorkError, library_reason
+from luthier.core.ids import sha256_bytes
 from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, SpeculativeConfig
 from luthier.core.system.extras import missing_extra
 from luthier.ml.inference.models.gguf.files import GgufHeader, read_gguf_header
@@ -121,6 +122,7 @@ def _other_base(adapter: GgufHeader, base: GgufHeader, why: str) -> RequestError
 _HTTP_SECONDS: Final = 120.0
 # Begins neither JSON nor a call; pushed so hard that only a grammar can forbid it.
 _NEITHER: Final = "E"
+_MAX_GRAMMARS: Final = 1024
 _PUSH: Final = 1e6
 _LOAD_ERROR: Final = "error loading model:"
 _LOAD_SECONDS: Final = 60.0
@@ -163,7 +165,7 @@ class LlamaServer:
         settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
         self.adapters, self.num_threads = tuple(adapters), num_threads
-        self._grammars: dict[str, bool] = {}
+        self._grammars: dict[str, bool] = {}  # by digest, the oldest first
         # No names of adapters but their order: the id of an adapter is its place in this list.
         params = _parameters(model, self.adapters)
         # One pool for all slots: a long answer may take what short ones leave.
@@ -253,7 +255,9 @@ class LlamaServer:
 
     def keeps_grammar(self, grammar: str) -> bool:
         """Whether answers really follow a grammar that begins as JSON does or with its own mark."""
-        if grammar not in self._grammars:
+        # By digest, and so many: clients that send a schema of their own with each request would fill the memory.
+        key = sha256_bytes(grammar.encode())
+        if (known := self._grammars.get(key)) is None:
             tokens = self.tokenize(_NEITHER, add_special=False)
             said: list[str] = []
             body = {
@@ -267,8 +271,12 @@ class LlamaServer:
             }
             self._server.handle_completions(json.dumps(body), said.append)
             answer = json.loads(said[0]) if said else {}
-            self._grammars[grammar] = "choices" in answer and not answer["choices"][0]["text"].startswith(_NEITHER)
-        return self._grammars[grammar]
+            known = "choices" in answer and not answer["choices"][0]["text"].startswith(_NEITHER)
+            if len(self._grammars) >= _MAX_GRAMMARS:
+                # Requests are prepared by several threads: another one may have removed it.
+                self._grammars.pop(next(iter(tuple(self._grammars))), None)
+            self._grammars[key] = known
+        return known
 
     def _check_drafts(self, settings: EngineSettings) -> None:
         """Check that the draft model is used: llama.cpp leaves one with other tokens out without a word."""

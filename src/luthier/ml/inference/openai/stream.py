@@ -260,6 +260,9 @@ class OpenAIStreamEngine:
             body = stream_body(ask.asked, ask.model, choice, limit_name) | ask.extra
             if ask.thinking is not None:
                 body[limit_name] += ask.thinking.max_tokens
+                if ask.thinking.form is not None and not ask.thinking.form.prompt_closes:
+                    # The server would stop within the reasoning, too: the reader finds stop texts of the answer.
+                    body.pop("stop", None)
             has_begun = False
             try:
                 async with self._client.stream("POST", f"{self._url}/{path}", json=body) as response:

@@ -20,6 +20,11 @@ _NAMED = (
     "{% for m in messages %}{% if m.role == 'tool' and not m.name %}{{ 1 / 0 }}{% endif %}[{{ m.name or m.role }}]"
     "{{ m.content }}{% endfor %}"
 )
+_SHORT_IDS = (
+    "{% for m in messages %}{% for call in m.tool_calls %}{% if call.id|length != 9 %}{{ 1 / 0 }}{% endif %}"
+    "{{ call.id }}{% endfor %}{% if m.role == 'tool' and m.tool_call_id|length != 9 %}{{ 1 / 0 }}{% endif %}"
+    "{{ m.content }}{% endfor %}"
+)
 
 
 def _measured(template: str) -> MessageForms | None:
@@ -44,6 +49,7 @@ def _measured(template: str) -> MessageForms | None:
         (_CALLS.replace("ARGUMENTS", "'x' + call.function.arguments"), MessageForms(arguments_as_text=True)),
         (_CALLS.replace("ARGUMENTS", "call.function.arguments.wood"), AS_USUAL),
         (_NAMED, MessageForms(names_results=True)),
+        (_SHORT_IDS, MessageForms(shortens_ids=True)),
         (_PLAIN.replace("m.content", "m.content[:5]"), None),
         ("{{ messages[0].nothing.at_all }}", None),
     ],
@@ -81,3 +87,21 @@ def test_the_only_call_names_a_result_without_an_id() -> None:
     assert MessageForms(names_results=True).applied(messages)[1]["name"] == "price"
     messages[0]["tool_calls"] = [call, call]
     assert "name" not in MessageForms(names_results=True).applied(messages)[1]
+
+
+def test_ids_of_calls_are_short_where_the_template_wants_them_so_and_name_their_results() -> None:
+    calls = [
+        {"id": call_id, "type": "function", "function": {"name": "price", "arguments": {}}}
+        for call_id in ("call_0", "call_1", "abcdefgh9")
+    ]
+    results = [{"role": "tool", "content": "12", "tool_call_id": call["id"]} for call in calls]
+    messages = [{"role": "assistant", "content": "", "tool_calls": calls}, *results, {"role": "user", "content": "So?"}]
+    before = json.dumps(messages)
+    made = MessageForms(shortens_ids=True).applied(messages)
+    assert json.dumps(messages) == before
+    ids = [call["id"] for call in made[0]["tool_calls"]]
+    assert [message["tool_call_id"] for message in made[1:4]] == ids
+    assert ids[2] == "abcdefgh9"
+    assert len(set(ids)) == 3
+    assert [(len(one), one.isalnum()) for one in ids] == [(9, True)] * 3
+    assert made[4] == messages[4]

@@ -3,6 +3,7 @@
     content     a text; or a list of parts, for templates that iterate over parts and do not accept text
     arguments   of a tool call: an object; or JSON text, for templates that write the value unchanged
     name        of a tool result: omitted as in OpenAI's format; or the tool's name, for templates that require it
+    id          of a tool call, of any length; or of nine letters and digits, for templates that refuse others (Mistral)
 
 With the wrong format a template drops the content, writes the Python repr of an object, or raises.
 
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from luthier.core.errors import TemplateError, library_reason
+from luthier.core.ids import sha256_bytes
 from luthier.core.json_limits import loads
 from luthier.ml.inference.models.templates.thought_writing import Render
 
@@ -27,6 +29,9 @@ CALLS: Final[list[dict[str, Any]]] = [
     {"id": "abcdefgh1", "type": "function", "function": {"name": "price", "arguments": {"wood": _ANSWER}}}
 ]
 """A probe call; its id has the length that the strictest templates require."""
+_ID_CHARACTERS: Final = 9
+_LONG_ID: Final = "call_0123456789abcdef01234567"
+"""An id as this server and OpenAI's give it to a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +144,13 @@ class MessageForms:
         content_as_parts: the content is a list of parts.
         arguments_as_text: arguments of a tool call are JSON text.
         names_results: a tool result contains the name of the tool.
+        shortens_ids: ids of calls have nine letters and digits; others are replaced by a digest.
     """
 
     content_as_parts: bool = False
     arguments_as_text: bool = False
     names_results: bool = False
+    shortens_ids: bool = False
 
     def applied(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages in this format; the given ones are not modified."""
@@ -158,6 +165,14 @@ class MessageForms:
         if self.names_results and message["role"] == "tool" and not message.get("name"):
             name = _called(message.get("tool_call_id"), before)
             changed |= {} if name is None else {"name": name}
+        if self.shortens_ids:
+            shown = message | changed
+            if calls := shown.get("tool_calls"):
+                changed["tool_calls"] = [
+                    call | {"id": _short_id(call["id"])} if call.get("id") else call for call in calls
+                ]
+            if call_id := shown.get("tool_call_id"):
+                changed["tool_call_id"] = _short_id(call_id)
         return message | changed if changed else message
 
 
@@ -181,7 +196,8 @@ def measure_forms(render: Render) -> MessageForms | None:
     # With the content form just found: a wrong one would make every later probe fail.
     as_text = _wants_text(render, forms)
     named = _wants_names(render, MessageForms(forms.content_as_parts, as_text))
-    return MessageForms(forms.content_as_parts, as_text, named)
+    found = MessageForms(forms.content_as_parts, as_text, named)
+    return replace(found, shortens_ids=_wants_short_ids(render, found))
 
 
 def _wants_text(render: Render, forms: MessageForms) -> bool:
@@ -208,6 +224,25 @@ def _wants_names(render: Render, forms: MessageForms) -> bool:
     ]
     named = MessageForms(forms.content_as_parts, forms.arguments_as_text, names_results=True)
     return render(forms.applied(turns), False) is None and _writes(render(named.applied(turns), False), _RESULT)
+
+
+def _wants_short_ids(render: Render, forms: MessageForms) -> bool:
+    """Whether a call with an id as OpenAI's API gives it is rejected, and one with nine letters and digits is not."""
+    found = []
+    for call_id in (CALLS[0]["id"], _LONG_ID):
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": _FORM_QUESTION},
+            {"role": "assistant", "content": "", "tool_calls": [CALLS[0] | {"id": call_id}]},
+            {"role": "tool", "content": _RESULT, "tool_call_id": call_id},
+        ]
+        found.append(render(forms.applied(turns), False))
+    return _writes(found[0], _RESULT) and found[1] is None
+
+
+def _short_id(call_id: str) -> str:
+    """An id of nine letters and digits, the same for equal ids."""
+    is_right = len(call_id) == _ID_CHARACTERS and call_id.isascii() and call_id.isalnum()
+    return call_id if is_right else sha256_bytes(call_id.encode(errors="surrogatepass"))[:_ID_CHARACTERS]
 
 
 def _writes(text: str | None, part: str) -> bool:
