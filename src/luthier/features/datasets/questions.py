@@ -138,8 +138,8 @@ class QuestionOrder(FrozenModel):
         return Prices(self.price_input_usd, self.price_output_usd)
 
 
-def teachers(context: Context) -> list[Teacher]:
-    """The models that can write questions, the preferred one first.
+def teachers(context: Context, project_id: str | None = None) -> list[Teacher]:
+    """The models that can write questions for a project, the preferred one first.
 
     A configured model on this machine comes first, since it was set up for that; one elsewhere comes last, so that no
     passage leaves the machine unless somebody chooses so.
@@ -154,19 +154,19 @@ def teachers(context: Context) -> list[Teacher]:
         return not model.has_chat_template, -model.num_parameters
 
     # Larger models that were tuned to answer write better questions.
-    names = sorted(local_base_models(context), key=rank)
+    names = sorted(local_base_models(context, project_id), key=rank)
     here = [Teacher(f"model:{name}", name) for name in names]
     server = _servers(context)
     return [*server, *here] if server and server[0].is_here else [*here, *server]
 
 
-def find_teacher(context: Context, value: str) -> Teacher:
-    """The model that a form names.
+def find_teacher(context: Context, value: str, project_id: str | None = None) -> Teacher:
+    """The model that a form of a project names.
 
     Raises:
         RequestError: The list has no such model.
     """
-    known = teachers(context)
+    known = teachers(context, project_id)
     found = next((one for one in known if one.value == value), None)
     if found is None:
         raise RequestError(
@@ -271,7 +271,7 @@ def start(
         NotFoundError: No such dataset.
     """
     dataset = context.datasets.get(caller.project_id, version.dataset_id)
-    found = find_teacher(context, teacher)
+    found = find_teacher(context, teacher, caller.project_id)
     check_passages(context, caller, version)
     if not 1 <= pairs_per_passage <= MAX_PAIRS or (max_passages is not None and max_passages < 1):
         raise RequestError(

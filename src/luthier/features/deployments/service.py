@@ -23,8 +23,8 @@ from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_
 from luthier.features.deployments.store import changed_meanwhile
 from luthier.features.release_gates.service import (
     gates_of,
-    judged_behind,
     outcome_of_target,
+    own_run_behind,
     refuse_unjudged,
     unjudged_targets,
 )
@@ -128,7 +128,7 @@ def deployed_run(context: Context, caller: Caller, revision: Revision) -> str:
         ConflictError: None is known.
     """
     share = revision.main_share
-    judged = judged_behind(context, caller, share)
+    judged = own_run_behind(context, caller, share)
     if judged.run_id is None:
         why = "; ".join(judged.set_aside) or f"{share.target} is a base model"
         raise ConflictError(

@@ -144,7 +144,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
     values = {
         "tuned": tuned,
         "run_names": distinct_names(context.run_labels.names([view.record.run_id for view in tuned])),
-        "bases": [view for view in project_models.list_bases(context) if view.is_here],
+        "bases": [view for view in project_models.list_bases(context, caller.project_id) if view.is_here],
         "choices": draft_choices.file_choices(context, caller),
         "suites": [one for one in suites if one.filename.endswith((".yaml", ".yml"))][:_MAX_SUITES],
         "suite_names": distinct_names({one.file_id: one.filename for one in suites}),

@@ -339,4 +339,4 @@ def _run(context: Context, caller: Caller, name: str) -> str:
 def _system(context: Context, caller: Caller, name: str) -> str:
     """One that the candidate is held against, as commands name it."""
     is_tuned = is_id(name, "run") or is_tuned_name(name)
-    return _run(context, caller, name) if is_tuned else served_targets.base_model(context, name).name
+    return _run(context, caller, name) if is_tuned else served_targets.base_model(context, name, caller.project_id).name

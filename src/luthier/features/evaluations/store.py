@@ -46,8 +46,12 @@ class EvaluationStore(Store):
         self._overviews: LRUCache[EvaluationOverview] = LRUCache(_MAX_OVERVIEWS)
         self._results: LRUCache[Evaluation] = LRUCache(_MAX_RESULTS)
 
-    def save(self, evaluation: Evaluation) -> None:
+    def save(self, evaluation: Evaluation, *, project_id: str | None = None) -> None:
         """Add an evaluation.
+
+        Args:
+            evaluation: Of a run or of models alone.
+            project_id: Of one without a run; None for `default`.
 
         Raises:
             ConflictError: The id is taken.
@@ -55,12 +59,19 @@ class EvaluationStore(Store):
         """
         try:
             with self._write() as connection:
-                _EVALUATIONS.insert(connection, evaluation)
+                own = project_id if evaluation.run_id is None else None
+                _EVALUATIONS.insert(connection, evaluation, project_id=own)
                 if evaluation.run_id is not None:
                     values = of_evaluation(evaluation.model_dump(mode="json", exclude=_WITHOUT_SAMPLES))
                     put_evaluation(connection, evaluation.run_id, values)
         except IntegrityError as error:
             raise self._refusal(evaluation) from error
+
+    def project_of(self, evaluation_id: str) -> str | None:
+        """The project of an evaluation: that of its run, its own, or `default`; None where there is none."""
+        query = select(_OWNER).select_from(_WITH_RUNS).where(evaluations.c.evaluation_id == evaluation_id)
+        owner: str | None = self._scalar(query)
+        return owner
 
     def get(self, evaluation_id: str) -> Evaluation:
         """One evaluation. Raises NotFoundError with similar ids."""
@@ -83,7 +94,7 @@ class EvaluationStore(Store):
     def overviews(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[EvaluationOverview]:
         """List entries of a project's evaluations, newest first.
 
-        Those without a run belong to the project `default`, as their runs would.
+        Those without a run and without a project of their own belong to the project `default`, as their runs would.
 
         Args:
             project_id: The project.
@@ -123,7 +134,7 @@ class EvaluationStore(Store):
         return {run_id: one for run_id, one in found.items() if one is not None}
 
     def newest_of(self, project_id: str, *, limit: int) -> Sequence[str]:
-        """The ids of the newest evaluations of a project, newest first. One without a run is that of `default`."""
+        """The ids of the newest evaluations of a project, newest first; see `overviews`."""
         return self._scalars(_newest_of(project_id, limit))
 
     def _result(self, evaluation_id: str) -> Evaluation | None:
@@ -151,17 +162,19 @@ class EvaluationStore(Store):
         )
 
 
+# An evaluation has the project of its run: of the run's job, or the run's own. Runs by commands have neither.
+_WITH_RUNS: Final = evaluations.outerjoin(runs, runs.c.run_id == evaluations.c.run_id).outerjoin(
+    jobs, jobs.c.run_id == evaluations.c.run_id
+)
+_OWNER: Final = func.coalesce(jobs.c.project_id, runs.c.project_id, evaluations.c.project_id, DEFAULT_PROJECT)
+
+
 def _newest_of(project_id: str, limit: int) -> Select[tuple[str]]:
-    """The query for ids of a project's evaluations. One without a run is that of `default`, as its run would be."""
+    """The query for ids of a project's evaluations."""
     return (
         select(evaluations.c.evaluation_id)
-        # Evaluations have no project; the run's job or the run has. Runs by commands have neither: `default`.
-        .select_from(
-            evaluations.outerjoin(runs, runs.c.run_id == evaluations.c.run_id).outerjoin(
-                jobs, jobs.c.run_id == evaluations.c.run_id
-            )
-        )
-        .where(func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT) == project_id)
+        .select_from(_WITH_RUNS)
+        .where(_OWNER == project_id)  # noqa: SIM300 - a column
         .order_by(evaluations.c.number.desc())
         .limit(limit)
     )

@@ -271,7 +271,7 @@ def _source(context: Context, caller: Caller, name: str) -> tuple[str, str]:
             )
         name = tuned.run_id
     if not is_id(name, "run"):
-        return name, base_model(context, name).name
+        return name, base_model(context, name, caller.project_id).name
     # The error is that of an unknown id, so that a caller cannot probe which runs other projects have.
     if context.runs.project_of(name) != caller.project_id:
         raise NotFoundError(f"no run {name!r}", expected="the id of a run of this project", do="see the list of runs")

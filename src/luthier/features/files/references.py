@@ -151,7 +151,7 @@ class FileReferences:
         from luthier.platform.home.model_names import find_base_model
 
         try:
-            found = find_base_model(self.context, str(name))
+            found = find_base_model(self.context, str(name), self.project_id)
         except NotFoundError as error:
             raise RequestError(f"{place}: {error.came}", expected=error.expected, do=error.do) from None
         self.shown[found] = str(name)

@@ -202,7 +202,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
     # Refused, not ignored: a client that expects its runs in Weights & Biases would wait for them in vain.
     if request.integrations:
         check_wandb(os.environ, num=len(request.integrations))
-    base_model = _base_model(context, request.model)
+    base_model = _base_model(context, request.model, caller.project_id)
     for param in ("training_file", "validation_file"):
         if (file_id := getattr(request, param)) is not None:
             _check_file(context, caller.project_id, file_id, param)
@@ -383,9 +383,9 @@ def _jobs(context: Context, project_id: str, after: str | None, at_once: int) ->
         after = found[-1].job_id
 
 
-def _base_model(context: Context, name: str) -> str:
+def _base_model(context: Context, name: str, project_id: str) -> str:
     try:
-        return find_base_model(context, name)
+        return find_base_model(context, name, project_id)
     except NotFoundError as error:
         if name.startswith("ft:"):
             raise UnsupportedError(

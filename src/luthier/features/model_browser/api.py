@@ -56,15 +56,15 @@ class BaseModelList(ListObject[BaseModelView]):
 
 
 @router.get("", summary="List base models", responses=documented())
-def list_all(context: HomeContext, _caller: Reader) -> BaseModelList:
+def list_all(context: HomeContext, caller: Reader) -> BaseModelList:
     """All that a recipe may name."""
-    return BaseModelList(data=[_view(context, base) for base in list_bases(context)])
+    return BaseModelList(data=[_view(context, base) for base in list_bases(context, caller.project_id)])
 
 
 @router.get("/{name:path}", summary="Show a base model", responses=documented(404))
-def show(context: HomeContext, _caller: Reader, name: Name) -> BaseModelView:
+def show(context: HomeContext, caller: Reader, name: Name) -> BaseModelView:
     """One of them."""
-    return _view(context, find_base(context, name))
+    return _view(context, find_base(context, name, caller.project_id))
 
 
 def _view(context: Context, base: BaseView) -> BaseModelView:

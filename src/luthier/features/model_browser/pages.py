@@ -68,7 +68,7 @@ def _list(request: Request, context: Context, caller: Caller, show: Tab, after: 
             "target_names": project_models.target_names(context, caller.project_id, routed),
         }
     elif show == "base":
-        values |= {"bases": project_models.list_bases(context)}
+        values |= {"bases": project_models.list_bases(context, caller.project_id)}
     else:
         lineage = project_lineage(context, caller)
         word = words(page_language(request, "model_browser/list.html"))
@@ -139,7 +139,7 @@ def _page(
         # Only after runs and tuned models: a deployment cannot have such a name.
         if NAME.fullmatch(name) and context.deployments.find(caller.project_id, name) is not None:
             return RedirectResponse(f"/deployments/{name}", status_code=303)
-        base = project_models.find_base(context, name)
+        base = project_models.find_base(context, name, caller.project_id)
         views = project_models.tuned_over(context, caller, base, limit=_MAX_OVER_BASE)
         values |= {
             "base": base,

@@ -26,7 +26,7 @@ from luthier.features.serving.targets import EXPORT
 from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.db.store import LRUCache
 from luthier.platform.home.context import Context
-from luthier.platform.home.model_names import base_models
+from luthier.platform.home.model_names import base_models, may_use_base
 
 if TYPE_CHECKING:
     from luthier.ml.export.bundle.facts import BundleFacts
@@ -127,21 +127,27 @@ class ModelDetails:
     evaluations: tuple[Evaluation, ...]
 
 
-def list_bases(context: Context) -> list[BaseView]:
-    """All base models that are known, those on this machine first."""
+def list_bases(context: Context, project_id: str | None = None) -> list[BaseView]:
+    """All base models that are known and that a project may use (None: all), those on this machine first."""
     names = _api_names(context)
-    found = [BaseView(names.get(model.name, model.name), model) for model in models.list_models(context)]
+    known = [model for model in models.list_models(context) if may_use_base(context, project_id, model.name)]
+    found = [BaseView(names.get(model.name, model.name), model) for model in known]
     # A stable sort: within each half the order of the catalogue stays.
     return sorted(found, key=lambda view: not view.is_here)
 
 
-def find_base(context: Context, name: str) -> BaseView:
+def find_base(context: Context, name: str, project_id: str | None = None) -> BaseView:
     """One base model by its name in the API.
+
+    Args:
+        context: The home.
+        name: In the API.
+        project_id: Only a model that this project may use; None for any.
 
     Raises:
         NotFoundError: There is no base model of this name.
     """
-    found = next((view for view in list_bases(context) if view.name == name), None)
+    found = next((view for view in list_bases(context, project_id) if view.name == name), None)
     if found is None:
         raise NotFoundError(
             f"the model {name[:200]!r} does not exist",
@@ -232,7 +238,7 @@ def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
     exports = [one for view in views for one in view.exports if _is_served(one)]
     names = context.run_labels.names(sorted({one.source for one in exports}))
     found += [(f"{EXPORT}{one.export_id}", _about_export(one, names[one.source])) for one in exports]
-    return found + [(view.name, "base model") for view in list_bases(context) if view.is_here]
+    return found + [(view.name, "base model") for view in list_bases(context, caller.project_id) if view.is_here]
 
 
 def target_names(context: Context, project_id: str, found: Iterable[str]) -> dict[str, str]:

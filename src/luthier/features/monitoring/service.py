@@ -177,13 +177,13 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
 
 
 def _run_behind(context: Context, project_id: str, target: str) -> str | None:
-    from luthier.features.release_gates.service import judged_behind
+    from luthier.features.release_gates.service import own_run_behind
 
     # An export has no run to read rows from; `--data` names them then.
     if not target or target.startswith(EXPORT):
         return None
     try:
-        return judged_behind(context, Caller(project_id=project_id), Share(target=target, fraction=1)).run_id
+        return own_run_behind(context, Caller(project_id=project_id), Share(target=target, fraction=1)).run_id
     except NotFoundError:
         return None
 

@@ -60,7 +60,10 @@ def list_playground_models(context: Context, caller: Caller) -> Sequence[Playgro
     The newest of each first; of runs the newest 50.
     """
     found = [one for one in _made_models(context, caller) if not one.has_task_head]
-    return [*found, *(PlaygroundModel(name=name, kind="base models") for name in local_base_models(context))]
+    return [
+        *found,
+        *(PlaygroundModel(name=name, kind="base models") for name in local_base_models(context, caller.project_id)),
+    ]
 
 
 def list_head_models(context: Context, caller: Caller) -> Sequence[PlaygroundModel]:

@@ -207,6 +207,18 @@ def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
     return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)
 
 
+def own_run_behind(context: Context, caller: Caller, share: Share) -> Judged:
+    """`judged_behind`, for what reads the recipe or the rows of a run: that of another project counts as unknown.
+
+    A project that permits its model to others gives away neither.
+    """
+    judged = judged_behind(context, caller, share)
+    owner = None if judged.run_id is None else context.runs.project_of(judged.run_id)
+    if owner in (None, caller.project_id):
+        return judged
+    return Judged(set_aside=(f"{share.target} was made by another project, which shares the model alone",))
+
+
 def newest_suites(context: Context, project_id: str, subject: str) -> list[SuiteResult]:
     """The newest result of each suite, newest first: of one model or run."""
     newest: dict[str, SuiteResult] = {}

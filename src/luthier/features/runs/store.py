@@ -32,6 +32,8 @@ from luthier.platform.db.tables import (
     run_labels,
     run_tags,
     runs,
+    tinker_checkpoints,
+    tinker_models,
 )
 
 RUNS: Final = RecordTable(
@@ -317,9 +319,15 @@ class RunStore(Store):
             return connection.execute(delete(events).where(events.c.run_id == run_id, events.c.step > step)).rowcount
 
     def delete(self, run_id: str) -> None:
-        """Forget a run with its plan, events, evaluations and links to artifacts. Files stay where they are."""
+        """Forget a run with its plan, events, evaluations, links to artifacts and what training clients saved in it.
+
+        Files stay where they are.
+        """
         with self._write() as connection:
             RUNS.remove(connection, run_id)
+            # Their files are in the folder of the run, which goes.
+            clients = select(tinker_models.c.model_id).where(tinker_models.c.run_id == run_id)
+            connection.execute(delete(tinker_checkpoints).where(tinker_checkpoints.c.model_id.in_(clients)))
             # They have no foreign key, since a run that waits has them before it has a row.
             for table in (run_labels, run_tags):
                 connection.execute(delete(table).where(table.c.run_id == run_id))

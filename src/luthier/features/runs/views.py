@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.evaluation_overview import EvaluationOverview
@@ -74,8 +73,7 @@ def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Ev
     # The same error as for another project's evaluation, so that ids cannot be probed.
     except NotFoundError:
         raise wrong from None
-    owner = DEFAULT_PROJECT if found.run_id is None else context.runs.project_of(found.run_id)
-    if owner != project_id:
+    if context.evaluations.project_of(evaluation_id) != project_id:
         raise wrong
     return without_paths(context, found)
 

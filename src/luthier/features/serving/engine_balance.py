@@ -38,6 +38,7 @@ _MARGIN: Final = 1.1
 _BURST_SECONDS: Final = 0.2
 _FIRST_PAUSE_SECONDS: Final = 5.0
 _MAX_PAUSE_SECONDS: Final = 300.0
+_MOST_DOUBLINGS: Final = 20
 _ROOM_SECONDS: Final = 30.0
 _OPENING_SECONDS: Final = 30.0
 """Then it is asked again: a request that is cancelled may have been all that an engine was to be loaded for."""
@@ -102,7 +103,9 @@ class _Side:
     def fail(self, now: float) -> None:
         """Count a failure, and pause for twice as long as after the one before."""
         self.num_failures += 1
-        self.retry_at = now + min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (self.num_failures - 1))
+        # The exponent is bounded: a factor of 2 ** 1024 is no float any more, and a server runs for weeks.
+        doublings = min(self.num_failures - 1, _MOST_DOUBLINGS)
+        self.retry_at = now + min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**doublings)
 
 
 @dataclass(slots=True)

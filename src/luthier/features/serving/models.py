@@ -143,7 +143,7 @@ def list_models(context: Context, caller: Caller) -> list[NamedModel]:
     if context.only is not None:
         return [_only_view(context, name, served) for name, served in context.only.items()]
     # Deployments first: their names win over models of the same name when a request is routed.
-    here = local_base_models(context)
+    here = local_base_models(context, caller.project_id)
     routes = [_view(context, caller, one, one.name, here) for one in context.deployments.list(caller.project_id)]
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
     bases = [_view(context, caller, model, name, here) for name, model in here.items()]
@@ -304,7 +304,7 @@ def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None =
 def _find(context: Context, caller: Caller, name: str) -> TunedModel | LocalModel | Deployment:
     if is_tuned_name(name):
         return context.tuned_models.get(caller.project_id, name)
-    return _deployment(context, caller, name) or base_model(context, name)
+    return _deployment(context, caller, name) or base_model(context, name, caller.project_id)
 
 
 def _deployment(context: Context, caller: Caller, name: str) -> Deployment | None:

@@ -25,7 +25,7 @@ from luthier.features.models.names import base_of_adapter, is_tuned_name
 from luthier.features.models.result_files import weights_folder
 from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
-from luthier.platform.home.model_names import base_models
+from luthier.platform.home.model_names import base_models, may_use_base
 
 
 def made_export(context: Context, caller: Caller, export_id: str) -> tuple[ServerExport, Path]:
@@ -134,7 +134,7 @@ def served_target(context: Context, caller: Caller, name: str) -> Served:
     if is_tuned_name(name):
         tuned = context.tuned_models.get(caller.project_id, name)
         return _served_outcome(context, name, tuned.run_id, tuned.adapter_path)
-    model = base_model(context, name)
+    model = base_model(context, name, None if caller.is_local else caller.project_id)
     return Served(path=model.path, sha256=model.sha256)
 
 
@@ -152,27 +152,37 @@ def base_of(context: Context, recipe_name: str) -> LocalModel:
     return base_model(context, name)
 
 
-def local_base_models(context: Context) -> dict[str, LocalModel]:
-    """The base models on this machine, by the name in the API."""
+def local_base_models(context: Context, project_id: str | None = None) -> dict[str, LocalModel]:
+    """The base models on this machine that a project may use (None: all), by the name in the API."""
     from luthier.ml.inference.models import sources
 
     local = {model.name: model for model in sources.local_models(context.home)}
-    return {name: local[own] for name, own in base_models(context).items() if own in local}
+    return {
+        name: local[own]
+        for name, own in base_models(context).items()
+        if own in local and may_use_base(context, project_id, own)
+    }
 
 
-def base_model(context: Context, name: str) -> LocalModel:
+def base_model(context: Context, name: str, project_id: str | None = None) -> LocalModel:
     """A base model on this machine by its name in the API; names in requests never become paths.
+
+    Args:
+        context: The home.
+        name: In the API.
+        project_id: Only a model that this project may use; None for any.
 
     Raises:
         NotFoundError: The machine has no base model of this name.
     """
-    here = local_base_models(context)
+    here = local_base_models(context, project_id)
     # A hub model without a revision is stored under its default branch.
     wanted = (name, f"{name}@main") if name.startswith("hub:") else (name,)
     found = next((here[one] for one in wanted if one in here), None)
     if found is not None:
         return found
-    is_known = name in base_models(context)
+    own = base_models(context).get(name)
+    is_known = own is not None and may_use_base(context, project_id, own)
     raise NotFoundError(
         f"the base model {name!r} is not on this machine" if is_known else f"the model {name!r} does not exist",
         expected="a base model that is on this machine, or a model that a job of this project has made",

@@ -88,9 +88,9 @@ def healthz(_: TrainerOrAsker) -> dict[str, str]:
 
 
 @router.get("/get_server_capabilities", response_model=dict[str, Any], responses=documented())
-def capabilities(_: TrainerOrAsker, context: HomeContext) -> dict[str, Any]:
+def capabilities(caller: TrainerOrAsker, context: HomeContext) -> dict[str, Any]:
     """The base models on this machine."""
-    models = local_base_models(context).items()
+    models = local_base_models(context, caller.project_id).items()
     return {"supported_models": [_supported(name, model) for name, model in models]}
 
 

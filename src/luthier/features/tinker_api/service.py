@@ -31,24 +31,24 @@ _HUB: Final = "hub:"
 _ADAM: Final = "adamw"
 
 
-def find_base(context: Context, name: str) -> tuple[str, LocalModel]:
+def find_base(context: Context, name: str, project_id: str | None = None) -> tuple[str, LocalModel]:
     """A base model on this machine, and its name in the API.
 
     Args:
         context: The home.
-        name: Its name in the API, or its repository on the hub, `ORGANISATION/NAME`. Where no model came from that
-            repository, the model that is called NAME here, in whichever case: loops that were written for the hosted
-            service name all models in this form.
+        name: Its name in the API, or its repository on the hub, `ORGANISATION/NAME`. Where no model came from there,
+            the one that is called NAME here, in any case: loops for the hosted service name all models in this form.
+        project_id: Only a model that this project may use; None for any.
 
     Raises:
         NotFoundError: it is not on this machine.
     """
-    here = local_base_models(context)
+    here = local_base_models(context, project_id)
     last = name.rpartition("/")[2].lower()
     for own in (name, f"{_HUB}{name}", f"{_HUB}{name}@main", *(one for one in here if one.lower() == last)):
         if own in here:
             return own, here[own]
-    return name, base_model(context, name)
+    return name, base_model(context, name, project_id)
 
 
 def hub_name(name: str) -> str | None:
@@ -122,7 +122,7 @@ def create_model(
         NotFoundError: The base model is not on this machine.
         BusyError: There are as many clients as the server holds.
     """
-    name, base = find_base(context, base_name)
+    name, base = find_base(context, base_name, caller.project_id)
     seed = options.get("seed")
     # A drawn seed is stored with the client, so that a run can be repeated; 31 bits, as recipes have it.
     adapter = AdapterOptions(**{**options, "seed": secrets.randbelow(2**31) if seed is None else seed % 2**31})
@@ -159,7 +159,7 @@ def create_from_state(
     saved, model = saved_state(context, caller, path)
     name, base = find_base(context, model.base_model)
     # By digest and not by name: one model may have several names.
-    if base_name is not None and find_base(context, base_name)[1].sha256 != base.sha256:
+    if base_name is not None and find_base(context, base_name, caller.project_id)[1].sha256 != base.sha256:
         raise RequestError(
             f"the base model {base_name[:100]!r} for a state of {model.base_model}",
             expected=f"{model.base_model}, whose adapter was saved",
@@ -440,7 +440,7 @@ def create_sampler(
         source = {"folder": folder_of(context, saved, model), "plan": model.plan.model_dump(mode="json")}
         made = LiveSampler(sampler_id, session.session_id, source, model.base_model, path)
     elif base_name is not None:
-        own, base = find_base(context, base_name)
+        own, base = find_base(context, base_name, caller.project_id)
         made = LiveSampler(sampler_id, session.session_id, {"base": base.model_dump(mode="json")}, own)
     else:
         raise RequestError(

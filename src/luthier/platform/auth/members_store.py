@@ -14,7 +14,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.auth.store import KEYS
 from luthier.platform.db.store import Missing, RecordTable, Store
-from luthier.platform.db.tables import member_identities, members, projects, sign_in_links, web_sessions
+from luthier.platform.db.tables import member_identities, members, projects, sign_in_links, watches, web_sessions
 
 Role = Literal["viewer", "trainer", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -185,13 +185,16 @@ class MemberStore(Store):
             return MEMBERS.get(connection, member_id, project_id=project_id)
 
     def remove(self, project_id: str, member_id: str) -> None:
-        """Remove a member with its sessions.
+        """Remove a member with its sessions and its mail address.
 
         Raises:
             NotFoundError: The project has no such member.
         """
         with self._write() as connection:
             MEMBERS.remove(connection, member_id, project_id=project_id)
+            # What is stored by the id of the member, such as the address for messages of the inbox.
+            its = (watches.c.project_id == project_id) & (watches.c.name == member_id)
+            connection.execute(delete(watches).where(its))
 
     def add_session(
         self,

@@ -33,8 +33,8 @@ _RULES: Final = (
     (re.compile(r"whsec_[A-Za-z0-9+/=_\-]+"), rf"whsec_{_MASK}"),
     (re.compile(_HEADER), rf"\1{_MASK}"),
     (re.compile(r"(?i)\b(bearer[ ]+)[A-Za-z0-9._~+/=\-]{8,}"), rf"\1{_MASK}"),
-    # Addresses of downloads, whose token is the permission.
-    (re.compile(r"(/tinker/weights/)[A-Za-z0-9_\-]{16,}"), rf"\1{_MASK}"),
+    # Addresses whose token is the permission: of downloads, invitations, raters, and a sign-in by link.
+    (re.compile(r"(/(?:tinker/weights|invite|rate|welcome)/)[A-Za-z0-9_\-]{16,}"), rf"\1{_MASK}"),
     # URLs with a password: all up to the last @ before a blank, for who writes a password down forgets to quote it.
     (re.compile(r"([A-Za-z][A-Za-z0-9+.\-]{0,30}://[^\s/@:'\"]{0,200}:)[^\s'\"]{1,500}@"), rf"\1{_MASK}@"),
     (re.compile(_NAMED), rf"\1{_MASK}"),
@@ -42,7 +42,8 @@ _RULES: Final = (
 # Every text that a rule can match holds one of these. Most lines hold none, and each rule is expensive.
 _SIGNS: Final = (
     "sk-", "whsec_", "authorization", "bearer", "://", "passw", "secret",
-    "/tinker/weights/", "apikey", "api_key", "api-key", "accesskey", "access_key", "access-key",
+    "/tinker/weights/", "/invite/", "/rate/", "/welcome/",
+    "apikey", "api_key", "api-key", "accesskey", "access_key", "access-key",
 )  # fmt: skip
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _FORMATTER: Final = logging.Formatter()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ids import is_id
 from luthier.platform.home.context import Context
+
+_LAYERS: Final = "layers:"
+"""What names of students begin with that are made of the layers of a teacher: `layers:6@TEACHER`."""
 
 
 def base_models(context: Context) -> dict[str, str]:
@@ -29,13 +34,27 @@ def base_models(context: Context) -> dict[str, str]:
     return found
 
 
-def find_base_model(context: Context, name: str) -> str:
+def may_use_base(context: Context, project_id: str | None, recipe_name: str) -> bool:
+    """Whether a project may use a base model, by its name in a recipe: all but students of another project's run.
+
+    The layers of a run's model have learned what the run has. None, a person at this machine, may use all.
+    """
+    run_id = recipe_name.rpartition("@")[2] if recipe_name.startswith(_LAYERS) else ""
+    return project_id is None or not is_id(run_id, "run") or context.runs.project_of(run_id) == project_id
+
+
+def find_base_model(context: Context, name: str, project_id: str | None = None) -> str:
     """The name in a recipe of the base model that the API knows by this name.
+
+    Args:
+        context: The home.
+        name: In the API.
+        project_id: Only a model that this project may use; None for any.
 
     Raises:
         NotFoundError: No base model has this name.
     """
-    known = base_models(context)
+    known = {one: own for one, own in base_models(context).items() if may_use_base(context, project_id, own)}
     if name not in known:
         raise NotFoundError(
             f"the base model {name!r} is not known here",
@@ -45,12 +64,13 @@ def find_base_model(context: Context, name: str) -> str:
     return known[name]
 
 
-def local_base_models(context: Context) -> list[str]:
-    """The base models on this machine, by the names that the API knows them by."""
+def local_base_models(context: Context, project_id: str | None = None) -> list[str]:
+    """The base models on this machine that a project may use (None: all), by the names that the API knows them by."""
     from luthier.ml.inference.models import sources
 
     there = {model.name for model in sources.local_models(context.home)}
-    return sorted(name for name, recipe_name in base_models(context).items() if recipe_name in there)
+    found = base_models(context).items()
+    return sorted(name for name, own in found if own in there and may_use_base(context, project_id, own))
 
 
 def model_digest(context: Context, name: str) -> str:

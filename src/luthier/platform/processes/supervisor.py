@@ -158,6 +158,7 @@ def _read(said: bytes) -> tuple[int | None, str]:
 _TICK_SECONDS: Final = 0.05
 FIRST_REST_SECONDS: Final = 0.5
 LONGEST_REST_SECONDS: Final = 30.0
+_MOST_DOUBLINGS: Final = 20
 _STACKS_SECONDS: Final = 0.5
 _STEADY_SECONDS: Final = 60.0
 """A program that ran that long before it ended resets its back-off: its next pause is the first again."""
@@ -263,7 +264,8 @@ class Supervisor:
             how = f"ended by itself ({how})" if one.end_at is None else f"has ended ({how})"
             # Exponential backoff, forgotten after a minute of steady running.
             one.num_restarts = 1 if now - one.started >= _STEADY_SECONDS else one.num_restarts + 1
-            rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2.0 ** (one.num_restarts - 1))
+            # The exponent is bounded: 2.0 ** 1024 is no float any more, and ends after a night would reach it.
+            rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2.0 ** min(one.num_restarts - 1, _MOST_DOUBLINGS))
             one.process, one.start_at = None, now + rest
             self._tell(f"{one.program.name} {how}: started again in {rest:g} s")
         elif now >= one.start_at:

@@ -56,6 +56,19 @@ def test_refusals_say_why(store: EvaluationStore) -> None:
         store.get("eval-20261125-093000-aaaaab")
 
 
+def test_an_evaluation_without_a_run_is_of_the_project_whose_workflow_made_it(
+    store: EvaluationStore, runs: RunStore, record: Callable[..., RunRecord], plan: Plan
+) -> None:
+    runs.create(record(), plan)
+    store.save(evaluation("eval-1"))
+    store.save(evaluation("eval-2"), project_id="proj-a")
+    store.save(evaluation("eval-3", RUN), project_id="proj-a")
+    owners = [store.project_of(f"eval-{number}") for number in range(1, 5)]
+    assert owners == ["default", "proj-a", "default", None]
+    assert [one.evaluation_id for one in store.overviews("default", limit=9)] == ["eval-3", "eval-1"]
+    assert store.newest_of("proj-a", limit=9) == ["eval-2"]
+
+
 def test_overviews_are_of_one_project_and_go_with_their_run(
     store: EvaluationStore, runs: RunStore, record: Callable[..., RunRecord], plan: Plan
 ) -> None:

@@ -23,7 +23,7 @@ from luthier.features.inbox import service as inbox
 from luthier.features.inbox.records import InboxEntry
 from luthier.features.monitoring.alerts_store import Settled
 from luthier.features.traffic import service as traffic
-from luthier.platform.auth.members import add_member, caller_for
+from luthier.platform.auth.members import add_member, caller_for, remove_member
 from luthier.platform.auth.service import create_project
 from luthier.platform.db.monitor_state import WatchDocument
 from luthier.platform.home.context import Context
@@ -179,6 +179,15 @@ def test_who_takes_something_up_gets_no_message_about_it(context: Context) -> No
         inbox.set_mail_address(context, ben, "no address")
     with pytest.raises(RequestError, match="is no member"):
         inbox.set_mail_address(context, ADMIN, "ada@example.org")
+
+
+def test_the_mail_address_goes_with_its_member(context: Context) -> None:
+    ben, eve = member(context, "Ben", "trainer"), member(context, "Eve", "trainer")
+    inbox.set_mail_address(context, ben, "ben@example.org")
+    inbox.set_mail_address(context, eve, "eve@example.org")
+    remove_member(context, ADMIN, ben.member_id)
+    assert inbox.mail_address(context, ben) == ""
+    assert inbox.mail_address(context, eve) == "eve@example.org"
 
 
 def test_overdue_entries_come_first(context: Context) -> None:

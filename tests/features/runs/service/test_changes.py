@@ -120,6 +120,28 @@ def test_a_deleted_run_is_gone_though_its_job_is_kept(context: Context) -> None:
     assert context.run_entries.page("default", limit=5, hides_archived=False).entries == []
 
 
+def test_what_a_training_client_has_saved_goes_with_its_run(context: Context) -> None:
+    from luthier.features.tinker_api.records import AdapterOptions, TinkerCheckpoint, TinkerModel
+
+    for letter in "ab":
+        run_id, client = add_run(context, letter), f"session-{letter}:train:0"
+        context.tinker.add_model(
+            TinkerModel(
+                model_id=client, project_id="default", session_id=f"session-{letter}", run_id=run_id, base_model="tiny",
+                options=AdapterOptions(rank=4), plan=context.runs.plan(run_id),
+            )
+        )  # fmt: skip
+        context.tinker.add_checkpoint(
+            TinkerCheckpoint(
+                checkpoint_id=f"tck-{letter}", model_id=client, project_id="default", kind="training", name="one",
+                step=1, num_bytes=1, served_name=f"ft:tiny:default:one:{letter}",
+            )
+        )  # fmt: skip
+    delete_run(context, Caller(), context.tinker.model("default", "session-a:train:0").run_id)
+    left, _ = context.tinker.checkpoints("default")
+    assert [one.checkpoint_id for one in left] == ["tck-b"]
+
+
 def test_a_run_in_use_is_not_deleted(context: Context) -> None:
     run_id = add_run(context, "a")
     model = TunedModel(model_id="ft:tiny:default::a", project_id="default", job_id="j", run_id=run_id,

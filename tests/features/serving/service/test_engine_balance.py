@@ -248,6 +248,16 @@ def test_an_engine_that_fails_is_tried_again_after_a_pause_that_doubles(desk: De
     assert desk.pick().loads == COPY
 
 
+def test_an_engine_that_has_failed_for_days_is_still_tried_every_five_minutes(desk: Desk) -> None:
+    desk.begin()
+    for _ in range(1200):
+        desk.balance.note_unavailable(COPY, "failed")
+    desk.clock.now += 299.0
+    assert desk.pick().reason == "failed"
+    desk.clock.now += 2.0
+    assert desk.pick().reason != "failed"
+
+
 def test_two_engines_that_have_failed_are_both_tried(desk: Desk) -> None:
     desk.loaded = ()
     desk.pick()

@@ -347,3 +347,26 @@ def test_a_base_model_has_no_run_to_go_on_from(context: Context, tiny_model: Pat
     deployments.deploy(context, ME, "support", tiny_model.name)
     with pytest.raises(ConflictError, match="no run belongs to"):
         retrains.begin(context, ME, RetrainRequest(model="support"))
+
+
+def test_a_model_that_another_project_permits_is_used_and_its_rows_stay_there(context: Context) -> None:
+    from luthier.core.records.deployment import Revision, Share
+    from luthier.features.models.store import TunedModel
+    from luthier.features.monitoring.service import _run_behind
+    from luthier.features.serving.checkpoint_permissions import permit
+    from luthier.testing.records import add_run
+
+    run_id, name = add_run(context, "a"), "ft:tiny:default:shared:1"
+    context.access.add_project("proj-friend", "friend")
+    context.tuned_models.add(
+        TunedModel(
+            model_id=name, project_id="default", job_id="", run_id=run_id, base_model="tiny", adapter_path="/adapter"
+        )
+    )
+    permit(context, ME, name, ["proj-friend"])
+    revision = Revision(number=1, kind="deploy", shares=(Share(target=name, fraction=1),))
+    assert deployments.deployed_run(context, ME, revision) == run_id
+    assert _run_behind(context, "default", name) == run_id
+    with pytest.raises(ConflictError, match="made by another project"):
+        deployments.deployed_run(context, Caller(project_id="proj-friend"), revision)
+    assert _run_behind(context, "proj-friend", name) is None

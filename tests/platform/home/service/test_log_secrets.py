@@ -27,6 +27,10 @@ FORMS = st.sampled_from(
         "(b'authorization', b'Bearer {}')",
         "(b'x-api-key', b'{}')",
         "GET /tinker/weights/{}/adapter_config.json 200",
+        "GET /rate/{} 200",
+        "POST /rate/{}/undo 303",
+        "GET /invite/{} 200",
+        "GET /welcome/{} 303",
         "bearer {}",
         "postgresql://user:{}@host:5432/name",
         "postgresql+pg8000://:{}@host/name",
@@ -76,6 +80,7 @@ def test_masking_twice_changes_nothing_more(text: str) -> None:
     "text",
     [
         "GET /v1/files?limit=10 200",
+        "GET /rate/limits 404",
         "http://localhost:8520/v1/models",
         "basic training of 5 epochs, tokens: 12",
         "job-20261125-093000-1f2e3d at step 4: loss=0.5",

@@ -53,6 +53,16 @@ def test_what_ends_by_itself_is_started_again_after_longer_and_longer_rests(
     assert told[:2] == [f"p ended by itself (exit code 3): started again in {rest} s" for rest in ("0.01", "0.02")]
 
 
+def test_what_has_ended_thousands_of_times_is_started_again_after_the_longest_rest() -> None:
+    told = list[str]()
+    looked_after = Supervisor([program("p", "import sys; sys.exit(3)")], tell=told.append)
+    looked_after._all[0].num_restarts = 5000  # half a minute each: two days
+    looked_after.start()
+    looked_after.watch(until(lambda: bool(told)))
+    looked_after.stop()
+    assert told == ["p ended by itself (exit code 3): started again in 30 s"]
+
+
 def test_it_is_told_which_signal_has_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
     told = list[str]()
     looked_after = Supervisor([program("p", "import os; os.kill(os.getpid(), 9)")], tell=told.append)

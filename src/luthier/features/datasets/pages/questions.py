@@ -88,7 +88,7 @@ def form_values(
         WorkError: the machine could not index it.
     """
     given = dict.fromkeys(("teacher", "pairs", "passages", "budget"), "") | (given or {})
-    known = questions.teachers(context)
+    known = questions.teachers(context, caller.project_id)
     chosen = next((one for one in known if one.value == given["teacher"]), known[0] if known else None)
     pairs, passages = _read(given)
     return {

@@ -127,6 +127,7 @@ def judge_at_end(
     held_out: Path,
     run_id: str | None,
     evaluation_id: str,
+    project_id: str,
 ) -> Evaluation:
     """Judge the recommended model, prompted in each way and, if there is a run, as that has made it.
 
@@ -140,6 +141,7 @@ def judge_at_end(
         held_out: the file of held-out rows.
         run_id: the run that has tuned the model; None where prompting is enough.
         evaluation_id: the id of the evaluation.
+        project_id: whose evaluation it is, also without a run.
 
     Raises:
         NotFoundError, ModelSourceError: a model or its files are missing.
@@ -189,7 +191,7 @@ def judge_at_end(
         baselines_left_out=(*baselines.left_out, *models.left_out),
         seconds=time.perf_counter() - began,
     )
-    context.evaluations.save(found)
+    context.evaluations.save(found, project_id=project_id)
     return found
 
 

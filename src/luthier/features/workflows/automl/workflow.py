@@ -263,7 +263,7 @@ def _judge(run: WorkflowRun) -> Judged:
     except NotFoundError:
         held_out = Path(run.outcome("split", SplitRows).folder) / "held_out.jsonl"
         run_id = run.outcome("tune", Tuned).run_id
-        found = judge_at_end(run.context, run.spec, _result(run), held_out, run_id, evaluation_id)
+        found = judge_at_end(run.context, run.spec, _result(run), held_out, run_id, evaluation_id, run.project_id)
     return Judged(headline=found.verdict.headline if found.verdict else "")
 
 

@@ -78,7 +78,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0021"
+SCHEMA_VERSION = "0022"
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -63,6 +63,7 @@ evaluations = Table(
     Column("evaluation_id", String(64), nullable=False),
     run_id(is_optional=True),
     Column("document", Text, nullable=False),
+    Column("project_id", String(64)),  # of one without a run; None: that of its run, else `default`
     UniqueConstraint("evaluation_id"),
     Index(None, "run_id"),
     sqlite_autoincrement=True,
