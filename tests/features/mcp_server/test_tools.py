@@ -139,6 +139,18 @@ def test_rows_become_a_dataset_and_its_next_version(home: Context, as_caller: Ca
     assert {entry.actor for entry in entries} == {"key-of-the-test agent"}
 
 
+def test_chosen_columns_stay_with_the_next_version_only_where_its_rows_have_them(
+    home: Context, as_caller: Calls
+) -> None:
+    rows = [{"Frage": "Wer?", "Antwort": "Ich."}]
+    made = as_caller("create_dataset", {"name": "faq", "rows": rows}).document["dataset_id"]
+    chosen = {"prompt": "Frage", "completion": "Antwort"}
+    home.datasets.choose_columns(made, 1, chosen)
+    as_caller("create_dataset", {"dataset_id": made, "rows": [*rows, {"Frage": "Was?", "Antwort": "Das."}]})
+    as_caller("create_dataset", {"dataset_id": made, "rows": [{"prompt": "Who?", "completion": "Me."}]})
+    assert [one.columns for one in home.datasets.versions(made)] == [{}, chosen, chosen]
+
+
 def test_only_a_person_at_this_machine_names_its_files(home: Context, as_caller: Calls, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")

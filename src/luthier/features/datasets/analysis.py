@@ -142,6 +142,7 @@ def audit_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
         model=document["model"],
         only=None if document["only"] is None else tuple(document["only"]),
         mapping=document["mapping"],
+        against_mapping=document.get("against_mapping"),
         group_by=document["group_by"],
         method=document["method"],
         shown=audits.ShownNames(**document["shown"]),
@@ -185,7 +186,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         context: the home.
-        asked: `file`, `output`, `actions`, `against`, `model`, `mask` and `columns`.
+        asked: `file`, `output`, `actions`, `against`, `model`, `mask`, `columns` and `against_columns`.
 
     Returns:
         `summary`, and `examples`: the line, the repairs with their reasons, whether the row is removed, and its cells
@@ -203,6 +204,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
         against=None if asked["against"] is None else Path(asked["against"]),
         model=asked["model"],
         mapping=asked.get("columns"),
+        against_mapping=asked.get("against_columns"),
         force=True,
         mask=tuple(asked["mask"]),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class AuditOptions:
         model: The base model whose tokens count; it is pulled where it is missing.
         only: Ids of checks; None for all.
         mapping: Column map, as for training.
+        against_mapping: That of the held-out file; None takes `mapping`.
         group_by: The field that names a row's source document.
         method: How the file will be trained.
         toxicity_model: The folder of a text-classification model in place of the word list.
@@ -81,6 +83,7 @@ class AuditOptions:
     model: str | None = None
     only: tuple[str, ...] | None = None
     mapping: Mapping[str, str] | None = None
+    against_mapping: Mapping[str, str] | None = None
     group_by: str | None = None
     method: str = "lora"
     toxicity_model: Path | None = None
@@ -139,29 +142,19 @@ def _tables(
     """The rows of the file, and those of the held-out file, where there is one."""
     from luthier.ml.data.audit.table import build_table
 
-    shown, spill = options.shown, working_memory(context)
-    table = build_table(
-        file,
-        shown_name=shown.file,
-        mapping=options.mapping,
+    shown = options.shown
+    read = partial(
+        build_table,
         group_by=options.group_by,
-        count_tokens=count_tokens,
         progress=context.progress,
-        spill=spill,
+        spill=working_memory(context),
         workers=workers,
     )
+    table = read(file, shown_name=shown.file, mapping=options.mapping, count_tokens=count_tokens)
     if options.against is None:
         return table, None
-    held_out = build_table(
-        options.against,
-        shown_name=shown.against,
-        mapping=options.mapping,
-        group_by=options.group_by,
-        progress=context.progress,
-        spill=spill,
-        workers=workers,
-    )
-    return table, held_out
+    mapping = options.mapping if options.against_mapping is None else options.against_mapping
+    return table, read(options.against, shown_name=shown.against, mapping=mapping)
 
 
 @contextmanager
@@ -317,6 +310,7 @@ class RepairOptions:
         against: The held-out file, for contamination.
         model: The base model whose tokens count.
         mapping: Column map, as for training.
+        against_mapping: As of `AuditOptions`.
         force: Replace an earlier repair.
         mask: Kinds of personal data of which every value is masked.
         leave: Kinds that are not masked.
@@ -328,6 +322,7 @@ class RepairOptions:
     against: Path | None = None
     model: str | None = None
     mapping: Mapping[str, str] | None = None
+    against_mapping: Mapping[str, str] | None = None
     force: bool = False
     mask: tuple[str, ...] = ()
     leave: tuple[str, ...] = ()
@@ -390,7 +385,7 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
         model = sources.pull(options.model, context.home, context.progress)
         counter = token_counter(Path(model.path))
     with row_workers(context, options.on) as workers:
-        settings = AuditOptions(against=options.against, mapping=options.mapping)
+        settings = AuditOptions(options.against, mapping=options.mapping, against_mapping=options.against_mapping)
         table, held_out = _tables(context, file, settings, counter, workers)
         audit = AuditRequest(
             table=table,

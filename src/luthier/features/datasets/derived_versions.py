@@ -17,7 +17,7 @@ from luthier.core.system.files import blocks_of, scratch_folder
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.service import add_version, get_version, keep_rows
 from luthier.features.datasets.store import Dataset, DatasetVersion
-from luthier.features.datasets.version_analyses import columns_key
+from luthier.features.datasets.version_analyses import columns_key, compared_columns, compared_key
 from luthier.features.files.references import answer_about
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -149,6 +149,7 @@ def begin_repair(context: Context, caller: Caller, version: DatasetVersion, choi
                 "actions": list(choice.actions),
                 "mask": list(choice.mask),
                 "columns": version.columns,
+                "against_columns": None if other is None else compared_columns(context, caller, version, other),
             },
             against=None if other is None else other.file_id,
             model=choice.model or None,
@@ -240,7 +241,9 @@ def _repair_subject(
         # Sorted: repairs are made in their own fixed order, so the order of ticks must not make another cache key.
         "actions": sorted(choice.actions),
         "mask": sorted(choice.mask),
-        "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
+        "against": compared_key(
+            context, caller, version, other, "" if other is None else files.suffix_of(other.filename)
+        ),
         # Name and digest: a model that was pulled again under its name may count other tokens.
         "model": [choice.model, model_digest(context, choice.model)] if choice.model else None,
     } | columns_key(version)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.features.datasets.imports import fitting_columns
 from luthier.features.datasets.service import get_version
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.files.references import AuditRequest, answer_about, audit_of
@@ -67,6 +68,7 @@ def begin_audit(context: Context, caller: Caller, version: DatasetVersion, setti
         against=None if other is None else other.file_id,
         model=settings.model or None,
         mapping=version.columns or None,
+        against_mapping=None if other is None else compared_columns(context, caller, version, other),
         most_lines=MAX_LINES,
     )
 
@@ -113,6 +115,37 @@ def columns_key(version: DatasetVersion) -> dict[str, Any]:
     return {"columns": version.columns} if version.columns else {}
 
 
+def compared_columns(
+    context: Context, caller: Caller, version: DatasetVersion, other: DatasetVersion
+) -> dict[str, str]:
+    """The columns of a version that another one is compared with: its own, else those of the other where it has them.
+
+    Raises:
+        NotFoundError: The project no longer has the file.
+    """
+    file = files.get_file(context, caller.project_id, other.file_id)
+    return other.columns or fitting_columns(context, caller, version, file)
+
+
+def compared_key(
+    context: Context, caller: Caller, version: DatasetVersion, other: DatasetVersion | None, name: str
+) -> list[Any] | None:
+    """What a comparison with another version adds to the key of a result.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version.
+        other: What it is compared with; None for nothing.
+        name: What of the name of its file counts.
+    """
+    if other is None:
+        return None
+    columns = compared_columns(context, caller, version, other)
+    # As before where the file shows them by itself, or both have the same: earlier results stay valid.
+    return [other.sha256, name, *([] if columns == version.columns else [columns])]
+
+
 def _audit_subject(
     context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings
 ) -> tuple[Subject, DatasetVersion | None]:
@@ -120,7 +153,7 @@ def _audit_subject(
     given = {
         # Findings name rows by the uploaded file, so the same content under another name is another audit.
         "filename": version.filename,
-        "against": None if other is None else [other.sha256, other.filename],
+        "against": compared_key(context, caller, version, other, "" if other is None else other.filename),
         "model": [settings.model, model_digest(context, settings.model)] if settings.model else None,
     } | columns_key(version)
     return Subject(version.sha256, "audit", given), other

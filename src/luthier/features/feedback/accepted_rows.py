@@ -131,7 +131,7 @@ def add_accepted(context: Context, caller: Caller, dataset_id: str, model: str |
         known = _added_before(context.datasets.versions(dataset.dataset_id))
         items = [one for one in accepted(context, caller.project_id, model) if one.review_id not in known]
         rows = open_rows(context, caller, newest)
-        shape = detected_shape(rows)
+        shape = detected_shape(rows, newest.columns)
         found = _candidates(dataset, items, shape, _first_fields(rows))
         _without_leaks(context, caller, found)
         replaced = _without_known(rows, shape, found)
@@ -168,11 +168,16 @@ def learning(messages: Sequence[Mapping[str, Any]], answer: str) -> dict[str, An
 
 
 def _side(context: Context, caller: Caller, version: DatasetVersion) -> str:
-    """Which side of a split a version is; empty for none."""
-    if version.parent is None and version.origin != "split":
-        return ""
-    origin = split_of(context, caller, version)
-    return "" if origin is None else origin.side
+    """Which side of a split or of a retraining a version is; empty for none."""
+    if version.parent is None:
+        return str(version.details.get("side", ""))
+    if (origin := split_of(context, caller, version)) is not None:
+        return origin.side
+    # The rows that a retraining holds out, and whatever was made of them.
+    one: DatasetVersion | None = version
+    while one is not None and "side" not in one.details:
+        one = None if one.parent is None else dataset_versions.get_version(context, caller, one.dataset_id, one.parent)
+    return "" if one is None else str(one.details["side"])
 
 
 def _added_before(versions: Sequence[DatasetVersion]) -> set[str]:
@@ -287,17 +292,19 @@ def _without_leaks_to(
     ids = list(found.rows)
     place.write_bytes(b"".join(_lines(_as_chat(found.examples[one]) for one in ids)))
     try:
-        barred = _prompts_of(open_rows(context, caller, version))
+        barred = _prompts_of(open_rows(context, caller, version), version.columns)
         against = dataset_versions.path_of(context, caller, version)
-        audited = audit(context, place, AuditOptions(against=against, only=("contamination",))).audit
+        options = AuditOptions(against=against, against_mapping=version.columns, only=("contamination",))
+        audited = audit(context, place, options).audit
     except DataError as error:
         found.cautions.append(f"{dataset.name} could not be compared: {error.came}")
         return
     leaking = {line for one in audited.findings if one.severity == "error" for line in one.lines}
-    if barred is None:
-        found.cautions.append(f"{dataset.name} has over {MAX_COMPARED_ROWS:,} rows: equal prompts were not searched")
+    if isinstance(barred, str):
+        found.cautions.append(f"{dataset.name} {barred}: equal prompts were not searched")
     for line, review_id in enumerate(ids, 1):
-        if line in leaking or (barred is not None and _prompt(found.examples[review_id]) in barred):
+        is_barred = not isinstance(barred, str) and _prompt(found.examples[review_id]) in barred
+        if line in leaking or is_barred:
             found.drop(review_id, f"is a held-out row of {dataset.name}, or nearly so")
 
 
@@ -324,12 +331,14 @@ def _without_known(rows: RowIndex, shape: Decision | None, found: _Candidates) -
     return {line for line, review_id in replaced.items() if review_id in found.rows}
 
 
-def _prompts_of(rows: RowIndex) -> set[str | None] | None:
-    """The digests of all prompts of a file; None for one with too many rows."""
+def _prompts_of(rows: RowIndex, columns: Mapping[str, str]) -> set[str | None] | str:
+    """The digests of all prompts of a file, or why they are not known, to be said after its name."""
     if rows.num_rows > MAX_COMPARED_ROWS:
-        return None
-    shape = detected_shape(rows)
-    return set() if shape is None else {_prompt(example) for _, example in _examples_of(rows, shape)} - {None}
+        return f"has over {MAX_COMPARED_ROWS:,} rows"
+    shape = detected_shape(rows, columns)
+    if shape is None:
+        return "has no columns that are known as prompts"
+    return {_prompt(example) for _, example in _examples_of(rows, shape)} - {None}
 
 
 def _examples_of(rows: RowIndex, shape: Decision) -> Iterator[tuple[int, Example]]:

@@ -60,6 +60,7 @@ class AuditRequest:
         model: The base model whose tokens count.
         only: Ids of checks; None for all.
         mapping: Column map, as for training.
+        against_mapping: That of the held-out file; None takes `mapping`.
         group_by: The field that names a row's source document.
         method: How the file will be trained.
         most_lines: For how many rows of each finding the lines are listed.
@@ -70,6 +71,7 @@ class AuditRequest:
     model: str | None = None
     only: tuple[str, ...] | None = None
     mapping: Mapping[str, str] | None = None
+    against_mapping: Mapping[str, str] | None = None
     group_by: str | None = None
     method: str = "lora"
     most_lines: int = 0
@@ -238,8 +240,16 @@ def with_chosen_columns(context: Context, project_id: str, recipe: Mapping[str, 
     train = data.get("train")
     if isinstance(train, list):
         return dict(recipe) | {"data": data | _with_columns(context, project_id, data)}
-    chosen = context.datasets.columns_of_file(project_id, train) if isinstance(train, str) else {}
-    return dict(recipe) | {"data": data | {"columns": chosen}} if chosen else recipe
+    if not isinstance(train, str):
+        return recipe
+    chosen = context.datasets.columns_of_file(project_id, train)
+    found: dict[str, Any] = {"columns": chosen} if chosen else {}
+    for key in RECIPE_FILES:
+        value = data.get(key)
+        own = context.datasets.columns_of_file(project_id, value) if isinstance(value, str) else {}
+        if own and own != chosen:
+            found[key] = [{"path": value, "columns": own}]  # a list of one, since `data.columns` are those of `train`
+    return dict(recipe) | {"data": data | found} if found else recipe
 
 
 def _named(context: Context, project_id: str, sources: list[Any]) -> list[Any]:
@@ -333,6 +343,7 @@ def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[s
         "model": None if request.model is None else names.model("model", request.model),
         "only": request.only,
         "mapping": None if request.mapping is None else dict(request.mapping),
+        "against_mapping": None if request.against_mapping is None else dict(request.against_mapping),
         "group_by": request.group_by,
         "method": request.method,
         "most_lines": request.most_lines,

@@ -208,19 +208,35 @@ def is_the_row(fields: Mapping[str, Any], wanted: str) -> bool:
 
 
 def parents_of(plan: Plan) -> list[str]:
-    """The runs whose outcome a run has begun from: the one that was merged into its base, and its teacher."""
-    from luthier.ml.export.bundle.manifest import EVALUATION
+    """The runs whose outcome a run has begun from: the one that is or was merged into its base, and its teacher."""
+    from luthier.ml.export.bundle.manifest import EVALUATION, SBOM
 
-    found = []
-    try:
-        # A merged export carries the evaluation of its run; used as a base model, it leads back to that run.
-        evaluation = json.loads((Path(plan.base_model.path) / EVALUATION).read_text(encoding="utf-8"))
-        found.append(str(evaluation.get("run_id")))
-    except (OSError, ValueError, AttributeError):
-        pass
+    folder = Path(plan.base_model.path)
+    # A merged export carries the evaluation of its run, if there was one, and a bill of materials that names the run;
+    # used as a base model, it leads back to that run. The outcome of a full fine-tuning is in the folder of its run.
+    evaluation, materials = (_document(folder / name) for name in (EVALUATION, SBOM))
+    found = [str(evaluation.get("run_id")), *_runs_in(materials), *folder.parts]
     if plan.objective.teacher is not None:
         found.append(plan.objective.teacher.name.removeprefix("teacher "))
-    return [one for one in found if is_id(one, "run")]
+    return list(dict.fromkeys(one for one in found if is_id(one, "run")))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _runs_in(materials: Mapping[str, Any]) -> list[str]:
+    """The run that a bill of materials of a bundle names."""
+    try:
+        properties = materials["metadata"]["component"]["modelCard"]["properties"]
+        return [str(one["value"]) for one in properties if one["name"] == "luthier:run"]
+    except (KeyError, TypeError):
+        return []
 
 
 def _splits_with(

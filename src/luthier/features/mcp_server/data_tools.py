@@ -12,6 +12,7 @@ from luthier.core.errors import NotAllowedError, NotFoundError, RequestError
 from luthier.core.system.files import blocks_of
 from luthier.core.text.counted import counted
 from luthier.features.datasets import service as datasets
+from luthier.features.datasets.imports import fitting_columns
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.files.references import AuditRequest, audit_of
 from luthier.features.mcp_server.records import Arguments, Call, Name, NoArguments, Tool, ToolResult
@@ -120,9 +121,16 @@ def create_dataset(call: Call, asked: CreateArguments) -> ToolResult:
     if asked.dataset_id is None:
         dataset, version = datasets.create_dataset(context, caller, asked.name or "", file, note=asked.note)
     else:
-        parent = datasets.get_version(context, caller, asked.dataset_id).number
+        newest = datasets.get_version(context, caller, asked.dataset_id)
         version = datasets.add_version(
-            context, caller, asked.dataset_id, file, origin="upload", parent=parent, note=asked.note
+            context,
+            caller,
+            asked.dataset_id,
+            file,
+            origin="upload",
+            parent=newest.number,
+            note=asked.note,
+            columns=fitting_columns(context, caller, newest, file),
         )
         dataset = datasets.show_dataset(context, caller, asked.dataset_id)[0]
     count = "rows" if version.num_rows is None else counted(version.num_rows, "row")

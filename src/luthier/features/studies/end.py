@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Verdict
@@ -19,6 +19,9 @@ from luthier.features.studies.trials import expected_hours
 from luthier.features.studies.workers import Task
 from luthier.ml.search.rungs import front_of
 from luthier.platform.home.context import Context
+
+_LATE: Final = 0.8
+"""Share of a training before which its lowest validation loss shows that all of its steps are too many."""
 
 
 def bring_up_own(search: Search) -> bool:
@@ -102,8 +105,12 @@ def finish(search: Search) -> Study:
     if len(study.spec.goals) > 1 and (named := front_of(study.spec, trials, repeated)[1]) is not None:
         winner = trials[named]
     final_run_id = study.final_run_id or new_id("run")
+    notes = study.notes
+    if keeps_validation(study.spec, winner) and (note := _early_note(winner)) not in notes:
+        notes = (*notes, note)
+    final = {"winner": winner.number, "final_run_id": final_run_id, "status": "final", "notes": notes}
     # The run's id is stored before it begins: a kill in between finds the same run again.
-    search.change(study.model_copy(update={"winner": winner.number, "final_run_id": final_run_id, "status": "final"}))
+    search.change(study.model_copy(update=final))
     run = _train_final(search, winner, final_run_id)
     bill, is_done = run.result.bill if run.result is not None else None, run.status == "succeeded"
     spent = search.spent_hours + (0.0 if bill is None else bill.hours)
@@ -145,18 +152,40 @@ def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:
 
 
 def final_recipe(spec: StudySpec, winner: Trial, own: Plan) -> Recipe:
-    """The winner's recipe on all rows but the held-out ones, as long as its best step was late."""
+    """The winner's recipe on all rows but the held-out ones, as long as its best step was late.
+
+    Of an earlier one the validation rows stay apart, so that the run keeps the weights of its best step: the trial was
+    chosen by the loss of such weights, and without these rows the weights of the last step would be kept.
+    """
     from luthier.features.recipes.service import recipe_from
 
     document = recipe_with(spec.recipe, winner.values)
     data, training = document["data"], document.setdefault("training", {})
     if isinstance(data.get("validation"), float):
         data.setdefault("split_seed", training.get("seed", 0))
-        del data["validation"]
+        if not keeps_validation(spec, winner):
+            del data["validation"]
     # Pinned, where the recipe leaves the epochs open, to the plan that all trials were measured by.
     training.setdefault("epochs", own.training.num_steps / own.training.num_steps_per_epoch)
     training["early_stopping_patience"] = 0
     return recipe_from(document, base_dir=Path("/"))
+
+
+def keeps_validation(spec: StudySpec, winner: Trial) -> bool:
+    """Whether the final run needs the validation rows that were taken out of the training rows."""
+    return isinstance(spec.recipe.data.validation, float) and _best_share(winner) < _LATE
+
+
+def _best_share(trial: Trial) -> float:
+    """The share of its steps at which the validation loss of a trial was lowest; 1 where that was not kept."""
+    return min(trial.curve, key=lambda point: (point[1], point[0]), default=(1.0, 0.0))[0]
+
+
+def _early_note(winner: Trial) -> str:
+    return (
+        f"the validation loss of trial {winner.number} was lowest after {_best_share(winner):.0%} of its steps: the "
+        "final run leaves the validation rows out of training, and keeps the weights of its best step"
+    )
 
 
 def write_report(context: Context, study: Study) -> Path:

@@ -253,9 +253,10 @@ class Search:
         spent = before.hours * 3600 + done.task.priced.machine_share * done.seconds
         self.add_overhead(max(0.0, spent - trained.hours * 3600))
         # Hours of the study at which the loss was known, for the chart of progress over time.
-        if trained.results != before.results:
-            last = trained.results[-1].model_copy(update={"study_hours": self._spent_with(trained)})
-            trained = trained.model_copy(update={"results": (*trained.results[:-1], last)})
+        if made := trained.results[len(before.results) :]:
+            hours = {"study_hours": self._spent_with(trained)}
+            results = (*before.results, *(result.model_copy(update=hours) for result in made))
+            trained = trained.model_copy(update={"results": results})
         self.keep(trained)
         if trained.state in ("done", "failed", "stopped"):
             self._ready.pop(trained.number, None)

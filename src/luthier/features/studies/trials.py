@@ -267,8 +267,12 @@ def train_to(
     if record.status == "paused" and record.stop_cause != "rung":
         return _ended(context, trial, "waiting", began, share, reason=str(record.stopped_because))
     result = _result(context, trial, rung, priced.steps, after=trial.results[-1].step if trial.results else 0)
-    trial = trial.model_copy(update={"results": (*trial.results, result)})
-    return _ended(context, trial, "done" if record.status == "succeeded" else "paused", began, share)
+    # A training with fewer tokens than a rung ends on it, and so has reached all that follow: it could never win there.
+    ended = record.status == "succeeded"
+    reached = len(priced.steps) if ended else rung + 1
+    later = [result.model_copy(update={"rung": number, "curve": ()}) for number in range(rung + 1, reached)]
+    trial = trial.model_copy(update={"results": (*trial.results, result, *later)})
+    return _ended(context, trial, "done" if ended else "paused", began, share)
 
 
 def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:

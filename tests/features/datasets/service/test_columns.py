@@ -16,14 +16,27 @@ from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.analysis import survey
 from luthier.features.datasets.annotations import decide, open_queue
 from luthier.features.datasets.columns import ColumnChoice
-from luthier.features.datasets.derived_versions import SplitWishes, split_dataset
+from luthier.features.datasets.derived_versions import (
+    RepairChoice,
+    SplitWishes,
+    begin_repair,
+    repair_state,
+    split_dataset,
+)
 from luthier.features.datasets.rows import look_of
 from luthier.features.datasets.service import path_of
 from luthier.features.datasets.store import DatasetVersion
+from luthier.features.datasets.version_analyses import (
+    AuditSettings,
+    audit_state,
+    begin_audit,
+    compared_columns,
+)
 from luthier.features.files.references import plan_of, with_chosen_columns
 from luthier.features.training import recipe_job
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
+from luthier.testing.servers import wait_for
 
 TABLE = "Nr;FRAGE;Antwort\n" + "".join(f"{n};Was kommt nach {n}?;Nach {n} kommt {n + 1}.\n" for n in range(30))
 CHOICE = ColumnChoice("question", "FRAGE", "Antwort")
@@ -114,6 +127,22 @@ def test_a_recipe_takes_the_chosen_columns_unless_it_names_its_own(context: Cont
     assert with_chosen_columns(context, "proj-other", recipe) == recipe, "another project's choice is not found"
 
 
+def test_rows_to_judge_by_are_read_by_the_columns_that_were_chosen_for_them(
+    context: Context, version: DatasetVersion
+) -> None:
+    chosen = column_choices.choose(context, ME, version, CHOICE).columns
+    judged = add(context, {"judged.csv": b"prompt,completion,best\nWas?,Das.,Dies.\n"}).version
+    assert judged is not None
+    own = column_choices.choose(context, ME, judged, ColumnChoice("question", "prompt", "best")).columns
+    for train, columns in ((version.file_id, {"columns": chosen}), ("file-other", {})):
+        recipe = {"base_model": "tiny", "data": {"train": train, "held_out": judged.file_id, "validation": 0.1}}
+        data = with_chosen_columns(context, "default", recipe)["data"]
+        listed = [{"path": judged.file_id, "columns": own}]
+        assert data == {"train": train, "held_out": listed, "validation": 0.1} | columns
+    recipe = {"data": {"train": version.file_id, "held_out": version.file_id}}
+    assert with_chosen_columns(context, "default", recipe)["data"] == recipe["data"] | {"columns": chosen}
+
+
 def test_several_sources_have_the_names_and_the_chosen_columns_of_their_files(
     context: Context, version: DatasetVersion
 ) -> None:
@@ -173,3 +202,32 @@ def test_the_next_version_has_the_columns_and_an_upload_with_others_has_none(
     other = add(context, {"c.jsonl": rows.encode()}, dataset_id=version.dataset_id).version
     assert other is not None
     assert other.columns == {}
+
+
+def test_an_audit_and_a_repair_read_the_other_rows_by_their_own_columns(
+    context: Context, version: DatasetVersion
+) -> None:
+    chosen = column_choices.choose(context, ME, version, CHOICE)
+    rows = json.dumps({"prompt": "Was kommt nach 7?", "completion": "Nach 7 kommt 8."}) + "\n"
+    plain = add(context, {"plain.jsonl": rows.encode()}).version
+    assert plain is not None
+    assert compared_columns(context, ME, chosen, plain) == {}
+    assert compared_columns(context, ME, plain, chosen) == CHOICE.columns
+    same = add(context, {"same.csv": TABLE.encode()}).version
+    assert same is not None
+    assert compared_columns(context, ME, chosen, same) == CHOICE.columns, "where nothing was chosen for them"
+    with answers_in_this_process():
+        for one, other, lines in ((chosen, plain, [8]), (plain, chosen, [1])):
+            settings = AuditSettings(against=other.dataset_id)
+            begin_audit(context, ME, one, settings)
+            wait_for(lambda one=one, settings=settings: audit_state(context, ME, one, settings).state != "running")
+            found = audit_state(context, ME, one, settings)
+            assert found.answer is not None, found.error
+            (leak,) = [finding for finding in found.answer["findings"] if finding["check"] == "contamination"]
+            assert (leak["details"]["kind"], leak["lines"]) == ("exact", lines)
+        choice = RepairChoice(("contamination",), against=plain.dataset_id)
+        begin_repair(context, ME, chosen, choice)
+        wait_for(lambda: repair_state(context, ME, chosen, choice).state != "running")
+        repaired = repair_state(context, ME, chosen, choice)
+        assert repaired.answer is not None, repaired.error
+        assert repaired.answer["summary"]["fates"]["removed"] == 1

@@ -175,3 +175,32 @@ def test_a_new_dataset_is_made_and_other_projects_are_out_of_reach(context: Cont
     with pytest.raises(NotFoundError):
         add_accepted(context, other, made.version.dataset_id)
     assert targets(context, other) == []
+
+
+def test_chosen_columns_count_for_the_dataset_and_for_held_out_rows(context: Context) -> None:
+    chosen = {"prompt": "Frage", "completion": "Antwort"}
+    row = {"Frage": "Which wood is it?", "Notiz": "x y z, from an old list of all boards", "Antwort": "Oak."}
+    faq = dataset(context, "faq", json.dumps(row | {"Frage": "Hello?"}) + "\n")
+    context.datasets.choose_columns(faq, 1, chosen)
+    of = {"dataset_id": "data-20261125-093000-aaaaaa", "name": "all", "version": 1}
+    side = dataset(context, "all-held-out", json.dumps(row) + "\n", of=of, side="held_out", split={})
+    context.datasets.choose_columns(side, 1, chosen)
+    accept(context, 1, prompt="which  wood is IT?", answer="Walnut.")
+    accept(context, 2)
+    made = add_accepted(context, ME, faq)
+    assert dict(made.left_out) == {"is a held-out row of all-held-out, or nearly so": 1}
+    assert made.cautions == ()
+    assert rows_of(context, faq)[1] == {
+        "Frage": "What is the price of the walnut board number 2?",
+        "Antwort": "It costs 2 euros and is sent within two days.",
+    }
+
+
+def test_held_out_rows_whose_prompts_are_not_known_are_named(context: Context) -> None:
+    faq = dataset(context, "faq", CHAT)
+    of = {"dataset_id": "data-20261125-093000-aaaaaa", "name": "all", "version": 1}
+    dataset(context, "all-held-out", '{"Frage":"Who?","Antwort":"Ann."}\n', of=of, side="held_out", split={})
+    accept(context, 1)
+    assert add_accepted(context, ME, faq).cautions == (
+        "all-held-out has no columns that are known as prompts: equal prompts were not searched",
+    )

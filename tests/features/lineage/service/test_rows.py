@@ -91,6 +91,25 @@ def test_a_run_that_goes_on_from_another_has_what_that_learned(context: Context,
     assert [(one.run_id, one.learned, one.through) for one in found.saw] == [(first, True, None), (second, True, first)]
 
 
+def test_a_merged_model_without_an_evaluation_and_a_full_outcome_lead_back_to_their_run(
+    context: Context, tmp_path: Path
+) -> None:
+    first = add(context, "a", write_rows(tmp_path / "with.jsonl", [with_answer(SECRET)]))
+    merged, outcome = tmp_path / "merged", context.settings.run_folder(first) / "adapter"
+    merged.mkdir()
+    card = {"properties": [{"name": "luthier:format", "value": "merged"}, {"name": "luthier:run", "value": first}]}
+    materials = {"metadata": {"component": {"modelCard": card}}}
+    (merged / "sbom.cdx.json").write_text(json.dumps(materials), encoding="utf-8")
+    rows = write_rows(tmp_path / "without.jsonl", [chat_row(1)])
+    for number, folder in enumerate((merged, outcome)):
+        base = make_plan().base_model.model_copy(update={"path": str(folder)})
+        add(context, "bc"[number], rows, base_model=base)
+    found = row_lineage(context, ME, SECRET)
+    assert [(one.learned, one.through) for one in found.saw] == [(True, None), (True, first), (True, first)]
+    (merged / "sbom.cdx.json").write_text('{"metadata": []}', encoding="utf-8")
+    assert len(row_lineage(context, ME, SECRET).saw) == 2
+
+
 def test_of_a_file_that_was_split_each_row_is_where_it_went(context: Context, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "all.jsonl", [with_answer(f"{SECRET} {number}") for number in range(10)])
     plan = make_plan()

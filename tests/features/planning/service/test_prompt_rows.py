@@ -10,9 +10,11 @@ import pytest
 from tests.features.planning.service.test_streaming import planned
 from tests.fixtures.service import chat_row, write_rows
 
-from luthier.core.errors import DataError
+from luthier.core.errors import ConflictError, DataError
+from luthier.core.recipe import Recipe
 from luthier.features.planning.service import prepare
 from luthier.features.recipes.service import load_recipe
+from luthier.features.workflows.retraining.rows import rows_of_run as rows_to_retrain
 from luthier.platform.home.context import Context
 
 MakeRecipe = Callable[..., Path]
@@ -92,3 +94,18 @@ def test_several_sources_may_end_with_a_prompt(context: Context, make_recipe: Ma
     recipe = asked(make_recipe, {"metric": "exact_match"}, train=[{"path": "prompts.jsonl"}, {"path": "other.jsonl"}])
     with pytest.raises(DataError, match=r"8 of 8 rows of prompts\.jsonl are wrong"):
         planned(context, recipe)
+
+
+def test_rows_without_answers_are_not_retrained_on_with_what_stands_for_them(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    recipe = asked(make_recipe, grader("answer"))
+    with pytest.raises(ConflictError, match="8 rows of the run end with a prompt and have no answer"):
+        rows_to_retrain(context, absolute(recipe))
+    write_rows(recipe.parent / "prompts.jsonl", [chat_row(n) for n in range(8)])
+    assert len(rows_to_retrain(context, absolute(recipe))["train"]) == 8
+
+
+def absolute(path: Path) -> Recipe:
+    recipe = load_recipe(path)
+    return recipe.model_copy(update={"data": recipe.data.with_files({"train": str(path.parent / "prompts.jsonl")})})

@@ -15,8 +15,10 @@ from tests.vacuous import nonempty
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.events import StepDone
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.workflows.study import Trial
 from luthier.features.assessments.service import rewrite_run_report
 from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import recipe_from
 from luthier.features.studies import end as study_end
 from luthier.features.studies import service as studies
@@ -24,6 +26,7 @@ from luthier.features.studies.end import winning_document
 from luthier.features.studies.search import StudyFailedError
 from luthier.features.studies.service import StudyRequest
 from luthier.features.studies.store import StudyStore
+from luthier.features.studies.trials import price, train_to
 from luthier.platform.home.context import Context
 
 SPACE = {
@@ -114,6 +117,30 @@ def test_from_a_recipe_to_a_judged_model(searched):
     (page,) = rewrite_run_report(context, trials[0].run_id)
     assert trials[0].run_id in page.read_text(encoding="utf-8")
     assert context.runs.get(trials[0].run_id).report_path == str(page)
+
+
+@pytest.mark.parametrize(
+    ("curve", "keeps"),
+    [
+        (((0.2, 2.0), (0.4, 1.0), (1.0, 1.5)), True),
+        (((0.2, 2.0), (0.8, 1.0), (1.0, 1.1)), False),
+        (((0.2, 2.0), (1.0, 1.0)), False),
+        ((), False),
+    ],
+)
+def test_a_winner_that_was_best_early_is_trained_with_its_validation_rows_apart(searched, curve, keeps):
+    context, recipe, done, _ = searched
+    winner = context.studies.trials(done.study_id)[done.winner]
+    last = winner.results[-1].model_copy(update={"curve": curve})
+    winner = winner.model_copy(update={"results": (last,)})
+    own = context.runs.plan(context.studies.trials(done.study_id)[0].run_id)
+    made = study_end.final_recipe(done.spec, winner, own)
+    assert made.data.validation == (recipe.data.validation if keeps else None)
+    assert made.data.split_seed == own.training.seed
+    assert made.training.early_stopping_patience == 0
+    data = recipe.data.model_copy(update={"validation": "own.jsonl"})
+    apart = done.spec.model_copy(update={"recipe": recipe.model_copy(update={"data": data})})
+    assert not study_end.keeps_validation(apart, winner)
 
 
 def test_no_step_is_trained_twice(searched):
@@ -255,9 +282,24 @@ def test_a_budget_that_ends_early_still_gives_a_model(context, recipe):
     assert done.winner is not None
 
 
-def context_trial():
-    from luthier.core.workflows.study import Trial
+def test_a_trial_that_ends_before_a_rung_has_reached_all_that_follow(context, recipe):
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 4})})
+    spec = studies.begin(context, request(recipe)).spec
+    trial = Trial(number=1, values={"training.epochs": 1.0}, run_id="run-20260101-000000-abcdef")
+    priced = price(context, spec, trial, make_plan(context, recipe, base_dir=Path()))
+    assert priced.steps[0] < priced.steps[1] == priced.steps[2]
+    trial = train_to(context, trial, 0, priced)
+    assert (trial.state, trial.rung) == ("paused", 0)
+    trial = train_to(context, trial, 1, priced)
+    assert (trial.state, [(one.rung, one.step) for one in trial.results]) == (
+        "done",
+        list(enumerate(priced.steps)),
+    )
+    assert trial.results[1].loss == trial.results[2].loss
+    assert len({share for share, _ in trial.curve}) == len(trial.curve)
 
+
+def context_trial():
     return Trial(number=0, values={}, run_id="run-20261126-000000-000000")
 
 

@@ -23,8 +23,9 @@ from luthier.core.evaluation import (
 from luthier.core.evaluation_plan import Bar
 from luthier.core.records.traffic import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
-from luthier.features.datasets.service import get_version
+from luthier.features.datasets.service import add_version, create_dataset, get_version, keep_rows
 from luthier.features.deployments import service as deployments
+from luthier.features.feedback.accepted_rows import targets
 from luthier.features.training import service as training
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.retraining import workflow as retrains
@@ -225,6 +226,31 @@ def test_files_of_a_pattern_that_are_new_are_named(
     found = retrain(context)
     assert found.came("rows")["changed_files"] == [said]
     assert Rows.model_validate(found.came("rows")).lines()[1:] == [said]
+
+
+def test_held_out_rows_of_a_shared_file_become_a_dataset_of_their_own(
+    untrained: None, deployed: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = context.runs.plan(deployed)
+    data = plan.data
+    assert data.held_out is not None
+    # As where a fraction of the training file was held out: both have the digest of that file.
+    shared = data.model_copy(update={"held_out": data.held_out.model_copy(update={"sha256": data.train.sha256})})
+    monkeypatch.setattr(retrains, "_plan", lambda _run: plan.model_copy(update={"data": shared}))
+    file = keep_rows(context, ME, [Path(data.train.file).read_bytes()], "shop.jsonl")
+    shop, _ = create_dataset(context, ME, "shop", file, columns={"prompt": "question", "completion": "answer"})
+    context.review_items.add([item(number) for number in range(22)])
+    made = retrain(context).came("version")
+    train = get_version(context, ME, made["train"]["dataset_id"])
+    held_out = get_version(context, ME, made["held_out"]["dataset_id"])
+    assert (train.dataset_id, train.number, train.columns) == (shop.dataset_id, 2, {})
+    assert held_out.dataset_id != shop.dataset_id
+    assert held_out.sha256 != train.sha256
+    assert made["held_out_path"] != made["train_path"]
+    assert {one.dataset.name for one in targets(context, ME)} == {"shop"}, "nothing is added to what is held out"
+    edited = keep_rows(context, ME, [b'{"messages":[]}\n'], "rows.jsonl")
+    add_version(context, ME, held_out.dataset_id, edited, origin="annotation", parent=1)
+    assert {one.dataset.name for one in targets(context, ME)} == {"shop"}
 
 
 def test_a_worse_model_goes_no_further(untrained: None, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,31 @@ def test_documents_of_ingest_stay_together_without_being_asked(jsonl: Write, tmp
     assert source.document["sides"] == made.document["sides"]
 
 
+def test_pairs_written_from_one_passage_stay_together_where_it_is_of_no_file(jsonl: Write, tmp_path: Path) -> None:
+    file = jsonl(
+        *(
+            {
+                "prompt": f"question {n}",
+                "completion": f"answer {n}",
+                "provenance": {"kind": "qa", "source_row": f"texts.jsonl:{n // 4}"},
+            }
+            for n in range(80)
+        ),
+        {"prompt": "more", "completion": "and more", "provenance": {"kind": "answer", "source_row": "texts.jsonl:1"}},
+    )
+    made = split_file(SplitRequest(file, tmp_path / "auto"), near_groups=alone)
+    assert (made.document["grouped_by"], made.document["num_groups"]) == ("provenance.source_row", 21)
+    sides: dict[str, set[str]] = {}
+    for side, part in lines(made).items():
+        for row in part:
+            provenance = json.loads(row)["provenance"]
+            sides.setdefault(f"{provenance['kind']} {provenance['source_row']}", set()).add(side)
+    assert len(sides) == 21
+    assert all(len(found) == 1 for found in sides.values())
+    off = split_file(SplitRequest(file, tmp_path / "off", group_by="none"), near_groups=alone)
+    assert off.document["num_groups"] == 81
+
+
 def test_one_document_cannot_be_split_and_the_answer_says_how_else(jsonl: Write, tmp_path: Path) -> None:
     file = jsonl(*({"text": f"passage {n}", "provenance": {"file": "doc.pdf"}} for n in range(20)))
     with pytest.raises(DataError, match=r"20 rows in 1 groups(.|\n)*--group-by none"):

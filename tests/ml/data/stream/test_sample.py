@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -106,3 +107,13 @@ def test_first_rows_of_one_size_do_not_make_an_estimate_exact(tmp_path: Path) ->
     # Fewer by the estimate, and all of them there: what is known of a part must not refuse the whole.
     assert high < 390
     assert sample_of(path, 100, UsedPart(num_rows=390)).num_rows is not None
+
+
+@pytest.mark.parametrize("ending", [b"", gzip.compress(b"")], ids=["joined", "empty member at the end"])
+def test_gzip_data_of_several_members_are_measured_as_a_whole(tmp_path: Path, ending: bytes) -> None:
+    lines = [json.dumps(row).encode() + b"\n" for row in ROWS]
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(b"".join(gzip.compress(b"".join(lines[at : at + 50])) for at in range(0, 400, 50)) + ending)
+    low, high = num_rows(path)
+    assert low < 400 < high
+    assert high - low < 80

@@ -120,7 +120,7 @@ def rows_of_run(context: Context, recipe: Recipe) -> Splits:
     """The rows of a run by split, as chat rows.
 
     Raises:
-        ConflictError: They are not conversations with an answer.
+        ConflictError: They are streamed, or not conversations with an answer.
     """
     if recipe.data.streaming:
         raise ConflictError(
@@ -138,6 +138,14 @@ def rows_of_run(context: Context, recipe: Recipe) -> Splits:
             do="make the next version manually: luthier feedback list, luthier data",
         )
     names: tuple[Split, ...] = ("train", "validation", "held_out")
+    num_open = sum(not example.has_answer for split in names if split in found for example in found[split].examples)
+    # Their answers are stand-ins, which a version of the dataset would hold as if somebody had written them.
+    if num_open:
+        raise ConflictError(
+            f"{num_open:,} rows of the run end with a prompt and have no answer",
+            expected="rows with a prompt and the answer that is learned: corrections are such",
+            do="make the next version manually: luthier feedback list, and a recipe with the corrections as a source",
+        )
     return {
         split: tuple(_as_row(example) for example in found[split].examples if _is_whole(example))
         for split in names
@@ -284,23 +292,24 @@ def stored_version(context: Context, caller: Caller, pipeline: Pipeline, path: P
         path: `train.jsonl` or `held_out.jsonl` of the retraining.
         before: The digest of the rows of the last run; empty if none.
     """
-    model = pipeline.asked["model"]
+    model, side = pipeline.asked["model"], path.stem
     known = rows_by_digest(context, caller, [before]).get(before) if before else None
-    title = f"{model} {_TITLES[path.stem]}"
+    title = f"{model} {_TITLES[side]}"
     dataset = known[0] if known is not None else context.datasets.find(caller.project_id, title)
     versions = context.datasets.versions(dataset.dataset_id) if dataset is not None else ()
     for version in versions:
-        if version.details.get("retrain") == pipeline.pipeline_id:
+        if (version.details.get("retrain"), version.details.get("side", side)) == (pipeline.pipeline_id, side):
             return version
     rows = pipeline.came("rows")
     counted = {key: rows[key] for key in ("by_source", "num_old", "num_new", "num_replaced")}
-    details = {"retrain": pipeline.pipeline_id, "model": model, "from_run": pipeline.asked["run_id"]} | counted
+    # The side: what is held out here is nothing to train on later, either (`feedback/accepted_rows.py`).
+    details = {"retrain": pipeline.pipeline_id, "model": model, "from_run": pipeline.asked["run_id"], "side": side}
     with path.open("rb") as source:
         file = dataset_versions.keep_rows(context, caller, iter(lambda: source.read(_BLOCK), b""), path.name)
     note = f"reviewed rows of {model}"
     if dataset is None:
         made = dataset_versions.create_dataset(
-            context, caller, title, file, origin="review", note=note, details=details
+            context, caller, title, file, origin="review", note=note, details=details | counted
         )
         return made[1]
     return dataset_versions.add_version(
@@ -311,7 +320,8 @@ def stored_version(context: Context, caller: Caller, pipeline: Pipeline, path: P
         origin="review",
         parent=known[1].number if known is not None else versions[0].number,
         note=note,
-        details=details,
+        details=details | counted,
+        columns={},  # these are chat rows, whatever columns the earlier rows had
     )
 
 

@@ -156,8 +156,10 @@ def _version(run: WorkflowRun) -> Versions:
     made = Versions(train=_fields(train), train_path=_path_of(run, train))
     if not run.outcome("rows", Rows).num_held_out:
         return made
-    # The digest finds the dataset with these rows under any name.
+    # The digest finds the dataset with these rows under any name. Of a file from which rows were held out as a fraction
+    # it is that of the training rows, whose dataset held-out rows must not become a version of.
     before = plan.data.held_out.sha256 if plan.data.held_out is not None else ""
+    before = "" if before == plan.data.train.sha256 else before
     held_out = stored_version(run.context, run.caller, run.pipeline, _file(run, "held_out"), before)
     return made.model_copy(update={"held_out": _fields(held_out), "held_out_path": _path_of(run, held_out)})
 

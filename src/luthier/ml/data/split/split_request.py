@@ -25,6 +25,9 @@ from luthier.ml.data.rows.shapes import GROUP
 
 NO_GROUPS: Final = "none"
 SOURCE: Final = "source"
+_PASSAGE: Final = "source_row"
+_WRITTEN_FROM_PASSAGES: Final = ("qa", "instruction")
+"""Kinds of synthetic rows of which several may be written from one passage."""
 
 
 class NearGroups(Protocol):
@@ -44,7 +47,8 @@ class SplitRequest:
         held_out: fraction of all rows, 0 to below 1.
         seed: of the order of the groups.
         group_by: the field whose value keeps rows together; "source" is the source document (`provenance.file`, or a
-            field such as `source`); "none" groups by nothing; None groups by `provenance.file` where rows have it.
+            field such as `source`); "none" groups by nothing; None groups by `provenance.file` where rows have it, and
+            pairs that were written from passages of no file by their passage (`provenance.source_row`).
         stratify_by: the field of whose values each side has its share.
         near_threshold: exact Jaccard over word 3-shingles from which two rows stay on one side; None searches for none.
         mapping: as for training; its `group` is another way to say group_by.
@@ -76,9 +80,19 @@ def group_of(fields: Mapping[str, Any], group_by: str | None) -> str | None:
     if group_by == NO_GROUPS:
         return None
     if group_by is None:
-        provenance = fields.get(PROVENANCE)
-        return source_of({PROVENANCE: provenance}) if isinstance(provenance, dict) else None
+        return source_of({PROVENANCE: {"file": _named_by_itself(fields)[1]}})
     return source_of(fields) if group_by == SOURCE else source_of(fields, group_by)
+
+
+def _named_by_itself(fields: Mapping[str, Any]) -> tuple[str, Any]:
+    """The part of its provenance that a row is grouped by where nothing is asked, and its value; None without one."""
+    provenance = fields.get(PROVENANCE)
+    if not isinstance(provenance, dict):
+        return "file", None
+    if not provenance.get("file") and provenance.get("kind") in _WRITTEN_FROM_PASSAGES:
+        # Questions about one passage are answered by the same sentences, however different their words are.
+        return _PASSAGE, provenance.get(_PASSAGE)
+    return "file", provenance.get("file")
 
 
 def with_mapped_group(request: SplitRequest) -> SplitRequest:
@@ -151,7 +165,7 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
         DataError: the file has no such field, or rows have no plain value in it.
     """
     groups, strata = StringColumn(), StringColumn()
-    problems, fields = [], dict[str, None]()
+    problems, fields, parts = [], dict[str, None](), set[str]()
     for record in read_records(open_source(request.file)):
         if not isinstance(record.item, Row):
             problems.append(record.item)
@@ -160,6 +174,8 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
         fields.update(dict.fromkeys(row.fields))
         group = group_of(row.fields, request.group_by)
         groups.append(group)
+        if request.group_by is None and group is not None:
+            parts.add(_named_by_itself(row.fields)[0])
         strata.append(_stratum_of(row, request.stratify_by, problems))
         if group is None and request.group_by not in (None, NO_GROUPS):
             value = shorten(row.fields.get(str(request.group_by), ABSENT))
@@ -180,7 +196,7 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
             "rows that can be written as JSON, with a plain value in the fields to group and stratify by",
         )
     columns = SplitColumns(groups.series(), strata.series())
-    _say_grouping(columns, request)
+    _say_grouping(columns, request, parts)
     return columns
 
 
@@ -213,11 +229,12 @@ def _stratum_of(row: Row, stratify_by: str | None, problems: list[RowProblem]) -
     return str(value)
 
 
-def _say_grouping(columns: SplitColumns, request: SplitRequest) -> None:
+def _say_grouping(columns: SplitColumns, request: SplitRequest, parts: set[str]) -> None:
     num_grouped = len(columns.groups) - columns.groups.null_count()
     if request.group_by == NO_GROUPS or not num_grouped:
         return
-    columns.grouped_by = "provenance.file" if request.group_by is None else request.group_by
+    named = " or ".join(f"{PROVENANCE}.{part}" for part in sorted(parts))
+    columns.grouped_by = named if request.group_by is None else request.group_by
     num_groups = columns.groups.drop_nulls().n_unique()
     columns.reason = f"rows of one {columns.grouped_by} stay together: {num_groups:,} groups, {num_grouped:,} rows"
     if request.group_by is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
 import math
-import os
 import statistics
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ from luthier.ml.data.stream.records import Place, RawRecord, records_from
 from luthier.ml.data.stream.rows import SourceShape, mapped
 
 _Z: Final = 1.959963984540054
-_SIZE_BYTES: Final = 4
+_MEASURED_BYTES: Final = 1 << 24
+"""Unpacked bytes by which the packing of gzip data is measured: far more than are read ahead of them."""
 _MOST_READ: Final = 50
 """Of a fraction of a source so many times the wanted rows are read at most, as long as one was found."""
 _COUNTED: Final = ("parquet", "json", "xlsx")
@@ -300,13 +301,13 @@ def _stored_bytes(record: RawRecord) -> int:
 
 
 def _packed_fraction(source: Source) -> float:
-    """Stored bytes of each unpacked one; gzip data end with their unpacked size, modulo 4 GiB (RFC 1952)."""
+    """Stored bytes of each unpacked one, by the beginning of the file.
+
+    The size at the end of gzip data is that of their last member alone, modulo 4 GiB (RFC 1952): of joined files, or of
+    bgzip with its empty last member, it says nothing of the whole.
+    """
     if not source.is_gzip:
         return 1.0
-    packed = source.path.stat().st_size
-    with source.path.open("rb") as file:
-        file.seek(-_SIZE_BYTES, os.SEEK_END)
-        unpacked = int.from_bytes(file.read(_SIZE_BYTES), "little")
-    while unpacked < packed:
-        unpacked += 1 << 32
-    return packed / unpacked
+    with source.path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
+        num_bytes = len(file.read(_MEASURED_BYTES))
+        return packed.tell() / max(1, num_bytes)
