@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from luthier.core.errors import RequestError
 from luthier.core.system import extras
-from luthier.core.system.extras import EXTRAS, Extra, install_command, missing_modules, require_extra
+from luthier.core.system.extras import EXTRAS, Extra, command_for, install_command, missing_modules, require_extra
 
 ROOT = Path(__file__).parents[3]
 OF_DEVELOPERS = {"docs", "test"}
@@ -63,5 +64,19 @@ def test_what_is_missing_is_named_with_its_command(monkeypatch: pytest.MonkeyPat
         ("/home/me/.local/share/uv/tools/luthier", "uv pip install --python \"$(uv tool dir)/luthier\" 'luthier[s3]'"),
     ],
 )
-def test_the_command_is_that_of_the_installer(prefix: str, command: str) -> None:
+def test_the_command_is_that_of_the_installer(monkeypatch: pytest.MonkeyPatch, prefix: str, command: str) -> None:
+    monkeypatch.setattr(extras, "_is_there", lambda name: True)
     assert install_command("s3", prefix) == command
+
+
+def test_an_environment_without_pip_is_one_of_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "_is_there", lambda name: name != "pip")
+    assert install_command("s3", "/home/me/.venv") == "uv pip install 'luthier[s3]'"
+
+
+def test_what_a_shell_would_read_is_quoted_as_it_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "_is_there", lambda name: True)
+    assert command_for("gcsfs", "/x") == "pip install gcsfs"
+    assert command_for("tracker>=2,<3", "/x") == "pip install 'tracker>=2,<3'"
+    monkeypatch.setattr(extras, "os", SimpleNamespace(name="nt"))
+    assert command_for("luthier[s3]", "/x") == 'pip install "luthier[s3]"'

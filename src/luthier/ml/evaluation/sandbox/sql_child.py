@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 _MAX_ROWS = 100_000
 _MAX_VALUE_BYTES = 1_000_000
@@ -145,7 +146,8 @@ def _open(script: str, file: str, *, holds_clock: bool = False) -> _Database:
     if "/" in file:
         raise ValueError("a database is a name in this folder")
     # immutable=1: no locks and no journal, which the sandbox could not create.
-    place = f"{(Path.cwd() / file).as_uri()}?mode=ro&immutable=1" if file else ":memory:"
+    # Not by `as_uri`, which imports a module when it is first called, from 3.14 on: here nothing can be read any more.
+    place = f"file://{quote(str(Path.cwd() / file))}?mode=ro&immutable=1" if file else ":memory:"
     database = sqlite3.connect(place, uri=True, isolation_level=None, cached_statements=0, factory=_Database)
     for pragma in ("temp_store = MEMORY", f"hard_heap_limit = {_MAX_HEAP_BYTES}", "mmap_size = 0"):
         database.execute(f"PRAGMA {pragma}")
