@@ -99,6 +99,7 @@ NEVER_ONE: Final = (
     # An estimate of rows that is rounded up to tens, and sizes of contexts, prompts and files.
     *("Add about ", "Evaluate on about ", "about {num} held-out rows would", "about {num} training rows"),
     *("It adds about ", "Prompt and answer together", "The context of the model", "{num} bytes", "{num_bytes} bytes"),
+    "{num_bytes} for the files of the project",
     *("a conversation of ", "{num} characters in the form", "{name} looks like a decompression bomb"),
     *("{num} labels of ", "On the task's prompts "),
     # Rows, draws and metrics of an evaluation that has an interval, a threshold or a comparison: from two on.

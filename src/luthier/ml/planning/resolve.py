@@ -263,11 +263,10 @@ def _training(
     why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
     length = max_length_tokens(recipe, model.context_length_tokens)
     pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
-    precision = hardware.precision if r.precision in (None, "auto") else r.precision
-    if r.precision in (None, "auto"):
-        sources.note("training.precision", "measured", hardware.why)
-    else:
-        sources.note("training.precision", "asked", "in the recipe")
+    is_measured = r.precision in (None, "auto")
+    precision = hardware.precision if is_measured else r.precision
+    noted = ("measured", hardware.why) if is_measured else ("asked", "in the recipe")
+    sources.note("training.precision", *noted)
     packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")
