@@ -269,6 +269,7 @@ def start(
     Raises:
         RequestError: No such model, numbers that cannot be, a budget without prices, or rows that are no passages.
         NotFoundError: No such dataset.
+        FileQuotaError: The files of the project take as much as they may.
     """
     dataset = context.datasets.get(caller.project_id, version.dataset_id)
     found = find_teacher(context, teacher, caller.project_id)
@@ -280,6 +281,8 @@ def start(
             do="correct the numbers",
         )
     _check_budget(found, budget_usd)
+    # What a model has written is kept whatever the quota: a project that is full is refused before.
+    context.files.check_room(caller.project_id)
     prices = found.prices or Prices()
     order = QuestionOrder(
         dataset_id=version.dataset_id,
@@ -343,8 +346,6 @@ def check_is_configured(context: Context, order: QuestionOrder) -> None:
 
 
 def _submit(context: Context, caller: Caller, order: QuestionOrder) -> Job:
-    # What a model writes is kept when it is done: a project that is full by then is refused now.
-    context.files.check_room(caller.project_id)
     document = {SYNTHESIS: order.model_dump(mode="json")}
     job = Job(
         job_id=new_id("job"),

@@ -18,7 +18,7 @@ from tests.features.datasets.conftest import ME, work_once
 from tests.fixtures.batch_provider import KEY, Provider
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, FileQuotaError, NotFoundError, RequestError
 from luthier.features.datasets import data_jobs, questions, synthesis_job
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.columns import ColumnChoice, choose
@@ -216,6 +216,16 @@ def test_the_pairs_so_far_become_a_dataset_without_the_teacher(
     assert len(server.requests) == num_asked
     with pytest.raises(ConflictError, match="is succeeded"):
         data_jobs.keep_made(context, ME, made.job_id)
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_full_project_begins_nothing_and_keeps_what_was_begun(context: Context, version: DatasetVersion) -> None:
+    questions.start(context, ME, version, "server", max_passages=2)
+    context.access.set_file_quota(ME.project_id, context.files.used_bytes()[ME.project_id])
+    with pytest.raises(FileQuotaError, match="for the files of the project default"):
+        questions.start(context, ME, version, "server", max_passages=2)
+    assert work_once(context).status == "succeeded"
+    assert len(context.datasets.list(ME.project_id)) == 2
 
 
 @pytest.mark.usefixtures("teacher")
