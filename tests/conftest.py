@@ -52,6 +52,8 @@ _LONG = (
     *("zoo", "test_tutorials.py", "compat", "e2e", "browser", "ml", "features", "server", "core", "testing"),
     *("test_house_rules.py", "test_example_scripts.py", "test_examples.py", "platform"),
 )
+_FETCHING = ("e2e", "test_base_models.py")
+"""Converts the model that the other files of `e2e` wait for: done before a second process comes to them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,6 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> tuple[int, tuple[str, ...]]:
         parts = item.path.relative_to(here).parts
+        if parts == _FETCHING:
+            return -1, parts
         return _LONG.index(parts[0]) if parts[0] in _LONG else len(_LONG), parts
 
     items.sort(key=place)

@@ -50,16 +50,16 @@ def run_home(model: LocalModel, model_home: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def start(run_home: Path, fork_server: SessionForkServer) -> Start:
-    """Starts `luthier ... --json`: the first time as a user's shell would, then from libraries that are loaded."""
-    is_first = True
+def start(run_home: Path, run_folder: Path, fork_server: SessionForkServer) -> Start:
+    """Starts `luthier ... --json`: once a run of tests as a user's shell would, else from libraries that are loaded."""
+    mark = run_folder / "luthier-was-executed"
 
     def begin(*arguments: object) -> subprocess.Popen[str] | Script:
-        nonlocal is_first
         words = [*map(str, arguments), "--json", "--home", str(run_home)]
-        if not is_first:
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
             return fork_server.module("luthier", *words)
-        is_first = False
         command = [sys.executable, "-m", "luthier", *words]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -35,17 +35,34 @@ QUERY = "Where is my copper kettle?"
 
 
 @pytest.fixture(scope="module")
-def pages() -> dict[str, str]:
-    """The help page of each topic, about that thing."""
-    made = runpy.run_path(str(MAKE_ROWS))["PAGES"]
-    return {topic: page.format("copper kettle") for topic, (page, *_) in made.items()}
+def desk() -> dict[str, Any]:
+    """The help desk of the example. Its pages are their titles, a third of the tokens."""
+    made = runpy.run_path(str(MAKE_ROWS))
+    for topic, (page, *asked) in made["PAGES"].items():
+        made["PAGES"][topic] = (f"{page.partition(':')[0]}: the {{}}.", *asked)
+    return made
 
 
 @pytest.fixture(scope="module")
-def train(model: LocalModel, luthier: Luthier, tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Trains and judges the rows of a kind of head for some steps."""
+def pages(desk: dict[str, Any]) -> dict[str, str]:
+    """The help page of each topic, about that thing."""
+    return {topic: page.format("copper kettle") for topic, (page, *_) in desk["PAGES"].items()}
+
+
+@pytest.fixture(scope="module")
+def folder(desk: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows of each kind of head, and four of them that exports are proved on."""
     folder = tmp_path_factory.mktemp("heads")
-    runpy.run_path(str(MAKE_ROWS))["write_rows"](folder)
+    desk["write_rows"](folder)
+    for kind in ("classify", "rank"):
+        lines = (folder / f"{kind}_validation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / f"{kind}_proof.jsonl").write_text("".join(lines[:4]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(model: LocalModel, luthier: Luthier, folder: Path) -> Train:
+    """Trains and judges the rows of a kind of head for some steps."""
 
     def run(kind: str, sections: dict[str, Any]) -> dict[str, Any]:
         # The validation side asks in the ways of the training rows, about other things.
@@ -54,7 +71,7 @@ def train(model: LocalModel, luthier: Luthier, tmp_path_factory: pytest.TempPath
             "base_model": model.name,
             "data": rows,
             "method": {"name": "lora", "rank": 8, "dropout": 0.0},
-            "evaluation": {"few_shot": 0, "max_new_tokens": 4},
+            "evaluation": {"few_shot": 0, "max_new_tokens": 1},
         }
         (folder / f"{kind}.yaml").write_text(yaml.safe_dump(recipe | sections), encoding="utf-8")
         document: dict[str, Any] = luthier("train", folder / f"{kind}.yaml")
@@ -83,27 +100,32 @@ def post(served: tuple[Context, str, str], route: str, body: dict[str, Any]) -> 
 
 
 def test_a_classifier_is_judged_served_and_exported(
-    train: Train, luthier: Luthier, served: tuple[Context, str, str], tmp_path: Path
+    train: Train,
+    luthier: Luthier,
+    luthier_here: Luthier,
+    served: tuple[Context, str, str],
+    folder: Path,
+    tmp_path: Path,
 ) -> None:
     training = {"max_steps": 16, "global_batch_size": 8, "learning_rate": 2e-3}
     run = train("classify", {"objective": {"name": "classify"}, "training": training})
-    tuned = luthier("runs", "show", run["run_id"])["evaluation"]["systems"][-1]
+    tuned = luthier_here("runs", "show", run["run_id"])["evaluation"]["systems"][-1]
     assert tuned["kind"] == "head"
     assert tuned["metrics"]["exact_match"]["value"] > 0.5  # of six topics, one has a sixth
-    head = luthier("models", "show", run["run_id"])["task_head"]
+    head = luthier_here("models", "show", run["run_id"])["task_head"]
     assert sum(head["label_counts"]) == 96
     deployments.deploy(served[0], Caller(), "triage", run["run_id"])
     texts = [QUERY, "How do I clean the copper kettle?"]
     found = post(served, "/classify", {"model": "triage", "input": texts})
     assert [one["label"] for one in found["data"]] == ["delivery", "care"]
     assert found["classes"] == head["labels"]
-    own = luthier("predict", run["run_id"], *(word for text in texts for word in ("--text", text)))
+    own = luthier_here("predict", run["run_id"], *(word for text in texts for word in ("--text", text)))
     for ours, theirs in zip(nonempty(own["results"]), found["data"], strict=True):
         assert ours["probs"] == pytest.approx(theirs["probs"], abs=1e-4)
     pytest.importorskip("onnxruntime_genai")
-    made = luthier("export", run["run_id"], "--to", "onnx", "-o", tmp_path / "onnx")
-    proof = made["head_parity"]
-    assert (proof["passed"], proof["num_inputs_same_tokens"]) == (True, proof["num_inputs"])
+    rows = ("--data", folder / "classify_proof.jsonl")
+    proof = luthier("export", run["run_id"], "--to", "onnx", *rows, "-o", tmp_path / "onnx")["head_parity"]
+    assert (proof["passed"], proof["num_inputs_same_tokens"], proof["num_inputs"]) == (True, 4, 4)
     outputs = _in_onnxruntime(tmp_path / "onnx", texts)
     for row, theirs in zip(outputs, nonempty(found["data"]), strict=True):
         # The served one computes in the precision of its training.
@@ -130,11 +152,17 @@ def _in_onnxruntime(folder: Path, texts: list[str]) -> list[list[float]]:
 
 
 def test_a_reranker_is_judged_served_and_exported(
-    train: Train, luthier: Luthier, served: tuple[Context, str, str], pages: dict[str, str], tmp_path: Path
+    train: Train,
+    luthier: Luthier,
+    luthier_here: Luthier,
+    served: tuple[Context, str, str],
+    pages: dict[str, str],
+    folder: Path,
+    tmp_path: Path,
 ) -> None:
     training = {"max_steps": 12, "global_batch_size": 8, "learning_rate": 1e-3}
     run = train("rank", {"objective": {"name": "rank"}, "training": training})
-    systems = luthier("runs", "show", run["run_id"])["evaluation"]["systems"]
+    systems = luthier_here("runs", "show", run["run_id"])["evaluation"]["systems"]
     assert systems[-1]["kind"] == "head"
     assert systems[-1]["metrics"]["recall_at_1"]["value"] > 0.5  # of two pages about one thing, chance finds a half
     deployments.deploy(served[0], Caller(), "pages", run["run_id"])
@@ -144,11 +172,13 @@ def test_a_reranker_is_judged_served_and_exported(
     assert sorted(one["index"] for one in found) == list(range(len(documents)))
     assert scores == sorted(scores, reverse=True)
     assert scores[0] - scores[-1] > 0.01  # it tells pages about one thing apart
-    own = luthier("predict", run["run_id"], "--query", QUERY, *(word for one in documents for word in ("--text", one)))
+    texts = [word for one in documents for word in ("--text", one)]
+    own = luthier_here("predict", run["run_id"], "--query", QUERY, *texts)
     by_index = {one["index"]: one["relevance_score"] for one in found}
     served_scores = [by_index[place] for place in range(len(documents))]
     assert [one["score"] for one in own["results"]] == pytest.approx(served_scores, abs=1e-4)
-    made = luthier("export", run["run_id"], "--to", "sequence_classification", "-o", tmp_path / "reranker")
+    rows = ("--data", folder / "rank_proof.jsonl")
+    made = luthier("export", run["run_id"], "--to", "sequence_classification", *rows, "-o", tmp_path / "reranker")
     assert made["head_parity"]["passed"]
     read = _in_transformers(tmp_path / "reranker", QUERY, documents)
     # The served one computes in the precision of its training: bfloat16 where the processor is fast at it, which moves
@@ -176,13 +206,13 @@ def _in_transformers(folder: Path, query: str, documents: list[str]) -> list[flo
 
 
 def test_vectors_are_served_to_a_client_of_openai_in_each_length(
-    train: Train, luthier: Luthier, served: tuple[Context, str, str], pages: dict[str, str]
+    train: Train, luthier_here: Luthier, served: tuple[Context, str, str], pages: dict[str, str]
 ) -> None:
     context, address, key = served
     objective = {"name": "embed", "dimensions": [64], "query_prompt": "query: "}
     training = {"max_steps": 5, "global_batch_size": 16, "learning_rate": 1e-3}
     run = train("embed", {"objective": objective, "training": training})
-    systems = luthier("runs", "show", run["run_id"])["evaluation"]["systems"]
+    systems = luthier_here("runs", "show", run["run_id"])["evaluation"]["systems"]
     figures = {one["name"]: one["metrics"]["ndcg_at_10"]["value"] for one in systems}
     assert figures["tuned"] > figures["base"], figures
     deployments.deploy(context, Caller(), "search", run["run_id"])

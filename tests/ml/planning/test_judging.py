@@ -51,6 +51,24 @@ def test_what_a_plan_judges_is_read_off_its_rows_and_metrics(make_plan: Callable
     assert scored.num_scored_tokens == 3600
 
 
+def test_the_base_of_an_adapter_is_loaded_once(
+    make_plan: Callable[..., Plan], structure: Structure, make_workload: Make, device: Device
+) -> None:
+    plan = make_plan({"evaluation": {"metrics": ["perplexity"], "few_shot": 0}})
+    plan = plan.model_copy(update={"data": plan.data.model_copy(update={"held_out": profile("held_out", 50)})})
+    whole = plan.model_copy(update={"method": plan.method.model_copy(update={"name": "full"})})
+    beside = plan.evaluation.model_copy(update={"reference_run": "run-20260101-120000-abcdef"})
+    found = [
+        judging_of(one, base_parameters=1000) for one in (plan, plan.model_copy(update={"evaluation": beside}), whole)
+    ]
+    # whole weights: the base, these, and the base again for the distance between the two
+    assert [one.num_loadings for one in found if one is not None] == [1, 2, 3]
+    work = make_workload(structure)
+    once, again = (replace(work, judging=judging(num_rows=320, num_loadings=num)) for num in (1, 2))
+    seconds = [judging_seconds(one, device, step_seconds(one, device)).value for one in (once, again)]
+    assert seconds[0] < seconds[1]
+
+
 def test_scoring_labels_is_part_of_what_judging_reads(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan({"evaluation": {"metrics": ["label_accuracy"], "few_shot": 0, "max_samples": 30}})
     splits = {"held_out": profile("held_out", 50), "validation": profile("validation", 40)}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import KlToBase
 from luthier.core.ports import Progress
@@ -14,7 +15,7 @@ from luthier.features.models.resolve import Candidate, engine_key
 if TYPE_CHECKING:
     from luthier.features.generation.engines import EnginePool
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.evaluation.kl_to_base import AnswerStates
+    from luthier.ml.evaluation.kl_to_base import AnswerStates, StatesEngine
 
 
 def measure_kl(
@@ -22,8 +23,8 @@ def measure_kl(
 ) -> tuple[KlToBase | None, tuple[str, ...]]:
     """KL(tuned || base) of the last candidate, or why it is unknown; empty if its base is not evaluated.
 
-    Takes one pass of each model over the evaluated rows, and one more loading of the base: the tuned model, evaluated
-    last, is still loaded.
+    Takes one pass of each model over the evaluated rows. The tuned model, evaluated last, is still loaded; without its
+    adapter it is the base. Only where it cannot be used so, the base is loaded once more.
 
     Args:
         pool: the engines of the candidates.
@@ -34,7 +35,8 @@ def measure_kl(
     Raises:
         StoppedError: the engines' stop check has a reason.
     """
-    from luthier.ml.evaluation.kl_to_base import answer_states, kl_by_row, kl_result, rows_that_fit
+    from luthier.ml.evaluation.kl_to_base import kl_by_row, kl_result, rows_that_fit
+    from luthier.ml.inference.models.merging import without_adapter
 
     tuned = candidates[-1]
     place = next((at for at, one in enumerate(candidates[:-1]) if _is_base_of(one, tuned)), None)
@@ -45,20 +47,28 @@ def measure_kl(
         return None, (_why_not(candidates[place], "the two write the same rows as other tokens"),)
     # In the precision of the tuned model: otherwise the result would include rounding.
     base = replace(candidates[place], precision=tuned.precision, device=tuned.device, quantisation=tuned.quantisation)
-    found: list[AnswerStates] = []
     try:
-        for candidate in (tuned, base):
-            engine = pool.load_for_states(candidate)
-            head = engine.head()
-            chosen = rows_that_fit(rows, head.shape[1], head.element_size())
-            with progress.task("Distance to the base", len(chosen), "rows") as task:
-                task.note(candidate.name)
-                found.append(answer_states(engine, [rows[at] for at in chosen], task))
+        engine = pool.load_for_states(tuned)
+        head = engine.head()
+        used = [rows[at] for at in rows_that_fit(rows, head.shape[1], head.element_size())]
+        own, of_base = _states(engine, used, tuned.name, progress), None
+        with without_adapter(engine.causal) as is_base:
+            if is_base and tuned.model_path == base.model_path:
+                of_base = _states(engine, used, base.name, progress)
+        if of_base is None:
+            of_base = _states(pool.load_for_states(base), used, base.name, progress)
     except RequestError as error:
         return None, (_why_not(base, error.came),)
-    sums = kl_by_row(found[0], found[1], tuned.device)
-    used = [rows[at] for at in chosen]
+    sums = kl_by_row(own, of_base, tuned.device)
     return kl_result(sums, used, tuned=tuned.name, base=base.name, of=len(rows)), ()
+
+
+def _states(engine: StatesEngine, rows: Sequence[TokenisedExample], name: str, progress: Progress) -> AnswerStates:
+    from luthier.ml.evaluation.kl_to_base import answer_states
+
+    with progress.task("Distance to the base", len(rows), "rows") as task:
+        task.note(name)
+        return answer_states(engine, rows, task)
 
 
 def _is_base_of(one: Candidate, tuned: Candidate) -> bool:

@@ -404,7 +404,8 @@ def _judge(
     bar, people = on_judged_rows(bar, held_out.path, examples)
     of_labels = label_metrics(metrics, examples, train)
     rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
-    with closing(EnginePool((heads := heads or JudgedHeads(None, kept_answers=context.kept_answers)).open)) as pool:
+    heads = heads or JudgedHeads(None, kept_answers=context.kept_answers)
+    with closing(EnginePool(heads.open, heads.over_base)) as pool:
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         judged = every.judged
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)

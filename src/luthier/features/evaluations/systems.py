@@ -15,10 +15,10 @@ from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import SystemResult
 from luthier.core.evaluation_plan import MetricName
-from luthier.core.ports import Progress, Prompt, StopCheck
+from luthier.core.ports import Engine, Progress, Prompt, StopCheck
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, task_head_in
 from luthier.features.generation.engines import EnginePool
-from luthier.features.models.resolve import Candidate, answers_key, open_judged
+from luthier.features.models.resolve import Candidate, answers_key, judged_over_base, open_judged
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.metrics.protocol import Array
@@ -214,9 +214,17 @@ class JudgedHeads:
 
     def open(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
         """The engine of a candidate."""
+        return self._known(candidate, open_judged(candidate, stop=self._stop, num_workers=self._num_workers))
+
+    def over_base(self, candidate: Candidate, base: Engine) -> TransformersEngine | TaskAnswers:
+        """The engine of a candidate, made of that of its base, which is closed."""
+        return self._known(candidate, judged_over_base(candidate, cast("TransformersEngine", base), stop=self._stop))
+
+    def _known(
+        self, candidate: Candidate, engine: TransformersEngine | TaskAnswers
+    ) -> TransformersEngine | TaskAnswers:
         from luthier.ml.inference.transformers_engine import TransformersEngine
 
-        engine = open_judged(candidate, stop=self._stop, num_workers=self._num_workers)
         if isinstance(engine, TransformersEngine):
             loaded = engine
             if self._kept_answers is not None:

@@ -40,10 +40,19 @@ class EnginePool:
     """Loads a model when it first writes or scores, and lets go of the one before.
 
     Systems of one base and adapter, such as a base with and without examples in its prompt, share an engine.
+
+    Args:
+        open_engine: loads a candidate.
+        over_base: the engine of a candidate with an adapter, made of that of its base, which is loaded and not used
+            afterwards; None loads the base again.
     """
 
-    def __init__(self, open_engine: Callable[[Candidate], Engine]) -> None:
-        self._open_engine = open_engine
+    def __init__(
+        self,
+        open_engine: Callable[[Candidate], Engine],
+        over_base: Callable[[Candidate, Engine], Engine] | None = None,
+    ) -> None:
+        self._open_engine, self._over_base = open_engine, over_base
         self._loaded: _Loaded | None = None
         self._notes: dict[str, None] = {}
 
@@ -83,18 +92,38 @@ class EnginePool:
     def load(self, candidate: Candidate) -> Engine:
         """The engine of a candidate, loaded; the engine of another one is closed first."""
         if self._loaded is None or engine_key(self._loaded.candidate) != engine_key(candidate):
-            # Closed before the next is opened: two models together may not fit into the memory.
-            self.close()
-            self._loaded = _Loaded(candidate, self._open_engine(candidate))
+            base = self._forgotten()
+            if self._over_base is not None and base is not None and _is_over(candidate, base.candidate):
+                # Reading a large base from the disk takes minutes.
+                engine = self._over_base(candidate, base.engine)
+            else:
+                # Closed before the next is opened: two models together may not fit into the memory.
+                if base is not None:
+                    base.engine.close()
+                del base
+                engine = self._open_engine(candidate)
+            self._loaded = _Loaded(candidate, engine)
         return self._loaded.engine
 
     def close(self) -> None:
         """Let go of what is loaded."""
+        if (loaded := self._forgotten()) is not None:
+            loaded.engine.close()
+
+    def _forgotten(self) -> _Loaded | None:
+        """What was loaded, of which the pool keeps the notes alone."""
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             # A dict keeps the order and drops repeated notes.
             self._notes |= dict.fromkeys(getattr(loaded.engine, "notes", ()))
-            loaded.engine.close()
+        return loaded
+
+
+def _is_over(candidate: Candidate, base: Candidate) -> bool:
+    """Whether a candidate is an adapter over a base, run as that is."""
+    if candidate.adapter_path is None or base.has_task_head:
+        return False
+    return engine_key(replace(candidate, adapter_path=None)) == engine_key(base)
 
 
 class _Pooled:

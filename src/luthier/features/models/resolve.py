@@ -360,11 +360,35 @@ def open_judged(
         stop: As for `open_engine`.
         num_workers: As for `open_engine`.
     """
-    if not candidate.has_task_head:
-        return open_engine(candidate, stop=stop, num_workers=num_workers)
+    has_head = candidate.has_task_head
+    engine = open_engine(candidate, stop=stop, for_task_head=has_head, num_workers=num_workers)
+    return _with_head(candidate, engine) if has_head else engine
+
+
+def judged_over_base(
+    candidate: Candidate, base: TransformersEngine, *, stop: StopCheck | None = None
+) -> TransformersEngine | TaskAnswers:
+    """The engine of a run as `open_judged` opens it, made of the loaded weights of its base.
+
+    Args:
+        candidate: A run with an adapter.
+        base: The engine of its base, run as the candidate is; closed afterwards.
+        stop: As for `open_engine`.
+    """
+    from luthier.ml.inference.models.loading import attach_adapter
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+
+    assert candidate.adapter_path is not None
+    adapted = attach_adapter(base.causal, candidate.adapter_path)
+    engine = TransformersEngine(adapted, base.template, opted_turns=candidate.opted_turns, stop=stop)
+    engine.num_workers = base.num_workers
+    base.close()
+    return _with_head(candidate, engine) if candidate.has_task_head else engine
+
+
+def _with_head(candidate: Candidate, engine: TransformersEngine) -> TaskAnswers:
     from luthier.ml.inference.task_model import TaskAnswers, TaskModel
 
-    engine = open_engine(candidate, stop=stop, for_task_head=True, num_workers=num_workers)
     return TaskAnswers(TaskModel.open(engine, candidate.adapter_path or candidate.model_path))
 
 

@@ -6,7 +6,8 @@ indicates forgetting if there are no general rows to measure it on. It is not an
 also moved.
 
 Each model makes one pass over the rows and stores the hidden states before the answers' tokens, which are smaller than
-the logits by vocabulary / width; so only one model is in memory at a time.
+the logits by vocabulary / width; so only one model is in memory at a time. The base of an
+adapter is the same model with the adapter switched off.
 
 Source: Shenfeld, Pari and Agrawal, 2025, "RL's Razor: Why Online Reinforcement Learning Forgets Less",
 arXiv:2509.04259, section 4 (KL on the task's prompts predicts forgetting; they take the other direction, base || tuned,
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from luthier.core.records.bounds import Bounds
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums
 from luthier.ml.evaluation.statistics import bootstrap_interval
 from luthier.ml.inference.models.forward import ScaledHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MAX_STATE_BYTES: Final = 256 << 20
 """Memory limit for the states of one model; beyond it, equally spaced rows are used."""
@@ -52,6 +56,11 @@ class StatesEngine(Protocol):
 
     def scaled_head(self) -> ScaledHead:
         """The scale and cap of the product of the two."""
+        ...
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The model itself."""
         ...
 
 

@@ -233,6 +233,7 @@ class Judging:
         num_other_runs: runs that are evaluated with this one.
         teacher_share: parameters of a teacher that is evaluated with them, as a share of the base's; 0 without one.
         measures_kl: whether both models process the rows once more, to measure how far one moved from the other.
+        num_loadings: how often weights as large as the base's are loaded, besides those of a teacher and of other runs.
         num_workers: processes that compute batches side by side, on a CPU.
     """
 
@@ -248,6 +249,7 @@ class Judging:
     num_read: int = 0
     teacher_share: float = 0.0
     measures_kl: bool = False
+    num_loadings: int = 2
     num_drawn: int = 1
     num_nearest: int = 0
     search_tokens: int = 0
@@ -288,8 +290,7 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
     held_out, evaluation = plan.data.held_out, plan.evaluation
     if held_out is None or not held_out.num_examples:
         return None
-    count = held_out.num_examples
-    reference = held_out.num_trained_tokens / count
+    count, reference = held_out.num_examples, held_out.num_trained_tokens / held_out.num_examples
     shots = evaluation.few_shot * plan.data.train.mean_tokens
     teacher = plan.objective.teacher
     needs, num_rows = needs_of(evaluation.metrics), min(count, evaluation.max_samples)
@@ -319,8 +320,9 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         num_nearest=num_nearest,
         search_tokens=evaluation.optimised_prompt_tokens,
         reflection_share=evaluation.reflection_parameters / max(1, base_parameters) if has_reflection else None,
-        # A task head gives no distribution over tokens.
-        measures_kl=plan.objective.task_head is None,
+        measures_kl=writes,  # a task head gives no distribution over tokens
+        # An adapter is put over the base, which is loaded unless another model was in between, and off for the KL.
+        num_loadings=1 + bool(other_runs or teacher) if is_adapted else 2 + writes,
         num_workers=evaluation.num_workers,
     )
 
@@ -357,10 +359,8 @@ def judging_seconds(
     judged = workload.judging
     if judged is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
-    # Judging runs in one process: more devices make it no faster.
-    alone = device.model_copy(update={"num_devices": 1})
-    # Base and tuned model are loaded one after the other, and the base once more for the distance between the two.
-    loading = _loading_seconds(workload) * (2.0 + judged.measures_kl + judged.teacher_share + judged.num_other_runs)
+    alone = device.model_copy(update={"num_devices": 1})  # judging runs in one process
+    loading = _loading_seconds(workload) * (judged.num_loadings + judged.teacher_share + judged.num_other_runs)
     ends = [
         loading + scoring_seconds + _writing(workload, alone, judged, factors, min(new, judged.new_tokens))
         # Answers end where the model ends them: from as long as the references to as long as they may be.

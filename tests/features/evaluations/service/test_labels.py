@@ -6,11 +6,13 @@ import io
 import itertools
 import json
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers import PreTrainedModel
 
 from luthier.core.dataset import Example
 from luthier.core.errors import LeakageError, NotFoundError, RecipeError, RequestError
@@ -21,6 +23,7 @@ from luthier.features.evaluations.baselines import slow_note
 from luthier.features.evaluations.service import evaluate
 from luthier.features.evaluations.verdict_format import show_evaluation
 from luthier.features.evaluations.view import charts, confusion_tables, label_confidence_charts
+from luthier.features.generation import engines
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
@@ -30,6 +33,8 @@ from luthier.ml.data.rows.formats import load_file
 from luthier.ml.evaluation.report.evaluation_results import confusion_charts, interval_charts
 from luthier.ml.evaluation.report.evaluation_results import label_confidence_charts as drawn_charts
 from luthier.ml.evaluation.result_views import roles
+from luthier.ml.inference import transformers_engine
+from luthier.ml.inference.models import merging
 from luthier.platform.home.context import Context
 
 LABELS = ("bad", "good", "great")
@@ -180,7 +185,7 @@ def test_an_evaluation_says_whether_more_rows_would_help(context: Context, tiny_
 
 
 def test_a_tuned_model_is_held_against_its_base_on_the_judged_rows(
-    context: Context, tiny_model: Path, tmp_path: Path
+    context: Context, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_labelled(tmp_path / "train.jsonl", 24)
     data = write_labelled(tmp_path / "test.jsonl", 9, first=100)
@@ -194,7 +199,15 @@ def test_a_tuned_model_is_held_against_its_base_on_the_judged_rows(
         },
         base_dir=tmp_path,
     )
+    loaded, load = list[str](), transformers_engine.load_model
+
+    def load_model(path: str, **options: Any) -> PreTrainedModel:
+        loaded.append(path)
+        return load(path, **options)
+
+    monkeypatch.setattr(transformers_engine, "load_model", load_model)
     outcome = train(context, recipe, base_dir=tmp_path)
+    assert len(loaded) == 1  # what is judged: the base, the adapter over it, and the base again without it
     judged = context.evaluations.get(str(outcome.record.evaluation_id))
     moved = judged.kl_to_base
     assert moved is not None
@@ -205,6 +218,12 @@ def test_a_tuned_model_is_held_against_its_base_on_the_judged_rows(
     again = evaluate(context, [outcome.record.run_id, str(tiny_model)], data=data, metrics=["exact_match"])
     assert again.kl_to_base is not None
     assert again.kl_to_base.value == pytest.approx(moved.value, rel=1e-6)
+    monkeypatch.setattr(engines, "_is_over", lambda *_: False)
+    monkeypatch.setattr(merging, "without_adapter", lambda _: nullcontext(False))
+    loaded.clear()
+    apart = evaluate(context, [outcome.record.run_id, str(tiny_model)], data=data, metrics=["exact_match"])
+    assert len(loaded) == 3
+    assert apart.kl_to_base == again.kl_to_base
     alone = evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"])
     assert (alone.kl_to_base, alone.rows_notes) == (None, ())
 

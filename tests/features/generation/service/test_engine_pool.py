@@ -74,6 +74,24 @@ def test_one_model_is_open_at_a_time_and_systems_of_one_base_share_it(tiny_model
     ]  # fmt: skip
 
 
+def test_an_adapter_is_put_over_the_base_that_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    log: list[str] = []
+
+    def over_base(one: Candidate, base: Any) -> Any:
+        log.append(f"put {one.name} over {base._name}")
+        return FakeEngine(one, log)
+
+    pool = EnginePool(lambda one: FakeEngine(one, log), over_base)  # type: ignore[arg-type,return-value]
+    base = candidate("base", tiny_model)
+    tuned = candidate("tuned", tiny_model, adapter_in(tmp_path / "adapter"))
+    for one in (base, tuned, replace(tuned, name="other", precision="bfloat16"), base):
+        pool.engine(one).generate([], SilentProgress())
+    assert log == [
+        "open base", "write with base", "put tuned over base", "open tuned", "write with tuned", "close tuned",
+        "open other", "write with other", "close other", "open base", "write with base",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "other",
     [

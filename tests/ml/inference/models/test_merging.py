@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import RequestError
 from luthier.ml.inference.models.loading import attach_adapter, load_model
-from luthier.ml.inference.models.merging import merged_model
+from luthier.ml.inference.models.merging import merged_model, without_adapter
 from luthier.ml.inference.models.quantised import unpack
 
 IDS = torch.arange(30).reshape(2, 15)
@@ -69,6 +69,39 @@ def test_a_packed_base_is_merged_as_training_read_it(
     other = "bfloat16" if precision == "float32" else "float32"
     apart = merged_model(tiny_model, adapter, dtype="float32", quantisation="int8", packed_from=other).state_dict()
     assert not torch.equal(apart[name], expected[name])
+
+
+@torch.no_grad()
+def test_with_its_adapter_switched_off_a_model_is_its_base_to_the_bit(tiny_model: Path, adapter: Path) -> None:
+    base = load_model(tiny_model, dtype="float32", attention="sdpa")
+    expected = base(IDS).logits
+    adapted = attach_adapter(base, adapter)
+    tuned = adapted(IDS).logits
+    assert not torch.equal(tuned, expected)
+    with without_adapter(adapted.get_base_model()) as is_base:
+        assert is_base
+        assert torch.equal(adapted(IDS).logits, expected)
+    assert torch.equal(adapted(IDS).logits, tuned)
+    assert not any(weight.requires_grad for weight in nonempty(list(adapted.parameters())))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+        LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM"),
+        LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["input_layernorm"], task_type="CAUSAL_LM"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_what_is_more_than_an_adapter_of_layers_is_not_switched_off(
+    tiny_model: Path, config: LoraConfig | PromptTuningConfig
+) -> None:
+    base = load_model(tiny_model, dtype="float32", attention="sdpa")
+    with without_adapter(base) as is_base:
+        assert not is_base
+    with without_adapter(get_peft_model(base, config).get_base_model()) as is_base:
+        assert not is_base
 
 
 def test_a_trained_prompt_cannot_be_merged(tiny_model: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ A trained prompt becomes embedding rows after the vocabulary, so that it can be 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +72,33 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     with quiet_peft():
         merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
+
+
+@contextmanager
+def without_adapter(model: PreTrainedModel) -> Iterator[bool]:
+    """Within the block a model is its base alone, without its adapter.
+
+    Yields False, and changes nothing, if its layers have no adapter (a trained prompt is none), and if that changes
+    embeddings or head, whose weights are also read directly.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    # PEFT keeps a module that it replaces by a trained copy under this name.
+    has_copies = any(hasattr(module, "original_module") for module in model.modules())
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if not layers or has_copies or any(isinstance(end, BaseTunerLayer) for end in ends):
+        yield False
+        return
+    # PEFT makes the weights of an adapter trainable when it enables it.
+    flags = [(weight, weight.requires_grad) for layer in layers for weight in layer.parameters()]
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield True
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
+        for weight, was_trainable in flags:
+            weight.requires_grad_(was_trainable)
 
 
 @torch.no_grad()

@@ -5,10 +5,15 @@ Dequantising does not restore the precision lost by quantising; it produces trai
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -54,7 +59,7 @@ def convert(document: dict[str, str], channel: Channel) -> None:
 
 def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     try:
-        with quiet_transformers():
+        with quiet_transformers(), one_reader():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
@@ -67,6 +72,33 @@ def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     vars(model.config).pop("quantization_config", None)
     # Half the size of float32, and the dtype that training reads.
     return model.to(torch.bfloat16), tokenizer
+
+
+@contextmanager
+def one_reader() -> Iterator[None]:
+    """Within the block, `gguf` makes one reader of a file, and its values are plain arrays.
+
+    transformers asks for a reader for the tokenizer, for the config and for the weights. Each makes slices of a memory
+    map for every token and merge of the vocabulary, which take several times as long as slices of an array.
+    """
+    import gguf
+
+    real = gguf.GGUFReader
+
+    class Reader(real):  # type: ignore[misc, valid-type]
+        @property
+        def data(self) -> NDArray[np.uint8]:
+            return self._mapped
+
+        @data.setter
+        def data(self, mapped: NDArray[np.uint8]) -> None:
+            self._mapped = mapped.view(np.ndarray)
+
+    gguf.GGUFReader = lru_cache(maxsize=1)(Reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = real
 
 
 def _restore_splitting(tokenizer: PreTrainedTokenizerFast, gguf: Path) -> None:

@@ -33,6 +33,7 @@ from luthier.ml.inference.models.templates.jinja_sandbox import (
     reads_clock,
     use_bounded_sandbox,
 )
+from luthier.ml.inference.models.templates.loaded_templates import LOADED, generation_stop_ids, template_key
 from luthier.ml.inference.models.templates.message_forms import (
     AS_USUAL,
     CALLS,
@@ -125,6 +126,8 @@ class ChatTemplate:
     ) -> ChatTemplate:
         """The template of a transformers folder; `auto` uses the model's template if there is one, else `plain`.
 
+        One that this thread still uses is returned again (`loaded_templates`).
+
         is_new: the template is untrusted and is first tested in a process with limits. options: variables passed to the
         template with each conversation.
 
@@ -133,6 +136,9 @@ class ChatTemplate:
             TemplateError: the model's template cannot end a turn, fails on the simplest conversation, or, with
                 `is_new`, exceeds the limits.
         """
+        key = template_key(Path(path), kind, options)
+        if not is_new and (known := LOADED.get(key)) is not None:
+            return known
         tokenizer = load_tokenizer(path)
         if is_new:
             check_template(tokenizer.chat_template, tokenizer.special_tokens_map)
@@ -143,7 +149,8 @@ class ChatTemplate:
                 do="set `template: plain`, or choose the instruction-tuned variant of the model",
             )
         chosen: Literal["chat", "plain"] = "plain" if kind == "plain" or not tokenizer.chat_template else "chat"
-        return cls(tokenizer, chosen, stop_ids=_generation_stop_ids(Path(path)), options=options)
+        made = LOADED[key] = cls(tokenizer, chosen, stop_ids=generation_stop_ids(Path(path)), options=options)
+        return made
 
     def with_options(self, options: Mapping[str, Any]) -> ChatTemplate:
         """The same template with these options; itself if they are unchanged."""
@@ -486,13 +493,3 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
 def _probe() -> Conversation:
     messages = (Message(role="user", content=_PROBE_QUESTION), Message(role="assistant", content=_PROBE_ANSWER))
     return Conversation(messages=messages)
-
-
-def _generation_stop_ids(folder: Path) -> tuple[int, ...]:
-    file = folder / "generation_config.json"
-    if not file.is_file():
-        return ()
-    eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    if eos is None:
-        return ()
-    return tuple(eos) if isinstance(eos, list) else (eos,)

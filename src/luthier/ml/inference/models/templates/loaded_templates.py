@@ -1,0 +1,55 @@
+"""Templates that are in use, so that a second request for one does not load its tokenizer and probe it again.
+
+A command asks for the template of its model many times, for the plan, the rows and each evaluated system, and a
+tokenizer of a large vocabulary takes a second. A template is found here as long as something else holds it, so none is
+kept in memory for longer. Each thread finds its own.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
+
+if TYPE_CHECKING:
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+
+LOADED: Final[WeakValueDictionary[Hashable, ChatTemplate]] = WeakValueDictionary()
+"""By `template_key`."""
+
+
+def template_key(folder: Path, kind: str, options: Mapping[str, Any] | None) -> Hashable:
+    """What a loaded template follows from, for this thread: the files of a folder, and how they are read.
+
+    Args:
+        folder: of the model; one that does not exist has no files.
+        kind: as for `ChatTemplate.load`.
+        options: as for `ChatTemplate.load`.
+    """
+    files = tuple(_stamp(one) for one in sorted(folder.iterdir())) if folder.is_dir() else ()
+    # By repr: True and 1 are equal, and a template may write them in two ways.
+    named = tuple(sorted((name, repr(value)) for name, value in (options or {}).items()))
+    return threading.get_ident(), str(folder.absolute()), files, kind, named
+
+
+def _stamp(file: Path) -> tuple[str, int, int, int]:
+    """What shows that a file was changed or replaced."""
+    try:
+        its = file.stat()
+    except OSError:  # a link to nowhere, which nothing reads
+        return file.name, 0, 0, 0
+    return file.name, its.st_size, its.st_mtime_ns, its.st_ino
+
+
+def generation_stop_ids(folder: Path) -> tuple[int, ...]:
+    """The token ids at which the generation config of a folder ends an answer; none without one."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return ()
+    eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    if eos is None:
+        return ()
+    return tuple(eos) if isinstance(eos, list) else (eos,)
