@@ -272,7 +272,7 @@ def test_output_within_the_folder_of_documents(docs: Path) -> None:
 def test_no_rows_is_an_error_with_every_reason(docs: Path, tmp_path: Path) -> None:
     (docs / "a.txt").write_text("")
     (docs / "b.png").write_text("x")
-    with pytest.raises(DataError, match="no rows: 1 documents") as caught:
+    with pytest.raises(DataError, match="no rows: of 1 document none could be read") as caught:
         run(docs, tmp_path / "rows.jsonl")
     assert [problem.file for problem in caught.value.problems] == ["a.txt", "b.png"]
     assert not list(tmp_path.glob("*rows*"))
