@@ -21,7 +21,14 @@ def test_an_empty_text_is_none() -> None:
     assert parse_yaml("x", "# nothing\n") == (None, {})
 
 
-@pytest.mark.parametrize("text", ["a: 1\na: 2", "a: [1", "a: b: c", "\t- a", "!!python/object:os.system {}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\na: 2", "a: [1", "a: b: c", "\t- a", "!!python/object:os.system {}",
+        "a: !!int x", "a: !!float x", "a: !!bool x", "a: !!timestamp x", f"a: {'1' * 5_000}",
+    ],
+    ids=range(10),
+)  # fmt: skip
 def test_what_is_no_plain_document_is_refused_as_the_caller_says(text: str) -> None:
     with pytest.raises(RequestError, match="prices"):
         parse_yaml("prices", text)

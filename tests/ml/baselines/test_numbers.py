@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from luthier.core.text.written_numbers import read_number
 from luthier.ml.baselines.numbers import ridge_regression
 from luthier.ml.baselines.rows import NotApplicable, TaskRow
 
@@ -39,6 +40,15 @@ def test_units_and_decimals_are_written_as_in_training() -> None:
 def test_predictions_stay_inside_of_what_was_seen() -> None:
     rows = [TaskRow(f"{n} eggs", str(n)) for n in range(1, 21)]
     assert 1 <= float(ridge_regression(rows, ["4000 eggs"])[0]) <= 20
+
+
+def test_digits_that_no_float_holds_stop_neither_prompts_nor_answers() -> None:
+    long = "9" * 400
+    rows = [TaskRow(f"{n} eggs, key {long}", str(n)) for n in range(1, 41)]
+    found = ridge_regression([*rows, TaskRow("all eggs", long)], ["3 eggs", f"eggs {long}"])
+    assert all(1 <= float(one) <= 40 for one in found)
+    assert len(found) == 2
+    assert read_number(long) is None
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,23 @@ def test_a_second_delivery_of_the_end_registers_no_second_model(tmp_path: Path, 
     assert new_id.tracker_run_id != run.tracker_run_id, "a delivery from the start has a run of its own"
 
 
+def test_a_run_that_goes_on_with_other_values_keeps_its_parameters_and_has_these_as_tags(
+    tmp_path: Path, store: str
+) -> None:
+    from mlflow import MlflowClient
+
+    from luthier.ml.tracking.mlflow_client import MLflow
+
+    run = deliver_to("mlflow", tmp_path, location=store)
+    resumed = replace(run, parameters={**run.parameters, "template": "plain", "budget.hours": 4.0})
+    assert MLflow().begin(resumed).tracker_run_id == run.tracker_run_id
+    found = MlflowClient(tracking_uri=store).get_run(run.tracker_run_id).data
+    assert found.params["template"] == "chat"
+    assert found.params["budget.hours"] == "4.0"
+    assert found.tags["luthier.template"] == "plain"
+    assert "luthier.training.packing" not in found.tags, "it has not changed"
+
+
 def test_a_base_model_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone"}')
     with pytest.raises(NotFoundError, match="no base model in '/gone'") as caught:

@@ -51,6 +51,14 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
         raise refuse(
             f"{place} is not right YAML: {first_line(error)}", expected="plain YAML text", do="correct it"
         ) from error
+    # What Python says of a whole number of thousands of digits, and PyYAML's constructors of `!!int x`, `!!bool x` and
+    # `!!timestamp x`: these are errors of the text, too.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise refuse(
+            f"{place} is not right YAML: a number has too many digits, or a value does not fit its tag (such as !!int)",
+            expected="plain YAML text",
+            do="write the value without a tag, or a shorter number",
+        ) from error
 
 
 def has_alias(text: str) -> bool:

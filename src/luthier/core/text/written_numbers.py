@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -42,12 +43,16 @@ def write_number(value: float, form: NumberFormat) -> str:
 
 
 def read_number(answer: str) -> WrittenNumber | None:
-    """The number that an answer consists of, with at most a short unit; None for any other text."""
+    """The number that an answer consists of, with at most a short unit; None for any other text.
+
+    Digits that are more than a float holds (over 1.8e308) are no number.
+    """
     match = _SHAPE.fullmatch(answer)
     if match is None:
         return None
     number = match["number"].replace("\u2212", "-")
     _, _, fraction = number.partition(".")
-    return WrittenNumber(
-        match["before"], float(number.replace(",", "")), len(fraction), match["after"].rstrip(), "," in number
-    )
+    value = float(number.replace(",", ""))
+    if not math.isfinite(value):
+        return None
+    return WrittenNumber(match["before"], value, len(fraction), match["after"].rstrip(), "," in number)

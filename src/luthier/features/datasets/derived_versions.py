@@ -358,6 +358,7 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
         DataError: Rows, fields or fractions that do not allow it.
         RequestError: Options that cannot be met.
         LeakageError: The proof failed; nothing was made.
+        FileQuotaError: The files of the project would take more than they may; nothing was made.
         WorkError: The process failed or was late.
     """
     dataset = context.datasets.get(caller.project_id, version.dataset_id)
@@ -373,6 +374,9 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
         # The document is stored with each version, so it may not grow with the number of strata.
         document["strata"] = dict(list(document["strata"].items())[:_MAX_STRATA])
         of = {"dataset_id": dataset.dataset_id, "name": dataset.name, "version": version.number}
+        # Before the first one is kept: with some of its sides alone it would be no split.
+        num_bytes = sum((folder / part["file"]).stat().st_size for part in document["sides"].values())
+        context.files.check_room(caller.project_id, num_bytes)
         sides = {
             side: _keep(
                 context, caller, f"{dataset.name}-{SIDES[side]}", folder / part["file"], of, document, version.columns

@@ -112,7 +112,7 @@ def find(context: Context, caller: Caller, wish: Wish) -> Found:
     Raises:
         NotFoundError: The project has no such dataset or version.
     """
-    models = model_choices(context)
+    models = model_choices(context, caller)
     if not wish.dataset_id:
         return Found(_goal(wish.goal), None, None, None, None, models)
     dataset = context.datasets.get(caller.project_id, wish.dataset_id)

@@ -136,6 +136,9 @@ def assign(
         # Who is given something sees it now, however long it was put off before.
         "snoozed_until": None,
     }
+    if member is not None:
+        # Nor is it done for whoever is to do it: marked as done it would be in no list of theirs, without a reminder.
+        changes |= {"done_at": None, "done_by": "", "done_mark": ""}
     mark = entry.mark.model_copy(update=changes)
     events, documents = _messages(context, caller, entry, member, due, root)
     if member is not None and due_at is not None and due_at - DUE_SECONDS <= context.access.now():

@@ -25,7 +25,7 @@ from luthier.features.studies.end import winning_document
 from luthier.features.training.recipe_job import ASKED
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.home.model_names import base_models
+from luthier.platform.home.model_names import base_models, may_use_base
 
 _MAX_VERSIONS: Final = 100
 _MAX_FILES: Final = 30
@@ -91,9 +91,12 @@ def file_choices(context: Context, caller: Caller) -> list[FileChoice]:
     return list(found.values())
 
 
-def model_choices(context: Context) -> dict[str, ModelView]:
-    """The base models by the name that recipes of a project know them by: those on this machine first."""
-    views = {view.name: view for view in list_models(context)}
+def model_choices(context: Context, caller: Caller) -> dict[str, ModelView]:
+    """The base models that the caller's project may use, by the name that its recipes know them by.
+
+    Those on this machine come first.
+    """
+    views = {view.name: view for view in list_models(context) if may_use_base(context, caller.project_id, view.name)}
     known = {name: views[own] for name, own in base_models(context).items() if own in views}
     return dict(sorted(known.items(), key=lambda item: item[1].path is None))
 

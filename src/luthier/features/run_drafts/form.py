@@ -32,6 +32,8 @@ SHARE: Final = "share"
 SOURCES: Final = "sources"
 """What is chosen in place of a file where the text of the recipe names several sources: they stay as they are."""
 _USUAL_SHARE: Final = 10.0
+_MAX_PERCENT: Final = 1_000_000
+"""More is shown as it was entered, as no share: a number of hundreds of digits cannot be divided."""
 _TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
 """What the planner takes where a recipe names none; once one of its fields is set, the name must be, too."""
 
@@ -200,7 +202,7 @@ def _split(keys: Mapping[str, Any], place: str, form: Mapping[str, str]) -> Any:
     percent = _number(None, form.get(f"{place}-percent", "").strip())
     if percent is None:
         percent = _USUAL_SHARE
-    if not isinstance(percent, int | float) or isinstance(percent, bool):
+    if not isinstance(percent, int | float) or isinstance(percent, bool) or abs(percent) > _MAX_PERCENT:
         return percent
     # A fraction that the percentage merely repeats is kept as written: 0.1 must not become 0.1000000001.
     return known if isinstance(known, float) and abs(known * 100 - percent) < 1e-9 else round(percent / 100, 6)

@@ -122,7 +122,7 @@ class _Visit:
     def __init__(self, request: Request, context: Context, caller: Caller) -> None:
         self.request, self.context, self.caller = request, context, caller
         self.files = draft_choices.file_choices(context, caller)
-        self.models = draft_choices.model_choices(context)
+        self.models = draft_choices.model_choices(context, caller)
         self.names = {choice.file_id: choice.comment for choice in self.files}
 
     @property

@@ -98,10 +98,16 @@ def rm(
     run_id: RunArgument, checkpoints: CheckpointsOption = None, as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
     """Delete a run with its checkpoints, adapter, evaluations and report, and what this home has uploaded of it."""
+    from contextlib import suppress
+
+    from luthier.core.errors import LuthierError
     from luthier.features.runs import service as runs
+    from luthier.features.training.checkpoint_uploads.session import is_continued_elsewhere
 
     with open_context(home, checkpoints=checkpoints) as context:
-        leaves_uploads = runs.leaves_uploads(context, run_id)
+        leaves_uploads, is_elsewhere = runs.leaves_uploads(context, run_id), False
+        with suppress(LuthierError):  # the store does not answer: the removal of the uploads is tried again later
+            is_elsewhere = is_continued_elsewhere(context, run_id, context.settings.run_folder(run_id))
         # The old record, for the message about it.
         record = runs.remove_run(context, run_id)
 
@@ -113,8 +119,11 @@ def rm(
                 f"the place: delete the folder runs/{run_id} there.",
                 soft_wrap=True,
             )
+        elif is_elsewhere:
+            console.print("Its uploads are still in object storage: another machine has taken the run.", soft_wrap=True)
 
-    return Answer(as_json, {"removed": run_id, "status": record.status, "leaves_uploads": leaves_uploads}, tell)
+    document = {"removed": run_id, "status": record.status, "leaves_uploads": leaves_uploads or is_elsewhere}
+    return Answer(as_json, document, tell)
 
 
 def edit(

@@ -16,7 +16,7 @@ from luthier.core.results.recommendation import Action, Recommendation
 from luthier.features.models.service import list_models
 from luthier.features.runs.state import datasets_of
 from luthier.platform.home.context import Context
-from luthier.platform.home.model_names import base_models
+from luthier.platform.home.model_names import base_models, may_use_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,9 @@ def _add_rows(found: _Found) -> list[NextStep]:
 
 
 def _larger_base(found: _Found) -> list[NextStep]:
-    larger = None if found.plan is None else _next_larger(found.context, found.plan.base_model.num_parameters)
+    larger = None
+    if found.plan is not None:
+        larger = _next_larger(found.context, found.caller, found.plan.base_model.num_parameters)
     if larger is None:
         return [NextStep("Choose a larger base model", "/models?show=base", "read")]
     label, name = f"Train {larger}", quote(larger, safe="")
@@ -115,9 +117,13 @@ def _larger_base(found: _Found) -> list[NextStep]:
     ]
 
 
-def _next_larger(context: Context, num_parameters: int) -> str | None:
-    """The smallest base model on this machine with at least half as many parameters again, by its name in the API."""
-    views = {view.name: view for view in list_models(context) if view.path is not None and view.num_parameters}
+def _next_larger(context: Context, caller: Caller, num_parameters: int) -> str | None:
+    """The smallest base model on this machine with at least half as many parameters again, by its name in the API.
+
+    Of those that the caller's project may use.
+    """
+    here = (view for view in list_models(context) if view.path is not None and view.num_parameters)
+    views = {view.name: view for view in here if may_use_base(context, caller.project_id, view.name)}
     found = [(views[own].num_parameters or 0, name) for name, own in base_models(context).items() if own in views]
     return min((one for one in found if one[0] >= 1.5 * num_parameters), default=(0, None))[1]
 

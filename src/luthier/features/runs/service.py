@@ -316,7 +316,7 @@ def sweep_removed(context: Context) -> None:
             context.runs.delete(run_id)
         if (folder / OWN_LEASE).is_file():
             try:
-                forget_uploads(context, run_id)
+                forget_uploads(context, run_id, folder)
             except LuthierError:  # the store does not answer: the folder stays, and the next sweep tries again
                 continue
         with suppress(FileNotFoundError):  # another process sweeps the same folder: the next sweep finds what is left

@@ -144,18 +144,25 @@ def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:
     try:
         record = context.runs.get(run_id)
     except NotFoundError:
-        recipe = final_recipe(search.study.spec, winner, search.own).model_copy(update={"budget": budget})
+        recipe = final_recipe(search.study.spec, winner, search.own, context.runs.plan(winner.run_id))
+        recipe = recipe.model_copy(update={"budget": budget})
         return train(context, recipe, base_dir=Path("/"), run_id=run_id).record
     if record.status == "succeeded":
         return record
     return resume(context, run_id, budget=budget).record
 
 
-def final_recipe(spec: StudySpec, winner: Trial, own: Plan) -> Recipe:
+def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Recipe:
     """The winner's recipe on all rows but the held-out ones, as long as its best step was late.
 
     Of an earlier one the validation rows stay apart, so that the run keeps the weights of its best step: the trial was
     chosen by the loss of such weights, and without these rows the weights of the last step would be kept.
+
+    Args:
+        spec: of the study.
+        winner: the trial that is repeated.
+        own: the plan of the study's own recipe.
+        trained: the plan of the winner's run.
     """
     from luthier.features.recipes.service import recipe_from
 
@@ -167,6 +174,8 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan) -> Recipe:
             del data["validation"]
     # Pinned, where the recipe leaves the epochs open, to the plan that all trials were measured by.
     training.setdefault("epochs", own.training.num_steps / own.training.num_steps_per_epoch)
+    # The usual batch size depends on the number of rows, and there are more now: the rate was found with this one.
+    training.setdefault("global_batch_size", trained.training.global_batch_size)
     training["early_stopping_patience"] = 0
     return recipe_from(document, base_dir=Path("/"))
 

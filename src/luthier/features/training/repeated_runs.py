@@ -71,6 +71,7 @@ def learning_curve(
     recipe, notes = _ready(with_absolute_paths(recipe, base_dir.absolute()))
     # All rows are checked before training on the first share.
     whole = prepare(context, recipe, base_dir=Path(), prices=prices)
+    recipe = _with_batch_size(recipe, whole.plan)
     # Training time is proportional to the rows, so the shares add up.
     planned = quote_of(context, whole).prediction.hours.times(sum(end - start for start, end in PARTS))
     share = _share(planned, hours, whole.plan.data.train.num_examples)
@@ -117,6 +118,12 @@ def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
     if recipe.objective is not None and rules_of(recipe.objective.name).learns_preferences:
         notes.append(f"losses are those of {recipe.objective.name}, plain numbers, also where they are called nats")
     return recipe, notes
+
+
+def _with_batch_size(recipe: Recipe, whole: Plan) -> Recipe:
+    """The recipe with the batch size for all rows: the usual one is smaller for few of them, which bends the curve."""
+    size = {"global_batch_size": whole.training.global_batch_size}
+    return recipe.model_copy(update={"training": (recipe.training or TrainingRecipe()).model_copy(update=size)})
 
 
 def _share(planned: Estimate, hours: float | None, num_rows: int) -> float:

@@ -209,11 +209,19 @@ def _number(field: Field, text: str) -> float | int:
             f"{text[:40]!r} is not a whole number" if is_whole else f"{text[:40]!r} is not a number"
         ) from None
     low, high = field.least, field.most
-    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+    if not _is_finite(value) or (low is not None and value < low) or (high is not None and value > high):
         ends = {"at least": low, "at most": high}
         wanted = " and ".join(f"{words} {end:g}" for words, end in ends.items() if end is not None)
         raise ValueError(f"{text[:40]} is out of range: {wanted or 'a finite number'}")
     return value
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number has a float: a whole number of more than 308 digits has none."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _mapping(text: str) -> dict[str, str]:

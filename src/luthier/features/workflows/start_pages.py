@@ -222,7 +222,7 @@ def _page(
     *,
     status: int = 200,
 ) -> Response:
-    models = draft_choices.model_choices(context)
+    models = draft_choices.model_choices(context, caller)
     kinds = {field.entry.kind for field in fields_of(form.name)}
     tuned = project_models.list_tuned(context, caller, limit=_MAX_TUNED)[0] if "teacher" in kinds else []
     values: dict[str, Any] = {

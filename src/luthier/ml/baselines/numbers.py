@@ -18,6 +18,8 @@ _WORDS: Final = r"(?u)\b[^\W\d]+\b"
 _LEAST_SHARE: Final = 0.95
 _LEAST_ROWS: Final = 10
 _MOST_NUMBERS: Final = 8
+_LARGEST: Final = 1e100
+"""Of the numbers in a prompt that count: their squares are added up, and must stay finite."""
 _MOST_ROWS: Final = 2_000
 """Of training: the closed form solves a system of as many equations."""
 
@@ -77,7 +79,9 @@ def _numbers(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     """The first numbers of each text, how many there are, and how long it is: [texts, 2 x 8 + 2]."""
     table = np.zeros((len(texts), 2 * _MOST_NUMBERS + 2))
     for row, text in enumerate(texts):
-        found = [float(one.replace(",", "").replace("\u2212", "-")) for one in NUMBER.findall(text)]
+        written = (float(one.replace(",", "").replace("\u2212", "-")) for one in NUMBER.findall(text))
+        # Hundreds of digits are a key, and infinite as a float.
+        found = [one for one in written if abs(one) <= _LARGEST]
         first = found[:_MOST_NUMBERS]
         table[row, : len(first)] = first
         # The sign keeps its meaning, and a factor of ten is one step.

@@ -340,7 +340,9 @@ def score_in(said: str, low: float, high: float) -> float | None:
     try:
         document = json.loads(said)
         found = float(document["result"] if isinstance(document, dict) else document)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        # Beside other texts: a whole number of more than 308 digits, and brackets without end, as of a model that
+        # repeats itself.
         match = _NUMBER.search(said)
         if match is None:
             return None

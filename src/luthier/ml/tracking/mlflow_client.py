@@ -52,10 +52,15 @@ class MLflow(Tracker):
         else:
             # A run that was begun by a delivery that was killed before it could note the id.
             self._id = self._begun(experiment_id) or self._created(experiment_id)
-        text = [Param(name, str(value)) for name, value in run.parameters.items()]
-        for some in _chunks(text, _MAX_PARAMETERS):
-            # Parameters cannot change: the same ones again are no error.
+        known = self._client.get_run(self._id).data.params
+        now = {name: str(value) for name, value in run.parameters.items()}
+        for some in _chunks([Param(name, value) for name, value in now.items() if name not in known], _MAX_PARAMETERS):
             self._client.log_batch(self._id, params=some)
+        for name, value in now.items():
+            # MLflow refuses another value of a parameter, and takes one of a tag: a run that was resumed with a larger
+            # budget goes on with both.
+            if known.get(name, value) != value:
+                self._client.set_tag(self._id, f"luthier.{name}", value)
         return RemoteRun(self._id, self._url(experiment_id))
 
     def log(self, points: Sequence[Point]) -> None:

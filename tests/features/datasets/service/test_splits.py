@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.core.errors import DataError, FileQuotaError, NotFoundError, RequestError
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.derived_versions import SplitWishes, begin_split, last_split, split_dataset, split_state
 from luthier.features.datasets.store import DatasetVersion
@@ -61,6 +61,16 @@ def test_three_datasets_hold_every_row_once_with_the_proof(context: Context) -> 
     assert last is not None
     assert last.sides["train"][1].parent == 1
     assert set(last.sides) == {"train", "validation"}, "held-out is of the earlier split, and stands in this train"
+
+
+def test_a_split_that_has_no_room_for_all_of_its_sides_makes_none(context: Context) -> None:
+    version = bring(context, 60)
+    [used] = context.files.used_bytes().values()
+    context.access.set_file_quota(CALLER.project_id, used + used * 3 // 4)  # enough for the training rows
+    with pytest.raises(FileQuotaError):
+        split_dataset(context, CALLER, version, SplitWishes(0.2, 0.2, near_threshold=None))
+    assert [dataset.name for dataset, _ in dataset_versions.list_datasets(context, CALLER)] == ["faq"]
+    assert context.files.used_bytes() == {CALLER.project_id: used}
 
 
 def test_wishes_that_cannot_be_met_make_nothing(context: Context) -> None:

@@ -263,6 +263,17 @@ def test_a_dataset_is_given_to_an_annotator_before_it_was_begun(context: Context
     assert of(context, "annotate") == [], "all rows are decided"
 
 
+def test_what_was_marked_as_done_is_open_for_whoever_gets_it_afterwards(context: Context) -> None:
+    dataset_id = annotated(context)
+    ben = member(context, "Ben", "trainer")
+    (entry,) = of(context, "annotate")
+    assert inbox.finish(context, ADMIN, entry.item_id).state == "done"
+    assert inbox.assign(context, ADMIN, entry.item_id, None).state == "done", "nobody is to do it"
+    made = inbox.ask_to_annotate(context, ADMIN, dataset_id, "Ben")
+    assert (made.item_id, made.state, made.mark.done_by) == (entry.item_id, "open", "")
+    assert [one.item_id for one in inbox.list_entries(context, ben, show="for_you")] == [entry.item_id]
+
+
 def test_another_project_sees_nothing_of_it(context: Context) -> None:
     correct(context)
     make_panel(context, num_rows=2, attention=0)

@@ -105,6 +105,12 @@ def test_what_the_fields_show_comes_back_as_it_was(recipe: dict[str, object]) ->
     assert read_form({"text": draft.text, "side": "fields", **form}, {}).keys == recipe
 
 
+def test_a_share_that_no_float_holds_is_shown_as_wrong() -> None:
+    form = {"data.held_out": "share", "data.held_out-percent": "1" * 400}
+    draft = read_form({"text": "base_model: x\ndata: {train: y}\n", **form}, {})
+    assert "expected text or a finite number" in draft.problem("data.held_out")
+
+
 def test_another_optimizer_or_objective_drops_what_it_would_refuse() -> None:
     text = "training: {optimizer: {name: muon, momentum: 0.9}}\nobjective: {name: sft, loss_weighting: dft}\n"
     form = {"training.optimizer.name": "adamw", "objective.name": "grpo", "objective.loss_weighting": "dft"}

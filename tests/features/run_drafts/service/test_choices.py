@@ -18,7 +18,7 @@ from luthier.features.run_drafts import choices as draft_choices
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.records import RUN_ID, make_plan, make_record
+from luthier.testing.records import RUN_ID, add_run, make_plan, make_record
 
 OWN, OTHER = Caller(), Caller(project_id="other", key_id="key-1", name="else")
 
@@ -68,9 +68,23 @@ def test_models_on_this_machine_come_first(context: Context, tiny_model: Path) -
     from luthier.ml.inference.models import sources
 
     sources.pull(str(tiny_model), context.home, SilentProgress())
-    choices = draft_choices.model_choices(context)
+    choices = draft_choices.model_choices(context, OWN)
     assert next(iter(choices)) == tiny_model.name
     assert choices["smollm2-135m-instruct"].path is None
+
+
+def test_a_student_of_another_projects_run_is_no_choice(context: Context, tiny_model: Path) -> None:
+    from luthier.ml.inference.models import sources
+
+    made = sources.pull(str(tiny_model), context.home, SilentProgress())
+    student = made.model_copy(update={"name": f"layers:2@{add_run(context, 'a')}", "source": "layers"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "local_models", lambda _home: [made, student])
+        patch.setattr(sources, "origin", lambda _name, _home: {})
+        assert student.name in draft_choices.model_choices(context, OWN)
+        found = draft_choices.model_choices(context, OTHER)
+    assert student.name not in found
+    assert tiny_model.name in found
 
 
 def test_a_fork_names_what_the_project_has_and_tells_what_it_has_not(context: Context, tiny_model: Path) -> None:

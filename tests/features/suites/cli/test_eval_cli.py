@@ -166,7 +166,7 @@ def test_a_failing_gate_is_told_by_the_exit_code(  # type: ignore[no-untyped-def
     )
     monkeypatch.setattr(gates, "read_gate", lambda path: None)
     monkeypatch.setattr(gates, "check_gate", lambda *_, **given: outcome)
-    page = tmp_path / "page.html"
+    page = tmp_path / "new" / "page.html"
     done = luthier("eval", "run-1", "--suite", "s.yaml", "--gate", "gate.yaml", "--html", page)
     assert done.code == 1
     assert "gate failed: 1 of 1 rules not met" in done.out

@@ -30,11 +30,13 @@ from luthier.features.runs.service import remove_run
 from luthier.features.training import external
 from luthier.features.training.checkpoint_uploads import session
 from luthier.features.training.checkpoint_uploads.bucket import ObjectStore, RunBucket, note_launch, store_of
+from luthier.features.training.checkpoint_uploads.lease import RunLease
 from luthier.features.training.checkpoint_uploads.signature import UploadSigner
 from luthier.features.training.checkpoint_uploads.state import newest_checkpoint, restore
 from luthier.features.training.service import resume, train
 from luthier.ml.training.ledger import Ledger
 from luthier.platform.home.context import Context
+from luthier.testing.records import add_run
 
 BUCKET = "luthier-checkpoints"
 KEY = (
@@ -373,6 +375,25 @@ def test_two_machines_never_train_one_run(store: Path, paused: tuple[Path, str, 
             resume(second, run_id)
         with pytest.raises(NotFoundError):
             second.runs.get(run_id)
+
+
+def test_the_removal_of_a_run_leaves_the_uploads_of_the_machine_that_has_taken_it(tmp_path: Path) -> None:
+    with home(tmp_path / "first", str(tmp_path / "store")) as context:
+        moved, own = add_run(context, "a"), add_run(context, "b")
+        for run_id in (moved, own):
+            lease = RunLease(RunBucket(_store(context), run_id), context.settings.run_folder(run_id), seconds=0.3)
+            lease.take()
+            lease.release()
+        bucket = RunBucket(_store(context), moved)
+        RunLease(bucket, tmp_path / "second", seconds=0.3).take()
+        before = nonempty(bucket.names())
+        assert session.is_continued_elsewhere(context, moved, context.settings.run_folder(moved))
+        assert not session.is_continued_elsewhere(context, own, context.settings.run_folder(own))
+        for run_id in (moved, own):
+            remove_run(context, run_id)
+        assert bucket.names() == before
+        assert RunBucket(_store(context), own).names() == []
+        assert context.runs.list() == []
 
 
 def test_an_older_state_never_replaces_a_newer_one(store: Path, paused: tuple[Path, str, str], tmp_path: Path) -> None:

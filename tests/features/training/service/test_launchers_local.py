@@ -22,7 +22,7 @@ from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.launchers.here import silent_hooks, train_worker
-from luthier.features.training.launchers.local import MAX_RESTARTS, LocalLauncher
+from luthier.features.training.launchers.local import MAX_RESTARTS, Answers, LocalLauncher, _Attempt
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
@@ -143,6 +143,25 @@ def test_processes_that_die_again_and_again_are_given_up(
     with pytest.raises(WorkError, match=message) as caught:
         run(context, recipe, LocalLauncher(2))
     assert "processes" in caught.value.do
+
+
+def test_processes_that_end_at_a_wish_to_stop_are_not_started_again(context: Context, recipe: Path) -> None:
+    class Early(LocalLauncher):
+        """Its processes get the signal before they listen to it."""
+
+        num_starts = 0
+
+        def _attempt(self, *arguments: Any) -> _Attempt:
+            _context, _run_id, _plan, emit, _stop_requested, bar = arguments
+            self.num_starts += 1
+            os.kill(os.getpid(), signal.SIGINT)
+            return _Attempt(Answers(emit, bar), died="the process of rank 0 was ended by SIGINT")
+
+    launcher = Early(2)
+    outcome = run(context, recipe, launcher)
+    assert (outcome.record.status, outcome.record.stop_cause, launcher.num_starts) == ("paused", "interrupted", 1)
+    assert outcome.record.stopped_because == "SIGINT received"
+    assert [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, WarningRaised)] == []
 
 
 def test_a_batch_that_two_do_not_divide_is_refused_before_anything_begins(

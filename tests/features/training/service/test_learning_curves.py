@@ -18,6 +18,7 @@ from luthier.core.workflows.learning_curve import LearningCurve
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import repeated_runs
 from luthier.features.training.repeated_runs import PARTS, learning_curve
+from luthier.ml.planning import defaults
 from luthier.platform.home.context import Context
 
 MakeRecipe = Callable[..., Path]
@@ -65,6 +66,21 @@ def test_runs_on_shares_are_made_kept_and_found_again(
     monkeypatch.setattr(repeated_runs, "train_prepared", lambda *_, **__: pytest.fail("all is trained"))
     monkeypatch.setattr(repeated_runs, "resume", lambda *_, **__: pytest.fail("all is trained"))
     assert curve_of(context, recipe).points == curve.points
+
+
+def test_all_runs_have_the_batch_size_for_all_rows(
+    context: Context, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With 16 rows a step, few rows would make fewer steps than the usual batch size is for.
+    monkeypatch.setattr(defaults, "FEW_STEPS", 5)
+    sizes = list[int]()
+
+    def note(_context: Context, prepared: Any, *_: Any) -> None:
+        sizes.append(prepared.plan.training.global_batch_size)
+
+    monkeypatch.setattr(repeated_runs, "_train", note)
+    assert curve_of(context, recipe, "training.global_batch_size=").points == ()
+    assert sizes == [defaults.GLOBAL_BATCH_SIZE[0]] * len(PARTS)
 
 
 def pause_after(context: Context, recipe: Path, num_runs: int, monkeypatch: pytest.MonkeyPatch) -> LearningCurve:

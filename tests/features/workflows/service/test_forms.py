@@ -126,6 +126,7 @@ def test_fields_of_the_recipe_win_over_its_free_keys() -> None:
         ("tune", {"budget_hours": ["0"]}, "budget_hours", "at least 0.001"),
         ("tune", {"budget_hours": ["nan"]}, "budget_hours", "out of range"),
         ("tune", {"trials": ["1.5"]}, "trials", "is not a whole number"),
+        ("automl", {"seed": ["1" * 400]}, "seed", "out of range: at least 0"),
         ("tune", {"trials": ["0"]}, "trials", "at least 1"),
         ("tune", {"workers": ["65"]}, "workers", "at most 64"),
         ("tune", {"sampler": ["dice"]}, "sampler", "one of tpe, cmaes, random"),

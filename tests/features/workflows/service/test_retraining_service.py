@@ -25,12 +25,12 @@ from luthier.core.records.traffic import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets.service import add_version, create_dataset, get_version, keep_rows
 from luthier.features.deployments import service as deployments
-from luthier.features.feedback.accepted_rows import targets
+from luthier.features.feedback.accepted_rows import learning, targets
 from luthier.features.training import service as training
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.retraining import workflow as retrains
 from luthier.features.workflows.retraining.request import RetrainRequest, Rows
-from luthier.features.workflows.retraining.rows import Reviewed, example_of, reviewed_rows
+from luthier.features.workflows.retraining.rows import Reviewed, example_of, joined, reviewed_rows
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import PausedError
 from luthier.testing.records import make_evaluation
@@ -334,6 +334,21 @@ def test_a_corrected_row_takes_the_place_of_the_old_one(untrained: None, context
     asked = [json.loads(line)["messages"][0]["content"] for line in text.splitlines()]
     assert asked.count("What comes after 7?") <= 1
     assert "What comes after 202?" not in asked
+
+
+def test_beside_rows_with_groups_each_reviewed_row_has_its_own_also_where_it_is_held_out(
+    context: Context, tmp_path: Path
+) -> None:
+    def rows(start: int, num: int) -> list[dict[str, Any]]:
+        items = [item(number) for number in range(start, start + num)]
+        return [learning(one.messages, one.learned) | {"review_id": one.review_id} for one in items]
+
+    old = [row | {"group": f"customer {n % 3}"} for n, row in enumerate(rows(60, 6))]
+    made = joined(context, tmp_path, {"train": tuple(old[:4]), "held_out": tuple(old[4:])}, rows(0, 30))
+    assert len(made.new_held_out) == 6
+    groups = [row["group"] for row in (*made.new, *made.new_held_out)]
+    assert len(set(groups)) == len(made.new) + 6
+    assert not set(groups) & {row["group"] for row in old}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from luthier.ml.evaluation.graders import (
     item_fields,
     label_in,
     make_grader,
+    score_in,
     similarity,
 )
 
@@ -186,3 +187,21 @@ def test_a_label_is_a_word_of_its_own(said: str, labels: list[str], passes: floa
     assert (
         label_in(said, labels, [label for label in labels if label in ("correct", "safe", "label_1", "正确")]) == passes
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ('{"result": 7}', 7.0),
+        ("7.5 of 10", 7.5),
+        ("11", None),
+        ("none", None),
+        # What a judge writes that repeats itself: a whole number beyond any float, and brackets that never end.
+        ("1" * 400, None),
+        (f'{{"result": {"1" * 400}}}', None),
+        ("[" * 100_000, None),
+    ],
+    ids=["field", "first number", "outside", "no number", "long number", "long field", "brackets"],
+)
+def test_a_score_is_a_number_of_its_scale_or_none(said: str, score: float | None) -> None:
+    assert score_in(said, 0.0, 10.0) == score

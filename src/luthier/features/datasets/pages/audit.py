@@ -129,7 +129,7 @@ def _page(
         "repairs_of": checks,
         "others": others,
         "against_name": next((one.name for one in others if one.dataset_id == settings.against), ""),
-        "models": local_base_models(context),
+        "models": local_base_models(context, caller.project_id),
         "query": _query(values["version"].number, settings),
         "error": error,
     }

@@ -128,7 +128,7 @@ def _page(
         "settings": settings,
         "state": state,
         "others": [one for one, _ in list_datasets(context, caller) if one.dataset_id != dataset_id],
-        "models": local_base_models(context),
+        "models": local_base_models(context, caller.project_id),
         "error": error,
     }
     return render(request, "datasets/repair.html", values, status=200 if error is None else status_of(error))

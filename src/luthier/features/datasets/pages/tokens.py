@@ -100,7 +100,7 @@ def _page(
         else CachedResult("unasked")
     )
     values |= {
-        "models": local_base_models(context),
+        "models": local_base_models(context, caller.project_id),
         "model": model,
         "template": template,
         "templates": TEMPLATES,

@@ -136,6 +136,11 @@ class RunLease:
         """Let another machine take the run at once."""
         self._bucket.store.write(self._path(self.generation, "released"), b"")
 
+    def is_elsewhere(self) -> bool:
+        """Whether another machine has taken the run since this home had it."""
+        newest = self._newest()
+        return newest > 0 and not self._is_own(newest)
+
     def forget_earlier(self) -> None:
         """Remove the objects of earlier leases."""
         for name in self._bucket.names():

@@ -21,7 +21,7 @@ from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.run import RunRecord
 from luthier.core.system.files import file_lock
-from luthier.features.training.checkpoint_uploads.lease import RunLease
+from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE, RunLease
 from luthier.features.training.recorder import RunLog
 from luthier.platform.home.context import Context
 
@@ -284,14 +284,39 @@ def upload_run(context: Context, run_id: str) -> RunRecord:
     return record
 
 
-def forget_uploads(context: Context, run_id: str) -> None:
-    """Remove what this home has uploaded of a run that is deleted.
+def is_continued_elsewhere(context: Context, run_id: str, folder: Path) -> bool:
+    """Whether another machine has taken a run that this home has uploaded.
+
+    Args:
+        context: The home.
+        run_id: The run.
+        folder: Of the run, wherever it is now.
 
     Raises:
         RequestError: The place of the settings cannot be used.
         WorkError: The store does not answer.
     """
-    if (store := _store(context)) is not None:
+    store = _store(context)
+    if store is None or not (folder / OWN_LEASE).is_file():
+        return False
+    return RunLease(_bucket_of(store, run_id), folder, seconds=context.settings.lease_seconds).is_elsewhere()
+
+
+def forget_uploads(context: Context, run_id: str, folder: Path) -> None:
+    """Remove what this home has uploaded of a run that is deleted; nothing where another machine has taken the run.
+
+    Args:
+        context: The home.
+        run_id: The run.
+        folder: Of the run, wherever it is now.
+
+    Raises:
+        RequestError: The place of the settings cannot be used.
+        WorkError: The store does not answer.
+    """
+    store = _store(context)
+    # The other machine may be training from these very objects.
+    if store is not None and not is_continued_elsewhere(context, run_id, folder):
         _bucket_of(store, run_id).remove_all()
 
 

@@ -210,6 +210,10 @@ class LocalLauncher:
                     raise answers.error
                 if answers.result is not None:
                     break
+                if (wish := stop_requested()) is not None:
+                    # Processes end at a signal until they listen to it: another start would end in the same way.
+                    answers.result = _paused(context, run_id, prepared, wish)
+                    break
                 began = answers.began_at or 0
                 # The count is reset only after progress: the attempt began from a newer checkpoint than any before.
                 restarts = restarts + 1 if began <= last_began or restarts == 0 else 1
@@ -310,6 +314,13 @@ class LocalLauncher:
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
             **_LOOPBACK, **{name: os.environ[name] for name in _LOOPBACK if name in os.environ},
         }  # fmt: skip
+
+
+def _paused(context: Context, run_id: str, prepared: Prepared, wish: str) -> TrainResult:
+    """The result of a run whose processes ended after a wish to stop, and without a checkpoint of their last step."""
+    from luthier.features.planning.objective_inputs import not_begun
+
+    return not_begun(prepared, wish).model_copy(update={"num_steps": context.runs.get(run_id).step})
 
 
 def _take(answers: Answers, message: dict[str, Any]) -> None:

@@ -252,9 +252,9 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
         )
     # An old answer together with its correction would teach both.
     kept = without_prompts(old["train"], fresh)
-    # If old rows have a group, each new row gets its own: `group_by` needs the field in every row.
+    # If old rows have a group, each new row gets its own: `group_by` needs the field in every row, of each file.
     if any("group" in row for row in old["train"]):
-        clean = [row | {"group": row.get("review_id") or f"{row.get('panel_id')} {at}"} for at, row in enumerate(clean)]
+        clean, new_held_out = _with_own_groups(clean), _with_own_groups(new_held_out, first=len(clean))
     return Joined(
         old=tuple(kept),
         new=tuple(clean),
@@ -264,6 +264,13 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
         num_replaced=len(old["train"]) - len(kept),
         left_out={reason: num for reason, num in left_out.items() if num or reason.startswith("none")},
     )
+
+
+def _with_own_groups(rows: Sequence[dict[str, Any]], *, first: int = 0) -> list[dict[str, Any]]:
+    """The rows, each with a group that no other has. first: the number of the first row of a panel."""
+    return [
+        row | {"group": row.get("review_id") or f"{row.get('panel_id')} {at}"} for at, row in enumerate(rows, first)
+    ]
 
 
 def _uncontaminated(

@@ -135,12 +135,13 @@ def write_suite_page(result: SuiteResult, path: Path, gate: GateOutcome | None =
 
     Args:
         result: what is shown.
-        path: of the page.
+        path: of the page; its folder is made where it is missing.
         gate: the result of a gate.
 
     Raises:
         StorageFullError: the disk is full.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, render_suite_page(result, gate))
     return path
 
