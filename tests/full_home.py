@@ -62,6 +62,7 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
     """
     from luthier.features.deployments import service as deployments
     from luthier.features.models.service import pull_model
+    from luthier.platform.auth.service import create_project
     from luthier.platform.files import service as files
 
     pull_model(home, str(base))
@@ -85,6 +86,7 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
     ids = {
         "dataset_id": made.dataset_id,
         "run_id": run_id,
+        "project_id": create_project(home, "a second one").project_id,
         "study_id": homes.STUDY_ID,
         "pipeline_id": retrain.pipeline_id,
         "panel_id": panel.panel.panel_id,

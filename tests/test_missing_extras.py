@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from fsspec.registry import _registry
 
 from luthier.core.errors import LuthierError
 from luthier.core.registry import TRACKERS
@@ -113,6 +114,9 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         for module in EXTRAS[extra].modules:
             for name in [module, *(one for one in list(sys.modules) if one.startswith(f"{module}."))]:
                 monkeypatch.setitem(sys.modules, name, None)
+        if extra == "s3":
+            # fsspec keeps the class that an earlier test has loaded.
+            monkeypatch.delitem(_registry, "s3", raising=False)
         assert missing_modules(extra) == EXTRAS[extra].modules
 
     return block

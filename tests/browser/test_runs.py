@@ -266,11 +266,11 @@ def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, mak
         legend.get_by_role("button", name="All lines").click()
         assert page.evaluate(_SHOWN) == names
         page.goto(f"{server.url}/runs")
-        page.get_by_label(f"choose {run_id} to compare").check()
-        page.get_by_label(f"choose {RUN_ID} to compare").check()
+        page.locator(f"#pick-{run_id}").check()
+        page.locator(f"#pick-{RUN_ID}").check()
         tell(home, RUN_ID, events_of(41, 44, 100))
         page.get_by_text("44 of 100 steps").wait_for()
-        assert page.get_by_label(f"choose {run_id} to compare").is_checked(), "over a refresh of the rows"
+        assert page.locator(f"#pick-{run_id}").is_checked(), "over a refresh of the rows"
         page.get_by_text("Change the chosen").click()
         page.get_by_label("Tag or group").fill("sweep")
         page.get_by_label("Tag or group").press("Enter")  # presses no button: the next line finds the list as it was

@@ -176,6 +176,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier predict",
         "luthier projects create",
         "luthier projects list",
+        "luthier projects quota",
         "luthier projects rename",
         "luthier promote",
         "luthier push",

@@ -32,6 +32,7 @@ NEVER_ONE: Final = {
     "gain.more_rows": "a tenth of the rows, rounded up to tens",
     "counts.num_with_text": "the words of a message",
     "model": "a name and a verb",
+    "most": "a size",
     "figures.number(fit.scale)": "a formula",
 }
 """Values that are never 1, each with the reason; or no number at all."""

@@ -13,7 +13,7 @@ _UNITS: Final = {"": 1, "b": 1} | {
     for power, letter in enumerate("kmgtp", start=1)
     for name, base in ((f"{letter}ib", 1024), (f"{letter}b", 1000))
 }
-_SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)", re.IGNORECASE)
+_SIZE: Final = re.compile(r"(\d{1,19}(?:\.\d{1,6})?)\s*([a-z]*)", re.IGNORECASE)
 _MOST: Final = 1 << 60
 
 
