@@ -101,7 +101,7 @@ def queue_correction(context: Context, given: Feedback, exchange: Exchange, *, i
         exchange: the request and answer that it corrects.
         is_changed: whether its author gave another one before; this one replaces it, even where that was decided.
     """
-    item = _item(exchange, "correction", review_id=_of_feedback(given), correction=given.correction)
+    item = _item(exchange, "correction", review_id=review_id_of(given), correction=given.correction)
     known = context.review_items.find(item.review_id, given.project_id)
     if known is None:
         context.review_items.add([item])
@@ -115,7 +115,7 @@ def queue_correction(context: Context, given: Feedback, exchange: Exchange, *, i
 
 def withdraw_correction(context: Context, given: Feedback) -> None:
     """The author has taken a correction back: it waits no more. What was decided of it stays."""
-    known = context.review_items.find(_of_feedback(given), given.project_id)
+    known = context.review_items.find(review_id_of(given), given.project_id)
     if known is not None and known.status == "waiting":
         context.review_items.remove(known.review_id, given.project_id)
 
@@ -291,7 +291,7 @@ def _item(
     )
 
 
-def _of_feedback(given: Feedback) -> str:
+def review_id_of(given: Feedback) -> str:
     """The id of the item that a correction waits as: the same for all that one author says of one answer."""
     # Derived, so a correction that is sent twice is one item, without a lookup.
     return given.feedback_id.replace("feedback", "review", 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from sqlalchemy import delete, func, select
@@ -49,6 +49,30 @@ class FeedbackStore(Store):
             kept = given.model_copy(update=same | {"created_at": self._database.clock(connection)})
             _FEEDBACK.change(connection, kept.feedback_id, _FEEDBACK.row(kept))
             return kept, before
+
+    def change_each(self, project_id: str, change: Callable[[Feedback], Feedback | None]) -> int:
+        """Change all feedback of a project in one transaction.
+
+        Args:
+            project_id: The project.
+            change: Called with each; what it returns is stored in its place, and None removes it.
+
+        Returns:
+            How many were changed or removed.
+        """
+        num_changed = 0
+        with self._write() as connection:
+            # Locked, so that feedback which its author replaces meanwhile is not overwritten with what it was.
+            query = _FEEDBACK.query(order=[feedback.c.number], project_id=project_id).with_for_update()
+            for row in connection.execute(query).mappings().all():
+                given = _FEEDBACK.of_row(row)
+                changed = change(given)
+                if changed is None:
+                    _FEEDBACK.remove(connection, given.feedback_id, project_id=project_id)
+                elif changed != given:
+                    _FEEDBACK.change(connection, given.feedback_id, _FEEDBACK.row(changed), project_id=project_id)
+                num_changed += changed != given
+        return num_changed
 
     def list(
         self,

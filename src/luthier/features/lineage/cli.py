@@ -13,7 +13,8 @@ from luthier.platform.cli.command import Answer, HomeOption, JsonOption, Project
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.features.lineage.rows import Forgotten, RowLineage
+    from luthier.features.lineage.forget import Forgotten
+    from luthier.features.lineage.rows import RowLineage
 
 
 def lineage(
@@ -46,7 +47,7 @@ def forget_row(
 
     What a model has learned stays in its weights: the models to train again are named.
     """
-    from luthier.features.lineage.rows import forget_row as forget
+    from luthier.features.lineage.forget import forget_row as forget
     from luthier.features.lineage.rows import row_lineage
 
     with open_context(home) as context:
@@ -95,6 +96,8 @@ def _show_forgotten(console: Console, done: Forgotten) -> None:
     for version, num in done.versions:
         console.print(f"{version.dataset_id} version {version.number}: {counted(num, 'row')} less", soft_wrap=True)
     console.print(f"{counted(done.num_reviews, 'item')} less in the review")
+    if done.num_feedback:
+        console.print(f"correction and comment removed from {done.num_feedback:,} pieces of feedback", soft_wrap=True)
     for sentence in done.left:
         console.print(visible(f"left: {sentence}"), soft_wrap=True)
 

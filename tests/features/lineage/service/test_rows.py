@@ -15,12 +15,15 @@ from luthier.core.dataset import DatasetProfile
 from luthier.core.errors import RequestError
 from luthier.core.ids import sha256_file
 from luthier.core.recipe import DataRecipe
+from luthier.core.records.traffic import Feedback
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.remote_imports import imported_version
 from luthier.features.deployments import service as deployments
-from luthier.features.lineage.rows import forget_row, row_lineage
+from luthier.features.lineage.forget import forget_row
+from luthier.features.lineage.rows import row_lineage
 from luthier.features.lineage.service import model_lineage
 from luthier.platform.audit_log import service as audit_log
+from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record, make_result
 
@@ -231,3 +234,36 @@ def test_words_that_stand_in_every_row_forget_nothing(context: Context) -> None:
     with pytest.raises(RequestError, match="every row of the dataset 'rows'"):
         forget_row(context, ME, SECRET)
     assert dataset_versions.get_version(context, ME, dataset.dataset_id).number == 1
+
+
+def test_the_words_leave_feedback_and_the_rating_stays(context: Context) -> None:
+    others_project = create_project(context, "others").project_id
+
+    def say(letter: str, **said: Any) -> Feedback:
+        given = {"project_id": "default", "exchange_id": "chatcmpl-1", "model": "support", "author": letter} | said
+        return context.feedback.put(Feedback(feedback_id=f"feedback-{letter}", **given))[0]
+
+    rated = say("a", thumb="down", correction=f"  {SECRET.upper()}!", comment="it was wrong")
+    said = say("b", score=0.0, comment=f"what of this: {SECRET}")
+    say("c", correction=SECRET)
+    say(SECRET, thumb="up")
+    by_id = say("e", thumb="up", comment="fine", exchange_id="chatcmpl-2")
+    others = say("f", thumb="down", correction="Ann lives elsewhere", comment="wrong")
+    elsewhere = say("g", project_id=others_project, thumb="down", comment=SECRET)
+
+    done = forget_row(context, ME, SECRET)
+
+    assert done.num_feedback == done.as_json()["num_feedback"] == 4
+    empty = {"correction": None, "comment": ""}
+    left = [rated.model_copy(update=empty), said.model_copy(update=empty), by_id, others]
+    assert sorted(context.feedback.list("default"), key=lambda one: one.author) == left
+    assert context.feedback.list(others_project) == [elsewhere]
+    entry = audit_log.newest_entries(context, limit=1)[0]
+    assert entry.action == "row.forgotten"
+    assert '"num_feedback":4' in entry.document.replace(" ", "")
+    assert "Mill Lane" not in entry.document
+    assert forget_row(context, ME, SECRET).num_feedback == 0
+
+    assert forget_row(context, ME, "chatcmpl-2").num_feedback == 1
+    assert context.feedback.of_exchanges("default", ["chatcmpl-2"]) == [by_id.model_copy(update=empty)]
+    assert forget_row(context, ME, "chatcmpl-").num_feedback == 0
