@@ -213,12 +213,27 @@ def adopt_file(context: Context, caller: Caller, name: str, file_id: str, *, not
     return create_dataset(context, caller, name, file, note=note, details={"adopted": True})[1]
 
 
-def keep_rows(context: Context, caller: Caller, blocks: Iterable[bytes], filename: str) -> StoredFile:
-    """Make a file of the project, to train on, of what is written; for `create_dataset` and `add_version`."""
+def keep_rows(
+    context: Context, caller: Caller, blocks: Iterable[bytes], filename: str, *, is_result: bool = False
+) -> StoredFile:
+    """Make a file of the project, to train on, of what is written; for `create_dataset` and `add_version`.
+
+    Args:
+        context: the home.
+        caller: whose project it is.
+        blocks: the content.
+        filename: its name for people.
+        is_result: whether it is kept whatever the quota of the project.
+
+    Raises:
+        FileQuotaError: the files of the project would take more than they may.
+    """
     with files.incoming_file(context) as incoming:
         for block in blocks:
             incoming.write(block)
-        return files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
+        return files.keep_file(
+            context, caller.project_id, incoming, filename=filename, purpose="fine-tune", is_result=is_result
+        )
 
 
 def list_datasets(context: Context, caller: Caller) -> list[tuple[Dataset, DatasetVersion]]:

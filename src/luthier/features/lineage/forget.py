@@ -77,9 +77,9 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     # Before any change: afterwards the newest versions would not show where the row was.
     lineage = row_lineage(context, caller, wanted)
     holding, unread = _holding(context, caller, wanted)
-    # Files first: to write them takes long, and a transaction is short.
+    # Files first: to write them takes long, and a transaction is short. A full project forgets, too: no quota counts.
     files = [
-        dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl")
+        dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl", is_result=True)
         for newest, kept, _, _ in holding
     ]
     made = list[tuple[DatasetVersion, int]]()

@@ -203,6 +203,16 @@ def test_a_forgotten_row_leaves_the_newest_versions_and_the_rest_is_named(contex
     assert forget_row(context, ME, SECRET).versions == ()
 
 
+def test_a_project_whose_file_quota_is_used_up_forgets_a_row_too(context: Context) -> None:
+    lines = [json.dumps(row).encode() + b"\n" for row in (chat_row(1), with_answer(SECRET))]
+    file = dataset_versions.keep_rows(context, ME, lines, "rows.jsonl")
+    dataset, _ = dataset_versions.create_dataset(context, ME, "rows", file)
+    context.access.set_file_quota(ME.project_id, file.num_bytes)
+    forget_row(context, ME, SECRET)
+    newest = dataset_versions.get_version(context, ME, dataset.dataset_id)
+    assert dataset_versions.path_of(context, ME, newest).read_bytes() == lines[0]
+
+
 def test_rows_that_cannot_be_read_stay_and_are_counted(context: Context) -> None:
     lines = [json.dumps(with_answer(SECRET)).encode() + b"\n", b'{"messages": [\n', json.dumps(chat_row(1)).encode()]
     file = dataset_versions.keep_rows(context, ME, lines, "rows.jsonl")
