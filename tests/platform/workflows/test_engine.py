@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotAllowedError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.system.files import file_lock
@@ -79,6 +79,31 @@ def begin(context: Context, of: Workflow, **asked: Any) -> str:
 
 def statuses(context: Context, pipeline_id: str) -> list[str]:
     return [one.status for one in context.pipelines.get(pipeline_id).stages]
+
+
+def test_no_stage_begins_once_access_is_lost_and_what_was_made_stays(context: Context) -> None:
+    def refuse() -> None:
+        raise NotAllowedError("the key 'ci' was revoked", expected="a key", do="another key")
+
+    def one(_run: WorkflowRun) -> Number:
+        context.check_access = refuse
+        return Number(value=3)
+
+    begun: list[str] = []
+
+    def two(_run: WorkflowRun) -> Number:
+        begun.append("two")
+        return Number(value=4)
+
+    both = workflow([stage("one", one), stage("two", two, "one")])
+    made = begin(context, both)
+    with pytest.raises(NotAllowedError, match="was revoked"):
+        resume(both, context, ME, made)
+    assert statuses(context, made) == ["done", "failed"]
+    assert context.pipelines.get(made).stages[1].reason == "the key 'ci' was revoked"
+    assert begun == []
+    context.check_access = lambda: None
+    assert resume(both, context, ME, made).outcome("two", Number).value == 4
 
 
 def test_what_a_stage_makes_reaches_the_next_and_is_not_made_again(context: Context) -> None:

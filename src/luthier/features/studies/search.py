@@ -228,6 +228,7 @@ class Search:
         self.add_overhead(idle / self.pool.size)
 
     def _begin_task(self, task: Task) -> None:
+        self.context.check_access()
         # The state is stored before the training begins, so that a kill leaves a trial that is known to have begun.
         hours = task.priced.hours
         goals = task.trial.goals or goals_of(self.study.spec.goals, task.priced)

@@ -18,6 +18,7 @@ from luthier.features.studies.views import study_folders
 from luthier.features.workflows.forms import fields_of, find_form, recipe_of
 from luthier.features.workflows.orders import WorkflowOrder, local_files, order_of, teacher_of
 from luthier.features.workflows.views import folders_of
+from luthier.platform.auth.access_check import AccessCheck
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
@@ -60,6 +61,8 @@ class Work:
 def carry_out(context: Context, job: Job) -> Outcome:
     """Begin the workflow or continue it. On SIGTERM it pauses, and what its stages have stored is kept.
 
+    It fails at the next stage or trial once the key or the member that started or resumed it has lost access.
+
     Raises:
         StorageFullError: The disk is full; the job is tried again.
         UnreachableError: A server or the database cannot be reached; the job is tried again.
@@ -68,6 +71,8 @@ def carry_out(context: Context, job: Job) -> Outcome:
     # Runs of a workflow have no job of their own: this says whose they are.
     context.owner_project_id = job.project_id
     context.progress = progress = JobProgress(context, job)
+    # Before each stage and trial, those of workflows inside this one included.
+    context.check_access = AccessCheck(context, order.caller, "train").require
 
     def tell(pipeline: Pipeline, stage: Stage) -> None:
         place = [one.name for one in pipeline.stages].index(stage.name) + 1
@@ -76,6 +81,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
     try:
         # Inside the block SIGTERM raises SystemExit: stages close their files and children on the way out.
         with words_hidden(), exit_on_sigterm():
+            context.check_access()
             values = _values(context, job, order, names)
             work = Work(context, job, order, values, tell)
             # By name: a worker loads one workflow, and not the libraries of all of them.

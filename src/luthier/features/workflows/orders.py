@@ -198,13 +198,15 @@ def cancel(context: Context, caller: Caller, job_id: str) -> OrderView:
 
 
 def resume(context: Context, caller: Caller, job_id: str) -> OrderView:
-    """Continue one that is paused or has failed.
+    """Continue one that is paused or has failed, with the access of the caller, whoever started it.
 
     Raises:
         NotFoundError: There is none in the project.
         ConflictError: It is neither.
     """
-    return _changed(context, caller, job_id, "resumed", lambda: context.jobs.resume(job_id))
+    order = show_order(context, caller, job_id).order.model_copy(update={"caller": caller})
+    changes = {ASKED: order.model_dump(mode="json")}
+    return _changed(context, caller, job_id, "resumed", lambda: context.jobs.resume(job_id, changes))
 
 
 def _changed(context: Context, caller: Caller, job_id: str, done: str, change: Any) -> OrderView:

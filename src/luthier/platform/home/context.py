@@ -7,7 +7,7 @@ those alone that it uses.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -183,6 +183,8 @@ class Context:
         self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
         self.kept_answers: AnswerFile | None = None  # where a job that evaluates stores answers as they come
         self.owner_project_id: str | None = None  # whose runs are begun here, where they have no job of their own
+        # Called before each stage and trial; raises NotAllowedError where who started a job may no longer do it.
+        self.check_access: Callable[[], None] = lambda: None
 
     @classmethod
     def open(

@@ -15,7 +15,7 @@ back      what rests longer than any rest is due; a lease that ends later than a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, Select, false, select, update
@@ -328,8 +328,12 @@ class JobStore:
                 self._close(connection, row, now, "paused" if wish == "pause" else "cancelled", None)
             return job_by_id(connection, job_id)
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str, changes: Mapping[str, Any] | None = None) -> Job:
         """Queue a paused or failed job again; it continues from its last checkpoint.
+
+        Args:
+            job_id: Of the job.
+            changes: Keys of its document that get other values.
 
         Raises:
             ConflictError: It is not paused or failed; a job that is still pausing is neither.
@@ -342,7 +346,7 @@ class JobStore:
                     expected="a job that is paused or has failed",
                     do="wait until it has paused" if row["wish"] == "pause" else "check it: it needs no resuming",
                 )
-            values = {
+            values: dict[str, Any] = {
                 "status": "queued",
                 "wish": None,
                 "num_crashes": 0,
@@ -352,6 +356,8 @@ class JobStore:
             }
             # announced 0: webhooks hear of its next end, too.
             values |= {"finished_at": None, "updated_at": now, "announced": 0}
+            if changes:
+                values["document"] = json.dumps({**json.loads(row["document"]), **changes})
             connection.execute(update(jobs).where(is_row(row)).values(**values))
             insert_event(connection, now, job_id, resumed(row["kind"]))
             return job_by_id(connection, job_id)

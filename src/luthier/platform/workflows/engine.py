@@ -367,6 +367,7 @@ def _worked(run: WorkflowRun, spec: StageSpec, stage: Stage, save: Save, tell: T
     began = time.perf_counter()
     stage = stage.model_copy(update={"began_at": now()})
     try:
+        run.context.check_access()
         if not stage.came and spec.begin is not None:
             stage = stage.model_copy(update={"came": spec.begin(run).stored()})
         # Stored before the work: a kill from here on finds the ids of what was begun.

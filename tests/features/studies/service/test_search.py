@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.homes import add_study
 
+from luthier.core.errors import NotAllowedError
 from luthier.core.workflows.study import Result, Trial
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies import search as study_search
@@ -87,6 +88,23 @@ def test_two_train_at_once_and_every_task_is_handed_out_once(home: Context) -> N
     assert {number for number, _ in pool.begun} == set(range(9))
     assert [trial.number for trial in search.trials if trial.state == "done"] == [0]  # the lowest loss of all
     assert home.studies.trials(search.study.study_id) == search.trials
+
+
+def test_no_trial_begins_once_access_is_lost(home: Context) -> None:
+    pool = FakeCrew()
+    search = search_of(home, pool, hours=100.0, most_trials=9)
+
+    def refuse() -> None:
+        if len(pool.begun) == 3:
+            raise NotAllowedError("the key 'ci' was revoked", expected="a key", do="another key")
+
+    home.check_access = refuse
+    with pytest.raises(NotAllowedError, match="was revoked"):
+        search.run()
+    assert len(pool.begun) == 3
+    assert {trial.number for trial in home.studies.trials(search.study.study_id) if trial.state == "running"} <= {
+        number for number, _ in pool.begun
+    }
 
 
 def test_a_trial_of_which_workers_die_is_given_up_and_the_others_are_not(home: Context) -> None:

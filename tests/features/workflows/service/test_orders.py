@@ -21,7 +21,7 @@ from luthier.features.workflows.job import carry_out
 from luthier.features.workflows.model_comparison import workflow as comparisons
 from luthier.features.workflows.orders import OrderView
 from luthier.platform.audit_log.service import newest_entries
-from luthier.platform.auth.service import create_project
+from luthier.platform.auth.service import create_key, create_project, revoke_key
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
@@ -46,11 +46,11 @@ def add_rows(context: Context, tmp_path: Path, numbers: range, name: str, projec
 
 def carried_out(context: Context, order: OrderView) -> Outcome:
     """The same attempt in this process, without the time that a worker's child takes to start."""
-    quiet, owner = context.progress, context.owner_project_id
+    quiet, owner, check = context.progress, context.owner_project_id, context.check_access
     try:
         return carry_out(context, order.job)
     finally:
-        context.progress, context.owner_project_id = quiet, owner
+        context.progress, context.owner_project_id, context.check_access = quiet, owner, check
 
 
 def comparison(context: Context, tmp_path: Path, model: str, project_id: str = "default") -> dict[str, Any]:
@@ -225,6 +225,26 @@ def test_pause_resume_and_cancel_are_logged_and_of_the_project_alone(
         orders.resume(context, ME, job_id)
     actions = [entry.action for entry in newest_entries(context, limit=9) if entry.subject == job_id]
     assert actions == ["workflow.cancelled", "workflow.resumed", "workflow.paused", "workflow.started"]
+
+
+def test_it_ends_with_the_access_of_who_started_it_and_goes_on_with_that_of_who_resumes_it(
+    context: Context, tmp_path: Path, model: str
+) -> None:
+    key, _ = create_key(context, "ci", scopes=("train",))
+    caller = Caller(key_id=key.key_id, name="ci", scopes=("train",))
+    order = orders.start(context, caller, "compare-models", comparison(context, tmp_path, model))
+    revoke_key(context, key.key_id)
+    outcome = carried_out(context, order)
+    assert outcome.status == "failed"
+    assert outcome.error is not None
+    assert "the key 'ci'" in outcome.error["came"]
+    assert "was revoked" in outcome.error["came"]
+    with pytest.raises(NotFoundError):
+        context.pipelines.get(order.order.workflow_id)
+    orders.pause(context, ME, order.job.job_id)
+    resumed = orders.resume(context, ME, order.job.job_id)
+    assert (resumed.job.status, resumed.order) == ("queued", order.order.model_copy(update={"caller": ME}))
+    assert resumed.job.document.keys() == order.job.document.keys()
 
 
 def test_a_worker_carries_it_out_and_a_retraining_is_found_by_its_id(deployed: str, context: Context) -> None:
