@@ -33,54 +33,23 @@ from luthier.features.serving.api.answering import (
     respond,
     usage_of,
 )
-from luthier.features.serving.api.sent_back import AddedByClient, ToolCall
+from luthier.features.serving.api.sent_back import AddedByClient, Refusal, ToolCall
+from luthier.features.serving.api.tools import (
+    MAX_TOOLS,
+    NAME,
+    AllowedToolsChoice,
+    PlainChoice,
+    Tool,
+    ToolChoice,
+    tool_wishes,
+    tools_allowed,
+)
 from luthier.features.serving.service import Answer, Choice
 from luthier.features.traffic.stored_completions import completion_recorder
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
-
-_NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
-MAX_TOOLS: Final = 128
-
-
-class ToolFunction(StrictModel):
-    """A callable function. parameters: JSON schema of its arguments. strict: always on for required calls."""
-
-    name: Annotated[str, Field(pattern=_NAME)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(StrictModel):
-    """A function; other kinds of tools exist only in the hosted service."""
-
-    type: Literal["function"]
-    function: ToolFunction
-
-    def document(self) -> dict[str, Any]:
-        """In the format of chat templates."""
-        # Some templates print every key, so keys without a value are omitted.
-        left_out = {"strict"} | {name for name in ("description", "parameters") if getattr(self.function, name) is None}
-        return {"type": self.type, "function": self.function.model_dump(exclude=left_out)}
-
-
-class NamedFunction(StrictModel):
-    """By its name."""
-
-    name: str
-
-
-class NamedTool(StrictModel):
-    """The required tool."""
-
-    type: Literal["function"]
-    function: NamedFunction
-
-
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
 class TextFormat(StrictModel):
@@ -100,7 +69,7 @@ class NamedSchema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
-    name: Annotated[str, Field(pattern=_NAME)]
+    name: Annotated[str, Field(pattern=NAME)]
     description: str | None = None
     # "schema" is a method of pydantic
     own_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
@@ -122,25 +91,6 @@ def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> dict[s
     if isinstance(wanted, SchemaFormat):
         return wanted.json_schema.own_schema or {"type": "object"}
     return {"type": "object"} if isinstance(wanted, ObjectFormat) else None
-
-
-def tool_wishes(tools: list[Tool] | None, choice: ToolChoice | None) -> dict[str, Any]:
-    """What a TextRequest has of tools and choice. Raises ApiError for a choice that does not match the tools."""
-    names = [tool.function.name for tool in tools or []]
-    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
-        raise ApiError(400, f"two tools are called {twice!r}", param="tools", code="invalid_value")
-    if choice in (None, "auto", "none"):
-        strict = tuple(tool.function.name for tool in tools or [] if tool.function.strict and choice != "none")
-        return {"tool_choice": choice or "auto", **({"strict_tools": strict} if strict else {})}
-    named = choice.function.name if isinstance(choice, NamedTool) else None
-    if not names or (named is not None and named not in names):
-        raise ApiError(
-            400,
-            f"tool_choice wants {named or 'a tool'!r}; expected: one of the tools sent: {', '.join(names) or 'none'}",
-            param="tool_choice",
-            code="invalid_value",
-        )
-    return {"tool_choice": "required", "tool_name": named}
 
 
 @dataclass(slots=True)
@@ -261,7 +211,9 @@ class ChatMessage(StrictModel):
     """One turn; an answer may be sent back unchanged. parsed: the client's own object of it; accepted, not read."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
+    content: (
+        str | Annotated[list[Annotated[TextPart | Refusal, Field(discriminator="type")]], Field(fail_fast=True)] | None
+    ) = None
     name: str | None = None
     refusal: str | None = None
     annotations: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
@@ -360,9 +312,9 @@ async def _recorder(context: Context, caller: Caller, body: ChatBody) -> Keep | 
 def chat_request(body: ChatBody, default_max_tokens: int) -> TextRequest:
     """The request for the engine. Raises ApiError and UnsupportedError for values that contradict each other."""
     # None differs from a number: only an explicit limit includes the reasoning.
-    limit = _max_tokens(body)
+    limit, (tools, choice) = _max_tokens(body), _callable_tools(body)
     return TextRequest(
-        conversation=_conversation(body),
+        conversation=_conversation(body, tools),
         sampling=body.sampling(),
         max_new_tokens=limit or default_max_tokens,
         # An explicit limit covers reasoning and answer together, as in OpenAI's API.
@@ -372,27 +324,36 @@ def chat_request(body: ChatBody, default_max_tokens: int) -> TextRequest:
         stop=body.stops(),
         num_choices=body.n or 1,
         num_top=_num_top(body),
-        json_schema=_schema(body),
+        json_schema=_schema(body, choice),
         # OpenAI's default is true, also for an explicit null.
         calls_in_parallel=body.parallel_tool_calls is not False,
-        **tool_wishes(body.tools, body.tool_choice),
+        **tool_wishes(tools, choice),
     )
 
 
-def _schema(body: ChatBody) -> dict[str, Any] | None:
+def _callable_tools(body: ChatBody) -> tuple[list[Tool], PlainChoice | None]:
+    """The tools that may be called, and the choice among them."""
+    if not isinstance(body.tool_choice, AllowedToolsChoice):
+        return body.tools or [], body.tool_choice
+    allowed = body.tool_choice.allowed_tools
+    names = {one.function.name for one in allowed.tools}
+    return tools_allowed(body.tools or [], names, "tool_choice.allowed_tools.tools"), allowed.mode
+
+
+def _schema(body: ChatBody, choice: PlainChoice | None) -> dict[str, Any] | None:
     """The constraint on the answer. Raises UnsupportedError if it, or a required tool, has no finite instance."""
     schema = schema_of(body.response_format)
     if schema is not None:
         check_schema(schema, "response_format")
     # The schema of an optional tool is enforced where it is strict.
-    all_are = schema is not None or body.tool_choice not in (None, "none", "auto")
+    all_are = schema is not None or choice not in (None, "none", "auto")
     for number, tool in enumerate(body.tools or ()):
         if all_are or tool.function.strict:
             check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
     return schema
 
 
-def _conversation(body: ChatBody) -> Conversation:
+def _conversation(body: ChatBody, tools: list[Tool]) -> Conversation:
     messages = []
     for number, message in enumerate(body.messages):
         # A list of parts is joined: the models here read text only.
@@ -416,7 +377,7 @@ def _conversation(body: ChatBody) -> Conversation:
                 reasoning=message.thought,
             )
         )
-    return Conversation(messages=tuple(messages), tools=tuple(tool.document() for tool in body.tools or ()))
+    return Conversation(messages=tuple(messages), tools=tuple(tool.document() for tool in tools))
 
 
 def _check_calls(number: int, message: ChatMessage) -> None:
@@ -428,6 +389,8 @@ def _check_calls(number: int, message: ChatMessage) -> None:
     if message.thought is not None and message.role != "assistant":
         name = "reasoning_content" if message.reasoning_content else "reasoning"
         wrong = (name, "thoughts in messages of the assistant only")
+    elif message.role != "assistant" and _has_refusal(message):
+        wrong = ("content", "parts of type refusal in messages of the assistant only")
     elif message.tool_calls and message.role != "assistant":
         wrong = ("tool_calls", "calls of tools in messages of the assistant only")
     # Missing where required, or present where not allowed.
@@ -436,6 +399,10 @@ def _check_calls(number: int, message: ChatMessage) -> None:
     if wrong is not None:
         message_text = f"Invalid message {number + 1} ({message.role}); expected: {wrong[1]}"
         raise ApiError(400, message_text, param=f"messages.{number}.{wrong[0]}", code="invalid_value")
+
+
+def _has_refusal(message: ChatMessage) -> bool:
+    return isinstance(message.content, list) and any(isinstance(part, Refusal) for part in message.content)
 
 
 def _max_tokens(body: ChatBody) -> int | None:

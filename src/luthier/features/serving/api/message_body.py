@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from luthier.core.frozen_model import StrictModel
 from luthier.features.serving.api.answering import Name, Unsupported
-from luthier.features.serving.api.chat import MAX_TOOLS, Tool, ToolFunction
+from luthier.features.serving.api.tools import MAX_TOOLS, Tool, ToolFunction
 
 _MAX_MESSAGES: Final = 2048
 _MAX_STOPS: Final = 16

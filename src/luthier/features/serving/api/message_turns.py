@@ -21,7 +21,6 @@ from typing import Any, Final
 from luthier.core.conversation import Conversation, Message, Role
 from luthier.core.stream import Sampling, TextRequest
 from luthier.core.text.json_schema import check_schema
-from luthier.features.serving.api.chat import NamedFunction, NamedTool, tool_wishes
 from luthier.features.serving.api.message_body import (
     EnabledThinking,
     MessagesBody,
@@ -32,6 +31,7 @@ from luthier.features.serving.api.message_body import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from luthier.features.serving.api.tools import NamedFunction, NamedTool, tool_wishes
 from luthier.features.serving.service import new_seed
 from luthier.platform.http.errors import ApiError
 

@@ -1,4 +1,4 @@
-"""Calls of tools in earlier answers, and the fields that clients add to an answer which they send back."""
+"""Refusals and calls of tools in earlier answers, and the fields that clients add to an answer which they send back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ AddedByClient = Annotated[Any, Field(exclude=True)]
 
 It is left out of what is dumped, and so of prompts and of what is stored.
 """
+
+
+class Refusal(StrictModel):
+    """A refusal in place of an answer, as the hosted service has it.
+
+    Attributes:
+        type: Always `refusal`.
+        refusal: Its words.
+    """
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """The words of the refusal."""
+        return self.refusal
 
 
 class CalledFunction(StrictModel):

@@ -99,6 +99,17 @@ def test_content_may_come_in_parts_and_an_answer_goes_back_as_it_came(ask: Calla
     assert ask(messages=dumped).object == "chat.completion"
 
 
+def test_a_refusal_goes_back_as_a_part_of_an_answer(ask: Callable[..., Any]) -> None:
+    refusal = {"type": "refusal", "refusal": "No, I will not say."}
+    talks = [
+        [*QUESTION, {"role": "assistant", "content": content}, *QUESTION]
+        for content in ([{"type": "text", "text": "Well. "}, refusal], "Well. No, I will not say.")
+    ]
+    parts, text = [ask(messages=talk, temperature=0) for talk in talks]
+    assert parts.usage.prompt_tokens == text.usage.prompt_tokens
+    assert parts.choices[0].message.content == text.choices[0].message.content
+
+
 def test_wishes_that_change_no_answer_are_accepted(ask: Callable[..., Any]) -> None:
     wishes = {
         "user": "u",
@@ -149,6 +160,8 @@ def test_wishes_that_change_no_answer_are_accepted(ask: Callable[..., Any]) -> N
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages.0.content.0",
         ),
+        ({"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": "No."}]}]}, "messages.0.content"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(ask: Callable[..., Any], wishes: dict[str, Any], param: str) -> None:

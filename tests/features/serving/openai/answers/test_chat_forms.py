@@ -56,6 +56,24 @@ def test_a_tool_is_called_and_its_result_goes_back(ask: Callable[..., Any]) -> N
     assert ask(tools=[WEATHER], tool_choice=NAMED).choices[0].finish_reason == "stop"
 
 
+def test_the_tools_that_may_be_called_can_be_restricted(ask: Callable[..., Any]) -> None:
+    time: dict[str, Any] = {"type": "function", "function": {"name": "get_time"}}
+
+    def allowed(mode: str, *names: str) -> dict[str, Any]:
+        tools = [{"type": "function", "function": {"name": name}} for name in names]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+    made = ask(tools=[time, WEATHER], tool_choice=allowed("required", "get_weather"), parallel_tool_calls=False)
+    assert made.choices[0].finish_reason == "tool_calls"
+    assert [call.function.name for call in made.choices[0].message.tool_calls] == ["get_weather"]
+    some = ask(tools=[time, WEATHER], tool_choice=allowed("auto", "get_time"), max_tokens=4)
+    assert some.usage.prompt_tokens == ask(tools=[time], max_tokens=4).usage.prompt_tokens
+    assert some.usage.prompt_tokens < ask(tools=[time, WEATHER], max_tokens=4).usage.prompt_tokens
+    with pytest.raises(openai.BadRequestError, match="allows 'f'; expected: tools of this request") as caught:
+        ask(tools=[WEATHER], tool_choice=allowed("auto", "get_weather", "f"))
+    assert caught.value.param == "tool_choice.allowed_tools.tools"
+
+
 def test_a_streamed_call_comes_in_pieces_as_openai_writes_them(ask: Callable[..., Any], client: openai.OpenAI) -> None:
     wishes = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False, "temperature": 0}
     whole = ask(**wishes).choices[0].message.tool_calls[0]

@@ -17,21 +17,25 @@ from luthier.core.stream import Sampling, TextRequest
 from luthier.core.text.json_schema import check_schema
 from luthier.features.serving.api.answering import Name, OffOnly, OneTier, Unsupported
 from luthier.features.serving.api.chat import (
-    MAX_TOOLS,
     Effort,
-    NamedFunction,
-    NamedTool,
     ObjectFormat,
     PromptCache,
     TemplateOptions,
     TextFormat,
-    Tool,
-    ToolFunction,
-    tool_wishes,
 )
 from luthier.features.serving.api.responses.items import Items
+from luthier.features.serving.api.tools import (
+    MAX_TOOLS,
+    NamedFunction,
+    NamedTool,
+    PlainChoice,
+    Tool,
+    ToolFunction,
+    refuse_other_choices,
+    tool_wishes,
+    tools_allowed,
+)
 from luthier.features.serving.service import new_seed
-from luthier.platform.http.errors import ApiError
 
 _NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -114,15 +118,8 @@ class AllowedTools(StrictModel):
     tools: Annotated[list[FunctionChoice], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
 
 
-def _refuse_choices(value: Any) -> Any:
-    kind = value.get("type") if isinstance(value, dict) else value
-    if kind not in (None, "none", "auto", "required", "function", "allowed_tools") and not isinstance(value, BaseModel):
-        raise ValueError(f"{str(kind)[:100]!r}; expected: none, auto, required, function or allowed_tools")
-    return value
-
-
 ToolChoice = Annotated[
-    Literal["none", "auto", "required"] | FunctionChoice | AllowedTools, BeforeValidator(_refuse_choices)
+    Literal["none", "auto", "required"] | FunctionChoice | AllowedTools, BeforeValidator(refuse_other_choices)
 ]
 
 
@@ -328,15 +325,11 @@ def prompt_request(body: PromptBody, messages: tuple[Message, ...]) -> TextReque
     )
 
 
-def _callable_tools(body: PromptBody) -> tuple[list[Tool], Literal["none", "auto", "required"] | NamedTool | None]:
+def _callable_tools(body: PromptBody) -> tuple[list[Tool], PlainChoice | None]:
     """The tools that may be called, and the choice among them, as chat completions have both."""
     tools, choice = [tool.as_chat() for tool in body.tools or ()], body.tool_choice
     if isinstance(choice, FunctionChoice):
         return tools, NamedTool(type="function", function=NamedFunction(name=choice.name))
     if not isinstance(choice, AllowedTools):
         return tools, choice
-    allowed = {one.name for one in choice.tools}
-    if unknown := sorted(allowed - {tool.function.name for tool in tools}):
-        message = f"tool_choice allows {unknown[0][:100]!r}; expected: tools of this request"
-        raise ApiError(400, message, param="tool_choice.tools", code="invalid_value")
-    return [tool for tool in tools if tool.function.name in allowed], choice.mode
+    return tools_allowed(tools, {one.name for one in choice.tools}, "tool_choice.tools"), choice.mode

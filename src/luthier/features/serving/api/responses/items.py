@@ -15,6 +15,7 @@ from luthier.core.conversation import Message
 from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
 from luthier.features.serving.api.answering import Unsupported
+from luthier.features.serving.api.sent_back import Refusal
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
 
@@ -55,18 +56,6 @@ class OutputText(StrictModel):
     text: str
     annotations: Annotated[list[dict[str, Any]], Field(max_length=_MAX_PARTS)] | None = None
     logprobs: list[dict[str, Any]] | None = None
-
-
-class Refusal(StrictModel):
-    """A refusal in place of an answer, as the hosted service has it."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-    @property
-    def text(self) -> str:
-        """The words of the refusal."""
-        return self.refusal
 
 
 Part = Annotated[InputText | OutputText | Refusal, Field(discriminator="type")]
