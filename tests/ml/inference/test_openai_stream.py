@@ -13,6 +13,7 @@ from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.templates.thinking import TAGS
 from luthier.ml.inference.openai import stream
 from luthier.ml.inference.openai.chunks import event_stream_lines
+from luthier.ml.inference.openai.messages import stream_body
 from luthier.ml.inference.openai.stream import NUM_ATTEMPTS, OpenAIStreamEngine, open_stream_engine
 from luthier.ml.inference.thoughts import NO_THINKING, Thinking
 from luthier.testing.engine_contract import ask
@@ -64,6 +65,12 @@ def failure(engine, request=None):
     heard = write_all(engine, {"a": request or question("Why?")})
     assert ("a", 0) not in heard.ends
     return heard.failures["a"].error
+
+
+@pytest.mark.parametrize(("seed", "sent"), [(7, [7, 8]), (-1, [-1, 0]), (2**63 - 1, [2**63 - 1, -(2**63)])])
+def test_seeds_of_all_choices_have_64_bits(seed, sent):
+    request = TextRequest(text="Why?", max_new_tokens=1, num_choices=2, sampling=Sampling(seed=seed))
+    assert [stream_body(request, "m", choice, "max_tokens")["seed"] for choice in range(2)] == sent
 
 
 def test_the_request_is_as_the_api_wants_it(stream_engine, server):

@@ -60,6 +60,11 @@ def stream_path(asked: TextRequest) -> str:
     return "completions" if asked.conversation is None else "chat/completions"
 
 
+def _seed(number: int) -> int:
+    """A seed of 64 bits with a sign, as servers take them: the largest is followed by the smallest."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) -> dict[str, Any]:
     """The request body for one choice as a stream.
 
@@ -79,7 +84,7 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
         "temperature": 0.0 if is_greedy else rules.temperature,
         "top_p": 1.0 if is_greedy else rules.top_p,
         # Each choice is a separate request: with the same seed all answers would be equal.
-        "seed": rules.seed + choice,
+        "seed": _seed(rules.seed + choice),
         limit_name: asked.max_new_tokens,
     }
     for name in ("frequency_penalty", "presence_penalty"):
