@@ -53,16 +53,17 @@ def create_webhook(
         ConflictError: The project has too many webhooks.
     """
     _check_url(url, may_reach_private=may_reach_private(context))
-    if len(context.webhooks.of_project(caller.project_id)) >= MOST_OF_A_PROJECT:
-        raise ConflictError(
-            f"this project has {MOST_OF_A_PROJECT} webhooks already",
-            expected="no more than that",
-            do="remove one that is no longer needed",
-        )
     secret = _SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_NUM_SECRET_BYTES)).decode()
     chosen = tuple(kind for kind in EVENT_TYPES if kind in event_types)
     made = Webhook(webhook_id=new_id("webhook"), project_id=caller.project_id, url=url, event_types=chosen)
     with context.database.transaction():
+        # Inside: of two requests at the same time, the later one sees the earlier's.
+        if len(context.webhooks.of_project(caller.project_id)) >= MOST_OF_A_PROJECT:
+            raise ConflictError(
+                f"this project has {MOST_OF_A_PROJECT} webhooks already",
+                expected="no more than that",
+                do="remove one that is no longer needed",
+            )
         stored = context.webhooks.add(made, secret)
         record(context, caller, "webhook.created", made.webhook_id, {"url": url})
     return stored, secret

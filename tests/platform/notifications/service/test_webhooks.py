@@ -322,6 +322,24 @@ def test_a_project_has_so_many_and_no_more(context: Context) -> None:
         webhooks.remove_webhook(context, Caller(), "\0")
 
 
+def test_two_requests_at_the_same_time_make_no_more(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(webhooks.MOST_OF_A_PROJECT - 1):
+        webhooks.create_webhook(context, Caller(), "https://a.example/")
+    new_id = webhooks.new_id
+
+    def meanwhile(kind: str) -> str:
+        monkeypatch.setattr(webhooks, "new_id", new_id)
+        webhooks.create_webhook(context, Caller(), "https://a.example/other")
+        return new_id(kind)
+
+    monkeypatch.setattr(webhooks, "new_id", meanwhile)
+    with pytest.raises(ConflictError, match="20 webhooks already"):
+        webhooks.create_webhook(context, Caller(), "https://a.example/")
+    kept = webhooks.list_webhooks(context, "default")
+    assert len(kept) == webhooks.MOST_OF_A_PROJECT
+    assert kept[0].url == "https://a.example/other"
+
+
 @pytest.mark.parametrize(
     "do",
     [
