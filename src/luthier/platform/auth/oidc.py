@@ -271,12 +271,11 @@ class OidcClient:
     def _claims(self, flow: Flow, token: Mapping[str, Any]) -> dict[str, Any]:
         """The claims of the ID token, each checked."""
         from authlib.oidc.core import CodeIDToken
-        from joserfc import jwt
         from joserfc.errors import JoseError
 
         provider = self.provider
         try:
-            decoded = jwt.decode(token["id_token"], self._key_of, algorithms=list(self._algorithms()))
+            decoded = self._decoded(token["id_token"])
             options: Any = {
                 "iss": {"essential": True, "value": provider.issuer},
                 "aud": {"essential": True, "value": provider.client_id},
@@ -304,26 +303,43 @@ class OidcClient:
         # The intersection: what the provider announces, of what is accepted here.
         return tuple(one for one in ALGORITHMS if one in named)
 
-    def _key_of(self, guest: Any) -> Any:
-        """The key of the provider that a token names; its keys are fetched again where it names one not known yet."""
+    def _decoded(self, text: str) -> Any:
+        """An ID token whose signature is that of a key of the provider.
+
+        It is checked against the key that it names; one that names none, against each key that can have signed it. Keys
+        are fetched again where none of those that are known fits.
+        """
+        from joserfc import jws, jwt
+        from joserfc.errors import BadSignatureError, JoseError
         from joserfc.jwk import KeySet
 
-        wanted = guest.headers().get("kid")
+        wanted = jws.extract_compact(text.encode()).headers().get("kid")
+        algorithms = list(self._algorithms())
+        failed: Exception | None = None
+        for is_again in (False, True):
+            keys = self._keys(wanted, is_refreshed=is_again)
+            for key in keys:
+                try:
+                    # One key alone: among several, the library takes any one.
+                    keys_of_one: Any = KeySet.import_key_set({"keys": [key]})
+                    return jwt.decode(text, keys_of_one.keys[0], algorithms=algorithms)
+                except (JoseError, ValueError, TypeError) as error:
+                    # A wrong signature says more than a key of another type.
+                    failed = error if failed is None or isinstance(error, BadSignatureError) else failed
+            if keys and wanted is not None:
+                break
+        raise failed or ValueError("no key of the provider has the id that the token names")
+
+    def _keys(self, wanted: str | None, *, is_refreshed: bool) -> list[Any]:
+        """The keys of the provider that can have signed a token; of a token that names one, those with that id."""
         address = str(self.metadata()["jwks_uri"])
 
         def fetched() -> dict[str, Any]:
             return self._fetch("GET", address)
 
-        for is_again in (False, True):
-            document = self._known(address, fetched, is_refreshed=is_again)
-            listed = document.get("keys")
-            usable = [key for key in listed if _signs(key)] if isinstance(listed, list) else []
-            fitting = [key for key in usable if wanted is None or key.get("kid") == wanted]
-            if fitting:
-                # One key alone: the token is checked against that key and no other.
-                keys: Any = KeySet.import_key_set({"keys": fitting[:1]})
-                return keys.keys[0]
-        raise ValueError("no key of the provider has the id that the token names")
+        listed = self._known(address, fetched, is_refreshed=is_refreshed).get("keys")
+        usable = [key for key in listed if _signs(key)] if isinstance(listed, list) else []
+        return [key for key in usable if wanted is None or key.get("kid") == wanted]
 
     def _identity(self, claims: Mapping[str, Any], token: Mapping[str, Any]) -> Identity:
         groups = _at(claims, self.provider.groups_claim)

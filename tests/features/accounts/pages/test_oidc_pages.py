@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -256,6 +258,27 @@ def test_a_new_key_of_the_provider_is_fetched_when_a_token_names_it(
     provider.signing_key, provider.published_keys = "two", ("one", "two")
     refused(signed_in(visitor()), "no key of the provider")
     assert provider.num_key_requests == 1, "not again within half a minute, whatever tokens name"
+    monkeypatch.setattr(oidc, "_LEAST_REFRESH_SECONDS", 0.0)
+    assert signed_in(visitor()).status_code == 303
+    assert provider.num_key_requests == 2
+
+
+def test_a_token_that_names_no_key_is_checked_against_all_of_them(
+    home: Context, provider: Provider, visitor: Visitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.platform.auth import oidc
+
+    oidc_members.map_group(home, ME, "ml", "default", "viewer")
+    provider.person["groups"] = ["ml"]
+    provider.published_keys = ("one", "two")
+    assert "kid" not in json.loads(base64.urlsafe_b64decode(signed({}, names_key=False).partition(".")[0] + "=="))
+    for name in ("one", "two"):
+        provider.forge = partial(signed, name=name, names_key=False)
+        assert signed_in(visitor()).status_code == 303
+    assert provider.num_key_requests == 1
+    provider.forge = partial(signed, name="attacker", names_key=False)
+    refused(signed_in(visitor()), "not valid")
+    provider.published_keys = ("one", "attacker")
     monkeypatch.setattr(oidc, "_LEAST_REFRESH_SECONDS", 0.0)
     assert signed_in(visitor()).status_code == 303
     assert provider.num_key_requests == 2
