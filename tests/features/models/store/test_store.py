@@ -40,3 +40,5 @@ def test_a_project_has_its_own_and_what_it_was_permitted(database: Database) -> 
         store.delete("proj-other", "a")
     store.delete("default", "a")
     assert [model.model_id for model in store.permitted("proj-other")] == ["b"]
+    store.add(a_model("a"))
+    assert [model.model_id for model in store.permitted("proj-other")] == ["b"], "permissions end with their model"
