@@ -70,6 +70,34 @@ def test_models_that_grade_are_the_judge_of_the_command(bench):
         figures(task(SCORE), bench, ["yes"], [{}])
 
 
+def test_replies_of_the_judge_that_cannot_be_read_are_counted_and_do_not_pass(bench):
+    judge = FakeEngine(lambda prompt: "0.5" if "yes" in prompt.conversation.messages[0].content else "I cannot say.")
+    one = task({"grader": SCORE, "pass_threshold": 0}, LABEL)
+    kind, rows = task_kind("graded"), [bench.row(1), bench.row(2)]
+    metrics = kind.metrics(one, rows, Resources(bench.folder, judge=judge, judge_name="j"))
+    assert len(kind.cautions(one)) == 1
+    for outputs in (["yes", "no"], ["yes", "yes"]):
+        observed = bench.observed(rows, outputs)
+        found = {metric.name: metric.statistics(observed).sum(axis=0) for metric in metrics}
+        assert found["judged"][0] == outputs.count("yes")
+        assert found["judged_score"][0] == outputs.count("yes") * 0.5
+    scored, labelled = kind.cautions(one)[1:]
+    assert "'judged': 1 of 4 replies of j (25%) could not be read" in scored
+    assert "'tone': 4 of 4 replies of j (100%) could not be read" in labelled
+
+
+def test_graders_whose_figures_have_the_same_name_are_refused(bench):
+    one = task(*(LIKE | {"name": name} for name in ("a score", "a")))
+    with pytest.raises(RequestError, match="'a score' and 'a' both give the figure 'a_score'"):
+        task_kind("graded").check(one, [bench.row(1, a="x")])
+
+
+def test_graders_of_one_name_have_figures_of_their_own(bench):
+    one = task(LIKE, LIKE | {"name": "Alike"})
+    found = figures(one, bench, ["x"], [{"a": "x"}])
+    assert found == {"alike": 1.0, "alike_score": 1.0, "alike_2": 1.0, "alike_2_score": 1.0}
+
+
 @pytest.mark.skipif(not isolation().seccomp, reason="this machine cannot lock a process down")
 def test_code_runs_where_task_and_command_allow_it(bench):
     allowed = task({"grader": CODE, "pass_threshold": 3}, allow_code=True)

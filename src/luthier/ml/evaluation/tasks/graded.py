@@ -33,13 +33,28 @@ from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, check_rows
 
 _GRADE_TOKENS: Final = 256
 _NOT_PLAIN: Final = re.compile(r"[^a-z0-9]+")
+_SCORE: Final = "_score"
+"""Ends the name of a mean score, behind that of its grader."""
 
 
 class Graded:
-    """The share of answers that pass each grader, and the mean score of graders with more than right and wrong."""
+    """The share of answers that pass each grader, and the mean score of graders with more than right and wrong.
+
+    Replies of the judge that cannot be read are counted: request the cautions once all systems have been graded, from
+    the same object that gave the metrics.
+    """
+
+    def __init__(self) -> None:
+        self._scores: list[_Scores] = []
 
     def check(self, task: GradedTask, rows: Sequence[TaskRow]) -> None:
-        """Every row has the fields that the graders refer to."""
+        """Every row has the fields that the graders refer to, and each figure has a name of its own.
+
+        Raises:
+            DataError: a row lacks a field.
+            RequestError: two graders have names that give two figures the same one.
+        """
+        _names(task)
         wanted = dict.fromkeys(name for one in task.graders for name in _fields(one.grader))
 
         def problem(row: TaskRow) -> tuple[str, str] | None:
@@ -62,17 +77,16 @@ class Graded:
             RequestError: a grader needs a judge and there is none, or code that may not be run.
         """
         metrics: list[MetricDefinition] = []
-        for number, one in enumerate(task.graders, 1):
+        self._scores = []
+        for name, one in zip(_names(task), task.graders, strict=True):
             _check_allowed(task, one.grader, resources)
-            name = _NOT_PLAIN.sub("_", one.grader.name.lower()).strip("_") or f"grader_{number}"
-            if name in {metric.name for metric in metrics}:
-                name = f"{name}_{number}"
             scores = _Scores(task, one, resources)
+            self._scores.append(scores)
             metrics.append(Fraction(name, f"answers that pass {one.grader.name}", scores.passed))
             if (ends := _ends(one.grader)) is not None:
                 title, unit = f"mean score by {one.grader.name}", "score"
                 low, high = ends
-                metrics.append(_Mean(f"{name}_score", title, scores.mean, unit=unit, lower=low, upper=high))
+                metrics.append(_Mean(f"{name}{_SCORE}", title, scores.mean, unit=unit, lower=low, upper=high))
         return metrics
 
     def figures(self, task: GradedTask, observed: Observations) -> TaskFigures | None:  # noqa: ARG002
@@ -87,7 +101,31 @@ class Graded:
             found.append(
                 "Graders that ask a model are the opinion of the judge; answers that it did not grade count 0."
             )
-        return tuple(found)
+        return (*found, *(sentence for one in self._scores if (sentence := one.caution())))
+
+
+def _names(task: GradedTask) -> list[str]:
+    """The names of the figures of the graders, in their order.
+
+    Raises:
+        RequestError: the mean score of one grader would have the name of another grader's figure.
+    """
+    names: list[str] = []
+    taken: dict[str, str] = {}
+    for number, one in enumerate(task.graders, 1):
+        name = _NOT_PLAIN.sub("_", one.grader.name.lower()).strip("_") or f"grader_{number}"
+        name = f"{name}_{number}" if name in taken else name
+        for figure in (name, *((f"{name}{_SCORE}",) if _ends(one.grader) is not None else ())):
+            if figure in taken:
+                raise RequestError(
+                    f"task {task.name}: the graders {taken[figure]!r} and {one.grader.name!r} both give the figure "
+                    f"{figure!r}",
+                    expected="names of graders that give each figure a name of its own",
+                    do="rename one of the two graders",
+                )
+            taken[figure] = one.grader.name
+        names.append(name)
+    return names
 
 
 class _Mean(Fraction):
@@ -104,19 +142,35 @@ class _Scores:
 
     def __init__(self, task: GradedTask, one: TaskGrader, resources: Resources) -> None:
         self._task, self._one, self._resources = task, one, resources
-        self._seen: tuple[Observations, list[float]] | None = None
+        self._seen: tuple[Observations, list[float | None]] | None = None
+        self._num_graded = self._num_unread = 0
 
     def passed(self, observed: Observations) -> Array:
-        return mean_statistics([score >= self._one.pass_threshold for score in self._of(observed)])
+        threshold = self._one.pass_threshold
+        return mean_statistics([score is not None and score >= threshold for score in self._of(observed)])
 
     def mean(self, observed: Observations) -> Array:
-        return mean_statistics(self._of(observed))
+        return mean_statistics([score or 0.0 for score in self._of(observed)])
 
-    def _of(self, observed: Observations) -> list[float]:
+    def caution(self) -> str | None:
+        """How many replies of the judge could not be read; None where all could."""
+        if not self._num_unread:
+            return None
+        share = self._num_unread / self._num_graded
+        return (
+            f"Grader {self._one.grader.name!r}: {self._num_unread:,} of {self._num_graded:,} replies of "
+            f"{self._resources.judge_name} ({share:.0%}) could not be read. These answers do not pass, and their score "
+            "counts 0."
+        )
+
+    def _of(self, observed: Observations) -> list[float | None]:
         # Both figures of a grader read the same observations, one after the other.
         if self._seen is None or self._seen[0] is not observed:
             items = [item_of(self._task, item) or {} for item in observed.items]
-            self._seen = (observed, _graded(self._one.grader, observed.outputs, items, self._resources))
+            scores = _graded(self._one.grader, observed.outputs, items, self._resources)
+            self._num_graded += len(scores)
+            self._num_unread += scores.count(None)
+            self._seen = (observed, scores)
         return self._seen[1]
 
 
@@ -130,7 +184,8 @@ def item_of(task: GradedTask, row: Mapping[str, Any]) -> Mapping[str, Any] | Non
 
 def _graded(
     grader: SuiteGrader, outputs: Sequence[str], items: Sequence[Mapping[str, Any]], resources: Resources
-) -> list[float]:
+) -> list[float | None]:
+    """The score of each answer; None where the judge's reply cannot be read."""
     pairs = list(zip(outputs, items, strict=True))
     if isinstance(grader, PythonGraderSpec):
         with ExitStack() as stack:
@@ -144,7 +199,7 @@ def _graded(
 
 def _by_judge(
     grader: ScoreModelSpec | LabelModelSpec, pairs: Sequence[tuple[str, Mapping[str, Any]]], resources: Resources
-) -> list[float]:
+) -> list[float | None]:
     assert resources.judge is not None  # `_check_allowed` has refused it otherwise
     prompts = []
     for output, item in pairs:
@@ -153,8 +208,8 @@ def _by_judge(
         prompts.append(Prompt(conversation=Conversation(messages=turns), max_new_tokens=_GRADE_TOKENS))
     said = [one.text for one in resources.judge.generate(prompts, resources.progress)]
     if isinstance(grader, LabelModelSpec):
-        return [label_in(text, grader.labels, grader.passing_labels) or 0.0 for text in said]
-    return [score_in(text, *grader.range) or 0.0 for text in said]
+        return [label_in(text, grader.labels, grader.passing_labels) for text in said]
+    return [score_in(text, *grader.range) for text in said]
 
 
 def _check_allowed(task: GradedTask, grader: SuiteGrader, resources: Resources) -> None:
