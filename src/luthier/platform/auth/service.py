@@ -145,10 +145,12 @@ def create_project(context: Context, name: str, *, by: Caller | None = None) -> 
     """Make a project.
 
     Raises:
-        RequestError: The name is not allowed.
+        RequestError: The name is not allowed, or looks like an id.
         ConflictError: The name is taken.
     """
     _check_name("a project", name)
+    if _looks_like_id(name):
+        raise _name_of_id(name)
     project_id = new_id("proj")
     with context.database.transaction():
         made = context.access.add_project(project_id, name)
@@ -181,9 +183,8 @@ def rename_project(context: Context, caller: Caller, project: str, name: str) ->
             expected="another project: commands take this one where none is named",
             do="make a project with the name that you want",
         )
-    if name.strip() == DEFAULT_PROJECT or name.strip().startswith("proj-"):
-        # Commands find projects by name or id: a name that looks like an id would hide another project.
-        raise RequestError(f"the name {name!r}", expected="a name that is no id", do="choose another name")
+    if name.strip() == DEFAULT_PROJECT or _looks_like_id(name):
+        raise _name_of_id(name)
     with context.database.transaction():
         changed = context.access.rename_project(found.project_id, name.strip())
         record(context, caller, "project.renamed", found.project_id, {"before": found.name, "name": changed.name})
@@ -297,6 +298,15 @@ def _check_name(what: str, name: str) -> None:
             expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
             do="choose such a name",
         )
+
+
+def _looks_like_id(name: str) -> bool:
+    # Commands find projects by name or id: a name that looks like an id would hide another project.
+    return name.strip().startswith("proj-")
+
+
+def _name_of_id(name: str) -> RequestError:
+    return RequestError(f"the name {name!r}", expected="a name that is no id", do="choose another name")
 
 
 def may_open_projects(caller: Caller) -> bool:

@@ -40,6 +40,17 @@ def test_nobody_else_opens_one(context: Context, caller: Caller) -> None:
     assert len(known_projects(context, Caller())) == 1
 
 
+@pytest.mark.parametrize("name", ["proj-1", " proj-x"])
+def test_no_project_has_a_name_that_looks_like_an_id(context: Context, name: str) -> None:
+    made = create_project(context, "mine")
+    for one in (made.project_id, name):
+        with pytest.raises(RequestError, match="a name that is no id"):
+            create_project(context, one)
+    with pytest.raises(RequestError, match="a name that is no id"):
+        open_project(context, Caller(), name)
+    assert [one.name for one in known_projects(context, Caller())] == ["default", "mine"]
+
+
 def test_an_error_of_a_rename_names_no_project_of_others(context: Context) -> None:
     own = Caller(project_id=create_project(context, "mine").project_id)
     create_project(context, "secret client")
