@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records import deployment as routing
 from luthier.core.records.deployment import NAME, Deployment, Revision, Share
@@ -30,7 +30,7 @@ from luthier.features.release_gates.service import (
 )
 from luthier.features.serving.engine_choice import EngineDecision, choose_engines
 from luthier.features.serving.models import EngineView, engines_of, fastest
-from luthier.features.serving.targets import find_share, served_share
+from luthier.features.serving.targets import check_targets_of, find_share, served_share
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
@@ -303,7 +303,8 @@ def promote(
 def rollback(context: Context, caller: Caller, name: str, *, expected_revision: int | None = None) -> Deployment:
     """Go back to the previous revision; repeat to go back further. No gate blocks this.
 
-    Raises NotFoundError for the name, ConflictError where there is none before, or its targets are not there any more.
+    Raises NotFoundError for the name, ConflictError where there is none before, or its targets are not there any more
+    or were replaced.
     """
     current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
     history = context.deployments.revisions(current.deployment_id)
@@ -316,15 +317,7 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
             do=f"deploy another target: luthier deploy RUN --as {name}",
         )
     # Every target is resolved first: a rollback to deleted files would turn a bad model into an outage.
-    for share in earlier.shares:
-        try:
-            served_share(context, caller, share)
-        except NotFoundError as error:
-            raise ConflictError(
-                f"revision {earlier.number} of {name!r} goes to {share.target}, which cannot be served: {error.came}",
-                expected="a revision whose targets are all there",
-                do="restore it, or deploy another target",
-            ) from error
+    check_targets_of(context, caller, name, earlier)
     return _revise(context, caller, current, routing.rolled_back(current.revision, earlier))
 
 

@@ -17,7 +17,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, sha256_document
 from luthier.core.plan import DataPlan
 from luthier.core.records.base_model import LocalModel
-from luthier.core.records.deployment import Share
+from luthier.core.records.deployment import Revision, Share
 from luthier.core.records.export import ServerExport
 from luthier.core.stream import Served
 from luthier.core.task_head import HEAD_DOCUMENT
@@ -120,6 +120,39 @@ def served_share(context: Context, caller: Caller, share: Share) -> Served:
     if share.folder is not None:
         return served_export(context, Path(share.folder))
     return served_target(context, caller, share.target)
+
+
+def check_targets_of(context: Context, caller: Caller, name: str, revision: Revision) -> None:
+    """Check that the targets of an earlier revision of a deployment are there, with the weights that they had.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        name: Of the deployment.
+        revision: The revision.
+
+    Raises:
+        ConflictError: A target is not there any more, or is a tuned model that was saved again under its name.
+    """
+    for share in revision.shares:
+        try:
+            served_share(context, caller, share)
+        except NotFoundError as error:
+            raise ConflictError(
+                f"revision {revision.number} of {name!r} goes to {share.target}, which cannot be served: {error.came}",
+                expected="a revision whose targets are all there",
+                do="restore it, or deploy another target",
+            ) from error
+        if share.folder is not None or not is_tuned_name(share.target):
+            continue
+        # Saving again replaces the record, and both times are of the database's clock.
+        if context.tuned_models.get(caller.project_id, share.target).created_at > revision.created_at:
+            raise ConflictError(
+                f"revision {revision.number} of {name!r} goes to {share.target}, which was saved again since, "
+                "with other weights",
+                expected="a revision whose targets are as they were",
+                do=f"evaluate it, and deploy it as it is now: luthier deploy {share.target} --as {name}",
+            )
 
 
 def served_target(context: Context, caller: Caller, name: str) -> Served:

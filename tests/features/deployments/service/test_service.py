@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.run import RunStatus
 from luthier.core.stream import TextRequest
 from luthier.features.deployments import service as deployments
+from luthier.features.models.store import TunedModel
 from luthier.features.runs.service import remove_run
 from luthier.features.serving import models as served_models
 from luthier.ml.export.bundle.verify import VerifyReport
 from luthier.platform.audit_log.service import newest_entries
+from luthier.platform.db.database import Database
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run, make_evaluation
 
@@ -124,6 +127,28 @@ def test_a_rollback_to_what_is_gone_changes_nothing(context: Context) -> None:
     deployments.deploy(context, ME, "support", b)
     (Path(served_models.served_model(context, ME, "support").path).parents[1] / a).rename(context.home / "away")
     with pytest.raises(ConflictError, match="cannot be served"):
+        deployments.rollback(context, ME, "support")
+    assert answering(context) == {b}
+
+
+def test_a_rollback_to_a_checkpoint_that_was_saved_again_changes_nothing(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(2_000_000_000)
+    monkeypatch.setattr(Database, "clock", lambda *_: float(next(ticks)))
+    a, b = (add_run(context, letter) for letter in "ab")
+    result = context.runs.get(a).result
+    assert result is not None
+    name, folder = "ft:tiny:default:mine:1", str(result.adapter_path)
+    made = TunedModel(model_id=name, project_id="default", job_id="", run_id=a, base_model="tiny", adapter_path=folder)
+    context.tuned_models.add(made)
+    deployments.deploy(context, ME, "support", name)
+    deployments.deploy(context, ME, "support", b)
+    assert deployments.rollback(context, ME, "support").revision.shares[0].target == name, "it is as it was"
+    deployments.deploy(context, ME, "support", b)
+    context.tuned_models.delete("default", name)
+    context.tuned_models.add(made)
+    with pytest.raises(ConflictError, match=r"revision 3 .* was saved again since, with other weights"):
         deployments.rollback(context, ME, "support")
     assert answering(context) == {b}
 
