@@ -77,7 +77,8 @@ PlainChoice = Literal["none", "auto", "required"] | NamedTool
 
 def refuse_other_choices(value: Any) -> Any:
     """Refuse a `tool_choice` of an unknown kind by its name, rather than with an error for each kind there is."""
-    kind, kinds = value, ("none", "auto", "required", None)
+    kind = value
+    kinds: tuple[str | None, ...] = ("none", "auto", "required", None)
     if isinstance(value, dict):
         kind, kinds = value.get("type"), ("function", "allowed_tools")
     if kind not in kinds and not isinstance(value, BaseModel):
