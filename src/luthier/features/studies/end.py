@@ -144,12 +144,20 @@ def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:
     try:
         record = context.runs.get(run_id)
     except NotFoundError:
-        recipe = final_recipe(search.study.spec, winner, search.own, context.runs.plan(winner.run_id))
+        recipe = final_recipe(search.study.spec, winner, search.own, _trained(search, winner))
         recipe = recipe.model_copy(update={"budget": budget})
         return train(context, recipe, base_dir=Path("/"), run_id=run_id).record
     if record.status == "succeeded":
         return record
     return resume(context, run_id, budget=budget).record
+
+
+def _trained(search: Search, winner: Trial) -> Plan:
+    """The plan of the winner's run; where that was removed, the study's own."""
+    try:
+        return search.context.runs.plan(winner.run_id)
+    except NotFoundError:
+        return search.own
 
 
 def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Recipe:
