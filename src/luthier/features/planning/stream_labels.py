@@ -61,11 +61,11 @@ class StreamLabels:
         return _counted[key]
 
     def _stored(self, place: Path, stream: StreamedRows) -> Counter[str]:
-        if (found := _kept(place)) is not None:
+        if (found := _stored(place)) is not None:
             return found
         with self._alone(place):
             # Another process may have read them while this one waited.
-            if (found := _kept(place)) is not None:
+            if (found := _stored(place)) is not None:
                 return found
             found = _read(stream, self._progress)
             try:
@@ -91,7 +91,7 @@ class StreamLabels:
             yield
 
 
-def _kept(place: Path) -> Counter[str] | None:
+def _stored(place: Path) -> Counter[str] | None:
     """What was stored; None where nothing was, or the file is damaged."""
     from luthier.ml.data.files.bounded_folder import mark_used
 

@@ -88,7 +88,7 @@ def _within(value: Any, names: Mapping[str, str]) -> Any:
         changed = _changed({one.name: getattr(value, one.name) for one in fields(value) if one.init}, names)
         return replace(value, **changed) if changed else value
     if isinstance(value, dict):
-        return {_within(key, names): one if _is_kept(key) else _within(one, names) for key, one in value.items()}
+        return {_within(key, names): one if _stays_as_it_is(key) else _within(one, names) for key, one in value.items()}
     if isinstance(value, tuple | list):
         made_items = [_within(one, names) for one in value]
         if all(one is old for one, old in zip(made_items, value, strict=True)):
@@ -98,11 +98,11 @@ def _within(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def _changed(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    made = {name: _within(one, names) for name, one in found.items() if not _is_kept(name)}
+    made = {name: _within(one, names) for name, one in found.items() if not _stays_as_it_is(name)}
     return {name: one for name, one in made.items() if one is not found[name]}
 
 
-def _is_kept(name: Any) -> bool:
+def _stays_as_it_is(name: Any) -> bool:
     return isinstance(name, str) and _KEPT.fullmatch(name) is not None
 
 

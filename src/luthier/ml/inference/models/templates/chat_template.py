@@ -33,7 +33,12 @@ from luthier.ml.inference.models.templates.jinja_sandbox import (
     reads_clock,
     use_bounded_sandbox,
 )
-from luthier.ml.inference.models.templates.loaded_templates import LOADED, generation_stop_ids, template_key
+from luthier.ml.inference.models.templates.loaded_templates import (
+    LOADED,
+    chosen_kind,
+    generation_stop_ids,
+    template_key,
+)
 from luthier.ml.inference.models.templates.message_forms import (
     AS_USUAL,
     CALLS,
@@ -142,13 +147,7 @@ class ChatTemplate:
         tokenizer = load_tokenizer(path)
         if is_new:
             check_template(tokenizer.chat_template, tokenizer.special_tokens_map)
-        if kind == "chat" and not tokenizer.chat_template:
-            raise RequestError(
-                f"template kind 'chat' for {path}, which has no chat template",
-                expected="'plain' or 'auto' for a base model",
-                do="set `template: plain`, or choose the instruction-tuned variant of the model",
-            )
-        chosen: Literal["chat", "plain"] = "plain" if kind == "plain" or not tokenizer.chat_template else "chat"
+        chosen = chosen_kind(kind, path, has_template=bool(tokenizer.chat_template))
         made = LOADED[key] = cls(tokenizer, chosen, stop_ids=generation_stop_ids(Path(path)), options=options)
         return made
 

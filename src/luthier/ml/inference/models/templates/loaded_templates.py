@@ -1,4 +1,4 @@
-"""Templates that are in use, so that a second request for one does not load its tokenizer and probe it again.
+"""What a template is loaded by, and those that are in use: a second request loads no tokenizer and probes nothing.
 
 A command asks for the template of its model many times, for the plan, the rows and each evaluated system, and a
 tokenizer of a large vocabulary takes a second. A template is found here as long as something else holds it, so none is
@@ -11,8 +11,10 @@ import json
 import threading
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakValueDictionary
+
+from luthier.core.errors import RequestError
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -42,6 +44,28 @@ def _stamp(file: Path) -> tuple[str, int, int, int]:
     except OSError:  # a link to nowhere, which nothing reads
         return file.name, 0, 0, 0
     return file.name, its.st_size, its.st_mtime_ns, its.st_ino
+
+
+def chosen_kind(
+    kind: Literal["auto", "chat", "plain"], path: str | Path, *, has_template: bool
+) -> Literal["chat", "plain"]:
+    """The kind of a model's template: its own one where it has one and it is not declined.
+
+    Args:
+        kind: as for `ChatTemplate.load`.
+        path: of the model, for the error.
+        has_template: whether the model has a template.
+
+    Raises:
+        RequestError: `chat` was requested and the model has no template.
+    """
+    if kind == "chat" and not has_template:
+        raise RequestError(
+            f"template kind 'chat' for {path}, which has no chat template",
+            expected="'plain' or 'auto' for a base model",
+            do="set `template: plain`, or choose the instruction-tuned variant of the model",
+        )
+    return "plain" if kind == "plain" or not has_template else "chat"
 
 
 def generation_stop_ids(folder: Path) -> tuple[int, ...]:
