@@ -54,13 +54,13 @@ class StreamLabels:
         shapes = [[one.shape, dict(one.mapping)] for one in stream.shapes]
         key = sha256_document([version("luthier"), stream.digest, shapes, sorted(stream.left_out)])
         if key not in _counted:
-            found = self._stored(self._folder / key, stream)
-            for oldest in list(_counted)[: len(_counted) + 1 - _MAX_KEPT]:
+            found = self._stored_or_read(self._folder / key, stream)
+            for oldest in list(_counted)[: max(0, len(_counted) + 1 - _MAX_KEPT)]:
                 del _counted[oldest]
             _counted[key] = found
         return _counted[key]
 
-    def _stored(self, place: Path, stream: StreamedRows) -> Counter[str]:
+    def _stored_or_read(self, place: Path, stream: StreamedRows) -> Counter[str]:
         if (found := _stored(place)) is not None:
             return found
         with self._alone(place):

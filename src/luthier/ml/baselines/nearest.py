@@ -190,7 +190,7 @@ def nearest_examples(
     """For each row the examples of the pool that are nearest by BM25, the nearest one last.
 
     Equal conversations are taken once, and never one whose prompt is also in `rows` or `held_out`. Of more than
-    `MAX_ROWS` rows a sample by a hash of their content is looked at.
+    `MAX_ROWS` rows a sample by a hash of their content is searched.
 
     Args:
         pool: rows to choose from, such as the training rows.

@@ -15,7 +15,7 @@ ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
 OPEN: Final[tuple[JobStatus, ...]] = ("queued", "running", "paused")
 """Those that may still do something by themselves or once they are resumed."""
 UNDONE: Final[tuple[JobStatus, ...]] = (*OPEN, "failed")
-"""Those that nobody has ended and that have no result: they wait, run, rest, or have to be looked at."""
+"""Those that nobody has ended and that have no result: they wait, run, rest, or need a person."""
 
 
 class Job(FrozenModel):

@@ -209,16 +209,17 @@ def synthesise(
     return Answer(as_json, found.as_json(), lambda console: _show_pairs(console, found))
 
 
+def _left_out(num_rows: int, by: str) -> str:
+    """Behind the rows that were taken: how many were not, and which option left them out; empty for none."""
+    return f" ({counted(num_rows, 'more row was', 'more rows were')} left out by {by})" if num_rows else ""
+
+
 def _show_pairs(console: Console, found: Synthesis) -> None:
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, visible
 
     by = "--budget-usd" if found.stopped_by_budget else "--max-rows"
-    left = (
-        f" ({counted(found.num_rows_left, 'more row was', 'more rows were')} left out by {by})"
-        if found.num_rows_left
-        else ""
-    )
+    left = _left_out(found.num_rows_left, by)
     pairs = counted(found.num_pairs, "pair")
     console.print(
         visible(f"{found.output}: {pairs} from {counted(found.num_rows, 'row')} of {found.file}{left}"), soft_wrap=True
@@ -317,11 +318,7 @@ def _show_answers(console: Console, found: Answering) -> None:
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, visible
 
-    left = (
-        f" ({counted(found.num_rows_left, 'more row was', 'more rows were')} left out by --max-rows)"
-        if found.num_rows_left
-        else ""
-    )
+    left = _left_out(found.num_rows_left, "--max-rows")
     count = counted(found.num_answers, "answer")
     console.print(
         visible(f"{found.output}: {count} to {counted(found.num_rows, 'row')} of {found.file}{left}"), soft_wrap=True
