@@ -6,8 +6,8 @@
     PEER benchmarks/embeddings.py peer --first-seed 0 --out work/peer0.json
     python benchmarks/embeddings.py compare work/*.json
 
-Pairs are WikiSQL's questions with the tables that answer them; each of the 100 test questions is searched among the
-tables of test and training rows. Both sides train all weights in float32 with AdamW, a constant rate, no weight decay
+Pairs are WikiSQL's questions with the tables that answer them; each question of the test and validation files, and of
+the training file's rows beyond --rows, is searched among the tables of all rows. Both sides train all weights in float32 with AdamW, a constant rate, no weight decay
 and gradients clipped at 1, in-batch negatives over the whole batch in micro-batches (InfoNCE at temperature 0.05:
 `CachedMultipleNegativesRankingLoss` with scale 20 there). The orders of rows differ, so figures do, too: `turns` trains
 both sides with each of --seeds seeds, by turns and each in a process of its own, keeps what is done in the folder
@@ -249,8 +249,10 @@ def main() -> None:
         by_turns(arguments)
         return
     folder = arguments.data / "wikisql_mlx"
-    train = pairs(folder / "train.jsonl")[: arguments.rows]
-    task = retrieval_task(examples(pairs(folder / "test.jsonl")), examples(train))
+    rows = pairs(folder / "train.jsonl")
+    train, unused = rows[: arguments.rows], rows[arguments.rows :]
+    held_out = list(dict.fromkeys(pairs(folder / "test.jsonl") + pairs(folder / "valid.jsonl") + unused))
+    task = retrieval_task(examples(held_out), examples(train))
     found = (by_luthier if arguments.what == "luthier" else by_peer)(arguments, train, task)
     sizes = {"queries": len(task.queries), "documents": len(task.documents), "rows": len(train)}
     document = {"side": arguments.what, "first_seed": arguments.first_seed, "figures": found, **sizes}
