@@ -16,6 +16,7 @@ from tests.fixtures.batch_provider import KEY, Provider
 from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
+from luthier.core.access import Caller
 from luthier.core.errors import DataError, LeakageError, LuthierError, RecipeError, RequestError
 from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER, Student
 from luthier.features.recipes.service import recipe_from
@@ -29,6 +30,7 @@ from luthier.ml.evaluation.report import workflow_pages as distilled
 from luthier.ml.inference.engine_wrappers import CachedEngine
 from luthier.ml.inference.models import cache
 from luthier.ml.training import loop
+from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, serving
 from luthier.testing.tiny import make_tiny_model
@@ -140,6 +142,28 @@ def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whol
     assert third.alone is not None
     assert third.alone.run_id != first.alone.run_id
     assert third.alone.weights_sha256 == first.alone.weights_sha256
+
+
+def test_an_equal_run_of_another_project_is_not_taken_for_its_own(
+    context: Context,
+    teach: Callable[[], str],
+    rows: Path,
+    recipe: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = recipe(objective={"name": "distillation"})
+    request = DistilRequest(teach(), "layers:2", rows, kind="logit", recipe=file)
+    first = distil(context, request)
+    project_id = create_project(context, "mine").project_id
+    monkeypatch.setattr(context, "owner_project_id", project_id)  # as a job of that project has it
+    second = distil(context, request, caller=Caller(project_id=project_id))
+    for one, other in ((first.taught, second.taught), (first.alone, second.alone)):
+        assert one is not None
+        assert other is not None
+        assert one.run_id != other.run_id
+        assert one.weights_sha256 == other.weights_sha256
+        assert context.runs.project_of(one.run_id) == "default"
+        assert context.runs.project_of(other.run_id) == project_id
 
 
 def cache_name(context: Context, name: str) -> str:
