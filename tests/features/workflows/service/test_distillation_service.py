@@ -23,7 +23,7 @@ from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.features.workflows.distillation import rows as student_judging
 from luthier.features.workflows.distillation import workflow as students
-from luthier.features.workflows.distillation.request import DistilRequest, spec_of
+from luthier.features.workflows.distillation.request import DistilRequest, recipe_of, spec_of
 from luthier.features.workflows.distillation.rows import write_gold, write_taught
 from luthier.features.workflows.distillation.workflow import distil
 from luthier.ml.evaluation.report import workflow_pages as distilled
@@ -164,6 +164,30 @@ def test_an_equal_run_of_another_project_is_not_taken_for_its_own(
         assert one.weights_sha256 == other.weights_sha256
         assert context.runs.project_of(one.run_id) == "default"
         assert context.runs.project_of(other.run_id) == project_id
+
+
+@pytest.mark.parametrize(
+    ("objective", "teacher", "expected"),
+    [
+        ({"name": "sft", "loss_weighting": "sample"}, None, {"name": "sft", "loss_weighting": "sample"}),
+        ("sft", None, None),
+        (None, None, None),
+        (
+            {"name": "distillation", "alpha": 0.9, "router_aux_loss": 0.01},
+            None,
+            {"name": "sft", "router_aux_loss": 0.01},
+        ),
+        ({"name": "distillation", "alpha": 0.9}, None, None),
+        ({"name": "distillation", "alpha": 0.9}, "T", {"name": "distillation", "alpha": 0.9, "teacher": "T"}),
+        (None, "T", {"name": "distillation", "teacher": "T"}),
+    ],
+)
+def test_settings_of_the_objective_hold_for_each_training_that_has_them(
+    objective: Any, teacher: str | None, expected: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    settings = {"data": {}} | ({} if objective is None else {"objective": objective})
+    made = recipe_of(settings, student="org/base", rows=tmp_path / "rows.jsonl", teacher=teacher, is_whole=False)
+    assert (made.objective.model_dump(exclude_none=True) if made.objective else None) == expected
 
 
 def cache_name(context: Context, name: str) -> str:
@@ -314,6 +338,7 @@ def test_a_teacher_answers_by_its_batch_api(context: Context, tmp_path: Path, mo
         ({"overrides": ("data.validation=0.1",)}, "both must see the same rows"),
         ({"overrides": ("data.subset=[0, 0.5]",)}, "data.subset"),
         ({"overrides": ("objective.name=dpo",)}, "objective dpo"),
+        ({"overrides": ("training.early_stopping_patience=2",)}, "training.early_stopping_patience in the recipe"),
         ({"overrides": ("evaluation.metrics=[label]",)}, "metrics"),
         ({"overrides": ("training.epoch=1",)}, "epoch"),
         ({"overrides": ("training",)}, "dotted key"),
