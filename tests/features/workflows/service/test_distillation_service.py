@@ -29,6 +29,7 @@ from luthier.features.workflows.distillation.workflow import distil
 from luthier.ml.evaluation.report import workflow_pages as distilled
 from luthier.ml.inference.engine_wrappers import CachedEngine
 from luthier.ml.inference.models import cache
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training import loop
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -188,6 +189,24 @@ def test_settings_of_the_objective_hold_for_each_training_that_has_them(
     settings = {"data": {}} | ({} if objective is None else {"objective": objective})
     made = recipe_of(settings, student="org/base", rows=tmp_path / "rows.jsonl", teacher=teacher, is_whole=False)
     assert (made.objective.model_dump(exclude_none=True) if made.objective else None) == expected
+
+
+def test_answers_may_be_as_long_as_those_of_the_held_out_rows(
+    context: Context, tiny_model: Path, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    template, text = ChatTemplate.load(tiny_model), "So it goes on"
+    while len(template.ids(text)) < 160:
+        text += " and on"
+    longest = len(template.ids(text)) + 1  # with the token that ends it
+    turns = [("user", "Why {}?"), ("assistant", text)]
+    long = [{"messages": [{"role": r, "content": t.format(n)} for r, t in turns]} for n in range(12)]
+    file = recipe(evaluation={"metrics": ["exact_match"]}, training=TRAINING | {"max_steps": 1})
+    server = OpenAIServer()
+    with serving(server) as url:
+        rows = write_rows(tmp_path / "long.jsonl", long)
+        distil(context, DistilRequest(f"{url}#m", str(tiny_model), rows, recipe=file, max_new_tokens=99))
+    (limit,) = {body["max_tokens"] for _, body in server.requests} - {99}
+    assert 1.25 * longest <= limit < 1.25 * longest + 32
 
 
 def cache_name(context: Context, name: str) -> str:
