@@ -199,7 +199,7 @@ def test_answers_may_be_as_long_as_those_of_the_held_out_rows(
         text += " and on"
     longest = len(template.ids(text)) + 1  # with the token that ends it
     turns = [("user", "Why {}?"), ("assistant", text)]
-    long = [{"messages": [{"role": r, "content": t.format(n)} for r, t in turns]} for n in range(12)]
+    long = [{"messages": [{"role": r, "content": t.format(n)} for r, t in turns]} for n in range(20)]
     file = recipe(evaluation={"metrics": ["exact_match"]}, training=TRAINING | {"max_steps": 1})
     server = OpenAIServer()
     with serving(server) as url:
