@@ -147,6 +147,7 @@ def test_a_row_that_lacks_a_part_of_a_field_is_refused_before_anything_is_traine
         ({"objective": {"name": "grpo"}}, RecipeError, "without objective.rewards"),
         ({"objective": {"name": "sft", "num_samples": 4}}, RecipeError, "sft with objective.num_generations"),
         ({"method": {"name": "lora", "dropout": 0.1}}, RecipeError, "method.dropout 0.1"),
+        ({"training": TRAINING | {"neftune_alpha": 5}}, RecipeError, "grpo with training.neftune_alpha 5"),
         ({"method": {"name": "full"}, "objective": OBJECTIVE | {"kl_weight": 0.1}}, RecipeError, "method full"),
         ({"objective": OBJECTIVE | {"rewards": [{"grader": FORMULA}]}}, RequestError, "calculate_output"),
         ({"objective": OBJECTIVE | {"rewards": ["perplexity"]}}, LuthierError, "rewards"),
