@@ -17,6 +17,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.graders import LabelModelSpec, MultiGrader, PythonGraderSpec, ScoreModelSpec, SuiteGrader
 from luthier.core.ports import Generation, Prompt
+from luthier.core.records.calibration import NoVerdictKind
 from luthier.core.results.suite import GradedTask, TaskFigures, TaskGrader
 from luthier.ml.evaluation.graders import (
     fields_of,
@@ -213,7 +214,9 @@ def _by_judge(
             found = label_in(made.text, grader.labels, grader.passing_labels)
         else:
             found = score_in(made.text, *grader.range)
-        return NoVerdict("prose", made.text) if found is None else found
+        # Asked again it gets more room, as for the thoughts of a model behind a server.
+        kind: NoVerdictKind = "cut off" if made.finish_reason == "length" else "prose"
+        return NoVerdict(kind, made.text) if found is None else found
 
     # One question that is too long, or that the judge fails on, does not end the evaluation of all others.
     said = ask_judge(resources.judge, prompts, read, resources.progress)
