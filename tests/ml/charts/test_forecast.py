@@ -96,3 +96,33 @@ def test_a_run_that_is_not_judged_yet_has_no_total() -> None:
     assert found["Judging"].measured == NOT_MEASURED
     assert found[TOTAL].measured == NOT_MEASURED
     assert found["A step"].measured != NOT_MEASURED
+
+
+def test_the_total_is_predicted_of_the_parts_that_are_measured() -> None:
+    """A teacher takes longer than all steps, and what it took is not known: the steps are still as predicted."""
+    quote = judging_quote(10.0, num_steps=10, step_seconds=0.25)
+    teacher, checkpoints = (Estimate(value=s / 3600, low=s / 7200, high=s / 1800) for s in (100.0, 5.0))
+    hours = quote.prediction.hours.plus(teacher).plus(checkpoints)
+    prediction = quote.prediction.model_copy(update={"hours": hours, "usd": hours.by(quote.usd_per_hour)})
+    parts = quote.hours_by_part | {"teacher": teacher, "checkpoints": checkpoints}
+    found = forecast_of(
+        make_record(result=JUDGED),
+        EVENTS,
+        quote.model_copy(update={"hours_by_part": parts, "prediction": prediction}),
+    )
+    # steps 2.5 s and judging 10 s; they took 2.5 s and 6 s, and a validation 0.5 s
+    total, usd = rows(found)[TOTAL], rows(found)["USD, rented"]
+    assert (total.estimate.value, total.outcome) == (pytest.approx(12.5), pytest.approx(9.0))
+    assert (total.where, usd.where) == ("within the range", "within the range")
+    assert usd.estimate.value == pytest.approx(12.5 / 3600 * 0.6)
+    assert found is not None
+    (note,) = (note for note in found.notes if note.startswith("Not measured apart"))
+    assert "teacher" in note
+    assert "checkpoints" in note
+
+
+def test_a_quote_of_measured_parts_alone_has_no_note_on_others() -> None:
+    found = forecast_of(make_record(result=JUDGED), EVENTS, judging_quote(10.0, num_steps=10, step_seconds=0.25))
+    assert found is not None
+    assert found.notes
+    assert not any(note.startswith("Not measured apart") for note in found.notes)

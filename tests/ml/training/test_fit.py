@@ -106,6 +106,8 @@ def test_what_a_method_has_no_place_for_is_not_advised(make_plan: MakePlan) -> N
     adalora = named(diagnose(make_plan("adalora", num_steps=40), course(*BY_HEART)))
     assert "average" not in adalora
     assert "method.rank" not in adalora
+    assert "weight_decay" in full
+    assert "weight_decay" not in named(diagnose(make_plan("ia3"), course(*BY_HEART)))
 
 
 def test_a_part_of_the_rows_is_named_before_new_ones(make_plan: MakePlan) -> None:

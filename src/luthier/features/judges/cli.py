@@ -54,7 +54,8 @@ def list_calibrations(
     from luthier.features.judges import service
 
     with open_context(home) as context:
-        found = service.calibrations(context, caller_of(context, project).project_id, judge)
+        name = None if judge is None else service.lasting_name(context, judge)
+        found = service.calibrations(context, caller_of(context, project).project_id, name)
     document = [one.model_dump(mode="json") for one in found]
 
     def tell(console: Console) -> None:

@@ -52,17 +52,35 @@ def open_judge(context: Context, name: str) -> Engine:
         RequestError: An address without a model, or with a key in it.
         NotFoundError: No such file, base model or run.
     """
-    return _Judge(_find_file(context, Path(name)) if _is_file(name) else find_teacher(context, name), judge_name(name))
+    name = lasting_name(context, name)  # of the weights that are opened, whatever a deployment routes to tomorrow
+    return _Judge(_find_file(context, Path(name)) if _is_file(name) else find_teacher(context, name), name)
 
 
 def judge_name(name: str) -> str:
-    """The name that results and calibrations know a judge by.
+    """The name of a judge in one form, by which calibrations are looked for.
 
     Raises:
         RequestError: An address without a model.
     """
     # Normalised (no slash at the end, lower-case scheme), so that calibrations are found again.
     return "#".join(parse_address(name)) if is_address(name) else name
+
+
+def lasting_name(context: Context, name: str) -> str:
+    """The name that results and calibrations know a judge by; of a deployment that of the model behind it.
+
+    A deployment may route to another model tomorrow, of which nobody knows how far it agrees with people.
+
+    Raises:
+        RequestError: An address without a model, or a deployment of an export.
+    """
+    if is_address(name) or _is_file(name):
+        return judge_name(name)
+    try:
+        found = find_model(context, name, takes_exports=False)
+    except NotFoundError:  # of another home: results may come from there
+        return name
+    return name if found.deployment is None else found.name
 
 
 def same_base(context: Context, judge: str, systems: Mapping[str, str]) -> tuple[str, ...]:
@@ -192,7 +210,7 @@ def calibrate(
             expected=f"at least {_MIN}, attention checks aside",
             do="wait until people have rated more",
         )
-    name = judge_name(judge)
+    name = lasting_name(context, judge)
     occasion = Occasion(
         calibration_ids={target: new_id("calibration") for target in targets_of(table)},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -288,7 +306,7 @@ def judged_by(
     if settings.judge is None:
         return (), ()
     try:
-        name = judge_name(settings.judge)
+        name = lasting_name(context, settings.judge)
         with closing(open_judge(context, settings.judge)) as judge:
             # The same number on both sides; with unequal samples the smaller one would limit the test anyway.
             limit = _limit_of(settings.judge)

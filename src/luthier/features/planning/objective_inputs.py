@@ -97,10 +97,12 @@ def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]
     """
     if rewards is None:
         return None
-    from luthier.ml.evaluation.graders import fields_of
+    from luthier.ml.evaluation.graders import fields_of, texts_to_fill
     from luthier.ml.evaluation.rewards import Rewards, need_answers
 
-    asked = {name for reward in rewards if reward.grader is not None for name in fields_of(reward.grader)}
+    graders = [reward.grader for reward in rewards if reward.grader is not None]
+    asked = {name for grader in graders for name in fields_of(grader)}
+    templates = tuple(text for grader in graders for text in texts_to_fill(grader))
     needs_answer = need_answers(rewards)
     items: dict[str, dict[str, Any]] = {}
     for split in splits:
@@ -112,6 +114,7 @@ def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]
             if items.setdefault(example.id, item) != item:
                 raise _same_name(example)
             _refuse_lost(example, item, wanted, needs_answer)
+            _refuse_unfilled(example, item, templates)
     return Rewards(rewards, items)
 
 
@@ -145,6 +148,17 @@ def _refuse_lost(example: Example, item: Mapping[str, Any], wanted: set[str], ne
             expected=f"one of {', '.join(sorted(item))}",
             do="correct objective.rewards, or give every row that field",
         )
+
+
+def _refuse_unfilled(example: Example, item: Mapping[str, Any], templates: Sequence[str]) -> None:
+    """Refuse a row whose fields lack what a place such as `{{item.answer.value}}` refers to in them."""
+    from luthier.ml.evaluation.graders import filled
+
+    for template in templates:
+        try:
+            filled(template, "", item)
+        except RequestError as error:
+            raise RequestError(f"{example.id}: {error.came}", expected=error.expected, do=error.do) from error
 
 
 _MAX_NAMED = 3

@@ -285,7 +285,7 @@ def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: 
     from luthier.ml.training.optimizer import MasterOptimizer
 
     model = TrainableModel.load(plan)
-    optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
+    optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor, model.method.decays)
     take_step(plan, model, optimizer, folder / "objective", template=template, teacher=teacher)
     model.module.eval()
     if plan.objective.draws or (plan.data.held_out is not None and plan.objective.task_head is None):

@@ -217,7 +217,7 @@ def _judged_by(context: Context, stack: ExitStack, resources: Resources, judge: 
     from luthier.features.judges.service import open_judge
 
     engine = stack.enter_context(closing(open_judge(context, judge)))
-    return replace(resources, judge=engine, judge_name=judge)
+    return replace(resources, judge=engine, judge_name=engine.name)
 
 
 def _run_all(

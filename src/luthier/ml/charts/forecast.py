@@ -14,6 +14,8 @@ from luthier.ml.charts import figures
 
 NOT_MEASURED: Final = "not measured"
 TOTAL: Final = "Training and judging"
+_MEASURED: Final = ("steps", "validations", "judging")
+"""The parts of a prediction whose time is measured apart; the total is compared over these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Forecast:
 def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None) -> Forecast | None:
     """What was predicted of a run and its result; None where nothing was predicted.
 
-    Quotes of before judging was predicted have no row for it, and their total is that of training.
+    Quotes of before judging was predicted have no row for it, and their total is that of training. The total and its
+    price are of the parts that are measured: a teacher, a reference and checkpoints are predicted beside it, in a note.
     """
     if quote is None:
         return None
@@ -79,8 +82,9 @@ def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None)
         stopped = f"after {result.num_steps:,} of {made.num_steps:,} steps"
     # The price is for one device and an hour; measured seconds are those of the whole run.
     an_hour = quote.usd_per_hour.value * made.device.num_devices
-    # `result.seconds` is of the steps alone, so that the total has the same parts as the prediction.
+    # `result.seconds` is of the steps alone; the total is predicted of the parts that are measured.
     seconds = None if result is None or judging is None else result.seconds + validating + judging
+    hours = _sum([parts[name] for name in _MEASURED if name in parts])
     rows = [
         _row("A step", made.step_seconds, _of(result, "seconds_per_step"), _time),
         _row("All steps", parts["steps"].times(3600), _of(result, "seconds"), _time, stopped),
@@ -91,18 +95,30 @@ def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None)
     if "judging" in parts:
         rows.append(_row("Judging", parts["judging"].times(3600), judging if result else None, _time))
     rows += [
-        _row(TOTAL, made.hours.times(3600), seconds, _time, stopped),
+        _row(TOTAL, hours.times(3600), seconds, _time, stopped),
         _row("Tokens a second", made.tokens_per_second, _of(result, "tokens_per_second"), figures.speed),
         _row("Peak memory", made.peak_memory.total_bytes, _peak(result), _size),
     ]
     if made.usd is not None:
         usd = None if seconds is None else seconds / 3600 * an_hour
-        rows.append(_row("USD, rented", made.usd, usd, figures.rough, stopped))
+        predicted = hours.by(quote.usd_per_hour).times(made.device.num_devices)
+        rows.append(_row("USD, rented", predicted, usd, figures.rough, stopped))
     if made.energy_kwh is not None:
         rows.append(_row("kWh", made.energy_kwh, None, figures.rough))
     price = f"{figures.rough(quote.usd_per_hour.value)} USD an hour of one device ({quote.price_as_of.isoformat()})"
-    note = f"Measured USD are measured steps, validations and judging at {price}: {quote.price_source}."
-    return Forecast(f"Made before the first step, {probed}.", tuple(rows), (note, *made.notes))
+    notes = [f"Measured USD are measured steps, validations and judging at {price}: {quote.price_source}."]
+    others = {name: part.times(3600) for name, part in parts.items() if name not in _MEASURED and part.value}
+    if others:
+        shown = ", ".join(f"{name} {_time(seconds.value)}" for name, seconds in others.items())
+        notes.append(f"Not measured apart, and so in no row of time or USD: {shown}, as predicted.")
+    return Forecast(f"Made before the first step, {probed}.", tuple(rows), (*notes, *made.notes))
+
+
+def _sum(parts: Sequence[Estimate]) -> Estimate:
+    found = Estimate(value=0.0, low=0.0, high=0.0)
+    for part in parts:
+        found = found.plus(part)
+    return found
 
 
 def _of(result: TrainResult | None, name: str) -> float | None:

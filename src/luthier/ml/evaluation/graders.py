@@ -390,9 +390,13 @@ def fields_of(grader: Grader) -> tuple[str, ...]:
     Raises:
         RequestError: a placeholder cannot be filled.
     """
+    return tuple(dict.fromkeys(name for text in texts_to_fill(grader) for name in item_fields(text)))
+
+
+def texts_to_fill(grader: Grader) -> tuple[str, ...]:
+    """The templates that a grader fills for each answer."""
     parts = list(grader.graders.values()) if isinstance(grader, MultiGrader) else [grader]
-    names = [name for part in parts for text in (part.input, part.reference) for name in item_fields(text)]
-    return tuple(dict.fromkeys(names))
+    return tuple(text for part in parts for text in (part.input, part.reference))
 
 
 def make_grader(grader: Grader) -> Grade:

@@ -17,7 +17,7 @@ from luthier.core.plan import MethodPlan, ObjectivePlan, TeacherPlan
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, RouterAuxLoss
 from luthier.core.task_head import SEARCH_KINDS, TaskHead
 from luthier.ml.evaluation.metrics.registry import needs_of
-from luthier.ml.planning.defaults import LABEL_METRICS, SEARCH_METRICS, Provenance
+from luthier.ml.planning.defaults import LABEL_METRICS, NEFTUNE_ALPHA, SEARCH_METRICS, Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
 
@@ -223,6 +223,26 @@ def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) ->
             do="remove method.dropout",
         )
     return method.model_copy(update={"dropout": 0.0})
+
+
+def noise_on_embeddings(asked: float | None, objective: ObjectivePlan, sources: Provenance) -> float:
+    """The scale of the noise on embeddings: none where answers are drawn, which are drawn without any.
+
+    Args:
+        asked: What the recipe has; None takes the default.
+        objective: As resolved so far.
+        sources: Takes where the value comes from.
+
+    Raises:
+        RecipeError: Noise is requested with an objective that draws answers.
+    """
+    if asked and not rules_of(objective.name).takes_dropout:
+        raise RecipeError(
+            f"objective {objective.name} with training.neftune_alpha {asked:g}",
+            expected="0: answers are drawn without noise, and must be learned by the model that wrote them",
+            do="remove training.neftune_alpha",
+        )
+    return sources.pick("training.neftune_alpha", asked, NEFTUNE_ALPHA)
 
 
 def _teacher_in_words(objective: str, named: str | None, teacher: TeacherPlan | None) -> str:

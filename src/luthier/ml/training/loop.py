@@ -115,7 +115,8 @@ def train(
         CheckpointError: the checkpoints belong to another plan.
     """
     p = plan.training
-    optimizer, average = MasterOptimizer(model.module, p, model.method.rate_factor), WeightAverage(p.average)
+    optimizer = MasterOptimizer(model.module, p, model.method.rate_factor, model.method.decays)
+    average = WeightAverage(p.average)
     warnings: list[str] = []
 
     def warn(step: int, code: str, message: str) -> None:

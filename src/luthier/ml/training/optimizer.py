@@ -41,7 +41,8 @@ AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 class MasterOptimizer:
     """The trainable parameters of a module and the update rule that the plan names.
 
-    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights do not decay.
+    Weight decay acts on matrices (two or more dimensions) only: biases, norm weights and the factors of IA3 do not
+    decay.
 
     Attributes:
         masters: fp32 (or wider) copies of the weights; the weights themselves where these are as wide.
@@ -52,10 +53,15 @@ class MasterOptimizer:
         module: its parameters with `requires_grad` are trained, in the order of the module.
         plan: learning rate, weight decay, clipping and update rule.
         rate_factor: learning rate factor by parameter name.
+        decays: whether weight decay may act on a matrix, by parameter name.
     """
 
     def __init__(
-        self, module: nn.Module, plan: TrainingPlan, rate_factor: Callable[[str], float] = lambda _: 1.0
+        self,
+        module: nn.Module,
+        plan: TrainingPlan,
+        rate_factor: Callable[[str], float] = lambda _: 1.0,
+        decays: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.names = [name for name, p in module.named_parameters() if p.requires_grad]
         self.weights = [p for p in module.parameters() if p.requires_grad]
@@ -68,7 +74,13 @@ class MasterOptimizer:
                 weight.grad = gradient
         kind_of = _parameter_kinds(module)
         trained = [
-            Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, kind_of(weight))
+            Trained(
+                name,
+                master,
+                rate_factor(name),
+                plan.weight_decay if master.dim() >= 2 and decays(name) else 0.0,
+                kind_of(weight),
+            )
             for name, master, weight in zip(self.names, self.masters, self.weights, strict=True)
         ]
         self.rule = load_rule(trained, plan.optimizer)

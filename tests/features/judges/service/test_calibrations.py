@@ -9,11 +9,15 @@ import pytest
 from tests.assessed import pair_ratings, reading_judge, write_ratings
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.core.results.human_eval import RatingsTable
+from luthier.features.judges import service
 from luthier.features.judges.service import calibrate, calibrations, is_calibrated
 from luthier.ml.evaluation.judge import verdicts
+from luthier.ml.inference.fake import FakeEngine
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
+from luthier.testing.records import add_run
 
 NUM = 60
 
@@ -144,3 +148,25 @@ def test_callers_see_their_own_project_alone(context: Context, project: str, rat
     other = context.access.add_project("project-other", "other").project_id
     assert calibrations(context, other) == []
     assert len(calibrations(context, project)) == 1
+
+
+def test_what_a_deployment_routes_to_is_calibrated_and_not_its_name(
+    context: Context, project: str, ratings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tomorrow the name may be that of another model."""
+    run_id, other = add_run(context, "a"), add_run(context, "b")
+    revision = Revision(number=1, kind="deploy", shares=(Share(target=run_id, fraction=1.0),))
+    context.deployments.add(Deployment(deployment_id="dep-1", project_id=project, name="judge", revision=revision))
+    asked: list[str] = []
+
+    def opened(_: Context, name: str) -> FakeEngine:
+        asked.append(name)
+        return FakeEngine(lambda prompt: reading_judge(prompt.conversation.messages[-1].content), name=name)  # type: ignore[union-attr, arg-type]
+
+    monkeypatch.setattr(service, "open_judge", opened)
+    (found,) = calibrate(context, project, "judge", ratings=ratings)
+    assert (found.judge, asked) == (run_id, ["judge"])
+    assert found.may_enter_gate
+    names = ("judge", run_id, other)
+    assert [is_calibrated(context, project, name, "preference") is not None for name in names] == [False, True, False]
+    assert [service.lasting_name(context, name) for name in (*names, "nobody")] == [run_id, run_id, other, "nobody"]

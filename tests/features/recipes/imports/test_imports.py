@@ -199,6 +199,7 @@ def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> No
         ({"datasets": [{"path": "a.jsonl", "type": "metharme"}]}, "datasets.type"),
         ({"val_set_size": 500}, "val_set_size"),
         ({"rl": "simpo"}, "cpo_alpha"),
+        ({"rl": "simpo", "cpo_alpha": 0}, "simpo_gamma"),
         ({"adapter": "qlora", "peft_use_dora": True}, "peft_use_dora"),
     ],
 )
@@ -259,6 +260,21 @@ def test_defaults_that_change_training_are_written_out(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_trainers_of_preferences(tmp_path: Path, trainer: str, more: dict[str, Any], objective: dict[str, Any]) -> None:
     assert made(tmp_path, trl(**more), trainer=trainer).keys["objective"] == objective
+
+
+@pytest.mark.parametrize(
+    ("more", "objective"),
+    [
+        ({}, {"name": "dpo", "beta": 0.1}),
+        ({"pref_loss": "simpo", "pref_beta": 2.0}, {"name": "simpo", "beta": 2.0, "gamma": 0.5}),
+        # its cross-entropy is over the answer alone, where the default here is that of the authors: the whole row
+        ({"pref_loss": "orpo"}, {"name": "orpo", "beta": 0.1, "nll_over": "answer"}),
+    ],
+)
+def test_losses_of_llama_factory(tmp_path: Path, more: dict[str, Any], objective: dict[str, Any]) -> None:
+    document = {"model_name_or_path": "org/base", "stage": "dpo", "dataset": "pairs", **more}
+    found = made(tmp_path, document | {"dataset_dir": str(FILES / "data")}, overrides=["data.template=chat"])
+    assert found.keys["objective"] == objective
 
 
 def test_trl_turns_dropout_off_for_preferences(tmp_path: Path) -> None:

@@ -16,19 +16,22 @@ from tests.fixtures.batch_provider import KEY, Provider
 from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
+from luthier.core.access import Caller
 from luthier.core.errors import DataError, LeakageError, LuthierError, RecipeError, RequestError
 from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER, Student
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.features.workflows.distillation import rows as student_judging
 from luthier.features.workflows.distillation import workflow as students
-from luthier.features.workflows.distillation.request import DistilRequest, spec_of
+from luthier.features.workflows.distillation.request import DistilRequest, recipe_of, spec_of
 from luthier.features.workflows.distillation.rows import write_gold, write_taught
 from luthier.features.workflows.distillation.workflow import distil
 from luthier.ml.evaluation.report import workflow_pages as distilled
 from luthier.ml.inference.engine_wrappers import CachedEngine
 from luthier.ml.inference.models import cache
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training import loop
+from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, serving
 from luthier.testing.tiny import make_tiny_model
@@ -140,6 +143,70 @@ def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whol
     assert third.alone is not None
     assert third.alone.run_id != first.alone.run_id
     assert third.alone.weights_sha256 == first.alone.weights_sha256
+
+
+def test_an_equal_run_of_another_project_is_not_taken_for_its_own(
+    context: Context,
+    teach: Callable[[], str],
+    rows: Path,
+    recipe: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = recipe(objective={"name": "distillation"})
+    request = DistilRequest(teach(), "layers:2", rows, kind="logit", recipe=file)
+    first = distil(context, request)
+    project_id = create_project(context, "mine").project_id
+    monkeypatch.setattr(context, "owner_project_id", project_id)  # as a job of that project has it
+    second = distil(context, request, caller=Caller(project_id=project_id))
+    for one, other in ((first.taught, second.taught), (first.alone, second.alone)):
+        assert one is not None
+        assert other is not None
+        assert one.run_id != other.run_id
+        assert one.weights_sha256 == other.weights_sha256
+        assert context.runs.project_of(one.run_id) == "default"
+        assert context.runs.project_of(other.run_id) == project_id
+
+
+@pytest.mark.parametrize(
+    ("objective", "teacher", "expected"),
+    [
+        ({"name": "sft", "loss_weighting": "sample"}, None, {"name": "sft", "loss_weighting": "sample"}),
+        ("sft", None, None),
+        (None, None, None),
+        (
+            {"name": "distillation", "alpha": 0.9, "router_aux_loss": 0.01},
+            None,
+            {"name": "sft", "router_aux_loss": 0.01},
+        ),
+        ({"name": "distillation", "alpha": 0.9}, None, None),
+        ({"name": "distillation", "alpha": 0.9}, "T", {"name": "distillation", "alpha": 0.9, "teacher": "T"}),
+        (None, "T", {"name": "distillation", "teacher": "T"}),
+    ],
+)
+def test_settings_of_the_objective_hold_for_each_training_that_has_them(
+    objective: Any, teacher: str | None, expected: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    settings = {"data": {}} | ({} if objective is None else {"objective": objective})
+    made = recipe_of(settings, student="org/base", rows=tmp_path / "rows.jsonl", teacher=teacher, is_whole=False)
+    assert (made.objective.model_dump(exclude_none=True) if made.objective else None) == expected
+
+
+def test_answers_may_be_as_long_as_those_of_the_held_out_rows(
+    context: Context, tiny_model: Path, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    template, text = ChatTemplate.load(tiny_model), "So it goes on"
+    while len(template.ids(text)) < 160:
+        text += " and on"
+    longest = len(template.ids(text)) + 1  # with the token that ends it
+    turns = [("user", "Why {}?"), ("assistant", text)]
+    long = [{"messages": [{"role": r, "content": t.format(n)} for r, t in turns]} for n in range(20)]
+    file = recipe(evaluation={"metrics": ["exact_match"]}, training=TRAINING | {"max_steps": 1})
+    server = OpenAIServer()
+    with serving(server) as url:
+        rows = write_rows(tmp_path / "long.jsonl", long)
+        distil(context, DistilRequest(f"{url}#m", str(tiny_model), rows, recipe=file, max_new_tokens=99))
+    (limit,) = {body["max_tokens"] for _, body in server.requests} - {99}
+    assert 1.25 * longest <= limit < 1.25 * longest + 32
 
 
 def cache_name(context: Context, name: str) -> str:
@@ -290,6 +357,7 @@ def test_a_teacher_answers_by_its_batch_api(context: Context, tmp_path: Path, mo
         ({"overrides": ("data.validation=0.1",)}, "both must see the same rows"),
         ({"overrides": ("data.subset=[0, 0.5]",)}, "data.subset"),
         ({"overrides": ("objective.name=dpo",)}, "objective dpo"),
+        ({"overrides": ("training.early_stopping_patience=2",)}, "training.early_stopping_patience in the recipe"),
         ({"overrides": ("evaluation.metrics=[label]",)}, "metrics"),
         ({"overrides": ("training.epoch=1",)}, "epoch"),
         ({"overrides": ("training",)}, "dotted key"),

@@ -333,6 +333,18 @@ def test_truncated_rows_lose_their_end_and_a_row_without_learned_tokens_is_dropp
     assert cut.loss_mask == whole.loss_mask[:50]
 
 
+def test_a_row_that_is_asked_by_its_last_prompt_goes_where_its_last_answer_is_cut_off(chat: ChatTemplate) -> None:
+    """What is left of it would be an earlier question, while rewards compare with the answer to the last one."""
+    talk = (("user", "q"), ("assistant", "a"), ("user", "question " * 60), ("assistant", "lost"))
+    rows = [_example(*talk, id="r.jsonl:1"), _example(("user", "q"), ("assistant", "long " * 60), id="r.jsonl:2")]
+    how: dict[str, Any] = {"max_length_tokens": 50, "overlong": "truncate", "progress": SilentProgress()}
+    made = tokenise_all(rows, chat, learning=Learning(reasoning=True, only_last=True), **how)
+    assert (made.dropped_ids, made.truncated_ids) == (("r.jsonl:1",), ("r.jsonl:2",))
+    assert [row.id for row in made.examples] == ["r.jsonl:2"]
+    learned = tokenise_all(rows, chat, **how)
+    assert learned.truncated_ids == ("r.jsonl:1", "r.jsonl:2"), "its earlier answer can still be learned"
+
+
 def test_dropping_every_row_is_an_error(chat: ChatTemplate) -> None:
     with pytest.raises(DataError, match="no row is left: 5 of 5 rows were dropped"):
         tokenise_all(_rows(), chat, max_length_tokens=5, overlong="drop", progress=SilentProgress())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from luthier.core.errors import DataError, RequestError
+from luthier.core.errors import DataError, OverlongError, RequestError
 from luthier.core.results.suite import GradedTask
 from luthier.ml.evaluation.sandbox.runners import isolation
 from luthier.ml.evaluation.tasks.protocol import Resources, task_kind
@@ -84,6 +84,20 @@ def test_replies_of_the_judge_that_cannot_be_read_are_counted_and_do_not_pass(be
     scored, labelled = kind.cautions(one)[1:]
     assert "'judged': 1 of 4 replies of j (25%) could not be read" in scored
     assert "'tone': 4 of 4 replies of j (100%) could not be read" in labelled
+
+
+class ShortOfContext(FakeEngine):
+    """A judge that takes no question with the word `long`, nor any other beside it."""
+
+    def generate(self, prompts, progress):
+        if any("long" in prompt.conversation.messages[0].content for prompt in prompts):
+            raise OverlongError("a question of 900 tokens", expected="at most 512", do="ask for less")
+        return super().generate(prompts, progress)
+
+
+def test_a_question_over_the_context_of_the_judge_does_not_end_the_others(bench):
+    found = figures(task(SCORE), bench, ["yes", "long", "no"], [{}] * 3, ShortOfContext(lambda _: "0.5"))
+    assert found == {"judged": pytest.approx(2 / 3), "judged_score": pytest.approx(1 / 3)}
 
 
 def test_graders_whose_figures_have_the_same_name_are_refused(bench):

@@ -361,3 +361,14 @@ def test_answers_to_the_first_prompts_are_kept_for_a_person(
 def test_without_rewards_there_is_no_objective() -> None:
     with pytest.raises(RequestError, match="without rewards"):
         load_objective(ObjectivePlan(name="grpo", num_samples=2))
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
+def test_a_process_that_gets_no_prompt_of_a_step_draws_nothing(
+    make_plan: MakePlan, make_model: MakeModel, tiny_model: Path, tmp_path: Path, method: str
+) -> None:
+    model, objective = make_model(make_plan(method)), objective_of(tiny_model)
+    objective.prepare(model, [], tmp_path, SilentProgress())
+    assert list(objective.draw(model, 0, [])) == []
+    assert objective.weight([]) == 0
+    assert list(objective.draw_validation(model, [])) == []

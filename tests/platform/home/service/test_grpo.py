@@ -124,12 +124,30 @@ def test_a_grader_sees_the_fields_of_the_row(context: Context, make_recipe: Make
         run(context, recipe)
 
 
+def test_a_row_that_lacks_a_part_of_a_field_is_refused_before_anything_is_trained(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    grader = {"type": "string_check", "input": "{{item.tag.kind}}", "reference": "even", "operation": "eq"}
+    recipe = make_recipe(
+        objective=OBJECTIVE | {"rewards": [{"grader": grader}], "num_samples": 2},
+        training={"max_steps": 1, "global_batch_size": 4, "precision": "float32"},
+        data={"train": "tagged.jsonl"},
+        method={"name": "lora"},
+    )
+    rows = [{"prompt": f"{n}?", "completion": f"{n}", "tag": {"kind": "even"} if n != 2 else {}} for n in range(4)]
+    write_rows(recipe.parent / "tagged.jsonl", rows)
+    with pytest.raises(RequestError, match=r"tagged\.jsonl:3: a grader refers to item\.tag\.kind"):
+        run(context, recipe)
+    assert context.runs.list() == []
+
+
 @pytest.mark.parametrize(
     ("sections", "error", "words"),
     [
         ({"objective": {"name": "grpo"}}, RecipeError, "without objective.rewards"),
         ({"objective": {"name": "sft", "num_samples": 4}}, RecipeError, "sft with objective.num_generations"),
         ({"method": {"name": "lora", "dropout": 0.1}}, RecipeError, "method.dropout 0.1"),
+        ({"training": TRAINING | {"neftune_alpha": 5}}, RecipeError, "grpo with training.neftune_alpha 5"),
         ({"method": {"name": "full"}, "objective": OBJECTIVE | {"kl_weight": 0.1}}, RecipeError, "method full"),
         ({"objective": OBJECTIVE | {"rewards": [{"grader": FORMULA}]}}, RequestError, "calculate_output"),
         ({"objective": OBJECTIVE | {"rewards": ["perplexity"]}}, LuthierError, "rewards"),

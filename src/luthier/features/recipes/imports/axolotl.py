@@ -229,6 +229,8 @@ def _put_objective(t: Translation) -> str:
         if rl in names and (value := t.take(key)) is not None:
             t.put(place, number(value), key)
     if rl == "simpo":
+        if not t.has("simpo_gamma"):
+            t.refuse("simpo_gamma", "axolotl has no default for it", set_by="objective.gamma")
         if t.take("cpo_alpha", 1.0) == 0:
             t.put("objective.name", "simpo", "cpo_alpha")
         else:

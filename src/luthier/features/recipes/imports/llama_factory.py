@@ -39,7 +39,8 @@ KEYS: Final[dict[str, Key]] = {
     "model_name_or_path": becomes("base_model", note="org/name: hub:org/name"),
     "model_revision": becomes("base_model", note="hub:org/name@revision"),
     "stage": becomes("objective.name", note="pt: pretraining; sft; rm: rank; dpo; kto; ppo is refused"),
-    "pref_loss": becomes("objective.name", note="sigmoid: dpo; ipo, orpo, simpo; hinge is refused"),
+    "pref_loss": becomes("objective.name", "objective.nll_over",
+                         note="sigmoid: dpo; ipo, simpo; orpo: nll_over answer; hinge is refused"),
     "pref_beta": becomes("objective.beta"),
     "simpo_gamma": becomes("objective.gamma"),
     "dpo_label_smoothing": becomes("objective.label_smoothing"),
@@ -176,6 +177,9 @@ def _put_objective(t: Translation) -> str:
           default="sft")  # fmt: skip
     if stage in ("dpo", "kto"):
         t.put("objective.beta", number(t.take("pref_beta", 0.1)), "pref_beta", default=0.1)
+    if name == "orpo":
+        # Its cross-entropy is over the tokens of the answer, unlike that of the authors and of TRL.
+        t.put("objective.nll_over", "answer", "pref_loss")
     if name == "simpo":
         t.put("objective.gamma", number(t.take("simpo_gamma", 0.5)), "simpo_gamma", default=0.5)
     if name == "dpo" and t.take("dpo_label_smoothing"):

@@ -265,6 +265,7 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
         ("budget", "budget" in keys, "caps would stop the two at different steps"),
         *((f"data.{name}", data.get(name) is not None, "the rows are split by --held-out") for name in _PARTING_DATA),
         ("data.validation", isinstance(data.get("validation"), float), "name a file: both must see the same rows"),
+        ("training.early_stopping_patience", _stops_early(keys), "each would stop at a step of its own"),
         (
             f"objective {named}",
             objective is not None and named not in _OBJECTIVES[kind],
@@ -308,16 +309,28 @@ def recipe_of(settings: dict[str, Any], *, student: str, rows: Path, teacher: st
     if is_whole and document.get("method") is None:
         document["method"] = {"name": "full"}
         training.setdefault("learning_rate", _HEALING_RATE)
-    training.setdefault("early_stopping_patience", 0)  # the same number of steps for both
+    training.setdefault("early_stopping_patience", 0)  # the same number of steps for both; more is refused
     document["training"] = training
+    asked = settings.get("objective")
+    asked = asked if isinstance(asked, dict) else {}
     if teacher is not None:
-        asked = settings.get("objective")
-        document["objective"] = {
-            **(asked if isinstance(asked, dict) else {}),
-            "name": "distillation",
-            "teacher": teacher,
-        }
+        document["objective"] = {**asked, "name": "distillation", "teacher": teacher}
+    elif own := _without_teacher(asked):
+        document["objective"] = {**own, "name": "sft"}
     return recipe_from(document, base_dir=rows.parent)
+
+
+def _stops_early(keys: dict[str, Any]) -> bool:
+    training = keys.get("training")
+    return isinstance(training, dict) and bool(training.get("early_stopping_patience"))
+
+
+def _without_teacher(asked: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an objective that hold without a teacher, too: all of sft, and those that distillation shares."""
+    from luthier.ml.training.objectives.rules import rules_of
+
+    shared = rules_of("sft").settings
+    return {name: v for name, v in asked.items() if name != "name" and (asked["name"] == "sft" or name in shared)}
 
 
 def evaluation_of(settings: dict[str, Any]) -> Recipe:

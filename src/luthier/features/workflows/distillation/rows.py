@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.dataset import Example
-from luthier.core.defaults import NEW_TOKENS
 from luthier.core.errors import DataError, LeakageError, OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.evaluation_plan import EvaluationRecipe, MetricName
@@ -211,16 +210,20 @@ def judge_students(
         taught: The run with it.
         held_out: The held-out chat rows.
         num_same_prompt: Held-out rows with the prompt of a training row.
-        asked: The recipe's metrics, max_new_tokens and max_samples.
+        asked: The recipe's metrics, max_new_tokens and max_samples; without max_new_tokens answers may be as long as
+            the longest of the held-out rows, and a quarter more.
         evaluation_id: Id of the evaluation.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
+    from luthier.ml.inference.models.templates.thinking import limits_of
 
     start, loaded = time.perf_counter(), load_file(held_out)
     most = (asked.max_samples if asked else None) or loaded.num_rows
-    new_tokens = (asked.max_new_tokens if asked else None) or NEW_TOKENS
     examples = choose_samples(loaded.examples, most)
+    # In tokens of the student, and the same limit for all: a server does not say how long its answers are in tokens.
+    template = find_candidate(context, alone).chat_template()
+    new_tokens, _ = limits_of(examples, template, asked.max_new_tokens if asked else None, None)
     metrics = find_metrics(asked, examples, teacher=teacher)
     with ExitStack() as stack:
         systems = _systems(context, ((TEACHER, teacher), (ALONE, alone), (TAUGHT, taught)), examples, new_tokens, stack)

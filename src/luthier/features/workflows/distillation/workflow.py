@@ -175,8 +175,8 @@ def _write_taught(run: WorkflowRun) -> StudentRows:
 
 
 def _begin_side(run: WorkflowRun, side: Side) -> Trained:
-    """An equal run in this home is reused, such as the student without a teacher of another distillation kind."""
-    return Trained(run_id=_same_run(run.context, run.folder, _side_recipe(run, side)) or new_id("run"))
+    """An equal run of the project is reused, such as the student without a teacher of another distillation kind."""
+    return Trained(run_id=_same_run(run, _side_recipe(run, side)) or new_id("run"))
 
 
 def _train_side(run: WorkflowRun, side: Side) -> Trained:
@@ -293,19 +293,19 @@ def _recipe(spec: DistilSpec, rows: Path, *, teacher: str | None) -> Recipe:
     return recipe_of(spec.settings, student=spec.student, rows=rows, teacher=teacher, is_whole=is_whole)
 
 
-def _same_run(context: Context, folder: Path, recipe: Recipe) -> str | None:
-    """A successful run whose plan gives the same outcome; its weights must exist unchanged."""
+def _same_run(run: WorkflowRun, recipe: Recipe) -> str | None:
+    """A successful run of the project whose plan gives the same outcome; its weights must exist unchanged."""
     from luthier.features.evaluations.export_sources import find_source
     from luthier.features.planning.service import make_plan
 
     # The hash of a plan covers everything that determines the outcome, including digests of the rows.
-    wanted = make_plan(context, recipe, base_dir=folder).hash
-    # All projects of the home: equal plans give equal bytes, whoever has trained them.
-    for record in context.runs.list():
-        if record.plan_hash == wanted and record.status == "succeeded":
-            with suppress(ConflictError, NotFoundError):
-                # Raises if the weights are missing or changed: another run is then searched for, or a new one trained.
-                return find_source(context, record.run_id).run_id
+    context, wanted = run.context, make_plan(run.context, recipe, base_dir=run.folder).hash
+    equal = [one.run_id for one in context.runs.list() if one.plan_hash == wanted and one.status == "succeeded"]
+    # Those of other projects are not this one's to show, and may be deleted by them.
+    for run_id in context.runs.ids_of_project(run.project_id, equal):
+        with suppress(ConflictError, NotFoundError):
+            # Raises if the weights are missing or changed: another run is then searched for, or a new one trained.
+            return find_source(context, run_id).run_id
     return None
 
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from luthier.core.data_stream import MAX_NAMED, StreamCounts
 from luthier.core.dataset import Example, Overlong, Shape
 from luthier.core.errors import DataError, OverlongError, RowProblem
-from luthier.core.task_head import SEARCH_KINDS, TaskHead
+from luthier.core.task_head import TaskHead
 from luthier.ml.data.files.bad_field import BadFieldError, problem_of, shorten
 from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.stream.records import RawRecord
@@ -160,8 +160,7 @@ class RowTokeniser:
 
     def _shortened(self, row_id: str, unit: Unit, longest: int) -> Unit:
         if self._overlong != "error":
-            is_search = self._learning.task_head in SEARCH_KINDS
-            return what_is_left(unit, self._max_length_tokens, self._overlong, is_search=is_search)
+            return what_is_left(unit, self._max_length_tokens, self._overlong, self._learning)
         reason = f"is longer than {self._max_length_tokens:,} tokens"
         raise OverlongError(
             f"row {row_id} of a streamed source has {longest:,} tokens",

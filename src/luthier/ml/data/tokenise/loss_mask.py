@@ -286,7 +286,7 @@ def tokenise_all(
     "error" refuses, "drop" leaves them out, "truncate" cuts tokens off the end; a row that would lose every learned
     token is dropped instead, since nothing could be learned from it. The two sides of a preference stay or go together,
     and go where what is left of them is the same. Of a conversation that was cut, answers that are wholly cut off go,
-    and the others stay.
+    and the others stay; with `learning.only_last` the row goes where its last answer does.
 
     Args:
         examples: the rows.
@@ -303,9 +303,7 @@ def tokenise_all(
         TemplateError: the template renders a conversation in a way on which no mask can be proved.
         StorageFullError: the rows need more memory than the budget and more disk than there is.
     """
-    # The texts of a search row stay or go together, as the two sides of a pair do.
-    is_search = learning.task_head in SEARCH_KINDS
-    made = _Collected(row_writer(spill), max_length_tokens, overlong, is_search=is_search)
+    made = _Collected(row_writer(spill), max_length_tokens, overlong, learning)
     problems: list[RowProblem] = []
     with progress.task("Tokenising", total=len(examples), unit="rows") as task:
         for example in examples:
@@ -333,20 +331,22 @@ class _Collected:
         rows: takes the rows.
         max_length_tokens: most tokens of a row.
         overlong: what is done with longer ones.
-        is_search: whether they are the texts of search rows.
+        learning: what is learned of them.
     """
 
     def __init__(
-        self, rows: SequenceWriter[TokenisedExample], max_length_tokens: int, overlong: Overlong, *, is_search: bool
+        self, rows: SequenceWriter[TokenisedExample], max_length_tokens: int, overlong: Overlong, learning: Learning
     ) -> None:
-        self._rows, self._is_search = rows, is_search
+        self._rows, self._learning = rows, learning
         self._max_length_tokens, self._overlong = max_length_tokens, overlong
         # Arrays, not lists: 4 or 8 bytes a row, of which there may be millions.
         self._counts, self._kept = array("i"), array("q")
         self._dropped: list[str] = []
         self._truncated: list[str] = []
         self._too_long: list[tuple[str, int]] = []
-        self._num_units, self._is_pair = 0, is_search
+        # The texts of a search row stay or go together, as the two sides of a pair do.
+        self._is_search = learning.task_head in SEARCH_KINDS
+        self._num_units, self._is_pair = 0, self._is_search
 
     def add(self, unit: Unit) -> None:
         """Add what is left of a unit."""
@@ -359,7 +359,7 @@ class _Collected:
             if self._overlong == "error":
                 self._too_long.append((unit[0].id, longest))
                 return
-            left = what_is_left(unit, self._max_length_tokens, self._overlong, is_search=self._is_search)
+            left = what_is_left(unit, self._max_length_tokens, self._overlong, self._learning)
             (self._truncated if left else self._dropped).append(unit[0].id)
             if not left:
                 return
@@ -415,19 +415,22 @@ def _overlong_error(too_long: Sequence[tuple[str, int]], num_units: int, max_len
     )
 
 
-def what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong, *, is_search: bool) -> Unit:
+def what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong, learning: Learning) -> Unit:
     """The rows of an example that is too long, cut; none where it is dropped.
 
     Args:
         unit: all rows of the example.
         max_length_tokens: most tokens of a row.
         overlong: drop or truncate.
-        is_search: whether they are the texts of a search row.
+        learning: what is learned of it.
     """
     if overlong == "drop":
         return ()
+    # What is left then ends with an earlier answer, which would be taken for the one to another question.
+    if learning.only_last and any(row.num_prompt_tokens >= max_length_tokens for row in unit):
+        return ()
     cut = tuple(_cut(row, max_length_tokens) for row in unit)
-    if unit[0].is_wanted is None and not is_search:
+    if unit[0].is_wanted is None and learning.task_head not in SEARCH_KINDS:
         return tuple(row for row in cut if 1 in row.loss_mask)
     # Sides that differ only behind the cut have equal likelihood: their preference loss has no gradient.
     is_same = len(cut) > 1 and cut[0].input_ids == cut[1].input_ids

@@ -19,11 +19,12 @@ import numpy as np
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import WorkError
 from luthier.core.ids import sha256_bytes
-from luthier.core.ports import Engine, Progress, Prompt, SilentProgress
+from luthier.core.ports import Engine, Generation, Progress, Prompt, SilentProgress
 from luthier.core.records.support import support
 from luthier.ml.evaluation.grounding.citation import CitationFinding, clean
 from luthier.ml.evaluation.grounding.corpus import Corpus, Passage, findings, same_citation
 from luthier.ml.evaluation.grounding.find import sentences_of
+from luthier.ml.evaluation.judge.verdicts import each_reply
 from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, ratio
 
 THRESHOLD: Final = 0.8
@@ -133,9 +134,10 @@ class Entailment:
             conversation = Conversation(messages=(Message(role="user", content=text),))
             asked.append((claim, Prompt(conversation=conversation, max_new_tokens=32)))
         if asked:
-            answers = self._judge.generate([prompt for _, prompt in asked], self._progress)
+            answers = each_reply(self._judge, [prompt for _, prompt in asked], self._progress)
             for (claim, _), answer in zip(asked, answers, strict=True):
-                self._said[claim] = verdict_in(answer.text)
+                # Passages that are longer than the judge's context leave their claim without a verdict, and no other.
+                self._said[claim] = verdict_in(answer.text) if isinstance(answer, Generation) else None
         return [[self._said[claim] for claim in several] for several in claimed]
 
 

@@ -289,10 +289,10 @@ def ask_judge(engine: Engine, prompts: Sequence[Prompt], read: Read[T], progress
         RequestError: the engine rejects the request, such as for a wrong key or an unknown model.
     """
     titled = _Judging(progress)
-    found: list[T | NoVerdict] = [_read(made, read) for made in _each(engine, prompts, titled)]
+    found: list[T | NoVerdict] = [_read(made, read) for made in each_reply(engine, prompts, titled)]
     # A question that is too long would be too long again.
     again = [place for place, one in enumerate(found) if isinstance(one, NoVerdict) and one.kind != "too long"]
-    second = _each(engine, [_retried(prompts[place], found[place]) for place in again], titled)
+    second = each_reply(engine, [_retried(prompts[place], found[place]) for place in again], titled)
     for place, made in zip(again, second, strict=True):
         verdict = _read(made, read)
         # A second failure keeps the reason of the first, greedy reply.
@@ -314,10 +314,20 @@ def _read(made: Generation | WorkError | OverlongError, read: Read[T]) -> T | No
     return NoVerdict("no answer", made.came) if isinstance(made, WorkError) else read(made)
 
 
-def _each(
+def each_reply(
     engine: Engine, prompts: Sequence[Prompt], progress: Progress
 ) -> list[Generation | WorkError | OverlongError]:
-    """One generation per prompt, in order, or an error in its place."""
+    """One generation per prompt, in order, or an error in its place: one that fails does not end the others.
+
+    Args:
+        engine: the judge.
+        prompts: the questions.
+        progress: shows the replies.
+
+    Raises:
+        WorkError: the judge fails on three single questions in a row.
+        RequestError: the engine rejects the request, such as for a wrong key or an unknown model.
+    """
     found: dict[int, Generation | WorkError | OverlongError] = {}
     num_in_a_row = 0
 

@@ -16,7 +16,8 @@ import numpy as np
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.graders import LabelModelSpec, MultiGrader, PythonGraderSpec, ScoreModelSpec, SuiteGrader
-from luthier.core.ports import Prompt
+from luthier.core.ports import Generation, Prompt
+from luthier.core.records.calibration import NoVerdictKind
 from luthier.core.results.suite import GradedTask, TaskFigures, TaskGrader
 from luthier.ml.evaluation.graders import (
     fields_of,
@@ -27,6 +28,7 @@ from luthier.ml.evaluation.graders import (
     sample_of_text,
     score_in,
 )
+from luthier.ml.evaluation.judge.verdicts import NoVerdict, ask_judge
 from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
 from luthier.ml.evaluation.sandbox.runners import PythonGrader, isolation, require_isolation
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, check_rows
@@ -185,7 +187,7 @@ def item_of(task: GradedTask, row: Mapping[str, Any]) -> Mapping[str, Any] | Non
 def _graded(
     grader: SuiteGrader, outputs: Sequence[str], items: Sequence[Mapping[str, Any]], resources: Resources
 ) -> list[float | None]:
-    """The score of each answer; None where the judge's reply cannot be read."""
+    """The score of each answer; None where the judge gave none that can be read, asked twice."""
     pairs = list(zip(outputs, items, strict=True))
     if isinstance(grader, PythonGraderSpec):
         with ExitStack() as stack:
@@ -206,10 +208,19 @@ def _by_judge(
         sample = sample_of_text(output)
         turns = tuple(Message(role=one.role, content=filled(one.content, sample, item)) for one in grader.input)
         prompts.append(Prompt(conversation=Conversation(messages=turns), max_new_tokens=_GRADE_TOKENS))
-    said = [one.text for one in resources.judge.generate(prompts, resources.progress)]
-    if isinstance(grader, LabelModelSpec):
-        return [label_in(text, grader.labels, grader.passing_labels) for text in said]
-    return [score_in(text, *grader.range) for text in said]
+
+    def read(made: Generation) -> float | NoVerdict:
+        if isinstance(grader, LabelModelSpec):
+            found = label_in(made.text, grader.labels, grader.passing_labels)
+        else:
+            found = score_in(made.text, *grader.range)
+        # Asked again it gets more room, as for the thoughts of a model behind a server.
+        kind: NoVerdictKind = "cut off" if made.finish_reason == "length" else "prose"
+        return NoVerdict(kind, made.text) if found is None else found
+
+    # One question that is too long, or that the judge fails on, does not end the evaluation of all others.
+    said = ask_judge(resources.judge, prompts, read, resources.progress)
+    return [None if isinstance(one, NoVerdict) else one for one in said]
 
 
 def _check_allowed(task: GradedTask, grader: SuiteGrader, resources: Resources) -> None:

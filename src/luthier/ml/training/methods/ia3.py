@@ -46,6 +46,10 @@ class Ia3(PlainMethod):
         refuse_other_targets(adapted, planned)
         return adapted  # type: ignore[no-any-return]
 
+    def decays(self, name: str) -> bool:
+        """Factors do not: PEFT stores a vector as a matrix with one side of 1, and at 0 it silences what it scales."""
+        return ".ia3_l." not in name
+
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
         """Write the adapter as PEFT reads it."""
         assert isinstance(model, PeftModel)

@@ -70,6 +70,10 @@ class Method(Protocol):
         """Learning rate factor of a parameter."""
         ...
 
+    def decays(self, name: str) -> bool:
+        """Whether weight decay may act on a parameter that is stored as a matrix; never on one of fewer dimensions."""
+        ...
+
     def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         """Add to the gradients of a step, before their norm is computed and they are clipped."""
         ...
@@ -135,6 +139,10 @@ class PlainMethod:
     def rate_factor(self, name: str) -> float:  # noqa: ARG002
         """The same rate for all."""
         return 1.0
+
+    def decays(self, name: str) -> bool:  # noqa: ARG002
+        """All do."""
+        return True
 
     def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         """Nothing is added."""

@@ -74,6 +74,8 @@ def draw_samples(
         temperature: of the softmax.
         seed: of the run and step.
     """
+    if not rows:  # as a process that gets none of a small step
+        return []
     prompt = model.method.virtual_prompt()
     ahead = 0 if prompt is None else len(prompt)
     requests = []
