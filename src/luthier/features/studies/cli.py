@@ -155,6 +155,7 @@ def _request(
 ) -> Any:
     from luthier.core.errors import RequestError
     from luthier.core.text.plain_yaml import parse_yaml
+    from luthier.core.text.utf8 import read_utf8
     from luthier.features.recipes.service import load_recipe
     from luthier.features.studies.service import StudyRequest
 
@@ -163,7 +164,7 @@ def _request(
         # Before the recipe is read, in the words of the option.
         if not space.is_file():
             raise RequestError(f"--space {space}: no such file", expected="a YAML file", do="correct the path")
-        document, _ = parse_yaml(str(space), space.read_text(encoding="utf-8"))
+        document, _ = parse_yaml(str(space), read_utf8(space, "--space"))
     return StudyRequest(
         recipe=load_recipe(recipe, overrides),
         hours=hours,
