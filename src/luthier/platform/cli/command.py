@@ -358,6 +358,12 @@ def end_of(error: BaseException) -> Ending:
         return Ending(error.exit_code, error=error.as_json(), text=f"Error: {error}")
     if isinstance(error, _USAGE_ERROR):
         return _usage(error)
+    if isinstance(error, typer.Abort):
+        # Typer raises it for Ctrl-C and Ctrl-D at a question of its own, and in place of any EOFError, such as that of a
+        # compressed file that was cut off.
+        if isinstance(error.__cause__, EOFError):
+            return end_of(error.__cause__)
+        error = KeyboardInterrupt()
     if isinstance(error, KeyboardInterrupt):
         return _failed_command(130, "Interrupted", "interrupted", "the work to end by itself", "run the command again")
     # Before OSError in general, and by its causes: libraries wrap it in their own errors.
