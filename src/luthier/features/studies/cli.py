@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -190,10 +191,13 @@ def _teller(as_json: bool) -> Callable[[Study, Trial], None]:
 
 def _say(as_json: bool, text: str) -> None:
     from luthier.platform.cli.console import stderr_console, stdout_console, visible
+    from luthier.platform.cli.streams import NoReaderError
 
     # With --json, stdout belongs to the document alone.
     console = stderr_console() if as_json else stdout_console()
-    console.print(visible(text), soft_wrap=True)
+    # A search must not end because no one reads it: Ctrl-C, which pauses it, has ended `tee` as well.
+    with suppress(NoReaderError):
+        console.print(visible(text), soft_wrap=True)
 
 
 def _document(study: Study, trials: Sequence[Trial], verdict: Verdict | None) -> dict[str, Any]:
