@@ -332,6 +332,9 @@ def test_a_home_that_cannot_be_used_is_a_wrong_request(luthier, tmp_path: Path) 
     done = luthier("runs", "list", "--home", tmp_path / "file" / "home")
     assert done.code == 2
     assert "--home or LUTHIER_HOME" in done.err
+    unknown = luthier("runs", "list", "--home", "~no-such-user/home")
+    assert (unknown.code, "--home or LUTHIER_HOME" in unknown.err) == (2, True)
+    assert not Path("~no-such-user").exists()
 
 
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
