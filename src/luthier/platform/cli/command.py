@@ -248,6 +248,32 @@ EngineOption = Annotated[
 ]
 
 
+def refuse_beside_resume(context: typer.Context) -> None:
+    """Refuse what would be ignored: with --resume the request is that of the beginning.
+
+    Args:
+        context: Of the command line.
+
+    Raises:
+        RequestError: Something else than --project, --home and --json is given beside --resume.
+    """
+    from luthier.core.errors import RequestError
+
+    # By their source, not by their value: an option may be given with its default.
+    given = {
+        str(one.name): one.opts[0] if one.param_type_name == "option" else str(one.name).upper()
+        for one in context.command.params
+        if (source := context.get_parameter_source(str(one.name))) is not None and source.name == "COMMANDLINE"
+    }
+    extra = [name for key, name in given.items() if key not in ("resume", "project", "home", "as_json")]
+    if "resume" in given and extra:
+        raise RequestError(
+            f"--resume with {', '.join(extra)}",
+            expected="--resume alone: the request stays as it began",
+            do="leave the rest out, or begin another one",
+        )
+
+
 def open_context(home: Path | None, *, checkpoints: str | None = None, allow_unsigned: bool = False) -> Context:
     """The context that a command works in; use it in a `with` block.
 

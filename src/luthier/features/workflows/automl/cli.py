@@ -16,7 +16,14 @@ from luthier.features.workflows.model_comparison.cli import (
     check_asked,
     split_names,
 )
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context
+from luthier.platform.cli.command import (
+    Answer,
+    HomeOption,
+    JsonOption,
+    MappingOption,
+    open_context,
+    refuse_beside_resume,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +50,7 @@ ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="ID", help
 
 
 def automl(
+    ctx: typer.Context,
     data: DataOption = None,
     goal: GoalOption = None,
     budget_hours: HoursOption = None,
@@ -73,6 +81,7 @@ def automl(
     from luthier.platform.cli.command import parse_mapping
     from luthier.platform.cli.console import visible
 
+    refuse_beside_resume(ctx)
     check_asked({"--data": data, "--goal": goal, "--budget-hours": budget_hours}, resume, _EXAMPLE)
     with open_context(home) as context:
         auto_id = resume
