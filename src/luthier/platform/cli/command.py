@@ -163,21 +163,20 @@ def checked_url(url: str) -> str:
 
 
 def parse_template_options(pairs: Sequence[str]) -> dict[str, bool | int | float | str]:
-    """`enable_thinking=false` -> {"enable_thinking": False}; values as YAML reads them.
+    """`enable_thinking=false` -> {"enable_thinking": False}; values as a recipe has them: `no` is a text.
 
     Raises:
         RequestError: A pair has no name, no plain value, or a name that was given before.
     """
-    import yaml
-
     from luthier.core.errors import RequestError
+    from luthier.core.text.plain_yaml import parse_yaml
 
     options: dict[str, bool | int | float | str] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value, _ = parse_yaml("--template-option", text)
+        except RequestError:
             value = None
         if not separator or not name or name in options or not isinstance(value, bool | int | float | str):
             raise RequestError(
