@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,7 @@ def _show(console: Console, found: list[ImportedEval]) -> None:
         console.print(visible(f"{one.suite}: {counted(one.num_rows, 'row')}, graders {graders}"), soft_wrap=True)
         for note in one.notes:
             console.print(visible(f"Note: {note}"), soft_wrap=True, style="yellow")
-    console.print(visible(f"Next: luthier eval MODEL --suite {found[0].suite}"), soft_wrap=True)
+    console.print(visible(f"Next: luthier eval MODEL --suite {shlex.quote(str(found[0].suite))}"), soft_wrap=True)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"import": import_file}
