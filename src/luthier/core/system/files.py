@@ -35,7 +35,10 @@ def expanded(path: str | Path) -> Path:
     A file may begin with it, too, such as `~$rows.xlsx` of a spreadsheet program: where there is no such user the path
     stays, while `Path.expanduser` raises a RuntimeError.
     """
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - for that difference
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - for that difference
+    except ValueError:  # a zero character, which no name of a user has
+        return Path(path)
 
 
 def sync(path: Path) -> None:

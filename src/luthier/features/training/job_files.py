@@ -19,6 +19,7 @@ import yaml
 from luthier.core.data_sources import is_pattern
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
+from luthier.core.system.files import expanded
 from luthier.features.training.checkpoint_uploads.bucket import FROM_ARTIFACTS
 from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID
 from luthier.features.training.staging import parse_staged
@@ -415,13 +416,13 @@ def local_files(recipe: Recipe, written: Mapping[str, Any], launch: Launch) -> t
         RequestError: A relative path leads out of the recipe's folder, which is elsewhere on the nodes.
     """
     folder, found, notes = launch.recipe.parent, list[str](), list[str]()
-    as_written = {str(Path(text).expanduser()) for text in _texts(written)}
+    as_written = {str(expanded(text)) for text in _texts(written)}
     named = {f"data.{key}": file for key, file in recipe.data.files().items()}
     if recipe.base_model.startswith((".", "/", "~")):
         named["base_model"] = recipe.base_model
-    staged = [Path(path).expanduser() for path, _ in launch.data]
+    staged = [expanded(path) for path, _ in launch.data]
     for key, name in named.items():
-        path = Path(name).expanduser()
+        path = expanded(name)
         if "://" in name or name.startswith("hub:") or any(path.is_relative_to(one) for one in staged):
             continue
         if str(path) not in as_written:
