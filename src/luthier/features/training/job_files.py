@@ -33,6 +33,7 @@ INTERRUPTED: Final = 85
 """The exit code of a run that was paused by a signal, in the Slurm script."""
 _NOT_INSTALLED: Final = "luthier is not installed on this node: write the file again with --setup COMMAND"
 _DEFAULT_HOURS: Final = 24.0
+_ACCELERATOR: Final = "A100-80GB"
 _BUDGET_MARGIN: Final = 1.1
 _SETUP_HOURS: Final = 0.5
 """Beside what a budget counts, a job installs, downloads and waits."""
@@ -78,7 +79,7 @@ class Launch:
     cpus_per_device: int = 4
     setup: str | None = None
     home: str | None = None
-    accelerator: str = "A100-80GB"
+    accelerator: str = _ACCELERATOR
     image: str | None = None
     checkpoints: str | None = None
     data: tuple[tuple[str, str], ...] = ()
@@ -183,6 +184,29 @@ def _check(system: System, launch: Launch) -> None:
             "--spot without --checkpoints: the disk of a machine that is taken away is lost",
             expected="object storage from which the next machine resumes",
             do="write for example: --checkpoints s3://bucket/folder",
+        )
+    _refuse_left_out(system, launch)
+
+
+def _refuse_left_out(system: System, launch: Launch) -> None:
+    """Refuse what the file of a system has no place for: it would be left out without a word."""
+    if launch.image is not None and system != "ray":
+        raise RequestError(
+            f"--image for {system}",
+            expected="ray, whose head and workers are containers",
+            do="leave --image out, or write: luthier launch ray",
+        )
+    if launch.setup is not None and system == "ray":
+        raise RequestError(
+            "--setup for ray",
+            expected="an image that holds what a job needs",
+            do="leave --setup out, and install it in the image",
+        )
+    if launch.accelerator != _ACCELERATOR and (system != "skypilot" or not launch.on_gpus):
+        raise RequestError(
+            f"--accelerator {launch.accelerator} for {system}" + ("" if launch.on_gpus else " with --cpu"),
+            expected="skypilot with GPUs: elsewhere the machines are there already",
+            do="leave --accelerator out",
         )
 
 
