@@ -40,13 +40,14 @@ def check_switches(options: Mapping[str, TemplateOption], template: ChatTemplate
         meant = _SWITCH_WORDS.get(value.strip().casefold()) if isinstance(value, str) else None
         if meant is None:
             continue
-        written, opposite, wanted = (_prompt(template, name, one) for one in (value, not meant, meant))
-        if written == opposite != wanted:
+        with_text, with_opposite, with_meant = (_prompt(template, name, one) for one in (value, not meant, meant))
+        if with_text == with_opposite != with_meant:
+            text, taken, right = repr(value), str(not meant).lower(), str(meant).lower()
             raise RecipeError(
-                f"data.template_options.{name} has the text {value!r}, which the chat template of {base_model} takes "
-                f"for {str(not meant).lower()}",
+                f"data.template_options.{name} has the text {text}, which the chat template of {base_model} takes for "
+                f"{taken}",
                 expected="true or false",
-                do=f"write {name}: {str(meant).lower()}",
+                do=f"write {name}: {right}",
             )
 
 
