@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
+from luthier.core.errors import NotFoundError, RequestError, UnsupportedError, validation_reason
 from luthier.core.graders import SuiteGrader
 from luthier.core.json_limits import fault_of_text, json_text
 from luthier.core.results.suite import GradedTask, Suite, TaskGrader
@@ -170,7 +170,7 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        notes.append(f"Grader {name!r} was left out: {place}: {first['msg']}.")
+        notes.append(f"Grader {name!r} was left out: {place}: {validation_reason(first)}.")
         return None
     except (UnsupportedError, AttributeError) as error:
         reason = error.came if isinstance(error, UnsupportedError) else "it is no object"
@@ -208,7 +208,7 @@ def _newest(runs: Sequence[Mapping[str, Any]], notes: list[str]) -> RunRequest |
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in first["loc"])
-            notes.append(f"Run {run.get('id')} was not used: {place}: {first['msg']}.")
+            notes.append(f"Run {run.get('id')} was not used: {place}: {validation_reason(first)}.")
     return None
 
 

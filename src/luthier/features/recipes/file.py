@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from luthier.core.aliases import new_key, typed_keys
-from luthier.core.errors import NotFoundError, RecipeError, RequestError
+from luthier.core.errors import NotFoundError, RecipeError, RequestError, validation_reason
 from luthier.core.json_limits import JsonLimitError, fault_of_text
 from luthier.core.recipe import Recipe
 from luthier.core.text.plain_yaml import parse_yaml
@@ -301,7 +301,7 @@ def _expectation(problem: Any, annotation: Any, described: str | None, prefix: s
                 return str(form)
             return f"a mapping with keys among {', '.join(_names(inner, prefix))}" if inner else "a value"
         case _:
-            return str(problem["msg"])
+            return validation_reason(problem)
 
 
 def _one_of(known: str, given: Any) -> str:
