@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.records.logging_mode import Keeping
+from luthier.core.records.logging_mode import MOST_DAYS_KEPT, Keeping
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
@@ -38,7 +38,8 @@ def policy(
         bool | None, typer.Option("--mask/--no-mask", help="Mask personal data and secrets before words are written.")
     ] = None,
     keep_days: Annotated[
-        int | None, typer.Option("--keep-days", metavar="N", min=1, help="Delete what is older than N days.")
+        int | None,
+        typer.Option("--keep-days", metavar="N", min=1, max=MOST_DAYS_KEPT, help="Delete what is older than N days."),
     ] = None,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
