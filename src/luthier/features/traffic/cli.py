@@ -121,9 +121,9 @@ def forget_user(
     with open_context(home) as context:
         caller = caller_of(context, project)
         found = forget(context, caller, user)
-    words = f"deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}"
+    words = f"deleted: {counted(found.num_exchanges, 'exchange')}"
     if found.num_stored_completions:
-        words += f", {found.num_stored_completions:,} stored chat completions"
+        words += f", {counted(found.num_stored_completions, 'stored chat completion')}"
     if found.num_stored_responses:
         words += f", {counted(found.num_stored_responses, 'stored response')}"
     if found.unreadable:
