@@ -47,7 +47,9 @@ InstructionOption = Annotated[
 NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of answers.")]
 JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
 MethodOption = Annotated[str, typer.Option("--method", metavar="NAME", help="Tuning method of the candidates.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of row order and choice of examples.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of row order and choice of examples.")
+]
 ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
 ResumeOption = Annotated[
     str | None, typer.Option("--resume", metavar="SHOWDOWN", help="Continue a paused or killed comparison.")
