@@ -10,7 +10,7 @@ import io
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TextIO
@@ -355,7 +355,7 @@ class Ending:
             document = self.answer.document if self.answer is not None else {"error": self.error}
             if isinstance(stdout, io.TextIOWrapper) and codecs.lookup(stdout.encoding).name != "utf-8":
                 stdout.reconfigure(encoding="utf-8")  # as programs read JSON (RFC 8259), whatever the region's is
-            stdout.write(json_utf8(document, indent=2, allow_nan=False).decode() + "\n")
+            stdout.write(_json(document) + "\n")
             stdout.flush()
 
     def write_text(self) -> None:
@@ -375,6 +375,22 @@ class Ending:
         first, _, rest = visible(self.text).partition("\n")
         style = "bold red" if first.startswith("Error") else ""
         stderr_console().print(Text.assemble((first, style), f"\n{rest}" if rest else ""), soft_wrap=True)
+
+
+def _json(document: Any) -> str:
+    """The document as JSON; null for a number that JSON does not have: the work is done, and its other figures hold."""
+    try:
+        return json_utf8(document, indent=2, allow_nan=False).decode()
+    except ValueError:
+        return json_utf8(_without_infinity(document), indent=2, allow_nan=False).decode()
+
+
+def _without_infinity(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_infinity(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def end_of(error: BaseException) -> Ending:
