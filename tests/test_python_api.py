@@ -118,3 +118,17 @@ def test_a_number_of_devices_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match=came):
         luthier.train(recipe, num_devices=num, home=tmp_path / "home")
+
+
+def test_a_name_alone_is_one_system_and_one_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is a sequence, too: of its characters."""
+    asked: dict[str, object] = {}
+
+    def evaluate(_: object, systems: list[str], **options: object) -> None:
+        asked.update(options, systems=systems)
+
+    monkeypatch.setattr("luthier.features.evaluations.service.evaluate", evaluate)
+    luthier.evaluate("run-a", data="rows.jsonl", against="base", metrics="rouge", home=tmp_path / "home")
+    assert (asked["systems"], asked["metrics"]) == (["run-a", "base"], ["rouge"])
+    luthier.evaluate("run-a", data="rows.jsonl", against=("b", "c"), home=tmp_path / "home")
+    assert (asked["systems"], asked["metrics"]) == (["run-a", "b", "c"], None)

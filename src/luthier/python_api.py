@@ -140,7 +140,7 @@ def evaluate(
     with _open(home) as context:
         return evaluations.evaluate(
             context,
-            [system, *against],
+            [system, *_names(against)],
             data=Path(data),
             few_shot=few_shot,
             few_shot_from=Path(few_shot_from) if few_shot_from is not None else None,
@@ -151,7 +151,7 @@ def evaluate(
                 search_tokens=optimised_prompt,
                 reflection_model=reflection_model,
             ),
-            metrics=metrics,
+            metrics=None if metrics is None else _names(metrics),
             mapping=mapping,
             max_new_tokens=max_new_tokens,
             max_thinking_tokens=max_thinking_tokens,
@@ -159,6 +159,11 @@ def evaluate(
             allow_leakage=allow_leakage,
             good_enough=bar,
         )
+
+
+def _names(given: Sequence[str]) -> Sequence[str]:
+    """Several names; a single text, which is a sequence of its characters, is one name."""
+    return [given] if isinstance(given, str) else given
 
 
 def load_run(run_id: str, *, home: Home = None) -> Run:

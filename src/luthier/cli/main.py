@@ -35,6 +35,7 @@ from luthier.core.system.process_setup import (
     wait_briefly,
 )
 from luthier.platform.cli.command import Answer, Ending, end_of
+from luthier.platform.cli.streams import NoReaderError, closed_elsewhere, discard
 
 
 class _Commands(typer.core.TyperGroup):
@@ -56,6 +57,15 @@ class _Commands(typer.core.TyperGroup):
         if two_words in self.commands:
             args = [two_words, *args[2:]]
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Carry out the command; at a connection that breaks, Typer would end the process without a word."""
+        try:
+            return super().invoke(ctx)
+        except NoReaderError:
+            raise
+        except BrokenPipeError as error:
+            raise closed_elsewhere() from error
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as of click
         """The names of the commands; Typer would build each of them for that."""
@@ -171,10 +181,15 @@ def main(arguments: Sequence[str]) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext()
     with quiet:
         ending = _carry_out(arguments)
-    if wants_json:
-        ending.write_json(stdout)
-    else:
-        ending.write_text()
+    try:
+        if wants_json:
+            ending.write_json(stdout)
+        else:
+            ending.write_text()
+        stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough; how the command has ended is not for it to decide.
+        discard(stdout)
     return ending.exit_code
 
 
@@ -187,14 +202,13 @@ def run() -> None:
     keep_products_exact()
     collect_rarely()
     _escape_unprintable()
+    code = 0
     try:
         code = main(sys.argv[1:])
-        sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe (head, less) is gone: no one reads the rest.
+        # The reader of a command that writes while it works is gone: no one reads the rest.
         # Python flushes stdout again at exit, and would print a second error about the broken pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        discard(sys.stdout)
     except KeyboardInterrupt:
         code = 130
     # Taking torch and what it has loaded down would keep the shell waiting for a second.

@@ -36,7 +36,7 @@ import contextlib
 import errno
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
@@ -347,6 +347,11 @@ def first_line(said: object, empty: str | None = None) -> str:
     """
     lines = str(said).strip().splitlines()
     return lines[0] if lines else type(said).__name__ if empty is None else empty
+
+
+def validation_reason(problem: Mapping[str, Any]) -> str:
+    """What is wrong with one value in the words of pydantic, or of our validator without its "Value error, "."""
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def library_reason(error: BaseException) -> str:

@@ -90,9 +90,14 @@ def _is_read_by_a_person() -> bool:
 
 
 def _print_line(line: str) -> None:
+    from luthier.platform.cli.streams import discard
+
     stdout = sys.__stdout__ or sys.stdout  # under --json, sys.stdout is stderr until a command has ended
-    stdout.write(f"{line}\n")
-    stdout.flush()
+    try:
+        stdout.write(f"{line}\n")
+        stdout.flush()
+    except BrokenPipeError:
+        discard(stdout)  # who started the server has read its first line, and reads no more: it goes on
 
 
 def _show(started: Started) -> None:

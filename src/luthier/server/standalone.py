@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.errors import LuthierError, RequestError, WorkError, validation_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, Served, SpeculativeConfig
 from luthier.core.system.process_setup import environment_with, start_daemon
@@ -201,7 +201,7 @@ def read_engine_settings(
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise RequestError(
-            f"settings of the engine: {f'{place}: ' if place else ''}{first['msg']}",
+            f"settings of the engine: {f'{place}: ' if place else ''}{validation_reason(first)}",
             expected='values such as --max-num-seqs 16 --speculative-config \'{"method": "ngram", '
             '"num_speculative_tokens": 8}\'',
             do="correct it: docs/serving.md lists them",

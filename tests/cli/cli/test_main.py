@@ -277,6 +277,9 @@ ENDINGS = [
     (NotFoundError("no such thing", expected="a thing", do="make one"), 2, "NotFoundError", False),
     (WorkError("it broke", expected="it to hold", do="try again"), 1, "WorkError", False),
     (KeyboardInterrupt(), 130, "Interrupted", False),
+    (typer.Abort(), 130, "Interrupted", False),  # Ctrl-C at a question
+    (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "WorkError", False),  # of a connection, not of stdout
+    (EOFError("Compressed file ended"), 1, "Bug", True),
     (PermissionError(errno.EACCES, "Permission denied", "/secret"), 1, "PermissionError", False),
     (ZeroDivisionError("division by zero"), 1, "Bug", True),
 ]
@@ -329,6 +332,9 @@ def test_a_home_that_cannot_be_used_is_a_wrong_request(luthier, tmp_path: Path) 
     done = luthier("runs", "list", "--home", tmp_path / "file" / "home")
     assert done.code == 2
     assert "--home or LUTHIER_HOME" in done.err
+    unknown = luthier("runs", "list", "--home", "~no-such-user/home")
+    assert (unknown.code, "--home or LUTHIER_HOME" in unknown.err) == (2, True)
+    assert not Path("~no-such-user").exists()
 
 
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
@@ -339,6 +345,29 @@ def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 0
+
+
+_WRITES_MUCH = """
+import sys
+from luthier.cli import main
+from luthier.platform.cli.command import Answer, Ending
+
+much = "x" * 1_000_000  # more than a pipe holds
+answer = Answer("--json" in sys.argv, much, lambda console: console.print(much))
+main._carry_out = lambda _: Ending(1, answer=answer)
+main.run()
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_goes_away_leaves_the_exit_code(options: list[str]) -> None:
+    command = [sys.executable, "-c", _WRITES_MUCH, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 1
 
 
 _ENDS = """

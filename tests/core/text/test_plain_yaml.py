@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.text.plain_yaml import parse_yaml
@@ -34,3 +35,11 @@ def test_what_is_no_plain_document_is_refused_as_the_caller_says(text: str) -> N
         parse_yaml("prices", text)
     with pytest.raises(RecipeError):
         parse_yaml("recipe", text, refuse=RecipeError)
+
+
+@pytest.mark.parametrize("text", ["yes", "No", "ON", "off", "true", "False", "'no'", "none", "y", "n", "2e-4", "None"])
+def test_words_for_switches_are_those_of_pyyaml_where_a_program_reads_by_it(text: str) -> None:
+    """Other values stay as they are read elsewhere."""
+    by_pyyaml = yaml.safe_load(text)
+    expected = by_pyyaml if isinstance(by_pyyaml, bool) else parse_yaml("x", text)[0]
+    assert parse_yaml("x", text, has_switch_words=True) == (expected, {})

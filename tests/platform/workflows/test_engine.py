@@ -301,6 +301,11 @@ def test_what_is_not_there_of_another_kind_or_in_use_is_refused(context: Context
     with pytest.raises(RequestError, match="is of kind retrain") as refused:
         resume(only, context, ME, other.pipeline_id)
     assert f"luthier retrain --resume {other.pipeline_id}" in refused.value.do
+    student = Pipeline(pipeline_id=new_id("distill"), kind="distill", asked={}, stages=(Stage(name="rows"),))
+    context.pipelines.create(student, ME.project_id)
+    with pytest.raises(RequestError, match="is of kind distill") as refused:
+        resume(only, context, ME, student.pipeline_id)
+    assert f"luthier pipelines show {student.pipeline_id}" in refused.value.do, "luthier distill has no --resume"
     made = begin(context, only)
     with file_lock(lock_of(context, made), what="it", timeout_seconds=1), pytest.raises(ConflictError, match="in use"):
         resume(only, context, ME, made)

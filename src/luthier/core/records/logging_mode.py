@@ -1,7 +1,8 @@
-"""How much of a project's traffic is kept, as one word. Separate from `traffic`: commands start without pydantic."""
+"""How much of a project's traffic is kept, and how long. Separate from `traffic`: commands start without pydantic."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 Keeping = Literal["off", "metadata", "sampled", "full"]
+MOST_DAYS_KEPT: Final = 36_500

@@ -29,6 +29,18 @@ from luthier.core.errors import ConflictError, LuthierError, StorageFullError
 from luthier.core.system import facilities
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with the folder of a user in place of a leading `~` or `~USER`.
+
+    A file may begin with it, too, such as `~$rows.xlsx` of a spreadsheet program: where there is no such user the path
+    stays, while `Path.expanduser` raises a RuntimeError.
+    """
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - for that difference
+    except ValueError:  # a zero character, which no name of a user has
+        return Path(path)
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the list of a folder, is on the disk.
 

@@ -18,7 +18,9 @@ import yaml
 from luthier.core.errors import RequestError, first_line
 
 
-def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestError) -> tuple[Any, dict[str, int]]:
+def parse_yaml(
+    place: str, text: str, *, refuse: type[RequestError] = RequestError, has_switch_words: bool = False
+) -> tuple[Any, dict[str, int]]:
     """The value that a YAML text holds, and the line (from 1) of each dotted key; None for an empty text.
 
     What is in a list goes by its place: `tasks[0].name`.
@@ -27,9 +29,10 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
         place: names the text in errors, which are of the class `refuse`.
         text: the YAML text.
         refuse: the class of the errors.
+        has_switch_words: whether yes, no, on and off are true and false, as in files of programs that read YAML 1.1.
     """
     try:
-        loader = _Loader(text)
+        loader = (_LoaderOfSwitchWords if has_switch_words else _Loader)(text)
         # Composed and constructed in two steps: nodes still know their lines, values do not.
         node = loader.get_single_node()
         if node is None:
@@ -94,12 +97,12 @@ def _note_lines(node: yaml.Node, prefix: str, lines: dict[str, int], depth: int)
             _note_lines(value, f"{name}.", lines, depth + 1)
 
 
-def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+def _resolvers(switches: str = "true|True|TRUE|false|False|FALSE") -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     """Which plain scalars are more than text, by their first character (as PyYAML keeps it)."""
     number = r"[0-9]+(_[0-9]+)*"
     kinds = (
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("bool", switches, sorted({word[0] for word in switches.split("|")})),
         ("int", rf"[-+]?{number}", list("-+0123456789")),
         ("float", rf"[-+]?(\.[0-9]+|{number}(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+0123456789.")),
         ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
@@ -144,6 +147,14 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+class _LoaderOfSwitchWords(_Loader):
+    """The loader above, with the words for true and false of PyYAML, whose constructor knows them all."""
+
+    yaml_implicit_resolvers = _resolvers(
+        "|".join(f"{word}|{word.capitalize()}|{word.upper()}" for word in ("true", "false", "yes", "no", "on", "off"))
+    )
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
@@ -260,7 +261,8 @@ class Study(FrozenModel):
     @property
     def way_on(self) -> str:
         """The command that continues with it."""
-        more = "" if self.needs_hours is None else f" --budget-hours {self.needs_hours:.3g}"
+        # Rounded up: a budget that is rounded down may be spent already.
+        more = "" if self.needs_hours is None else f" --budget-hours {ceil(self.needs_hours * 100) / 100:.10g}"
         return f"luthier tune --resume {self.study_id}{more}"
 
 

@@ -298,10 +298,11 @@ def _group_document(group: SignInGroup) -> dict[str, str]:
 def _password(is_from_stdin: bool) -> str:
     """A password as a person or a program gives it. Raises RequestError without a terminal."""
     from luthier.core.errors import RequestError
+    from luthier.core.text.utf8 import utf8_lines
 
     if is_from_stdin:
         # Only the line end is removed: blanks may belong to a password.
-        return sys.stdin.readline().rstrip("\r\n")
+        return next(utf8_lines(sys.stdin, "what is on stdin"), "").rstrip("\r\n")
     # getpass would fall back to echoing the password where there is no terminal.
     if not sys.stdin.isatty():
         raise RequestError(
@@ -309,8 +310,11 @@ def _password(is_from_stdin: bool) -> str:
             expected="a person, or the password on stdin",
             do="run it in a terminal, or give --password-stdin and pipe the password in",
         )
-    first = getpass.getpass("password: ")
-    if getpass.getpass("the same again: ") != first:
+    try:
+        first, second = getpass.getpass("password: "), getpass.getpass("the same again: ")
+    except EOFError:  # Ctrl-D
+        raise KeyboardInterrupt from None
+    if second != first:
         raise RequestError("the two passwords differ", expected="the same one twice", do="try again")
     return first
 

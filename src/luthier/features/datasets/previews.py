@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.errors import RequestError
 from luthier.core.recipe import TemplateOption
-from luthier.features.recipes.checks import check_options_are_read
+from luthier.features.recipes.template_options import check_options_are_read, check_switches
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def preview(
     local = sources.pull(model, context.home, context.progress)
     chat = ChatTemplate.load(local.path, template, options=template_options)
     check_options_are_read(template_options or {}, chat, local.name)
+    check_switches(template_options or {}, chat, local.name)
     learning = Learning(reasoning=learn_reasoning, joins=reset_template is not None)
     shown = rewritten_examples(opted, loaded.examples[:num_rows], chat)
     if task_head is not None:

@@ -278,7 +278,7 @@ def canary(
 def _changed(rules: CanaryRules, changes: dict[str, Any]) -> CanaryRules:
     from pydantic import ValidationError
 
-    from luthier.core.errors import RequestError
+    from luthier.core.errors import RequestError, validation_reason
     from luthier.core.records.deployment import CanaryRules
 
     try:
@@ -286,7 +286,7 @@ def _changed(rules: CanaryRules, changes: dict[str, Any]) -> CanaryRules:
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(
-            f"{first['loc'][0]} {first['input']!r}", expected=str(first["msg"]), do="correct the option"
+            f"{first['loc'][0]} {first['input']!r}", expected=validation_reason(first), do="correct the option"
         ) from None
 
 

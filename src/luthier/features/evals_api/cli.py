@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,16 +37,17 @@ def import_file(
     """Turn evals of OpenAI's API into suites for `luthier eval MODEL --suite`; name what has no counterpart."""
     del home  # every command takes one; this one works on files alone
     from luthier.core.errors import NotFoundError
+    from luthier.core.text.utf8 import read_utf8, utf8_lines
     from luthier.features.evals_api.importer import import_evals
 
     if file == "-":
-        text = sys.stdin.read()
+        text = "".join(utf8_lines(sys.stdin, "what is on stdin"))
     elif not (path := Path(file)).is_file():
         raise NotFoundError(
             f"no file {file}", expected="the JSON of an eval", do="correct the path, or give - for stdin"
         )
     else:
-        text = path.read_text(encoding="utf-8")
+        text = read_utf8(path, "the JSON of an eval,")
     found = import_evals(text, out, data=data, prompt=prompt, force=force)
     return Answer(as_json, {"suites": [one.document() for one in found]}, lambda console: _show(console, found))
 
@@ -58,7 +60,7 @@ def _show(console: Console, found: list[ImportedEval]) -> None:
         console.print(visible(f"{one.suite}: {counted(one.num_rows, 'row')}, graders {graders}"), soft_wrap=True)
         for note in one.notes:
             console.print(visible(f"Note: {note}"), soft_wrap=True, style="yellow")
-    console.print(visible(f"Next: luthier eval MODEL --suite {found[0].suite}"), soft_wrap=True)
+    console.print(visible(f"Next: luthier eval MODEL --suite {shlex.quote(str(found[0].suite))}"), soft_wrap=True)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"import": import_file}

@@ -15,12 +15,13 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
+from luthier.core.errors import NotFoundError, RequestError, UnsupportedError, validation_reason
 from luthier.core.graders import SuiteGrader
 from luthier.core.json_limits import fault_of_text, json_text
 from luthier.core.results.suite import GradedTask, Suite, TaskGrader
 from luthier.core.text.counted import counted
 from luthier.core.text.plain_yaml import write_yaml
+from luthier.core.text.utf8 import read_utf8
 from luthier.features.evals_api.data import fault_of_item, messages_of, row_of_line
 from luthier.features.evals_api.records import EvalRun, ItemReference, RunRequest, SourceRow, Template, pass_threshold
 from luthier.features.serving import graders
@@ -169,7 +170,7 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        notes.append(f"Grader {name!r} was left out: {place}: {first['msg']}.")
+        notes.append(f"Grader {name!r} was left out: {place}: {validation_reason(first)}.")
         return None
     except (UnsupportedError, AttributeError) as error:
         reason = error.came if isinstance(error, UnsupportedError) else "it is no object"
@@ -207,7 +208,7 @@ def _newest(runs: Sequence[Mapping[str, Any]], notes: list[str]) -> RunRequest |
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in first["loc"])
-            notes.append(f"Run {run.get('id')} was not used: {place}: {first['msg']}.")
+            notes.append(f"Run {run.get('id')} was not used: {place}: {validation_reason(first)}.")
     return None
 
 
@@ -253,7 +254,7 @@ def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[So
     if data is not None:
         if not data.is_file():
             raise NotFoundError(f"no file {data}", expected="JSON lines with `item`", do="correct --data")
-        return [row_of_line(line) for line in data.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [row_of_line(line) for line in read_utf8(data, "the file of rows").split("\n") if line.strip()]
     source = None if run is None else run.data_source.source
     if source is None or source.type != "file_content":
         where = "no run of it is in the JSON" if source is None else f"its run names them by {source.type}"

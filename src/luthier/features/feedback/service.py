@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, NotFoundError, RequestError, library_reason
+from luthier.core.errors import LuthierError, NotFoundError, RequestError, library_reason, validation_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.json_limits import loads
@@ -248,7 +248,9 @@ def _said(line: str) -> FeedbackInput:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RequestError(
-            f"{place or 'the line'}: {first['msg']}", expected="fields as docs/feedback.md has them", do="correct it"
+            f"{place or 'the line'}: {validation_reason(first)}",
+            expected="fields as docs/feedback.md has them",
+            do="correct it",
         ) from None
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.errors import DataError, RequestError, RowProblem, library_reason
+from luthier.core.errors import DataError, RequestError, RowProblem, library_reason, validation_reason
 from luthier.core.ids import new_id
 from luthier.core.json_limits import json_utf8, loads
 from luthier.core.results.human_eval import (
@@ -296,7 +296,7 @@ def _moment(annotation: Mapping[str, Any]) -> float:
 
 
 def _problem(name: str, number: int, task: Mapping[str, Any], error: ValueError) -> RowProblem:
-    reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+    reason = validation_reason(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
     data = task.get("data")
     item = str(data.get("item", ""))[:20] if isinstance(data, dict) else ""
     return RowProblem(name, number, "annotations", f"item {item}" if item else "", reason)

@@ -18,6 +18,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.records.base_model import LocalModel
+from luthier.core.system.files import expanded
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
@@ -162,7 +163,7 @@ def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, 
 
 def _run_of_folder(context: Context, name: str) -> str | None:
     """The run whose result is in a folder of this home: its plan knows more than the folder does."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if "/" not in name or not path.is_dir():
         return None
     place, runs = path.resolve(), context.settings.runs_folder.resolve()
@@ -179,7 +180,7 @@ def _run_of_folder(context: Context, name: str) -> str | None:
 
 def _is_there(name: str) -> bool:
     # No file system takes a longer name; to look for one is an error.
-    return 0 < len(name) < 256 and Path(name).expanduser().exists()
+    return 0 < len(name) < 256 and expanded(name).exists()
 
 
 def _no_such_model(context: Context, name: str, caller: Caller) -> NotFoundError:

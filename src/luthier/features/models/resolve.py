@@ -14,6 +14,7 @@ from luthier.core.errors import ConflictError, ModelSourceError
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, StopCheck
 from luthier.core.recipe import TemplateOption
+from luthier.core.system.files import expanded
 from luthier.core.system.libraries import import_libraries
 from luthier.features.models.names import ResolvedModel, base_of_adapter, find_model, is_adapter_folder
 from luthier.features.models.prompts import PromptSet, prompting_of, prompts_of
@@ -233,7 +234,7 @@ def _candidate_of_base(context: Context, model: ResolvedModel) -> Candidate:
     from luthier.platform.home.hardware_benchmark import hardware_of
 
     base, adapter = model.name, None
-    if is_adapter_folder(folder := Path(model.name).expanduser()):
+    if is_adapter_folder(folder := expanded(model.name)):
         written, found = base_of_adapter(context, folder)
         base, adapter = written if found is None else found.name, str(folder.resolve())
     local, machine = sources.pull(base, context.home, context.progress), hardware_of(context)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import Field, ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.errors import RequestError, WorkError
+from luthier.core.errors import RequestError, WorkError, validation_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus, Signal, WatchReport
@@ -157,7 +157,9 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise RequestError(
-                f"{place} {first['input']!r}"[:300], expected=first["msg"], do="correct it; `luthier alerts settings`"
+                f"{place} {first['input']!r}"[:300],
+                expected=validation_reason(first),
+                do="correct it; `luthier alerts settings`",
             ) from None
 
     # Merged inside the swap: two concurrent changes of different settings are both kept.

@@ -184,12 +184,14 @@ def prepare(
     prices: Path | None = None,
     data_loader: TrainingDataLoader | None = None,
     before: Sequence[SourcePlan] = (),
+    is_again: bool = False,
 ) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
     Args: as `make_plan`, and
         data_loader: keeps rows that recipes share; None reads them again.
         before: sources of the plan of a run that is resumed, of which streamed ones keep their files.
+        is_again: whether it is of a run that has begun, which keeps what a new recipe is refused for.
 
     Raises:
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
@@ -205,6 +207,7 @@ def prepare(
     from luthier.features.planning.budgets import with_budget
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed
+    from luthier.features.recipes.template_options import check_switches
     from luthier.features.trackers.service import with_tracking
     from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.inference.models.structure import read_structure
@@ -213,6 +216,8 @@ def prepare(
     from luthier.platform.home.hardware_benchmark import hardware_of
 
     model, template, splits = found.model, found.template, found.splits
+    if not is_again:
+        check_switches(recipe.data.template_options or {}, template, recipe.base_model)
     _refuse_one_kind(splits["train"])
     structure = read_structure(model.path)
     _refuse_unknown_tokens(splits, template, structure.vocabulary_size)
@@ -270,7 +275,9 @@ def prepare_again(
         # A missing reference run or reflection model does not keep this one from being trained to its end.
         asked = recipe.evaluation.model_copy(update={"reference_run": None, "optimised_prompt": None})
         recipe = recipe.model_copy(update={"evaluation": asked})
-    again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader, before=plan.data.sources)
+    again = ready or prepare(
+        context, recipe, base_dir=Path(), data_loader=data_loader, before=plan.data.sources, is_again=True
+    )
     # By digests, not by paths or times: a file that was copied back unchanged is the same file.
     _refuse_changed(plan, again.model, again.template, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
     if plan.objective.teacher is not None:

@@ -308,7 +308,8 @@ def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[Sou
     spill = rows_memory(context)
     parts = load_splits(context, recipe, base_dir, spill, before)
     import_libraries()
-    from luthier.features.recipes.checks import check_modules, check_template_options
+    from luthier.features.recipes.checks import check_modules
+    from luthier.features.recipes.template_options import check_options_are_read
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -318,7 +319,7 @@ def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[Sou
     if recipe.method is not None and recipe.method.targets is not None:
         check_modules(recipe, read_structure(model.path))
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
-    check_template_options(recipe, template)
+    check_options_are_read(recipe.data.template_options or (), template, recipe.base_model)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
     examples = {split: part.examples for split, part in parts.items()}

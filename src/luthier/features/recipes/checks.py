@@ -7,9 +7,8 @@ is certain to fail at the evaluation is trained for hours first. The column map 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from luthier.ml.data.rows.formats import LoadedFile
     from luthier.ml.evaluation.metrics.classification import MacroF1
     from luthier.ml.inference.models.structure import Structure
-    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def check_names(recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan] = ()) -> None:
@@ -115,24 +113,6 @@ def check_task_head(recipe: Recipe) -> None:
                 f"{came} with objective {recipe.objective.name}, whose model has a head in place of text",
                 expected="settings of rows with one label, number or text each, and metrics of whole answers",
                 do=f"remove {came.split()[0]}, or choose objective: {{name: sft}}",
-            )
-
-
-def check_template_options(recipe: Recipe, template: ChatTemplate) -> None:
-    """Raise RecipeError for an option of the recipe that the chat template never reads."""
-    check_options_are_read(recipe.data.template_options or {}, template, recipe.base_model)
-
-
-def check_options_are_read(options: Iterable[str], template: ChatTemplate, base_model: str) -> None:
-    """Raise RecipeError for an option that the chat template of a base model never reads."""
-    known = sorted(template.names.options)
-    for name in options:
-        if name not in known:
-            nearest = get_close_matches(name, known, 1)
-            raise RecipeError(
-                f"data.template_options.{name}, which the chat template of {base_model} never reads",
-                expected=f"one of these: {', '.join(known)}" if known else "none: this template has no options",
-                do=f"write {nearest[0]}" if nearest else "remove it: it would change nothing",
             )
 
 

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from luthier.core.aliases import new_key, typed_keys
-from luthier.core.errors import NotFoundError, RecipeError, RequestError
+from luthier.core.errors import NotFoundError, RecipeError, RequestError, validation_reason
 from luthier.core.json_limits import JsonLimitError, fault_of_text
 from luthier.core.recipe import Recipe
 from luthier.core.text.plain_yaml import parse_yaml
@@ -35,13 +35,17 @@ class RecipeDocument:
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """What a file of keys is called in errors, and how it begins. refuse: the class of those errors."""
+    """What a file of keys is called in errors, and how it begins.
+
+    refuse: the class of those errors. has_switch_words: whether `yes` and `off` are true and false in its YAML.
+    """
 
     word: str
     needs: str
     begin: str
     hint: str
     refuse: type[RequestError]
+    has_switch_words: bool = False
 
 
 RECIPE = FileKind(
@@ -62,7 +66,11 @@ def read_recipe_file(path: Path, kind: FileKind = RECIPE) -> RecipeDocument:
     """
     text = _read(path, kind)
     is_json = path.suffix.lower() == ".json"
-    keys, lines = _parse_json(path, text, kind) if is_json else parse_yaml(str(path), text, refuse=kind.refuse)
+    keys, lines = (
+        _parse_json(path, text, kind)
+        if is_json
+        else parse_yaml(str(path), text, refuse=kind.refuse, has_switch_words=kind.has_switch_words)
+    )
     if not isinstance(keys, dict):
         came = "is empty" if keys is None else f"holds {type(keys).__name__} {str(keys)[:60]!r}, not keys"
         raise kind.refuse(f"{kind.word} {path} {came}", expected=kind.needs, do=kind.begin)
@@ -293,7 +301,7 @@ def _expectation(problem: Any, annotation: Any, described: str | None, prefix: s
                 return str(form)
             return f"a mapping with keys among {', '.join(_names(inner, prefix))}" if inner else "a value"
         case _:
-            return str(problem["msg"])
+            return validation_reason(problem)
 
 
 def _one_of(known: str, given: Any) -> str:

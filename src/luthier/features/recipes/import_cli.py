@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,8 +138,9 @@ def _show(console: Console, file: Path, imported: Imported, output: Path | None,
     else:
         console.print(f"recipe: {output}", soft_wrap=True, markup=False)
     name = imported.keys["base_model"]
-    pull = "" if is_local else f"luthier models pull {name}, then "
-    console.print(visible(f"next: {pull}luthier plan {output or 'RECIPE'}"), soft_wrap=True, markup=False)
+    pull = "" if is_local else f"luthier models pull {shlex.quote(name)}, then "
+    recipe = "RECIPE" if output is None else shlex.quote(str(output))
+    console.print(visible(f"next: {pull}luthier plan {recipe}"), soft_wrap=True, markup=False)
 
 
 def _right(entry: Entry) -> str:

@@ -16,6 +16,7 @@ from luthier.core.aliases import new_key, typed_key, typed_keys, with_new_keys, 
 from luthier.core.data_sources import is_remote
 from luthier.core.errors import RecipeError, library_reason
 from luthier.core.recipe import Recipe
+from luthier.core.system.files import expanded
 from luthier.core.text.plain_yaml import has_alias, parse_yaml, write_yaml
 from luthier.features.recipes.file import RecipeDocument, describe_problems, inner_spec, parse_value, read_recipe_file
 
@@ -125,7 +126,7 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 def _absolute(path: str, folder: Path) -> str:
     if is_remote(path):
         return path
-    return str(folder / Path(path).expanduser())
+    return str(folder / expanded(path))
 
 
 def _absolute_location(location: str | None, folder: Path) -> str | None:

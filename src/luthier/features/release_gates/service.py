@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError, validation_reason
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id, sha256_file
 from luthier.core.records.calibration import Target
@@ -69,7 +69,8 @@ def _gate_of(name: str, keys: dict[str, Any]) -> Gate:
         return Gate.model_validate_json(json.dumps(keys))
     except (ValidationError, TypeError, ValueError) as error:
         problems = error.errors(include_url=False) if isinstance(error, ValidationError) else ()
-        lines = [f"{'.'.join(map(str, one['loc'])) or 'rules'}: {one['msg']}" for one in problems] or [str(error)]
+        lines = [f"{'.'.join(map(str, one['loc'])) or 'rules'}: {validation_reason(one)}" for one in problems]
+        lines = lines or [str(error)]
         raise RequestError(
             "\n    ".join([f"{name} has {len(lines)} wrong place{'s' if len(lines) > 1 else ''}:", *lines]),
             expected="rules with metric, one of at_least and at_most, and else known keys alone",

@@ -117,7 +117,7 @@ def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Pa
         )
     for name, question in _QUESTIONS.items():
         value = getattr(asked, name)
-        numbers[name] = typer.prompt(question, type=float) if value is None else value
+        numbers[name] = typer.prompt(question, type=float, err=True) if value is None else value
     given_accuracy = asked.accuracy_today
     accuracy, counted = (
         read_accuracy(given_accuracy, "--accuracy-today") if given_accuracy is not None else (None, None)

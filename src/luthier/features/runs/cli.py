@@ -44,7 +44,12 @@ def list_runs(
 
     with open_context(home) as context:
         views = runs.list_runs(context, limit, filter_text=filter_text, sort=sort)
-    return Answer(as_json, [view.as_json() for view in views], lambda console: _show_all(console, views))
+    is_filtered = bool(filter_text.strip())
+    return Answer(
+        as_json,
+        [view.as_json() for view in views],
+        lambda console: _show_all(console, views, is_filtered=is_filtered),
+    )
 
 
 def show(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
@@ -258,10 +263,13 @@ def _status(view: RunView) -> str:
     return view.record.status
 
 
-def _show_all(console: Console, views: list[RunView]) -> None:
+def _show_all(console: Console, views: list[RunView], *, is_filtered: bool) -> None:
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import make_table, visible
 
+    if not views and is_filtered:
+        console.print("No run matches the filter.")
+        return
     if not views:
         console.print(
             "No runs yet. Start one with `luthier train RECIPE`, or with `luthier quickstart`.", soft_wrap=True

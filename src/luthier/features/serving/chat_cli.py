@@ -99,16 +99,11 @@ def _chat_loop(conversation: Chat, screen: ChatScreen, *, is_person: bool) -> li
 
 def _piped() -> Iterator[str]:
     """Each non-empty line. Raises RequestError for invalid text."""
-    from luthier.core.errors import RequestError
+    from luthier.core.text.utf8 import utf8_lines
 
-    try:
-        for line in sys.stdin:
-            if line.strip():
-                yield line.strip()
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"the questions on stdin are no UTF-8: {error}", expected="text, a question a line", do="convert them"
-        ) from error
+    for line in utf8_lines(sys.stdin, "what is on stdin"):
+        if line.strip():
+            yield line.strip()
 
 
 def _typed() -> Iterator[str]:

@@ -18,6 +18,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.stream import Served
 from luthier.core.system.extras import command_for
+from luthier.core.system.files import expanded
 from luthier.core.system.gpu_device import has_nvidia_gpu
 from luthier.core.task_head import what_it_gives
 from luthier.features.models.names import find_model
@@ -141,7 +142,7 @@ def _found(context: Context, name: str, engine: EngineChoice) -> Served:
     if (found := local.get(model.name)) is not None:
         return Served(path=found.path, sha256=found.sha256)
     base, adapter = _with_adapter(model.name)
-    place = Path(base).expanduser()
+    place = expanded(base)
     if place.suffix == ".gguf" and place.is_file() and (adapter or engine in ("auto", "llama_cpp")):
         digest = stamp_of([place])
         return Served(engine="llama_cpp", path=str(place.resolve()), sha256=digest, adapter_path=adapter)
@@ -186,10 +187,10 @@ def _pull_base(context: Context, run_id: str) -> None:
 
 def _with_adapter(name: str) -> tuple[str, str | None]:
     """`base.gguf+adapter` -> both; an existing path is never split. Raises NotFoundError if there is no adapter."""
-    if Path(name).expanduser().exists() or _PLUS not in name:
+    if expanded(name).exists() or _PLUS not in name:
         return name, None
     base, _, adapter = name.partition(_PLUS)
-    place = Path(adapter).expanduser()
+    place = expanded(adapter)
     if not place.exists():
         raise NotFoundError(
             f"the adapter {adapter!r} of {name!r} is not there",
@@ -201,11 +202,11 @@ def _with_adapter(name: str) -> tuple[str, str | None]:
 
 def _named(text: str) -> tuple[str, str]:
     """`NAME=MODEL`, or a model by its own name; an existing path is never split at its equals sign."""
-    is_path = Path(text).expanduser().exists()
+    is_path = expanded(text).exists()
     if not is_path and (match := _ALIAS.fullmatch(text)):
         return match[1], match[2]
     # For BASE.gguf+ADAPTER the adapter gives the name: several may share a base.
-    path = Path(text if is_path else text.rpartition(_PLUS)[2]).expanduser()
+    path = expanded(text if is_path else text.rpartition(_PLUS)[2])
     is_path = is_path or _PLUS in text
     return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if is_path else text, text
 

@@ -46,12 +46,14 @@ def predict(
     Where neither --text nor --file is given, each line of stdin is a text. Vectors come with --json alone.
     """
     from luthier.core.errors import RequestError
+    from luthier.core.text.utf8 import utf8_lines
     from luthier.features.serving.head_answers import predict, prompt_of, read_inputs
     from luthier.features.serving.loaded import show_deployment_note
 
     inputs = [prompt_of(one) for one in text or ()] + ([] if file is None else read_inputs(file, column))
     if text is None and file is None and not sys.stdin.isatty():
-        inputs = [prompt_of(line.rstrip("\n")) for line in sys.stdin if line.strip()]
+        lines = utf8_lines(sys.stdin, "what is on stdin")
+        inputs = [prompt_of(line.rstrip("\n")) for line in lines if line.strip()]
     if not inputs:
         raise RequestError("nothing to read", expected="a text or rows", do="give --text TEXT or --file FILE")
     is_query = None if input_type is None else input_type == "query"

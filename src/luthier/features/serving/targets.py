@@ -20,6 +20,7 @@ from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import Revision, Share
 from luthier.core.records.export import ServerExport
 from luthier.core.stream import Served
+from luthier.core.system.files import expanded
 from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.features.models.names import base_of_adapter, is_tuned_name
 from luthier.features.models.result_files import weights_folder
@@ -84,7 +85,7 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
         RequestError: An export in a format that cannot be served.
     """
     # Only for local users: a remote caller must not learn which folders exist.
-    if caller.is_local and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
+    if caller.is_local and not is_id(name, "run") and (folder := expanded(name)).is_dir():
         folder = folder.resolve()
         if str(folder) not in (model.name for model in local_base_models(context).values()):
             check_export(folder, needs_bundle=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,6 +156,7 @@ def _request(
 ) -> Any:
     from luthier.core.errors import RequestError
     from luthier.core.text.plain_yaml import parse_yaml
+    from luthier.core.text.utf8 import read_utf8
     from luthier.features.recipes.service import load_recipe
     from luthier.features.studies.service import StudyRequest
 
@@ -163,7 +165,7 @@ def _request(
         # Before the recipe is read, in the words of the option.
         if not space.is_file():
             raise RequestError(f"--space {space}: no such file", expected="a YAML file", do="correct the path")
-        document, _ = parse_yaml(str(space), space.read_text(encoding="utf-8"))
+        document, _ = parse_yaml(str(space), read_utf8(space, "--space"))
     return StudyRequest(
         recipe=load_recipe(recipe, overrides),
         hours=hours,
@@ -189,10 +191,13 @@ def _teller(as_json: bool) -> Callable[[Study, Trial], None]:
 
 def _say(as_json: bool, text: str) -> None:
     from luthier.platform.cli.console import stderr_console, stdout_console, visible
+    from luthier.platform.cli.streams import NoReaderError
 
     # With --json, stdout belongs to the document alone.
     console = stderr_console() if as_json else stdout_console()
-    console.print(visible(text), soft_wrap=True)
+    # A search must not end because no one reads it: Ctrl-C, which pauses it, has ended `tee` as well.
+    with suppress(NoReaderError):
+        console.print(visible(text), soft_wrap=True)
 
 
 def _document(study: Study, trials: Sequence[Trial], verdict: Verdict | None) -> dict[str, Any]:

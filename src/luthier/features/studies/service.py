@@ -341,7 +341,7 @@ def _hours(hours: float | None, usd: float | None, usd_per_hour: float | None) -
         raise RequestError(
             f"--budget-usd {usd}: the price of an hour of this machine is not known",
             expected="a price for this machine",
-            do="give --budget-hours, or a price table with --prices",
+            do="give --budget-hours",
         )
     by_money = usd / usd_per_hour if usd is not None and usd_per_hour else None
     return min(one for one in (hours, by_money) if one is not None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.records.logging_mode import Keeping
+from luthier.core.records.logging_mode import MOST_DAYS_KEPT, Keeping
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
@@ -38,7 +38,8 @@ def policy(
         bool | None, typer.Option("--mask/--no-mask", help="Mask personal data and secrets before words are written.")
     ] = None,
     keep_days: Annotated[
-        int | None, typer.Option("--keep-days", metavar="N", min=1, help="Delete what is older than N days.")
+        int | None,
+        typer.Option("--keep-days", metavar="N", min=1, max=MOST_DAYS_KEPT, help="Delete what is older than N days."),
     ] = None,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
@@ -120,9 +121,9 @@ def forget_user(
     with open_context(home) as context:
         caller = caller_of(context, project)
         found = forget(context, caller, user)
-    words = f"deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}"
+    words = f"deleted: {counted(found.num_exchanges, 'exchange')}"
     if found.num_stored_completions:
-        words += f", {found.num_stored_completions:,} stored chat completions"
+        words += f", {counted(found.num_stored_completions, 'stored chat completion')}"
     if found.num_stored_responses:
         words += f", {counted(found.num_stored_responses, 'stored response')}"
     if found.unreadable:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.records.logging_mode import Keeping
+from luthier.core.records.logging_mode import MOST_DAYS_KEPT, Keeping
 from luthier.core.records.traffic import TrafficPolicy
 from luthier.core.text.counted import counted
 from luthier.features.traffic.files import forget_user
@@ -27,7 +27,6 @@ PAGE = Page("Traffic", "/settings/traffic", "read", order=80, group="settings")
 
 _ADDRESS: Final = "/settings/traffic"
 _DAY_SECONDS: Final = 86_400
-_MAX_DAYS: Final = 36_500
 _KEEPS: Final[tuple[tuple[Keeping, str], ...]] = (
     ("off", "nothing is kept"),
     ("metadata", "times, sizes, user and outcome; no texts"),
@@ -104,8 +103,8 @@ def _fraction(percent: str) -> float | None:
 
 def _days(text: str) -> int | None:
     days = whole_number(text, "days to keep")
-    if days is not None and not 1 <= days <= _MAX_DAYS:
-        raise RequestError(f"{days:,} days to keep", expected=f"from 1 to {_MAX_DAYS:,}", do="correct it")
+    if days is not None and not 1 <= days <= MOST_DAYS_KEPT:
+        raise RequestError(f"{days:,} days to keep", expected=f"from 1 to {MOST_DAYS_KEPT:,}", do="correct it")
     return days
 
 

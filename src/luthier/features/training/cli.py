@@ -257,9 +257,8 @@ def _on_cluster(
     as_json: bool,
 ) -> Answer:
     """Submit the work to a remote Ray cluster, show its output, and report how the job ended."""
-    import sys
-
     from luthier.features.training.launchers.ray import run_job
+    from luthier.platform.cli.streams import Stderr
 
     ended = run_job(
         address,
@@ -269,7 +268,7 @@ def _on_cluster(
         num_devices=num_devices,
         interrupted_exit_code=interrupted_exit_code,
         # The output of the job is progress; stdout is reserved for the result.
-        echo=sys.stderr.write,
+        echo=Stderr().write,
     )
     line = f"job {ended.job_id} on {ended.address}: {ended.status}"
     exit_code = interrupted_exit_code if ended.is_interrupted else 0

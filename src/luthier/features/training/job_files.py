@@ -19,6 +19,7 @@ import yaml
 from luthier.core.data_sources import is_pattern
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
+from luthier.core.system.files import expanded
 from luthier.features.training.checkpoint_uploads.bucket import FROM_ARTIFACTS
 from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID
 from luthier.features.training.staging import parse_staged
@@ -32,6 +33,7 @@ INTERRUPTED: Final = 85
 """The exit code of a run that was paused by a signal, in the Slurm script."""
 _NOT_INSTALLED: Final = "luthier is not installed on this node: write the file again with --setup COMMAND"
 _DEFAULT_HOURS: Final = 24.0
+_ACCELERATOR: Final = "A100-80GB"
 _BUDGET_MARGIN: Final = 1.1
 _SETUP_HOURS: Final = 0.5
 """Beside what a budget counts, a job installs, downloads and waits."""
@@ -77,7 +79,7 @@ class Launch:
     cpus_per_device: int = 4
     setup: str | None = None
     home: str | None = None
-    accelerator: str = "A100-80GB"
+    accelerator: str = _ACCELERATOR
     image: str | None = None
     checkpoints: str | None = None
     data: tuple[tuple[str, str], ...] = ()
@@ -182,6 +184,29 @@ def _check(system: System, launch: Launch) -> None:
             "--spot without --checkpoints: the disk of a machine that is taken away is lost",
             expected="object storage from which the next machine resumes",
             do="write for example: --checkpoints s3://bucket/folder",
+        )
+    _refuse_left_out(system, launch)
+
+
+def _refuse_left_out(system: System, launch: Launch) -> None:
+    """Refuse what the file of a system has no place for: it would be left out without a word."""
+    if launch.image is not None and system != "ray":
+        raise RequestError(
+            f"--image for {system}",
+            expected="ray, whose head and workers are containers",
+            do="leave --image out, or write: luthier launch ray",
+        )
+    if launch.setup is not None and system == "ray":
+        raise RequestError(
+            "--setup for ray",
+            expected="an image that holds what a job needs",
+            do="leave --setup out, and install it in the image",
+        )
+    if launch.accelerator != _ACCELERATOR and (system != "skypilot" or not launch.on_gpus):
+        raise RequestError(
+            f"--accelerator {launch.accelerator} for {system}" + ("" if launch.on_gpus else " with --cpu"),
+            expected="skypilot with GPUs: elsewhere the machines are there already",
+            do="leave --accelerator out",
         )
 
 
@@ -415,13 +440,13 @@ def local_files(recipe: Recipe, written: Mapping[str, Any], launch: Launch) -> t
         RequestError: A relative path leads out of the recipe's folder, which is elsewhere on the nodes.
     """
     folder, found, notes = launch.recipe.parent, list[str](), list[str]()
-    as_written = {str(Path(text).expanduser()) for text in _texts(written)}
+    as_written = {str(expanded(text)) for text in _texts(written)}
     named = {f"data.{key}": file for key, file in recipe.data.files().items()}
     if recipe.base_model.startswith((".", "/", "~")):
         named["base_model"] = recipe.base_model
-    staged = [Path(path).expanduser() for path, _ in launch.data]
+    staged = [expanded(path) for path, _ in launch.data]
     for key, name in named.items():
-        path = Path(name).expanduser()
+        path = expanded(name)
         if "://" in name or name.startswith("hub:") or any(path.is_relative_to(one) for one in staged):
             continue
         if str(path) not in as_written:

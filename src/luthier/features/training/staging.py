@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import Progress
-from luthier.core.system.files import replace_file
+from luthier.core.system.files import expanded, replace_file
 
 _LOCK_SECONDS: Final = 6 * 3600.0
 _VERSION_KEYS: Final = ("ETag", "etag", "md5Hash", "LastModified", "mtime")
@@ -38,7 +38,7 @@ def parse_staged(text: str) -> Staged:
             expected="PATH=URL, where the URL names an object or a folder of a store",
             do="write for example: rows=s3://bucket/rows",
         )
-    return Staged(Path(path).expanduser(), url)
+    return Staged(expanded(path), url)
 
 
 def stage(texts: Sequence[str], progress: Progress) -> list[Path]:

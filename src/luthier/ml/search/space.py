@@ -21,7 +21,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from luthier.core.aliases import new_key, stored_key, typed_key
-from luthier.core.errors import RequestError
+from luthier.core.errors import RequestError, validation_reason
 from luthier.core.plan import Plan
 from luthier.core.workflows.study import ALPHA_OVER_RANK, DATA_FRACTION, Parameter, Plain, Space, StartPoint, Values
 
@@ -202,7 +202,7 @@ def _parameter(name: str, value: Any, place: str) -> Parameter:
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(
-            f"{place}: {name}: {value!r}: {first['msg'].removeprefix('Value error, ')}",
+            f"{place}: {name}: {value!r}: {validation_reason(first)}",
             expected="{low, high, log}, a list of values, or one value",
             do="correct it",
         ) from error

@@ -10,7 +10,7 @@ import io
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TextIO
@@ -163,21 +163,20 @@ def checked_url(url: str) -> str:
 
 
 def parse_template_options(pairs: Sequence[str]) -> dict[str, bool | int | float | str]:
-    """`enable_thinking=false` -> {"enable_thinking": False}; values as YAML reads them.
+    """`enable_thinking=false` -> {"enable_thinking": False}; values as a recipe has them: `no` is a text.
 
     Raises:
         RequestError: A pair has no name, no plain value, or a name that was given before.
     """
-    import yaml
-
     from luthier.core.errors import RequestError
+    from luthier.core.text.plain_yaml import parse_yaml
 
     options: dict[str, bool | int | float | str] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value, _ = parse_yaml("--template-option", text)
+        except RequestError:
             value = None
         if not separator or not name or name in options or not isinstance(value, bool | int | float | str):
             raise RequestError(
@@ -246,6 +245,32 @@ EngineOption = Annotated[
         "llama_cpp, where a GGUF copy is proved.",
     ),
 ]
+
+
+def refuse_beside_resume(context: typer.Context) -> None:
+    """Refuse what would be ignored: with --resume the request is that of the beginning.
+
+    Args:
+        context: Of the command line.
+
+    Raises:
+        RequestError: Something else than --project, --home and --json is given beside --resume.
+    """
+    from luthier.core.errors import RequestError
+
+    # By their source, not by their value: an option may be given with its default.
+    given = {
+        str(one.name): one.opts[0] if one.param_type_name == "option" else str(one.name).upper()
+        for one in context.command.params
+        if (source := context.get_parameter_source(str(one.name))) is not None and source.name == "COMMANDLINE"
+    }
+    extra = [name for key, name in given.items() if key not in ("resume", "project", "home", "as_json")]
+    if "resume" in given and extra:
+        raise RequestError(
+            f"--resume with {', '.join(extra)}",
+            expected="--resume alone: the request stays as it began",
+            do="leave the rest out, or begin another one",
+        )
 
 
 def open_context(home: Path | None, *, checkpoints: str | None = None, allow_unsigned: bool = False) -> Context:
@@ -330,7 +355,7 @@ class Ending:
             document = self.answer.document if self.answer is not None else {"error": self.error}
             if isinstance(stdout, io.TextIOWrapper) and codecs.lookup(stdout.encoding).name != "utf-8":
                 stdout.reconfigure(encoding="utf-8")  # as programs read JSON (RFC 8259), whatever the region's is
-            stdout.write(json_utf8(document, indent=2, allow_nan=False).decode() + "\n")
+            stdout.write(_json(document) + "\n")
             stdout.flush()
 
     def write_text(self) -> None:
@@ -352,12 +377,34 @@ class Ending:
         stderr_console().print(Text.assemble((first, style), f"\n{rest}" if rest else ""), soft_wrap=True)
 
 
+def _json(document: Any) -> str:
+    """The document as JSON; null for a number that JSON does not have: the work is done, and its other figures hold."""
+    try:
+        return json_utf8(document, indent=2, allow_nan=False).decode()
+    except ValueError:
+        return json_utf8(_without_infinity(document), indent=2, allow_nan=False).decode()
+
+
+def _without_infinity(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_infinity(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def end_of(error: BaseException) -> Ending:
     """What an error means to the one who asked."""
     if isinstance(error, LuthierError):
         return Ending(error.exit_code, error=error.as_json(), text=f"Error: {error}")
     if isinstance(error, _USAGE_ERROR):
         return _usage(error)
+    if isinstance(error, typer.Abort):
+        # Typer raises it for Ctrl-C and Ctrl-D at a question of its own, and in place of any EOFError, such as that of
+        # a compressed file that was cut off.
+        if isinstance(error.__cause__, EOFError):
+            return end_of(error.__cause__)
+        error = KeyboardInterrupt()
     if isinstance(error, KeyboardInterrupt):
         return _failed_command(130, "Interrupted", "interrupted", "the work to end by itself", "run the command again")
     # Before OSError in general, and by its causes: libraries wrap it in their own errors.

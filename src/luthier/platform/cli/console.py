@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TextIO, cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from luthier.platform.cli.streams import NoReaderError, Stderr
 
 # Text that is no terminal's has no width: a table in a pipe is never cut.
 _PIPE_WIDTH = 10_000
@@ -62,12 +65,12 @@ def _picture(character: str) -> str:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would leave with exit code 1; `cli.main.run` knows better."""
-        raise BrokenPipeError
+        """Rich would leave with exit code 1; `cli.main` knows better. Of stderr no such error comes here."""
+        raise NoReaderError
 
 
 def _console(*, is_stderr: bool) -> Console:
-    file = sys.stderr if is_stderr else sys.stdout
+    file = cast(TextIO, Stderr()) if is_stderr else sys.stdout
     # No markup: square brackets in names and rows are text.
     console = _Console(file=file, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:

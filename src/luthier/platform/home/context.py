@@ -202,7 +202,7 @@ class Context:
         """
         settings = Settings.read(home)
         # Absolute, since child processes and later commands may have another current folder.
-        place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
+        place = Path(os.path.abspath(_expanded(settings.home)))  # noqa: PTH100 - resolve() would follow links
         _make_writable(place)
         settings = settings.model_copy(update={"home": place})
         keep_import_structure(settings.imports_folder)
@@ -329,6 +329,17 @@ class Context:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _expanded(home: Path) -> Path:
+    try:
+        return home.expanduser()
+    except RuntimeError as error:  # there is no such user, or no HOME and no entry of this user in the system
+        raise RequestError(
+            f"the home {home}: the folder of that user is not known",
+            expected="a folder",
+            do="name one with --home or LUTHIER_HOME, or set HOME",
+        ) from error
 
 
 def _make_writable(home: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from luthier.core.aliases import rename_variables
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import NotFoundError, RequestError, validation_reason
 from luthier.core.ids import is_id
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
-            raise ValueError(f"{value!r}: {f'{place}: ' if place else ''}{first['msg']}") from error
+            raise ValueError(f"{value!r}: {f'{place}: ' if place else ''}{validation_reason(first)}") from error
         return value
 
     @property
@@ -298,7 +298,7 @@ class Settings(BaseSettings):
             first = error.errors(include_url=False, include_input=False)[0]  # an input may be a password
             name = "_".join(str(part) for part in first["loc"]).upper()
             raise RequestError(
-                f"the environment variable LUTHIER_{name}: {first['msg']}",
+                f"the environment variable LUTHIER_{name}: {validation_reason(first)}",
                 expected="a value as docs/server.md describes it",
                 do="correct the variable, or unset it",
             ) from error

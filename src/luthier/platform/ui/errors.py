@@ -22,6 +22,7 @@ from luthier.core.errors import (
     RequestError,
     StorageFullError,
     UnreachableError,
+    validation_reason,
 )
 from luthier.platform.ui.form_drafts import keep_draft, remember_draft, with_name
 from luthier.platform.ui.render import is_fragment_request, render
@@ -112,7 +113,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
     shown = RequestError(
-        f"{place or 'the form'}: {first['msg']}", expected="a form as this page sends it", do="correct it"
+        f"{place or 'the form'}: {validation_reason(first)}", expected="a form as this page sends it", do="correct it"
     )
     return error_page(request, 422, shown)
 

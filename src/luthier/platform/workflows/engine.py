@@ -48,6 +48,10 @@ class StageRefusedError(LuthierError):
     """What a stage has found ends the workflow, without a failure: prompting is enough, a gate refuses the model."""
 
 
+_RESUMED_BY_ID: Final = ("showdown", "auto", "retrain")
+"""Kinds whose command has `--resume ID`; others are resumed by the command that began them."""
+
+
 class PausedError(WorkError):
     """The stage was stopped by SIGTERM or SIGINT; the workflow can be resumed."""
 
@@ -306,7 +310,9 @@ def resume(
         raise RequestError(
             f"{pipeline_id} is of kind {found.kind}",
             expected=f"the id of {workflow.noun}",
-            do=f"resume it: luthier {command_of(found.kind)} --resume {pipeline_id}",
+            do=f"resume it: luthier {command_of(found.kind)} --resume {pipeline_id}"
+            if found.kind in _RESUMED_BY_ID
+            else f"see the command that resumes it: luthier pipelines show {pipeline_id}",
         )
     with hold(lock_of(context, pipeline_id), f"pipeline {pipeline_id}"):
         record = context.pipelines.get(pipeline_id)  # the process that held it before may have changed it

@@ -52,6 +52,17 @@ def test_a_password_is_asked_for_twice(luthier, home: Path, monkeypatch: pytest.
     assert lets_in(home, "Ada", "another long one")
 
 
+def test_the_end_of_input_at_the_question_for_a_password_ends_the_command(luthier, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def ended(_prompt: str) -> str:
+        raise EOFError  # as at Ctrl-D
+
+    monkeypatch.setattr("luthier.features.accounts.members_cli.getpass.getpass", ended)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    done = luthier("users", "add", "Ada", "--role", "trainer")
+    assert (done.code, done.out, "Traceback" in done.err) == (130, "", False)
+    assert luthier("users", "list", "--json").document == []
+
+
 def test_without_a_terminal_the_password_comes_from_stdin(luthier) -> None:  # type: ignore[no-untyped-def]
     refused = luthier("users", "add", "Ada", "--role", "trainer")
     assert (refused.code, "--password-stdin" in refused.err) == (2, True)

@@ -54,8 +54,9 @@ def test_bad_rows_are_told_with_their_places(luthier, file: Path, tiny_model: Pa
 
 
 def test_values_of_template_options_are_read_as_yaml_has_them() -> None:
-    pairs = ["enable_thinking=false", "reasoning_effort=low", "budget=12"]
-    assert parse_template_options(pairs) == {"enable_thinking": False, "reasoning_effort": "low", "budget": 12}
+    pairs = ["enable_thinking=false", "reasoning_effort=low", "budget=12", "tools=no"]
+    found = {"enable_thinking": False, "reasoning_effort": "low", "budget": 12, "tools": "no"}
+    assert parse_template_options(pairs) == found
     for wrong in (["x"], ["=x"], ["x="], ["x=[1]"], ["x={"], ["x=1", "x=2"]):
         with pytest.raises(RequestError, match="--template-option"):
             parse_template_options(wrong)

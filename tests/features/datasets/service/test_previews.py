@@ -140,3 +140,29 @@ def test_blocks_of_rows_with_answers_are_refused(context: Context, tiny_model: P
     path.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     with pytest.raises(RequestError, match="pretraining with prompt_completion rows"):
         datasets.preview_blocks(context, path, str(tiny_model), 64)
+
+
+@pytest.mark.parametrize("word", ["no", "off", "False", " NO "])
+def test_a_word_that_the_template_takes_for_its_opposite_is_refused(
+    context: Context, thinker: Path, file: Path, word: str
+) -> None:
+    """A recipe reads `no` as a text, and the template only looks whether the option is false."""
+    with pytest.raises(RecipeError, match="takes for true") as caught:
+        datasets.preview(context, file, str(thinker), mapping=MAPPING, template_options={"enable_thinking": word})
+    assert caught.value.do == "write enable_thinking: false"
+
+
+@pytest.mark.parametrize("value", [False, True, "yes", "medium"])
+def test_other_values_of_an_option_are_taken(context: Context, thinker: Path, file: Path, value: bool | str) -> None:
+    options = {"enable_thinking": value}
+    assert datasets.preview(context, file, str(thinker), mapping=MAPPING, template_options=options).rows
+
+
+def test_a_template_that_reads_the_word_itself_gets_it(context: Context, thinker: Path, file: Path) -> None:
+    text = THINKING.replace("enable_thinking is false", "enable_thinking == 'off'")
+    config = json.loads((thinker / "tokenizer_config.json").read_text()) | {"chat_template": text}
+    (thinker / "tokenizer_config.json").write_text(json.dumps(config))
+    (thinker / "chat_template.jinja").write_text(text)
+    options = {"enable_thinking": "off"}
+    shown = datasets.preview(context, file, str(thinker), mapping=MAPPING, template_options=options).rows[0]
+    assert "<think></think>" in shown.text

@@ -36,3 +36,19 @@ def test_a_suite_is_written_and_named(
     assert main(["evals", "import", str(file), *options, "--force"]) == 0
     assert "luthier eval MODEL --suite" in capsys.readouterr().out
     assert main(["evals", "import", str(tmp_path / "none.json")]) == 2
+
+
+def test_a_file_in_another_encoding_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "eval.json").write_bytes(json.dumps(EVAL | {"name": "Kürze"}, ensure_ascii=False).encode("cp1252"))
+    assert main(["evals", "import", str(tmp_path / "eval.json")]) == 2
+    assert "has byte 0xfc, and is no UTF-8" in capsys.readouterr().err
+
+
+def test_a_line_separator_within_a_row_ends_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """U+2028 is a character of JSON texts like others; editors of Windows begin a file with a byte order mark."""
+    file, rows, out = tmp_path / "eval.json", tmp_path / "rows.jsonl", tmp_path / "out"
+    file.write_text(json.dumps(EVAL), encoding="utf-8-sig")
+    rows.write_text('{"item": {"q": "a\u2028b"}}\n{"item": {"q": "c"}}\n', encoding="utf-8-sig")
+    assert main(["evals", "import", str(file), "--data", str(rows), "--prompt", "q", "--out", str(out), "--json"]) == 0
+    (made,) = json.loads(capsys.readouterr().out)["suites"]
+    assert made["num_rows"] == 2

@@ -163,6 +163,8 @@ def test_template_options_are_in_the_plan_and_change_what_is_written(rewriting, 
         off = prepare(context, rewriting(data={"template_options": {"enable_thinking": False}}), base_dir=Path())
         with pytest.raises(RecipeError, match="never reads") as caught:
             prepare(context, rewriting(data={"template_options": {"enable_thinkin": False}}), base_dir=Path())
+        with pytest.raises(RecipeError, match="takes for true"):
+            prepare(context, rewriting(data={"template_options": {"enable_thinking": "no"}}), base_dir=Path())
     assert off.plan.data.template_options == {"enable_thinking": False}
     assert off.template.options == {"enable_thinking": False}
     assert off.plan.hash != plain.plan.hash

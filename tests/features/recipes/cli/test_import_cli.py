@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -78,3 +79,10 @@ def test_what_is_refused_is_named_and_nothing_is_written(luthier: Luthier, folde
     assert not (folder / "recipe.yaml").exists()
     assert luthier("import", folder / "trl.yaml", "--from", "tril").code == 2
     assert luthier("import", folder / "axolotl.yaml", "--trainer", "sft").code == 2
+
+
+def test_what_to_type_next_holds_for_a_path_with_blanks(luthier: Luthier, folder: Path) -> None:
+    recipe = folder / "für den Test.yaml"
+    done = luthier("import", folder / "trl.yaml", "-o", recipe)
+    assert done.code == 0, done.err
+    assert shlex.split(done.out.splitlines()[-1])[-3:] == ["luthier", "plan", str(recipe)]

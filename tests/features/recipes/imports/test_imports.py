@@ -425,3 +425,23 @@ def test_trackers_of_all_tools_are_read_by_the_same_names(tmp_path: Path) -> Non
     refused = refusals(tmp_path, documents["openai"], tool="openai", overrides=SETTINGS["openai"])
     assert "integrations" in refused
     assert "--set tracking=" in refused
+
+
+def test_switches_are_read_as_the_other_tool_reads_them(tmp_path: Path) -> None:
+    """PyYAML takes `no` and `off` for false: as texts they would count as given, and choose other methods."""
+    switches = "load_in_4bit: no\nload_in_8bit: off\npeft_use_dora: No\ngroup_by_length: OFF\nsample_packing: no\n"
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(axolotl(adapter="lora", lora_r=8, lora_alpha=16, lora_target_linear=True)) + switches + "gradient_checkpointing: on\n")
+    found = import_recipe(path, target=tmp_path)
+    assert (found.keys["method"]["name"], found.keys["training"]["batch_order"]) == ("lora", "shuffled")
+    assert found.keys["training"]["gradient_checkpointing"] is True
+    spelled = made(tmp_path, yaml.safe_load(path.read_text()))
+    outcomes = [{entry.key: entry for entry in one.entries} for one in (found, spelled)]
+    assert found.keys == spelled.keys
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_key_that_is_no_text_is_a_wrong_request(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("base_model: org/base\non: 1\n")
+    with pytest.raises(RequestError, match="has the key True"):
+        import_recipe(tmp_path / "config.yaml", target=tmp_path)

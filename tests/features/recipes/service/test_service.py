@@ -74,6 +74,18 @@ def test_paths_count_from_the_folder_of_the_recipe(tmp_path: Path, monkeypatch: 
     assert recipe.base_model == str(tmp_path / "recipes/tiny")
 
 
+def test_a_name_that_begins_with_a_tilde_is_a_file_where_there_is_no_such_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `~$rows.xlsx`, which a spreadsheet program writes beside an open file."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    path = write(tmp_path, "base_model: ~no-such-user/tiny\ndata: {train: ~$rows.xlsx, validation: ~/valid.jsonl}\n")
+    recipe = load_recipe(path)
+    assert recipe.data.train == str(tmp_path / "~$rows.xlsx")
+    assert recipe.data.validation == "/home/ada/valid.jsonl"
+    assert recipe.base_model == str(tmp_path / "~no-such-user" / "tiny")
+
+
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "hub:org/name@main", "no-such-model"])
 def test_names_of_models_stay_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "smollm2-135m-instruct").mkdir()
@@ -192,3 +204,16 @@ def test_a_document_from_python(tmp_path: Path) -> None:
         recipe_from({"base_model": "x", "data": {"train": 3}}, base_dir=tmp_path)
     with pytest.raises(RecipeError, match="no plain value"):
         recipe_from({"base_model": tmp_path, "data": {"train": "t"}}, base_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.part=[0.5, 0.25]", "a share from a smaller to a larger number"),
+        ("data.shuffle_buffer=10", "shuffle_buffer with streaming: true alone"),
+    ],
+)
+def test_what_a_validator_expects_is_said_in_its_words(tmp_path: Path, override: str, expected: str) -> None:
+    said = problems(tmp_path, WHOLE, override)
+    assert f"expected {expected}" in said
+    assert "Value error" not in said

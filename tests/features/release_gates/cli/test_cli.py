@@ -14,6 +14,8 @@ def test_rules_are_set_shown_and_removed(luthier, home: Path, tmp_path: Path) ->
     assert luthier("gates", "show", "--json").document["gate"]["rules"][0]["metric"] == "rouge_l"
     assert "at_least: 0.3" in luthier("gates", "show").out
     file.write_text("rules:\n  - {metric: rouge_l}\n", encoding="utf-8")
-    assert luthier("gates", "set", file).code == 2
+    refused = luthier("gates", "set", file)
+    assert refused.code == 2
+    assert "rules.0: exactly one of at_least and at_most" in refused.err
     assert luthier("gates", "remove", "--json").document == {"file": None}
     assert luthier("gates", "show", "--json").document == {"file": None, "gate": None}

@@ -20,6 +20,12 @@ def test_no_runs_yet(luthier) -> None:  # type: ignore[no-untyped-def]
     assert "luthier quickstart" in luthier("runs", "list").out
 
 
+def test_a_filter_that_no_run_matches_does_not_deny_the_runs(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
+    assert luthier("runs", "list", "--filter", "tag:sweep", "--json").document == []
+    assert luthier("runs", "list", "--filter", "tag:sweep").out == "No run matches the filter.\n"
+    assert run in luthier("runs", "list", "--filter", "not tag:sweep").out
+
+
 def test_list_is_newest_first(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
     with Context.open(home) as context:
         context.runs.create(make_record(OTHER, status="running"), make_plan())

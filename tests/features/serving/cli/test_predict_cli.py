@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
 from luthier.features.deployments.service import deploy
+from luthier.features.serving import chat
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
@@ -100,3 +102,14 @@ def test_what_does_not_fit_is_refused_in_words(
 ) -> None:
     done = luthier(*(runs.get(one, one) for one in arguments))
     assert (done.code, words in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize("command", ["predict", "chat"])
+def test_texts_in_another_encoding_on_stdin_are_a_wrong_request(
+    luthier: Luthier, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "open_chat_client", lambda context, name, engine: None)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"f\xfcr\n"), encoding="utf-8"))
+    done = luthier(command, "some-model")
+    assert (done.code, done.out) == (2, "")
+    assert "what is on stdin has byte 0xfc, and is no UTF-8" in done.err

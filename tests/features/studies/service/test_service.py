@@ -352,7 +352,12 @@ def test_a_budget_that_ends_in_the_final_run_is_told_and_a_larger_one_ends_it(co
     paused = studies.go_on(context, study.study_id)
     assert (paused.status, context.runs.get(paused.final_run_id).status) == ("paused", "paused")
     assert paused.needs_hours > paused.hours > 0
-    assert paused.way_on == f"luthier tune --resume {study.study_id} --budget-hours {paused.needs_hours:.3g}"
+    command, _, budget = paused.way_on.rpartition(" ")
+    assert command == f"luthier tune --resume {study.study_id} --budget-hours"
+    assert paused.needs_hours <= float(budget) < paused.needs_hours + 0.011
+    # Three digits of 100.4 are 100, which a study that has spent 100.3 h refuses.
+    long = paused.model_copy(update={"hours": 100.3, "needs_hours": 100.404})
+    assert long.way_on == f"luthier tune --resume {study.study_id} --budget-hours 100.41"
     for hours in (None, paused.hours / 2):
         with pytest.raises(BudgetTooSmallError) as refused:
             studies.go_on(context, study.study_id, hours=hours)

@@ -201,6 +201,17 @@ def test_what_the_policy_does_not_keep_any_longer_goes(
     assert traffic_files.sweep(context) == 0
 
 
+@pytest.mark.parametrize("keep_days", [36_500, 999_999, 10**30])
+def test_a_policy_that_keeps_for_thousands_of_years_does_not_end_the_sweep_of_others(
+    context: Context, now: float, keep_days: int
+) -> None:
+    set_traffic_policy(context, ME, TrafficPolicy(keep_days=keep_days))
+    traffic.record(context, made(1, now - 99 * DAY))
+    traffic_files.settle(context)
+    assert traffic_files.sweep(context) == 0
+    assert ids(context) == ["chatcmpl-1"]
+
+
 def test_a_sweep_that_is_killed_is_finished_by_the_next_one(
     context: Context, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,8 @@ def vars_of(launch: Launch) -> dict[str, object]:
         (Launch(recipe=Path("r"), max_restarts=-1), "--max-restarts -1"),
         (Launch(recipe=Path("r"), is_spot=True), "--spot for slurm"),
         (Launch(recipe=Path("r"), secrets=("KEY",)), "--secret for slurm"),
+        (Launch(recipe=Path("r"), image="mine:1"), "--image for slurm"),
+        (Launch(recipe=Path("r"), accelerator="H100"), "--accelerator H100 for slurm"),
         (Launch(recipe=Path("r"), data=(("rows", "bucket"),)), "'rows=bucket' is no file to stage"),
     ],
 )
@@ -248,6 +250,14 @@ def test_a_password_gets_into_no_job_file(system: System) -> None:
         with pytest.raises(RequestError, match=r"a place at files\.example with a password") as caught:
             launch_file(system, replace(launch, image="image:1"))
         assert "secret-word" not in str(caught.value)
+
+
+def test_what_the_file_of_a_system_has_no_place_for_is_refused() -> None:
+    with pytest.raises(RequestError, match="--setup for ray"):
+        launch_file("ray", replace(LAUNCH, image="mine:1", setup="pip install luthier.whl"))
+    with pytest.raises(RequestError, match="--accelerator H100 for skypilot with --cpu"):
+        launch_file("skypilot", replace(LAUNCH, accelerator="H100", on_gpus=False))
+    assert "H100:4" in launch_file("skypilot", replace(LAUNCH, accelerator="H100"))
 
 
 def test_ray_without_an_image_is_refused() -> None:

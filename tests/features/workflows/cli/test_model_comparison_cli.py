@@ -52,6 +52,11 @@ def test_from_models_to_a_recommendation_and_again_by_its_id(luthier, asked):
         ({"--models": "no-such-model"}, "no-such-model"),
         ({"--data": "nothing.jsonl"}, "nothing.jsonl"),
         ({"--resume": "showdown-20261126-000000-000000"}, "--resume with --models, --data"),
+        (
+            dict.fromkeys(("--models", "--data", "--held-out", "--budget-hours"))
+            | {"--resume": "showdown-20261126-000000-000000", "--metric": "rouge"},
+            "--resume with --metric",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(luthier, asked, changed, said):

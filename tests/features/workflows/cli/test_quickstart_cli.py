@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,14 @@ def test_a_run_that_failed_is_exit_code_1(luthier, tmp_path: Path, monkeypatch: 
     done = luthier("quickstart", "--json")
     assert done.code == 1
     assert done.document["train"]["status"]
+
+
+def test_what_to_type_next_holds_for_a_home_with_blanks(luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    home = tmp_path / "Jörg's home"
+    monkeypatch.setattr(quickstart, "quickstart", fake(home / "quickstart", "succeeded"))
+    done = luthier("quickstart", "--home", home)
+    commands = [shlex.split(line) for line in done.out.partition("Next:\n")[2].splitlines()]
+    assert len(commands) == 3
+    assert all(words[-2:] == ["--home", str(home)] for words in commands)
+    assert commands[1][3] == str(home / "quickstart" / "train.jsonl")
+    assert commands[2][4] == str(home / "quickstart" / "held_out.jsonl")

@@ -48,6 +48,7 @@ def test_a_canary_is_told_and_its_rules_are_changed(home: Path, capsys: pytest.C
         (["retrain", "support", "--start", "middle"], "--start 'middle'"),
         (["retrain", "nobody"], "nobody"),
         (["retrain", "--resume", "retrain-20261126-093000-aaaaaa"], "no workflow"),
+        (["retrain", "--resume", "retrain-20261126-093000-aaaaaa", "--gate", "gate.yaml"], "--resume with --gate"),
         (["retrain", "support", "--canary", "0.1"], "is being tried as a canary of support already"),
         (["lineage", "--row", "short"], "a row by 'short'"),
         (["data", "forget", "short", "--yes"], "a row by 'short'"),

@@ -273,6 +273,7 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(context, asked, tmp_pa
         ({"models": ("no-such-model",)}, NotFoundError, "no-such-model"),
         ({"metric": "perplexity"}, RequestError, "counts tokens"),
         ({"metric": "rogue"}, RequestError, "rogue"),
+        ({"method": "lorra"}, RequestError, "--method lorra"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(context, asked, changed, error, said):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
+import math
 import sys
 
 import pytest
 
-from luthier.platform.cli.command import end_of
+from luthier.platform.cli.command import Answer, Ending, end_of
 
 
 @pytest.mark.parametrize("filename", [None, "/disk/out.jsonl"])
@@ -28,3 +31,12 @@ def test_another_error_of_the_system_keeps_its_own_words() -> None:
     assert ending.error is not None
     assert ending.error["type"] == "PermissionError"
     assert sys.exc_info() == (None, None, None)
+
+
+def test_a_number_that_json_does_not_have_does_not_lose_the_document() -> None:
+    """The work behind it may have taken hours."""
+    out = io.StringIO()
+    document = {"loss": math.nan, "bounds": (-math.inf, 0.5), "rows": [{"loss": 1.5, "note": "NaN"}]}
+    Ending(1, Answer(True, document, lambda _: None)).write_json(out)
+    expected = {"loss": None, "bounds": [None, 0.5], "rows": [{"loss": 1.5, "note": "NaN"}]}
+    assert json.loads(out.getvalue()) == expected

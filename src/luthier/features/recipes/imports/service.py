@@ -20,6 +20,7 @@ _FILE: Final = FileKind(
     begin="give the file that the other tool is started with",
     hint="give a YAML or JSON file",
     refuse=RequestError,
+    has_switch_words=True,  # all of these tools read YAML with PyYAML
 )
 
 
@@ -173,7 +174,10 @@ def read_keys(path: Path) -> dict[str, Any]:
         NotFoundError: There is no such file.
         RequestError: The file cannot be read, or holds no keys.
     """
-    return read_recipe_file(path, _FILE).keys
+    keys = read_recipe_file(path, _FILE).keys
+    if (other := next((key for key in keys if not isinstance(key, str)), None)) is not None:
+        raise RequestError(f"{path} has the key {other!r}", expected="keys that are texts", do="correct the key")
+    return keys
 
 
 def recognise(path: Path, given: Mapping[str, Any]) -> str:

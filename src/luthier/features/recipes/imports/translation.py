@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from luthier.core.system.files import expanded
+
 Kind = Literal["translated", "harmless", "missing"]
 Outcome = Literal["translated", "default", "harmless", "set", "missing", "unknown", "left_out"]
 
@@ -207,7 +209,7 @@ class Translation:
             self.refuse(key, note, set_by=place)
             return
         for base in (self.folder, Path.cwd()):
-            if (found := (base / Path(name).expanduser())).is_file():
+            if (found := (base / expanded(name))).is_file():
                 self.put(place, _path_from(self.target, found), key)
                 return
         self.put(place, name, key, note=f"no such file in {self.folder} or the current folder")
@@ -220,7 +222,7 @@ class Translation:
             note = "its weights are quantised already: name the model of 16 bits, and quantise by method.name: qlora"
             self.refuse(key, note, set_by="base_model")
         elif name.startswith(_PATH_STARTS) or (self.folder / name).is_dir():
-            self.put("base_model", _path_from(self.target, self.folder / Path(name).expanduser()), key)
+            self.put("base_model", _path_from(self.target, self.folder / expanded(name)), key)
         elif name.count("/") == 1:
             where = f"hub:{name}@{revision}" if revision else f"hub:{name}"
             self.put("base_model", where, key, *([revision_key] if revision else []))

@@ -16,7 +16,14 @@ from luthier.features.workflows.model_comparison.cli import (
     check_asked,
     split_names,
 )
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context
+from luthier.platform.cli.command import (
+    Answer,
+    HomeOption,
+    JsonOption,
+    MappingOption,
+    open_context,
+    refuse_beside_resume,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,12 +44,15 @@ GroupOption = Annotated[
     str | None, typer.Option("--group-by", metavar="FIELD", help="Rows with the same value stay in one split.")
 ]
 TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Largest number of trials.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the split and of all sampling.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the split and of all sampling.")
+]
 AnywayOption = Annotated[bool, typer.Option("--tune-anyway", help="Search even if prompting is enough.")]
 ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed run.")]
 
 
 def automl(
+    ctx: typer.Context,
     data: DataOption = None,
     goal: GoalOption = None,
     budget_hours: HoursOption = None,
@@ -73,6 +83,7 @@ def automl(
     from luthier.platform.cli.command import parse_mapping
     from luthier.platform.cli.console import visible
 
+    refuse_beside_resume(ctx)
     check_asked({"--data": data, "--goal": goal, "--budget-hours": budget_hours}, resume, _EXAMPLE)
     with open_context(home) as context:
         auto_id = resume

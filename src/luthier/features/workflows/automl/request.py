@@ -15,7 +15,7 @@ from typing import Final
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.workflows.pipeline import AutomlSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
-from luthier.features.workflows.model_comparison.request import pull_all
+from luthier.features.workflows.model_comparison.request import family_of, pull_all
 from luthier.features.workflows.model_comparison.sizes import KEPT_BACK, LEAST_JUDGED, LEAST_TRAINED
 from luthier.platform.home.context import Context
 
@@ -34,7 +34,7 @@ def completed(context: Context, asked: AutomlSpec) -> AutomlSpec:
     Raises:
         NotFoundError: The data or a model does not exist.
         BudgetTooSmallError: The hours are not enough.
-        RequestError: No goal, no hours, a folder without files, or an unsupported file type.
+        RequestError: No goal, no hours, an unsuitable metric, a folder without files, or an unsupported file type.
         ModelSourceError: A model could not be fetched.
     """
     data = Path(asked.data)
@@ -146,6 +146,8 @@ def _check(asked: AutomlSpec, data: Path) -> None:
         )
     if not data.exists():
         raise NotFoundError(f"no file or folder {data}", expected="rows, or a folder of documents", do="correct --data")
+    if asked.metric is not None:
+        family_of(asked.metric)  # its mistakes are found before the rows are read and repaired
     if not data.is_dir():
         open_source(data)
     elif not any(path.is_file() for path in data.rglob("*")):

@@ -13,6 +13,7 @@ from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.recipe import Recipe
+from luthier.core.system.files import expanded
 from luthier.core.workflows.pipeline import DistilKind
 from luthier.features.generation.engines import identity_of, is_address, parse_address
 from luthier.features.recipes.file import read_recipe_file
@@ -283,9 +284,9 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
     kept = {name: data[name] for name in _KEPT_OF_DATA if data.get(name) is not None}
     if isinstance(kept.get("validation"), str):
         # Made absolute here: the recipes of both trainings are written into another folder.
-        kept["validation"] = str(folder / Path(kept["validation"]).expanduser())
+        kept["validation"] = str(folder / expanded(kept["validation"]))
     if isinstance(kept.get("replay"), dict) and isinstance(kept["replay"].get("file"), str):
-        kept["replay"] = kept["replay"] | {"file": str(folder / Path(kept["replay"]["file"]).expanduser())}
+        kept["replay"] = kept["replay"] | {"file": str(folder / expanded(kept["replay"]["file"]))}
     return {name: value for name, value in keys.items() if name not in ("base_model", "data")} | {"data": kept}
 
 

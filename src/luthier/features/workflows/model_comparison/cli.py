@@ -10,7 +10,14 @@ import typer
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.text.counted import counted
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, MappingOption, open_context
+from luthier.platform.cli.command import (
+    Answer,
+    HomeOption,
+    JsonOption,
+    MappingOption,
+    open_context,
+    refuse_beside_resume,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +47,9 @@ InstructionOption = Annotated[
 NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of answers.")]
 JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate at most N rows.")]
 MethodOption = Annotated[str, typer.Option("--method", metavar="NAME", help="Tuning method of the candidates.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of row order and choice of examples.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of row order and choice of examples.")
+]
 ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
 ResumeOption = Annotated[
     str | None, typer.Option("--resume", metavar="SHOWDOWN", help="Continue a paused or killed comparison.")
@@ -48,6 +57,7 @@ ResumeOption = Annotated[
 
 
 def compare_models(
+    ctx: typer.Context,
     models: ModelsOption = None,
     data: DataOption = None,
     held_out: HeldOutOption = None,
@@ -78,6 +88,7 @@ def compare_models(
     from luthier.platform.cli.command import parse_mapping
 
     given = {"--models": models, "--data": data, "--held-out": held_out, "--budget-hours": budget_hours}
+    refuse_beside_resume(ctx)
     check_asked(given, resume, _EXAMPLE)
     with open_context(home) as context:
         showdown_id = resume
@@ -117,18 +128,13 @@ _EXAMPLE = (
 
 
 def check_asked(given: Mapping[str, object], resume: str | None, example: str) -> None:
-    """Check for either all arguments of a new comparison, or only --resume.
+    """Check for all arguments of a new comparison, unless one is resumed.
 
     Raises:
-        RequestError: Something is given beside --resume, or an argument is missing without it.
+        RequestError: An argument is missing without --resume.
     """
     from luthier.core.errors import RequestError
 
-    # Other models or rows would make another comparison under the same id.
-    if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
-        raise RequestError(
-            f"--resume with {', '.join(extra)}", expected="--resume alone: the request stays", do="leave them out"
-        )
     if resume is None and (missing := [name for name, value in given.items() if value is None]):
         raise RequestError(
             f"no {', '.join(missing)}",

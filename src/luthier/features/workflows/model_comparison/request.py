@@ -16,6 +16,7 @@ from luthier.core.estimate import Estimate
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
+from luthier.core.registry import METHODS
 from luthier.core.workflows.pipeline import Contender, ModelComparisonSpec
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.workflows.model_comparison.answers import Rows, labelled_rows, read_rows_of, write_chosen
@@ -100,7 +101,7 @@ def recipe_of(
 
 
 def check(request: ModelComparisonRequest) -> None:
-    """Raise RequestError for an invalid budget, no models, or a model named twice."""
+    """Raise RequestError for an invalid budget, no models, a model named twice, or an unknown method."""
     # Infinity would pass a plain comparison, but cannot be divided.
     if not (math.isfinite(request.hours) and request.hours > 0):
         raise RequestError(
@@ -113,6 +114,10 @@ def check(request: ModelComparisonRequest) -> None:
             f"models {', '.join(request.models) or '(none)'}",
             expected="at least one base model, each named once",
             do="write for example: --models smollm2-135m-instruct,gemma3-270m",
+        )
+    if not METHODS.is_known(request.method):
+        raise RequestError(
+            f"--method {request.method}", expected=f"one of {', '.join(METHODS.names())}", do="correct it"
         )
 
 
@@ -275,6 +280,27 @@ def _labels(models: Sequence[LocalModel]) -> list[str]:
     return short if len(set(short)) == len(short) else [model.name for model in models]
 
 
+def family_of(metric: str) -> MetricName:
+    """The metric that measures a figure: rouge for rouge_1.
+
+    Raises:
+        RequestError: It cannot be compared between models.
+        NotFoundError: No metric measures it.
+    """
+    from luthier.ml.evaluation.metrics.registry import FAMILIES, load_metrics
+
+    if metric == _NOT_COMPARABLE:
+        raise RequestError(
+            "--metric perplexity: it counts tokens, which each model cuts otherwise",
+            expected="a figure that means the same for every model",
+            do="take bits_per_byte, which says the same of the text itself",
+        )
+    of_families = {figure: name for name, figures in FAMILIES.items() for figure in figures}
+    family = of_families.get(metric, metric)
+    load_metrics([family])  # lists the known ones for an unknown metric
+    return family
+
+
 def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tuple[tuple[MetricName, ...], str]:
     from luthier.features.recipes.checks import check_metrics, have_text_answers
     from luthier.ml.evaluation.metrics.registry import FAMILIES
@@ -284,17 +310,10 @@ def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tu
     usual = _METRICS if have_text_answers(held_out) else _LIKELIHOOD
     if request.metric is None:
         return usual, primary_metric(usual, [example.reference for example in held_out])
-    if request.metric == _NOT_COMPARABLE:
-        raise RequestError(
-            "--metric perplexity: it counts tokens, which each model cuts otherwise",
-            expected="a figure that means the same for every model",
-            do="take bits_per_byte, which says the same of the text itself",
-        )
-    # A metric may give several figures (rouge gives rouge1, rouge2, rougeL): all are measured, one figure decides.
-    of_families = {figure: name for name, figures in FAMILIES.items() for figure in figures}
-    asked = of_families.get(request.metric, request.metric)
+    # A metric may give several figures (rouge gives rouge_1, rouge_2, rouge_l): all are measured, one figure decides.
+    asked = family_of(request.metric)
     metrics = tuple(dict.fromkeys((*usual, asked)))
-    check_metrics(metrics, held_out)  # lists the known ones for an unknown metric
+    check_metrics(metrics, held_out)
     if request.metric in FAMILIES.get(asked, (asked,)):
         return metrics, request.metric
     return metrics, primary_metric((asked,), [example.reference for example in held_out])

@@ -274,7 +274,7 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
         raise PausedError(
             f"paused: {reason}",
             expected="all stages done",
-            do=f"resume with the same command and --resume; by itself: luthier compare-models --resume {run.id}",
+            do=f"resume it: luthier compare-models --resume {run.id}, or the automl run that it belongs to",
         )
     return f"its training stopped after {record.step:,} of {record.num_steps:,} steps: {reason}"
 

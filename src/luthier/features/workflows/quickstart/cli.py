@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,5 +67,6 @@ def _show(console: Console, outcome: QuickstartOutcome, home: Path | None) -> No
 
     show_outcome(console, outcome.training)
     console.print("\nNext:", soft_wrap=True)
+    in_home = f" --home {shlex.quote(str(home))}" if home else ""
     for command in outcome.next_commands:
-        console.print(f"  {command}{f' --home {home}' if home else ''}", soft_wrap=True)
+        console.print(f"  {command}{in_home}", soft_wrap=True)

@@ -11,6 +11,7 @@ and costs less.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -243,10 +244,11 @@ class QuickstartOutcome:
     def next_commands(self) -> list[str]:
         """Three next commands."""
         run_id = self.training.record.run_id
-        held_out = self.data.folder / "held_out.jsonl"
+        held_out = shlex.quote(str(self.data.folder / "held_out.jsonl"))
+        train = shlex.quote(str(self.data.folder / "train.jsonl"))
         return [
             f"luthier runs show {run_id}",
-            f"luthier data preview {self.data.folder / 'train.jsonl'} --model {BASE_MODEL}",
+            f"luthier data preview {train} --model {BASE_MODEL}",
             f"luthier eval {run_id} --data {held_out} --against {BASE_MODEL}",
         ]
 

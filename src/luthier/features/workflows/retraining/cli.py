@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
+from luthier.platform.cli.command import (
+    Answer,
+    HomeOption,
+    JsonOption,
+    caller_of,
+    open_context,
+    refuse_beside_resume,
+)
 
 if TYPE_CHECKING:
     from luthier.features.workflows.retraining.request import RetrainRequest
@@ -16,6 +23,7 @@ _STARTS: Final = ("base", "last")
 
 
 def retrain(
+    ctx: typer.Context,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The name of a deployment.")] = None,
     from_traffic: Annotated[
         bool, typer.Option("--from-traffic", help="Also learn from sampled answers accepted unchanged.")
@@ -60,6 +68,7 @@ def retrain(
             expected="the name of a deployment, or --resume ID",
             do="write for example: luthier retrain support --review",
         )
+    refuse_beside_resume(ctx)
     if start not in _STARTS:
         raise RequestError(f"--start {start!r}", expected="base or last", do="correct it")
     request = RetrainRequest(

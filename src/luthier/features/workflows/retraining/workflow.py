@@ -99,7 +99,8 @@ def _rows(run: WorkflowRun) -> Rows:
         raise ConflictError(
             f"{len(fresh):,} reviewed rows for {spec.model} that its last run has not seen{told}",
             expected=f"at least {spec.min_rows:,}, so that there is something to learn and to judge by",
-            do="review more, with --from-traffic also sampled answers; then --resume " + run.id,
+            do=f"review more, then: luthier retrain --resume {run.id}; sampled answers come in by another retraining, "
+            "with --from-traffic",
         )
     made = joined(run.context, run.folder, old, fresh)
     files = {

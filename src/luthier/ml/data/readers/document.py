@@ -117,7 +117,7 @@ def load_reader(name: str) -> Read:
         raise DataError(
             f"the reader {name} cannot be loaded: {library_reason(error)}",
             expected="module:function of an installed package",
-            do="install what it needs (`pip install --force-reinstall luthier`)",
+            do="install the missing package, or Luthier again from its wheel",
         ) from error
     return found
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.results.suite import GenerateTask, JsonTask, LikelihoodTask, TaskFigures
+from luthier.core.text.utf8 import read_utf8
 from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
 from luthier.ml.evaluation.metrics.registry import as_definitions
 from luthier.ml.evaluation.metrics.structured_output import (
@@ -179,7 +180,7 @@ def _schema(task: JsonTask, resources: Resources) -> SchemaCheck | None:
     path = resources.file("json_schema", task.json_schema)
     if not path.is_file():
         raise NotFoundError(str(path), expected="a file with a JSON schema", do="correct `json_schema` of the task")
-    found = read_json(path.read_text(encoding="utf-8"))
+    found = read_json(read_utf8(path, "the JSON schema"))
     document: Any = found.value if found else None
     if not isinstance(document, dict):
         raise RequestError(f"{path} holds no JSON object", expected="a JSON schema", do="correct the file")

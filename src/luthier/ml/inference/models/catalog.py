@@ -16,6 +16,7 @@ import yaml
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id, sha256_bytes
 from luthier.core.records.base_model import CatalogEntry
+from luthier.core.system.files import expanded
 from luthier.ml.inference.models.smaller_models import LAYERS, PREFIX
 
 ENVIRONMENT = "LUTHIER_CATALOG"
@@ -126,7 +127,7 @@ def parse(name: str) -> ModelName:
         return parse_hub(name)
     if name.startswith(PREFIX):
         return _parse_layers(name)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix == ".gguf":
         path = path.resolve()
         return ModelName(str(path), f"gguf--{_safe(path.stem)}-{_short(path)}", "gguf", file=path)

@@ -1,0 +1,49 @@
+"""Text from files and from stdin as UTF-8; other bytes are a wrong request, since people save files in all encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from luthier.core.errors import RequestError
+
+
+def read_utf8(path: Path, what: str) -> str:
+    """The text of a file, without the byte order mark that editors of Windows put before it.
+
+    Args:
+        path: The file.
+        what: What the file is, for the error.
+
+    Raises:
+        RequestError: It is no UTF-8 text.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _no_utf8(f"{what} {path}", error) from error
+
+
+def utf8_lines(stream: Iterable[str], what: str) -> Iterator[str]:
+    """The lines of an open text.
+
+    Args:
+        stream: Such as `sys.stdin`, which decodes while it is read.
+        what: What it is, for the error.
+
+    Raises:
+        RequestError: It is no text in the encoding of the stream.
+    """
+    try:
+        yield from stream
+    except UnicodeDecodeError as error:
+        raise _no_utf8(what, error) from error
+
+
+def _no_utf8(what: str, error: UnicodeDecodeError) -> RequestError:
+    # Of a stream the offset counts from the last piece that was read, so it is not shown.
+    return RequestError(
+        f"{what} has byte 0x{error.object[error.start]:02x}, and is no {error.encoding.upper()}",
+        expected="UTF-8 text",
+        do="save it as UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8",
+    )
