@@ -109,8 +109,8 @@ def unpack(path: Path, folder: Path, name: str, so_far: Unpacking, *, depth: int
             target = _target(entry, folder, shown, so_far)
             if target is None:
                 continue
-            _write(archive, entry, target, name, so_far)
-            if target.suffix.lower() == ARCHIVE_SUFFIX:
+            is_written = _write(archive, entry, target, name, so_far)
+            if is_written and target.suffix.lower() == ARCHIVE_SUFFIX:
                 inner.append((target, shown))
     for found, shown in inner:
         _unpack_inner(found, shown, so_far, depth)
@@ -226,7 +226,8 @@ def _free(target: Path) -> Path:
     return free
 
 
-def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name: str, so_far: Unpacking) -> None:
+def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name: str, so_far: Unpacking) -> bool:
+    """Write the bytes of an entry; false where it was left out."""
     limits = so_far.limits
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -244,13 +245,14 @@ def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name:
         target.unlink(missing_ok=True)
         reason = f"damaged in the archive: {library_reason(error)}"
         so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "damaged", reason))
-        return
+        return False
     except (FileExistsError, NotADirectoryError):
         # A file and a folder of one name, such as `a` and `a/b`.
         reason = "another entry of the archive has the name of its folder"
         so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "same name", reason))
-        return
+        return False
     so_far.num_members += 1
+    return True
 
 
 def _shown(name: str) -> str:
