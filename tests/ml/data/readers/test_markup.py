@@ -120,6 +120,38 @@ def test_mail_in_html_only(tmp_path: Path) -> None:
     assert found.sections[0].headings == ("Hi", "News")
 
 
+PRICES = "Schöne Grüße, die Übersicht kostet 5 €."
+
+
+@pytest.mark.parametrize(
+    ("stated", "written", "noticed"),
+    [
+        ("", "utf-8", ""),
+        ("", "cp1252", "1 of 1 lines are no UTF-8, read as Windows-1252 (first: line 1)"),
+        ("; charset=us-ascii", "utf-8", ""),
+        ("; charset=utf-8", "cp1252", "1 of 1 lines are no UTF-8, read as Windows-1252 (first: line 1)"),
+        ("; charset=iso-8859-1", "cp1252", ""),
+        ("; charset=windows-1252", "cp1252", ""),
+        ("; charset=iso-8859-15", "iso-8859-15", ""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["plain", "html"])
+def test_a_mail_keeps_its_letters_whatever_its_program_says_of_them(
+    tmp_path: Path, stated: str, written: str, noticed: str, kind: str
+) -> None:
+    head = f"Subject: x\nContent-Type: text/{kind}{stated}\nContent-Transfer-Encoding: 8bit\n\n".encode()
+    found = email.read(write(tmp_path / "a.eml", head + PRICES.encode(written) + b"\n"))
+    assert found.sections[-1].text.strip() == PRICES
+    assert found.warnings == ((noticed,) if noticed else ())
+
+
+def test_bytes_of_a_mail_that_are_no_character_are_counted(tmp_path: Path) -> None:
+    head = b"Subject: x\nContent-Type: text/plain; charset=shift_jis\nContent-Transfer-Encoding: 8bit\n\n"
+    found = email.read(write(tmp_path / "a.eml", head + "日本".encode("shift_jis") + b"\xff\n"))
+    assert found.sections[-1].text == "日本\ufffd\n"
+    assert found.warnings == ("1 bytes that are no character in shift_jis became U+FFFD",)
+
+
 @pytest.mark.parametrize(
     "data", [b"just some text\n", b"Subject: x\n\n", b"Subject: x\nContent-Type: text/plain; charset=nope\n\ny"]
 )
