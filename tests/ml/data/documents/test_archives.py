@@ -167,6 +167,15 @@ def test_a_damaged_entry_is_named_and_the_rest_is_unpacked(tmp_path: Path) -> No
     assert [one.kind for one in so_far.skipped] == ["damaged"]
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_entry_whose_packed_data_are_damaged_is_named(tmp_path: Path, compression: int) -> None:
+    text = " ".join(str(number * number) for number in range(2000))
+    content = bytearray(zipped({"bad.txt": text, "good.txt": "good"}, compression))
+    content[50:250] = b"\xff" * 200
+    names, so_far = unpacked(tmp_path, bytes(content))
+    assert names == ["good.txt"]
+    assert [(one.name, one.kind) for one in so_far.skipped] == [("up.zip/bad.txt", "damaged")]
+
 
 def test_a_damaged_archive_within_one_is_named_and_the_rest_is_unpacked(tmp_path: Path) -> None:
     inner = zipped({"second.txt": "2"}, zipfile.ZIP_STORED)

@@ -9,6 +9,7 @@ the most that is read of each entry.
 from __future__ import annotations
 
 import io
+import lzma
 import re
 import stat
 import zipfile
@@ -241,15 +242,18 @@ def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name:
                         do="split it into several ZIP files; if you do not know it, do not open it",
                     )
                 file.write(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        target.unlink(missing_ok=True)
-        reason = f"damaged in the archive: {library_reason(error)}"
-        so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "damaged", reason))
-        return False
     except (FileExistsError, NotADirectoryError):
         # A file and a folder of one name, such as `a` and `a/b`.
         reason = "another entry of the archive has the name of its folder"
         so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "same name", reason))
+        return False
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
+        # The system gives its errors a number; bz2 raises one without for damaged data.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        target.unlink(missing_ok=True)
+        reason = f"damaged in the archive: {library_reason(error)}"
+        so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "damaged", reason))
         return False
     so_far.num_members += 1
     return True
