@@ -93,6 +93,7 @@ def test_values_that_reach_nobody_are_not_personal_data(text: str) -> None:
         (r"caf\u00e9 jean@firm.fr", "email", "jean@firm.fr"),
         ("INSERT INTO users VALUES (7, 'ann@firm.de');", "email", "ann@firm.de"),
         ("schreiben Sie mir...ann@firm.de", "email", "ann@firm.de"),
+        ("Meine ann@firm.de-Adresse ist neu.", "email", "ann@firm.de"),
         ("Mail:-ann.o'brien@firm.ie", "email", "ann.o'brien@firm.ie"),
         ("Tel.0171 1234567, abends", "phone", "0171 1234567"),
         ("Fax.+49 30 901820", "phone", "+49 30 901820"),

@@ -117,8 +117,10 @@ def is_card_just_before(text: str, start: int) -> bool:
     return _CARD_JUST_BEFORE.search(text[max(0, start - 40) : start]) is not None
 
 
+# Behind it, a hyphen begins a German noun made with it (`ann@gmx.de-Adresse`), or the domain goes on.
 _ADDRESS: Final = re.compile(
-    r"(?<!\w)([^\W_][\w.+%'-]{0,63}|_[\w.+%'-]{1,63})@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24})(?![\w@-])"
+    r"(?<!\w)([^\W_][\w.+%'-]{0,63}|_[\w.+%'-]{1,63})@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24})"
+    r"(?![\w@]|-(?![A-ZÄÖÜ][a-zäöüß]{2}))"
 )
 _RESERVED_DOMAINS: Final = re.compile(
     r"(?i)(?:^|\.)(?:example\.(?:com|org|net|edu)|test|invalid|example|localhost|local)$"
