@@ -40,6 +40,8 @@ _DETAIL: Final = "review_ids"
 _LEARNED: Final = "review_learned"
 """In the details of a version: a digest of the answer that was added, by review id."""
 _DIGEST_CHARACTERS: Final = 16
+_FROM_ELSEWHERE: Final = ("split", "import", "documents")
+"""Versions of these origins hold none of the rows of the version before."""
 _MAX_TARGETS: Final = 50
 _LOCK_SECONDS: Final = 30.0
 _FILENAME: Final = "reviewed.jsonl"
@@ -198,7 +200,8 @@ def _added_before(versions: Sequence[DatasetVersion]) -> dict[str, str]:
         for review_id in version.details.get(_DETAIL, ()):
             # Of an answer that was corrected again the newer one counts, which comes first here.
             found.setdefault(review_id, learned.get(review_id, ""))
-        version = None if version.parent is None else by_number.get(version.parent)
+        parent = None if version.origin in _FROM_ELSEWHERE else version.parent
+        version = None if parent is None else by_number.get(parent)
     return found
 
 

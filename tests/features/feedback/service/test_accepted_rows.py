@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -131,6 +131,21 @@ def test_answers_of_a_version_that_the_newest_one_was_not_made_of_are_added_to_t
         "It costs 1 euros and is sent within two days.",
     ]
     assert targets(context, ME)[0].num_new == 0
+
+
+@pytest.mark.parametrize("origin", ["split", "import", "documents"])
+def test_a_version_whose_rows_come_from_elsewhere_has_none_of_the_answers_before(
+    context: Context, origin: Literal["split", "import", "documents"]
+) -> None:
+    faq = dataset(context, "faq", CHAT)
+    accept(context, 1)
+    assert add_accepted(context, ME, faq).version.number == 2
+    file = dataset_versions.keep_rows(context, ME, [CHAT.encode()], "rows.jsonl")
+    dataset_versions.add_version(context, ME, faq, file, origin=origin, parent=2)
+    assert targets(context, ME)[0].num_new == 1
+    assert len(rows_of(context, faq)) == 1
+    assert add_accepted(context, ME, faq).num_added == 1
+    assert len(rows_of(context, faq)) == 2
 
 
 def test_versions_of_earlier_releases_hold_what_they_name(context: Context) -> None:
