@@ -101,7 +101,7 @@ class WinRate(FrozenModel):
         num_losses: ratings that prefer the other.
         num_ties: ratings that prefer neither.
         rate: wins with half of the ties, as a fraction.
-        p_value: of both being equally good.
+        p_value: of both being equally good; adjusted where a panel compares several times (Holm).
         word: of system against the other.
         rows_needed: as in `core.evaluation.Comparison`.
     """
@@ -158,7 +158,7 @@ class ScoreDifference(FrozenModel):
         against: the name of the other.
         criterion: what was scored.
         difference: with its interval.
-        p_value: of no difference.
+        p_value: of no difference; adjusted where a panel compares several times (Holm).
         word: the verdict of the interval.
         rows_needed: as in `core.evaluation.Comparison`.
     """

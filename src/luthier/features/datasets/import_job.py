@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -318,22 +318,31 @@ def _keep_passages(done: _Import, output: Path, num_tokens: int) -> None:
 
 def _keep_rows(done: _Import, row_files: Sequence[RowFile]) -> None:
     """A dataset for each group of files with the same columns."""
-    for number, group in enumerate(grouped(row_files), start=1):
-        path = group[0].path
-        filename = PurePosixPath(group[0].name).name
-        if len(group) > 1:
-            path, filename = done.work / f"rows-{number}.jsonl", f"rows-{number}.jsonl"
-            write_group(group, path)
+    for part, path, group, why_alone in _parts(done, row_files):
+        filename = path.name if len(group) > 1 else PurePosixPath(group[0].name).name
         # Passages, if there are any, have the name that was chosen.
         dataset_id = done.order.dataset_id if not done.made else ""
-        version = _make(
-            done, path, filename, f"rows {number}", {"files": [one.name for one in group][:100]}, dataset_id
-        )
+        version = _make(done, path, filename, part, {"files": [one.name for one in group][:100]}, dataset_id)
         done.made.append(_described(done, version, "rows"))
         for one in group:
             left = [f"{counted(one.num_unreadable, 'row')} cannot be read, the first: {one.first_problem}"]
-            warnings = left if one.num_unreadable else []
+            warnings = [*(left if one.num_unreadable else []), *([why_alone] if why_alone else [])]
             done.note(one.name, "rows", counts={"num_rows": one.num_rows, "warnings": warnings})
+
+
+def _parts(done: _Import, row_files: Sequence[RowFile]) -> Iterator[tuple[str, Path, Sequence[RowFile], str]]:
+    """What becomes a dataset: its name among the parts of the job, its file, what came in it, why it is alone."""
+    for number, group in enumerate(grouped(row_files), start=1):
+        part, path = f"rows {number}", done.work / f"rows-{number}.jsonl"
+        try:
+            if len(group) > 1:
+                write_group(group, path)
+        except DataError as error:
+            # Values that JSON does not have, such as images: each file stays as it is.
+            for place, one in enumerate(group, start=1):
+                yield f"{part}.{place}", one.path, [one], f"a dataset of its own: {error.came}"
+            continue
+        yield part, path if len(group) > 1 else group[0].path, group, ""
 
 
 def _make(

@@ -130,7 +130,7 @@ def _rows(read: Sequence[ReadFile], order: RemoteOrder, report: Callable[[int], 
     num_rows = 0
     for file in read:
         source = open_source(file.path, shown_name=file.name)
-        for record in read_records(source):
+        for record in read_records(source, order.kept_columns):
             if not isinstance(record.item, Row) or record.raw is None:
                 file.num_unreadable += 1
                 if file.num_unreadable == 1 and not isinstance(record.item, Row):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.dataset import Row
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, library_reason
 from luthier.core.system.files import disk_full_explained
 
 _MAX_REASON: Final = 300
@@ -81,15 +81,27 @@ def write_group(group: Sequence[RowFile], output: Path) -> None:
     """The rows of several files one after another, as JSONL. Rows that cannot be read are left out; the caller says so.
 
     Raises:
-        DataError: A file cannot be read.
+        DataError: A file cannot be read, or holds a value that JSON does not have.
         StorageFullError: The disk is full.
     """
     from luthier.ml.data.files.source import open_source
-    from luthier.ml.data.rows.outputs import json_line
     from luthier.ml.data.rows.rows import read_rows
 
     with disk_full_explained(output, expected="room for the rows once more"), output.open("wb") as file:
         for one in group:
             for row in read_rows(open_source(one.path)):
                 if isinstance(row, Row):
-                    file.write(json_line(row.fields) + b"\n")
+                    file.write(_line(row, one.name) + b"\n")
+
+
+def _line(row: Row, name: str) -> bytes:
+    from luthier.ml.data.rows.outputs import json_line
+
+    try:
+        return json_line(row.fields)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"row {row.line:,} of {name} cannot be written as JSON: {library_reason(error)}",
+            expected="texts, numbers, lists and objects",
+            do="keep the file as it is, or leave the column out",
+        ) from error

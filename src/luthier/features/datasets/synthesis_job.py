@@ -184,20 +184,36 @@ def _spent_usd(context: Context, job: Job) -> float:
 
 
 def _passages(file: Path, column: str, folder: Path) -> Path:
-    """The passages as rows with `text`: a copy where another column holds them."""
+    """The passages as rows with `text`, row for row: a copy where another column holds them.
+
+    Raises:
+        DataError: Rows cannot be read.
+    """
     if column == "text":
         return file
     from luthier.core.dataset import Row
     from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.provenance import PROVENANCE
     from luthier.ml.data.rows.outputs import json_line
     from luthier.ml.data.rows.rows import read_rows
 
-    output = folder / "texts.jsonl"
+    output, num_rows, problems = folder / "texts.jsonl", 0, []
     with output.open("wb") as written:
         for row in read_rows(open_source(file)):
-            if isinstance(row, Row):
-                fields = {name: value for name, value in row.fields.items() if name not in ("text", column)}
-                written.write(json_line(fields | {"text": row.fields.get(column)}) + b"\n")
+            num_rows += 1
+            if not isinstance(row, Row):
+                problems.append(row)
+                continue
+            # Nothing else is asked for, and a table may have columns that JSON has no values for.
+            known = {PROVENANCE: row.fields[PROVENANCE]} if isinstance(row.fields.get(PROVENANCE), dict) else {}
+            written.write(json_line(known | {"text": row.fields.get(column)}) + b"\n")
+    if problems:
+        raise DataError(
+            f"{len(problems):,} of {num_rows:,} rows of {file.name} cannot be read",
+            expected=f"rows with their passage in {column!r}",
+            do="repair these rows",
+            problems=problems,
+        )
     return output
 
 

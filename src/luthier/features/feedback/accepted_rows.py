@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.access import Caller
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import ConflictError, DataError, LuthierError
+from luthier.core.ids import sha256_bytes
 from luthier.core.records.traffic import ReviewItem
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.features.datasets import service as dataset_versions
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 MAX_COMPARED_ROWS: Final = 50_000
 """Of a file with more rows, rows with equal prompts are not searched; near-duplicates of held-out rows always are."""
 _DETAIL: Final = "review_ids"
+_LEARNED: Final = "review_learned"
+"""In the details of a version: a digest of the answer that was added, by review id."""
+_DIGEST_CHARACTERS: Final = 16
+_FROM_ELSEWHERE: Final = ("split", "import", "documents")
+"""Versions of these origins hold none of the rows of the version before."""
 _MAX_TARGETS: Final = 50
 _LOCK_SECONDS: Final = 30.0
 _FILENAME: Final = "reviewed.jsonl"
@@ -77,9 +83,10 @@ class AddedRows:
 
 @dataclass(slots=True)
 class _Candidates:
-    """Rows that may be added, by review id, and those that may not, by reason."""
+    """Rows that may be added, by review id, with digests of their answers, and those that may not, by reason."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    learned: dict[str, str] = field(default_factory=dict)
     examples: dict[str, Example] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     cautions: list[str] = field(default_factory=list)
@@ -97,14 +104,15 @@ def targets(context: Context, caller: Caller, model: str | None = None) -> list[
         caller: The caller, whose project is used.
         model: Only answers of this model; None for all.
     """
-    ids = set(context.review_items.ids(caller.project_id, model=model, status="accepted"))
+    items = accepted(context, caller.project_id, model)
     found = []
     for dataset, version in context.datasets.list(caller.project_id)[:_MAX_TARGETS]:
         # An accepted answer in them would be trained on and tested with.
         if _side(context, caller, version) in ("held_out", "validation"):
             continue
         known = _added_before(context.datasets.versions(dataset.dataset_id))
-        found.append((not known & ids, Target(dataset, version, len(ids - known))))
+        has_any = any(one.review_id in known for one in items)
+        found.append((not has_any, Target(dataset, version, sum(_is_new(one, known) for one in items))))
     return [target for _, target in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -129,7 +137,7 @@ def add_accepted(context: Context, caller: Caller, dataset_id: str, model: str |
     # Two people who press the button together must not add the same answers twice.
     with file_lock(context.home / "reviewed-rows.lock", what="adding rows", timeout_seconds=_LOCK_SECONDS):
         known = _added_before(context.datasets.versions(dataset.dataset_id))
-        items = [one for one in accepted(context, caller.project_id, model) if one.review_id not in known]
+        items = [one for one in accepted(context, caller.project_id, model) if _is_new(one, known)]
         rows = open_rows(context, caller, newest)
         shape = detected_shape(rows, newest.columns)
         found = _candidates(dataset, items, shape, _first_fields(rows))
@@ -180,8 +188,30 @@ def _side(context: Context, caller: Caller, version: DatasetVersion) -> str:
     return "" if one is None else str(one.details["side"])
 
 
-def _added_before(versions: Sequence[DatasetVersion]) -> set[str]:
-    return {one for version in versions for one in version.details.get(_DETAIL, ())}
+def _added_before(versions: Sequence[DatasetVersion]) -> dict[str, str]:
+    """Review ids of the answers in the newest version, each with its digest; empty where none was noted.
+
+    Those that were added to a version from which the newest one was not made are not in its rows.
+    """
+    by_number, found = {one.number: one for one in versions}, dict[str, str]()
+    version = max(versions, key=lambda one: one.number, default=None)
+    while version is not None:
+        learned = version.details.get(_LEARNED, {})
+        for review_id in version.details.get(_DETAIL, ()):
+            # Of an answer that was corrected again the newer one counts, which comes first here.
+            found.setdefault(review_id, learned.get(review_id, ""))
+        parent = None if version.origin in _FROM_ELSEWHERE else version.parent
+        version = None if parent is None else by_number.get(parent)
+    return found
+
+
+def _is_new(item: ReviewItem, known: Mapping[str, str]) -> bool:
+    """Whether an answer was not added yet, or is another one since: its author or a reviewer has corrected it again."""
+    return known.get(item.review_id) not in ("", _digest(item))
+
+
+def _digest(item: ReviewItem) -> str:
+    return sha256_bytes(item.learned.encode("utf-8", "surrogatepass"))[:_DIGEST_CHARACTERS]
 
 
 def _candidates(
@@ -217,6 +247,7 @@ def _candidates(
             found.drop(by_prompt[key], "the same prompt was decided again later")
         by_prompt[key] = item.review_id
         found.rows[item.review_id], found.examples[item.review_id] = fields, example
+        found.learned[item.review_id] = _digest(item)
     return found
 
 
@@ -420,7 +451,8 @@ def _lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
 
 def _details(found: _Candidates, parent: int | None, num_replaced: int) -> dict[str, Any]:
     counted = {"added": len(found.rows), "replaced": num_replaced, "left_out": dict(found.left_out)}
-    return {_DETAIL: sorted(found.rows), "from_version": parent} | counted
+    learned = {review_id: found.learned[review_id] for review_id in sorted(found.rows)}
+    return {_DETAIL: list(learned), _LEARNED: learned, "from_version": parent} | counted
 
 
 def _note(model: str | None) -> str:

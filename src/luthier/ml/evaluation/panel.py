@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -46,6 +46,8 @@ from luthier.ml.evaluation.metrics.protocol import mean_of_sums
 from luthier.ml.evaluation.ranking import bradley_terry
 
 Array = NDArray[np.float64]
+_Test = tuple[dict[str, Any], statistics.Difference, int]
+"""A comparison of two systems: fields of its record, the difference, and its rows."""
 PREFERENCE_VALUES: Final = {"a": 1.0, "tie": 0.0, "b": -1.0}
 
 
@@ -188,7 +190,7 @@ def _raw(ratings: Array) -> float:
 
 def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
     """Each system against each previous one, in the order of their names."""
-    found = []
+    found: list[_Test] = []
     for against, system in itertools.combinations(table.systems, 2):
         rows = [row for row in table.rows if {row.system_a, row.system_b} == {against, system}]
         if not rows:
@@ -201,21 +203,11 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
         clusters = [row.row_id for row in rows]
         rate = statistics.bootstrap_interval(own, mean_of_sums, bounds=UNIT, seed=_SEED, clusters=clusters)
         difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, bounds=UNIT, seed=_SEED, clusters=clusters)
-        found.append(
-            WinRate(
-                system=system,
-                against=against,
-                num_rows=len(set(clusters)),
-                num_wins=int((wins == 1).sum()),
-                num_losses=int((wins == -1).sum()),
-                num_ties=int((wins == 0).sum()),
-                rate=Estimate.of(rate),
-                p_value=difference.p_value,
-                word=statistics.verdict_word(difference, higher_is_better=True),
-                rows_needed=_needed(difference, len(set(clusters))),
-            )
-        )
-    return tuple(found)
+        num = Counter(wins.tolist())
+        counts = {"num_wins": num[1], "num_losses": num[-1], "num_ties": num[0], "rate": Estimate.of(rate)}
+        names = {"system": system, "against": against, "num_rows": len(set(clusters))}
+        found.append((names | counts, difference, len(set(clusters))))
+    return tuple(WinRate.model_validate(one) for one in _judged(found))
 
 
 def _ranking(table: RatingsTable) -> dict[str, Any]:
@@ -264,7 +256,7 @@ def _scores(table: RatingsTable) -> tuple[MeanScore, ...]:
 
 def _differences(table: RatingsTable) -> tuple[ScoreDifference, ...]:
     """Each system minus each previous one, over the rows with ratings of both answers."""
-    found = []
+    found: list[_Test] = []
     for criterion, (against, system) in itertools.product(table.criteria, itertools.combinations(table.systems, 2)):
         sides = [dict(_by_row(*_sums(table, name, criterion))) for name in (system, against)]
         shared = [row_id for row_id in sides[0] if row_id in sides[1]]
@@ -272,18 +264,10 @@ def _differences(table: RatingsTable) -> tuple[ScoreDifference, ...]:
             continue
         own, theirs = (np.array([side[row_id] for row_id in shared]) for side in sides)
         difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, bounds=_SCORES, seed=_SEED)
-        found.append(
-            ScoreDifference(
-                system=system,
-                against=against,
-                criterion=criterion,
-                difference=Estimate(value=difference.difference, low=difference.low, high=difference.high),
-                p_value=difference.p_value,
-                word=statistics.verdict_word(difference, higher_is_better=True),
-                rows_needed=_needed(difference, len(shared)),
-            )
-        )
-    return tuple(found)
+        apart = Estimate(value=difference.difference, low=difference.low, high=difference.high)
+        names = {"system": system, "against": against, "criterion": criterion, "difference": apart}
+        found.append((names, difference, len(shared)))
+    return tuple(ScoreDifference.model_validate(one) for one in _judged(found))
 
 
 def _sums(table: RatingsTable, system: str, criterion: Criterion) -> tuple[Array, list[str]]:
@@ -305,6 +289,15 @@ def _won(row: RatingRow, system: str) -> int:
         return 0
     preferred = row.system_a if row.preference == "a" else row.system_b
     return 1 if preferred == system else -1
+
+
+def _judged(found: Sequence[_Test]) -> Iterator[dict[str, Any]]:
+    """The fields of each test with what follows from it; p-values are adjusted for their number (Holm, 1979)."""
+    adjusted = statistics.holm([one.p_value for _, one, _ in found])
+    for (fields, difference, num_rows), p_value in zip(found, adjusted, strict=True):
+        one = difference._replace(p_value=p_value)
+        word, needed = statistics.verdict_word(one, higher_is_better=True), _needed(one, num_rows)
+        yield fields | {"p_value": p_value, "word": word, "rows_needed": needed}
 
 
 def _needed(difference: statistics.Difference, num_rows: int) -> int | None:
@@ -456,15 +449,17 @@ def _num_words(row: RatingRow) -> int:
 
 def report(panel: RatingPanel, people: Sequence[Rater], table: RatingsTable) -> PanelReport:
     """All figures of a panel so far."""
-    reports = rater_reports(panel, people, table)
+    reports, everyone = rater_reports(panel, people, table), panel_figures(table)
     caught = [one.name for one in reports if one.caught]
     without = table.without(caught)
+    num_tests = len(everyone.win_rates) + len(everyone.differences)
+    adjusted = [f"{num_tests} comparisons were made; p-values are adjusted for that (Holm)."] if num_tests > 1 else []
     return PanelReport(
         panel=panel,
         raters=reports,
-        everyone=panel_figures(table),
+        everyone=everyone,
         without_caught=panel_figures(without) if caught and without.rows else None,
-        cautions=_cautions(panel, reports, table),
+        cautions=(*_cautions(panel, reports, table), *adjusted),
     )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pypdf import PdfWriter
 from tests.features.datasets.conftest import ME, add, events, work_once
@@ -198,6 +200,23 @@ def test_a_name_that_nobody_chose_gets_a_number_and_a_chosen_one_is_refused(cont
     assert sorted(one.name for one, _ in dataset_versions.list_datasets(context, ME)) == ["pairs", "pairs 2"]
     with pytest.raises(ConflictError, match="'pairs' exists already"):
         add(context, {"other.csv": PAIRS.encode()}, name="pairs")
+
+
+def parquet(columns: dict[str, list[object]]) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out)
+    return out.getvalue()
+
+
+def test_files_of_the_same_columns_that_json_cannot_hold_stay_as_they_are(context: Context) -> None:
+    one, two = (parquet({"question": [f"What is {n}?"], "answer": [f"{n}."], "image": [b"\xff"]}) for n in (1, 2))
+    add(context, {"a.parquet": one, "b.parquet": two}, name="All")
+    job = work_once(context)
+    assert (job.status, job.error) == ("succeeded", None)
+    made = found(job)["datasets"]
+    assert [(one["name"], one["num_rows"]) for one in made] == [("All", 1), ("All rows", 1)]
+    (note,) = files_of(job)["b.parquet"]["warnings"]
+    assert "a dataset of its own: row 1 of a.parquet cannot be written as JSON" in note
 
 
 def test_files_with_the_same_columns_become_one_dataset(context: Context) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import update
 from tests.features.datasets.conftest import ME, work_once
@@ -344,6 +346,30 @@ def test_texts_of_another_column_are_passages_too(context: Context) -> None:
     questions.start(context, ME, version, "server")
     job = work_once(context)
     assert [one["provenance"]["passage"] for one in pairs_of(context, job)] == [passage(1), passage(2)]
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_row_that_cannot_be_read_is_named_whatever_the_column(context: Context, server: OpenAIServer) -> None:
+    blocks = [json.dumps({"Body": passage(1)}).encode() + b"\n", b"{\n", json.dumps({"Body": passage(2)}).encode()]
+    file = dataset_versions.keep_rows(context, ME, blocks, "passages.jsonl")
+    made = dataset_versions.create_dataset(context, ME, "Bodies", file)[1]
+    choose(context, ME, made, ColumnChoice("text", "Body"))
+    questions.start(context, ME, dataset_versions.get_version(context, ME, made.dataset_id), "server")
+    job = work_once(context)
+    assert job.error is not None
+    assert "1 of 3 rows of" in job.error["came"]
+    assert server.requests == []
+
+
+@pytest.mark.usefixtures("teacher")
+def test_other_columns_of_a_table_need_no_value_that_json_has(context: Context, tmp_path: Path) -> None:
+    table = pa.table({"Body": [passage(1), passage(2)], "score": [float("nan"), 1.0], "raw": [b"\xff", b"\0"]})
+    pq.write_table(table, tmp_path / "bodies.parquet")
+    file = dataset_versions.keep_rows(context, ME, [(tmp_path / "bodies.parquet").read_bytes()], "bodies.parquet")
+    made = dataset_versions.create_dataset(context, ME, "Bodies", file)[1]
+    choose(context, ME, made, ColumnChoice("text", "Body"))
+    questions.start(context, ME, dataset_versions.get_version(context, ME, made.dataset_id), "server")
+    assert [one["provenance"]["passage"] for one in pairs_of(context, work_once(context))] == [passage(1), passage(2)]
 
 
 @pytest.mark.usefixtures("teacher")

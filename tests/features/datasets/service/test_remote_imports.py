@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.features.datasets.conftest import ME, events, jsonl, qa, work_once
 from tests.hub_server import COMMIT, Hub
@@ -134,6 +138,17 @@ def test_a_part_is_contained_in_a_larger_part_and_keeps_the_order(context: Conte
     for text in texts:
         assert [row for row in rows if row in text] == text
     assert texts[0] != rows[:10], "drawn by a hash, and not the first rows"
+
+
+def test_a_column_that_json_cannot_hold_is_left_out_and_no_row_is(context: Context, qa_hub: Hub) -> None:
+    out = io.BytesIO()
+    columns = {"question": ["a?", "b?"], "answer": ["a", "b"], "image": [b"\xff", b"\xfe"], "score": [math.nan, 1.0]}
+    pq.write_table(pa.table(columns), out)
+    qa_hub.files = {"train.parquet": out.getvalue()}
+    for given in ({}, {"max_rows": 2}):
+        job = imported(context, "org/qa", kept_columns=("question", "answer"), **given)
+        lines = content_of(context, version_of(context, job)).splitlines()
+        assert lines == [b'{"question": "a?", "answer": "a"}', b'{"question": "b?", "answer": "b"}']
 
 
 def test_columns_that_are_not_chosen_are_left_out(context: Context, qa_hub: Hub) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -101,6 +101,58 @@ def test_a_correction_replaces_the_row_with_its_prompt(context: Context) -> None
     assert (made.num_added, made.num_replaced) == (1, 1)
     assert dict(made.left_out) == {"is in the dataset already": 1}
     assert [row["messages"][-1]["content"] for row in rows_of(context, faq)] == ["Hi.", "9 euros."]
+
+
+def test_an_answer_that_is_corrected_again_after_it_was_added_replaces_its_row(context: Context) -> None:
+    faq = dataset(context, "faq", CHAT)
+    review_id = accept(context, 1, answer="9 euros.")
+    assert add_accepted(context, ME, faq).num_added == 1
+    review_queue.undo(context, ME, review_id)
+    again = context.review_items.get(review_id, "default")
+    review_queue.decide(context, ME, again, "accept", edited="10 euros.")
+    assert targets(context, ME)[0].num_new == 1
+    made = add_accepted(context, ME, faq)
+    assert (made.version.number, made.num_added, made.num_replaced) == (3, 1, 1)
+    assert [row["messages"][-1]["content"] for row in rows_of(context, faq)] == ["Hi.", "10 euros."]
+    assert targets(context, ME)[0].num_new == 0
+
+
+def test_answers_of_a_version_that_the_newest_one_was_not_made_of_are_added_to_that(context: Context) -> None:
+    faq = dataset(context, "faq", CHAT)
+    accept(context, 1)
+    assert add_accepted(context, ME, faq).version.number == 2
+    # Somebody has gone through the rows of version 1 meanwhile.
+    file = dataset_versions.keep_rows(context, ME, [CHAT.replace("Hi.", "Hi!").encode()], "rows.jsonl")
+    dataset_versions.add_version(context, ME, faq, file, origin="annotation", parent=1)
+    assert targets(context, ME)[0].num_new == 1
+    assert add_accepted(context, ME, faq).version.number == 4
+    assert [row["messages"][-1]["content"] for row in rows_of(context, faq)] == [
+        "Hi!",
+        "It costs 1 euros and is sent within two days.",
+    ]
+    assert targets(context, ME)[0].num_new == 0
+
+
+@pytest.mark.parametrize("origin", ["split", "import", "documents"])
+def test_a_version_whose_rows_come_from_elsewhere_has_none_of_the_answers_before(
+    context: Context, origin: Literal["split", "import", "documents"]
+) -> None:
+    faq = dataset(context, "faq", CHAT)
+    accept(context, 1)
+    assert add_accepted(context, ME, faq).version.number == 2
+    file = dataset_versions.keep_rows(context, ME, [CHAT.encode()], "rows.jsonl")
+    dataset_versions.add_version(context, ME, faq, file, origin=origin, parent=2)
+    assert targets(context, ME)[0].num_new == 1
+    assert len(rows_of(context, faq)) == 1
+    assert add_accepted(context, ME, faq).num_added == 1
+    assert len(rows_of(context, faq)) == 2
+
+
+def test_versions_of_earlier_releases_hold_what_they_name(context: Context) -> None:
+    review_id = accept(context, 1)
+    file = dataset_versions.keep_rows(context, ME, [CHAT.encode()], "rows.jsonl")
+    dataset_versions.create_dataset(context, ME, "faq", file, origin="review", details={"review_ids": [review_id]})
+    assert [(one.dataset.name, one.num_new) for one in targets(context, ME)] == [("faq", 0)]
 
 
 def test_held_out_rows_and_what_is_nearly_one_are_not_added(context: Context) -> None:

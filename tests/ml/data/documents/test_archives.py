@@ -167,6 +167,27 @@ def test_a_damaged_entry_is_named_and_the_rest_is_unpacked(tmp_path: Path) -> No
     assert [one.kind for one in so_far.skipped] == ["damaged"]
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_entry_whose_packed_data_are_damaged_is_named(tmp_path: Path, compression: int) -> None:
+    text = " ".join(str(number * number) for number in range(2000))
+    content = bytearray(zipped({"bad.txt": text, "good.txt": "good"}, compression))
+    content[50:250] = b"\xff" * 200
+    names, so_far = unpacked(tmp_path, bytes(content))
+    assert names == ["good.txt"]
+    assert [(one.name, one.kind) for one in so_far.skipped] == [("up.zip/bad.txt", "damaged")]
+
+
+def test_a_damaged_archive_within_one_is_named_and_the_rest_is_unpacked(tmp_path: Path) -> None:
+    inner = zipped({"second.txt": "2"}, zipfile.ZIP_STORED)
+    content = zipped({"inner.zip": inner, "good.txt": "good"}, zipfile.ZIP_STORED)
+    # Other bytes than the check sum of `inner.zip` in the outer directory says.
+    damaged = content.replace(inner, inner.replace(b"second.txt2", b"second.txt3"))
+    assert damaged != content
+    names, so_far = unpacked(tmp_path, damaged)
+    assert names == ["good.txt"]
+    assert [(one.name, one.kind) for one in so_far.skipped] == [("up.zip/inner.zip", "damaged")]
+
+
 def test_entries_of_one_name_are_both_kept(tmp_path: Path) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

@@ -9,8 +9,8 @@ from luthier.core.errors import DataError
 from luthier.ml.data.files.untrusted_input import MAX_ENTRIES, check_archive
 
 
-def make(path: Path, entries: dict[str, str | bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def make(path: Path, entries: dict[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
     return path
@@ -85,8 +85,9 @@ def test_a_broken_one(tmp_path: Path, keep: int) -> None:
         check_archive(path)
 
 
-def test_damaged_data(tmp_path: Path) -> None:
-    path = make(tmp_path / "a.docx", {"word/document.xml": bytes(range(256)) * 40})
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_data(tmp_path: Path, compression: int) -> None:
+    path = make(tmp_path / "a.docx", {"word/document.xml": bytes(range(256)) * 40}, compression)
     data = bytearray(path.read_bytes())
     data[60:100] = b"\xff" * 40
     path.write_bytes(data)

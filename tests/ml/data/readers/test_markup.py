@@ -59,6 +59,47 @@ def test_html_says_how_much_it_left_out(tmp_path: Path) -> None:
     assert "of the page's text was left out" in warning
 
 
+GERMAN = "Die Größe der Tür übertrifft jede Erwartung – „schön“, sagte Ännchen für 5 €."
+
+_META = '<meta http-equiv="Content-Type" content="text/html; charset=NAME">'
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec", "words"),
+    [
+        ("iso-8859-1", "cp1252", GERMAN),
+        ("windows-1252", "cp1252", GERMAN),
+        ("ISO-8859-15", "iso8859-15", "Œuvre à 5 €, déjà vu à l’œil nu.".replace("’", "'")),
+        ("windows-1251", "cp1251", "Размер двери превосходит все ожидания."),
+        ("iso-8859-2", "iso8859-2", "Zażółć gęślą jaźń."),
+        ("Shift_JIS", "cp932", "扉の大きさは予想以上です。"),
+        ("iso-2022-jp", "iso2022_jp", "扉の大きさは予想以上です。"),
+        ("utf-8", "utf-8", GERMAN),
+        ("iso-8859-1", "utf-8", GERMAN),
+    ],
+)
+@pytest.mark.parametrize("meta", ["<meta charset='NAME'>", _META])
+def test_a_page_is_read_in_the_character_set_that_it_states(
+    tmp_path: Path, charset: str, codec: str, words: str, meta: str
+) -> None:
+    head = f"<head>{meta.replace('NAME', charset)}<title>x</title></head>"
+    page = f"<html>{head}<body><article><p>{PROSE}</p><p>{words}</p></article></body></html>"
+    found = html.read(write(tmp_path / "a.html", page.encode(codec)))
+    assert words in found.sections[0].text
+    assert not [warning for warning in found.warnings if "character" in warning]
+
+
+def test_a_page_says_what_was_guessed_or_lost(tmp_path: Path) -> None:
+    body = f"<body><article><p>{PROSE}</p><p>Größe der Türen und schöne Gärten.</p></article></body>"
+    warnings = html.read(write(tmp_path / "a.html", f"<html>{body}</html>".encode("cp1252"))).warnings
+    assert any("its character set is not stated" in warning for warning in warnings)
+    stated = f"<html><head><meta charset='utf-8'></head>{body}</html>".encode()
+    damaged = write(tmp_path / "b.html", stated.replace("ö".encode(), b"\xf6", 1))
+    found = html.read(damaged)
+    assert "Größe der Türen und schöne Gärten." in found.sections[0].text
+    assert any("1 bytes are no UTF-8" in warning for warning in found.warnings)
+
+
 @pytest.mark.parametrize("page", ["<html><body></body></html>", "<div>" * 20000 + "</div>" * 20000])
 def test_html_without_text(tmp_path: Path, page: str) -> None:
     with pytest.raises(DataError, match="no text in the page"):
@@ -118,6 +159,38 @@ def test_mail_in_html_only(tmp_path: Path) -> None:
     mail.set_content(f"<html><body><h1>News</h1><p>{PROSE}</p></body></html>", subtype="html")
     found = email.read(write(tmp_path / "a.eml", mail.as_bytes()))
     assert found.sections[0].headings == ("Hi", "News")
+
+
+PRICES = "Schöne Grüße, die Übersicht kostet 5 €."
+
+
+@pytest.mark.parametrize(
+    ("stated", "written", "noticed"),
+    [
+        ("", "utf-8", ""),
+        ("", "cp1252", "1 of 1 lines are no UTF-8, read as Windows-1252 (first: line 1)"),
+        ("; charset=us-ascii", "utf-8", ""),
+        ("; charset=utf-8", "cp1252", "1 of 1 lines are no UTF-8, read as Windows-1252 (first: line 1)"),
+        ("; charset=iso-8859-1", "cp1252", ""),
+        ("; charset=windows-1252", "cp1252", ""),
+        ("; charset=iso-8859-15", "iso-8859-15", ""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["plain", "html"])
+def test_a_mail_keeps_its_letters_whatever_its_program_says_of_them(
+    tmp_path: Path, stated: str, written: str, noticed: str, kind: str
+) -> None:
+    head = f"Subject: x\nContent-Type: text/{kind}{stated}\nContent-Transfer-Encoding: 8bit\n\n".encode()
+    found = email.read(write(tmp_path / "a.eml", head + PRICES.encode(written) + b"\n"))
+    assert found.sections[-1].text.strip() == PRICES
+    assert found.warnings == ((noticed,) if noticed else ())
+
+
+def test_bytes_of_a_mail_that_are_no_character_are_counted(tmp_path: Path) -> None:
+    head = b"Subject: x\nContent-Type: text/plain; charset=shift_jis\nContent-Transfer-Encoding: 8bit\n\n"
+    found = email.read(write(tmp_path / "a.eml", head + "日本".encode("shift_jis") + b"\xff\n"))
+    assert found.sections[-1].text == "日本\ufffd\n"
+    assert found.warnings == ("1 bytes that are no character in shift_jis became U+FFFD",)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,22 @@ def test_the_card_says_which_files_are_which_split() -> None:
     }
 
 
+def test_a_pattern_of_the_card_ends_at_a_folder_and_two_stars_do_not() -> None:
+    paths = ["a.jsonl", "data/b.jsonl", "data/old/c.jsonl", "data/old/more/d.jsonl", "eval/test.jsonl"]
+    patterns = {
+        "*.jsonl": ["a.jsonl"],
+        "data/*": ["data/b.jsonl"],
+        "data/**": ["data/b.jsonl", "data/old/c.jsonl", "data/old/more/d.jsonl"],
+        "data/**/*.jsonl": ["data/b.jsonl", "data/old/c.jsonl", "data/old/more/d.jsonl"],
+        "**/[bt]*.jsonl": ["data/b.jsonl", "eval/test.jsonl"],
+        "data/*/*.jsonl": ["data/old/c.jsonl"],
+        "data/?.jsonl": ["data/b.jsonl"],
+        "**": paths,
+    }
+    card = [{"config_name": pattern, "data_files": pattern} for pattern in patterns]
+    assert configs_of(paths, card) == {pattern: {"train": found} for pattern, found in patterns.items()}
+
+
 def test_a_split_comes_at_a_commit_and_again_without_a_network(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

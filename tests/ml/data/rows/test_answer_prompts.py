@@ -33,6 +33,7 @@ def test_a_prompt_is_read_from_every_shape_with_or_without_an_answer() -> None:
     assert turns(messages=answered) == asked
     assert turns(conversations=[{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]) == asked
     assert turns(conversations=[{"from": "human", "value": "Why?"}]) == asked
+    assert turns(conversations=answered) == turns(conversations=answered[:1]) == asked, "turns with roles are read, too"
     assert turns(prompt="Why?", system="Be brief.") == [("system", "Be brief.", None), *asked]
 
 

@@ -212,6 +212,8 @@ def test_group_by_takes_any_plain_value_and_refuses_a_missing_one(jsonl: Write) 
     with pytest.raises(DataError, match="1 of 3 rows") as caught:
         load_file(jsonl(*rows, {"text": "c", "doc": None}), group_by="doc")
     assert (caught.value.problems[0].line, caught.value.problems[0].field) == (3, "doc")
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        load_file(jsonl(*rows, '{"text": "c", "doc": "\\ud83d"}'), group_by="doc")
     with pytest.raises(DataError, match="has no field 'document'"):
         load_file(jsonl(*rows), group_by="document")
     with pytest.raises(DataError, match="given twice"):

@@ -57,6 +57,26 @@ def test_function_calls_and_observations() -> None:
 
 
 @pytest.mark.parametrize(
+    ("turns", "answered"),
+    [
+        (["cc", "o1", "o2"], ["0_0", "0_1"]),
+        (["cc", "o1", "o2", "o3"], ["0_0", "0_1", "0_1"]),
+        (["c", "c", "o1", "o2"], ["0_0", "1_0"]),
+        (["cc", "o1", "c", "o2"], ["0_0", "2_0"]),
+        (["c", "o1", "c", "o2"], ["0_0", "2_0"]),
+    ],
+)
+def test_observations_answer_the_calls_in_their_order(turns: list[str], answered: list[str]) -> None:
+    call = '{"name": "find", "arguments": {}}'
+    calls = {"c": call, "cc": f"[{call}, {call}]"}
+    rows = [_turn("function_call", calls[one]) if one in calls else _turn("observation", one) for one in turns]
+    conversation = sharegpt_conversation({"conversations": [_turn("human", "q"), *rows, _turn("gpt", "a")]})
+    found = [one.tool_call_id for one in conversation.messages if one.role == "tool"]
+    # One more than the place among the turns here: the question comes first.
+    assert found == [f"call_{int(one[0]) + 1}_{one[2]}" for one in answered]
+
+
+@pytest.mark.parametrize(
     ("turns", "field"),
     [
         (None, "conversations"),

@@ -142,6 +142,14 @@ def test_pairs_written_from_one_passage_stay_together_where_it_is_of_no_file(jso
     assert off.document["num_groups"] == 81
 
 
+def test_half_of_a_surrogate_pair_in_a_group_or_a_label_ends_no_split(jsonl: Write, tmp_path: Path) -> None:
+    rows = [f'{{"text": "passage {n}", "doc": "\\ud83d{n % 10}", "label": "\\udc00"}}' for n in range(40)]
+    request = SplitRequest(jsonl(*rows), tmp_path / "out", group_by="doc", stratify_by="label")
+    made = split_file(request, near_groups=alone)
+    assert made.document["num_groups"] == 10
+    assert sorted(row for part in lines(made).values() for row in part) == sorted(rows)
+
+
 def test_one_document_cannot_be_split_and_the_answer_says_how_else(jsonl: Write, tmp_path: Path) -> None:
     file = jsonl(*({"text": f"passage {n}", "provenance": {"file": "doc.pdf"}} for n in range(20)))
     with pytest.raises(DataError, match=r"20 rows in 1 groups(.|\n)*--group-by none"):

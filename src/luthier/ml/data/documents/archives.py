@@ -9,6 +9,7 @@ the most that is read of each entry.
 from __future__ import annotations
 
 import io
+import lzma
 import re
 import stat
 import zipfile
@@ -109,8 +110,8 @@ def unpack(path: Path, folder: Path, name: str, so_far: Unpacking, *, depth: int
             target = _target(entry, folder, shown, so_far)
             if target is None:
                 continue
-            _write(archive, entry, target, name, so_far)
-            if target.suffix.lower() == ARCHIVE_SUFFIX:
+            is_written = _write(archive, entry, target, name, so_far)
+            if is_written and target.suffix.lower() == ARCHIVE_SUFFIX:
                 inner.append((target, shown))
     for found, shown in inner:
         _unpack_inner(found, shown, so_far, depth)
@@ -226,7 +227,8 @@ def _free(target: Path) -> Path:
     return free
 
 
-def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name: str, so_far: Unpacking) -> None:
+def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name: str, so_far: Unpacking) -> bool:
+    """Write the bytes of an entry; false where it was left out."""
     limits = so_far.limits
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -240,17 +242,21 @@ def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name:
                         do="split it into several ZIP files; if you do not know it, do not open it",
                     )
                 file.write(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        target.unlink(missing_ok=True)
-        reason = f"damaged in the archive: {library_reason(error)}"
-        so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "damaged", reason))
-        return
     except (FileExistsError, NotADirectoryError):
         # A file and a folder of one name, such as `a` and `a/b`.
         reason = "another entry of the archive has the name of its folder"
         so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "same name", reason))
-        return
+        return False
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
+        # The system gives its errors a number; bz2 raises one without for damaged data.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        target.unlink(missing_ok=True)
+        reason = f"damaged in the archive: {library_reason(error)}"
+        so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "damaged", reason))
+        return False
     so_far.num_members += 1
+    return True
 
 
 def _shown(name: str) -> str:

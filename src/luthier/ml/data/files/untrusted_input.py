@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -52,7 +53,7 @@ def check_archive(path: Path) -> frozenset[str]:
             _check_directory(entries)
             _check_content(archive, entries)
             return frozenset(entry.filename for entry in entries)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, OSError) as error:
         raise DataError(
             f"its ZIP archive is broken: {library_reason(error)}", expected="a whole file", do="get or save it again"
         ) from error

@@ -101,7 +101,7 @@ _CANDIDATES: Final = (
     r"\d\.\d{1,3}\.\d{1,3}\.\d",
     r"[0-9A-Fa-f]:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]|::[0-9A-Fa-f]",
     rf"\d[A-Za-z]? (?:[\p{{Lu}}\d][\w.'’\-]* ){{1,4}}(?:{street.STRONG_SUFFIXES}|{street.WEAK_SUFFIXES})\b",
-    rf"(?i:{street.GERMAN_ENDINGS}) \d|(?:Am|An de[rn]|Auf de[mr]|Im|In der|Zum|Zur|Unter den) \p{{Lu}}\w+ \d",
+    rf"(?i:{street.GERMAN_ENDINGS}) \d|(?:Am|An de[rn]|Auf de[mr]|Im|In der|Zum|Zur|Unter den) \p{{Lu}}[\w'’\-]* \d",
     rf"\d(?: ?(?:bis|ter|quater|[A-D]))?,? (?i:{street.FRENCH_WORDS}) ",
     rf"(?:{street.SPANISH_WORDS}|{street.ITALIAN_WORDS}|in (?:via|viale|piazza|corso)) ?[\p{{L}} '’\-.,º]{{2,60}}\d",
 )

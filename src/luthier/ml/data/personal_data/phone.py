@@ -18,7 +18,7 @@ from luthier.ml.data.personal_data.recognizers import Span, cue_before, is_phone
 _SPACE: Final = " \u00a0\u202f"
 # Runs of digits with what is between the groups of a number. Nothing in it matches in two ways: time is linear.
 _RUN: Final = re.compile(
-    rf"(?<![\w+.,/\-$€£%])\+?[{_SPACE}]?\(?\d+(?:(?:[{_SPACE}.\-/\u2011]|[{_SPACE}]?\(|\)[{_SPACE}]?[\-/]?|[{_SPACE}]/[{_SPACE}])\d+)*"
+    rf"(?:(?<![\w+.,/\-$€£%])|(?<=\b(?i:tel|fax|mob|fon)\.))\+?[{_SPACE}]?\(?\d+(?:(?:[{_SPACE}.\-/\u2011]|[{_SPACE}]?\(|\)[{_SPACE}]?[\-/]?|[{_SPACE}]/[{_SPACE}])\d+)*"
 )
 _EXTENSION: Final = re.compile(r"(?i)[ ,]{0,2}(?:x|ext\.?|extension|durchwahl|poste|int\.)[ ]?\d{1,6}(?!\w)")
 _NANP: Final = re.compile(r"(?:1[ .-]?)?(?:\(([2-9]\d\d)\)([ .-]?)|([2-9]\d\d)([ .-]))([2-9]\d\d)([ .-]?)(\d{4})(?!\d)")

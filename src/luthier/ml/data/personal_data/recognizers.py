@@ -117,8 +117,10 @@ def is_card_just_before(text: str, start: int) -> bool:
     return _CARD_JUST_BEFORE.search(text[max(0, start - 40) : start]) is not None
 
 
+# Behind it, a hyphen begins a German noun made with it (`ann@gmx.de-Adresse`), or the domain goes on.
 _ADDRESS: Final = re.compile(
-    r"(?<![\w.+%'-])([^\W_][\w.+%'-]{0,63}|_[\w.+%'-]{1,63})@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24})(?![\w@-])"
+    r"(?<!\w)([^\W_][\w.+%'-]{0,63}|_[\w.+%'-]{1,63})@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24})"
+    r"(?![\w@]|-(?![A-ZÄÖÜ][a-zäöüß]{2}))"
 )
 _RESERVED_DOMAINS: Final = re.compile(
     r"(?i)(?:^|\.)(?:example\.(?:com|org|net|edu)|test|invalid|example|localhost|local)$"
@@ -157,12 +159,16 @@ def find_emails(text: str) -> Iterator[Span]:
         return
     for match in _ADDRESS.finditer(text):
         local, domain = match[1], match[2]
-        if local.endswith(".") or ".." in local or domain.rpartition(".")[2].lower() in _FILE_ENDINGS:
+        # Dots in succession are no part of an address: `write to me...ann@firm.de`.
+        local = local.rpartition("..")[2].lstrip("+%'-") if ".." in local else local
+        if not local or local.endswith(".") or domain.rpartition(".")[2].lower() in _FILE_ENDINGS:
             continue
         if _is_password_of_url(text, match.start()):
             continue
+        start = match.end(1) - len(local)
         is_reserved = local.lower() in _NOBODY or _RESERVED_DOMAINS.search(domain) is not None
-        yield Span(match.start(), match.end(), "email", match[0], is_reserved, _is_domain(domain.rpartition(".")[2]))
+        is_certain = _is_domain(domain.rpartition(".")[2])
+        yield Span(start, match.end(), "email", text[start : match.end()], is_reserved, is_certain)
 
 
 def _is_domain(top_level: str) -> bool:

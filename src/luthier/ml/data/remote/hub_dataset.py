@@ -129,8 +129,18 @@ def _of_card(paths: Sequence[str], entry: Mapping[str, Any]) -> dict[str, list[s
 
 
 def _matches(path: str, pattern: str) -> bool:
-    # `**/` also matches no folder at all.
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, pattern.replace("**/", ""))
+    """Whether a path fits a pattern of a card as `datasets` reads it: `*` ends at a folder, `**` is any number of them."""
+    if path == pattern:
+        return True
+    names = path.split("/")
+    # How many of the names the parts of the pattern so far can have taken.
+    taken = {0}
+    for part in pattern.split("/"):
+        if part == "**":
+            taken = {num for first in taken for num in range(first, len(names) + 1)}
+        else:
+            taken = {num + 1 for num in taken if num < len(names) and fnmatch.fnmatchcase(names[num], part)}
+    return len(names) in taken
 
 
 def _by_name(paths: Sequence[str]) -> dict[str, list[str]]:

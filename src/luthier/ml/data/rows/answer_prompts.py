@@ -191,7 +191,7 @@ def _conversation(fields: dict[str, Any]) -> Conversation:
         turns = _turns(fields, "messages", "role")
         return chat_conversation(fields | {"messages": [*turns, {"role": "assistant", "content": _ANSWER}]})
     if fields.get("conversations") is not None:
-        turns = _turns(fields, "conversations", "from")
+        turns = _turns(fields, "conversations", "from", "role")
         return sharegpt_conversation(fields | {"conversations": [*turns, {"from": "gpt", "value": _ANSWER}]})
     if fields.get("prompt") is not None:
         kept = {name: value for name, value in fields.items() if name != "label"}
@@ -201,13 +201,15 @@ def _conversation(fields: dict[str, Any]) -> Conversation:
     raise BadFieldError("prompt", ABSENT, "is absent, and so are messages, conversations and instruction")
 
 
-def _turns(fields: Mapping[str, Any], name: str, who: str) -> list[Any]:
-    """The turns up to the last one that is not an answer."""
+def _turns(fields: Mapping[str, Any], name: str, *speaker: str) -> list[Any]:
+    """The turns up to the last one that is not an answer. speaker: keys of a turn for who speaks; the first counts."""
     turns = fields[name]
     if not isinstance(turns, list):
         raise BadFieldError(name, turns, "is not a list of turns")
     end = len(turns)
-    while end and isinstance(turns[end - 1], dict) and turns[end - 1].get(who) in _ANSWERING:
+    while end and isinstance(turn := turns[end - 1], dict):
+        if next((turn[key] for key in speaker if key in turn), None) not in _ANSWERING:
+            break
         end -= 1
     if not end:
         raise BadFieldError(name, ABSENT, "has no turn to answer")

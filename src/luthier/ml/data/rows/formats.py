@@ -18,7 +18,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, Row, Shape
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.ids import sha256_file
-from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
+from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, check_text, shorten
 from luthier.ml.data.files.sequences import RecordStore, SequenceWriter
 from luthier.ml.data.files.source import Source, changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
@@ -233,7 +233,7 @@ def _group_value(fields: Mapping[str, Any], group: str) -> str:
     if not isinstance(value, str | int | float):
         shown = ABSENT if value is ABSENT else value
         raise BadFieldError(group, shown, "names no group: absent, null, or no plain value")
-    return str(value)
+    return check_text(group, str(value))
 
 
 def _name_in_file(field: str, mapping: Mapping[str, str]) -> str:

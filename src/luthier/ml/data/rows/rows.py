@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,10 +81,15 @@ class Record:
     raw: bytes | None
 
 
-def read_records(source: Source) -> Iterator[Record]:
+def read_records(source: Source, columns: Collection[str] = ()) -> Iterator[Record]:
     """Each record of a file in order, streamed. Blank lines are no records.
 
     A row with a value that JSON does not have (not a number, raw bytes) comes as a RowProblem.
+
+    Args:
+        source: the file.
+        columns: what is needed of the rows; empty for all. Where another column holds such a value, `raw` has these
+            alone.
 
     Raises:
         DataError: the file as a whole cannot be read.
@@ -94,15 +99,19 @@ def read_records(source: Source) -> Iterator[Record]:
         return
     for item in read_rows(source):
         if isinstance(item, Row):
-            try:
-                yield Record(item.line, item, json_line(item.fields))
-            except (TypeError, ValueError) as error:
-                problem = RowProblem(
-                    source.name, item.line, "", "", f"cannot be written as JSON: {library_reason(error)}"
-                )
-                yield Record(item.line, problem, None)
+            yield _written(item, columns)
         else:
             yield Record(item.line, item, None)
+
+
+def _written(row: Row, columns: Collection[str]) -> Record:
+    needed = {name: value for name, value in row.fields.items() if name in columns}
+    for fields in (row.fields, needed) if needed else (row.fields,):
+        try:
+            return Record(row.line, row, json_line(fields))
+        except (TypeError, ValueError) as error:
+            reason = f"cannot be written as JSON: {library_reason(error)}"
+    return Record(row.line, RowProblem(row.file, row.line, "", "", reason), None)
 
 
 def _lines(source: Source) -> Iterator[Record]:

@@ -46,14 +46,21 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
     if not isinstance(turns, list):
         value = ABSENT if turns is None else turns
         raise BadFieldError("conversations", value, f"is {name_of_type(turns)} where a list is expected")
-    raw, last_id = [], None
+    raw: list[dict[str, Any]] = []
+    open_ids: list[str] = []
     for index, turn in enumerate(turns):
         where = f"conversations[{index}]"
         if not isinstance(turn, dict):
             raise BadFieldError(where, turn, f"is {name_of_type(turn)} where an object is expected")
-        raw.append(_openai_message(where, turn, index, last_id))
-        # ShareGPT has no call ids: an observation answers the last function call before it.
-        last_id = f"call_{index}_0" if turn.get("from") == "function_call" else last_id
+        message = _openai_message(where, turn, index, open_ids[0] if open_ids else None)
+        raw.append(message)
+        # ShareGPT has no call ids: observations answer the calls before them in their order, and the last call once all
+        # others are answered.
+        if turn.get("from") == "function_call":
+            is_more = index > 0 and turns[index - 1].get("from") == "function_call"
+            open_ids = [*(open_ids if is_more else []), *(call["id"] for call in message["tool_calls"])]
+        elif message.get("role") == "tool" and len(open_ids) > 1:
+            del open_ids[0]
     try:
         messages: tuple[Message, ...] = parse_messages("conversations", raw)
     except BadFieldError as error:
@@ -63,7 +70,7 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
     return Conversation(messages=messages, tools=parse_tools("tools", fields.get("tools")))
 
 
-def _openai_message(where: str, turn: dict[str, Any], index: int, last_id: str | None) -> dict[str, Any]:
+def _openai_message(where: str, turn: dict[str, Any], index: int, call_id: str | None) -> dict[str, Any]:
     if "from" not in turn:
         role = turn.get("role", ABSENT)
         # A role that is not known is passed on, so that parse_messages names it together with the known ones.
@@ -79,8 +86,8 @@ def _openai_message(where: str, turn: dict[str, Any], index: int, last_id: str |
     if isinstance(value, str) or value is None:
         check_text(f"{where}.value", value)
     message = {**rest, "role": _ROLES[speaker], "content": value}
-    if message["role"] == "tool" and last_id is not None and "tool_call_id" not in rest:
-        message["tool_call_id"] = last_id
+    if message["role"] == "tool" and call_id is not None and "tool_call_id" not in rest:
+        message["tool_call_id"] = call_id
     return message
 
 

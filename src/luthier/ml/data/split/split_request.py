@@ -208,7 +208,9 @@ class StringColumn:
         self._last: list[str | None] = []
 
     def append(self, value: str | None) -> None:
-        """Add one at the end."""
+        """Add one at the end; halves of surrogate pairs, which no frame can hold, as question marks."""
+        if value is not None and not value.isascii():
+            value = value.encode("utf-8", "replace").decode()
         self._last.append(value)
         if len(self._last) == _PART_ROWS:
             self._parts.append(pl.Series(self._last, dtype=pl.String))
