@@ -49,7 +49,7 @@ class Choice:
     Attributes:
         pieces: Its text, in pieces as received.
         thoughts: The reasoning before it, in pieces.
-        tokens: Its tokens with their log-probabilities, if requested.
+        tokens: The tokens of its text with their log-probabilities, if requested; none of the reasoning.
         calls: Pieces of its tool calls.
         num_new_tokens: Generated so far, including reasoning.
         num_thinking_tokens: Reasoning tokens among them; known once it has ended.
@@ -129,7 +129,7 @@ class Answer:
             choice = self.choices[event.choice]
             choice.pieces.append(event.text)
             choice.thoughts.append(event.reasoning)
-            choice.tokens += event.tokens
+            choice.tokens += event.answer_tokens
             choice.calls += event.calls
             choice.num_new_tokens = event.num_new_tokens
         elif isinstance(event, Ended):

@@ -130,7 +130,7 @@ class ChatResponseBuilder:
             delta["content"] = piece.text
         if piece.calls:
             delta["tool_calls"] = [_call_delta(call) for call in piece.calls]
-        return self._chunk(piece.choice, delta, logprobs=self._likelihoods(piece.tokens))
+        return self._chunk(piece.choice, delta, logprobs=self._likelihoods(piece.answer_tokens))
 
     def end(self, ended: Ended) -> dict[str, Any]:
         return self._chunk(ended.choice, {}, reason=ended.reason)
