@@ -93,6 +93,19 @@ def test_every_line_is_answered_or_has_its_error(client: TestClient, home: Conte
     assert (stored["purpose"], stored["filename"]) == ("batch_output", f"{batch['id']}_output.jsonl")
 
 
+def test_a_line_with_unknown_keys_in_messages_is_answered_with_a_warning(client: TestClient, home: Context) -> None:
+    answering(home)
+    turn = {"role": "user", "content": "say one", "weight": 0}
+    batch = started(client, [line("a", "say one", messages=[turn]), line("b", "say two")])
+    worked(home)
+    found = lines_of(client, ok(client.get(f"/v1/batches/{batch['id']}"))["output_file_id"])
+    answers = {one["custom_id"]: one["response"] for one in found}
+    assert sorted(answers) == ["a", "b"]
+    assert answers["a"]["body"]["choices"][0]["message"]["content"] == "one"
+    assert answers["a"]["warning"].endswith('were not read: "weight"')
+    assert "warning" not in answers["b"]
+
+
 def test_completions_and_embeddings(client: TestClient, home: Context) -> None:
     answering(home)
     completion = {

@@ -21,7 +21,7 @@ from luthier.core.errors import BusyError, LuthierError, WorkError, error_from
 from luthier.core.stream import Failed, Pooled, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import Event, ResponseBuilder, SamplingBody, refused
-from luthier.features.serving.api.chat import ChatBody, ChatResponseBuilder, chat_request
+from luthier.features.serving.api.chat import ChatBody, ChatResponseBuilder, chat_request, unread_warning
 from luthier.features.serving.api.completions import CompletionBody, CompletionResponseBuilder, completion_requests
 from luthier.features.serving.api.pooling import EmbeddingBody, embedding_inputs, embedding_response
 from luthier.features.serving.api.responses.api import prepared, refused_here
@@ -51,10 +51,12 @@ class OfflineAnswer:
     Attributes:
         status: The HTTP status that the route would give.
         body: The object of the response, or `{"error": ...}`.
+        warning: What the route would say in a header of the answer; None for nothing.
     """
 
     status: int
     body: dict[str, Any]
+    warning: str | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -121,9 +123,10 @@ def answer_offline(context: Context, caller: Caller, endpoint: Endpoint, body: M
     """
     try:
         made = parsed(endpoint, body)
+        warning = unread_warning(made.messages) if isinstance(made, ChatBody) else None
         for attempt in range(1, _MAX_TRIES + 1):
             try:
-                return OfflineAnswer(200, _carried_out(context, caller, made))
+                return OfflineAnswer(200, _carried_out(context, caller, made), warning)
             except (BusyError, WorkError) as error:
                 # An engine that has ended is started again by the next request.
                 if attempt == _MAX_TRIES or not error.retry_helps:
