@@ -186,6 +186,21 @@ def test_a_file_that_is_wrong_as_a_whole_is_refused(
     assert engine.asked == []
 
 
+def test_why_the_job_of_a_batch_has_crashed_names_no_place_of_this_machine(
+    client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.platform.jobs.store.MOST_CRASHES", 1)
+    batch = started(client, [line("a", "x")])
+    job = home.jobs.claim("here", ("infer",))
+    assert job is not None
+    home.jobs.crash(job.job_id, job.attempt, f"exit code 1: no space for {home.home}/jobs/x")
+    found = ok(client.get(f"/v1/batches/{batch['id']}"))
+    (error,) = found["errors"]["data"]
+    assert (found["status"], error["code"]) == ("failed", "batch_failed")
+    assert "exit code 1: no space for jobs/x" in error["message"]
+    assert str(home.home) not in str(found)
+
+
 @pytest.mark.parametrize(
     ("changes", "param", "code"),
     [
