@@ -35,7 +35,7 @@ def import_file(
 ) -> Answer:
     """Turn evals of OpenAI's API into suites for `luthier eval MODEL --suite`; name what has no counterpart."""
     del home  # every command takes one; this one works on files alone
-    from luthier.core.errors import NotFoundError
+    from luthier.core.errors import NotFoundError, RequestError
     from luthier.features.evals_api.importer import import_evals
 
     if file == "-":
@@ -45,7 +45,10 @@ def import_file(
             f"no file {file}", expected="the JSON of an eval", do="correct the path, or give - for stdin"
         )
     else:
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RequestError(f"{file} is no UTF-8 text", expected="JSON in UTF-8", do="save it as UTF-8") from error
     found = import_evals(text, out, data=data, prompt=prompt, force=force)
     return Answer(as_json, {"suites": [one.document() for one in found]}, lambda console: _show(console, found))
 

@@ -21,7 +21,7 @@ from luthier.core.json_limits import fault_of_text, json_text
 from luthier.core.results.suite import GradedTask, Suite, TaskGrader
 from luthier.core.text.counted import counted
 from luthier.core.text.plain_yaml import write_yaml
-from luthier.features.evals_api.data import fault_of_item, messages_of, row_of_line
+from luthier.features.evals_api.data import fault_of_item, messages_of, rows_of_file
 from luthier.features.evals_api.records import EvalRun, ItemReference, RunRequest, SourceRow, Template, pass_threshold
 from luthier.features.serving import graders
 from luthier.features.serving.graders import GraderRequest, LabelModelRequest, MultiRequest, ScoreModelRequest
@@ -83,7 +83,7 @@ def import_evals(
         ConflictError: A file is there already.
     """
     documents = _documents(text)
-    evals = [one for one in documents if "testing_criteria" in one]
+    evals = [one for one in documents if isinstance(one.get("testing_criteria"), list)]
     runs = [one for one in documents if one.get("object") == "eval.run"]
     if not evals:
         raise RequestError(
@@ -141,6 +141,7 @@ def _imported(
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
+    text = text.removeprefix("\ufeff")  # as editors on Windows write it
     # Depth and length are checked on the text: the parser itself would already use the memory.
     if (fault := fault_of_text(text)) is not None:
         raise RequestError(f"{fault.came} at {fault.place or 'the top'}", expected=fault.expected, do="make it smaller")
@@ -225,14 +226,13 @@ def _without_nulls(value: Any) -> Any:
 def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Path | None) -> list[SourceRow]:
     from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
 
-    schema = (one.get("data_source_config") or {}).get("schema") or {}
-    item_schema = (schema.get("properties") or {}).get("item") or (one["data_source_config"] or {}).get("item_schema")
-    check = SchemaCheck(item_schema) if isinstance(item_schema, dict) else None
+    item_schema = _item_schema(one)
+    check = None if item_schema is None else SchemaCheck(item_schema)
     rows: list[SourceRow] = []
     problems = []
     for number, row in enumerate(_given_rows(name, run, data), 1):
         fault = row if isinstance(row, str) else None
-        if check is not None and isinstance(item_schema, dict) and isinstance(row, SourceRow):
+        if check is not None and item_schema is not None and isinstance(row, SourceRow):
             fault = fault_of_item(item_schema, check, row.item)
         if fault is not None:
             problems.append(f"row {number:,}: {fault}")
@@ -249,11 +249,22 @@ def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Pa
     return rows
 
 
+def _item_schema(one: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The schema of items, as an eval has it when it is retrieved or when it is made; None where it has none."""
+    config = _object(one.get("data_source_config"))
+    item = _object(_object(config.get("schema")).get("properties")).get("item") or config.get("item_schema")
+    return item if isinstance(item, dict) else None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[SourceRow | str]:
     if data is not None:
         if not data.is_file():
             raise NotFoundError(f"no file {data}", expected="JSON lines with `item`", do="correct --data")
-        return [row_of_line(line) for line in data.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return list(rows_of_file(data))
     source = None if run is None else run.data_source.source
     if source is None or source.type != "file_content":
         where = "no run of it is in the JSON" if source is None else f"its run names them by {source.type}"

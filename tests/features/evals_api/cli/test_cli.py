@@ -36,3 +36,7 @@ def test_a_suite_is_written_and_named(
     assert main(["evals", "import", str(file), *options, "--force"]) == 0
     assert "luthier eval MODEL --suite" in capsys.readouterr().out
     assert main(["evals", "import", str(tmp_path / "none.json")]) == 2
+    file.write_bytes(b'{"name": "\xff"}')
+    capsys.readouterr()
+    assert main(["evals", "import", str(file)]) == 2
+    assert "is no UTF-8 text" in capsys.readouterr().err
