@@ -124,6 +124,16 @@ def test_an_eval_with_a_run_becomes_a_suite_that_can_be_run(tmp_path: Path) -> N
     assert [(one.role, one.content) for one in prompt.messages] == [("system", "Answer So."), ("user", "Why?")]
 
 
+def test_a_grader_with_sampling_parameters_is_taken_without_them(tmp_path: Path) -> None:
+    grader = {
+        "name": "tone", "type": "score_model", "model": "o3-mini", "input": [{"role": "user", "content": "Good?"}],
+        "sampling_params": {"reasoning_effort": "high", "top_p": 0.5, "seed": 1},
+    }  # fmt: skip
+    found = imported(tmp_path, [EVAL | {"testing_criteria": [grader]}, RUN])
+    assert found.graders == ("tone",)
+    assert "The sampling_params of grader 'tone' were left out: the judge answers at temperature 0." in found.notes
+
+
 def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"item": {"q": "Why?", "a": "So"}}\n\n')

@@ -100,6 +100,11 @@ def test_a_field_that_the_item_lacks_is_told(client: TestClient) -> None:
         ),
         (LABEL | {"passing_labels": ["great"]}, "grader.passing_labels", "invalid_grader"),
         (SCORE | {"sampling_params": {"top_p": 0.5}}, "grader.sampling_params.top_p", "unsupported_value"),
+        (
+            SCORE | {"sampling_params": {"reasoning_effort": "high"}},
+            "grader.sampling_params.reasoning_effort",
+            "unsupported_value",
+        ),
     ],
 )
 def test_what_is_not_done_is_refused_with_a_reason(
@@ -153,6 +158,13 @@ def test_models_that_grade(grader: dict[str, Any], said: str, reward: float | No
     assert asked == [[{"role": "user", "content": "Grade 4 against four"}]]
     assert found.reward == (reward or 0.0)
     assert found.errors == (set() if reward is not None else {"model_grader_parse_error"})
+
+
+def test_a_stored_grader_with_a_reasoning_effort_goes_on_grading() -> None:
+    made: GraderRequest = TypeAdapter(GraderRequest).validate_python(
+        SCORE | {"sampling_params": {"reasoning_effort": "high"}}
+    )
+    assert graders.grade(made, "4", ITEM, lambda *_: "0.5").reward == 0.5
 
 
 def test_a_model_that_does_not_answer_is_told() -> None:
