@@ -235,7 +235,6 @@ _NOT_COMPUTED: Final = {
     "cosine": "needs a model of embeddings, and this server has none",
     "meteor": "needs word lists of synonyms, and this server has none",
 }
-_ANSWER_TOKENS: Final = 256
 ERRORS: Final = (
     "formula_parse_error", "sample_parse_error", "truncated_observation_error", "unresponsive_reward_error",
     "invalid_variable_error", "other_error", "python_grader_server_error", "python_grader_runtime_error",
@@ -243,8 +242,8 @@ ERRORS: Final = (
 )  # fmt: skip
 """The error flags in OpenAI's response."""
 
-Ask = Callable[[str, Sequence[Mapping[str, str]], int, float, int], str]
-"""(model, messages, max_tokens, temperature, seed) -> the generated text."""
+Ask = Callable[[str, Sequence[Mapping[str, str]], int | None, float, int], str]
+"""(model, messages, max_tokens or None, temperature, seed) -> the generated text."""
 RunPython = Callable[[str, Mapping[str, Any], Mapping[str, Any]], "PythonGrade"]
 """(source, sample, item) -> what the function `grade` of the source gave."""
 
@@ -325,8 +324,8 @@ def run(context: Context, caller: Caller, grader: GraderRequest, output: str, it
 
     check(grader, allows_python=context.settings.python_graders)
 
-    def ask(model: str, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float, seed: int) -> str:
-        return answer(context, caller, model, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    def ask(model: str, messages: Sequence[Mapping[str, str]], most: int | None, temperature: float, seed: int) -> str:
+        return answer(context, caller, model, messages, max_tokens=most, temperature=temperature, seed=seed)
 
     return grade(grader, sample_of_text(output), item, ask, run_once if context.settings.python_graders else None)
 
@@ -415,10 +414,11 @@ def _one(
     assert isinstance(grader, ScoreModelRequest | LabelModelRequest)
     messages = [{"role": one.role, "content": text} for one, text in zip(grader.input, texts, strict=True)]
     sampling = grader.sampling_params if isinstance(grader, ScoreModelRequest) else None
-    most, temperature, seed = _ANSWER_TOKENS, 0.0, 0
+    most: int | None = None
+    temperature, seed = 0.0, 0
     if sampling is not None:
         # Temperature 0 falls back to the default, which is 0 as well.
-        most, temperature = sampling.max_completions_tokens or most, sampling.temperature or temperature
+        most, temperature = sampling.max_completions_tokens, sampling.temperature or temperature
         seed = sampling.seed or seed
     try:
         said = ask(grader.model, messages, most, temperature, seed)
