@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 
 
 class Clock:
@@ -22,3 +23,10 @@ def wait_until(seen: Callable[[], bool], seconds: float = 120) -> None:
     while not seen():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def today() -> date:
+    """The day in UTC, with a minute of it left at least: near its end, the next one is waited for."""
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    wait_until(lambda: datetime.now(UTC).date() == soon.date())
+    return soon.date()

@@ -28,7 +28,7 @@ def client(keys_and_server: tuple[dict[str, str], RunningServer]) -> Iterator[op
 
 
 def test_the_way_of_a_conversation(client: openai.OpenAI) -> None:
-    first = client.responses.create(model="tiny", input="Which wood?", max_output_tokens=6)
+    first = client.responses.create(model="tiny", input="Which wood?", max_output_tokens=6, temperature=0)
     assert (first.object, first.status) == ("response", "incomplete")
     with client.responses.stream(
         model="tiny", input="And the back?", previous_response_id=first.id, text_format=Wood

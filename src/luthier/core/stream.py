@@ -361,7 +361,8 @@ class Piece(FrozenModel):
         choice: the number of the choice, from 0 on.
         text: whole characters that follow what was sent before.
         num_new_tokens: of thought and answer so far.
-        tokens: those that begin in it, where likelihoods were requested.
+        tokens: those that begin in it, where likelihoods were requested; of the thought, then of the answer.
+        num_thought_tokens: how many of `tokens`, the first ones, are of the thought and its delimiters.
         calls: more of calls of tools, whose text is never part of `text`.
         reasoning: more of the thought, nor is it.
     """
@@ -371,8 +372,14 @@ class Piece(FrozenModel):
     text: str
     num_new_tokens: int = 0
     tokens: tuple[WrittenToken, ...] = ()
+    num_thought_tokens: int = 0
     calls: tuple[CallPiece, ...] = ()
     reasoning: str = ""
+
+    @property
+    def answer_tokens(self) -> tuple[WrittenToken, ...]:
+        """The tokens of the answer alone."""
+        return self.tokens[self.num_thought_tokens :]
 
 
 EndReason = Literal["stop", "length", "tool_calls"]

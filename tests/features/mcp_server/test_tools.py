@@ -10,10 +10,12 @@ import pytest
 from mcp import MCPError
 from tests import homes
 from tests.features.mcp_server.conftest import Calls, call
+from tests.fixtures.echo_engine import answering
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
+from luthier.core.stream import TextRequest
 from luthier.features.deployments import service as deployments
 from luthier.features.mcp_server.service import TOOLS
 from luthier.ml.inference.models import sources
@@ -187,6 +189,16 @@ def test_a_canary_is_deployed_promoted_and_rolled_back(home: Context, as_caller:
     assert [one["name"] for one in as_caller("list_deployments").document["deployments"]] == ["support"]
     assert as_caller("rollback", {"name": "support"}).document["error"]["code"] == "conflict"
     assert [view.deployment.name for view in deployments.list_deployments(home, Caller())] == ["support"]
+
+
+def test_a_thought_does_not_use_up_the_tokens_of_the_answer(home: Context, as_caller: Calls, tiny_model: Path) -> None:
+    sources.pull(str(tiny_model), home.home, SilentProgress())
+    engine = answering(home)
+    found = as_caller("ask", {"model": "tiny", "prompt": "say one", "max_tokens": 7})
+    assert (found.is_error, found.document.get("text")) == (False, "one"), found.text
+    (asked,) = engine.asked
+    assert isinstance(asked, TextRequest)
+    assert (asked.max_new_tokens, asked.max_thinking_tokens) == (7, None)
 
 
 def test_worth_is_answered_without_an_evaluation_by_assumptions(as_caller: Calls) -> None:

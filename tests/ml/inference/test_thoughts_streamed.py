@@ -147,6 +147,16 @@ def test_likelihoods_are_told_with_thought_and_answer(engine: Any) -> None:
     assert "".join(tokens).endswith(ANSWER)
 
 
+def test_likelihoods_of_the_answer_are_told_apart_from_those_of_the_thought(engine: Any) -> None:
+    _, _, whole, pieces = write(engine, num_top=0)
+    thought = [token.chosen.token for piece in pieces for token in piece.tokens[: piece.num_thought_tokens]]
+    answer = [token.chosen.token for piece in pieces for token in piece.answer_tokens]
+    assert THOUGHT in "".join(thought)
+    assert "".join(answer).lstrip() == ANSWER
+    cut = write(engine, num_top=0, max_new_tokens=64, max_thinking_tokens=whole.num_thinking_tokens - 7)[3]
+    assert sum(piece.num_thought_tokens for piece in cut) == sum(len(piece.tokens) for piece in cut) > 0
+
+
 def test_a_form_is_kept_to_behind_the_thought(engine: Any) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
     assert write(engine, json_schema=schema)[1] == '{"a": 1}'
@@ -205,6 +215,19 @@ def test_what_a_server_tells_apart_is_told_apart() -> None:
     reader = ChunkReader(TextRequest(conversation=ASKED), 0)
     pieces = [*reader.read(chunk(content="<think>so</th")), *reader.read(chunk(content="ink>4"))]
     assert [(piece.reasoning, piece.text) for piece in pieces] == [("so", ""), ("", "4")]
+
+
+def test_tokens_of_a_thought_that_a_server_sends_apart_are_told_apart() -> None:
+    def said(*tokens: str, **delta: Any) -> str:
+        likelihoods = {"content": [{"token": token, "logprob": -1.0} for token in tokens]}
+        return json.dumps({"choices": [{"delta": delta, "logprobs": likelihoods, "finish_reason": None}]})
+
+    reader = ChunkReader(TextRequest(conversation=ASKED, num_top=0), 0)
+    chunks = (said("so", " long", reasoning="so long"), said("4", content="4"), said("2", content="2"))
+    pieces = [piece for chunk in chunks for piece in reader.read(chunk)]
+    thought = [token.chosen.token for piece in pieces for token in piece.tokens[: piece.num_thought_tokens]]
+    answer = [(token.chosen.token, token.offset) for piece in pieces for token in piece.answer_tokens]
+    assert (thought, answer) == (["so", " long"], [("4", 0), ("2", 1)])
 
 
 @pytest.mark.parametrize(

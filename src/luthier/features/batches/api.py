@@ -8,8 +8,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from luthier.features.batches import service as batches
-from luthier.features.batches.records import BatchRequest, BatchStatus
+from luthier.features.batches.progress import failure_of
+from luthier.features.batches.records import BatchFault, BatchRequest, BatchStatus
 from luthier.features.batches.store import BatchView
+from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext, Looker
 from luthier.platform.http.errors import documented
 from luthier.platform.http.idempotency import once
@@ -98,35 +100,35 @@ class BatchList(ListPage[BatchObject]):
 @router.post("", response_model=BatchObject, responses=documented())
 def create(body: BatchRequest, request: Request, caller: Asker, context: HomeContext) -> Any:
     """Start a batch from an uploaded file of requests."""
-    return once(request, caller, context, lambda: batch_object(batches.start(context, caller, body)))
+    return once(request, caller, context, lambda: batch_object(context, batches.start(context, caller, body)))
 
 
 @router.get("", response_model=BatchList, responses=documented())
 def list_batches(caller: Looker, context: HomeContext, after: str | None = None, limit: Limit = 20) -> BatchList:
     """The batches of the project, newest first."""
     found, has_more = context.batches.list(caller.project_id, after=after, limit=limit)
-    return BatchList.of([batch_object(view) for view in found], has_more=has_more)
+    return BatchList.of([batch_object(context, view) for view in found], has_more=has_more)
 
 
 @router.get("/{batch_id}", response_model=BatchObject, responses=documented(404))
 def retrieve(batch_id: Id, caller: Looker, context: HomeContext) -> BatchObject:
     """One batch."""
-    return batch_object(context.batches.get(caller.project_id, batch_id))
+    return batch_object(context, context.batches.get(caller.project_id, batch_id))
 
 
 @router.post("/{batch_id}/cancel", response_model=BatchObject, responses=documented(404, 409))
 def cancel(batch_id: Id, caller: Asker, context: HomeContext) -> BatchObject:
     """Cancel a batch; what was answered until then becomes its output file."""
-    return batch_object(batches.cancel(context, caller, batch_id))
+    return batch_object(context, batches.cancel(context, caller, batch_id))
 
 
-def batch_object(view: BatchView) -> BatchObject:
+def batch_object(context: Context, view: BatchView) -> BatchObject:
     """A batch as the wire has it."""
     one, job = view.batch, view.job
     status = view.status
-    fault = batches.fault_of(view)
-    found = one.faults or (() if fault is None else (fault,))
-    faults = [BatchErrorObject(**fault.model_dump()) for fault in found]
+    error = failure_of(context, view)
+    of_job = () if error is None else (BatchFault(code="batch_failed", message=error.in_one_line),)
+    faults = [BatchErrorObject(**fault.model_dump()) for fault in one.faults or of_job]
     ended = job.finished_at
     return BatchObject(
         id=one.batch_id,

@@ -402,6 +402,8 @@ def _answered(context: Context, caller: Caller, one: Batch, number: int, line: b
         return replace(lost, is_lost=True)
     num_prompt, num_new = answer.usage
     response = {"status_code": answer.status, "request_id": f"req_{_digest(one, key)}", "body": answer.body}
+    if answer.warning is not None:
+        response["warning"] = answer.warning
     made = {"id": f"batch_req_{_digest(one, key)}", "custom_id": custom_id, "response": response, "error": None}
     return _Written(key, answer.is_ok, _json_line(made), num_prompt, num_new)
 

@@ -23,6 +23,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
+from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.http.routes import Id, Limit, ListPage
 
 router = APIRouter(prefix="/v1/evals", tags=["evals"])
@@ -196,7 +197,7 @@ def create_run(eval_id: Id, body: RunRequest, request: Request, caller: Trainer,
         request,
         caller,
         context,
-        lambda: run_object(request, one, evals.start_run(context, caller, eval_id, body)),
+        lambda: run_object(request, context, one, evals.start_run(context, caller, eval_id, body)),
         status_code=201,
     )
 
@@ -215,7 +216,7 @@ def list_runs(
     """The runs of an eval, the oldest first by default."""
     one = context.evals.get(caller.project_id, eval_id)
     found, has_more = evals.page_of_runs(context, caller, eval_id, after=after, limit=limit, order=order, status=status)
-    return RunList.of([run_object(request, one, view) for view in found], has_more=has_more)
+    return RunList.of([run_object(request, context, one, view) for view in found], has_more=has_more)
 
 
 @router.get("/{eval_id}/runs/{run_id}", response_model=RunObject, responses=documented(404))
@@ -295,11 +296,12 @@ def eval_object(one: Eval) -> EvalObject:
     )
 
 
-def run_object(request: Request, one: Eval, view: RunView) -> RunObject:
+def run_object(request: Request, context: Context, one: Eval, view: RunView) -> RunObject:
     """A run as the wire has it."""
     run, totals, job = view.run, view.run.totals, view.job
     page = f"suites/{run.result_id}" if view.status == "completed" else f"orders/{run.job_id}"
-    error = job.error
+    # What a crash has said last may name files of this machine.
+    error = None if job.error is None else redact_paths(job.error, reference_paths(context, job.document))
     return RunObject(
         id=run.eval_run_id,
         eval_id=run.eval_id,
@@ -365,4 +367,4 @@ def _error(error: dict[str, Any]) -> RunError:
 
 
 def _run(request: Request, context: Context, caller: Caller, eval_id: str, view: RunView) -> RunObject:
-    return run_object(request, context.evals.get(caller.project_id, eval_id), view)
+    return run_object(request, context, context.evals.get(caller.project_id, eval_id), view)

@@ -25,6 +25,7 @@ from luthier.features.evals_api.records import (
 from luthier.features.serving import graders
 from luthier.features.serving.api.offline import OfflineAnswer, answer_offline
 from luthier.features.serving.graders import GraderRequest
+from luthier.features.serving.service import GRADE_TOKENS
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -159,11 +160,11 @@ class Grading:
         used.said = None
 
         def ask(
-            model: str, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float, seed: int
+            model: str, messages: Sequence[Mapping[str, str]], max_tokens: int | None, temperature: float, seed: int
         ) -> str:
             body = {"model": model, "messages": [dict(one) for one in messages], "temperature": temperature}
-            body |= {"max_completion_tokens": max_tokens, "seed": seed}
-            answer = answer_offline(self._context, self._caller, _CHAT, body)
+            body |= {"seed": seed} | ({} if max_tokens is None else {"max_completion_tokens": max_tokens})
+            answer = answer_offline(self._context, self._caller, _CHAT, body, default_max_tokens=GRADE_TOKENS)
             used.add(model, answer)
             if not answer.is_ok:
                 raise WorkError(_fault(answer)["message"], expected="a grade", do="see the run")

@@ -84,7 +84,7 @@ def import_evals(
         ConflictError: A file is there already.
     """
     documents = _documents(text)
-    evals = [one for one in documents if "testing_criteria" in one]
+    evals = [one for one in documents if isinstance(one.get("testing_criteria"), list)]
     runs = [one for one in documents if one.get("object") == "eval.run"]
     if not evals:
         raise RequestError(
@@ -142,6 +142,7 @@ def _imported(
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
+    text = text.removeprefix("\ufeff")  # as editors on Windows write it
     # Depth and length are checked on the text: the parser itself would already use the memory.
     if (fault := fault_of_text(text)) is not None:
         raise RequestError(f"{fault.came} at {fault.place or 'the top'}", expected=fault.expected, do="make it smaller")
@@ -165,7 +166,10 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
     name = document.get("name", number + 1) if isinstance(document, dict) else number + 1
     try:
         grader = _GRADER.validate_python({key: value for key, value in document.items() if value is not None})
-        graders.check(grader, allows_python=True)
+        # Sampling parameters are left out below, so that none of them may be wrong.
+        is_sampled = isinstance(grader, ScoreModelRequest)
+        checked = grader.model_copy(update={"sampling_params": None}) if is_sampled else grader
+        graders.check(checked, allows_python=True)
         spec = _SUITE_GRADER.validate_python(_spec(grader))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -226,14 +230,13 @@ def _without_nulls(value: Any) -> Any:
 def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Path | None) -> list[SourceRow]:
     from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
 
-    schema = (one.get("data_source_config") or {}).get("schema") or {}
-    item_schema = (schema.get("properties") or {}).get("item") or (one["data_source_config"] or {}).get("item_schema")
-    check = SchemaCheck(item_schema) if isinstance(item_schema, dict) else None
+    item_schema = _item_schema(one)
+    check = None if item_schema is None else SchemaCheck(item_schema)
     rows: list[SourceRow] = []
     problems = []
     for number, row in enumerate(_given_rows(name, run, data), 1):
         fault = row if isinstance(row, str) else None
-        if check is not None and isinstance(item_schema, dict) and isinstance(row, SourceRow):
+        if check is not None and item_schema is not None and isinstance(row, SourceRow):
             fault = fault_of_item(item_schema, check, row.item)
         if fault is not None:
             problems.append(f"row {number:,}: {fault}")
@@ -248,6 +251,17 @@ def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Pa
     if not rows:
         raise RequestError(f"eval {name}: no rows", expected="at least one row", do="name a file by --data")
     return rows
+
+
+def _item_schema(one: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The schema of items, as an eval has it when it is retrieved or when it is made; None where it has none."""
+    config = _object(one.get("data_source_config"))
+    item = _object(_object(config.get("schema")).get("properties")).get("item") or config.get("item_schema")
+    return item if isinstance(item, dict) else None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[SourceRow | str]:

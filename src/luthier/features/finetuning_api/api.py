@@ -6,6 +6,7 @@ The response objects have the form that OpenAI's client library reads. Times are
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -19,6 +20,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
+from luthier.platform.http.path_redaction import redact_paths, redact_text, reference_paths
 from luthier.platform.http.poll_cache import polled
 from luthier.platform.http.routes import Limit, ListPage, PartialList, page
 from luthier.platform.jobs.events import JobEvent, Level
@@ -299,7 +301,7 @@ async def list_events(
 
     def read() -> EventList:
         found, has_more = fine_tuning.events(context, caller, job_id, after=after, limit=limit)
-        return EventList(data=[event_object(event) for event in found], has_more=has_more)
+        return EventList(data=[event_object(one) for one in _without_paths(context, found)], has_more=has_more)
 
     return await polled(context, read, is_short=limit <= _SHORT_PAGE)
 
@@ -314,5 +316,20 @@ def list_checkpoints(
     return page(found, after=after, limit=limit, id_of=lambda one: one.checkpoint_id or "", show=checkpoint_object)
 
 
+def _without_paths(context: Context, events: Sequence[JobEvent]) -> list[JobEvent]:
+    """Events of one job: those of crashes quote logs, which may name files of this machine."""
+    if all(event.level == "info" for event in events):
+        return list(events)
+    places = reference_paths(context, context.jobs.get(events[0].job_id).document)
+    return [
+        event if event.level == "info" else event.model_copy(update={"message": redact_text(event.message, places)})
+        for event in events
+    ]
+
+
 def _shown(context: Context, job: Job) -> JobObject:
+    if job.error is not None:
+        # What a crash has said last may name files of this machine.
+        shown = redact_paths(job.error, reference_paths(context, job.document))
+        job = job.model_copy(update={"error": shown})
     return job_object(job, fine_tuning.estimated_finish(context, job))

@@ -45,7 +45,9 @@ class AskArguments(Arguments):
             description="In place of prompt: a conversation, the last turn a user's.",
         ),
     ] = None
-    max_tokens: Annotated[int, Field(ge=1, le=32_768, description="The most tokens of the answer.")] = 256
+    max_tokens: Annotated[
+        int, Field(ge=1, le=32_768, description="The most tokens of the answer; a thought before it has its own.")
+    ] = 256
     temperature: Annotated[float, Field(ge=0, le=2, description="0: the same answer each time.")] = 0.0
     seed: Annotated[int | None, Field(ge=0, lt=1 << 63, description="Of sampling, for a temperature above 0.")] = None
 
@@ -87,7 +89,7 @@ async def ask(call: Call, asked: AskArguments) -> ToolResult:
             num_pieces += isinstance(event, Piece)
             if time.monotonic() - sent_at >= _PROGRESS_SECONDS and num_pieces:
                 sent_at = time.monotonic()
-                await call.progress(num_pieces, asked.max_tokens, f"{num_pieces:,} pieces of text written")
+                await call.progress(num_pieces, None, f"{num_pieces:,} pieces of text written")
         if stream.answer.error is not None:
             raise stream.answer.error
         await stream.charge()
@@ -126,6 +128,7 @@ def _request(asked: AskArguments) -> TextRequest:
         conversation=Conversation(messages=messages),
         sampling=Sampling(temperature=asked.temperature, seed=seed),
         max_new_tokens=asked.max_tokens,
+        max_thinking_tokens=None,
     )
 
 

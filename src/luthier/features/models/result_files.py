@@ -21,6 +21,22 @@ _REPORT_FILES: Final = ("report.html", "report.json")
 _LOCK_SECONDS: Final = 600.0
 
 
+def result_saved_at(context: Context, run_id: str) -> float | None:
+    """When the present result of a run was saved, in seconds since 1970; None for a run whose result does not change.
+
+    That of a training client is the newest adapter that it has saved: what was found out about an earlier one is not
+    about this one.
+
+    Raises:
+        NotFoundError: There is no such run.
+    """
+    result = context.runs.get(run_id).result
+    if result is None or result.adapter_path is None:
+        return None
+    saved = context.tuned_models.of_client(run_id, result.adapter_path)
+    return None if saved is None else saved.created_at
+
+
 def keep_weights(context: Context, run_id: str, folder: Path) -> None:
     """Keep the folder of a run's weights, with all that loading them needs."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):

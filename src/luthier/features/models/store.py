@@ -107,6 +107,17 @@ class TunedModelStore(Store):
         """The ids of the models that a run has made, of whichever project."""
         return self._scalars(select(tuned_models.c.model_id).where(tuned_models.c.run_id == run_id))
 
+    def of_client(self, run_id: str, adapter_path: str) -> TunedModel | None:
+        """The model with these weights that a training client has saved; None where no client has.
+
+        Args:
+            run_id: The run of the client.
+            adapter_path: The folder of the weights.
+        """
+        # What a client of the Tinker API saves is a checkpoint of no job.
+        is_it = tuned_models.c.step.is_not(None)
+        return self._find(_MODELS, is_it, run_id=run_id, adapter_path=adapter_path, job_id="")
+
     def permitted(self, project_id: str) -> Sequence[TunedModel]:
         """Checkpoints of other projects that this one may use, newest first."""
         return self._list(_MODELS, _is_permitted(project_id), tuned_models.c.project_id != project_id)

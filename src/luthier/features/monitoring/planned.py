@@ -150,7 +150,7 @@ def _of_settings(own: WatchSettings, counts: TrafficCounts, window: str, no_text
         ),
         PlannedSignals(
             "Results of a suite",
-            "worse or better than the result before on the same rows",
+            "worse than the last or the best result before, or better than the last, on the same rows",
             f"two results, one every {own.suite_every_hours:g} hours",
             "" if own.suite else "no suite is set",
             is_off=own.suite is None,

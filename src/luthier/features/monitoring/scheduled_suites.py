@@ -2,15 +2,16 @@
 
 begin_due -> a job of the kind `evaluation` -> its result -> quality signal, at the next check
 
-The newest result of a suite is compared with the one before on the same fixed rows; results of `luthier eval --suite`
-count as well. An unchanged model answers a suite the same way each time, so a difference comes from what else has
-changed: the model after a promotion or a rollback, files on the disk, libraries. The operator's settings of a monitored
-model are here, too.
+The newest result of a suite is compared with the last and the best one before on the same fixed rows; results of
+`luthier eval --suite` count as well. An unchanged model answers a suite the same way each time, so a difference comes
+from what else has changed: the model after a promotion or a rollback, files on the disk, libraries. The operator's
+settings of a monitored model are here, too.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -161,13 +162,13 @@ def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signa
     subject = judged.run_id or judged.base
     if subject is None:
         return ()
-    # Bounded: the newest two results of each suite are searched for among the last fifty.
+    # Bounded: the results of all suites are among the last fifty.
     listed = context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS)
     newest: dict[str, list[SuiteResult]] = {}
     for one in listed:
         kept = newest.setdefault(one.suite, [])
         # Newest first. Only results with the newest one's fingerprint (suite and its files) compare with it.
-        if not kept or (len(kept) == 1 and one.fingerprint == kept[0].fingerprint):
+        if not kept or one.fingerprint == kept[0].fingerprint:
             kept.append(one)
     # General tasks measure forgetting by training, which no change of a deployment touches.
     return tuple(
@@ -176,34 +177,42 @@ def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signa
 
 
 def _signal(results: list[SuiteResult], task: TaskResult) -> Signal:
-    """Of one task: its primary metric now, and in the result before."""
-    now = _metric(results[0], task)
-    before = None
-    if len(results) > 1:
-        same = next((one for one in results[1].tasks if one.name == task.name), None)
-        before = None if same is None else _metric(results[1], same)
+    """Of one task: its primary metric now, and in the results before, newest first.
+
+    Worse is what is worse than the last of them or the best: a loss may come little by little, and one that was found
+    before is not over because the last result has it, too. Better is what is better than the last of them.
+    """
+    now, earlier = _metric(results[0], task), _earlier(results[1:], task)
     name, title = f"suite_{results[0].suite}_{task.name}", f"{results[0].suite}: {task.name}, {task.primary}"
     unit = "" if now is None else now.unit
-    if now is None or before is None:
+    if now is None or not earlier:
         value = None if now is None else now.value
         sentence = "Unknown: the suite has evaluated this model once, so there is nothing to compare with."
         return Signal(name=name, title=title, group="quality", unit=unit, value=value, sentence=sentence)
-    # Half the 95% interval of the difference of two independent results: half-widths add in quadrature.
-    half = math.hypot(now.high - now.low, before.high - before.low) / 2
-    apart = now.value - before.value
+    sign, last = (1.0 if now.higher_is_better else -1.0), earlier[0]
+    best = max(earlier, key=lambda one: sign * one.value)
     shared: dict[str, Any] = {"name": name, "title": title, "group": "quality", "unit": unit, "value": now.value}
-    shared |= {"low": now.low, "high": now.high, "reference": before.value}
-    if abs(apart) <= _WIDER * half:
-        return Signal(**shared, state="steady", sentence=f"{title}: no change from the previous result was found.")
-    # Lower is worse where higher is better, higher is worse where it is not.
-    is_worse = (apart < 0) == now.higher_is_better
-    word = "worse" if is_worse else "better"
-    return Signal(
-        **shared,
-        state="changed",
-        sentence=f"{title}: {word} than in the result before.",
-        do=_DO if is_worse else "",
-    )
+    shared |= {"low": now.low, "high": now.high}
+    for other, than in ((last, "in the result before"), (best, f"in the best of the {len(earlier)} results before")):
+        if _is_beyond(now, other) and sign * now.value < sign * other.value:
+            sentence = f"{title}: worse than {than}."
+            return Signal(**shared, reference=other.value, state="changed", sentence=sentence, do=_DO)
+    shared["reference"] = last.value
+    if _is_beyond(now, last) and sign * now.value > sign * last.value:
+        return Signal(**shared, state="changed", sentence=f"{title}: better than in the result before.", do="")
+    return Signal(**shared, state="steady", sentence=f"{title}: no change from the previous result was found.")
+
+
+def _is_beyond(one: Metric, other: Metric) -> bool:
+    """Whether two results differ by more than chance would explain."""
+    # Half the 95% interval of the difference of two independent results: half-widths add in quadrature.
+    half = math.hypot(one.high - one.low, other.high - other.low) / 2
+    return abs(one.value - other.value) > _WIDER * half
+
+
+def _earlier(results: Sequence[SuiteResult], task: TaskResult) -> list[Metric]:
+    same = ((result, one) for result in results for one in result.tasks if one.name == task.name)
+    return [found for result, one in same if (found := _metric(result, one)) is not None]
 
 
 def _metric(result: SuiteResult, task: TaskResult) -> Metric | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ from luthier.core.records.deployment import Share
 from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult
 from luthier.features.models.names import is_tuned_name
+from luthier.features.models.result_files import result_saved_at
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.serving.targets import EXPORT
 from luthier.platform.audit_log.service import record
@@ -273,15 +275,41 @@ def _results(context: Context, project_id: str, judged: Judged) -> Results:
     # Results are of the weights that the run made: replaced files would be deployed under their name.
     if not _has_its_weights(context, judged.run_id):
         return Results(set_aside=("The weights on the disk are not those that the run made, so no result counts.",))
-    evaluation, aside = _own_evaluation(context, judged.run_id)
-    return Results(suites=tuple(suites), safety=safety, evaluation=evaluation, set_aside=aside)
+    evaluation, aside = _own_evaluation(context, project_id, judged.run_id)
+    found = Results(suites=tuple(suites), safety=safety, evaluation=evaluation, set_aside=aside)
+    return _of_present_result(found, result_saved_at(context, judged.run_id))
 
 
-def _own_evaluation(context: Context, run_id: str) -> tuple[Evaluation | None, tuple[str, ...]]:
+def _of_present_result(found: Results, saved_at: float | None) -> Results:
+    """What is about the present result of a run, and not about what its training client had saved before."""
+    suites = tuple(one for one in found.suites if _is_begun_since(one, saved_at))
+    safety = found.safety if found.safety is None or _is_begun_since(found.safety, saved_at) else None
+    evaluation = found.evaluation if found.evaluation is None or _is_begun_since(found.evaluation, saved_at) else None
+    num_old = len(found.suites) - len(suites) + (safety is not found.safety) + (evaluation is not found.evaluation)
+    if not num_old:
+        return found
+    words = f"{num_old:,} results are of weights that the run had before, so that they do not count."
+    if num_old == 1:
+        words = "1 result is of weights that the run had before, so that it does not count."
+    aside = (*found.set_aside, words)
+    return replace(found, suites=suites, safety=safety, evaluation=evaluation, set_aside=aside)
+
+
+def _is_begun_since(one: SuiteResult | SafetyResult | Evaluation, saved_at: float | None) -> bool:
+    if saved_at is None:
+        return True
+    # The time of a result is that of its end, without the fraction of its second.
+    return datetime.fromisoformat(one.created_at).timestamp() + 1.0 - one.seconds > saved_at
+
+
+def _own_evaluation(context: Context, project_id: str, run_id: str) -> tuple[Evaluation | None, tuple[str, ...]]:
     """The one that the run was evaluated by when it ended; none where rows of it were trained on."""
     evaluation_id = context.runs.get(run_id).evaluation_id
     if evaluation_id is None:
         return None, ()
+    # A project that permits its model to others gives away neither its rows nor what was measured on them.
+    if context.runs.project_of(run_id) != project_id:
+        return None, ("The run is of another project, which shares the model alone, so its evaluation does not count.",)
     # A gate must not pass on rows that the model has learned by heart.
     if num := context.runs.plan(run_id).data.num_leaked:
         verb = "is" if num == 1 else "are"
@@ -352,7 +380,8 @@ def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
         return True
     if judged.run_id is None:
         return False
-    return bool(
-        context.evaluations.list(run_id=judged.run_id, limit=1)
-        or newest_suites(context, caller.project_id, judged.run_id)
-    )
+    found: list[Evaluation | SuiteResult] = [
+        *context.evaluations.list(run_id=judged.run_id, limit=1),
+        *newest_suites(context, caller.project_id, judged.run_id),
+    ]
+    return bool(found) and any(_is_begun_since(one, result_saved_at(context, judged.run_id)) for one in found)

@@ -235,7 +235,6 @@ _NOT_COMPUTED: Final = {
     "cosine": "needs a model of embeddings, and this server has none",
     "meteor": "needs word lists of synonyms, and this server has none",
 }
-_ANSWER_TOKENS: Final = 256
 ERRORS: Final = (
     "formula_parse_error", "sample_parse_error", "truncated_observation_error", "unresponsive_reward_error",
     "invalid_variable_error", "other_error", "python_grader_server_error", "python_grader_runtime_error",
@@ -243,8 +242,8 @@ ERRORS: Final = (
 )  # fmt: skip
 """The error flags in OpenAI's response."""
 
-Ask = Callable[[str, Sequence[Mapping[str, str]], int, float, int], str]
-"""(model, messages, max_tokens, temperature, seed) -> the generated text."""
+Ask = Callable[[str, Sequence[Mapping[str, str]], int | None, float, int], str]
+"""(model, messages, max_tokens or None, temperature, seed) -> the generated text."""
 RunPython = Callable[[str, Mapping[str, Any], Mapping[str, Any]], "PythonGrade"]
 """(source, sample, item) -> what the function `grade` of the source gave."""
 
@@ -268,19 +267,20 @@ class Graded:
     details: str | None = None
 
 
-def check(grader: GraderRequest, *, allows_python: bool = False) -> None:
+def check(grader: GraderRequest, *, allows_python: bool = False, is_stored: bool = False) -> None:
     """Raise UnsupportedError for a grader that cannot be run here, naming the field.
 
     Args:
         grader: As the request has it.
         allows_python: Whether code of a request may be run, in a locked-down process.
+        is_stored: Whether it was accepted before: by now, reasoning efforts are refused that have no effect.
     """
     from luthier.ml.evaluation.graders import SAMPLE_FIELDS, Formula, item_fields
 
     if isinstance(grader, MultiRequest):
         # A formula has only simple parts, so one level is enough.
         for one in grader.by_name.values():
-            check(one, allows_python=allows_python)
+            check(one, allows_python=allows_python, is_stored=is_stored)
         try:
             Formula(grader.calculate_output, list(grader.by_name))
         except RequestError as error:
@@ -305,7 +305,7 @@ def check(grader: GraderRequest, *, allows_python: bool = False) -> None:
             param="grader.passing_labels",
         )
     if isinstance(grader, ScoreModelRequest):
-        _check_sampling(grader)
+        _check_sampling(grader, is_stored=is_stored)
     for text in templates_of(grader):
         try:
             item_fields(text, SAMPLE_FIELDS)
@@ -322,8 +322,10 @@ def run(context: Context, caller: Caller, grader: GraderRequest, output: str, it
     from luthier.features.serving.service import answer
     from luthier.ml.evaluation.graders import sample_of_text
 
-    def ask(model: str, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float, seed: int) -> str:
-        return answer(context, caller, model, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    check(grader, allows_python=context.settings.python_graders)
+
+    def ask(model: str, messages: Sequence[Mapping[str, str]], most: int | None, temperature: float, seed: int) -> str:
+        return answer(context, caller, model, messages, max_tokens=most, temperature=temperature, seed=seed)
 
     return grade(grader, sample_of_text(output), item, ask, run_once if context.settings.python_graders else None)
 
@@ -360,7 +362,7 @@ def grade(
     """
     from luthier.ml.evaluation.graders import Formula
 
-    check(grader, allows_python=run_python is not None)
+    check(grader, allows_python=run_python is not None, is_stored=True)
     start = time.perf_counter()
     if not isinstance(grader, MultiRequest):
         found = _one(grader, sample, item, ask, run_python)
@@ -412,10 +414,11 @@ def _one(
     assert isinstance(grader, ScoreModelRequest | LabelModelRequest)
     messages = [{"role": one.role, "content": text} for one, text in zip(grader.input, texts, strict=True)]
     sampling = grader.sampling_params if isinstance(grader, ScoreModelRequest) else None
-    most, temperature, seed = _ANSWER_TOKENS, 0.0, 0
+    most: int | None = None
+    temperature, seed = 0.0, 0
     if sampling is not None:
         # Temperature 0 falls back to the default, which is 0 as well.
-        most, temperature = sampling.max_completions_tokens or most, sampling.temperature or temperature
+        most, temperature = sampling.max_completions_tokens, sampling.temperature or temperature
         seed = sampling.seed or seed
     try:
         said = ask(grader.model, messages, most, temperature, seed)
@@ -459,16 +462,17 @@ def templates_of(grader: SingleGrader) -> list[str]:
     return [] if isinstance(grader, PythonRequest) else [message.text for message in grader.input]
 
 
-def _check_sampling(grader: ScoreModelRequest) -> None:
+def _check_sampling(grader: ScoreModelRequest, *, is_stored: bool) -> None:
     sampling = grader.sampling_params
-    if sampling is not None and sampling.top_p not in (None, 1.0):
-        raise UnsupportedError(
-            f"sampling_params.top_p {sampling.top_p:g}",
-            expected="1, or no top_p: graders draw from the whole vocabulary",
-            do="leave it out, and set the temperature",
-            code="unsupported_value",
-            param="grader.sampling_params.top_p",
-        )
+    usual: dict[str, tuple[float | str, str]] = {"top_p": (1, "graders draw from the whole vocabulary")}
+    if not is_stored:
+        usual["reasoning_effort"] = ("medium", "graders think as their chat template has it")
+    for name, (only, why) in usual.items():
+        if (value := getattr(sampling, name, None)) not in (None, only):
+            raise UnsupportedError(
+                f"sampling_params.{name} {str(value)[:100]}", expected=f"{only}, or no {name}: {why}",
+                do="leave it out", code="unsupported_value", param=f"grader.sampling_params.{name}",
+            )  # fmt: skip
 
 
 def _check_python(grader: PythonRequest, *, allows_python: bool) -> None:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
@@ -40,6 +40,8 @@ from luthier.platform.home.context import Context
 
 log = logging.getLogger("luthier.service")
 _Asked = TypeVar("_Asked", TextRequest, PoolingRequest)
+GRADE_TOKENS: Final = 256
+"""Of an answer that grades, which sets no limit; a thought before it is in addition."""
 
 
 @dataclass(slots=True)
@@ -49,7 +51,7 @@ class Choice:
     Attributes:
         pieces: Its text, in pieces as received.
         thoughts: The reasoning before it, in pieces.
-        tokens: Its tokens with their log-probabilities, if requested.
+        tokens: The tokens of its text with their log-probabilities, if requested; none of the reasoning.
         calls: Pieces of its tool calls.
         num_new_tokens: Generated so far, including reasoning.
         num_thinking_tokens: Reasoning tokens among them; known once it has ended.
@@ -129,7 +131,7 @@ class Answer:
             choice = self.choices[event.choice]
             choice.pieces.append(event.text)
             choice.thoughts.append(event.reasoning)
-            choice.tokens += event.tokens
+            choice.tokens += event.answer_tokens
             choice.calls += event.calls
             choice.num_new_tokens = event.num_new_tokens
         elif isinstance(event, Ended):
@@ -349,7 +351,7 @@ def answer(
     model: str,
     messages: Sequence[Mapping[str, Any]],
     *,
-    max_tokens: int,
+    max_tokens: int | None,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
@@ -360,7 +362,7 @@ def answer(
         caller: Whose budget and slots are used.
         model: Its name.
         messages: Chat messages, the last of which is answered.
-        max_tokens: Maximum new tokens.
+        max_tokens: Maximum new tokens, those of a thought among them; None: `GRADE_TOKENS`, and a thought.
         temperature: Sampling temperature; 0 is greedy.
         seed: Of sampling.
 
@@ -373,7 +375,12 @@ def answer(
     """
     conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
     sampling = Sampling(temperature=temperature, seed=seed)
-    request = TextRequest(conversation=conversation, sampling=sampling, max_new_tokens=max_tokens)
+    request = TextRequest(
+        conversation=conversation,
+        sampling=sampling,
+        max_new_tokens=max_tokens or GRADE_TOKENS,
+        max_thinking_tokens=None if max_tokens is None else 0,
+    )
     return complete(context, caller, model, [request])[0].choices[0].text
 
 

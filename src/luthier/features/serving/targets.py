@@ -23,7 +23,7 @@ from luthier.core.stream import Served
 from luthier.core.system.files import expanded
 from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.features.models.names import base_of_adapter, is_tuned_name
-from luthier.features.models.result_files import weights_folder
+from luthier.features.models.result_files import result_saved_at, weights_folder
 from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models, may_use_base
@@ -133,7 +133,8 @@ def check_targets_of(context: Context, caller: Caller, name: str, revision: Revi
         revision: The revision.
 
     Raises:
-        ConflictError: A target is not there any more, or is a tuned model that was saved again under its name.
+        ConflictError: A target is not there any more, or is a tuned model that was saved again under its name, or a run
+            whose training client has saved another result.
     """
     for share in revision.shares:
         try:
@@ -144,16 +145,23 @@ def check_targets_of(context: Context, caller: Caller, name: str, revision: Revi
                 expected="a revision whose targets are all there",
                 do="restore it, or deploy another target",
             ) from error
-        if share.folder is not None or not is_tuned_name(share.target):
-            continue
-        # Saving again replaces the record, and both times are of the database's clock.
-        if context.tuned_models.get(caller.project_id, share.target).created_at > revision.created_at:
+        saved_at = None if share.folder is not None else _saved_at(context, caller, share.target)
+        # Both times are of the database's clock.
+        if saved_at is not None and saved_at > revision.created_at:
             raise ConflictError(
                 f"revision {revision.number} of {name!r} goes to {share.target}, which was saved again since, "
                 "with other weights",
                 expected="a revision whose targets are as they were",
                 do=f"evaluate it, and deploy it as it is now: luthier deploy {share.target} --as {name}",
             )
+
+
+def _saved_at(context: Context, caller: Caller, target: str) -> float | None:
+    """When the weights of a target were saved that can be saved again; None for others."""
+    if is_tuned_name(target):
+        # Saving again replaces the record.
+        return context.tuned_models.get(caller.project_id, target).created_at
+    return result_saved_at(context, target) if is_id(target, "run") else None
 
 
 def served_target(context: Context, caller: Caller, name: str) -> Served:

@@ -316,6 +316,7 @@ class AnswerRow:
                 text=text,
                 num_new_tokens=self.num_new_tokens,
                 tokens=tuple(tokens),
+                num_thought_tokens=self._answer.num_of_thought(tokens),
                 calls=tuple(calls),
                 reasoning=reasoning,
             )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from luthier.core.ports import THINKING_TOKENS
 from luthier.core.recipe import TemplateOption
-from luthier.core.stream import TextRequest
+from luthier.core.stream import TextRequest, WrittenToken
 from luthier.ml.inference.models.templates.thinking import (
     TAGS,
     ThinkingFormat,
@@ -338,6 +338,7 @@ class AnswerText:
         self._most_new, self._most_thinking = asked.max_new_tokens, thinking.max_tokens
         self.num_thinking = self.num_dropped = 0
         self._num_read = self._num_answered = 0
+        self._answer_start = 0 if form is None else None  # in characters of the text; None: it has not begun
 
     def is_full(self, num_tokens: int) -> bool:
         """Whether the reasoning, or the part after it, has reached its own limit.
@@ -396,7 +397,22 @@ class AnswerText:
         self._num_answered += len(answer)
         # Text held back by the reader is undecided: neither dropped nor part of the answer.
         self.num_dropped = self._num_read - self._num_answered - self._reader.num_held
+        if answer and self._answer_start is None:
+            self._answer_start = self.num_dropped
         return answer
+
+    def num_of_thought(self, tokens: Sequence[WrittenToken]) -> int:
+        """How many of these tokens, which follow each other, are of the thought and its delimiters: the first ones.
+
+        A token that reaches into the answer is of the answer.
+
+        Args:
+            tokens: with their places in the text.
+        """
+        start = self._answer_start
+        if start is None:
+            return len(tokens) if self._reader is not None and self._reader.has_thought else 0
+        return sum(token.offset + max(1, len(token.chosen.token)) <= start for token in tokens)
 
 
 class RequestTemplates:

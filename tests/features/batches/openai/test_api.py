@@ -93,6 +93,19 @@ def test_every_line_is_answered_or_has_its_error(client: TestClient, home: Conte
     assert (stored["purpose"], stored["filename"]) == ("batch_output", f"{batch['id']}_output.jsonl")
 
 
+def test_a_line_with_unknown_keys_in_messages_is_answered_with_a_warning(client: TestClient, home: Context) -> None:
+    answering(home)
+    turn = {"role": "user", "content": "say one", "weight": 0}
+    batch = started(client, [line("a", "say one", messages=[turn]), line("b", "say two")])
+    worked(home)
+    found = lines_of(client, ok(client.get(f"/v1/batches/{batch['id']}"))["output_file_id"])
+    answers = {one["custom_id"]: one["response"] for one in found}
+    assert sorted(answers) == ["a", "b"]
+    assert answers["a"]["body"]["choices"][0]["message"]["content"] == "one"
+    assert answers["a"]["warning"].endswith('were not read: "weight"')
+    assert "warning" not in answers["b"]
+
+
 def test_completions_and_embeddings(client: TestClient, home: Context) -> None:
     answering(home)
     completion = {
@@ -171,6 +184,21 @@ def test_a_file_that_is_wrong_as_a_whole_is_refused(
     (error,) = batch["errors"]["data"]
     assert (error["code"], error["line"]) == (code, at)
     assert engine.asked == []
+
+
+def test_why_the_job_of_a_batch_has_crashed_names_no_place_of_this_machine(
+    client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.platform.jobs.store.MOST_CRASHES", 1)
+    batch = started(client, [line("a", "x")])
+    job = home.jobs.claim("here", ("infer",))
+    assert job is not None
+    home.jobs.crash(job.job_id, job.attempt, f"exit code 1: no space for {home.home}/jobs/x")
+    found = ok(client.get(f"/v1/batches/{batch['id']}"))
+    (error,) = found["errors"]["data"]
+    assert (found["status"], error["code"]) == ("failed", "batch_failed")
+    assert "exit code 1: no space for jobs/x" in error["message"]
+    assert str(home.home) not in str(found)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,6 +149,34 @@ def test_a_rollback_to_a_checkpoint_that_was_saved_again_changes_nothing(
     deployments.deploy(context, ME, "support", b)
     context.tuned_models.delete("default", name)
     context.tuned_models.add(made)
+    with pytest.raises(ConflictError, match=r"revision 3 .* was saved again since, with other weights"):
+        deployments.rollback(context, ME, "support")
+    assert answering(context) == {b}
+
+
+def test_a_rollback_to_a_run_whose_client_has_saved_another_result_changes_nothing(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(2_000_000_000)
+    monkeypatch.setattr(Database, "clock", lambda *_: float(next(ticks)))
+    a, b = (add_run(context, letter) for letter in "ab")
+
+    def save(name: str) -> None:
+        """As a client of the Tinker API does."""
+        result, folder = context.runs.get(a).result, context.settings.run_folder(a) / "tinker" / name / "adapter"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+        assert result is not None
+        context.runs.update(a, result=result.model_copy(update={"adapter_path": str(folder)}))
+        common: dict[str, Any] = {"project_id": "default", "job_id": "", "run_id": a, "base_model": "tiny", "step": 4}
+        context.tuned_models.add(TunedModel(model_id=f"ft:tiny:default:{name}:1", adapter_path=str(folder), **common))
+
+    save("first")
+    deployments.deploy(context, ME, "support", a)
+    deployments.deploy(context, ME, "support", b)
+    assert deployments.rollback(context, ME, "support").revision.shares[0].target == a, "it is as it was"
+    deployments.deploy(context, ME, "support", b)
+    save("second")
     with pytest.raises(ConflictError, match=r"revision 3 .* was saved again since, with other weights"):
         deployments.rollback(context, ME, "support")
     assert answering(context) == {b}

@@ -317,6 +317,21 @@ def test_runs_are_listed_cancelled_and_deleted(client: TestClient, home: Context
     assert ok(client.delete(f"/v1/evals/{one['id']}"))["deleted"]
 
 
+def test_why_the_job_of_a_run_has_crashed_names_no_place_of_this_machine(
+    client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.platform.jobs.store.MOST_CRASHES", 1)
+    eval_id = made(client)["id"]
+    run = started(client, eval_id)
+    job = home.jobs.claim("here", ("infer",))
+    assert job is not None
+    home.jobs.crash(job.job_id, job.attempt, f"exit code 1: no space for {home.home}/jobs/x")
+    found = ok(client.get(f"/v1/evals/{eval_id}/runs/{run['id']}"))
+    assert (found["status"], found["error"]["code"]) == ("failed", "run_failed")
+    assert "exit code 1: no space for jobs/x" in found["error"]["message"]
+    assert str(home.home) not in str(ok(client.get(f"/v1/evals/{eval_id}/runs")))
+
+
 def test_the_same_request_twice_makes_one_run(client: TestClient) -> None:
     one = made(client)
     address, headers = f"/v1/evals/{one['id']}/runs", {"Idempotency-Key": "k"}

@@ -124,6 +124,16 @@ def test_an_eval_with_a_run_becomes_a_suite_that_can_be_run(tmp_path: Path) -> N
     assert [(one.role, one.content) for one in prompt.messages] == [("system", "Answer So."), ("user", "Why?")]
 
 
+def test_a_grader_with_sampling_parameters_is_taken_without_them(tmp_path: Path) -> None:
+    grader = {
+        "name": "tone", "type": "score_model", "model": "o3-mini", "input": [{"role": "user", "content": "Good?"}],
+        "sampling_params": {"reasoning_effort": "high", "top_p": 0.5, "seed": 1},
+    }  # fmt: skip
+    found = imported(tmp_path, [EVAL | {"testing_criteria": [grader]}, RUN])
+    assert found.graders == ("tone",)
+    assert "The sampling_params of grader 'tone' were left out: the judge answers at temperature 0." in found.notes
+
+
 def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"item": {"q": "Why?", "a": "So"}}\n\n')
@@ -141,6 +151,7 @@ def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> N
     ("documents", "options", "message"),
     [
         ("{", {}, "no JSON"),
+        (EVAL | {"testing_criteria": None}, {}, "holds no eval"),
         ({"object": "list", "data": []}, {}, "holds no eval"),
         (EVAL, {}, "no rows of its own, and no run of it is in the JSON"),
         ([EVAL, RUN | {"data_source": RUN["data_source"] | {"source": {"type": "file_id", "id": "file-1"}}}], {},
@@ -158,6 +169,21 @@ def test_what_cannot_become_a_suite_says_what_is_missing(
     with pytest.raises(RequestError, match=message):
         import_evals(text, tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_and_evals_are_read_as_other_programs_write_them(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    # A byte order mark, line breaks of Windows, and within a text what only some call a line break.
+    lines = ('{"item": {"q": "Why?\u2028Or\x85", "a": "So"}}', '{"item": {"q": "Who?", "a": "Me"}}')
+    data.write_bytes("\r\n".join(["\ufeff" + lines[0], lines[1]]).encode())
+    for config in (EVAL["data_source_config"], None, {"type": "logs"}, {"schema": {"properties": []}}):
+        text = "\ufeff" + json.dumps(EVAL | {"data_source_config": config})
+        (found,) = import_evals(text, tmp_path / "out", data=data, prompt="q", force=True)
+        rows = [json.loads(line) for line in found.rows.read_bytes().decode().split("\n") if line]
+        assert [row["prompt"] for row in rows] == ["Why?\u2028Or\x85", "Who?"]
+    without = {name: value for name, value in EVAL.items() if name != "data_source_config"}
+    (found,) = import_evals(json.dumps(without), tmp_path / "out", data=data, prompt="q", force=True)
+    assert found.num_rows == 2
 
 
 def test_rows_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:

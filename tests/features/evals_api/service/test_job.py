@@ -14,7 +14,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import UnsupportedError
 from luthier.core.ports import SilentProgress
-from luthier.core.stream import Failed
+from luthier.core.stream import Failed, TextRequest
 from luthier.features.evals_api import grading, service
 from luthier.features.evals_api import job as eval_job
 from luthier.features.evals_api.records import EvalRequest, RunRequest
@@ -268,7 +268,7 @@ def test_sampling_of_the_responses_kind_has_tools_and_a_format(opened: Context) 
 
 
 def test_models_grade_with_their_own_usage(opened: Context) -> None:
-    answering(opened, lambda text: "0.75" if text.startswith("Grade") else text)
+    engine = answering(opened, lambda text: "0.75" if text.startswith("Grade") else text)
     score = {
         "type": "score_model",
         "name": "score",
@@ -289,6 +289,9 @@ def test_models_grade_with_their_own_usage(opened: Context) -> None:
     assert item.results[0].sample["output"][0]["content"] == "0.75"  # type: ignore[index]
     # One answer and two grades.
     assert view.run.totals.usage["tiny"].invocation_count == 3
+    # A thought is beside the tokens of a grade.
+    grades = [one for one in engine.asked if isinstance(one, TextRequest)][1:]
+    assert [(one.max_new_tokens, one.max_thinking_tokens) for one in grades] == [(256, None)] * 2
 
 
 @needs_sandbox

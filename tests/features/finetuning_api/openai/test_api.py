@@ -279,6 +279,23 @@ def test_bad_files_fail_before_training_and_say_where(client: TestClient, home: 
     assert home.runs.list() == []
 
 
+def test_what_a_crash_has_said_last_names_no_place_of_this_machine(
+    client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for num_crashes, is_failed in ((3, False), (1, True)):
+        monkeypatch.setattr("luthier.platform.jobs.store.MOST_CRASHES", num_crashes)
+        job_id = make_job(client)["id"]
+        running = home.jobs.claim("w", ("validate",))
+        assert running is not None
+        assert running.job_id == job_id
+        home.jobs.crash(job_id, running.attempt, f"exit code 1: no space for {home.home}/jobs/x")
+        job, events = ok(client.get(f"{JOBS}/{job_id}")), all_events(client, job_id)
+        assert job["status"] == ("failed" if is_failed else "validating_files")
+        said = job["error"]["message"] if is_failed else events[-1]["message"]
+        assert "exit code 1: no space for jobs/x" in said
+        assert str(home.home) not in str([job, events])
+
+
 def test_a_base_model_that_is_gone_is_named_without_its_place(
     client: TestClient, home: Context, tmp_path: Path, tiny_model: Path
 ) -> None:

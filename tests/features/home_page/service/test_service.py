@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from tests.clock import today
 
 from luthier.core.estimate import Estimate
 from luthier.core.events import BillUpdated
@@ -16,8 +17,6 @@ from luthier.features.home_page import service as overview
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.testing.records import make_evaluation, make_plan, make_record, make_result, make_step
-
-NOW = datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def bill(hours: float, *, is_priced: bool = True, final_hours: float | None = None) -> Bill:
@@ -37,11 +36,12 @@ def bill(hours: float, *, is_priced: bool = True, final_hours: float | None = No
     )
 
 
-def add_ended(context: Context, number: int, its_bill: Bill | None, *, updated_at: str = NOW) -> str:
+def add_ended(context: Context, number: int, its_bill: Bill | None, *, updated_at: str | None = None) -> str:
     run_id = f"run-20261125-{number // 3600:02d}{number // 60 % 60:02d}{number % 60:02d}-aaaaaa"
     result = make_result().model_copy(update={"bill": its_bill})
     record = make_record(run_id, status="succeeded", result=result)
-    context.runs.create(record.model_copy(update={"updated_at": updated_at}), make_plan())
+    ended_at = updated_at or datetime.now(UTC).isoformat(timespec="seconds")
+    context.runs.create(record.model_copy(update={"updated_at": ended_at}), make_plan())
     return run_id
 
 
@@ -132,11 +132,11 @@ def test_verdicts_are_short_and_read_once(context: Context, monkeypatch: pytest.
 
 
 def test_bills_of_this_month_are_added_up_and_those_of_others_are_not(context: Context) -> None:
+    last_month = (today().replace(day=1) - timedelta(days=2)).isoformat()
     add_ended(context, 1, bill(1.0))
     add_ended(context, 2, bill(2.0, is_priced=False))
     add_ended(context, 3, None)
-    last_month = (datetime.now(UTC).replace(day=1) - timedelta(days=2)).isoformat(timespec="seconds")
-    add_ended(context, 4, bill(50.0), updated_at=last_month)
+    add_ended(context, 4, bill(50.0), updated_at=f"{last_month}T12:00:00+00:00")
     job = start(context)
     context.runs.create(make_record(job.run_id, status="running"), make_plan())
     context.runs.append(job.run_id, BillUpdated(step=1, bill=bill(0.5)))
@@ -150,6 +150,7 @@ def test_bills_of_this_month_are_added_up_and_those_of_others_are_not(context: C
 
 
 def test_a_sum_that_leaves_runs_out_says_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    today()  # near its end, the next month is waited for
     monkeypatch.setattr(overview, "MAX_SUMMED", 2)
     for number in range(3):
         add_ended(context, number, bill(1.0))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+from tests.clock import today
 from tests.features.inbox.service.test_service import ADMIN, correct, member, of
 
 from luthier.core.access import Caller
@@ -30,7 +31,7 @@ def ben(context: Context) -> Caller:
 def due_in(context: Context, seconds: float, who: str = "Ben") -> InboxEntry:
     """The review, assigned for a later day, whose date is then moved."""
     (entry,) = of(context, "review")
-    later = datetime.now(UTC).date() + timedelta(days=9)
+    later = today() + timedelta(days=9)
     mark = inbox.assign(context, ADMIN, entry.item_id, who, due=later).mark
     context.inbox.save(mark.model_copy(update={"due_at": context.access.now() + seconds}))
     return inbox.get_entry(context, ADMIN, entry.item_id)
@@ -97,7 +98,7 @@ def test_snoozed_done_and_unassigned_work_is_left_alone(context: Context, ben: C
 
 def test_what_is_assigned_for_today_is_not_announced_twice(context: Context, ben: Caller) -> None:
     (entry,) = of(context, "review")
-    mark = inbox.assign(context, ADMIN, entry.item_id, "Ben", due=datetime.now(UTC).date()).mark
+    mark = inbox.assign(context, ADMIN, entry.item_id, "Ben", due=today()).mark
     assert remind_due(context) == 0
     assert reminders(context) == []
     cleo = member(context, "Cleo", "trainer")

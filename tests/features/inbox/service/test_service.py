@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from tests.assessed import make_panel, rate_all
+from tests.clock import today
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -143,7 +144,7 @@ def test_an_entry_is_assigned_with_a_date_and_the_member_gets_messages(context: 
     inbox.set_mail_address(context, ben, "ben@example.org")
     (entry,) = of(context, "review")
     assert of(context, "review", ben, "for_you") == [entry], "what nobody was given is for those who can do it"
-    due = datetime.now(UTC).date() + timedelta(days=2)
+    due = today() + timedelta(days=2)
     made = inbox.assign(context, ADMIN, entry.item_id, "Ben", due=due, root="http://here/")
     assert (made.assignee, made.mark.assigned_by, made.is_overdue) == ("Ben", "Ada", False)
     assert datetime.fromtimestamp(made.mark.due_at or 0, UTC).date() == due
@@ -195,7 +196,7 @@ def test_overdue_entries_come_first(context: Context) -> None:
     failed_job(context)
     member(context, "Ben", "trainer")
     (job,), (review,) = of(context, "job"), of(context, "review")
-    inbox.assign(context, ADMIN, job.item_id, "Ben", due=datetime.now(UTC).date())
+    inbox.assign(context, ADMIN, job.item_id, "Ben", due=today())
     mark = inbox.assign(context, ADMIN, review.item_id, "Ben", due=date(2999, 1, 1)).mark
     assert [one.work.kind for one in inbox.list_entries(context, ADMIN)] == ["job", "review"]
     context.inbox.save(mark.model_copy(update={"due_at": 1.0}))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.assessed import make_suite_result, make_task
 from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
@@ -172,3 +173,33 @@ def test_graders_without_code_and_judge_are_scheduled(context: Context, suite: P
     )
     suite.write_text(SUITE + line, encoding="utf-8")
     assert monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite)) == settings(suite)
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+@pytest.mark.parametrize(
+    ("values", "state", "words", "reference"),
+    [
+        # Intervals of 0.06: what is 0.085 apart differs.
+        ([0.9, 0.86], "steady", "no change from the previous result", 0.9),
+        ([0.9, 0.5], "changed", "worse than in the result before", 0.9),
+        ([0.9, 0.86, 0.8], "changed", "worse than in the best of the 2 results before", 0.9),
+        ([0.9, 0.5, 0.5], "changed", "worse than in the best of the 2 results before", 0.9),
+        ([0.9, 0.5, 0.88], "changed", "better than in the result before", 0.5),
+        ([0.9, 0.5, 0.88, 0.88], "steady", "no change from the previous result", 0.88),
+    ],
+)
+def test_a_result_is_compared_with_the_last_and_the_best_before(
+    context: Context, values: list[float], state: str, words: str, reference: float, higher_is_better: bool
+) -> None:
+    def told(value: float) -> float:
+        return value if higher_is_better else 1.0 - value
+
+    for number, value in enumerate(values):
+        metrics = {"share": (0.4, told(value))}
+        task = make_task("sql", metrics=metrics, candidate="a-base", higher_is_better=higher_is_better)
+        result = make_suite_result(f"suite-20261126-12000{number}-aaaaaa", tasks=(task,), candidate="a-base")
+        context.assessments.save("suite", result.result_id, result, project_id=DEFAULT_PROJECT, subject="a-base")
+    (only,) = suite_signals(context, DEFAULT_PROJECT, "a-base")
+    assert (only.state, words in only.sentence) == (state, True)
+    assert (only.value, only.reference) == (pytest.approx(told(values[-1])), pytest.approx(told(reference)))
+    assert bool(only.do) == ("worse" in words)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.assessed import make_safety_result, make_suite_result, make_task
@@ -11,13 +13,22 @@ from tests.assessed import make_safety_result, make_suite_result, make_task
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import sha256_bytes, sha256_file
+from luthier.core.records.deployment import Share
 from luthier.core.results.suite import SafetyResult, SuiteResult
 from luthier.features.deployments import service as deployments
 from luthier.features.models.store import TunedModel
-from luthier.features.release_gates.service import check_gate, default_gate, newest_outcome, read_gate
+from luthier.features.release_gates.service import (
+    check_gate,
+    default_gate,
+    newest_outcome,
+    read_gate,
+    unjudged_targets,
+)
+from luthier.features.serving.checkpoint_permissions import permit
 from luthier.platform.audit_log.service import newest_entries, verify_log
+from luthier.platform.db.database import Database
 from luthier.platform.home.context import Context
-from luthier.testing.records import add_run
+from luthier.testing.records import add_run, make_evaluation
 
 ME = Caller()
 REASON = "The old one insults customers; the rate of refusals is mended next week."
@@ -176,6 +187,46 @@ def test_names_of_a_model_lead_to_its_run_but_a_checkpoint_was_not_judged(contex
     assert made.revision.gate.checked[0].outcome.results == newest_outcome(context, "default", good, path).results
     with pytest.raises(ConflictError, match="is a checkpoint"):
         deployments.deploy(context, ME, "support", "ft:tiny:default::one:ckpt-step-5")
+
+
+def test_results_of_what_a_training_client_has_saved_before_do_not_count(
+    context: Context, good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, result = gate(context), context.runs.get(good).result
+    assert result is not None
+    common: dict[str, Any] = {"project_id": "default", "job_id": "", "run_id": good, "base_model": "tiny", "step": 4}
+    suite = make_suite_result()
+    ended_at = datetime.fromisoformat(suite.created_at).timestamp()
+    outcomes = []
+    # As the result of the run: before the suite began, and while it was going on.
+    for saved_at in (ended_at - suite.seconds - 10, ended_at - suite.seconds + 10):
+        monkeypatch.setattr(Database, "clock", lambda *_, now=saved_at: now)
+        name = f"ft:tiny:default:state:{int(saved_at)}"
+        context.tuned_models.add(TunedModel(model_id=name, adapter_path=str(result.adapter_path), **common))
+        unjudged = unjudged_targets(context, ME, [Share(target=good, fraction=1)])
+        outcomes.append((newest_outcome(context, "default", good, path), unjudged))
+        context.tuned_models.delete("default", name)
+    (present, judged), (stale, unjudged) = outcomes
+    assert (present.passed, judged, stale.passed, unjudged) == (True, (), False, (good,))
+    assert "1 result is of weights that the run had before, so that it does not count." in stale.outcomes[0].sentence
+
+
+def test_the_evaluation_of_a_run_of_another_project_neither_counts_nor_is_shown(context: Context, good: str) -> None:
+    path, result = gate(context, "rules:\n  - {metric: exact_match, at_least: 0.1}\n"), context.runs.get(good).result
+    assert result is not None
+    evaluation = make_evaluation(run_id=good)
+    context.evaluations.save(evaluation)
+    context.runs.update(good, evaluation_id=evaluation.evaluation_id)
+    own = newest_outcome(context, "default", good, path)
+    assert (own.passed, "[0.250, 0.750]" in own.outcomes[0].sentence) == (True, True)
+    context.access.add_project("proj-other", "other")
+    name = "ft:tiny:default::one"
+    common = {"project_id": "default", "job_id": "job-1", "run_id": good, "base_model": "tiny"}
+    context.tuned_models.add(TunedModel(model_id=name, adapter_path=str(result.adapter_path), **common))
+    permit(context, ME, name, ["proj-other"])
+    with pytest.raises(ConflictError, match="shares the model alone") as refused:
+        deployments.deploy(context, Caller(project_id="proj-other"), "support", name)
+    assert "0.250" not in str(refused.value)
 
 
 def test_results_may_be_given(context: Context) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.core.stream import CallPiece, Piece
+from luthier.core.stream import CallPiece, Piece, TokenLikelihood, WrittenToken
 from luthier.features.serving.api.block_order import BlockOrder, Part
 
 
@@ -78,6 +78,29 @@ def test_a_block_is_whole_before_the_next_one_begins(
     pieces: list[Piece], expected: list[list[tuple[str, str]]]
 ) -> None:
     assert steps(*pieces) == expected
+
+
+def token(text: str) -> WrittenToken:
+    return WrittenToken(chosen=TokenLikelihood(token=text, log_probability=-1.0), offset=0)
+
+
+def test_tokens_come_with_the_text_that_they_make() -> None:
+    order = BlockOrder()
+    pieces = (
+        Piece(text="", reasoning="so", tokens=(token("so"), token("</think>"), token("Sp")), num_thought_tokens=2),
+        Piece(text="Spruce", tokens=(token("ruce"),)),
+        Piece(text="", tokens=(token("<tool"),)),  # held back: it may be the beginning of a call, and is one
+        Piece(text="", tokens=(token("_call>"),), calls=(begun(0, "{}"),)),
+        Piece(text=" Yes", tokens=(token(" Yes"),)),
+    )
+    parts = [part for piece in pieces for part in order.add(piece)] + list(order.end())
+    found = [(words(part), [one.chosen.token for one in part.tokens]) for part in parts]
+    assert found == [
+        (("reasoning", "so"), []),
+        (("text", "Spruce"), ["Sp", "ruce"]),
+        (("call0", "{}"), []),
+        (("text", " Yes"), [" Yes"]),
+    ]
 
 
 @settings(max_examples=25)

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
+from tests.fixtures.echo_engine import answering
 from tests.fixtures.openai import ok
 
 from luthier.core.errors import UnsupportedError, WorkError
+from luthier.core.stream import TextRequest
 from luthier.features.serving import graders
 from luthier.features.serving.graders import GraderRequest
+from luthier.platform.home.context import Context
 
 URL = "/v1/fine_tuning/alpha/graders"
 ITEM = {"answer": "four", "more": {"deep": [1, 2]}}
@@ -100,6 +103,11 @@ def test_a_field_that_the_item_lacks_is_told(client: TestClient) -> None:
         ),
         (LABEL | {"passing_labels": ["great"]}, "grader.passing_labels", "invalid_grader"),
         (SCORE | {"sampling_params": {"top_p": 0.5}}, "grader.sampling_params.top_p", "unsupported_value"),
+        (
+            SCORE | {"sampling_params": {"reasoning_effort": "high"}},
+            "grader.sampling_params.reasoning_effort",
+            "unsupported_value",
+        ),
     ],
 )
 def test_what_is_not_done_is_refused_with_a_reason(
@@ -143,9 +151,9 @@ def test_validate_gives_the_grader_back(client: TestClient) -> None:
 def test_models_that_grade(grader: dict[str, Any], said: str, reward: float | None) -> None:
     asked: list[Sequence[Mapping[str, str]]] = []
 
-    def ask(model: str, messages: Sequence[Mapping[str, str]], most: int, temperature: float, seed: int) -> str:
+    def ask(model: str, messages: Sequence[Mapping[str, str]], most: int | None, temperature: float, seed: int) -> str:
         asked.append(messages)
-        assert (model, most, temperature, seed) == ("tiny", 256, 0.0, 0)
+        assert (model, most, temperature, seed) == ("tiny", None, 0.0, 0)
         return said
 
     made: GraderRequest = TypeAdapter(GraderRequest).validate_python(grader)
@@ -153,6 +161,23 @@ def test_models_that_grade(grader: dict[str, Any], said: str, reward: float | No
     assert asked == [[{"role": "user", "content": "Grade 4 against four"}]]
     assert found.reward == (reward or 0.0)
     assert found.errors == (set() if reward is not None else {"model_grader_parse_error"})
+
+
+def test_a_thought_is_beside_the_tokens_of_a_grade_unless_the_grader_limits_both(
+    home: Context, client: TestClient
+) -> None:
+    engine = answering(home, lambda _: "0.5")
+    assert run(client, SCORE)["reward"] == 0.5
+    assert run(client, SCORE | {"sampling_params": {"max_completions_tokens": 9}})["reward"] == 0.5
+    limits = [(one.max_new_tokens, one.max_thinking_tokens) for one in engine.asked if isinstance(one, TextRequest)]
+    assert limits == [(256, None), (9, 0)]
+
+
+def test_a_stored_grader_with_a_reasoning_effort_goes_on_grading() -> None:
+    made: GraderRequest = TypeAdapter(GraderRequest).validate_python(
+        SCORE | {"sampling_params": {"reasoning_effort": "high"}}
+    )
+    assert graders.grade(made, "4", ITEM, lambda *_: "0.5").reward == 0.5
 
 
 def test_a_model_that_does_not_answer_is_told() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
+from tests.clock import today
 
 from luthier.features.usage.service import usage_by_model
 from luthier.platform.auth.service import create_project
@@ -31,11 +32,11 @@ def use(context: Context, model: str, *, key_id: str = "", cost_usd: float | Non
 def test_models_are_summed_up_over_keys_targets_and_days(context: Context) -> None:
     create_project(context, "mine")
     use(context, "a", cost_usd=0.5)
-    today = datetime.now(UTC).date()
+    day_now = today()
     for back in (2, 40):
         with context.database.write() as connection:
-            day = (today - timedelta(days=back)).isoformat()
-            connection.execute(update(model_usage).where(model_usage.c.day == today.isoformat()).values(day=day))
+            day = (day_now - timedelta(days=back)).isoformat()
+            connection.execute(update(model_usage).where(model_usage.c.day == day_now.isoformat()).values(day=day))
         use(context, "a", cost_usd=0.5)
     use(context, "a", key_id="key-1", target="other", cost_usd=0.25)
     use(context, "b")
@@ -46,7 +47,7 @@ def test_models_are_summed_up_over_keys_targets_and_days(context: Context) -> No
     assert first.cost_usd == pytest.approx(1.25)
     assert second.cost_usd is None
     assert len(found.days) == len(first.requests_by_day) == 7
-    assert found.days[-1] == today
-    assert first.requests_by_day == (0, 0, 0, 0, 1, 0, 2) or sum(first.requests_by_day) == 3
+    assert found.days[-1] == day_now
+    assert first.requests_by_day == (0, 0, 0, 0, 1, 0, 2)
     assert found.num_keys == 2
     assert usage_by_model(context, "proj-none").models == ()

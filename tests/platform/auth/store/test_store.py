@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import update
+from tests.clock import today
 
 from luthier.core.access import ApiKey
 from luthier.core.errors import ConflictError, NotFoundError, QuotaError
@@ -86,10 +86,10 @@ def test_a_days_tokens(access: AccessStore, database: Database) -> None:
 
 
 def test_tokens_are_counted_without_a_limit_too_and_beyond_32_bits(access: AccessStore) -> None:
+    day = today().isoformat()
     access.add_key(a_key(1), "d1")
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda _: access.charge("key-1", 2**31, may_refuse=True), range(8))) == {None}
-    day = datetime.fromtimestamp(access.now(), UTC).date().isoformat()
     assert access.num_tokens_on("key-1", day) == 8 * 2**31
 
 

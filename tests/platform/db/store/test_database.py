@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -114,7 +114,7 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path, damage: str) -> None:
     else:
         Database.open(path).close()
         whole = path.read_bytes()
-        path.write_bytes(whole[:100] + os.urandom(len(whole) - 100))
+        path.write_bytes(whole[:100] + random.Random(0).randbytes(len(whole) - 100))
     before = path.read_bytes()
     with pytest.raises(WorkError, match="is damaged") as caught:
         Database.open(path)

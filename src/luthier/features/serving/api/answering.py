@@ -293,6 +293,7 @@ async def respond(
     is_streamed: bool,
     user: str | None = None,
     keep: Keep | None = None,
+    warning: str | None = None,
 ) -> Response:
     """Generate answers to the prompts and respond; a disconnected client cancels the request.
 
@@ -306,6 +307,7 @@ async def respond(
         is_streamed: Whether the client reads events in place of one document.
         user: The end user, if the body names one.
         keep: Stores the complete response before its last byte is sent.
+        warning: About the request, for a header of the answer.
 
     Raises:
         ApiError: The request fails before the first byte.
@@ -343,8 +345,8 @@ async def respond(
             await stream.leave()
     # Another engine has answered than the request was sent to, where that failed before it began.
     written.answered_by(stream.answering.fingerprint)
-    told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked, stream.answering.engine)
-    told |= {ENGINE_HEADER: stream.answering.engine}
+    told = target_header(stream.answer.routed) | {ENGINE_HEADER: stream.answering.engine}
+    told |= _warning_header(stream.answer.routed, asked, stream.answering.engine, warning)
     if not is_streamed:
         whole = written.whole(stream.answer)
         if keep is not None:
@@ -363,13 +365,16 @@ def strict_warning(asked: Sequence[TextRequest], engine: str) -> str | None:
     return f"the engine {engine} does not hold optional calls to the schemas of strict tools, only required ones"
 
 
-def _warning_header(routed: Routed | None, asked: Sequence[TextRequest], engine: str) -> dict[str, str]:
-    """A warning for the client: its template options differ from those used in training, or strict calls are not."""
-    if routed is None:
-        return {}
-    found = next((one for request in asked if (one := serving.template_option_warning(routed.served, request))), None)
-    found = found or strict_warning(asked, engine)
-    return {} if found is None else {WARNING_HEADER: found.encode("ascii", "backslashreplace").decode()}
+def _warning_header(
+    routed: Routed | None, asked: Sequence[TextRequest], engine: str, warning: str | None
+) -> dict[str, str]:
+    """Warnings for the client: its template options differ from those used in training, or strict calls are not."""
+    of_answer = None
+    if routed is not None:
+        options = (serving.template_option_warning(routed.served, request) for request in asked)
+        of_answer = next(filter(None, options), None) or strict_warning(asked, engine)
+    found = "; ".join(one for one in (warning, of_answer) if one is not None)
+    return {WARNING_HEADER: found.encode("ascii", "backslashreplace").decode()} if found else {}
 
 
 async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:

@@ -62,10 +62,11 @@ class BlockOrder:
     def __init__(self) -> None:
         self._blocks: deque[_Block] = deque()
         self._calls: dict[int, _Block] = {}
+        self._tokens: tuple[WrittenToken, ...] = ()
 
     def add(self, piece: Piece) -> Iterator[Part]:
         """Take in more of the answer; yields what may be shown now."""
-        for part in _parts(piece):
+        for part in self._parts(piece):
             block = self._block_of(part)
             if block is None:
                 continue
@@ -77,6 +78,21 @@ class BlockOrder:
         """What is held, at the end of the answer."""
         while self._blocks:
             yield from self._blocks.popleft().held
+
+    def _parts(self, piece: Piece) -> Iterator[Part]:
+        """What continues a call that has begun before, then thought and text, which follow it, then the other calls."""
+        num_begun = next((place for place, call in enumerate(piece.calls) if call.name is not None), len(piece.calls))
+        # Tokens may come before their text, which is held back while it may still be a call; then they are of the call.
+        self._tokens = () if piece.calls and not piece.text else self._tokens + piece.answer_tokens
+        for call in piece.calls[:num_begun]:
+            yield Part("call", call=call)
+        if piece.reasoning:
+            yield Part("reasoning", piece.reasoning)
+        if piece.text:
+            tokens, self._tokens = self._tokens, ()
+            yield Part("text", piece.text, tokens)
+        for call in piece.calls[num_begun:]:
+            yield Part("call", call=call)
 
     def _block_of(self, part: Part) -> _Block | None:
         """The block that a part belongs to; None for more of a call that is whole, or that has not begun."""
@@ -101,16 +117,3 @@ class BlockOrder:
             if len(self._blocks) == 1 or not first.is_whole():
                 return
             self._blocks.popleft()
-
-
-def _parts(piece: Piece) -> Iterator[Part]:
-    """What continues a call that has begun before, then thought and text, which follow it, then the other calls."""
-    num_begun = next((place for place, call in enumerate(piece.calls) if call.name is not None), len(piece.calls))
-    for call in piece.calls[:num_begun]:
-        yield Part("call", call=call)
-    if piece.reasoning:
-        yield Part("reasoning", piece.reasoning)
-    if piece.text:
-        yield Part("text", piece.text, piece.tokens)
-    for call in piece.calls[num_begun:]:
-        yield Part("call", call=call)

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
@@ -130,7 +132,7 @@ class ChatResponseBuilder:
             delta["content"] = piece.text
         if piece.calls:
             delta["tool_calls"] = [_call_delta(call) for call in piece.calls]
-        return self._chunk(piece.choice, delta, logprobs=self._likelihoods(piece.tokens))
+        return self._chunk(piece.choice, delta, logprobs=self._likelihoods(piece.answer_tokens))
 
     def end(self, ended: Ended) -> dict[str, Any]:
         return self._chunk(ended.choice, {}, reason=ended.reason)
@@ -193,6 +195,7 @@ def _token(token: TokenLikelihood) -> dict[str, Any]:
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 
 _MAX_MESSAGES: Final = 2048
+_MAX_KEYS_SHOWN, _MAX_KEY_CHARACTERS = 8, 64
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _OptionName = Annotated[str, Field(min_length=1, max_length=64)]
 _OptionValue = bool | int | float | Annotated[str, Field(max_length=1024)]
@@ -208,7 +211,14 @@ class TextPart(StrictModel):
 
 
 class ChatMessage(StrictModel):
-    """One turn; an answer may be sent back unchanged. parsed: the client's own object of it; accepted, not read."""
+    """One turn; an answer may be sent back unchanged. parsed: the client's own object of it; accepted, not read.
+
+    Other keys are not refused, as the hosted service does not refuse them either: clients send back what other servers
+    have added. They are not read, and named in a warning.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    _unread: tuple[str, ...] = PrivateAttr(default=())
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (
@@ -224,6 +234,19 @@ class ChatMessage(StrictModel):
     reasoning_content: str | None = None
     reasoning: str | None = None
     parsed: AddedByClient = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _note_unread(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        made = handler(value)
+        if isinstance(value, dict):
+            made._unread = tuple(name for name in value if name not in cls.model_fields)
+        return made
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Keys that the API does not have."""
+        return self._unread
 
     def text(self) -> str | None:
         """The content as one text; None if there is none."""
@@ -299,7 +322,18 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         is_streamed=bool(body.stream),
         user=body.end_user(),
         keep=await _recorder(context, caller, body),
+        warning=unread_warning(body.messages),
     )
+
+
+def unread_warning(messages: Sequence[ChatMessage]) -> str | None:
+    """Which keys of messages were not read; None for none."""
+    names = list(dict.fromkeys(name for message in messages for name in message.unread))
+    if not names:
+        return None
+    shown = ", ".join(json.dumps(name[:_MAX_KEY_CHARACTERS]) for name in names[:_MAX_KEYS_SHOWN])
+    more = f" and {len(names) - _MAX_KEYS_SHOWN} more" if len(names) > _MAX_KEYS_SHOWN else ""
+    return f"keys of messages that the API does not have were not read: {shown}{more}"
 
 
 async def _recorder(context: Context, caller: Caller, body: ChatBody) -> Keep | None:

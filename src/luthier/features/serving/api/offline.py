@@ -21,7 +21,7 @@ from luthier.core.errors import BusyError, LuthierError, WorkError, error_from
 from luthier.core.stream import Failed, Pooled, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import Event, ResponseBuilder, SamplingBody, refused
-from luthier.features.serving.api.chat import ChatBody, ChatResponseBuilder, chat_request
+from luthier.features.serving.api.chat import ChatBody, ChatResponseBuilder, chat_request, unread_warning
 from luthier.features.serving.api.completions import CompletionBody, CompletionResponseBuilder, completion_requests
 from luthier.features.serving.api.pooling import EmbeddingBody, embedding_inputs, embedding_response
 from luthier.features.serving.api.responses.api import prepared, refused_here
@@ -51,10 +51,12 @@ class OfflineAnswer:
     Attributes:
         status: The HTTP status that the route would give.
         body: The object of the response, or `{"error": ...}`.
+        warning: What the route would say in a header of the answer; None for nothing.
     """
 
     status: int
     body: dict[str, Any]
+    warning: str | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -113,17 +115,33 @@ def parsed(endpoint: Endpoint, body: Mapping[str, Any]) -> BaseModel:
     return made
 
 
-def answer_offline(context: Context, caller: Caller, endpoint: Endpoint, body: Mapping[str, Any]) -> OfflineAnswer:
+def answer_offline(
+    context: Context,
+    caller: Caller,
+    endpoint: Endpoint,
+    body: Mapping[str, Any],
+    *,
+    default_max_tokens: int | None = None,
+) -> OfflineAnswer:
     """Carry out a request; blocks until it is answered. What is wrong with it is an answer, too.
+
+    Args:
+        context: The home.
+        caller: Whose rights, budget and slots are used.
+        endpoint: The route that answers such requests at once.
+        body: As that route takes it.
+        default_max_tokens: Of an answer without a limit of its own; None for the default of the home.
 
     Raises:
         WorkError: The engine ends again and again, or this process is ending.
     """
+    most = default_max_tokens or context.settings.default_max_tokens
     try:
         made = parsed(endpoint, body)
+        warning = unread_warning(made.messages) if isinstance(made, ChatBody) else None
         for attempt in range(1, _MAX_TRIES + 1):
             try:
-                return OfflineAnswer(200, _carried_out(context, caller, made))
+                return OfflineAnswer(200, _carried_out(context, caller, made, most), warning)
             except (BusyError, WorkError) as error:
                 # An engine that has ended is started again by the next request.
                 if attempt == _MAX_TRIES or not error.retry_helps:
@@ -142,13 +160,13 @@ def answer_offline(context: Context, caller: Caller, endpoint: Endpoint, body: M
         return _failed(refused(error))
 
 
-def _carried_out(context: Context, caller: Caller, body: BaseModel) -> dict[str, Any]:
+def _carried_out(context: Context, caller: Caller, body: BaseModel, default_max_tokens: int) -> dict[str, Any]:
     if isinstance(body, EmbeddingBody):
         return _embedded(context, caller, body)
     if isinstance(body, ResponseBody):
-        return _responded(context, caller, body)
+        return _responded(context, caller, body, default_max_tokens)
     assert isinstance(body, SamplingBody)
-    asked = [chat_request(body, context.settings.default_max_tokens)] if isinstance(body, ChatBody) else []
+    asked = [chat_request(body, default_max_tokens)] if isinstance(body, ChatBody) else []
     asked += completion_requests(body) if isinstance(body, CompletionBody) else []
     return _written(context, caller, body, asked)
 
@@ -164,8 +182,8 @@ def _written(context: Context, caller: Caller, body: SamplingBody, asked: list[T
     return words.whole(heard)
 
 
-def _responded(context: Context, caller: Caller, body: ResponseBody) -> dict[str, Any]:
-    asked = response_request(body, prepared(context, caller, body).messages, context.settings.default_max_tokens)
+def _responded(context: Context, caller: Caller, body: ResponseBody, default_max_tokens: int) -> dict[str, Any]:
+    asked = response_request(body, prepared(context, caller, body).messages, default_max_tokens)
     try:
         heard, _ = serving.complete(context, caller, body.model, [asked], body.end_user())
     except LuthierError as error:

@@ -172,6 +172,7 @@ class AnswerReader:
                 text=text,
                 num_new_tokens=self._num_new,
                 tokens=tuple(tokens),
+                num_thought_tokens=self._answer.num_of_thought(tokens),
                 calls=calls,
                 reasoning=reasoning,
             )

@@ -107,6 +107,7 @@ class ChunkReader:
         self._num_prompt: int | None = None
         self._num_chunks = self._num_characters = self._num_emitted = 0
         self._open_tokens: list[WrittenToken] = []
+        self._num_open_thought_tokens = 0
         self._reason: EndReason | None = None
         self._stop_text: str | None = None
 
@@ -156,9 +157,9 @@ class ChunkReader:
         # The only count while streaming: `usage` arrives with the last chunk.
         self._num_chunks += bool(text) or bool(reasoning)
         self._num_thinking += bool(reasoning)
-        self._open_tokens += _tokens_of(said.get("logprobs"), self._num_characters, self._asked.num_top)
-        self._num_characters += len(text)
         calls = tuple(_call(call) for call in delta.get("tool_calls") or ())
+        self._read_tokens(said.get("logprobs"), is_of_thought=not text and not calls and self._is_before_answer)
+        self._num_characters += len(text)
         if (reason := said.get("finish_reason")) is not None:
             self._reason = _REASONS.get(str(reason), "stop")
             # vLLM and others name the stop text that they have cut off; OpenAI's API does not.
@@ -203,6 +204,19 @@ class ChunkReader:
             ),
         ]
 
+    @property
+    def _is_before_answer(self) -> bool:
+        """Whether the server has sent thoughts apart, and no text of the answer so far."""
+        return bool(self._num_thinking) and not self._num_characters
+
+    def _read_tokens(self, reported: Any, *, is_of_thought: bool) -> None:
+        found = _tokens_of(reported, self._num_characters, self._asked.num_top)
+        if is_of_thought:
+            # Their text is no part of that of the answer, in which places are counted.
+            found = [token.model_copy(update={"offset": self._num_characters}) for token in found]
+            self._num_open_thought_tokens += len(found)
+        self._open_tokens += found
+
     def _read_usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             return
@@ -223,6 +237,8 @@ class ChunkReader:
             num_emitted = self._answer.num_dropped + self._num_emitted
             tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
+        num_thought = max(min(self._num_open_thought_tokens, len(tokens)), self._answer.num_of_thought(tokens))
+        self._num_open_thought_tokens -= min(self._num_open_thought_tokens, len(tokens))
         text, found = self._in_text.split(text, is_last=is_last)
         calls += found
         if not (text or reasoning or tokens or calls):
@@ -233,6 +249,7 @@ class ChunkReader:
                 text=text,
                 num_new_tokens=self._num_new or 0,
                 tokens=tuple(tokens),
+                num_thought_tokens=num_thought,
                 calls=calls,
                 reasoning=reasoning,
             )

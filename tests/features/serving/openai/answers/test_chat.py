@@ -110,6 +110,21 @@ def test_a_refusal_goes_back_as_a_part_of_an_answer(ask: Callable[..., Any]) -> 
     assert parts.choices[0].message.content == text.choices[0].message.content
 
 
+def test_unknown_keys_of_messages_are_not_read_and_named_in_a_header(client: openai.OpenAI) -> None:
+    added: list[Any] = [QUESTION[0] | {"weight": 1, "line\nbreak ü": None, **{f"k{n}": n for n in range(9)}}]
+    asked: dict[str, Any] = {"model": "tiny", "max_tokens": 4, "temperature": 0}
+    chats = client.chat.completions
+    plain, whole = (chats.with_raw_response.create(messages=one, **asked) for one in (QUESTION, added))
+    assert "x-luthier-warning" not in plain.headers
+    assert whole.parse().choices[0].message.content == plain.parse().choices[0].message.content
+    named = '"weight", "line\\nbreak \\u00fc", "k0", "k1", "k2", "k3", "k4", "k5" and 3 more'
+    warning = f"keys of messages that the API does not have were not read: {named}"
+    assert whole.headers["x-luthier-warning"] == warning
+    with chats.with_streaming_response.create(messages=added, stream=True, **asked) as streamed:
+        assert streamed.headers["x-luthier-warning"] == warning
+        assert "[DONE]" in streamed.read().decode()
+
+
 def test_wishes_that_change_no_answer_are_accepted(ask: Callable[..., Any]) -> None:
     wishes = {
         "user": "u",

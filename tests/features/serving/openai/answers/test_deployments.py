@@ -56,10 +56,11 @@ def test_a_user_stays_with_a_target_however_it_is_named(
     deployed: Context, client: openai.OpenAI, two: tuple[str, str]
 ) -> None:
     made = deployments.split(deployed, Caller(), NAME, {two[0]: 0.5, two[1]: 0.5})
-    users = [f"user {number}" for number in range(12)]
-    expected = [made.chosen(f"user {user}").target for user in users]
-    assert len(set(expected)) == 2
-    for user, target in zip(users, expected, strict=True):
+    chosen = {user: made.chosen(f"user {user}").target for user in (f"user {number}" for number in range(200))}
+    users = [user for name in two for user in [user for user in chosen if chosen[user] == name][:6]]
+    assert len(users) == 12
+    for user in users:
+        target = chosen[user]
         assert target_of(client, user=user) == target
         assert target_of(client, safety_identifier=user) == target
         assert target_of(client, extra_headers={"x-luthier-user": user}) == target

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 import openai
 import pytest
 from sqlalchemy import insert
+from tests.clock import today
 from tests.features.serving.openai.answers.conftest import MakeClient
 
 from luthier.features.models.store import TunedModel
@@ -113,13 +113,14 @@ def test_files_that_have_gone_are_told_as_a_model_that_is_not_there(client: open
 
 def test_a_reader_that_leaves_is_charged_what_was_written(served: ServedHome) -> None:
     context, address = served
+    day = today().isoformat()
     made, key = create_key(context, "leaves", scopes=("infer",))
     with openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0) as client:
         stream = client.completions.create(model="tiny", prompt="a", max_tokens=400, n=16, temperature=2.0, stream=True)
         next(stream)
         stream.close()
     deadline = time.monotonic() + 60
-    while not (used := context.access.num_tokens_on(made.key_id, f"{datetime.now(UTC):%Y-%m-%d}")):
+    while not (used := context.access.num_tokens_on(made.key_id, day)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert 1 < used < 1 + 16 * 400

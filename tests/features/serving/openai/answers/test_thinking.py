@@ -98,6 +98,24 @@ def test_a_response_has_the_thought_as_an_item_before_the_message(client: openai
         assert client.responses.create(**wishes | {"input": again}, max_output_tokens=4).usage.output_tokens > 0
 
 
+def test_likelihoods_are_those_of_the_answer_alone(client: openai.OpenAI) -> None:
+    found = chat(client, logprobs=True).choices[0]
+    assert found.message.reasoning_content == THOUGHT
+    told = [token.token for token in found.logprobs.content]
+    assert "".join(told).lstrip() == ANSWER
+    chunks = [chunk.choices[0] for chunk in chat(client, logprobs=True, stream=True)]
+    streamed = [token.token for chunk in chunks if chunk.logprobs for token in chunk.logprobs.content]
+    assert streamed == told
+    (model,) = [one.id for one in client.models.list()]
+    wishes: dict[str, Any] = {"model": model, "input": "Which wood?", "temperature": 0, "store": False}
+    wishes["include"] = ["message.output_text.logprobs"]
+    whole = client.responses.create(**wishes).output[1]
+    assert [token.token for token in whole.content[0].logprobs] == told
+    events = list(client.responses.create(**wishes, stream=True))
+    deltas = [event.logprobs for event in events if event.type == "response.output_text.delta"]
+    assert [token.token for one in deltas for token in one] == told
+
+
 def test_one_limit_holds_for_both(client: openai.OpenAI) -> None:
     found = chat(client, max_tokens=6)
     assert (found.choices[0].message.content, found.choices[0].finish_reason) == ("", "length")

@@ -156,12 +156,14 @@ def test_who_goes_away_is_kept_as_gone(home: Context, client: openai.OpenAI) -> 
     )
     first = next(iter(stream))
     stream.close()
-    for _ in range(200):
+
+    def statuses() -> list[int]:
         home.traffic_recorder.log.flush()
         found = traffic.exchanges(home, "default", model=model).filter(exchange_id=first.id)
-        if found.height:
-            break
-    assert found["status"][0] in (499, 200)  # 200 where the model was done before the server heard of it
+        return list(found["status"])
+
+    wait_for(lambda: bool(statuses()))
+    assert statuses()[0] in (499, 200)  # 200 where the model was done before the server heard of it
 
 
 def test_off_keeps_nothing(home: Context, client: openai.OpenAI) -> None:
