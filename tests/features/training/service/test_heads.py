@@ -12,6 +12,7 @@ from tests.fixtures.service import write_rows
 
 from luthier.core.errors import DataError, RecipeError, RequestError
 from luthier.core.events import CheckpointSaved, StepDone, ValidationDone, WarningRaised
+from luthier.features.evaluations.baselines import AS_SETS
 from luthier.features.evaluations.export_sources import outcome_digest
 from luthier.features.models.resolve import find_candidate, open_engine
 from luthier.features.recipes.service import load_recipe
@@ -162,6 +163,12 @@ def test_several_labels_a_row(context: Context, make_recipe: MakeRecipe) -> None
     judged = outcome.evaluation.systems[-1]
     right = [set(one.output.split(", ")) == set(one.reference.split(", ")) for one in judged.samples]
     assert sum(right) > 0.7 * len(right) > 0
+    # Rows write labels in another order than the head, which is no mistake.
+    assert head.labels == ("red", "blue", "green")
+    assert any(one.output != one.reference for one, is_right in zip(judged.samples, right, strict=True) if is_right)
+    assert judged.metrics["exact_match"].value == pytest.approx(sum(right) / len(right))
+    assert [one.scores["exact_match"] for one in judged.samples] == [float(one) for one in right]
+    assert AS_SETS in outcome.evaluation.rows_notes
 
 
 def test_balanced_weights_and_smoothing_keep_the_plain_loss_beside(context: Context, make_recipe: MakeRecipe) -> None:

@@ -8,6 +8,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, RecipeError
 from luthier.ml.data.tokenise.heads import (
+    canonical_answer,
     class_matrix,
     class_numbers,
     fit_task_head,
@@ -61,6 +62,23 @@ def test_several_labels_are_separated_as_the_rows_do_it(answers: tuple[str, ...]
     found = class_matrix(answers, head)
     assert found.sum(axis=1).tolist()[0] == 2
     assert class_numbers(answers[0], head) == tuple(found[0].nonzero()[0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("answers", "same", "other"),
+    [
+        (("b, a", "a", "a, c"), ("A,  B", "b, a, b", "a,b"), ("a", "a; b", "a, d", "")),
+        (('["b", "a"]', '["a"]', "[]"), ('["A","b"]', '["b", "a", "b"]'), ("[]", '["a"]', '["a", "d"]', "a, b")),
+    ],
+)
+def test_equal_sets_of_labels_have_one_canonical_form(
+    answers: tuple[str, ...], same: tuple[str, ...], other: tuple[str, ...]
+) -> None:
+    head = fit_task_head("classify", {"train": _examples(*answers)}, 8, multi_label=True).head
+    form = canonical_answer(answers[0], head)
+    assert {canonical_answer(one, head) for one in same} == {form}
+    assert form not in {canonical_answer(one, head) for one in other}
+    assert canonical_answer(other[2], head) == other[2]
 
 
 def test_rows_that_say_nothing_are_refused() -> None:

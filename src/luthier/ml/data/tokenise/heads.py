@@ -336,6 +336,22 @@ def class_numbers(answer: str, head: TaskHead) -> tuple[int, ...] | None:
     return None if None in found else tuple(sorted(known))
 
 
+def canonical_answer(answer: str, head: TaskHead) -> str:
+    """An answer with its labels in the order and the spelling of the head, each once.
+
+    Rows write the labels of an answer in any order, and a head in that of its outputs: as texts, equal sets differ.
+
+    Args:
+        answer: of a row or of any system.
+        head: that gives several labels.
+
+    Returns:
+        The answer unchanged if it names a label that the head does not have.
+    """
+    own = class_numbers(answer, head)
+    return answer if own is None else head.label_text([float(number in own) for number in range(len(head.labels))])
+
+
 def class_matrix(answers: Sequence[str], head: TaskHead) -> NDArray[np.float64]:
     """[answers, classes]: 1 where an answer has a class, else 0. An answer with an unknown label has none at all."""
     found = np.zeros((len(answers), len(head.labels)))
