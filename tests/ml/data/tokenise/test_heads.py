@@ -81,6 +81,36 @@ def test_equal_sets_of_labels_have_one_canonical_form(
     assert canonical_answer(other[2], head) == other[2]
 
 
+@pytest.mark.parametrize(
+    ("answers", "labels"),
+    [
+        (("[3, 10]", "[3]", "[]"), ("3", "10")),
+        (("['b c', \"it's\"]", "[\"it's\"]", "[]"), ("it's", "b c")),
+        (('["b, c", "a"]', "['a']"), ("a", "b, c")),
+    ],
+)
+def test_lists_of_numbers_and_lists_as_python_writes_them_are_lists(
+    answers: tuple[str, ...], labels: tuple[str, ...]
+) -> None:
+    head = fit_task_head("classify", {"train": _examples(*answers)}, 8, multi_label=True).head
+    assert (head.labels, head.label_separator) == (labels, "")
+    assert class_numbers(answers[0], head) == (0, 1)
+    assert class_numbers(answers[1], head) == (0,)
+
+
+@pytest.mark.parametrize("other", ["c", "a, b", '["a", "b"', '["a", null]', ""])
+def test_an_answer_that_is_no_list_among_lists_has_no_known_labels(other: str) -> None:
+    head = fit_task_head("classify", {"train": _examples('["a", "b"]', '["c"]')}, 8, multi_label=True).head
+    assert class_numbers(other, head) is None
+    assert class_numbers("[]", head) == ()
+
+
+def test_lists_among_other_answers_are_refused_and_not_cut_at_their_commas() -> None:
+    rows = _examples('["a", "b"]', "c", '["c"]')
+    with pytest.raises(DataError, match='2 of 3 answers are lists of labels, and others are none, such as "c"'):
+        fit_task_head("classify", {"train": rows}, 8, multi_label=True)
+
+
 def test_rows_that_say_nothing_are_refused() -> None:
     for rows, match in (
         (_examples("a", "A "), "all 2 training rows have 'a'"),
