@@ -105,6 +105,14 @@ def test_an_answer_that_is_no_list_among_lists_has_no_known_labels(other: str) -
     assert class_numbers("[]", head) == ()
 
 
+def test_a_sign_within_one_label_separates_no_labels_where_other_rows_have_another() -> None:
+    rows = _examples(*["tools, music"] * 9, "R&D; tests, music")
+    head = fit_task_head("classify", {"train": rows}, 8, multi_label=True).head
+    assert (head.label_separator, head.labels) == (", ", ("music", "tools", "R&D; tests"))
+    often = _examples(*["arts, music; sport"] * 3, *["arts, music"] * 3)
+    assert fit_task_head("classify", {"train": often}, 8, multi_label=True).head.labels == ("arts, music", "sport")
+
+
 def test_lists_among_other_answers_are_refused_and_not_cut_at_their_commas() -> None:
     rows = _examples('["a", "b"]', "c", '["c"]')
     with pytest.raises(DataError, match='2 of 3 answers are lists of labels, and others are none, such as "c"'):

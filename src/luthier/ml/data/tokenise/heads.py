@@ -203,11 +203,12 @@ def _separator(answers: Mapping[str, int]) -> str:
             expected="a list in every answer, or labels between separators in every answer",
             do='write each answer as a JSON list, such as ["a", "b"], ["a"] or []',
         )
-    for sign in _SEPARATORS:
-        found = {answer: num for answer, num in answers.items() if sign in answer.strip()}
-        if found:
-            spaced = sum(num for answer, num in found.items() if f"{sign} " in answer)
-            return f"{sign} " if sign != "\n" and 2 * spaced >= sum(found.values()) else sign
+    nums = {sign: sum(num for answer, num in answers.items() if sign in answer.strip()) for sign in _SEPARATORS}
+    for sign, num_with in nums.items():
+        # A sign that few answers have is part of a label: where others have another sign, it separates nothing.
+        if num_with and 2 * num_with >= max(nums.values()):
+            spaced = sum(num for answer, num in answers.items() if f"{sign} " in answer.strip())
+            return f"{sign} " if sign != "\n" and 2 * spaced >= num_with else sign
     raise RecipeError(
         f"objective.multi_label true, and none of {sum(answers.values()):,} answers has several labels",
         expected=f"JSON lists, or labels separated by one of {' '.join(map(repr, _SEPARATORS))}",
