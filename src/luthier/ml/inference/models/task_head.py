@@ -19,6 +19,7 @@ from luthier.core.task_head import (
     is_task_model,
     read_task_head,
 )
+from luthier.ml.inference.accelerator import widest_float
 
 __all__ = [
     "TaskHeadLayer",
@@ -51,7 +52,7 @@ class TaskHeadLayer(nn.Module):
 
 
 def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, dimensions: int | None = None) -> Tensor:
-    """The output of a head, [N, outputs] in float32.
+    """The output of a head, [N, outputs] in float32; that of rank in the widest type of the device.
 
     classify: probabilities; regress: the number in the unit of the training rows; rank: relevance, 0 to 1; embed: a
     vector of length 1.
@@ -69,6 +70,9 @@ def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, di
     outputs: Tensor = layer(states)
     if head.kind == "regress":
         return head.offset + head.scale * outputs
+    if head.kind == "rank":
+        # In float32 all scores above 17 would become 1, and their documents would have no order.
+        outputs = outputs.to(widest_float(outputs.device))
     logits = outputs / head.temperature
     return logits.softmax(-1) if head.kind == "classify" and not head.is_multi_label else logits.sigmoid()
 
