@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.metrics import f1_score
 from tests.fixtures.service import write_rows
 
 from luthier.core.errors import DataError, RecipeError, RequestError
@@ -169,6 +170,16 @@ def test_several_labels_a_row(context: Context, make_recipe: MakeRecipe) -> None
     assert judged.metrics["exact_match"].value == pytest.approx(sum(right) / len(right))
     assert [one.scores["exact_match"] for one in judged.samples] == [float(one) for one in right]
     assert AS_SETS in outcome.evaluation.rows_notes
+    # Each set is one class of macro-F1, and no confusion is shown of answers that differ in order alone.
+    written, meant = (
+        [", ".join(sorted(text.split(", "))) for text in texts]
+        for texts in zip(*((one.output, one.reference) for one in judged.samples), strict=True)
+    )
+    known = {", ".join(sorted(row["messages"][1]["content"].split(", "))) for row in rows(0, 100)}
+    occurring = sorted(known & {*written, *meant})
+    expected = f1_score(meant, written, labels=occurring, average="macro", zero_division=0)
+    assert judged.metrics["macro_f1"].value == pytest.approx(expected)
+    assert outcome.evaluation.labels == ()
 
 
 def test_balanced_weights_and_smoothing_keep_the_plain_loss_beside(context: Context, make_recipe: MakeRecipe) -> None:
