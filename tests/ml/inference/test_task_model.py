@@ -162,3 +162,13 @@ def test_relevance_tells_documents_apart_whatever_the_level_of_their_scores(leve
     found = task_outputs(TaskHead(kind="rank", width=1), layer, torch.tensor([[1.0], [0.0], [-1.0]]))[:, 0].tolist()
     assert found == [pytest.approx(1 / (1 + math.exp(-level - one)), rel=1e-4) for one in (1.0, 0.0, -1.0)]
     assert 1.0 > found[0] > found[1] > found[2] > 0.0
+
+
+def test_numbers_far_from_zero_keep_their_digits() -> None:
+    """Seconds since 1970: float32 knows them to 128 s."""
+    layer = TaskHeadLayer(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    head = TaskHead(kind="regress", width=1, offset=1.7e9, scale=10.0)
+    found = task_outputs(head, layer, torch.tensor([[0.5], [-0.25]]))[:, 0].tolist()
+    assert found == [1.7e9 + 5, 1.7e9 - 2.5]

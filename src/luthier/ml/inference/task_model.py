@@ -73,7 +73,7 @@ class TaskModel:
         return [write_number(value, form) for value in numbers.tolist()]
 
     def numbers(self, prompts: Sequence[Conversation], progress: Progress) -> Tensor:
-        """[prompts] float32, in the unit of the training rows.
+        """[prompts], in the unit of the training rows and the widest type of the device.
 
         Raises:
             RequestError: the head is not a regressor, or a prompt does not fit into the context.
