@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from luthier.ml.baselines import copying
 from luthier.ml.baselines.copying import copied_answers
 from luthier.ml.baselines.rows import NotApplicable, TaskRow
 
@@ -22,6 +23,13 @@ def test_answers_of_several_words_up_to_what_comes_behind() -> None:
     cities = ["Rome", "New York", "Rio de Janeiro", "The Hague", "Paris", "Los Angeles", "Bonn", "San Jose"]
     rows = [TaskRow(f"Ship {n} boxes to {cities[n % 8]} {n}, please", f"{cities[n % 8]} {n}") for n in range(40)]
     assert copied_answers(rows, ["Ship 3 boxes to Santiago de Compostela, please"]) == ["Santiago de Compostela"]
+
+
+def test_rows_of_one_form_behind_those_of_another_are_learned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_MAX_ROWS", 20)
+    late = [TaskRow(f"Invoice {n * 41} is not paid", str(n * 41)) for n in range(1, 40)]
+    found = copied_answers([*[order(n) for n in range(1, 40)], *late], ["Invoice 9001 is not paid", order(100).prompt])
+    assert found == ["9001", order(100).answer]
 
 
 def test_a_prompt_that_no_rule_fits_gets_nothing() -> None:

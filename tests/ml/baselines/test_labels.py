@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from luthier.ml.baselines import labels
 from luthier.ml.baselines.labels import MAX_LABELS, commonest_answer, linear_classifier, popular_among_offered
 from luthier.ml.baselines.rows import NotApplicable, TaskRow
 
@@ -72,6 +73,15 @@ def test_probabilities_follow_from_rows_that_were_not_fitted() -> None:
     assert np.shape(linear_classifier(three, ["red 1", "blue"]).probabilities) == (2, 3)
 
 
+def test_rows_that_are_sorted_by_label_are_tried_on_all_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "_MAX_TRIED", 40)
+    rows = sorted(reviews(120), key=lambda row: row.answer)
+    assert len({row.answer for row in rows[:40]}) == 1
+    found = linear_classifier(rows, [row.prompt for row in reviews(20, start=1_000)])
+    assert found.probabilities is not None
+    assert found.outputs == [row.answer for row in reviews(20, start=1_000)]
+
+
 def test_labels_that_differ_in_case_or_space_are_one_class() -> None:
     rows = [
         row if number % 3 else TaskRow(row.prompt, f" {row.answer.upper()}") for number, row in enumerate(reviews(60))
@@ -107,6 +117,15 @@ def test_the_most_popular_of_those_that_the_prompt_offers() -> None:
         "tea",
         "tea",
     ]
+
+
+def test_whether_prompts_offer_answers_is_decided_by_rows_of_the_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "_LOOKED_AT", 10)
+    offers = [("tea, milk", "tea"), ("milk, tea", "tea"), ("tea, milk", "milk")]
+    rows = [TaskRow(f"Which of {offered}?", bought) for offered, bought in offers * 5]
+    assert popular_among_offered(rows, ["Which of milk, tea?"]) == ["tea"]
+    with pytest.raises(NotApplicable):
+        popular_among_offered([*rows, *(TaskRow("Which?", "milk") for _ in range(15))], ["Which of milk, tea?"])
 
 
 def test_prompts_that_offer_nothing_have_no_most_popular_answer() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.text.written_numbers import read_number
-from luthier.ml.baselines.numbers import ridge_regression
+from luthier.ml.baselines import numbers
+from luthier.ml.baselines.numbers import ridge_regression, rows_for_regression
 from luthier.ml.baselines.rows import NotApplicable, TaskRow
 
 
@@ -40,6 +41,16 @@ def test_units_and_decimals_are_written_as_in_training() -> None:
 def test_predictions_stay_inside_of_what_was_seen() -> None:
     rows = [TaskRow(f"{n} eggs", str(n)) for n in range(1, 21)]
     assert 1 <= float(ridge_regression(rows, ["4000 eggs"])[0]) <= 20
+
+
+def test_rows_that_are_sorted_by_number_are_learned_over_their_whole_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "_MOST_ROWS", 20)
+    rows = [TaskRow(f"{n} eggs", str(n)) for n in range(1, 101)]
+    assert float(ridge_regression(rows, ["90 eggs"])[0]) == pytest.approx(90, abs=5)
+    kept = rows_for_regression(rows)
+    assert len(kept) == 20
+    assert rows_for_regression(kept) == kept
+    assert {int(row.answer) // 25 for row in kept} == {0, 1, 2, 3}
 
 
 def test_digits_that_no_float_holds_stop_neither_prompts_nor_answers() -> None:

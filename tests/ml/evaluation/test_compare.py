@@ -111,6 +111,20 @@ def test_samples_carry_prompt_reference_output_and_their_own_scores(base):
     assert result.num_samples == len(result.samples) == 40
 
 
+def test_answers_with_a_canonical_form_are_compared_in_it_and_shown_as_they_are(system_of):
+    def in_order(text):
+        return ", ".join(sorted(text.split(", ")))
+
+    references = ["a, b", "b", "c, a"] * 4
+    one = replace(system_of("one", ["b, a", "b", "c"] * 4, references), canonical=in_order)
+    (result,), _ = run([one], ["exact_match"])
+    assert [sample.scores["exact_match"] for sample in result.samples] == [1.0, 1.0, 0.0] * 4
+    assert result.metrics["exact_match"].value == pytest.approx(2 / 3)
+    assert [(sample.output, sample.reference) for sample in result.samples[:1]] == [("b, a", "a, b")]
+    (plain,), _ = run([replace(one, canonical=None)], ["exact_match"])
+    assert plain.metrics["exact_match"].value == pytest.approx(1 / 3)
+
+
 def test_answers_cut_off_are_counted(system_of):
     (result,), _ = run([system_of("base", BAD, REFERENCES, max_new_tokens=3)], ["rouge"])
     assert result.num_cut_off == sum(len(answer.split()) > 3 for answer in BAD) == 4

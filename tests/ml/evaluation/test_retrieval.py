@@ -43,6 +43,28 @@ def test_each_query_is_searched_among_all_documents_and_those_of_training_rows()
     )
 
 
+def test_a_document_that_is_the_query_itself_is_no_candidate_of_it() -> None:
+    """Pairs of similar questions: each is a query in one row and a document in another."""
+    held_out = [pair("q1", "q2", name="h:1"), pair("q2", "q3", name="h:2"), pair("q4", "a", name="h:3")]
+    task = retrieval_task(held_out, [pair("t", "q4"), pair("u", "d")])
+    assert set(task.documents) == {"q2", "q3", "q4", "a", "d"}
+    named = [{task.documents[place] for place in task.of(number)} for number in range(3)]
+    assert named == [set(task.documents), {"q3", "q4", "a", "d"}, {"q2", "q3", "a", "d"}]
+    assert task.notes[0].endswith("Of 2 of them a document has the same text, which is no candidate.")
+    # Scores of a model that knows texts alone: the same text first, then the right document.
+    scores = [
+        np.array([2.0 * (task.documents[place] == query) + (place in right) for place in task.of(number)])
+        for number, (query, right) in enumerate(zip(task.queries, task.right, strict=True))
+    ]
+    assert [recall_at(one, 1) for one in ranked(task, scores, name="one")] == [1.0, 1.0, 1.0]
+
+
+def test_a_right_document_with_the_text_of_the_query_stays() -> None:
+    task = retrieval_task([pair("q1", "q1"), pair("q2", "a")], [])
+    assert list(task.of(0)) == [0, 1]
+    assert not task.left_out
+
+
 def test_many_training_documents_are_sampled_and_the_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "MAX_DISTRACTORS", 2)
     train = [pair(f"t{n}", f"d{n}") for n in range(5)]

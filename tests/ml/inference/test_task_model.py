@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,13 @@ from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.task_head import TASK_HEAD_FILE, TASK_HEAD_WEIGHTS, TaskHead
 from luthier.ml.inference.models.architecture import language_model
-from luthier.ml.inference.models.task_head import TaskHeadLayer, is_task_model, load_task_head, save_task_head
+from luthier.ml.inference.models.task_head import (
+    TaskHeadLayer,
+    is_task_model,
+    load_task_head,
+    save_task_head,
+    task_outputs,
+)
 from luthier.ml.inference.task_model import TaskModel
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.tiny import make_tiny_model
@@ -143,3 +150,25 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
         weights.write_bytes(weights.read_bytes()[:40])
     with pytest.raises(ModelSourceError, match="copy the"):
         load_task_head(tmp_path)
+
+
+@pytest.mark.parametrize("level", [-30.0, 0.0, 30.0])
+def test_relevance_tells_documents_apart_whatever_the_level_of_their_scores(level: float) -> None:
+    """The loss of a reranker is of differences: nothing keeps scores near 0, where a sigmoid in float32 has digits."""
+    layer = TaskHeadLayer(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(level)
+    found = task_outputs(TaskHead(kind="rank", width=1), layer, torch.tensor([[1.0], [0.0], [-1.0]]))[:, 0].tolist()
+    assert found == [pytest.approx(1 / (1 + math.exp(-level - one)), rel=1e-4) for one in (1.0, 0.0, -1.0)]
+    assert 1.0 > found[0] > found[1] > found[2] > 0.0
+
+
+def test_numbers_far_from_zero_keep_their_digits() -> None:
+    """Seconds since 1970: float32 knows them to 128 s."""
+    layer = TaskHeadLayer(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    head = TaskHead(kind="regress", width=1, offset=1.7e9, scale=10.0)
+    found = task_outputs(head, layer, torch.tensor([[0.5], [-0.25]]))[:, 0].tolist()
+    assert found == [1.7e9 + 5, 1.7e9 - 2.5]

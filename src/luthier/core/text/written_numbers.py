@@ -1,4 +1,4 @@
-"""Numbers as answers write them: `12`, `$1,234.50`, `3 kg`."""
+"""Numbers as answers write them: `12`, `$1,234.50`, `3 kg`, and `1e-05` as programs write small ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Final, NamedTuple
 from luthier.core.task_head import NumberFormat
 
 NUMBER: Final = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_EXPONENT: Final = r"(?:[eE][-+]?\d{1,4})?"
 _SHAPE: Final = re.compile(
-    rf"\s*(?P<before>[^\d\s+\u2212-]{{0,8}}\s*)(?P<number>{NUMBER.pattern})(?P<after>\s*\D{{0,20}}?)\s*"
+    rf"\s*(?P<before>[^\d\s+\u2212-]{{0,8}}\s*)(?P<number>{NUMBER.pattern}{_EXPONENT})(?P<after>\s*\D{{0,20}}?)\s*"
 )
+_MOST_DECIMALS: Final = 340
+"""A float holds no smaller digits."""
 
 
 class WrittenNumber(NamedTuple):
@@ -51,8 +54,11 @@ def read_number(answer: str) -> WrittenNumber | None:
     if match is None:
         return None
     number = match["number"].replace("\u2212", "-")
-    _, _, fraction = number.partition(".")
+    mantissa, _, exponent = number.lower().partition("e")
+    _, _, fraction = mantissa.partition(".")
     value = float(number.replace(",", ""))
     if not math.isfinite(value):
         return None
-    return WrittenNumber(match["before"], value, len(fraction), match["after"].rstrip(), "," in number)
+    # 2.5e-05 has as many decimals as 0.000025.
+    decimals = min(max(0, len(fraction) - int(exponent or 0)), _MOST_DECIMALS)
+    return WrittenNumber(match["before"], value, decimals, match["after"].rstrip(), "," in number)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from luthier.core.dataset import Example
 from luthier.core.evaluation import Verdict
@@ -14,7 +15,7 @@ from luthier.core.evaluation_plan import MetricName
 from luthier.core.ports import Progress
 from luthier.features.evaluations.label_scores import LIKELIEST_LABEL, LabelledRows, likeliest_label, untrained_base
 from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, prompts_that_fit
-from luthier.features.evaluations.systems import search_kind, search_systems
+from luthier.features.evaluations.systems import answers_as_sets, search_kind, search_systems
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, system_under_test
 from luthier.features.recipes.checks import have_text_answers
@@ -50,6 +51,10 @@ def fit_baselines(
     if not train or not looks_at_text or not have_text_answers(examples):
         return BaselineSet()
     return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
+
+
+AS_SETS: Final = "Labels of a row are compared as a set: their order, case, spaces and repetitions do not count."
+"""A note on evaluations of heads that give several labels."""
 
 
 class Together(NamedTuple):
@@ -125,10 +130,31 @@ def judged_together(
         else:
             # Behind its model, which is still loaded then.
             systems.insert(place + 1, choice)
+    systems, definitions, of_sets = _as_sets(candidates, systems, definitions)
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
     judged = draws_together(judged, draws, definitions)
     slow = slow_note(baselines, baselines.seconds + time.perf_counter() - start)
-    return Together(every, by_candidate, tuple(systems), judged, (*of_search, *baselines.notes, *slow), left_out)
+    notes = (*of_search, *of_sets, *baselines.notes, *slow)
+    return Together(every, by_candidate, tuple(systems), judged, notes, left_out)
+
+
+def _as_sets(
+    candidates: Sequence[Candidate], systems: list[SystemUnderTest], metrics: list[MetricDefinition]
+) -> tuple[list[SystemUnderTest], list[MetricDefinition], tuple[str, ...]]:
+    """Systems and metrics that compare labels of a row as a set where a head gives several, with the note on it."""
+    from luthier.ml.evaluation.metrics.classification import Labelling, MacroF1
+
+    canonical = answers_as_sets(candidates)
+    if canonical is None:
+        return systems, metrics, ()
+    # A set of labels is one class, in however many ways rows write it.
+    of_sets: list[MetricDefinition] = [
+        replace(one, labelling=Labelling(tuple(dict.fromkeys(map(canonical, one.labelling.labels)))))
+        if isinstance(one, MacroF1)
+        else one
+        for one in metrics
+    ]
+    return [replace(one, canonical=canonical) for one in systems], of_sets, (AS_SETS,)
 
 
 def _searched(

@@ -32,7 +32,7 @@ from luthier.features.evaluations.prompted import (
     prompted,
     prompted_as_asked,
 )
-from luthier.features.evaluations.systems import JudgedHeads, chosen_metrics, measure_kl, search_kind
+from luthier.features.evaluations.systems import JudgedHeads, answers_as_sets, chosen_metrics, measure_kl, search_kind
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import (
@@ -430,7 +430,7 @@ def _judge(
         kl_to_base=kl,
         rows_notes=(*_notes_on(held_out, words), *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
         baselines_left_out=every.left_out,
-        labels=rows.labels,
+        labels=rows.labels if answers_as_sets(candidates) is None else (),  # sets of labels have no one spelling
         label_confidence=confidence,
         label_confidence_left_out=why,
         seconds=time.perf_counter() - start,

@@ -7,8 +7,9 @@ are evaluated in the same way. Task heads have engines and metrics of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from luthier.core.dataset import Example, TokenisedExample
@@ -58,6 +59,20 @@ def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
         head = task_head_in(candidate.adapter_path or candidate.model_path)
         if head is not None and head.kind in SEARCH_KINDS:
             return head.kind
+    return None
+
+
+def answers_as_sets(candidates: Sequence[Candidate]) -> Callable[[str], str] | None:
+    """How answers with several labels are compared: as sets, by the head of the last candidate that gives several.
+
+    None without such a candidate: answers are then compared as they are written.
+    """
+    from luthier.ml.data.tokenise.heads import canonical_answer
+
+    for candidate in reversed(candidates):
+        head = task_head_in(candidate.adapter_path or candidate.model_path)
+        if head is not None and head.is_multi_label:
+            return partial(canonical_answer, head=head)
     return None
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from luthier.ml.baselines.labels import commonest_answer
-from luthier.ml.baselines.rows import NotApplicable, TaskRow, same_label, within
+from luthier.ml.baselines.rows import NotApplicable, TaskRow, evenly, same_label, within
 
 _TOKEN: Final = re.compile(r"\w+|[^\w\s]|\n")
 _END: Final = "\0"
@@ -47,7 +47,7 @@ class _Text(NamedTuple):
 
 def rows_for_rules(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
     """The rows that rules are learned from: equally spaced ones where prompts are long, at most 1,000."""
-    return within(rows, _MAX_CHARACTERS)[:_MAX_ROWS]
+    return evenly(within(rows, _MAX_CHARACTERS), _MAX_ROWS)
 
 
 def copied_answers(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:

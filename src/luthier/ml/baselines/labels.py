@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, same_label, spellings, within
+from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, evenly, same_label, spellings, within
 from luthier.ml.evaluation.metrics.calibration import softmax
 
 MAX_LABELS: Final = 500
@@ -63,7 +63,7 @@ def popular_among_offered(rows: Sequence[TaskRow], prompts: Sequence[str]) -> li
     if len(rows) < 1.5 * len(counts) or not rows or len(counts) > MAX_LABELS:
         raise NotApplicable("the answers do not repeat" if len(counts) <= MAX_LABELS else "too many different answers")
     words = {label: frozenset(_WORD.findall(label)) for label in counts}
-    looked_at = rows[:_LOOKED_AT]
+    looked_at = evenly(rows, _LOOKED_AT)
     offers = [(_offered(row.prompt, words), same_label(row.answer)) for row in looked_at]
     listed = [len(labels) for labels, answer in offers if answer in labels]
     # Some prompts must leave a choice between known answers, and nearly all must hold their own.
@@ -129,7 +129,8 @@ def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> Classi
     seen, asked = _features([row.prompt for row in rows], prompts)
     if len(set(labels)) < 2:
         raise NotApplicable("the rows that fit into its bound have the same answer")
-    strength, factor = _tried(seen[:_MAX_TRIED], np.array(labels[:_MAX_TRIED]))
+    tried = list(evenly(range(len(labels)), _MAX_TRIED))
+    strength, factor = _tried(seen[tried], np.array(labels)[tried])
     fitted = _classifier(strength).fit(seen, labels)
     return Classified(
         outputs=[forms[str(label)] for label in fitted.predict(asked)],

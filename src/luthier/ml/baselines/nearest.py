@@ -19,7 +19,7 @@ import numpy as np
 
 from luthier.core.dataset import Example
 from luthier.core.ids import sha256_document
-from luthier.ml.baselines.rows import MAX_ROWS, WORDS, NotApplicable, TaskRow, prompt_text, within
+from luthier.ml.baselines.rows import MAX_ROWS, WORDS, NotApplicable, TaskRow, evenly, prompt_text, within
 from luthier.ml.evaluation.few_shot import usable_shots
 
 _SATURATION: Final = 1.5
@@ -154,7 +154,7 @@ def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table
     own = np.stack([_mean(weighted, [place[one] for one in ids]) for ids in seen])
     others = np.stack([_mean(weighted, [place[one] for one in ids]) for ids in asked])
     # The common direction says what all prompts share (an instruction), found on the training rows alone.
-    common = np.linalg.svd(own[:2_000], full_matrices=False)[2][0]
+    common = np.linalg.svd(own[list(evenly(range(len(own)), 2_000))], full_matrices=False)[2][0]
     own, others = (_directions(one - np.outer(one @ common, common)) for one in (own, others))
     # In blocks: all similarities at once would be prompts x rows numbers.
     best = [(others[start : start + _BATCH] @ own.T).argmax(axis=1) for start in range(0, len(prompts), _BATCH)]

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from luthier.core.text.written_numbers import NUMBER, number_format, read_number, write_number
-from luthier.ml.baselines.rows import NotApplicable, TaskRow
+from luthier.ml.baselines.rows import NotApplicable, TaskRow, evenly
 
 _WORDS: Final = r"(?u)\b[^\W\d]+\b"
 _LEAST_SHARE: Final = 0.95
@@ -25,8 +25,8 @@ _MOST_ROWS: Final = 2_000
 
 
 def rows_for_regression(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
-    """The rows that a regression is fitted on: the first 2,000 whose answers are numbers."""
-    return [row for row in rows if read_number(row.answer) is not None][:_MOST_ROWS]
+    """The rows that a regression is fitted on: of those whose answers are numbers at most 2,000, equally spaced."""
+    return evenly([row for row in rows if read_number(row.answer) is not None], _MOST_ROWS)
 
 
 def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
@@ -36,7 +36,7 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
         NotApplicable: fewer than ten rows, answers that are not numbers, or all the same number.
     """
     written = [read_number(row.answer) for row in rows]
-    kept = [(row, one) for row, one in zip(rows, written, strict=True) if one is not None][:_MOST_ROWS]
+    kept = evenly([(row, one) for row, one in zip(rows, written, strict=True) if one is not None], _MOST_ROWS)
     if not are_numbers([row.answer for row in rows]):
         raise NotApplicable("the answers are not numbers" if len(rows) >= _LEAST_ROWS else "fewer than ten rows")
     values = np.array([one.value for _, one in kept])

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from luthier.core.dataset import Example
 from luthier.ml.evaluation.sampling import choose_by_hash
@@ -19,6 +19,7 @@ MAX_CHARACTERS: Final = 8_000
 WORDS: Final = r"(?u)\b\w+\b"
 """What vectorisers take for a word: single letters and digits, too."""
 _SPACE: Final = re.compile(r"\s+")
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,12 @@ def prompt_text(example: Example) -> str:
     turns = () if prompt is None else prompt.messages
     text = "\n".join(message.content for message in turns if message.content)
     return text[-MAX_CHARACTERS:]
+
+
+def evenly(rows: Sequence[_Row], most: int) -> Sequence[_Row]:
+    """All rows, or `most` of them at equal distances: the first rows of a file that is sorted by answer are alike."""
+    num = len(rows)
+    return rows if num <= most else [rows[place * num // most] for place in range(most)]
 
 
 def within(rows: Sequence[TaskRow], max_characters: int) -> Sequence[TaskRow]:

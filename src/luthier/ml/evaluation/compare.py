@@ -215,10 +215,12 @@ def _run(
     if rankings:
         # What a search answers is the document that it puts first.
         generations = [_first_document(ranked) for ranked in rankings]
-    outputs = [generation.text for generation in generations]
+    outputs, references = [generation.text for generation in generations], system.references
+    if system.canonical is not None:
+        outputs, references = list(map(system.canonical, outputs)), tuple(map(system.canonical, references))
     observed = Observations(
         outputs=outputs,
-        references=system.references,
+        references=references,
         scores=scores,
         rejected_scores=rejected,
         num_bytes=system.num_bytes,

@@ -7,8 +7,8 @@ the training rows as distractors. Rerankers order the documents given for a quer
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -68,6 +68,7 @@ class SearchTask:
         right: for each query, the indices of the right documents.
         candidates: for each query, the indices of the candidate documents; None for all documents.
         notes: notes for the reader.
+        left_out: of all documents, the one that is no candidate of a query, by the index of the query.
     """
 
     row_ids: tuple[str, ...]
@@ -76,10 +77,16 @@ class SearchTask:
     right: tuple[frozenset[int], ...]
     candidates: tuple[tuple[int, ...], ...] | None = None
     notes: tuple[str, ...] = ()
+    left_out: Mapping[int, int] = field(default_factory=dict)
 
     def of(self, query: int) -> Sequence[int]:
         """The indices of the candidate documents of a query."""
-        return range(len(self.documents)) if self.candidates is None else self.candidates[query]
+        if self.candidates is not None:
+            return self.candidates[query]
+        every = range(len(self.documents))
+        if (place := self.left_out.get(query)) is None:
+            return every
+        return [*every[:place], *every[place + 1 :]]
 
 
 def search_task(kind: TaskHeadKind, held_out: Sequence[Example], train: Sequence[Example]) -> SearchTask:
@@ -95,7 +102,8 @@ def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> Sea
     """Each query of the held-out rows against all of their documents and up to `MAX_DISTRACTORS` of training rows.
 
     Documents that a training row marks as right for a held-out query are excluded, since they may be right. Rejected
-    documents are included.
+    documents are included. A document that is a query word for word, as in pairs of similar questions, is no candidate
+    of that query, as it is none of its negatives in training: every model would put it first.
 
     Raises:
         RequestError: rows of another form, or no second document.
@@ -115,7 +123,17 @@ def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> Sea
     note = (
         f"Each of {len(task.queries):,} queries is searched among {len(own):,} documents of the held-out rows{among}."
     )
-    return _checked(SearchTask(task.row_ids, task.queries, task.documents, task.right, None, (note,)))
+    left_out = _own_texts(task)
+    if left_out:
+        note += f" Of {len(left_out):,} of them a document has the same text, which is no candidate."
+    return _checked(replace(task, notes=(note,), left_out=left_out))
+
+
+def _own_texts(task: SearchTask) -> dict[int, int]:
+    """The documents that are a query and not its right document, by the index of the query."""
+    place = {text: number for number, text in enumerate(task.documents)}
+    found = {query: place.get(text) for query, text in enumerate(task.queries)}
+    return {query: own for query, own in found.items() if own is not None and own not in task.right[query]}
 
 
 def reranking_task(held_out: Sequence[Example]) -> SearchTask:

@@ -47,6 +47,8 @@ class SystemUnderTest:
         seconds_before: wall time that it took before it was evaluated, such as that of fitting a baseline.
         rank: orders documents for the query of each row; None for what does not search.
         prompting: what its prompts contain besides the text of the rows; None for nothing.
+        canonical: the one form of an answer that can be written in several ways, such as a set of labels; outputs and
+            references are compared in it. None compares them as they are.
     """
 
     name: str
@@ -68,6 +70,7 @@ class SystemUnderTest:
     seconds_before: float = 0.0
     rank: Callable[[Progress], Sequence[Ranked]] | None = None
     prompting: Prompting | None = None
+    canonical: Callable[[str], str] | None = None
 
     @property
     def prompt_tokens(self) -> list[int]:

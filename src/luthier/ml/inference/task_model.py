@@ -73,7 +73,7 @@ class TaskModel:
         return [write_number(value, form) for value in numbers.tolist()]
 
     def numbers(self, prompts: Sequence[Conversation], progress: Progress) -> Tensor:
-        """[prompts] float32, in the unit of the training rows.
+        """[prompts], in the unit of the training rows and the widest type of the device.
 
         Raises:
             RequestError: the head is not a regressor, or a prompt does not fit into the context.
@@ -82,7 +82,7 @@ class TaskModel:
         return self._outputs([self._prompt_ids(prompt) for prompt in prompts], progress)[:, 0]
 
     def relevance(self, pairs: Sequence[tuple[str, str]], progress: Progress) -> Tensor:
-        """[pairs] float32, 0 to 1: the relevance of each (query, document).
+        """[pairs], 0 to 1, in the widest type of the device: the relevance of each (query, document).
 
         Raises:
             RequestError: the head is not a ranker, or a pair does not fit into the context.
@@ -160,7 +160,7 @@ class TaskModel:
 
     @torch.inference_mode()
     def _outputs(self, ids: Sequence[Sequence[int]], progress: Progress) -> Tensor:
-        """[rows, outputs] float32 on the CPU."""
+        """[rows, outputs] on the CPU, as `task_outputs` gives them."""
         assert self._layer is not None
         if not ids:
             return torch.zeros(0, self.head.num_outputs)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.metrics import f1_score
 from tests.fixtures.service import write_rows
 
 from luthier.core.errors import DataError, RecipeError, RequestError
 from luthier.core.events import CheckpointSaved, StepDone, ValidationDone, WarningRaised
+from luthier.features.evaluations.baselines import AS_SETS
 from luthier.features.evaluations.export_sources import outcome_digest
 from luthier.features.models.resolve import find_candidate, open_engine
 from luthier.features.recipes.service import load_recipe
@@ -162,6 +164,22 @@ def test_several_labels_a_row(context: Context, make_recipe: MakeRecipe) -> None
     judged = outcome.evaluation.systems[-1]
     right = [set(one.output.split(", ")) == set(one.reference.split(", ")) for one in judged.samples]
     assert sum(right) > 0.7 * len(right) > 0
+    # Rows write labels in another order than the head, which is no mistake.
+    assert head.labels == ("red", "blue", "green")
+    assert any(one.output != one.reference for one, is_right in zip(judged.samples, right, strict=True) if is_right)
+    assert judged.metrics["exact_match"].value == pytest.approx(sum(right) / len(right))
+    assert [one.scores["exact_match"] for one in judged.samples] == [float(one) for one in right]
+    assert AS_SETS in outcome.evaluation.rows_notes
+    # Each set is one class of macro-F1, and no confusion is shown of answers that differ in order alone.
+    written, meant = (
+        [", ".join(sorted(text.split(", "))) for text in texts]
+        for texts in zip(*((one.output, one.reference) for one in judged.samples), strict=True)
+    )
+    known = {", ".join(sorted(row["messages"][1]["content"].split(", "))) for row in rows(0, 100)}
+    occurring = sorted(known & {*written, *meant})
+    expected = f1_score(meant, written, labels=occurring, average="macro", zero_division=0)
+    assert judged.metrics["macro_f1"].value == pytest.approx(expected)
+    assert outcome.evaluation.labels == ()
 
 
 def test_balanced_weights_and_smoothing_keep_the_plain_loss_beside(context: Context, make_recipe: MakeRecipe) -> None:

@@ -8,6 +8,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, RecipeError
 from luthier.ml.data.tokenise.heads import (
+    canonical_answer,
     class_matrix,
     class_numbers,
     fit_task_head,
@@ -61,6 +62,61 @@ def test_several_labels_are_separated_as_the_rows_do_it(answers: tuple[str, ...]
     found = class_matrix(answers, head)
     assert found.sum(axis=1).tolist()[0] == 2
     assert class_numbers(answers[0], head) == tuple(found[0].nonzero()[0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("answers", "same", "other"),
+    [
+        (("b, a", "a", "a, c"), ("A,  B", "b, a, b", "a,b"), ("a", "a; b", "a, d", "")),
+        (('["b", "a"]', '["a"]', "[]"), ('["A","b"]', '["b", "a", "b"]'), ("[]", '["a"]', '["a", "d"]', "a, b")),
+    ],
+)
+def test_equal_sets_of_labels_have_one_canonical_form(
+    answers: tuple[str, ...], same: tuple[str, ...], other: tuple[str, ...]
+) -> None:
+    head = fit_task_head("classify", {"train": _examples(*answers)}, 8, multi_label=True).head
+    form = canonical_answer(answers[0], head)
+    assert {canonical_answer(one, head) for one in same} == {form}
+    assert form not in {canonical_answer(one, head) for one in other}
+    assert canonical_answer(other[2], head) == other[2]
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels"),
+    [
+        (("[3, 10]", "[3]", "[]"), ("3", "10")),
+        (("['b c', \"it's\"]", "[\"it's\"]", "[]"), ("it's", "b c")),
+        (('["b, c", "a"]', "['a']"), ("a", "b, c")),
+    ],
+)
+def test_lists_of_numbers_and_lists_as_python_writes_them_are_lists(
+    answers: tuple[str, ...], labels: tuple[str, ...]
+) -> None:
+    head = fit_task_head("classify", {"train": _examples(*answers)}, 8, multi_label=True).head
+    assert (head.labels, head.label_separator) == (labels, "")
+    assert class_numbers(answers[0], head) == (0, 1)
+    assert class_numbers(answers[1], head) == (0,)
+
+
+@pytest.mark.parametrize("other", ["c", "a, b", '["a", "b"', '["a", null]', ""])
+def test_an_answer_that_is_no_list_among_lists_has_no_known_labels(other: str) -> None:
+    head = fit_task_head("classify", {"train": _examples('["a", "b"]', '["c"]')}, 8, multi_label=True).head
+    assert class_numbers(other, head) is None
+    assert class_numbers("[]", head) == ()
+
+
+def test_a_sign_within_one_label_separates_no_labels_where_other_rows_have_another() -> None:
+    rows = _examples(*["tools, music"] * 9, "R&D; tests, music")
+    head = fit_task_head("classify", {"train": rows}, 8, multi_label=True).head
+    assert (head.label_separator, head.labels) == (", ", ("music", "tools", "R&D; tests"))
+    often = _examples(*["arts, music; sport"] * 3, *["arts, music"] * 3)
+    assert fit_task_head("classify", {"train": often}, 8, multi_label=True).head.labels == ("arts, music", "sport")
+
+
+def test_lists_among_other_answers_are_refused_and_not_cut_at_their_commas() -> None:
+    rows = _examples('["a", "b"]', "c", '["c"]')
+    with pytest.raises(DataError, match='2 of 3 answers are lists of labels, and others are none, such as "c"'):
+        fit_task_head("classify", {"train": rows}, 8, multi_label=True)
 
 
 def test_rows_that_say_nothing_are_refused() -> None:

@@ -15,6 +15,7 @@ from tests.ml.export.bundle.conftest import make_export, make_facts, make_parity
 from luthier.core.records.export import Export
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
+from luthier.ml.export.bundle.front_matter import front_matter
 from luthier.ml.export.bundle.manifest import BundleFile, Manifest
 
 MANIFEST = Manifest(files=(BundleFile(path="model.gguf", sha256="0" * 64, num_bytes=1_500_000),))
@@ -51,6 +52,18 @@ def test_the_hub_reads_the_front_matter() -> None:
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("exact_match", 0.5, "t.jsonl")
     assert result.metric_name == "exact match before export, 95% interval 0.25 to 0.75"
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [(None, "text-generation"), ("classify", "text-classification"), ("embed", "sentence-similarity")],
+)
+def test_a_result_is_one_of_the_task_of_the_model(kind: str | None, task: str) -> None:
+    export = make_export()
+    source = export.source.model_copy(update={"task_head": kind})
+    front = front_matter(export.model_copy(update={"source": source}), make_facts())
+    assert front["pipeline_tag"] == task
+    assert [one["task"]["type"] for one in front["model-index"][0]["results"]] == [task]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +13,16 @@ import torch.nn.functional as F
 from tests.vacuous import nonempty
 from torch import Tensor
 
-from luthier.core.dataset import TokenisedExample
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.task_head import TaskHead
+from luthier.ml.data.tokenise.search import tokenise_for_embedding
 from luthier.ml.inference import batches
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.planning.batch_shapes import num_computed_tokens
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
-from luthier.ml.training.objective_protocol import Unit, rows_of
+from luthier.ml.training.objective_protocol import Tools, Unit, rows_of
 from luthier.ml.training.objectives.embedding import Candidates, Embedding, info_nce, pooled
 
 MakePlan = Callable[..., Plan]
@@ -257,6 +261,34 @@ def test_false_negatives_are_left_out() -> None:
         [False, True, False, False],
         [False, True, True, True],
     ]
+
+
+@pytest.mark.parametrize("prompts", [("", ""), ("query: ", ""), ("", "passage: "), ("query: ", "passage: ")])
+def test_a_document_with_the_text_of_the_query_is_no_negative_whatever_their_prompts(
+    tiny_model: Path, prompts: tuple[str, str]
+) -> None:
+    """Pairs of similar questions: the second one is the document of the first row and the query of the second."""
+    template = ChatTemplate.load(str(tiny_model), "auto")
+    pairs = [("how to tune a violin", "tuning of violins"), ("tuning of violins", "why do strings break")]
+    whole: list[Unit] = [
+        tokenise_for_embedding(
+            Example(
+                id=f"rows:{n}",
+                conversation=Conversation(
+                    messages=(Message(role="user", content=query), Message(role="assistant", content=document))
+                ),
+            ),
+            template,
+            query_prompt=prompts[0],
+            document_prompt=prompts[1],
+            pooling="mean",
+        )
+        for n, (query, document) in enumerate(pairs)
+    ]
+    head = TaskHead(kind="embed", width=4, query_prompt=prompts[0], document_prompt=prompts[1])
+    objective = Embedding(ObjectivePlan(name="embed", temperature=0.1, task_head=head), Tools(template=template))
+    _, _, num_negatives = objective._losses_of(torch.eye(4), whole)
+    assert num_negatives.tolist() == [1, 0]
 
 
 def test_a_query_without_negatives_has_no_loss_and_no_gradient() -> None:

@@ -9,6 +9,7 @@ for text. Causal attention never looks at the slot.
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _SEPARATORS: Final = ("\n", ";", "|", ",", "/")
 """What may lie between the labels of an answer, the least ambiguous first."""
+_QUOTED: Final = re.compile(r"""'[^'\\]*'|"[^"\\]*\"""")
+_PYTHON_LIST: Final = re.compile(rf"\s*\[\s*(?:(?:{_QUOTED.pattern})\s*(?:,\s*(?:{_QUOTED.pattern})\s*)*)?\]\s*")
 _SHOWN: Final = 5
 _JUDGED: Final[tuple[Split, ...]] = ("validation", "held_out")
 
@@ -118,7 +121,7 @@ def _fit_classes(answers: Mapping[str, int], width: int, *, multi_label: bool, c
     separator = _separator(answers) if multi_label else ", "
     spelled, counts = Counter[str](), Counter[str]()
     for answer, num in answers.items():
-        labels = _labels(answer, separator) if multi_label else [answer]
+        labels = (_labels(answer, separator) or []) if multi_label else [answer]
         for label in labels:
             spelled[label] += num
         # Of each row a label once, also where the row repeats it.
@@ -183,14 +186,29 @@ def _notes_of_classes(
 
 
 def _separator(answers: Mapping[str, int]) -> str:
-    """What lies between the labels of answers, as most of them write it; empty where answers are JSON lists."""
-    if all(_json_list(answer) is not None for answer in answers):
+    """What lies between the labels of answers, as most of them write it; empty where answers are lists.
+
+    Raises:
+        DataError: some answers are lists, and others are not.
+        RecipeError: no answer has several labels.
+    """
+    others = {answer: num for answer, num in answers.items() if _listed(answer) is None}
+    if not others:
         return ""
-    for sign in _SEPARATORS:
-        found = {answer: num for answer, num in answers.items() if sign in answer.strip()}
-        if found:
-            spaced = sum(num for answer, num in found.items() if f"{sign} " in answer)
-            return f"{sign} " if sign != "\n" and 2 * spaced >= sum(found.values()) else sign
+    if num_lists := sum(answers.values()) - sum(others.values()):
+        # Split at its commas, a list would give labels with brackets and quotes.
+        raise DataError(
+            f"{num_lists:,} of {sum(answers.values()):,} answers are lists of labels, and others are none, such as "
+            f"{shorten(next(iter(others)))}",
+            expected="a list in every answer, or labels between separators in every answer",
+            do='write each answer as a JSON list, such as ["a", "b"], ["a"] or []',
+        )
+    nums = {sign: sum(num for answer, num in answers.items() if sign in answer.strip()) for sign in _SEPARATORS}
+    for sign, num_with in nums.items():
+        # A sign that few answers have is part of a label: where others have another sign, it separates nothing.
+        if num_with and 2 * num_with >= max(nums.values()):
+            spaced = sum(num for answer, num in answers.items() if f"{sign} " in answer.strip())
+            return f"{sign} " if sign != "\n" and 2 * spaced >= num_with else sign
     raise RecipeError(
         f"objective.multi_label true, and none of {sum(answers.values()):,} answers has several labels",
         expected=f"JSON lists, or labels separated by one of {' '.join(map(repr, _SEPARATORS))}",
@@ -198,20 +216,25 @@ def _separator(answers: Mapping[str, int]) -> str:
     )
 
 
-def _json_list(answer: str) -> list[str] | None:
-    """The texts of a JSON list of texts; None for anything else."""
+def _listed(answer: str) -> list[str] | None:
+    """The labels of a list of texts or numbers, as JSON or Python writes it; None for anything else."""
     if not answer.lstrip().startswith("["):
         return None
     try:
         found = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
+        # Tables that Python has written have lists with single quotes.
+        found = [one[1:-1] for one in _QUOTED.findall(answer)] if _PYTHON_LIST.fullmatch(answer) else None
+    if not isinstance(found, list):
         return None
-    return found if isinstance(found, list) and all(isinstance(one, str) and one.strip() for one in found) else None
+    labels = [one if isinstance(one, str) else json.dumps(one) for one in found if isinstance(one, str | int | float)]
+    return labels if len(labels) == len(found) and all(label.strip() for label in labels) else None
 
 
-def _labels(answer: str, separator: str) -> list[str]:
+def _labels(answer: str, separator: str) -> list[str] | None:
+    """The labels of an answer; None for one that is no list where answers are lists."""
     if not separator:
-        return _json_list(answer) or []
+        return _listed(answer)
     return [part for part in (piece.strip() for piece in answer.split(separator.strip(" "))) if part]
 
 
@@ -331,9 +354,27 @@ def class_numbers(answer: str, head: TaskHead) -> tuple[int, ...] | None:
     """The numbers of the classes that an answer names, ascending; None where one of them is unknown."""
     numbers = _numbers_by_label(head.labels)
     parts = _labels(answer, head.label_separator) if head.is_multi_label else [answer]
+    if parts is None:
+        return None
     found = [numbers.get(same_label(part)) for part in parts]
     known = {one for one in found if one is not None}
     return None if None in found else tuple(sorted(known))
+
+
+def canonical_answer(answer: str, head: TaskHead) -> str:
+    """An answer with its labels in the order and the spelling of the head, each once.
+
+    Rows write the labels of an answer in any order, and a head in that of its outputs: as texts, equal sets differ.
+
+    Args:
+        answer: of a row or of any system.
+        head: that gives several labels.
+
+    Returns:
+        The answer unchanged if it names a label that the head does not have.
+    """
+    own = class_numbers(answer, head)
+    return answer if own is None else head.label_text([float(number in own) for number in range(len(head.labels))])
 
 
 def class_matrix(answers: Sequence[str], head: TaskHead) -> NDArray[np.float64]:

@@ -115,7 +115,8 @@ def front_matter(export: Export, facts: BundleFacts) -> dict[str, Any]:
     made["pipeline_tag"] = _TASKS[export.source.task_head]
     made["tags"] = _tags(export)
     if facts.evaluation is not None and (system := tuned_system(facts.evaluation)) is not None:
-        made["model-index"] = [{"name": facts.title, "results": [_result(facts.evaluation, system)]}]
+        result = _result(facts.evaluation, system, made["pipeline_tag"])
+        made["model-index"] = [{"name": facts.title, "results": [result]}]
     return made
 
 
@@ -143,11 +144,11 @@ def _tags(export: Export) -> list[str]:
     return [*tags, *([export.precision] if export.precision not in WHOLE else [])]
 
 
-def _result(evaluation: Evaluation, system: SystemResult) -> dict[str, Any]:
+def _result(evaluation: Evaluation, system: SystemResult, task: str) -> dict[str, Any]:
     """One result of the model index. The model was evaluated before the export, and the names state that."""
     name = visible(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
     return {
-        "task": {"type": "text-generation"},
+        "task": {"type": task},
         "dataset": {"name": name, "type": name, "split": "held_out", "revision": evaluation.held_out_sha256},
         "metrics": [_metric(kind, metric) for kind, metric in system.metrics.items()],
     }

@@ -19,6 +19,7 @@ from luthier.core.task_head import (
     is_task_model,
     read_task_head,
 )
+from luthier.ml.inference.accelerator import widest_float
 
 __all__ = [
     "TaskHeadLayer",
@@ -51,7 +52,7 @@ class TaskHeadLayer(nn.Module):
 
 
 def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, dimensions: int | None = None) -> Tensor:
-    """The output of a head, [N, outputs] in float32.
+    """The output of a head, [N, outputs] in float32; numbers and relevance in the widest type of the device.
 
     classify: probabilities; regress: the number in the unit of the training rows; rank: relevance, 0 to 1; embed: a
     vector of length 1.
@@ -67,6 +68,10 @@ def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, di
         return nn.functional.normalize(states.float()[:, :dimensions], dim=-1)
     assert layer is not None
     outputs: Tensor = layer(states)
+    if head.kind in ("regress", "rank"):
+        # In float32 numbers far from 0, such as times, would lose their last digits; and all scores above 17 would
+        # become 1, so that their documents had no order.
+        outputs = outputs.to(widest_float(outputs.device))
     if head.kind == "regress":
         return head.offset + head.scale * outputs
     logits = outputs / head.temperature

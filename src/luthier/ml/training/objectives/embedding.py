@@ -25,23 +25,29 @@ Setup", arXiv:2101.06983; Kusupati et al., 2022, "Matryoshka Representation Lear
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan
+from luthier.core.task_head import TaskHead
 from luthier.ml.inference import accelerator
 from luthier.ml.inference.batches import in_two_lengths
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, Tools, Unit, rows_of
 from luthier.ml.training.objectives.heads import HeadObjective
 
 if TYPE_CHECKING:
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.model import MicroBatch, TrainableModel
 
+AsDocument = Callable[[TokenisedExample], bytes]
 _QUERIES_AT_ONCE: Final = 1024
 """Rows of the similarity matrix per block, so that thousands of queries do not need the whole matrix."""
 
@@ -75,11 +81,18 @@ class Candidates:
     counts: Tensor
 
     @classmethod
-    def of(cls, units: Sequence[Unit], device: str | torch.device = "cpu") -> Candidates:
+    def of(
+        cls, units: Sequence[Unit], device: str | torch.device = "cpu", as_document: AsDocument | None = None
+    ) -> Candidates:
         """The candidates of units that are each a query, its document, and hard negatives.
 
-        A document is excluded for a query if it has the same tokens as the query itself, or as any document that is
-        positive in the batch for a query with the same tokens: it would be a false negative.
+        A document is excluded for a query if it has the same text as the query itself, or the same tokens as any
+        document that is positive in the batch for a query with the same tokens: it would be a false negative.
+
+        Args:
+            units: of the batch.
+            device: of the indices.
+            as_document: the tokens that a query would have as a document; None where prompts make no difference.
         """
         queries: list[int] = []
         documents: list[int] = []
@@ -93,7 +106,9 @@ class Candidates:
             documents.extend(range(place + 1, place + len(unit)))
             keys = [row.input_ids.tobytes() for row in unit]
             texts.extend(keys[1:])
-            right.setdefault(keys[0], {keys[0]}).add(keys[1])
+            if keys[0] not in right:
+                right[keys[0]] = {keys[0] if as_document is None else as_document(unit[0])}
+            right[keys[0]].add(keys[1])
             place += len(unit)
         # By text, so that masking is linear in the batch: comparing each query with each document would be quadratic.
         columns: dict[bytes, list[int]] = {}
@@ -167,6 +182,10 @@ class Embedding(HeadObjective):
         super().__init__(plan, tools)
         assert plan.temperature is not None
         self.temperature = plan.temperature
+        has_prompts = self.head.query_prompt != self.head.document_prompt
+        self._as_document: AsDocument | None = None
+        if has_prompts and tools.template is not None:
+            self._as_document = partial(_as_document, tools.template, self.head)
         self._own: Sequence[Batch] = ()
         self._is_training = True
         self._parts: list[_Part] = []
@@ -245,7 +264,7 @@ class Embedding(HeadObjective):
         In the pass that looks at a step, the gradient of their sum is left in `vectors.grad`, a block of queries at a
         time; if `vectors` are part of a graph, so are the losses.
         """
-        found = Candidates.of(units, vectors.device)
+        found = Candidates.of(units, vectors.device, self._as_document)
         sizes = self.head.dimensions or (vectors.shape[1],)
         figures: list[tuple[Tensor, Tensor, Tensor]] = []
         for start in range(0, len(units), _QUERIES_AT_ONCE):
@@ -281,6 +300,14 @@ def _vectors(model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) ->
     vectors = torch.cat([pooled(model.states(part), part.learned) for part in parts])  # the rows, group after group
     places = torch.tensor([i for group in groups for i in group], device=vectors.device)
     return vectors[places.argsort()]
+
+
+def _as_document(template: ChatTemplate, head: TaskHead, query: TokenisedExample) -> bytes:
+    """The tokens that a document with the text of this query has, whose prompt is another one."""
+    ids = list(query.input_ids[:-1])  # without the slot
+    text = template.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    own = template.ids(head.document_prompt + str(text).removeprefix(head.query_prompt))
+    return array("i", [*own, *own[-1:]]).tobytes()
 
 
 def _measures(hits: Tensor, num_negatives: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,39 @@
+"""Numbers as answers and programs write them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from luthier.core.text.written_numbers import number_format, read_number, write_number
+
+
+@pytest.mark.parametrize("value", [1e-05, 2.5e-05, -3e-07, 0.0001, 0.25, 12.0, 1e16, 1.5e22, 5e-324])
+def test_a_float_is_read_as_json_writes_it_and_written_so_that_it_is_read_again(value: float) -> None:
+    found = read_number(json.dumps(value))
+    assert found is not None
+    assert found.value == value
+    again = read_number(write_number(value, number_format([found])))
+    assert again is not None
+    assert again.value == value
+
+
+@pytest.mark.parametrize(
+    ("text", "decimals"), [("1e-05", 5), ("2.5e-05", 6), ("2.5E2", 0), ("1e+16", 0), ("0.25", 2), ("$1,234.50", 2)]
+)
+def test_an_exponent_moves_the_point(text: str, decimals: int) -> None:
+    found = read_number(text)
+    assert found is not None
+    assert found.decimals == decimals
+
+
+@pytest.mark.parametrize("text", ["1e400", "1e-99999", "e", "1e5e5", "about 7 or 8", "1 to 2"])
+def test_what_is_no_number_or_no_float_is_none(text: str) -> None:
+    assert read_number(text) is None
+
+
+def test_a_unit_that_begins_with_e_is_no_exponent() -> None:
+    found = read_number("5 euros")
+    assert found is not None
+    assert (found.value, found.after) == (5.0, " euros")
