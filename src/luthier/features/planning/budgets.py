@@ -60,6 +60,21 @@ def merged(first: BudgetRecipe | None, later: BudgetRecipe | None) -> BudgetReci
     return first.model_copy(update=later.model_dump(exclude_none=True))
 
 
+def changed_caps(plan: Plan, asked: BudgetRecipe | None) -> BudgetRecipe | None:
+    """The caps that differ from those that a run began with; None where none does.
+
+    A launch has the same caps each time it starts again, and must not undo what the run was given since.
+
+    Args:
+        plan: of the run.
+        asked: the caps of the launch now; None for none.
+    """
+    before = plan.recipe.budget
+    given = {} if asked is None else asked.model_dump(exclude_none=True)
+    changed = {name: cap for name, cap in given.items() if before is None or getattr(before, name) != cap}
+    return BudgetRecipe.model_validate(changed) if changed else None
+
+
 def with_budget(
     context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
 ) -> Plan:
@@ -90,10 +105,10 @@ def with_budget(
             device = device.model_copy(update={"num_devices": num_devices})
     except RequestError as error:  # no run fails because of an optional extra
         mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch
-        return _with(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
+        return with_caps(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
     workload = workload_of(plan, read_structure(plan.base_model.path), device)
     calibration = stored(context, device, plan)
-    return _with(plan, resolve_budget(asked, workload, device, table, calibration=calibration))
+    return with_caps(plan, resolve_budget(asked, workload, device, table, calibration=calibration))
 
 
 def with_larger_budget(
@@ -121,10 +136,11 @@ def with_larger_budget(
         return with_budget(context, plan, merged(before, asked), prices, num_devices=num_devices)
     if asked is None:
         return plan
-    return _with(plan, checked(plan.budget.model_copy(update=asked.model_dump(exclude_none=True))))
+    return with_caps(plan, checked(plan.budget.model_copy(update=asked.model_dump(exclude_none=True))))
 
 
-def _with(plan: Plan, budget: BudgetPlan) -> Plan:
+def with_caps(plan: Plan, budget: BudgetPlan) -> Plan:
+    """The plan with this budget in place of its own."""
     from luthier.ml.planning.budget import budget_sources
 
     others = {name: source for name, source in plan.sources.items() if not name.startswith("budget.")}

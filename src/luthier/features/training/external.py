@@ -120,6 +120,8 @@ def train(
 ) -> TrainOutcome:
     """`training.service.train`, which resumes the run that this launch has begun before.
 
+    Caps that the recipe has now, and did not have when the run began, replace those of the run.
+
     Args:
         context: the home.
         recipe: what to train.
@@ -145,7 +147,8 @@ def train(
     if known is not None:
         _remember(file, known)
         try:
-            return training.resume(context, known, prices=prices, launcher=launcher)
+            # A file that was submitted again with other caps: these hold from now on.
+            return training.resume(context, known, prices=prices, launcher=launcher, launch_budget=recipe.budget)
         except ConflictError:
             if not _has_ended(context, known):
                 raise

@@ -23,7 +23,9 @@ from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult, cause_of
 from luthier.features.models.result_files import keep_report, keep_weights
 from luthier.features.planning.budgets import (
+    changed_caps,
     how_to_go_on,
+    merged,
     metered,
     refuse_spent,
     stop_check,
@@ -274,6 +276,7 @@ def resume(
     listener: EventSink | None = None,
     ready: Prepared | None = None,
     draws_page: bool = True,
+    launch_budget: BudgetRecipe | None = None,
 ) -> TrainOutcome:
     """Resume a run from its newest intact checkpoint; the result equals that of an uninterrupted run.
 
@@ -287,6 +290,8 @@ def resume(
         listener: As for `train`.
         ready: The prepared data, if this process already has it.
         draws_page: As for `train_prepared`.
+        launch_budget: Caps of the launch that starts the run again; those that differ from what the run began with
+            override its own, too.
 
     Raises:
         NotFoundError: there is no such run.
@@ -305,9 +310,9 @@ def resume(
                 expected="a run that was paused, failed or killed",
                 do=f"look at it with: luthier runs show {run_id}",
             )
-        plan = with_larger_budget(
-            context, context.runs.plan(run_id), budget, prices, num_devices=launcher.num_processes
-        )
+        plan = context.runs.plan(run_id)
+        caps = merged(changed_caps(plan, launch_budget), budget)
+        plan = with_larger_budget(context, plan, caps, prices, num_devices=launcher.num_processes)
         launcher.check(plan)
         with metered(context.settings.run_folder(run_id), plan) as meter:
             # Evaluation and report may be all that is missing, and they may exceed a spent budget.

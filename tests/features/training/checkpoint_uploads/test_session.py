@@ -24,7 +24,7 @@ from tests.vacuous import nonempty
 from luthier.cli.main import main
 from luthier.core.errors import CheckpointError, ConflictError, NotFoundError, RequestError, WorkError
 from luthier.core.events import CheckpointSaved, CheckpointUploaded, Event, StepDone, ValidationDone, WarningRaised
-from luthier.core.recipe import BudgetRecipe
+from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.features.recipes.service import load_recipe
 from luthier.features.runs.service import remove_run
 from luthier.features.training import external
@@ -548,7 +548,7 @@ def test_a_launch_finds_its_run_on_another_machine(
         show_plan("run-20261130-120000-00000a", None, None)
 
     monkeypatch.setattr("luthier.features.training.service.train", begun)
-    recipe: Any = None
+    recipe = Recipe.model_construct(budget=None)
     for machine in ("a", "b", "b"):
         with home(tmp_path / machine, str(tmp_path / "store")) as context:
             external.train(context, recipe, base_dir=Path())
@@ -561,7 +561,7 @@ def test_a_launch_names_the_machine_that_trains_its_run(
     store: Path, paused: tuple[Path, str, str], tmp_path: Path, named_launch: str
 ) -> None:
     run_id, place = paused[1], str(store)
-    recipe: Any = None
+    recipe = Recipe.model_construct(budget=None)
     note_launch(ObjectStore(place), named_launch, run_id)
     with (
         home(tmp_path / "a", place) as first,
