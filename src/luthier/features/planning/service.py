@@ -184,12 +184,14 @@ def prepare(
     prices: Path | None = None,
     data_loader: TrainingDataLoader | None = None,
     before: Sequence[SourcePlan] = (),
+    num_processes: int = 1,
 ) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
     Args: as `make_plan`, and
         data_loader: keeps rows that recipes share; None reads them again.
         before: sources of the plan of a run that is resumed, of which streamed ones keep their files.
+        num_processes: that are to train it, and share each step evenly.
 
     Raises:
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
@@ -235,6 +237,7 @@ def prepare(
         teacher=find_teacher(
             context, recipe, template, [split for name, split in splits.items() if "held_out" not in name]
         ),
+        num_processes=num_processes,
     )
     plan = with_judging(context, plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)

@@ -189,10 +189,12 @@ def train(
     """
     began = time.perf_counter()
     # Absolute, so that the run can be resumed from any other folder.
-    prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
-    if launcher is not None and launcher.num_processes > 1:
+    num = 1 if launcher is None else launcher.num_processes
+    asked = with_absolute_paths(recipe, base_dir.absolute())
+    prepared = prepare(context, asked, base_dir=Path(), prices=prices, num_processes=num)
+    if num > 1:
         # Money and energy are totals of all devices.
-        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=launcher.num_processes)
+        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=num)
         prepared = replace(prepared, plan=plan)
     return train_prepared(
         context,

@@ -12,6 +12,7 @@ from tests.fixtures.service import chat_row, write_rows
 from luthier.core.cost import Quote
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
+from luthier.core.system.facilities import can_fork
 from luthier.features.planning import probes
 from luthier.features.planning.quotes import (
     QUOTE_NAME,
@@ -158,6 +159,32 @@ def test_tokens_are_those_of_the_steps_that_are_made(context: Context, make_reci
     assert quote_of(context, whole).num_tokens == 2 * whole.plan.data.train.num_tokens
     fewer = quote_of(context, ready(context, recipe, "training.max_steps=5"))
     assert fewer.num_tokens == whole.plan.data.train.num_tokens
+
+
+def test_each_device_is_quoted_with_the_steps_that_it_would_take(context: Context, make_recipe: MakeRecipe) -> None:
+    made = ready(context, make_recipe(training={"epochs": 2, "num_threads": 1, "shared_prefix": False}))
+    here, *there = (quote_of(context, made, on=name) for name in (None, "h100", "h100:16"))
+    assert here.prediction.num_steps == 10  # of 8 rows
+    assert [quote.prediction.num_steps for quote in there] == [6, 6]  # of 16 rows, where 8 could not be shared
+    assert {quote.num_tokens for quote in (here, *there)} == {2 * made.plan.data.train.num_tokens}
+
+
+@pytest.mark.skipif(not can_fork(), reason="workers are forked")
+def test_a_step_is_cut_for_the_workers_of_a_cpu_alone(context: Context, make_recipe: MakeRecipe) -> None:
+    made = ready(context, make_recipe(), "training.num_threads=4", "training.shared_prefix=false")
+    assert made.plan.training.min_micro_batches == 4
+    here = device_for(context, None)
+    workload_on = workloads_of(made, here)
+    cpu, gpu = (workload_on(device).batches for device in (here, device_for(context, "h100")))
+    assert (cpu.num_micro_batches, cpu.peak_rows) == (4, 2)
+    assert (gpu.num_micro_batches, gpu.peak_rows) == (1, 8), "it computes the whole step at once, and needs the memory"
+
+
+def test_devices_that_cannot_share_a_step_evenly_are_refused_as_training_refuses_them(
+    context: Context, prepared: Prepared
+) -> None:
+    with pytest.raises(RequestError, match="global_batch_size 8 on 3 devices"):
+        quote_of(context, prepared, on="h100:3")
 
 
 def test_more_devices_than_rows_in_a_step_are_refused(context: Context, prepared: Prepared) -> None:
