@@ -139,10 +139,24 @@ def test_derived_batches_come_near_the_exact_ones(
     assert derived.peak_tokens == pytest.approx(exact.peak_tokens, rel=0.1)
 
 
+def test_no_derived_micro_batch_has_more_rows_than_the_share_of_a_device(
+    make_plan: Callable[..., Plan], structure: Structure, device: Device
+) -> None:
+    plan = make_plan({"training": {"global_batch_size": 16}}, accelerator="NVIDIA H100 80GB HBM3")
+    gpu = device.model_copy(update={"is_cpu": False, "name": "h100"})
+    one, four = (
+        workload_of(plan, structure, gpu.model_copy(update={"num_devices": num})).batches for num in (1, 4)
+    )
+    assert (one.peak_rows, four.peak_rows) == (16, 4)
+    assert (one.num_micro_batches, four.num_micro_batches) == (1, 4)
+    assert one.num_tokens == four.num_tokens == 16 * 30
+
+
 def test_on_an_accelerator_precision_and_micro_batch_are_what_would_be_chosen_there(
     make_plan: Callable[..., Plan], structure: Structure, device: Device
 ) -> None:
-    plan = make_plan({"training": {"global_batch_size": 400}}, precision="float32", num_examples=800)
+    # 400 rows for each of four devices, more than fill a micro-batch.
+    plan = make_plan({"training": {"global_batch_size": 1600}}, precision="float32", num_examples=3200)
     here = workload_of(plan, structure, device)
     gpu = device.model_copy(update={"is_cpu": False, "num_devices": 4, "name": "a100-80g"})
     there = workload_of(plan, structure, gpu)

@@ -208,7 +208,12 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
             known[key] = exact_batches(its, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
         workload = workload_of(plan, structure, device, batches=known[key])
         # The plan was made for this machine; another may need activations computed again, or not need it.
-        return workload if _is_same(device, here) else chosen_on(plan, workload, device)
+        if device.title == here.title:
+            return workload
+        # As a plan decides there: for one device, before it is known how many will share a step.
+        one = device.model_copy(update={"num_devices": 1})
+        alone = replace(workload_of(plan, structure, one), is_compiled=False)
+        return replace(workload, gradient_checkpointing=chosen_on(plan, alone, one).gradient_checkpointing)
 
     return on
 

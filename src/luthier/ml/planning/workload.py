@@ -356,24 +356,27 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         budget = max(usual, rows.max_tokens)
     units = min(training.global_batch_size, rows.num_examples)
     # A unit of the objective may be several rows: a preference pair is two.
-    per_step = math.ceil(units * objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example)
+    rows_per_unit = objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example
+    per_step = math.ceil(units * rows_per_unit)
+    # Devices share the units of a step evenly: no micro-batch has more than one device's.
+    share = math.ceil(math.ceil(units / device.num_devices) * rows_per_unit)
     longest = max(2, rows.max_tokens)
     padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]
     length = min(longest, rows.mean_tokens / (1 - padding))
     # With workers a step is cut into more micro-batches than the budget requires.
     least = training.min_micro_batches if device.is_cpu else 1
-    budget = min(budget, max(longest, math.ceil(per_step / least) * math.ceil(length)))
-    in_one = max(1, min(per_step, int(budget // max(length, 1))))
-    peak_rows = max(1, min(per_step, budget // longest))
+    budget = min(budget, max(longest, math.ceil(share / least) * math.ceil(length)))
+    in_one = max(1, min(share, int(budget // max(length, 1))))
+    peak_rows = max(1, min(share, budget // longest))
     # shorter rows fill the budget better than the longest do: the peak is the budget where a step holds that much
-    peak_length = max(longest, int(min(budget, per_step * longest) / peak_rows * _PADDING_HEADROOM))
+    peak_length = max(longest, int(min(budget, share * longest) / peak_rows * _PADDING_HEADROOM))
     return Batches(
         peak_rows=peak_rows,
         peak_length=min(peak_length, max(longest, budget // peak_rows)),
         num_tokens=per_step * rows.mean_tokens,
         num_computed=per_step * length,
         num_learned=units * rows.num_trained_tokens / max(1, rows.num_examples),
-        num_micro_batches=math.ceil(per_step / in_one),
+        num_micro_batches=math.ceil(share / in_one) * device.num_devices,
         length=length,
     )
 

@@ -180,6 +180,20 @@ def test_a_step_is_cut_for_the_workers_of_a_cpu_alone(context: Context, make_rec
     assert (gpu.num_micro_batches, gpu.peak_rows) == (1, 8), "it computes the whole step at once, and needs the memory"
 
 
+def test_several_devices_recompute_activations_where_the_plan_of_one_of_them_does(
+    context: Context, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is planned for one device, and started with several."""
+    monkeypatch.setattr(
+        "luthier.ml.planning.resolve_for_device.need", lambda workload, _: (workload.batches.peak_rows > 4, "")
+    )
+    workload_on = workloads_of(prepared, device_for(context, None))
+    one, eight = (workload_on(device_for(context, name)) for name in ("h100", "h100:8"))
+    assert (one.batches.peak_rows, eight.batches.peak_rows) == (8, 1)
+    assert one.gradient_checkpointing
+    assert eight.gradient_checkpointing
+
+
 def test_devices_that_cannot_share_a_step_evenly_are_refused_as_training_refuses_them(
     context: Context, prepared: Prepared
 ) -> None:
