@@ -211,7 +211,8 @@ set -u
 export {LAUNCH_ID}={launch_id}
 {exports}export WORLD_SIZE="$SLURM_NTASKS" LOCAL_WORLD_SIZE={launch.devices_per_node}
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
-export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+# Each process sees the cores of all of them on its node, and takes its share of these.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" SLURM_CPU_BIND=none
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 
 step="" is_time_up=0
@@ -347,6 +348,18 @@ def _ray(launch: Launch, launch_id: str) -> str:
         }
         return {"spec": {"containers": [container]}}
 
+    # The head plans and evaluates, so that it is one of the machines: what it has decides precision and device.
+    cluster: dict[str, object] = {"headGroupSpec": {"rayStartParams": {}, "template": pod("ray-head", limits)}}
+    if (num_others := launch.num_nodes - 1) > 0:
+        others = {
+            "groupName": "trainers",
+            "replicas": num_others,
+            "minReplicas": num_others,
+            "maxReplicas": num_others,
+            "rayStartParams": {},
+            "template": pod("ray-worker", limits),
+        }
+        cluster["workerGroupSpecs"] = [others]
     document: dict[str, object] = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -356,19 +369,7 @@ def _ray(launch: Launch, launch_id: str) -> str:
             "shutdownAfterJobFinishes": True,
             "activeDeadlineSeconds": round(launch.limit_hours * 3600),
             "backoffLimit": launch.max_restarts,
-            "rayClusterSpec": {
-                "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": pod("ray-head", {"cpu": 2})},
-                "workerGroupSpecs": [
-                    {
-                        "groupName": "trainers",
-                        "replicas": launch.num_nodes,
-                        "minReplicas": launch.num_nodes,
-                        "maxReplicas": launch.num_nodes,
-                        "rayStartParams": {},
-                        "template": pod("ray-worker", limits),
-                    }
-                ],
-            },
+            "rayClusterSpec": cluster,
         },
     }
     head = (

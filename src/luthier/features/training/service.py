@@ -189,7 +189,7 @@ def train(
     """
     began = time.perf_counter()
     # Absolute, so that the run can be resumed from any other folder.
-    num = 1 if launcher is None else launcher.num_processes
+    num = 1 if launcher is None else max(1, launcher.num_processes)  # a wrong number is refused with the plan
     asked = with_absolute_paths(recipe, base_dir.absolute())
     prepared = prepare(context, asked, base_dir=Path(), prices=prices, num_processes=num)
     if num > 1:
