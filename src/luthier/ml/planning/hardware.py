@@ -162,8 +162,15 @@ def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
     )
 
 
-def _measured_rates() -> Rates:
-    device = _device()
+@lru_cache(maxsize=1)
+def cpu_rates() -> Rates:
+    """The rates of the processor of a machine whose own rates are those of its accelerator (about a second)."""
+    return _measured_rates("cpu")
+
+
+def _measured_rates(device: str | None = None) -> Rates:
+    """Of a device by torch's name; None for the one that this machine trains on."""
+    device = device or _device()
     single = half = 0.0
     for turn in range(_TURNS):
         single = max(single, matrix_rate(torch.float32, device))
