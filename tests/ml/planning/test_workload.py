@@ -127,6 +127,23 @@ def test_the_plans_own_settings_are_taken(make_plan: Callable[..., Plan], struct
     assert workload_of(make_plan(document), structure, device, batches=given).batches == given
 
 
+@pytest.mark.parametrize(
+    ("steps", "checkpoint", "validate"), [(100, 50, 10), (120, 50, 12), (10, 50, 3), (12, 4, 4), (7, 2, 3), (1, 1, 1)]
+)
+def test_checkpoints_are_those_that_the_loop_saves_where_every_other_validation_is_the_best(
+    make_plan: Callable[..., Plan], structure: Structure, device: Device, steps: int, checkpoint: int, validate: int
+) -> None:
+    training = {"max_steps": steps, "checkpoint_every_steps": checkpoint, "validate_every_steps": validate}
+    saved = {step for step in range(1, steps + 1) if step % checkpoint == 0} | {steps}
+    others = {step for step in range(1, steps + 1) if step % validate == 0} - saved
+    plan = make_plan({"training": training})
+    assert workload_of(plan, structure, device).num_checkpoints == len(saved) + -(-len(others) // 2)
+    del training["validate_every_steps"]
+    assert workload_of(make_plan({"training": training}, validation=False), structure, device).num_checkpoints == len(
+        saved
+    )
+
+
 def test_derived_batches_come_near_the_exact_ones(
     make_plan: Callable[..., Plan], structure: Structure, device: Device
 ) -> None:

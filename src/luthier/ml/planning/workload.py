@@ -221,7 +221,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in before),
         step_passes=objective.step_passes,
         reference_step_passes=0 if plan.data.stream is None else objective.reference_passes,
-        num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
+        num_checkpoints=_num_checkpoints(plan),
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,
         keeps_average=training.average is not None,
@@ -379,6 +379,20 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         num_micro_batches=math.ceil(share / in_one) * device.num_devices,
         length=length,
     )
+
+
+def _num_checkpoints(plan: Plan) -> int:
+    """Checkpoints that are written: at every so many steps, at the last, and at half of the validations beside these.
+
+    A validation that finds a new best has its step saved; how many do is not known, and the bill of a run takes half.
+    """
+    p = plan.training
+    periodic, is_apart = divmod(p.num_steps, p.checkpoint_every_steps)
+    if not (num := _num_validations(plan)):
+        return periodic + bool(is_apart)
+    # Steps at which both happen; the last step is one of them.
+    together, is_alone = divmod(p.num_steps, math.lcm(p.checkpoint_every_steps, p.validate_every_steps))
+    return periodic + bool(is_apart) + math.ceil((num - together - bool(is_alone)) / 2)
 
 
 def _num_validations(plan: Plan) -> int:
