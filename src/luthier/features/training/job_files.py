@@ -416,16 +416,15 @@ def local_files(recipe: Recipe, written: Mapping[str, Any], launch: Launch) -> t
         RequestError: A relative path leads out of the recipe's folder, which is elsewhere on the nodes.
     """
     folder, found, notes = launch.recipe.parent, list[str](), list[str]()
-    as_written = {str(Path(text).expanduser()) for text in _texts(written)}
-    named = {f"data.{key}": file for key, file in recipe.data.files().items()}
-    if recipe.base_model.startswith((".", "/", "~")):
-        named["base_model"] = recipe.base_model
+    as_written = {str(Path(text).expanduser()): text for text in _texts(written)}
+    named = {f"data.{key}": file for key, file in recipe.data.files().items()} | _model_folders(recipe)
     staged = [Path(path).expanduser() for path, _ in launch.data]
     for key, name in named.items():
         path = Path(name).expanduser()
         if "://" in name or name.startswith("hub:") or any(path.is_relative_to(one) for one in staged):
             continue
-        if str(path) not in as_written:
+        text = as_written.get(str(path))
+        if text is None:
             if not Path(os.path.normpath(path)).is_relative_to(folder):
                 raise RequestError(
                     f"{key}: {name} is outside the folder of the recipe, {folder}",
@@ -433,13 +432,31 @@ def local_files(recipe: Recipe, written: Mapping[str, Any], launch: Launch) -> t
                     do="move the file, write its absolute path, or take it from a store with --data",
                 )
             continue
-        if path.exists():
-            found.append(str(path))
-        elif is_pattern(name) and (matching := _matching(path)):
-            found += matching
+        matching = [str(path)] if path.exists() else _matching(path) if is_pattern(name) else []
+        if matching:
+            found += [_on_nodes(one, text) for one in matching]
         else:
             notes.append(f"{key}: {name} is not on this machine: it must be on the nodes, or be given with --data")
     return tuple(dict.fromkeys(found)), tuple(notes)
+
+
+def _model_folders(recipe: Recipe) -> dict[str, str]:
+    """The models that a recipe names by their folders, by key."""
+    search = recipe.evaluation.optimised_prompt if recipe.evaluation else None
+    named = {
+        "base_model": recipe.base_model,
+        "objective.teacher": recipe.objective.teacher if recipe.objective else None,
+        "evaluation.optimised_prompt.reflection_model": search.reflection_model if search else None,
+    }
+    return {key: name for key, name in named.items() if name is not None and name.startswith((".", "/", "~"))}
+
+
+def _on_nodes(path: str, text: str) -> str:
+    """Where a file of this machine is on the nodes, whose home folder may be another one: as the recipe names it."""
+    home = Path("~").expanduser()
+    if not text.startswith("~/") or not Path(path).is_relative_to(home):
+        return path
+    return f"~/{Path(path).relative_to(home).as_posix()}"
 
 
 def _matching(path: Path) -> list[str]:
