@@ -56,6 +56,7 @@ def quote_of(
     """
     from luthier.ml.planning.devices import alternatives_to, load_prices
     from luthier.ml.planning.quote import make_quote
+    from luthier.ml.planning.resolve_for_device import steps_elsewhere
 
     # Always needed: probes and the load are those of this machine.
     here, notes = device_for(context, None), list[str]()
@@ -81,7 +82,7 @@ def quote_of(
         calibration=calibration,
         other_devices=alternatives_to(device),
         load=_load_on(context, device, here),
-        notes=notes,
+        notes=(*notes, *steps_elsewhere(prepared.plan, device)),
         why_not_sharded=_why_not_sharded(prepared.plan) if device.num_devices > 1 else "",
         is_supervised=prepared.plan.objective.name == "sft",
     )
@@ -207,10 +208,9 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
             its = replace(prepared, plan=plan)
             known[key] = exact_batches(its, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
         workload = workload_of(plan, structure, device, batches=known[key])
-        # The plan was made for this machine; another may need activations computed again, or not need it.
         if device.title == here.title:
             return workload
-        # As a plan decides there: for one device, before it is known how many will share a step.
+        # As a plan that is made there decides: for one device, whose memory may need activations computed again.
         one = device.model_copy(update={"num_devices": 1})
         alone = replace(workload_of(plan, structure, one), is_compiled=False)
         return replace(workload, gradient_checkpointing=chosen_on(plan, alone, one).gradient_checkpointing)

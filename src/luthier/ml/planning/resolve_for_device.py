@@ -358,6 +358,14 @@ def with_steps_on(plan: Plan, device: Device) -> Plan:
     return plan.model_copy(update={"training": training.model_copy(update=changed)})
 
 
+def steps_elsewhere(plan: Plan, device: Device) -> tuple[str, ...]:
+    """A sentence where the same recipe has other steps on a device than this plan has."""
+    there = with_steps_on(plan, device).training
+    if there.global_batch_size == plan.training.global_batch_size:
+        return ()
+    return (f"a plan that is made there has {there.global_batch_size} examples a step, and {there.num_steps:,} steps",)
+
+
 _EXPERT_TARGETS = "method.expert_targets"
 
 

@@ -167,6 +167,8 @@ def test_each_device_is_quoted_with_the_steps_that_it_would_take(context: Contex
     assert here.prediction.num_steps == 10  # of 8 rows
     assert [quote.prediction.num_steps for quote in there] == [6, 6]  # of 16 rows, where 8 could not be shared
     assert {quote.num_tokens for quote in (here, *there)} == {2 * made.plan.data.train.num_tokens}
+    note = "a plan that is made there has 16 examples a step, and 6 steps"
+    assert [note in quote.prediction.notes for quote in (here, *there)] == [False, True, True]
 
 
 @pytest.mark.skipif(not can_fork(), reason="workers are forked")
