@@ -227,7 +227,7 @@ def price(
         )
     quote = quote_of(context, prepared)
     # A trial is not evaluated; the end of the study is.
-    hours = sum(part.value for name, part in quote.hours_by_part.items() if name != "judging")
+    hours = quote.training_hours.value
     return Priced(prepared, hours, steps, _fit_together(quote.prediction, spec.workers), 1 / spec.workers)
 
 

@@ -103,6 +103,14 @@ def test_this_machine_is_quoted_where_nothing_else_is_asked_for(context: Context
     assert quote.hours_by_part["validations"].value > 0
 
 
+def test_hours_of_training_are_all_but_those_of_the_evaluation(context: Context, prepared: Prepared) -> None:
+    quote = quote_of(context, prepared)
+    judging = quote.hours_by_part["judging"]
+    assert judging.value > 0
+    assert quote.training_hours.value == pytest.approx(quote.prediction.hours.value - judging.value)
+    assert quote.training_hours.high == pytest.approx(quote.prediction.hours.high - judging.high)
+
+
 @pytest.mark.parametrize("name", ["h100", "a100-80g:4", "mi300x", "t4"])
 def test_a_device_that_is_not_here_can_be_quoted(context: Context, prepared: Prepared, name: str) -> None:
     quote = quote_of(context, prepared, on=name)
