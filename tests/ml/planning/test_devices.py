@@ -60,6 +60,11 @@ def test_the_cpu_is_this_machine_as_it_was_measured() -> None:
     assert family_of(device) == "cpu"
 
 
+@pytest.mark.parametrize(("name", "precision"), [("t4", "float32"), ("l4", "bfloat16"), ("h100:8", "bfloat16")])
+def test_an_accelerator_without_units_for_bfloat16_is_quoted_in_float32(name: str, precision: str) -> None:
+    assert precision_on(device_of(name, machine())) == precision
+
+
 def test_the_cpu_beside_an_accelerator_has_rates_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "cpu_rates", lambda: Rates(float32=90.0, bfloat16=45.0))
     found = machine(

@@ -124,6 +124,11 @@ def family_of(device: Device) -> Family:
     return family
 
 
+def has_bfloat16(device: Device) -> bool:
+    """Whether a device has units for bfloat16; without them a run computes in float32, which is faster there."""
+    return bool(_table().get(device.name, {}).get("has_bfloat16", True))
+
+
 def _parsed(text: str) -> tuple[str, int]:
     match = _FORM.fullmatch(text.strip().lower().replace("_", "-"))
     if match is None:

@@ -15,6 +15,7 @@ from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
+from luthier.ml.planning.devices import has_bfloat16
 from luthier.ml.planning.inference_cost import Compute, Judging, Rollouts, Stored, TeacherPass, judging_of, teacher_pass
 from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
@@ -341,9 +342,9 @@ def plan_precision_on(plan: Plan, device: Device) -> Compute:
 
 
 def precision_on(device: Device) -> Compute:
-    """What a run computes in on a device: bfloat16, and on a CPU only where that clearly wins."""
+    """What a run computes in on a device: bfloat16 where it has units for that, on a CPU where that clearly wins."""
     wins = device.bfloat16_tflops > BF16_MUST_WIN_BY * device.float32_tflops
-    return "bfloat16" if not device.is_cpu or wins else "float32"
+    return "bfloat16" if (wins if device.is_cpu else has_bfloat16(device)) else "float32"
 
 
 def _derived_batches(plan: Plan, device: Device) -> Batches:
