@@ -76,7 +76,13 @@ def changed_caps(plan: Plan, asked: BudgetRecipe | None) -> BudgetRecipe | None:
 
 
 def with_budget(
-    context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
+    context: Context,
+    plan: Plan,
+    asked: BudgetRecipe | None,
+    prices: Path | None,
+    *,
+    num_devices: int = 1,
+    num_machines: int = 1,
 ) -> Plan:
     """The plan with these caps and the rates of this machine.
 
@@ -85,7 +91,8 @@ def with_budget(
         plan: Without a budget.
         asked: The caps; None for none.
         prices: A file whose entries replace those of the price table.
-        num_devices: How many accelerators are paid for; processes on a CPU share one machine.
+        num_devices: How many accelerators are paid for.
+        num_machines: How many machines are paid for where processes train on CPUs, which those of a machine share.
 
     Raises:
         RecipeError: A cap on money without a price, on energy without watts, or one that the first step alone should
@@ -101,8 +108,7 @@ def with_budget(
     table = load_prices(prices)
     try:
         device = this_machine(hardware_of(context))
-        if not device.is_cpu:
-            device = device.model_copy(update={"num_devices": num_devices})
+        device = device.model_copy(update={"num_devices": num_machines if device.is_cpu else num_devices})
     except RequestError as error:  # no run fails because of an optional extra
         mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch
         return with_caps(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
@@ -112,7 +118,13 @@ def with_budget(
 
 
 def with_larger_budget(
-    context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
+    context: Context,
+    plan: Plan,
+    asked: BudgetRecipe | None,
+    prices: Path | None,
+    *,
+    num_devices: int = 1,
+    num_machines: int = 1,
 ) -> Plan:
     """The plan of a resumed run, with the caps that are given now in place of its own; the others stay.
 
@@ -124,6 +136,7 @@ def with_larger_budget(
         asked: the caps that are given now; None for none.
         prices: a file whose entries replace those of the price table; None keeps the rates of the run.
         num_devices: that train the run.
+        num_machines: that train it on their CPUs.
 
     Raises:
         RecipeError: A cap on money without a price, on energy without watts, or one that the first step alone should
@@ -133,7 +146,8 @@ def with_larger_budget(
 
     if prices is not None or plan.budget is None:
         before = BudgetRecipe(**{name: getattr(plan.budget, name) for name in FLAGS}) if plan.budget else None
-        return with_budget(context, plan, merged(before, asked), prices, num_devices=num_devices)
+        caps = merged(before, asked)
+        return with_budget(context, plan, caps, prices, num_devices=num_devices, num_machines=num_machines)
     if asked is None:
         return plan
     return with_caps(plan, checked(plan.budget.model_copy(update=asked.model_dump(exclude_none=True))))

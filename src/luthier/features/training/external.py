@@ -37,6 +37,12 @@ def external_world_size() -> int:
     return int(text) if text.isdigit() else 1
 
 
+def num_machines() -> int:
+    """The machines of these processes; 1 without a launcher."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return -(-external_world_size() // max(1, int(text) if text.isdigit() else 1))
+
+
 def is_first() -> bool:
     """Whether this process is rank 0."""
     return os.environ.get("RANK", "0") == "0"

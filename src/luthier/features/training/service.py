@@ -39,6 +39,7 @@ from luthier.features.trackers.reporting import reported, undelivered
 from luthier.features.trackers.service import TrackerState
 from luthier.features.training.checkpoint_uploads.lease import LeaseLostError
 from luthier.features.training.checkpoint_uploads.session import RunUploads, check_known, uploads_of
+from luthier.features.training.external import num_machines
 from luthier.features.training.first_step import first_step_of
 from luthier.features.training.launchers.here import InProcessLauncher, Launcher
 from luthier.features.training.recorder import RunLog, recorder
@@ -194,7 +195,8 @@ def train(
     prepared = prepare(context, asked, base_dir=Path(), prices=prices, num_processes=num)
     if num > 1:
         # Money and energy are totals of all devices.
-        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=num)
+        paid = {"num_devices": num, "num_machines": num_machines()}
+        plan = with_budget(context, prepared.plan, recipe.budget, prices, **paid)
         prepared = replace(prepared, plan=plan)
     return train_prepared(
         context,
@@ -314,7 +316,8 @@ def resume(
             )
         plan = context.runs.plan(run_id)
         caps = merged(changed_caps(plan, launch_budget), budget)
-        plan = with_larger_budget(context, plan, caps, prices, num_devices=launcher.num_processes)
+        paid = {"num_devices": launcher.num_processes, "num_machines": num_machines()}
+        plan = with_larger_budget(context, plan, caps, prices, **paid)
         launcher.check(plan)
         with metered(context.settings.run_folder(run_id), plan) as meter:
             # Evaluation and report may be all that is missing, and they may exceed a spent budget.
