@@ -254,10 +254,13 @@ exit "$code"
 
 
 def _skypilot(launch: Launch, launch_id: str) -> str:
+    patience = ""
     # Job files name a recipe by its folder, which SkyPilot copies to every node.
     if launch.num_devices == 1:
         train = launch.command(launch.recipe.name, stages=False)
     else:
+        # torchrun gives its processes 30 seconds to pause unless asked for more, and is itself killed after these.
+        patience = f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={_PAUSE_SECONDS - 10}\n"
         train = (
             f'torchrun --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK" \\\n'
             f"    --nproc-per-node {launch.devices_per_node} --max-restarts {launch.max_restarts} --no-python \\\n"
@@ -267,7 +270,7 @@ def _skypilot(launch: Launch, launch_id: str) -> str:
     seconds = max(60, round(launch.limit_hours * 3600))
     run = f"""\
 export {LAUNCH_ID}={launch_id}
-# The time limit of one start; what a run may cost over all of its starts is its budget.
+{patience}# The time limit of one start; what a run may cost over all of its starts is its budget.
 code=0
 timeout --signal=TERM --kill-after={_PAUSE_SECONDS} {seconds} {train} || code=$?
 if [ "$code" -eq 124 ]; then

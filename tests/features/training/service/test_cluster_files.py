@@ -179,6 +179,7 @@ def test_skypilot_on_spot_machines_has_data_limits_and_a_place_to_resume_from() 
     assert "sky jobs launch --secret AWS_SECRET_ACCESS_KEY FILE" in text
     # 100 USD at 20 USD an hour for each of 2 machines last 2.5 h: a tenth more, and half an hour to set up.
     assert "timeout --signal=TERM --kill-after=300 11700 torchrun" in task["run"]
+    assert "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=290\n" in task["run"]
     assert "--max-restarts 5" in task["run"]
     assert "--budget-usd 100" in task["run"]
 
