@@ -428,6 +428,14 @@ class Quote(FrozenModel):
     changes: tuple[Change, ...] = ()
     layouts: tuple[LayoutOption, ...] = ()
 
+    @property
+    def training_hours(self) -> Estimate:
+        """Hours of a run that is not evaluated, such as a trial of a study."""
+        found = Estimate(value=0.0, low=0.0, high=0.0)
+        for name, hours in self.hours_by_part.items():
+            found = found if name == "judging" else found.plus(hours)
+        return found
+
     def as_json(self) -> dict[str, Any]:
         """`predicted` of `luthier plan --json`: each figure with `_low` and `_high`."""
         document = self.prediction.as_json()

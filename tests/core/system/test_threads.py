@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -68,6 +69,7 @@ def test_a_thread_that_cannot_be_started_is_an_error_of_a_busy_system(monkeypatc
 
 
 def test_cores_are_those_of_this_process_and_not_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_setup, "_CGROUP_QUOTA", Path("nowhere"))
     monkeypatch.setattr(process_setup.os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     monkeypatch.setattr(process_setup.os, "cpu_count", lambda: 64)
     assert num_usable_cores() == 3
@@ -78,6 +80,21 @@ def test_cores_are_those_of_this_process_and_not_of_the_machine(monkeypatch: pyt
     assert num_usable_cores() == 64
     monkeypatch.setattr(process_setup.os, "cpu_count", lambda: None)
     assert num_usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "num"),
+    [("200000 100000", 2), ("250000 100000", 3), ("5000 100000", 1), ("900000 100000", 4), ("max 100000", 4), ("", 4)],
+)
+def test_a_container_has_as_many_cores_as_its_share_of_their_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, num: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(process_setup.facilities, "usable_cores", lambda: frozenset(range(4)))
+    monkeypatch.setattr(process_setup, "_CGROUP_QUOTA", tmp_path / "cpu.max")
+    assert num_usable_cores() == num
+    monkeypatch.setattr(process_setup, "_CGROUP_QUOTA", tmp_path / "none")
+    assert num_usable_cores() == 4
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def make_plan(structure: Structure) -> Callable[..., Plan]:
         device: str | None = None,
         structure: Structure = structure,
         held_out: DatasetProfile | None = None,
+        num_processes: int = 1,
         **train: Any,
     ) -> Plan:
         recipe = Recipe.model_validate({"base_model": "tiny", "data": {"train": "train.jsonl"}} | (document or {}))
@@ -102,6 +103,7 @@ def make_plan(structure: Structure) -> Callable[..., Plan]:
                 precision=precision,  # type: ignore[arg-type]
                 why="measured by a test",
             ),
+            num_processes=num_processes,
         )
 
     return make

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import RequestError
+from luthier.ml.planning import hardware
 from luthier.ml.planning.devices import device_names, device_of, family_of, this_machine
-from luthier.ml.planning.hardware import Hardware
+from luthier.ml.planning.hardware import Hardware, Rates
+from luthier.ml.planning.workload import precision_on
 
 
 def machine(**changes: object) -> Hardware:
@@ -56,6 +58,22 @@ def test_the_cpu_is_this_machine_as_it_was_measured() -> None:
     assert device.memory_bytes == 8 << 30
     assert "a processor" in device.title
     assert family_of(device) == "cpu"
+
+
+@pytest.mark.parametrize(("name", "precision"), [("t4", "float32"), ("l4", "bfloat16"), ("h100:8", "bfloat16")])
+def test_an_accelerator_without_units_for_bfloat16_is_quoted_in_float32(name: str, precision: str) -> None:
+    assert precision_on(device_of(name, machine())) == precision
+
+
+def test_the_cpu_beside_an_accelerator_has_rates_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "cpu_rates", lambda: Rates(float32=90.0, bfloat16=45.0))
+    found = machine(
+        device="cuda", accelerators=("NVIDIA H100 80GB HBM3",), float32_gflops=50_000.0, bfloat16_gflops=600_000.0
+    )
+    device = device_of("cpu", found)
+    assert (device.float32_tflops, device.bfloat16_tflops) == (0.09, 0.045)
+    assert precision_on(device) == "float32"
+    assert this_machine(found).bfloat16_tflops > 100
 
 
 @pytest.mark.parametrize(

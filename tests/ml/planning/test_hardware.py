@@ -29,6 +29,13 @@ def test_precision_follows_the_measurement(machine: Hardware) -> None:
     assert "GFLOP/s" in machine.why
 
 
+def test_threads_are_no_more_than_a_container_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(hardware, "usable_threads", lambda: 2)
+    rates = Rates(float32=100.0, bfloat16=100.0)
+    assert hardware.with_rates(rates, memory_gb_per_second=20.0).num_threads == 2
+
+
 @pytest.mark.parametrize(("half", "chosen"), [(500.0, "bfloat16"), (110.0, "float32"), (10.0, "float32")])
 def test_bfloat16_must_win_clearly(half: float, chosen: str) -> None:
     machine = hardware.with_rates(Rates(float32=100.0, bfloat16=half), memory_gb_per_second=20.0)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from tests.ml.planning.test_devices import machine
 
+from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import hardware, resolve_for_device
 from luthier.ml.planning.devices import OWN_GPU, device_of, load_prices, this_machine
-from luthier.ml.planning.resolve_for_device import compiled_for
+from luthier.ml.planning.resolve_for_device import compiled_for, with_steps_on
 
 MakePlan = Callable[..., Plan]
 ARC, APPLE = "Intel(R) Arc(TM) B580 Graphics", "Apple GPU (arm)"
@@ -37,6 +38,26 @@ def test_a_plan_names_torch_s_device_and_packs_where_that_can_be(
     assert why in plan.sources["training.packing"].why
     assert plan.training.micro_batch_workers == 1
     assert f"on {device}" in plan.sources["training.micro_batch_workers"].why
+
+
+def test_a_plan_is_quoted_elsewhere_with_the_steps_of_the_plan_that_is_made_there(
+    make_plan: MakePlan, device: Device
+) -> None:
+    here, there = make_plan(), make_plan(accelerator="NVIDIA H100 80GB HBM3")
+    steps = ("global_batch_size", "num_steps", "num_steps_per_epoch", "validate_every_steps")
+    cut = ("min_micro_batches", "micro_batch_workers")
+
+    def values(plan: Plan, *names: str) -> list[int]:
+        return [getattr(plan.training, name) for name in names]
+
+    assert (here.training.global_batch_size, there.training.global_batch_size) == (8, 16)
+    assert (values(here, *cut), values(there, *cut)) == ([2, 2], [1, 1])
+    elsewhere = with_steps_on(here, device_of("h100", machine()))
+    assert values(elsewhere, *steps, *cut) == values(there, *steps, *cut)
+    assert values(with_steps_on(there, device), *steps) == values(here, *steps)
+    assert with_steps_on(here, device) is here
+    asked = make_plan({"training": {"global_batch_size": 4, "validate_every_steps": 3}})
+    assert values(with_steps_on(asked, device_of("h100", machine())), *steps) == values(asked, *steps)
 
 
 def test_packing_is_taken_where_the_recipe_asks_for_it(make_plan: MakePlan) -> None:

@@ -61,6 +61,13 @@ def test_few_steps_are_of_eight_rows_where_that_was_measured(make_plan: MakePlan
     assert size(training={"max_steps": 5}) == 16
 
 
+def test_steps_of_eight_rows_are_taken_where_the_processes_can_share_them(make_plan: MakePlan) -> None:
+    sizes = {num: make_plan(num_processes=num).training.global_batch_size for num in (1, 2, 4, 8, 16)}
+    assert sizes == {1: 8, 2: 8, 4: 8, 8: 8, 16: 16}
+    asked = make_plan({"training": {"global_batch_size": 8}}, num_processes=16)
+    assert asked.training.global_batch_size == 8, "as it was requested: the launcher refuses it"
+
+
 def test_max_steps_decides_where_it_is_the_shorter(make_plan: MakePlan) -> None:
     assert make_plan({"training": {"max_steps": 5}}).training.num_steps == 5
     assert make_plan({"training": {"max_steps": 5, "epochs": 1}}).training.num_steps == 5

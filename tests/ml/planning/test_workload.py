@@ -127,6 +127,23 @@ def test_the_plans_own_settings_are_taken(make_plan: Callable[..., Plan], struct
     assert workload_of(make_plan(document), structure, device, batches=given).batches == given
 
 
+@pytest.mark.parametrize(
+    ("steps", "checkpoint", "validate"), [(100, 50, 10), (120, 50, 12), (10, 50, 3), (12, 4, 4), (7, 2, 3), (1, 1, 1)]
+)
+def test_checkpoints_are_those_that_the_loop_saves_where_every_other_validation_is_the_best(
+    make_plan: Callable[..., Plan], structure: Structure, device: Device, steps: int, checkpoint: int, validate: int
+) -> None:
+    training = {"max_steps": steps, "checkpoint_every_steps": checkpoint, "validate_every_steps": validate}
+    saved = {step for step in range(1, steps + 1) if step % checkpoint == 0} | {steps}
+    others = {step for step in range(1, steps + 1) if step % validate == 0} - saved
+    plan = make_plan({"training": training})
+    assert workload_of(plan, structure, device).num_checkpoints == len(saved) + -(-len(others) // 2)
+    del training["validate_every_steps"]
+    assert workload_of(make_plan({"training": training}, validation=False), structure, device).num_checkpoints == len(
+        saved
+    )
+
+
 def test_derived_batches_come_near_the_exact_ones(
     make_plan: Callable[..., Plan], structure: Structure, device: Device
 ) -> None:
@@ -139,10 +156,24 @@ def test_derived_batches_come_near_the_exact_ones(
     assert derived.peak_tokens == pytest.approx(exact.peak_tokens, rel=0.1)
 
 
+def test_no_derived_micro_batch_has_more_rows_than_the_share_of_a_device(
+    make_plan: Callable[..., Plan], structure: Structure, device: Device
+) -> None:
+    plan = make_plan({"training": {"global_batch_size": 16}}, accelerator="NVIDIA H100 80GB HBM3")
+    gpu = device.model_copy(update={"is_cpu": False, "name": "h100"})
+    one, four = (
+        workload_of(plan, structure, gpu.model_copy(update={"num_devices": num})).batches for num in (1, 4)
+    )
+    assert (one.peak_rows, four.peak_rows) == (16, 4)
+    assert (one.num_micro_batches, four.num_micro_batches) == (1, 4)
+    assert one.num_tokens == four.num_tokens == 16 * 30
+
+
 def test_on_an_accelerator_precision_and_micro_batch_are_what_would_be_chosen_there(
     make_plan: Callable[..., Plan], structure: Structure, device: Device
 ) -> None:
-    plan = make_plan({"training": {"global_batch_size": 400}}, precision="float32", num_examples=800)
+    # 400 rows for each of four devices, more than fill a micro-batch.
+    plan = make_plan({"training": {"global_batch_size": 1600}}, precision="float32", num_examples=3200)
     here = workload_of(plan, structure, device)
     gpu = device.model_copy(update={"is_cpu": False, "num_devices": 4, "name": "a100-80g"})
     there = workload_of(plan, structure, gpu)

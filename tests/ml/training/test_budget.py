@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.clock import Clock
 
 from luthier.core.estimate import Estimate
-from luthier.core.plan import Plan
+from luthier.core.plan import Plan, ReplayPlan
 from luthier.core.run import BudgetPlan, FirstActions, Spent
 from luthier.ml.training.budget import Limit, Meter, Remaining, bill_summary, limits, refusal, remaining
 from luthier.ml.training.ledger import Ledger
@@ -192,6 +192,17 @@ def test_what_remains_is_counted_from_the_plan(make_plan: Callable[..., Plan]) -
     assert remaining(plan, 10, round(10 * mean), has_just_ended=True).num_validations == 1
     assert remaining(plan, 10, round(10 * mean)) == Remaining(0, pytest.approx(0.0, abs=1), 0, 0)
     assert remaining(plan, 4, round(10 * mean)).num_tokens == pytest.approx(0.25 * mean * 6)
+
+
+def test_tokens_of_replayed_rows_remain_as_those_of_the_task_do(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(num_steps=10, num_steps_per_epoch=5)
+    general = plan.data.train.model_copy(update={"num_examples": 50, "num_tokens": 50 * 90, "mean_tokens": 90.0})
+    replay = ReplayPlan(num_per_step=3, fraction=0.5, rows=general)
+    plan = plan.model_copy(update={"data": plan.data.model_copy(update={"replay": replay})})
+    task = plan.data.train.num_tokens / 5
+    assert remaining(plan, 0, 0).num_tokens == pytest.approx(10 * (task + 3 * 90))
+    done = round(6 * (task + 3 * 90))
+    assert remaining(plan, 6, done).num_tokens == pytest.approx(4 * (task + 3 * 90), abs=1)
 
 
 def test_the_meter_remembers_which_cap_it_refused_for() -> None:

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import csv
 import gc
+import math
 import os
 import sys
 import threading
@@ -28,6 +29,8 @@ _LONG_SPIN_COUNT = "200000"
 _MAX_CELL_CHARACTERS = 2**31 - 1
 _usual_thresholds: tuple[int, int, int] | None = None
 """Those of the garbage collector before `collect_rarely`."""
+
+_CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 _csv_lock = threading.Lock()
 _num_large = 0
@@ -63,9 +66,23 @@ def wait_longer() -> None:
 
 
 def num_usable_cores() -> int:
-    """Cores that this process may use; those of a machine are more where a container or `taskset` keeps it to some."""
+    """Cores that this process may use; those of a machine are more where a container or `taskset` keeps it to some.
+
+    A container may have a share of the time of all cores in place of some of them (cgroup v2: `docker run --cpus`, a
+    limit of Kubernetes). More threads than that share would only wait for each other.
+    """
     cores = facilities.usable_cores()
-    return len(cores) if cores else os.cpu_count() or 1
+    num = len(cores) if cores else os.cpu_count() or 1
+    return min(num, _cores_of_quota() or num)
+
+
+def _cores_of_quota() -> int | None:
+    """Whole cores of the time that a container may use; None without such a limit."""
+    try:
+        quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # no cgroup v2, or "max"
+        return None
 
 
 def usable_threads() -> int:

@@ -18,6 +18,7 @@ from luthier.core.data_sources import default_name
 from luthier.core.errors import (
     DataError,
     DataSourceError,
+    FileQuotaError,
     LuthierError,
     NotFoundError,
     StorageFullError,
@@ -36,7 +37,7 @@ from luthier.features.datasets.imports import (
     work_folder,
 )
 from luthier.features.datasets.remote_imports import SOURCE, look_up_allowed, page_of, source_of
-from luthier.features.datasets.remote_rows import GatheredRows, gather
+from luthier.features.datasets.remote_rows import GatheredRows, gather, is_kept_whole
 from luthier.features.datasets.store import DatasetVersion
 from luthier.ml.data.remote.cache import FetchedSource, fetch_found
 from luthier.ml.data.remote.download import RemoteSource
@@ -145,8 +146,8 @@ def carry_out(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
-        # A download is continued with the job; rows that are wrong are wrong the next time, too.
-        if not isinstance(error, DataSourceError):
+        # A download is continued with the job, also once there is room for its rows; rows that are wrong stay wrong.
+        if not isinstance(error, DataSourceError | FileQuotaError):
             shutil.rmtree(work, ignore_errors=True)
         return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)))
     forget_work(context, job)
@@ -173,6 +174,7 @@ def _imported(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
     # Two addresses that differ in their queries are one here, and their revisions may be equal.
     if before is not None and source.shown == source.address and _is_same(found, before):
         return _found(context, job.project_id, before, before.details[SOURCE], is_unchanged=True)
+    _check_quota(context, job, source, found, before)
     limit = context.settings.max_file_bytes
     fetched = fetch_found(source.address, found, work / "download", report, max_bytes=limit)
     report.stage("Reading rows")
@@ -187,6 +189,29 @@ def _imported(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
     # Known here; of a large file the look at it would take until after this process has ended.
     context.datasets.learn_num_rows(made.file_id, rows.num_records)
     return _found(context, job.project_id, made.model_copy(update={"num_rows": rows.num_records}), origin)
+
+
+def _check_quota(
+    context: Context, job: Job, source: RemoteOrder, found: RemoteSource, before: DatasetVersion | None
+) -> None:
+    """Refuse, before it is downloaded, what the files of the project have no room for.
+
+    The size is known of a single file that is kept as it is. Of others it is known once they are written, and at least
+    one byte is needed. Rows that may equal those of the version before need no room.
+
+    Args:
+        context: The home.
+        job: The import.
+        source: What is imported.
+        found: What the source has.
+        before: The version that was made of the same source; None where there is none.
+
+    Raises:
+        FileQuotaError: The files of the project would take more than they may.
+    """
+    size = (found.num_bytes if is_kept_whole(source, len(found.files)) else None) or 1
+    if before is None or (size > 1 and size != before.num_bytes):
+        context.files.check_room(job.project_id, size)
 
 
 def _origin(source: RemoteOrder, found: RemoteSource, fetched: FetchedSource, rows: GatheredRows) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def gather(
     read = [ReadFile(path, name) for path, name in files]
     rows = _rows(read, order, report)
     if order.max_rows is None and order.fraction is None:
-        if len(read) == 1 and not order.kept_columns:
+        if is_kept_whole(order, len(read)):
             num_rows = sum(1 for _ in rows)
             _check_is_any(read)
             return GatheredRows(read[0].path, True, num_rows, tuple(read))
@@ -120,6 +120,12 @@ def gather(
         num_rows = _write((_line(row, raw, order) for row, raw in compress(again, chosen)), output, max_bytes)
     _check_is_any(read)
     return GatheredRows(output, False, num_rows, tuple(read))
+
+
+def is_kept_whole(order: RemoteOrder, num_files: int) -> bool:
+    """Whether the rows stay in the file of the source, which then has its size."""
+    is_all = order.max_rows is None and order.fraction is None and not order.kept_columns
+    return is_all and num_files == 1
 
 
 def _rows(read: Sequence[ReadFile], order: RemoteOrder, report: Callable[[int], None]) -> Iterator[tuple[Row, bytes]]:

@@ -60,8 +60,29 @@ def merged(first: BudgetRecipe | None, later: BudgetRecipe | None) -> BudgetReci
     return first.model_copy(update=later.model_dump(exclude_none=True))
 
 
+def changed_caps(plan: Plan, asked: BudgetRecipe | None) -> BudgetRecipe | None:
+    """The caps that differ from those that a run began with; None where none does.
+
+    A launch has the same caps each time it starts again, and must not undo what the run was given since.
+
+    Args:
+        plan: of the run.
+        asked: the caps of the launch now; None for none.
+    """
+    before = plan.recipe.budget
+    given = {} if asked is None else asked.model_dump(exclude_none=True)
+    changed = {name: cap for name, cap in given.items() if before is None or getattr(before, name) != cap}
+    return BudgetRecipe.model_validate(changed) if changed else None
+
+
 def with_budget(
-    context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
+    context: Context,
+    plan: Plan,
+    asked: BudgetRecipe | None,
+    prices: Path | None,
+    *,
+    num_devices: int = 1,
+    num_machines: int = 1,
 ) -> Plan:
     """The plan with these caps and the rates of this machine.
 
@@ -70,7 +91,8 @@ def with_budget(
         plan: Without a budget.
         asked: The caps; None for none.
         prices: A file whose entries replace those of the price table.
-        num_devices: How many accelerators are paid for; processes on a CPU share one machine.
+        num_devices: How many accelerators are paid for.
+        num_machines: How many machines are paid for where processes train on CPUs, which those of a machine share.
 
     Raises:
         RecipeError: A cap on money without a price, on energy without watts, or one that the first step alone should
@@ -86,18 +108,23 @@ def with_budget(
     table = load_prices(prices)
     try:
         device = this_machine(hardware_of(context))
-        if not device.is_cpu:
-            device = device.model_copy(update={"num_devices": num_devices})
+        device = device.model_copy(update={"num_devices": num_machines if device.is_cpu else num_devices})
     except RequestError as error:  # no run fails because of an optional extra
         mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch
-        return _with(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
+        return with_caps(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
     workload = workload_of(plan, read_structure(plan.base_model.path), device)
     calibration = stored(context, device, plan)
-    return _with(plan, resolve_budget(asked, workload, device, table, calibration=calibration))
+    return with_caps(plan, resolve_budget(asked, workload, device, table, calibration=calibration))
 
 
 def with_larger_budget(
-    context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
+    context: Context,
+    plan: Plan,
+    asked: BudgetRecipe | None,
+    prices: Path | None,
+    *,
+    num_devices: int = 1,
+    num_machines: int = 1,
 ) -> Plan:
     """The plan of a resumed run, with the caps that are given now in place of its own; the others stay.
 
@@ -109,6 +136,7 @@ def with_larger_budget(
         asked: the caps that are given now; None for none.
         prices: a file whose entries replace those of the price table; None keeps the rates of the run.
         num_devices: that train the run.
+        num_machines: that train it on their CPUs.
 
     Raises:
         RecipeError: A cap on money without a price, on energy without watts, or one that the first step alone should
@@ -118,13 +146,15 @@ def with_larger_budget(
 
     if prices is not None or plan.budget is None:
         before = BudgetRecipe(**{name: getattr(plan.budget, name) for name in FLAGS}) if plan.budget else None
-        return with_budget(context, plan, merged(before, asked), prices, num_devices=num_devices)
+        caps = merged(before, asked)
+        return with_budget(context, plan, caps, prices, num_devices=num_devices, num_machines=num_machines)
     if asked is None:
         return plan
-    return _with(plan, checked(plan.budget.model_copy(update=asked.model_dump(exclude_none=True))))
+    return with_caps(plan, checked(plan.budget.model_copy(update=asked.model_dump(exclude_none=True))))
 
 
-def _with(plan: Plan, budget: BudgetPlan) -> Plan:
+def with_caps(plan: Plan, budget: BudgetPlan) -> Plan:
+    """The plan with this budget in place of its own."""
     from luthier.ml.planning.budget import budget_sources
 
     others = {name: source for name, source in plan.sources.items() if not name.startswith("budget.")}

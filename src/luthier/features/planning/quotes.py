@@ -50,12 +50,13 @@ def quote_of(
         is_probed: Whether a few real steps are run first, which only this machine can.
 
     Raises:
-        RequestError: An unknown device, one without a price, more devices than a step has rows, or a probe of another
-            device.
+        RequestError: An unknown device, one without a price, more devices than a step has rows or that cannot share
+            these evenly, or a probe of another device.
         WorkError: A probe fails.
     """
     from luthier.ml.planning.devices import alternatives_to, load_prices
     from luthier.ml.planning.quote import make_quote
+    from luthier.ml.planning.resolve_for_device import steps_elsewhere
 
     # Always needed: probes and the load are those of this machine.
     here, notes = device_for(context, None), list[str]()
@@ -66,7 +67,8 @@ def quote_of(
     calibration = _calibration(context, prepared, device, here, is_probed, notes.append)
     data = prepared.plan.data
     workload_on = _sharded_where_needed(prepared.plan, workloads_of(prepared, here))
-    if workload_on(device).gradient_checkpointing:
+    workload = workload_on(device)
+    if workload.gradient_checkpointing:
         notes.append("activations are computed again on the way back (training.gradient_checkpointing)")
     splits = (data.train, data.validation, data.held_out)
     return make_quote(
@@ -74,13 +76,13 @@ def quote_of(
         device,
         longest_tokens=max(row.num_tokens for unit in prepared.trained_units for row in unit),
         num_rows=sum(split.num_examples for split in splits if split is not None),
-        num_tokens=round(prepared.plan.training.num_steps * workload_on(device).batches.num_tokens),
+        num_tokens=round(workload.num_steps * workload.batches.num_tokens),
         prices=prices if prices is not None else load_prices(),
         market=market,
         calibration=calibration,
         other_devices=alternatives_to(device),
         load=_load_on(context, device, here),
-        notes=notes,
+        notes=(*notes, *steps_elsewhere(prepared.plan, device)),
         why_not_sharded=_why_not_sharded(prepared.plan) if device.num_devices > 1 else "",
         is_supervised=prepared.plan.objective.name == "sft",
     )
@@ -187,22 +189,31 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
     """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.hypothetical_run import refuse_idle_devices
-    from luthier.ml.planning.resolve_for_device import chosen_on
+    from luthier.ml.planning.resolve_for_device import chosen_on, with_steps_on
     from luthier.ml.planning.workload import packs_on, workload_of
+    from luthier.ml.training.distributed import refuse_unequal_shares
 
-    plan, structure = prepared.plan, read_structure(prepared.model.path)
-    known: dict[tuple[int, int, bool], Batches] = {}
+    structure = read_structure(prepared.model.path)
+    known: dict[tuple[int, int, bool, int, int], Batches] = {}
 
     def on(device: Device) -> Workload:
-        # A device without a row in a step would be paid for and wait.
-        refuse_idle_devices(min(plan.training.global_batch_size, plan.data.train.num_examples), device)
+        plan = with_steps_on(prepared.plan, device)
+        size, least = plan.training.global_batch_size, plan.training.min_micro_batches
+        # A device without a row in a step would be paid for and wait; a run refuses what it cannot share evenly.
+        refuse_idle_devices(min(size, plan.data.train.num_examples), device)
+        refuse_unequal_shares(size, device.num_devices)
         # Many devices cut the steps in the same way, and counting the batches is the slow part of a comparison.
-        key = (_micro_batch_tokens(prepared, device), device.num_devices, packs_on(plan, device))
+        key = (_micro_batch_tokens(prepared, device), device.num_devices, packs_on(plan, device), size, least)
         if key not in known:
-            known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
+            its = replace(prepared, plan=plan)
+            known[key] = exact_batches(its, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
         workload = workload_of(plan, structure, device, batches=known[key])
-        # The plan was made for this machine; another may need activations computed again, or not need it.
-        return workload if _is_same(device, here) else chosen_on(plan, workload, device)
+        if device.title == here.title:
+            return workload
+        # As a plan that is made there decides: for one device, whose memory may need activations computed again.
+        one = device.model_copy(update={"num_devices": 1})
+        alone = replace(workload_of(plan, structure, one), is_compiled=False)
+        return replace(workload, gradient_checkpointing=chosen_on(plan, alone, one).gradient_checkpointing)
 
     return on
 

@@ -185,6 +185,7 @@ def prepare(
     data_loader: TrainingDataLoader | None = None,
     before: Sequence[SourcePlan] = (),
     is_again: bool = False,
+    num_processes: int = 1,
 ) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
@@ -192,6 +193,7 @@ def prepare(
         data_loader: keeps rows that recipes share; None reads them again.
         before: sources of the plan of a run that is resumed, of which streamed ones keep their files.
         is_again: whether it is of a run that has begun, which keeps what a new recipe is refused for.
+        num_processes: that are to train it, and share each step evenly.
 
     Raises:
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
@@ -240,6 +242,7 @@ def prepare(
         teacher=find_teacher(
             context, recipe, template, [split for name, split in splits.items() if "held_out" not in name]
         ),
+        num_processes=num_processes,
     )
     plan = with_judging(context, plan, judged, splits["train"].good_examples)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)

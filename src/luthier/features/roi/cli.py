@@ -127,7 +127,7 @@ def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Pa
         accuracy_today=accuracy,
         counted_today=counted,
         rate_per_hour=asked.rate_per_hour,
-        currency=asked.currency or "USD",
+        currency=(asked.currency or "USD").upper(),
     )
 
 

@@ -42,7 +42,7 @@ from luthier.platform.workflows.engine import (
 )
 
 _END_SHARE: Final = 1.2
-"""What the final run takes, as a share of a trial's whole training: it has the validation rows, too."""
+"""What the final training takes, as a share of a trial's whole one: it has the validation rows, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,9 @@ def _refuse_goals(request: StudyRequest) -> None:
 
 
 def _final_hours(context: Context, study: Study, own: Plan, data_loader: TrainingDataLoader) -> float:
-    """The expected cost of the end: the recipe's training again, on a few more rows, with the whole machine."""
+    """The expected cost of the end: the recipe's training again, on a few more rows, and its evaluation, with the whole
+    machine.
+    """
     known = context.studies.trials(study.study_id)
     # Trial 0 is the recipe as it came.
     hours = known[0].predicted_hours if known else None
@@ -297,7 +299,13 @@ def _final_hours(context: Context, study: Study, own: Plan, data_loader: Trainin
     taken, workers = expected_hours(known, hours), study.spec.workers
     # trials that share the machine do not show how long one that has all of it takes: at most as long as they took on
     # the clock, at least as long as they took of the machine, and between the two the planner is believed
-    return min(max(taken, hours), taken * workers) * _END_SHARE
+    return min(max(taken, hours), taken * workers) * _END_SHARE + _judging_hours(own)
+
+
+def _judging_hours(own: Plan) -> float:
+    """What the evaluation of the final run should take; 0 where no rows are held out."""
+    judging = None if own.budget is None else own.budget.first.judging
+    return 0.0 if judging is None else judging.value / 3600
 
 
 def _own_hours(context: Context, spec: StudySpec, own: Plan, data_loader: TrainingDataLoader | None = None) -> float:
@@ -307,8 +315,8 @@ def _own_hours(context: Context, spec: StudySpec, own: Plan, data_loader: Traini
 
 def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
     hours = _own_hours(context, spec, plan)
-    # One trial and the end are the least that gives a result.
-    needed = hours * (1 + _END_SHARE)
+    # One trial and the end, with its evaluation, are the least that gives a result.
+    needed = hours * (1 + _END_SHARE) + _judging_hours(plan)
     if spec.hours < needed:
         raise BudgetTooSmallError(
             f"a budget of {spec.hours:.3g} h: one trial should take {hours:.3g} h, and the end as long again",

@@ -148,7 +148,7 @@ class Priced:
 
     Attributes:
         prepared: Its plan and rows.
-        hours: Predicted, of all of its steps.
+        hours: Predicted, of all of its steps and validations, without an evaluation.
         steps: The steps of its rungs.
         fits: Whether it fits into memory, with as many others as train in parallel.
         machine_share: How much of the machine it has while it trains; its hours are multiplied by it.
@@ -225,8 +225,10 @@ def price(
             expected="rows that trials are compared on",
             do="add data.validation to the recipe: a file, or a fraction such as 0.1",
         )
-    prediction = quote_of(context, prepared).prediction
-    return Priced(prepared, prediction.hours.value, steps, _fit_together(prediction, spec.workers), 1 / spec.workers)
+    quote = quote_of(context, prepared)
+    # A trial is not evaluated; the end of the study is.
+    hours = quote.training_hours.value
+    return Priced(prepared, hours, steps, _fit_together(quote.prediction, spec.workers), 1 / spec.workers)
 
 
 def train_to(

@@ -37,6 +37,12 @@ def external_world_size() -> int:
     return int(text) if text.isdigit() else 1
 
 
+def num_machines() -> int:
+    """The machines of these processes; 1 without a launcher."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return -(-external_world_size() // max(1, int(text) if text.isdigit() else 1))
+
+
 def is_first() -> bool:
     """Whether this process is rank 0."""
     return os.environ.get("RANK", "0") == "0"
@@ -120,6 +126,8 @@ def train(
 ) -> TrainOutcome:
     """`training.service.train`, which resumes the run that this launch has begun before.
 
+    Caps that the recipe has now, and did not have when the run began, replace those of the run.
+
     Args:
         context: the home.
         recipe: what to train.
@@ -145,7 +153,8 @@ def train(
     if known is not None:
         _remember(file, known)
         try:
-            return training.resume(context, known, prices=prices, launcher=launcher)
+            # A file that was submitted again with other caps: these hold from now on.
+            return training.resume(context, known, prices=prices, launcher=launcher, launch_budget=recipe.budget)
         except ConflictError:
             if not _has_ended(context, known):
                 raise

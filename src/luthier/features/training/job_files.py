@@ -236,7 +236,8 @@ set -u
 export {LAUNCH_ID}={launch_id}
 {exports}export WORLD_SIZE="$SLURM_NTASKS" LOCAL_WORLD_SIZE={launch.devices_per_node}
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
-export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+# Each process sees the cores of all of them on its node, and takes its share of these.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" SLURM_CPU_BIND=none
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 
 step="" is_time_up=0
@@ -278,10 +279,13 @@ exit "$code"
 
 
 def _skypilot(launch: Launch, launch_id: str) -> str:
+    patience = ""
     # Job files name a recipe by its folder, which SkyPilot copies to every node.
     if launch.num_devices == 1:
         train = launch.command(launch.recipe.name, stages=False)
     else:
+        # torchrun gives its processes 30 seconds to pause unless asked for more, and is itself killed after these.
+        patience = f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={_PAUSE_SECONDS - 10}\n"
         train = (
             f'torchrun --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK" \\\n'
             f"    --nproc-per-node {launch.devices_per_node} --max-restarts {launch.max_restarts} --no-python \\\n"
@@ -291,7 +295,7 @@ def _skypilot(launch: Launch, launch_id: str) -> str:
     seconds = max(60, round(launch.limit_hours * 3600))
     run = f"""\
 export {LAUNCH_ID}={launch_id}
-# The time limit of one start; what a run may cost over all of its starts is its budget.
+{patience}# The time limit of one start; what a run may cost over all of its starts is its budget.
 code=0
 timeout --signal=TERM --kill-after={_PAUSE_SECONDS} {seconds} {train} || code=$?
 if [ "$code" -eq 124 ]; then
@@ -372,6 +376,18 @@ def _ray(launch: Launch, launch_id: str) -> str:
         }
         return {"spec": {"containers": [container]}}
 
+    # The head plans and evaluates, so that it is one of the machines: what it has decides precision and device.
+    cluster: dict[str, object] = {"headGroupSpec": {"rayStartParams": {}, "template": pod("ray-head", limits)}}
+    if (num_others := launch.num_nodes - 1) > 0:
+        others = {
+            "groupName": "trainers",
+            "replicas": num_others,
+            "minReplicas": num_others,
+            "maxReplicas": num_others,
+            "rayStartParams": {},
+            "template": pod("ray-worker", limits),
+        }
+        cluster["workerGroupSpecs"] = [others]
     document: dict[str, object] = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -381,19 +397,7 @@ def _ray(launch: Launch, launch_id: str) -> str:
             "shutdownAfterJobFinishes": True,
             "activeDeadlineSeconds": round(launch.limit_hours * 3600),
             "backoffLimit": launch.max_restarts,
-            "rayClusterSpec": {
-                "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": pod("ray-head", {"cpu": 2})},
-                "workerGroupSpecs": [
-                    {
-                        "groupName": "trainers",
-                        "replicas": launch.num_nodes,
-                        "minReplicas": launch.num_nodes,
-                        "maxReplicas": launch.num_nodes,
-                        "rayStartParams": {},
-                        "template": pod("ray-worker", limits),
-                    }
-                ],
-            },
+            "rayClusterSpec": cluster,
         },
     }
     head = (
@@ -440,16 +444,15 @@ def local_files(recipe: Recipe, written: Mapping[str, Any], launch: Launch) -> t
         RequestError: A relative path leads out of the recipe's folder, which is elsewhere on the nodes.
     """
     folder, found, notes = launch.recipe.parent, list[str](), list[str]()
-    as_written = {str(expanded(text)) for text in _texts(written)}
-    named = {f"data.{key}": file for key, file in recipe.data.files().items()}
-    if recipe.base_model.startswith((".", "/", "~")):
-        named["base_model"] = recipe.base_model
+    as_written = {str(expanded(text)): text for text in _texts(written)}
+    named = {f"data.{key}": file for key, file in recipe.data.files().items()} | _model_folders(recipe)
     staged = [expanded(path) for path, _ in launch.data]
     for key, name in named.items():
         path = expanded(name)
         if "://" in name or name.startswith("hub:") or any(path.is_relative_to(one) for one in staged):
             continue
-        if str(path) not in as_written:
+        text = as_written.get(str(path))
+        if text is None:
             if not Path(os.path.normpath(path)).is_relative_to(folder):
                 raise RequestError(
                     f"{key}: {name} is outside the folder of the recipe, {folder}",
@@ -457,13 +460,31 @@ def local_files(recipe: Recipe, written: Mapping[str, Any], launch: Launch) -> t
                     do="move the file, write its absolute path, or take it from a store with --data",
                 )
             continue
-        if path.exists():
-            found.append(str(path))
-        elif is_pattern(name) and (matching := _matching(path)):
-            found += matching
+        matching = [str(path)] if path.exists() else _matching(path) if is_pattern(name) else []
+        if matching:
+            found += [_on_nodes(one, text) for one in matching]
         else:
             notes.append(f"{key}: {name} is not on this machine: it must be on the nodes, or be given with --data")
     return tuple(dict.fromkeys(found)), tuple(notes)
+
+
+def _model_folders(recipe: Recipe) -> dict[str, str]:
+    """The models that a recipe names by their folders, by key."""
+    search = recipe.evaluation.optimised_prompt if recipe.evaluation else None
+    named = {
+        "base_model": recipe.base_model,
+        "objective.teacher": recipe.objective.teacher if recipe.objective else None,
+        "evaluation.optimised_prompt.reflection_model": search.reflection_model if search else None,
+    }
+    return {key: name for key, name in named.items() if name is not None and name.startswith((".", "/", "~"))}
+
+
+def _on_nodes(path: str, text: str) -> str:
+    """Where a file of this machine is on the nodes, whose home folder may be another one: as the recipe names it."""
+    home = Path("~").expanduser()
+    if not text.startswith("~/") or not Path(path).is_relative_to(home):
+        return path
+    return f"~/{Path(path).relative_to(home).as_posix()}"
 
 
 def _matching(path: Path) -> list[str]:

@@ -16,13 +16,14 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
+from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import reported_step
-from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
+from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish, with_caller
 from luthier.platform.processes.process import Outcome
 
 if TYPE_CHECKING:
@@ -69,13 +70,14 @@ def ask(context: Context, job_id: str, wish: Wish) -> Job:
 
 
 def resume(context: Context, job_id: str) -> Job:
-    """Queue a paused or failed job again.
+    """Queue a paused or failed job again, with the access of a person at this machine, whoever started it.
 
     Raises:
         NotFoundError: There is no such job.
         ConflictError: The job is neither paused nor failed.
     """
-    return context.jobs.resume(job_id)
+    job = context.jobs.get(job_id)
+    return context.jobs.resume(job_id, with_caller(job.document, Caller(project_id=job.project_id)))
 
 
 def list_jobs(context: Context, *, status: JobStatus | None = None, limit: int | None = None) -> list[Job]:

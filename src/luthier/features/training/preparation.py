@@ -5,6 +5,7 @@ Weights are sharded over the processes if the recipe sets it, or if a full copy 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import sequence_notes
@@ -78,7 +79,7 @@ def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
         return asked == "fsdp" and world.size > 1
     # Rank 0 decides for all: predictions from each rank's own measurements could differ, and the ranks would then block
     # in different collective calls.
-    reason = world.broadcast_text(_too_large(plan, world.local_size) or "" if world.is_first else "")
+    reason = world.broadcast_text(_too_large(plan, world.size, world.local_size) or "" if world.is_first else "")
     if not reason:
         return False
     try:
@@ -91,8 +92,14 @@ def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
     return True
 
 
-def _too_large(plan: Plan, num_local: int) -> str | None:
-    """Why a full copy of the run does not fit on each device of this machine; None if it does."""
+def _too_large(plan: Plan, num: int, num_local: int) -> str | None:
+    """Why a full copy of the run does not fit on each device of this machine; None if it does.
+
+    Args:
+        plan: Of the run.
+        num: Of all processes that share its steps.
+        num_local: Of those on this machine.
+    """
     from luthier.ml.charts import figures
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import hardware
@@ -105,8 +112,12 @@ def _too_large(plan: Plan, num_local: int) -> str | None:
         device = this_machine(hardware.measure())
     except RequestError:  # an unknown accelerator: no prediction
         return None
-    device = _share_of(device, num_local)
-    memory = predict_memory(workload_of(plan, read_structure(plan.base_model.path), device), device)
+    device = _share_of(device, num_local).model_copy(update={"num_devices": num})
+    workload = workload_of(plan, read_structure(plan.base_model.path), device)
+    if device.is_cpu:
+        # Processes that share steps have no workers, and rank 0 evaluates when the others have ended.
+        workload = replace(workload, num_workers=1, judging=None)
+    memory = predict_memory(workload, device)
     if fits(memory, device):
         return None
     there = figures.size(round(device.memory_bytes))

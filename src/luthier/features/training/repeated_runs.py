@@ -72,8 +72,8 @@ def learning_curve(
     # All rows are checked before training on the first share.
     whole = prepare(context, recipe, base_dir=Path(), prices=prices)
     recipe = _with_batch_size(recipe, whole.plan)
-    # Training time is proportional to the rows, so the shares add up.
-    planned = quote_of(context, whole).prediction.hours.times(sum(end - start for start, end in PARTS))
+    # Training time is proportional to the rows, so the shares add up; none of the runs is evaluated.
+    planned = quote_of(context, whole).training_hours.times(sum(end - start for start, end in PARTS))
     share = _share(planned, hours, whole.plan.data.train.num_examples)
     if share < 1:
         notes.append(f"{hours:g} hours do not hold runs on all rows: the largest share is {share:g} of them")

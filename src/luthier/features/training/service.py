@@ -23,7 +23,9 @@ from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult, cause_of
 from luthier.features.models.result_files import keep_report, keep_weights
 from luthier.features.planning.budgets import (
+    changed_caps,
     how_to_go_on,
+    merged,
     metered,
     refuse_spent,
     stop_check,
@@ -37,6 +39,7 @@ from luthier.features.trackers.reporting import reported, undelivered
 from luthier.features.trackers.service import TrackerState
 from luthier.features.training.checkpoint_uploads.lease import LeaseLostError
 from luthier.features.training.checkpoint_uploads.session import RunUploads, check_known, uploads_of
+from luthier.features.training.external import num_machines
 from luthier.features.training.first_step import first_step_of
 from luthier.features.training.launchers.here import InProcessLauncher, Launcher
 from luthier.features.training.recorder import RunLog, recorder
@@ -187,10 +190,13 @@ def train(
     """
     began = time.perf_counter()
     # Absolute, so that the run can be resumed from any other folder.
-    prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
-    if launcher is not None and launcher.num_processes > 1:
+    num = 1 if launcher is None else max(1, launcher.num_processes)  # a wrong number is refused with the plan
+    asked = with_absolute_paths(recipe, base_dir.absolute())
+    prepared = prepare(context, asked, base_dir=Path(), prices=prices, num_processes=num)
+    if num > 1:
         # Money and energy are totals of all devices.
-        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=launcher.num_processes)
+        paid = {"num_devices": num, "num_machines": num_machines()}
+        plan = with_budget(context, prepared.plan, recipe.budget, prices, **paid)
         prepared = replace(prepared, plan=plan)
     return train_prepared(
         context,
@@ -274,6 +280,7 @@ def resume(
     listener: EventSink | None = None,
     ready: Prepared | None = None,
     draws_page: bool = True,
+    launch_budget: BudgetRecipe | None = None,
 ) -> TrainOutcome:
     """Resume a run from its newest intact checkpoint; the result equals that of an uninterrupted run.
 
@@ -287,6 +294,8 @@ def resume(
         listener: As for `train`.
         ready: The prepared data, if this process already has it.
         draws_page: As for `train_prepared`.
+        launch_budget: Caps of the launch that starts the run again; those that differ from what the run began with
+            override its own, too.
 
     Raises:
         NotFoundError: there is no such run.
@@ -305,9 +314,10 @@ def resume(
                 expected="a run that was paused, failed or killed",
                 do=f"look at it with: luthier runs show {run_id}",
             )
-        plan = with_larger_budget(
-            context, context.runs.plan(run_id), budget, prices, num_devices=launcher.num_processes
-        )
+        plan = context.runs.plan(run_id)
+        caps = merged(changed_caps(plan, launch_budget), budget)
+        paid = {"num_devices": launcher.num_processes, "num_machines": num_machines()}
+        plan = with_larger_budget(context, plan, caps, prices, **paid)
         launcher.check(plan)
         with metered(context.settings.run_folder(run_id), plan) as meter:
             # Evaluation and report may be all that is missing, and they may exceed a spent budget.

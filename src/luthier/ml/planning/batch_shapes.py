@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import DataPlan, MethodPlan, ObjectivePlan
@@ -17,9 +17,6 @@ from luthier.core.recipe import Recipe, TrainingRecipe
 from luthier.ml.inference.batches import in_two_lengths
 from luthier.ml.planning import defaults
 from luthier.ml.training.objectives.rules import rules_of
-
-if TYPE_CHECKING:
-    from luthier.ml.planning.hardware import Hardware
 
 MAX_TOKENS: Final = 1 << 31
 
@@ -181,18 +178,35 @@ def _largest(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def usual_batch_size(
-    recipe: Recipe, method: MethodPlan, objective: ObjectivePlan, data: DataPlan, hardware: Hardware
+    recipe: Recipe,
+    method: MethodPlan,
+    objective: ObjectivePlan,
+    data: DataPlan,
+    device: str,
+    *,
+    num_processes: int = 1,
 ) -> tuple[int, str]:
     """Examples a step where the recipe is silent, and why.
 
     Smaller steps of the same number of rows end at a lower loss (Marek et al., 2025, "Small Batch Size Training for
-    Language Models", arXiv:2507.07101); here they are taken where they were measured to cost no time.
+    Language Models", arXiv:2507.07101); here they are taken where they were measured to cost no time, and where the
+    processes that train can share them evenly.
+
+    Args:
+        recipe: the request.
+        method: as it is resolved.
+        objective: as it is resolved.
+        data: of the plan.
+        device: that it trains on, by torch's name.
+        num_processes: that share each step.
     """
     usual, asked = defaults.GLOBAL_BATCH_SIZE, recipe.training or TrainingRecipe()
     # For a given number of steps, smaller ones would show the model fewer rows.
-    is_measured = hardware.device == "cpu" and method.name == "lora" and objective.name == "sft"
+    is_measured = device == "cpu" and method.name == "lora" and objective.name == "sft"
     is_plain = data.replay is None and data.stream is None and not data.train.packed
     if not (is_measured and is_plain) or asked.max_steps is not None:
+        return usual
+    if defaults.SMALL_BATCH_SIZE[0] % num_processes:
         return usual
     epochs = defaults.EPOCHS[0] if asked.epochs is None else asked.epochs
     num_steps = epochs * math.ceil(data.train.num_examples / usual[0])

@@ -14,7 +14,7 @@ from luthier.core.plan import Source, ValueSource
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
 GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few hundred rows")
 SMALL_BATCH_SIZE: Final = (8, "16 would make fewer than 100 steps: 8 take the same time and end at a lower loss")
-"""Of LoRA on a CPU. Measured in runs of 20 and 60 steps of 16 rows (docs/benchmarks.md)."""
+"""Of LoRA on a CPU; it divides the usual size. Measured in runs of 20 and 60 steps of 16 rows (docs/benchmarks.md)."""
 FEW_STEPS: Final = 100
 """Steps of the usual size below which the small one is taken."""
 OPTIMIZER: Final = ("adamw", "steady with every method; with an adapter its moments are a small part of the memory")

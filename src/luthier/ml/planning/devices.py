@@ -124,6 +124,11 @@ def family_of(device: Device) -> Family:
     return family
 
 
+def has_bfloat16(device: Device) -> bool:
+    """Whether a device has units for bfloat16; without them a run computes in float32, which is faster there."""
+    return bool(_table().get(device.name, {}).get("has_bfloat16", True))
+
+
 def _parsed(text: str) -> tuple[str, int]:
     match = _FORM.fullmatch(text.strip().lower().replace("_", "-"))
     if match is None:
@@ -158,13 +163,18 @@ def _tabled(name: str, count: int) -> Device:
 
 
 def _this_cpu(hardware: Hardware) -> Device:
+    single, half = hardware.float32_gflops, hardware.bfloat16_gflops
+    if hardware.device != "cpu":  # those are of the accelerator
+        from luthier.ml.planning.hardware import cpu_rates
+
+        single, half = (rates := cpu_rates()).float32, rates.bfloat16
     return Device(
         name="cpu",
         title=f"{hardware.cpu_name}, {hardware.num_threads} threads",
         num_devices=1,
         memory_bytes=hardware.memory_bytes,
-        bfloat16_tflops=hardware.bfloat16_gflops / 1e3,
-        float32_tflops=hardware.float32_gflops / 1e3,
+        bfloat16_tflops=half / 1e3,
+        float32_tflops=single / 1e3,
         memory_gb_per_second=hardware.memory_gb_per_second,
         link_gb_per_second=0.0,
         power_watts=_CPU_WATTS_PER_CORE * hardware.num_cores,

@@ -15,7 +15,7 @@ from luthier.core.cost import BF16_MUST_WIN_BY, MachineLoad
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.free_cores import OtherProcesses
 from luthier.core.system.machine_memory import memory_bytes
-from luthier.core.system.process_setup import num_usable_cores
+from luthier.core.system.process_setup import num_usable_cores, usable_threads
 from luthier.ml.inference import accelerator
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
@@ -146,7 +146,8 @@ def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
     return Hardware(
         cpu_name=cpu_name(),
         num_cores=num_usable_cores(),
-        num_threads=torch.get_num_threads(),
+        # torch takes a thread for each core of the machine, also where a container has a share of their time.
+        num_threads=min(torch.get_num_threads(), usable_threads()),
         memory_bytes=total,
         memory_available_bytes=available,
         device=device,
@@ -161,8 +162,15 @@ def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
     )
 
 
-def _measured_rates() -> Rates:
-    device = _device()
+@lru_cache(maxsize=1)
+def cpu_rates() -> Rates:
+    """The rates of the processor of a machine whose own rates are those of its accelerator (about a second)."""
+    return _measured_rates("cpu")
+
+
+def _measured_rates(device: str | None = None) -> Rates:
+    """Of a device by torch's name; None for the one that this machine trains on."""
+    device = device or _device()
     single = half = 0.0
     for turn in range(_TURNS):
         single = max(single, matrix_rate(torch.float32, device))

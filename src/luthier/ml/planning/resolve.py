@@ -100,6 +100,7 @@ def resolve(
     answers: AnswerLengths | None = None,
     task_head: TaskHead | None = None,
     task_head_notes: tuple[str, ...] = (),
+    num_processes: int = 1,
 ) -> Plan:
     """The complete plan of a recipe on this machine.
 
@@ -114,6 +115,7 @@ def resolve(
         answers: how long the answers and thoughts of the rows are that are evaluated; None where that is not known.
         task_head: what the model gets in place of text, by the training rows.
         task_head_notes: what a person should know of how these were read.
+        num_processes: that share each step.
 
     Raises:
         RecipeError: values that cannot go together.
@@ -124,9 +126,9 @@ def resolve(
         _resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher, answers, heads
     )
     # Twice at most: whether adapters on experts fit is only known of a complete plan.
-    plan = made(why_no_experts="")
+    plan = made(why_no_experts="", num_processes=num_processes)
     if why := experts_do_not_fit(plan, structure, hardware):
-        plan = made(why_no_experts=why)
+        plan = made(why_no_experts=why, num_processes=num_processes)
     # Last: whether compiling pays depends on the whole plan.
     return compiled_for(plan, structure, hardware)
 
@@ -145,12 +147,9 @@ def _resolved(
     heads: tuple[TaskHead | None, tuple[str, ...]],
     *,
     why_no_experts: str,
+    num_processes: int,
 ) -> Plan:
-    """The plan except for compiling.
-
-    Args:
-        why_no_experts: why groups leave experts out; empty where they do not.
-    """
+    """The plan except for compiling. why_no_experts: why groups leave experts out; empty where they do not."""
     sources = Provenance()
     _note_base(recipe, template, sources)
     # Notes are made in any order; `in_order` sorts them by the sections of the plan.
@@ -167,7 +166,9 @@ def _resolved(
     objective = with_task_head(objective, *heads, sources)
     refuse_adapted_head(structure, method.targets, objective.name)
     method = _without_noise(method, objective, sources)
-    training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)
+    training = _training(
+        recipe, method, objective, model, structure.hidden_size, data, hardware, sources, num_processes
+    )
     check_negatives(objective, data.train, training.global_batch_size)
     asked = recipe.evaluation or EvaluationRecipe()
     evaluation = judged_by_head(_evaluation(asked, data, *judged, sources), asked, objective, sources)
@@ -252,9 +253,10 @@ def _training(
     data: DataPlan,
     hardware: Hardware,
     sources: Provenance,
+    num_processes: int,
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
-    usual = usual_batch_size(recipe, method, objective, data, hardware)
+    usual = usual_batch_size(recipe, method, objective, data, hardware.device, num_processes=num_processes)
     batch = pick("training.global_batch_size", r.global_batch_size, usual)
     per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))  # replay takes places
     epochs, steps = _length(r, per_epoch, sources)

@@ -6,6 +6,7 @@ fit, since that costs time. Adapters on experts that are not requested by name a
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -16,6 +17,7 @@ from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.core.system.facilities import can_fork
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
+from luthier.ml.planning.batch_shapes import usual_batch_size
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.memory import predict_memory
@@ -326,6 +328,42 @@ def _with_checkpointing(plan: Plan, value: bool, source: ValueSource) -> Plan:
 
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:,.1f} GiB"
+
+
+def with_steps_on(plan: Plan, device: Device) -> Plan:
+    """The plan with the steps and micro-batches that the same recipe has on another kind of device.
+
+    Where the recipe leaves the size of steps open it depends on the device, and their number with it. Workers on the
+    cores of a CPU need a micro-batch each; an accelerator computes them one after another.
+
+    Args:
+        plan: Made for this machine.
+        device: Where its run is quoted.
+    """
+    training = plan.training
+    if device.is_cpu == (training.device == "cpu"):
+        return plan
+    changed: dict[str, int] = {} if device.is_cpu else {"min_micro_batches": 1, "micro_batch_workers": 1}
+    kind = "cpu" if device.is_cpu else "cuda"
+    size, _ = usual_batch_size(plan.recipe, plan.method, plan.objective, plan.data, kind)
+    if plan.sources["training.global_batch_size"].source == "default" and size != training.global_batch_size:
+        # Sizes differ only where nothing is replayed and epochs decide how many steps there are.
+        per_epoch = math.ceil(plan.data.train.num_examples / size)
+        steps = max(1, math.ceil(training.epochs * per_epoch - 1e-9))
+        every = training.validate_every_steps
+        if every and plan.sources["training.validate_every_steps"].source == "default":
+            every = max(1, math.ceil(steps / defaults.NUM_VALIDATIONS))
+        changed |= {"global_batch_size": size, "num_steps_per_epoch": per_epoch, "num_steps": steps}
+        changed["validate_every_steps"] = every
+    return plan.model_copy(update={"training": training.model_copy(update=changed)})
+
+
+def steps_elsewhere(plan: Plan, device: Device) -> tuple[str, ...]:
+    """A sentence where the same recipe has other steps on a device than this plan has."""
+    there = with_steps_on(plan, device).training
+    if there.global_batch_size == plan.training.global_batch_size:
+        return ()
+    return (f"a plan that is made there has {there.global_batch_size} examples a step, and {there.num_steps:,} steps",)
 
 
 _EXPERT_TARGETS = "method.expert_targets"

@@ -15,6 +15,7 @@ from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
+from luthier.ml.planning.devices import has_bfloat16
 from luthier.ml.planning.inference_cost import Compute, Judging, Rollouts, Stored, TeacherPass, judging_of, teacher_pass
 from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
@@ -221,7 +222,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in before),
         step_passes=objective.step_passes,
         reference_step_passes=0 if plan.data.stream is None else objective.reference_passes,
-        num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
+        num_checkpoints=_num_checkpoints(plan),
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,
         keeps_average=training.average is not None,
@@ -341,9 +342,9 @@ def plan_precision_on(plan: Plan, device: Device) -> Compute:
 
 
 def precision_on(device: Device) -> Compute:
-    """What a run computes in on a device: bfloat16, and on a CPU only where that clearly wins."""
+    """What a run computes in on a device: bfloat16 where it has units for that, on a CPU where that clearly wins."""
     wins = device.bfloat16_tflops > BF16_MUST_WIN_BY * device.float32_tflops
-    return "bfloat16" if not device.is_cpu or wins else "float32"
+    return "bfloat16" if (wins if device.is_cpu else has_bfloat16(device)) else "float32"
 
 
 def _derived_batches(plan: Plan, device: Device) -> Batches:
@@ -356,26 +357,43 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         budget = max(usual, rows.max_tokens)
     units = min(training.global_batch_size, rows.num_examples)
     # A unit of the objective may be several rows: a preference pair is two.
-    per_step = math.ceil(units * objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example)
+    rows_per_unit = objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example
+    per_step = math.ceil(units * rows_per_unit)
+    # Devices share the units of a step evenly: no micro-batch has more than one device's.
+    share = math.ceil(math.ceil(units / device.num_devices) * rows_per_unit)
     longest = max(2, rows.max_tokens)
     padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]
     length = min(longest, rows.mean_tokens / (1 - padding))
     # With workers a step is cut into more micro-batches than the budget requires.
     least = training.min_micro_batches if device.is_cpu else 1
-    budget = min(budget, max(longest, math.ceil(per_step / least) * math.ceil(length)))
-    in_one = max(1, min(per_step, int(budget // max(length, 1))))
-    peak_rows = max(1, min(per_step, budget // longest))
+    budget = min(budget, max(longest, math.ceil(share / least) * math.ceil(length)))
+    in_one = max(1, min(share, int(budget // max(length, 1))))
+    peak_rows = max(1, min(share, budget // longest))
     # shorter rows fill the budget better than the longest do: the peak is the budget where a step holds that much
-    peak_length = max(longest, int(min(budget, per_step * longest) / peak_rows * _PADDING_HEADROOM))
+    peak_length = max(longest, int(min(budget, share * longest) / peak_rows * _PADDING_HEADROOM))
     return Batches(
         peak_rows=peak_rows,
         peak_length=min(peak_length, max(longest, budget // peak_rows)),
         num_tokens=per_step * rows.mean_tokens,
         num_computed=per_step * length,
         num_learned=units * rows.num_trained_tokens / max(1, rows.num_examples),
-        num_micro_batches=math.ceil(per_step / in_one),
+        num_micro_batches=math.ceil(share / in_one) * device.num_devices,
         length=length,
     )
+
+
+def _num_checkpoints(plan: Plan) -> int:
+    """Checkpoints that are written: at every so many steps, at the last, and at half of the validations beside these.
+
+    A validation that finds a new best has its step saved; how many do is not known, and the bill of a run takes half.
+    """
+    p = plan.training
+    periodic, is_apart = divmod(p.num_steps, p.checkpoint_every_steps)
+    if not (num := _num_validations(plan)):
+        return periodic + bool(is_apart)
+    # Steps at which both happen; the last step is one of them.
+    together, is_alone = divmod(p.num_steps, math.lcm(p.checkpoint_every_steps, p.validate_every_steps))
+    return periodic + bool(is_apart) + math.ceil((num - together - bool(is_alone)) / 2)
 
 
 def _num_validations(plan: Plan) -> int:

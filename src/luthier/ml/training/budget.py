@@ -143,7 +143,7 @@ def remaining(
     whole = plan.objective.max_step_tokens(
         rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples
     )
-    mean, left = whole / p.num_steps_per_epoch, p.num_steps - step
+    mean, left = whole / p.num_steps_per_epoch + _replayed_tokens(plan), p.num_steps - step
     # sampled answers are planned at their maximum length, so their actual tokens say nothing about the remaining ones
     done = mean * step if plan.objective.draws else num_tokens
     # Right after a step its own validation is still to come, so it counts as one of those that remain.
@@ -159,6 +159,14 @@ def remaining(
         num_checkpoints=p.num_steps // p.checkpoint_every_steps - after // p.checkpoint_every_steps,
         is_judged=plan.data.held_out is not None and not was_judged,
     )
+
+
+def _replayed_tokens(plan: Plan) -> float:
+    """Tokens of the general rows that a mean step replays; an epoch is one of the task's rows alone."""
+    replay = plan.data.replay
+    if replay is None or replay.rows is None:
+        return 0.0
+    return replay.num_per_step * replay.rows.num_tokens / replay.rows.num_examples
 
 
 def bill_summary(bill: Bill) -> str:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from luthier.core.errors import PeerLostError, RequestError, WorkError
+from luthier.core.events import WarningRaised
 from luthier.core.system.extras import install_command
 from luthier.core.system.process_setup import start_daemon
 
@@ -20,6 +21,7 @@ Answer = Callable[[dict[str, Any]], None]
 Work = Callable[[dict[str, Any], Answer, Callable[[], str | None]], None]
 MAX_FAILURES: Final = 3
 _LOOK_SECONDS: Final = 0.3
+_IDLE: Final = "the run was planned on a machine without a GPU, and trains as it was planned:"
 _SETTINGS: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s by default, which would also delay the end of the work
@@ -97,6 +99,9 @@ def fit(
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="warning", include_dashboard=False)
     failures: list[Exception] = []
     try:
+        if not on_gpus and (num := ray.cluster_resources().get("GPU", 0)):
+            message = f"{_IDLE} {num:g} GPUs of the cluster are not used"
+            take({"event": WarningRaised(step=0, code="gpus_idle", message=message).model_dump(mode="json")})
         # No CPU is reserved for it: it would be one fewer for the workers.
         mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
         trainer = _trainer(work, job, mailbox, num_workers, on_gpus, cpus_per_worker)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.frozen_model import FrozenModel
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -71,3 +72,22 @@ class Job(FrozenModel):
         if self.status == "running" and self.wish is not None:
             return {"pause": "pausing", "cancel": "cancelling"}[self.wish]
         return self.status
+
+
+def with_caller(document: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+    """The keys of a job's document that name who started it, with another caller in that place; none where none does.
+
+    Long work checks that its caller still has access (`AccessCheck`). Whoever resumes it takes the place of the one
+    that started it.
+
+    Args:
+        document: Of the job: its `caller`, or that of what was `asked`.
+        caller: Who resumes it.
+    """
+    identity, changed = caller.model_dump(mode="json"), dict[str, Any]()
+    if isinstance(before := document.get("caller"), Mapping):
+        changed["caller"] = {name: identity[name] for name in before}
+    asked = document.get("asked")
+    if isinstance(asked, Mapping) and isinstance(asked.get("caller"), Mapping):
+        changed["asked"] = {**asked, "caller": identity}
+    return changed

@@ -233,6 +233,42 @@ def test_a_download_that_breaks_off_is_continued_with_the_job(
     assert qa_hub.requests[-1][1] == "bytes=500-"
 
 
+def test_rows_that_the_project_has_no_room_for_are_refused_before_they_are_downloaded(
+    context: Context, qa_hub: Hub
+) -> None:
+    size = len(qa_hub.files["train.jsonl"])
+    context.access.set_file_quota("default", size - 1)
+    job = imported(context, "org/qa")
+    assert (job.status, "for the files of the project default" in (job.error or {})["came"]) == ("failed", True)
+    assert _num_downloads(qa_hub) == 0
+    context.access.set_file_quota("default", size)
+    data_jobs.go_on(context, ME, job.job_id)
+    first = version_of(context, work_once(context))
+    assert (content_of(context, first), _num_downloads(qa_hub)) == (qa_hub.files["train.jsonl"], 1)
+    # Another commit with the same rows needs no room: one byte more lets the import begin.
+    context.access.set_file_quota("default", size + 1)
+    qa_hub.commit = "e" * 40
+    start_again(context, ME, first)
+    assert work_once(context).document["found"]["is_unchanged"]
+
+
+def test_rows_whose_size_shows_when_they_are_written_are_not_downloaded_again_once_there_is_room(
+    context: Context, qa_hub: Hub
+) -> None:
+    context.access.set_file_quota("default", 100)
+    job = imported(context, "org/qa", kept_columns=("question", "answer"))
+    assert (job.status, "for the files of the project default" in (job.error or {})["came"]) == ("failed", True)
+    assert _num_downloads(qa_hub) == 1
+    context.access.set_file_quota("default", None)
+    data_jobs.go_on(context, ME, job.job_id)
+    assert version_of(context, work_once(context)).num_rows == 40
+    assert _num_downloads(qa_hub) == 1
+
+
+def _num_downloads(hub: Hub) -> int:
+    return sum(path.endswith("train.jsonl") for path, _ in hub.requests)
+
+
 def test_what_a_failed_import_has_downloaded_stays_for_a_week(
     context: Context, qa_hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,3 +309,8 @@ def test_as_many_gpus_are_paid_for_as_train_and_processes_of_a_cpu_share_it(
     assert four.watts is not None
     assert four.usd_per_hour.value == pytest.approx(times * one.usd_per_hour.value)
     assert four.watts.value == pytest.approx(times * one.watts.value)
+    several = with_budget(context, plan, None, None, num_devices=4, num_machines=3).budget
+    assert several is not None
+    assert several.usd_per_hour is not None
+    machines = 3 if device == "cpu" else times
+    assert several.usd_per_hour.value == pytest.approx(machines * one.usd_per_hour.value)

@@ -12,6 +12,7 @@ from tests.fixtures.service import chat_row, write_rows
 from luthier.core.cost import Quote
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
+from luthier.core.system.facilities import can_fork
 from luthier.features.planning import probes
 from luthier.features.planning.quotes import (
     QUOTE_NAME,
@@ -102,6 +103,14 @@ def test_this_machine_is_quoted_where_nothing_else_is_asked_for(context: Context
     assert quote.hours_by_part["validations"].value > 0
 
 
+def test_hours_of_training_are_all_but_those_of_the_evaluation(context: Context, prepared: Prepared) -> None:
+    quote = quote_of(context, prepared)
+    judging = quote.hours_by_part["judging"]
+    assert judging.value > 0
+    assert quote.training_hours.value == pytest.approx(quote.prediction.hours.value - judging.value)
+    assert quote.training_hours.high == pytest.approx(quote.prediction.hours.high - judging.high)
+
+
 @pytest.mark.parametrize("name", ["h100", "a100-80g:4", "mi300x", "t4"])
 def test_a_device_that_is_not_here_can_be_quoted(context: Context, prepared: Prepared, name: str) -> None:
     quote = quote_of(context, prepared, on=name)
@@ -158,6 +167,48 @@ def test_tokens_are_those_of_the_steps_that_are_made(context: Context, make_reci
     assert quote_of(context, whole).num_tokens == 2 * whole.plan.data.train.num_tokens
     fewer = quote_of(context, ready(context, recipe, "training.max_steps=5"))
     assert fewer.num_tokens == whole.plan.data.train.num_tokens
+
+
+def test_each_device_is_quoted_with_the_steps_that_it_would_take(context: Context, make_recipe: MakeRecipe) -> None:
+    made = ready(context, make_recipe(training={"epochs": 2, "num_threads": 1, "shared_prefix": False}))
+    here, *there = (quote_of(context, made, on=name) for name in (None, "h100", "h100:16"))
+    assert here.prediction.num_steps == 10  # of 8 rows
+    assert [quote.prediction.num_steps for quote in there] == [6, 6]  # of 16 rows, where 8 could not be shared
+    assert {quote.num_tokens for quote in (here, *there)} == {2 * made.plan.data.train.num_tokens}
+    note = "a plan that is made there has 16 examples a step, and 6 steps"
+    assert [note in quote.prediction.notes for quote in (here, *there)] == [False, True, True]
+
+
+@pytest.mark.skipif(not can_fork(), reason="workers are forked")
+def test_a_step_is_cut_for_the_workers_of_a_cpu_alone(context: Context, make_recipe: MakeRecipe) -> None:
+    made = ready(context, make_recipe(), "training.num_threads=4", "training.shared_prefix=false")
+    assert made.plan.training.min_micro_batches == 4
+    here = device_for(context, None)
+    workload_on = workloads_of(made, here)
+    cpu, gpu = (workload_on(device).batches for device in (here, device_for(context, "h100")))
+    assert (cpu.num_micro_batches, cpu.peak_rows) == (4, 2)
+    assert (gpu.num_micro_batches, gpu.peak_rows) == (1, 8), "it computes the whole step at once, and needs the memory"
+
+
+def test_several_devices_recompute_activations_where_the_plan_of_one_of_them_does(
+    context: Context, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is planned for one device, and started with several."""
+    monkeypatch.setattr(
+        "luthier.ml.planning.resolve_for_device.need", lambda workload, _: (workload.batches.peak_rows > 4, "")
+    )
+    workload_on = workloads_of(prepared, device_for(context, None))
+    one, eight = (workload_on(device_for(context, name)) for name in ("h100", "h100:8"))
+    assert (one.batches.peak_rows, eight.batches.peak_rows) == (8, 1)
+    assert one.gradient_checkpointing
+    assert eight.gradient_checkpointing
+
+
+def test_devices_that_cannot_share_a_step_evenly_are_refused_as_training_refuses_them(
+    context: Context, prepared: Prepared
+) -> None:
+    with pytest.raises(RequestError, match="global_batch_size 8 on 3 devices"):
+        quote_of(context, prepared, on="h100:3")
 
 
 def test_more_devices_than_rows_in_a_step_are_refused(context: Context, prepared: Prepared) -> None:

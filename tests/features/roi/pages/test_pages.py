@@ -60,6 +60,7 @@ def test_the_answer_is_that_of_the_command(home: Context, browser: Browser) -> N
         ("answers_per_week=400&minutes_each=6&cost_of_an_error=20&accuracy_today=often", "47/50"),
         ("answers_per_week=400&minutes_each=6&cost_of_an_error=20&accuracy_today=51/50", "47/50"),
         ("answers_per_week=nan&minutes_each=6&cost_of_an_error=20", "figures from 0 on"),
+        ("answers_per_week=400&minutes_each=6&cost_of_an_error=20&currency=%E2%82%AC", "three capital letters"),
     ],
 )
 def test_wrong_figures_are_refused_with_what_to_do(browser: Browser, query: str, words: str) -> None:

@@ -18,7 +18,9 @@ from luthier.core.recipe import BudgetRecipe
 from luthier.core.workflows.study import Trial
 from luthier.features.assessments.service import rewrite_run_report
 from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.planning.quotes import quote_of
 from luthier.features.planning.service import make_plan
+from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
 from luthier.features.studies import end as study_end
 from luthier.features.studies import service as studies
@@ -310,6 +312,22 @@ def test_a_trial_that_ends_before_a_rung_has_reached_all_that_follow(context, re
     )
     assert trial.results[1].loss == trial.results[2].loss
     assert len({share for share, _ in trial.curve}) == len(trial.curve)
+
+
+def test_a_trial_is_priced_without_an_evaluation_and_the_end_with_one(context, recipe):
+    study, plan = studies.begin(context, request(recipe)), make_plan(context, recipe, base_dir=Path())
+    trial = Trial(number=0, values={}, run_id="run-20260101-000000-abcdef")
+    priced = price(context, study.spec, trial, plan)
+    quote = quote_of(context, priced.prepared)
+    assert quote.hours_by_part["judging"].value > 0
+    assert priced.hours == pytest.approx(quote.prediction.hours.value - quote.hours_by_part["judging"].value)
+    first = plan.budget.first
+    unjudged = plan.budget.model_copy(update={"first": first.model_copy(update={"judging": None})})
+    ends = [
+        studies._final_hours(context, study, one, TrainingDataLoader())
+        for one in (plan, plan.model_copy(update={"budget": unjudged}))
+    ]
+    assert ends[0] - ends[1] == pytest.approx(first.judging.value / 3600)
 
 
 def context_trial():

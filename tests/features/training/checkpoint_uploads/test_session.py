@@ -24,7 +24,7 @@ from tests.vacuous import nonempty
 from luthier.cli.main import main
 from luthier.core.errors import CheckpointError, ConflictError, NotFoundError, RequestError, WorkError
 from luthier.core.events import CheckpointSaved, CheckpointUploaded, Event, StepDone, ValidationDone, WarningRaised
-from luthier.core.recipe import BudgetRecipe
+from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.features.recipes.service import load_recipe
 from luthier.features.runs.service import remove_run
 from luthier.features.training import external
@@ -396,6 +396,48 @@ def test_the_removal_of_a_run_leaves_the_uploads_of_the_machine_that_has_taken_i
         assert context.runs.list() == []
 
 
+def test_a_run_that_trains_elsewhere_is_fetched_again_as_far_as_it_has_come(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    run_id, document = paused[1], newest(store, paused[1])
+
+    def steps(context: Context) -> list[int]:
+        return [event.step for event in context.runs.events(run_id) if isinstance(event, StepDone)]
+
+    with home(tmp_path / "desk", str(store)) as desk:
+        later = document.rename(tmp_path / document.name)  # it is not there yet
+        before = session.fetch_run(desk, run_id)
+        assert steps(desk) == list(range(1, before.step + 1))
+        later.rename(document)
+        after = session.fetch_run(desk, run_id)
+        assert after.step > before.step > 0
+        assert steps(desk) == list(range(1, after.step + 1))
+        assert (after.status, str(after.stopped_because)[:21]) == ("paused", "budget of 2200 tokens")
+        assert newest_checkpoint(desk.settings.run_folder(run_id)) is None, "it is looked at, not resumed"
+
+
+def test_a_run_keeps_the_budget_that_it_was_given_on_another_machine(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    run_id, bucket = paused[1], RunBucket(ObjectStore(str(store)), paused[1])
+
+    def tokens(context: Context) -> int | None:
+        budget = context.runs.plan(run_id).budget
+        return None if budget is None else budget.tokens
+
+    with home(tmp_path / "home", str(store)) as context:
+        session.fetch_run(context, run_id)
+        assert tokens(context) == 2200
+        upload = bucket.read_upload(bucket.uploads()[0])
+        state = bucket.read_json(upload.state)
+        state["plan"]["budget"]["tokens"] = 5000
+        file = bucket.put_json("g00000009/state-00000001.json.gz", state)
+        later = upload.model_copy(update={"generation": 9, "number": 1, "state": file})
+        bucket.store.write(bucket.path("g00000009/upload-00000001.json"), later.model_dump_json().encode())
+        session.fetch_run(context, run_id)
+        assert tokens(context) == 5000
+
+
 def test_an_older_state_never_replaces_a_newer_one(store: Path, paused: tuple[Path, str, str], tmp_path: Path) -> None:
     """A machine that was taken away comes back with its disk, after another one has continued."""
     run_id, place = paused[1], RunBucket(ObjectStore(str(store)), paused[1])
@@ -548,7 +590,7 @@ def test_a_launch_finds_its_run_on_another_machine(
         show_plan("run-20261130-120000-00000a", None, None)
 
     monkeypatch.setattr("luthier.features.training.service.train", begun)
-    recipe: Any = None
+    recipe = Recipe.model_construct(budget=None)
     for machine in ("a", "b", "b"):
         with home(tmp_path / machine, str(tmp_path / "store")) as context:
             external.train(context, recipe, base_dir=Path())
@@ -561,7 +603,7 @@ def test_a_launch_names_the_machine_that_trains_its_run(
     store: Path, paused: tuple[Path, str, str], tmp_path: Path, named_launch: str
 ) -> None:
     run_id, place = paused[1], str(store)
-    recipe: Any = None
+    recipe = Recipe.model_construct(budget=None)
     note_launch(ObjectStore(place), named_launch, run_id)
     with (
         home(tmp_path / "a", place) as first,

@@ -80,6 +80,29 @@ def test_files_outside_the_recipes_folder_go_along(
     assert "is outside the folder of the recipe" in " ".join(capsys.readouterr().err.split())
 
 
+def test_models_and_files_of_a_home_folder_go_along_to_that_of_the_nodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    teacher = tmp_path / "teacher"
+    for folder in (tmp_path / "me" / "base", teacher, tmp_path / "work"):
+        folder.mkdir(parents=True)
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / "me" / name).write_text("", encoding="utf-8")
+    recipe = tmp_path / "work" / "recipe.yaml"
+    objective = f"{{name: distillation, teacher: {teacher}}}"
+    recipe.write_text(
+        f"base_model: ~/base\ndata: {{train: ~/*.jsonl, held_out: ~/gone.jsonl}}\nobjective: {objective}\n",
+        encoding="utf-8",
+    )
+    assert main(["launch", "skypilot", str(recipe)]) == 0
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["file_mounts"] == {
+        place: place for place in ("~/a.jsonl", "~/b.jsonl", "~/base", str(teacher))
+    }
+    assert "data.held_out" in text
+
+
 def test_a_place_that_only_this_machine_knows_is_refused(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

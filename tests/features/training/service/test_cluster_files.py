@@ -62,6 +62,13 @@ def test_slurm_starts_every_process_with_its_place(tmp_path: Path) -> None:
     ]
 
 
+def test_slurm_lets_the_processes_of_a_node_share_its_cores(tmp_path: Path) -> None:
+    """A process that were kept to its own four cores would divide these by the processes of its node once more."""
+    script = launch_file("slurm", replace(LAUNCH, on_gpus=False))
+    assert played(tmp_path, script, [0], luthier='echo "$SLURM_CPU_BIND $SRUN_CPUS_PER_TASK" > cores')[0] == 0
+    assert (tmp_path / "cores").read_text() == "none 4\n"
+
+
 @pytest.mark.parametrize(
     ("codes", "ends", "starts"),
     [([2], 2, 1), ([1], 1, 1), ([75, 137, 0], 0, 3), ([137, 2], 2, 2), ([75, 75, 75, 75, 0], 75, 4)],
@@ -124,6 +131,7 @@ def test_cores_instead_of_gpus() -> None:
     assert yaml.safe_load(launch_file("skypilot", cores))["resources"]["cpus"] == "16+"
     groups = yaml.safe_load(launch_file("ray", cores))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert groups[0]["template"]["spec"]["containers"][0]["resources"]["limits"] == {"cpu": 16}
+    assert groups[0]["replicas"] == 2
 
 
 def test_skypilot_reads_a_task_of_shell_that_parses() -> None:
@@ -171,6 +179,7 @@ def test_skypilot_on_spot_machines_has_data_limits_and_a_place_to_resume_from() 
     assert "sky jobs launch --secret AWS_SECRET_ACCESS_KEY FILE" in text
     # 100 USD at 20 USD an hour for each of 2 machines last 2.5 h: a tenth more, and half an hour to set up.
     assert "timeout --signal=TERM --kill-after=300 11700 torchrun" in task["run"]
+    assert "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=290\n" in task["run"]
     assert "--max-restarts 5" in task["run"]
     assert "--budget-usd 100" in task["run"]
 
@@ -206,12 +215,16 @@ def test_ray_reads_a_job_of_as_many_workers_as_asked() -> None:
     assert (job["apiVersion"], job["kind"], job["metadata"]["name"]) == ("ray.io/v1", "RayJob", "luthier-recipe-one")
     assert job["spec"]["entrypoint"] == "luthier train '/data/my rows/Recipe One.yaml' --on ray --devices 8"
     assert job["spec"]["activeDeadlineSeconds"] == 5400
-    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert group["replicas"] == 2
-    (container,) = group["template"]["spec"]["containers"]
-    assert container["image"] == "mine:1"
-    assert container["resources"]["limits"] == {"cpu": 16, "nvidia.com/gpu": 4}
-    assert {"name": "LUTHIER_LAUNCH_ID", "value": "launch-1"} in container["env"]
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert group["replicas"] == 1, "beside the head, which plans and evaluates, and so has the same"
+    for machine in (cluster["headGroupSpec"], group):
+        (container,) = machine["template"]["spec"]["containers"]
+        assert container["image"] == "mine:1"
+        assert container["resources"]["limits"] == {"cpu": 16, "nvidia.com/gpu": 4}
+        assert {"name": "LUTHIER_LAUNCH_ID", "value": "launch-1"} in container["env"]
+    alone = yaml.safe_load(launch_file("ray", replace(LAUNCH, image="mine:1", num_nodes=1)))
+    assert "workerGroupSpecs" not in alone["spec"]["rayClusterSpec"]
 
 
 def vars_of(launch: Launch) -> dict[str, object]:

@@ -14,8 +14,10 @@ import pytest
 
 from luthier.cli.main import main
 from luthier.core.errors import ConflictError, RequestError
+from luthier.features.planning.budgets import with_caps
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import external
+from luthier.features.training.service import TrainOutcome
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_plan, make_record
@@ -58,6 +60,32 @@ def test_rank_0_answers_and_the_launch_is_one_run(context: Context, make_recipe:
     assert len(context.runs.list()) == 1
 
 
+@pytest.mark.parametrize("raised_by", ["the launch", "a resume in between"])
+def test_a_launch_goes_on_under_the_cap_that_was_given_last(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, raised_by: str
+) -> None:
+    monkeypatch.setenv("LUTHIER_LAUNCH_ID", "slurm-4")
+    recipe = make_recipe(training=TRAINING, evaluation={"few_shot": 0, "max_new_tokens": 2})
+
+    def launch(num_tokens: int) -> TrainOutcome:
+        return external.train(context, load_recipe(recipe, [f"budget.tokens={num_tokens}"]), base_dir=recipe.parent)
+
+    begun = launch(700)
+    assert begun.record.status == "paused"
+    if raised_by == "the launch":
+        ended = launch(100_000)
+    else:
+        plan = context.runs.plan(begun.record.run_id)
+        assert plan.budget is not None
+        raised = plan.budget.model_copy(update={"tokens": 100_000})
+        context.runs.set_budget(begun.record.run_id, with_caps(plan, raised))
+        ended = launch(700)
+    assert (ended.record.run_id, ended.record.status) == (begun.record.run_id, "succeeded")
+    kept = context.runs.plan(begun.record.run_id).budget
+    assert kept is not None
+    assert kept.tokens == 100_000
+
+
 def test_a_batch_that_they_do_not_divide_is_refused_by_all(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(training=TRAINING | {"global_batch_size": 7})
     arguments = ["train", str(recipe), "--home", str(context.home)]
@@ -75,6 +103,20 @@ def test_devices_and_a_launcher_do_not_go_together(monkeypatch: pytest.MonkeyPat
     with redirect_stdout(io.StringIO()) as out:
         assert main(["train", str(make_recipe()), "--devices", "2", "--json"]) == 2
     assert "--devices 2 in a process that a launcher has started" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, 1), ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 2), ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, 1)],
+)
+def test_the_machines_of_a_launch(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: int
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert external.num_machines() == expected
 
 
 @pytest.mark.parametrize(

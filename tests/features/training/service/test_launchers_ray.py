@@ -19,9 +19,11 @@ from luthier.core.errors import RequestError
 from luthier.core.events import StepDone
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
+from luthier.features.training.launchers import local
 from luthier.features.training.launchers.here import silent_hooks, train_worker
 from luthier.features.training.launchers.ray import RayLauncher
 from luthier.ml.training.distributed import World
+from luthier.ml.training.ledger import Entry, Ledger
 from luthier.platform.home.context import Context
 from luthier.testing.world import in_world
 
@@ -78,6 +80,20 @@ def test_a_run_on_ray_gives_what_two_processes_give_also_after_a_kill(
     assert steps == list(range(1, 101))
     ours = Path(document["adapter_path"]) / "adapter_model.safetensors"
     assert ours.read_bytes() == (tmp_path / "whole" / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("spent", "unbilled"), [(5.0, 100.0), (65.0, 0.0)])
+def test_a_start_of_lost_workers_bills_no_second_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spent: float, unbilled: float
+) -> None:
+    """Ray gives workers that it starts again the same job; what the start before has spent is in the ledger."""
+    monkeypatch.setattr(local.time, "time", lambda: 1100.0)
+    ledger = Ledger(tmp_path)
+    ledger.append(Entry(seconds=spent))
+    ledger.close()
+    job = {"began": 1000.0, "seconds_before": 5.0}
+    assert local._unbilled_seconds(job, tmp_path) == unbilled
+    assert local._unbilled_seconds({"began": 1000.0}, tmp_path) == 100.0, "each start has a job of its own"
 
 
 def test_without_ray_it_says_what_to_install(context: Context, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,13 @@ from luthier.core.errors import (
     NotFoundError,
     OverlongError,
     RecipeError,
+    RequestError,
     StorageFullError,
 )
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
 from luthier.core.ids import sha256_file
+from luthier.core.plan import Plan
+from luthier.core.run import TrainResult
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.recorder import recorder
 from luthier.features.training.service import TrainOutcome, resume, train
@@ -203,6 +206,30 @@ def test_a_wrong_request_leaves_no_run_behind(
 ) -> None:
     with pytest.raises(error):
         run(context, make_recipe(**change))
+    assert context.runs.list() == []
+
+
+class SharedBySixteen:
+    """Sixteen processes of which each is to have a row of every step; they never begin."""
+
+    num_processes, flags = 16, ""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def check(self, plan: Plan) -> None:
+        self.sizes.append(plan.training.global_batch_size)
+        raise RequestError("sixteen processes", expected="none", do="look at the plan")
+
+    def train(self, *_: Any) -> TrainResult:
+        raise AssertionError("it was refused")
+
+
+def test_a_short_run_of_many_processes_has_steps_that_they_can_share(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe, launcher = make_recipe(training={"epochs": 2, "num_threads": 1}), SharedBySixteen()
+    with pytest.raises(RequestError, match="sixteen processes"):
+        train(context, load_recipe(recipe), base_dir=recipe.parent, launcher=launcher)
+    assert launcher.sizes == [16], "one process takes 8"
     assert context.runs.list() == []
 
 

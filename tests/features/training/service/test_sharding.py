@@ -76,6 +76,21 @@ def test_by_need(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
     assert "of 250\u00a0MB a device: weights and optimizer are spread over the 2 processes" in warning.message
 
 
+def test_workers_and_judging_are_not_those_of_processes_that_share_a_run(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen workers of 100 MiB have no room in half of this memory; one process has."""
+    recipe = make_recipe(training=TRAINING | {"sharding": "auto", "num_threads": 16})
+    plan, events = prepare(context, load_recipe(recipe), base_dir=recipe.parent).plan, list[Event]()
+    training = plan.training.model_copy(update={"micro_batch_workers": 16, "min_micro_batches": 16})
+    evaluation = plan.evaluation.model_copy(update={"num_workers": 16})
+    plan = plan.model_copy(update={"training": training, "evaluation": evaluation})
+    here = hardware.measure().model_copy(update={"memory_bytes": 2 * 1_500_000_000})
+    monkeypatch.setattr(hardware, "measure", lambda: here)
+    assert not is_spread(plan, TWO, events.append)
+    assert events == []
+
+
 def test_what_would_not_fit_and_cannot_be_spread_is_told(
     make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:

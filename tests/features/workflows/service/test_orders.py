@@ -16,6 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.workflows.pipeline import Stage
 from luthier.features.models.service import pull_model
+from luthier.features.training import jobs
 from luthier.features.workflows import orders
 from luthier.features.workflows.job import carry_out
 from luthier.features.workflows.model_comparison import workflow as comparisons
@@ -245,6 +246,18 @@ def test_it_ends_with_the_access_of_who_started_it_and_goes_on_with_that_of_who_
     resumed = orders.resume(context, ME, order.job.job_id)
     assert (resumed.job.status, resumed.order) == ("queued", order.order.model_copy(update={"caller": ME}))
     assert resumed.job.document.keys() == order.job.document.keys()
+
+
+def test_the_command_of_the_queue_resumes_it_with_the_access_of_a_person_at_this_machine(
+    context: Context, tmp_path: Path, model: str
+) -> None:
+    project = create_project(context, "other").project_id
+    gone = Caller(project_id=project, key_id="key-gone", name="ci", scopes=("train",))
+    order = orders.start(context, gone, "compare-models", comparison(context, tmp_path, model, project))
+    orders.pause(context, gone, order.job.job_id)
+    resumed = jobs.resume(context, order.job.job_id)
+    local = Caller(project_id=project)
+    assert (resumed.status, orders.order_of(resumed)) == ("queued", order.order.model_copy(update={"caller": local}))
 
 
 def test_a_worker_carries_it_out_and_a_retraining_is_found_by_its_id(deployed: str, context: Context) -> None:

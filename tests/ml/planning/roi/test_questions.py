@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -71,9 +72,12 @@ def test_a_few_answers_a_week_do_not_pay() -> None:
         ({"rate_per_hour": float("inf")}, "rate an hour inf"),
         ({"accuracy_today": 95.0}, "write 0.95 for 95%"),
         ({"accuracy_today": 1.0}, "between 0 and 1"),
+        ({"currency": "EU"}, "three capital letters"),
+        ({"answers_per_week": 9e11}, "answers a month 3.9e+12"),
+        ({"minutes_each": 9e11, "rate_per_hour": 9e11}, "cost of an answer 1.35e+22"),
     ],
 )
-def test_impossible_answers_are_refused(changes: dict[str, float], what: str) -> None:
+def test_impossible_answers_are_refused(changes: dict[str, Any], what: str) -> None:
     with pytest.raises(RequestError) as caught:
         case_of(replace(ASKED, **changes), is_measured=False)
     assert what in str(caught.value)

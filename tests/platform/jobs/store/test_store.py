@@ -10,10 +10,11 @@ from typing import Final
 import pytest
 from sqlalchemy import insert, text, update
 
+from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs as table
-from luthier.platform.jobs.records import Job, Lane
+from luthier.platform.jobs.records import Job, Lane, with_caller
 from luthier.platform.jobs.store import (
     LONGEST_REST_SECONDS,
     MOST_CRASHES,
@@ -379,3 +380,13 @@ def test_after_a_clock_was_set_forward_a_living_worker_keeps_its_job_and_a_dead_
     taken = claimed(queue, "other")
     assert (taken.job_id, taken.attempt) == (dead.job_id, 2)
     assert queue.get(living.job_id).worker == "living"
+
+
+def test_a_document_names_who_resumes_the_job_in_place_of_who_started_it() -> None:
+    ada = Caller(project_id="proj-a", member_id="member-1", name="Ada", scopes=("read", "train"))
+    batch = {"batch_id": "batch-1", "caller": {"key_id": "key-1", "member_id": None, "name": "ci"}}
+    assert with_caller(batch, ada) == {"caller": {"key_id": None, "member_id": "member-1", "name": "Ada"}}
+    workflow = {"asked": {"form": "tune", "caller": {"key_id": "key-1", "project_id": "proj-a"}}}
+    changed = with_caller(workflow, ada)["asked"]
+    assert (changed["form"], Caller.model_validate(changed["caller"])) == ("tune", ada)
+    assert with_caller({"asked": {"data": {"train": "file-1"}}, "base_model": "tiny"}, ada) == {}

@@ -15,6 +15,7 @@ from luthier.core.events import Event, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.core.system.files import replace_file, sync_tree
+from luthier.features.planning.budgets import with_caps
 from luthier.features.planning.quotes import QUOTE_NAME
 from luthier.features.training.checkpoint_uploads.bucket import ALLOW_UNSIGNED, RunBucket, StoredFile, Upload, damaged
 from luthier.features.training.checkpoint_uploads.uploader import step_of
@@ -180,9 +181,11 @@ def _is_newer(context: Context, upload: Upload, folder: Path, *, with_checkpoint
         return True
     if upload.result and (record.status != "succeeded" or not _has_result(upload, folder)):
         return True
-    if record.status == "succeeded" or not with_checkpoints:
+    if record.status == "succeeded":
         return False
     here = newest_checkpoint(folder)
+    if here is None and not with_checkpoints:
+        return True  # all that is here was fetched before, and more events may have been uploaded since
     return upload.step > (0 if here is None else step_of(here))
 
 
@@ -256,15 +259,27 @@ def _adopt_record(context: Context, document: dict[str, Any], found: list[Event]
     record, plan = RunRecord.model_validate(document["record"]), Plan.model_validate(document["plan"])
     evaluation = document["evaluation"]
     try:
-        context.runs.get(record.run_id)
+        known = context.runs.plan(record.run_id)
     except NotFoundError:
         # Its evaluation is added below, and refers to the run.
         made = record.model_copy(update={"evaluation_id": None})
         if not is_ended:
             made = made.model_copy(update={"status": "paused"})
         context.runs.create(made, plan, context.owner_project_id)
+    else:
+        if plan.budget is not None and plan.budget != known.budget and plan.hash == known.hash:
+            # It was given more there.
+            context.runs.set_budget(record.run_id, with_caps(known, plan.budget))
     context.runs.add_missing(record.run_id, found)
     if not is_ended:
+        # No process of this home works on it: the caller holds its lock.
+        context.runs.update(
+            record.run_id,
+            status="paused",
+            step=record.step,
+            stopped_because=record.stopped_because,
+            result=record.result,
+        )
         return
     if evaluation is not None:
         with suppress(NotFoundError):

@@ -92,7 +92,8 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
     """One process's share of a job, in the process group that the environment names.
 
     Args:
-        job: `home`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on).
+        job: `home`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on). Where the same job
+            starts lost processes again, also `seconds_before`: what the run had spent when it began.
         answer: Receives the messages of rank 0: events, and at the end the result.
         stop: Returns a reason to stop; None to continue.
 
@@ -123,12 +124,21 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
         if not world.is_first:
             train_worker(prepare_share(context, plan), silent_hooks(folder, stop), world)
             return
-        with metered(folder, plan, seconds_before=max(0.0, time.time() - job["began"])) as meter:
+        with metered(folder, plan, seconds_before=_unbilled_seconds(job, folder)) as meter:
             hooks = Hooks(folder, emit, SilentProgress(), meter, stop)
             result = train_worker(prepare_share(context, plan), hooks, world)
             refused_by = meter.refused_by
     # After `metered` has closed the ledger: the parent continues it as soon as it has the result.
     answer({"result": result.model_dump(mode="json"), "refused_by": refused_by})
+
+
+def _unbilled_seconds(job: dict[str, Any], folder: Path) -> float:
+    """Seconds since a job began that are not in the ledger: none where an earlier start of it has written there."""
+    from luthier.ml.training.ledger import Ledger
+
+    if Ledger(folder).last().settled().seconds > job.get("seconds_before", float("inf")):
+        return 0.0
+    return max(0.0, time.time() - job["began"])
 
 
 def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str | None]:

@@ -78,15 +78,16 @@ class RayLauncher:
         from luthier.ml.training.ray_train import fit
 
         plan, folder = prepared.plan, context.settings.run_folder(run_id)
+        # Rank 0 writes the ledger on its node meanwhile; `take_up` reads its entries.
+        meter.close()
         job = {
             "home": str(context.home),
             "run_id": run_id,
             "began": time.time(),
+            "seconds_before": meter.spent.seconds,
             "plan": plan.model_dump(mode="json"),
             "storage": str(folder / "ray"),
         }
-        # Rank 0 writes the ledger on its node meanwhile; `take_up` reads its entries.
-        meter.close()
         with context.progress.task("training", plan.training.num_steps, "step") as bar:
             answers = Answers(emit, bar)
 

@@ -9,6 +9,7 @@ No default is measured: each is a range that is wide on purpose, and the answer 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -128,7 +129,8 @@ def case_of(asked: Questions, *, is_measured: bool) -> tuple[Case, tuple[str, ..
         is_measured: an evaluation says what the model answers alone; else that is a default too.
 
     Raises:
-        RequestError: a figure is negative, nothing is answered, or an accuracy is not a share between 0 and 1.
+        RequestError: a figure is negative or too large, nothing is answered, an accuracy is not a share between 0 and 1,
+            or a currency is no code of three letters.
     """
     _check(asked)
     rate = _given(RATE, asked.rate_per_hour)
@@ -170,11 +172,14 @@ def case_of(asked: Questions, *, is_measured: bool) -> tuple[Case, tuple[str, ..
 
 
 def _check(asked: Questions) -> None:
+    rate = asked.rate_per_hour or 0.0
     figures = {
         "answers a week": asked.answers_per_week,
         "minutes each": asked.minutes_each,
         "cost of an error": asked.cost_of_an_error,
-        "rate an hour": asked.rate_per_hour or 0.0,
+        "rate an hour": rate,
+        "answers a month": asked.answers_per_week * WEEKS_A_MONTH,
+        "cost of an answer": max(rate, RATE.high) * asked.minutes_each / _MINUTES_AN_HOUR,
     }
     wrong = [f"{name} {value:g}" for name, value in figures.items() if not 0 <= value < 1e12]
     if wrong or asked.answers_per_week == 0:
@@ -182,6 +187,10 @@ def _check(asked: Questions) -> None:
             ", ".join(wrong) or "no answers a week",
             expected="at least one answer a week, and figures from 0 on",
             do="correct the figure; a cost of an error of 0 means that a wrong answer costs nothing",
+        )
+    if not re.fullmatch("[A-Z]{3}", asked.currency):
+        raise RequestError(
+            f"currency {asked.currency}", expected="three capital letters, such as USD", do="correct the currency"
         )
     if asked.accuracy_today is not None and not 0 < asked.accuracy_today < 1:
         percent = f": write {asked.accuracy_today / 100:g} for {asked.accuracy_today:g}%"
