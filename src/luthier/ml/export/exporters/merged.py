@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
+from luthier.ml.export.exporters.older_config import write_older_names
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.merging import check_room, merged_model
 from luthier.ml.inference.models.quiet import quiet_transformers
@@ -39,7 +40,9 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
     del tools
-    return list(write_model(source, target, cast("Width", precision), progress).notes)
+    turns = write_model(source, target, cast("Width", precision), progress)
+    write_older_names(target, Path(source.base_path))
+    return list(turns.notes)
 
 
 def write_model(source: ExportSource, target: Path, width: Width, progress: Progress) -> Turns:
