@@ -1,4 +1,4 @@
-"""Rotary embeddings of GGUF files: what a file states is in the config of the converted model, or the file is refused."""
+"""Rotary embeddings of GGUF files: the config of the converted model has what a file states, or the file is refused."""
 
 from __future__ import annotations
 
