@@ -25,8 +25,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters import merged
-from luthier.ml.export.exporters.merged import finish_folder, whole_model
-from luthier.ml.export.exporters.older_config import write_older_names
+from luthier.ml.export.exporters.merged import complete_folder, finish_folder, whole_model
 from luthier.ml.inference.models.quiet import quiet_transformers
 
 Packing = Literal["fp8", "w4a16"]
@@ -217,7 +216,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     config = json.loads(file.read_text(encoding="utf-8"))
     config |= {"dtype": "bfloat16", "quantization_config": quantization_config(packing, group, others)}
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
-    write_older_names(target, Path(source.base_path))
+    complete_folder(source, target)
     return list(turns.notes)
 
 
