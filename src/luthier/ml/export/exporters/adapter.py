@@ -257,7 +257,9 @@ def _notes(source: ExportSource, turns: Turns) -> list[str]:
 def _base_of(source: ExportSource) -> dict[str, str | None]:
     """The base as PEFT searches for it: a hub repository with its revision, or a readable name."""
     entry = entries().get(source.base_name)
-    hub = source.base_name.removeprefix("hub:") if source.base_name.startswith("hub:") else entry and entry.hub
+    hub = entry.hub if entry is not None else None
+    if source.base_name.startswith("hub:"):
+        hub = source.base_name.removeprefix("hub:")
     if not hub:
         return {"base_model_name_or_path": Path(source.base_name).name, "revision": None}
     repository, _, revision = hub.partition("@")
