@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
+from luthier.core.child_process.channel import Channel
 from luthier.core.errors import ModelSourceError
-from luthier.core.ports import SilentProgress
-from luthier.ml.inference.models.gguf.files import convert
+from luthier.ml.inference.models.gguf.worker import convert
 from luthier.ml.inference.models.loading import load_model
 from luthier.testing.tiny import make_tiny_model, write_tiny_gguf
 
@@ -38,18 +39,24 @@ def _model(folder: Path, rope: dict[str, Any]) -> Path:
     return made
 
 
+def _convert(file: Path, target: Path) -> None:
+    # In this process: a child that loads torch takes seconds.
+    channel = SimpleNamespace(emit=lambda _: None)
+    convert({"gguf": str(file), "target": str(target)}, cast("Channel", channel))
+
+
 @pytest.mark.parametrize("kind", _SCALED)
 def test_a_converted_model_reads_long_texts_as_the_one_in_the_file(kind: str, tmp_path: Path) -> None:
     own = _model(tmp_path / "own", _SCALED[kind])
     file = write_tiny_gguf(own, tmp_path / "model.gguf")
     (tmp_path / "made").mkdir()
-    convert(file, tmp_path / "made", SilentProgress())
+    _convert(file, tmp_path / "made")
     expected, found = (load_model(one, dtype="bfloat16", attention="sdpa") for one in (own, tmp_path / "made"))
     rope = found.config.rope_parameters
     assert {name: rope[name] for name in _SCALED[kind]} == _SCALED[kind]
     ids = torch.arange(400).remainder(300)[None] + 3
-    plain = load_model(_model(tmp_path / "plain", {"rope_type": "default", "rope_theta": 10_000.0}), dtype="bfloat16",
-                       attention="sdpa")  # fmt: skip
+    unscaled = _model(tmp_path / "plain", {"rope_type": "default", "rope_theta": 10_000.0})
+    plain = load_model(unscaled, dtype="bfloat16", attention="sdpa")
     with torch.no_grad():
         logits = expected(ids).logits
         torch.testing.assert_close(found(ids).logits, logits)
@@ -62,7 +69,7 @@ def test_frequencies_that_are_divided_in_another_way_are_refused(tmp_path: Path)
     file = write_tiny_gguf(own, tmp_path / "model.gguf")
     (tmp_path / "made").mkdir()
     with pytest.raises(ModelSourceError, match=r"divides its frequencies \(rope_freqs\.weight\)") as caught:
-        convert(file, tmp_path / "made", SilentProgress())
+        _convert(file, tmp_path / "made")
     assert "hub" in caught.value.do
 
 
