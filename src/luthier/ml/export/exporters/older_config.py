@@ -77,7 +77,7 @@ def _of_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         found["rope_local_base_freq"] = sliding["rope_theta"]
     if one.get("partial_rotary_factor") is not None:
         found["partial_rotary_factor"] = one["partial_rotary_factor"]
-    if one.get("rope_type", "default") != "default":
+    if one.get("rope_type", "default") != "default" or "mrope_section" in one:
         found["rope_scaling"] = {name: value for name, value in one.items() if name not in found}
     return found
 

@@ -120,6 +120,7 @@ def test_only_layers_with_full_attention_are_scaled(tmp_path: Path) -> None:
             tmp_path / "f.gguf",
             "gemma3",
             freq_base=2_000_000.0,
+            freq_base_swa=20_000.0,
             dimension_count=256,
             scaling__type="linear",
             scaling__factor=8.0,
@@ -127,7 +128,7 @@ def test_only_layers_with_full_attention_are_scaled(tmp_path: Path) -> None:
     )
     full, sliding = (config.rope_parameters[f"{kind}_attention"] for kind in ("full", "sliding"))
     assert (full["rope_type"], full["factor"], full["rope_theta"]) == ("linear", 8.0, 2_000_000.0)
-    assert (sliding["rope_type"], sliding["rope_theta"]) == ("default", 10_000.0)
+    assert (sliding["rope_type"], sliding["rope_theta"]) == ("default", 20_000.0)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ def restore_rotary(config: PretrainedConfig, gguf: Path) -> None:
         return
     if (base := stated.get("freq_base")) is not None and one.get("rope_theta") != base:
         one["rope_theta"] = float(base)
+    sliding = parameters.get("sliding_attention")
+    if (base := stated.get("freq_base_swa")) is not None and isinstance(sliding, dict):
+        sliding["rope_theta"] = float(base)
     if not kinds:
         _check_width(config, one, stated.get("dimension_count"), gguf)
     one |= _scaling(config, one, stated, header)
