@@ -278,6 +278,7 @@ def write_tiny_gguf(
     out.add_head_count_kv(config.num_key_value_heads)
     out.add_layer_norm_rms_eps(config.rms_norm_eps)
     out.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    _add_scaling(out, config)
     out.add_rope_dimension_count(config.head_dim)
     out.add_vocab_size(config.vocab_size)
     bpe = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
@@ -301,6 +302,22 @@ def write_tiny_gguf(
                 names.get_name(name, try_suffixes=(".weight",)), _in_pairs(name, tensor.float().numpy(), config)
             )
     return _written(out, target)
+
+
+def _add_scaling(out: gguf.GGUFWriter, config: PretrainedConfig) -> None:
+    """Write how a model scales its rotary frequencies, as llama.cpp's converter does."""
+    rope = config.rope_parameters
+    if rope["rope_type"] in ("linear", "yarn"):
+        out.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+        out.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        out.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope["rope_type"] == "llama3":
+        # One divisor a frequency: 1 for short waves, the factor for long ones, and in between a mean of the two rates.
+        waves = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, config.head_dim, 2) / config.head_dim)
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        share = np.clip((rope["original_max_position_embeddings"] / waves - low) / (high - low), 0, 1)
+        out.add_tensor("rope_freqs.weight", (1 / ((1 - share) / rope["factor"] + share)).astype(np.float32))
 
 
 def write_tiny_gguf_adapter(folder: Path, adapter: Path, target: Path) -> Path:

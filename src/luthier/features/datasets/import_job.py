@@ -98,6 +98,7 @@ class _Import:
         made: The datasets so far.
         unit: What lengths of passages are counted in.
         read_as_text: Of workbooks that are read as documents, why they are no table.
+        num_source_bytes: Of the files that are read, which are deleted once the datasets are made.
     """
 
     context: Context
@@ -107,6 +108,7 @@ class _Import:
     made: list[dict[str, Any]] = field(default_factory=list)
     unit: str = ""
     read_as_text: dict[str, str] = field(default_factory=dict)
+    num_source_bytes: int = 0
 
     @property
     def work(self) -> Path:
@@ -226,6 +228,7 @@ def _lay_out(done: _Import, documents: Path) -> None:
     unpacking = Unpacking()
     for one in done.order.files:
         stored = files.get_file(done.context, done.job.project_id, one.file_id)
+        done.num_source_bytes += stored.num_bytes
         source = files.local_path(done.context, stored)
         target = _target(documents, one.name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -354,6 +357,8 @@ def _make(
     for _, version in context.datasets.all_versions(done.job.project_id, 200):
         if own.items() <= version.details.items():
             return version
+    # A client brings them, though packed: a small ZIP file may hold many times the quota. What they come from goes.
+    context.files.check_room(done.job.project_id, path.stat().st_size, freed_bytes=done.num_source_bytes)
     file = files.add_file(context, done.job.project_id, path, filename=filename, purpose="fine-tune", is_result=True)
     try:
         if dataset_id:

@@ -13,6 +13,7 @@ from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.records.export import ExportSource
 from luthier.core.task_head import TaskHeadKind, task_head_in
 from luthier.features.models.names import find_model
+from luthier.features.models.trained_over import refuse_other_base
 from luthier.features.recipes.checks import ColumnMap, map_that_fits
 from luthier.platform.home.context import Context
 
@@ -144,12 +145,7 @@ def _base(context: Context, plan: Plan, *, is_needed: bool) -> tuple[str, str | 
         found = local.get(plan.base_model.name)
         return plan.base_model.path, found.licence if found else None
     model = sources.pull(plan.base_model.name, context.home, context.progress)
-    if model.sha256 != plan.base_model.sha256:
-        raise ConflictError(
-            f"the base model {model.name} on this machine is another one (digest {model.sha256[:12]})",
-            expected=f"digest {plan.base_model.sha256[:12]}, over which the adapter was trained",
-            do="put the earlier model back, or train again over this one",
-        )
+    refuse_other_base(plan.base_model.sha256, model)
     return model.path, model.licence
 
 

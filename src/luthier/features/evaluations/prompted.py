@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.features.models.resolve import Candidate, with_nearest
+from luthier.features.models.prompts import with_nearest
+from luthier.features.models.resolve import Candidate
 from luthier.features.recipes.checks import check_few_shot
 from luthier.platform.home.context import Context
 

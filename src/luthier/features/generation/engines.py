@@ -322,7 +322,6 @@ def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, 
     common = {"engine": "transformers", "template": candidate.template, "precision": candidate.precision}
     model = find_model(context, name)
     if model.run_id is not None:
-        opted = candidate.opted_turns
         plan, result = context.runs.plan(model.run_id), context.runs.get(model.run_id).result
         outcome = result.adapter_sha256 if result else None
         return {
@@ -330,14 +329,29 @@ def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, 
             "sha256": plan.base_model.sha256,
             "template_sha256": plan.base_model.template_sha256,
             "trained_sha256": _digest_of_weights(candidate) if model.is_checkpoint else outcome,
-            **({"template_options": dict(candidate.template_options)} if candidate.template_options else {}),
-            **({} if opted == AS_THEY_ARE else {"opted_turns": opted.model_dump(mode="json")}),
+            **_turns_of(candidate),
         }
     from luthier.ml.inference.models import sources
 
     local = sources.pull(candidate.model_name, context.home, context.progress)
     trained = {} if candidate.adapter_path is None else {"trained_sha256": _digest_of_weights(candidate)}
-    return {**common, "sha256": local.sha256, "template_sha256": local.template_sha256, **trained}
+    packed = {} if candidate.quantisation is None else {"quantisation": candidate.quantisation}
+    return {
+        **common,
+        "sha256": local.sha256,
+        "template_sha256": local.template_sha256,
+        **trained,
+        **packed,
+        **_turns_of(candidate),
+    }
+
+
+def _turns_of(candidate: Candidate) -> dict[str, Any]:
+    """How a candidate writes conversations, where it is not as its template does by itself."""
+    options, opted = dict(candidate.template_options), candidate.opted_turns
+    return ({"template_options": options} if options else {}) | (
+        {} if opted == AS_THEY_ARE else {"opted_turns": opted.model_dump(mode="json")}
+    )
 
 
 def _digest_of_weights(candidate: Candidate) -> str:

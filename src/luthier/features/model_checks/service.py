@@ -121,9 +121,16 @@ def check_model(
     model = sources.pull(name, context.home, context.progress)
     path, layers, why_not = _computed_with(context, model)
     with scratch_folder(Path(tempfile.gettempdir()), "luthier-check-") as work:
-        asked = {"path": path, "rows": None if rows is None else str(rows.absolute()), "work": str(work)}
+        asked = {
+            "path": path,
+            "rows": None if rows is None else str(rows.absolute()),
+            "work": str(work),
+            # What does not fit into the memory is not loaded: the system might end other processes for it.
+            "computes": why_not is None,
+        }
         found = _tried(asked, max_seconds)
     if why_not is not None:
+        # A child that has ended early has left them, too.
         found = [check for check in found if check.name not in _LEFT]
         found += [Check(name=part, status="not_run", reason=why_not) for part in _LEFT]
     return ModelCheck(

@@ -74,7 +74,9 @@ class Trial:
     path_of_refused: str = ""
 
 
-def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str], None]) -> Iterator[Check]:
+def try_model(
+    path: Path, rows: Path | None, work: Path, begins: Callable[[str], None], *, computes: bool = True
+) -> Iterator[Check]:
     """Take a model through all parts, one after another.
 
     An error of any kind ends its part alone.
@@ -84,12 +86,15 @@ def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str],
         rows: A file of rows; None takes one of each kind.
         work: A folder for what the parts write.
         begins: Called with the name of each.
+        computes: Whether the parts that load the weights are among them.
     """
     from luthier.platform.home.context import Context
 
     trial = Trial(path, rows, work)
     yield _taken("template", lambda: _template(trial), trial, begins)
     yield from _rows(trial, begins)
+    if not computes:
+        return
     # A separate home: the trial run must not appear among the user's runs.
     with Context.open(work / "home") as context:
         for name, part in _PARTS.items():
@@ -480,12 +485,14 @@ def check(document: dict[str, Any], channel: Channel) -> None:
     """Take a model through all parts in a child process: an event {"begins": name} before each, and its `Check` after.
 
     Args:
-        document: `path` (the model's folder), `rows` (a file, or None) and `work` (a folder for what is made).
+        document: `path` (the model's folder), `rows` (a file, or None), `work` (a folder for what is made), and
+            `computes` as of `try_model`.
         channel: of the child process.
     """
     from luthier.ml.inference.models.quiet import quiet_transformers
 
-    path, rows, work = Path(document["path"]), document["rows"], Path(document["work"])
+    path, work, computes = Path(document["path"]), Path(document["work"]), document["computes"]
+    rows = Path(document["rows"]) if document["rows"] else None
     with quiet_transformers():
-        for found in try_model(path, Path(rows) if rows else None, work, lambda name: channel.emit({"begins": name})):
+        for found in try_model(path, rows, work, lambda name: channel.emit({"begins": name}), computes=computes):
             channel.emit(found.model_dump(mode="json"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
-from luthier.core.records.base_model import LocalModel
+from luthier.core.records.base_model import CatalogEntry, LocalModel
 from luthier.core.system.files import expanded
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
@@ -121,15 +121,20 @@ def is_adapter_folder(path: Path) -> bool:
     return (path / _ADAPTER).is_file() and not (path / "config.json").is_file()
 
 
-def base_of_adapter(context: Context, folder: Path) -> tuple[str, LocalModel | None]:
+def base_of_adapter(context: Context, folder: Path, sha256: str | None = None) -> tuple[str, LocalModel | None]:
     """The base model that an adapter names, and that model where it is on this machine.
 
     It is known by its place, its repository on the hub, or the last part of its name.
 
+    Args:
+        context: The home.
+        folder: Of the adapter.
+        sha256: The digest of the base where it is known: a model with these weights goes before others.
+
     Raises:
         RequestError: The adapter names none.
     """
-    from luthier.ml.inference.models import sources
+    from luthier.ml.inference.models import catalog, sources
 
     try:
         written = str(json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
@@ -139,11 +144,19 @@ def base_of_adapter(context: Context, folder: Path) -> tuple[str, LocalModel | N
             expected="an adapter as PEFT writes it, with base_model_name_or_path",
             do="export it again, or write the name of its base model there",
         ) from error
-    for model in sources.local_models(context.home):
-        repository = model.name.removeprefix("hub:").partition("@")[0]
-        if written in (model.path, model.name, repository, Path(model.name).name):
-            return written, model
-    return written, None
+    local, known = sources.local_models(context.home), catalog.entries()
+    named = [model for model in local if written in _names_of(model, known.get(model.name))]
+    same = [model for model in local if model.sha256 == sha256]
+    # Of equal weights the one that is named: another one may have another chat template.
+    found = [model for model in named if model in same] or same or named
+    return written, next(iter(found), None)
+
+
+def _names_of(model: LocalModel, entry: CatalogEntry | None) -> tuple[str, ...]:
+    """The names by which adapters know a base model."""
+    repositories = [model.name.removeprefix("hub:"), *([entry.hub] if entry is not None and entry.hub else [])]
+    places = (model.path, model.name, Path(model.name).name)
+    return (*places, *(one.partition("@")[0] for one in repositories))
 
 
 def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, takes_exports: bool) -> ResolvedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,50 @@ if TYPE_CHECKING:
     from luthier.features.models.resolve import Candidate
     from luthier.ml.data.tokenise.loss_mask import Learning
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+
+
+def with_few_shot(
+    base: Candidate, pool: Sequence[Example], num: int, seed: int, *, held_out: Sequence[Example]
+) -> Candidate:
+    """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows.
+
+    Args:
+        base: the model.
+        pool: rows to choose from; those with a prompt of the held-out rows are left out.
+        num: examples before each prompt.
+        seed: of the choice.
+        held_out: the evaluated rows.
+    """
+    from luthier.ml.evaluation.few_shot import choose_shots
+
+    # Shots equal to a held-out row, or with its prompt, would give the answer away.
+    shots = choose_shots(pool, num, seed, held_out=held_out)
+    return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
+
+
+def with_nearest(
+    base: Candidate, pool: Sequence[Example], num: int, *, held_out: Sequence[Example]
+) -> Candidate | None:
+    """The same model with the `num` examples of the pool that are nearest to each prompt, the nearest one last.
+
+    Args:
+        base: the model.
+        pool: rows to choose from; those with a prompt of the held-out rows are left out.
+        num: examples a prompt; fewer where the pool has fewer.
+        held_out: the rows to be evaluated.
+
+    Returns:
+        None where no example can be shown, and where prompts hold no words by which one is nearer than another.
+    """
+    from luthier.ml.baselines.nearest import have_words
+    from luthier.ml.evaluation.few_shot import usable_shots
+
+    shown = tuple(usable_shots([row for row in pool if row.conversation is not None], held_out).values())
+    num = min(num, len(shown))
+    if not num or not have_words(shown):
+        return None
+    name = f"{base.name} + {num} nearest example{'s' if num != 1 else ''}"
+    return replace(base, name=name, nearest_from=shown, num_nearest=num)
 
 
 def prompts_of(

@@ -14,11 +14,13 @@ from luthier.core.errors import ConflictError, ModelSourceError
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
 from luthier.core.ports import Engine, StopCheck
 from luthier.core.recipe import TemplateOption
+from luthier.core.records.base_model import LocalModel
 from luthier.core.system.files import expanded
 from luthier.core.system.libraries import import_libraries
 from luthier.features.models.names import ResolvedModel, base_of_adapter, find_model, is_adapter_folder
 from luthier.features.models.prompts import PromptSet, prompting_of, prompts_of
 from luthier.features.models.result_files import weights_folder
+from luthier.features.models.trained_over import AdapterPlan, adapter_plan, refuse_other_base
 from luthier.features.recipes.checks import are_pairs, check_lengths
 from luthier.platform.home.context import Context
 
@@ -105,13 +107,25 @@ class Candidate:
         return ChatTemplate.load(self.model_path, self.template, options=self.template_options)
 
 
-def find_base(context: Context, run_id: str) -> Candidate:
-    """The base model that a run was tuned from, by its own name."""
+def find_base(context: Context, run_id: str, *, must_be_same: bool = True) -> Candidate:
+    """The base model that a run was tuned from, by its own name.
+
+    Args:
+        context: The home.
+        run_id: The run.
+        must_be_same: Whether it needs the weights that it had then.
+
+    Raises:
+        ConflictError: It has other weights now.
+        ModelSourceError: It could not be fetched.
+    """
     from luthier.ml.inference.models import sources
 
     plan = context.runs.plan(run_id)
-    # Pulled by name, which checks the digest; the path in the plan may be that of another machine.
+    # By name: the path in the plan may be that of another machine.
     model = sources.pull(plan.base_model.name, context.home, context.progress)
+    if must_be_same:
+        refuse_other_base(plan.base_model.sha256, model)
     return base_of(plan, name=plan.base_model.name, model_path=model.path)
 
 
@@ -133,50 +147,6 @@ def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
     )
 
 
-def with_few_shot(
-    base: Candidate, pool: Sequence[Example], num: int, seed: int, *, held_out: Sequence[Example]
-) -> Candidate:
-    """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows.
-
-    Args:
-        base: the model.
-        pool: rows to choose from; those with a prompt of the held-out rows are left out.
-        num: examples before each prompt.
-        seed: of the choice.
-        held_out: the evaluated rows.
-    """
-    from luthier.ml.evaluation.few_shot import choose_shots
-
-    # Shots equal to a held-out row, or with its prompt, would give the answer away.
-    shots = choose_shots(pool, num, seed, held_out=held_out)
-    return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
-
-
-def with_nearest(
-    base: Candidate, pool: Sequence[Example], num: int, *, held_out: Sequence[Example]
-) -> Candidate | None:
-    """The same model with the `num` examples of the pool that are nearest to each prompt, the nearest one last.
-
-    Args:
-        base: the model.
-        pool: rows to choose from; those with a prompt of the held-out rows are left out.
-        num: examples a prompt; fewer where the pool has fewer.
-        held_out: the rows to be evaluated.
-
-    Returns:
-        None where no example can be shown, and where prompts hold no words by which one is nearer than another.
-    """
-    from luthier.ml.baselines.nearest import have_words
-    from luthier.ml.evaluation.few_shot import usable_shots
-
-    shown = tuple(usable_shots([row for row in pool if row.conversation is not None], held_out).values())
-    num = min(num, len(shown))
-    if not num or not have_words(shown):
-        return None
-    name = f"{base.name} + {num} nearest example{'s' if num != 1 else ''}"
-    return replace(base, name=name, nearest_from=shown, num_nearest=num)
-
-
 def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
     """What training made of a base: an adapter on it, or, where its folder is called `model`, a whole model.
 
@@ -186,12 +156,16 @@ def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int
         outcome_path: folder of the weights.
         num_virtual_tokens: of a trained prompt, which takes positions of the context.
     """
-    # Full fine-tuning saves to `.../model`, LoRA and prompt tuning to `.../adapter`: the folder name is the marker.
-    if Path(outcome_path).name == "model":
+    if _is_whole(Path(outcome_path)):
         return replace(base, name=name, model_path=outcome_path)
     # A trained prompt occupies positions in front of every row, so less of the context is left for it.
     room = base.context_length_tokens - num_virtual_tokens
     return replace(base, name=name, adapter_path=outcome_path, context_length_tokens=room)
+
+
+def _is_whole(outcome: Path) -> bool:
+    # Full fine-tuning saves to `.../model`, LoRA and prompt tuning to `.../adapter`: the folder name is the marker.
+    return outcome.name == "model"
 
 
 def find_candidate(context: Context, name: str, caller: Caller = _LOCAL) -> Candidate:
@@ -204,7 +178,7 @@ def find_candidate(context: Context, name: str, caller: Caller = _LOCAL) -> Cand
 
     Raises:
         NotFoundError: No such model, or the base model of an adapter is not on this machine.
-        ConflictError: A run that has no trained weights.
+        ConflictError: A run that has no trained weights, or whose base model has other weights now.
         RequestError: A deployment of an export.
         ModelSourceError: A base model could not be fetched.
     """
@@ -214,7 +188,10 @@ def find_candidate(context: Context, name: str, caller: Caller = _LOCAL) -> Cand
         return _candidate_of_base(context, model)
     made = model.tuned.adapter_path if model.tuned is not None else _outcome_of(context, run_id)
     num_virtual = context.runs.plan(run_id).method.num_virtual_tokens or 0
-    return tuned(name, find_base(context, run_id), str(weights_folder(context, run_id, made)), num_virtual)
+    folder = weights_folder(context, run_id, made)
+    # A whole model needs nothing of its base.
+    base = find_base(context, run_id, must_be_same=not _is_whole(folder))
+    return tuned(name, base, str(folder), num_virtual)
 
 
 def _outcome_of(context: Context, run_id: str) -> str:
@@ -233,12 +210,13 @@ def _candidate_of_base(context: Context, model: ResolvedModel) -> Candidate:
     from luthier.ml.inference.models import sources
     from luthier.platform.home.hardware_benchmark import hardware_of
 
-    base, adapter = model.name, None
+    base, adapter, plan = model.name, None, None
     if is_adapter_folder(folder := expanded(model.name)):
-        written, found = base_of_adapter(context, folder)
+        plan = adapter_plan(folder)
+        written, found = base_of_adapter(context, folder, None if plan is None else plan.base_model.sha256)
         base, adapter = written if found is None else found.name, str(folder.resolve())
     local, machine = sources.pull(base, context.home, context.progress), hardware_of(context)
-    return Candidate(
+    candidate = Candidate(
         name=model.asked,
         model_name=local.name,
         model_path=local.path,
@@ -247,6 +225,26 @@ def _candidate_of_base(context: Context, model: ResolvedModel) -> Candidate:
         precision=machine.precision,
         device=machine.device,
         context_length_tokens=local.context_length_tokens,
+    )
+    return candidate if plan is None else _as_planned(candidate, plan, local)
+
+
+def _as_planned(candidate: Candidate, plan: AdapterPlan, base: LocalModel) -> Candidate:
+    """The adapter of a bundle with its base as the run has read it, on this machine's device.
+
+    Raises:
+        ConflictError: the base has other weights than in training.
+    """
+    refuse_other_base(plan.base_model.sha256, base)
+    return replace(
+        candidate,
+        template=plan.base_model.template,
+        precision=plan.training.precision,
+        context_length_tokens=candidate.context_length_tokens - (plan.method.num_virtual_tokens or 0),
+        quantisation=plan.method.quantisation,
+        template_options=plan.data.template_options,
+        learn_reasoning=plan.data.learn_reasoning,
+        opted_turns=plan.opted_turns,
     )
 
 

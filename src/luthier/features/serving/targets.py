@@ -24,6 +24,7 @@ from luthier.core.system.files import expanded
 from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.features.models.names import base_of_adapter, is_tuned_name
 from luthier.features.models.result_files import result_saved_at, weights_folder
+from luthier.features.models.trained_over import adapter_plan, refuse_other_base
 from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models, may_use_base
@@ -169,7 +170,7 @@ def served_target(context: Context, caller: Caller, name: str) -> Served:
 
     Raises:
         NotFoundError: There is none of this name, or it is of another project.
-        ConflictError: A run without a servable result.
+        ConflictError: A run without a servable result, or whose base has other weights than in training.
     """
     if is_id(name, "run"):
         return _served_run(context, caller, name)
@@ -276,6 +277,8 @@ def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str)
         )
     is_adapter = (folder / "adapter_config.json").is_file()
     base = base_of(context, plan.base_model.name) if is_adapter else None
+    if base is not None:
+        refuse_other_base(plan.base_model.sha256, base)
     return Served(
         path=str(folder) if base is None else base.path,
         sha256="" if base is None else base.sha256,
@@ -304,6 +307,7 @@ def served_export(context: Context, folder: Path) -> Served:
 
     Raises:
         NotFoundError: The folder, or the base of an adapter, is not on this machine.
+        ConflictError: The base of an adapter has other weights than those that it was trained over.
         RequestError: It is in another format.
     """
     if not folder.is_dir():
@@ -315,9 +319,7 @@ def served_export(context: Context, folder: Path) -> Served:
     if (folder / HEAD_DOCUMENT).is_file():
         raise no_such_format(folder, "holds a model with a task head for other programs: serve the run itself")
     if (folder / "adapter_config.json").is_file():
-        written, found = base_of_adapter(context, folder)
-        base = found or base_model(context, written)
-        return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder), **_as_trained(folder))
+        return _served_adapter(context, folder)
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         # No other engine computes with packed weights.
         engine = "transformers" if packed_weights(folder) is None else "vllm"
@@ -326,6 +328,26 @@ def served_export(context: Context, folder: Path) -> Served:
     if len(ggufs) == 1:
         return Served(engine="llama_cpp", path=str(ggufs[0]), sha256=stamp(folder), **_as_trained(folder))
     raise no_such_format(folder, "holds several GGUF files" if ggufs else "holds nothing that can be served")
+
+
+def _served_adapter(context: Context, folder: Path) -> Served:
+    """The adapter in a folder over its base, which is read as in training where the plan of the run is with it."""
+    plan = adapter_plan(folder)
+    written, found = base_of_adapter(context, folder, None if plan is None else plan.base_model.sha256)
+    base = found or base_model(context, written)
+    if plan is None:
+        return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder))
+    refuse_other_base(plan.base_model.sha256, base)
+    return Served(
+        path=base.path,
+        sha256=base.sha256,
+        adapter_path=str(folder),
+        template=plan.base_model.template,
+        precision=plan.training.precision,
+        quantisation=plan.method.quantisation,
+        template_options=tuple(sorted(plan.data.template_options.items())),
+        opted_turns=plan.opted_turns,
+    )
 
 
 def _as_trained(folder: Path) -> dict[str, Any]:

@@ -199,14 +199,19 @@ class FileStore(Store):
         with self._database.read() as connection:
             return used_bytes(connection, self._database)
 
-    def check_room(self, project_id: str, num_bytes: int = 1) -> None:
+    def check_room(self, project_id: str, num_bytes: int = 1, *, freed_bytes: int = 0) -> None:
         """Refuse, before it is brought, what the files of a project have no room for; by default where they are full.
+
+        Args:
+            project_id: The project.
+            num_bytes: Of what is brought.
+            freed_bytes: Of files of the project that are deleted for it, and are still there.
 
         Raises:
             FileQuotaError: The files of the project would take more than they may.
         """
         with self._database.read() as connection:
-            check_quota(connection, self._database, project_id, num_bytes, locks=False)
+            check_quota(connection, self._database, project_id, num_bytes, freed_bytes=freed_bytes, locks=False)
 
     def names(self, project_id: str, file_ids: Iterable[str]) -> dict[str, str]:
         """The names of files by their ids, in one statement; those that the project does not have are left out."""
@@ -369,7 +374,13 @@ def used_bytes(connection: Connection, database: Database) -> Mapping[str, int]:
 
 
 def check_quota(
-    connection: Connection, database: Database, project_id: str, num_bytes: int, *, locks: bool = True
+    connection: Connection,
+    database: Database,
+    project_id: str,
+    num_bytes: int,
+    *,
+    freed_bytes: int = 0,
+    locks: bool = True,
 ) -> None:
     """Refuse what the files of a project have no room for, within the transaction that adds it.
 
@@ -378,6 +389,7 @@ def check_quota(
         database: Whose clock decides what has expired.
         project_id: The project.
         num_bytes: Of what is added.
+        freed_bytes: Of files that are deleted for it, and are still there.
         locks: Whether no other transaction may add to the project until this one ends.
 
     Raises:
@@ -388,7 +400,7 @@ def check_quota(
         return
     # Of two transactions of PostgreSQL that add at once the second one waits, and counts what the first has added.
     most = connection.execute(limit.with_for_update(key_share=True) if locks else limit).scalar()
-    used = sum(int(row[1]) for row in _sums(connection, database, project_id))
+    used = sum(int(row[1]) for row in _sums(connection, database, project_id)) - freed_bytes
     if most is not None and used + num_bytes > most:
         raise FileQuotaError(
             f"{size(num_bytes)} for the files of the project {project_id}, which take {size(used)}",

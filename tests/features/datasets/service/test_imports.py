@@ -261,6 +261,25 @@ def test_what_is_refused_leaves_nothing(
     assert dataset_versions.list_datasets(context, ME) == []
 
 
+def test_rows_out_of_an_archive_count_for_the_quota_in_the_place_of_the_archive(context: Context) -> None:
+    rows = "text,label\n" + "The front is spruce and the back is maple.,wood\n" * 2_000
+    archive = zipped({"rows.csv": rows})
+    assert len(archive) < 5_000
+    context.access.set_file_quota("default", len(rows) - 1)
+    add(context, {"packed.zip": archive}, name="Packed")
+    job = work_once(context)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert "for the files of the project default" in job.error["came"]
+    assert dataset_versions.list_datasets(context, ME) == []
+    assert [one.filename for one in files.list_files(context, "default")[0]] == ["packed.zip"]
+    # Room for the rows alone is enough: the archive goes when they are there.
+    context.access.set_file_quota("default", len(rows))
+    context.jobs.resume(job.job_id)
+    assert work_once(context).status == "succeeded"
+    assert context.files.used_bytes()["default"] == len(rows)
+
+
 def test_where_no_file_can_be_used_the_job_fails_and_names_each(context: Context) -> None:
     add(context, {"scan.pdf": pdf_bytes([[]]), "twice.csv": b"a,a\n1,2\n"})
     job = work_once(context)

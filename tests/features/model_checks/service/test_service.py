@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError, RequestError, TemplateError
+from luthier.core.records.base_model import LocalModel
+from luthier.features.model_checks import service
 from luthier.features.model_checks.service import CHECKS, check_model
+from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 
 
@@ -57,3 +62,30 @@ def test_wrong_questions_are_refused(context: Context, tiny_model: Path, tmp_pat
         check_model(context, str(tiny_model), max_seconds=0)
     with pytest.raises(NotFoundError, match="no such file"):
         check_model(context, str(tiny_model), rows=tmp_path / "none.jsonl")
+
+
+def test_what_is_too_large_for_the_memory_is_not_loaded(
+    context: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def run(function: str, document: dict[str, Any], **_: Any) -> None:
+        asked.append({"function": function, **document})
+
+    monkeypatch.setattr(service, "run_child", run)
+    monkeypatch.setattr(service, "_MAX_SHARE", 0.0)
+    monkeypatch.setattr(sources, "pull", _without_layers(sources.pull))
+    found = check_model(context, str(tiny_model))
+    assert [one["computes"] for one in asked] == [False]
+    assert found.layers == "none"
+    assert {check.status for check in nonempty(found.checks)} == {"not_run"}
+    assert "too large for the memory in float32" in found.checks[0].reason
+
+
+def _without_layers(pull: Callable[..., LocalModel]) -> Callable[..., LocalModel]:
+    def pulled(name: str, *arguments: Any, **more: Any) -> LocalModel:
+        if name.startswith("layers:"):
+            raise RequestError("no such layers", expected="others", do="take others")
+        return pull(name, *arguments, **more)
+
+    return pulled

@@ -101,3 +101,10 @@ def test_rows_that_cannot_be_read_are_refused_with_their_lines(tried: Callable[.
     assert found["rows: read"].status == "refused"
     assert "mine.jsonl:4" in found["rows: read"].reason
     assert found["loss"].status == "works"
+
+
+def test_of_a_model_that_is_too_large_only_template_and_rows_are_tried(tiny_model: Path, tmp_path: Path) -> None:
+    begun: list[str] = []
+    found = list(try_model(tiny_model, None, tmp_path, begun.append, computes=False))
+    assert [check.name for check in found] == begun == ["template", *(f"rows: {kind}" for kind in TRIAL_ROWS)]
+    assert not (tmp_path / "home").exists()

@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
+from luthier.ml.export.exporters import adapter as adapter_exporter
 from luthier.ml.export.parity import prove
+from luthier.ml.inference.models import catalog
 
 
 def test_it_is_proved_equal_and_stands_in_both_forms(write, make_source, examples):
@@ -52,3 +54,26 @@ def test_a_whole_model_has_no_adapter(write, make_source):
     with pytest.raises(RequestError, match="has no adapter") as caught:
         write("adapter", "float32", make_source(adapter_path=None))
     assert "--to merged" in caught.value.do
+
+
+def test_a_base_of_the_catalogue_is_named_by_its_repository(write, make_source, monkeypatch):
+    entry = next(one for one in catalog.built_in() if one.hub is not None)
+    monkeypatch.setattr(
+        adapter_exporter, "entries", lambda: {"short": entry.model_copy(update={"hub": "maker/long@0123abc"})}
+    )
+    folder, _ = write("adapter", "float32", make_source(base_name="short"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("maker/long", "0123abc")
+
+
+def test_what_its_base_was_in_training_is_said(write, make_source):
+    _, warnings = write("adapter", "float32", make_source(quantisation="int8"))
+    assert len(warnings) == 1
+    assert "over a base packed as int8" in warnings[0]
+    assert "--to merged" in warnings[0]
+
+
+def test_the_plain_layout_over_a_base_with_a_template_is_said(write, make_source):
+    _, warnings = write("adapter", "bfloat16", make_source(template="plain"))
+    assert len(warnings) == 1
+    assert "chat_template.jinja" in warnings[0]

@@ -65,3 +65,16 @@ def test_what_packing_has_rounded_is_part_of_what_was_trained(write, make_source
     report = prove(source, folder, "merged", "float32", examples[:1], SilentProgress())
     assert report.passed, report.reasons
     assert not prove(make_source(), folder, "merged", "float32", examples[:1], SilentProgress()).passed
+
+
+@pytest.mark.parametrize(("to", "precision"), [("merged", "float16"), ("vllm", "fp8")])
+def test_what_makes_inputs_of_images_is_brought_along(to, precision, write, make_source, tmp_path):
+    base = make_tiny_model(tmp_path / "base", hidden=64)
+    settings = {"image_mean": [0.5], "image_processor_type": "SiglipImageProcessor"}
+    (base / "preprocessor_config.json").write_text(json.dumps(settings))
+    (base / "processor_config.json").write_text(json.dumps({"image_seq_length": 256, "chat_template": "another"}))
+    folder, _ = write(to, precision, make_source(adapter_path=None, base_path=str(base)))
+    assert json.loads((folder / "preprocessor_config.json").read_text()) == settings
+    # Its template would be read in the place of that of training.
+    assert json.loads((folder / "processor_config.json").read_text()) == {"image_seq_length": 256}
+    assert not (folder / "video_preprocessor_config.json").exists()

@@ -11,14 +11,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tests.ml.export.exporters.conftest import MakeSource, Write
 from torch import nn
 
 from luthier.core.errors import RequestError
 from luthier.ml.export.exporters.registry import format_of
-from luthier.ml.export.exporters.vllm import group_size, packed, packed_matrices, unpacked
+from luthier.ml.export.exporters.vllm import group_size, packed, packed_matrices, quantization_config, unpacked
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.models.weights import packed_weights
 from luthier.testing.tiny import make_tiny_model
 
@@ -101,6 +103,37 @@ def test_the_folder_holds_packed_matrices_and_the_rest_in_16_bits(
     )
     assert (folder / "chat_template.jinja").is_file()
     assert (folder / "generation_config.json").is_file()
+
+
+@pytest.mark.parametrize("precision", ["fp8", "w4a16"])
+def test_a_head_that_an_adapter_has_parted_from_the_embeddings_is_written_beside_them(
+    write: Write, make_source: MakeSource, wide: Path, tmp_path: Path, precision: str
+) -> None:
+    torch.manual_seed(0)
+    with quiet_peft():
+        adapted = get_peft_model(
+            load_model(wide, dtype="float32", attention="sdpa"),
+            LoraConfig(r=4, lora_alpha=8, target_modules=["lm_head"], task_type="CAUSAL_LM"),
+        )
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.1)
+        adapted.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    table = load_file(wide / "model.safetensors")["model.embed_tokens.weight"]
+    trained = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    a, b = (trained[f"base_model.model.lm_head.lora_{side}.weight"] for side in "AB")
+    folder, _ = write("vllm", precision, make_source(base_path=str(wide), adapter_path=str(tmp_path / "adapter")))
+    tensors, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    torch.testing.assert_close(tensors["model.embed_tokens.weight"].float(), table, rtol=2**-8, atol=0)
+    # alpha / rank is 2
+    torch.testing.assert_close(tensors["lm_head.weight"].float(), table + 2 * b @ a, rtol=2**-7, atol=1e-5)
+
+
+def test_linear_layers_outside_of_the_packed_ones_are_named_as_such() -> None:
+    found = quantization_config("fp8", 32, ["projector.linear", "embed_out"])
+    assert found["ignore"] == ["embed_out", "projector.linear"]
 
 
 def test_whole_precisions_are_plain_folders(write: Write, make_source: MakeSource) -> None:

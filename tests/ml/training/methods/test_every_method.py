@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.merging import merged_model
 from luthier.ml.inference.models.quantised import PackedLinear
 from luthier.ml.training.checkpoint import save_model
+from luthier.ml.training.methods.full import Full
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.model import TrainableModel
 
@@ -151,3 +153,15 @@ def test_the_base_is_left_as_it_was(
         source.weight.data = original[f"{plain}.weight"]
         assert torch.equal(type(layer)(source).weight, layer.weight), name
     assert found + len(packed) >= 10
+
+
+def test_a_whole_outcome_has_what_makes_inputs_of_images(
+    make_plan: MakePlan, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    (base / "preprocessor_config.json").write_text('{"image_mean": [0.5]}', encoding="utf-8")
+    (tmp_path / "made").mkdir()
+    method = Full(make_plan("full").method)
+    method.save(load_model(base, dtype="float32", attention="sdpa"), base, tmp_path / "made")
+    assert (tmp_path / "made" / "preprocessor_config.json").read_text(encoding="utf-8") == '{"image_mean": [0.5]}'
+    assert (tmp_path / "made" / "tokenizer.json").is_file()

@@ -21,6 +21,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import ModelComparisonSpec, SystemKind
+from luthier.features.models.prompts import with_few_shot, with_nearest
 from luthier.features.models.resolve import (
     Candidate,
     TemplatedEngine,
@@ -28,8 +29,6 @@ from luthier.features.models.resolve import (
     open_engine,
     system_under_test,
     tuned,
-    with_few_shot,
-    with_nearest,
 )
 from luthier.platform.home.context import Context
 

@@ -18,14 +18,8 @@ from luthier.core.errors import RequestError
 from luthier.core.estimate import Estimate
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import SystemKind
-from luthier.features.models.resolve import (
-    Candidate,
-    find_candidate,
-    open_engine,
-    system_under_test,
-    with_few_shot,
-    with_nearest,
-)
+from luthier.features.models.prompts import with_few_shot, with_nearest
+from luthier.features.models.resolve import Candidate, find_candidate, open_engine, system_under_test
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.probes import NUM_STEPS
 from luthier.features.planning.service import prepare

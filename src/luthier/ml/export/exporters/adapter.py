@@ -28,6 +28,7 @@ from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
 from luthier.ml.export.exporters.gguf import MODELFILE, modelfile
+from luthier.ml.inference.models.catalog import entries
 from luthier.ml.inference.models.weights import read_json
 
 _PREFIX: Final = "base_model.model."
@@ -238,16 +239,28 @@ def _modelfile(config: Mapping[str, Any], turns: Turns) -> str:
 
 
 def _notes(source: ExportSource, turns: Turns) -> list[str]:
-    """What users who load it over its base must know about turns: most engines use the base's chat template."""
-    if source.template_options or source.opted_turns != AS_THEY_ARE:
+    """What users who load it over its base must know: most engines take the base's template and plain weights."""
+    notes = list(turns.notes)
+    # The plain layout was asked for although the base has a template.
+    is_other = turns.template.kind == "plain" and bool(turns.template.tokenizer.chat_template)
+    if source.template_options or source.opted_turns != AS_THEY_ARE or is_other:
         where = "vllm serve --chat-template chat_template.jinja, llama-server --jinja --chat-template-file"
-        return [*turns.notes, f"the chat template of this folder, not the base's, writes turns as in training: {where}"]
-    return list(turns.notes)
+        notes.append(f"the chat template of this folder, not the base's, writes turns as in training: {where}")
+    if source.quantisation is not None:
+        notes.append(
+            f"it was trained and proved over a base packed as {source.quantisation}, and answers differently over the "
+            "same base in plain weights: --to merged has what packing has rounded"
+        )
+    return notes
 
 
 def _base_of(source: ExportSource) -> dict[str, str | None]:
     """The base as PEFT searches for it: a hub repository with its revision, or a readable name."""
-    if not source.base_name.startswith("hub:"):
+    entry = entries().get(source.base_name)
+    hub = entry.hub if entry is not None else None
+    if source.base_name.startswith("hub:"):
+        hub = source.base_name.removeprefix("hub:")
+    if not hub:
         return {"base_model_name_or_path": Path(source.base_name).name, "revision": None}
-    repository, _, revision = source.base_name.removeprefix("hub:").partition("@")
+    repository, _, revision = hub.partition("@")
     return {"base_model_name_or_path": repository, "revision": revision or None}

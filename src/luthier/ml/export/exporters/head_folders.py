@@ -25,6 +25,7 @@ from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.core.task_head import HEAD_DOCUMENT, TaskHead
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.merged import Width, whole_model
+from luthier.ml.export.exporters.older_config import write_older_names
 from luthier.ml.inference.models.architecture import context_tokens, language_model
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
@@ -67,6 +68,7 @@ def write_sentence_transformers(
     body = _body(source, precision, progress)
     with quiet_transformers():
         body.save_pretrained(str(target))
+    write_older_names(target, Path(source.base_path))
     notes = head_companions(source, target, head, context_tokens(body.config))
     width = head.width
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
@@ -158,6 +160,7 @@ def write_sequence_classification(
     config.pad_token_id = load_tokenizer(target).pad_token_id
     with quiet_transformers():
         model.save_pretrained(str(target))
+    write_older_names(target, Path(source.base_path))
     return notes
 
 

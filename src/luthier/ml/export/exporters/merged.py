@@ -11,9 +11,12 @@ from transformers import PreTrainedModel
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
+from luthier.ml.export.exporters.older_config import write_older_names
+from luthier.ml.inference.models.architecture import PROCESSOR_FILES
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.merging import check_room, merged_model
 from luthier.ml.inference.models.quiet import quiet_transformers
+from luthier.ml.inference.models.weights import read_json
 
 Width = Literal["float32", "float16", "bfloat16"]
 
@@ -39,7 +42,9 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
     del tools
-    return list(write_model(source, target, cast("Width", precision), progress).notes)
+    turns = write_model(source, target, cast("Width", precision), progress)
+    complete_folder(source, target)
+    return list(turns.notes)
 
 
 def write_model(source: ExportSource, target: Path, width: Width, progress: Progress) -> Turns:
@@ -65,6 +70,18 @@ def finish_folder(source: ExportSource, target: Path) -> Turns:
     config["eos_token_id"] = turns.stop_ids[0] if len(turns.stop_ids) == 1 else list(turns.stop_ids)
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
     return turns
+
+
+def complete_folder(source: ExportSource, target: Path) -> None:
+    """Add what other programs read beside a whole model: older names in its config, and how images become inputs."""
+    base = Path(source.base_path)
+    write_older_names(target, base)
+    for name in PROCESSOR_FILES:
+        if (base / name).is_file():
+            settings = read_json(base / name)
+            settings.pop("chat_template", None)  # the file with the template of training is used
+            text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+            (target / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def whole_model(source: ExportSource, width: Width) -> PreTrainedModel:

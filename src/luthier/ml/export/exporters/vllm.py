@@ -13,6 +13,7 @@ package of that name.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -23,7 +24,8 @@ from transformers import PreTrainedModel
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.ml.export.exporters.merged import Width, finish_folder, whole_model, write_model
+from luthier.ml.export.exporters import merged
+from luthier.ml.export.exporters.merged import complete_folder, finish_folder, whole_model
 from luthier.ml.inference.models.quiet import quiet_transformers
 
 Packing = Literal["fp8", "w4a16"]
@@ -110,8 +112,14 @@ def unpacked(tensors: dict[str, Tensor]) -> Tensor:
     return (grouped * scales.unsqueeze(-1)).reshape(rows, width)
 
 
-def quantization_config(packing: Packing, group: int) -> dict[str, Any]:
-    """What `config.json` says of packed weights."""
+def quantization_config(packing: Packing, group: int, others: Collection[str]) -> dict[str, Any]:
+    """What `config.json` says of packed weights.
+
+    Args:
+        packing: how.
+        group: weights that share a scale in 4 bits.
+        others: linear layers that are not packed, such as the head.
+    """
     weights: dict[str, Any] = {"symmetric": True, "dynamic": False, "observer": "minmax"}
     inputs: dict[str, Any] | None
     if packing == "fp8":
@@ -126,7 +134,7 @@ def quantization_config(packing: Packing, group: int) -> dict[str, Any]:
         "format": form,
         "quantization_status": "compressed",
         "kv_cache_scheme": None,
-        "ignore": ["lm_head"],
+        "ignore": sorted(others),
         "config_groups": {
             "group_0": {
                 "targets": ["Linear"],
@@ -188,9 +196,8 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         RequestError: a trained prompt, or a model whose matrices cannot be packed.
         NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
-    del tools
     if precision not in PACKINGS:
-        return list(write_model(source, target, cast("Width", precision), progress).notes)
+        return merged.write(source, target, precision, progress, tools)
     packing = cast("Packing", precision)
     title = "Packing the weights" if source.adapter_path is None else "Merging the adapter and packing the weights"
     with progress.task(title, 2, "steps") as task:
@@ -200,26 +207,35 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         task.advance()
         matrices = packed_matrices(model)
         group = group_size(matrices)
+        others = [n for n, one in model.named_modules() if isinstance(one, nn.Linear) and n not in matrices]
         made = {f"{name}.weight": packed(one.weight.detach(), packing, group) for name, one in matrices.items()}
         _save(model, target, made)
         task.advance()
     turns = finish_folder(source, target)
     file = target / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config |= {"dtype": "bfloat16", "quantization_config": quantization_config(packing, group)}
+    config |= {"dtype": "bfloat16", "quantization_config": quantization_config(packing, group, others)}
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
+    complete_folder(source, target)
     return list(turns.notes)
 
 
 def _save(model: PreTrainedModel, target: Path, packed_by_name: dict[str, dict[str, Tensor]]) -> None:
     """Save a model with packed tensors in the place of some of its weights."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    state = model.state_dict()
+    for name, tensor in state.items():
         if (made := packed_by_name.get(name)) is None:
             tensors[name] = tensor.to(_REST) if tensor.is_floating_point() else tensor
         else:
             tensors |= {f"{name.removesuffix('weight')}{part}": value for part, value in made.items()}
-    # Tied weights are one tensor, which a file holds once.
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    # Tied weights are one tensor, which a file holds once. An adapter on one of the two has parted them: then the names
+    # are still listed as tied, and both are written.
+    listed = getattr(model, "all_tied_weights_keys", None) or {}
+    tied = {name for name, other in listed.items() if _is_one(state.get(name), state.get(other))}
     with quiet_transformers():
         model.save_pretrained(str(target), state_dict={name: x for name, x in tensors.items() if name not in tied})
+
+
+def _is_one(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.data_ptr() == other.data_ptr()

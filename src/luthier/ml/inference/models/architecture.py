@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+PROCESSOR_FILES: Final = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""How images, sound and video become inputs. Without them other programs do not load a model with such towers."""
 _TOWERS: Final = ("vision_config", "audio_config")
 # The number of positions has several names where transformers does not map them to the first.
 _CONTEXTS: Final = (

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from luthier.core.ids import sha256_document, sha256_file
+from luthier.ml.inference.models.architecture import PROCESSOR_FILES
 from luthier.ml.training.methods.protocol import PlainMethod
 
 _TOKENIZER_FILES = (
@@ -18,6 +19,7 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "generation_config.json",
+    *PROCESSOR_FILES,
 )
 
 
@@ -32,7 +34,7 @@ class Full(PlainMethod):
         return module
 
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
-        """Write a transformers folder: the trained weights with the base's tokenizer and chat template."""
+        """Write a transformers folder: the trained weights with the base's tokenizer, template and other settings."""
         assert isinstance(model, PreTrainedModel)
         attention = model.config._attn_implementation
         # The written config must not name our own attention, which other programs do not know.

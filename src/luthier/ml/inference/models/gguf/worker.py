@@ -21,6 +21,7 @@ from luthier.core.child_process.channel import Channel
 from luthier.core.errors import ModelSourceError
 from luthier.ml.inference.models.cache import write_json_object
 from luthier.ml.inference.models.gguf.files import metadata, unreadable
+from luthier.ml.inference.models.gguf.rotary import restore_rotary
 from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.models.weights import read_json
@@ -40,8 +41,8 @@ def convert(document: dict[str, str], channel: Channel) -> None:
         channel: of the child process.
 
     Raises:
-        ModelSourceError: transformers cannot read it, its tokenizer cannot be rebuilt faithfully, or the written model
-            does not load back to equal weights.
+        ModelSourceError: transformers cannot read it, or loses a part of its rotary embedding, its tokenizer cannot be
+            rebuilt faithfully, or the written model does not load back to equal weights.
     """
     gguf, target = Path(document["gguf"]), Path(document["target"])
     model, tokenizer = _read(gguf)
@@ -70,6 +71,7 @@ def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     model.hf_quantizer = None
     model.is_quantized = False
     vars(model.config).pop("quantization_config", None)
+    restore_rotary(model.config, gguf)
     # Half the size of float32, and the dtype that training reads.
     return model.to(torch.bfloat16), tokenizer
 
