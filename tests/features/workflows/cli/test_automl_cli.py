@@ -33,7 +33,10 @@ def test_rows_that_fail_the_audit_end_it_with_a_page_and_exit_code_one(luthier, 
         (["--data", "nothing.jsonl", "--goal", "Say.", "--budget-hours", "1", "--seed", "2147483648"], "--seed"),
         (["--data", __file__, "--goal", "Say.", "--budget-hours", "1", "--metric", "rogue"], "rogue"),
         (["--goal", "Say.", "--resume", "auto-20261126-000000-000000"], "--resume with --goal"),
-        (["--resume", "auto-20261126-000000-000000", "--tune-anyway", "--seed", "0"], "--resume with --seed, --tune-anyway"),
+        (
+            ["--resume", "auto-20261126-000000-000000", "--tune-anyway", "--seed", "0"],
+            "--resume with --seed, --tune-anyway",
+        ),
         (["--resume", "auto-20261126-000000-000000"], "no workflow"),
     ],
 )

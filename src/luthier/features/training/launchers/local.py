@@ -138,7 +138,7 @@ def _unbilled_seconds(job: dict[str, Any], folder: Path) -> float:
 
     if Ledger(folder).last().settled().seconds > job.get("seconds_before", float("inf")):
         return 0.0
-    return max(0.0, time.time() - job["began"])
+    return max(0.0, time.time() - float(job["began"]))
 
 
 def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str | None]:
