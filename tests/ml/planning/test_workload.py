@@ -161,9 +161,7 @@ def test_no_derived_micro_batch_has_more_rows_than_the_share_of_a_device(
 ) -> None:
     plan = make_plan({"training": {"global_batch_size": 16}}, accelerator="NVIDIA H100 80GB HBM3")
     gpu = device.model_copy(update={"is_cpu": False, "name": "h100"})
-    one, four = (
-        workload_of(plan, structure, gpu.model_copy(update={"num_devices": num})).batches for num in (1, 4)
-    )
+    one, four = (workload_of(plan, structure, gpu.model_copy(update={"num_devices": num})).batches for num in (1, 4))
     assert (one.peak_rows, four.peak_rows) == (16, 4)
     assert (one.num_micro_batches, four.num_micro_batches) == (1, 4)
     assert one.num_tokens == four.num_tokens == 16 * 30

@@ -109,9 +109,7 @@ def test_devices_and_a_launcher_do_not_go_together(monkeypatch: pytest.MonkeyPat
     ("environment", "expected"),
     [({}, 1), ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 2), ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, 1)],
 )
-def test_the_machines_of_a_launch(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: int
-) -> None:
+def test_the_machines_of_a_launch(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: int) -> None:
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
