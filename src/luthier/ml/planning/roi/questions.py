@@ -129,8 +129,8 @@ def case_of(asked: Questions, *, is_measured: bool) -> tuple[Case, tuple[str, ..
         is_measured: an evaluation says what the model answers alone; else that is a default too.
 
     Raises:
-        RequestError: a figure is negative or too large, nothing is answered, an accuracy is not a share between 0 and 1,
-            or a currency is no code of three letters.
+        RequestError: a figure is negative or too large, nothing is answered, an accuracy is not a share between 0 and
+            1, or a currency is no code of three letters.
     """
     _check(asked)
     rate = _given(RATE, asked.rate_per_hour)
