@@ -138,9 +138,7 @@ def test_a_base_of_the_catalogue_is_known_by_its_repository(
 ) -> None:
     base = sources.pull(str(tiny_model), context.home, SilentProgress())
     entry = next(one for one in catalog.built_in() if one.hub is not None)
-    monkeypatch.setattr(
-        catalog, "entries", lambda: {base.name: entry.model_copy(update={"hub": "maker/tiny@0123abc"})}
-    )
+    monkeypatch.setattr(catalog, "entries", lambda: {base.name: entry.model_copy(update={"hub": "maker/tiny@0123abc"})})
     bundle = _bundle(tmp_path / "bundle", "maker/tiny", None)
     written, found = base_of_adapter(context, bundle)
     assert written == "maker/tiny"

@@ -155,9 +155,7 @@ def test_the_base_is_left_as_it_was(
     assert found + len(packed) >= 10
 
 
-def test_a_whole_outcome_has_what_makes_inputs_of_images(
-    make_plan: MakePlan, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_a_whole_outcome_has_what_makes_inputs_of_images(make_plan: MakePlan, tiny_model: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
     (base / "preprocessor_config.json").write_text('{"image_mean": [0.5]}', encoding="utf-8")
     (tmp_path / "made").mkdir()
