@@ -52,7 +52,9 @@ def test_a_password_is_asked_for_twice(luthier, home: Path, monkeypatch: pytest.
     assert lets_in(home, "Ada", "another long one")
 
 
-def test_the_end_of_input_at_the_question_for_a_password_ends_the_command(luthier, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_end_of_input_at_the_question_for_a_password_ends_the_command(
+    luthier, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
     def ended(_prompt: str) -> str:
         raise EOFError  # as at Ctrl-D
 

@@ -415,7 +415,11 @@ def test_switches_are_read_as_the_other_tool_reads_them(tmp_path: Path) -> None:
     """PyYAML takes `no` and `off` for false: as texts they would count as given, and choose other methods."""
     switches = "load_in_4bit: no\nload_in_8bit: off\npeft_use_dora: No\ngroup_by_length: OFF\nsample_packing: no\n"
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(axolotl(adapter="lora", lora_r=8, lora_alpha=16, lora_target_linear=True)) + switches + "gradient_checkpointing: on\n")
+    path.write_text(
+        yaml.safe_dump(axolotl(adapter="lora", lora_r=8, lora_alpha=16, lora_target_linear=True))
+        + switches
+        + "gradient_checkpointing: on\n"
+    )
     found = import_recipe(path, target=tmp_path)
     assert (found.keys["method"]["name"], found.keys["training"]["batch_order"]) == ("lora", "shuffled")
     assert found.keys["training"]["gradient_checkpointing"] is True

@@ -35,7 +35,9 @@ def test_the_policy_is_shown_and_changed(luthier: Luthier) -> None:
     assert "written unchanged" in luthier("traffic", "policy").out
 
 
-@pytest.mark.parametrize("wrong", ["--fraction=0", "--fraction=nan", "--keep=some", "--keep-days=0", "--keep-days=999999"])
+@pytest.mark.parametrize(
+    "wrong", ["--fraction=0", "--fraction=nan", "--keep=some", "--keep-days=0", "--keep-days=999999"]
+)
 def test_a_policy_that_cannot_be_is_refused(luthier: Luthier, wrong: str) -> None:
     assert luthier("traffic", "policy", wrong).code == 2
     assert luthier("traffic", "policy", "--json").document["keep"] == "metadata"

@@ -70,7 +70,9 @@ def test_a_run_that_failed_is_exit_code_1(luthier, tmp_path: Path, monkeypatch: 
     assert done.document["train"]["status"]
 
 
-def test_what_to_type_next_holds_for_a_home_with_blanks(luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_what_to_type_next_holds_for_a_home_with_blanks(
+    luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
     home = tmp_path / "Jörg's home"
     monkeypatch.setattr(quickstart, "quickstart", fake(home / "quickstart", "succeeded"))
     done = luthier("quickstart", "--home", home)

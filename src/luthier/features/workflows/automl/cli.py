@@ -47,9 +47,7 @@ GroupOption = Annotated[
     str | None, typer.Option("--group-by", metavar="FIELD", help="Rows with the same value stay in one split.")
 ]
 TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Largest number of trials.")]
-SeedOption = Annotated[
-    int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the split and of all sampling.")
-]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the split and of all sampling.")]
 AnywayOption = Annotated[bool, typer.Option("--tune-anyway", help="Search even if prompting is enough.")]
 ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed run.")]
 
