@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Final, Literal
 
 from luthier.core.frozen_model import FrozenModel
@@ -11,6 +12,14 @@ SCOPES: Final[tuple[Scope, ...]] = ("read", "train", "infer", "admin")
 """read: look at what a project has. train: make and change it. infer: ask its models. admin: all of it, and keys."""
 DEFAULT_PROJECT: Final = "default"
 """The project of all that is made without a key, by the commands and the Python API."""
+
+
+def project_option(project: str) -> str:
+    """` --project NAME`, for a command that is shown to be typed; empty for the default project.
+
+    Without it the command would look for the name or id in another project, and might find another thing there.
+    """
+    return "" if project == DEFAULT_PROJECT else f" --project {shlex.quote(project)}"
 
 
 class Project(FrozenModel):

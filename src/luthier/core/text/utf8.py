@@ -1,4 +1,4 @@
-"""Text from files and from stdin as UTF-8; other bytes are a wrong request, since people save files in all encodings."""
+"""Text from files and from stdin as UTF-8; other bytes are a wrong request: people save files in all encodings."""
 
 from __future__ import annotations
 

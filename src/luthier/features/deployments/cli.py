@@ -111,7 +111,7 @@ def deploy(
                 may_be_unjudged=unjudged or override is not None,
             )
         engines = deployments.choose_target_engines(context, caller, made) if gguf_copy else {}
-    return _answer(made, as_json, engines)
+    return _answer(made, project, as_json, engines)
 
 
 def promote(
@@ -141,7 +141,7 @@ def promote(
             override=override,
             may_be_unjudged=unjudged or override is not None,
         )
-    return _answer(made, as_json)
+    return _answer(made, project, as_json)
 
 
 def rollback(
@@ -156,7 +156,7 @@ def rollback(
 
     with open_context(home) as context:
         made = deployments.rollback(context, caller_of(context, project), name, expected_revision=expect)
-    return _answer(made, as_json)
+    return _answer(made, project, as_json)
 
 
 def list_or_show(
@@ -214,7 +214,9 @@ def parse_split(text: str) -> dict[str, float]:
     return parts
 
 
-def _answer(made: Deployment, as_json: bool, engines: Mapping[str, EngineDecision] | None = None) -> Answer:
+def _answer(
+    made: Deployment, project: str, as_json: bool, engines: Mapping[str, EngineDecision] | None = None
+) -> Answer:
     """engines: how each target is served from now on, where that was requested."""
     from luthier.features.deployments import format as deployment_text
     from luthier.features.deployments.service import DeploymentView
@@ -226,7 +228,7 @@ def _answer(made: Deployment, as_json: bool, engines: Mapping[str, EngineDecisio
         document["engines"] = {
             target: {"engine": one.served.engine, "reason": one.reason} for target, one in engines.items()
         }
-    return Answer(as_json, document, lambda console: deployment_text.show_change(console, made, engines or {}))
+    return Answer(as_json, document, lambda console: deployment_text.show_change(console, made, project, engines or {}))
 
 
 def canary(

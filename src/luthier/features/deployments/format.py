@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from luthier.core.access import project_option
 from luthier.core.text.counted import counted
 from luthier.platform.cli.console import facts, make_table, visible
 
@@ -28,15 +29,16 @@ _WORDS = {
 }
 
 
-def show_change(console: Console, made: Deployment, engines: Mapping[str, EngineDecision]) -> None:
+def show_change(console: Console, made: Deployment, project: str, engines: Mapping[str, EngineDecision]) -> None:
     """The new revision of a deployment, and possible next steps.
 
     Args:
         console: Where it is printed.
         made: The deployment.
+        project: Its project, as the command named it.
         engines: How each target is served, where that was requested.
     """
-    revision = made.revision
+    revision, of = made.revision, f"{made.name}{project_option(project)}"
     title = f"{made.name} is at revision {revision.number} ({_WORDS[revision.kind]})"
     console.print(Text(visible(title), style="bold"), soft_wrap=True)
     _show_shares(console, revision, {})
@@ -46,11 +48,11 @@ def show_change(console: Console, made: Deployment, engines: Mapping[str, Engine
         words = f"engine of {target}: {decision.served.engine} ({decision.reason})"
         console.print(Text(visible(words)), soft_wrap=True)
     if revision.canary is not None:
-        console.print(f"Next: luthier promote {made.name}, or luthier rollback {made.name}", soft_wrap=True)
+        console.print(f"Next: luthier promote {of}, or luthier rollback {of}", soft_wrap=True)
     elif revision.number == 1:
         console.print(f'Ask it as model "{made.name}" of a server of this home: luthier up', soft_wrap=True)
     elif revision.before is not None:
-        console.print(f"Back: luthier rollback {made.name}", soft_wrap=True)
+        console.print(f"Back: luthier rollback {of}", soft_wrap=True)
 
 
 def _show_unjudged(console: Console, revision: Revision) -> None:

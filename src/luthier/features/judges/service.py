@@ -254,7 +254,7 @@ def _ratings(context: Context, project_id: str, ratings: Path | None, panel: str
         raise RequestError(
             "both --ratings and --panel" if ratings is not None else "neither --ratings nor --panel",
             expected="exactly one of the two",
-            do="name a file of ratings, or a panel: luthier human-eval status lists them",
+            do="name a file of ratings, or a panel: luthier human-eval list shows them",
         )
     if ratings is not None:
         return RatingsTable.read(ratings), str(ratings)

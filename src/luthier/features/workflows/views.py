@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from luthier.core.access import DEFAULT_PROJECT, Caller
+from luthier.core.access import DEFAULT_PROJECT, Caller, project_option
 from luthier.core.errors import NotFoundError
 from luthier.core.system.files import is_held
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
@@ -290,10 +290,11 @@ def _seconds(stage: Stage, status: Status, now: float) -> float | None:
 
 
 def _command(context: Context, caller: Caller, workflow: Workflow, pipeline: Pipeline, part_of: str | None) -> str:
-    if part_of is not None:
-        return f"luthier automl --resume {part_of}"
-    of = "" if caller.project_id == DEFAULT_PROJECT else f" --project {context.access.project(caller.project_id).name}"
-    return f"{workflow.command(pipeline)}{of}"
+    project = caller.project_id
+    if project != DEFAULT_PROJECT:
+        project = context.access.project(project).name
+    command = workflow.command(pipeline) if part_of is None else f"luthier automl --resume {part_of}"
+    return f"{command}{project_option(project)}"
 
 
 def _parts(context: Context, caller: Caller) -> dict[str, str]:

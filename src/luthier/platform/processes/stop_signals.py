@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from luthier.core.run import StopReason
 from luthier.core.system import facilities
@@ -50,7 +51,7 @@ def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[
         yield lambda: wish[0] if wish else None
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            _restore(number, handler)
 
 
 @contextmanager
@@ -70,7 +71,13 @@ def interrupting_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            _restore(number, handler)
+
+
+def _restore(number: int, handler: Any) -> None:
+    # None: not Python's, as in a program that embeds it. It cannot be put back, and passing None is an error.
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, usual if handler is None else handler)
 
 
 def _print_now(text: str) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from luthier.core.errors import RequestError
+from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.core.system import gpu_device
 from luthier.features.deployments.cli import parse_split
+from luthier.features.deployments.format import show_change
 from luthier.platform.auth.store import Use
+from luthier.platform.cli.console import stdout_console
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run, make_evaluation
 
@@ -162,3 +166,22 @@ def test_a_copy_is_made_where_it_is_asked_for(
     (engine,) = luthier("deployments", "other", "--json").document["engines"][runs[1]]
     assert (engine["engine"], engine["speed"]) == ("transformers", None)
     assert "is_loaded" not in engine
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("canary", "Next: luthier promote faq --project 'the shop', or luthier rollback faq --project 'the shop'"),
+        ("promote", "Back: luthier rollback faq --project 'the shop'"),
+    ],
+)
+def test_the_commands_for_what_comes_next_are_about_its_project(
+    kind: Literal["canary", "promote"], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the default project they would change another deployment of this name."""
+    shares = (Share(target="run-1", fraction=0.9), Share(target="run-2", fraction=0.1))
+    canary = "run-2" if kind == "canary" else None
+    revision = Revision(number=2, kind=kind, shares=shares, canary=canary, before=1)
+    made = Deployment(deployment_id="d-faq", project_id="proj-1", name="faq", revision=revision)
+    show_change(stdout_console(), made, "the shop", {})
+    assert said in capsys.readouterr().out.splitlines()

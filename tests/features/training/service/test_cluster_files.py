@@ -126,10 +126,10 @@ def test_setup_takes_the_place_of_that_question(tmp_path: Path) -> None:
 
 
 def test_cores_instead_of_gpus() -> None:
-    cores = Launch(recipe=Path("r.yaml"), num_nodes=3, devices_per_node=2, on_gpus=False, cpus_per_device=8, image="i")
+    cores = Launch(recipe=Path("r.yaml"), num_nodes=3, devices_per_node=2, on_gpus=False, cpus_per_device=8)
     assert "gpus" not in launch_file("slurm", cores)
     assert yaml.safe_load(launch_file("skypilot", cores))["resources"]["cpus"] == "16+"
-    groups = yaml.safe_load(launch_file("ray", cores))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    groups = yaml.safe_load(launch_file("ray", replace(cores, image="i")))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert groups[0]["template"]["spec"]["containers"][0]["resources"]["limits"] == {"cpu": 16}
     assert groups[0]["replicas"] == 2
 

@@ -38,6 +38,7 @@ def test_rows_that_fail_the_audit_end_it_with_a_page_and_exit_code_one(luthier, 
             "--resume with --seed, --tune-anyway",
         ),
         (["--resume", "auto-20261126-000000-000000"], "no workflow"),
+        (["--resume", "auto-20261126-000000-000000", "--project", "nobodys"], "nobodys"),
     ],
 )
 def test_what_cannot_be_is_refused(luthier, given, said):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from luthier.core.access import Caller
 from luthier.core.workflows.pipeline import Student, StudentRun, StudentVerdict
 from luthier.features.workflows.distillation import workflow as students
 from luthier.testing.records import make_evaluation
@@ -47,9 +48,11 @@ def make_student(**changes: Any) -> Student:
 
 def test_what_was_asked_reaches_the_service(luthier, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     asked: list[students.DistilRequest] = []
+    callers: list[Caller] = []
 
-    def distil(_: object, request: students.DistilRequest) -> Student:
+    def distil(_: object, request: students.DistilRequest, *, caller: Caller) -> Student:
         asked.append(request)
+        callers.append(caller)
         return make_student()
 
     monkeypatch.setattr(students, "distil", distil)
@@ -74,11 +77,13 @@ def test_what_was_asked_reaches_the_service(luthier, monkeypatch: pytest.MonkeyP
         "uses_batch_api": True,
     }
     assert asked == [students.DistilRequest(**both, held_out=held) for held in (Path("test.jsonl"), 0.2)]
+    assert callers == [Caller(), Caller()]
+    assert "nobodys" in luthier(*arguments, "--project", "nobodys").err
 
 
 def test_one_that_was_stopped_says_how_it_goes_on(luthier, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     stopped = make_student(status="paused", evaluation=None, verdict=None, alone=None, go_on="the same again")
-    monkeypatch.setattr(students, "distil", lambda *_: stopped)
+    monkeypatch.setattr(students, "distil", lambda *_, **_options: stopped)
     text = luthier("distill", "run-0", "--student", "tiny", "--data", "rows.jsonl").out
     assert "To resume: the same again" in text
     assert "paused" in text

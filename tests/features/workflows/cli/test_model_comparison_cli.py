@@ -70,3 +70,9 @@ def test_an_id_of_something_else_is_refused(luthier):
     refused = luthier("compare-models", "--resume", "showdown-20261126-000000-000000")
     assert refused.code == 2
     assert "no workflow" in refused.err
+
+
+def test_one_of_another_project_is_looked_for_there(luthier):
+    refused = luthier("compare-models", "--resume", "showdown-20261126-000000-000000", "--project", "nobodys")
+    assert refused.code == 2
+    assert "nobodys" in refused.err

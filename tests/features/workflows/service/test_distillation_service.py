@@ -397,3 +397,12 @@ def test_another_vocabulary_is_refused_by_logits(context: Context, deep: Path, r
         distil(context, DistilRequest(str(deep), str(other), rows, kind="logit"))
     with pytest.raises(RecipeError):
         distil(context, DistilRequest(str(deep), "layers:2", rows, overrides=("method.name=none",)))
+
+
+def test_the_command_that_resumes_it_holds_in_any_folder(
+    context: Context, deep: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rows.parent)
+    _, spec = spec_of(context, DistilRequest(str(deep), "layers:2", Path(rows.name), held_out=Path(rows.name)))
+    assert f"--data {rows} " in spec.command
+    assert f"--held-out {rows} " in spec.command

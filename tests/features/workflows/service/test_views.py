@@ -171,3 +171,10 @@ def test_another_projects_is_not_found_nor_named(context: Context) -> None:
         pipeline_views.stage_page(context, ME, RETRAIN_ID, "audit.html")
     command = pipeline_views.view_pipeline(context, them, RETRAIN_ID).command
     assert command == f"luthier retrain --resume {RETRAIN_ID} --project other"
+
+
+def test_the_command_of_another_project_can_be_typed(context: Context) -> None:
+    other = create_project(context, "the other")
+    add_auto(context, {"status": "failed"}, project_id=other.project_id)
+    command = pipeline_views.view_pipeline(context, Caller(project_id=other.project_id), AUTO_ID).command
+    assert command == f"luthier automl --resume {AUTO_ID} --project 'the other'"

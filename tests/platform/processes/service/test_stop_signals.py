@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -72,3 +74,21 @@ def test_what_another_system_sends_for_a_stop_is_one(monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit), exit_on_sigterm():
         os.kill(os.getpid(), signal.SIGUSR2)
     assert signal.getsignal(signal.SIGUSR2) is before
+
+
+@pytest.mark.parametrize("block", [stop_signals, interrupting_signals])
+def test_handlers_of_a_program_that_embeds_python_end_no_work(
+    block: Callable[[], AbstractContextManager[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python cannot say what they are, so it cannot put them back."""
+    kept = {number: signal.getsignal(number) for number in facilities.STOP_SIGNALS}
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    try:
+        with block():
+            pass
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

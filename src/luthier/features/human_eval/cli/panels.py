@@ -156,7 +156,7 @@ def create(
         )
     links = [link_document(link, root) for link in made.links]
     document = {**made.panel.model_dump(mode="json"), "links": links}
-    return Answer(as_json, document, lambda console: _show(console, made.panel, links))
+    return Answer(as_json, document, lambda console: _show(console, made.panel, project, links))
 
 
 def _from_evaluation(
@@ -188,7 +188,8 @@ def _read_text(path: Path) -> str:
         raise RequestError(f"{path} is no UTF-8 text", expected="plain text", do="save it as UTF-8") from error
 
 
-def _show(console: Console, panel: RatingPanel, links: list[dict[str, str]]) -> None:
+def _show(console: Console, panel: RatingPanel, project: str, links: list[dict[str, str]]) -> None:
+    from luthier.core.access import project_option
     from luthier.platform.cli.console import visible
 
     parts = f"{counted(panel.num_items, 'item')} to rate, {counted(panel.num_checks, 'attention check')} among them"
@@ -205,7 +206,8 @@ def _show(console: Console, panel: RatingPanel, links: list[dict[str, str]]) -> 
     for one in links:
         console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
     console.print(
-        f"Keep the links, they are not shown again. Status: luthier human-eval status {panel.panel_id}",
+        "Keep the links, they are not shown again. Status: "
+        f"luthier human-eval status {panel.panel_id}{project_option(project)}",
         soft_wrap=True,
     )
 

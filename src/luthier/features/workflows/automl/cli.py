@@ -21,6 +21,8 @@ from luthier.platform.cli.command import (
     HomeOption,
     JsonOption,
     MappingOption,
+    ProjectOption,
+    caller_of,
     open_context,
     refuse_beside_resume,
 )
@@ -28,6 +30,7 @@ from luthier.platform.cli.command import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.access import Caller
     from luthier.core.workflows.pipeline import AutomlSpec, Pipeline
     from luthier.platform.home.context import Context
 
@@ -65,6 +68,7 @@ def automl(
     tune_anyway: AnywayOption = False,
     probe: ProbeOption = True,
     resume: ResumeOption = None,
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -73,7 +77,6 @@ def automl(
     If prompting is enough, nothing more is trained. Ctrl-C pauses, --resume continues; `luthier pipelines` shows the
     progress.
     """
-    from luthier.core.access import Caller
     from luthier.core.workflows.pipeline import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
     from luthier.features.workflows.automl.request import checked_hours
@@ -84,7 +87,7 @@ def automl(
     refuse_beside_resume(ctx)
     check_asked({"--data": data, "--goal": goal, "--budget-hours": budget_hours}, resume, _EXAMPLE)
     with open_context(home) as context:
-        auto_id = resume
+        auto_id, caller = resume, caller_of(context, project)
         if auto_id is None:
             assert data is not None
             assert goal is not None
@@ -103,9 +106,9 @@ def automl(
                 always_tunes=tune_anyway,
                 is_probed=probe,
             )
-            auto_id = _begin(context, asked)
-        done = autos.go_on(context, auto_id, tell=teller())
-        document, show = _document(context, done), shown(context, Caller(), auto_id)
+            auto_id = _begin(context, caller, asked)
+        done = autos.go_on(context, auto_id, tell=teller(), caller=caller)
+        document, show = _document(context, done), shown(context, caller, auto_id)
 
     def show_all(console: Console) -> None:
         console.print(visible(document["headline"]), soft_wrap=True)
@@ -120,12 +123,12 @@ def automl(
 _EXAMPLE = 'luthier automl --data rows.jsonl --goal "Answer with one SQL query." --budget-hours 2'
 
 
-def _begin(context: Context, asked: AutomlSpec) -> str:
+def _begin(context: Context, caller: Caller, asked: AutomlSpec) -> str:
     from luthier.core.workflows.pipeline import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
     from luthier.platform.cli.console import stderr_console, visible
 
-    pipeline = autos.begin(context, asked)
+    pipeline = autos.begin(context, asked, caller=caller)
     spec = AutomlSpec.model_validate(pipeline.asked)
     line = (
         f"{pipeline.pipeline_id}: {spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose among "

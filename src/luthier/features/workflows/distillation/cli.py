@@ -14,7 +14,9 @@ from luthier.platform.cli.command import (
     HomeOption,
     JsonOption,
     MappingOption,
+    ProjectOption,
     SetOption,
+    caller_of,
     open_context,
     parse_mapping,
 )
@@ -62,6 +64,7 @@ def distill(
         bool,
         typer.Option("--batch", help="A teacher behind a server answers the rows by its Batch API, within a day."),
     ] = False,
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -88,6 +91,7 @@ def distill(
                 max_new_tokens=max_new_tokens,
                 uses_batch_api=batch,
             ),
+            caller=caller_of(context, project),
         )
     return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found))
 

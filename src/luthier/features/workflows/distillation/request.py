@@ -133,9 +133,11 @@ def spec_of(context: Context, request: DistilRequest, project_id: str = DEFAULT_
 
 
 def _command(request: DistilRequest) -> str:
-    words = ["luthier", "distill", request.teacher, "--student", request.student, "--data", str(request.data)]
-    words += ["--kind", request.kind, "--held-out", str(request.held_out)]
-    words += [] if request.recipe is None else ["--recipe", str(request.recipe)]
+    # Absolute: the command is shown later, too, in any folder.
+    held_out = request.held_out.absolute() if isinstance(request.held_out, Path) else request.held_out
+    words = ["luthier", "distill", request.teacher, "--student", request.student]
+    words += ["--data", str(request.data.absolute()), "--kind", request.kind, "--held-out", str(held_out)]
+    words += [] if request.recipe is None else ["--recipe", str(request.recipe.absolute())]
     words += [word for one in request.overrides for word in ("--set", one)]
     words += [word for name, column in (request.mapping or {}).items() for word in ("--map", f"{name}={column}")]
     words += ["--batch"] if request.uses_batch_api else []

@@ -15,6 +15,8 @@ from luthier.platform.cli.command import (
     HomeOption,
     JsonOption,
     MappingOption,
+    ProjectOption,
+    caller_of,
     open_context,
     refuse_beside_resume,
 )
@@ -22,6 +24,7 @@ from luthier.platform.cli.command import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.access import Caller
     from luthier.core.workflows.pipeline import ModelComparisonResult
     from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 
@@ -72,6 +75,7 @@ def compare_models(
     seed: SeedOption = 0,
     probe: ProbeOption = True,
     resume: ResumeOption = None,
+    project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -91,7 +95,7 @@ def compare_models(
     refuse_beside_resume(ctx)
     check_asked(given, resume, _EXAMPLE)
     with open_context(home) as context:
-        showdown_id = resume
+        showdown_id, caller = resume, caller_of(context, project)
         if showdown_id is None:
             # Ensured by `check_asked`, which the type checker cannot know.
             assert models is not None
@@ -114,8 +118,8 @@ def compare_models(
                 is_probed=probe,
             )
             # Printed before the work begins: after a kill, the id is enough to continue.
-            showdown_id = _begin(context, request)
-        found = showdowns.go_on(context, showdown_id, tell=teller())
+            showdown_id = _begin(context, caller, request)
+        found = showdowns.go_on(context, showdown_id, tell=teller(), caller=caller)
         page = page_of(context, showdown_id)
     document = {**found.model_dump(mode="json"), "report_path": str(page)}
     return Answer(as_json, document, lambda console: show_model_comparison(console, found, page))
@@ -148,12 +152,12 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _begin(context: Any, request: ModelComparisonRequest) -> str:
+def _begin(context: Any, caller: Caller, request: ModelComparisonRequest) -> str:
     from luthier.core.workflows.pipeline import ModelComparisonSpec
     from luthier.features.workflows.model_comparison import workflow as showdowns
     from luthier.platform.cli.console import stderr_console, visible
 
-    pipeline = showdowns.begin(context, request)
+    pipeline = showdowns.begin(context, request, caller=caller)
     spec = ModelComparisonSpec.model_validate(pipeline.asked)
     planned, num_contenders = spec.planned_hours, len(spec.contenders)
     contenders = counted(num_contenders, "contender")

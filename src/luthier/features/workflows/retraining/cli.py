@@ -86,6 +86,7 @@ def retrain(
 
 
 def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_json: bool, home: Path | None) -> Answer:
+    from luthier.core.access import project_option
     from luthier.features.workflows.retraining import workflow as retrains
     from luthier.features.workflows.views import shown, teller
     from luthier.platform.cli.console import stderr_console
@@ -95,7 +96,8 @@ def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_j
         caller = caller_of(context, project)
         pipeline_id = resume or retrains.begin(context, caller, request).pipeline_id
         if resume is None and not as_json:
-            line = f"{pipeline_id}: resume after a stop with: luthier retrain --resume {pipeline_id}"
+            command = f"luthier retrain --resume {pipeline_id}{project_option(project)}"
+            line = f"{pipeline_id}: resume after a stop with: {command}"
             stderr_console().print(line, soft_wrap=True)
         found = retrains.go_on(context, caller, pipeline_id, tell=silent if as_json else teller())
         show = shown(context, caller, pipeline_id)

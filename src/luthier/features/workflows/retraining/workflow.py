@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.access import Caller
+from luthier.core.access import Caller, project_option
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, AlternativeWord, Evaluation, Verdict
 from luthier.core.ids import new_id, sha256_file
@@ -99,7 +99,7 @@ def _rows(run: WorkflowRun) -> Rows:
         raise ConflictError(
             f"{len(fresh):,} reviewed rows for {spec.model} that its last run has not seen{told}",
             expected=f"at least {spec.min_rows:,}, so that there is something to learn and to judge by",
-            do=f"review more, then: luthier retrain --resume {run.id}; sampled answers come in by another retraining, "
+            do=f"review more, then: {_resumes(run)}; sampled answers come in by another retraining, "
             "with --from-traffic",
         )
     made = joined(run.context, run.folder, old, fresh)
@@ -165,6 +165,10 @@ def _version(run: WorkflowRun) -> Versions:
     return made.model_copy(update={"held_out": _fields(held_out), "held_out_path": _path_of(run, held_out)})
 
 
+def _resumes(run: WorkflowRun) -> str:
+    return f"luthier retrain --resume {run.id}{project_option(run.project_id)}"
+
+
 def _train(run: WorkflowRun) -> Trained:
     run_id = run.outcome("train", Trained).run_id
     record = trained_run(run, run_id)
@@ -172,7 +176,7 @@ def _train(run: WorkflowRun) -> Trained:
         raise PausedError(
             f"run {run_id} is {record.status}: {record.stopped_because or 'it was stopped'}",
             expected="a run that has succeeded",
-            do=f"resume with: luthier retrain --resume {run.id}",
+            do=f"resume with: {_resumes(run)}",
         )
     return Trained(run_id=record.run_id, report=record.report_path, started_from=run.spec.start)
 
@@ -234,6 +238,7 @@ def _canary(run: WorkflowRun) -> Canary:
 
     spec, run_id = run.spec, run.outcome("train", Trained).run_id
     offered = f"luthier deploy {run_id} --as {spec.model} --canary {spec.canary or 0.1:g}"
+    offered += project_option(run.project_id)
     if spec.canary is None:
         return Canary(said="offered", command=offered)
     # Already deployed if the process was killed after `deploy` and before this stage was stored.
@@ -262,7 +267,7 @@ def _file(run: WorkflowRun, name: str) -> Path:
         raise ConflictError(
             f"{path} is missing or was changed",
             expected="the rows that this retraining began with",
-            do=f"begin again: luthier retrain {run.spec.model}",
+            do=f"begin again: luthier retrain {run.spec.model}{project_option(run.project_id)}",
         )
     return path
 
