@@ -214,7 +214,9 @@ def test_files_of_the_same_columns_that_json_cannot_hold_stay_as_they_are(contex
     job = work_once(context)
     assert (job.status, job.error) == ("succeeded", None)
     made = found(job)["datasets"]
-    assert [(one["name"], one["num_rows"]) for one in made] == [("All", 1), ("All rows", 1)]
+    versions = [dataset_versions.get_version(context, ME, each["dataset_id"]) for each in made]
+    contents = [dataset_versions.path_of(context, ME, each).read_bytes() for each in versions]
+    assert list(zip([each["name"] for each in made], contents, strict=True)) == [("All", one), ("All rows", two)]
     (note,) = files_of(job)["b.parquet"]["warnings"]
     assert "a dataset of its own: row 1 of a.parquet cannot be written as JSON" in note
 

@@ -129,7 +129,7 @@ def _of_card(paths: Sequence[str], entry: Mapping[str, Any]) -> dict[str, list[s
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Whether a path fits a pattern of a card as `datasets` reads it: `*` ends at a folder, `**` is any number of them."""
+    """Whether a path fits a pattern of a card, as `datasets` reads it: `*` ends at a folder, `**` is any number."""
     if path == pattern:
         return True
     names = path.split("/")
