@@ -191,10 +191,10 @@ def test_a_canary_is_deployed_promoted_and_rolled_back(home: Context, as_caller:
     assert [view.deployment.name for view in deployments.list_deployments(home, Caller())] == ["support"]
 
 
-def test_a_thought_does_not_use_up_the_tokens_of_the_answer(home: Context, as_caller: Calls, tiny_model: Path) -> None:
+def test_a_thought_does_not_use_up_the_tokens_of_the_answer(home: Context, tiny_model: Path) -> None:
     sources.pull(str(tiny_model), home.home, SilentProgress())
     engine = answering(home)
-    found = as_caller("ask", {"model": "tiny", "prompt": "say one", "max_tokens": 7})
+    found = call(home, Caller(), "ask", {"model": "tiny", "prompt": "say one", "max_tokens": 7})
     assert (found.is_error, found.document.get("text")) == (False, "one"), found.text
     (asked,) = engine.asked
     assert isinstance(asked, TextRequest)
