@@ -139,9 +139,10 @@ for (const form of document.querySelectorAll("form[data-keep]")) {
 // What a tab keeps is of the person who is signed in.
 document.querySelector('form[action="/sign-out"]')?.addEventListener("submit", () => { try { sessionStorage.clear(); } catch { /* nothing was kept, then */ } });
 
-// The switch of languages leads back to this very address; without a script to its path.
+// The switch of languages leads back to this very page, also where a script has changed its address since it was loaded.
+const addressNow = () => `${location.pathname}${location.search}`, addressFirst = addressNow();
 for (const form of document.querySelectorAll("form.language")) {
-  form.addEventListener("submit", () => { form.elements.back.value = `${location.pathname}${location.search}`; });
+  form.addEventListener("submit", () => { if (addressNow() !== addressFirst) form.elements.back.value = addressNow(); });
 }
 
 // A form or button with `data-confirm` asks before an action that cannot be undone.
