@@ -43,6 +43,37 @@ def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
             page.close()  # before the server ends, which it would ask in vain
 
 
+def test_a_part_that_is_looked_at_again_outlasts_a_server_that_cannot_answer(
+    tmp_path: Path, make_page: Callable[..., Page]
+) -> None:
+    home = tmp_path / "home"
+    with Context.open(home) as context:
+        key = create_key(context, "me", scopes=("admin",))[1]
+        add_run(context, "a")
+        with home_server(home) as server:
+            page = look_often(make_page())
+            sign_in(page, server.url, key)
+            page.route("**/home/now", lambda route: route.fulfill(status=503, body="<p>no answer now</p>"))
+            with page.expect_response("**/home/now") as answered:
+                page.goto(f"{server.url}/")
+            assert answered.value.status == 503
+            page.wait_for_timeout(500)
+            expect(page.get_by_text("no answer now")).to_have_count(0)
+            page.unroute("**/home/now")
+            job = context.jobs.submit(
+                Job(job_id=new_id("job"), kind="train", document={"base_model": "tiny"}, run_id=new_id("run"))
+            )
+            context.jobs.claim("w")
+            record = make_record(job.run_id, status="running")
+            context.runs.create(record.model_copy(update={"step": 5}), make_plan())
+            page.wait_for_selector("#now progress[value='5']")
+            page.close()
+    errors = make_page.errors  # type: ignore[attr-defined]
+    assert errors, "Chromium itself writes of an answer that is an error"
+    assert [error for error in errors if "503" not in error] == []
+    errors.clear()
+
+
 def _rests_while_hidden(page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

@@ -106,6 +106,42 @@ def test_curves_grow_over_a_restart_of_the_server_to_the_end(
     errors.clear()
 
 
+def test_rows_that_are_made_again_stay_where_they_were_scrolled_and_focused(
+    home: Context, job: Job, make_page: Callable[..., Page]
+) -> None:
+    key, page = create_key(home, "Ada", scopes=("read", "train"))[1], look_often(make_page(viewport=PHONE))
+    with home_server(home.home) as server:
+        sign_in(page, server.url, key, "/runs")
+        region = page.locator("#run-rows .scroll")
+        page.locator("#run-rows th[scope=row] a").evaluate("one => one.focus({ preventScroll: true })")
+        region.evaluate("one => { one.dataset.first = 'yes'; one.scrollLeft = 60; }")
+        home.runs.update(job.run_id, step=77)
+        page.wait_for_selector("#run-rows progress[value='77']")
+        wait_until(page, lambda: region.evaluate("one => one.scrollLeft") == 60, "the place that was scrolled to")
+        assert region.get_attribute("data-first") is None, "it was made again"
+        focused = "document.activeElement.getAttribute('href')"
+        wait_until(page, lambda: page.evaluate(focused) == f"/runs/{RUN_ID}", "the focus")
+        page.close()
+
+
+def test_too_many_runs_to_compare_are_said_before_they_are_sent(home: Context, make_page: Callable[..., Page]) -> None:
+    for digit in "123456789":
+        add_run(home, digit)
+    key, page = create_key(home, "Ada", scopes=("read",))[1], make_page()
+    with home_server(home.home) as server:
+        sign_in(page, server.url, key, "/runs")
+        boxes, button = page.locator("#run-rows input[name=run]"), page.locator("#compare-button")
+        expect(boxes).to_have_count(9)
+        for number in range(9):
+            boxes.nth(number).check()
+        expect(page.locator("#compare-words")).to_have_text("9 chosen: at most 8 can be compared")
+        expect(button).to_be_disabled()
+        boxes.first.uncheck()
+        expect(page.locator("#compare-words")).to_have_text("8 chosen")
+        button.click()
+        page.get_by_text("8 runs side by side").wait_for()
+
+
 def test_a_run_that_begins_while_its_page_is_open_gets_its_charts(
     home: Context, make_page: Callable[..., Page]
 ) -> None:

@@ -60,7 +60,7 @@ async def sign_in(
         # address.
         secret = await queue.attempt(address_of(request), begin)
     except BusyError as error:
-        return sign_in_form(request, own_address(next), error)
+        return sign_in_form(request, own_address(next), error, name=name)
     if secret is None:
         refused = RequestError(
             # One answer for a wrong name and a wrong password: it does not reveal which names exist.
@@ -68,7 +68,7 @@ async def sign_in(
             expected="a key or a password of this server that is right and still good",
             do="correct it; `luthier keys create` makes a new key",
         )
-        return sign_in_form(request, own_address(next), refused)
+        return sign_in_form(request, own_address(next), refused, name=name)
     return let_in(request, secret, own_address(next))
 
 
@@ -105,7 +105,12 @@ def sign_out(request: Request, context: HomeContext, session: MaybeVisitor) -> R
 
 
 def sign_in_form(
-    request: Request, next_address: str, error: LuthierError | None, *, sign_out_address: str = ""
+    request: Request,
+    next_address: str,
+    error: LuthierError | None,
+    *,
+    sign_out_address: str = "",
+    name: str = "",
 ) -> Response:
     """The page with all ways to sign in.
 
@@ -114,9 +119,10 @@ def sign_in_form(
         next_address: The page that follows the sign-in.
         error: Why the last attempt has failed; None before the first. It decides the status of the response.
         sign_out_address: The address that signs out of the identity provider, too; empty for none.
+        name: What was given as the name of a member, which the form keeps.
     """
     client: OidcClient | None = request.app.state.oidc
-    values = {"next_address": next_address, "error": error, "sign_out_address": sign_out_address}
+    values = {"next_address": next_address, "error": error, "sign_out_address": sign_out_address, "name": name}
     values |= {"provider": None if client is None else client.provider.name}
     if error is None:
         return render(request, "accounts/sign_in.html", values)

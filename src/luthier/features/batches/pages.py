@@ -196,7 +196,7 @@ def _list(
 ) -> Response:
     found, has_more = context.batches.list(caller.project_id, after=after or None, limit=_A_PAGE)
     # Ended batches do not change, so that a list without running ones is not polled at all.
-    mark = "-".join(mark_of(view) for view in found if not view.batch.has_ended)
+    mark = "-".join(mark_of(view) for view in found if not view.has_ended)
     is_piece = is_fragment_request(request)
     if seen and is_piece and seen == mark:
         return Response(status_code=204)

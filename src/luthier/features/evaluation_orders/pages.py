@@ -18,7 +18,7 @@ from luthier.core.evaluation import Evaluation, VerdictWord
 from luthier.core.text.names import distinct_names
 from luthier.features.assessments import service as project_assessments
 from luthier.features.evaluation_orders import service as evaluation_orders
-from luthier.features.evaluation_orders.service import MAX_AGAINST, OrderKind, OrderView
+from luthier.features.evaluation_orders.service import OrderKind, OrderView
 from luthier.features.evaluations import view as judged
 from luthier.features.evaluations.alternative import alternative_of
 from luthier.features.evaluations.view import PageNumber, SamplesAsked, samples_shown
@@ -43,6 +43,8 @@ router = APIRouter(prefix="/evaluations")
 
 _MAX: Final = 100
 _MAX_SUITES: Final = 50
+_MAX_NAMED: Final = 1_000
+"""Of models in the form: the service knows how many a comparison may have, and the form keeps its choices then."""
 _Name = Annotated[str, Form(max_length=1024)]
 
 
@@ -65,7 +67,7 @@ def start(
     caller: Trainer,
     kind: Annotated[OrderKind, Form()] = "rows",
     candidate: _Name = "",
-    against: Annotated[list[str] | None, Form(max_length=MAX_AGAINST)] = None,
+    against: Annotated[list[str] | None, Form(max_length=_MAX_NAMED)] = None,
     rows: _Name = "",
     most_rows: Annotated[str, Form(max_length=20)] = "",
     suite: _Name = "",

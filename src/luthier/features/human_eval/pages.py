@@ -236,7 +236,8 @@ _EMPTY: Final = {
     "name": "",
 }
 _Short = Annotated[str, Form(max_length=2000)]
-_Long = Annotated[str, Form(max_length=rating_panels.MAX_INSTRUCTIONS_CHARACTERS)]
+_Long = Annotated[str, Form(max_length=2 * rating_panels.MAX_INSTRUCTIONS_CHARACTERS)]
+"""Browsers send two characters for the end of a line, and let a person write as many as are allowed with one each."""
 
 
 @router.get("")
@@ -270,6 +271,7 @@ def create(
     public_url: _Short = "",
 ) -> Response:
     """Make a panel, and lead to its page, which shows the links once."""
+    instructions = instructions.replace("\r\n", "\n")
     try:
         if public_url:
             learn_public_address(context, caller, public_url)

@@ -100,7 +100,7 @@ def rate(request: Request, context: HomeContext, came: Came, token: str, form: S
     """Store the rating of an item, and go to the next one."""
     if came.panel is None or came.rater is None:
         return _page(request, context, came, token)
-    comment = str(form.get("comment", ""))
+    comment = str(form.get("comment", "")).replace("\r\n", "\n")  # as it was written; a browser sends both
     try:
         item, shown_at = _number(form, "item"), _moment(form)
         if came.panel.kind == "pairwise":

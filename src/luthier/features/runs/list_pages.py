@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Final, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import APIRouter, Form, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from luthier.core.errors import RequestError
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError, RequestError
 from luthier.features.runs import changes as run_changes
 from luthier.features.runs import labels
 from luthier.features.runs.labels import MAX_NAME, MAX_NOTE, LabelChanges
+from luthier.features.runs.pages import run_page
+from luthier.features.runs.state import standing
 from luthier.features.runs.table import (
     OWN_COLUMNS,
+    TableRequest,
     asked_for,
     cells_of,
     known_fields,
@@ -22,6 +28,8 @@ from luthier.features.runs.table import (
     table_of,
 )
 from luthier.features.runs.view import MOST_COMPARED
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state, own_address
 
@@ -29,6 +37,8 @@ router = APIRouter()
 _MAX_CHOSEN: Final = 100
 _Short = Annotated[str, Query(max_length=1_000)]
 _Text = Annotated[str, Form(max_length=MAX_NAME + 100)]
+_Note = Annotated[str, Form(max_length=2 * MAX_NOTE)]
+"""Browsers send two characters for the end of a line, and let a person write `MAX_NOTE` that count it as one."""
 _Address = Annotated[str, Form(max_length=6_000)]
 Action = Literal["archive", "restore", "star", "unstar", "tag", "untag", "group"]
 _DONE: Final[dict[Action, str]] = {
@@ -55,6 +65,30 @@ def show_runs(
     asked = asked_for(
         filter_text=filter, status=status, text=text, sort=sort, columns=columns or (), archived=archived, before=before
     )
+    return _list(request, context, caller, asked)
+
+
+def _list(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    asked: TableRequest,
+    *,
+    chosen: Sequence[str] = (),
+    word: str = "",
+    error: LuthierError | None = None,
+) -> Response:
+    """The list; for HTMX its rows alone.
+
+    Args:
+        request: The request that it answers.
+        context: The home.
+        caller: Who looks at it.
+        asked: Which rows and columns.
+        chosen: Runs that are ticked.
+        word: What is in the field for a tag or a group.
+        error: Why a change of the chosen runs was refused; it decides the status of the response.
+    """
     table = table_of(context, caller, request.app.state.judged, asked)
     rows = table.page.rows
     values = {
@@ -68,10 +102,13 @@ def show_runs(
         "newest": asked.address() if asked.before else "",
         "older": asked.address(table.page.older) if table.page.older else "",
         "is_grouped": asked.order.key == "group" if table.error is None else False,
+        "chosen": chosen,
+        "word": word,
+        "error": error or table.error,
     }
     if is_fragment_request(request):
         return render(request, "runs/rows.html", values)
-    is_empty = not rows and not asked.is_filtered and not asked.before and table.error is None
+    is_empty = error is None and not rows and not asked.is_filtered and not asked.before and table.error is None
     if is_empty and not asked.archived:
         # Where all are archived, the list says so and leads to them.
         is_empty = not table_of(context, caller, request.app.state.judged, replace(asked, archived=True)).page.rows
@@ -81,7 +118,8 @@ def show_runs(
         "fields": known_fields(),
         "is_empty": is_empty,
     }
-    return render(request, "runs/list.html", values, status=200 if table.error is None else 422)
+    status = status_of(error) if error is not None else 200 if table.error is None else 422
+    return render(request, "runs/list.html", values, status=status)
 
 
 @router.post("/runs/edit")
@@ -94,9 +132,11 @@ def edit_chosen(
     word: _Text = "",
     back: _Address = "/runs",
 ) -> Response:
-    """Change what is written about the chosen runs."""
-    changes = _changes(do, word)
-    number = run_changes.edit_runs(context, caller, run, changes)
+    """Change what is written about the chosen runs; where that is refused, they stay chosen."""
+    try:
+        number = run_changes.edit_runs(context, caller, run, _changes(do, word))
+    except LuthierError as error:
+        return _list(request, context, caller, _asked_by(_list_address(back)), chosen=run, word=word, error=error)
     shown = f" {word.strip()}" if do in ("tag", "untag", "group") else ""
     notice = f"{number:,} {'run is' if number == 1 else 'runs are'} {_DONE[do]}{shown}."
     return redirect(request, _list_address(back), notice)
@@ -144,25 +184,35 @@ def edit(
     caller: Trainer,
     run_id: str,
     name: _Text = "",
-    note: Annotated[str, Form(max_length=MAX_NOTE + 1_000)] = "",
+    note: _Note = "",
     group: _Text = "",
     tags: Annotated[str, Form(max_length=2_000)] = "",
     star: Annotated[str, Form(max_length=10)] = "",
     archived: Annotated[str, Form(max_length=10)] = "",
 ) -> Response:
-    """Change what is written about a run: everything that the form has."""
+    """Change what is written about a run: everything that the form has, which keeps its texts where one is refused."""
     changes = LabelChanges(name, note, group, bool(star), bool(archived), tags=tags.replace(",", " ").split())
-    run_changes.edit_run(context, caller, run_id, changes)
+    try:
+        run_changes.edit_run(context, caller, run_id, changes)
+    except LuthierError as error:
+        edited = {"name": name, "note": note, "group": group, "tags": tags}
+        edited |= {"is_starred": bool(star), "is_archived": bool(archived)}
+        return run_page(request, context, caller, standing(context, caller, run_id), edited=edited, error=error)
     return redirect(request, f"/runs/{run_id}", "Saved.")
 
 
 @router.post("/runs/{run_id}/star")
 def star_run(
-    request: Request, context: HomeContext, caller: Trainer, run_id: str, back: _Address = "/runs"
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    run_id: str,
+    star: Annotated[Literal["", "0", "1"], Form()] = "",
+    back: _Address = "/runs",
 ) -> Response:
-    """Give it a star, or take the star away."""
-    was = context.run_labels.of_runs([run_id])[run_id]
-    run_changes.edit_run(context, caller, run_id, LabelChanges(is_starred=not was.is_starred))
+    """Give it a star by `star` 1, take it away by 0: sent twice, that changes nothing. Without `star`, switch it."""
+    is_starred = star == "1" if star else not context.run_labels.of_runs([run_id])[run_id].is_starred
+    run_changes.edit_run(context, caller, run_id, LabelChanges(is_starred=is_starred))
     return redirect(request, _list_address(back))
 
 
@@ -173,6 +223,14 @@ def delete_run(request: Request, context: HomeContext, caller: Trainer, run_id: 
     answer = redirect(request, "/runs", f"The run {run_id} is deleted.")
     answer.background = BackgroundTask(run_changes.sweep, context)
     return answer
+
+
+def _asked_by(address: str) -> TableRequest:
+    """What an address of the list asks for."""
+    given = dict(parse_qsl(urlsplit(address).query))
+    names = ("status", "text", "sort", "archived", "before")
+    one = {name: given.get(name, "") for name in names}
+    return asked_for(filter_text=given.get("filter", ""), columns=[given.get("columns", "")], **one)
 
 
 def _list_address(back: str) -> str:

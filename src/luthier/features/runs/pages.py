@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import RequestError
+from luthier.core.errors import LuthierError, RequestError
 from luthier.core.evaluation import Evaluation, Metric
+from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, TrainResult
 from luthier.features.runs import run_files
 from luthier.features.runs import state as run_control
@@ -44,6 +45,7 @@ from luthier.ml.charts.judged_rows import metric_axis
 from luthier.ml.charts.spec import Chart, IntervalRow, Intervals
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, run_paths
+from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.i18n.environments import words as page_words
 from luthier.platform.ui.render import Page, is_fragment_request, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
@@ -53,6 +55,8 @@ PAGE = Page("Runs", "/runs", "read", order=30, key="r", group="train")
 
 
 LETTERS: Final = "ABCDEFGH"
+_MOST_NAMED: Final = 100
+"""Of runs that an address names: those of a page of the list, whose choice may be too large."""
 _TUNED: Final = "tuned"
 _BASE: Final = "base"
 
@@ -79,12 +83,16 @@ def compare(
     request: Request,
     context: HomeContext,
     caller: Reader,
-    run: Annotated[list[str] | None, Query(max_length=MOST_COMPARED)] = None,
+    run: Annotated[list[str] | None, Query(max_length=_MOST_NAMED)] = None,
     find: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
     """Runs side by side; with fewer than two, the runs to choose from, those that `find` occurs in."""
     # Without repeats, in the order of the address, which decides letters and colours.
     ids = list(dict.fromkeys(run or ()))
+    if len(ids) > MOST_COMPARED:
+        raise RequestError(
+            f"{len(ids)} runs to compare", expected=f"two to {MOST_COMPARED} runs", do="choose fewer of them"
+        )
     found = [standing(context, caller, run_id) for run_id in ids]
     # Of the app, so that evaluations stay read from page to page.
     judged: Judged = request.app.state.judged
@@ -270,32 +278,61 @@ def show(
 ) -> Response:
     """The page of a run; for HTMX the current state of a part of it."""
     found = standing(context, caller, run_id)
-    series: RunSeries = request.app.state.run_series
     plan = None if found.record is None else context.runs.plan(run_id)
     if part == "now" and is_fragment_request(request):
         values = changing(context, caller, request.app.state.judged, found, plan)
         return render(request, "runs/now.html", values | {"is_piece": True})
+    if part == "charts" and is_fragment_request(request):
+        return render(request, "runs/charts.html", _drawn(request, found, plan))
+    return run_page(request, context, caller, found)
+
+
+def _drawn(request: Request, found: Standing, plan: Plan | None) -> dict[str, Any]:
+    """What the template of the charts knows."""
+    series: RunSeries = request.app.state.run_series
     # A bounded number of events for the first paint; scripts fetch the whole curves afterwards.
-    curves = series.first_look(run_id, 0 if found.record is None else found.record.step, FIRST_POINTS)
-    drawn = {
+    curves = series.first_look(found.run_id, 0 if found.record is None else found.record.step, FIRST_POINTS)
+    return {
         "run": found,
         "charts": [] if plan is None else run_charts(curves, plan.objective.loss_unit),
         "machine": machine_charts(curves),
         "steps_per_epoch": plan.training.num_steps_per_epoch if plan and plan.data.has_epochs else None,
         "layout": layout_of(curves),
     }
-    if part == "charts" and is_fragment_request(request):
-        return render(request, "runs/charts.html", drawn)
+
+
+def run_page(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    found: Standing,
+    *,
+    edited: Mapping[str, Any] | None = None,
+    error: LuthierError | None = None,
+) -> Response:
+    """The whole page of a run.
+
+    Args:
+        request: The request that it answers.
+        context: The home.
+        caller: Who looks at it.
+        found: The run.
+        edited: What the form of its name and tags held; None: what is stored.
+        error: Why that was refused; it decides the status of the response.
+    """
+    plan = None if found.record is None else context.runs.plan(found.run_id)
     name, labels = name_of(context, found)
-    values = whole_page(context, caller, request.app.state.judged, found) | drawn
+    values = whole_page(context, caller, request.app.state.judged, found) | _drawn(request, found, plan)
     values |= {
         "name": name,
         "labels": labels,
+        "edited": edited or labels.as_json() | {"tags": " ".join(labels.tags)},
+        "edit_error": error,
         "copies": None if plan is None else run_files.copies_of(context, plan),
         "logs": run_files.logs_of(context, found, plan),
         "has_weights": run_files.has_weights(context, found),
     }
-    return render(request, "runs/run.html", values)
+    return render(request, "runs/run.html", values, status=200 if error is None else status_of(error))
 
 
 @router.get("/runs/{run_id}/report")

@@ -63,7 +63,9 @@ def change(
             keep_days=_days(keep_days) or before.keep_days,
         )
     except LuthierError as error:
-        return _page(request, context, caller, {"policy": before, "error": error}, status=status_of(error))
+        given = {"keep": keep, "percent": percent, "mask": bool(mask), "keep_days": keep_days}
+        values = {"policy": before, "given": given, "error": error}
+        return _page(request, context, caller, values, status=status_of(error))
     set_traffic_policy(context, caller, policy)
     return redirect(request, _ADDRESS, "Changed. Servers apply it within seconds.")
 
@@ -109,6 +111,13 @@ def _days(text: str) -> int | None:
 
 
 def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
-    now = context.access.now()
-    common = {"keeps": _KEEPS, "counts": summary(context, caller.project_id, since=now - _DAY_SECONDS)}
+    now, policy = context.access.now(), values["policy"]
+    common: dict[str, Any] = {"keeps": _KEEPS, "counts": summary(context, caller.project_id, since=now - _DAY_SECONDS)}
+    # What the form shows: what is set, unless it was given something that is refused.
+    common["given"] = {
+        "keep": policy.keep,
+        "percent": f"{100 * policy.fraction:g}",
+        "mask": policy.mask_personal_data,
+        "keep_days": policy.keep_days,
+    }
     return show(request, "traffic", common | values, status=status)

@@ -88,7 +88,8 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
         "base_model": shown_reference(study.spec.recipe.base_model, shown),
         "headline": headline(study.model_copy(update={"hours": view.hours}), view.trials, mean_losses(view.trials)),
         "lowest": min(done, default=None),
-        "charts": study_charts(view),
+        # Each with an id of its content: one that is unchanged stays in the page, with its zoom.
+        "charts": [(f"chart-{sha256_document(one.as_json())[:12]}", one) for one in study_charts(view)],
         "rows": [*view.best, *others],
         "reasons": {trial.number: redact_paths(trial.reason, shown) for trial in view.trials},
         "notes": redact_paths(list(study.notes), shown),

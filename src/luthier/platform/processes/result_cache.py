@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -66,11 +67,17 @@ class Subject:
     @property
     def key(self) -> str:
         """Names the answer among those about the file; another version of Luthier may answer otherwise."""
-        return sha256_document({"given": self.given, "version": version("luthier")})[:_KEY_DIGITS]
+        return sha256_document({"given": self.given, "version": _version()})[:_KEY_DIGITS]
 
     def path(self, context: Context) -> Path:
         """Where the answer is kept."""
         return context.settings.answers_folder / self.sha256 / f"{self.kind}-{self.key}.json"
+
+
+@cache
+def _version() -> str:
+    # Read from a file of the installed package: once a process, and not for each row of a list of datasets.
+    return version("luthier")
 
 
 def cached_result(context: Context, subject: Subject) -> CachedResult:

@@ -41,6 +41,7 @@ from luthier.platform.ui.i18n.catalog import catalog
 from luthier.platform.ui.i18n.environments import Coverage, translated_environment, words
 from luthier.platform.ui.i18n.language import ENGLISH, LANGUAGES, VARY, language_of
 from luthier.platform.ui.terms import Terms
+from luthier.platform.ui.visitor import page_above
 
 Group = Literal["main", "data", "train", "evaluate", "use", "watch", "settings"]
 """Where a page is linked from: a group of the navigation, or the tabs of the settings."""
@@ -265,11 +266,12 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     """The answer with a page, or a piece of one, made from a template.
 
     Every template knows, in addition to `values`: `session` (None where no one is signed in), `may(scope)`,
-    `asset(name)`, `navigation`, `here` (the path), `full_address` (with its query), `group` (of the navigation that the
-    path belongs to), `notice` (of the form before), `rail()` (the first steps of a project), `page_inbox()` (who does
-    the work that the page is about), `term(word)` (a word with its explanation), `language` (of the page),
-    `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts), `theme` (light, dark, or
-    empty for that of the system), `human_names` (for the filter `named`: names in the place of ids).
+    `asset(name)`, `navigation`, `here` (the path), `full_address` (with its query), `language_back` (where a choice
+    of the language leads), `group` (of the navigation that the path belongs to), `notice` (of the form before),
+    `rail()` (the first steps of a project), `page_inbox()` (who does the work that the page is about), `term(word)` (a
+    word with its explanation), `language` (of the page), `language_wanted` and `languages` (for the switch),
+    `script_words` (texts of scripts), `theme` (light, dark, or empty for that of the system), `human_names` (for the
+    filter `named`: names in the place of ids).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
@@ -288,7 +290,8 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "navigation_counts": _counts(request, session),
         "current": current(request.url.path),
         "here": request.url.path,
-        "full_address": f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path,
+        "full_address": (address := request.url.path + (f"?{request.url.query}" if request.url.query else "")),
+        "language_back": address if request.method == "GET" else page_above(request),
         "group": group_of(request.url.path),
         "rail": partial(_rail, request, session),
         "page_inbox": partial(_page_inbox, request, session),

@@ -99,10 +99,10 @@ def page_behind(request: Request) -> str:
     # The header comes from the browser: only a page of this very host is followed.
     if current.netloc and current.netloc == headers.get("host"):
         return own_address(f"{current.path}?{current.query}" if current.query else current.path or "/")
-    return own_address(_page_above(request))
+    return own_address(page_above(request))
 
 
-def _page_above(request: Request) -> str:
+def page_above(request: Request) -> str:
     """The nearest page above the requested address, by the templates of the addresses: `/runs/x` above `/runs/x/pause`.
 
     What a form is sent to may be a page itself; what a script requests is none.

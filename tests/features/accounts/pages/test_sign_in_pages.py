@@ -62,7 +62,10 @@ def test_a_wrong_key_lets_nobody_in_and_too_many_have_to_wait(browser: Browser) 
 def test_a_member_comes_in_by_name_and_password(home: Context, browser: Browser) -> None:
     member = add_member(home, Caller(), "Ada", PASSWORD, "viewer")
     one = browser()
-    assert one.post("/sign-in", data={"name": "Ada", "password": "wrong password"}).status_code == 422
+    refused = one.post("/sign-in", data={"name": "Ada", "password": "wrong password"})
+    assert refused.status_code == 422
+    assert 'name="name" value="Ada"' in refused.text
+    assert "wrong password" not in refused.text
     assert one.post("/sign-in", data={"name": "Ada", "password": PASSWORD}).status_code == 303
     assert "Ada" in one.get("/").text
     change_password(home, Caller(), member.member_id, PASSWORD + "!")

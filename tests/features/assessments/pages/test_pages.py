@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -166,6 +167,19 @@ def test_of_an_eval_of_the_api_the_page_says_that_graded_answers_stay(home: Cont
     assert "Cancel this evaluation? What was graded stays." in page
     home.jobs.ask(job.job_id, "cancel")
     assert "It was cancelled; what was graded stays." in browser("read").get(f"/evaluations/orders/{job.job_id}").text
+
+
+def test_a_form_with_too_many_models_is_shown_again_with_what_it_held(
+    home: Context, browser: Browser, run: str
+) -> None:
+    others = [add_run(home, digit) for digit in "12345678"]
+    data = {"kind": "safety", "candidate": run, "against": others, "suite_text": "typed for an hour"}
+    answer = browser("read", "train").post("/evaluations/new", data=data)
+    assert answer.status_code == 422
+    assert "8 models to compare it with" in answer.text
+    assert "typed for an hour" in answer.text
+    against = answer.text.partition('name="against"')[2].partition("</select>")[0]
+    assert sorted(re.findall(r'value="([^"]+)" selected', against)) == others
 
 
 def test_a_form_that_cannot_be_done_is_shown_again_with_what_it_held(home: Context, browser: Browser, run: str) -> None:

@@ -143,6 +143,15 @@ def test_cancel_a_refused_file_and_a_failed_job(home: Context, browser: Browser)
     assert "no room in jobs" in page
     assert str(home.home) not in page
     assert "data-look" not in page
+    stopped = started(home, [line("a", "say one")])
+    job = home.jobs.claim("w", ("infer",))
+    assert job is not None
+    assert "data-look" in one.get("/batches").text
+    home.jobs.finish(job.job_id, job.attempt, "cancelled")
+    page = one.get(f"/batches/{stopped.batch.batch_id}").text
+    assert "data-look" not in page, "by the operator, whom the batch itself does not know"
+    assert "a worker of the server continues" not in page
+    assert "data-look" not in one.get("/batches").text, "nothing more happens to any of them"
 
 
 def test_the_list_is_paged(home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:

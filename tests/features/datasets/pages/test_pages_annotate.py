@@ -12,6 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
+from luthier.core.errors import StorageFullError
+from luthier.features.datasets import annotations as annotation_queue
 from luthier.features.datasets import service as dataset_versions
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -117,6 +119,21 @@ def test_an_edit_that_is_refused_keeps_what_was_typed(
         if "text:/nowhere" not in sent:
             assert next(iter(sent.values())) in unescape(answer.text)
     assert "0 of 3 rows decided" in words(one.get(desk))
+
+
+def test_an_edit_that_cannot_be_stored_now_keeps_what_was_typed(
+    browser: Browser, desk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageFullError("the disk is full", expected="room", do="free some")
+
+    monkeypatch.setattr(annotation_queue, "decide", full)
+    sent = {"version": "1", "row": "1", "text:/messages/1/content": "typed for minutes"}
+    answer = browser("train", "read").post(f"{desk}/edit", data=sent, headers=HX)
+    assert answer.status_code == 507
+    assert answer.text.lstrip().startswith('<div id="desk"')
+    assert "the disk is full" in answer.text
+    assert "typed for minutes" in answer.text
 
 
 def test_a_version_is_made_of_what_was_said(home: Context, browser: Browser, desk: str) -> None:

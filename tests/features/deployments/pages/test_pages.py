@@ -13,6 +13,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.runs.labels import RunLabels
 from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
+from luthier.testing.records import add_run
 
 Browser = Callable[..., TestClient]
 
@@ -54,6 +55,17 @@ def test_deploy_a_canary_raise_it_promote_it_and_go_back(home: Context, browser:
     assert page.count("<td>k</td>") == 4  # who: the key that this browser came by
     one.post("/deployments/support/remove")
     assert one.get("/deployments/support").status_code == 404
+
+
+def test_only_who_may_train_is_led_to_an_evaluation_of_what_was_not_judged(home: Context, browser: Browser) -> None:
+    unknown = add_run(home, "a")
+    deployments.deploy(home, ME, "support", unknown)
+    for scopes, is_led in ((("read",), False), (("read", "train"), True)):
+        page = browser(*scopes).get("/deployments/support").text
+        assert "had not been evaluated." in page
+        assert (f'href="/evaluations/new?model={unknown}"' in page) == is_led
+    german = browser("read").get("/deployments/support", headers={"accept-language": "de"}).text
+    assert "nicht evaluiert." in german
 
 
 def test_runs_are_shown_by_their_names_with_the_id_in_small(home: Context, browser: Browser) -> None:

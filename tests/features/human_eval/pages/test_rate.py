@@ -52,6 +52,14 @@ def test_a_rater_reads_what_to_do_rates_all_and_is_thanked(home: Context, rater:
     assert [(one.preference, one.comment) for one in kept] == [("tie", "both good")] * 3
 
 
+def test_a_comment_of_many_lines_is_as_long_as_it_was_written(home: Context, rater: TestClient) -> None:
+    made = make_panel(home, num_rows=3, attention=0)
+    item, lines = item_of(rater.get(f"{address_of(made)}?begin=1").text), 1_000 * "x\n"
+    sent = {"item": item, "choice": "tie", "comment": lines.replace("\n", "\r\n")}
+    assert rater.post(address_of(made), data=sent).status_code == 303
+    assert [one.comment for one in home.rating_panels.ratings(made.panel.panel_id)] == [lines.strip()]
+
+
 def test_nothing_tells_who_wrote_what(home: Context, rater: TestClient) -> None:
     made = make_panel(home, num_rows=3, systems=("plainmodel", "tunedmodel"))
     for path in (address_of(made), f"{address_of(made)}?begin=1"):

@@ -75,6 +75,24 @@ def test_what_cannot_be_made_is_said_and_the_form_keeps_its_words(
     assert list_panels(home, Caller()) == []
 
 
+def test_long_instructions_may_have_lines_and_too_long_ones_keep_the_form(
+    home: Context, browser: Browser, evaluation_id: str
+) -> None:
+    one, systems = browser("train", "read"), systems_of(home, evaluation_id)
+    data = {"evaluation": evaluation_id, "systems": systems, "raters": "Ada", "attention": "0", "name": "typed"}
+    data["kind"] = "likert"
+    refused = one.post(f"{PANELS}/new", data=data | {"instructions": 20_001 * "x"})
+    assert refused.status_code == 422
+    assert "instructions of 20,001 characters" in refused.text
+    assert 20_001 * "x" in refused.text
+    assert 'value="typed"' in refused.text
+    lines = 5_000 * "xyz\n"  # 20,000 characters, for which a browser sends 25,000
+    made = one.post(f"{PANELS}/new", data=data | {"instructions": lines.replace("\n", "\r\n")})
+    assert made.status_code == 303
+    (counts,) = list_panels(home, Caller())
+    assert counts.panel.instructions == lines.strip()
+
+
 def test_viewers_look_and_change_nothing(home: Context, browser: Browser, evaluation_id: str) -> None:
     made = make_panel(home)
     viewer = browser("read")

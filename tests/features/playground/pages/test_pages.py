@@ -68,6 +68,7 @@ def test_without_a_model_it_says_how_to_come_to_one(browser: Browser) -> None:
     assert "No model to chat with yet" in page
     assert '<a class="button" href="/models?show=base">' in page
     assert "/runs/new" not in page, "whoever may not train is not sent there"
+    assert "/models?show=base" not in browser("infer").get("/playground").text
 
 
 def test_only_what_this_project_may_ask_is_offered(home: Context, browser: Browser, tiny: str) -> None:

@@ -88,4 +88,9 @@ def test_one_that_has_not_begun_and_too_many_are_refused(home: Context, browser:
     assert refused.status_code == 422
     assert "has not started" in refused.text
     many = "&".join(f"run=run-20261125-093000-00000{n}" for n in range(9))
-    assert reader.get(f"/runs/compare?{many}").status_code == 422
+    refused = reader.get(f"/runs/compare?{many}")
+    assert refused.status_code == 422
+    assert "9 runs to compare" in refused.text
+    assert "two to 8 runs" in refused.text
+    twice = "&".join(f"run={one}" for one in 9 * [one])
+    assert reader.get(f"/runs/compare?{twice}").status_code == 200, "one run, named nine times"

@@ -164,6 +164,58 @@ def test_the_chosen_are_changed_together_by_who_may(home: Context, browser: Brow
     assert evil.headers["location"] == "/runs"
 
 
+def test_a_change_of_the_chosen_that_is_refused_keeps_the_choice_the_word_and_the_filter(
+    home: Context, browser: Browser
+) -> None:
+    runs, trainer = several(home), browser("read", "train")
+    form = {"run": runs[:2], "do": "tag", "word": "two, words", "back": "/runs?filter=lr%3E5e-5&columns=loss,note"}
+    refused = trainer.post("/runs/edit", data=form)
+    assert refused.status_code == 422
+    assert "what to do" in refused.text
+    assert re.findall(r'id="pick-run-20261125-093000-(\w)\w*"[^>]* checked', refused.text) == ["b", "a"]
+    assert 'name="word" value="two, words"' in refused.text
+    assert 'value="lr&gt;5e-5"' in refused.text
+    assert 'value="note" checked' in refused.text
+    assert 'name="back" value="/runs?filter=lr%3E5e-5&amp;columns=loss%2Cnote"' in refused.text
+    assert {one.tags for one in home.run_labels.of_runs(runs[1:]).values()} == {()}
+    gone = trainer.post("/runs/edit", data=form | {"run": [runs[0], "run-20261125-093000-ffffff"], "word": "night"})
+    assert gone.status_code == 404
+    assert 'name="word" value="night"' in gone.text
+    assert home.run_labels.of_runs(runs)[runs[0]].tags == ("sweep",)
+
+
+def test_an_edit_of_a_run_that_is_refused_keeps_what_was_typed(home: Context, browser: Browser) -> None:
+    run_id, trainer = add_run(home, "a"), browser("read", "train")
+    lines = 2_500 * "why\r\n"
+    form = {"name": f"mails {HOSTILE}", "note": lines, "tags": "fine, not!fine", "group": "first", "archived": "1"}
+    refused = trainer.post(f"/runs/{run_id}/edit", data=form)
+    assert refused.status_code == 422
+    assert "the tag &#39;not!fine&#39;" in refused.text
+    assert "<script>alert" not in refused.text
+    text = unescape(refused.text)
+    assert f'id="run-name" name="name" value="mails {HOSTILE}"' in text
+    assert 'name="tags" value="fine, not!fine"' in text
+    assert "why\nwhy\nwhy" in text.replace("\r\n", "\n")
+    assert 'name="group" value="first"' in text
+    assert 'name="archived" value="1" checked' in text
+    assert 'name="star" value="1" checked' not in text
+    assert home.run_labels.of_runs([run_id])[run_id].name == ""
+    assert trainer.post(f"/runs/{run_id}/edit", data=form | {"tags": "fine"}).status_code == 303
+    assert home.run_labels.of_runs([run_id])[run_id].note == (2_500 * "why\n").strip()
+
+
+def test_a_star_that_is_clicked_twice_is_there(home: Context, browser: Browser) -> None:
+    run_id, trainer = add_run(home, "a"), browser("read", "train")
+    button = re.search(r'<button class="run-star" name="(\w+)" value="(\w)"', trainer.get("/runs").text)
+    assert button is not None
+    for _ in range(2):
+        assert trainer.post(f"/runs/{run_id}/star", data={button[1]: button[2]}).status_code == 303
+        assert home.run_labels.of_runs([run_id])[run_id].is_starred
+    assert '<button class="run-star" name="star" value="0"' in trainer.get("/runs").text
+    assert trainer.post(f"/runs/{run_id}/star", data={"star": "0"}).status_code == 303
+    assert not home.run_labels.of_runs([run_id])[run_id].is_starred
+
+
 def test_one_is_edited_starred_and_deleted_by_who_may(home: Context, browser: Browser) -> None:
     run_id = add_run(home, "a")
     viewer, trainer = browser("read"), browser("read", "train")

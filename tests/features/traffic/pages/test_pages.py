@@ -53,6 +53,16 @@ def test_what_cannot_be_is_refused_and_changes_nothing(home: Context, browser: B
     assert traffic_policy(home, "default") == TrafficPolicy()
 
 
+def test_a_form_that_is_refused_keeps_what_was_given(home: Context, browser: Browser) -> None:
+    form = {"keep": "sampled", "percent": "2,5", "keep_days": "90 days"}
+    text = browser("admin").post(ADDRESS, data=form).text
+    assert 'value="sampled" checked' in text
+    assert 'value="2,5"' in text
+    assert 'value="90 days"' in text
+    assert 'name="mask" value="yes" checked' not in text
+    assert traffic_policy(home, "default") == TrafficPolicy()
+
+
 def test_admins_have_a_user_forgotten(home: Context, browser: Browser) -> None:
     digest = user_digest(user_key(home, "default"), "anna <b>")
     values = {"exchange_id": "c-1", "project_id": "default", "at": time.time(), "model": "m", "user_digest": digest}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from html import unescape
 
 import pytest
 from fastapi.testclient import TestClient
@@ -54,6 +57,26 @@ def test_while_it_is_searched_it_is_asked_for_again_and_sent_when_it_has_changed
     assert piece.status_code == 200
     assert "1.9688" in piece.text
     assert "<html" not in piece.text
+
+
+def test_a_chart_that_is_unchanged_stays_in_the_page(home: Context, browser: Browser) -> None:
+    add_study(home)
+    one = browser("read")
+
+    def charts() -> dict[str, str]:
+        """By the key of a chart, the id of its card."""
+        text = unescape(one.get(f"/studies/{STUDY_ID}").text)
+        found = re.findall(r'id="(chart-\w+)" hx-preserve>\s*<figure class="chart" data-chart="(\{.*?\})">', text)
+        return {json.loads(document)["key"]: name for name, document in found}
+
+    before = charts()
+    assert len(set(before.values())) == 3
+    assert charts() == before
+    home.studies.put_trial(STUDY_ID, trial_of(11, {"method.rank": 16}, -1, 0.0, state="running"))
+    assert charts()["parallel"] == before["parallel"], "a trial without a result is in no chart"
+    home.studies.put_trial(STUDY_ID, trial_of(11, {"method.rank": 16}, 0, 0.875, state="paused"))
+    after = charts()
+    assert {key for key in before if before[key] != after[key]} >= {"parallel"}
 
 
 def test_trials_stand_from_the_best_on_with_charts_of_all_of_them(home: Context, browser: Browser) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from luthier.core.errors import BusyError, DataError, WorkError
 from luthier.platform.home.context import Context
+from luthier.platform.processes import result_cache
 from luthier.platform.processes.result_cache import Subject, cached_result, start_computation, store_result
 from luthier.testing.servers import wait_for
 
@@ -37,6 +38,23 @@ def test_an_answer_is_found_out_once_while_others_look(context: Context) -> None
     assert (found.answer, asked) == ({"n": 1}, [1])
     assert found.at >= first.at
     assert cached_result(context, Subject(SUBJECT.sha256, "look", {"suffix": ".csv"})).state == "unasked"
+
+
+def test_the_version_of_the_package_is_read_once_for_a_list_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def version(name: str) -> str:
+        read.append(name)
+        return "9.9"
+
+    monkeypatch.setattr(result_cache, "version", version)
+    result_cache._version.cache_clear()
+    try:
+        keys = {Subject(SUBJECT.sha256, "look", {"number": number}).key for number in range(5)}
+    finally:
+        result_cache._version.cache_clear()
+    assert len(keys) == 5
+    assert read == ["luthier"]
 
 
 def test_an_error_of_the_file_is_kept_and_one_of_the_machine_is_told(context: Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from html import unescape
 
 import pytest
 from fastapi.testclient import TestClient
@@ -46,6 +47,27 @@ def test_the_switch_leads_nowhere_else_and_knows_its_languages(browser: Browser)
     wrong = one.post("/language", data={"language": "xx"}, follow_redirects=False)
     assert wrong.status_code == 422
     assert "set-cookie" not in wrong.headers
+
+
+def test_the_switch_leads_back_to_a_page_also_from_the_answer_to_a_form(browser: Browser) -> None:
+    one = browser("read", "train", "admin")
+
+    def back(page: str) -> str:
+        found = re.search(r'action="/language">\s*<input type="hidden" name="back" value="([^"]*)"', page)
+        assert found is not None
+        return unescape(found[1])
+
+    assert back(one.get("/datasets?q=x&q=y").text) == "/datasets?q=x&q=y"
+    assert back(browser().get("/sign-in?next=/runs").text) == "/sign-in?next=/runs"
+    for address, page in (
+        ("/runs/edit", "/runs"),
+        ("/settings/traffic", "/settings/traffic"),
+        ("/settings/members/invitations", "/settings/members"),
+    ):
+        refused = one.post(address, data={"keep": "off", "keep_days": "never"})
+        assert refused.status_code == 422, address
+        assert back(refused.text) == page
+        assert one.get(page).status_code == 200
 
 
 def test_signing_in_is_german_too(browser: Browser) -> None:

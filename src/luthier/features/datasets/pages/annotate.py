@@ -339,7 +339,7 @@ def edit(request: Request, context: HomeContext, caller: Trainer, dataset_id: st
             from_json(str(form["json"])) if mode == "json" else with_texts(AnnotationView(queue, line).fields, texts)
         )
         made = annotation_queue.decide(context, caller, queue, line, "edit", seen=seen, edited=fields)
-    except RequestError as error:
+    except LuthierError as error:
         typed = {"json": str(form["json"])} if mode == "json" else texts
         return _page(request, context, caller, AnnotationView(queue, line, mode, error=error, typed=typed))
     return _onward(
@@ -393,7 +393,7 @@ def make(
     try:
         back = f"/datasets/{dataset_id}/annotate?version={version}"
         return page_work(request).answer(request, "The next version is being made", work, back=back)
-    except RequestError as error:
+    except LuthierError as error:
         return _page(request, context, caller, AnnotationView(queue, queue.first(), error=error, note=note))
 
 

@@ -1,5 +1,5 @@
 // Shared by all pages: the theme, relative times, keyboard navigation, confirmation of forms.
-const root = document.documentElement;
+const root = document.documentElement, RETRY_MS = 5000, NUMBERS = /\b\d[\d.,]*\b/g;
 
 // Texts of scripts in the language of the page: `Luthier.t("{count} files", { count })`. In English they are themselves.
 const translations = JSON.parse(document.querySelector('meta[name="luthier-words"]')?.content ?? "{}");
@@ -139,9 +139,10 @@ for (const form of document.querySelectorAll("form[data-keep]")) {
 // What a tab keeps is of the person who is signed in.
 document.querySelector('form[action="/sign-out"]')?.addEventListener("submit", () => { try { sessionStorage.clear(); } catch { /* nothing was kept, then */ } });
 
-// The switch of languages leads back to this very address; without a script to its path.
+// The switch of languages leads back to this very page, also where a script has changed its address since it was loaded.
+const addressNow = () => `${location.pathname}${location.search}`, addressFirst = addressNow();
 for (const form of document.querySelectorAll("form.language")) {
-  form.addEventListener("submit", () => { form.elements.back.value = `${location.pathname}${location.search}`; });
+  form.addEventListener("submit", () => { if (addressNow() !== addressFirst) form.elements.back.value = addressNow(); });
 }
 
 // A form or button with `data-confirm` asks before an action that cannot be undone.
@@ -165,10 +166,58 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = words; }, 1500);
 });
 
-// An error that came as a fragment of HTML is shown in place of the expected answer.
+// A part of a page that requests itself, again and again or when something has happened.
+const requestsItself = ({ requestConfig, target }) => requestConfig.elt === target;
+const isAskedAgain = (detail) => requestsItself(detail) && !/\bload\b/.test(detail.target.getAttribute("hx-trigger") ?? "");
+
+// An error that came as a fragment of HTML is shown in place of the expected answer. A part that is requested again stays
+// what it is while the server cannot answer: in the place of an error nothing would request it any more.
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { status } = event.detail.xhr;
+  if ((status === 429 || status >= 500) && isAskedAgain(event.detail)) return;
   if (status >= 400 && status !== 401) { event.detail.shouldSwap = true; event.detail.isError = false; }
+});
+const waiting = new WeakSet();
+for (const end of ["htmx:responseError", "htmx:sendError"]) {
+  document.addEventListener(end, ({ detail }) => {
+    const { elt, triggeringEvent } = detail.requestConfig;
+    if (!isAskedAgain(detail) || !triggeringEvent?.type.startsWith("luthier:") || waiting.has(elt)) return;
+    waiting.add(elt); // what happens once is requested once more; polls go on by themselves
+    setTimeout(() => { waiting.delete(elt); if (elt.isConnected) window.htmx.trigger(elt, triggeringEvent.type); }, RETRY_MS);
+  });
+}
+
+// What a person has scrolled, opened or focused stays so where a part of the page requests itself and is made again.
+function* keptParts() { // each with a name that it has in the new part, too
+  const times = new Map();
+  for (const one of document.querySelectorAll("main details, main .scroll, main .log-tail")) {
+    const name = `${one.closest("[id]").id} ${one.getAttribute("aria-label") ?? one.querySelector("summary")?.textContent.replace(NUMBERS, "")}`;
+    times.set(name, (times.get(name) ?? 0) + 1);
+    yield [`${name} ${times.get(name)}`, one];
+  }
+}
+const signOf = (one) => [one.localName, one.closest("[id]")?.id, one.form?.getAttribute("action"), one.localName === "summary" ? one.textContent.replace(NUMBERS, "") : "", ...["href", "formaction", "name", "aria-label"].map((name) => one.getAttribute(name))].join(" ");
+document.addEventListener("click", (event) => { event.target.closest?.("summary")?.parentElement.setAttribute("data-by-hand", ""); });
+let kept = null;
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  kept = null;
+  if (!requestsItself(detail) || !detail.shouldSwap) return;
+  const parts = new Map([...keptParts()].map(([name, one]) => [name, { one, left: one.scrollLeft, top: one.scrollTop }]));
+  const focused = document.activeElement ?? document.body;
+  kept = { parts, focused, sign: signOf(focused) };
+});
+document.addEventListener("htmx:afterSettle", () => {
+  if (!kept) return;
+  const { parts, focused, sign } = kept;
+  kept = null;
+  for (const [name, one] of keptParts()) {
+    const was = parts.get(name);
+    if (!was || was.one === one) continue;
+    if (one.localName !== "details") one.scrollTo(was.left, was.top);
+    else if ("byHand" in was.one.dataset) { one.open = was.one.open; one.dataset.byHand = ""; }
+  }
+  if (focused.isConnected || document.activeElement !== document.body) return;
+  [...document.querySelectorAll(`main ${focused.localName}`)].find((one) => signOf(one) === sign)?.focus({ preventScroll: true });
 });
 
 // HTMX logs an aborted request to the console when a newer one replaced it or the page was left. That is no error;

@@ -27,7 +27,7 @@ async function start(figure) {
     if (!point) return;
     mark.setAttribute("cx", point.px);
     mark.setAttribute("cy", point.py);
-    title.textContent = `Line ${point.line}`;
+    title.textContent = Luthier.t("Line {line}", { line: point.line });
     words.textContent = point.text;
     // On the other half of the plane, so that it hides nothing that is near.
     box.classList.toggle("at-left", point.px > svg.viewBox.baseVal.width / 2);

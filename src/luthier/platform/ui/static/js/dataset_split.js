@@ -19,13 +19,15 @@ new MutationObserver(() => {
   if (!document.querySelector("[data-look-again]")) document.querySelector("form[data-split] button:disabled")?.removeAttribute("disabled");
 }).observe(document.querySelector("#main"), { childList: true, subtree: true });
 
+const percent = (share) => (share / 100).toLocaleString(document.documentElement.lang, { style: "percent", maximumFractionDigits: 1 });
 const form = document.querySelector("form[data-split]"), bar = form?.querySelector("[data-shares]");
 if (bar) {
   const follow = () => {
     const [validation, heldOut] = ["validation", "held_out"].map((name) => Number(form.elements[name].value) || 0);
     const shares = [100 - validation - heldOut, validation, heldOut];
     lay(bar, shares);
-    ["train", "validation", "held-out"].forEach((name, n) => { bar.children[n].textContent = `${Math.round(shares[n] * 10) / 10} %`; bar.children[n].title = name; });
+    const names = [Luthier.t("train"), Luthier.t("validation"), Luthier.t("held-out")];
+    names.forEach((name, n) => { bar.children[n].textContent = percent(shares[n]); bar.children[n].title = name; });
     bar.hidden = false;
   };
   form.addEventListener("input", follow);

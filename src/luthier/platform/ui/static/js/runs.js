@@ -1,4 +1,4 @@
-// The list of runs: rows of active runs are polled while the tab is visible; a comparison needs two runs or more.
+// The list of runs: rows of active runs are polled while the tab is visible; a comparison has two runs or more, up to a limit.
 const EVERY_MS = 4000;
 
 setInterval(() => {
@@ -7,13 +7,14 @@ setInterval(() => {
 }, EVERY_MS);
 
 const button = document.querySelector("#compare-button"), words = document.querySelector("#compare-words");
-const asked = words?.textContent;
+const asked = words?.textContent, most = Number(button?.dataset.most);
 
 function count() {
   if (!button) return;
   const chosen = document.querySelectorAll("#run-rows input[name=run]:checked").length;
-  button.disabled = chosen < 2;
-  words.textContent = chosen ? `${chosen} chosen` : asked;
+  button.disabled = chosen < 2 || chosen > most;
+  if (!chosen) words.textContent = asked;
+  else words.textContent = chosen > most ? Luthier.t("{count} chosen: at most {most} can be compared", { count: chosen, most }) : Luthier.t("{count} chosen", { count: chosen });
 }
 
 document.addEventListener("change", count);

@@ -11,8 +11,8 @@ function enhance(select) {
   select.dataset.searched = "";
   const all = [...select.options].map((option) => ({ option, text: `${option.textContent} ${option.value}`.toLowerCase(), group: option.parentElement }));
   const field = document.createElement("input"), status = document.createElement("span"), name = select.labels?.[0]?.firstChild?.textContent?.trim() || select.name;
-  Object.assign(field, { type: "search", className: "search-select", autocomplete: "off", placeholder: `Search ${all.length} choices` });
-  field.setAttribute("aria-label", `Search: ${name}`);
+  Object.assign(field, { type: "search", className: "search-select", autocomplete: "off", placeholder: Luthier.t("Search {count} choices", { count: all.length }) });
+  field.setAttribute("aria-label", Luthier.t("Search: {name}", { name }));
   status.className = "visually-hidden";
   status.setAttribute("role", "status");
   select.before(field, status);
