@@ -7,11 +7,12 @@
     python benchmarks/embeddings.py compare work/*.json
 
 Pairs are WikiSQL's questions with the tables that answer them; each question of the test and validation files, and of
-the training file's rows beyond --rows, is searched among the tables of all rows. Both sides train all weights in float32 with AdamW, a constant rate, no weight decay
-and gradients clipped at 1, in-batch negatives over the whole batch in micro-batches (InfoNCE at temperature 0.05:
-`CachedMultipleNegativesRankingLoss` with scale 20 there). The orders of rows differ, so figures do, too: `turns` trains
-both sides with each of --seeds seeds, by turns and each in a process of its own, keeps what is done in the folder
---out, and prints median and range of each figure, with the median and range of the difference seed by seed.
+the training file's rows beyond --rows, is searched among the tables of all rows. Both sides train all weights in
+float32 with AdamW, a constant rate, no weight decay and gradients clipped at 1, in-batch negatives over the whole batch
+in micro-batches (InfoNCE at temperature 0.05: `CachedMultipleNegativesRankingLoss` with scale 20 there). The orders of
+rows differ, so figures do, too: `turns` trains both sides with each of --seeds seeds, by turns and each in a process of
+its own, keeps what is done in the folder --out, and prints median and range of each figure, with the median and range
+of the difference seed by seed.
 Seconds are those of the training steps, processor seconds those of the process while it trains (they count less of what
 else the machine does), memory is the peak of the process while it trains. PEER is the Python of an environment with
 luthier, sentence-transformers, datasets and accelerate.

@@ -25,6 +25,7 @@ from luthier.core.records.calibration import Target
 from luthier.core.records.deployment import Share
 from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult
+from luthier.core.text.counted import counted
 from luthier.features.models.names import is_tuned_name
 from luthier.features.models.result_files import result_saved_at
 from luthier.features.recipes.file import FileKind, read_recipe_file
@@ -288,11 +289,8 @@ def _of_present_result(found: Results, saved_at: float | None) -> Results:
     num_old = len(found.suites) - len(suites) + (safety is not found.safety) + (evaluation is not found.evaluation)
     if not num_old:
         return found
-    words = f"{num_old:,} results are of weights that the run had before, so that they do not count."
-    if num_old == 1:
-        words = "1 result is of weights that the run had before, so that it does not count."
-    aside = (*found.set_aside, words)
-    return replace(found, suites=suites, safety=safety, evaluation=evaluation, set_aside=aside)
+    why = f"{counted(num_old, 'result is', 'results are')} of weights that the run had before, and not counted."
+    return replace(found, suites=suites, safety=safety, evaluation=evaluation, set_aside=(*found.set_aside, why))
 
 
 def _is_begun_since(one: SuiteResult | SafetyResult | Evaluation, saved_at: float | None) -> bool:

@@ -18,6 +18,7 @@ from luthier.core.errors import LuthierError, RequestError
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, TrainResult
+from luthier.core.text.counted import counted
 from luthier.features.runs import run_files
 from luthier.features.runs import state as run_control
 from luthier.features.runs import views as project_runs
@@ -90,9 +91,8 @@ def compare(
     # Without repeats, in the order of the address, which decides letters and colours.
     ids = list(dict.fromkeys(run or ()))
     if len(ids) > MOST_COMPARED:
-        raise RequestError(
-            f"{len(ids)} runs to compare", expected=f"two to {MOST_COMPARED} runs", do="choose fewer of them"
-        )
+        came = counted(len(ids), "run to compare", "runs to compare")
+        raise RequestError(came, expected=f"two to {MOST_COMPARED} runs", do="choose fewer of them")
     found = [standing(context, caller, run_id) for run_id in ids]
     # Of the app, so that evaluations stay read from page to page.
     judged: Judged = request.app.state.judged

@@ -211,8 +211,7 @@ def _refuse_left_out(system: System, launch: Launch) -> None:
 
 
 def _slurm(launch: Launch, launch_id: str) -> str:
-    # Slurm treats a time of 0 as unlimited, so it is at least one minute.
-    minutes = max(1, round(launch.limit_hours * 60))
+    minutes = max(1, round(launch.limit_hours * 60))  # Slurm treats a time of 0 as unlimited
     gpus = f"#SBATCH --gpus-per-node={launch.devices_per_node}\n" if launch.on_gpus else ""
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in launch.environment().items())
     train = launch.command(str(launch.recipe), "--interrupted-exit-code", str(INTERRUPTED))
@@ -381,9 +380,7 @@ def _ray(launch: Launch, launch_id: str) -> str:
     if (num_others := launch.num_nodes - 1) > 0:
         others = {
             "groupName": "trainers",
-            "replicas": num_others,
-            "minReplicas": num_others,
-            "maxReplicas": num_others,
+            **dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), num_others),
             "rayStartParams": {},
             "template": pod("ray-worker", limits),
         }
@@ -481,10 +478,9 @@ def _model_folders(recipe: Recipe) -> dict[str, str]:
 
 def _on_nodes(path: str, text: str) -> str:
     """Where a file of this machine is on the nodes, whose home folder may be another one: as the recipe names it."""
-    home = Path("~").expanduser()
-    if not text.startswith("~/") or not Path(path).is_relative_to(home):
-        return path
-    return f"~/{Path(path).relative_to(home).as_posix()}"
+    home = expanded("~")
+    is_in_home = text.startswith("~/") and Path(path).is_relative_to(home)
+    return f"~/{Path(path).relative_to(home).as_posix()}" if is_in_home else path
 
 
 def _matching(path: Path) -> list[str]:

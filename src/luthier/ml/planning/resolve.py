@@ -268,8 +268,7 @@ def _training(
     pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
     is_measured = r.precision in (None, "auto")
     precision = hardware.precision if is_measured else r.precision
-    why_precision = hardware.why if is_measured else "in the recipe"
-    sources.note("training.precision", "measured" if is_measured else "asked", why_precision)
+    sources.note("training.precision", *(("measured", hardware.why) if is_measured else ("asked", "in the recipe")))
     packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")

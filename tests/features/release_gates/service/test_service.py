@@ -208,7 +208,7 @@ def test_results_of_what_a_training_client_has_saved_before_do_not_count(
         context.tuned_models.delete("default", name)
     (present, judged), (stale, unjudged) = outcomes
     assert (present.passed, judged, stale.passed, unjudged) == (True, (), False, (good,))
-    assert "1 result is of weights that the run had before, so that it does not count." in stale.outcomes[0].sentence
+    assert "1 result is of weights that the run had before, and not counted." in stale.outcomes[0].sentence
 
 
 def test_the_evaluation_of_a_run_of_another_project_neither_counts_nor_is_shown(context: Context, good: str) -> None:
