@@ -195,7 +195,7 @@ def edit(
     try:
         run_changes.edit_run(context, caller, run_id, changes)
     except LuthierError as error:
-        edited = {"name": name, "note": note, "group": group, "tags": tags}
+        edited: dict[str, str | bool] = {"name": name, "note": note, "group": group, "tags": tags}
         edited |= {"is_starred": bool(star), "is_archived": bool(archived)}
         return run_page(request, context, caller, standing(context, caller, run_id), edited=edited, error=error)
     return redirect(request, f"/runs/{run_id}", "Saved.")
