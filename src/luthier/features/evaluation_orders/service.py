@@ -26,7 +26,7 @@ from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.events import JobEvent
-from luthier.platform.jobs.records import ENDED, UNDONE, Job, with_caller
+from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
 OrderKind = Literal["rows", "safety", "suite"]
 MAX_AGAINST: Final = 7
@@ -206,15 +206,15 @@ def answers_file(context: Context, job_id: str) -> Path:
 
 
 def retry(context: Context, caller: Caller, job_id: str) -> None:
-    """Run a failed one again, behind the answers that it has stored, with the access of the caller.
+    """Run a failed one again, behind the answers that it has stored.
 
     Raises:
         NotFoundError: The project has no such evaluation.
         ConflictError: The evaluation has neither failed nor paused.
     """
-    changes = with_caller(show_order(context, caller, job_id).job.document, caller)
+    show_order(context, caller, job_id)
     with context.database.transaction():
-        context.jobs.resume(job_id, changes)
+        context.jobs.resume(job_id)
         record(context, caller, "evaluation.retried", job_id)
 
 

@@ -81,13 +81,17 @@ def with_caller(document: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
     that started it.
 
     Args:
-        document: Of the job: its `caller`, or that of what was `asked`.
+        document: Of the job: its `caller`, or that of the order that a key of it holds.
         caller: Who resumes it.
     """
     identity, changed = caller.model_dump(mode="json"), dict[str, Any]()
-    if isinstance(before := document.get("caller"), Mapping):
-        changed["caller"] = {name: identity[name] for name in before}
-    asked = document.get("asked")
-    if isinstance(asked, Mapping) and isinstance(asked.get("caller"), Mapping):
-        changed["asked"] = {**asked, "caller": identity}
+    for key, value in document.items():
+        if key == "caller" and _is_caller(value):
+            changed[key] = {name: identity[name] for name in value}
+        elif isinstance(value, Mapping) and _is_caller(value.get("caller")):
+            changed[key] = {**value, "caller": identity}
     return changed
+
+
+def _is_caller(value: Any) -> bool:
+    return isinstance(value, Mapping) and "key_id" in value and value.keys() <= Caller.model_fields.keys()

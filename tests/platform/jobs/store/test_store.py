@@ -386,7 +386,7 @@ def test_a_document_names_who_resumes_the_job_in_place_of_who_started_it() -> No
     ada = Caller(project_id="proj-a", member_id="member-1", name="Ada", scopes=("read", "train"))
     batch = {"batch_id": "batch-1", "caller": {"key_id": "key-1", "member_id": None, "name": "ci"}}
     assert with_caller(batch, ada) == {"caller": {"key_id": None, "member_id": "member-1", "name": "Ada"}}
-    workflow = {"asked": {"form": "tune", "caller": {"key_id": "key-1", "project_id": "proj-a"}}}
-    changed = with_caller(workflow, ada)["asked"]
+    workflow = {"workflow": {"form": "tune", "caller": {"key_id": "key-1", "project_id": "proj-a"}}}
+    changed = with_caller(workflow, ada)["workflow"]
     assert (changed["form"], Caller.model_validate(changed["caller"])) == ("tune", ada)
     assert with_caller({"asked": {"data": {"train": "file-1"}}, "base_model": "tiny"}, ada) == {}
