@@ -282,7 +282,7 @@ def test_bad_files_fail_before_training_and_say_where(client: TestClient, home: 
 def test_what_a_crash_has_said_last_names_no_place_of_this_machine(
     client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for num_crashes, is_failed in ((3, False), (1, True)):
+    for num_crashes, is_failed in ((1, True), (3, False)):
         monkeypatch.setattr("luthier.platform.jobs.store.MOST_CRASHES", num_crashes)
         job_id = make_job(client)["id"]
         running = home.jobs.claim("w", ("validate",))

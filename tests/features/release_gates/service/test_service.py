@@ -218,7 +218,7 @@ def test_the_evaluation_of_a_run_of_another_project_neither_counts_nor_is_shown(
     context.evaluations.save(evaluation)
     context.runs.update(good, evaluation_id=evaluation.evaluation_id)
     own = newest_outcome(context, "default", good, path)
-    assert (own.passed, "[0.250, 0.750]" in own.outcomes[0].sentence) == (True, True)
+    assert (own.passed, "[0.25, 0.75]" in own.outcomes[0].sentence) == (True, True)
     context.access.add_project("proj-other", "other")
     name = "ft:tiny:default::one"
     common = {"project_id": "default", "job_id": "job-1", "run_id": good, "base_model": "tiny"}
@@ -226,7 +226,7 @@ def test_the_evaluation_of_a_run_of_another_project_neither_counts_nor_is_shown(
     permit(context, ME, name, ["proj-other"])
     with pytest.raises(ConflictError, match="shares the model alone") as refused:
         deployments.deploy(context, Caller(project_id="proj-other"), "support", name)
-    assert "0.250" not in str(refused.value)
+    assert "0.25" not in str(refused.value)
 
 
 def test_results_may_be_given(context: Context) -> None:
