@@ -92,6 +92,12 @@ def test_two_models_answer_as_they_write_and_an_answer_is_kept(
     page.locator("[data-side='1'] [data-again]").last.click()
     expect(page.locator("[data-status]")).to_have_text("The answer has ended.", timeout=SECONDS)
     assert (len(facts(page, 1)), len(facts(page, 2))) == (2, 2)
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as with plain HTTP
+    answer = page.locator("[data-side='1'] .turn.answer").first
+    answer.locator("[data-copy-answer]").click()
+    expect(answer.locator("[data-copy-answer]")).to_have_text("selected: press Ctrl+C")
+    words = answer.locator(".words").inner_text().split()
+    assert page.evaluate("getSelection().toString()").split() == words != []
 
     page.locator("[data-side='2'] .save > summary").last.click()
     page.locator("[name='reference-2-3']").fill("Maple.")

@@ -33,7 +33,7 @@ function showText(words, text) {
     at = found.index + found[0].length;
   }
   add("p", text.slice(at).replace(/^\n+|\n+$/g, ""));
-  if (!words.childElementCount) { add("p", "(empty)"); words.firstElementChild.className = "muted"; }
+  if (!words.childElementCount) { add("p", Luthier.t("(empty)")); words.firstElementChild.className = "muted"; }
 }
 
 function showError(bubble, error) {
@@ -326,8 +326,13 @@ if (form) {
     if (button.matches("[data-again]")) sayAgain([side]);
     if (button.matches("[data-copy-answer]")) {
       const place = [...side.list.children].indexOf(bubble);
-      await navigator.clipboard?.writeText(side.turns[place]?.content ?? "");
-      button.textContent = Luthier.t("Copied");
+      try {
+        await navigator.clipboard.writeText(side.turns[place]?.content ?? "");
+        button.textContent = Luthier.t("Copied");
+      } catch { // a browser forbids it on plain HTTP
+        getSelection().selectAllChildren(bubble.querySelector(".words"));
+        button.textContent = Luthier.t("selected: press Ctrl+C");
+      }
       setTimeout(() => { button.textContent = Luthier.t("Copy"); }, 1500);
     }
   });
