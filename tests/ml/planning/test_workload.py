@@ -159,7 +159,7 @@ def test_derived_batches_come_near_the_exact_ones(
 def test_no_derived_micro_batch_has_more_rows_than_the_share_of_a_device(
     make_plan: Callable[..., Plan], structure: Structure, device: Device
 ) -> None:
-    plan = make_plan({"training": {"global_batch_size": 16}}, accelerator="NVIDIA H100 80GB HBM3", num_examples=80)
+    plan = make_plan({"training": {"global_batch_size": 16}}, accelerator="NVIDIA H100 80GB HBM3", max_tokens=30)
     gpu = device.model_copy(update={"is_cpu": False, "name": "h100"})
     one, four = (workload_of(plan, structure, gpu.model_copy(update={"num_devices": num})).batches for num in (1, 4))
     assert (one.peak_rows, four.peak_rows) == (16, 4)

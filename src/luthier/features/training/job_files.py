@@ -242,8 +242,7 @@ export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 step="" is_time_up=0
 time_is_up() {{
     is_time_up=1
-    # srun passes the signal on to every process.
-    [ -n "$step" ] && kill -TERM "$step" 2>/dev/null
+    [ -n "$step" ] && kill -TERM "$step" 2>/dev/null  # srun passes it on to every process
 }}
 trap time_is_up USR1
 

@@ -274,6 +274,7 @@ def _training(
     sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")
     threads = pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine"))
     workers, pieces = side_by_side(r, objective, data, hardware, threads, batch, sources)
+    every = defaults.CHECKPOINT_EVERY_STEPS
     return TrainingPlan(
         num_steps=steps,
         num_steps_per_epoch=per_epoch,
@@ -301,9 +302,7 @@ def _training(
         sharding=pick("training.sharding", r.sharding, defaults.SHARDING),
         device=hardware.device,
         validate_every_steps=_validate_every(r, steps, data.validation, sources),
-        checkpoint_every_steps=pick(
-            "training.checkpoint_every_steps", r.checkpoint_every_steps, defaults.CHECKPOINT_EVERY_STEPS
-        ),
+        checkpoint_every_steps=pick("training.checkpoint_every_steps", r.checkpoint_every_steps, every),
         keep_checkpoints=pick("training.keep_checkpoints", r.keep_checkpoints, defaults.KEEP_CHECKPOINTS),
         early_stopping_patience=_early_stopping(r, data.validation, sources),
         num_threads=threads,
