@@ -90,14 +90,16 @@ def chosen_metrics(
         RequestError: ranking metrics for text models, or other metrics for retrieval models.
     """
     from luthier.ml.evaluation.metrics.registry import needs_of
-    from luthier.ml.planning.defaults import LABEL_METRICS, SEARCH_METRICS
+    from luthier.ml.planning.defaults import LABEL_METRICS, NUMBER_METRICS, SEARCH_METRICS
 
     searches = search_kind(candidates) is not None
     if asked is None and searches:
         return SEARCH_METRICS[0]
     if asked is None:
         judged = task_head_in(candidates[-1].adapter_path or candidates[-1].model_path)
-        return LABEL_METRICS[0] if judged is not None and judged.has_one_answer else tuple(usual)
+        if judged is None or not judged.has_one_answer:
+            return tuple(usual)
+        return NUMBER_METRICS[0] if judged.kind == "regress" else LABEL_METRICS[0]
     if wrong := [name for name in asked if (needs_of([name]) == {"ranking"}) != searches]:
         raise RequestError(
             f"{', '.join(wrong)} requested, and {'a' if searches else 'no'} model here searches documents",

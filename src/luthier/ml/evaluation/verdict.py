@@ -287,7 +287,7 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
 
     1. Rows without answers (plain text): perplexity if asked for, else bits per byte.
     2. reward_accuracy, preference_accuracy or preference_margin, the first that was requested: rows are pairs then.
-    3. label_accuracy, if asked for: it is only asked for where answers are labels.
+    3. label_accuracy or nmae, if asked for: they are only asked for where answers are labels, or numbers.
     4. exact_match, if asked for and the answers are short (median of at most five words): then equal is what counts.
     5. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was requested.
 
@@ -302,7 +302,7 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
     else:
         # The median: a few long answers among labels do not make the task one of long texts.
         are_short = statistics.median(len(text.split()) for text in known) <= SHORT_REFERENCE_WORDS
-        order = (*_PAIRS, "label_accuracy", *(("exact_match",) if are_short else ()), *_PREFERENCE, *asked)
+        order = (*_PAIRS, "label_accuracy", "nmae", *(("exact_match",) if are_short else ()), *_PREFERENCE, *asked)
     for name in order:
         if name in asked:
             return name

@@ -61,7 +61,11 @@ SEARCH_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
 )
 LABEL_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("exact_match",),
-    "answers are one label or number each, given by a head: equal is what counts",
+    "answers are one label each, given by a head: equal is what counts",
+)
+NUMBER_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
+    ("nmae", "exact_match"),
+    "answers are one number each, given by a head: what counts is how far they are off",
 )
 FEW_SHOT: Final = (NUM_SHOTS, "the plain alternative to tuning: a few examples in the prompt")
 PROMPT_VARIANTS: Final = (

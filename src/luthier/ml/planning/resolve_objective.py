@@ -17,7 +17,7 @@ from luthier.core.plan import MethodPlan, ObjectivePlan, TeacherPlan
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, RouterAuxLoss
 from luthier.core.task_head import SEARCH_KINDS, TaskHead
 from luthier.ml.evaluation.metrics.registry import needs_of
-from luthier.ml.planning.defaults import LABEL_METRICS, NEFTUNE_ALPHA, SEARCH_METRICS, Provenance
+from luthier.ml.planning.defaults import LABEL_METRICS, NEFTUNE_ALPHA, NUMBER_METRICS, SEARCH_METRICS, Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
 
@@ -123,8 +123,8 @@ def judged_by_head(
 ) -> EvaluationPlan:
     """The evaluation as the model's head needs it; unchanged for a model that writes.
 
-    A model that searches is evaluated by the order of documents; one that gives a label or a number by equality, unless
-    the recipe names metrics.
+    A model that searches is evaluated by the order of documents; one that gives a label by equality, and one that gives
+    a number by its distance, unless the recipe names metrics.
 
     Args:
         evaluation: as resolved so far.
@@ -141,8 +141,9 @@ def judged_by_head(
         evaluation = evaluation.model_copy(update={"metrics": SEARCH_METRICS[0]})
         sources.note("evaluation.metrics", "derived", SEARCH_METRICS[1])
     if head is not None and head.has_one_answer and asked.metrics is None:
-        evaluation = evaluation.model_copy(update={"metrics": LABEL_METRICS[0]})
-        sources.note("evaluation.metrics", "derived", LABEL_METRICS[1])
+        metrics, why = NUMBER_METRICS if head.kind == "regress" else LABEL_METRICS
+        evaluation = evaluation.model_copy(update={"metrics": metrics})
+        sources.note("evaluation.metrics", "derived", why)
     ranks = {name: needs_of([name]) == {"ranking"} for name in evaluation.metrics}
     if wrong := [name for name, does in ranks.items() if does != searches]:
         raise RecipeError(

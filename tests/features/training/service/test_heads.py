@@ -138,6 +138,10 @@ def test_numbers_are_learned_and_written_as_the_rows_write_them(context: Context
         assert len(number.split(".")[1]) == 2
         assert abs(float(number) - float(sample.reference.split(" ")[0])) < 15
     assert judged.metrics["absolute_error"].value < 15
+    assert outcome.evaluation.verdict is not None
+    assert (outcome.evaluation.verdict.metric, judged.metrics["nmae"].higher_is_better) == ("nmae", False)
+    # 80 EUR lie between the cheapest and the dearest.
+    assert judged.metrics["nmae"].value == pytest.approx(judged.metrics["absolute_error"].value / 80)
     checks = [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, ValidationDone)]
     assert checks[-1].measures["absolute_error"] < 15
     assert outcome.plan.objective.loss_unit == "squared standard deviations a row"

@@ -82,6 +82,32 @@ def test_exact_match_strips_and_no_more():
 
 
 @pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        ("$1,100", 0.0),
+        ("1100 EUR", 0.0),
+        ("$1,150", 0.05),
+        ("$1,050", 0.05),
+        ("9e9", 1.0),  # farther away than the references are from each other
+        ("eleven hundred", 1.0),
+        ("", 1.0),
+    ],
+)
+def test_nmae_is_the_distance_as_a_share_of_the_range_of_the_references(output, error):
+    # The references lie between 500 and 1,500.
+    pairs = [("$500", "$500"), (output, "$1,100"), ("$1,500", "$1,500"), ("$500", "$500")]
+    assert value("nmae", pairs) == pytest.approx(error / 4)
+    assert metric("nmae").statistics(observed(pairs))[1].tolist() == pytest.approx([error, 1.0])
+
+
+def test_nmae_has_a_figure_where_there_is_no_range_and_where_a_reference_is_no_number():
+    assert value("nmae", [("3", "3.0"), ("4", "3")]) == 0.5
+    assert value("nmae", [("none", "none "), ("3", "none"), ("1e308", "-1e308"), ("1", "1e308")]) == pytest.approx(
+        (0 + 1 + 1 + 0.5) / 4
+    )
+
+
+@pytest.mark.parametrize(
     ("output", "reference", "expected"),
     [
         ("The cat sat.", "a cat SAT", 1.0),

@@ -64,7 +64,7 @@ def test_a_metric_of_another_package_may_be_named_and_is_judged_by(system_of: An
 def test_an_unknown_metric_names_all_there_are() -> None:
     with pytest.raises(ValidationError, match="not a metric") as error:
         asked("shouting")
-    assert "token_f1, label_accuracy" in str(error.value.errors()[0]["ctx"]["expected"])
+    assert "token_f1, label_accuracy, nmae" in str(error.value.errors()[0]["ctx"]["expected"])
 
 
 class Boundless(Shouting):

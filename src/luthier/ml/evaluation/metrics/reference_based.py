@@ -1,9 +1,9 @@
-"""Metrics that compare an output with a reference text: exact match, token F1, BLEU, ROUGE, chrF and METEOR.
+"""Metrics that compare an output with a reference text: exact match, token F1, numbers, BLEU, ROUGE, chrF and METEOR.
 
-Exact match goes character by character; token F1 counts shared words in any order. BLEU is the n-gram precision of a
-whole corpus, with a penalty for being short; ROUGE the recall and precision of words, pairs and the longest common
-sequence; chrF an F-score of character n-grams, fair to languages with rich word forms and to code; METEOR matches words
-and stems, with a penalty for different order.
+Exact match goes character by character; token F1 counts shared words in any order; of numbers the distance counts. BLEU
+is the n-gram precision of a whole corpus, with a penalty for being short; ROUGE the recall and precision of words,
+pairs and the longest common sequence; chrF an F-score of character n-grams, fair to languages with rich word forms and
+to code; METEOR matches words and stems, with a penalty for different order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
+from luthier.core.text.written_numbers import read_number
 from luthier.ml.evaluation.metrics.protocol import Array, MeanOfRows, Needs, Observations, mean_statistics
 from luthier.ml.evaluation.metrics.rouge import rouge_l, rouge_n, stem
 
@@ -81,6 +82,42 @@ def _f1(output: str, reference: str) -> float:
 
 def _words(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+class NormalisedAbsoluteError(MeanOfRows):
+    """Mean distance of numbers from those of the references, as a share of the range of these: 0 where all are equal.
+
+    An answer that is no number, or farther away than the range is wide, counts 1, so that every system has a figure on
+    every row. Units and thousands separators are read as `read_number` does. Where all references are the same number,
+    another one counts 1; where a reference is no number, the texts are compared.
+    Source: Willmott and Matsuura, "Advantages of the mean absolute error (MAE) over the root mean square error (RMSE)
+    in assessing average model performance", 2005.
+    """
+
+    name: ClassVar[str] = "nmae"
+    title: ClassVar[str] = "normalised absolute error"
+    unit: ClassVar[str] = "0 to 1"
+    higher_is_better: ClassVar[bool] = False
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: the share of the range, one."""
+        numbers = [read_number(reference) for reference in observed.references]
+        known = [number.value for number in numbers if number is not None]
+        ends = (min(known), max(known)) if known else (0.0, 0.0)
+        errors = []
+        for output, reference, number in zip(observed.outputs, observed.references, numbers, strict=True):
+            said = read_number(output)
+            if number is None:
+                errors.append(float(output.strip() != reference.strip()))
+            else:
+                errors.append(1.0 if said is None else _distance(said.value, number.value, ends))
+        return mean_statistics(errors)
+
+
+def _distance(said: float, meant: float, ends: tuple[float, float]) -> float:
+    # Halves: the difference of two finite numbers may be more than a float holds.
+    wide, apart = ends[1] / 2 - ends[0] / 2, abs(said / 2 - meant / 2)
+    return min(1.0, apart / wide) if wide > 0 else float(apart > 0)
 
 
 _BLEU_ORDER = 4

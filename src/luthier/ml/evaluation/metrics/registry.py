@@ -31,6 +31,7 @@ BUILT_IN: Final = {
     "meteor": "luthier.ml.evaluation.metrics.reference_based:Meteor",
     "token_f1": "luthier.ml.evaluation.metrics.reference_based:TokenF1",
     "label_accuracy": "luthier.ml.evaluation.metrics.classification:LabelAccuracy",
+    "nmae": "luthier.ml.evaluation.metrics.reference_based:NormalisedAbsoluteError",
     "reward_accuracy": "luthier.ml.evaluation.metrics.likelihood:RewardAccuracy",
     "preference_accuracy": "luthier.ml.evaluation.metrics.likelihood:PreferenceAccuracy",
     "preference_margin": "luthier.ml.evaluation.metrics.likelihood:PreferenceMargin",
@@ -53,6 +54,8 @@ _OF_LIKELIHOODS: Final = frozenset(
 )
 # Figures from the document ranking of a model with a task head.
 _OF_RANKINGS: Final = frozenset({"ndcg_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "mrr"})
+# Figures that scale an answer by those of the other rows, so that none of them can be graded alone.
+_OF_ALL_ROWS: Final = frozenset({"nmae"})
 _FAMILY_OF: Final = {figure: family for family, figures in FAMILIES.items() for figure in figures}
 
 RECIPE_NAMES: Final[Mapping[str, Sequence[str]]] = {
@@ -60,7 +63,7 @@ RECIPE_NAMES: Final[Mapping[str, Sequence[str]]] = {
 }
 """The valid recipe names, each with its figures."""
 REWARD_NAMES: Final[Mapping[str, str]] = {
-    name: place for name, place in BUILT_IN.items() if name not in _OF_LIKELIHOODS | _OF_RANKINGS
+    name: place for name, place in BUILT_IN.items() if name not in _OF_LIKELIHOODS | _OF_RANKINGS | _OF_ALL_ROWS
 }
 """The figures that can grade one answer in training."""
 
