@@ -67,7 +67,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def text_of(page: str) -> str:
-    found = re.search(r'<textarea id="f-text"[^>]*>(.*?)</textarea>', page, re.S)
+    found = re.search(r'<textarea id="f-text"[^>]*>\n?(.*?)</textarea>', page, re.S)
     assert found, "the text of the recipe is shown"
     return unescape(found[1])
 
