@@ -73,10 +73,10 @@ def num_usable_cores() -> int:
     """
     cores = facilities.usable_cores()
     num = len(cores) if cores else os.cpu_count() or 1
-    return min(num, _cores_of_quota() or num)
+    return min(num, cores_of_quota() or num)
 
 
-def _cores_of_quota() -> int | None:
+def cores_of_quota() -> int | None:
     """Whole cores of the time that a container may use; None without such a limit."""
     try:
         quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()

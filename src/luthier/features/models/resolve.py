@@ -337,11 +337,12 @@ def _usual_workers(candidate: Candidate) -> int:
     import torch
 
     from luthier.core.system.machine_memory import memory_bytes
-    from luthier.core.system.process_setup import usable_threads
+    from luthier.core.system.process_setup import cores_of_quota
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.inference_cost import batch_workers
 
-    num_threads = min(torch.get_num_threads(), usable_threads())
+    num_threads = torch.get_num_threads()
+    num_threads = min(num_threads, cores_of_quota() or num_threads)
     if candidate.device != "cpu" or num_threads < 2:
         return 1
     try:

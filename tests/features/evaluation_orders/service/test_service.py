@@ -69,7 +69,7 @@ def run(context: Context, make_recipe: Callable[..., Path], tiny_model: Path) ->
     train = Path(recipe.data.train)
     profile = make_profile(sha256_file(train)).model_copy(update={"file": str(train)})
     plan = make_plan()
-    model = plan.base_model.model_copy(update={"name": base.name, "path": base.path})
+    model = plan.base_model.model_copy(update={"name": base.name, "path": base.path, "sha256": base.sha256})
     run_id = "run-20261125-093000-dddddd"
     folder = context.settings.run_folder(run_id) / "model"
     shutil.copytree(tiny_model, folder)

@@ -10,7 +10,9 @@ import pytest
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.features.generation.engines import BatchUse, api_key, find_teacher, parse_address
+from luthier.features.models.service import pull_model
 from luthier.ml.inference.fake import FakeEngine
+from luthier.ml.inference.models import sources
 from luthier.ml.inference.openai.http import OpenAIHttpEngine
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_plan, make_record, make_result
@@ -67,7 +69,8 @@ def test_a_model_on_this_machine_is_known_by_its_content(context: Context, tiny_
 
 
 def test_a_run_is_known_by_what_was_trained(context: Context, tiny_model: Path) -> None:
-    plan = make_plan()
+    pull_model(context, str(tiny_model))
+    plan = make_plan(model_sha256=sources.local_models(context.home)[0].sha256)
     local = plan.model_copy(update={"base_model": plan.base_model.model_copy(update={"name": str(tiny_model)})})
     context.runs.create(make_record(status="succeeded", result=make_result()), local)
     run, base = find_teacher(context, RUN_ID), find_teacher(context, str(tiny_model))

@@ -48,7 +48,7 @@ def test_a_difference_is_told_in_the_log(
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == is_told  # once, however often it is asked
     assert all('trained with the template options {"enable_thinking": false}' in one for one in told)
-    header = _warning_header(Routed("m", "m", TRAINED), [TextRequest(text="b"), request], "transformers")
+    header = _warning_header(Routed("m", "m", TRAINED), [TextRequest(text="b"), request], "transformers", None)
     assert (WARNING_HEADER in header) == is_told
 
 
@@ -59,6 +59,6 @@ def test_an_adapter_that_was_trained_without_options_says_so_and_a_base_model_do
     assert "trained with the chat template's own defaults" in said
     assert template_option_warning(PLAIN, TextRequest(text="a")) is None
     assert template_option_warning(PLAIN.model_copy(update={"adapter_path": None}), request) is None
-    value = _warning_header(Routed("m", "m", PLAIN), [request], "transformers")[WARNING_HEADER]
+    value = _warning_header(Routed("m", "m", PLAIN), [request], "transformers", None)[WARNING_HEADER]
     assert value.isascii()
     assert "\n" not in value
