@@ -37,7 +37,7 @@ from luthier.features.datasets.imports import (
     work_folder,
 )
 from luthier.features.datasets.remote_imports import SOURCE, look_up_allowed, page_of, source_of
-from luthier.features.datasets.remote_rows import GatheredRows, gather, is_kept_whole
+from luthier.features.datasets.remote_rows import GatheredRows, gather, is_stored_as_one_file
 from luthier.features.datasets.store import DatasetVersion
 from luthier.ml.data.remote.cache import FetchedSource, fetch_found
 from luthier.ml.data.remote.download import RemoteSource
@@ -209,7 +209,7 @@ def _check_quota(
     Raises:
         FileQuotaError: The files of the project would take more than they may.
     """
-    size = (found.num_bytes if is_kept_whole(source, len(found.files)) else None) or 1
+    size = (found.num_bytes if is_stored_as_one_file(source, len(found.files)) else None) or 1
     if before is None or (size > 1 and size != before.num_bytes):
         context.files.check_room(job.project_id, size)
 

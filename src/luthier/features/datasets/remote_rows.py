@@ -109,7 +109,7 @@ def gather(
     read = [ReadFile(path, name) for path, name in files]
     rows = _rows(read, order, report)
     if order.max_rows is None and order.fraction is None:
-        if is_kept_whole(order, len(read)):
+        if is_stored_as_one_file(order, len(read)):
             num_rows = sum(1 for _ in rows)
             _check_is_any(read)
             return GatheredRows(read[0].path, True, num_rows, tuple(read))
@@ -122,7 +122,7 @@ def gather(
     return GatheredRows(output, False, num_rows, tuple(read))
 
 
-def is_kept_whole(order: RemoteOrder, num_files: int) -> bool:
+def is_stored_as_one_file(order: RemoteOrder, num_files: int) -> bool:
     """Whether the rows stay in the file of the source, which then has its size."""
     is_all = order.max_rows is None and order.fraction is None and not order.kept_columns
     return is_all and num_files == 1

@@ -136,7 +136,7 @@ def edit_chosen(
     try:
         number = run_changes.edit_runs(context, caller, run, _changes(do, word))
     except LuthierError as error:
-        return _list(request, context, caller, _asked_by(_list_address(back)), chosen=run, word=word, error=error)
+        return _list(request, context, caller, _request_of(_list_address(back)), chosen=run, word=word, error=error)
     shown = f" {word.strip()}" if do in ("tag", "untag", "group") else ""
     notice = f"{number:,} {'run is' if number == 1 else 'runs are'} {_DONE[do]}{shown}."
     return redirect(request, _list_address(back), notice)
@@ -225,7 +225,7 @@ def delete_run(request: Request, context: HomeContext, caller: Trainer, run_id: 
     return answer
 
 
-def _asked_by(address: str) -> TableRequest:
+def _request_of(address: str) -> TableRequest:
     """What an address of the list asks for."""
     given = dict(parse_qsl(urlsplit(address).query))
     names = ("status", "text", "sort", "archived", "before")

@@ -77,7 +77,7 @@ def sweep(context: Context) -> int:
         for project_id in sorted({*context.traffic.projects(), *of_files}):
             num_deleted += _sweep_project(context, project_id, now)
         for one in context.watches.list(traffic.LOST):
-            first_day = _first_day_kept(context, one.project_id, now)
+            first_day = _retention_start(context, one.project_id, now)
             if one.name[:10] < first_day:
                 context.watches.remove(one.project_id, one.kind, one.name)
         return num_deleted
@@ -240,14 +240,14 @@ def _unlink(context: Context, files: Sequence[TrafficFile]) -> None:
         (traffic.files_folder(context, one.project_id) / one.file).unlink(missing_ok=True)
 
 
-def _first_day_kept(context: Context, project_id: str, now: float) -> str:
+def _retention_start(context: Context, project_id: str, now: float) -> str:
     # Earlier versions took any number of days, also such that begin before the year 1.
     num_days = min(traffic_policy(context, project_id).keep_days, MOST_DAYS_KEPT)
     return day_of(max(now - num_days * _DAY_SECONDS, 0.0))
 
 
 def _sweep_project(context: Context, project_id: str, now: float) -> int:
-    first_day = _first_day_kept(context, project_id, now)
+    first_day = _retention_start(context, project_id, now)
     old = [one for one in context.traffic.list(project_id) if one.day < first_day]
     _replace(context, old, [])
     folder = traffic.files_folder(context, project_id)
