@@ -100,7 +100,7 @@ wheel: $(VENV)/assets | $(BIN)/python
 	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps -w dist .
 
 screenshots: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/assets
-	$(BIN)/python tests/browser/screenshots.py
+	$(BIN)/python -m tests.browser.screenshots
 
 clean:
 	rm -rf $(VENV) build frontend/node_modules src/luthier/platform/ui/vendor

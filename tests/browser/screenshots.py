@@ -2,8 +2,8 @@
 """Draws docs/screenshots again: the pages on a desk in light, and the main ones on a phone in dark.
 
     make screenshots        (about 15 minutes on 2 cores: SmolLM2 is trained twice on rows of the shop)
-    python tests/browser/screenshots.py --work DIR --only run,runs     (these pages again, of homes that are kept)
-    python tests/browser/screenshots.py --work DIR --to DIR --every-way --whole      (to look at all there is)
+    python -m tests.browser.screenshots --work DIR --only run,runs     (these pages again, of homes that are kept)
+    python -m tests.browser.screenshots --work DIR --to DIR --every-way --whole      (to look at all there is)
 
 What is shown is made by `shown_homes.py`: a shop whose models are trained, records of work that takes hours, and a
 home in which nothing is yet. Nothing is drawn that a server did not show. Every page of the navigation is drawn by
