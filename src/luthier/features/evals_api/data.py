@@ -133,7 +133,7 @@ def _source_rows(context: Context, job: Job, one: Eval, run: EvalRun) -> Iterato
     if isinstance(source, FileContent):
         yield from source.content
     elif isinstance(source, FileId):
-        yield from rows_of_file(own_copy(context, job, source.id, "items"))
+        yield from _rows_of_file(own_copy(context, job, source.id, "items"))
     elif (labels := _labels(one, source)) is None:
         return
     elif isinstance(source, StoredResponses):
@@ -150,7 +150,7 @@ def _labels(one: Eval, source: StoredCompletions | StoredResponses) -> dict[str,
     return of_eval | of_run if is_possible else None
 
 
-def rows_of_file(path: Path) -> Iterator[SourceRow | str]:
+def _rows_of_file(path: Path) -> Iterator[SourceRow | str]:
     """The rows of a file of JSON lines; for a line that is none, why."""
     # utf-8-sig drops the byte order mark that Windows editors write.
     with path.open(encoding="utf-8-sig", errors="replace") as file:

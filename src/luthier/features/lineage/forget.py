@@ -129,7 +129,7 @@ def _holding(context: Context, caller: Caller, wanted: str) -> tuple[list[_Holdi
         if num_removed and not kept:
             raise RequestError(
                 f"every row of the dataset {dataset.name!r} matches",
-                expected="words that stand in the row alone",
+                expected="words that only this row contains",
                 do="give more of it, or remove the dataset",
             )
         if num_removed:

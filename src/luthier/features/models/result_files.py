@@ -24,8 +24,7 @@ _LOCK_SECONDS: Final = 600.0
 def result_saved_at(context: Context, run_id: str) -> float | None:
     """When the present result of a run was saved, in seconds since 1970; None for a run whose result does not change.
 
-    That of a training client is the newest adapter that it has saved: what was found out about an earlier one is not
-    about this one.
+    That of a training client is the newest adapter that it has saved: results about an earlier one do not apply to it.
 
     Raises:
         NotFoundError: There is no such run.
