@@ -46,7 +46,8 @@ def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
     if there := sorted(folder.glob(f"{stem}.*")):
         return there[0]
     source = files.local_path(context, files.get_file(context, job.project_id, file_id))
-    path = folder / f"{stem}{source.suffix or '.jsonl'}"
+    # All of `.csv.gz`: the last part alone does not say the format.
+    path = folder / f"{stem}{files.suffix_of(source.name) or '.jsonl'}"
     # The dot keeps a half-made copy out of the glob above; a killed attempt leaves one, so it is removed first.
     partial = folder / f".{path.name}"
     partial.unlink(missing_ok=True)
