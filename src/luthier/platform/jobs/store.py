@@ -209,7 +209,7 @@ class JobStore:
         Args:
             job_id: The job.
             attempt: The attempt that holds it.
-            status: Its status from now on.
+            status: Its status from now on; one that has paused is cancelled where that was asked for meanwhile.
             error: Why it failed, as `LuthierError.as_json` writes it.
             found: Merged into `found` of its document.
 
@@ -218,6 +218,9 @@ class JobStore:
         """
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
+            if status == "paused" and row["wish"] == "cancel":
+                # Asked for after the worker last looked, and promised to the caller: nobody would ask again.
+                status = "cancelled"
             self._note(connection, row, found)
             # After the note: `_close` writes the event, whose readers then find the whole document.
             self._close(connection, row, now, status, error)

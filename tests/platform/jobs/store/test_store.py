@@ -274,6 +274,19 @@ def test_a_running_job_hears_the_wish_at_its_next_beat(queue: JobStore) -> None:
     assert queue.finish("job-1", job.attempt, "cancelled").wish is None
 
 
+def test_a_cancellation_that_comes_while_the_job_pauses_is_not_lost(queue: JobStore) -> None:
+    submit(queue, 1, 2)
+    job, other = claimed(queue, "a"), claimed(queue, "b")
+    queue.ask("job-1", "pause")
+    assert queue.beat("job-1", job.attempt) == "pause"
+    # Its training writes the checkpoint now, and the worker does not look again before it has ended.
+    queue.ask("job-1", "cancel")
+    ended = queue.finish("job-1", job.attempt, "paused")
+    assert (ended.status, ended.wish, ended.finished_at is None) == ("cancelled", None, False)
+    queue.ask("job-2", "pause")
+    assert queue.finish("job-2", other.attempt, "paused").status == "paused"
+
+
 @pytest.mark.parametrize(("wish", "status"), [("pause", "paused"), ("cancel", "cancelled")])
 def test_a_worker_that_dies_with_a_wish_unheard_has_granted_it(
     queue: JobStore, pass_time: Age, wish: str, status: str
