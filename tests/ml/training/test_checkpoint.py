@@ -98,8 +98,41 @@ def test_a_half_written_one_is_invisible_and_swept_away(tmp_path: Path) -> None:
     (tmp_path / ".step-00000009").mkdir()
     (tmp_path / ".step-00000009" / "weights.safetensors").write_bytes(b"half")
     assert store.steps() == []
+    assert store.latest() == (None, []), "without its manifest it is not whole"
     save(store, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_kill_while_a_step_is_replaced_loses_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, rename = CheckpointStore(tmp_path, 1), Path.rename
+    save(store, 1)
+
+    def dies(path: Path, target: Path) -> Path:
+        if path.name.startswith(".step-"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", dies)
+        store.save(state(1), {"a": torch.zeros(2, 3)}, MOMENTS)
+    assert store.steps() == [], "the old one has given up its name, and the new one has not got it"
+    found, broken = CheckpointStore(tmp_path, 1).latest()
+    assert found is not None
+    assert (found.state, broken) == (state(1), [])
+    assert not found.weights["a"].any(), "the new one"
+    save(store, 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_a_file_that_a_file_manager_has_put_there_ends_no_training(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, 1)
+    (tmp_path / ".DS_Store").write_bytes(b"how its window looks")
+    save(store, 1)
+    save(store, 2)
+    assert store.steps() == [2]
+    found, _ = store.latest()
+    assert found is not None
+    assert found.state.step == 2
 
 
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@
         manifest.json           digest of each file; written last
 
 A checkpoint is written into a hidden folder, every file and the folder are fsynced, then renamed. A kill at any moment
-leaves either a complete checkpoint or a hidden partial folder, which the next save removes. The last few checkpoints
-and the best one are kept.
+leaves either a complete checkpoint, which a resume names where it has no name yet, or a hidden partial folder, which
+the next save removes. The last few checkpoints and the best one are kept.
 
 In a run of several processes only rank 0 reads and writes the folder, so the nodes need no shared file system and a run
 resumes with any number of processes. Tensors are broadcast one at a time. Safetensors files are written one tensor at a
@@ -18,9 +18,7 @@ time as well, with the same bytes as the library `safetensors` writes.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -165,8 +163,7 @@ class CheckpointStore:
             tensors[_METHOD] = method
         self.folder.mkdir(parents=True, exist_ok=True)
         # Hidden folders are what a killed save or deletion left behind; nothing reads them.
-        for rubbish in self.folder.glob(".*"):
-            shutil.rmtree(rubbish)
+        _remove_leftovers(self.folder, ".*")
         final = self._path(state.step)
         partial = self.folder / f".{final.name}"
         try:
@@ -203,6 +200,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: checkpoints exist but all of them are damaged.
         """
+        self._name_what_is_whole()
         broken: list[str] = []
         for step in reversed(self.steps()):
             try:
@@ -263,22 +261,27 @@ class CheckpointStore:
         for step in steps:
             if step not in kept:
                 # Renamed first: a kill during rmtree must not leave a half-deleted folder under a checkpoint's name.
-                doomed = self.folder / f".old-{self._path(step).name}"
-                self._path(step).rename(doomed)
-                shutil.rmtree(doomed)
-        for rubbish in self.folder.glob(".old-*"):
-            shutil.rmtree(rubbish)
+                self._path(step).rename(self.folder / f".old-{self._path(step).name}")
+        _remove_leftovers(self.folder, ".old-*")
+
+    def _name_what_is_whole(self) -> None:
+        """Give a checkpoint the name that a kill has kept from it: its manifest, written last, proves it whole."""
+        for partial in self.folder.glob(f".{_PREFIX}*"):
+            final = self.folder / partial.name.removeprefix(".")
+            if not final.exists() and _damage(partial) is None:
+                partial.rename(final)
+
+
+def _remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove hidden folders. What cannot be removed, such as a file of a file manager, stays and ends no training."""
+    for leftover in folder.glob(pattern):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
     folder.mkdir()
-    try:
-        for name, found in tensors.items():
-            save_file(found, folder / name)
-    except Exception as error:
-        if "No space left" in str(error):  # safetensors wraps the system's error in its own
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+    for name, found in tensors.items():
+        save_file(found, folder / name)
     (folder / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8", newline="\n")
     files = sorted(folder.iterdir())
     sizes = {file.name: file.stat().st_size for file in files}
@@ -430,7 +433,6 @@ def _form(tensor: Tensor) -> tuple[str, list[int]]:
 
 
 SNAPSHOTS: Final = "snapshots"
-_ADAPTER_PREFIX: Final = "step-"
 
 
 def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tuple[Path, str]:
@@ -464,20 +466,18 @@ class Snapshots:
         An existing snapshot is left untouched: a repeated step produces the same bytes, and a reader may have them
         open. A snapshot older than all that are kept is not rewritten.
         """
-        final = self.folder / f"{_ADAPTER_PREFIX}{step:08d}"
+        final = self.folder / f"{_PREFIX}{step:08d}"
         kept = self._all()
         if final not in kept and len([path for path in kept if path.name > final.name]) < self.num_kept:
             _write_model(model, self.base_path, final)
         for path in self._all()[: -self.num_kept]:
             # Renamed first: a kill during rmtree must not leave half a snapshot under its name.
-            doomed = path.with_name(f".old-{path.name}")
-            path.rename(doomed)
-        for rubbish in self.folder.glob(".old-*"):
-            shutil.rmtree(rubbish)
+            path.rename(path.with_name(f".old-{path.name}"))
+        _remove_leftovers(self.folder, ".old-*")
         return final
 
     def _all(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{_ADAPTER_PREFIX}*"))
+        return sorted(self.folder.glob(f"{_PREFIX}*"))
 
 
 def _write_model(model: TrainableModel, base_path: Path, final: Path) -> str:
