@@ -29,7 +29,7 @@ from luthier.core.errors import (
     WorkError,
     library_words_hidden,
 )
-from luthier.core.ids import sha256_bytes
+from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.json_limits import fault_of_text, json_utf8
 from luthier.core.system.files import cut_partial_line
 from luthier.features.batches.records import ERRORS_NAME, OUTPUT_NAME, Batch, BatchFault, BatchStatus, Line
@@ -315,8 +315,11 @@ def _clear(context: Context, job: Job) -> None:
 
 def _project_file(context: Context, one: Batch, source: Path, filename: str) -> str:
     known, _ = files.list_files(context, one.project_id, purpose="batch_output")
+    digest = sha256_file(source)
     for file in known:
-        if file.filename == filename:  # the attempt before died between storing it and naming it
+        # The attempt before died between storing it and naming it. Where that one had failed, this one has answered
+        # more: then it is another file.
+        if file.filename == filename and file.sha256 == digest:
             return file.file_id
     added = files.add_file(
         context,
