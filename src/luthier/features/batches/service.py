@@ -6,7 +6,7 @@ import secrets
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import NotFoundError, UnsupportedError
+from luthier.core.errors import ConflictError, NotFoundError, UnsupportedError
 from luthier.core.ids import new_id
 from luthier.features.batches.records import Batch, BatchFault, BatchRequest
 from luthier.features.batches.store import BatchView
@@ -63,6 +63,11 @@ def cancel(context: Context, caller: Caller, batch_id: str) -> BatchView:
     """
     with context.database.transaction():
         view = context.batches.get(caller.project_id, batch_id)
+        if view.has_ended:
+            # By its job, where that has failed or was cancelled: the batch itself does not say so.
+            raise ConflictError(
+                f"batch {batch_id} is {view.status}", expected="a batch in progress", do="nothing is left to cancel"
+            )
         is_queued = view.job.status == "queued" and view.job.attempt == 0
         context.batches.cancel(caller.project_id, batch_id, is_queued=is_queued)
         if is_queued:

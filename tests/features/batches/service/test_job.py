@@ -14,7 +14,7 @@ import pytest
 from tests.fixtures.echo_engine import answering
 
 from luthier.core.access import Caller
-from luthier.core.errors import WorkError
+from luthier.core.errors import ConflictError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Failed
 from luthier.features.batches import job as batch_job
@@ -316,6 +316,28 @@ def test_a_hundred_thousand_lines_are_answered_and_counted_with_few_of_them_in_m
     assert named == set(range(num - 1))
     (wrong,) = content(opened, one.error_file_id)
     assert (wrong["error"]["line"], wrong["error"]["code"]) == (num // 2 + 1, "invalid_line")
+
+
+def test_a_file_that_a_failed_attempt_has_stored_is_not_taken_for_all_answers(opened: Context, tmp_path: Path) -> None:
+    view = start(opened, lines(6))
+    # The engine had ended for good behind the first answer, and a kill came between storing the file and the last word.
+    (tmp_path / "first").write_text('{"custom_id": "id-0"}\n')
+    stored = batch_job._project_file(opened, view.batch, tmp_path / "first", f"{view.batch.batch_id}_output.jsonl")
+    ended = finished(opened, claimed(opened))
+    assert ended.status == "completed"
+    assert ended.batch.output_file_id != stored
+    answers = content(opened, ended.batch.output_file_id)
+    assert sorted(one["custom_id"] for one in answers) == [f"id-{number}" for number in range(6)]
+
+
+def test_a_batch_whose_job_has_failed_has_nothing_to_cancel(opened: Context) -> None:
+    view = start(opened, lines(2))
+    job = claimed(opened)
+    error = {"type": "WorkError", "came": "it crashed", "expected": "an attempt that ends", "do": "start it again"}
+    opened.jobs.finish(job.job_id, job.attempt, "failed", error)
+    with pytest.raises(ConflictError, match="is failed"):
+        service.cancel(opened, CALLER, view.batch.batch_id)
+    assert opened.batches.of_job(job.job_id).status == "validating", "resumed, it is answered and not cancelled"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_request(opened: Context) -> None:
