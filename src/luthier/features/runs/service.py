@@ -313,7 +313,9 @@ def sweep_removed(context: Context) -> None:
     for folder in context.settings.runs_folder.glob(f"{_REMOVED}*"):
         run_id = folder.name.removeprefix(_REMOVED)
         with suppress(NotFoundError):  # its row went first, or another process sweeps, too
-            context.runs.delete(run_id)
+            # Where a process has held it again, its job was resumed since, and the row is of the new run.
+            if not (context.settings.run_folder(run_id) / "lock").exists():
+                context.runs.delete(run_id)
         if (folder / OWN_LEASE).is_file():
             try:
                 forget_uploads(context, run_id, folder)

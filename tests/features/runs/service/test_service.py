@@ -174,6 +174,17 @@ def test_a_removal_that_is_killed_is_finished_by_the_next_sweep(
     assert not context.artifacts.has(kept.sha256)
 
 
+def test_a_run_whose_job_was_resumed_is_not_removed_with_what_is_left_of_the_one_before(
+    context: Context, run: str
+) -> None:
+    left = context.settings.runs_folder / f".removed-{run}"
+    left.mkdir()
+    with file_lock(lock_of(context, run), what="it", timeout_seconds=1):
+        runs.sweep_removed(context)
+    assert runs.view_run(context, run).record.run_id == run
+    assert not left.exists()
+
+
 def killed(*_: object) -> None:
     raise KeyboardInterrupt
 
