@@ -21,7 +21,7 @@ from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_file
 from luthier.core.system.artifact_transfer import ArtifactReader, copy_local, copy_to, errors_explained, open_root
-from luthier.core.system.files import replace_file
+from luthier.core.system.files import replace_file, sync
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import artifact_links, artifacts, files, upload_parts
 
@@ -297,6 +297,8 @@ class ArtifactStore:
         final.parent.mkdir(parents=True, exist_ok=True)
         if may_move:
             replace_file(source, final)  # as rename, within one file system
+            # As of a copy: after a power cut no row may name a place whose name was not on the disk yet.
+            sync(final.parent)
         else:
             copy_local(source, final)
 

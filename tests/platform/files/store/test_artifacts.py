@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.ids import sha256_bytes
@@ -54,6 +56,31 @@ def test_a_local_store_holds_whole_files_only(database: Database, source: Path, 
     digest, place = sha256_bytes(CONTENT), the_one_file(tmp_path / "artifacts")
     assert place.parent == tmp_path / "artifacts" / digest[:2]
     assert place.name.startswith(f"{digest[2:]}-")
+
+
+@pytest.mark.parametrize("keep", ["put_file", "adopt"])
+def test_the_name_of_a_file_is_on_the_disk_before_the_database_has_it(
+    database: Database, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """Else a power cut could leave a row that names no file."""
+    store, synced, sync_descriptor = ArtifactStore(database, tmp_path / "artifacts"), list[tuple[int, bool]](), os.fsync
+    digest = sha256_bytes(CONTENT)
+    folder = tmp_path / "artifacts" / digest[:2]
+
+    def note(descriptor: int) -> None:
+        is_named = folder.is_dir() and any(path.name.startswith(digest[2:]) for path in folder.iterdir())
+        synced.append((os.fstat(descriptor).st_ino, is_named))
+        sync_descriptor(descriptor)
+
+    def then(_: Connection) -> None:
+        assert (folder.stat().st_ino, True) in synced
+
+    monkeypatch.setattr(os, "fsync", note)
+    if keep == "adopt":
+        store.adopt(source, digest, "file", then)
+    else:
+        store.put_file(source, "file", then)
+    assert store.get(digest).num_bytes == len(CONTENT)
 
 
 @pytest.mark.parametrize("content", [b"", CONTENT[:-1], b"x" + CONTENT[1:]])
