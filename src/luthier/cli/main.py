@@ -190,6 +190,12 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader of a pipe (head, less) has seen enough; how the command has ended is not for it to decide.
         discard(stdout)
+    except OSError as error:
+        # The disk below the file that stdout goes to is full, or fails. Not tried again at exit.
+        discard(stdout)
+        if ending.error is None:  # else that was written already
+            ending = end_of(error)
+            ending.write_text()
     return ending.exit_code
 
 

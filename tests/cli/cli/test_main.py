@@ -370,6 +370,17 @@ def test_a_reader_that_goes_away_leaves_the_exit_code(options: list[str]) -> Non
         assert process.wait(60) == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_answer_that_the_disk_has_no_room_for_is_no_bug_and_no_success(options: list[str]) -> None:
+    command = [sys.executable, "-c", _WRITES_MUCH.replace("Ending(1", "Ending(0"), *options]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no room left (No space left on device)")
+    assert "Traceback" not in done.stderr
+
+
 _ENDS = """
 import os, sys, types
 from luthier.cli.main import run
