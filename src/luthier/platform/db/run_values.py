@@ -92,7 +92,8 @@ def default_name(train_file: str, dataset: str | None, base_model: str, created_
         created_at: When it was made, in ISO 8601.
     """
     words = dataset or " ".join(PurePath(train_file).stem.replace("_", " ").replace("-", " ").split())
-    return display_name(words[:1].upper() + words[1:], base_model, datetime.fromisoformat(created_at))
+    # A folder of a model may have a name of any length; PostgreSQL refuses what the column has no room for.
+    return display_name(words[:1].upper() + words[1:], base_model, datetime.fromisoformat(created_at))[:_MAX_TEXT]
 
 
 def dataset_of(connection: Connection, project_id: str, sha256: str) -> str | None:

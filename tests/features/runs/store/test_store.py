@@ -15,6 +15,7 @@ from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.run import BudgetPlan, FirstActions, RunRecord, TrainResult
 from luthier.features.runs.store import RunStore
+from luthier.platform.db.run_values import default_name
 from luthier.testing.records import make_step as step
 
 RUN = "run-20261125-093000-aaaaaa"
@@ -47,6 +48,14 @@ def test_a_run_that_is_refused_leaves_nothing(runs: RunStore, run: str, record: 
     with pytest.raises(ConflictError):
         runs.create(changed, plan)
     assert [r.base_model for r in runs.list()] == ["tiny"]
+
+
+def test_a_base_model_with_a_name_of_any_length_has_a_run(runs: RunStore, record: MakeRecord, plan: Plan) -> None:
+    """PostgreSQL refuses a default name that is longer than its column, 200 characters; SQLite keeps it."""
+    folder = f"/models/{'m' * 250}"
+    runs.create(record().model_copy(update={"base_model": folder}), plan)
+    assert runs.get(RUN).base_model == folder
+    assert len(default_name("rows.jsonl", None, folder, "2026-11-25T09:30:00+00:00")) == 200
 
 
 def test_newest_first(runs: RunStore, record: MakeRecord, plan: Plan) -> None:
