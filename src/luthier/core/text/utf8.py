@@ -1,4 +1,7 @@
-"""Text from files and from stdin as UTF-8; other bytes are a wrong request: people save files in all encodings."""
+"""Text from files and from stdin as UTF-8, and text that a database takes.
+
+Other bytes in a file are a wrong request: people save files in all encodings.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,11 @@ def utf8_lines(stream: Iterable[str], what: str) -> Iterator[str]:
         yield from stream
     except UnicodeDecodeError as error:
         raise _no_utf8(what, error) from error
+
+
+def storable(text: str) -> str:
+    """The text without what databases refuse: halves of surrogate pairs, and NUL, which PostgreSQL has not in text."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _no_utf8(what: str, error: UnicodeDecodeError) -> RequestError:

@@ -18,6 +18,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import canonical_json, sha256_bytes, sha256_document
+from luthier.core.text.utf8 import storable
 from luthier.platform.db.store import RecordTable, Store
 from luthier.platform.db.tables import audit_log
 from luthier.platform.home.context import Context
@@ -222,7 +223,7 @@ def search_entries(
         action: The whole action; empty for any.
     """
     found = context.audit_log.newest(
-        limit=limit + 1, project_id=project_id, before=before, actor=_storable(actor), action=_storable(action)
+        limit=limit + 1, project_id=project_id, before=before, actor=storable(actor), action=storable(action)
     )
     return found[:limit], len(found) > limit
 
@@ -297,20 +298,15 @@ def _parse_head(text: str) -> tuple[int, str]:
 
 def _all_masked(value: Any) -> Any:
     if isinstance(value, str):
-        return _storable(masked(value))
+        return storable(masked(value))
     if isinstance(value, dict):
-        return {_storable(str(key)): _all_masked(item) for key, item in value.items()}
+        return {storable(str(key)): _all_masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_all_masked(item) for item in value]
     # Anything else, such as a path or a date, becomes its text.
     return value if value is None or isinstance(value, bool | int | float) else json.loads(json.dumps(str(value)))
 
 
-def _storable(text: str) -> str:
-    """Without what PostgreSQL's text cannot hold: NUL and halves of surrogate pairs."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-
-
 def _fit(text: str, num_characters: int) -> str:
-    shown = _storable(masked(text))
+    shown = storable(masked(text))
     return shown if len(shown) <= num_characters else shown[: num_characters - 1] + "…"

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.text.utf8 import storable
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import job_events
 from luthier.platform.jobs.kinds import KINDS
@@ -193,7 +194,7 @@ def insert_event(
         connection: A transaction that writes.
         now: Seconds since 1970 by the database's clock.
         job_id: The job.
-        message: One sentence for people.
+        message: One sentence for people; it may quote names of the rows of a user, whatever characters they have.
         code: The name of the event within the job; None for what can happen again, such as a pause.
         level: How serious it is.
         data: The figures of a step.
@@ -201,7 +202,7 @@ def insert_event(
     event_id = f"ftevent-{secrets.token_hex(12)}"
     values = {
         "event_id": event_id, "job_id": job_id, "code": code or event_id, "created_at": now, "level": level,
-        "message": message, "data": None if data is None else json.dumps(data),
+        "message": storable(message), "data": None if data is None else json.dumps(data),
     }  # fmt: skip
     connection.execute(insert(job_events).values(**values))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -10,11 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pydantic import field_validator
+
 from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system import facilities
 from luthier.core.system.clock_jump import elapsed
 from luthier.core.system.files import replace_text
+from luthier.core.text.utf8 import storable
 from luthier.platform.home.settings import LOG_NAME
 from luthier.platform.processes.guard import LOST
 
@@ -39,6 +43,12 @@ class Outcome(FrozenModel):
     error: dict[str, Any] | None = None
     found: dict[str, Any] | None = None
     rest_seconds: float = 0.0
+
+    @field_validator("error")
+    @classmethod
+    def _of_whole_characters(cls, error: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Without halves of surrogate pairs, which the rows of a user may hold: it could not be written."""
+        return None if error is None else json.loads(storable(json.dumps(error, ensure_ascii=False, default=str)))
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:

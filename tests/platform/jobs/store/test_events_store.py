@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import RequestError
+from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.platform.db.database import Database
 from luthier.platform.jobs.events import JobEventStore
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
+from luthier.platform.processes.process import OUTCOME_NAME, Outcome, write_outcome
 
 
 @pytest.fixture
@@ -154,3 +156,21 @@ def test_notes_leave_the_steps_out(events: JobEventStore, queue: JobStore) -> No
         events.append("job-1", code, code)
     assert [note.message for note in events.notes("job-1", limit=3)] == ["without-effect-x", "model", "checkpoint-10"]
     assert len(events.notes("job-1", limit=100)) == 4, "that it was made, too"
+
+
+def test_a_reason_with_characters_that_no_database_takes_ends_its_job(
+    queue: JobStore, events: JobEventStore, tmp_path: Path
+) -> None:
+    # JSON can write both, also in the name of a field.
+    problem = RowProblem("rows.jsonl", 1, "half\ud83d", "", "is not known (fields: te\0xt, half\ud83d)")
+    error = DataError("a row is wrong", expected="messages", do="correct it", problems=[problem])
+    queue.submit(a_job())
+    job = queue.claim("w")
+    assert job is not None
+    write_outcome(tmp_path, Outcome(status="failed", error=error.as_json()))
+    outcome = Outcome.model_validate_json((tmp_path / OUTCOME_NAME).read_bytes())
+    ended = queue.finish("job-1", job.attempt, outcome.status, outcome.error)  # type: ignore[arg-type]
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert (ended.error["do"], ended.error["problems"][0]["field"]) == ("correct it", "half?")
+    assert messages(events)[-1].endswith("is not known (fields: te\ufffdxt, half?)")
