@@ -131,20 +131,23 @@ def list_runs(
     """
     if after is not None:
         _check(context, project_id, after)
-    # One more than is shown reveals whether there are older ones.
-    found = context.run_entries.page(
-        project_id,
-        limit=limit + 1,
-        before=after,
-        tree=parse_filter(filter_text),
-        order=Order.parse(sort),
-        only_begun=True,
-        hides_archived=False,
-    ).entries
-    ids = [entry.run_id for entry in found[:limit]]
-    # All together, since each lists the paths to be removed from its run.
-    plans, labels = context.run_entries.plan_documents(ids), context.run_labels.of_runs(ids)
-    defaults = context.run_labels.default_names(ids)
+    tree, order = parse_filter(filter_text), Order.parse(sort)
+    # Of one state: a run that is deleted in between would have no plan.
+    with context.database.snapshot():
+        # One more than is shown reveals whether there are older ones.
+        found = context.run_entries.page(
+            project_id,
+            limit=limit + 1,
+            before=after,
+            tree=tree,
+            order=order,
+            only_begun=True,
+            hides_archived=False,
+        ).entries
+        ids = [entry.run_id for entry in found[:limit]]
+        # All together, since each lists the paths to be removed from its run.
+        plans, labels = context.run_entries.plan_documents(ids), context.run_labels.of_runs(ids)
+        defaults = context.run_labels.default_names(ids)
     shown = []
     for entry in found[:limit]:
         if (record := entry.record) is None:

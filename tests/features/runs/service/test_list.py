@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from tests.vacuous import nonempty
 
@@ -10,6 +13,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.features.datasets.service import add_version, create_dataset, keep_rows
 from luthier.features.evaluations.store import EvaluationStore
 from luthier.features.runs import views as project_runs
+from luthier.features.runs.entries_store import RunEntryStore
 from luthier.features.runs.state import Judged, asked_of, page_of_runs
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -108,3 +112,20 @@ def test_only_runs_of_the_project_are_compared_and_reports_name_no_place(context
             ask()
     (context.settings.run_folder(one) / "report.html").write_text(f"in {context.home}/runs/x", encoding="utf-8")
     assert project_runs.report_of(context, "default", one) == "in runs/x"
+
+
+def test_a_run_that_is_deleted_while_the_list_is_read_is_in_it_as_it_was(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, read = [add_run(context, letter) for letter in "ab"], RunEntryStore.plan_documents
+
+    def delete_first(store: RunEntryStore, run_ids: Sequence[str]) -> dict[str, str]:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(context.runs.delete, ids[0]).result()
+        return read(store, run_ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunEntryStore, "plan_documents", delete_first)
+        page = project_runs.list_runs(context, "default", after=None, limit=5)
+    assert [run["run_id"] for run in page.runs] == ids[::-1]
+    assert [run["run_id"] for run in project_runs.list_runs(context, "default", after=None, limit=5).runs] == ids[1:]
