@@ -186,8 +186,14 @@ def _make_private(path: Path) -> None:
         os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
+def _lower(value: object) -> str | None:
+    return None if value is None else str(value).lower()
+
+
 def _connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
     # The driver begins no transactions; `_begin` does. foreign_keys is off by default in every connection.
     connection.isolation_level = None
+    # SQLite has capitals of ASCII alone: a search for `übung` would not find `Übung`, and PostgreSQL would.
+    connection.create_function("lower", 1, _lower, deterministic=True)
     for pragma in ("foreign_keys = ON", f"busy_timeout = {round(BUSY_TIMEOUT_SECONDS * 1000)}", "synchronous = NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()

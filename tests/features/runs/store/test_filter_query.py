@@ -256,3 +256,14 @@ def test_short_names_mean_one_field() -> None:
          "status": "state", "rouge_l": "metric.rouge_l"}.items()
     ):  # fmt: skip
         assert key_of(short) == key
+
+
+@pytest.mark.parametrize("text", ["ärzte", "ÄRZTE", "name:Ärzte", "name~RZTE", 'name:"ärzte"', "ÜBUNG", "group:übung"])
+def test_capitals_do_not_matter_in_other_letters_than_those_of_english(tmp_path: Path, text: str) -> None:
+    # PostgreSQL follows the language that its cluster was made with.
+    with Database.open(tmp_path / "luthier.db") as database:
+        world = World(database)
+        world.run("a", labels=RunLabels(name="Ärzte", group="Übung"))
+        world.run("b", labels=RunLabels(name="Aerzte", group="uebung"))
+        assert world.letters(text) == ("ba" if text == "name~RZTE" else "a")
+        assert world.letters(sort="name") == "ba", "as their code points"
