@@ -137,9 +137,13 @@ def _absolute_location(location: str | None, folder: Path) -> str | None:
 def _absolute_model(name: str, folder: Path) -> str:
     """Model names stay; a path is resolved like every other path of the recipe."""
     from luthier.ml.inference.models import catalog
+    from luthier.ml.inference.models.smaller_models import PREFIX
 
     if name.startswith("hub:") or name in catalog.entries():
         return name
+    if name.startswith(PREFIX):
+        layers, at, teacher = name.partition("@")
+        return f"{layers}{at}{_absolute_model(teacher, folder)}"
     # A bare name is a path only if such a folder is there: otherwise it is a catalogue name with a typo.
     is_path = name.startswith((".", "~", "/")) or name.endswith(".gguf") or (bool(name) and (folder / name).is_dir())
     return _absolute(name, folder) if is_path else name

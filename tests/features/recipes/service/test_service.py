@@ -195,6 +195,22 @@ def test_every_known_key_is_found_from_a_slip(tmp_path: Path) -> None:
         assert f"nearest known: {key}" in problems(tmp_path, text), key
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("layers:15@../big", "layers:15@{folder}/../big"),
+        ("layers:0,2-4@big", "layers:0,2-4@{folder}/big"),
+        ("layers:15@smollm2-135m-instruct", "layers:15@smollm2-135m-instruct"),
+        ("layers:15@run-20261125-093000-abcdef", "layers:15@run-20261125-093000-abcdef"),
+        ("layers:15", "layers:15"),
+    ],
+)
+def test_the_folder_of_a_teacher_of_layers_is_counted_from_the_recipe(tmp_path: Path, name: str, expected: str) -> None:
+    (tmp_path / "big").mkdir()
+    recipe = recipe_from({"base_model": name, "data": {"train": "t.jsonl"}}, base_dir=tmp_path)
+    assert recipe.base_model == expected.format(folder=tmp_path)
+
+
 def test_a_document_from_python(tmp_path: Path) -> None:
     recipe = recipe_from({"base_model": "x", "data": {"train": "t.jsonl"}}, base_dir=tmp_path)
     assert recipe == Recipe.model_validate_json(
