@@ -60,7 +60,7 @@ def stage(texts: Sequence[str], progress: Progress) -> list[Path]:
 
 def _staged(asked: Staged, progress: Progress) -> bool:
     from luthier.core.system.artifact_transfer import errors_explained, open_root
-    from luthier.core.system.files import disk_full_explained, file_lock, sync_tree
+    from luthier.core.system.files import disk_full_explained, file_lock, replace_text, sync_tree
 
     target = asked.path.absolute()
     marker = target.with_name(f".{target.name}.staged.json")
@@ -77,7 +77,7 @@ def _staged(asked: Staged, progress: Progress) -> bool:
             )
         for name in found:
             _refuse_leading_out(asked, name)
-        if target.exists() and marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == found:
+        if target.exists() and _noted(marker) == found:
             return False
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,8 +94,16 @@ def _staged(asked: Staged, progress: Progress) -> bool:
         marker.unlink(missing_ok=True)
         _replace(partial if "" not in found else partial / target.name, target)
         shutil.rmtree(partial, ignore_errors=True)
-        marker.write_text(json.dumps(found), encoding="utf-8")
+        replace_text(marker, json.dumps(found))
     return True
+
+
+def _noted(marker: Path) -> Any:
+    """What was noted of a whole copy; None where nothing was, or a kill or a full disk has cut the note off."""
+    try:
+        return json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _listed(files: Any, root: str) -> dict[str, list[str]]:

@@ -50,6 +50,15 @@ def test_an_interrupted_copy_is_none(store: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (node / "rows").iterdir()) == ["more", "train.jsonl"]
 
 
+def test_a_note_that_a_full_disk_has_cut_off_is_none(store: Path, tmp_path: Path) -> None:
+    target, asked = tmp_path / "node" / "rows", f"{tmp_path / 'node' / 'rows'}=file://{store}"
+    stage([asked], SilentProgress())
+    (tmp_path / "node" / ".rows.staged.json").write_text("")
+    assert stage([asked], SilentProgress()) == [target]
+    assert (target / "train.jsonl").read_text() == "1\n"
+    assert stage([asked], SilentProgress()) == []
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nothing at file://"):
         stage([f"{tmp_path / 'rows'}=file://{tmp_path}/nothing"], SilentProgress())
