@@ -18,6 +18,7 @@ from luthier.core.aliases import new_key
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
+from luthier.core.system.files import replace_text
 from luthier.core.text.plain_yaml import has_alias
 from luthier.core.workflows.pipeline import PipelineKind
 from luthier.core.workflows.study import DATA_FRACTION
@@ -338,5 +339,5 @@ def _stem(context: Context, job: Job, file_id: str, taken: Mapping[str, str]) ->
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", named).strip("-")[:60] or file_id
         known[file_id] = file_id if stem in {*taken, *known.values()} else stem
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(known), encoding="utf-8")
+        replace_text(kept, json.dumps(known))  # half of it would end each later attempt
     return known[file_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from tests.fixtures.at_work import work
 from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError, StorageFullError
 from luthier.core.workflows.pipeline import Stage
 from luthier.features.models.service import pull_model
 from luthier.features.training import jobs
@@ -26,6 +27,7 @@ from luthier.platform.auth.service import create_key, create_project, revoke_key
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
+from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
 from luthier.platform.processes.process import Outcome
 
@@ -288,3 +290,19 @@ def test_a_distillation_is_found_by_its_files(deployed: str, context: Context, t
     assert (outcome.status, outcome.error) == ("succeeded", None)
     (pipeline,) = context.pipelines.list("default", "distill")
     assert orders.show_order(context, ME, order.job.job_id).page == f"/pipelines/{pipeline.pipeline_id}"
+
+
+def test_a_full_disk_leaves_no_half_of_the_names_of_files(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = add_rows(context, tmp_path, range(3), "client questions.jsonl")
+    job = Job(job_id="job-1", kind="workflow", document={}, run_id="")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageFullError):
+            orders._stem(context, job, file_id, {})
+    assert [orders._stem(context, job, file_id, {}) for _ in range(2)] == ["client-questions"] * 2
