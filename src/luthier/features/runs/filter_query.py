@@ -7,6 +7,7 @@ key. The time of a run is in its id, so a comparison with a date is one of ids.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -354,7 +355,7 @@ class EntryQuery:
         c = self.entries.c
         columns = (c.run_id, c.base_model, c.method, self._name(), run_labels.c.note, run_labels.c.group_name)
         tagged = select(run_tags.c.tag).where(run_tags.c.run_id == c.run_id, _contains(run_tags.c.tag, text))
-        requested = select(jobs.c.number).where(jobs.c.run_id == c.run_id, _contains(jobs.c.document, text))
+        requested = select(jobs.c.number).where(jobs.c.run_id == c.run_id, _in_json(jobs.c.document, text))
         dataset = _value(c.run_id, DATASET, run_values.c.text)
         found = [func.coalesce(_contains(column, text), false()) for column in (*columns, dataset)]
         return or_(*found, exists(tagged), exists(requested))
@@ -381,6 +382,13 @@ def _is_after(
 
 def _contains(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
     return column.icontains(text, autoescape=True)
+
+
+def _in_json(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
+    """Whether JSON has a text, which is there with its letters beyond ASCII and its quotes as escapes."""
+    # Escapes hide from the database which letter is the capital of which.
+    spellings = (text, text.lower(), text.upper(), text.title())
+    return or_(*(_contains(column, one) for one in sorted({json.dumps(one)[1:-1].lower() for one in spellings})))
 
 
 def _only(one: Condition, *operators: str) -> None:

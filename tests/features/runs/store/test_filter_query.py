@@ -267,3 +267,11 @@ def test_capitals_do_not_matter_in_other_letters_than_those_of_english(tmp_path:
         world.run("b", labels=RunLabels(name="Aerzte", group="uebung"))
         assert world.letters(text) == ("ba" if text == "name~RZTE" else "a")
         assert world.letters(sort="name") == "ba", "as their code points"
+
+
+@pytest.mark.parametrize("text", ["übung", "Übung", "ÜBUNG", '"der \\"alten\\" übung"', "übung not jobs"])
+def test_words_are_found_in_a_request_that_has_other_letters_than_those_of_english(world: World, text: str) -> None:
+    asked = {"asked": {"data": {"train": 'Zeilen der "alten" Übung.jsonl'}}}
+    world.jobs.submit(Job(job_id="job-1", kind="train", document=asked, run_id="run-20261126-000000-ffffff"))
+    assert world.letters(text) == "f"
+    assert world.letters(f"not ({text})") == "dcba"
