@@ -48,7 +48,10 @@ class Outcome(FrozenModel):
     @classmethod
     def _of_whole_characters(cls, error: dict[str, Any] | None) -> dict[str, Any] | None:
         """Without halves of surrogate pairs, which the rows of a user may hold: it could not be written."""
-        return None if error is None else json.loads(storable(json.dumps(error, ensure_ascii=False, default=str)))
+        if error is None:
+            return None
+        shown: dict[str, Any] = json.loads(storable(json.dumps(error, ensure_ascii=False, default=str)))
+        return shown
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
