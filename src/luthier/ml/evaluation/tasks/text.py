@@ -62,7 +62,8 @@ class Generate:
         """
         names = list(task.metrics)
         if "metrics" not in task.model_fields_set:
-            names.insert(0, primary_metric(names, [row.example.reference for row in rows]))
+            # chrF is only taken where ROUGE does not see the answers: both are in the same order of metrics.
+            names.insert(0, primary_metric([*names, "chrf"], [row.example.reference for row in rows]))
         found = as_definitions(names)
         if wrong := [metric.name for metric in found if metric.needs != "text"]:
             raise RequestError(
