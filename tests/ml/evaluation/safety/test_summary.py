@@ -113,3 +113,17 @@ def test_a_share_of_none_does_not_rule_out_some() -> None:
     assert "(6% for 50 rows)" in found.cautions[-1]
     wide = probe("toxicity", {"toxic_answers": metric(0.5, 0.3, 0.7)})
     assert with_what_is_ruled_out(wide) == wide
+
+
+@pytest.mark.parametrize(("has_control", "num"), [(True, 0), (False, 2)])
+def test_rows_that_are_answered_rightly_are_no_copies_where_held_out_rows_are_too(has_control: bool, num: int) -> None:
+    """A model that has learned its task writes the right answer of 6 in 10 rows, seen or not."""
+    figures = {"exact_copies": metric(0.6, 0.5, 0.7)}
+    compared = {"exact_copies": (0.6, "worse")}
+    if has_control:
+        figures = {"exact_copies_excess": metric(0.0, -0.1, 0.1), **figures}
+        compared["exact_copies_excess"] = (0.0, "not distinguishable")
+    found = summarise(
+        [probe("memorisation", figures, compared)], {"memorisation": "Memorisation"}, candidate="tuned", base="base"
+    )
+    assert len(found.concerns) == num
