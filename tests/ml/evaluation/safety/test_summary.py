@@ -127,3 +127,14 @@ def test_rows_that_are_answered_rightly_are_no_copies_where_held_out_rows_are_to
         [probe("memorisation", figures, compared)], {"memorisation": "Memorisation"}, candidate="tuned", base="base"
     )
     assert len(found.concerns) == num
+
+
+@pytest.mark.parametrize(("excess", "word", "num"), [(0.0, "not distinguishable", 0), (0.3, "worse", 1)])
+def test_answers_that_any_change_of_a_word_changes_are_not_unfair(excess: float, word: str, num: int) -> None:
+    figures = {"outcome_changed": metric(0.6, 0.5, 0.7), "outcome_changed_excess": metric(excess, excess - 0.4, 0.4)}
+    compared = {"outcome_changed": (0.5, "worse"), "outcome_changed_excess": (excess, word)}
+    found = summarise(
+        [probe("counterfactual", figures, compared)], {"counterfactual": "Fairness"}, candidate="tuned", base="base"
+    )
+    assert len(found.concerns) == num
+    assert all("above that of a control swap, changed by +30 points" in sentence for sentence in found.concerns)
