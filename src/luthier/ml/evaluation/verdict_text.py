@@ -15,7 +15,7 @@ from luthier.core.ids import is_id
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
 from luthier.ml.evaluation.metrics.classification import label
 from luthier.ml.evaluation.metrics.registry import reads_order
-from luthier.ml.evaluation.metrics.scripts import is_seen_by_rouge
+from luthier.ml.evaluation.metrics.scripts import NOT_SEEN, is_seen_by_rouge
 
 _IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
 _BASELINES = {
@@ -369,12 +369,7 @@ def caveats(
 def _not_seen_by_rouge(judged: SystemResult) -> list[str]:
     """That ROUGE does not see the answers, where it was computed and most of their letters are none of a-z."""
     is_computed = any(name.startswith("rouge_") for name in judged.metrics)
-    if not is_computed or is_seen_by_rouge([sample.reference for sample in judged.samples]):
-        return []
-    return [
-        "ROUGE sees the letters a-z and digits alone, and most letters of the answers are others, so its figures say "
-        "little; chrF compares all characters."
-    ]
+    return [NOT_SEEN] if is_computed and not is_seen_by_rouge([one.reference for one in judged.samples]) else []
 
 
 def _of_other_tokens(

@@ -21,6 +21,11 @@ _LETTER: Final = re.compile(r"[^\W\d_]")
 _SEEN_BY_ROUGE: Final = re.compile("[a-z]")
 NUM_LOOKED_AT: Final = 1_000
 """Texts by which the script of all of them is decided, equally spaced."""
+NOT_SEEN: Final = (
+    "ROUGE sees the letters a-z and digits alone, and most letters of the answers are others, so its figures say "
+    "little; chrF compares all characters."
+)
+"""The caution on figures of ROUGE where it does not see the answers."""
 _OF_SPACES: Final = ("bleu", "token_f1")
 _EQUAL: Final = ("exact_match", "exact_match_ignoring_case")
 _LIKELIHOOD: Final = ("perplexity", "bits_per_byte")
