@@ -300,7 +300,9 @@ def test_empty_answers_are_one_thing_too():
     )
 
 
-@pytest.mark.parametrize(("reference", "is_warned"), [("Скрипка делается из ели", True), ("It is made of spruce", False)])
+@pytest.mark.parametrize(
+    ("reference", "is_warned"), [("Скрипка делается из ели", True), ("It is made of spruce", False)]
+)
 def test_a_rouge_of_letters_that_it_does_not_see_is_warned_of(reference, is_warned):
     base, tuned = (answering(name, [reference], [reference]) for name in ("base", "tuned"))
     caveats = verdict([base, tuned], [compared(base, tuned, "better")], primary="rouge_l").caveats

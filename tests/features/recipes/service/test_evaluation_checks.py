@@ -101,7 +101,9 @@ def make_recipe_with(recipe: Path, section: str) -> Path:
 def test_a_plan_takes_metrics_that_see_the_held_out_answers(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(evaluation={})
     answers = [f"Потому что ель лёгкая и прочная, {n}." for n in range(6)]
-    rows = [{"messages": [*chat_row(n)["messages"][:1], {"role": "assistant", "content": answers[n]}]} for n in range(6)]
+    rows = [
+        {"messages": [*chat_row(n)["messages"][:1], {"role": "assistant", "content": answers[n]}]} for n in range(6)
+    ]
     write_rows(recipe.parent / "test.jsonl", rows)
     made = plan(context, recipe)
     assert made.evaluation.metrics == ("perplexity", "chrf", "bleu", "exact_match")
