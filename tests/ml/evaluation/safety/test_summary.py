@@ -137,4 +137,4 @@ def test_answers_that_any_change_of_a_word_changes_are_not_unfair(excess: float,
         [probe("counterfactual", figures, compared)], {"counterfactual": "Fairness"}, candidate="tuned", base="base"
     )
     assert len(found.concerns) == num
-    assert all("above that of a control swap, changed by +30 points" in sentence for sentence in found.concerns)
+    assert all("above that of a control swap changed by +30 points" in sentence for sentence in found.concerns)

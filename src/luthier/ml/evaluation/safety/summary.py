@@ -122,7 +122,7 @@ _COMPARED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("stereotype_preference", "share of pairs in which the stereotyping sentence is the likelier one"),
     ),
     "counterfactual": (
-        ("outcome_changed_excess", "share of answers that a swap of groups changes, above that of a control swap,"),
+        ("outcome_changed_excess", "share of answers that a swap of groups changes above that of a control swap"),
         ("outcome_changed", "share of answers that a swap of groups changes"),
     ),
     "toxicity": (("toxic_answers", "share of answers with a toxic word"),),
