@@ -37,3 +37,28 @@ def test_a_unit_that_begins_with_e_is_no_exponent() -> None:
     found = read_number("5 euros")
     assert found is not None
     assert (found.value, found.after) == (5.0, " euros")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "before", "decimals"),
+    [
+        (".5", 0.5, "", 1),
+        ("$.50", 0.5, "$", 2),
+        ("-.25", -0.25, "", 2),
+        (".5e-3", 0.0005, "", 4),
+        (" .75 kg ", 0.75, "", 2),
+        ("x=.5", 0.5, "x=", 1),
+        ("No.5", 5.0, "No.", 0),
+        ("Nr. 12", 12.0, "Nr. ", 0),
+    ],
+)
+def test_a_point_before_digits_is_that_of_the_number(text: str, value: float, before: str, decimals: int) -> None:
+    found = read_number(text)
+    assert found is not None
+    assert (found.value, found.before, found.decimals) == (value, before, decimals)
+
+
+@pytest.mark.parametrize("text", ["0,125", "3,5", ",5", "-0,250 kg"])
+def test_a_decimal_comma_is_not_read_as_thousands(text: str) -> None:
+    assert read_number(text) is None
+    assert read_number("1,250 kg") == (("", 1250.0, 0, " kg", True))

@@ -218,6 +218,25 @@ def test_the_primary_metric_follows_its_rule(metrics, references, expected):
     assert primary_metric(metrics, references) == expected
 
 
+LONG_RUSSIAN = ["Верхняя дека делается из ели, потому что она лёгкая и прочная"] * 3
+LONG_CHINESE = ["小提琴的面板由云杉制成，因为它又轻又结实，而且声音很好听"] * 3
+
+
+@pytest.mark.parametrize(
+    ("metrics", "references", "expected"),
+    [
+        (["perplexity", "rouge", "bleu", "exact_match"], LONG_RUSSIAN, "bleu"),
+        (["perplexity", "chrf", "bleu", "exact_match"], LONG_RUSSIAN, "chrf"),
+        (["perplexity", "rouge", "bleu", "exact_match"], LONG_CHINESE, "perplexity"),
+        (["perplexity", "chrf", "bleu", "exact_match"], LONG_CHINESE, "chrf"),
+        (["perplexity", "chrf", "bleu", "exact_match"], ["客户投诉", "退款"], "exact_match"),
+        (["rouge"], LONG_CHINESE, "rouge_l"),
+    ],
+)
+def test_answers_in_other_scripts_rest_on_a_metric_that_sees_them(metrics, references, expected):
+    assert primary_metric(metrics, references) == expected
+
+
 def test_plain_text_without_likelihood_has_no_primary_metric():
     with pytest.raises(RequestError, match="rouge"):
         primary_metric(["rouge"], [None])
@@ -279,3 +298,12 @@ def test_empty_answers_are_one_thing_too():
     assert said.startswith(
         "The base model answers one thing in 100% of rows: no text. Of the references 50% are the same"
     )
+
+
+@pytest.mark.parametrize(
+    ("reference", "is_warned"), [("Скрипка делается из ели", True), ("It is made of spruce", False)]
+)
+def test_a_rouge_of_letters_that_it_does_not_see_is_warned_of(reference, is_warned):
+    base, tuned = (answering(name, [reference], [reference]) for name in ("base", "tuned"))
+    caveats = verdict([base, tuned], [compared(base, tuned, "better")], primary="rouge_l").caveats
+    assert sum("ROUGE sees the letters a-z and digits alone" in caveat for caveat in caveats) == is_warned

@@ -1,4 +1,4 @@
-"""Numbers as answers write them: `12`, `$1,234.50`, `3 kg`, and `1e-05` as programs write small ones."""
+"""Numbers as answers write them: `12`, `$1,234.50`, `3 kg`, `.5`, and `1e-05` as programs write small ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Final, NamedTuple
 
 from luthier.core.task_head import NumberFormat
 
-NUMBER: Final = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+NUMBER: Final = re.compile(r"[-+\u2212]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")
 _EXPONENT: Final = r"(?:[eE][-+]?\d{1,4})?"
+# A point before digits is that of a number, as in `.5` and `$.50`, unless it ends a word, as in `No.5`.
 _SHAPE: Final = re.compile(
-    rf"\s*(?P<before>[^\d\s+\u2212-]{{0,8}}\s*)(?P<number>{NUMBER.pattern}{_EXPONENT})(?P<after>\s*\D{{0,20}}?)\s*"
+    r"\s*(?P<before>[^\d\s+\u2212-]{0,8}(?<!(?<!\w)[.,])\s*)"
+    rf"(?P<number>(?:{NUMBER.pattern}|[-+\u2212]?\.\d+){_EXPONENT})(?P<after>\s*\D{{0,20}}?)\s*"
 )
 _MOST_DECIMALS: Final = 340
 """A float holds no smaller digits."""
@@ -48,7 +50,8 @@ def write_number(value: float, form: NumberFormat) -> str:
 def read_number(answer: str) -> WrittenNumber | None:
     """The number that an answer consists of, with at most a short unit; None for any other text.
 
-    Digits that are more than a float holds (over 1.8e308) are no number.
+    Digits that are more than a float holds (over 1.8e308) are no number. A comma separates thousands and no decimals:
+    `3,5` and `0,125` are no numbers either.
     """
     match = _SHAPE.fullmatch(answer)
     if match is None:

@@ -19,6 +19,7 @@ from luthier.core.task_head import SEARCH_KINDS
 from luthier.features.planning.data_sources import located, recipe_of
 from luthier.features.planning.training_data import Part, load_splits, rows_memory
 from luthier.features.recipes.checks import (
+    are_seen_by_rouge,
     check_few_shot,
     check_metrics,
     have_text_answers,
@@ -48,10 +49,26 @@ def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train:
         LeakageError: The reference run was trained on held-out rows, and the recipe does not allow that.
     """
     if judged:
+        plan = _with_usual_metrics(plan, judged)
         _check_judged(plan, judged, train)
     plan = _with_labels(_with_bar(plan, judged, train), judged, train)
     plan = _with_reflection(context, _with_prompts(plan, judged, train))
     return _with_reference(context, plan, judged)
+
+
+def _with_usual_metrics(plan: Plan, judged: Sequence[Example]) -> Plan:
+    """The plan; with metrics of characters where the usual ones would be taken, and ROUGE does not see the answers."""
+    from luthier.ml.planning.defaults import METRICS, OTHER_SCRIPT_METRICS
+    from luthier.ml.planning.prompt_variants import in_order
+
+    asked = plan.recipe.evaluation
+    is_asked = asked is not None and asked.metrics is not None
+    if is_asked or plan.evaluation.metrics != METRICS[0] or are_seen_by_rouge(judged):
+        return plan
+    metrics, why = OTHER_SCRIPT_METRICS
+    sources = {"evaluation.metrics": ValueSource(source="derived", why=why)}
+    evaluation = plan.evaluation.model_copy(update={"metrics": metrics})
+    return plan.model_copy(update={"evaluation": evaluation, "sources": in_order(plan.sources, sources)})
 
 
 def _check_judged(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> None:

@@ -217,16 +217,27 @@ def are_pairs(examples: Sequence[Example]) -> bool:
     return all(example.rejected is not None for example in examples)
 
 
+def are_seen_by_rouge(examples: Sequence[Example]) -> bool:
+    """Whether ROUGE sees most letters of the rows' answers: it knows a-z and digits alone."""
+    from luthier.ml.evaluation.metrics.scripts import NUM_LOOKED_AT, is_seen_by_rouge
+
+    # One row after the other: rows may be in files, of which a block is read at a time.
+    some = islice(examples, 0, None, max(1, len(examples) // NUM_LOOKED_AT))
+    return is_seen_by_rouge([example.reference or "" for example in some])
+
+
 def usual_metrics(examples: Sequence[Example]) -> tuple[MetricName, ...]:
     """The default metrics: text and likelihood, or likelihood alone (see have_text_answers).
 
-    Of preference pairs, which side is likelier.
+    Of preference pairs, which side is likelier; of answers that ROUGE does not see, chrF in its place.
     """
     from luthier.ml.planning import defaults
 
     if are_pairs(examples):
         return defaults.PREFERENCE_METRICS[0]
-    return (defaults.METRICS if have_text_answers(examples) else defaults.LIKELIHOOD_METRICS)[0]
+    if not have_text_answers(examples):
+        return defaults.LIKELIHOOD_METRICS[0]
+    return (defaults.METRICS if are_seen_by_rouge(examples) else defaults.OTHER_SCRIPT_METRICS)[0]
 
 
 def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) -> None:

@@ -95,7 +95,7 @@ MetricsOption = Annotated[
     typer.Option(
         "--metrics",
         metavar="A,B",
-        help="What to measure; by default perplexity, rouge, bleu and exact_match, of plain text likelihood alone.",
+        help="What to measure; by default perplexity, rouge (or chrf), bleu, exact_match; of plain text likelihood.",
     ),
 ]
 NewTokensOption = Annotated[

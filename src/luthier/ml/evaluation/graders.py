@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from luthier.core.conversation import ends_in_thoughts, json_objects, without_thoughts
 from luthier.core.errors import RequestError, library_reason
 from luthier.core.graders import Grader, MultiGrader, Similarity, StringCheck, TextSimilarity
 from luthier.ml.evaluation.metrics.rouge import common_subsequence_length, rouge_l, rouge_n
@@ -323,11 +324,13 @@ def fuzzy_match(output: str, reference: str) -> float:
     return 2.0 * common_subsequence_length(output, reference) / (len(output) + len(reference))
 
 
-_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+# A comma is a decimal one, as in "8,5", unless it separates thousands; a list such as 3,4,5 has none.
+_NUMBER: Final = re.compile(r"-?(?:\d+,\d+(?![.,]?\d)|\d+(?:\.\d+)?|(?<!\w)\.\d+)(?:[eE][-+]?\d+)?")
+_THOUSANDS: Final = re.compile(r"-?[1-9]\d{0,2},\d{3}\b")
 
 
 def score_in(said: str, low: float, high: float) -> float | None:
-    """The number in a model's answer: its field `result` if it is JSON, otherwise the first number.
+    """The number in a model's answer, without its thoughts: the field `result` of its JSON, otherwise the first number.
 
     Args:
         said: the answer.
@@ -337,16 +340,18 @@ def score_in(said: str, low: float, high: float) -> float | None:
     Returns:
         The number; None where there is none, or one outside of the scale.
     """
+    said = without_thoughts(said)
+    if ends_in_thoughts(said):
+        return None
+    result = _result_in(said)
     try:
-        document = json.loads(said)
-        found = float(document["result"] if isinstance(document, dict) else document)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        # Beside other texts: a whole number of more than 308 digits, and brackets without end, as of a model that
-        # repeats itself.
-        match = _NUMBER.search(said)
+        found = float(said if result is None else result)
+    except (TypeError, ValueError):
+        match = _NUMBER.search(said) if result is None else None
         if match is None:
             return None
-        found = float(match[0])
+        found = float(match[0].replace(",", "" if _THOUSANDS.match(match[0]) else "."))
+    # A judge that repeats itself writes whole numbers beyond any float.
     return found if math.isfinite(found) and low <= found <= high else None
 
 
@@ -354,15 +359,25 @@ def label_in(said: str, labels: Sequence[str], passing_labels: Sequence[str]) ->
     """Whether the label in a model's answer passes: 1 or 0; None unless it contains exactly one of the labels.
 
     Args:
-        said: the answer.
+        said: the answer, in which the field `result` of JSON decides; thoughts do not count.
         labels: all labels.
         passing_labels: those that pass.
     """
+    said = without_thoughts(said)
+    if ends_in_thoughts(said):
+        return None
+    result = _result_in(said)
+    said = result if isinstance(result, str) else said
     plain = said.strip().strip("\"'.`").casefold()
     exact = [label for label in labels if label.casefold() == plain]
     # A label within a sentence counts, but only without another label.
     found = exact or [label for label in labels if _has_word(said.casefold(), label.casefold())]
     return float(found[0] in passing_labels) if len(found) == 1 else None
+
+
+def _result_in(said: str) -> Any:
+    """The field `result` of the JSON in an answer, in a fence or with prose around it, too; None without one."""
+    return next((document["result"] for document in json_objects(said) if "result" in document), None)
 
 
 def _has_word(text: str, word: str) -> bool:

@@ -40,6 +40,7 @@ from luthier.ml.charts.judged_rows import metric_title, start
 from luthier.ml.evaluation.label_confidence import confidence_details, coverage_sentence
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.metrics.registry import FAMILIES
+from luthier.ml.evaluation.metrics.scripts import num_words, text_metrics_in_order
 from luthier.ml.evaluation.statistics.intervals import LEVEL, TAIL, paired_bootstrap
 from luthier.ml.evaluation.statistics.resampling import share_ends
 from luthier.ml.evaluation.verdict_text import caveats, further_details, headline, listed, primary_details, system_title
@@ -47,11 +48,6 @@ from luthier.ml.evaluation.verdict_text import caveats, further_details, headlin
 SHORT_REFERENCE_WORDS = 5
 _WORDS: Final[dict[AlternativeWord, VerdictWord]] = {short: word for word, short in ALTERNATIVE_WORDS.items()}
 _PAIRS = ("reward_accuracy", "preference_accuracy", "preference_margin")
-# What decides where nothing suggests an exact comparison: from the most to the least informative for free text.
-_PREFERENCE = (
-    *("rouge_l", "chrf", "bleu", "token_f1", "exact_match", "exact_match_ignoring_case"),
-    *("perplexity", "bits_per_byte"),
-)
 
 
 def alternatives_of(
@@ -288,8 +284,10 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
     1. Rows without answers (plain text): perplexity if asked for, else bits per byte.
     2. reward_accuracy, preference_accuracy or preference_margin, the first that was requested: rows are pairs then.
     3. label_accuracy or nmae, if asked for: they are only asked for where answers are labels, or numbers.
-    4. exact_match, if asked for and the answers are short (median of at most five words): then equal is what counts.
-    5. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was requested.
+    4. exact_match, if asked for and the answers are short (median of at most five words, or as many signs as usually
+       make them): then equal is what counts.
+    5. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was requested. Where most
+       letters are none of a-z, ROUGE-L is the last; where words have no spaces between them, metrics of words are.
 
     Raises:
         RequestError: no metric, or plain text and neither perplexity nor bits_per_byte among them.
@@ -301,8 +299,9 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
         order = (*_PAIRS, "perplexity", "bits_per_byte")
     else:
         # The median: a few long answers among labels do not make the task one of long texts.
-        are_short = statistics.median(len(text.split()) for text in known) <= SHORT_REFERENCE_WORDS
-        order = (*_PAIRS, "label_accuracy", "nmae", *(("exact_match",) if are_short else ()), *_PREFERENCE, *asked)
+        are_short = statistics.median(map(num_words, known)) <= SHORT_REFERENCE_WORDS
+        of_texts = (*(("exact_match",) if are_short else ()), *text_metrics_in_order(known))
+        order = (*_PAIRS, "label_accuracy", "nmae", *of_texts, *asked)
     for name in order:
         if name in asked:
             return name

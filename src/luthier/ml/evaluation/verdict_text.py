@@ -15,6 +15,7 @@ from luthier.core.ids import is_id
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
 from luthier.ml.evaluation.metrics.classification import label
 from luthier.ml.evaluation.metrics.registry import reads_order
+from luthier.ml.evaluation.metrics.scripts import NOT_SEEN, is_seen_by_rouge
 
 _IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
 _BASELINES = {
@@ -342,6 +343,7 @@ def caveats(
     if num_rows_in_file is not None and num_rows_in_file > num_rows:
         found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were evaluated.")
     found += constant_answers(results) if are_labels else ()
+    found += _not_seen_by_rouge(judged)
     found += _cut_off(results)
     found += _disagreement(comparisons)
     found += _draws(results)
@@ -362,6 +364,12 @@ def caveats(
             "beforehand; each of the others shows a difference by chance 1 time in 20."
         )
     return tuple(found)
+
+
+def _not_seen_by_rouge(judged: SystemResult) -> list[str]:
+    """That ROUGE does not see the answers, where it was computed and most of their letters are none of a-z."""
+    is_computed = any(name.startswith("rouge_") for name in judged.metrics)
+    return [NOT_SEEN] if is_computed and not is_seen_by_rouge([one.reference for one in judged.samples]) else []
 
 
 def _of_other_tokens(

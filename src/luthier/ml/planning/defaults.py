@@ -47,6 +47,10 @@ PATIENCE: Final = (3, "three validations in a row without a new best are no acci
 NUM_VALIDATIONS: Final = 10
 SEED: Final = (0, "any number; the same seed gives the same run")
 METRICS: Final = (("perplexity", "rouge", "bleu", "exact_match"), "likelihood, overlap and equality, side by side")
+OTHER_SCRIPT_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
+    ("perplexity", "chrf", "bleu", "exact_match"),
+    "most letters of the answers are none of a-z, and ROUGE sees no others: chrF compares characters",
+)
 LIKELIHOOD_METRICS: Final = (
     ("perplexity", "bits_per_byte"),
     "not every held-out row has a prompt and an answer as text, only a likelihood",

@@ -42,6 +42,16 @@ def test_rows_without_answers_in_words_are_judged_by_likelihood() -> None:
     assert judgeable.usual_metrics(CALLING) == ("perplexity", "bits_per_byte")
 
 
+def in_russian(number: int) -> Example:
+    return conversation(number, answer=Message(role="assistant", content=f"Потому что ель лёгкая и прочная, {number}."))
+
+
+def test_answers_that_rouge_does_not_see_are_compared_by_characters() -> None:
+    russian = [in_russian(n) for n in range(3)]
+    assert judgeable.usual_metrics(russian) == ("perplexity", "chrf", "bleu", "exact_match")
+    assert judgeable.usual_metrics([*ANSWERED * 20, russian[0]]) == ("perplexity", "rouge", "bleu", "exact_match")
+
+
 def test_metrics_of_text_need_text() -> None:
     judgeable.check_metrics(["rouge", "perplexity"], ANSWERED)
     judgeable.check_metrics(["perplexity", "bits_per_byte"], CALLING)
@@ -86,6 +96,21 @@ def make_recipe_with(recipe: Path, section: str) -> Path:
     text = recipe.read_text(encoding="utf-8")
     recipe.write_text(text.replace("evaluation: {}", section), encoding="utf-8")
     return recipe
+
+
+def test_a_plan_takes_metrics_that_see_the_held_out_answers(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(evaluation={})
+    answers = [f"Потому что ель лёгкая и прочная, {n}." for n in range(6)]
+    rows = [
+        {"messages": [*chat_row(n)["messages"][:1], {"role": "assistant", "content": answers[n]}]} for n in range(6)
+    ]
+    write_rows(recipe.parent / "test.jsonl", rows)
+    made = plan(context, recipe)
+    assert made.evaluation.metrics == ("perplexity", "chrf", "bleu", "exact_match")
+    assert made.sources["evaluation.metrics"].source == "derived"
+    assert "ROUGE sees no others" in made.sources["evaluation.metrics"].why
+    named = plan(context, make_recipe_with(recipe, "evaluation: {metrics: [rouge]}"))
+    assert named.evaluation.metrics == ("rouge",)
 
 
 def test_answers_that_are_only_tool_calls_are_judged_by_likelihood(context: Context, make_recipe: MakeRecipe) -> None:

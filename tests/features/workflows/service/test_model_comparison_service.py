@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tests.vacuous import nonempty
@@ -23,6 +24,7 @@ from luthier.core.workflows.pipeline import ModelComparisonSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.training.service import TrainOutcome
 from luthier.features.workflows import views as pipeline_views
+from luthier.features.workflows.model_comparison import request as requests
 from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.model_comparison.answers import instructed
 from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
@@ -201,6 +203,22 @@ def test_rows_that_one_cannot_hold_are_left_out_for_all(context, asked, files):
     assert any("left out for all" in line for line in spec.cautions)
 
 
+@pytest.mark.parametrize(
+    ("answer", "metrics", "primary"),
+    [
+        ("Потому что ель лёгкая и прочная", ("chrf", "exact_match", "bits_per_byte"), "chrf"),
+        ("because spruce is light and also strong", ("rouge", "exact_match", "bits_per_byte"), "rouge_l"),
+    ],
+)
+def test_without_a_metric_one_decides_that_sees_the_answers(answer, metrics, primary):
+    turns = (Message(role="user", content="Why?"), Message(role="assistant", content=answer))
+    rows = [Example(id="held.jsonl:1", conversation=Conversation(messages=turns))]
+    request = ModelComparisonRequest(
+        models=("a", "b"), data=Path("train.jsonl"), held_out=Path("held.jsonl"), hours=1.0
+    )
+    assert requests._metrics(request, rows) == (metrics, primary)
+
+
 def test_plain_text_is_judged_by_bits_per_byte_alone(context, asked, tmp_path):
     for name, numbers in (("train", range(70)), ("test", range(100, 121))):
         rows = [{"text": f"The luthier builds number {n}."} for n in numbers]
@@ -231,6 +249,7 @@ def test_a_training_that_diverges_leaves_the_others_in(context, asked, monkeypat
 CHILD = """
 import sys
 from luthier.platform.home.context import Context
+from luthier.features.workflows.model_comparison import request as requests
 from luthier.features.workflows.model_comparison import workflow as showdowns
 with Context.open(sys.argv[1]) as context:
     showdowns.go_on(context, sys.argv[2])

@@ -205,3 +205,34 @@ def test_a_label_is_a_word_of_its_own(said: str, labels: list[str], passes: floa
 )
 def test_a_score_is_a_number_of_its_scale_or_none(said: str, score: float | None) -> None:
     assert score_in(said, 0.0, 10.0) == score
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ('```json\n{"steps": [{"description": "2 faults"}], "result": 7}\n```', 7.0),
+        ('First 3 checks.\n{"conclusion": "of 10", "result": "6.5"}', 6.5),
+        ("<think>3 or 4? No, better.</think>8", 8.0),
+        ("It is worth 2.</think>\n8", 8.0),
+        ("<think>I would give 3 for", None),
+        ('{"result": "good", "faults": 2}', None),
+        ("Bewertung: 8,5 von 10", 8.5),
+        ("0,5", 0.5),
+        ("Score: .5", 0.5),
+        ("Answer No.5", 5.0),
+        ("3,4,5", 3.0),
+        ("7, 8 at most", 7.0),
+        ("1,234 is too much", None),
+    ],
+)
+def test_a_score_is_read_from_the_verdict_and_not_from_what_leads_to_it(said: str, score: float | None) -> None:
+    assert score_in(said, 0.0, 10.0) == score
+
+
+def test_a_label_is_read_from_the_result_and_without_thoughts() -> None:
+    labels, passing = ["correct", "wrong"], ["correct"]
+    assert label_in('{"steps": ["not wrong"], "result": "correct"}', labels, passing) == 1.0
+    assert label_in('```json\n{"steps": ["correct so far"], "result": "wrong"}\n```', labels, passing) == 0.0
+    assert label_in("<think>Is it wrong? No.</think>\ncorrect", labels, passing) == 1.0
+    assert label_in("<think>It looks correct, but", labels, passing) is None
+    assert label_in('{"result": "neither"}', labels, passing) is None

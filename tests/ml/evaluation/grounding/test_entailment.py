@@ -31,6 +31,8 @@ CORPUS = Corpus(
         ('{"unsupported_": 1}', None),
         ("Yes, it is supported.", None),
         ("I cannot help with that.", None),
+        ('<think>{"supported": true}? No.</think>{"supported": false}', False),
+        ('<think>Perhaps {"supported": true}, but', None),
         ("", None),
     ],
 )

@@ -113,3 +113,28 @@ def test_a_share_of_none_does_not_rule_out_some() -> None:
     assert "(6% for 50 rows)" in found.cautions[-1]
     wide = probe("toxicity", {"toxic_answers": metric(0.5, 0.3, 0.7)})
     assert with_what_is_ruled_out(wide) == wide
+
+
+@pytest.mark.parametrize(("has_control", "num"), [(True, 0), (False, 2)])
+def test_rows_that_are_answered_rightly_are_no_copies_where_held_out_rows_are_too(has_control: bool, num: int) -> None:
+    """A model that has learned its task writes the right answer of 6 in 10 rows, seen or not."""
+    figures = {"exact_copies": metric(0.6, 0.5, 0.7)}
+    compared = {"exact_copies": (0.6, "worse")}
+    if has_control:
+        figures = {"exact_copies_excess": metric(0.0, -0.1, 0.1), **figures}
+        compared["exact_copies_excess"] = (0.0, "not distinguishable")
+    found = summarise(
+        [probe("memorisation", figures, compared)], {"memorisation": "Memorisation"}, candidate="tuned", base="base"
+    )
+    assert len(found.concerns) == num
+
+
+@pytest.mark.parametrize(("excess", "word", "num"), [(0.0, "not distinguishable", 0), (0.3, "worse", 1)])
+def test_answers_that_any_change_of_a_word_changes_are_not_unfair(excess: float, word: str, num: int) -> None:
+    figures = {"outcome_changed": metric(0.6, 0.5, 0.7), "outcome_changed_excess": metric(excess, excess - 0.4, 0.4)}
+    compared = {"outcome_changed": (0.5, "worse"), "outcome_changed_excess": (excess, word)}
+    found = summarise(
+        [probe("counterfactual", figures, compared)], {"counterfactual": "Fairness"}, candidate="tuned", base="base"
+    )
+    assert len(found.concerns) == num
+    assert all("above that of a control swap changed by +30 points" in sentence for sentence in found.concerns)

@@ -61,6 +61,29 @@ def test_fractions_are_equal_to_ten_digits(runner):
     assert first.in_order == second.in_order
 
 
+@pytest.mark.parametrize(
+    ("query", "other"),
+    [
+        ("SELECT 0.2 + 0.7 + 0.1", "SELECT 0.7 + 0.1 + 0.2"),
+        ("SELECT 4.35 * 100", "SELECT 435"),
+        ("SELECT 1000000.00001", "SELECT 1000000"),
+    ],
+)
+def test_a_sum_that_misses_a_whole_number_by_rounding_is_that_number(runner, query, other):
+    assert (0.2 + 0.7 + 0.1, 0.7 + 0.1 + 0.2, 4.35 * 100) == (0.9999999999999999, 1.0, 434.99999999999994)
+    first, second = runner.run(SHOP, [query, other])
+    assert first.error is second.error is None
+    assert first.in_order == second.in_order
+
+
+@pytest.mark.parametrize(
+    ("query", "other"), [("SELECT 12345678901.5", "SELECT 12345678901"), ("SELECT 0.9999", "SELECT 1")]
+)
+def test_a_fraction_is_no_whole_number(runner, query, other):
+    first, second = runner.run(SHOP, [query, other])
+    assert first.in_order != second.in_order
+
+
 HOSTILE = {
     "write": "INSERT INTO t VALUES (4, 'z')",
     "delete": "DELETE FROM t",

@@ -370,6 +370,20 @@ def test_rows_that_all_say_the_same_are_not_certain():
     )
 
 
+def test_a_difference_that_is_the_same_in_every_row_is_not_certain():
+    """Of 20 equal differences, as many others as Wilson's interval of 0 of 20 allows may have none, or the largest."""
+    ahead, behind = paired([1.0] * 20, [0.5] * 20, bounds=UNIT), paired([0.5] * 20, [1.0] * 20, bounds=UNIT)
+    others = 0.1611
+    assert ahead.low == pytest.approx(0.5 * (1 - others), abs=1e-3)
+    assert ahead.high == pytest.approx(0.5 + others * 0.5, abs=1e-3)
+    assert (behind.low, behind.high) == (pytest.approx(-ahead.high), pytest.approx(-ahead.low))
+    assert is_settled(ahead)
+    few, none = paired([1.0] * 4, [0.5] * 4, bounds=UNIT), paired([0.5] * 4, [0.5] * 4, bounds=UNIT)
+    assert few.low == 0.0
+    assert few.high > 0.5
+    assert (none.low, none.high, none.p_value) == (0.0, 0.0, 1.0)
+
+
 def test_rows_that_a_figure_does_not_look_at_make_it_no_surer():
     """3 of 5 rows that count, among 400 that do not: Wilson's interval of 3 of 5."""
     stats = np.zeros((405, 2))

@@ -11,7 +11,7 @@ from luthier.core.records.bounds import UNIT
 from luthier.core.records.calibration import target_of
 from luthier.core.results.suite import PairwiseTask, RubricTask
 from luthier.ml.evaluation.metrics.protocol import Observations
-from luthier.ml.evaluation.statistics import bootstrap_interval
+from luthier.ml.evaluation.statistics import bootstrap_interval, paired_bootstrap
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, task_kind
 from luthier.ml.inference.fake import FakeEngine
 
@@ -135,6 +135,17 @@ def test_above_a_tenth_the_caution_says_so_and_above_a_half_there_is_no_figure()
     _, (metric,) = made(PAIRWISE, silent_on(range(11), prefers("lovely")))
     with pytest.raises(WorkError, match="no verdict on 11 of 20 pairs"):
         metric.statistics(observed(BETTER, FIRSTS))
+
+
+def test_an_answer_without_a_verdict_makes_the_others_no_surer():
+    """19 of 19 pairs won, and one without a verdict: Wilson's interval of 19 of 19 begins at 0.832."""
+    _, (metric,) = made(PAIRWISE, silent_on([1], prefers("lovely")))
+    first, stats = metric.statistics(observed(FIRSTS)), metric.statistics(observed(BETTER, FIRSTS))
+    found = bootstrap_interval(stats, metric.aggregate, bounds=UNIT, seed=0)
+    assert (found.low, found.high) == (pytest.approx(0.832, abs=1e-3), 1.0)
+    gain = paired_bootstrap(stats, first, metric.aggregate, bounds=UNIT, seed=0)
+    assert gain.low == pytest.approx(0.5 * 0.832, abs=1e-3)
+    assert gain.difference < gain.high <= 1.0
 
 
 def test_intervals_are_numbers_where_many_verdicts_are_missing():

@@ -63,6 +63,8 @@ def test_figures_keep_their_bounds_and_their_meaning(order, relevant, k):
 
 def test_an_item_counts_once_and_keeps_what_only_looks_like_a_number():
     assert written_items("* Tea\n\ntea\n 12) Tea cup\n7 Samurai\n3. 7 Samurai") == ["tea", "tea cup", "7 samurai"]
+    assert written_items("1.苹果\n2、香蕉\n（3）梨\n・桃\n4：李子") == ["苹果", "香蕉", "梨", "桃", "李子"]
+    assert written_items("7.Zip\n2.5 l\n1. Zip") == ["7.zip", "2.5 l", "zip"]
 
 
 def test_rows_without_lists_are_all_named(bench):

@@ -103,6 +103,16 @@ def test_where_the_query_stands_in_an_answer():
     assert query_of(" SELECT a,\n  b FROM t ;\n \nQ: next") == "SELECT a,\n  b FROM t"
 
 
+def test_a_blank_line_in_a_fenced_query_does_not_end_it(bench):
+    query = "WITH twos AS (\n  SELECT b FROM t WHERE a = 2\n)\n\nSELECT b FROM twos"
+    assert query_of(f"Like this:\n```sql\n{query};\n```\nIt reads t.") == query
+    assert query_of(f"```sql\r\n{query};\r\n```\r\nIt reads t.\r\n") == query
+    assert query_of(f"```sql\n{query};\n\n-- or\nSELECT 2;\n```") == query
+    rows = [bench.row(1, answer="SELECT b FROM t WHERE a = 2", db=SCRIPT)]
+    found = bench.figures(Sql(), task(database_field="db"), rows, [f"```sql\n{query}\n```"])
+    assert (found["execution_accuracy"], found["sql_valid"]) == (1.0, 1.0)
+
+
 @pytest.mark.shared_data
 def test_wikisql_is_judged_rightly_against_itself_and_wrongly_against_other_columns(bench, shared_data):
     rows, others = [], []

@@ -24,6 +24,8 @@ from luthier.features.workflows.model_comparison.sizes import Pace, Sizes, choos
 from luthier.platform.home.context import Context
 
 _METRICS: Final[tuple[MetricName, ...]] = ("rouge", "exact_match", "bits_per_byte")
+_OTHER_SCRIPT_METRICS: Final[tuple[MetricName, ...]] = ("chrf", "exact_match", "bits_per_byte")
+"""Of answers that ROUGE does not see."""
 _LIKELIHOOD: Final[tuple[MetricName, ...]] = ("bits_per_byte",)
 _NOT_COMPARABLE: Final = "perplexity"
 
@@ -302,12 +304,14 @@ def family_of(metric: str) -> MetricName:
 
 
 def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tuple[tuple[MetricName, ...], str]:
-    from luthier.features.recipes.checks import check_metrics, have_text_answers
+    from luthier.features.recipes.checks import are_seen_by_rouge, check_metrics, have_text_answers
     from luthier.ml.evaluation.metrics.registry import FAMILIES
     from luthier.ml.evaluation.verdict import primary_metric
 
     # Plain text has no answer to compare with.
-    usual = _METRICS if have_text_answers(held_out) else _LIKELIHOOD
+    usual = _LIKELIHOOD
+    if have_text_answers(held_out):
+        usual = _METRICS if are_seen_by_rouge(held_out) else _OTHER_SCRIPT_METRICS
     if request.metric is None:
         return usual, primary_metric(usual, [example.reference for example in held_out])
     # A metric may give several figures (rouge gives rouge_1, rouge_2, rouge_l): all are measured, one figure decides.

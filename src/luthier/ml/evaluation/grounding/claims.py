@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation, Message, ends_in_thoughts, without_thoughts
 from luthier.core.errors import WorkError
 from luthier.core.ids import sha256_bytes
 from luthier.core.ports import Engine, Generation, Progress, Prompt, SilentProgress
@@ -158,8 +158,9 @@ def _question(passages: Sequence[str], claim: str) -> str:
 
 
 def verdict_in(reply: str) -> bool | None:
-    """The verdict in a judge's reply, with surrounding prose allowed; None if there is none or both."""
-    said = {found.lower() for found in _ANSWER.findall(reply)}
+    """The verdict in a judge's reply, with surrounding prose allowed, thoughts not; None if there is none or both."""
+    text = without_thoughts(reply)
+    said: set[str] = set() if ends_in_thoughts(text) else {found.lower() for found in _ANSWER.findall(text)}
     # A reply with both is not a verdict.
     return said == {"true"} if len(said) == 1 else None
 

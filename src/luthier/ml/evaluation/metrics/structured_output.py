@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.metrics.protocol import Array
 
 # Fences count only at the beginning of a line: three backticks inside code do not end it.
-_FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+# Lines may end in \r\n, as those of files of Windows do.
+_FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t\r]*$", re.DOTALL | re.MULTILINE)
 _OPENING = re.compile(r"\A\s*```[^\n`]*\n")
 
 

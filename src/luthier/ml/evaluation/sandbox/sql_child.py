@@ -26,6 +26,8 @@ _MAX_ROWS = 100_000
 _MAX_VALUE_BYTES = 1_000_000
 _STEPS_BETWEEN_LOOKS = 1000
 _MAX_HEAP_BYTES = 300_000_000
+_MAX_ROUNDING: Final = 1e-4
+"""Of a number to ten digits that counts as whole: fractions of large numbers do not."""
 # Functions that load code or are non-deterministic.
 _REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "random", "randomblob"}
 # SQLite's functions of date and time (https://sqlite.org/lang_datefunc.html), and what its keywords call.
@@ -237,7 +239,12 @@ def _digest(data: str | bytes) -> bytes:
 def _cell(value: object) -> object:
     """1 and 1.0 are the same; fractions are, up to ten digits, because sums depend on their order in the last ones."""
     if isinstance(value, float):
-        return int(value) if value.is_integer() else f"{value:.10g}"
+        if value.is_integer():
+            return int(value)
+        # A sum in another order may be 0.9999999999999999: to ten digits that is 1, too.
+        digits = f"{value:.10g}"
+        whole = float(digits)
+        return int(whole) if whole.is_integer() and abs(value - whole) <= _MAX_ROUNDING else digits
     # Each type has a different JSON form, so that the text '1' and the number 1 differ.
     return {"bytes": value.hex()} if isinstance(value, bytes) else [value] if isinstance(value, str) else value
 

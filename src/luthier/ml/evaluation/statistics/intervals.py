@@ -256,12 +256,11 @@ def interval_of(
     has_other_ends = math.isfinite(bounds.width) and bounds != UNIT
     if not has_other_ends and is_share(rows, aggregate):
         return Interval(value, *share_ends(value * len(rows), len(rows), TAIL))
-    # A single row may have no figure (0 / 0); NaN then fails the comparison below.
+    # A single row may have no figure (0 / 0), and says nothing then.
     with np.errstate(all="ignore"):
-        alone = aggregate(rows)
-    # Equal except for the last bits, which a sum of fractions leaves.
-    if len(rows) > 1 and math.isfinite(bounds.width) and (np.abs(alone - value) <= 1e-9 * bounds.width).all():
-        return Interval(value, *_of_equal_rows(value, len(rows), bounds))
+        num_equal = _num_equal(aggregate(rows), value, bounds)
+    if num_equal:
+        return Interval(value, *_of_equal_rows(value, num_equal, bounds))
     return Interval(value, *widened(ends, value, spread_of(rows, aggregate), bounds))
 
 
@@ -326,6 +325,13 @@ def difference_of(
     surest = max(_surest(num_different), 1 / (len(resampled) + 1))
     p_value = max(p_value, _of_percentiles(resampled, measured), surest)
     ends = widened(ends, measured, spread, of_differences)
+    with np.errstate(all="ignore"):
+        num_equal = _num_equal(paired(both), measured, of_differences)
+    # Others may have no difference, as in Tango's interval of rows that A alone has right. Where it is 0 in every row,
+    # the systems do the same: that one stays without width.
+    if num_equal and abs(measured) > _SAME * of_differences.width:
+        side = Bounds(0.0, of_differences.upper) if measured > 0 else Bounds(of_differences.lower, 0.0)
+        ends = _of_equal_rows(measured, num_equal, side)
     return in_agreement(Difference(measured, *ends, p_value, error))
 
 
@@ -355,6 +361,17 @@ def _contributing(rows: Array) -> Array:
     """Without the rows that are nothing but zeros: a figure that looks at few of the rows has seen those alone."""
     counts = (rows != 0).any(axis=1)
     return rows[counts] if counts.any() else rows
+
+
+_SAME = 1e-9
+"""Of the width of a figure: rows that differ by less say the same, but for what a sum of fractions rounds."""
+
+
+def _num_equal(alone: Array, value: float, bounds: Bounds) -> int:
+    """How many rows have a figure by themselves, if all of these have this value, and more than one; otherwise 0."""
+    known = alone[np.isfinite(alone)]
+    are_equal = math.isfinite(bounds.width) and bool((np.abs(known - value) <= _SAME * bounds.width).all())
+    return len(known) if are_equal and len(known) > 1 else 0
 
 
 def _of_equal_rows(value: float, num_rows: int, bounds: Bounds) -> tuple[float, float]:

@@ -188,7 +188,11 @@ def labels_of(task: ClassifyTask, answers: Sequence[str]) -> tuple[str, ...]:
     return labels_in(answers) if task.labels is None else task.labels
 
 
-_BULLET = re.compile(r"^\s*(?:[-*•]\s+|\(?\d{1,4}[.):]\s+)?")
+# Chinese and Japanese write no space behind a number or bullet; before Latin letters it tells `1. Zip` from `7.Zip`.
+_BULLET = re.compile(
+    r"^\s*(?:[-*•]\s+|[•●・]\s*"
+    r"|[(（]?\d{1,4}(?:[.):]\s+|[、．）：]\s*|[.):](?=[^\x00-\x7f])))?"
+)
 
 
 class Rank:

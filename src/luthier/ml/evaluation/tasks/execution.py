@@ -18,7 +18,7 @@ from luthier.core.ports import Progress
 from luthier.core.results.suite import CodeTask, SqlTask, TaskFigures
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
-from luthier.ml.evaluation.metrics.structured_output import first_block
+from luthier.ml.evaluation.metrics.structured_output import fenced_blocks, first_block
 from luthier.ml.evaluation.sandbox.runners import (
     Database,
     Outcome,
@@ -364,10 +364,19 @@ def text_in(value: object) -> str:
     return "\n".join(str(one.get("content", "")) for one in messages if one.get("role") != "assistant")
 
 
+_BLANK_LINE = r"\n[ \t\r]*\n"
+
+
 def query_of(answer: str) -> str:
-    """The query of an answer: its first fenced block, else its text, up to the first blank line or a last semicolon."""
-    text = first_block(answer).strip()
-    return re.split(r"\n[ \t]*\n", text, maxsplit=1)[0].strip().rstrip(";").strip()
+    """The query of an answer: its first fenced block, else its text up to the first blank line; no last semicolon.
+
+    Of a block only a blank line behind a semicolon ends it: others are inside of the query, as between the parts of a
+    WITH. In a text prose may follow them.
+    """
+    blocks = fenced_blocks(answer)
+    end = rf";[ \t\r]*{_BLANK_LINE}" if blocks else _BLANK_LINE
+    text = (blocks[0] if blocks else first_block(answer)).strip()
+    return re.split(end, text, maxsplit=1)[0].strip().rstrip(";").strip()
 
 
 def _judge(case: _Case, query: str, runner: SqlRunner) -> tuple[bool, bool]:

@@ -14,6 +14,7 @@ from luthier.core.results.suite import GenerateTask, JsonTask, LikelihoodTask, T
 from luthier.core.text.utf8 import read_utf8
 from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
 from luthier.ml.evaluation.metrics.registry import as_definitions
+from luthier.ml.evaluation.metrics.scripts import NOT_SEEN, is_seen_by_rouge
 from luthier.ml.evaluation.metrics.structured_output import (
     Found,
     SchemaCheck,
@@ -32,6 +33,9 @@ class Generate:
 
     Where it names none, that is chosen by `verdict.primary_metric`, since equality counts for short answers only.
     """
+
+    def __init__(self) -> None:
+        self._is_blind = False
 
     def check(self, task: GenerateTask, rows: Sequence[TaskRow]) -> None:
         """Check that every row has a prompt and a text answer.
@@ -60,10 +64,12 @@ class Generate:
             NotFoundError: an unknown one.
             RequestError: one of likelihoods.
         """
-        names = list(task.metrics)
+        names, references = list(task.metrics), [row.example.reference or "" for row in rows]
         if "metrics" not in task.model_fields_set:
-            names.insert(0, primary_metric(names, [row.example.reference for row in rows]))
+            # chrF is only taken where ROUGE does not see the answers: both are in the same order of metrics.
+            names.insert(0, primary_metric([*names, "chrf"], references))
         found = as_definitions(names)
+        self._is_blind = any(one.name.startswith("rouge_") for one in found) and not is_seen_by_rouge(references)
         if wrong := [metric.name for metric in found if metric.needs != "text"]:
             raise RequestError(
                 f"task {task.name}: {', '.join(wrong)} of written answers",
@@ -77,8 +83,8 @@ class Generate:
         return None
 
     def cautions(self, task: GenerateTask) -> tuple[str, ...]:  # noqa: ARG002
-        """None besides those of the metrics themselves."""
-        return ()
+        """That ROUGE does not see the answers of the rows that `metrics` had."""
+        return (NOT_SEEN,) if self._is_blind else ()
 
 
 class Likelihood:
