@@ -18,7 +18,7 @@ def model(tiny):
 
 
 def sliding_model(window):
-    """A tiny Gemma 3: every second layer sees the last tokens only."""
+    """A tiny Gemma 3: some of its layers see the last tokens only."""
     config = Gemma3TextConfig(
         vocab_size=128,
         hidden_size=32,

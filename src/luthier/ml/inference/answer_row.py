@@ -325,9 +325,9 @@ class AnswerRow:
     def _likelihoods(self, token: int, logits: Tensor) -> WrittenToken:
         own, top = likelihoods(logits, token, self.asked.num_top or 0)
         return WrittenToken(
-            chosen=TokenLikelihood(token=self.decode([token]), log_probability=own),
+            chosen=TokenLikelihood(token=self._text.text_of(token), log_probability=own),
             offset=self._num_characters,
-            top=tuple(TokenLikelihood(token=self.decode([one]), log_probability=value) for one, value in top),
+            top=tuple(TokenLikelihood(token=self._text.text_of(one), log_probability=value) for one, value in top),
         )
 
 

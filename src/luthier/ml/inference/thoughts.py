@@ -69,6 +69,11 @@ class TextStream:
         self._context, self._emitted = self._emitted, len(self._ids)
         return text
 
+    def text_of(self, token: int) -> str:
+        """The text of a token in the next place. At the beginning of a text some tokenizers drop its blank."""
+        context = self._ids[self._context : self._emitted]
+        return self._decode([*context, token])[len(self._decode(context)) :] if context else self._decode([token])
+
     def _open_text(self) -> str:
         before = self._decode(self._ids[self._context : self._emitted])
         return self._decode(self._ids[self._context :])[len(before) :]
