@@ -82,17 +82,18 @@ def read(text, *, template="<tool_call>", width=1, request=None):
         ("[TOOL_CALLS]", "[TOOL_CALLS]cloc", "[TOOL_CALLS]cloc", []),
         ("<|tool_call|>", '<|tool_call|>[{"name": "clock", "arguments": {}}, {"name": "clock", "arguments": {"a": 1}}]',
          "", [("clock", "{}"), ("clock", '{"a": 1}')]),
-        ("<tool_call>", "Well.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nCremona\n</parameter>\n<parameter="
-         "days>\n3\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=clock>\n</function>\n</tool_call>",
-         "Well.", [("get_weather", '{"city": "Cremona", "days": 3}'), ("clock", "{}")]),
+        ("<tool_call>", "Well.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nCremona\n</parameter>\n"
+         "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=clock>\n</function>\n"
+         "</tool_call>", "Well.", [("get_weather", '{"city": "Cremona", "days": 3}'), ("clock", "{}")]),
         ("<tool_call>", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Cremona</arg_value>\n<arg_key>days"
          "</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n<tool_call>clock\n</tool_call>", "",
          [("get_weather", '{"city": "Cremona", "days": 3}'), ("clock", "{}")]),
         ("<tool_call>", "<tool_call>\n<function=rm>\n</function>\n</tool_call>",
          "<tool_call>\n<function=rm>\n</function>\n</tool_call>", []),
-        ("<tool_call>", "<tool_call><function=clock> or so</tool_call>", "<tool_call><function=clock> or so</tool_call>",
-         []),
-        ("<tool_call>", "<tool_call>\n<function=clock>\n<parameter=a", "<tool_call>\n<function=clock>\n<parameter=a", []),
+        ("<tool_call>", "<tool_call><function=clock> or so</tool_call>",
+         "<tool_call><function=clock> or so</tool_call>", []),
+        ("<tool_call>", "<tool_call>\n<function=clock>\n<parameter=a",
+         "<tool_call>\n<function=clock>\n<parameter=a", []),
         ("python_tag", '{"name": "clock", "parameters": {"a": 1}}', "", [("clock", '{"a": 1}')]),
         ("python_tag", "It is { late }.", "It is { late }.", []),
         ("python_tag", '{"answer": 42}', '{"answer": 42}', []),
