@@ -126,7 +126,7 @@ def read_low_rank(path: str | Path) -> dict[str, LowRank]:
         )
     try:
         return _pairs(folder, tensors, config)
-    except (LookupError, TypeError, ValueError, re.error) as error:  # of a config that others have written
+    except (AttributeError, LookupError, TypeError, ValueError, re.error) as error:  # of a config written elsewhere
         raise _damaged(folder, f"its {_CONFIG} cannot be followed: {library_reason(error)}") from error
 
 
