@@ -64,8 +64,9 @@ _SPARE_BYTES: Final = 256 << 20
 class LlamaCppEngine:
     """A GGUF model: both `Engine` and `StreamEngine`. Used by one thread only.
 
-    Frequency and presence penalties count the tokens of the prompt too, as llama.cpp does. Likelihoods of tokens that
-    hold only a part of a character are left out, and so is such a part where an answer is cut.
+    Frequency and presence penalties count the last 64 tokens alone, those of the prompt among them, as llama.cpp does:
+    over a whole prompt they would forbid its most frequent words. Likelihoods of tokens that hold only a part of a
+    character are left out, and so is such a part where an answer is cut.
 
     Args:
         model: the GGUF file.
