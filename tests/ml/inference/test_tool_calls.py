@@ -1,11 +1,12 @@
 import json
 
 import pytest
+from tokenizers import AddedToken
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.stream import Ended, Piece, Sampling, TextRequest
-from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.rendering import render_template
 from luthier.ml.inference.streaming import StreamingEngine
@@ -287,6 +288,19 @@ def test_a_call_that_is_required_is_made_and_keeps_to_its_schema(streaming):
     assert (text, name, end.reason) == ("", "get_weather", "stop")
     assert arguments["city"] in ("Cremona", "Mittenwald")
     assert set(arguments) <= {"city", "days"}
+
+
+def test_a_call_is_read_where_its_marks_are_special_tokens_of_the_vocabulary(tiny):
+    """As those of Hermes 3, which decoding leaves out of a text."""
+    model, tokenizer = load_model(tiny, dtype="float32", attention="sdpa"), load_tokenizer(tiny)
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<call>", "</call>")], special_tokens=True)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    marked = StreamingEngine(TransformersEngine(model, ChatTemplate(tokenizer, "chat")))
+    text, [(name, arguments)], end = write(
+        marked, asked(tool_choice="required", tool_name="get_weather", max_new_tokens=300)
+    )
+    assert (text, name, end.reason) == ("", "get_weather", "stop")
+    assert arguments["city"] in ("Cremona", "Mittenwald")
 
 
 def test_one_of_the_tools_is_called_where_any_is_required(streaming):

@@ -18,7 +18,7 @@ prompt that cannot fit is rejected before tokenisation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
@@ -119,10 +119,25 @@ class ToolFormat:
 
     Args:
         template: Text of the model's chat template; empty for none.
+        special: Special tokens of its vocabulary.
     """
 
-    def __init__(self, template: str) -> None:
-        self._knows_tools, self._form = "tools" in template, form_of(template)
+    def __init__(self, template: str, special: Iterable[str] = ()) -> None:
+        self._knows_tools, self._form, self._special = "tools" in template, form_of(template), frozenset(special)
+
+    @classmethod
+    def of(cls, template: ChatTemplate) -> ToolFormat:
+        """That of a template with its tokenizer."""
+        added = template.tokenizer.added_tokens_decoder.values()
+        return cls(text_of(template), (token.content for token in added if token.special))
+
+    def has_special_marks(self, form: ToolForm | None) -> bool:
+        """Whether calls are marked by special tokens, which decoding usually omits.
+
+        Args:
+            form: The call format; None if nothing may be called.
+        """
+        return form is not None and (form.has_special_marks or not self._special.isdisjoint(form.marks))
 
     def form(self, asked: TextRequest) -> ToolForm | None:
         """The call format, if there is anything to call.

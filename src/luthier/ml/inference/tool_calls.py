@@ -298,6 +298,7 @@ def _json_text(quoted: str) -> str:
 
 
 TokenId = Callable[[str], int | None]
+_INNER_MARKS: Final = ("[CALL_ID]", "[ARGS]", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
 COMPACT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Whitespace rules for JSON: arbitrary blanks would let a small model generate blanks until its limit."""
 
@@ -310,7 +311,7 @@ class ToolForm:
         begin, end: delimiters of each call; `end` may be empty.
         key: name of the JSON key for the arguments.
         begins_only_answers: a call must be the whole answer.
-        has_special_marks: `begin` is a special token, which decoding usually omits.
+        has_special_marks: `begin` is a special token in every vocabulary, which decoding usually omits.
         is_list: calls are in one JSON list.
     """
 
@@ -320,6 +321,11 @@ class ToolForm:
     begins_only_answers: bool = False
     has_special_marks: bool = False
     is_list: bool = False
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The texts around and in a call that may be special tokens of a vocabulary."""
+        return tuple(mark for mark in (self.begin, self.end, *_INNER_MARKS) if mark)
 
     def written(self, name: str, arguments: str, *, quotes: bool = True) -> str:
         """A call in the model's format.

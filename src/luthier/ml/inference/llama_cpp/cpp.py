@@ -273,7 +273,8 @@ class LlamaCppEngine:
             return False
         # Again: the server that was opened for it may have been opened without it.
         path = None if adapter is None else self._adapters.path(adapter)
-        marks = (form.begin,) if form is not None and form.has_special_marks else ()
+        # llama.cpp leaves special tokens out of a text, unless they are named; other texts it ignores here.
+        marks = () if form is None else form.marks
         choices = [
             Choice(
                 key, number, request, path, ids, prepared.max_new_tokens,
