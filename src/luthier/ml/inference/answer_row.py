@@ -324,10 +324,12 @@ class AnswerRow:
 
     def _likelihoods(self, token: int, logits: Tensor) -> WrittenToken:
         own, top = likelihoods(logits, token, self.asked.num_top or 0)
+        text, *others = self._text.texts_of([token, *(one for one, _ in top)])
+        values = zip(others, (value for _, value in top), strict=True)
         return WrittenToken(
-            chosen=TokenLikelihood(token=self._text.text_of(token), log_probability=own),
+            chosen=TokenLikelihood(token=text, log_probability=own),
             offset=self._num_characters,
-            top=tuple(TokenLikelihood(token=self._text.text_of(one), log_probability=value) for one, value in top),
+            top=tuple(TokenLikelihood(token=other, log_probability=value) for other, value in values),
         )
 
 

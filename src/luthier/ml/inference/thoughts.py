@@ -69,10 +69,11 @@ class TextStream:
         self._context, self._emitted = self._emitted, len(self._ids)
         return text
 
-    def text_of(self, token: int) -> str:
-        """The text of a token in the next place. At the beginning of a text some tokenizers drop its blank."""
+    def texts_of(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each of some tokens in the next place. At the beginning of a text some tokenizers drop a blank."""
         context = self._ids[self._context : self._emitted]
-        return self._decode([*context, token])[len(self._decode(context)) :] if context else self._decode([token])
+        num_before = len(self._decode(context)) if context else 0
+        return [self._decode([*context, token])[num_before:] for token in tokens]
 
     def _open_text(self) -> str:
         before = self._decode(self._ids[self._context : self._emitted])
