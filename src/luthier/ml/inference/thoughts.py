@@ -70,7 +70,7 @@ class TextStream:
         return text
 
     def texts_of(self, tokens: Sequence[int]) -> list[str]:
-        """The text of each of some tokens in the next place. At the beginning of a text some tokenizers drop a blank."""
+        """The text of each of some tokens in the next place. Where a text begins some tokenizers drop a blank."""
         context = self._ids[self._context : self._emitted]
         num_before = len(self._decode(context)) if context else 0
         return [self._decode([*context, token])[num_before:] for token in tokens]
