@@ -104,6 +104,28 @@ def test_calls_are_told_from_text_however_it_is_cut(template, text, told, calls,
     assert read(text, template=template, width=width)[:2] == (told, calls)
 
 
+@pytest.mark.parametrize("width", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("text", "told", "calls"),
+    [
+        ('<|start|>assistant<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{"a": "}"}',
+         "", [("clock", '{"a": "}"}')]),
+        (" to=functions.clock<|channel|>commentary json<|message|>{}", "", [("clock", "{}")]),
+        ("<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary "
+         'to=functions.get_weather <|constrain|>json<|message|>{"days": 2}', "I look.",
+         [("get_weather", '{"days": 2}')]),
+        ('<|start|>assistant to=functions.clock<|channel|>commentary json<|message|>{"a": [1', "",
+         [("clock", '{"a": [1')]),
+        ("<|channel|>commentary to=functions.rm json<|message|>{}",
+         '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', []),
+        ("It is <b>late</b> to go to=functions", "It is <b>late</b> to go to=functions", []),
+        ('<tool_call>{"name": "clock", "arguments": {}}</tool_call>', "", [("clock", "{}")]),
+    ],
+)  # fmt: skip
+def test_calls_in_channels_are_told_from_text(text, told, calls, width):
+    assert read(text, template="<|channel|>commentary", width=width)[:2] == (told, calls)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -177,9 +199,11 @@ def test_values_in_tags_have_the_types_of_the_schema(key, written, value, form):
     assert json.loads(arguments) == {key: value}
 
 
+@pytest.mark.shared_data
 @pytest.mark.parametrize(
     "name",
     [
+        "openai-gpt-oss-120b",
         "Qwen3-Coder",
         "Qwen3.5-4B",
         "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
@@ -200,10 +224,11 @@ def test_a_call_is_read_as_the_template_of_its_model_writes_it(shared_data, name
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
     before = render_template(template, [question], tools=[WEATHER], values=tokens)
     whole = render_template(template, [question, turn], tools=[WEATHER], values=tokens)
-    mark = form_of(json.dumps(template)).begin
+    form = form_of(json.dumps(template))
+    mark = " to=functions." if form.in_channels else form.begin
     # What the answer has from its call on: up to the token that ends the turn.
     answer = whole[whole.index(mark, len(before) - 1) :]
-    for end in ("</s>", "<|im_end|>", "<|endoftext|>"):
+    for end in ("</s>", "<|im_end|>", "<|call|>"):
         answer = answer.removesuffix("\n").removesuffix(end)
     told, [(called, arguments)], _ = read(answer, template=json.dumps(template), width=5)
     assert (told, called) == ("", "get_weather")

@@ -25,8 +25,9 @@ from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedT
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.stream import CallPiece, EndReason, TextRequest
+from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
-from luthier.ml.inference.tool_calls import ToolCallReader, ToolForm, form_of, with_tools_as_text
+from luthier.ml.inference.tool_calls import ToolForm, form_of, with_tools_as_text
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -171,7 +172,7 @@ class CallsInText:
     """
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
-        self._reader: ToolCallReader | None = None if form is None else form.reader(asked)
+        self._reader: CallReader | None = None if form is None else form.reader(asked)
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         self._reports_calls = asked.tool_name is None
 

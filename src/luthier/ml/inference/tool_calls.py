@@ -6,6 +6,7 @@
     Luthier's own tiny model    <call>{"name": "f", "arguments": {...}}</call>                           <call>
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
     Mistral from Small 3.2 on   [TOOL_CALLS]f[ARGS]{...}[TOOL_CALLS]...                                  [TOOL_CALLS]
+    gpt-oss                     in a channel of its own (`channel_calls`)                  <|channel|>commentary
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
     Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
     all others                  as Hermes
@@ -39,6 +40,8 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.json_limits import json_text
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.core.text.json_schema import check_schema, placed
+from luthier.ml.inference import channel_calls
+from luthier.ml.inference.call_arguments import CallArguments
 from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tagged_calls import may_begin, tagged_call
 
@@ -72,7 +75,7 @@ class ToolCallReader:
         self._tools, self._most = tools, most
         self._held = ""
         self._is_inside = only_whole
-        self._arguments: _Arguments | None = None
+        self._arguments: CallArguments | None = None
         self._is_behind = False  # after the arguments of a call, before its end
         self._is_open = False  # of the object of the call: further keys may follow its arguments
         self._opening = begin  # emitted as text if it turns out not to be a call
@@ -151,7 +154,7 @@ class ToolCallReader:
                 return self._give_up()
             self._take(match.end())
             calls.append(self._begun(name))
-            self._arguments = _Arguments()
+            self._arguments = CallArguments()
             return ""
         return self._bare(calls) if self._is_list and not self._held.startswith("{") else self._whole(calls)
 
@@ -163,7 +166,7 @@ class ToolCallReader:
             return "" if may_come else self._give_up()
         self._take(match.end())
         calls.append(self._begun(match[1]))
-        self._arguments = _Arguments()
+        self._arguments = CallArguments()
         return ""
 
     def _whole(self, calls: list[CallPiece]) -> str:
@@ -208,7 +211,7 @@ class ToolCallReader:
         self._opening = ""  # it is part of this call
         return CallPiece(index=self.num_calls - 1, call_id=f"call_{uuid.uuid4().hex[:24]}", name=name)
 
-    def _more_arguments(self, arguments: _Arguments) -> list[CallPiece]:
+    def _more_arguments(self, arguments: CallArguments) -> list[CallPiece]:
         text = self._take(arguments.num_own(self._held))
         if arguments.has_ended:
             self._arguments, self._is_behind, self._is_open = None, True, True
@@ -233,7 +236,7 @@ class ToolCallReader:
         if not self._held or self._held.rstrip(_BLANKS) == ",":
             return False
         if _KEY.match(self._held):
-            rest = _Arguments(depth=1)
+            rest = CallArguments(depth=1)
             num = rest.num_own(self._held)
             if not rest.has_ended:
                 return False
@@ -254,34 +257,6 @@ class ToolCallReader:
     def _drop(self) -> str:
         self._held = ""
         return ""
-
-
-class _Arguments:
-    """Finds the end of a JSON object that arrives in pieces."""
-
-    def __init__(self, depth: int = 0) -> None:
-        self._depth, self._is_text, self._is_escaped = depth, False, False
-        self.has_ended = False
-
-    def num_own(self, text: str) -> int:
-        """The number of characters of this next piece that belong to the object."""
-        for place, character in enumerate(text):
-            # Braces inside a string and quotes after a backslash do not count.
-            if self._is_escaped:
-                self._is_escaped = False
-            elif self._is_text:
-                self._is_escaped = character == "\\"
-                self._is_text = character != '"'
-            elif character == '"':
-                self._is_text = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    self.has_ended = True
-                    return place + 1
-        return len(text)
 
 
 def _encodable(text: str) -> str:
@@ -313,6 +288,7 @@ class ToolForm:
         begins_only_answers: a call must be the whole answer.
         has_special_marks: `begin` is a special token in every vocabulary, which decoding usually omits.
         is_list: calls are in one JSON list.
+        in_channels: the model writes calls in channels; required ones have the delimiters.
     """
 
     begin: str
@@ -321,11 +297,13 @@ class ToolForm:
     begins_only_answers: bool = False
     has_special_marks: bool = False
     is_list: bool = False
+    in_channels: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
         """The texts around and in a call that may be special tokens of a vocabulary."""
-        return tuple(mark for mark in (self.begin, self.end, *_INNER_MARKS) if mark)
+        inner = channel_calls.MARKS if self.in_channels else _INNER_MARKS
+        return tuple(mark for mark in (self.begin, self.end, *inner) if mark)
 
     def written(self, name: str, arguments: str, *, quotes: bool = True) -> str:
         """A call in the model's format.
@@ -405,10 +383,10 @@ class ToolForm:
         often = "*" if asked.calls_in_parallel else "?"
         return f'start: ({calls}){often} TEXT\nTEXT: /(.|\\n)*/\n{rules}call: "\\n"? body "\\n"? {end}\n{body}'
 
-    def reader(self, asked: TextRequest) -> ToolCallReader:
+    def reader(self, asked: TextRequest) -> channel_calls.CallReader:
         """Reads one answer."""
         functions = [tool.get("function", tool) for tool in asked.tools]
-        return ToolCallReader(
+        reader = ToolCallReader(
             self.begin,
             self.end,
             only_whole=self.begins_only_answers,
@@ -416,6 +394,7 @@ class ToolForm:
             tools={str(one.get("name")): one.get("parameters") for one in functions},
             most=None if asked.calls_in_parallel else 1,
         )
+        return channel_calls.ChannelCallReader(reader, self.begin, self.end) if self.in_channels else reader
 
     def _call_schemas(self, functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The schema of a call of each function, for `anyOf` of the document, or of its items in a list."""
@@ -439,6 +418,7 @@ _FORMS: Final = (
     ("<call>", ToolForm("<call>", "</call>")),
     ("[TOOL_CALLS]", ToolForm("[TOOL_CALLS]", "", has_special_marks=True, is_list=True)),
     ("<|tool_call|>", ToolForm("<|tool_call|>", "", has_special_marks=True, is_list=True)),
+    ("<|channel|>commentary", ToolForm("<tool_call>", "</tool_call>", has_special_marks=True, in_channels=True)),
     ("python_tag", ToolForm("", "", key="parameters", begins_only_answers=True)),
     ('"parameters', ToolForm("", "", key="parameters", begins_only_answers=True)),
 )
