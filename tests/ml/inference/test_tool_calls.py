@@ -178,6 +178,7 @@ TYPED = {
         ("spots", "[1, 2]", [1, 2]),
         ("spots", "no list", "no list"),
         ("number", "NaN", "NaN"),
+        ("number", "1e999", "1e999"),
         ("spots", "[" * 100_000, "[" * 100_000),
         ("itself", '{"text": "a"}', {"text": "a"}),
         ("unknown", "12", "12"),

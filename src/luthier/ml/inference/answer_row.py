@@ -19,6 +19,7 @@ from torch import Tensor
 from luthier.core.errors import RequestError
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, Sampling, TextRequest, TokenLikelihood, WrittenToken
 from luthier.core.text.json_schema import check_schema
+from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, TextStream, Thinking
 from luthier.ml.inference.tool_calls import COMPACT
 
@@ -138,23 +139,6 @@ class Constraint(Protocol):
         Raises:
             RequestError: the token is not allowed here.
         """
-        ...
-
-
-class CallReader(Protocol):
-    """Separates tool calls from the text of an answer."""
-
-    @property
-    def num_calls(self) -> int:
-        """The number of calls begun so far."""
-        ...
-
-    def add(self, text: str) -> tuple[str, list[CallPiece]]:
-        """Process more text; returns what is certain so far: plain text and parts of calls."""
-        ...
-
-    def end(self) -> tuple[str, list[CallPiece]]:
-        """Flush what was held back, at the end of the text."""
         ...
 
 

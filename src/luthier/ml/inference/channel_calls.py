@@ -33,7 +33,7 @@ MARKS: Final = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|e
 
 
 class CallReader(Protocol):
-    """Separates the calls of Hermes from the text of an answer."""
+    """Separates tool calls from the text of an answer."""
 
     @property
     def num_calls(self) -> int:

@@ -14,8 +14,9 @@ import torch
 from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt
 from luthier.core.stream import PoolingRequest, TextRequest
-from luthier.ml.inference.answer_row import AnswerRow, CallReader, Constraint, ConstraintFactory, Sampler
+from luthier.ml.inference.answer_row import AnswerRow, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
+from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
 from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate

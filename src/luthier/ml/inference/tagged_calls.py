@@ -79,13 +79,11 @@ def _value(text: str, kinds: set[str]) -> Any:
     if bare in _WORDS:
         return _WORDS[bare]
     try:
-        return json.loads(bare, parse_constant=_no_number)
+        found = json.loads(bare)
+        json.dumps(found, allow_nan=False)  # Python reads infinities, too
+        return found
     except (ValueError, RecursionError):
         return text
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _kinds(schema: Any, root: Mapping[str, Any]) -> set[str]:
