@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.vacuous import nonempty
@@ -5,6 +7,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationMixin, P
 
 from luthier.core.errors import DivergedError
 from luthier.ml.inference import decode, decoding_proof
+from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.models.loading import load_model
 
@@ -14,9 +17,8 @@ def model(tiny):
     return load_model(tiny, dtype="float32", attention="sdpa")
 
 
-@pytest.fixture(scope="module")
-def sliding():
-    """A tiny Gemma 3: three of four layers see the last 16 tokens only."""
+def sliding_model(window):
+    """A tiny Gemma 3: some of its layers see the last tokens only."""
     config = Gemma3TextConfig(
         vocab_size=128,
         hidden_size=32,
@@ -25,7 +27,7 @@ def sliding():
         num_attention_heads=4,
         num_key_value_heads=1,
         head_dim=8,
-        sliding_window=16,
+        sliding_window=window,
         sliding_window_pattern=2,
         max_position_embeddings=256,
         initializer_range=0.2,
@@ -36,6 +38,11 @@ def sliding():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return Gemma3ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def sliding():
+    return sliding_model(16)
 
 
 def plain(model, request, end_ids) -> list[int]:
@@ -113,6 +120,24 @@ def test_sliding_windows_allow_a_shared_prefix_where_rows_fit(sliding):
     assert [w.ids for w in written] == [plain(sliding, request, ()) for request in requests]
 
 
+def test_a_beginning_is_not_shared_where_the_longest_prompt_and_the_longest_answer_outgrow_a_window():
+    model = sliding_model(48)
+    decoder = Decoder(model, end_ids=(), pad_id=0)
+    prefix = requests_of([32], seed=2)[0].ids
+    # Each fits, with 46 tokens. Padded together they take 44 + 12: behind padding the window would end too early.
+    asked = requests_of([12, 2], prefix=prefix, limits=[2, 12])
+    requests = [replace(request, temperature=1.0, seed=seed) for seed, request in enumerate(asked)]
+    assert decoder.fits_windows(46)
+    found = batch_generate(decoder, requests, lambda _: None)
+    assert [len(one.ids) for one in found] == [2, 12]
+    for request, one in zip(requests, found, strict=True):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[*request.ids, *one.ids]])).logits[0]
+        places = range(len(request.ids) - 1, len(request.ids) + len(one.ids) - 1)
+        wanted = torch.log_softmax(logits, -1)[places, one.ids]
+        torch.testing.assert_close(torch.tensor(one.log_probabilities), wanted, rtol=0, atol=1e-4)
+
+
 def test_draws_follow_the_softmax(model):
     ids = requests_of([5], vocabulary=384)[0].ids
     with torch.inference_mode():
@@ -157,6 +182,15 @@ def test_equal_prompts_go_through_the_model_once_and_write_what_they_write_apart
     assert sum(rows * width for rows, width in seen if width > 1) == 9 + 9  # two prompts, the shorter one padded
     assert [one.ids for one in together] == [one.ids for one in apart]
     assert together[0].ids == together[3].ids != together[2].ids
+
+
+@pytest.mark.parametrize("limits", [(2, 9, 5), (9, 2, 5), (2, 5, 9)])
+def test_equal_prompts_with_unlike_limits_are_each_written_to_their_own(model, limits):
+    (one,) = requests_of([9], vocabulary=384)
+    requests = [Request(one.ids, limit) for limit in limits]
+    written = run(Decoder(model, end_ids=(), pad_id=0), requests)
+    assert [found.ids for found in written] == [plain(model, request, ()) for request in requests]
+    assert [len(found.ids) for found in written] == list(limits)
 
 
 def test_drawn_tokens_come_with_the_probability_they_were_drawn_with(model):

@@ -10,9 +10,11 @@ from tests.zoo.families import make_family
 from luthier.core.errors import ConflictError, DivergedError, ModelSourceError, NotFoundError
 from luthier.core.ports import Prompt, SilentProgress, StreamEngine
 from luthier.core.stream import Ended, Piece, PoolingRequest, Sampling, Served, TextRequest
+from luthier.features.serving.engine_process import split
 from luthier.ml.inference.low_rank import read_low_rank, why_not_shared
 from luthier.ml.inference.mixed_adapters import MixedAdapters
 from luthier.ml.inference.models.loading import attach_adapter, load_model
+from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.stream_registry import open_stream_engine
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.tiny import make_tiny_model
@@ -31,11 +33,12 @@ def make_adapter(base, folder, seed, **config):
     model = load_model(base, dtype="float32", attention="sdpa")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **config))
+        with quiet_peft():
+            adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **config))
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.4)
-    adapted.save_pretrained(str(folder))
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
 
 
@@ -179,6 +182,19 @@ def test_damaged_adapters_are_refused_in_words(adapters, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "change", [{"lora_alpha": None}, {"alpha_pattern": {"(": 4}}, {"alpha_pattern": ["q_proj"]}, {"alpha_pattern": 3}]
+)
+def test_a_config_that_cannot_be_followed_is_the_fault_of_its_adapter_alone(tiny, adapters, stream, tmp_path, change):
+    folder = shutil.copytree(adapters["lora"], tmp_path / "copy")
+    config = json.loads((folder / "adapter_config.json").read_text()) | change
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelSourceError, match="adapter_config"):
+        stream.load_adapter("copy", str(folder))
+    assert stream.ask("base", asked("Maple"), None)
+    assert finish(stream, {}) == {"base": alone(tiny, None, "Maple")}
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"peft_type": "IA3"}, "kind IA3"),
@@ -196,6 +212,23 @@ def test_what_is_more_than_a_product_needs_a_base_of_its_own(adapters, tmp_path,
     assert reason in why_not_shared(folder)
     with pytest.raises(ModelSourceError, match=reason):
         read_low_rank(folder)
+
+
+def test_an_adapter_on_the_embeddings_is_served_on_a_base_of_its_own(tiny, tmp_path):
+    targets = ["embed_tokens", "lm_head", "q_proj"]
+    folder = make_adapter(tiny, tmp_path / "embedded", 5, target_modules=targets, r=4, lora_alpha=8)
+    assert "lora_embedding_A" in why_not_shared(folder)
+    tuned = Served(path=str(tiny), sha256="", precision="float32", adapter_path=str(folder))
+    opened, over_it = split(tuned, lambda: "float32")
+    assert (opened.adapter_path, over_it) == (str(folder), None)
+    engine = open_stream_engine(opened)
+    try:
+        assert engine.ask("one", asked("The front is made of"), None)
+        texts = finish(engine, {})
+    finally:
+        engine.close()
+    assert texts == {"one": alone(tiny, folder, "The front is made of")}
+    assert texts["one"] != alone(tiny, None, "The front is made of")
 
 
 @pytest.mark.parametrize(

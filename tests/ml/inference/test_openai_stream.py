@@ -9,6 +9,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Sampling, Served, Started, TextRequest
+from luthier.features.serving.service import Answer, Choice
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.templates.thinking import TAGS
 from luthier.ml.inference.openai import stream
@@ -232,6 +233,50 @@ def test_a_call_without_an_id_gets_one(stream_engine, server):
     (piece,) = told(stream_engine, server, [chunk, USAGE], question("Why?")).pieces["a", 0]
     assert len({call.call_id for call in piece.calls}) == 2
     assert all(call.call_id.startswith("call_") for call in piece.calls)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        # As Gemini: every call is whole, and has the index 0.
+        [
+            {"index": 0, "id": "a", "name": "f", "arguments": '{"n": 1}'},
+            {"index": 0, "id": "b", "name": "g", "arguments": "{}"},
+        ],
+        # Without index and id.
+        [{"name": "f", "arguments": '{"n": 1}'}, {"name": "g", "arguments": "{}"}],
+        # The name comes with every chunk, with its id or without.
+        [
+            {"index": 0, "id": "a", "name": "f", "arguments": '{"n": '},
+            {"index": 0, "id": "a", "name": "f", "arguments": "1}"},
+            {"index": 1, "id": "b", "name": "g"},
+            {"index": 1, "name": "g", "arguments": "{}"},
+        ],
+        # Indices that do not begin at 0.
+        [
+            {"index": 1, "id": "a", "name": "f", "arguments": '{"n": 1}'},
+            {"index": 2, "id": "b", "name": "g", "arguments": "{}"},
+        ],
+    ],
+)
+def test_calls_are_told_apart_however_a_server_numbers_them(stream_engine, server, sent):
+    chunks = []
+    for one in sent:
+        function = {name: one[name] for name in ("name", "arguments") if name in one}
+        call = {name: one[name] for name in ("index", "id") if name in one} | {"function": function}
+        chunks.append(json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}))
+    end = json.dumps({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]})
+    answer = Answer([Choice()])
+    for event in told(stream_engine, server, [*chunks, end, USAGE], question("Why?")).pieces["a", 0]:
+        answer.hear(event)
+    calls = [call["function"] for call in answer.choices[0].tool_calls()]
+    assert calls == [{"name": "f", "arguments": '{"n": 1}'}, {"name": "g", "arguments": "{}"}]
+
+
+def test_a_call_that_goes_on_without_a_beginning_is_an_error(stream_engine, server):
+    chunk = {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}]}
+    server.troubles = [Trouble(200, f"data: {json.dumps(chunk)}\n\n")]
+    assert "has not begun" in failure(stream_engine)["came"]
 
 
 @pytest.mark.parametrize(("field", "value", "found"), [

@@ -1,8 +1,12 @@
 from itertools import pairwise
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
+from luthier.core.stream import Piece, Sampling, TextRequest
+from luthier.ml.inference.answer_row import AnswerRow, Sampler
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import StopTexts, TextStream
 from luthier.testing.tiny import make_tiny_model
@@ -74,3 +78,34 @@ def test_only_what_may_become_a_stop_text_is_held_back():
     finder = StopTexts(["###"])
     assert [finder.add(piece) for piece in ("one #", "# two", "##", "#", "more")] == ["one ", "## two", "", "", ""]
     assert finder.found
+
+
+def test_tokens_of_an_answer_have_the_blanks_that_its_text_has():
+    """As in the vocabularies of Llama 2 and Mistral, whose decoder drops the blank at the beginning of a text."""
+    vocabulary = {"<unk>": 0, "▁The": 1, "▁front": 2, "s": 3, "<0xC3>": 4, "<0xA9>": 5, "▁of": 6}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    row = AnswerRow(
+        key="a",
+        choice=0,
+        adapter=None,
+        asked=TextRequest(text="?", num_top=2),
+        max_new_tokens=6,
+        num_tokens=7,
+        sampler=Sampler(Sampling(temperature=0), 0, torch.device("cpu")),
+        decode=lambda ids: backend.decode(list(ids), skip_special_tokens=True),
+        end_ids=frozenset(),
+    )
+    written = [1, 2, 3, 4, 5, 6]
+    # The next token is the likeliest; "▁of" comes behind it, and "s" behind "▁of".
+    rows = [[float(one == token) * 2 + float(one == (3 if token == 6 else 6)) for one in range(7)] for token in written]
+    events = [row.write(torch.tensor(logits), token)[1] for token, logits in zip(written, rows, strict=True)]
+    pieces = [event for some in events for event in some if isinstance(event, Piece)]
+    tokens = [token for piece in pieces for token in piece.tokens]
+    text = "".join(piece.text for piece in pieces)
+    assert text == "The fronts\u00e9 of"
+    assert [token.chosen.token for token in tokens] == ["The", " front", "s", "\ufffd", "\ufffd", " of"]
+    assert [token.offset for token in tokens] == [0, 3, 9, 10, 10, 11]
+    assert [token.top[1].token for token in tokens] == ["of", " of", " of", " of", " of", "s"]

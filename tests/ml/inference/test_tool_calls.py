@@ -1,12 +1,14 @@
 import json
 
 import pytest
+from tokenizers import AddedToken
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.stream import Ended, Piece, Sampling, TextRequest
-from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.rendering import render_template
 from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.tool_calls import HERMES, form_of, with_tools_as_text
 from luthier.ml.inference.transformers_engine import TransformersEngine
@@ -74,6 +76,25 @@ def read(text, *, template="<tool_call>", width=1, request=None):
          '"name": "clock", "arguments": {"a": 1}}</tool_call>', "Well.", [("clock", "{}"), ("clock", '{"a": 1}')]),
         ("<tool_call>", '<tool_call>{"name": "clock", "arguments": {}}, as I said', ", as I said", [("clock", "{}")]),
         ("<tool_call>", '<tool_call>{"name": "clock", "arguments": {}, "id": "1', "", [("clock", "{}")]),
+        ("[TOOL_CALLS]", '[TOOL_CALLS]clock[ARGS]{"a": "}"}[TOOL_CALLS]get_weather[CALL_ID]abcdefgh1[ARGS]{"days": 2}',
+         "", [("clock", '{"a": "}"}'), ("get_weather", '{"days": 2}')]),
+        ("[TOOL_CALLS]", 'I look. [TOOL_CALLS]clock[ARGS]{"a": [1', "I look.", [("clock", '{"a": [1')]),
+        ("[TOOL_CALLS]", "[TOOL_CALLS]rm[ARGS]{}", "[TOOL_CALLS]rm[ARGS]{}", []),
+        ("[TOOL_CALLS]", "[TOOL_CALLS]cloc", "[TOOL_CALLS]cloc", []),
+        ("<|tool_call|>", '<|tool_call|>[{"name": "clock", "arguments": {}}, {"name": "clock", "arguments": {"a": 1}}]',
+         "", [("clock", "{}"), ("clock", '{"a": 1}')]),
+        ("<tool_call>", "Well.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nCremona\n</parameter>\n"
+         "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=clock>\n</function>\n"
+         "</tool_call>", "Well.", [("get_weather", '{"city": "Cremona", "days": 3}'), ("clock", "{}")]),
+        ("<tool_call>", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Cremona</arg_value>\n<arg_key>days"
+         "</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n<tool_call>clock\n</tool_call>", "",
+         [("get_weather", '{"city": "Cremona", "days": 3}'), ("clock", "{}")]),
+        ("<tool_call>", "<tool_call>\n<function=rm>\n</function>\n</tool_call>",
+         "<tool_call>\n<function=rm>\n</function>\n</tool_call>", []),
+        ("<tool_call>", "<tool_call><function=clock> or so</tool_call>",
+         "<tool_call><function=clock> or so</tool_call>", []),
+        ("<tool_call>", "<tool_call>\n<function=clock>\n<parameter=a",
+         "<tool_call>\n<function=clock>\n<parameter=a", []),
         ("python_tag", '{"name": "clock", "parameters": {"a": 1}}', "", [("clock", '{"a": 1}')]),
         ("python_tag", "It is { late }.", "It is { late }.", []),
         ("python_tag", '{"answer": 42}', '{"answer": 42}', []),
@@ -81,6 +102,28 @@ def read(text, *, template="<tool_call>", width=1, request=None):
 )  # fmt: skip
 def test_calls_are_told_from_text_however_it_is_cut(template, text, told, calls, width):
     assert read(text, template=template, width=width)[:2] == (told, calls)
+
+
+@pytest.mark.parametrize("width", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("text", "told", "calls"),
+    [
+        ('<|start|>assistant<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{"a": "}"}',
+         "", [("clock", '{"a": "}"}')]),
+        (" to=functions.clock<|channel|>commentary json<|message|>{}", "", [("clock", "{}")]),
+        ("<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary "
+         'to=functions.get_weather <|constrain|>json<|message|>{"days": 2}', "I look.",
+         [("get_weather", '{"days": 2}')]),
+        ('<|start|>assistant to=functions.clock<|channel|>commentary json<|message|>{"a": [1', "",
+         [("clock", '{"a": [1')]),
+        ("<|channel|>commentary to=functions.rm json<|message|>{}",
+         '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', []),
+        ("It is <b>late</b> to go to=functions", "It is <b>late</b> to go to=functions", []),
+        ('<tool_call>{"name": "clock", "arguments": {}}</tool_call>', "", [("clock", "{}")]),
+    ],
+)  # fmt: skip
+def test_calls_in_channels_are_told_from_text(text, told, calls, width):
+    assert read(text, template="<|channel|>commentary", width=width)[:2] == (told, calls)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +141,107 @@ def test_a_call_that_no_client_could_have_meant_is_text(call):
     text = f"<tool_call>{call}</tool_call>"
     assert read(text, width=len(text))[:2] == (text, [])
     assert read(call, template="python_tag", width=len(call))[:2] == (call, [])
+
+
+TYPED = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string"},
+        "note": {"type": ["string", "null"]},
+        "number": {"type": "number"},
+        "flag": {"type": "boolean"},
+        "gone": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "either": {"enum": ["1", 2]},
+        "level": {"enum": [1, 2]},
+        "spots": {"$ref": "#/$defs/spots"},
+        "itself": {"$ref": "#"},
+    },
+    "$defs": {"spots": {"type": "array", "items": {"type": "integer"}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("text", "3", "3"),
+        ("text", " two lines,\nthe second ", " two lines,\nthe second "),
+        ("text", "null", "null"),
+        ("note", "null", None),
+        ("note", "None of them", "None of them"),
+        ("number", "2.50", 2.5),
+        ("flag", "True", True),
+        ("flag", "false", False),
+        ("gone", "None", None),
+        ("gone", "7", 7),
+        ("either", "1", "1"),
+        ("level", "2", 2),
+        ("spots", "[1, 2]", [1, 2]),
+        ("spots", "no list", "no list"),
+        ("number", "NaN", "NaN"),
+        ("number", "1e999", "1e999"),
+        ("spots", "[" * 100_000, "[" * 100_000),
+        ("itself", '{"text": "a"}', {"text": "a"}),
+        ("unknown", "12", "12"),
+    ],
+)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "<function=play>\n<parameter={}>\n{}\n</parameter>\n</function>",
+        "play\n<arg_key>{}</arg_key>\n<arg_value>{}</arg_value>\n",
+    ],
+)
+def test_values_in_tags_have_the_types_of_the_schema(key, written, value, form):
+    play = {"type": "function", "function": {"name": "play", "parameters": TYPED}}
+    request = TextRequest(conversation=ASK.model_copy(update={"tools": (play,)}))
+    text = f"<tool_call>{form.format(key, written)}</tool_call>"
+    told, [(name, arguments)], _ = read(text, width=len(text), request=request)
+    assert (told, name) == ("", "play")
+    assert json.loads(arguments) == {key: value}
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai-gpt-oss-120b",
+        "Qwen3-Coder",
+        "Qwen3.5-4B",
+        "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        "GLM-4.6",
+        "Mistral-Small-3.2-24B-Instruct-2506",
+        "mistralai-Ministral-3-14B-Reasoning-2512",
+        "mistralai-Mistral-Nemo-Instruct-2407",
+        "Qwen-Qwen2.5-7B-Instruct",
+        "Qwen-Qwen3-0.6B",
+    ],
+)
+def test_a_call_is_read_as_the_template_of_its_model_writes_it(shared_data, name):
+    template = (shared_data / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    question = {"role": "user", "content": "How is the weather?"}
+    function = {"name": "get_weather", "arguments": {"city": "Cremona", "days": 2}}
+    call = {"id": "abcdefgh1", "type": "function", "function": function}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    before = render_template(template, [question], tools=[WEATHER], values=tokens)
+    whole = render_template(template, [question, turn], tools=[WEATHER], values=tokens)
+    form = form_of(json.dumps(template))
+    mark = " to=functions." if form.in_channels else form.begin
+    # What the answer has from its call on: up to the token that ends the turn.
+    answer = whole[whole.index(mark, len(before) - 1) :]
+    for end in ("</s>", "<|im_end|>", "<|call|>"):
+        answer = answer.removesuffix("\n").removesuffix(end)
+    told, [(called, arguments)], _ = read(answer, template=json.dumps(template), width=5)
+    assert (told, called) == ("", "get_weather")
+    assert json.loads(arguments) == {"city": "Cremona", "days": 2}
+
+
+def test_half_a_surrogate_pair_in_a_call_stays_an_escape():
+    text = '<tool_call>{"arguments": {"a": "\\ud83d"}, "name": "clock"}</tool_call>'
+    told, calls, _ = read(text, width=len(text))
+    assert (told, calls) == ("", [("clock", '{"a": "\\ud83d"}')])
+    text = '<tool_call>{"arguments": "\\ud83d", "name": "clock"}</tool_call>'
+    assert read(text, width=len(text))[1] == [("clock", "\\ud83d")]
 
 
 def test_arguments_are_told_as_they_grow():
@@ -170,6 +314,19 @@ def test_a_call_that_is_required_is_made_and_keeps_to_its_schema(streaming):
     assert (text, name, end.reason) == ("", "get_weather", "stop")
     assert arguments["city"] in ("Cremona", "Mittenwald")
     assert set(arguments) <= {"city", "days"}
+
+
+def test_a_call_is_read_where_its_marks_are_special_tokens_of_the_vocabulary(tiny):
+    """As those of Hermes 3, which decoding leaves out of a text."""
+    model, tokenizer = load_model(tiny, dtype="float32", attention="sdpa"), load_tokenizer(tiny)
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in ("<call>", "</call>")], special_tokens=True)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    marked = StreamingEngine(TransformersEngine(model, ChatTemplate(tokenizer, "chat")))
+    text, [(name, arguments)], end = write(
+        marked, asked(tool_choice="required", tool_name="get_weather", max_new_tokens=300)
+    )
+    assert (text, name, end.reason) == ("", "get_weather", "stop")
+    assert arguments["city"] in ("Cremona", "Mittenwald")
 
 
 def test_one_of_the_tools_is_called_where_any_is_required(streaming):

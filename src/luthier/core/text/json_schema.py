@@ -119,7 +119,7 @@ class _Waits:
         """Nodes that do not end yet and that this one needs to; none where it ends."""
         found: list[int] = []
         if isinstance(reference := node.get("$ref"), str):
-            found += _open([_target(self._root, reference)], ending)
+            found += _open([referred(self._root, reference)], ending)
         # A value that is written out is finite, regardless of other constraints.
         if "const" in node or "enum" in node:
             return found
@@ -147,7 +147,7 @@ class _Waits:
         return [*first, node.get("items")] if least > len(first) else first
 
 
-def _target(root: Schema, reference: str) -> Any:
+def referred(root: Schema, reference: str) -> Any:
     """What a reference within the document names; None for any other, which is somebody else's to refuse."""
     found: Any = root
     if not reference.startswith("#"):
@@ -193,7 +193,7 @@ def _nodes(schema: Any) -> Iterator[tuple[int, Schema]]:
         yield id(node), node
         # It may be in a section that holds schemas by agreement only, such as `components` of OpenAPI.
         if isinstance(reference := node.get("$ref"), str):
-            waiting.append(_target(schema, reference))
+            waiting.append(referred(schema, reference))
         for key in _NAMED:
             if _is_map(node, key):
                 waiting += node[key].values()

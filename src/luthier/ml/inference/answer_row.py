@@ -19,6 +19,7 @@ from torch import Tensor
 from luthier.core.errors import RequestError
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, Sampling, TextRequest, TokenLikelihood, WrittenToken
 from luthier.core.text.json_schema import check_schema
+from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, TextStream, Thinking
 from luthier.ml.inference.tool_calls import COMPACT
 
@@ -138,23 +139,6 @@ class Constraint(Protocol):
         Raises:
             RequestError: the token is not allowed here.
         """
-        ...
-
-
-class CallReader(Protocol):
-    """Separates tool calls from the text of an answer."""
-
-    @property
-    def num_calls(self) -> int:
-        """The number of calls begun so far."""
-        ...
-
-    def add(self, text: str) -> tuple[str, list[CallPiece]]:
-        """Process more text; returns what is certain so far: plain text and parts of calls."""
-        ...
-
-    def end(self) -> tuple[str, list[CallPiece]]:
-        """Flush what was held back, at the end of the text."""
         ...
 
 
@@ -324,10 +308,12 @@ class AnswerRow:
 
     def _likelihoods(self, token: int, logits: Tensor) -> WrittenToken:
         own, top = likelihoods(logits, token, self.asked.num_top or 0)
+        text, *others = self._text.texts_of([token, *(one for one, _ in top)])
+        values = zip(others, (value for _, value in top), strict=True)
         return WrittenToken(
-            chosen=TokenLikelihood(token=self.decode([token]), log_probability=own),
+            chosen=TokenLikelihood(token=text, log_probability=own),
             offset=self._num_characters,
-            top=tuple(TokenLikelihood(token=self.decode([one]), log_probability=value) for one, value in top),
+            top=tuple(TokenLikelihood(token=other, log_probability=value) for other, value in values),
         )
 
 

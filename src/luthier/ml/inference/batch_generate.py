@@ -52,7 +52,9 @@ def batch_generate(
         return []
     # New tokens count too: a batch's cache grows to prompt + answer, and must fit the windows at its end.
     totals = [len(request.ids) + request.max_new_tokens for request in requests]
-    if prefix is None and shares_prefix and decoder.fits_windows(max(totals)):
+    # Rows are padded to the longest prompt and grow by the longest answer, which may be those of two requests.
+    widest = max(len(request.ids) for request in requests) + max(request.max_new_tokens for request in requests)
+    if prefix is None and shares_prefix and decoder.fits_windows(widest):
         num_shared = _num_shared(requests)
         prefix = decoder.prefill(requests[0].ids[:num_shared]) if num_shared else None
     batches = length_batches(totals, max_tokens=batch_tokens, max_rows=MAX_GENERATE_ROWS)

@@ -290,15 +290,17 @@ class Decoder:
 
     def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
         """Prefill all prompts; returns the batch and its first logits: [rows, vocabulary]."""
-        firsts: dict[tuple[int, ...], int] = {}
-        same_as = [firsts.setdefault(tuple(request.ids), number) for number, request in enumerate(requests)]
-        if len(firsts) == len(requests):
+        # Of equal prompts the one with the longest answer is computed: the cache has room for that.
+        by_limit = sorted(range(len(requests)), key=lambda number: requests[number].max_new_tokens)
+        longest = {tuple(requests[number].ids): number for number in by_limit}
+        same_as = [longest[tuple(request.ids)] for request in requests]
+        if len(longest) == len(requests):
             return self._start_each(requests, prefix)
-        numbers = list(firsts.values())
+        numbers = list(longest.values())
         batch, logits = self._start_each([requests[number] for number in numbers], prefix)
         # Batching by length changes the order: the current index of each distinct prompt.
         places = {numbers[row]: place for place, row in enumerate(batch.rows)}
-        again = [places[first] for first in same_as]
+        again = [places[number] for number in same_as]
         # Rows of the cache are copied, which is faster than another forward pass over the prompt; the copies are then
         # independent.
         batch.keep(again)

@@ -18,15 +18,16 @@ prompt that cannot fit is rejected before tokenisation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.stream import CallPiece, EndReason, TextRequest
+from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
-from luthier.ml.inference.tool_calls import ToolCallReader, ToolForm, form_of, with_tools_as_text
+from luthier.ml.inference.tool_calls import ToolForm, form_of, with_tools_as_text
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -119,10 +120,25 @@ class ToolFormat:
 
     Args:
         template: Text of the model's chat template; empty for none.
+        special: Special tokens of its vocabulary.
     """
 
-    def __init__(self, template: str) -> None:
-        self._knows_tools, self._form = "tools" in template, form_of(template)
+    def __init__(self, template: str, special: Iterable[str] = ()) -> None:
+        self._knows_tools, self._form, self._special = "tools" in template, form_of(template), frozenset(special)
+
+    @classmethod
+    def of(cls, template: ChatTemplate) -> ToolFormat:
+        """That of a template with its tokenizer."""
+        added = template.tokenizer.added_tokens_decoder.values()
+        return cls(text_of(template), (token.content for token in added if token.special))
+
+    def has_special_marks(self, form: ToolForm | None) -> bool:
+        """Whether calls are marked by special tokens, which decoding usually omits.
+
+        Args:
+            form: The call format; None if nothing may be called.
+        """
+        return form is not None and (form.has_special_marks or not self._special.isdisjoint(form.marks))
 
     def form(self, asked: TextRequest) -> ToolForm | None:
         """The call format, if there is anything to call.
@@ -156,7 +172,7 @@ class CallsInText:
     """
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
-        self._reader: ToolCallReader | None = None if form is None else form.reader(asked)
+        self._reader: CallReader | None = None if form is None else form.reader(asked)
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         self._reports_calls = asked.tool_name is None
 

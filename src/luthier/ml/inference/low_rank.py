@@ -3,25 +3,30 @@
     y = x W^T + scale (x A^T) B^T
 
 LoRA, rsLoRA, LoRA+, QLoRA, PiSSA, OLoRA and AdaLoRA all have this form in the files of a run. DoRA (which rescales
-the base's own product), IA3, trained prompts, adapters on experts (many matrices in one tensor), and files of others
-that replace or bend a part of the base are not: those get a separate engine, with a copy of the base.
+the base's own product), IA3, trained prompts, adapters on experts (many matrices in one tensor) and on the table of
+embeddings (which is looked up), and files of others that replace or bend a part of the base are not: those get a
+separate engine, with a copy of the base.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import DivergedError, ModelSourceError, NotFoundError, library_reason
+from luthier.ml.inference.models.weights import tensor_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX: Final = "base_model.model."
+_PRODUCTS: Final = (".lora_A.weight", ".lora_B.weight")
 # The initialisation does not matter afterwards, except for methods that subtract it from the base.
 _PLAIN_STARTS: Final = (True, False, "gaussian", "orthogonal", "eva")
 # Any of these makes an adapter more than low-rank products.
@@ -67,8 +72,25 @@ def why_not_shared(path: str | Path) -> str | None:
         return f"it took its start out of the base (init_lora_weights={config['init_lora_weights']!r})"
     if tensors := config.get("target_parameters"):
         return f"it adapts {', '.join(sorted(tensors))}, which are parameters and no modules (target_parameters)"
-    more = next((name for name in _MORE_THAN_PRODUCTS if config.get(name)), None)
-    return None if more is None else f"it has {more}"
+    if more := next((name for name in _MORE_THAN_PRODUCTS if config.get(name)), None):
+        return f"it has {more}"
+    other = next((name for name in _tensor_names(Path(path) / _WEIGHTS) if not name.endswith(_PRODUCTS)), None)
+    return None if other is None else f"it holds {other}, which is no low-rank product of a matrix"
+
+
+def _tensor_names(file: Path) -> tuple[str, ...]:
+    """The tensors in a file of weights; none where it is missing or damaged, which reading them reports."""
+    try:
+        its = file.stat()
+        return _named(file, its.st_size, its.st_mtime_ns)
+    except (OSError, ModelSourceError):
+        return ()
+
+
+@lru_cache(maxsize=256)
+def _named(file: Path, _num_bytes: int, _changed_at: int) -> tuple[str, ...]:
+    """From the header. Asked for with each request for the adapter."""
+    return tuple(tensor_shapes(file))
 
 
 def read_low_rank(path: str | Path) -> dict[str, LowRank]:
@@ -102,7 +124,10 @@ def read_low_rank(path: str | Path) -> dict[str, LowRank]:
         raise DivergedError(
             f"{folder}: {wrong} holds numbers that are not finite", expected="a finite adapter", do="train it again"
         )
-    return _pairs(folder, tensors, config)
+    try:
+        return _pairs(folder, tensors, config)
+    except (AttributeError, LookupError, TypeError, ValueError, re.error) as error:  # of a config written elsewhere
+        raise _damaged(folder, f"its {_CONFIG} cannot be followed: {library_reason(error)}") from error
 
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, LowRank]:
@@ -111,8 +136,6 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any
     for name, a in tensors.items():
         module, kind, _ = name.rpartition(".lora_A.weight")
         if not kind:
-            if not name.endswith(".lora_B.weight"):
-                raise _damaged(folder, f"it holds {name}, which is no low-rank product of a matrix")
             continue
         b = tensors.get(f"{module}.lora_B.weight")
         if b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not module.startswith(_PREFIX):

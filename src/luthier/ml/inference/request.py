@@ -14,10 +14,11 @@ import torch
 from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt
 from luthier.core.stream import PoolingRequest, TextRequest
-from luthier.ml.inference.answer_row import AnswerRow, CallReader, Constraint, ConstraintFactory, Sampler
+from luthier.ml.inference.answer_row import AnswerRow, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
+from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
-from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation, text_of
+from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls import ToolForm
@@ -75,7 +76,7 @@ class RequestPreparer:
         self._engine, self._device, self._num_logits = engine, device, num_logits
         tokenizer = engine.template.tokenizer
         self._backend = tokenizer.backend_tokenizer
-        self._tools = ToolFormat(text_of(engine.template))
+        self._tools = ToolFormat.of(engine.template)
         self._templates = RequestTemplates(engine.template)
         self._constraints = ConstraintFactory(tokenizer, num_logits, engine.template.end_of_turn_ids)
 
@@ -137,7 +138,7 @@ class RequestPreparer:
             num_tokens=prepared.num_tokens,
             # The `n` choices of a request differ only by their seed.
             sampler=Sampler(asked.sampling, choice, self._device),
-            decode=self._decode_all if form is not None and form.has_special_marks else decode,
+            decode=self._decode_all if self._tools.has_special_marks(form) else decode,
             end_ids=frozenset(self._engine.template.end_of_turn_ids),
             constraint=None if prepared.constraint is None else prepared.constraint(),
             calls=calls,

@@ -69,6 +69,12 @@ class TextStream:
         self._context, self._emitted = self._emitted, len(self._ids)
         return text
 
+    def texts_of(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each of some tokens in the next place. Where a text begins some tokenizers drop a blank."""
+        context = self._ids[self._context : self._emitted]
+        num_before = len(self._decode(context)) if context else 0
+        return [self._decode([*context, token])[num_before:] for token in tokens]
+
     def _open_text(self) -> str:
         before = self._decode(self._ids[self._context : self._emitted])
         return self._decode(self._ids[self._context :])[len(before) :]

@@ -2,8 +2,12 @@
 
     family                      form of a call                                                          recognised by
     Hermes, Qwen, SmolLM2/3     <tool_call>{"name": "f", "arguments": {...}}</tool_call>                 <tool_call>
+    Qwen3-Coder, Qwen3.5, GLM   <tool_call>...</tool_call>, with tags (`tagged_calls`)                   <tool_call>
     Luthier's own tiny model    <call>{"name": "f", "arguments": {...}}</call>                           <call>
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
+    Mistral from Small 3.2 on   [TOOL_CALLS]f[ARGS]{...}[TOOL_CALLS]...                                  [TOOL_CALLS]
+    gpt-oss                     in a channel of its own (`channel_calls`)                  <|channel|>commentary
+    Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
     Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
     all others                  as Hermes
 
@@ -28,19 +32,24 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.json_limits import json_text
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.core.text.json_schema import check_schema, placed
+from luthier.ml.inference import channel_calls
+from luthier.ml.inference.call_arguments import CallArguments
 from luthier.ml.inference.models.templates.thinking import num_open
+from luthier.ml.inference.tagged_calls import may_begin, tagged_call
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 _KEY: Final = re.compile(r',\s*"')
+_BARE: Final = re.compile(r"([a-zA-Z0-9_-]{1,64})(?:\[CALL_ID\][a-zA-Z0-9]*)?\[ARGS\]\s*(?=\{)")
+_BARE_BEGINNING: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}(?:\[[A-Z_]*(?:\][a-zA-Z0-9]*\s*(?:\[[A-Z]*(?:\]\s*)?)?)?)?")
 
 
 class ToolCallReader:
@@ -51,7 +60,8 @@ class ToolCallReader:
         end: the text after a call; may be empty.
         only_whole: whether a call must be the whole answer.
         is_list: whether calls are in a JSON list after `begin`.
-        names: of the callable tools; a call of another one is returned as text.
+        tools: of each callable tool the schema of its arguments, by its name; a call of another one is returned as
+            text.
         most: maximum number of reported calls, the rest is dropped; None for all.
 
     Attributes:
@@ -59,13 +69,13 @@ class ToolCallReader:
     """
 
     def __init__(
-        self, begin: str, end: str, *, only_whole: bool, is_list: bool, names: AbstractSet[str], most: int | None
+        self, begin: str, end: str, *, only_whole: bool, is_list: bool, tools: Mapping[str, Any], most: int | None
     ) -> None:
         self._begin, self._end, self._is_list = begin, end, is_list
-        self._names, self._most = names, most
+        self._tools, self._most = tools, most
         self._held = ""
         self._is_inside = only_whole
-        self._arguments: _Arguments | None = None
+        self._arguments: CallArguments | None = None
         self._is_behind = False  # after the arguments of a call, before its end
         self._is_open = False  # of the object of the call: further keys may follow its arguments
         self._opening = begin  # emitted as text if it turns out not to be a call
@@ -126,7 +136,13 @@ class ToolCallReader:
             self._is_inside, self._begin = False, ""
             return self._drop()
         if self._is_list:
-            self._held = self._held.lstrip(_BLANKS + "[,")
+            # A further call may have a mark of its own.
+            opened = self._held.lstrip(_BLANKS)
+            if opened.startswith(self._begin):
+                self._opening, opened = self._begin, opened[len(self._begin) :]
+            elif self.num_calls and opened and self._begin.startswith(opened):
+                return ""
+            self._held = opened.lstrip(_BLANKS + "[,")
             if self._held.startswith("]"):
                 self._is_inside = False
                 self._take(1)
@@ -134,20 +150,31 @@ class ToolCallReader:
         # Name first, then arguments: in this order the arguments can be streamed.
         if (match := re.match(_NAME, self._held)) is not None:
             name = _json_text(match[1])
-            if name not in self._names:
+            if name not in self._tools:
                 return self._give_up()
             self._take(match.end())
             calls.append(self._begun(name))
-            self._arguments = _Arguments()
+            self._arguments = CallArguments()
             return ""
-        return self._whole(calls)
+        return self._bare(calls) if self._is_list and not self._held.startswith("{") else self._whole(calls)
+
+    def _bare(self, calls: list[CallPiece]) -> str:
+        """Parse a call that has its name outside of its arguments; returns what turned out to be text."""
+        match = _BARE.match(self._held)
+        if match is None or match[1] not in self._tools:
+            may_come = match is None and (not self._held or _BARE_BEGINNING.fullmatch(self._held) is not None)
+            return "" if may_come else self._give_up()
+        self._take(match.end())
+        calls.append(self._begun(match[1]))
+        self._arguments = CallArguments()
+        return ""
 
     def _whole(self, calls: list[CallPiece]) -> str:
         """Parse a complete call with another key order; returns what turned out to be text."""
         # Parsed again with each piece: an incomplete JSON object raises ValueError.
         opened = self._held.lstrip(_BLANKS)
         if opened and not opened.startswith("{"):
-            return self._give_up()
+            return self._tagged(opened, calls)
         try:
             found, length = json.JSONDecoder().raw_decode(opened)
         except ValueError:
@@ -159,19 +186,32 @@ class ToolCallReader:
         name = found.get("name")
         arguments = found.get("arguments", found.get("parameters", {}))
         # A model may write any JSON as the name, such as a list, which is not hashable.
-        if not isinstance(name, str) or name not in self._names or not isinstance(arguments, dict | str):
+        if not isinstance(name, str) or name not in self._tools or not isinstance(arguments, dict | str):
             return self._give_up()
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        text = _encodable(arguments) if isinstance(arguments, str) else json_text(arguments)
         self._take(len(self._held) - len(opened) + length)
         calls.append(self._begun(name).model_copy(update={"arguments": text}))
         self._is_behind = True
         return ""
 
+    def _tagged(self, opened: str, calls: list[CallPiece]) -> str:
+        """Parse a call in tags once its end is there; returns what turned out to be text."""
+        body, end, _ = opened.partition(self._end) if self._end else (opened, "", "")
+        if not end and self._end and may_begin(opened, self._end, self._tools):
+            return ""
+        if not end or (found := tagged_call(body, self._tools)) is None:
+            return self._give_up()
+        self._take(len(self._held) - len(opened) + len(body))
+        calls.append(self._begun(found[0]).model_copy(update={"arguments": json_text(found[1])}))
+        self._is_behind = True
+        return ""
+
     def _begun(self, name: str) -> CallPiece:
         self.num_calls += 1
+        self._opening = ""  # it is part of this call
         return CallPiece(index=self.num_calls - 1, call_id=f"call_{uuid.uuid4().hex[:24]}", name=name)
 
-    def _more_arguments(self, arguments: _Arguments) -> list[CallPiece]:
+    def _more_arguments(self, arguments: CallArguments) -> list[CallPiece]:
         text = self._take(arguments.num_own(self._held))
         if arguments.has_ended:
             self._arguments, self._is_behind, self._is_open = None, True, True
@@ -196,7 +236,7 @@ class ToolCallReader:
         if not self._held or self._held.rstrip(_BLANKS) == ",":
             return False
         if _KEY.match(self._held):
-            rest = _Arguments(depth=1)
+            rest = CallArguments(depth=1)
             num = rest.num_own(self._held)
             if not rest.has_ended:
                 return False
@@ -219,32 +259,9 @@ class ToolCallReader:
         return ""
 
 
-class _Arguments:
-    """Finds the end of a JSON object that arrives in pieces."""
-
-    def __init__(self, depth: int = 0) -> None:
-        self._depth, self._is_text, self._is_escaped = depth, False, False
-        self.has_ended = False
-
-    def num_own(self, text: str) -> int:
-        """The number of characters of this next piece that belong to the object."""
-        for place, character in enumerate(text):
-            # Braces inside a string and quotes after a backslash do not count.
-            if self._is_escaped:
-                self._is_escaped = False
-            elif self._is_text:
-                self._is_escaped = character == "\\"
-                self._is_text = character != '"'
-            elif character == '"':
-                self._is_text = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    self.has_ended = True
-                    return place + 1
-        return len(text)
+def _encodable(text: str) -> str:
+    """JSON with halves of surrogate pairs, which UTF-8 does not have, escaped as JSON escapes them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _json_text(quoted: str) -> str:
@@ -256,6 +273,7 @@ def _json_text(quoted: str) -> str:
 
 
 TokenId = Callable[[str], int | None]
+_INNER_MARKS: Final = ("[CALL_ID]", "[ARGS]", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
 COMPACT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Whitespace rules for JSON: arbitrary blanks would let a small model generate blanks until its limit."""
 
@@ -268,8 +286,9 @@ class ToolForm:
         begin, end: delimiters of each call; `end` may be empty.
         key: name of the JSON key for the arguments.
         begins_only_answers: a call must be the whole answer.
-        has_special_marks: `begin` is a special token, which decoding usually omits.
+        has_special_marks: `begin` is a special token in every vocabulary, which decoding usually omits.
         is_list: calls are in one JSON list.
+        in_channels: the model writes calls in channels; required ones have the delimiters.
     """
 
     begin: str
@@ -278,6 +297,13 @@ class ToolForm:
     begins_only_answers: bool = False
     has_special_marks: bool = False
     is_list: bool = False
+    in_channels: bool = False
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The texts around and in a call that may be special tokens of a vocabulary."""
+        inner = channel_calls.MARKS if self.in_channels else _INNER_MARKS
+        return tuple(mark for mark in (self.begin, self.end, *inner) if mark)
 
     def written(self, name: str, arguments: str, *, quotes: bool = True) -> str:
         """A call in the model's format.
@@ -357,17 +383,18 @@ class ToolForm:
         often = "*" if asked.calls_in_parallel else "?"
         return f'start: ({calls}){often} TEXT\nTEXT: /(.|\\n)*/\n{rules}call: "\\n"? body "\\n"? {end}\n{body}'
 
-    def reader(self, asked: TextRequest) -> ToolCallReader:
+    def reader(self, asked: TextRequest) -> channel_calls.CallReader:
         """Reads one answer."""
-        names = {str(tool.get("function", tool).get("name")) for tool in asked.tools}
-        return ToolCallReader(
+        functions = [tool.get("function", tool) for tool in asked.tools]
+        reader = ToolCallReader(
             self.begin,
             self.end,
             only_whole=self.begins_only_answers,
             is_list=self.is_list,
-            names=names,
+            tools={str(one.get("name")): one.get("parameters") for one in functions},
             most=None if asked.calls_in_parallel else 1,
         )
+        return channel_calls.ChannelCallReader(reader, self.begin, self.end) if self.in_channels else reader
 
     def _call_schemas(self, functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The schema of a call of each function, for `anyOf` of the document, or of its items in a list."""
@@ -390,6 +417,8 @@ _FORMS: Final = (
     ("<tool_call>", HERMES),
     ("<call>", ToolForm("<call>", "</call>")),
     ("[TOOL_CALLS]", ToolForm("[TOOL_CALLS]", "", has_special_marks=True, is_list=True)),
+    ("<|tool_call|>", ToolForm("<|tool_call|>", "", has_special_marks=True, is_list=True)),
+    ("<|channel|>commentary", ToolForm("<tool_call>", "</tool_call>", has_special_marks=True, in_channels=True)),
     ("python_tag", ToolForm("", "", key="parameters", begins_only_answers=True)),
     ('"parameters', ToolForm("", "", key="parameters", begins_only_answers=True)),
 )

@@ -23,7 +23,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, SilentProgress
 from luthier.core.stream import Decoding, EngineSettings, Failed, PoolingRequest, Served, TextRequest
-from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, fitted, ids_of, text_of
+from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, fitted, ids_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -99,7 +99,7 @@ class VllmEngine:
     ) -> None:
         self._folder = Path(model_path)
         self._template = ChatTemplate.load(model_path, template)
-        self._tools = ToolFormat(text_of(self._template))
+        self._tools = ToolFormat.of(self._template)
         self._templates = RequestTemplates(self._template)
         self._adapters: dict[str, str] = {}
         # The adapters that vLLM rejected after a restart; each is retried on request.
@@ -223,7 +223,7 @@ class VllmEngine:
         form = self._tools.form(request)
         ids, thinking = self._as_ids(request)
         # vLLM omits special tokens from the text, but delimiters of reasoning and calls must be visible.
-        shows_special = bool(thinking.shown) or (form is not None and form.has_special_marks)
+        shows_special = bool(thinking.shown) or self._tools.has_special_marks(form)
         extra = {"skip_special_tokens": False} if shows_special else {}
         return _Prepared(ids, partial(CallsInText, request, form), extra, thinking)
 

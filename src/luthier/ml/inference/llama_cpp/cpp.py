@@ -64,8 +64,9 @@ _SPARE_BYTES: Final = 256 << 20
 class LlamaCppEngine:
     """A GGUF model: both `Engine` and `StreamEngine`. Used by one thread only.
 
-    Frequency and presence penalties count the tokens of the prompt too, as llama.cpp does. Likelihoods of tokens that
-    hold only a part of a character are left out, and so is such a part where an answer is cut.
+    Frequency and presence penalties count the last 64 tokens alone, those of the prompt among them, as llama.cpp does:
+    over a whole prompt they would forbid its most frequent words. Likelihoods of tokens that hold only a part of a
+    character are left out, and so is such a part where an answer is cut.
 
     Args:
         model: the GGUF file.
@@ -272,7 +273,8 @@ class LlamaCppEngine:
             return False
         # Again: the server that was opened for it may have been opened without it.
         path = None if adapter is None else self._adapters.path(adapter)
-        marks = (form.begin,) if form is not None and form.has_special_marks else ()
+        # llama.cpp leaves special tokens out of a text, unless they are named; other texts it ignores here.
+        marks = () if form is None else form.marks
         choices = [
             Choice(
                 key, number, request, path, ids, prepared.max_new_tokens,

@@ -12,6 +12,8 @@ from luthier.ml.inference.engine_prompts import CallsInText
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
 
 _GREEDY_BELOW: Final = 1e-4
+# llama.cpp cannot tell the answer from the prompt: a longer window would penalise the words of a long prompt.
+_PENALISED_TOKENS: Final = 64
 # The largest seed means "any" to llama.cpp.
 _NUM_SEEDS: Final = (1 << 32) - 1
 
@@ -66,6 +68,7 @@ def request_body(
         "seed": (rules.seed + choice) % _NUM_SEEDS,  # each choice draws for itself
         "frequency_penalty": rules.frequency_penalty,
         "presence_penalty": rules.presence_penalty,
+        "repeat_last_n": _PENALISED_TOKENS,
         "repeat_penalty": 1.0,
     }
     if rules.logit_bias:

@@ -20,7 +20,7 @@ from luthier.core.ports import THINKING_TOKENS
 from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
 from luthier.core.text.json_schema import check_schema
-from luthier.ml.inference.engine_prompts import ToolFormat, check_bytes, check_one_prompt, checked, ids_of, text_of
+from luthier.ml.inference.engine_prompts import ToolFormat, check_bytes, check_one_prompt, checked, ids_of
 from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.models.gguf.files import GgufHeader
 from luthier.ml.inference.models.templates.jinja_sandbox import filled_names, own_name, reads_clock, without_clock
@@ -76,7 +76,7 @@ class TemplateReader:
     def __init__(self, template: ChatTemplate, server: LlamaServer) -> None:
         self._template, self._context_tokens = template, server.context_tokens
         self._templates = RequestTemplates(template)
-        self.tools = ToolFormat(text_of(template))
+        self.tools = ToolFormat.of(template)
         # Letters, digits, accents and blank lines: where tokenizers of one family part.
         ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
         # A first token that the file alone puts before plain text (SmolLM2's, whose chat template writes it itself)

@@ -9,6 +9,7 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
@@ -106,6 +107,7 @@ class ChunkReader:
         self._num_new: int | None = None
         self._num_prompt: int | None = None
         self._num_chunks = self._num_characters = self._num_emitted = 0
+        self._calls = _Calls()
         self._open_tokens: list[WrittenToken] = []
         self._num_open_thought_tokens = 0
         self._reason: EndReason | None = None
@@ -157,7 +159,7 @@ class ChunkReader:
         # The only count while streaming: `usage` arrives with the last chunk.
         self._num_chunks += bool(text) or bool(reasoning)
         self._num_thinking += bool(reasoning)
-        calls = tuple(_call(call) for call in delta.get("tool_calls") or ())
+        calls = tuple(self._calls.piece(call) for call in delta.get("tool_calls") or ())
         self._read_tokens(said.get("logprobs"), is_of_thought=not text and not calls and self._is_before_answer)
         self._num_characters += len(text)
         if (reason := said.get("finish_reason")) is not None:
@@ -256,16 +258,62 @@ class ChunkReader:
         ]
 
 
-def _call(call: Any) -> CallPiece:
-    function = call.get("function") or {}
-    name = function.get("name") or None
-    return CallPiece(
-        index=int(call.get("index", 0)),
-        # Some servers send none: results could not be told apart.
-        call_id=call.get("id") or (None if name is None else f"call_{uuid.uuid4().hex[:24]}"),
-        name=name,
-        arguments=function.get("arguments") or "",
-    )
+@dataclass(slots=True)
+class _Begun:
+    """A call that has begun. number: of the call in the answer; sent_id: as the server names it, empty for no id."""
+
+    number: int
+    sent_id: str
+    arguments: str = ""
+
+    def is_whole(self) -> bool:
+        """Whether its arguments are complete."""
+        try:
+            json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+
+class _Calls:
+    """Numbers the calls of one answer.
+
+    Some servers give every call of an answer the index 0, or none, and some repeat the name in each chunk. So a call
+    begins with the first name at an index, and with a name that comes there with another id, or with arguments behind
+    those that are complete.
+    """
+
+    def __init__(self) -> None:
+        self._begun: dict[int, _Begun] = {}  # by the index that the server sends: the last one
+        self._num = 0
+
+    def piece(self, call: Any) -> CallPiece:
+        """More of a call.
+
+        Raises:
+            ValueError, TypeError, AttributeError: it has another form, or goes on with a call that has not begun.
+        """
+        function = call.get("function") or {}
+        name, arguments = function.get("name") or None, function.get("arguments") or ""
+        index, sent_id = int(call.get("index", 0)), str(call.get("id") or "")
+        known = self._begun.get(index)
+        if known is not None and (name is None or not _is_another(known, sent_id, arguments)):
+            known.arguments += arguments
+            return CallPiece(index=known.number, arguments=arguments)
+        if name is None:
+            raise ValueError("goes on with a call of a tool that has not begun")
+        self._begun[index] = _Begun(self._num, sent_id, arguments)
+        self._num += 1
+        # Some servers send no id: results could not be told apart.
+        call_id = sent_id or f"call_{uuid.uuid4().hex[:24]}"
+        return CallPiece(index=self._num - 1, call_id=call_id, name=name, arguments=arguments)
+
+
+def _is_another(known: _Begun, sent_id: str, arguments: str) -> bool:
+    """Whether a name at the index of a call begins another one."""
+    if sent_id and known.sent_id:
+        return sent_id != known.sent_id
+    return bool(arguments) and known.is_whole()
 
 
 def _tokens_of(reported: Any, offset: int, num_top: int | None) -> list[WrittenToken]:

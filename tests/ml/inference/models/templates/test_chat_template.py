@@ -219,6 +219,26 @@ def test_truncation_and_padding_in_the_tokenizer_file_change_nothing(tiny, tmp_p
     assert ChatTemplate.load(tmp_path / "m").encode(text) == ChatTemplate.load(tiny).encode(text)
 
 
+class Reading:
+    """A tokenizer that another thread is reading, as it does while it encodes a long text: changes are refused."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        if name.startswith(("no_", "enable_")):
+            raise RuntimeError("Already borrowed")
+        return getattr(self._tokenizer, name)
+
+
+def test_other_options_leave_the_tokenizer_alone_that_all_threads_use(tiny_template, monkeypatch):
+    kind = type(tiny_template.tokenizer)
+    monkeypatch.setattr(kind, "backend_tokenizer", property(lambda self: Reading(self._tokenizer)))
+    made = tiny_template.with_options({"enable_thinking": True})
+    assert made.options == {"enable_thinking": True}
+    assert made.ids("spruce") == tiny_template.ids("spruce")
+
+
 def test_a_beginning_is_added_once_where_the_tokenizer_puts_one(tiny, tiny_base, tmp_path):
     plain = ChatTemplate.load(with_beginning(with_template(tiny_base, tmp_path / "plain", None)))
     ids, offsets = plain.encode("abc")

@@ -102,9 +102,12 @@ class ChatTemplate:
         self._stop_ids = stop_ids
         self.sha256 = template_digest(tokenizer.chat_template if kind == "chat" else None)
         self._backend = tokenizer.backend_tokenizer
-        # A tokenizer file may ask for truncation or padding: both would change the data silently.
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        # A tokenizer file may ask for truncation or padding: both would change the data silently. Neither is written
+        # where it is off: another thread may be encoding a long text, and a tokenizer that is read cannot be changed.
+        if self._backend.truncation is not None:
+            self._backend.no_truncation()
+        if self._backend.padding is not None:
+            self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
         self.no_tools: list[Any] | None = None  # the value passed when there are none

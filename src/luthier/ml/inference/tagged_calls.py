@@ -1,0 +1,112 @@
+"""Tool calls that are written in tags rather than as JSON, between the marks of a call.
+
+    Qwen3-Coder, Qwen3.5, Nemotron 3    <function=NAME><parameter=KEY>VALUE</parameter>...</function>
+    GLM from 4.5 on                     NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>...
+
+Tags may be on lines of their own. A value is a text as it is, or anything else as JSON or as Python writes it; which of
+both it is follows from the schema of the tool.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from luthier.core.text.json_schema import referred
+
+_FUNCTION: Final = "<function="
+_HEAD: Final = re.compile(r"\s*<function=([^<>\n]+)>")
+_PARAMETER: Final = re.compile(r"\s*<parameter=([^<>\n]+)>(.*?)</parameter>", re.DOTALL)
+_TAIL: Final = re.compile(r"\s*(?:</function>)?\s*")
+_NAME: Final = re.compile(r"\s*([a-zA-Z0-9_-]{1,64})\s*")
+_KEY: Final = "<arg_key>"
+_PAIR: Final = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+_WORDS: Final[dict[str, Any]] = {"True": True, "False": False, "None": None}
+
+
+def may_begin(text: str, end: str, tools: Mapping[str, Any]) -> bool:
+    """Whether a text may be the beginning of such a call.
+
+    Args:
+        text: what follows the mark of a call, without space before it; not empty.
+        end: the mark that ends a call.
+        tools: the schema of the arguments of each tool, by its name.
+    """
+    if text.startswith("<"):
+        return text.startswith(_FUNCTION) or _FUNCTION.startswith(text)
+    match = _NAME.match(text)
+    if match is None:
+        return False
+    rest = text[match.end() :]
+    if not rest and match.end() == match.end(1):
+        return any(name.startswith(match[1]) for name in tools)
+    return match[1] in tools and (rest.startswith(_KEY) or _KEY.startswith(rest) or end.startswith(rest))
+
+
+def tagged_call(text: str, tools: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The name and the arguments of a call; None where the text is no call of one of the tools.
+
+    Args:
+        text: all that is between the marks of the call.
+        tools: the schema of the arguments of each tool, by its name; None for a tool without one.
+    """
+    head, pair, is_tail = _HEAD.match(text), _PARAMETER, _TAIL
+    if head is None:
+        head, pair, is_tail = _NAME.match(text), _PAIR, re.compile(r"\s*")
+    if head is None or (name := head[1].strip()) not in tools:
+        return None
+    given: dict[str, str] = {}
+    place = head.end()
+    while (found := pair.match(text, place)) is not None:
+        given[found[1].strip()] = found[2]
+        place = found.end()
+    if is_tail.fullmatch(text, place) is None:
+        return None
+    schema = tools[name] if isinstance(tools[name], dict) else {}
+    own = schema.get("properties")
+    own = own if isinstance(own, dict) else {}
+    return name, {key: _value(value, _kinds(own.get(key), schema)) for key, value in given.items()}
+
+
+def _value(text: str, kinds: set[str]) -> Any:
+    """A value of one of these types; of any that is not known, a text."""
+    text = text.removeprefix("\n").removesuffix("\n")
+    bare = text.strip()
+    if not kinds or "string" in kinds:
+        return None if "null" in kinds and bare in ("null", "None") else text
+    if bare in _WORDS:
+        return _WORDS[bare]
+    try:
+        found = json.loads(bare)
+        json.dumps(found, allow_nan=False)  # Python reads infinities, too
+        return found
+    except (ValueError, RecursionError):
+        return text
+
+
+def _kinds(schema: Any, root: Mapping[str, Any]) -> set[str]:
+    """The types of JSON that a schema allows; none where it does not say it."""
+    found: set[str] = set()
+    waiting, seen = [schema], set[int]()
+    while waiting:
+        node = waiting.pop()
+        # By identity: a schema may refer to itself.
+        if not isinstance(node, dict) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        kinds = node.get("type")
+        found |= {one for one in (kinds if isinstance(kinds, list) else [kinds]) if isinstance(one, str)}
+        for value in [*_listed(node, "enum"), *([node["const"]] if "const" in node else ())]:
+            found.add("string" if isinstance(value, str) else "null" if value is None else "other")
+        for key in ("anyOf", "oneOf", "allOf"):
+            waiting += _listed(node, key)
+        if isinstance(reference := node.get("$ref"), str):
+            waiting.append(referred(root, reference))
+    return found
+
+
+def _listed(node: Mapping[str, Any], key: str) -> list[Any]:
+    found = node.get(key)
+    return found if isinstance(found, list) else []
