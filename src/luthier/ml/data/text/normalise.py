@@ -20,7 +20,8 @@ def normalised(text: str) -> str:
 def content_key(example: Example) -> str:
     """Digest of the content of an example, independent of its id and group: every turn with its role, or the text.
 
-    Both sides of a preference count, and whether a completion is desired.
+    Both sides of a preference count, and whether a completion is desired. Thoughts do not: a row that
+    says the same after another thought gives away as much (`thought_key`).
     """
     if example.conversation is None:
         return normalised_digest(example.text or "")
@@ -35,6 +36,13 @@ def content_key(example: Example) -> str:
 def normalised_digest(text: str) -> str:
     """Digest of a text after normalisation, for rows that are not mapped to a shape."""
     return _digest(["text", normalised(text)])
+
+
+def thought_key(example: Example) -> str | None:
+    """Digest of what the assistant thought in its turns, on both sides of a preference; None without thoughts."""
+    sides = [side for side in (example.conversation, example.rejected) if side is not None]
+    thoughts = [normalised(message.reasoning or "") for side in sides for message in side.messages]
+    return _digest(thoughts) if any(thoughts) else None
 
 
 def prompt_key(example: Example) -> str | None:
