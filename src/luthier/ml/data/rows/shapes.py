@@ -24,6 +24,7 @@ from luthier.ml.data.rows.columns import (
     resolve_once,
 )
 from luthier.ml.data.rows.preference_rows import CHOSEN, REJECTED, has_sides
+from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 # In order of precedence: the first shape that fits every row is taken.
 REQUIRED: dict[Shape, tuple[str, ...]] = {
@@ -47,8 +48,9 @@ OPTIONAL: dict[Shape, tuple[str, ...]] = {
 GROUP = "group"
 _TURN_LISTS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
 _TURN_FIELDS = frozenset(
-    ("role", "content", "name", "tool_calls", "tool_call_id", "weight", "function_call", "from", "value")
-)
+    ("role", "content", "name", "tool_calls", "tool_call_id", "weight", "function_call", "from", "value",
+     "learn_reasoning", *FIELDS)
+)  # fmt: skip
 MAPPABLE = tuple(dict.fromkeys([name for s in REQUIRED for name in (*REQUIRED[s], *OPTIONAL[s])] + [GROUP]))
 _ACCEPTED = "; ".join(f"{' + '.join(names)} ({shape})" for shape, names in REQUIRED.items())
 _NUM_FIELDS_SHOWN = 20
