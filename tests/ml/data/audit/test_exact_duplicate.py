@@ -52,5 +52,5 @@ def test_the_same_answer_after_another_thought_is_no_copy(jsonl: Write) -> None:
 
 
 def thinking(thought: str | None) -> dict[str, Any]:
-    turns: list[dict[str, Any]] = [{"role": "user", "content": "Which wood?"}, {"role": "assistant", "content": "spruce"}]
-    return {"messages": [turns[0], turns[1] | ({"reasoning_content": thought} if thought else {})]}
+    answer = {"role": "assistant", "content": "spruce"} | ({"reasoning_content": thought} if thought else {})
+    return {"messages": [{"role": "user", "content": "Which wood?"}, answer]}

@@ -248,7 +248,9 @@ def test_thoughts_are_no_unused_fields(jsonl: Write, name: str) -> None:
     answer = {"role": "assistant", "content": "a", name: "It is known.", "learn_reasoning": False, "seen": 1}
     loaded = load_file(jsonl({"messages": [{"role": "user", "content": "q"}, answer]}))
     assert loaded.shape_reason == "every row has messages (not used: messages[].seen)"
-    (message,) = [one for one in loaded.examples[0].conversation.messages if one.role == "assistant"]  # type: ignore[union-attr]
+    conversation = loaded.examples[0].conversation
+    assert conversation is not None
+    message = conversation.messages[1]
     assert (message.reasoning, message.learn_reasoning) == ("It is known.", False)
 
 
