@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.rows.chat_rows import wanted_of
 from luthier.ml.data.rows.columns import (
     CONTEXTS,
     LABEL,
@@ -64,7 +65,7 @@ def fitting_shapes(fields: Mapping[str, Any]) -> list[Shape]:
 def _fits(shape: Shape, fields: Mapping[str, Any]) -> bool:
     if shape == "preference":
         return has_sides(fields)
-    if shape == "unpaired" and not isinstance(fields.get("label"), bool):
+    if shape == "unpaired" and wanted_of(fields.get("label")) is None:
         return False  # a class, not whether the completion is desired
     return all(fields.get(name) is not None for name in REQUIRED[shape])
 
