@@ -12,8 +12,12 @@ from luthier.core.task_head import NumberFormat
 
 NUMBER: Final = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 _EXPONENT: Final = r"(?:[eE][-+]?\d{1,4})?"
+# `.5` is a half; the point of an abbreviation (`Nr.5`) is none of the number.
+_WHOLE: Final = rf"(?:(?<!\.)|(?<=[^\W\d_]\.)){NUMBER.pattern}"
+_FRACTION: Final = r"[-+\u2212]?(?<![^\W\d_])(?<!\.)\.\d+"
 _SHAPE: Final = re.compile(
-    rf"\s*(?P<before>[^\d\s+\u2212-]{{0,8}}\s*)(?P<number>{NUMBER.pattern}{_EXPONENT})(?P<after>\s*\D{{0,20}}?)\s*"
+    r"\s*(?P<before>[^\d\s+\u2212-]{0,8}\s*)"
+    rf"(?P<number>(?:{_WHOLE}|{_FRACTION}){_EXPONENT})(?P<after>\s*\D{{0,20}}?)\s*"
 )
 _MOST_DECIMALS: Final = 340
 """A float holds no smaller digits."""
