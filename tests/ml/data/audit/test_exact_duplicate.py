@@ -54,3 +54,19 @@ def test_the_same_answer_after_another_thought_is_no_copy(jsonl: Write) -> None:
 def thinking(thought: str | None) -> dict[str, Any]:
     answer = {"role": "assistant", "content": "spruce"} | ({"reasoning_content": thought} if thought else {})
     return {"messages": [{"role": "user", "content": "Which wood?"}, answer]}
+
+
+def test_a_conversation_of_which_another_answer_is_learned_is_no_copy(jsonl: Write) -> None:
+    """As files for services that learn one answer of a row have it: the same turns once for each answer."""
+    turns = [
+        {"role": "user", "content": "Which wood?"},
+        {"role": "assistant", "content": "spruce"},
+        {"role": "user", "content": "And the back?"},
+        {"role": "assistant", "content": "maple"},
+    ]
+    rows = [
+        {"messages": [turn | ({"weight": 0} if place == silent else {}) for place, turn in enumerate(turns)]}
+        for silent in (1, 3, 1, None)
+    ]
+    (finding,) = check_exact_duplicates(AuditRequest(build_table(jsonl(*rows))))
+    assert finding.lines == (3,)

@@ -43,8 +43,8 @@ def test_a_thought_is_in_the_text_and_not_in_what_rows_are_compared_by(jsonl: Wr
     assert rows[0]["said"] == rows[1]["text"] == "Hi\nHello\nBye\nSo long"
     assert (rows[0]["prompt"], rows[0]["completion"]) == ("Hi\nHello\nBye", "So long")
     assert rows[0]["content_key"] == rows[1]["content_key"]
-    assert (rows[1]["said"], rows[1]["thought_key"]) == (None, None)
-    assert rows[0]["thought_key"] is not None
+    assert (rows[1]["said"], rows[1]["learned_key"]) == (None, None)
+    assert rows[0]["learned_key"] is not None
 
 
 def test_plain_text_has_neither_prompt_nor_completion(jsonl: Write) -> None:

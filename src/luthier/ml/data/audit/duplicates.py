@@ -30,7 +30,7 @@ def check_exact_duplicates(request: AuditRequest) -> list[Finding]:
     validation rows drawn from it are in training. details: num_groups, largest_group (rows, the kept one counted).
     """
     table = request.table
-    first = first_positions(table.rows, beside="thought_key")
+    first = first_positions(table.rows, beside="learned_key")
     copies = np.flatnonzero(first != np.arange(len(first)))
     if not len(copies):
         return []
@@ -74,7 +74,7 @@ def check_near_duplicates(request: AuditRequest) -> list[Finding]:
     """
     table = request.table
     # Positions of the first row of each set of copies: the search runs on those alone.
-    first = first_positions(table.rows, beside="thought_key")
+    first = first_positions(table.rows, beside="learned_key")
     is_first = first == np.arange(len(first))
     distinct = np.flatnonzero(is_first)
     texts, prefix = comparable_texts(table)

@@ -30,7 +30,7 @@ def check(request: AuditRequest) -> list[Finding]:
     """At most one finding about the file. Rows that cannot be mapped or say nothing new (same content) do not count."""
     table = request.table
     unmapped = list({problem.line for problem in table.problems})
-    mapped = column_digests(table.rows, "content_key", ~np.isin(table.lines, unmapped), beside="thought_key")
+    mapped = column_digests(table.rows, "content_key", ~np.isin(table.lines, unmapped), beside="learned_key")
     usable = np.zeros(table.height, dtype=bool)
     usable[mapped.positions[np.unique(mapped.first())]] = True
     num = int(usable.sum())

@@ -30,7 +30,7 @@ from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.rows.row_batches import RowBatch, row_batches
 from luthier.ml.data.rows.rows import read_as, read_rows
 from luthier.ml.data.rows.shapes import Decision, ShapeDetector, check_mapping
-from luthier.ml.data.text.normalise import content_key, normalised_digest, prompt_key, thought_key
+from luthier.ml.data.text.normalise import content_key, learned_key, normalised_digest, prompt_key
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
@@ -41,7 +41,7 @@ SCHEMA: Final[Mapping[str, Any]] = {
     "prompt": pl.String,
     "completion": pl.String,
     "content_key": pl.String,
-    "thought_key": pl.String,
+    "learned_key": pl.String,
     "prompt_key": pl.String,
     "source": pl.String,
     "label": pl.String,
@@ -64,7 +64,7 @@ class AuditTable:
         prompt       str   the turns before the last learned answer; null for plain text and unmapped rows
         completion   str   the last learned answer with its tool calls; null likewise
         content_key  str   digest of all turns with their roles, after normalisation (`data.normalise`), not thoughts
-        thought_key  str   digest of the thoughts, after normalisation; null where there are none
+        learned_key  str   digest of thoughts and of which answers count; null without thoughts and weights of 0
         prompt_key   str   digest of the prompt, after normalisation; null where prompt is
         source       str   the document that the row comes from, where it names one
         label        str   the class of the row, where it names one
@@ -338,13 +338,19 @@ def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any,
     text, prompt, completion = (
         _texts(example) if example is not None else (_storable("\n".join(strings_in(row.fields))) or "", None, None)
     )
-    said, thought = None, thought_key(example) if example is not None else None
-    if example is not None and thought is not None:
+    said = None
+    if example is not None and _thinks(example):
         said, text = text, _texts(example, thoughts=True)[0]
-    keys = (content_key(example), prompt_key(example)) if example is not None else (normalised_digest(text), None)
+    keys: tuple[str | None, ...] = (normalised_digest(text), None, None)
+    if example is not None:
+        keys = (content_key(example), learned_key(example), prompt_key(example))
     origin = (source_of(row.fields, group_by), label_of(row.fields), row_id_of(row.fields))
-    texts = (text, said, prompt, completion)
-    return (row.line, *texts, keys[0], thought, keys[1], *map(_storable, origin), None)
+    return (row.line, text, said, prompt, completion, *keys, *map(_storable, origin), None)
+
+
+def _thinks(example: Example) -> bool:
+    sides = [side for side in (example.conversation, example.rejected) if side is not None]
+    return any(message.reasoning for side in sides for message in side.messages)
 
 
 def _storable(text: str | None) -> str | None:
