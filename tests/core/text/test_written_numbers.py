@@ -42,8 +42,9 @@ def test_a_unit_that_begins_with_e_is_no_exponent() -> None:
 @pytest.mark.parametrize(
     ("text", "value", "before", "decimals"),
     [
-        (".5", 0.5, "", 1), ("-.25", -0.25, "", 2), ("\u2212.5", -0.5, "", 1), ("$.50", 0.5, "$", 2), (" .5 kg", 0.5, "", 1),
-        (".5e-3", 0.0005, "", 4), ("Nr.5", 5.0, "Nr.", 0), ("No. 5", 5.0, "No. ", 0), ("0.5", 0.5, "", 1), ("5.", 5.0, "", 0),
+        (".5", 0.5, "", 1), ("-.25", -0.25, "", 2), ("\u2212.5", -0.5, "", 1), ("$.50", 0.5, "$", 2),
+        (" .5 kg", 0.5, "", 1), (".5e-3", 0.0005, "", 4), ("Nr.5", 5.0, "Nr.", 0), ("No. 5", 5.0, "No. ", 0),
+        ("0.5", 0.5, "", 1), ("5.", 5.0, "", 0),
     ],
 )  # fmt: skip
 def test_a_number_may_begin_with_its_point(text: str, value: float, before: str, decimals: int) -> None:
