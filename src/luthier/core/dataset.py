@@ -118,15 +118,22 @@ class Example(FrozenModel):
     @property
     def learned_bytes(self) -> int:
         """UTF-8 bytes of all text that is learned: the denominator of bits per byte."""
+        return self.learned_bytes_with(None)
+
+    def learned_bytes_with(self, reasoning: bool | None) -> int:
+        """`learned_bytes` where thoughts are learned or not, unless a turn says otherwise; None learns them."""
         if self.conversation is None:
             return len((self.text or "").encode())
-        return sum(len(_learned_text(m).encode()) for m in self.conversation.messages if m.is_learned)
+        learned = (message for message in self.conversation.messages if message.is_learned)
+        return sum(len(_learned_text(message, reasoning).encode()) for message in learned)
 
 
-def _learned_text(message: Message) -> str:
+def _learned_text(message: Message, reasoning: bool | None) -> str:
     calls = "".join(str(call.get("function", {}).get("arguments", "")) for call in message.tool_calls)
-    thought = message.reasoning if message.reasoning and message.learn_reasoning is not False else ""
-    return thought + (message.content or "") + calls
+    learns = reasoning if message.learn_reasoning is None else message.learn_reasoning
+    if learns is False:
+        return split_tags(message.content or "")[1] + calls
+    return (message.reasoning or "") + (message.content or "") + calls
 
 
 @dataclass(frozen=True, slots=True)

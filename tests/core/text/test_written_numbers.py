@@ -62,3 +62,7 @@ def test_a_point_before_digits_is_that_of_the_number(text: str, value: float, be
 def test_a_decimal_comma_is_not_read_as_thousands(text: str) -> None:
     assert read_number(text) is None
     assert read_number("1,250 kg") == (("", 1250.0, 0, " kg", True))
+
+
+def test_a_number_behind_an_ellipsis_is_left_open() -> None:
+    assert read_number("...5") is None

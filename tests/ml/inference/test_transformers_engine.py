@@ -1,5 +1,6 @@
 import gc
 import json
+import shutil
 from array import array
 from contextlib import closing
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tests.vacuous import nonempty
+from transformers import AutoTokenizer
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
@@ -296,3 +298,19 @@ def plain_score(engine, example):
         logits = engine.causal(input_ids=ids).logits[0, :-1]
     nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
     return float(nll[torch.tensor(list(example.loss_mask[1:])).bool()].sum())
+
+
+def test_rows_are_padded_where_the_tokenizer_pads_with_a_token_that_the_model_lacks(tiny, tmp_path, engine):
+    """As in fine-tuned models whose tokenizer got a [PAD] and whose embeddings did not grow."""
+    folder = tmp_path / "padded"
+    shutil.copytree(tiny, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    padded = TransformersEngine.open(str(folder), dtype="float32")
+    assert padded.template.tokenizer.pad_token_id == padded.num_logits == engine.num_logits
+    prompts = [ask("Why?", max_new_tokens=8), ask("Which wood is used for the front of it?", max_new_tokens=8)]
+    written = [one.text for one in padded.generate(prompts, SILENT)]
+    assert written == [one.text for one in engine.generate(prompts, SILENT)]
+    rows = [TokenisedExample(f"r:{n}", array("i", range(5, 8 + n)), bytes([0, *[1] * (2 + n)])) for n in range(3)]
+    assert padded.score(rows, SILENT) == engine.score(rows, SILENT)

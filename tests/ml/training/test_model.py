@@ -65,3 +65,22 @@ def test_a_body_that_ends_in_fp32_meets_a_head_in_bfloat16(examples: list[Tokeni
     own = model.module(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.rows].float()
     expected = torch.nn.functional.cross_entropy(own, batch.targets, reduction="sum")
     torch.testing.assert_close(loss.float(), expected, atol=0, rtol=1e-2)
+
+
+@pytest.mark.parametrize("number", [-1, 300, None])
+def test_rows_of_two_lengths_are_padded_where_the_config_names_no_token_of_the_model(
+    examples: list[TokenisedExample], number: int | None
+) -> None:
+    config = AutoConfig.for_model("llama", **SMALL["llama"] | {"vocab_size": 300})
+    base = AutoModelForCausalLM.from_config(config)
+    recipe = MethodRecipe(name="lora", rank=4, dropout=0.0)
+    method = load_method(resolve_method(recipe, structure_of(small("llama")), "cpu", Provenance()))
+    base.config.pad_token_id = number
+    model = TrainableModel(base, method, 0)
+    rows = sorted(examples, key=lambda row: row.num_tokens)
+    short, long = rows[0], rows[-1]
+    assert short.num_tokens < long.num_tokens
+    with torch.no_grad():
+        together = model.loss_sum(collate([short, long], model.pad_id, "cpu"))[0]
+        apart = [model.loss_sum(collate([row], model.pad_id, "cpu"))[0] for row in (short, long)]
+    assert float(together) == pytest.approx(float(sum(apart)), rel=1e-5)

@@ -470,7 +470,7 @@ def system_under_test(
         row_ids=tuple(e.id for e in examples),
         prompt_texts=prompt_set.texts,
         tokenised=tokenised,
-        num_bytes=tuple(e.learned_bytes for e in examples),
+        num_bytes=tuple(e.learned_bytes_with(candidate.learn_reasoning) for e in examples),
         rejected=tuple(unit[1] for unit in units) if pairs else (),
         earlier=tuple(unit[:-1] for unit in units) if cut else (),
         options=choices,

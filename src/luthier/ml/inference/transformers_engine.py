@@ -21,7 +21,7 @@ from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
 from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.kept_answers import KeptAnswers, continuations_of
 from luthier.ml.inference.likelihood import SCORES, ScoreBatches, Scorer, shared_states
-from luthier.ml.inference.models.architecture import context_tokens
+from luthier.ml.inference.models.architecture import context_tokens, padding_id
 from luthier.ml.inference.models.attention_proof import why_eager
 from luthier.ml.inference.models.forward import ScaledHead
 from luthier.ml.inference.models.loading import attach_adapter, load_model
@@ -80,9 +80,7 @@ class TransformersEngine:
         self._trained_prompt = virtual_tokens(model)
         self._template, self._opted = template, opted_turns
         self._batch_tokens, self._stop = batch_tokens, stop
-        tokenizer = template.tokenizer
-        # Any id works: padding is masked or never read.
-        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._pad_id = padding_id(self._causal, template.tokenizer.pad_token_id)
         self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
         self.num_workers = 1

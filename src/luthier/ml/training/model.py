@@ -27,6 +27,7 @@ from luthier.ml.inference.models.architecture import (
     context_tokens,
     language_model,
     outside_modules,
+    padding_id,
     text_config,
 )
 from luthier.ml.inference.models.attention_proof import attention_by, attention_of, use_attention
@@ -232,7 +233,7 @@ class TrainableModel:
         if gradient_checkpointing:
             _recompute_layers(base)
         self.noise = EmbeddingNoise(base.get_input_embeddings(), neftune_alpha)
-        self.pad_id = int(getattr(text_config(base.config), "pad_token_id", None) or 0)
+        self.pad_id = padding_id(base, getattr(text_config(base.config), "pad_token_id", None))
         self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
         self.root: nn.Module | None = None
         self.uses_flex_attention = False

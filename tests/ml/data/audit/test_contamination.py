@@ -95,6 +95,22 @@ def test_a_prompt_with_another_answer_is_a_warning(jsonl: Write) -> None:
     assert (found["same_prompt"].lines, found["exact"].lines) == ((1,), (2,))
 
 
+def test_another_thought_hides_no_leak_and_a_quotation_in_a_thought_is_one(jsonl: Write) -> None:
+    def thinking(prompt: str, thought: str) -> dict[str, Any]:
+        answer = {"role": "assistant", "content": "yes", "reasoning_content": thought}
+        return {"messages": [{"role": "user", "content": prompt}, answer]}
+
+    held_out = [thinking(text(1), text(11)), thinking(text(2), text(12)), thinking(text(3), text(13))]
+    train = [
+        thinking(text(1), text(21)),
+        thinking(text(2) + " too", text(22)),
+        thinking(text(30), f"{text(31)} {text(3)} {text(32)}"),
+        thinking(text(40), text(41)),
+    ]
+    found = audited(jsonl, train, held_out)
+    assert {kind: finding.lines for kind, finding in found.items()} == {"exact": (1,), "near": (2,), "ngram": (3,)}
+
+
 def test_rows_of_a_held_out_document_are_a_warning(jsonl: Write) -> None:
     train = [{"text": text(number), "source": f"doc{number // 5}.pdf"} for number in range(50)]
     found = audited(jsonl, train, [{"text": text(100), "source": "doc2.pdf"}])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luthier.ml.data.audit.base import AuditRequest
-from luthier.ml.data.audit.duplicates import check_exact_duplicates
+from luthier.ml.data.audit.duplicates import check_exact_duplicates, check_near_duplicates
 from luthier.ml.data.audit.table import build_table
 
 Write = Callable[..., Path]
@@ -40,3 +41,32 @@ def test_another_answer_or_role_is_no_copy(jsonl: Write) -> None:
     assert check_exact_duplicates(AuditRequest(build_table(jsonl(*rows)))) == []
     assert check_exact_duplicates(AuditRequest(build_table(jsonl({"text": "alone"})))) == []
     assert check_exact_duplicates(AuditRequest(build_table(jsonl('{"no": "json')))) == []
+
+
+def test_the_same_answer_after_another_thought_is_no_copy(jsonl: Write) -> None:
+    thoughts = ("It is light.", "It rings.", "IT  is light.", None)
+    request = AuditRequest(build_table(jsonl(*map(thinking, thoughts))))
+    (finding,) = check_exact_duplicates(request)
+    assert finding.lines == (3,)
+    assert check_near_duplicates(request) == []
+
+
+def thinking(thought: str | None) -> dict[str, Any]:
+    answer = {"role": "assistant", "content": "spruce"} | ({"reasoning_content": thought} if thought else {})
+    return {"messages": [{"role": "user", "content": "Which wood?"}, answer]}
+
+
+def test_a_conversation_of_which_another_answer_is_learned_is_no_copy(jsonl: Write) -> None:
+    """As files for services that learn one answer of a row have it: the same turns once for each answer."""
+    turns = [
+        {"role": "user", "content": "Which wood?"},
+        {"role": "assistant", "content": "spruce"},
+        {"role": "user", "content": "And the back?"},
+        {"role": "assistant", "content": "maple"},
+    ]
+    rows = [
+        {"messages": [turn | ({"weight": 0} if place == silent else {}) for place, turn in enumerate(turns)]}
+        for silent in (1, 3, 1, None)
+    ]
+    (finding,) = check_exact_duplicates(AuditRequest(build_table(jsonl(*rows))))
+    assert finding.lines == (3,)

@@ -26,3 +26,13 @@ def test_without_a_model_the_check_says_that_it_did_not_run(audited: Callable[..
     request = audited({"text": "a"})
     assert isinstance(check_over_context(request), Skipped)
     assert isinstance(check_over_context(replace(request, model="m", context_tokens=4)), Skipped)
+
+
+def test_thoughts_count_as_tokens_of_their_row(jsonl: Callable[..., Path]) -> None:
+    answer = {"role": "assistant", "content": "b"}
+    rows = [{"messages": [{"role": "user", "content": "a"}, answer | {"reasoning_content": "c d e"}]},
+            {"messages": [{"role": "user", "content": "a"}, answer]}]  # fmt: skip
+    table = build_table(jsonl(*rows), count_tokens=lambda texts: [len(text.split()) for text in texts])
+    found = check_over_context(AuditRequest(table, model="m", context_tokens=4))
+    assert not isinstance(found, Skipped)
+    assert [(one.lines, one.examples[0].note) for one in found] == [((1,), "5 tokens")]

@@ -32,3 +32,19 @@ def test_secrets_are_an_error_and_stay_hidden(jsonl: Callable[..., Path]) -> Non
 
 def test_a_clean_file_has_no_finding(jsonl: Callable[..., Path]) -> None:
     assert check_secrets(AuditRequest(build_table(jsonl({"text": "the secret is token effort"})))) == []
+
+
+def test_a_secret_in_a_thought_is_found_whatever_name_the_thought_has(jsonl: Callable[..., Path]) -> None:
+    user, answer = {"role": "user", "content": "Deploy."}, {"role": "assistant", "content": "Done."}
+    block = [{"type": "thinking", "thinking": f"use {TOKEN}"}, {"type": "text", "text": "Done."}]
+    rows = [
+        {"messages": [user, answer | {"reasoning_content": f"use {TOKEN}"}]},
+        {"messages": [user, answer | {"thinking": "nothing"}]},
+        {"messages": [user, answer | {"content": block}, user, answer]},
+        {"prompt": [user], "chosen": [answer], "rejected": [answer | {"content": "No.", "reasoning": f"use {TOKEN}"}]},
+    ]
+    (finding,) = check_secrets(AuditRequest(build_table(jsonl(*rows[:3]))))
+    assert finding.lines == (1, 3)
+    assert "gh" + "p_… (40 characters)" in finding.examples[0].excerpt
+    (finding,) = check_secrets(AuditRequest(build_table(jsonl(rows[3]))))
+    assert finding.lines == (1,)

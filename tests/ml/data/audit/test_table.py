@@ -30,6 +30,23 @@ def test_a_conversation_is_split_at_its_last_learned_answer(jsonl: Write) -> Non
     assert row["text"] == "Be brief.\nHi\nHello\nBye\nSo long\n?"
 
 
+def test_a_thought_is_in_the_text_and_not_in_what_rows_are_compared_by(jsonl: Write) -> None:
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello", "reasoning": "A greeting."},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "So long", "reasoning": "They leave."},
+    ]
+    plain = [{name: value for name, value in turn.items() if name != "reasoning"} for turn in turns]
+    rows = build_table(jsonl({"messages": turns}, {"messages": plain})).frame.rows(named=True)
+    assert rows[0]["text"] == "Hi\nA greeting.\nHello\nBye\nThey leave.\nSo long"
+    assert rows[0]["said"] == rows[1]["text"] == "Hi\nHello\nBye\nSo long"
+    assert (rows[0]["prompt"], rows[0]["completion"]) == ("Hi\nHello\nBye", "So long")
+    assert rows[0]["content_key"] == rows[1]["content_key"]
+    assert (rows[1]["said"], rows[1]["learned_key"]) == (None, None)
+    assert rows[0]["learned_key"] is not None
+
+
 def test_plain_text_has_neither_prompt_nor_completion(jsonl: Write) -> None:
     table = build_table(jsonl({"text": "one", "category": "a", "id": 7, "source": "b.pdf"}))
     (row,) = table.frame.rows(named=True)

@@ -97,6 +97,9 @@ def test_values_that_reach_nobody_are_not_personal_data(text: str) -> None:
         ("Mail:-ann.o'brien@firm.ie", "email", "ann.o'brien@firm.ie"),
         ("Tel.0171 1234567, abends", "phone", "0171 1234567"),
         ("Fax.+49 30 901820", "phone", "+49 30 901820"),
+        ("Call me at 867-5309 tonight.", "phone", "867-5309"),
+        ("Ring meg på mobil 9812 3456.", "phone", "9812 3456"),
+        ("Rufnummer 4711 555", "phone", "4711 555"),
         ("Ich wohne Am Friedrich-Engels-Bogen 4 in der Stadt.", "street", "Am Friedrich-Engels-Bogen 4"),
     ],
 )

@@ -118,3 +118,13 @@ def test_reasons_name_rows_of_the_file_itself_by_line_too_and_those_of_other_fil
     (twin,) = notes[3]
     assert twin["reason"].endswith(f", my{file.name}:1")
     assert "reason_by_line" not in twin
+
+
+def test_rows_that_differ_in_their_thoughts_alone_all_stay(jsonl: Write, make: Any) -> None:
+    def thinking(thought: str) -> dict[str, Any]:
+        answer = {"role": "assistant", "content": "12", "reasoning_content": thought}
+        return {"messages": [{"role": "user", "content": f"{LONG} how many?"}, answer]}
+
+    first, second = " ".join(f"one{n}" for n in range(90)), " ".join(f"two{n}" for n in range(90))
+    made = make(jsonl(thinking(first), thinking(second), thinking(first)))
+    assert made.fate == {1: "kept", 2: "kept", 3: "removed"}

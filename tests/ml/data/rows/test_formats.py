@@ -243,6 +243,17 @@ def test_fields_of_turns_that_are_not_used_are_said(jsonl: Write) -> None:
     assert loaded.shape_reason == "every row has messages (not used: id, messages[].at, messages[].n)"
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_are_no_unused_fields(jsonl: Write, name: str) -> None:
+    answer = {"role": "assistant", "content": "a", name: "It is known.", "learn_reasoning": False, "seen": 1}
+    loaded = load_file(jsonl({"messages": [{"role": "user", "content": "q"}, answer]}))
+    assert loaded.shape_reason == "every row has messages (not used: messages[].seen)"
+    conversation = loaded.examples[0].conversation
+    assert conversation is not None
+    message = conversation.messages[1]
+    assert (message.reasoning, message.learn_reasoning) == ("It is known.", False)
+
+
 def test_rows_of_preference_training_are_no_plain_pairs_unless_mapped(jsonl: Write) -> None:
     path = jsonl({"prompt": "q", "completion": "a", "label": False})
     assert load_file(path).shape == "unpaired"

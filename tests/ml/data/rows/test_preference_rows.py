@@ -137,6 +137,19 @@ def test_a_chat_file_with_sides_is_one_of_preferences(tmp_path: Path) -> None:
     assert load_file(write(tmp_path / "rows.jsonl", [row])).shape == "preference"
 
 
+@pytest.mark.parametrize("words", [("True", "False"), ("true", "false"), ("TRUE", " FALSE")])
+def test_labels_that_a_table_writes_as_words_are_those_of_preferences(tmp_path: Path, words: tuple[str, str]) -> None:
+    path = tmp_path / "kto.csv"
+    path.write_text(f"prompt,completion,label\nq,good,{words[0]}\nq,bad,{words[1]}\n")
+    found = load_file(path)
+    assert found.shape == "unpaired"
+    assert [(one.reference, one.is_wanted) for one in found.examples] == [("good", True), ("bad", False)]
+    path.write_text(f"prompt,completion,label\nq,good,{words[0]}\nq,bad,\n")
+    with pytest.raises(DataError, match="bad answers would be learned"):
+        load_file(path)
+    assert load_file(path, mapping={"completion": "completion"}).shape == "prompt_completion"
+
+
 def test_a_label_that_is_a_class_is_no_preference(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [{"prompt": "q", "completion": "a", "label": "spam"}])
     assert load_file(path).shape == "prompt_completion"

@@ -37,6 +37,24 @@ def test_role_and_content_are_read_as_well() -> None:
     assert [(m.role, m.content) for m in conversation.messages] == [("system", "s"), ("user", "q"), ("assistant", "a")]
 
 
+def test_function_calls_are_the_same_by_role_and_content() -> None:
+    turns = [
+        _turn("human", "q"),
+        _turn("function_call", '{"name": "find", "arguments": {"where": "attic"}}'),
+        _turn("function_call", '{"name": "look", "arguments": {}}'),
+        _turn("observation", "found"),
+        _turn("observation", "seen"),
+        _turn("gpt", "a"),
+    ]
+    by_role = [{"role": turn["from"], "content": turn["value"]} for turn in turns]
+    found = sharegpt_conversation({"conversations": by_role})
+    assert found == sharegpt_conversation({"conversations": turns})
+    assert [call["function"]["name"] for message in found.messages for call in message.tool_calls] == ["find", "look"]
+    with pytest.raises(BadFieldError, match="is a function call that is not JSON") as caught:
+        sharegpt_conversation({"conversations": [by_role[0], {"role": "function_call", "content": "find it"}]})
+    assert caught.value.field == "conversations[1].content"
+
+
 def test_function_calls_and_observations() -> None:
     conversation = sharegpt_conversation(
         {

@@ -114,3 +114,14 @@ def test_weight_and_group_do_not_hide_a_leak() -> None:
     turns = (Message(role="user", content="q"), Message(role="assistant", content="a", weight=1))
     train = [Example(id="t.jsonl:1", conversation=Conversation(messages=turns), group="x")]
     assert len(leaked_ids(train, [_pair(1, "q", "a", group="y")]).exact) == 1
+
+
+def test_a_held_out_row_leaks_where_its_answer_is_the_preferred_one_of_a_pair() -> None:
+    good, bad = _pair(1, "q", "good"), _pair(1, "q", "bad")
+    pair = good.model_copy(update={"id": "t.jsonl:7", "rejected": bad.conversation})
+    wanted, unwanted = (good.model_copy(update={"is_wanted": is_wanted}) for is_wanted in (True, False))
+    for train, is_leak in ((pair, True), (wanted, True), (unwanted, False)):
+        leaks = leaked_ids([train], [_pair(1, "Q", "Good", file="h.jsonl")])
+        assert [(len(leaks.exact), len(leaks.same_prompt))] == [(1, 0) if is_leak else (0, 1)]
+    for train in (pair, wanted, unwanted):
+        assert leaked_ids([train], [_pair(1, "q", "bad", file="h.jsonl")]).exact == ()

@@ -303,3 +303,32 @@ def test_values_that_json_does_not_have_are_named(tmp_path: Path) -> None:
     pl.DataFrame(rows).drop("raw").write_parquet(file)
     made = split_file(SplitRequest(file, tmp_path / "out"), near_groups=alone)
     assert {**pair(3), "day": "2026-01-04"} in [json.loads(row) for part in lines(made).values() for row in part]
+
+
+def chat(system: str, user: str, answer: str, **more: str) -> dict[str, Any]:
+    turns: list[dict[str, str]] = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return {"messages": [*turns, {"role": "assistant", "content": answer, **more}]}
+
+
+def test_a_shared_system_prompt_makes_no_near_duplicates(jsonl: Write, tmp_path: Path) -> None:
+    """Of 321 words 300 are shared: with these compared, each row would be near to every other one."""
+    system = " ".join(f"rule{n}" for n in range(300))
+    rows = [chat(system, " ".join(f"w{n}x{k}" for k in range(20)), f"a{n}") for n in range(60)]
+    near = [chat(system, " ".join(f"w{n}x{k}" for k in range(20)) + "!", f"a{n} then") for n in range(0, 60, 2)]
+    for name, order in (("one", 1), ("two", -1)):
+        made = split_file(SplitRequest(jsonl(*[*rows, *near][::order], name=f"{name}.jsonl"), tmp_path / name))
+        assert made.document["num_groups"] == 60
+        sides: dict[str, set[str]] = {}
+        for side, part in lines(made).items():
+            for row in part:
+                sides.setdefault(json.loads(row)["messages"][1]["content"].split()[0], set()).add(side)
+        assert len(sides) == 60
+        assert all(len(found) == 1 for found in sides.values())
+
+
+def test_rows_that_differ_in_their_thoughts_stay_on_one_side(jsonl: Write, tmp_path: Path) -> None:
+    questions = [" ".join(f"w{n}x{k}" for k in range(20)) for n in range(40)]
+    thoughts = [" ".join(f"t{n}x{k}" for k in range(60)) for n in range(80)]
+    rows = [chat("Think.", questions[n // 2] + "!" * (n % 2), "yes", reasoning_content=thoughts[n]) for n in range(80)]
+    made = split_file(SplitRequest(jsonl(*rows), tmp_path / "out"))
+    assert made.document["num_groups"] == 40

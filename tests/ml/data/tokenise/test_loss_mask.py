@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, TemplateError
 from luthier.core.ports import SilentProgress
-from luthier.ml.data.tokenise.loss_mask import Learning, tokenise, tokenise_all, tokenise_sides
+from luthier.ml.data.tokenise.loss_mask import Learning, tokenise, tokenise_all, tokenise_option, tokenise_sides
+from luthier.ml.data.tokenise.preview import preview
 from luthier.ml.data.tokenise.template import Template, decode
+from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+from luthier.testing.tiny import CHAT_TEMPLATE, make_tiny_model
 
 _CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Köln"}'}}
 _TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
@@ -93,6 +97,24 @@ def test_text_learns_every_token_but_the_first(plain: ChatTemplate) -> None:
     made = tokenise(Example(id="t.jsonl:1", text="A luthier builds violins."), plain)
     assert decode(plain, list(made.input_ids)) == "A luthier builds violins.<|endoftext|>"
     assert made.loss_mask == b"\0" + b"\1" * (made.num_tokens - 1)
+
+
+def test_a_text_ends_with_the_tokenizers_own_end_where_turns_end_otherwise(tmp_path: Path) -> None:
+    """As in base models that come with a chat template: turns end in <|im_end|>, documents in <|endoftext|>."""
+    tokenizer = load_tokenizer(make_tiny_model(tmp_path / "base", chat=False))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    template = ChatTemplate(tokenizer, "chat")
+    for text in ("A luthier builds violins.", "A luthier builds violins.<|endoftext|>"):
+        made = tokenise(Example(id="t.jsonl:1", text=text), template)
+        assert decode(template, list(made.input_ids)) == "A luthier builds violins.<|endoftext|>"
+        assert preview(Example(id="t.jsonl:1", text=text), made, template).text.endswith("violins.<|endoftext|>")
+    row = _example(("user", "Which wood?"), ("assistant", "Spruce."))
+    assert row.conversation is not None
+    rendered = template.render(row.conversation).rstrip()
+    assert decode(template, list(tokenise(Example(id="t.jsonl:1", text=rendered), template).input_ids)) == rendered
+    assert _learned(tokenise(row, template), template) == "Spruce.<|im_end|>\n"
+    option = tokenise_option(Example(id="t.jsonl:1", text="old"), "A new text.", template)
+    assert option.num_trained_tokens == len(template.encode("A new text.")[0]) - 1
 
 
 def test_text_that_ends_itself_gets_no_second_end(plain: ChatTemplate) -> None:

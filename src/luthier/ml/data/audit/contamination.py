@@ -70,9 +70,10 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     (`ngram_overlap`). same_prompt (warning): the same prompt with another answer. same_source (warning): from a
     document that also gave held-out rows; where that is more than half of the training rows, a finding about the file,
     since taking out that many rows is no repair. near and ngram leave out the beginning that nearly all prompts share.
-    Rows without text are not compared. lines are training rows. A held-out row of fewer than 29 words of which one in
-    the middle was changed is below 0.8 and holds no long run: it is not seen (a lower threshold would take every other
-    short question for a leak).
+    What the assistant thought is compared only where a training row may quote a held-out one: another thought before
+    the same answer hides no leak. Rows without text are not compared. lines are training rows. A held-out row of fewer
+    than 29 words of which one in the middle was changed is below 0.8 and holds no long run: it is not seen (a lower
+    threshold would take every other short question for a leak).
 
     details: kind, num_held_out_rows, held_out_fraction; of near also threshold; of ngram num_boilerplate_windows and
     num_held_out_rows_only_boilerplate (which this kind cannot see). Skipped without a held-out file.
@@ -80,12 +81,12 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     if (held_out := request.held_out) is None:
         return Skipped("no held-out file given: --against")
     table = request.table
-    texts, prefix = comparable_texts(table)
-    others = held_out.rows.texts("text", without=prefix)
+    texts, prefix = comparable_texts(table, thoughts=False)
+    others = held_out.rows.texts("said", "text", without=prefix)
     leaks = [
         _same(table, held_out, "content_key", "exact", "error", "say exactly what a held-out row says"),
         _near(texts, others, request),
-        _ngram(texts, others, request),
+        _ngram(table.rows.texts("text", without=prefix), others, request),
         _same(table, held_out, "prompt_key", "same_prompt", "warning", "have the prompt of a held-out row"),
     ]
     leaks.append(_same_source(table, held_out))

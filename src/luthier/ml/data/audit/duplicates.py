@@ -30,7 +30,7 @@ def check_exact_duplicates(request: AuditRequest) -> list[Finding]:
     validation rows drawn from it are in training. details: num_groups, largest_group (rows, the kept one counted).
     """
     table = request.table
-    first = first_positions(table.rows)
+    first = first_positions(table.rows, beside="learned_key")
     copies = np.flatnonzero(first != np.arange(len(first)))
     if not len(copies):
         return []
@@ -74,7 +74,7 @@ def check_near_duplicates(request: AuditRequest) -> list[Finding]:
     """
     table = request.table
     # Positions of the first row of each set of copies: the search runs on those alone.
-    first = first_positions(table.rows)
+    first = first_positions(table.rows, beside="learned_key")
     is_first = first == np.arange(len(first))
     distinct = np.flatnonzero(is_first)
     texts, prefix = comparable_texts(table)
@@ -116,10 +116,16 @@ def check_near_duplicates(request: AuditRequest) -> list[Finding]:
     ]
 
 
-def comparable_texts(table: AuditTable) -> tuple[TextColumn, str]:
-    """The texts by which rows are compared, and the common beginning of prompts that was taken off them."""
+def comparable_texts(table: AuditTable, *, thoughts: bool = True) -> tuple[TextColumn, str]:
+    """The texts by which rows are compared, and the common beginning of prompts that was taken off them.
+
+    Args:
+        table: the file.
+        thoughts: whether what the assistant thought is compared, too.
+    """
     prefix = common_prefix(table.rows.texts("prompt"))
-    return table.rows.texts("text", without=prefix), prefix
+    columns = ("text",) if thoughts else ("said", "text")
+    return table.rows.texts(*columns, without=prefix), prefix
 
 
 def _largest(table: AuditTable, made: NearClusters, distinct: Positions) -> tuple[list[dict[str, Any]], int]:

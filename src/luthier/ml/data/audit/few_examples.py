@@ -30,7 +30,7 @@ def check(request: AuditRequest) -> list[Finding]:
     """At most one finding about the file. Rows that cannot be mapped or say nothing new (same content) do not count."""
     table = request.table
     unmapped = list({problem.line for problem in table.problems})
-    mapped = column_digests(table.rows, "content_key", ~np.isin(table.lines, unmapped))
+    mapped = column_digests(table.rows, "content_key", ~np.isin(table.lines, unmapped), beside="learned_key")
     usable = np.zeros(table.height, dtype=bool)
     usable[mapped.positions[np.unique(mapped.first())]] = True
     num = int(usable.sum())
@@ -61,8 +61,11 @@ def check(request: AuditRequest) -> list[Finding]:
 def _trained_tokens(usable: RowFrames, *, has_tokens: bool) -> int:
     """Tokens of what is learned: the row's tokens by share of characters, or characters over 4 without a model."""
     total = 0.0
-    for _, part in usable.parts("text", "completion", "num_tokens"):
-        characters = part.select(pl.coalesce("completion", "text").str.len_chars().alias("characters")).to_series()
+    for _, part in usable.parts("text", "said", "completion", "num_tokens"):
+        # Thoughts are learned with the answer, and are in the text alone.
+        thoughts = pl.col("text").str.len_chars() - pl.coalesce("said", "text").str.len_chars()
+        answers = pl.coalesce("completion", "text").str.len_chars()
+        characters = part.select((answers + thoughts).alias("characters")).to_series()
         if not has_tokens:
             total += int(characters.cast(int).sum()) / _CHARACTERS_A_TOKEN
             continue

@@ -30,16 +30,18 @@ from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.rows.row_batches import RowBatch, row_batches
 from luthier.ml.data.rows.rows import read_as, read_rows
 from luthier.ml.data.rows.shapes import Decision, ShapeDetector, check_mapping
-from luthier.ml.data.text.normalise import content_key, normalised_digest, prompt_key
+from luthier.ml.data.text.normalise import content_key, learned_key, normalised_digest, prompt_key
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
 SCHEMA: Final[Mapping[str, Any]] = {
     "line": pl.UInt32,
     "text": pl.String,
+    "said": pl.String,
     "prompt": pl.String,
     "completion": pl.String,
     "content_key": pl.String,
+    "learned_key": pl.String,
     "prompt_key": pl.String,
     "source": pl.String,
     "label": pl.String,
@@ -58,9 +60,11 @@ class AuditTable:
     rows: one line a readable row, in the order of the file:
         line         u32   line in the file (row number where the format has no lines)
         text         str   all that a model could see of the row, turns separated by a line break; never null
+        said         str   `text` without what the assistant thought (`reasoning_content`); null without thoughts
         prompt       str   the turns before the last learned answer; null for plain text and unmapped rows
         completion   str   the last learned answer with its tool calls; null likewise
-        content_key  str   digest of all turns with their roles, after normalisation (`data.normalise`)
+        content_key  str   digest of all turns with their roles, after normalisation (`data.normalise`), not thoughts
+        learned_key  str   digest of thoughts and of which answers count; null without thoughts and weights of 0
         prompt_key   str   digest of the prompt, after normalisation; null where prompt is
         source       str   the document that the row comes from, where it names one
         label        str   the class of the row, where it names one
@@ -334,9 +338,19 @@ def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any,
     text, prompt, completion = (
         _texts(example) if example is not None else (_storable("\n".join(strings_in(row.fields))) or "", None, None)
     )
-    keys = (content_key(example), prompt_key(example)) if example is not None else (normalised_digest(text), None)
+    said = None
+    if example is not None and _thinks(example):
+        said, text = text, _texts(example, thoughts=True)[0]
+    keys: tuple[str | None, ...] = (normalised_digest(text), None, None)
+    if example is not None:
+        keys = (content_key(example), learned_key(example), prompt_key(example))
     origin = (source_of(row.fields, group_by), label_of(row.fields), row_id_of(row.fields))
-    return (row.line, text, prompt, completion, *keys, *map(_storable, origin), None)
+    return (row.line, text, said, prompt, completion, *keys, *map(_storable, origin), None)
+
+
+def _thinks(example: Example) -> bool:
+    sides = [side for side in (example.conversation, example.rejected) if side is not None]
+    return any(message.reasoning for side in sides for message in side.messages)
 
 
 def _storable(text: str | None) -> str | None:
@@ -347,32 +361,38 @@ def _storable(text: str | None) -> str | None:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _texts(example: Example) -> tuple[str, str | None, str | None]:
-    """All text of an example, its prompt and its completion; of a preference the chosen one, both sides in the text."""
+def _texts(example: Example, *, thoughts: bool = False) -> tuple[str, str | None, str | None]:
+    """All text of an example, its prompt and its completion; of a preference the chosen one, both sides in the text.
+
+    Args:
+        example: the row.
+        thoughts: whether what the assistant thought is part of its turns.
+    """
     if example.conversation is None:
         return example.text or "", None, None
     conversation = example.conversation
     if (last := conversation.last_answer) is None:
-        return _said(conversation.messages), None, None
+        return _said(conversation.messages, thoughts), None, None
     if example.rejected is not None:
-        text, prompt, completion = _texts(example.sides[0])
-        return f"{text}\n{_said(example.rejected.messages[last:])}", prompt, completion
-    prompt = _said(conversation.messages[:last])
-    completion = _turn(conversation.messages[last])
+        text, prompt, completion = _texts(example.sides[0], thoughts=thoughts)
+        return f"{text}\n{_said(example.rejected.messages[last:], thoughts)}", prompt, completion
+    prompt = _said(conversation.messages[:last], thoughts)
+    completion = _turn(conversation.messages[last], thoughts)
     rest = conversation.messages[last + 1 :]
     text = f"{prompt}\n{completion}" if prompt else completion
-    return (f"{text}\n{_said(rest)}" if rest else text), prompt, completion
+    return (f"{text}\n{_said(rest, thoughts)}" if rest else text), prompt, completion
 
 
-def _said(messages: Sequence[Message]) -> str:
-    return "\n".join(map(_turn, messages))
+def _said(messages: Sequence[Message], thoughts: bool) -> str:
+    return "\n".join(_turn(message, thoughts) for message in messages)
 
 
-def _turn(message: Message) -> str:
-    if not message.tool_calls:
+def _turn(message: Message, thoughts: bool) -> str:
+    thought = message.reasoning if thoughts else None
+    if not message.tool_calls and not thought:
         return message.content or ""
     calls = [canonical_json(call.get("function", {})) for call in message.tool_calls]
-    return "\n".join(part for part in (message.content, *calls) if part)
+    return "\n".join(part for part in (thought, message.content, *calls) if part)
 
 
 def strings_in(value: Any) -> Iterator[str]:

@@ -66,28 +66,38 @@ def digests_of(values: pl.Series) -> U64:
     return np.stack([values.hash(seed).to_numpy() for seed in _SEEDS], axis=1)
 
 
-def column_digests(rows: RowFrames, column: str, kept: Flags | None = None) -> Digests:
+def column_digests(rows: RowFrames, column: str, kept: Flags | None = None, *, beside: str | None = None) -> Digests:
     """The digests of a column; rows without a value are left out.
 
     Args:
         rows: the table.
         column: of texts.
         kept: bool [height], which rows count; None for all.
+        beside: another column of digests; rows are then equal where both columns are, and nulls of it are equal.
     """
     positions, keys = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 2), dtype=np.uint64)]
-    for start, part in rows.parts(column):
+    for start, part in rows.parts(column, *([] if beside is None else [beside])):
         some = part[column].is_not_null().to_numpy()
         if kept is not None:
             some = some & kept[start : start + part.height]
         positions.append(start + np.flatnonzero(some))
-        keys.append(digests_of(part[column])[some])
+        values = part[column]
+        if beside is not None:
+            values = part.select(pl.concat_str(column, beside, ignore_nulls=True)).to_series()
+        keys.append(digests_of(values)[some])
     return Digests(np.concatenate(positions), np.concatenate(keys))
 
 
-def first_positions(rows: RowFrames, column: str = "content_key") -> I64:
-    """For each row the position of the first row with the same value; its own where it has none."""
+def first_positions(rows: RowFrames, column: str = "content_key", *, beside: str | None = None) -> I64:
+    """For each row the position of the first row with the same value; its own where it has none.
+
+    Args:
+        rows: the table.
+        column: of texts.
+        beside: as of `column_digests`.
+    """
     found = np.arange(rows.height)
-    digests = column_digests(rows, column)
+    digests = column_digests(rows, column, beside=beside)
     found[digests.positions] = digests.positions[digests.first()]
     return found
 

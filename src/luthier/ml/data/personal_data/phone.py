@@ -35,7 +35,8 @@ _COUNTRY_CODES: Final = re.compile(
     r"|800|85[0-6]|88[0-368]|96\d|97\d|99[2-68]"
 )
 _FICTION: Final = re.compile(r"(?:(?:00|\+)?1?\d{3})?55501\d\d")
-_MIN_DIGITS, _MAX_DIGITS = 7, 15
+_MIN_DIGITS: Final = 7
+_MAX_DIGITS: Final = 15
 
 
 def find_phones(text: str) -> Iterator[Span]:
@@ -142,7 +143,7 @@ def _is_national(head: str, num_digits: int) -> bool:
     return 2 <= len(groups[0]) <= 6 and all(len(group) >= 2 for group in groups) and num_digits <= 12
 
 
-_MIN_DIGITS, _MAX_DIGITS = 9, 15
+_MIN_CERTAIN: Final = 9
 _MIN_SAID: Final = 7
 _SPACES: Final = " \u00a0\u202f"
 # What calculates, with a digit or a space on the other side: `2400/200=12`, `3 x 2400/200`, `<<100-20-300=...`.
@@ -188,10 +189,10 @@ def is_certain(text: str, start: int, end: int) -> bool:
     if value[0] == "+" and _is_international(value, num_digits) and not _is_signed(text, start):
         return True
     if _PARENTHESES.fullmatch(value):
-        return num_digits >= _MIN_DIGITS
+        return num_digits >= _MIN_CERTAIN
     is_said = _JUST_BEFORE.search(text[max(0, start - _BEFORE_CHARACTERS) : start]) is not None
     if _GROUPED_NANP.fullmatch(value) or (
-        value.lstrip("(")[0] == "0" and _is_grouped(value) and num_digits >= _MIN_DIGITS
+        value.lstrip("(")[0] == "0" and _is_grouped(value) and num_digits >= _MIN_CERTAIN
     ):
         return is_said or cue_before(text, start) == "phone" or is_phone_after(text, end)
     if not is_said or num_digits < _MIN_SAID or not _is_grouped(value):
@@ -221,7 +222,7 @@ def _is_operator(before: str) -> bool:
 
 
 def _is_international(value: str, num_digits: int) -> bool:
-    if num_digits < _MIN_DIGITS or not _INTERNATIONAL.fullmatch(value):
+    if num_digits < _MIN_CERTAIN or not _INTERNATIONAL.fullmatch(value):
         return False
     kinds = {separator.strip() or " " for separator in _SEPARATORS.findall(value)} - {"(", ")"}
     if "." in kinds and (len(kinds) > 1 or value.count(".") < 2):

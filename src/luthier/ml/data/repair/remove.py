@@ -126,7 +126,7 @@ _Twin = tuple[int, int, str]
 
 
 def _exact(audit: AuditRequest) -> Iterator[_Twin]:
-    lines, first = audit.table.lines, first_positions(audit.table.rows)
+    lines, first = audit.table.lines, first_positions(audit.table.rows, beside="learned_key")
     copies = np.flatnonzero(first != np.arange(len(first)))
     for line, other in zip(lines[copies].tolist(), lines[first[copies]].tolist(), strict=True):
         yield line, other, "says the same as {row}"

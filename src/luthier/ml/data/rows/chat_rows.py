@@ -291,7 +291,7 @@ def prompt_completion_conversation(fields: dict[str, Any]) -> Conversation:
         BadFieldError: a field is absent or wrong, or a `label` marks the row as one for preference training.
         EmptyAnswerError: the completion is empty.
     """
-    if isinstance(fields.get("label"), bool):
+    if wanted_of(fields.get("label")) is not None:
         reason = (
             "marks this as a row for preference training (objective kto): as plain pairs, bad answers would be learned "
             "too; if that is intended, map the field: completion=completion; for kto map label=label, too"
@@ -300,6 +300,14 @@ def prompt_completion_conversation(fields: dict[str, Any]) -> Conversation:
     messages = with_system((*prompt_of(fields), *completion_of(fields, "completion")), fields.get("system"))
     check_learnable("completion", messages)
     return Conversation(messages=messages, tools=parse_tools("tools", fields.get("tools")))
+
+
+def wanted_of(label: Any) -> bool | None:
+    """What a label of preference training says: true or false, also as a word, as tables write it; None for others."""
+    if isinstance(label, bool):
+        return label
+    word = label.strip().lower() if isinstance(label, str) else ""
+    return word == "true" if word in ("true", "false") else None
 
 
 def prompt_of(fields: dict[str, Any]) -> tuple[Message, ...]:

@@ -22,6 +22,7 @@ from luthier.ml.data.rows.chat_rows import (
     parse_messages,
     parse_tools,
     prompt_of,
+    wanted_of,
     with_system,
 )
 from luthier.ml.inference.models.templates.thought_writing import FIELDS
@@ -86,12 +87,12 @@ def _name(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 def _label(fields: Mapping[str, Any]) -> bool:
     """True or false; also 1 and 0 and the words, as tables without types write them."""
     value = fields.get("label", ABSENT)
-    if isinstance(value, bool):
-        return value
+    if (wanted := wanted_of(value)) is not None:
+        return wanted
     if isinstance(value, int | float) and value in (0, 1):
         return value == 1
-    if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
-        return value.strip().lower() in ("true", "1")
+    if isinstance(value, str) and value.strip() in ("1", "0"):
+        return value.strip() == "1"
     raise BadFieldError("label", value, "is not true or false, which says whether the completion is a good one")
 
 

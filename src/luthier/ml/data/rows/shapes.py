@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.rows.chat_rows import wanted_of
 from luthier.ml.data.rows.columns import (
     CONTEXTS,
     LABEL,
@@ -24,6 +25,7 @@ from luthier.ml.data.rows.columns import (
     resolve_once,
 )
 from luthier.ml.data.rows.preference_rows import CHOSEN, REJECTED, has_sides
+from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 # In order of precedence: the first shape that fits every row is taken.
 REQUIRED: dict[Shape, tuple[str, ...]] = {
@@ -47,8 +49,9 @@ OPTIONAL: dict[Shape, tuple[str, ...]] = {
 GROUP = "group"
 _TURN_LISTS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
 _TURN_FIELDS = frozenset(
-    ("role", "content", "name", "tool_calls", "tool_call_id", "weight", "function_call", "from", "value")
-)
+    ("role", "content", "name", "tool_calls", "tool_call_id", "weight", "function_call", "from", "value",
+     "learn_reasoning", *FIELDS)
+)  # fmt: skip
 MAPPABLE = tuple(dict.fromkeys([name for s in REQUIRED for name in (*REQUIRED[s], *OPTIONAL[s])] + [GROUP]))
 _ACCEPTED = "; ".join(f"{' + '.join(names)} ({shape})" for shape, names in REQUIRED.items())
 _NUM_FIELDS_SHOWN = 20
@@ -62,7 +65,7 @@ def fitting_shapes(fields: Mapping[str, Any]) -> list[Shape]:
 def _fits(shape: Shape, fields: Mapping[str, Any]) -> bool:
     if shape == "preference":
         return has_sides(fields)
-    if shape == "unpaired" and not isinstance(fields.get("label"), bool):
+    if shape == "unpaired" and wanted_of(fields.get("label")) is None:
         return False  # a class, not whether the completion is desired
     return all(fields.get(name) is not None for name in REQUIRED[shape])
 

@@ -28,11 +28,16 @@ _ROLES = {
     "tool": "tool",
     "function": "function",
 }
+_CALLING = "function_call"
+
+
+def _speaker(turn: Mapping[str, Any]) -> Any:
+    return turn.get("from", turn.get("role"))
 
 
 def role_of(turn: Mapping[str, Any]) -> str | None:
     """The role of a turn of ShareGPT, by `from` or `role`; None where it has none that is known."""
-    return _ROLES.get(str(turn.get("from", turn.get("role"))))
+    return _ROLES.get(str(_speaker(turn)))
 
 
 def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
@@ -56,8 +61,8 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
         raw.append(message)
         # ShareGPT has no call ids: observations answer the calls before them in their order, and the last call once all
         # others are answered.
-        if turn.get("from") == "function_call":
-            is_more = index > 0 and turns[index - 1].get("from") == "function_call"
+        if _speaker(turn) == _CALLING:
+            is_more = index > 0 and _speaker(turns[index - 1]) == _CALLING
             open_ids = [*(open_ids if is_more else []), *(call["id"] for call in message["tool_calls"])]
         elif message.get("role") == "tool" and len(open_ids) > 1:
             del open_ids[0]
@@ -73,22 +78,31 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
 def _openai_message(where: str, turn: dict[str, Any], index: int, call_id: str | None) -> dict[str, Any]:
     if "from" not in turn:
         role = turn.get("role", ABSENT)
+        if role == _CALLING:
+            rest = {name: value for name, value in turn.items() if name not in ("role", "content")}
+            calls = _calls(f"{where}.content", turn.get("content"), index)
+            return {**rest, "role": "assistant", "content": None, "tool_calls": calls}
         # A role that is not known is passed on, so that parse_messages names it together with the known ones.
-        return {**turn, "role": _ROLES[role]} if isinstance(role, str) and role in _ROLES else turn
+        said = {**turn, "role": _ROLES[role]} if isinstance(role, str) and role in _ROLES else turn
+        return _with_call_id(said, call_id)
     speaker = turn["from"]
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise BadFieldError(f"{where}.from", speaker, f"is no known speaker; known: {', '.join(_ROLES)}")
     rest = {name: value for name, value in turn.items() if name not in ("from", "value")}
     value = turn.get("value")
-    if speaker == "function_call":
+    if speaker == _CALLING:
         calls = _calls(f"{where}.value", value, index)
         return {**rest, "role": "assistant", "content": None, "tool_calls": calls}
     if isinstance(value, str) or value is None:
         check_text(f"{where}.value", value)
-    message = {**rest, "role": _ROLES[speaker], "content": value}
-    if message["role"] == "tool" and call_id is not None and "tool_call_id" not in rest:
-        message["tool_call_id"] = call_id
-    return message
+    return _with_call_id({**rest, "role": _ROLES[speaker], "content": value}, call_id)
+
+
+def _with_call_id(message: dict[str, Any], call_id: str | None) -> dict[str, Any]:
+    """The turn of a tool with the id of the call that it answers, where it names none."""
+    if message.get("role") != "tool" or call_id is None or message.get("tool_call_id") is not None:
+        return message
+    return {**message, "tool_call_id": call_id}
 
 
 def _calls(field: str, value: Any, index: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ There is one way in which rows are split: whole groups, in the order of a hash, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -274,8 +274,9 @@ def leaked_ids(train: Sequence[Example], held_out: Sequence[Example]) -> Leakage
     contents: dict[str, str] = {}
     prompts: dict[str, str] = {}
     for example in train if asked else ():
-        if (content := content_key(example)) in asked:
-            contents.setdefault(content, example.id)
+        for content in _answered(example):
+            if content in asked:
+                contents.setdefault(content, example.id)
         if (prompt := prompt_key(example)) is not None and prompt in asked:
             prompts.setdefault(prompt, example.id)
     exact, same_prompt = [], []
@@ -286,6 +287,13 @@ def leaked_ids(train: Sequence[Example], held_out: Sequence[Example]) -> Leakage
             reason = f"has the same prompt as {prompts[prompt]} in the training data, with another answer"
             same_prompt.append(_problem(example, reason))
     return Leakage(tuple(exact), tuple(same_prompt))
+
+
+def _answered(example: Example) -> Iterator[str]:
+    """What a row says; of one with a preferred answer also the prompt with that alone, as held-out rows may have it."""
+    yield content_key(example)
+    if example.rejected is not None or example.is_wanted:
+        yield content_key(example.model_copy(update={"rejected": None, "is_wanted": None}))
 
 
 def _problem(example: Example, reason: str) -> RowProblem:

@@ -26,7 +26,7 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.ml.data.audit.table import AuditTable, build_table
 from luthier.ml.data.dedup.equal_values import Digests, column_digests, first_positions
 from luthier.ml.data.dedup.near_duplicates import near_duplicate_groups
-from luthier.ml.data.files.row_frames import IN_PROCESS, RowFrames, RowWorkers
+from luthier.ml.data.files.row_frames import IN_PROCESS, RowFrames, RowWorkers, TextColumn
 from luthier.ml.data.files.source import changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
@@ -42,6 +42,9 @@ from luthier.ml.data.split.split_request import (
     read_columns,
     with_mapped_group,
 )
+from luthier.ml.data.tokenise.shared_prefix import common_prefix
+
+_FEWEST_WORDS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def prove(
         groups = RowFrames.of(pl.DataFrame({"group": _groups(request, together)}))
         same_group = _num_shared(column_digests(groups, "group"), sides)
     if request.near_threshold is not None:
-        clusters = near_groups(table.rows.texts("text"), threshold=request.near_threshold, progress=progress)
+        clusters = near_groups(_compared(table), threshold=request.near_threshold, progress=progress)
         near = _num_on_two_sides(clusters, sides)
     prompts = column_digests(table.rows, "prompt_key")
     prompt, side_of_prompt = prompts.first(), sides[prompts.positions]
@@ -146,6 +149,17 @@ def _groups(request: SplitRequest, path: Path) -> pl.Series:
         if isinstance(record.item, Row):
             found.append(group_of(record.item.fields, request.group_by))
     return found.series()
+
+
+def _compared(table: AuditTable) -> TextColumn:
+    """The texts that near-duplicates are searched in: without thoughts, and without what nearly all prompts begin with.
+
+    Under a long system prompt every row would be near to every other. The beginning ends where a word does, whatever
+    the order of the rows.
+    """
+    shared = common_prefix(table.rows.texts("prompt"))
+    shared = shared[: max((at for at, sign in enumerate(shared, 1) if sign.isspace()), default=0)]
+    return table.rows.texts("said", "text", without=shared if len(shared.split()) >= _FEWEST_WORDS else "")
 
 
 def _num_shared(values: Digests, sides: Codes) -> int:
@@ -334,7 +348,7 @@ def split_file(
     near = None
     if request.near_threshold is not None:
         # Near-duplicates are joined with groups into components before the split: one on each side would be a leak.
-        near = near_groups(table.rows.texts("text"), threshold=request.near_threshold, progress=progress)
+        near = near_groups(_compared(table), threshold=request.near_threshold, progress=progress)
     groups = _components(table, columns.groups, near, request.seed)
     codes = _sides(request, groups, columns)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.ids import canonical_json
 
@@ -20,7 +20,8 @@ def normalised(text: str) -> str:
 def content_key(example: Example) -> str:
     """Digest of the content of an example, independent of its id and group: every turn with its role, or the text.
 
-    Both sides of a preference count, and whether a completion is desired.
+    Both sides of a preference count, and whether a completion is desired. Thoughts and weights do not: a row that says
+    the same after another thought gives away as much (`learned_key`).
     """
     if example.conversation is None:
         return normalised_digest(example.text or "")
@@ -35,6 +36,21 @@ def content_key(example: Example) -> str:
 def normalised_digest(text: str) -> str:
     """Digest of a text after normalisation, for rows that are not mapped to a shape."""
     return _digest(["text", normalised(text)])
+
+
+def learned_key(example: Example) -> str | None:
+    """Digest of what training learns of a row beside what it says: its thoughts, and which of its answers count.
+
+    Both sides of a preference count. None where there are no thoughts and every answer is learned.
+    """
+    sides = [side for side in (example.conversation, example.rejected) if side is not None]
+    parts = [normalised(message.reasoning or "") + _mark(message) for side in sides for message in side.messages]
+    return _digest(parts) if any(parts) else None
+
+
+def _mark(message: Message) -> str:
+    # A line feed, which no normalised text has.
+    return "\nnot learned" if message.role == "assistant" and not message.is_learned else ""
 
 
 def prompt_key(example: Example) -> str | None:

@@ -232,9 +232,11 @@ def _with_mask(example: Example, proved: ProvedText, template: Template) -> Toke
 
 
 def _tokenise_text(example: Example, template: Template) -> TokenisedExample:
-    text, end = example.text or "", "" if example.goes_on else template.end_of_turn
-    # endswith("") is true, so a text that another piece continues gets no end token.
-    ids, _ = template.encode(text if text.endswith(end) else text + end)
+    text = example.text or ""
+    # A text that another piece continues gets no end token, and one that was written with an end no second one.
+    if not example.goes_on and not text.endswith(template.end_texts):
+        text += template.end_of_text
+    ids, _ = template.encode(text)
     return _checked(example, ids, bytearray(b"\1" * len(ids)))
 
 
@@ -472,8 +474,9 @@ def tokenise_option(example: Example, option: str, template: Template) -> Tokeni
         DataError: the option has no token of its own, or holds the template's end-of-turn text.
         TemplateError: no mask can be proved on what the template renders.
     """
-    row = tokenise(with_answer(example, option), template)
-    end = template.encode(template.end_of_turn)[0][-1]
+    answered = with_answer(example, option)
+    row = tokenise(answered, template)
+    end = template.encode(template.end_of_text if answered.conversation is None else template.end_of_turn)[0][-1]
     # The last step from 0 to 1 in the mask: earlier answers of the conversation are learned too, but not scored.
     start = row.loss_mask.rfind(b"\0\1") + 1
     # The template may write white space behind the end-of-turn token; neither is scored.

@@ -151,7 +151,7 @@ def _text(example: Example, template: Template) -> str:
     if example.conversation is not None:
         return template.render(example.conversation)
     text = example.text or ""
-    return text if text.endswith(template.end_of_turn) else text + template.end_of_turn
+    return text if text.endswith(template.end_texts) else text + template.end_of_text
 
 
 def _groups_by_offsets(text: str, ids: Sequence[int], template: Template) -> list[tuple[str, int]] | None:

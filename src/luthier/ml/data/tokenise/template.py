@@ -28,6 +28,7 @@ class Template(Protocol):
     Attributes:
         kind: "plain" where the model has no chat template of its own.
         end_of_turn: the text that ends an answer; it encodes to a special token.
+        end_of_text: the text that ends a plain text: the tokenizer's own end, whatever a template writes.
         end_texts: all texts that end a turn.
         options: keyword arguments of the template beside the conversation.
         thoughts: how it writes an assistant's thought; None where it writes none.
@@ -43,6 +44,8 @@ class Template(Protocol):
     def kind(self) -> Literal["chat", "plain"]: ...
     @property
     def end_of_turn(self) -> str: ...
+    @property
+    def end_of_text(self) -> str: ...
     @property
     def end_texts(self) -> tuple[str, ...]: ...
     @property

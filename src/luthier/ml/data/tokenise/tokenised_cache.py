@@ -4,7 +4,7 @@ An entry is named by a digest of all that its tokens depend on: the examples the
 what is done with long rows, and the versions of what computes them. Whatever changes, the name changes with it; nothing
 is ever looked up by a file's name or date. An entry is one file:
 
-    luthier-tokenised 5                           a line
+    luthier-tokenised 6                           a line
     {"ids": [...], "num_tokens": [...], ...}      a line
     token ids, int32, of all examples
     loss masks, a byte a token, of all examples
@@ -43,7 +43,7 @@ from luthier.ml.data.tokenise.template import Template
 from luthier.ml.data.tokenise.token_store import row_writer
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
-_MAGIC: Final = b"luthier-tokenised 5\n"
+_MAGIC: Final = b"luthier-tokenised 6\n"
 _DIGEST_BYTES: Final = 32
 _ROWS_AT_A_TIME: Final = 1000
 _PARTIAL_SECONDS: Final = 3600.0  # what a killed writer left; a living one is never this slow

@@ -105,6 +105,15 @@ def context_tokens(config: PreTrainedConfig) -> int:
     return sys.maxsize
 
 
+def padding_id(model: PreTrainedModel, asked: int | None) -> int:
+    """The id that pads rows, whose states are never read: `asked`, or 0 where the model has no embedding for it.
+
+    Some configs write -1 for none, and some tokenizers name a padding token for which no embedding was ever added.
+    """
+    num_embeddings = int(model.get_input_embeddings().weight.shape[0])
+    return asked if asked is not None and 0 <= asked < num_embeddings else 0
+
+
 def is_composite(config: PreTrainedConfig) -> bool:
     """Whether the config describes other parts besides a language model, such as an image tower."""
     return text_config(config) is not config or any(name in config.sub_configs for name in _TOWERS)

@@ -83,9 +83,10 @@ class ChatTemplate:
     """The chat template of a model, with its tokenizer.
 
     Made by `load`. Attributes: kind; sha256 of the template text (or of the name "plain"); tokenizer; end_of_turn,
-    the text of the token that ends an assistant's answer; end_of_turn_ids, the token ids that end a generation: the
-    template's own first, then the tokenizer's and the generation config's; end_texts, the texts of these; options, the
-    variables passed to the template in addition to the conversation, such as `enable_thinking`.
+    the text of the token that ends an assistant's answer; end_of_text, that of the tokenizer's own end, which ends a
+    plain text; end_of_turn_ids, the token ids that end a generation: the template's own first, then the tokenizer's
+    and the generation config's; end_texts, the texts of these; options, the variables passed to the template in
+    addition to the conversation, such as `enable_thinking`.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class ChatTemplate:
         ids = (self._end.id, *eos, *stop_ids, self._call_end.id)
         self.end_of_turn_ids: tuple[int, ...] = tuple(dict.fromkeys(ids))
         self.end_texts: tuple[str, ...] = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in self.end_of_turn_ids)
+        self.end_of_text = str(tokenizer.convert_ids_to_tokens(eos[0])) if eos else self.end_of_turn
         self._beginning = self._probe_beginning()
 
     @classmethod
