@@ -180,8 +180,8 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Re
         data.setdefault("split_seed", training.get("seed", 0))
         if not keeps_validation(spec, winner):
             del data["validation"]
-    # Pinned, where the recipe leaves the epochs open, to the plan that all trials were measured by.
-    training.setdefault("epochs", own.training.num_steps / own.training.num_steps_per_epoch)
+    # As many passes as the trial had: under `max_steps` their number depends on its batch size and its rows.
+    training.setdefault("epochs", trained.training.num_steps / trained.training.num_steps_per_epoch)
     # The usual batch size depends on the number of rows, and there are more now: the rate was found with this one.
     training.setdefault("global_batch_size", trained.training.global_batch_size)
     training["early_stopping_patience"] = 0
@@ -220,7 +220,7 @@ def write_report(context: Context, study: Study) -> Path:
     )
     folder = context.settings.home / "studies" / study.study_id
     folder.mkdir(parents=True, exist_ok=True)
-    found = importances(study.spec.space, trials)
+    found = importances(study.spec.space, trials, study.spec.own_values)
     return write_study_page(folder / "report.html", study, trials, found, mean_losses(trials), ending)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from luthier.core.system.files import replace_text
 from luthier.core.text.plain_yaml import write_yaml
-from luthier.core.workflows.study import GoalName, Parameter, Study, Trial
+from luthier.core.workflows.study import GoalName, Parameter, Study, Trial, hours_spent
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import Axis, Bar, Bars, Column, Note, Parallel, Plot, Role, Series, Thread
@@ -250,7 +250,8 @@ def write_study_page(
 def headline(study: Study, trials: Sequence[Trial], repeated: Mapping[int, Sequence[float]]) -> str:
     """The answer in at most two sentences: which trial is best, by how much against the recipe as it came."""
     searched = [trial for trial in trials if trial.kind == "search"]
-    tried = f"{len(searched)} {'recipe was' if len(searched) == 1 else 'recipes were'} tried in {_hours(study.hours)}"
+    hours = _hours(hours_spent(study, trials))
+    tried = f"{len(searched)} {'recipe was' if len(searched) == 1 else 'recipes were'} tried in {hours}"
     if study.winner is None:
         return f"{tried}; none is named best yet."
     winner, own = trials[study.winner], trials[0]
