@@ -205,7 +205,8 @@ def test_rows_that_a_baseline_has_left_out_are_not_asked_for(
     monkeypatch.setattr(curves, "curve_of", lambda *_asked: made)
     whole = learning_curve(train, held_out, linear, ACCURACY, seconds=60, progress=SilentProgress())
     assert whole == made
-    monkeypatch.setattr(labels, "MAX_CHARACTERS", sum(len(row.prompt) for row in task_rows(train)) // 2)
+    num_characters = sum(len(row.prompt) for row in task_rows(train))
+    monkeypatch.setattr(labels, "MAX_CHARACTERS", -(-num_characters // 2))
     part = learning_curve(train, held_out, linear, ACCURACY, seconds=60, progress=SilentProgress())
     assert part is not None
     assert part.word == told
