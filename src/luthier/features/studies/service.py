@@ -184,7 +184,8 @@ def go_on(
     """
     began, study, data_loader = time.perf_counter(), context.studies.get(study_id), TrainingDataLoader()
     lock = context.settings.home / "studies" / study_id / "lock"
-    with hold(lock, f"study {study_id}") as held, ExitStack() as pool:
+    owner = context.owner_project_id or context.studies.project_of(study_id)
+    with hold(lock, f"study {study_id}") as held, context.owned_by(owner), ExitStack() as pool:
         study = context.studies.get(study_id)  # the former holder may have continued
         # Nothing is searched again; the caller gets the stored result.
         if study.status == "done":

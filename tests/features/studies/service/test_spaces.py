@@ -74,3 +74,13 @@ def test_the_final_run_makes_as_many_passes_as_the_winning_trial(context, recipe
     made = study_end.final_recipe(spec, trial, own, plan)
     assert made.training.max_steps == 16
     assert made.training.epochs == pytest.approx(16 / -(-rows // 4))
+
+
+def test_runs_of_a_study_belong_to_its_project_whoever_goes_on_with_it(context, recipe):
+    context.access.add_project("proj-friend", "friend")
+    asked = request(recipe, space={"parameters": {"method.rank": 4}, "only": True})
+    study = studies.begin(context, asked, project_id="proj-friend")
+    done = studies.go_on(context, study.study_id)
+    made = [*(trial.run_id for trial in context.studies.trials(study.study_id)), done.final_run_id]
+    assert [context.runs.project_of(run_id) for run_id in made] == ["proj-friend"] * 2
+    assert context.owner_project_id is None
