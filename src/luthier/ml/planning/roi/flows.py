@@ -425,16 +425,27 @@ class Economy:
         known = self._known_today(values)
         return np.clip(gain, -1.0, 1.0) if known is None else np.clip(gain, -known, 1.0 - known)
 
-    def _serving(self, key: str, way: Changed, values: Values) -> Array:
+    def tokens(self, key: str, way: Way, values: Values) -> tuple[Array, Array]:
+        """Tokens in and out of a call that is answered this way.
+
+        Args:
+            key: of the way, such as `tuned`.
+            way: how calls are answered.
+            values: the draws of all inputs of the case, each [draws].
+        """
         inputs = values.get(f"{key}.input_tokens", values["calls.input_tokens"])
         outputs = values.get(f"{key}.output_tokens", values["calls.output_tokens"])
         shots = values.get(SHOT_TOKENS, np.asarray(0.0))
         if isinstance(way, Tuned):
             is_shown = self.measured is not None and self.case.verdict.today == FEW_SHOT and way.input_tokens is None
             inputs = inputs - values.get(f"{key}.saved_prompt_tokens", shots if is_shown else np.asarray(0.0))
-        else:
+        elif isinstance(way, Changed):
             is_shown = key.endswith(FEW_SHOT) and TUNED_OVER_FEW_SHOT in values and way.input_tokens is None
             inputs = inputs + values.get(f"{key}.extra_prompt_tokens", shots if is_shown else np.asarray(0.0))
+        return inputs, outputs
+
+    def _serving(self, key: str, way: Changed, values: Values) -> Array:
+        inputs, outputs = self.tokens(key, way, values)
         own = way.hosted or way.self_served or way.cost_per_call
         return (
             _serving(way, key, inputs, outputs, values)
