@@ -426,13 +426,7 @@ class Economy:
         return np.clip(gain, -1.0, 1.0) if known is None else np.clip(gain, -known, 1.0 - known)
 
     def tokens(self, key: str, way: Way, values: Values) -> tuple[Array, Array]:
-        """Tokens in and out of a call that is answered this way.
-
-        Args:
-            key: of the way, such as `tuned`.
-            way: how calls are answered.
-            values: the draws of all inputs of the case, each [draws].
-        """
+        """Tokens in and out of a call that is answered this way. key: of the way, such as `tuned`."""
         inputs = values.get(f"{key}.input_tokens", values["calls.input_tokens"])
         outputs = values.get(f"{key}.output_tokens", values["calls.output_tokens"])
         shots = values.get(SHOT_TOKENS, np.asarray(0.0))
@@ -446,12 +440,9 @@ class Economy:
 
     def _serving(self, key: str, way: Changed, values: Values) -> Array:
         inputs, outputs = self.tokens(key, way, values)
-        own = way.hosted or way.self_served or way.cost_per_call
-        return (
-            _serving(way, key, inputs, outputs, values)
-            if own
-            else _serving(self.case.today, "today", inputs, outputs, values)
-        )
+        is_own = bool(way.hosted or way.self_served or way.cost_per_call)
+        served: tuple[Way, str] = (way, key) if is_own else (self.case.today, "today")
+        return _serving(*served, inputs, outputs, values)
 
     def _one_training(self, values: Values) -> Array:
         if "training.cost" in values:
