@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.study import Parameter, Result, Space, Study, StudySpec, Trial
-from luthier.ml.search.report.page import Ending, budget_rows, headline, write_study_page
+from luthier.ml.search.report.page import Ending, budget_rows, headline, study_charts, write_study_page
 from luthier.ml.search.sampling import importances
 
 RATE = Parameter(name="training.learning_rate", kind="float", low=1e-5, high=1e-2, log=True, why="by factors")
@@ -114,3 +114,12 @@ def test_values_that_were_taken_out_of_the_space_are_left_out_of_what_mattered()
 def test_a_search_that_has_not_ended_has_taken_what_its_trials_have():
     going_on = headline(make_study(winner=None, hours=0.0), make_trials(), {})
     assert going_on == headline(make_study(winner=None, hours=16 * 0.05 + 0.01), make_trials(), {})
+
+
+def test_a_choice_that_was_taken_out_of_the_space_is_no_dot_at_another_one():
+    study = make_study()
+    smaller = Space(parameters=(RATE, RANK.model_copy(update={"choices": (4, 8)}), DROPOUT))
+    narrowed = study.model_copy(update={"spec": study.spec.model_copy(update={"space": smaller})})
+    for asked, num in ((study, 15), (narrowed, 10)):
+        chart = next(one for one in study_charts(asked, make_trials(), {}) if one.title == "rank")
+        assert f"{num} trials; the best has rank" in chart.svg
