@@ -191,7 +191,9 @@ def test_few_held_out_rows_leave_it_open_rather_than_claim_too_much() -> None:
     assert Counter(one.word for one in studies)["enough_rows"] <= 4
 
 
-@pytest.mark.parametrize(("word", "told"), [("more_rows", "unclear"), ("unclear", "unclear"), ("enough_rows", "enough_rows")])
+@pytest.mark.parametrize(
+    ("word", "told"), [("more_rows", "unclear"), ("unclear", "unclear"), ("enough_rows", "enough_rows")]
+)
 def test_rows_that_a_baseline_has_left_out_are_not_asked_for(
     monkeypatch: pytest.MonkeyPatch, word: str, told: str
 ) -> None:
@@ -206,12 +208,12 @@ def test_rows_that_a_baseline_has_left_out_are_not_asked_for(
     whole = learning_curve(train, held_out, linear, ACCURACY, seconds=60, progress=SilentProgress())
     assert whole == made
     num_characters = sum(len(row.prompt) for row in task_rows(train))
-    monkeypatch.setattr(labels, "MAX_CHARACTERS", -(-num_characters // 2))
+    monkeypatch.setattr(labels, "MAX_CHARACTERS", -(-num_characters // 3))
     part = learning_curve(train, held_out, linear, ACCURACY, seconds=60, progress=SilentProgress())
     assert part is not None
     assert part.word == told
     if told == "unclear":
         assert part.more_rows is None
-        assert "a linear classifier was fitted on 100 of 200 rows" in part.advice
+        assert "a linear classifier was fitted on 67 of 200 rows" in part.advice
     else:
         assert part == made

@@ -68,14 +68,14 @@ def test_a_choice_near_the_recipes_own_rate_is_another_one():
 
 def test_a_value_that_a_file_fixes_holds_for_the_points_that_a_search_begins_with():
     length = {"low": 2, "high": 2}
-    file = {"parameters": {"training.lr_schedule": "linear", "method.rank": 16, "training.epochs": length}}
+    file = {"parameters": {"training.lr_schedule": "linear", "method.rank": 8, "training.epochs": length}}
     space = narrowed(SPACE, file, place="s")
     own = own_values(make_plan(), space)
     assert own["training.schedule"] == "cosine"
-    assert own["method.rank"] == 16
+    assert own["method.rank"] == 8
     points = [point.values for point in start_points(space, own)]
     assert points == [
         {"training.learning_rate": 6e-4, "training.schedule": "linear"},
         {"training.learning_rate": 6.667e-5, "training.schedule": "linear"},
     ]
-    assert fixed_values(space, {}) == {"training.schedule": "linear", "method.rank": 16, "training.epochs": 2}
+    assert fixed_values(space, {}) == {"training.schedule": "linear", "method.rank": 8, "training.epochs": 2}

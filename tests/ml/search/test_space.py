@@ -107,8 +107,6 @@ def test_every_batch_size_is_a_whole_number_of_rows(size, choices):
 
 def test_values_reach_keys_at_any_depth_of_the_recipe():
     asked = {"base_model": "m", "data": {"train": "t"}, "training": {"optimizer": {"name": "adamw", "beta1": 0.9}}}
-    made = recipe_with(
-        Recipe.model_validate(asked), {"training.optimizer.beta2": 0.99, "training.average.kind": "ema"}
-    )
+    made = recipe_with(Recipe.model_validate(asked), {"training.optimizer.beta2": 0.99, "training.average.kind": "ema"})
     assert made["training"]["optimizer"] == {"name": "adamw", "beta1": 0.9, "beta2": 0.99}
     assert made["training"]["average"] == {"kind": "ema"}

@@ -144,7 +144,7 @@ def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:
     try:
         record = context.runs.get(run_id)
     except NotFoundError:
-        recipe = final_recipe(search.study.spec, winner, search.own, _trained(search, winner))
+        recipe = final_recipe(search.study.spec, winner, _trained(search, winner))
         recipe = recipe.model_copy(update={"budget": budget})
         return train(context, recipe, base_dir=Path("/"), run_id=run_id).record
     if record.status == "succeeded":
@@ -160,7 +160,7 @@ def _trained(search: Search, winner: Trial) -> Plan:
         return search.own
 
 
-def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Recipe:
+def final_recipe(spec: StudySpec, winner: Trial, trained: Plan) -> Recipe:
     """The winner's recipe on all rows but the held-out ones, as long as its best step was late.
 
     Of an earlier one the validation rows stay apart, so that the run keeps the weights of its best step: the trial was
@@ -169,7 +169,6 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Re
     Args:
         spec: of the study.
         winner: the trial that is repeated.
-        own: the plan of the study's own recipe.
         trained: the plan of the winner's run.
     """
     from luthier.features.recipes.service import recipe_from

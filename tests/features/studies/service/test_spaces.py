@@ -65,13 +65,11 @@ def test_the_final_run_makes_as_many_passes_as_the_winning_trial(context, recipe
     training = recipe.training.model_copy(update={"epochs": None, "max_steps": 16})
     asked = recipe.model_copy(update={"training": training})
     own, spec = make_plan(context, asked, base_dir=Path()), studies.begin(context, request(asked)).spec
-    trial = Trial(
-        number=1, values={"training.global_batch_size": 4}, run_id="run-20260101-000000-abcdef"
-    )
+    trial = Trial(number=1, values={"training.global_batch_size": 4}, run_id="run-20260101-000000-abcdef")
     plan = price(context, spec, trial, own).prepared.plan
     rows = plan.data.train.num_examples
     assert plan.training.num_steps_per_epoch == -(-rows // 4)
-    made = study_end.final_recipe(spec, trial, own, plan)
+    made = study_end.final_recipe(spec, trial, plan)
     assert made.training.max_steps == 16
     assert made.training.epochs == pytest.approx(16 / -(-rows // 4))
 

@@ -252,9 +252,7 @@ def _files_of(settings: dict[str, Any]) -> dict[str, str]:
     replay = data.get("replay")
     named = {"validation": data.get("validation"), "replay": replay.get("file") if isinstance(replay, dict) else None}
     return {
-        name: sha256_file(Path(file))
-        for name, file in named.items()
-        if isinstance(file, str) and Path(file).is_file()
+        name: sha256_file(Path(file)) for name, file in named.items() if isinstance(file, str) and Path(file).is_file()
     }
 
 
