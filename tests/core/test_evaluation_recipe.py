@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from luthier.core.evaluation_plan import EvaluationRecipe, OptimisedPromptRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe, GoodEnoughRecipe, OptimisedPromptRecipe
 
 
 def test_a_number_alone_is_the_budget_of_a_search() -> None:
@@ -29,3 +29,11 @@ def test_a_server_is_left_out_where_rows_were_not_meant_for_it(name: str, left: 
     assert kept.few_shot == 2
     assert kept.optimised_prompt == OptimisedPromptRecipe(budget_tokens=9, reflection_model=left)
     assert EvaluationRecipe().without_server() == EvaluationRecipe()
+
+
+def test_a_bar_of_second_answers_is_none_for_rows_that_have_come_since() -> None:
+    of_people = EvaluationRecipe(few_shot=2, good_enough=GoodEnoughRecipe(agreement="second"))
+    assert of_people.second_answers == "second"
+    assert of_people.for_other_rows() == EvaluationRecipe(few_shot=2)
+    figure = EvaluationRecipe(good_enough=GoodEnoughRecipe(value=0.9))
+    assert (figure.second_answers, figure.for_other_rows()) == ("", figure)

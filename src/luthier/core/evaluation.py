@@ -295,7 +295,7 @@ class RowsCurve(FrozenModel):
         advice: the finding as a sentence.
         more_rows: about how many additional rows bring a gain that is worth them; None for other words.
         expected_gain: by how much twice as many rows make the figure better, with its 95% interval, in the metric's
-            unit; None without points.
+            unit; None without points, and where the baseline was fitted on a part of the rows and may gain by more.
         expected: the figure that this gives.
     """
 

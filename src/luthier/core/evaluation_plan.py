@@ -114,6 +114,16 @@ class EvaluationRecipe(FrozenModel):
             return self
         return self.model_copy(update={"optimised_prompt": search.model_copy(update={"reflection_model": None})})
 
+    def for_other_rows(self) -> EvaluationRecipe:
+        """The same for rows that have come since: no server reads them, and no second person has answered them."""
+        found = self.without_server()
+        return found.model_copy(update={"good_enough": None}) if self.second_answers else found
+
+    @property
+    def second_answers(self) -> str:
+        """The column with a second person's answers that its bar needs; empty for none."""
+        return "" if self.good_enough is None else self.good_enough.agreement or ""
+
 
 SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
 """The metrics that are the share of rows with a correct answer."""

@@ -14,6 +14,7 @@ from luthier.core.dataset import Example
 from luthier.core.evaluation import RowsCurve
 from luthier.core.ports import SilentProgress
 from luthier.core.records.bounds import UNIT
+from luthier.ml.baselines import labels
 from luthier.ml.baselines import learning_curve as curves
 from luthier.ml.baselines.learning_curve import MIN_ROWS, learning_curve
 from luthier.ml.baselines.predict import LINEAR, NEAREST, BaselineSet, predict
@@ -188,3 +189,31 @@ def test_where_lower_is_better_a_gain_is_a_fall() -> None:
 def test_few_held_out_rows_leave_it_open_rather_than_claim_too_much() -> None:
     studies = [Table(150, 0.3, seed).study(120, 30) for seed in range(40)]
     assert Counter(one.word for one in studies)["enough_rows"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("word", "told"), [("more_rows", "unclear"), ("unclear", "unclear"), ("enough_rows", "enough_rows")]
+)
+def test_rows_that_a_baseline_has_left_out_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, word: str, told: str
+) -> None:
+    """Of long prompts it is fitted on a part, and the user may have the further rows already."""
+    train, held_out = labelled(200), labelled(40, start=500)
+    found = predict(train, held_out, progress=SilentProgress())
+    linear = BaselineSet(tuple(one for one in found.predictions if one.name == LINEAR), (), 200)
+    made = RowsCurve.model_validate(
+        {"metric": "label_accuracy", "word": word, "advice": "as computed", "more_rows": 150}
+    )
+    monkeypatch.setattr(curves, "curve_of", lambda *_asked: made)
+    whole = learning_curve(train, held_out, linear, ACCURACY, seconds=60, progress=SilentProgress())
+    assert whole == made
+    num_characters = sum(len(row.prompt) for row in task_rows(train))
+    monkeypatch.setattr(labels, "MAX_CHARACTERS", -(-num_characters // 3))
+    part = learning_curve(train, held_out, linear, ACCURACY, seconds=60, progress=SilentProgress())
+    assert part is not None
+    assert part.word == told
+    if told == "unclear":
+        assert part.more_rows is None
+        assert "a linear classifier was fitted on 67 of 200 rows" in part.advice
+    else:
+        assert part == made

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.core.workflows.study import StartPoint
+from luthier.core.workflows.study import StartPoint, Trial
 from luthier.ml.search.sampling import next_values
-from luthier.ml.search.space import default_space, narrowed, own_values, start_points
+from luthier.ml.search.space import default_space, fixed_values, narrowed, own_values, start_points
 from luthier.testing.made_curves import OWN, MadeSearch, MadeTask, made_spec
 from luthier.testing.records import make_plan
 
@@ -50,3 +50,32 @@ def test_a_search_that_was_killed_goes_on_with_the_same_trials(sampler, goals):
     assert [t.values for t in half] == [t.values for t in whole[: len(half)]]
     assert [t.values for t in resumed[: len(half)]] == [t.values for t in half]
     assert len({str(sorted(t.values.items())) for t in whole}) == len(whole)
+
+
+def test_a_choice_near_the_recipes_own_rate_is_another_one():
+    """Own values count as tried: a rate that is taken for another one would keep that from being tried."""
+    file = {"parameters": {"training.learning_rate": [1e-4, 3e-4], "training.epochs": [1, 2]}, "only": True}
+    space = narrowed(SPACE, file, place="s")
+    own = own_values(make_plan(), space)
+    assert own == {"training.learning_rate": 2e-4, "training.epochs": 2}
+    spec = made_spec(space, hours=9, seed=0).model_copy(update={"own_values": own, "start": ()})
+    trials = [Trial(number=0, values={}, run_id="run-0")]
+    while (values := next_values(spec, trials, len(trials))) is not None:
+        trials.append(Trial(number=len(trials), values=values, run_id="run"))
+    tried = {(one.values["training.learning_rate"], one.values["training.epochs"]) for one in trials[1:]}
+    assert tried == {(1e-4, 1), (1e-4, 2), (3e-4, 1), (3e-4, 2)}
+
+
+def test_a_value_that_a_file_fixes_holds_for_the_points_that_a_search_begins_with():
+    length = {"low": 2, "high": 2}
+    file = {"parameters": {"training.lr_schedule": "linear", "method.rank": 8, "training.epochs": length}}
+    space = narrowed(SPACE, file, place="s")
+    own = own_values(make_plan(), space)
+    assert own["training.schedule"] == "cosine"
+    assert own["method.rank"] == 8
+    points = [point.values for point in start_points(space, own)]
+    assert points == [
+        {"training.learning_rate": 6e-4, "training.schedule": "linear"},
+        {"training.learning_rate": 6.667e-5, "training.schedule": "linear"},
+    ]
+    assert fixed_values(space, {}) == {"training.schedule": "linear", "method.rank": 8, "training.epochs": 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.study import Parameter, Result, Space, Study, StudySpec, Trial
-from luthier.ml.search.report.page import Ending, budget_rows, headline, write_study_page
+from luthier.ml.search.report.page import Ending, budget_rows, headline, study_charts, write_study_page
 from luthier.ml.search.sampling import importances
 
 RATE = Parameter(name="training.learning_rate", kind="float", low=1e-5, high=1e-2, log=True, why="by factors")
@@ -88,3 +88,38 @@ def test_the_page_shows_everything_and_runs_nothing(tmp_path):
     assert "The tuned model is better." in page
     assert page.count("<figure>") == 6  # progress, importance, three slices, all at once
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_points_that_name_few_values_do_not_hide_what_mattered():
+    trials = make_trials()
+    first = trials[1].model_copy(update={"values": {RATE.name: 2e-5}})
+    found = importances(make_study().spec.space, [*trials[:1], first, *trials[2:]])
+    assert next(iter(found)) == RATE.name
+    assert set(found) == {RATE.name, RANK.name, DROPOUT.name}
+    # With what the recipe sets, these trials count like any other.
+    own = {RATE.name: 1e-4, RANK.name: 8, DROPOUT.name: 0.0}
+    few = [trial.model_copy(update={"values": {}}) for trial in trials[:4]]
+    assert importances(make_study().spec.space, [*few, *trials[4:12]]) == {}
+    assert set(importances(make_study().spec.space, [*few, *trials[4:12]], own)) == set(own)
+
+
+def test_values_that_were_taken_out_of_the_space_are_left_out_of_what_mattered():
+    trials = [trial for trial in make_trials()[1:] if trial.results]
+    twice = [*trials, *(trial.model_copy(update={"number": 20 + trial.number}) for trial in trials)]
+    smaller = Space(parameters=(RATE, RANK.model_copy(update={"choices": (4, 8)}), DROPOUT))
+    assert any(trial.values[RANK.name] == 16 for trial in twice)
+    assert next(iter(importances(smaller, twice))) == RATE.name
+
+
+def test_a_search_that_has_not_ended_has_taken_what_its_trials_have():
+    going_on = headline(make_study(winner=None, hours=0.0), make_trials(), {})
+    assert going_on == headline(make_study(winner=None, hours=16 * 0.05 + 0.01), make_trials(), {})
+
+
+def test_a_choice_that_was_taken_out_of_the_space_is_no_dot_at_another_one():
+    study = make_study()
+    smaller = Space(parameters=(RATE, RANK.model_copy(update={"choices": (4, 8)}), DROPOUT))
+    narrowed = study.model_copy(update={"spec": study.spec.model_copy(update={"space": smaller})})
+    for asked, num in ((study, 15), (narrowed, 10)):
+        chart = next(one for one in study_charts(asked, make_trials(), {}) if one.title == "rank")
+        assert f"{num} trials; the best has rank" in chart.svg

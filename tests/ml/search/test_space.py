@@ -92,3 +92,21 @@ def test_what_does_not_fit_into_memory_is_left_out_from_then_on():
     small = Space(parameters=(batch,))
     assert narrowed_by(small, {batch.name: 64})[0] == small
     assert narrowed_by(small, {batch.name: 16})[0].parameters[0].high == 15
+
+
+@pytest.mark.parametrize(("size", "choices"), [(1, (1, 2)), (5, (2, 5, 10)), (8, (4, 8, 16))])
+def test_every_batch_size_is_a_whole_number_of_rows(size, choices):
+    plan = make_plan()
+    plan = plan.model_copy(update={"training": plan.training.model_copy(update={"global_batch_size": size})})
+    found = next(
+        p for p in default_space(plan, most_rank=16).parameters if p.name == "training.global_batch_size"
+    ).choices
+    assert found == choices
+    assert all(isinstance(one, int) for one in nonempty(found))
+
+
+def test_values_reach_keys_at_any_depth_of_the_recipe():
+    asked = {"base_model": "m", "data": {"train": "t"}, "training": {"optimizer": {"name": "adamw", "beta1": 0.9}}}
+    made = recipe_with(Recipe.model_validate(asked), {"training.optimizer.beta2": 0.99, "training.average.kind": "ema"})
+    assert made["training"]["optimizer"] == {"name": "adamw", "beta1": 0.9, "beta2": 0.99}
+    assert made["training"]["average"] == {"kind": "ema"}

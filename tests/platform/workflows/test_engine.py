@@ -311,3 +311,18 @@ def test_what_is_not_there_of_another_kind_or_in_use_is_refused(context: Context
         resume(only, context, ME, made)
     with pytest.raises(ConflictError, match="has no stage two"):
         resume(workflow([stage("two", lambda _run: Number())]), context, ME, made)
+
+
+def test_runs_that_its_stages_begin_belong_to_its_project(context: Context) -> None:
+    context.access.add_project("proj-friend", "friend")
+    friend, owners = Caller(project_id="proj-friend"), list[str | None]()
+
+    def one(_run: WorkflowRun) -> Number:
+        owners.append(context.owner_project_id)
+        return Number(value=1)
+
+    single = workflow([stage("one", one)])
+    made = single.create(context, friend, new_id("auto"), Asked()).pipeline_id
+    resume(single, context, friend, made)
+    assert owners == ["proj-friend"]
+    assert context.owner_project_id is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any, Final, Literal
 
@@ -104,6 +105,7 @@ class Result(FrozenModel):
         share: of all of its steps, how many were done.
         loss: the lowest loss on the validation rows up to `step`, as the objective defines it.
         study_hours: what the whole study had spent by then.
+        hours: what the trial itself had spent by then; 0 where it was not stored.
         curve: (share, loss) of every validation since the rung before.
     """
 
@@ -112,6 +114,7 @@ class Result(FrozenModel):
     share: float
     loss: float
     study_hours: float = 0.0
+    hours: float = 0.0
     curve: tuple[tuple[float, float], ...] = ()
 
 
@@ -266,6 +269,11 @@ class Study(FrozenModel):
         return f"luthier tune --resume {self.study_id}{more}"
 
 
+def hours_spent(study: Study, trials: Sequence[Trial]) -> float:
+    """What a study has spent up to now: as stored with its final run, before that what its trials have taken."""
+    return study.hours or sum(trial.hours for trial in trials) + study.overhead_hours
+
+
 def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
     """The recipe as a document, with these values in it; the inner mappings that it lacks are made."""
     # exclude_none: what the recipe leaves open stays open, so that the plan of the trial decides it.
@@ -276,11 +284,14 @@ def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
         if name == DATA_FRACTION:
             document["data"]["subset"] = [0.0, value]
             continue
-        section, _, key = new_key(name).partition(".")
-        if key:
-            document.setdefault(section, {})[key] = value
-        else:
-            document[section] = value
+        *sections, key = new_key(name).split(".")
+        level = document
+        for section in sections:
+            # What is no mapping is replaced, and the check of the recipe names the key.
+            if not isinstance(level.get(section), dict):
+                level[section] = {}
+            level = level[section]
+        level[key] = value
     # After the loop: the rank may be one of the values.
     if (ratio := values.get(ALPHA_OVER_RANK)) is not None:
         method = document.setdefault("method", {})

@@ -83,7 +83,8 @@ def compute_roi(
     from luthier.ml.planning.roi.report import write_roi_report
 
     arguments = (str(file),) if isinstance(file, Path) else file.arguments
-
+    # With other prices the same case has another answer.
+    arguments += () if prices is None else ("--prices", str(prices))
     return RoiOutcome(result, write_roi_report(html, result, case=arguments, verdict=verdict))
 
 

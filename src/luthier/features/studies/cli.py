@@ -78,8 +78,8 @@ def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> Answer
 
     with open_context(home) as context:
         found = context.studies.list(DEFAULT_PROJECT)
-        numbers = {study.study_id: len(context.studies.trials(study.study_id)) for study in found}
-    documents = [_summary(study, numbers[study.study_id]) for study in found]
+        trials = context.studies.trials_of([study.study_id for study in found])
+    documents = [_summary(study, trials[study.study_id]) for study in found]
     return Answer(as_json, documents, lambda console: _show_all(console, documents))
 
 
@@ -100,9 +100,10 @@ def compare(
 ) -> Answer:
     """Compare studies: hours, trials, and the lowest loss after a whole training."""
     with open_context(home) as context:
-        rows = [_summary(context.studies.get(one), len(context.studies.trials(one))) for one in study_ids]
-        for row in rows:
-            trials = context.studies.trials(row["study_id"])
+        rows = []
+        for study_id in study_ids:
+            trials = context.studies.trials(study_id)
+            rows.append(row := _summary(context.studies.get(study_id), trials))
             # Trials that were stopped early have losses of shorter trainings, which would not compare.
             row["best_loss"] = min((t.loss for t in trials if t.state == "done" and t.loss is not None), default=None)
     return Answer(as_json, rows, lambda console: _show_all(console, rows, also=("best_loss",)))
@@ -208,13 +209,15 @@ def _document(study: Study, trials: Sequence[Trial], verdict: Verdict | None) ->
     }
 
 
-def _summary(study: Study, num_trials: int) -> dict[str, Any]:
+def _summary(study: Study, trials: Sequence[Trial]) -> dict[str, Any]:
+    from luthier.core.workflows.study import hours_spent
+
     return {
         "study_id": study.study_id,
         "status": study.status,
         "base_model": study.spec.recipe.base_model,
-        "num_trials": num_trials,
-        "hours": study.hours,
+        "num_trials": len(trials),
+        "hours": hours_spent(study, trials),
         "budget_hours": study.spec.hours,
         "winner": study.winner,
         "final_run_id": study.final_run_id,

@@ -144,7 +144,7 @@ def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:
     try:
         record = context.runs.get(run_id)
     except NotFoundError:
-        recipe = final_recipe(search.study.spec, winner, search.own, _trained(search, winner))
+        recipe = final_recipe(search.study.spec, winner, _trained(search, winner))
         recipe = recipe.model_copy(update={"budget": budget})
         return train(context, recipe, base_dir=Path("/"), run_id=run_id).record
     if record.status == "succeeded":
@@ -160,7 +160,7 @@ def _trained(search: Search, winner: Trial) -> Plan:
         return search.own
 
 
-def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Recipe:
+def final_recipe(spec: StudySpec, winner: Trial, trained: Plan) -> Recipe:
     """The winner's recipe on all rows but the held-out ones, as long as its best step was late.
 
     Of an earlier one the validation rows stay apart, so that the run keeps the weights of its best step: the trial was
@@ -169,7 +169,6 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Re
     Args:
         spec: of the study.
         winner: the trial that is repeated.
-        own: the plan of the study's own recipe.
         trained: the plan of the winner's run.
     """
     from luthier.features.recipes.service import recipe_from
@@ -180,8 +179,8 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Re
         data.setdefault("split_seed", training.get("seed", 0))
         if not keeps_validation(spec, winner):
             del data["validation"]
-    # Pinned, where the recipe leaves the epochs open, to the plan that all trials were measured by.
-    training.setdefault("epochs", own.training.num_steps / own.training.num_steps_per_epoch)
+    # As many passes as the trial had: under `max_steps` their number depends on its batch size and its rows.
+    training.setdefault("epochs", trained.training.num_steps / trained.training.num_steps_per_epoch)
     # The usual batch size depends on the number of rows, and there are more now: the rate was found with this one.
     training.setdefault("global_batch_size", trained.training.global_batch_size)
     training["early_stopping_patience"] = 0
@@ -220,7 +219,7 @@ def write_report(context: Context, study: Study) -> Path:
     )
     folder = context.settings.home / "studies" / study.study_id
     folder.mkdir(parents=True, exist_ok=True)
-    found = importances(study.spec.space, trials)
+    found = importances(study.spec.space, trials, study.spec.own_values)
     return write_study_page(folder / "report.html", study, trials, found, mean_losses(trials), ending)
 
 

@@ -23,7 +23,16 @@ from typing import Final
 from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
-from luthier.core.workflows.study import GoalName, Space, StartPoint, Study, StudySpec, Trial, Values
+from luthier.core.workflows.study import (
+    ALPHA_OVER_RANK,
+    GoalName,
+    Space,
+    StartPoint,
+    Study,
+    StudySpec,
+    Trial,
+    Values,
+)
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies.trials import (
     HOPELESS,
@@ -37,13 +46,14 @@ from luthier.features.studies.trials import (
 from luthier.features.studies.workers import FinishedTask, Task, WorkerPool
 from luthier.ml.search.rungs import QUALITY, Begin, GoOn, next_step, ranked
 from luthier.ml.search.sampling import lies_in, next_values
-from luthier.ml.search.space import narrowed_by, start_points
+from luthier.ml.search.space import fixed_values, narrowed_by, start_points
 from luthier.platform.home.context import Context
 
 MAX_STUDIES: Final = 3
 _FARTHEST: Final = 1.5
 """The largest distance at which data count as similar: the mean of a factor of 4.5 in each of its parts."""
 _MAX_SIZE_FACTOR: Final = 3.0
+_SCALE: Final = ("method.rank", ALPHA_OVER_RANK)
 
 
 def points_to_begin_with(
@@ -61,10 +71,11 @@ def points_to_begin_with(
     found: list[StartPoint] = []
     said: list[str] = []
     alike = [] if project_id is None else _alike(context, plan, space, own, project_id)
+    fixed = fixed_values(space, own)
     for far, study, values in alike[:MAX_STUDIES]:
-        if values and all(values != point.values for point in found):
+        if values and all(values | fixed != point.values for point in found):
             why = f"the winner of {study.study_id}, on similar data (distance {far:.2f})"
-            found.append(StartPoint(values=values, why=why))
+            found.append(StartPoint(values=values | fixed, why=why))
             said.append(f"begins with {why}")
     general = [point for point in start_points(space, own) if all(point.values != known.values for known in found)]
     return (*found, *general), tuple(said)
@@ -107,7 +118,11 @@ def _alike(
         far = distance(plan, theirs)
         if far is not None and far <= _FARTHEST:
             values = study.spec.own_values | trials[study.winner].values
-            kept = {name: value for name, value in lies_in(space, values).items() if own.get(name) != value}
+            theirs_here = lies_in(space, values)
+            kept = {name: value for name, value in theirs_here.items() if own.get(name) != value}
+            # Only good together: the recipe's alpha is none for another rank.
+            if not kept.keys().isdisjoint(_SCALE):
+                kept = {name: value for name, value in theirs_here.items() if name in kept or name in _SCALE}
             found.append((far, age, study, kept))
     # Only numbers are compared: studies have no order.
     return [(far, study, kept) for far, _, study, kept in sorted(found, key=lambda one: one[:2])]
@@ -234,7 +249,7 @@ class Search:
         goals = task.trial.goals or goals_of(self.study.spec.goals, task.priced)
         trial = self.keep(task.trial.model_copy(update={"state": "running", "predicted_hours": hours, "goals": goals}))
         # Reserved from the budget until the task ends: parallel workers must not spend the same hours twice.
-        self._promised[trial.number] = self.needed(trial, task.rung, task.priced)
+        self._promised[trial.number] = self.needed(task.trial, task.rung, task.priced)
         self.pool.begin(replace(task, trial=trial))
 
     def _take(self, done: FinishedTask) -> bool:
@@ -255,7 +270,7 @@ class Search:
         self.add_overhead(max(0.0, spent - trained.hours * 3600))
         # Hours of the study at which the loss was known, for the chart of progress over time.
         if made := trained.results[len(before.results) :]:
-            hours = {"study_hours": self._spent_with(trained)}
+            hours = {"study_hours": self._spent_with(trained), "hours": trained.hours}
             results = (*before.results, *(result.model_copy(update=hours) for result in made))
             trained = trained.model_copy(update={"results": results})
         self.keep(trained)
@@ -395,8 +410,21 @@ class Search:
 
     def needed(self, trial: Trial, rung: int, priced: Priced) -> float:
         """What a trial should take up to a rung, from where it is."""
-        share = priced.steps[rung] - (trial.results[-1].step if trial.results else 0)
-        return expected_hours(self.trials, priced.hours) * share / priced.steps[-1]
+        left = max(0, priced.steps[rung] - self._step_of(trial))
+        return expected_hours(self.trials, priced.hours) * left / priced.steps[-1]
+
+    def _step_of(self, trial: Trial) -> int:
+        """The step from which a trial is trained on."""
+        reached = trial.results[-1].step if trial.results else 0
+        if trial.state != "waiting":
+            return reached
+        try:
+            run = self.context.runs.get(trial.run_id)
+        except NotFoundError:
+            return reached
+        # One that was stopped in good order has a checkpoint there, and its hours are counted already. A kill leaves
+        # an older one, and hours that are not counted.
+        return max(reached, run.step) if run.status == "paused" else reached
 
     def _refuse_hopeless(self) -> None:
         last = [trial for trial in self.trials if trial.state == "failed"]

@@ -19,9 +19,18 @@ from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
-from luthier.core.recipe import Recipe
+from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, OptimizerRecipe, Recipe, TrainingRecipe
 from luthier.core.workflows.pipeline import Pipeline, Stage, StageStatus
-from luthier.core.workflows.study import GoalName, SamplerName, StartPoint, Study, StudySpec, Trial
+from luthier.core.workflows.study import (
+    ALPHA_OVER_RANK,
+    GoalName,
+    SamplerName,
+    Space,
+    StartPoint,
+    Study,
+    StudySpec,
+    Trial,
+)
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.service import make_plan
 from luthier.features.planning.training_data import TrainingDataLoader
@@ -113,18 +122,13 @@ def begin(
     space = default_space(plan, most_rank=_max_rank(plan))
     if request.space is not None:
         space = narrowed(space, request.space, place=request.space_name)
-    own = own_values(plan, space)
-    start: tuple[StartPoint, ...] = ()
-    notes: tuple[str, ...] = ("the space has one point: its recipe is trained, nothing is searched",)
-    if not space.has_one_point:
-        others = project_id if request.knows_others else None
-        start, notes = points_to_begin_with(context, plan, space, own, others)
+    start, notes = _beginning(context, request, plan, space, project_id)
     spec = StudySpec(
-        recipe=request.recipe,
+        recipe=_named(request.recipe, plan, space),
         space=space,
         hours=_hours(request.hours, request.usd, _usd_per_hour(plan)),
         usd=request.usd,
-        most_trials=1 if space.has_one_point else request.most_trials,
+        most_trials=1 + len(start) if space.has_one_point else request.most_trials,
         sampler="nsga2" if len(request.goals) > 1 else request.sampler,
         seed=request.seed,
         rungs=usable(request.rungs, plan.training.num_steps),
@@ -132,7 +136,7 @@ def begin(
         num_seeds=request.num_seeds,
         workers=request.workers,
         goals=request.goals,
-        own_values=own,
+        own_values=own_values(plan, space),
         start=start,
         stops_hopeless=True,
     )
@@ -180,7 +184,8 @@ def go_on(
     """
     began, study, data_loader = time.perf_counter(), context.studies.get(study_id), TrainingDataLoader()
     lock = context.settings.home / "studies" / study_id / "lock"
-    with hold(lock, f"study {study_id}") as held, ExitStack() as pool:
+    owner = context.owner_project_id or context.studies.project_of(study_id)
+    with hold(lock, f"study {study_id}") as held, context.owned_by(owner), ExitStack() as pool:
         study = context.studies.get(study_id)  # the former holder may have continued
         # Nothing is searched again; the caller gets the stored result.
         if study.status == "done":
@@ -377,6 +382,44 @@ def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
     is_searched = study.is_searched and (study.final_run_id is not None or budget <= study.spec.hours)
     spec = study.spec.model_copy(update={"hours": budget, "usd": usd})
     return study.model_copy(update={"spec": spec, "is_searched": is_searched})
+
+
+def _beginning(
+    context: Context, request: StudyRequest, plan: Plan, space: Space, project_id: str
+) -> tuple[tuple[StartPoint, ...], tuple[str, ...]]:
+    """The points to begin with after the recipe itself, and notes on them."""
+    from luthier.ml.search.space import fixed_values, own_values
+
+    own = own_values(plan, space)
+    if not space.has_one_point:
+        return points_to_begin_with(context, plan, space, own, project_id if request.knows_others else None)
+    if values := fixed_values(space, own):
+        point = StartPoint(values=values, why="the one point of the space")
+        return (point,), ("the space has one point: it is trained beside the recipe, nothing is searched",)
+    return (), ("the space has one point: its recipe is trained, nothing is searched",)
+
+
+def _named(recipe: Recipe, plan: Plan, space: Space) -> Recipe:
+    """The recipe with the names of its plan where keys beside them are searched: a rank alone names no method.
+
+    The rank, too, where alpha is searched as a multiple of it.
+    """
+    from luthier.ml.training.methods.rules import rules_of
+
+    searched = [parameter.name for parameter in space.parameters]
+    changed: dict[str, Any] = {}
+    if any(name.startswith("method.") for name in searched):
+        method = recipe.method or MethodRecipe(name=plan.method.name)
+        if ALPHA_OVER_RANK in searched and method.rank is None and "rank" in rules_of(method.name).settings:
+            method = method.model_copy(update={"rank": plan.method.rank})
+        changed["method"] = method
+    if recipe.objective is None and any(name.startswith("objective.") for name in searched):
+        changed["objective"] = ObjectiveRecipe(name=plan.objective.name)
+    training = recipe.training or TrainingRecipe()
+    if training.optimizer is None and any(name.startswith("training.optimizer.") for name in searched):
+        optimizer = OptimizerRecipe(name=plan.training.optimizer.name)
+        changed["training"] = training.model_copy(update={"optimizer": optimizer})
+    return recipe.model_copy(update=changed)
 
 
 def _max_rank(plan: Plan) -> int:

@@ -44,6 +44,11 @@ class StudyStore(Store):
         """
         return self._get(_STUDIES, study_id, project_id=project_id)
 
+    def project_of(self, study_id: str) -> str | None:
+        """The project of a study; None where there is no such study."""
+        owner: str | None = self._scalar(select(studies.c.project_id).where(studies.c.study_id == study_id))
+        return owner
+
     def list(self, project_id: str) -> Sequence[Study]:
         """A project's studies, newest first."""
         return self._list(_STUDIES, project_id=project_id)

@@ -176,6 +176,8 @@ def trial_recipe(
         RecipeError: the values cannot go together.
     """
     document = recipe_with(spec.recipe, trial.values)
+    # The study has one budget for everything: a trial that its own cap has paused could never reach its rung.
+    document.pop("budget", None)
     training = document.setdefault("training", {})
     # The study decides which trials stop: one that stopped by itself would never reach its rung.
     training["early_stopping_patience"] = 0
@@ -279,11 +281,13 @@ def train_to(
 
 def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
     """What a training of that price really takes, by what the ones before have taken for theirs."""
+    # A trial that was stopped between two rungs has spent more than its last result took. Versions up to 0.1 have not
+    # stored what that took: there only trials on a rung count.
     ratios = [
-        trial.hours / (trial.predicted_hours * trial.results[-1].share)
+        (trial.results[-1].hours or trial.hours) / (trial.predicted_hours * trial.results[-1].share)
         for trial in trials
-        # Trials stopped between two rungs have hours beyond their last result, so the ratio would be too high.
-        if trial.predicted_hours and trial.results and trial.hours and trial.state != "stopped"  # between two rungs
+        if trial.predicted_hours and trial.results and trial.hours
+        if trial.results[-1].hours or trial.state not in ("stopped", "failed", "waiting")
     ]
     return priced_hours * (statistics.median(ratios) if ratios else 1.0)
 

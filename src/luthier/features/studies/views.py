@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
-from luthier.core.workflows.study import Study, Trial
+from luthier.core.workflows.study import Study, Trial, hours_spent
 from luthier.ml.charts import figures
 from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, Chart, Column, Mark, Parallel, Plot, Role, Series, Thread
 from luthier.ml.search.rungs import ranked
@@ -95,9 +95,8 @@ def _view(context: Context, study: Study, trials: Sequence[Trial]) -> StudyView:
     is_over = status in ("done", "paused", "failed")
     if not is_over and not is_held(context.settings.home / "studies" / study.study_id / "lock"):
         status = "interrupted"
-    hours = study.hours or sum(trial.hours for trial in trials) + study.overhead_hours
     running = [trial for trial in trials if trial.state == "running"] if status != "interrupted" else []
-    return StudyView(study, status, trials, ranked(trials), hours, _steps(context, running))
+    return StudyView(study, status, trials, ranked(trials), hours_spent(study, trials), _steps(context, running))
 
 
 def _steps(context: Context, running: Sequence[Trial]) -> dict[int, tuple[int, int]]:

@@ -38,6 +38,8 @@ _EXPONENTS: Final = np.concatenate([-np.geomspace(1.0, 0.05, 20), np.geomspace(0
 """From "each row brings as much as the one before" to a curve that has nearly reached its floor."""
 WORTHWHILE: Final = 0.02
 """Of the width of a metric: a smaller gain of twice the rows is not worth collecting them."""
+_NEARLY_ALL: Final = 0.95
+"""Of the training rows; a ridge regression leaves out the few whose answers are no numbers."""
 _PARTS: Final = (4, 2)
 """Of a partition of the rows: its quarters, then its halves."""
 _MAX_PARTITIONS: Final = 4
@@ -100,7 +102,17 @@ def learning_curve(
     except NotApplicable as reason:
         why = f"a quarter of the {len(rows):,} rows is too few for a {best.name}: {reason}"
         return _without(metric, f"Whether more rows would help is unclear: {why}.")
-    return curve_of(fits, len(rows), metric, bounds, best.name)
+    curve = curve_of(fits, len(rows), metric, bounds, best.name)
+    # What twice the fitted rows would bring may be there already; that they would bring nothing holds for more, too.
+    if curve.word == "enough_rows" or len(rows) >= _NEARLY_ALL * len(train):
+        return curve
+    there = sum(example.prompt is not None and example.reference is not None for example in train)
+    if len(rows) >= _NEARLY_ALL * there:
+        return curve
+    why = f"a {best.name} was fitted on {len(rows):,} of {there:,} rows, so that it takes some seconds only"
+    advice = f"Whether more rows would help is unclear: {why}."
+    unknown = {"more_rows": None, "expected_gain": None, "expected": None}
+    return curve.model_copy(update={"word": "unclear", "advice": advice, **unknown})
 
 
 def _without(metric: MetricDefinition, advice: str) -> RowsCurve:

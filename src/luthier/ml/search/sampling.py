@@ -318,23 +318,30 @@ MIN_TRIALS: Final = 12
 """With fewer, the best quarter is three trials, and says nothing."""
 
 
-def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
+def importances(space: Space, trials: Sequence[Trial], own: Values | None = None) -> dict[str, float]:
     """The share of each parameter, largest first, of all together 1; empty where there are too few trials.
 
-    Parameters that play a part in some trials only are left out.
+    Parameters that play a part in some trials only are left out, and so are trials of which a value is not known.
+
+    Args:
+        space: what may vary.
+        trials: all that were begun.
+        own: what the recipe as it came sets; what a trial leaves out is taken from there.
     """
     import optuna
 
-    usable = [t for t in trials if t.kind == "search" and t.results and t.values]
-    names = [p.name for p in space.parameters if not p.is_fixed and all(p.name in t.values for t in usable)]
+    searched = [(t, (own or {}) | t.values) for t in trials if t.kind == "search" and t.results]
+    names = [p.name for p in space.parameters if not p.is_fixed and all(is_active(p, known) for _, known in searched)]
+    # The recipe and the points that a search begins with name few values, and a recipe need not set the others.
+    usable = [(trial, known) for trial, known in searched if all(name in known for name in names)]
     if len(usable) < MIN_TRIALS or len(names) < 2:
         return {}
     kinds = {p.name: distribution(p) for p in space.parameters if p.name in names}
     study = optuna.create_study(direction="minimize")
-    for trial in usable:
-        values = {name: trial.values[name] for name in names}
+    for trial, known in usable:
+        values = {name: known[name] for name in names}
         # Values from before a narrowing are outside of today's ranges, which Optuna refuses.
-        if all(kinds[name]._contains(kinds[name].to_internal_repr(value)) for name, value in values.items()):
+        if all(_fits(kinds[name], value) for name, value in values.items()):
             study.add_trial(optuna.trial.create_trial(value=trial.results[0].loss, params=values, distributions=kinds))
     if len(study.trials) < MIN_TRIALS:
         return {}

@@ -56,7 +56,7 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
         Parameter(
             name="training.global_batch_size",
             kind="choice",
-            choices=_around(p.global_batch_size),
+            choices=_around(p.global_batch_size, in_whole=True),
             why="half to twice the plan's: fewer rows a step are more steps",
         ),
         Parameter(
@@ -112,10 +112,12 @@ def _of_method(plan: Plan, most_rank: int) -> list[Parameter]:
     ]
 
 
-def _around(value: float) -> tuple[Plain, ...]:
-    """Half of a value, itself, and twice it."""
-    whole = float(value).is_integer()
+def _around(value: float, *, in_whole: bool = False) -> tuple[Plain, ...]:
+    """Half of a value, itself, and twice it. in_whole: half of an odd number is rounded down, to 1 at the least."""
     made = [value / 2, value, value * 2]
+    if in_whole:
+        return tuple(dict.fromkeys(max(1, int(one)) for one in made))
+    whole = float(value).is_integer()
     # Whole numbers stay whole; half of an odd one, such as 1.5 epochs, may be a fraction. `dict.fromkeys` drops
     # repeats.
     return tuple(dict.fromkeys(max(1, int(one)) if whole and float(one).is_integer() else one for one in made))
@@ -231,16 +233,29 @@ def own_values(plan: Plan, space: Space) -> Values:
     }
     if plan.method.rank:
         derived[ALPHA_OVER_RANK] = plan.method.alpha / plan.method.rank
+    # These two are counted in whole steps.
+    one_step = {
+        "training.epochs": 1 / training.num_steps_per_epoch,
+        "training.warmup_fraction": 1 / training.num_steps,
+    }
     found: Values = {}
     for parameter in space.parameters:
         section, _, key = parameter.name.partition(".")
         asked = getattr(getattr(plan.recipe, section, None), key, None)
-        value = derived.get(parameter.name, document.get(section, {}).get(key) if key else None)
+        value = derived.get(parameter.name, _value_at(document, parameter.name))
         # The plan lists resolved modules; what is searched is the requested group.
         value = asked if isinstance(value, list) or parameter.name == "method.targets" else value
         if isinstance(value, bool | int | float | str):
-            found[parameter.name] = _nearest(parameter, value)
+            found[parameter.name] = _nearest(parameter, value, within=one_step.get(parameter.name, 0.0))
     return found
+
+
+def _value_at(document: Mapping[str, Any], name: str) -> Any:
+    """What a plan has at a dotted key; None where that is no single value."""
+    value: Any = document
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def start_points(space: Space, own: Values) -> tuple[StartPoint, ...]:
@@ -259,17 +274,45 @@ def start_points(space: Space, own: Values) -> tuple[StartPoint, ...]:
         value = float(f"{rate * factor:.4g}")
         if parameter.low <= value <= parameter.high:
             why = f"{factor:.3g} times the plan's learning rate"
-            found.append(StartPoint(values={RATE: value}, why=why))
+            found.append(StartPoint(values={RATE: value} | fixed_values(space, own), why=why))
     return tuple(found)
 
 
-def _nearest(parameter: Parameter, value: Plain) -> Plain:
-    """The matching choice: 3 of 100 steps of warm-up are a fraction of 0.03, and 2 epochs are 2.0."""
+def fixed_values(space: Space, own: Values) -> Values:
+    """What a file fixes to another value than the recipe's: any point of the space but the recipe itself has these.
+
+    Args:
+        space: what may vary.
+        own: as `own_values` gives it.
+    """
+    found: Values = {}
+    for parameter in space.parameters:
+        if not parameter.is_fixed or parameter.when:
+            continue
+        if parameter.kind == "choice":
+            value = parameter.choices[0]
+        else:
+            assert parameter.low is not None
+            value = int(parameter.low) if parameter.kind == "int" else parameter.low
+        if own.get(parameter.name) != value:
+            found[parameter.name] = value
+    return found
+
+
+def _nearest(parameter: Parameter, value: Plain, *, within: float) -> Plain:
+    """The matching choice: 3 of 100 steps of warm-up are a fraction of 0.03, and 2 epochs are 2.0.
+
+    Args:
+        parameter: what is searched.
+        value: what the recipe has.
+        within: how far a choice may be from it. A rate of 2e-4 is none of 1e-4 and 1e-3, and what counts as tried is
+            never proposed.
+    """
     numbers = [c for c in parameter.choices if isinstance(c, int | float) and not isinstance(c, bool)]
     if not isinstance(value, int | float) or isinstance(value, bool) or not numbers:
         return value
     nearest = min(numbers, key=lambda c: (abs(c - value), c))
-    return nearest if abs(nearest - value) <= max(0.25 * abs(nearest), 0.01) else value
+    return nearest if abs(nearest - value) <= within else value
 
 
 _TAKES_MEMORY: Final = ("method.rank", "training.global_batch_size", "training.micro_batch_tokens")

@@ -7,7 +7,8 @@ those alone that it uses.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -207,6 +208,15 @@ class Context:
         settings = settings.model_copy(update={"home": place})
         keep_import_structure(settings.imports_folder)
         return cls(settings, progress or SilentProgress(), database_patience_seconds)
+
+    @contextmanager
+    def owned_by(self, project_id: str | None) -> Iterator[None]:
+        """Runs that are begun in the block belong to this project; None leaves those of a job to that of the job."""
+        before, self.owner_project_id = self.owner_project_id, project_id
+        try:
+            yield
+        finally:
+            self.owner_project_id = before
 
     @property
     def home(self) -> Path:

@@ -314,7 +314,8 @@ def resume(
             if found.kind in _RESUMED_BY_ID
             else f"see the command that resumes it: luthier pipelines show {pipeline_id}",
         )
-    with hold(lock_of(context, pipeline_id), f"pipeline {pipeline_id}"):
+    # Stages begin runs: also those of a command belong to the project of the workflow.
+    with hold(lock_of(context, pipeline_id), f"pipeline {pipeline_id}"), context.owned_by(caller.project_id):
         record = context.pipelines.get(pipeline_id)  # the process that held it before may have changed it
         run = WorkflowRun(context, caller, workflow, record, material={} if material is None else material)
         run_stages(run, context.pipelines.save, tell)

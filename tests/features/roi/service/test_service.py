@@ -101,6 +101,18 @@ def test_a_users_prices_and_currency(context: Context, write: Any, tmp_path: Pat
     assert any("No price of" in note for note in notes)
 
 
+def test_the_command_of_the_page_has_the_prices_that_it_was_made_with(
+    context: Context, write: Any, tmp_path: Path
+) -> None:
+    prices, html = tmp_path / "prices.yaml", tmp_path / "worth.html"
+    prices.write_text("as_of: 2026-11-01\ndevices: {a100-80g: {on_demand: 1.5}}\n")
+    case = write(ASSUMED)
+    compute_roi(context, case, prices=prices, html=html)
+    assert f"luthier worth {case} --prices {prices} --html {html}" in html.read_text(encoding="utf-8")
+    compute_roi(context, case, html=html)
+    assert f"luthier worth {case} --html {html}" in html.read_text(encoding="utf-8")
+
+
 def test_prices_reach_every_way_that_serves_itself(write: Any) -> None:
     own = "self_served: {device: l4, market: spot, hours_per_month: 730, input_tokens_per_second: 1000, "
     own += "output_tokens_per_second: 100}"

@@ -6,6 +6,9 @@ import json
 
 import pytest
 import yaml
+from tests.homes import add_study
+
+from luthier.platform.home.context import Context
 
 
 @pytest.fixture
@@ -76,3 +79,13 @@ def test_what_cannot_be_is_refused(luthier, recipe, arguments, said):
     refused = luthier("tune", *(recipe if one == "RECIPE" else one for one in arguments))
     assert refused.code != 0
     assert said in refused.err
+
+
+def test_a_search_that_goes_on_is_listed_with_the_hours_of_its_trials(luthier, home):
+    with Context.open(home) as opened:
+        study = add_study(opened)
+        spent = [trial.hours for trial in opened.studies.trials(study.study_id)]
+    assert min(spent) > 0
+    for command in (["list"], ["compare", study.study_id]):
+        (row,) = luthier("studies", *command, "--json").document
+        assert row["hours"] == pytest.approx(sum(spent) + study.overhead_hours)

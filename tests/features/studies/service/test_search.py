@@ -15,7 +15,7 @@ from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies import search as study_search
 from luthier.features.studies.search import MAX_DEATHS, Search
 from luthier.features.studies.store import StudyStore
-from luthier.features.studies.trials import Priced
+from luthier.features.studies.trials import Priced, expected_hours
 from luthier.features.studies.workers import FinishedTask, Task, device_of
 from luthier.platform.home.context import Context
 
@@ -180,3 +180,37 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch) -> None:
     assert device_of(1, {"CUDA_VISIBLE_DEVICES": "4,7"}) == {"CUDA_VISIBLE_DEVICES": "7"}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert device_of(1, {}) == {}
+
+
+def stopped_trial(hours_of_rung: float) -> Trial:
+    """After its first rung, of a ninth of its steps, it has trained on for 0.4 h, and was stopped."""
+    result = Result(rung=0, step=1, share=1 / 9, loss=1.0, hours=hours_of_rung)
+    asked = {"state": "waiting", "results": (result,), "hours": 0.5, "predicted_hours": HOURS}
+    return Trial(number=0, values={}, run_id="run-0").model_copy(update=asked)
+
+
+def test_a_trial_that_was_stopped_between_two_rungs_does_not_look_slow() -> None:
+    assert expected_hours([stopped_trial(0.1)], HOURS) == pytest.approx(HOURS)
+    # An earlier version has not stored the hours of the rung: such a trial says nothing.
+    assert expected_hours([stopped_trial(0.0)], 2.0) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("status", "hours"), [("paused", HOURS * 4 / 9), ("running", HOURS * 8 / 9)], ids=["stopped", "killed"]
+)
+def test_steps_up_to_a_stop_are_not_paid_twice(
+    home: Context, monkeypatch: pytest.MonkeyPatch, status: str, hours: float
+) -> None:
+    search, trial = search_of(home, FakeCrew(), hours=100.0, most_trials=9), stopped_trial(0.1)
+    search.keep(trial)
+    priced = study_search.price(None, None, trial)  # type: ignore[arg-type, call-arg]
+    assert search.needed(trial, 2, priced) == pytest.approx(HOURS * 8 / 9)  # without its run
+    run = SimpleNamespace(status=status, step=5)
+    monkeypatch.setattr(type(home.runs), "get", lambda _store, _run_id: run)
+    assert search.needed(trial, 2, priced) == pytest.approx(hours)
+
+
+def test_a_result_says_what_its_trial_had_spent(home: Context) -> None:
+    search = search_of(home, FakeCrew(), hours=100.0, most_trials=1)
+    assert search.run()
+    assert [one.hours for one in search.trials[0].results] == pytest.approx([HOURS / 9, HOURS / 3, HOURS])

@@ -136,7 +136,7 @@ def test_a_winner_that_was_best_early_is_trained_with_its_validation_rows_apart(
     last = winner.results[-1].model_copy(update={"curve": curve})
     winner = winner.model_copy(update={"results": (last,)})
     own = context.runs.plan(context.studies.trials(done.study_id)[0].run_id)
-    made = study_end.final_recipe(done.spec, winner, own, own)
+    made = study_end.final_recipe(done.spec, winner, own)
     assert made.data.validation == (recipe.data.validation if keeps else None)
     assert made.data.split_seed == own.training.seed
     assert made.training.early_stopping_patience == 0
@@ -153,9 +153,9 @@ def test_the_final_run_has_the_batch_size_of_the_winning_trial(searched):
     training = recipe.training.model_copy(update={"global_batch_size": None})
     spec = done.spec.model_copy(update={"recipe": recipe.model_copy(update={"training": training})})
     planned = own.model_copy(update={"training": own.training.model_copy(update={"global_batch_size": 5})})
-    assert study_end.final_recipe(spec, first, own, planned).training.global_batch_size == 5
+    assert study_end.final_recipe(spec, first, planned).training.global_batch_size == 5
     tried = first.model_copy(update={"values": {"training.global_batch_size": 4}})
-    assert study_end.final_recipe(spec, tried, own, planned).training.global_batch_size == 4
+    assert study_end.final_recipe(spec, tried, planned).training.global_batch_size == 4
 
 
 def test_no_step_is_trained_twice(searched):

@@ -159,3 +159,18 @@ def test_parts_are_nested_and_repeats_share_no_row() -> None:
     for size in (0.125, 0.25):
         alike = sorted(part for part in PARTS if part[1] - part[0] == size)
         assert all(nonempty(one[1] <= other[0] for one, other in pairwise(alike)))
+
+
+def test_a_limit_of_steps_holds_for_all_rows_and_shares_have_their_share_of_them(
+    context: Context, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 130 rows, 16 a step, 9 steps are one pass; 18 are two, and so they are over each share of the rows."""
+    steps = list[tuple[int, int]]()
+
+    def note(_context: Context, prepared: Any, *_: Any) -> None:
+        plan = prepared.plan
+        steps.append((plan.data.train.num_examples, plan.training.num_steps))
+
+    monkeypatch.setattr(repeated_runs, "_train", note)
+    curve_of(context, recipe, "training.epochs=", "training.max_steps=18")
+    assert steps == [(16, 2), (16, 2), (17, 4), (32, 4), (33, 6), (65, 10), (130, 18)]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from tests.vacuous import nonempty
@@ -312,3 +313,23 @@ def test_data_that_is_not_there_and_a_budget_too_small_are_refused(context, aske
     assert (
         "It ended at showdown" in (autos.WORKFLOW.folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
     )
+
+
+def test_the_nearest_examples_at_the_end_are_those_of_all_training_rows(context, asked, decided, monkeypatch):
+    """The comparison of models trains on fewer where its budget is small; the model that it chooses learns from all."""
+    from luthier.features.workflows.automl import report
+    from luthier.features.workflows.model_comparison import request as comparisons
+
+    decided("prompting")
+    sizes, record, shown = comparisons.choose_sizes, report.record, []
+    monkeypatch.setattr(comparisons, "choose_sizes", lambda *a, **k: replace(sizes(*a, **k), num_examples=64))
+
+    def recorded(candidate, spec, kind, *rest):
+        shown.append((kind, len(candidate.nearest_from)))
+        return record(candidate, spec, kind, *rest)
+
+    monkeypatch.setattr(report, "record", recorded)
+    done = autos.go_on(context, autos.begin(context, asked(always_tunes=False)).pipeline_id)
+    num_train = done.came("split")["sides"]["train"]["num_rows"]
+    assert num_train > 64
+    assert dict(shown)["few-shot-nearest"] == num_train

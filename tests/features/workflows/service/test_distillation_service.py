@@ -406,3 +406,17 @@ def test_the_command_that_resumes_it_holds_in_any_folder(
     _, spec = spec_of(context, DistilRequest(str(deep), "layers:2", Path(rows.name), held_out=Path(rows.name)))
     assert f"--data {rows} " in spec.command
     assert f"--held-out {rows} " in spec.command
+
+
+def test_other_validation_rows_under_the_same_name_are_another_distillation(
+    context: Context, deep: Path, rows: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "validation.jsonl"
+    asked = DistilRequest(str(deep), "layers:2", rows, overrides=(f"data.validation={file}",))
+
+    def id_with(number: int) -> str:
+        write_rows(file, [chat_row(number)])
+        return spec_of(context, asked)[0]
+
+    assert id_with(50) == id_with(50)
+    assert id_with(50) != id_with(51)

@@ -20,8 +20,10 @@ from luthier.core.evaluation import (
     Verdict,
     VerdictWord,
 )
-from luthier.core.evaluation_plan import Bar
+from luthier.core.evaluation_plan import Bar, EvaluationRecipe, GoodEnoughRecipe
+from luthier.core.recipe import Recipe
 from luthier.core.records.traffic import ReviewItem
+from luthier.core.run import RunRecord
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets.service import add_version, create_dataset, get_version, keep_rows
 from luthier.features.deployments import service as deployments
@@ -32,7 +34,7 @@ from luthier.features.workflows.retraining import workflow as retrains
 from luthier.features.workflows.retraining.request import RetrainRequest, Rows
 from luthier.features.workflows.retraining.rows import Reviewed, example_of, joined, reviewed_rows
 from luthier.platform.home.context import Context
-from luthier.platform.workflows.engine import PausedError
+from luthier.platform.workflows.engine import PausedError, WorkflowRun
 from luthier.testing.records import make_evaluation
 
 ME = Caller()
@@ -411,3 +413,25 @@ def test_a_model_that_another_project_permits_is_used_and_its_rows_stay_there(co
     with pytest.raises(ConflictError, match="made by another project"):
         deployments.deployed_run(context, Caller(project_id="proj-friend"), revision)
     assert _run_behind(context, "proj-friend", name) is None
+
+
+def test_a_bar_of_second_answers_that_reviewed_rows_lack_is_left_out_and_it_is_said(
+    deployed: str, context: Context, untrained: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.review_items.add([item(number) for number in range(30)])
+    plan = context.runs.plan(deployed)
+    evaluation = EvaluationRecipe(good_enough=GoodEnoughRecipe(agreement="second"))
+    recipe = plan.recipe.model_copy(update={"evaluation": evaluation})
+    barred = plan.model_copy(update={"recipe": recipe})
+    monkeypatch.setattr(type(context.runs), "plan", lambda *_: barred)
+    recipes: list[Recipe] = []
+
+    def trained(run: WorkflowRun, _run_id: str) -> RunRecord:
+        recipes.append(retrains._recipe(run))
+        return context.runs.get(deployed)
+
+    monkeypatch.setattr(retrains, "trained_run", trained)
+    done = retrain(context)
+    assert recipes[0].evaluation == EvaluationRecipe()
+    view = pipeline_views.view_pipeline(context, ME, done.pipeline_id)
+    assert view.stages[0].found[-1] == "no figure is required: these rows have no column second"

@@ -165,9 +165,11 @@ def judge_at_end(
     judged = choose_samples(fit, spec.most_judged)
     material = ComparisonRows(load_file(Path(asked.train_file), mapping=spec.map).examples, judged)
     train = load_file(Path(asked.data), mapping=spec.map).examples
+    # The comparison of models trained on fewer rows, from which examples are drawn again as it drew them.
+    whole = ComparisonRows(rows_that_fit(context, model, train, instruction=""), judged)
     baselines = fit_baselines(context, train, judged, asked.metrics, Path(model.path))
     further = further_prompts(asked.contenders[number], spec.most_judged, spec.hours)
-    models = _asked(context, result, number, material, run_id, further)
+    models = _asked(context, result, number, whole, material, run_id, further)
     # Before the models: a system is compared with those before it.
     systems = [*(as_system(one, models.systems[-1]) for one in baselines.predictions), *models.systems]
     definitions = as_definitions(asked.metrics)
@@ -218,6 +220,7 @@ def _asked(
     result: ModelComparisonResult,
     number: int,
     material: ComparisonRows,
+    drawn_from: ComparisonRows,
     run_id: str | None,
     further: FurtherPrompts,
 ) -> _Asked:
@@ -244,14 +247,15 @@ def _asked(
             notes = (*notes, *of_search)
         if not there[kind]:
             continue
-        candidate = _candidate(context, result, number, kind, material, run_id)
+        own = drawn_from if kind == "few-shot" else material
+        candidate = _candidate(context, result, number, kind, own, run_id)
         # Each model is asked on its own and then replayed, so that only one is in memory at a time.
         if kind == "few-shot" and further.num_draws > 1:
-            systems = _drawn(context, spec, candidate, material, further.num_draws)
+            systems = _drawn(context, spec, candidate, own, further.num_draws)
             found.draws.extend(one.name for one in systems if len(systems) > 1)
         else:
-            recorded = record(candidate, spec, kind, material, context.progress)
-            systems = [replayed(candidate, spec, kind, material, recorded)]
+            recorded = record(candidate, spec, kind, own, context.progress)
+            systems = [replayed(candidate, spec, kind, own, recorded)]
         found.kinds.extend([kind] * len(systems))
         found.systems.extend(systems)
     if found.draws:

@@ -240,9 +240,20 @@ def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base, proj
         }
         # Of its own: the stored request decides how the teacher is asked, whichever command continues it.
         | ({"batch": True} if request.uses_batch_api else {})
+        | ({"files": files} if (files := _files_of(settings)) else {})
         # What a project distils is its own, although another one asked for the same.
         | ({} if project_id == DEFAULT_PROJECT else {"project": project_id})
     )
+
+
+def _files_of(settings: dict[str, Any]) -> dict[str, str]:
+    """The digests of the files that the recipe names beside the rows: they decide the result by their content, too."""
+    data = settings["data"]
+    replay = data.get("replay")
+    named = {"validation": data.get("validation"), "replay": replay.get("file") if isinstance(replay, dict) else None}
+    return {
+        name: sha256_file(Path(file)) for name, file in named.items() if isinstance(file, str) and Path(file).is_file()
+    }
 
 
 def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind) -> dict[str, Any]:

@@ -144,6 +144,7 @@ class Rows(Outcome):
     Attributes:
         sha256: Digest of each written file.
         changed_files: What has changed in the files of patterns since the last run, as sentences.
+        bar_left_out: The column with a second person's answers that the bar of the last run needs; these rows lack it.
     """
 
     num_reviewed: int = 0
@@ -157,6 +158,7 @@ class Rows(Outcome):
     num_validation: int = 0
     sha256: dict[str, str] = Field(default_factory=dict)
     changed_files: tuple[str, ...] = ()
+    bar_left_out: str = ""
 
     @property
     def num_held_out(self) -> int:
@@ -174,6 +176,7 @@ class Rows(Outcome):
             f"({self.num_replaced:,} replaced); held out: {self.num_old_held_out:,} old, "
             f"{self.num_new_held_out:,} new" + (f"; {left}" if left else ""),
             *self.changed_files,
+            *([f"no figure is required: these rows have no column {self.bar_left_out}"] if self.bar_left_out else []),
         ]
 
 

@@ -125,6 +125,7 @@ def _rows(run: WorkflowRun) -> Rows:
         # Checked by `_file` before each later use: evaluation and training must use the same files.
         sha256={name: sha256_file(run.folder / f"{name}.jsonl") for name in files},
         changed_files=pattern_changes(_plan(run).data.sources),
+        bar_left_out="" if (asked := _plan(run).recipe.evaluation) is None else asked.second_answers,
     )
 
 
@@ -293,8 +294,7 @@ def _recipe(run: WorkflowRun) -> Recipe:
     if run.spec.start == "last":
         found["base_model"] = str(_merged(run))
     if recipe.evaluation is not None:
-        # Rows of traffic go to no server that was named for other rows.
-        found["evaluation"] = recipe.evaluation.without_server()
+        found["evaluation"] = recipe.evaluation.for_other_rows()
     return recipe.model_copy(update=found)
 
 

@@ -485,9 +485,7 @@ def _capacity(case: Case, economy: Economy, values: Values) -> Iterator[str]:
     for key, title, way in ways:
         if way.self_served is None:
             continue
-        inputs = values.get(f"{key}.input_tokens", values["calls.input_tokens"])
-        outputs = values.get(f"{key}.output_tokens", values["calls.output_tokens"])
-        hours = float(serving_hours(key, inputs, outputs, values))
+        hours = float(serving_hours(key, *economy.tokens(key, way, values), values))
         if hours > HOURS_A_MONTH:
             yield (
                 f"Calls of {title} need about {hours:,.0f} hours of its devices a month, more than the "

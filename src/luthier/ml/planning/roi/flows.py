@@ -425,22 +425,24 @@ class Economy:
         known = self._known_today(values)
         return np.clip(gain, -1.0, 1.0) if known is None else np.clip(gain, -known, 1.0 - known)
 
-    def _serving(self, key: str, way: Changed, values: Values) -> Array:
+    def tokens(self, key: str, way: Way, values: Values) -> tuple[Array, Array]:
+        """Tokens in and out of a call that is answered this way. key: of the way, such as `tuned`."""
         inputs = values.get(f"{key}.input_tokens", values["calls.input_tokens"])
         outputs = values.get(f"{key}.output_tokens", values["calls.output_tokens"])
         shots = values.get(SHOT_TOKENS, np.asarray(0.0))
         if isinstance(way, Tuned):
             is_shown = self.measured is not None and self.case.verdict.today == FEW_SHOT and way.input_tokens is None
             inputs = inputs - values.get(f"{key}.saved_prompt_tokens", shots if is_shown else np.asarray(0.0))
-        else:
+        elif isinstance(way, Changed):
             is_shown = key.endswith(FEW_SHOT) and TUNED_OVER_FEW_SHOT in values and way.input_tokens is None
             inputs = inputs + values.get(f"{key}.extra_prompt_tokens", shots if is_shown else np.asarray(0.0))
-        own = way.hosted or way.self_served or way.cost_per_call
-        return (
-            _serving(way, key, inputs, outputs, values)
-            if own
-            else _serving(self.case.today, "today", inputs, outputs, values)
-        )
+        return inputs, outputs
+
+    def _serving(self, key: str, way: Changed, values: Values) -> Array:
+        inputs, outputs = self.tokens(key, way, values)
+        is_own = bool(way.hosted or way.self_served or way.cost_per_call)
+        served: tuple[Way, str] = (way, key) if is_own else (self.case.today, "today")
+        return _serving(*served, inputs, outputs, values)
 
     def _one_training(self, values: Values) -> Array:
         if "training.cost" in values:

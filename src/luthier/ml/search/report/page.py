@@ -14,7 +14,7 @@ from typing import Final
 
 from luthier.core.system.files import replace_text
 from luthier.core.text.plain_yaml import write_yaml
-from luthier.core.workflows.study import GoalName, Parameter, Study, Trial
+from luthier.core.workflows.study import GoalName, Parameter, Study, Trial, hours_spent
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import Axis, Bar, Bars, Column, Note, Parallel, Plot, Role, Series, Thread
@@ -77,11 +77,17 @@ def study_charts(study: Study, trials: Sequence[Trial], importances: Mapping[str
     found = [_progress(study, searched), *front_charts(study, trials)]
     if importances:
         found.append(_importances(importances))
-    drawn = [p for p in study.spec.space.parameters if not p.is_fixed and sum(p.name in t.values for t in searched) > 2]
+    drawn = [p for p in study.spec.space.parameters if not p.is_fixed and sum(_has(t, p) for t in searched) > 2]
     found += [_slice(study, parameter, searched) for parameter in drawn]
     if len(drawn) > 2 and len(searched) > 3:
         found.append(_parallel(drawn, searched))
     return found
+
+
+def _has(trial: Trial, parameter: Parameter) -> bool:
+    """Whether a trial sets a parameter, to a value that has a place on its axis: a narrowing may have taken it out."""
+    value = trial.values.get(parameter.name)
+    return value is not None and (parameter.kind != "choice" or value in parameter.choices)
 
 
 def _role(study: Study, rung: int) -> Role:
@@ -132,14 +138,14 @@ def _importances(found: Mapping[str, float]) -> Chart:
 
 def _slice(study: Study, parameter: Parameter, trials: Sequence[Trial]) -> Chart:
     """Loss against one parameter; of choices each has its place."""
-    own = [trial for trial in trials if parameter.name in trial.values]
+    own = [trial for trial in trials if _has(trial, parameter)]
     short = short_name(parameter.name)
     if parameter.kind == "choice":
         places = {value: place for place, value in enumerate(parameter.choices)}
         names = [f"{value:g}" if isinstance(value, float) else str(value) for value in places]
         ticks = [(float(place), name) for place, name in enumerate(names)]
         x = Axis(short, low=-0.6, high=len(places) - 0.4, ticks=ticks)
-        across = [float(places.get(trial.values[parameter.name], 0)) for trial in own]
+        across = [float(places[trial.values[parameter.name]]) for trial in own]
     else:
         x = Axis(short, scale="log" if parameter.log else "linear")
         across = [float(trial.values[parameter.name]) for trial in own]
@@ -250,7 +256,8 @@ def write_study_page(
 def headline(study: Study, trials: Sequence[Trial], repeated: Mapping[int, Sequence[float]]) -> str:
     """The answer in at most two sentences: which trial is best, by how much against the recipe as it came."""
     searched = [trial for trial in trials if trial.kind == "search"]
-    tried = f"{len(searched)} {'recipe was' if len(searched) == 1 else 'recipes were'} tried in {_hours(study.hours)}"
+    hours = _hours(hours_spent(study, trials))
+    tried = f"{len(searched)} {'recipe was' if len(searched) == 1 else 'recipes were'} tried in {hours}"
     if study.winner is None:
         return f"{tried}; none is named best yet."
     winner, own = trials[study.winner], trials[0]
