@@ -25,7 +25,7 @@ from luthier.features.planning.added_rows import canaries_of
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.training_data import load_splits, rows_memory
 from luthier.features.recipes.checks import map_that_fits
-from luthier.features.suites.task_runs import RowsOf, find_system, run_of, run_tasks
+from luthier.features.suites.task_runs import RowsOf, find_system, outcome_of, run_of, run_tasks
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -352,6 +352,7 @@ def check_safety(
     check_is_not_input(html, pairs, prompts)
     start = time.perf_counter()
     systems, run_id = _systems(context, model, against, project_id)
+    outcome = outcome_of(context, model, project_id=project_id)
     built = Built()
     material = probe_inputs(context, run_id, built.left_out)
     build_probes(systems, material, built, suite=suite, pairs=pairs, prompts=prompts, toxicity_model=toxicity_model)
@@ -368,7 +369,7 @@ def check_safety(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=suite,
         fingerprint=sha256_document([[task.task.name, task.sha256] for task in tasks]),
-        run_id=run_id,
+        run_id=outcome,
         candidate=candidate,
         base=base,
         probes=results,
@@ -378,7 +379,7 @@ def check_safety(
         seconds=time.perf_counter() - start,
     )
     context.assessments.save(
-        "safety", result.result_id, result, project_id=project_id, subject=run_id or candidate, run_id=run_id
+        "safety", result.result_id, result, project_id=project_id, subject=outcome or candidate, run_id=run_id
     )
     if html is not None:
         from luthier.ml.evaluation.report.suite_page import write_safety_page

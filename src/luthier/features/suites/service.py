@@ -30,7 +30,16 @@ from luthier.features.suites.definition import (
     load_suite,
     load_task,
 )
-from luthier.features.suites.task_runs import Engines, RowsOf, Server, System, find_system, run_of, run_tasks
+from luthier.features.suites.task_runs import (
+    Engines,
+    RowsOf,
+    Server,
+    System,
+    find_system,
+    outcome_of,
+    run_of,
+    run_tasks,
+)
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -98,7 +107,7 @@ def run_suite(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=spec.name,
         fingerprint=fingerprint,
-        run_id=who.run_id,
+        run_id=who.outcome,
         candidate=who.candidate,
         systems=tuple(dict.fromkeys(system.name for task in tasks for system in task.systems)),
         num_seeds=max(1, seeds),
@@ -106,7 +115,8 @@ def run_suite(
         verdict=tasks_verdict(tasks, who.candidate, base=base, caveats=caveats),
         seconds=time.perf_counter() - start,
     )
-    subject = who.run_id or who.candidate
+    # Of a checkpoint it is no result of the run, but it goes with the run.
+    subject = who.outcome or who.candidate
     context.assessments.save(
         "suite", result.result_id, result, project_id=project_id, subject=subject, run_id=who.run_id
     )
@@ -120,6 +130,7 @@ class _Systems:
     Attributes:
         ordered: from the plain to the tuned; the candidate is last.
         run_id: the candidate's.
+        outcome: the same where the candidate is what that run has made in the end; None for a checkpoint.
         run_ids: of all systems that runs have made.
         base: what the candidate was tuned from.
         shown: the system that is also evaluated with examples in its prompt.
@@ -127,6 +138,7 @@ class _Systems:
 
     ordered: tuple[System, ...]
     run_id: str | None
+    outcome: str | None
     run_ids: tuple[str, ...]
     base: Candidate | None
     shown: System
@@ -144,7 +156,8 @@ def _find(context: Context, names: Sequence[str], project_id: str) -> _Systems:
     # The table reads from the plain to the tuned: the evaluated model is last.
     ordered = (*([base] if base is not None and base not in found else []), *found[1:], found[0])
     shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
-    return _Systems(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)
+    outcome = outcome_of(context, names[0], project_id=project_id)
+    return _Systems(ordered, runs[0], outcome, tuple(run for run in runs if run is not None), base, shown)
 
 
 def _base_of(context: Context, run_id: str | None, found: Sequence[System]) -> Candidate | None:
