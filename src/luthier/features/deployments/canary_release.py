@@ -128,8 +128,9 @@ def _mean(values: list[float]) -> float | None:
 def _units(found: pl.DataFrame) -> tuple[list[str], int]:
     """Who was drawn into the canary or out of it, for each exchange, and how many name no user.
 
-    Without a user the draw is by the beginning of the conversation (`serving.models.user_of`), so that is the unit
-    where its text is kept, else the exchange. A user of whom there are exchanges on both sides was not drawn as one.
+    Without a user the draw is by the key and the beginning of the conversation (`serving.models.user_of`), so that
+    beginning is the unit where its text is kept, else the exchange. A user of whom there are exchanges on both sides
+    was not drawn as one.
     """
     import polars as pl
 
@@ -139,13 +140,17 @@ def _units(found: pl.DataFrame) -> tuple[list[str], int]:
     sides = named.group_by("user_digest").agg(pl.col("is_canary").n_unique().alias("num_sides"))
     not_drawn = {"", *sides.filter(pl.col("num_sides") > 1)["user_digest"].to_list()}
     units, num_unnamed = [], 0
-    columns = ("user_digest", "exchange_id", "messages")
-    for user, exchange_id, messages in zip(*(found[one].to_list() for one in columns), strict=True):
+    columns = ("user_digest", "exchange_id", "messages", "is_canary")
+    for user, exchange_id, messages, is_canary in zip(*(found[one].to_list() for one in columns), strict=True):
         if user not in not_drawn:
             units.append(f"user {user}")
             continue
         num_unnamed += 1
-        units.append(f"exchange {exchange_id}" if messages is None else f"talk {_beginning(messages)}")
+        if messages is None:
+            units.append(f"exchange {exchange_id}")
+            continue
+        # With the side: conversations of two keys may begin alike and be drawn apart, and a unit is on one side.
+        units.append(f"talk {_beginning(messages)} of {'the canary' if is_canary else 'the rest'}")
     return units, num_unnamed
 
 
@@ -295,15 +300,19 @@ def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
         look.canary, revision.number, revision.created_at
     ):  # fmt: skip
         return None
-    frame, _ = canary_frame(
+    frame, summary = canary_frame(
         context, one.project_id, one.name, canary=look.canary, since=revision.created_at, with_text=False
     )
     # The number of a look depends on the number of exchanges alone; the same number means the same test.
     number, _ = look_at(frame.height, first_look(look.fraction, look.rules.least_requests))
     if number != last.look or failing_streak(frame.sort("ended_at", maintain_order=True)) is not None:
         return None
+    is_renewed = frame.height != last.num_seen
+    if is_renewed and summary.num_unnamed:
+        # Those count by conversation, which is known by its text: one by one, the intervals would be too narrow.
+        frame, _ = canary_frame(context, one.project_id, one.name, canary=look.canary, since=revision.created_at)
     same: dict[str, Any] = {"at": context.access.now(), "num_seen": frame.height}
-    if frame.height != last.num_seen:
+    if is_renewed:
         # The figures of both sides are those of now; the test waits for its next look.
         measures, words, _ = measured_sides(
             context,
