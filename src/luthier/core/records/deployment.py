@@ -375,6 +375,7 @@ class CanaryWatch(FrozenModel):
         state: what the look has found.
         sentence: the finding.
         look: how many looks there have been; 0 before the first.
+        looks_before: how many there were at the same canary while it had other fractions.
         num_canary: exchanges of the canary up to this look.
         num_rest: exchanges of the others up to this look.
         num_seen: of both up to now.
@@ -396,6 +397,7 @@ class CanaryWatch(FrozenModel):
     state: CanaryState
     sentence: str
     look: int = 0
+    looks_before: int = 0
     num_canary: int = 0
     num_rest: int = 0
     num_seen: int = 0

@@ -171,12 +171,17 @@ _WATCHER: Final = "canary watch"
 
 @dataclass(frozen=True, slots=True)
 class _CanaryState:
-    """What a look is about, and what it has to know of how the traffic was kept."""
+    """What a look is about, and what it has to know of how the traffic was kept.
+
+    Attributes:
+        looks_before: Looks at the same canary while it had other fractions.
+    """
 
     deployment: Deployment
     canary: str
     fraction: float
     rules: CanaryRules
+    looks_before: int
 
 
 def check_canaries(context: Context) -> list[CanaryWatch]:
@@ -222,7 +227,7 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         seed=_seed(look.deployment),
     )
     # One look of a sequential test; its error is spent over all looks, so it may be repeated without correction.
-    found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment))
+    found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment), looks_before=look.looks_before)
     watch = CanaryWatch(
         project_id=caller.project_id,
         name=name,
@@ -233,6 +238,7 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         state=found.state,
         sentence=found.sentence,
         look=found.look,
+        looks_before=look.looks_before,
         num_canary=found.num_canary,
         num_rest=found.num_rest,
         num_seen=found.num_seen,
@@ -282,7 +288,24 @@ def _look(context: Context, caller: Caller, name: str) -> _CanaryState:
             expected="a deployment that is trying one",
             do=f"begin one with: luthier deploy RUN --as {name} --canary 0.1",
         )
-    return _CanaryState(deployment, canary, share.fraction, rules_of(context, caller.project_id, name))
+    rules = rules_of(context, caller.project_id, name)
+    return _CanaryState(deployment, canary, share.fraction, rules, _looks_before(context, deployment, canary))
+
+
+def _looks_before(context: Context, deployment: Deployment, canary: str) -> int:
+    """Looks at this canary before its fraction was changed: what they spent of the error is not there a second time."""
+    last, revision = last_seen(context, Caller(project_id=deployment.project_id), deployment.name), deployment.revision
+    if last is None or last.canary != canary:
+        return 0
+    if (last.revision, last.since) == (revision.number, revision.created_at):
+        return last.looks_before
+    for one in context.deployments.revisions(deployment.deployment_id):
+        if one.canary != canary:  # it was taken back in between, and is tried from the beginning
+            return 0
+        if one.number == last.revision:
+            # By its time as well: a name that was removed and given again still has the look at its earlier canary.
+            return last.looks_before + last.look if one.created_at == last.since else 0
+    return 0
 
 
 def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:

@@ -293,3 +293,25 @@ def test_figures_renewed_between_two_looks_count_conversations(
     figures = [next(one for one in each.measures if one.name == "seconds_p50") for each in seen]
     assert [each.num_seen for each in seen] == [240, 241]
     assert [(one.rest.num, one.rest.num_users) for one in figures if one.rest is not None] == [(120, 2), (121, 2)]
+
+
+def test_looks_before_a_canary_was_raised_keep_their_part_of_the_error(
+    context: Context, canary: tuple[str, str]
+) -> None:
+    exchanges(context, canary, num=110)
+    first = canary_watch.check_canary(context, ME, "support")
+    assert (first.look, first.looks_before) == (1, 0)
+    deployments.deploy(context, ME, "support", canary[1], canary=0.6)
+    exchanges(context, canary)
+    raised = canary_watch.check_canary(context, ME, "support")
+    # Looks at 84, 126, 189 and 284 exchanges; 426 are not there yet.
+    assert (raised.look, raised.looks_before) == (4, 1)
+    # A fifth for each signal of what the fifth look of all may spend.
+    (level,) = {one.level for one in raised.signals}
+    assert level == pytest.approx(0.05 / 5 * 4 / (8 * 9))
+    again = canary_watch.check_canary(context, ME, "support")
+    assert (again.look, again.looks_before) == (4, 1)
+    deployments.rollback(context, ME, "support")
+    deployments.rollback(context, ME, "support")
+    deployments.deploy(context, ME, "support", canary[1], canary=0.5)
+    assert canary_watch.check_canary(context, ME, "support").looks_before == 0, "it is tried from the beginning"
