@@ -43,7 +43,6 @@ _GATE: Final = FileKind(
     hint="give the path of the gate's YAML file",
     refuse=RequestError,
 )
-_MAX_RESULTS: Final = 50
 MAX_GATE_CHARACTERS: Final = 50_000
 
 
@@ -225,11 +224,8 @@ def own_run_behind(context: Context, caller: Caller, share: Share) -> Judged:
 
 def newest_suites(context: Context, project_id: str, subject: str) -> list[SuiteResult]:
     """The newest result of each suite, newest first: of one model or run."""
-    newest: dict[str, SuiteResult] = {}
-    for one in context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS):
-        # Listed newest first: the first of a name stays.
-        newest.setdefault(one.suite, one)
-    return list(newest.values())
+    ids = context.assessments.suites(project_id, subject).values()
+    return [context.assessments.get("suite", SuiteResult, project_id, one) for one in ids]
 
 
 def newest_safety(context: Context, project_id: str, subject: str) -> SafetyResult | None:

@@ -159,6 +159,16 @@ def test_the_newest_result_of_a_suite_counts(context: Context, good: str) -> Non
     assert (outcome.passed, outcome.results) == (False, (worse.result_id,))
 
 
+def test_a_suite_that_runs_every_night_hides_no_other(context: Context, good: str) -> None:
+    path = gate(context)
+    task = make_task("next", metrics={"exact_match": (0.4, 0.6)}, candidate=good)
+    for number in range(60):
+        made = f"suite-20261127-12{number:02}00-dddddd"
+        keep(context, make_suite_result(made, run_id=good, candidate=good, suite="nightly", tasks=(task,)), good)
+    outcome = newest_outcome(context, "default", good, path)
+    assert (outcome.passed, outcome.results) == (True, (made, "suite-20261126-120000-aaaaaa"))
+
+
 def test_other_weights_than_those_that_were_judged_are_refused(context: Context, good: str) -> None:
     path = gate(context)
     record = context.runs.get(good)
