@@ -27,7 +27,7 @@ from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult
 from luthier.core.text.counted import counted
 from luthier.features.models.names import is_tuned_name
-from luthier.features.models.result_files import result_saved_at
+from luthier.features.models.result_files import local_weights, result_saved_at
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.serving.targets import EXPORT
 from luthier.platform.audit_log.service import record
@@ -316,8 +316,11 @@ def _has_its_weights(context: Context, run_id: str) -> bool:
     result = context.runs.get(run_id).result
     if result is None or result.adapter_path is None or result.adapter_sha256 is None:
         return True
+    # Those that are served: of a home that was moved they are not where they were trained.
+    folder = local_weights(context, run_id, result.adapter_path)
+    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     # Sizes and times are the key of a cached digest: gigabytes are read again only where a file has changed.
-    stamps = [(file, file.stat()) for file in sorted(Path(result.adapter_path).glob("*.safetensors"))]
+    stamps = [(file, file.stat()) for file in files]
     known = tuple((str(file), found.st_size, found.st_mtime_ns) for file, found in stamps)
     return not known or _digest_of(known) == result.adapter_sha256
 

@@ -182,6 +182,11 @@ def test_other_weights_than_those_that_were_judged_are_refused(context: Context,
     outcome = newest_outcome(context, "default", good, path)
     assert not outcome.passed
     assert "not those that the run made" in outcome.outcomes[0].sentence
+    # Also in a home that was copied to this machine, where the folder of the training is not.
+    context.runs.update(good, result=right.model_copy(update={"adapter_path": "/elsewhere/runs/model"}))
+    assert not newest_outcome(context, "default", good, path).passed
+    weights.write_bytes(b"weights")
+    assert newest_outcome(context, "default", good, path).passed
 
 
 def test_names_of_a_model_lead_to_its_run_but_a_checkpoint_was_not_judged(context: Context, good: str) -> None:
