@@ -18,6 +18,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.models.store import TunedModel
 from luthier.features.runs.service import remove_run
 from luthier.features.serving import models as served_models
+from luthier.features.serving.checkpoint_permissions import permit
 from luthier.ml.export.bundle.verify import VerifyReport
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.db.database import Database
@@ -231,6 +232,21 @@ def test_what_answers_is_not_removed(context: Context) -> None:
     assert remove_run(context, a).run_id == a
     with pytest.raises(ConflictError, match="cannot be served"):
         deployments.rollback(context, ME, "support")
+
+
+def test_names_of_another_project_are_not_told_to_who_removes_a_run(context: Context) -> None:
+    run, name = add_run(context, "a"), "ft:tiny:default::one:ckpt-step-5"
+    place = str(context.settings.run_folder(run) / "model")
+    common = {"project_id": "default", "job_id": "job-1", "run_id": run, "base_model": "tiny"}
+    context.tuned_models.add(TunedModel(model_id=name, adapter_path=place, step=5, **common))
+    context.access.add_project("proj-other", "other")
+    permit(context, ME, name, ["proj-other"])
+    deployments.deploy(context, Caller(project_id="proj-other"), "secret", name)
+    with pytest.raises(ConflictError, match="is the source of ft:tiny") as refused:
+        remove_run(context, run)
+    assert "secret" not in f"{refused.value} {refused.value.do}"
+    with pytest.raises(ConflictError, match="1 deployments route to"):
+        served_models.delete_model(context, ME, name)
 
 
 def test_the_turns_of_one_conversation_stay_together() -> None:
