@@ -185,7 +185,8 @@ def with_canary(share: Share, current: Revision) -> Revision:
     total = sum(one.fraction for one in others)
     # In proportion: the others keep their ratios to each other.
     rest = tuple(one.model_copy(update={"fraction": one.fraction / total * (1 - share.fraction)}) for one in others)
-    return _next(current, "canary", (*rest, share), canary=share.target)
+    made = _next(current, "canary", (*rest, share), canary=share.target)
+    return made.model_copy(update={"unjudged": tuple(one.target for one in rest if one.target in current.unjudged)})
 
 
 def promoted(current: Revision, target: str | None = None) -> Revision:
@@ -218,7 +219,7 @@ def rolled_back(current: Revision, earlier: Revision) -> Revision:
     """The revision that is as an earlier one was; the next rollback goes to what came before that."""
     made = _next(current, "rollback", earlier.shares, canary=earlier.canary)
     # Otherwise a second rollback would return to the revision that the first one left.
-    return made.model_copy(update={"before": earlier.before})
+    return made.model_copy(update={"before": earlier.before, "unjudged": earlier.unjudged})
 
 
 def _next(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,16 @@ def test_what_answers_is_not_removed(context: Context) -> None:
         deployments.rollback(context, ME, "support")
 
 
+def test_a_canary_whose_files_are_gone_is_not_promoted(context: Context) -> None:
+    a, b = (add_run(context, letter) for letter in "ab")
+    deployments.deploy(context, ME, "support", a)
+    deployments.deploy(context, ME, "support", b, canary=0.1)
+    shutil.rmtree(context.settings.run_folder(b))
+    with pytest.raises(ConflictError, match=f"revision 2 of 'support' goes to {b}, which cannot be served"):
+        deployments.promote(context, ME, "support")
+    assert context.deployments.get(ME.project_id, "support").revision.canary == b
+
+
 def test_names_of_another_project_are_not_told_to_who_removes_a_run(context: Context) -> None:
     run, name = add_run(context, "a"), "ft:tiny:default::one:ckpt-step-5"
     place = str(context.settings.run_folder(run) / "model")
@@ -277,3 +288,9 @@ def test_what_nobody_has_judged_is_in_the_revision_and_in_the_audit_log(context:
     assert context.deployments.find(ME.project_id, "other") is None
     half = deployments.split(context, ME, "ab", {judged: 0.5, unknown: 0.5}, may_be_unjudged=False)
     assert half.revision.unjudged == (unknown,), "one beside a judged one is a try, and is on record"
+    tried = deployments.deploy(context, ME, "support", judged, canary=0.1)
+    assert tried.revision.unjudged == (unknown,), "most users still get it"
+    assert deployments.promote(context, ME, "support").revision.unjudged == ()
+    assert deployments.rollback(context, ME, "support").revision.unjudged == (unknown,), "it answers again"
+    context.evaluations.save(make_evaluation("eval-20261125-100000-bbbbbb", run_id=unknown))
+    assert deployments.rollback(context, ME, "support").revision.unjudged == (), "it was evaluated since"
