@@ -21,6 +21,7 @@ from luthier.core.records.deployment import CanaryMeasure, CanaryRules, CanaryWa
 from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
 from luthier.core.records.traffic import Feedback
 from luthier.features.deployments import service as deployments
+from luthier.features.deployments.store import CANARY_RULES, CANARY_SEEN
 from luthier.features.traffic import service as traffic
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.auth.members import caller_for
@@ -164,8 +165,6 @@ def _beginning(messages: str) -> str:
 
 log = logging.getLogger("luthier.service")
 
-_SEEN: Final = "canary"
-_RULES: Final = "canary_rules"
 _WATCHER: Final = "canary watch"
 
 
@@ -214,7 +213,7 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
     revision = look.deployment.revision
     # The fast check first: this runs every few seconds.
     if (same := _still(context, look)) is not None:
-        context.watches.put(caller.project_id, _SEEN, name, same.model_dump_json())
+        context.watches.put(caller.project_id, CANARY_SEEN, name, same.model_dump_json())
         return same
     frame, summary = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
     measures, summary_words, more = measured_sides(
@@ -251,19 +250,19 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
     # Rolled back before it is stored, so that the stored state says what was done about it.
     if watch.state == "worse" and may_roll_back:
         watch = _taken_back(context, look, watch)
-    context.watches.put(caller.project_id, _SEEN, name, watch.model_dump_json())
+    context.watches.put(caller.project_id, CANARY_SEEN, name, watch.model_dump_json())
     return watch
 
 
 def last_seen(context: Context, caller: Caller, name: str) -> CanaryWatch | None:
     """What was seen of the last canary of a deployment when it was last looked at; None where none ever was."""
-    document = context.watches.get(caller.project_id, _SEEN, name)
+    document = context.watches.get(caller.project_id, CANARY_SEEN, name)
     return None if document is None else CanaryWatch.model_validate_json(document)
 
 
 def rules_of(context: Context, project_id: str, name: str) -> CanaryRules:
     """The rules of a deployment's canaries: its own, else the usual ones."""
-    document = context.watches.get(project_id, _RULES, name)
+    document = context.watches.get(project_id, CANARY_RULES, name)
     return CanaryRules() if document is None else CanaryRules.model_validate_json(document)
 
 
@@ -274,7 +273,7 @@ def set_rules(context: Context, caller: Caller, name: str, rules: CanaryRules) -
     """
     context.deployments.get(caller.project_id, name)
     with context.database.transaction():
-        context.watches.put(caller.project_id, _RULES, name, rules.model_dump_json())
+        context.watches.put(caller.project_id, CANARY_RULES, name, rules.model_dump_json())
         audit_log.record(context, caller, "canary.rules_changed", name, rules.model_dump(mode="json"))
 
 
@@ -303,7 +302,7 @@ def _looks_before(context: Context, deployment: Deployment, canary: str) -> int:
         if one.canary != canary:  # it was taken back in between, and is tried from the beginning
             return 0
         if one.number == last.revision:
-            # By its time as well: a name that was removed and given again still has the look at its earlier canary.
+            # By its time as well: a name that was given a second time may have the look at its earlier canary.
             return last.looks_before + last.look if one.created_at == last.since else 0
     return 0
 
@@ -316,7 +315,7 @@ def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
     from luthier.ml.drift.canary import failing_streak, first_look, look_at
 
     one, revision = look.deployment, look.deployment.revision
-    document = context.watches.get(one.project_id, _SEEN, one.name)
+    document = context.watches.get(one.project_id, CANARY_SEEN, one.name)
     last = None if document is None else CanaryWatch.model_validate_json(document)
     # "worse" is looked at again: an earlier rollback may have failed.
     if last is None or not last.look or last.state == "worse" or (last.canary, last.revision, last.since) != (

@@ -315,3 +315,15 @@ def test_looks_before_a_canary_was_raised_keep_their_part_of_the_error(
     deployments.rollback(context, ME, "support")
     deployments.deploy(context, ME, "support", canary[1], canary=0.5)
     assert canary_watch.check_canary(context, ME, "support").looks_before == 0, "it is tried from the beginning"
+
+
+def test_a_name_that_is_given_again_has_no_rules_of_the_deployment_before(
+    context: Context, canary: tuple[str, str]
+) -> None:
+    canary_watch.set_rules(context, ME, "support", CanaryRules(rolls_back=False))
+    canary_watch.check_canary(context, ME, "support")
+    assert canary_watch.last_seen(context, ME, "support") is not None
+    deployments.remove(context, ME, "support")
+    deployments.deploy(context, ME, "support", canary[0])
+    assert canary_watch.rules_of(context, ME.project_id, "support") == CanaryRules(), "a worse one is rolled back"
+    assert canary_watch.last_seen(context, ME, "support") is None
