@@ -37,6 +37,7 @@ from luthier.features.suites.task_runs import (
     System,
     find_system,
     outcome_of,
+    project_of_results,
     run_of,
     run_tasks,
 )
@@ -55,7 +56,7 @@ def run_suite(
     seeds: int = 1,
     allow_code: bool = False,
     allow_leakage: bool = False,
-    project_id: str = DEFAULT_PROJECT,
+    project_id: str | None = None,
     result_id: str | None = None,
     find_file: FileFinder | None = None,
 ) -> SuiteResult:
@@ -72,7 +73,8 @@ def run_suite(
         seeds: trainings of the candidate, a run; the missing ones are trained now.
         allow_code: whether code that models write is run, where a task has such.
         allow_leakage: whether rows are evaluated that an evaluated run was trained on; the verdict then notes it.
-        project_id: whose models and results these are.
+        project_id: whose models and results these are; None, as of commands, for models of any project: the result is
+            then of the project of the candidate's run.
         result_id: id of the result; None takes a new one.
         find_file: what the names of files in the suite and its rows stand for; None takes paths, which count from the
             suite's folder.
@@ -91,7 +93,8 @@ def run_suite(
     # Over the suite and the content of its files: results with equal fingerprints can be compared.
     fingerprint = spec.fingerprint(digests_of(spec, folder, find))
     # Found before any rows are read: a wrong name is reported immediately.
-    who = _find(context, systems, project_id)
+    who = _find(context, systems, project_id or DEFAULT_PROJECT)
+    owner = project_id or project_of_results(context, who.run_id)
     _check_seeds(who, seeds)
     seen = Seen(training_rows(context, who.run_ids), allow_leakage, map_of_runs(context, who.run_ids))
     # Filled by `_general` with what could not be measured.
@@ -118,7 +121,7 @@ def run_suite(
     # Of a checkpoint it is no result of the run, but it goes with the run.
     subject = who.outcome or who.candidate
     context.assessments.save(
-        "suite", result.result_id, result, project_id=project_id, subject=subject, run_id=who.run_id
+        "suite", result.result_id, result, project_id=owner, subject=subject, run_id=who.run_id
     )
     return result
 

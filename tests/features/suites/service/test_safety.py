@@ -203,3 +203,12 @@ def test_the_check_of_a_checkpoint_is_not_that_of_its_run(opened: Context, train
     assert (of_checkpoint.run_id, of_checkpoint.candidate) == (None, name)
     assert newest_safety(opened, DEFAULT_PROJECT, trained.run_id) == of_run
     assert newest_safety(opened, DEFAULT_PROJECT, name) == of_checkpoint
+
+
+def test_the_check_by_a_command_is_of_the_project_of_the_run(opened: Context, trained: Trained) -> None:
+    opened.access.add_project("proj-other", "other")
+    theirs = opened.runs.get(trained.run_id).model_copy(update={"run_id": "run-20261125-093000-cccccc"})
+    opened.runs.create(theirs, opened.runs.plan(trained.run_id), "proj-other")
+    found = check_safety(opened, theirs.run_id, only=["stereotypes"])
+    assert newest_safety(opened, "proj-other", theirs.run_id) == found
+    assert newest_safety(opened, DEFAULT_PROJECT, theirs.run_id) is None

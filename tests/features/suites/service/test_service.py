@@ -291,3 +291,14 @@ def test_the_result_of_a_checkpoint_is_not_one_of_its_run(context: Context, fold
     assert of_run in newest_suites(context, "default", run_id), "a gate of the run reads these"
     assert of_checkpoint not in newest_suites(context, "default", run_id)
     assert newest_suites(context, "default", name) == [of_checkpoint]
+
+
+def test_the_result_of_a_command_is_of_the_project_of_the_run(context: Context, folder: Path, run_id: str) -> None:
+    task = "{name: bits, kind: likelihood, data: held.jsonl, metrics: [bits_per_byte]}"
+    (folder / "suite.yaml").write_text(f"name: only-bits\nforgetting: false\ntasks:\n  - {task}\n")
+    context.access.add_project("proj-other", "other")
+    theirs = context.runs.get(run_id).model_copy(update={"run_id": "run-20261125-093000-cccccc"})
+    context.runs.create(theirs, context.runs.plan(run_id), "proj-other")
+    found = judged(context, folder, theirs.run_id)
+    assert newest_suites(context, "proj-other", theirs.run_id) == [found], "the gates of its project read these"
+    assert newest_suites(context, "default", theirs.run_id) == []
