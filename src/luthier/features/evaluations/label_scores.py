@@ -14,9 +14,9 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import LabelConfidence
 from luthier.core.evaluation_plan import Bar, Prompting
+from luthier.core.ids import is_trained_name
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.features.generation.engines import EnginePool
-from luthier.features.models.names import is_trained_name
 from luthier.features.models.resolve import Candidate, TemplatedEngine
 from luthier.features.recipes.checks import check_lengths
 

@@ -16,11 +16,11 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import KlToBase, SystemResult
 from luthier.core.evaluation_plan import MetricName
+from luthier.core.ids import is_trained_name
 from luthier.core.ports import Engine, Progress, Prompt, StopCheck
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, task_head_in
 from luthier.features.generation.engines import EnginePool
 from luthier.features.generation.shared_engine import SharedEngine
-from luthier.features.models.names import is_trained_name
 from luthier.features.models.resolve import Candidate, answers_key, engine_key, judged_over_base, open_judged
 from luthier.platform.home.context import Context
 

@@ -116,11 +116,6 @@ def is_tuned_name(name: str) -> bool:
     return name.startswith("ft:") and "\0" not in name
 
 
-def is_trained_name(name: str) -> bool:
-    """Whether it is the name of what a run has made: of the run, a tuned model or a checkpoint."""
-    return is_id(name, "run") or is_tuned_name(name)
-
-
 def is_adapter_folder(path: Path) -> bool:
     """Whether it contains an adapter, and no model."""
     return (path / _ADAPTER).is_file() and not (path / "config.json").is_file()
