@@ -206,9 +206,12 @@ def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(
     assert routed.served.path == str(folder / "model.gguf")
     shown = deployments.show_deployment(context, ME, "support").as_json()
     assert str(tmp_path) not in json.dumps(shown)
+    deployments.deploy(context, ME, "support", add_run(context, "a"))
     (folder / "model.gguf").rename(folder / "model.onnx")
     with pytest.raises(RequestError, match="nothing that can be served"):
         deployments.deploy(context, ME, "support", str(folder))
+    with pytest.raises(ConflictError, match="revision 1 .* cannot be served: .* nothing that can be served"):
+        deployments.rollback(context, ME, "support")
 
 
 def test_a_run_is_not_asked_by_its_id_and_a_deployment_is_listed(context: Context) -> None:
