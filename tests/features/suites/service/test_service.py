@@ -302,3 +302,13 @@ def test_the_result_of_a_command_is_of_the_project_of_the_run(context: Context, 
     found = judged(context, folder, theirs.run_id)
     assert newest_suites(context, "proj-other", theirs.run_id) == [found], "the gates of its project read these"
     assert newest_suites(context, "default", theirs.run_id) == []
+
+
+def test_trainings_with_other_seeds_are_of_the_project_of_the_run(context: Context, run_id: str) -> None:
+    context.access.add_project("proj-seeds", "seeds")
+    theirs = context.runs.get(run_id).model_copy(update={"run_id": "run-20261125-093000-dddddd"})
+    context.runs.create(theirs, context.runs.plan(run_id), "proj-seeds")
+    known = {one.run_id for one in context.runs.list()}
+    made = set(runs_of_other_seeds(context, theirs.run_id, 3)) - known
+    assert {context.runs.project_of(one) for one in made} == {"proj-seeds"}
+    assert context.owner_project_id is None
