@@ -279,8 +279,8 @@ def set_aside(context: Context, run_id: str) -> RunRecord:
 
     record = context.runs.get(run_id)
     models = context.tuned_models.of_run(run_id)
-    # Deleting the weights would break the clients of that name. A run is deployed by its own project alone; a model of it
-    # may be by others, whose names are not shown: it has to be deleted first, which is refused while it answers.
+    # Deleting the weights would break the clients of that name. A run is deployed by its own project alone; a model of
+    # it may be by others, whose names are not shown: it has to be deleted first, which is refused while it answers.
     if names := context.deployments.routing_to(run_id):
         raise ConflictError(
             f"run {run_id} answers as {', '.join(names)}",

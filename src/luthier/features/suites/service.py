@@ -120,9 +120,7 @@ def run_suite(
     )
     # Of a checkpoint it is no result of the run, but it goes with the run.
     subject = who.outcome or who.candidate
-    context.assessments.save(
-        "suite", result.result_id, result, project_id=owner, subject=subject, run_id=who.run_id
-    )
+    context.assessments.save("suite", result.result_id, result, project_id=owner, subject=subject, run_id=who.run_id)
     return result
 
 

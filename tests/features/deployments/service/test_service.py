@@ -210,7 +210,7 @@ def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(
     (folder / "model.gguf").rename(folder / "model.onnx")
     with pytest.raises(RequestError, match="nothing that can be served"):
         deployments.deploy(context, ME, "support", str(folder))
-    with pytest.raises(ConflictError, match="revision 1 .* cannot be served: .* nothing that can be served"):
+    with pytest.raises(ConflictError, match=r"revision 1 .* cannot be served: .* nothing that can be served"):
         deployments.rollback(context, ME, "support")
 
 
