@@ -281,7 +281,7 @@ def test_a_single_system_has_figures_and_no_verdict(context: Context, folder: Pa
 
 def test_the_result_of_a_checkpoint_is_not_one_of_its_run(context: Context, folder: Path, run_id: str) -> None:
     task = "{name: bits, kind: likelihood, data: held.jsonl, metrics: [bits_per_byte]}"
-    (folder / "suite.yaml").write_text(f"name: only-bits\nforgetting: false\ntasks:\n  - {task}\n")
+    (folder / "suite.yaml").write_text(f"name: only_bits\nforgetting: false\ntasks:\n  - {task}\n")
     result, name = context.runs.get(run_id).result, "ft:tiny:default::one:ckpt-step-1"
     assert result is not None
     common = {"project_id": "default", "job_id": "job-1", "run_id": run_id, "base_model": "tiny"}
@@ -295,7 +295,7 @@ def test_the_result_of_a_checkpoint_is_not_one_of_its_run(context: Context, fold
 
 def test_the_result_of_a_command_is_of_the_project_of_the_run(context: Context, folder: Path, run_id: str) -> None:
     task = "{name: bits, kind: likelihood, data: held.jsonl, metrics: [bits_per_byte]}"
-    (folder / "suite.yaml").write_text(f"name: only-bits\nforgetting: false\ntasks:\n  - {task}\n")
+    (folder / "suite.yaml").write_text(f"name: only_bits\nforgetting: false\ntasks:\n  - {task}\n")
     context.access.add_project("proj-other", "other")
     theirs = context.runs.get(run_id).model_copy(update={"run_id": "run-20261125-093000-cccccc"})
     context.runs.create(theirs, context.runs.plan(run_id), "proj-other")
