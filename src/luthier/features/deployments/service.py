@@ -416,8 +416,8 @@ def _past_gates(
         NotFoundError: There is no such gate file or target.
     """
     passage = pass_gates(context, caller, shares, gate=gate, override=override)
-    unjudged = (*made.unjudged, *unjudged_targets(context, caller, shares))  # beside a canary, those that stay
-    return made.model_copy(update={"gate": passage, "unjudged": unjudged})
+    asked = [one for one in made.shares if one in shares or one.target in made.unjudged]  # who stays beside a canary
+    return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, asked)})
 
 
 def _add(context: Context, caller: Caller, name: str, revision: Revision) -> Deployment:
