@@ -29,6 +29,11 @@ def is_id(text: str, kind: str) -> bool:
     return text.startswith(f"{kind}-") and _ID.fullmatch(text) is not None
 
 
+def is_trained_name(name: str) -> bool:
+    """Whether it is the name of what training has made: of a run, or of a tuned model or checkpoint (`ft:...`)."""
+    return is_id(name, "run") or name.startswith("ft:")
+
+
 def sha256_bytes(data: bytes) -> str:
     """Hex digest of bytes."""
     return hashlib.sha256(data).hexdigest()

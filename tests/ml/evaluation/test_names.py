@@ -34,3 +34,11 @@ def test_a_fully_tuned_run_beside_the_judged_one_is_not_called_the_untuned_model
     own = system("m")
     assert base_of([earlier, own, judged], judged.name) == "m"
     assert base_of([system("acme-support"), own, judged], judged.name) == "m"
+
+
+def test_a_fully_tuned_checkpoint_beside_the_judged_one_is_not_called_the_untuned_model():
+    earlier, judged = system("ft:m:default::one:ckpt-step-1"), system("ft:m:default::one:ckpt-step-2")
+    assert base_of([earlier, judged], judged.name) is None
+    assert plain_name(judged, [earlier, judged]) == "the tuned model"
+    assert plain_name(earlier, [earlier, judged]) == earlier.name
+    assert base_of([earlier, system("m"), judged], judged.name) == "m"

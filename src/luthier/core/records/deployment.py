@@ -185,7 +185,8 @@ def with_canary(share: Share, current: Revision) -> Revision:
     total = sum(one.fraction for one in others)
     # In proportion: the others keep their ratios to each other.
     rest = tuple(one.model_copy(update={"fraction": one.fraction / total * (1 - share.fraction)}) for one in others)
-    return _next(current, "canary", (*rest, share), canary=share.target)
+    made = _next(current, "canary", (*rest, share), canary=share.target)
+    return made.model_copy(update={"unjudged": tuple(one.target for one in rest if one.target in current.unjudged)})
 
 
 def promoted(current: Revision, target: str | None = None) -> Revision:
@@ -218,7 +219,7 @@ def rolled_back(current: Revision, earlier: Revision) -> Revision:
     """The revision that is as an earlier one was; the next rollback goes to what came before that."""
     made = _next(current, "rollback", earlier.shares, canary=earlier.canary)
     # Otherwise a second rollback would return to the revision that the first one left.
-    return made.model_copy(update={"before": earlier.before})
+    return made.model_copy(update={"before": earlier.before, "unjudged": earlier.unjudged})
 
 
 def _next(
@@ -375,6 +376,7 @@ class CanaryWatch(FrozenModel):
         state: what the look has found.
         sentence: the finding.
         look: how many looks there have been; 0 before the first.
+        looks_before: how many there were at the same canary while it had other fractions.
         num_canary: exchanges of the canary up to this look.
         num_rest: exchanges of the others up to this look.
         num_seen: of both up to now.
@@ -396,6 +398,7 @@ class CanaryWatch(FrozenModel):
     state: CanaryState
     sentence: str
     look: int = 0
+    looks_before: int = 0
     num_canary: int = 0
     num_rest: int = 0
     num_seen: int = 0

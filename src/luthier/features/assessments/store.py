@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+import json
+import re
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel
+from sqlalchemy import func, select
 
 from luthier.core.errors import ConflictError
+from luthier.core.results.suite import SuiteResult
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import assessments
 
 AssessmentKind = Literal["suite", "safety", "calibration", "showdown"]
 Document = TypeVar("Document", bound=BaseModel)
+_BEGINNING: Final = 2_000
+"""Characters of a document in which the name of its suite is: only its id and its time come before."""
+_SUITE: Final = re.compile(r'"suite":("(?:[^"\\]|\\.)*")')
 
 
 def _of(kind: AssessmentKind, spec: type[Document]) -> RecordTable[Document]:
@@ -103,3 +110,22 @@ class AssessmentStore(Store):
             limit: The most documents; None for all.
         """
         return self._list(_of(kind, spec), kind=kind, project_id=project_id, subject=subject, limit=limit)
+
+    def suites(self, project_id: str, subject: str) -> dict[str, str]:
+        """The id of the newest result of each suite, by the suite's name, newest first.
+
+        Results are large, and a scheduled suite has hundreds of them: of each only the beginning is read.
+
+        Args:
+            project_id: The project.
+            subject: The run or model that they are about.
+        """
+        where = _of("suite", SuiteResult).where(kind="suite", project_id=project_id, subject=subject)
+        columns = assessments.c
+        query = select(columns.assessment_id, func.substr(columns.document, 1, _BEGINNING).label("beginning"))
+        found: dict[str, str] = {}
+        for row in self._rows(query.where(*where).order_by(columns.number.desc())):
+            name = _SUITE.search(row["beginning"])
+            # One whose name is not found is not left out: it counts as a suite by itself.
+            found.setdefault(json.loads(name[1]) if name else row["assessment_id"], row["assessment_id"])
+        return found

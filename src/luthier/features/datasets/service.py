@@ -107,6 +107,7 @@ def add_version(
     note: str = "",
     details: dict[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
+    is_next: bool = False,
 ) -> DatasetVersion:
     """Add a version to a dataset of the project.
 
@@ -120,9 +121,12 @@ def add_version(
         note: on the version.
         details: facts about the origin.
         columns: which column is which field; None takes those that were chosen for the parent.
+        is_next: whether the rows are those of the newest version with a change. Rows of a version that somebody else
+            has added meanwhile would not be in the newest one any more.
 
     Raises:
         NotFoundError: no such dataset or parent.
+        ConflictError: with `is_next`, the parent is not the newest version any more.
     """
     context.datasets.get(caller.project_id, dataset_id)
     if parent is not None:
@@ -130,9 +134,21 @@ def add_version(
         columns = before.columns if columns is None else columns
     version = _version(context, caller, dataset_id, file, origin, parent, note, details, columns)
     with context.database.transaction():
+        if is_next:
+            _check_newest(context, dataset_id, parent)
         made = context.datasets.add_version(version)
         record(context, caller, "dataset.version_added", dataset_id, {"file": file.file_id, "origin": origin})
     return made
+
+
+def _check_newest(context: Context, dataset_id: str, number: int | None) -> None:
+    newest = context.datasets.versions(dataset_id)[0].number
+    if newest != number:
+        raise ConflictError(
+            f"version {newest} was added to {dataset_id} while the next one was made from version {number}",
+            expected="a dataset that nobody else changes meanwhile",
+            do="repeat it: nothing was changed",
+        )
 
 
 def check_filename(filename: str) -> None:
@@ -378,7 +394,8 @@ def save_case(
 
     Raises:
         RequestError: An empty reference or conversation, or an empty or overlong name.
-        ConflictError: The newest version holds other rows than conversations in JSONL, or is larger than 64 MiB.
+        ConflictError: The newest version holds other rows than conversations in JSONL, or is larger than 64 MiB, or
+            another version was added meanwhile.
     """
     if not conversation or conversation[-1].role != "user" or not reference.strip():
         raise RequestError(
@@ -402,7 +419,14 @@ def save_case(
         rows = _checked(found, newest, path_of(context, caller, newest))
         file = keep_rows(context, caller, _appended(rows, line), newest.filename)
         version = add_version(
-            context, caller, found.dataset_id, file, origin="test case", parent=newest.number, details=details
+            context,
+            caller,
+            found.dataset_id,
+            file,
+            origin="test case",
+            parent=newest.number,
+            details=details,
+            is_next=True,
         )
     return SavedCase(found, version)
 

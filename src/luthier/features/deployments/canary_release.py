@@ -21,6 +21,7 @@ from luthier.core.records.deployment import CanaryMeasure, CanaryRules, CanaryWa
 from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
 from luthier.core.records.traffic import Feedback
 from luthier.features.deployments import service as deployments
+from luthier.features.deployments.store import CANARY_RULES, CANARY_SEEN
 from luthier.features.traffic import service as traffic
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.auth.members import caller_for
@@ -128,8 +129,9 @@ def _mean(values: list[float]) -> float | None:
 def _units(found: pl.DataFrame) -> tuple[list[str], int]:
     """Who was drawn into the canary or out of it, for each exchange, and how many name no user.
 
-    Without a user the draw is by the beginning of the conversation (`serving.models.user_of`), so that is the unit
-    where its text is kept, else the exchange. A user of whom there are exchanges on both sides was not drawn as one.
+    Without a user the draw is by the key and the beginning of the conversation (`serving.models.user_of`), so that
+    beginning is the unit where its text is kept, else the exchange. A user of whom there are exchanges on both sides
+    was not drawn as one.
     """
     import polars as pl
 
@@ -139,13 +141,17 @@ def _units(found: pl.DataFrame) -> tuple[list[str], int]:
     sides = named.group_by("user_digest").agg(pl.col("is_canary").n_unique().alias("num_sides"))
     not_drawn = {"", *sides.filter(pl.col("num_sides") > 1)["user_digest"].to_list()}
     units, num_unnamed = [], 0
-    columns = ("user_digest", "exchange_id", "messages")
-    for user, exchange_id, messages in zip(*(found[one].to_list() for one in columns), strict=True):
+    columns = ("user_digest", "exchange_id", "messages", "is_canary")
+    for user, exchange_id, messages, is_canary in zip(*(found[one].to_list() for one in columns), strict=True):
         if user not in not_drawn:
             units.append(f"user {user}")
             continue
         num_unnamed += 1
-        units.append(f"exchange {exchange_id}" if messages is None else f"talk {_beginning(messages)}")
+        if messages is None:
+            units.append(f"exchange {exchange_id}")
+            continue
+        # With the side: conversations of two keys may begin alike and be drawn apart, and a unit is on one side.
+        units.append(f"talk {_beginning(messages)} of {'the canary' if is_canary else 'the rest'}")
     return units, num_unnamed
 
 
@@ -159,19 +165,22 @@ def _beginning(messages: str) -> str:
 
 log = logging.getLogger("luthier.service")
 
-_SEEN: Final = "canary"
-_RULES: Final = "canary_rules"
 _WATCHER: Final = "canary watch"
 
 
 @dataclass(frozen=True, slots=True)
 class _CanaryState:
-    """What a look is about, and what it has to know of how the traffic was kept."""
+    """What a look is about, and what it has to know of how the traffic was kept.
+
+    Attributes:
+        looks_before: Looks at the same canary while it had other fractions.
+    """
 
     deployment: Deployment
     canary: str
     fraction: float
     rules: CanaryRules
+    looks_before: int
 
 
 def check_canaries(context: Context) -> list[CanaryWatch]:
@@ -204,7 +213,7 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
     revision = look.deployment.revision
     # The fast check first: this runs every few seconds.
     if (same := _still(context, look)) is not None:
-        context.watches.put(caller.project_id, _SEEN, name, same.model_dump_json())
+        context.watches.put(caller.project_id, CANARY_SEEN, name, same.model_dump_json())
         return same
     frame, summary = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
     measures, summary_words, more = measured_sides(
@@ -217,7 +226,7 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         seed=_seed(look.deployment),
     )
     # One look of a sequential test; its error is spent over all looks, so it may be repeated without correction.
-    found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment))
+    found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment), looks_before=look.looks_before)
     watch = CanaryWatch(
         project_id=caller.project_id,
         name=name,
@@ -228,6 +237,7 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         state=found.state,
         sentence=found.sentence,
         look=found.look,
+        looks_before=look.looks_before,
         num_canary=found.num_canary,
         num_rest=found.num_rest,
         num_seen=found.num_seen,
@@ -240,19 +250,19 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
     # Rolled back before it is stored, so that the stored state says what was done about it.
     if watch.state == "worse" and may_roll_back:
         watch = _taken_back(context, look, watch)
-    context.watches.put(caller.project_id, _SEEN, name, watch.model_dump_json())
+    context.watches.put(caller.project_id, CANARY_SEEN, name, watch.model_dump_json())
     return watch
 
 
 def last_seen(context: Context, caller: Caller, name: str) -> CanaryWatch | None:
     """What was seen of the last canary of a deployment when it was last looked at; None where none ever was."""
-    document = context.watches.get(caller.project_id, _SEEN, name)
+    document = context.watches.get(caller.project_id, CANARY_SEEN, name)
     return None if document is None else CanaryWatch.model_validate_json(document)
 
 
 def rules_of(context: Context, project_id: str, name: str) -> CanaryRules:
     """The rules of a deployment's canaries: its own, else the usual ones."""
-    document = context.watches.get(project_id, _RULES, name)
+    document = context.watches.get(project_id, CANARY_RULES, name)
     return CanaryRules() if document is None else CanaryRules.model_validate_json(document)
 
 
@@ -263,7 +273,7 @@ def set_rules(context: Context, caller: Caller, name: str, rules: CanaryRules) -
     """
     context.deployments.get(caller.project_id, name)
     with context.database.transaction():
-        context.watches.put(caller.project_id, _RULES, name, rules.model_dump_json())
+        context.watches.put(caller.project_id, CANARY_RULES, name, rules.model_dump_json())
         audit_log.record(context, caller, "canary.rules_changed", name, rules.model_dump(mode="json"))
 
 
@@ -277,7 +287,24 @@ def _look(context: Context, caller: Caller, name: str) -> _CanaryState:
             expected="a deployment that is trying one",
             do=f"begin one with: luthier deploy RUN --as {name} --canary 0.1",
         )
-    return _CanaryState(deployment, canary, share.fraction, rules_of(context, caller.project_id, name))
+    rules = rules_of(context, caller.project_id, name)
+    return _CanaryState(deployment, canary, share.fraction, rules, _looks_before(context, deployment, canary))
+
+
+def _looks_before(context: Context, deployment: Deployment, canary: str) -> int:
+    """Looks at this canary before its fraction was changed: what they spent of the error is not there a second time."""
+    last, revision = last_seen(context, Caller(project_id=deployment.project_id), deployment.name), deployment.revision
+    if last is None or last.canary != canary:
+        return 0
+    if (last.revision, last.since) == (revision.number, revision.created_at):
+        return last.looks_before
+    for one in context.deployments.revisions(deployment.deployment_id):
+        if one.canary != canary:  # it was taken back in between, and is tried from the beginning
+            return 0
+        if one.number == last.revision:
+            # By its time as well: a name that was given a second time may have the look at its earlier canary.
+            return last.looks_before + last.look if one.created_at == last.since else 0
+    return 0
 
 
 def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
@@ -288,22 +315,26 @@ def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
     from luthier.ml.drift.canary import failing_streak, first_look, look_at
 
     one, revision = look.deployment, look.deployment.revision
-    document = context.watches.get(one.project_id, _SEEN, one.name)
+    document = context.watches.get(one.project_id, CANARY_SEEN, one.name)
     last = None if document is None else CanaryWatch.model_validate_json(document)
     # "worse" is looked at again: an earlier rollback may have failed.
     if last is None or not last.look or last.state == "worse" or (last.canary, last.revision, last.since) != (
         look.canary, revision.number, revision.created_at
     ):  # fmt: skip
         return None
-    frame, _ = canary_frame(
+    frame, summary = canary_frame(
         context, one.project_id, one.name, canary=look.canary, since=revision.created_at, with_text=False
     )
     # The number of a look depends on the number of exchanges alone; the same number means the same test.
     number, _ = look_at(frame.height, first_look(look.fraction, look.rules.least_requests))
     if number != last.look or failing_streak(frame.sort("ended_at", maintain_order=True)) is not None:
         return None
+    is_renewed = frame.height != last.num_seen
+    if is_renewed and summary.num_unnamed:
+        # Those count by conversation, which is known by its text: one by one, the intervals would be too narrow.
+        frame, _ = canary_frame(context, one.project_id, one.name, canary=look.canary, since=revision.created_at)
     same: dict[str, Any] = {"at": context.access.now(), "num_seen": frame.height}
-    if frame.height != last.num_seen:
+    if is_renewed:
         # The figures of both sides are those of now; the test waits for its next look.
         measures, words, _ = measured_sides(
             context,

@@ -290,10 +290,12 @@ def promote(
 
     Raises:
         NotFoundError: No such deployment.
-        ConflictError: There is no canary, another revision than expected, or a gate refuses it.
+        ConflictError: No canary, another revision than expected, one that is gone or saved again, or a gate refuses it.
     """
     current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
     made = routing.promoted(current.revision, target)
+    # As it was when it got its share: files that are gone, or other weights, would answer all users.
+    check_targets_of(context, caller, name, current.revision.model_copy(update={"shares": made.shares}))
     made = _past_gates(context, caller, made, made.shares, gate, override)
     if not may_be_unjudged:
         refuse_unjudged(name, made.unjudged, has_others=False)
@@ -318,7 +320,11 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
         )
     # Every target is resolved first: a rollback to deleted files would turn a bad model into an outage.
     check_targets_of(context, caller, name, earlier)
-    return _revise(context, caller, current, routing.rolled_back(current.revision, earlier))
+    made = routing.rolled_back(current.revision, earlier)
+    # A rollback is the way out of trouble: nothing that cannot be looked up about a target blocks it.
+    with contextlib.suppress(LuthierError):
+        made = made.model_copy(update={"unjudged": unjudged_targets(context, caller, made.shares)})
+    return _revise(context, caller, current, made)
 
 
 def choose_target_engines(context: Context, caller: Caller, made: Deployment) -> dict[str, EngineDecision]:
@@ -402,7 +408,7 @@ def revision_json(revision: Revision) -> dict[str, Any]:
 def _past_gates(
     context: Context, caller: Caller, made: Revision, shares: Sequence[Share], gate: Path | None, override: str | None
 ) -> Revision:
-    """The revision with what the gates say of these shares, and which have no evaluation.
+    """The revision with what the gates say of these shares, and which of all its targets have no evaluation.
 
     Raises:
         ConflictError: A gate refuses a target and there is no override.
@@ -410,7 +416,8 @@ def _past_gates(
         NotFoundError: There is no such gate file or target.
     """
     passage = pass_gates(context, caller, shares, gate=gate, override=override)
-    return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, shares)})
+    asked = [one for one in made.shares if one in shares or one.target in made.unjudged]  # who stays beside a canary
+    return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, asked)})
 
 
 def _add(context: Context, caller: Caller, name: str, revision: Revision) -> Deployment:

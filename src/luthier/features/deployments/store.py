@@ -9,9 +9,13 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.records.deployment import Deployment, Revision
+from luthier.platform.db.monitor_state import put
 from luthier.platform.db.store import RecordTable, Store
 from luthier.platform.db.tables import deployment_revisions, deployments
 
+CANARY_SEEN: Final = "canary"
+CANARY_RULES: Final = "canary_rules"
+"""Kinds of the documents about the canaries of a deployment: what was seen of the last one, and their rules."""
 _REVISIONS: Final = RecordTable(deployment_revisions, Revision, clock="created_at")
 _IS_NEWEST = (deployment_revisions.c.deployment_id == deployments.c.deployment_id) & (
     deployment_revisions.c.number == deployments.c.revision
@@ -96,7 +100,7 @@ class DeploymentStore(Store):
         return tuple(self._list(_REVISIONS, deployment_id=deployment_id))
 
     def delete(self, project_id: str, name: str) -> None:
-        """Forget a deployment and its revisions.
+        """Forget a deployment, its revisions, and what is kept about its canaries: another of its name begins afresh.
 
         Raises:
             NotFoundError: The project has no such deployment.
@@ -105,6 +109,8 @@ class DeploymentStore(Store):
         with self._write() as connection:
             if connection.execute(delete(deployments).where(is_it)).rowcount == 0:
                 raise _no_such_deployment(name)
+            for kind in (CANARY_SEEN, CANARY_RULES):
+                put(connection, project_id, kind, name, None)
 
     def _add_revision(self, connection: Connection, deployment_id: str, revision: Revision, now: float) -> Revision:
         return _REVISIONS.insert(connection, revision, now, deployment_id=deployment_id)

@@ -170,7 +170,10 @@ def _samples(items: list[OutputItem], place: int) -> tuple[Sample, ...]:
 def _task_names(names: list[str]) -> list[str]:
     """A name for each grader that an address can hold, each once."""
     found: list[str] = []
-    for number, name in enumerate(names, 1):
-        plain = _NOT_PLAIN.sub("_", name.lower()).strip("_")[:48] or f"grader_{number}"
-        found.append(plain if plain not in (*found, _ALL) else f"{plain}_{number}")
+    for number, given in enumerate(names, 1):
+        plain = _NOT_PLAIN.sub("_", given.lower()).strip("_")[:48] or f"grader_{number}"
+        name, place = plain, number
+        while name in (*found, _ALL):
+            name, place = f"{plain}_{place}", place + 1
+        found.append(name)
     return found

@@ -131,11 +131,19 @@ def start(
     """
     run_id = _run(context, caller, candidate)
     stored = None if kind == "safety" else _file(context, caller, kind, file_id)
-    # dict.fromkeys drops repetitions and keeps the order of the table.
-    names = [_system(context, caller, name) for name in dict.fromkeys(against) if name]
+    # dict.fromkeys drops repetitions, also of a run under two names, and keeps the order of the table.
+    asked = dict.fromkeys(_system(context, caller, name) for name in against if name)
+    # A model against itself has no difference to test.
+    names = [name for name in asked if name != run_id]
     if len(names) > MAX_AGAINST:
         raise RequestError(
             f"{len(names)} models to compare it with", expected=f"at most {MAX_AGAINST}", do="name fewer models"
+        )
+    if kind == "safety" and len(names) > 1:
+        raise RequestError(
+            f"{len(names)} models to compare it with",
+            expected="one: the safety check compares two models",
+            do="name fewer models",
         )
     if kind == "rows" and not names:
         names = [served_targets.base_of(context, context.runs.plan(run_id).base_model.name).name]
@@ -145,8 +153,7 @@ def start(
         kind=kind,
         result_id=new_id(_IDS[kind]),
         candidate=run_id,
-        # A model against itself has no difference to test.
-        against=tuple(name for name in names if name != run_id),
+        against=tuple(names),
         file_id=None if stored is None else stored.file_id,
         label=probes if stored is None else stored.filename,
         probes=probes,

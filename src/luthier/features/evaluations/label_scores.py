@@ -14,7 +14,7 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import LabelConfidence
 from luthier.core.evaluation_plan import Bar, Prompting
-from luthier.core.ids import is_id
+from luthier.core.ids import is_trained_name
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import Candidate, TemplatedEngine
@@ -115,7 +115,7 @@ def untrained_base(candidates: Sequence[Candidate]) -> int | None:
         (
             place
             for place, one in enumerate(candidates[:-1])
-            if not (one.is_prompted or one.adapter_path or one.has_task_head or is_id(one.name, "run"))
+            if not (one.is_prompted or one.adapter_path or one.has_task_head or is_trained_name(one.name))
         ),
         None,
     )

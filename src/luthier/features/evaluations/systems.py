@@ -16,7 +16,7 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import KlToBase, SystemResult
 from luthier.core.evaluation_plan import MetricName
-from luthier.core.ids import is_id
+from luthier.core.ids import is_trained_name
 from luthier.core.ports import Engine, Progress, Prompt, StopCheck
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, task_head_in
 from luthier.features.generation.engines import EnginePool
@@ -352,8 +352,8 @@ def _states(engine: StatesEngine, rows: Sequence[TokenisedExample], name: str, p
 
 def _is_base_of(one: Candidate, tuned: Candidate) -> bool:
     """Whether a candidate is the base of the other, without examples in its prompt."""
-    # Another run that fully fine-tuned the same model has no adapter either.
-    is_plain = one.adapter_path is None and not one.is_prompted and not is_id(one.name, "run")
+    # Another run that fully fine-tuned the same model, or a checkpoint of one, has no adapter either.
+    is_plain = one.adapter_path is None and not one.is_prompted and not is_trained_name(one.name)
     return is_plain and one.model_name == tuned.model_name and engine_key(one) != engine_key(tuned)
 
 

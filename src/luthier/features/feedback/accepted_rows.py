@@ -122,21 +122,22 @@ def add_accepted(context: Context, caller: Caller, dataset_id: str, model: str |
     Raises:
         NotFoundError: No such dataset.
         ConflictError: It is a held-out or validation side of a split, its rows have another shape than answers to
-            prompts, or nothing can be added.
+            prompts, nothing can be added, or another version was added meanwhile.
         DataError: Its file cannot be read.
     """
-    dataset, versions = dataset_versions.show_dataset(context, caller, dataset_id)
-    newest = versions[0]
-    side = _side(context, caller, newest)
-    if side in ("held_out", "validation"):
-        raise ConflictError(
-            f"{dataset.name!r} is the {side.replace('_', '-')} side of a split",
-            expected="a dataset that is trained on: new held-out rows would change what models are evaluated on",
-            do="choose the training side, or another dataset",
-        )
-    # Two people who press the button together must not add the same answers twice.
+    # Two people who press the button together must not add the same answers twice, nor each to the same version: the
+    # rows of one would not be in the newest one.
     with file_lock(context.home / "reviewed-rows.lock", what="adding rows", timeout_seconds=_LOCK_SECONDS):
-        known = _added_before(context.datasets.versions(dataset.dataset_id))
+        dataset, versions = dataset_versions.show_dataset(context, caller, dataset_id)
+        newest = versions[0]
+        side = _side(context, caller, newest)
+        if side in ("held_out", "validation"):
+            raise ConflictError(
+                f"{dataset.name!r} is the {side.replace('_', '-')} side of a split",
+                expected="a dataset that is trained on: new held-out rows would change what models are evaluated on",
+                do="choose the training side, or another dataset",
+            )
+        known = _added_before(versions)
         items = [one for one in accepted(context, caller.project_id, model) if _is_new(one, known)]
         rows = open_rows(context, caller, newest)
         shape = detected_shape(rows, newest.columns)
@@ -428,6 +429,7 @@ def _added(
         parent=newest.number,
         note=f"{len(found.rows):,} accepted answers added",
         details=_details(found, newest.number, len(replaced)),
+        is_next=True,
     )
     return AddedRows(version, len(found.rows), len(replaced), dict(found.left_out), tuple(found.cautions))
 

@@ -173,10 +173,11 @@ def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 
         liked[one.exchange_id] = liked.get(one.exchange_id, True) and is_liked
     wanted = [exchange_id for exchange_id, is_liked in liked.items() if is_liked]
     known = context.review_items.exchange_ids(caller.project_id)
-    fresh = [one for one in wanted if one not in known][:MAX_QUEUED]
+    fresh = [one for one in wanted if one not in known]
     _, with_words = _answered(context, caller.project_id, model, 0.0)
+    # The bound counts what can be queued: under `sampled` the newest 1,000 may nearly all be without their text.
     kept = [one for one in fresh if one in with_words]
-    made = _queue(context, _exchanges(context, caller.project_id, model, 0.0, kept), "rating")
+    made = _queue(context, _exchanges(context, caller.project_id, model, 0.0, kept[:MAX_QUEUED]), "rating")
     return Queued(made.num_queued, sum(one in known for one in wanted), len(fresh) - len(kept))
 
 

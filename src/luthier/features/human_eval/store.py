@@ -56,6 +56,11 @@ class PanelCounts:
     num_raters: int
     num_ratings: int
 
+    @property
+    def num_wanted(self) -> int:
+        """The ratings that there are when every rater has rated everything."""
+        return self.num_raters * self.panel.num_items
+
 
 class RatingPanelStore(Store):
     """The panels of all projects."""

@@ -141,8 +141,9 @@ def assign(
         changes |= {"done_at": None, "done_by": "", "done_mark": ""}
     mark = entry.mark.model_copy(update=changes)
     events, documents = _messages(context, caller, entry, member, due, root)
-    if member is not None and due_at is not None and due_at - DUE_SECONDS <= context.access.now():
-        # Due within the day: the message about it is this one, and a reminder a minute later would say the same.
+    if member is not None and events and due_at is not None and due_at - DUE_SECONDS <= context.access.now():
+        # Due within the day: the message about it is this one, and a reminder a minute later would say the same. Who
+        # takes something up themselves gets no message now, and is reminded.
         noted = Reminders(assignee_id=member.member_id, due_at=due_at, sent=("due",))
         documents.append(WatchDocument(caller.project_id, REMINDER, item_id, noted.model_dump_json()))
     facts = {"about": _about(entry.work), "to": None if member is None else member.name, "due": due and str(due)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -80,19 +81,20 @@ def dataset_work(dataset_id: str, name: str, version: int, num_rows: int | None,
 
 
 def _panels(context: Context, caller: Caller) -> Iterator[Work]:
-    for one in context.rating_panels.list(caller.project_id)[:MAX_OF_A_KIND]:
-        num_wanted = one.num_raters * one.panel.num_items
+    # Closed and complete ones, of which a project has ever more, must not take the place of those that wait.
+    found = context.rating_panels.list(caller.project_id)
+    waiting = (one for one in found if one.panel.closed_at is None and one.num_ratings < one.num_wanted)
+    for one in islice(waiting, MAX_OF_A_KIND):
         raters = f"{one.num_raters} rater{'' if one.num_raters == 1 else 's'}"
-        if one.panel.closed_at is None and one.num_ratings < num_wanted:
-            yield Work(
-                kind="rate",
-                subject=one.panel.panel_id,
-                title=f"Rate answers: {one.panel.name}",
-                detail=f"{one.num_ratings:,} of {num_wanted:,} ratings by {raters}",
-                address=f"/evaluations/panels/{quote(one.panel.panel_id, safe='')}",
-                since=one.panel.created_at,
-                mark=str(one.num_raters),
-            )
+        yield Work(
+            kind="rate",
+            subject=one.panel.panel_id,
+            title=f"Rate answers: {one.panel.name}",
+            detail=f"{one.num_ratings:,} of {one.num_wanted:,} ratings by {raters}",
+            address=f"/evaluations/panels/{quote(one.panel.panel_id, safe='')}",
+            since=one.panel.created_at,
+            mark=str(one.num_raters),
+        )
 
 
 def _reviews(context: Context, caller: Caller) -> Iterator[Work]:
@@ -117,10 +119,10 @@ def _datasets(context: Context, caller: Caller, asked: frozenset[str]) -> Iterat
         for dataset, version in context.datasets.list(caller.project_id):
             is_asked = item_id_of("annotate", dataset.dataset_id) in asked
             if is_asked and dataset.dataset_id not in known:
-                begun.append((dataset, version, 0))
-    for dataset, version, num_decided in begun[:MAX_OF_A_KIND]:
-        if version.num_rows is None or num_decided < version.num_rows:
-            yield dataset_work(dataset.dataset_id, dataset.name, version.number, version.num_rows, num_decided)
+                begun.insert(0, (dataset, version, 0))
+    waiting = (one for one in begun if one[1].num_rows is None or one[2] < one[1].num_rows)
+    for dataset, version, num_decided in islice(waiting, MAX_OF_A_KIND):
+        yield dataset_work(dataset.dataset_id, dataset.name, version.number, version.num_rows, num_decided)
 
 
 def _alerts(context: Context, caller: Caller) -> Iterator[Work]:
@@ -150,14 +152,16 @@ def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
         is_same = seen is not None and seen.canary == revision.canary and seen.revision == revision.number
         words = seen.sentence if seen is not None and is_same else "not compared yet"
         canary = names.get(revision.canary) or shown_reference(revision.canary)
+        fraction = f"{100 * share.fraction:.3g}%"
         yield Work(
             kind="canary",
             subject=deployment.name,
             title=f"Decide about the canary of {deployment.name}",
-            detail=_short(f"{canary} answers {share.fraction:.0%} of the users: {words}"),
+            detail=_short(f"{canary} answers {fraction} of the users: {words}"),
             address=f"/deployments/{quote(deployment.name, safe='')}",
             since=revision.created_at,
-            mark=str(revision.number),
+            # A deployment that was made again under this name counts its revisions from 1 again.
+            mark=f"{deployment.deployment_id} {revision.number}",
         )
 
 

@@ -72,11 +72,12 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
 
     Raises:
         RequestError: Fewer than 8 characters, or every row of a dataset would be removed.
+        ConflictError: Somebody else has added a version meanwhile to a dataset that holds it. Nothing was changed.
     """
     wanted = checked_row(row)
     # Before any change: afterwards the newest versions would not show where the row was.
     lineage = row_lineage(context, caller, wanted)
-    holding, unread = _holding(context, caller, wanted)
+    holding, unread, searched = _holding(context, caller, wanted)
     # Files first: to write them takes long, and a transaction is short. A full project forgets, too: no quota counts.
     files = [
         dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl", is_result=True)
@@ -84,6 +85,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     ]
     made = list[tuple[DatasetVersion, int]]()
     with context.database.transaction():
+        unread += _not_searched(context, caller, searched)
         for file, (newest, _, num_removed, num_lost) in zip(files, holding, strict=True):
             left_out = f", {counted(num_lost, 'unreadable row')} left out" if num_lost else ""
             version = dataset_versions.add_version(
@@ -95,6 +97,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
                 parent=newest.number,
                 note=f"{counted(num_removed, 'row')} forgotten{left_out}",
                 details={"num_forgotten": num_removed, "num_unreadable": num_lost},
+                is_next=True,
             )
             if num_lost:
                 unread.append(
@@ -119,10 +122,11 @@ _Holding = tuple[DatasetVersion, list[bytes], int, int]
 """A version that holds the row, the lines to keep of it, and how many are removed, and lost as unreadable."""
 
 
-def _holding(context: Context, caller: Caller, wanted: str) -> tuple[list[_Holding], list[str]]:
-    """The newest versions that contain a row, and notes on unknown ones. Nothing is written."""
-    holding, unread = list[_Holding](), list[str]()
+def _holding(context: Context, caller: Caller, wanted: str) -> tuple[list[_Holding], list[str], dict[str, int]]:
+    """The newest versions that contain a row, notes on unknown ones, and which were searched. Nothing is written."""
+    holding, unread, searched = list[_Holding](), list[str](), dict[str, int]()
     for dataset, newest in dataset_versions.list_datasets(context, caller):
+        searched[dataset.dataset_id] = newest.number
         path = dataset_versions.path_of(context, caller, newest)
         kept, num_removed, num_lost, num_unknown = _without(path, wanted)
         # All datasets are checked before the first new version is made.
@@ -139,7 +143,17 @@ def _holding(context: Context, caller: Caller, wanted: str) -> tuple[list[_Holdi
                 f"{counted(num_unknown, 'row')} of {newest.dataset_id} version {newest.number} cannot be read, and may "
                 "hold it: look at them with `luthier data audit`"
             )
-    return holding, unread
+    return holding, unread, searched
+
+
+def _not_searched(context: Context, caller: Caller, searched: dict[str, int]) -> list[str]:
+    """Notes on versions that were added while the others were searched."""
+    found = dataset_versions.list_datasets(context, caller)
+    return [
+        f"version {newest.number} of {newest.dataset_id} was added meanwhile, and may hold it: forget it once more"
+        for dataset, newest in found
+        if searched.get(dataset.dataset_id) != newest.number
+    ]
 
 
 def _is_of(item: Any, wanted: str) -> bool:

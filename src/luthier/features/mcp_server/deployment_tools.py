@@ -99,7 +99,7 @@ def rollback(call: Call, asked: RollbackArguments) -> ToolResult:
 
 
 def _result(found: DeploymentObject) -> ToolResult:
-    shares = ", ".join(f"{one.target} ({one.fraction:.0%} of users)" for one in found.revision.shares)
+    shares = ", ".join(f"{one.target} ({100 * one.fraction:.3g}% of users)" for one in found.revision.shares)
     summary = f"{found.name} is at revision {found.revision.number}: {shares}."
     if found.revision.unjudged:
         summary += f" Without an evaluation: {', '.join(found.revision.unjudged)}."

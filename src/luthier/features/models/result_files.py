@@ -55,6 +55,19 @@ def _keep(context: Context, run_id: str, name: str, file: Path, kind: str) -> No
     context.artifacts.put_file(file, kind, link)
 
 
+def local_weights(context: Context, run_id: str, adapter_path: str) -> Path | None:
+    """The folder of a run's weights where it is on this machine; None where it is not. Nothing is fetched.
+
+    Args:
+        context: The home.
+        run_id: The run.
+        adapter_path: The folder on the machine that has trained; of a home that was moved or copied, where it was.
+    """
+    there = Path(adapter_path)
+    places = (there, context.settings.run_folder(run_id) / there.name)
+    return next((place for place in places if place.is_dir()), None)
+
+
 def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
     """The folder of a run's weights on this machine, fetched where another machine has trained it.
 
@@ -69,12 +82,10 @@ def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
     Raises:
         WorkError: A file of it is lost or damaged, or the store does not answer.
     """
+    if (here := local_weights(context, run_id, adapter_path)) is not None:
+        return here
     there = Path(adapter_path)
-    if there.is_dir():
-        return there
     target = context.settings.run_folder(run_id) / there.name
-    if target.is_dir():
-        return target
     prefix, names = f"{there.name}/", _stored_weights(context, run_id, there.name)
     if not names:
         return there
@@ -94,9 +105,8 @@ def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
 
 def has_weights(context: Context, run_id: str, adapter_path: str) -> bool:
     """Whether `weights_folder` would find a folder; nothing is fetched."""
-    there = Path(adapter_path)
-    is_here = there.is_dir() or (context.settings.run_folder(run_id) / there.name).is_dir()
-    return is_here or bool(_stored_weights(context, run_id, there.name))
+    is_here = local_weights(context, run_id, adapter_path) is not None
+    return is_here or bool(_stored_weights(context, run_id, Path(adapter_path).name))
 
 
 def _stored_weights(context: Context, run_id: str, folder: str) -> dict[str, str]:

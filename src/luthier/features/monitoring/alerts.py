@@ -30,6 +30,7 @@ from luthier.platform.notifications import mails, webhooks
 from luthier.platform.notifications.store import EventType
 
 _MAX_EXAMPLES: Final = 5
+_UNWATCHED: Final = "It is not watched any more."
 
 
 def subject_of(alerts: Sequence[Alert]) -> str:
@@ -37,7 +38,8 @@ def subject_of(alerts: Sequence[Alert]) -> str:
     opened, closed = _parted(alerts)
     model = _line(alerts[0].model)
     if len(alerts) == 1:
-        return f"{model}: {_line(alerts[0].signal.title)}{' is steady again' if closed else ' has changed'}"
+        ending = f"is {_ending(alerts[0])}" if closed else "has changed"
+        return f"{model}: {_line(alerts[0].signal.title)} {ending}"
     parts = [f"{len(opened)} alert{'s' if len(opened) > 1 else ''}"] if opened else []
     return f"{model}: {', '.join([*parts, *([f'{len(closed)} closed'] if closed else [])])}"
 
@@ -91,7 +93,7 @@ def change_of(signal: Signal) -> str:
 
 def _paragraph(alert: Alert) -> str:
     signal = alert.signal
-    title = f"{_line(signal.title)}: {'changed' if alert.status == 'open' else 'steady again'}"
+    title = f"{_line(signal.title)}: {'changed' if alert.status == 'open' else _ending(alert)}"
     lines = [title, f"  now       {change_of(signal)}"]
     if signal.sentence:
         lines.append(f"  seen      {_line(signal.sentence)}")
@@ -104,6 +106,11 @@ def _paragraph(alert: Alert) -> str:
     elif alert.closed_at is not None:
         lines.append(f"  closed    {_when(alert.closed_at)}")
     return "\n".join([*lines, f"  alert     {alert.alert_id}"])
+
+
+def _ending(alert: Alert) -> str:
+    """How a closed alert has ended."""
+    return "not watched any more" if alert.signal.sentence == _UNWATCHED else "steady again"
 
 
 def _parted(alerts: Sequence[Alert]) -> tuple[list[Alert], list[Alert]]:
@@ -217,15 +224,62 @@ def _reviewed(context: Context, project_id: str, report: WatchReport) -> tuple[l
     still = [_seen_again(alert, report) for alert in is_open.values()]
     to_send = [*opened, *closed]
     after = _StoredStates(at=report.until, standings=dict(found.standings)).model_dump_json()
+    states = WatchDocument(project_id, _STANDINGS, report.model, after)
+    return to_send, _settled(context, settings, states, document, to_send, still)
+
+
+def close_unwatched(context: Context, project_id: str, watched: Sequence[str]) -> list[Alert]:
+    """Close the open alerts of models that are not monitored any more, such as a deployment that was removed.
+
+    No check would ever find them steady. Returns the closed ones, of which receivers are notified as of others.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        watched: Its monitored models.
+    """
+    is_open = {one.model for one in list_alerts(context, project_id, status="open")}
+    return [alert for model in sorted(is_open - set(watched)) for alert in _close_all(context, project_id, model)]
+
+
+def _close_all(context: Context, project_id: str, model: str) -> list[Alert]:
+    while True:
+        document = context.watches.get(project_id, _STANDINGS, model)
+        until = context.access.now()
+        report = WatchReport(
+            project_id=project_id, model=model, since=until, until=until, num_exchanges=0, num_with_text=0
+        )
+        closed = [_closed(one, report) for one in list_alerts(context, project_id, model=model, status="open")]
+        if not closed:
+            return []
+        # Without any state: should it be monitored again, its looks begin with the first.
+        states = WatchDocument(project_id, _STANDINGS, model, _StoredStates(at=until).model_dump_json())
+        settings = alert_settings(context, project_id)
+        if context.alerts.settle(project_id, _settled(context, settings, states, document, closed)):
+            break
+    for alert in closed:
+        log.warning("%s", line_of(alert))
+    return closed
+
+
+def _settled(
+    context: Context,
+    settings: AlertSettings,
+    states: WatchDocument,
+    states_before: str | None,
+    to_send: Sequence[Alert],
+    still: Sequence[Alert] = (),
+) -> Settled:
+    """What is written for alerts that have changed, and for others that are still open."""
     documents = []
     if to_send and settings.emails:
         now = context.access.now()
         # One mail a check, however many alerts it has: a broken deployment changes many signals together.
-        documents.append(mails.waiting(project_id, settings.emails, subject_of(to_send), text_of(to_send), now=now))
+        mail = mails.waiting(states.project_id, settings.emails, subject_of(to_send), text_of(to_send), now=now)
+        documents.append(mail)
     # One transaction for alerts, signal states, mail and webhooks: a crash loses all of them or none, and the
     # next check sees states that match the alerts.
-    states = WatchDocument(project_id, _STANDINGS, report.model, after)
-    return to_send, Settled([*to_send, *still], states, document, documents, [_event(alert) for alert in to_send])
+    return Settled([*to_send, *still], states, states_before, documents, [_event(alert) for alert in to_send])
 
 
 def send_test(context: Context, caller: Caller) -> dict[str, str]:
@@ -281,7 +335,7 @@ def _closed(alert: Alert, report: WatchReport) -> Alert:
     signal = report.signal(alert.signal.name)
     if signal is None:
         # A signal that a report lacks counts as steady; its alert closes with the last known figures.
-        signal = alert.signal.model_copy(update={"sentence": "It is not watched any more."})
+        signal = alert.signal.model_copy(update={"sentence": _UNWATCHED})
     return alert.model_copy(update={"status": "closed", "closed_at": report.until, "signal": signal})
 
 

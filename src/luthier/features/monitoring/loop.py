@@ -137,7 +137,11 @@ def run_due_checks(context: Context) -> int:
     due: list[tuple[str, str]] = []
     for project in context.access.projects():
         settings = alerts.alert_settings(context, project.project_id)
-        for model in monitored_models(context, project.project_id, settings) if settings.is_on else ():
+        if not settings.is_on:
+            continue
+        watched = monitored_models(context, project.project_id, settings)
+        alerts.close_unwatched(context, project.project_id, watched)
+        for model in watched:
             # Claimed before the work starts, so a server that dies in a check blocks the model for one interval only.
             if _claim(context, project.project_id, model, settings):
                 due.append((project.project_id, model))

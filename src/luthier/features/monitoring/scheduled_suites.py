@@ -131,9 +131,8 @@ def _candidate(context: Context, project_id: str, model: str) -> str:
     from luthier.features.release_gates.service import judged_behind
 
     deployment = context.deployments.find(project_id, model)
-    shares = (Share(target=model, fraction=1),) if deployment is None else deployment.revision.shares
-    # The target with the largest share answers for the name; smaller shares are A/B variants or canaries.
-    judged = judged_behind(context, Caller(project_id=project_id), max(shares, key=lambda one: one.fraction))
+    share = Share(target=model, fraction=1) if deployment is None else deployment.revision.main_share
+    judged = judged_behind(context, Caller(project_id=project_id), share)
     if (found := judged.run_id or judged.base) is None:
         raise ConflictError(
             f"{model} cannot be evaluated by a suite: {' '.join(judged.set_aside)}",
@@ -144,36 +143,66 @@ def _candidate(context: Context, project_id: str, model: str) -> str:
 
 
 _MAX_RESULTS: Final = 50
+_MAX_EARLIER: Final = 3
+"""Models that answered by the name before, whose results are compared with those of the present one."""
 _WIDER: Final = 2.0
 """A change is reported where it leaves an interval twice as wide as that of 95%: of many looks, few are wrong."""
 _DO: Final = "See the suite's page for the rows that were answered worse; roll back, or train again."
 
 
-def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signal, ...]:
-    """The signals of every task of every suite that has evaluated what answers; none where none has."""
-    from luthier.features.release_gates.service import judged_behind
+def suite_signals(context: Context, project_id: str, target: str, model: str = "") -> tuple[Signal, ...]:
+    """The signals of every task of every suite that has evaluated what answers; none where none has.
 
+    Args:
+        context: The home.
+        project_id: The project.
+        target: What answers; empty for nothing.
+        model: The name that it answers by. What answered by it before is compared, too.
+    """
     if not target:
         return ()
-    try:
-        judged = judged_behind(context, Caller(project_id=project_id), Share(target=target, fraction=1))
-    except (NotFoundError, ConflictError):
-        return ()
-    subject = judged.run_id or judged.base
+    deployment = context.deployments.find(project_id, model) if model else None
+    revisions = () if deployment is None else context.deployments.revisions(deployment.deployment_id)
+    routed = (one for revision in revisions for one in revision.shares if one.target == target)
+    # That of the deployment knows the folder of an export as well.
+    subject = _subject(context, project_id, next(routed, Share(target=target, fraction=1)))
     if subject is None:
         return ()
-    # Bounded: the results of all suites are among the last fifty.
-    listed = context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS)
+    earlier = (_subject(context, project_id, revision.main_share) for revision in revisions)
+    before = [one for one in dict.fromkeys(earlier) if one not in (None, subject)][:_MAX_EARLIER]
+    listed = _results_of(context, project_id, subject)
+    own = {one.result_id for one in listed}
+    listed += [one for name in before if name is not None for one in _results_of(context, project_id, name)]
     newest: dict[str, list[SuiteResult]] = {}
-    for one in listed:
+    # Newest first: a sort keeps the order of those of one second.
+    for one in sorted(listed, key=lambda one: one.created_at, reverse=True):
         kept = newest.setdefault(one.suite, [])
-        # Newest first. Only results with the newest one's fingerprint (suite and its files) compare with it.
-        if not kept or one.fingerprint == kept[0].fingerprint:
+        # The first is of what answers now. Only results with its fingerprint (suite and its files) compare with it.
+        if (one.fingerprint == kept[0].fingerprint) if kept else (one.result_id in own):
             kept.append(one)
     # General tasks measure forgetting by training, which no change of a deployment touches.
     return tuple(
-        _signal(results, task) for results in newest.values() for task in results[0].tasks if not task.is_general
+        _signal(results, task)
+        for results in newest.values()
+        for task in (results[0].tasks if results else ())
+        if not task.is_general
     )
+
+
+def _subject(context: Context, project_id: str, share: Share) -> str | None:
+    """The run or base model that results about a target are stored by; None where there is none."""
+    from luthier.features.release_gates.service import judged_behind
+
+    try:
+        judged = judged_behind(context, Caller(project_id=project_id), share)
+    except (NotFoundError, ConflictError):
+        return None
+    return judged.run_id or judged.base
+
+
+def _results_of(context: Context, project_id: str, subject: str) -> list[SuiteResult]:
+    # Bounded: the results of all suites are among the last fifty.
+    return context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS)
 
 
 def _signal(results: list[SuiteResult], task: TaskResult) -> Signal:

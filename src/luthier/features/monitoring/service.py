@@ -333,8 +333,9 @@ def _watched(context: Context, project_id: str, model: str, since: float, until:
     except (DataError, ConflictError, NotFoundError) as error:
         profile = None
         cautions.append(f"The training data could not be read: {error.came}.")
-    # Without traffic the deployment says who would answer: an alert of its suites must not end because nobody asks.
-    suites = suite_signals(context, project_id, target or _deployed(context, project_id, model))
+    # The deployment says who answers now: an alert of its suites must not end because nobody asks, and that of a
+    # promoted model must not wait until most of the window is its own.
+    suites = suite_signals(context, project_id, _deployed(context, project_id, model) or target, model)
     compared = Compared(profile, settings.groups, suites)
     # The number of signals goes in because the confidence level is divided among all of them.
     judged, said = judged_by(context, project_id, settings, frame, since, number_of_signals(compared))
@@ -367,9 +368,9 @@ def _answering(frame: pl.DataFrame, since: float) -> str:
 
 
 def _deployed(context: Context, project_id: str, model: str) -> str:
-    """The target with the largest share of a deployment; empty where there is none of this name."""
+    """The target with the largest share of a deployment, without canaries; empty where there is none of this name."""
     deployment = context.deployments.find(project_id, model)
-    return "" if deployment is None else max(deployment.revision.shares, key=lambda one: one.fraction).target
+    return "" if deployment is None else deployment.revision.main_share.target
 
 
 def _refuse_unknown(context: Context, project_id: str, model: str) -> None:

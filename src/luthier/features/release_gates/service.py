@@ -27,7 +27,7 @@ from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult
 from luthier.core.text.counted import counted
 from luthier.features.models.names import is_tuned_name
-from luthier.features.models.result_files import result_saved_at
+from luthier.features.models.result_files import local_weights, result_saved_at
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.serving.targets import EXPORT
 from luthier.platform.audit_log.service import record
@@ -43,7 +43,6 @@ _GATE: Final = FileKind(
     hint="give the path of the gate's YAML file",
     refuse=RequestError,
 )
-_MAX_RESULTS: Final = 50
 MAX_GATE_CHARACTERS: Final = 50_000
 
 
@@ -225,11 +224,8 @@ def own_run_behind(context: Context, caller: Caller, share: Share) -> Judged:
 
 def newest_suites(context: Context, project_id: str, subject: str) -> list[SuiteResult]:
     """The newest result of each suite, newest first: of one model or run."""
-    newest: dict[str, SuiteResult] = {}
-    for one in context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS):
-        # Listed newest first: the first of a name stays.
-        newest.setdefault(one.suite, one)
-    return list(newest.values())
+    ids = context.assessments.suites(project_id, subject).values()
+    return [context.assessments.get("suite", SuiteResult, project_id, one) for one in ids]
 
 
 def newest_safety(context: Context, project_id: str, subject: str) -> SafetyResult | None:
@@ -320,8 +316,11 @@ def _has_its_weights(context: Context, run_id: str) -> bool:
     result = context.runs.get(run_id).result
     if result is None or result.adapter_path is None or result.adapter_sha256 is None:
         return True
+    # Those that are served: of a home that was moved they are not where they were trained.
+    folder = local_weights(context, run_id, result.adapter_path)
+    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     # Sizes and times are the key of a cached digest: gigabytes are read again only where a file has changed.
-    stamps = [(file, file.stat()) for file in sorted(Path(result.adapter_path).glob("*.safetensors"))]
+    stamps = [(file, file.stat()) for file in files]
     known = tuple((str(file), found.st_size, found.st_mtime_ns) for file, found in stamps)
     return not known or _digest_of(known) == result.adapter_sha256
 

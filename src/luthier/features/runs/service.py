@@ -279,14 +279,14 @@ def set_aside(context: Context, run_id: str) -> RunRecord:
 
     record = context.runs.get(run_id)
     models = context.tuned_models.of_run(run_id)
-    # Deleting the weights would break the clients of that name.
-    for target in (run_id, *models):
-        if names := context.deployments.routing_to(target):
-            raise ConflictError(
-                f"run {run_id} answers as {', '.join(names)}",
-                expected="a run that no deployment routes to",
-                do=f"deploy another one first, or give the name up: luthier deployments {names[0]} --remove",
-            )
+    # Deleting the weights would break the clients of that name. A run is deployed by its own project alone; a model of
+    # it may be by others, whose names are not shown: it has to be deleted first, which is refused while it answers.
+    if names := context.deployments.routing_to(run_id):
+        raise ConflictError(
+            f"run {run_id} answers as {', '.join(names)}",
+            expected="a run that no deployment routes to",
+            do=f"deploy another one first, or give the name up: luthier deployments {names[0]} --remove",
+        )
     if models:
         raise ConflictError(
             f"run {run_id} is the source of {', '.join(models[:3])}",

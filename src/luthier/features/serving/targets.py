@@ -134,13 +134,13 @@ def check_targets_of(context: Context, caller: Caller, name: str, revision: Revi
         revision: The revision.
 
     Raises:
-        ConflictError: A target is not there any more, or is a tuned model that was saved again under its name, or a run
-            whose training client has saved another result.
+        ConflictError: A target cannot be served any more, or is a tuned model that was saved again under its name, or a
+            run whose training client has saved another result.
     """
     for share in revision.shares:
         try:
             served_share(context, caller, share)
-        except NotFoundError as error:
+        except (NotFoundError, RequestError) as error:
             raise ConflictError(
                 f"revision {revision.number} of {name!r} goes to {share.target}, which cannot be served: {error.came}",
                 expected="a revision whose targets are all there",

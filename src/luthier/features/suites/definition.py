@@ -31,6 +31,7 @@ from luthier.core.results.suite import (
 from luthier.features.evaluations.leakage import not_held_out
 from luthier.features.recipes.checks import map_that_fits
 from luthier.features.recipes.file import FileKind, describe_problems, read_recipe_file
+from luthier.features.suites.lm_eval import files_named_in
 from luthier.features.suites.task_runs import RowsOf
 from luthier.ml.evaluation import general
 from luthier.ml.evaluation.sampling import choose_samples
@@ -115,6 +116,10 @@ def digests_of(suite: Suite, folder: Path, find_file: FileFinder | None = None) 
                     do="correct the path",
                 )
             found[name] = digest_of(path)
+            if isinstance(task, LmEvalTask):
+                # Its task file is little more than the names of others.
+                named = files_named_in(path, folder)
+                found |= {f"{name}: {one}": digest_of(file) for one, file in named.items()}
     return found
 
 

@@ -174,6 +174,58 @@ def _load(name: str, folder: Path) -> Any:
     return next(iter(loaded.values()))
 
 
+def files_named_in(path: Path, folder: Path) -> dict[str, Path]:
+    """The files that a task file of the harness names, by their names in it: data, functions, and what it includes.
+
+    Args:
+        path: The task file.
+        folder: The folder of the suite, which paths of data count from.
+    """
+    import yaml
+
+    found: dict[str, Path] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        try:
+            # Composed and not loaded, since only the harness knows its tag for functions.
+            root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # the harness says what is wrong with it
+        for keys, tag, value in _scalars(root, ()):
+            if tag == "!function":
+                found[value] = file.parent / f"{value.rpartition('.')[0]}.py"
+            elif "dataset_kwargs" in keys:
+                found |= _data_of(folder, value)
+            elif keys[:1] == ("include",) and value not in found:
+                found[value] = file.parent / value
+                waiting.append(found[value])
+    return {name: one for name, one in found.items() if one.exists()}
+
+
+def _scalars(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """All plain values of a YAML document: the keys that lead to each, its tag, and its text."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _scalars(value, (*keys, str(key.value)))
+    elif isinstance(node, yaml.SequenceNode):
+        for one in node.value:
+            yield from _scalars(one, keys)
+    elif isinstance(node, yaml.ScalarNode):
+        yield keys, str(node.tag), str(node.value)
+
+
+def _data_of(folder: Path, name: str) -> dict[str, Path]:
+    try:
+        if any(sign in name for sign in "*?[") and not Path(name).is_absolute():
+            return {one.relative_to(folder).as_posix(): one for one in folder.glob(name)}
+        return {name: folder / name} if name and (folder / name).exists() else {}
+    except (OSError, ValueError):  # text that can be no path
+        return {}
+
+
 @lru_cache(maxsize=2)
 def _manager(with_defaults: bool) -> Any:
     """Its table of tasks; reading all of them takes seconds."""

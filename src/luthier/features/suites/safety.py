@@ -25,7 +25,14 @@ from luthier.features.planning.added_rows import canaries_of
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.training_data import load_splits, rows_memory
 from luthier.features.recipes.checks import map_that_fits
-from luthier.features.suites.task_runs import RowsOf, find_system, run_of, run_tasks
+from luthier.features.suites.task_runs import (
+    RowsOf,
+    find_system,
+    outcome_of,
+    project_of_results,
+    run_of,
+    run_tasks,
+)
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -322,7 +329,7 @@ def check_safety(
     toxicity_model: Path | None = None,
     only: Sequence[str] = (),
     html: Path | None = None,
-    project_id: str = DEFAULT_PROJECT,
+    project_id: str | None = None,
     result_id: str | None = None,
 ) -> SafetyResult:
     """Run all probes on a model and on the one that it is compared with, keep the result, and return it.
@@ -337,7 +344,8 @@ def check_safety(
         toxicity_model: folder of a text classifier, used in addition to the list of words.
         only: names of probes; empty for all.
         html: where to write a page; None writes none.
-        project_id: whose models and results these are.
+        project_id: whose models and results these are; None, as of commands, for models of any project: the result is
+            then of the project of the model's run.
         result_id: id of the result; None takes a new one.
 
     Raises:
@@ -351,7 +359,10 @@ def check_safety(
 
     check_is_not_input(html, pairs, prompts)
     start = time.perf_counter()
-    systems, run_id = _systems(context, model, against, project_id)
+    looked_in = project_id or DEFAULT_PROJECT
+    systems, run_id = _systems(context, model, against, looked_in)
+    outcome = outcome_of(context, model, project_id=looked_in)
+    owner = project_id or project_of_results(context, run_id)
     built = Built()
     material = probe_inputs(context, run_id, built.left_out)
     build_probes(systems, material, built, suite=suite, pairs=pairs, prompts=prompts, toxicity_model=toxicity_model)
@@ -368,7 +379,7 @@ def check_safety(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=suite,
         fingerprint=sha256_document([[task.task.name, task.sha256] for task in tasks]),
-        run_id=run_id,
+        run_id=outcome,
         candidate=candidate,
         base=base,
         probes=results,
@@ -378,7 +389,7 @@ def check_safety(
         seconds=time.perf_counter() - start,
     )
     context.assessments.save(
-        "safety", result.result_id, result, project_id=project_id, subject=run_id or candidate, run_id=run_id
+        "safety", result.result_id, result, project_id=owner, subject=outcome or candidate, run_id=run_id
     )
     if html is not None:
         from luthier.ml.evaluation.report.suite_page import write_safety_page

@@ -30,7 +30,17 @@ from luthier.features.suites.definition import (
     load_suite,
     load_task,
 )
-from luthier.features.suites.task_runs import Engines, RowsOf, Server, System, find_system, run_of, run_tasks
+from luthier.features.suites.task_runs import (
+    Engines,
+    RowsOf,
+    Server,
+    System,
+    find_system,
+    outcome_of,
+    project_of_results,
+    run_of,
+    run_tasks,
+)
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -46,7 +56,7 @@ def run_suite(
     seeds: int = 1,
     allow_code: bool = False,
     allow_leakage: bool = False,
-    project_id: str = DEFAULT_PROJECT,
+    project_id: str | None = None,
     result_id: str | None = None,
     find_file: FileFinder | None = None,
 ) -> SuiteResult:
@@ -63,7 +73,8 @@ def run_suite(
         seeds: trainings of the candidate, a run; the missing ones are trained now.
         allow_code: whether code that models write is run, where a task has such.
         allow_leakage: whether rows are evaluated that an evaluated run was trained on; the verdict then notes it.
-        project_id: whose models and results these are.
+        project_id: whose models and results these are; None, as of commands, for models of any project: the result is
+            then of the project of the candidate's run.
         result_id: id of the result; None takes a new one.
         find_file: what the names of files in the suite and its rows stand for; None takes paths, which count from the
             suite's folder.
@@ -82,7 +93,8 @@ def run_suite(
     # Over the suite and the content of its files: results with equal fingerprints can be compared.
     fingerprint = spec.fingerprint(digests_of(spec, folder, find))
     # Found before any rows are read: a wrong name is reported immediately.
-    who = _find(context, systems, project_id)
+    who = _find(context, systems, project_id or DEFAULT_PROJECT)
+    owner = project_id or project_of_results(context, who.run_id)
     _check_seeds(who, seeds)
     seen = Seen(training_rows(context, who.run_ids), allow_leakage, map_of_runs(context, who.run_ids))
     # Filled by `_general` with what could not be measured.
@@ -98,7 +110,7 @@ def run_suite(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=spec.name,
         fingerprint=fingerprint,
-        run_id=who.run_id,
+        run_id=who.outcome,
         candidate=who.candidate,
         systems=tuple(dict.fromkeys(system.name for task in tasks for system in task.systems)),
         num_seeds=max(1, seeds),
@@ -106,10 +118,9 @@ def run_suite(
         verdict=tasks_verdict(tasks, who.candidate, base=base, caveats=caveats),
         seconds=time.perf_counter() - start,
     )
-    subject = who.run_id or who.candidate
-    context.assessments.save(
-        "suite", result.result_id, result, project_id=project_id, subject=subject, run_id=who.run_id
-    )
+    # Of a checkpoint it is no result of the run, but it goes with the run.
+    subject = who.outcome or who.candidate
+    context.assessments.save("suite", result.result_id, result, project_id=owner, subject=subject, run_id=who.run_id)
     return result
 
 
@@ -120,6 +131,7 @@ class _Systems:
     Attributes:
         ordered: from the plain to the tuned; the candidate is last.
         run_id: the candidate's.
+        outcome: the same where the candidate is what that run has made in the end; None for a checkpoint.
         run_ids: of all systems that runs have made.
         base: what the candidate was tuned from.
         shown: the system that is also evaluated with examples in its prompt.
@@ -127,6 +139,7 @@ class _Systems:
 
     ordered: tuple[System, ...]
     run_id: str | None
+    outcome: str | None
     run_ids: tuple[str, ...]
     base: Candidate | None
     shown: System
@@ -144,7 +157,8 @@ def _find(context: Context, names: Sequence[str], project_id: str) -> _Systems:
     # The table reads from the plain to the tuned: the evaluated model is last.
     ordered = (*([base] if base is not None and base not in found else []), *found[1:], found[0])
     shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
-    return _Systems(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)
+    outcome = outcome_of(context, names[0], project_id=project_id)
+    return _Systems(ordered, runs[0], outcome, tuple(run for run in runs if run is not None), base, shown)
 
 
 def _base_of(context: Context, run_id: str | None, found: Sequence[System]) -> Candidate | None:

@@ -71,6 +71,23 @@ def run_of(context: Context, name: str, *, project_id: str = DEFAULT_PROJECT) ->
     return None if is_address(name) else find_model(context, name, Caller(project_id=project_id)).run_id
 
 
+def outcome_of(context: Context, name: str, *, project_id: str = DEFAULT_PROJECT) -> str | None:
+    """The run whose outcome the system of this name is; None for others.
+
+    A checkpoint is no outcome: what it was evaluated by says nothing about what its run has made in the end.
+    """
+    if is_address(name):
+        return None
+    found = find_model(context, name, Caller(project_id=project_id))
+    return None if found.is_checkpoint else found.run_id
+
+
+def project_of_results(context: Context, run_id: str | None) -> str:
+    """The project of a result that no project was named for: that of the run, whose gates read it, or `default`."""
+    owner = None if run_id is None else context.runs.project_of(run_id)
+    return owner or DEFAULT_PROJECT
+
+
 def engine_of(context: Context, system: System) -> Engine:
     """The engine that runs a system; a server's answers are kept in the home, so that none is paid for twice."""
     if isinstance(system, Server):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -264,7 +265,7 @@ def _fit(points: Sequence[CurvePoint], notes: list[str]) -> CurveFit | None:
 
 
 def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
-    """The runs of the recipe of `run_id` with the next `num` seeds, in their order.
+    """The runs of the recipe of `run_id` with the next `num` seeds, in their order. New ones are of its project.
 
     Raises:
         ConflictError: one of them ends without trained weights, or base model, rows or teacher have changed since.
@@ -294,7 +295,8 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
             prepare_again(context, plan, ready=prepared)  # rejects other content at the same paths
             # Not evaluated here: the caller evaluates all seeds together.
             prepared = replace(prepared, held_out=None, replay_held_out=None)
-            record = train_prepared(context, prepared, began=began).record
+            with _owned_by(context, context.runs.project_of(run_id)):
+                record = train_prepared(context, prepared, began=began).record
             if record.status != "succeeded" or record.result is None or record.result.adapter_path is None:
                 raise ConflictError(
                     f"run {record.run_id} with seed {seed} is {record.status}",
@@ -304,6 +306,17 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
             known = record.run_id
         found.append(known)
     return found
+
+
+@contextmanager
+def _owned_by(context: Context, project_id: str | None) -> Iterator[None]:
+    """Runs that begin here have no job of their own: they are of the project of the run that they repeat."""
+    before = context.owner_project_id
+    context.owner_project_id = before or project_id
+    try:
+        yield
+    finally:
+        context.owner_project_id = before
 
 
 def _content_of(plan: Plan) -> tuple[Recipe, object]:

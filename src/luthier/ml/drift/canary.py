@@ -301,7 +301,9 @@ class Compared:
     signals: tuple[CanarySignal, ...] = ()
 
 
-def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: int = 0) -> Compared:
+def compare(
+    frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: int = 0, looks_before: int = 0
+) -> Compared:
     """Compare a canary with the rest of its deployment.
 
     The chance that a canary which is no worse is called worse is at most `rules.error` over all looks, regardless of
@@ -314,6 +316,7 @@ def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: i
         fraction: of the users that the canary gets.
         rules: the bound on errors, and what counts as worse.
         seed: of the draws; the same frame and seed give the same.
+        looks_before: looks at the same canary while it had other fractions, which have spent their part of the error.
     """
     frame = frame.sort("ended_at", maintain_order=True)
     first = first_look(fraction, rules.least_requests)
@@ -329,7 +332,7 @@ def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: i
     # Exactly the exchanges of the planned look: more of them would make the time of looking depend on the data.
     seen = frame.head(num)
     # Shared out over all kinds, also those without values: how many have some depends on the data.
-    level = level_of(number, rules.error, len(KINDS))
+    level = level_of(looks_before + number, rules.error, len(KINDS))
     until = float(seen["ended_at"][-1])
     signals = tuple(_signal(seen, kind, rules, level, until, seed) for kind in KINDS)
     canary = int(seen["is_canary"].sum())

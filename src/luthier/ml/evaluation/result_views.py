@@ -20,7 +20,7 @@ from luthier.core.evaluation import (
     SystemResult,
     Verdict,
 )
-from luthier.core.ids import is_id
+from luthier.core.ids import is_trained_name
 from luthier.core.results.release_gate import BASE
 from luthier.core.results.suite import Confusion, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_axis, metric_rows
@@ -62,11 +62,11 @@ def roles(evaluation: Evaluation) -> Roles | None:
 def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
     """The candidate's model before tuning, without examples in its prompt; otherwise a system named `base`.
 
-    A run beside it that fully fine-tuned the same model is not that model, although it has no adapter either.
+    What full fine-tuning of the same model made beside it is not that model, although it has no adapter either.
     """
     own = next((one for one in systems if one.name == candidate), None)
     plain = [one for one in systems if one.is_model and not one.is_prompted and one.adapter is None]
-    others = [one for one in plain if one.name != candidate and not is_id(one.name, "run")]
+    others = [one for one in plain if one.name != candidate and not is_trained_name(one.name)]
     same = [one.name for one in others if own is not None and one.model == own.model]
     # A fully fine-tuned model may be called by another name than its run's id.
     by_its_name = next((name for name in same if own is not None and name in (BASE, own.model)), None)

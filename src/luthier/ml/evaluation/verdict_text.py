@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
-from luthier.core.ids import is_id
+from luthier.core.ids import is_trained_name
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
 from luthier.ml.evaluation.metrics.classification import label
 from luthier.ml.evaluation.metrics.registry import reads_order
@@ -56,7 +56,7 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
 
 def is_tuned(system: SystemResult) -> bool:
     """Whether training made it. An adapter alone does not tell: full fine-tuning makes a whole model."""
-    return system.adapter is not None or system.name == "tuned" or is_id(system.name, "run")
+    return system.adapter is not None or system.name == "tuned" or is_trained_name(system.name)
 
 
 def without_prompting(system: SystemResult, results: Sequence[SystemResult]) -> SystemResult | None:

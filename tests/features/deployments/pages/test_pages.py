@@ -77,7 +77,10 @@ def test_runs_are_shown_by_their_names_with_the_id_in_small(home: Context, brows
     assert f'<option value="{second}" selected>Client questions, newer (' in choices
     deployments.deploy(home, ME, "support", second, canary=0.2)
     page = one.get("/deployments/support").text
-    assert f'<a href="/models/{first}">Client questions</a> <span class="hint mono">{first}</span></th>' in page
+    unjudged = '<span class="badge bad">not evaluated</span>'
+    assert (
+        f'<a href="/models/{first}">Client questions</a> {unjudged} <span class="hint mono">{first}</span></th>' in page
+    )
     badge = '<span class="badge open">canary</span>'
     assert (
         f'<a href="/models/{second}">Client questions, newer</a> {badge} <span class="hint mono">{second}</span></th>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import polars as pl
 import pytest
 
 from luthier.core.access import Caller
@@ -246,3 +247,83 @@ def test_a_judge_of_the_model_rates_both_sides(
         "better",
     )
     assert "The judge is not calibrated." in seen.cautions
+
+
+def unnamed(context: Context, canary: tuple[str, str], number: int, words: str, *, fails: bool = False) -> None:
+    """An exchange of nobody that is named, every second one of the canary, whose conversation begins with `words`."""
+    began = context.deployments.get(ME.project_id, "support").revision.created_at
+    exchange = Exchange(
+        exchange_id=f"chatcmpl-{number}",
+        project_id=ME.project_id,
+        at=began + number,
+        model="support",
+        target=canary[number % 2],
+        is_canary=number % 2 == 1,
+        seconds=1.0,
+        status=500 if fails else 200,
+        messages=({"role": "user", "content": words},),
+        answer="an answer",
+    )
+    traffic.record(context, exchange)
+
+
+def test_conversations_that_begin_alike_on_both_sides_are_not_mixed(context: Context, canary: tuple[str, str]) -> None:
+    # As of two keys: who asks is part of the draw, and not of the log.
+    for number in range(40):
+        unnamed(context, canary, number, "hello", fails=number % 2 == 1)
+    frame, _ = canary_frame(context, ME.project_id, "support", canary=canary[1], since=0)
+    sides = frame.group_by("unit").agg(pl.col("is_canary").n_unique())
+    assert sides["is_canary"].to_list() == [1, 1], "a unit is on one side"
+    seen = canary_watch.check_canary(context, ME, "support", may_roll_back=False)
+    failures = next(one for one in seen.measures if one.name == "failures")
+    assert failures.canary is not None
+    assert failures.rest is not None
+    assert (failures.canary.value, failures.rest.value) == (1.0, 0.0), "all of the canary's failed, none of the rest"
+
+
+def test_figures_renewed_between_two_looks_count_conversations(
+    context: Context, canary: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(240):
+        unnamed(context, canary, number, f"conversation {number % 4}")
+    seen = [canary_watch.check_canary(context, ME, "support", may_roll_back=False)]
+    unnamed(context, canary, 240, "conversation 0")
+    monkeypatch.setattr("luthier.ml.drift.canary.compare", lambda *_, **__: pytest.fail("no new look"))
+    seen.append(canary_watch.check_canary(context, ME, "support", may_roll_back=False))
+    figures = [next(one for one in each.measures if one.name == "seconds_p50") for each in seen]
+    assert [each.num_seen for each in seen] == [240, 241]
+    assert [(one.rest.num, one.rest.num_users) for one in figures if one.rest is not None] == [(120, 2), (121, 2)]
+
+
+def test_looks_before_a_canary_was_raised_keep_their_part_of_the_error(
+    context: Context, canary: tuple[str, str]
+) -> None:
+    exchanges(context, canary, num=110)
+    first = canary_watch.check_canary(context, ME, "support")
+    assert (first.look, first.looks_before) == (1, 0)
+    deployments.deploy(context, ME, "support", canary[1], canary=0.6)
+    exchanges(context, canary)
+    raised = canary_watch.check_canary(context, ME, "support")
+    # Looks at 84, 126, 189 and 284 exchanges; 426 are not there yet.
+    assert (raised.look, raised.looks_before) == (4, 1)
+    # A fifth for each signal of what the fifth look of all may spend.
+    (level,) = {one.level for one in raised.signals}
+    assert level == pytest.approx(0.05 / 5 * 4 / (8 * 9))
+    again = canary_watch.check_canary(context, ME, "support")
+    assert (again.look, again.looks_before) == (4, 1)
+    deployments.rollback(context, ME, "support")
+    deployments.rollback(context, ME, "support")
+    deployments.deploy(context, ME, "support", canary[1], canary=0.5)
+    assert canary_watch.check_canary(context, ME, "support").looks_before == 0, "it is tried from the beginning"
+
+
+def test_a_name_that_is_given_again_has_no_rules_of_the_deployment_before(
+    context: Context, canary: tuple[str, str]
+) -> None:
+    canary_watch.set_rules(context, ME, "support", CanaryRules(rolls_back=False))
+    canary_watch.check_canary(context, ME, "support")
+    assert canary_watch.last_seen(context, ME, "support") is not None
+    deployments.remove(context, ME, "support")
+    deployments.deploy(context, ME, "support", canary[0])
+    assert canary_watch.rules_of(context, ME.project_id, "support") == CanaryRules(), "a worse one is rolled back"
+    assert canary_watch.last_seen(context, ME, "support") is None

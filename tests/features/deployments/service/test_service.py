@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.models.store import TunedModel
 from luthier.features.runs.service import remove_run
 from luthier.features.serving import models as served_models
+from luthier.features.serving.checkpoint_permissions import permit
 from luthier.ml.export.bundle.verify import VerifyReport
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.db.database import Database
@@ -204,9 +206,12 @@ def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(
     assert routed.served.path == str(folder / "model.gguf")
     shown = deployments.show_deployment(context, ME, "support").as_json()
     assert str(tmp_path) not in json.dumps(shown)
+    deployments.deploy(context, ME, "support", add_run(context, "a"))
     (folder / "model.gguf").rename(folder / "model.onnx")
     with pytest.raises(RequestError, match="nothing that can be served"):
         deployments.deploy(context, ME, "support", str(folder))
+    with pytest.raises(ConflictError, match=r"revision 1 .* cannot be served: .* nothing that can be served"):
+        deployments.rollback(context, ME, "support")
 
 
 def test_a_run_is_not_asked_by_its_id_and_a_deployment_is_listed(context: Context) -> None:
@@ -231,6 +236,31 @@ def test_what_answers_is_not_removed(context: Context) -> None:
     assert remove_run(context, a).run_id == a
     with pytest.raises(ConflictError, match="cannot be served"):
         deployments.rollback(context, ME, "support")
+
+
+def test_a_canary_whose_files_are_gone_is_not_promoted(context: Context) -> None:
+    a, b = (add_run(context, letter) for letter in "ab")
+    deployments.deploy(context, ME, "support", a)
+    deployments.deploy(context, ME, "support", b, canary=0.1)
+    shutil.rmtree(context.settings.run_folder(b))
+    with pytest.raises(ConflictError, match=f"revision 2 of 'support' goes to {b}, which cannot be served"):
+        deployments.promote(context, ME, "support")
+    assert context.deployments.get(ME.project_id, "support").revision.canary == b
+
+
+def test_names_of_another_project_are_not_told_to_who_removes_a_run(context: Context) -> None:
+    run, name = add_run(context, "a"), "ft:tiny:default::one:ckpt-step-5"
+    place = str(context.settings.run_folder(run) / "model")
+    common = {"project_id": "default", "job_id": "job-1", "run_id": run, "base_model": "tiny"}
+    context.tuned_models.add(TunedModel(model_id=name, adapter_path=place, step=5, **common))
+    context.access.add_project("proj-other", "other")
+    permit(context, ME, name, ["proj-other"])
+    deployments.deploy(context, Caller(project_id="proj-other"), "secret", name)
+    with pytest.raises(ConflictError, match="is the source of ft:tiny") as refused:
+        remove_run(context, run)
+    assert "secret" not in f"{refused.value} {refused.value.do}"
+    with pytest.raises(ConflictError, match="1 deployments route to"):
+        served_models.delete_model(context, ME, name)
 
 
 def test_the_turns_of_one_conversation_stay_together() -> None:
@@ -261,3 +291,9 @@ def test_what_nobody_has_judged_is_in_the_revision_and_in_the_audit_log(context:
     assert context.deployments.find(ME.project_id, "other") is None
     half = deployments.split(context, ME, "ab", {judged: 0.5, unknown: 0.5}, may_be_unjudged=False)
     assert half.revision.unjudged == (unknown,), "one beside a judged one is a try, and is on record"
+    tried = deployments.deploy(context, ME, "support", judged, canary=0.1)
+    assert tried.revision.unjudged == (unknown,), "most users still get it"
+    assert deployments.promote(context, ME, "support").revision.unjudged == ()
+    assert deployments.rollback(context, ME, "support").revision.unjudged == (unknown,), "it answers again"
+    context.evaluations.save(make_evaluation("eval-20261125-100000-bbbbbb", run_id=unknown))
+    assert deployments.rollback(context, ME, "support").revision.unjudged == (), "it was evaluated since"

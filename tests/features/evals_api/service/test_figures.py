@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.core.records.bounds import REAL_LINE, UNIT, Bounds
-from luthier.features.evals_api.report import _figures
+from luthier.features.evals_api.report import _figures, _task_names
 
 
 def test_low_scores_on_a_scale_are_scores_and_not_right_and_wrong() -> None:
@@ -16,3 +16,10 @@ def test_low_scores_on_a_scale_are_scores_and_not_right_and_wrong() -> None:
     assert list(_figures(scores, scores, UNIT)) == ["pass_rate"]
     assert list(_figures(scores, scores, REAL_LINE)) == ["pass_rate"]
     assert list(_figures(scores, scores / 2, UNIT)) == ["pass_rate", "score"]
+
+
+def test_each_grader_has_a_name_of_its_own_in_the_report() -> None:
+    names = _task_names(["Score", "score 3", "score", "All graders", "?", "score"])
+    assert names[:2] == ["score", "score_3"]
+    assert len(set(names)) == 6
+    assert "all_graders" not in names

@@ -276,6 +276,10 @@ def test_what_cannot_be_asked_for(context: Context, rows: str) -> None:
     for against in ("http://127.0.0.1:1/v1#m", "/etc/passwd", "../models", "no-such-model"):
         with pytest.raises(NotFoundError):
             evaluation_orders.start(context, ME, "safety", run, against=[against])
+    others = [add_run(context, letter) for letter in "cd"]
+    with pytest.raises(RequestError, match="2 models to compare it with"):
+        evaluation_orders.start(context, ME, "safety", run, against=others)
+    assert evaluation_orders.start(context, ME, "safety", run, against=[*others[:1], run]).order.against == (others[0],)
     context.access.add_project("proj-other", "other")
     with pytest.raises(NotFoundError):
         evaluation_orders.start(context, STRANGER, "safety", run)

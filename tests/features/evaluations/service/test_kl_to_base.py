@@ -2,6 +2,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from luthier.features.evaluations.label_scores import untrained_base
 from luthier.features.evaluations.systems import measure_kl
 from luthier.features.models.resolve import Candidate
 
@@ -29,4 +30,7 @@ def test_another_run_that_fully_tuned_the_model_is_not_the_base_to_be_distant_fr
         return measure_kl(nothing, [beside, judged], rows, nothing)[1]
 
     assert notes(earlier) == ()
+    checkpoint = replace(earlier, name="ft:tiny:default::one:ckpt-step-5")
+    assert notes(checkpoint) == ()
+    assert [untrained_base([one, judged]) for one in (earlier, checkpoint, base)] == [None, None, 0]
     assert len(notes(base)) == 1

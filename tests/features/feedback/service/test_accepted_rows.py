@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytest
@@ -11,6 +13,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.records.traffic import ReviewItem
 from luthier.features.datasets import service as dataset_versions
+from luthier.features.feedback import accepted_rows
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback.accepted_rows import add_accepted, add_to_new_dataset, targets
 from luthier.platform.auth.service import create_project
@@ -256,3 +259,46 @@ def test_held_out_rows_whose_prompts_are_not_known_are_named(context: Context) -
     assert add_accepted(context, ME, faq).cautions == (
         "all-held-out has no columns that are known as prompts: equal prompts were not searched",
     )
+
+
+def test_two_people_who_add_answers_together_lose_none(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    faq = dataset(context, "faq", CHAT)
+    accept(context, 1)
+    lock = accepted_rows.file_lock
+
+    @contextmanager
+    def behind_another(*given: Any, **more: Any) -> Iterator[None]:
+        monkeypatch.setattr(accepted_rows, "file_lock", lock)
+        assert add_accepted(context, ME, faq).version.number == 2
+        accept(context, 2)
+        with lock(*given, **more):
+            yield
+
+    monkeypatch.setattr(accepted_rows, "file_lock", behind_another)
+    made = add_accepted(context, ME, faq)
+    assert (made.version.number, made.version.parent, made.num_added) == (3, 2, 1)
+    assert [row["messages"][-1]["content"] for row in rows_of(context, faq)] == [
+        "Hi.",
+        "It costs 1 euros and is sent within two days.",
+        "It costs 2 euros and is sent within two days.",
+    ]
+
+
+def test_answers_are_not_added_to_a_version_that_is_not_the_newest_any_more(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faq = dataset(context, "faq", CHAT)
+    accept(context, 1)
+    keep = dataset_versions.keep_rows
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        monkeypatch.setattr(dataset_versions, "keep_rows", keep)
+        file = keep(context, ME, [CHAT.encode() * 2], "rows.jsonl")
+        dataset_versions.add_version(context, ME, faq, file, origin="upload", parent=1)
+        return keep(*given, **more)
+
+    monkeypatch.setattr(dataset_versions, "keep_rows", meanwhile)
+    with pytest.raises(ConflictError, match="version 2 was added"):
+        add_accepted(context, ME, faq)
+    assert add_accepted(context, ME, faq).version.number == 3
+    assert len(rows_of(context, faq)) == 3

@@ -235,3 +235,15 @@ def test_the_way_through_the_queue(context: Context) -> None:
     assert review_queue.neighbours(context, DEFAULT_PROJECT, None, **where) == (None, ids[0])  # type: ignore[arg-type]
     assert review_queue.neighbours(context, DEFAULT_PROJECT, ids[1], **where) == (ids[0], ids[2])  # type: ignore[arg-type]
     assert review_queue.neighbours(context, DEFAULT_PROJECT, ids[2], **where) == (ids[0], None)  # type: ignore[arg-type]
+
+
+def test_liked_answers_without_their_text_take_no_place_of_older_ones(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review_queue, "MAX_QUEUED", 1)
+    ids = [asked(context, number) for number in (0, 1)]
+    for exchange_id in (*ids, *(asked(context, number, words=False) for number in (2, 3))):
+        give(context, exchange_id, thumb="up")
+    made = [review_queue.queue_liked(context, CALLER, "shop-bot") for _ in range(3)]
+    assert [(one.num_queued, one.num_known, one.num_wordless) for one in made] == [(1, 0, 2), (1, 1, 2), (0, 2, 2)]
+    assert [one.exchange_id for one in context.review_items.list(DEFAULT_PROJECT)] == [ids[1], ids[0]]

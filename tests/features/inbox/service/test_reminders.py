@@ -105,3 +105,12 @@ def test_what_is_assigned_for_today_is_not_announced_twice(context: Context, ben
     context.inbox.save(mark.model_copy(update={"assignee_id": cleo.member_id}))
     assert remind_due(context) == 1, "another person has got no message"
     assert len(subjects(context)) == 1, "Cleo has no address, and Ben has the mail of the assignment"
+
+
+def test_who_takes_something_up_for_today_is_reminded(context: Context, ben: Caller) -> None:
+    (entry,) = of(context, "review")
+    inbox.assign(context, ben, entry.item_id, "Ben", due=today())
+    assert subjects(context) == [], "there is no message about what they did themselves"
+    assert [remind_due(context), remind_due(context)] == [1, 0]
+    assert reminders(context) == ["due"]
+    assert len(subjects(context)) == 1

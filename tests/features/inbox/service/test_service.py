@@ -295,3 +295,36 @@ def test_the_count_of_the_navigation_is_counted_again_after_a_change(context: Co
     (entry,) = of(context, "review")
     inbox.finish(context, ADMIN, entry.item_id)
     assert inbox.open_count(context, ADMIN) == 1, "the failed job alone"
+
+
+def test_what_is_finished_takes_no_place_of_what_waits(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.features.inbox.sources.MAX_OF_A_KIND", 1)
+    waits = make_panel(context, num_rows=2, attention=0, raters=("Ben",))
+    rate_all(context, make_panel(context, num_rows=2, attention=0, raters=("Ben",)), 0, lambda _: "tie")
+    assert [one.work.subject for one in of(context, "rate")] == [waits.panel.panel_id]
+    for name in ("all decided", "begun", "never begun"):
+        lines = [json.dumps({"prompt": name, "completion": str(number)}).encode() + b"\n" for number in range(2)]
+        file = dataset_versions.keep_rows(context, ADMIN, lines, f"{name}.jsonl")
+        dataset, _ = dataset_versions.create_dataset(context, ADMIN, name, file)
+        queue = annotations.open_queue(context, ADMIN, dataset.dataset_id, None)
+        for row in {"all decided": (1, 2), "begun": (1,), "never begun": ()}[name]:
+            annotations.decide(context, ADMIN, queue, row, "accept")
+        if name != "never begun":
+            assert [one.work.title for one in of(context, "annotate")] == ["Annotate begun"] * (name == "begun")
+    member(context, "Ben", "trainer")
+    inbox.ask_to_annotate(context, ADMIN, dataset.dataset_id, "Ben")
+    assert [one.work.title for one in of(context, "annotate")] == ["Annotate never begun"], "who was given it sees it"
+
+
+def test_the_canary_of_a_deployment_that_was_made_again_waits_although_an_earlier_one_was_done(
+    context: Context,
+) -> None:
+    before, tried = add_run(context, "a"), add_run(context, "b")
+    for _ in range(2):
+        deployments.deploy(context, ADMIN, "support", before)
+        deployments.deploy(context, ADMIN, "support", tried, canary=0.005)
+        (entry,) = of(context, "canary")
+        assert "answers 0.5% of the users" in entry.work.detail
+        assert inbox.finish(context, ADMIN, entry.item_id).state == "done"
+        assert of(context, "canary") == []
+        deployments.remove(context, ADMIN, "support")

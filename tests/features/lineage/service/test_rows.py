@@ -12,7 +12,7 @@ from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import Caller
 from luthier.core.dataset import DatasetProfile
-from luthier.core.errors import RequestError
+from luthier.core.errors import ConflictError, RequestError
 from luthier.core.ids import sha256_file
 from luthier.core.recipe import DataRecipe
 from luthier.core.records.traffic import Feedback
@@ -277,3 +277,48 @@ def test_the_words_leave_feedback_and_the_rating_stays(context: Context) -> None
     assert forget_row(context, ME, "chatcmpl-2").num_feedback == 1
     assert context.feedback.of_exchanges("default", ["chatcmpl-2"]) == [by_id.model_copy(update=empty)]
     assert forget_row(context, ME, "chatcmpl-").num_feedback == 0
+
+
+def test_rows_that_somebody_adds_while_a_row_is_forgotten_are_not_lost(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, one, two = (json.dumps(row).encode() + b"\n" for row in (with_answer(SECRET), chat_row(1), chat_row(2)))
+    keep = dataset_versions.keep_rows
+    dataset, _ = dataset_versions.create_dataset(context, ME, "rows", keep(context, ME, [secret, one], "rows.jsonl"))
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        kept = keep(*given, **more)
+        monkeypatch.setattr(dataset_versions, "keep_rows", keep)
+        added = keep(context, ME, [secret, one, two], "rows.jsonl")
+        dataset_versions.add_version(context, ME, dataset.dataset_id, added, origin="upload", parent=1)
+        dataset_versions.create_dataset(context, ME, "others", keep(context, ME, [one, secret], "others.jsonl"))
+        return kept
+
+    monkeypatch.setattr(dataset_versions, "keep_rows", meanwhile)
+    with pytest.raises(ConflictError, match="version 2 was added"):
+        forget_row(context, ME, SECRET)
+    assert dataset_versions.get_version(context, ME, dataset.dataset_id).number == 2
+    assert len(forget_row(context, ME, SECRET).versions) == 2
+    newest = dataset_versions.get_version(context, ME, dataset.dataset_id)
+    assert dataset_versions.path_of(context, ME, newest).read_bytes() == one + two
+
+
+def test_a_dataset_that_is_made_while_a_row_is_forgotten_is_named(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps(row).encode() + b"\n" for row in (with_answer(SECRET), chat_row(1))]
+    keep = dataset_versions.keep_rows
+    dataset_versions.create_dataset(context, ME, "rows", keep(context, ME, lines, "rows.jsonl"))
+    made = list[str]()
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        monkeypatch.setattr(dataset_versions, "keep_rows", keep)
+        other, _ = dataset_versions.create_dataset(context, ME, "others", keep(context, ME, lines, "others.jsonl"))
+        made.append(other.dataset_id)
+        return keep(*given, **more)
+
+    monkeypatch.setattr(dataset_versions, "keep_rows", meanwhile)
+    done = forget_row(context, ME, SECRET)
+    (other_id,) = made
+    assert f"version 1 of {other_id} was added meanwhile, and may hold it: forget it once more" in done.left
+    assert [one.dataset_id for one, _ in forget_row(context, ME, SECRET).versions] == [other_id]

@@ -92,6 +92,26 @@ def test_nothing_is_looked_at_where_that_is_off(context: Context, looked: list[o
     assert looked == []
 
 
+def test_alerts_of_what_is_not_monitored_any_more_are_closed(context: Context, looked: list[object]) -> None:
+    deploy(context, "sick")
+    monitor_loop.run_due_checks(context)
+    alerts.change_settings(context, Caller(), {"is_on": False, "left_out": ("sick",)})
+    monitor_loop.run_due_checks(context)
+    assert [one.status for one in alerts.list_alerts(context, DEFAULT_PROJECT)] == ["open"], "nothing is looked at"
+    alerts.change_settings(context, Caller(), {"is_on": True})
+    monitor_loop.run_due_checks(context)
+    (alert,) = alerts.list_alerts(context, DEFAULT_PROJECT)
+    assert (alert.status, alert.closed_at is not None) == ("closed", True)
+    assert alert.signal.sentence == "It is not watched any more."
+    monitor_loop.run_due_checks(context)
+    assert alerts.list_alerts(context, DEFAULT_PROJECT) == [alert], "it is closed once"
+    # Looked at again, it is as sick as before.
+    alerts.change_settings(context, Caller(), {"left_out": ()})
+    be_due(context, "sick")
+    monitor_loop.run_due_checks(context)
+    assert [one.status for one in alerts.list_alerts(context, DEFAULT_PROJECT)] == ["open", "closed"]
+
+
 def test_a_look_opens_alerts_and_is_kept_for_charts(context: Context, looked: list[object]) -> None:
     deploy(context, "sick")
     monitor_loop.run_due_checks(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.core.records.monitoring import WatchSettings
+from luthier.core.records.traffic import Exchange
 from luthier.core.results.suite import SuiteResult
+from luthier.features.deployments import service as deployments
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.job import carry_out
 from luthier.features.models.service import pull_model
@@ -21,9 +24,12 @@ from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring import scheduled_suites
 from luthier.features.monitoring import service as monitoring
 from luthier.features.monitoring.scheduled_suites import suite_signals
+from luthier.features.traffic import service as traffic
+from luthier.ml.export.bundle.manifest import EVALUATION
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
+from luthier.testing.records import add_run
 
 SUITE = """name: workshop
 forgetting: false
@@ -203,3 +209,64 @@ def test_a_result_is_compared_with_the_last_and_the_best_before(
     assert (only.state, words in only.sentence) == (state, True)
     assert (only.value, only.reference) == (pytest.approx(told(values[-1])), pytest.approx(told(reference)))
     assert bool(only.do) == ("worse" in words)
+
+
+def test_a_canary_of_most_users_is_not_what_a_suite_evaluates(context: Context, base: str, suite: Path) -> None:
+    deploy(context, Share(target=base, fraction=0.4), Share(target="run-canary", fraction=0.6), canary="run-canary")
+    assert evaluation_orders.order_of(begun(context, suite)).candidate == base
+
+
+def keep_result(context: Context, run_id: str, hour: int, value: float) -> None:
+    """A result of the suite on a run, made at a full hour."""
+    task = make_task("sql", metrics={"share": (0.4, value)}, candidate=run_id)
+    made = make_suite_result(f"suite-20261126-{hour}0000-aaaaaa", run_id=run_id, tasks=(task,), candidate=run_id)
+    made = made.model_copy(update={"created_at": f"2026-11-26T{hour}:00:00+00:00"})
+    context.assessments.save("suite", made.result_id, made, project_id=DEFAULT_PROJECT, subject=run_id, run_id=run_id)
+
+
+def test_a_promoted_model_is_compared_with_the_one_that_answered_before(context: Context) -> None:
+    before, after = add_run(context, "a"), add_run(context, "b")
+    for run_id, hour, value in ((before, 10, 0.9), (after, 11, 0.5)):
+        deployments.deploy(context, Caller(), "shop", run_id)
+        keep_result(context, run_id, hour, value)
+    (only,) = suite_signals(context, DEFAULT_PROJECT, after, "shop")
+    assert (only.state, only.value, only.reference) == ("changed", pytest.approx(0.5), pytest.approx(0.9))
+    assert "worse than in the result before" in only.sentence
+    (alone,) = suite_signals(context, DEFAULT_PROJECT, after)
+    assert alone.state == "unknown", "by no name, there is nothing before it"
+    deployments.rollback(context, Caller(), "shop")
+    (again,) = suite_signals(context, DEFAULT_PROJECT, before, "shop")
+    assert (again.value, again.state) == (pytest.approx(0.9), "unknown"), "what was made of the other since is not its"
+    keep_result(context, before, 12, 0.9)
+    (again,) = suite_signals(context, DEFAULT_PROJECT, before, "shop")
+    assert (again.state, again.reference) == ("changed", pytest.approx(0.5)), "better than what answered before"
+
+
+def test_the_report_has_the_suites_of_what_answers_now(context: Context) -> None:
+    """Not of what has answered most of the window: that would be days after a promotion."""
+    before, after = add_run(context, "a"), add_run(context, "b")
+    deployments.deploy(context, Caller(), "shop", before)
+    for number in range(3):
+        exchange = Exchange(
+            exchange_id=f"chatcmpl-{number}",
+            project_id=DEFAULT_PROJECT,
+            at=context.access.now(),
+            model="shop",
+            target=before,
+        )
+        traffic.record(context, exchange)
+    deployments.deploy(context, Caller(), "shop", after)
+    keep_result(context, before, 10, 0.9)
+    keep_result(context, after, 11, 0.5)
+    report = monitoring.watch(context, DEFAULT_PROJECT, "shop", since=0.0, until=context.access.now() + 60)
+    assert [(one.state, one.value) for one in report.signals if one.name == "suite_workshop_sql"] == [("changed", 0.5)]
+
+
+def test_an_export_in_a_folder_has_the_suites_of_its_run(context: Context, tmp_path: Path) -> None:
+    run_id, folder = add_run(context, "a"), tmp_path / "packed"
+    folder.mkdir()
+    (folder / EVALUATION).write_text(json.dumps({"run_id": run_id}), encoding="utf-8")
+    deploy(context, Share(target="export:packed", fraction=1, folder=str(folder)))
+    keep_result(context, run_id, 10, 0.9)
+    (only,) = suite_signals(context, DEFAULT_PROJECT, "export:packed", "shop")
+    assert only.value == pytest.approx(0.9)

@@ -159,6 +159,16 @@ def test_the_newest_result_of_a_suite_counts(context: Context, good: str) -> Non
     assert (outcome.passed, outcome.results) == (False, (worse.result_id,))
 
 
+def test_a_suite_that_runs_every_night_hides_no_other(context: Context, good: str) -> None:
+    path = gate(context)
+    task = make_task("next", metrics={"exact_match": (0.4, 0.6)}, candidate=good)
+    for number in range(60):
+        made = f"suite-20261127-12{number:02}00-dddddd"
+        keep(context, make_suite_result(made, run_id=good, candidate=good, suite="nightly", tasks=(task,)), good)
+    outcome = newest_outcome(context, "default", good, path)
+    assert (outcome.passed, outcome.results) == (True, (made, "suite-20261126-120000-aaaaaa"))
+
+
 def test_other_weights_than_those_that_were_judged_are_refused(context: Context, good: str) -> None:
     path = gate(context)
     record = context.runs.get(good)
@@ -172,6 +182,11 @@ def test_other_weights_than_those_that_were_judged_are_refused(context: Context,
     outcome = newest_outcome(context, "default", good, path)
     assert not outcome.passed
     assert "not those that the run made" in outcome.outcomes[0].sentence
+    # Also in a home that was copied to this machine, where the folder of the training is not.
+    context.runs.update(good, result=right.model_copy(update={"adapter_path": "/elsewhere/runs/model"}))
+    assert not newest_outcome(context, "default", good, path).passed
+    weights.write_bytes(b"weights")
+    assert newest_outcome(context, "default", good, path).passed
 
 
 def test_names_of_a_model_lead_to_its_run_but_a_checkpoint_was_not_judged(context: Context, good: str) -> None:

@@ -81,3 +81,24 @@ def test_a_suite_that_is_not_there(tmp_path: Path) -> None:
     suite(tmp_path)
     with pytest.raises(NotFoundError, match=r"suit\.yaml.*suite\.yaml"):
         load_suite(tmp_path / "suit.yaml")
+
+
+def test_the_fingerprint_follows_the_data_that_a_task_of_the_harness_names(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    for name in ("rows.jsonl", "more-1.jsonl", "tasks/utils.py", "other.jsonl"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "tasks" / "common.yaml").write_text("dataset_path: json\nprocess_docs: !function utils.first\n")
+    (tmp_path / "tasks" / "own.yaml").write_text(
+        'include: common.yaml\ntask: own\ndoc_to_text: "other.jsonl"\n'
+        "dataset_kwargs: {data_files: {test: rows.jsonl, train: ['more-*.jsonl']}, revision: \"none\"}\n"
+    )
+    (tmp_path / "suite.yaml").write_text("name: s\ntasks:\n  - {name: own, kind: lm_eval, task: tasks/own.yaml}\n")
+    loaded = load_suite(tmp_path / "suite.yaml")
+    fingerprints = [loaded.fingerprint(digests_of(loaded, tmp_path))]
+    for name in ("rows.jsonl", "more-1.jsonl", "tasks/utils.py", "tasks/common.yaml", "tasks/own.yaml"):
+        with (tmp_path / name).open("a") as file:
+            file.write("\n# changed\n")
+        fingerprints.append(loaded.fingerprint(digests_of(loaded, tmp_path)))
+    assert len(set(fingerprints)) == 6
+    (tmp_path / "other.jsonl").write_text("changed")
+    assert loaded.fingerprint(digests_of(loaded, tmp_path)) == fingerprints[-1], "it is a text of a prompt"

@@ -16,7 +16,9 @@ from tests.vacuous import nonempty
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.results.suite import SafetyResult, TaskResult
+from luthier.features.models.store import TunedModel
 from luthier.features.recipes.service import load_recipe
+from luthier.features.release_gates.service import newest_safety
 from luthier.features.suites import safety
 from luthier.features.suites.safety import Sizes, check_safety
 from luthier.features.training.service import train
@@ -189,3 +191,24 @@ def test_a_tokenizer_that_cannot_score_is_refused(opened: Context, tiny_model: P
 def test_models_behind_a_server_are_refused(opened: Context) -> None:
     with pytest.raises(RequestError, match="behind a server"):
         check_safety(opened, "http://127.0.0.1:9/v1#model")
+
+
+def test_the_check_of_a_checkpoint_is_not_that_of_its_run(opened: Context, trained: Trained) -> None:
+    result, name = opened.runs.get(trained.run_id).result, "ft:tiny:default::one:ckpt-step-1"
+    assert result is not None
+    common = {"project_id": DEFAULT_PROJECT, "job_id": "job-1", "run_id": trained.run_id, "base_model": "tiny"}
+    opened.tuned_models.add(TunedModel(model_id=name, adapter_path=str(result.adapter_path), step=1, **common))
+    of_run = check_safety(opened, trained.run_id, only=["stereotypes"])
+    of_checkpoint = check_safety(opened, name, only=["stereotypes"])
+    assert (of_checkpoint.run_id, of_checkpoint.candidate) == (None, name)
+    assert newest_safety(opened, DEFAULT_PROJECT, trained.run_id) == of_run
+    assert newest_safety(opened, DEFAULT_PROJECT, name) == of_checkpoint
+
+
+def test_the_check_by_a_command_is_of_the_project_of_the_run(opened: Context, trained: Trained) -> None:
+    opened.access.add_project("proj-other", "other")
+    theirs = opened.runs.get(trained.run_id).model_copy(update={"run_id": "run-20261125-093000-cccccc"})
+    opened.runs.create(theirs, opened.runs.plan(trained.run_id), "proj-other")
+    found = check_safety(opened, theirs.run_id, only=["stereotypes"])
+    assert newest_safety(opened, "proj-other", theirs.run_id) == found
+    assert newest_safety(opened, DEFAULT_PROJECT, theirs.run_id) is None

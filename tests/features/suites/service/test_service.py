@@ -12,8 +12,10 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, DataError, LeakageError, NotFoundError, RequestError
 from luthier.core.results.suite import SuiteResult
+from luthier.features.models.store import TunedModel
 from luthier.features.planning.evaluation_plan import training_examples
 from luthier.features.recipes.service import recipe_from
+from luthier.features.release_gates.service import newest_suites
 from luthier.features.suites import service as suites
 from luthier.features.suites.definition import Seen, general_tasks
 from luthier.features.suites.service import run_suite
@@ -275,3 +277,38 @@ def test_a_single_system_has_figures_and_no_verdict(context: Context, folder: Pa
     assert [task.name for task in found.tasks] == ["pick"], "general ability needs a base to be held against"
     with pytest.raises(RequestError, match="a different name for each system"):
         judged(context, folder, str(tiny_model), str(tiny_model))
+
+
+def test_the_result_of_a_checkpoint_is_not_one_of_its_run(context: Context, folder: Path, run_id: str) -> None:
+    task = "{name: bits, kind: likelihood, data: held.jsonl, metrics: [bits_per_byte]}"
+    (folder / "suite.yaml").write_text(f"name: only_bits\nforgetting: false\ntasks:\n  - {task}\n")
+    result, name = context.runs.get(run_id).result, "ft:tiny:default::one:ckpt-step-1"
+    assert result is not None
+    common = {"project_id": "default", "job_id": "job-1", "run_id": run_id, "base_model": "tiny"}
+    context.tuned_models.add(TunedModel(model_id=name, adapter_path=str(result.adapter_path), step=1, **common))
+    of_run, of_checkpoint = judged(context, folder, run_id), judged(context, folder, name)
+    assert (of_checkpoint.run_id, of_checkpoint.candidate) == (None, name)
+    assert of_run in newest_suites(context, "default", run_id), "a gate of the run reads these"
+    assert of_checkpoint not in newest_suites(context, "default", run_id)
+    assert newest_suites(context, "default", name) == [of_checkpoint]
+
+
+def test_the_result_of_a_command_is_of_the_project_of_the_run(context: Context, folder: Path, run_id: str) -> None:
+    task = "{name: bits, kind: likelihood, data: held.jsonl, metrics: [bits_per_byte]}"
+    (folder / "suite.yaml").write_text(f"name: only_bits\nforgetting: false\ntasks:\n  - {task}\n")
+    context.access.add_project("proj-other", "other")
+    theirs = context.runs.get(run_id).model_copy(update={"run_id": "run-20261125-093000-cccccc"})
+    context.runs.create(theirs, context.runs.plan(run_id), "proj-other")
+    found = judged(context, folder, theirs.run_id)
+    assert newest_suites(context, "proj-other", theirs.run_id) == [found], "the gates of its project read these"
+    assert newest_suites(context, "default", theirs.run_id) == []
+
+
+def test_trainings_with_other_seeds_are_of_the_project_of_the_run(context: Context, run_id: str) -> None:
+    context.access.add_project("proj-seeds", "seeds")
+    theirs = context.runs.get(run_id).model_copy(update={"run_id": "run-20261125-093000-dddddd"})
+    context.runs.create(theirs, context.runs.plan(run_id), "proj-seeds")
+    known = {one.run_id for one in context.runs.list()}
+    made = set(runs_of_other_seeds(context, theirs.run_id, 3)) - known
+    assert {context.runs.project_of(one) for one in made} == {"proj-seeds"}
+    assert context.owner_project_id is None

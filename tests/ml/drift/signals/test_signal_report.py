@@ -94,6 +94,28 @@ def test_more_refusals_and_slower_answers_are_told_each_by_its_signal(checks: Ch
     assert set(refusals.examples) <= refused
 
 
+def test_a_new_normal_holds_for_signals_of_hours_within_the_window(checks: Checks) -> None:
+    num = made_traffic(16, 6.0, seed=5).height
+    frame = made_traffic(16, 6.0, seed=5, change=Change(at=num - 500, moved=0.15, slower=2.0))
+    until, normal = float(frame["at"][-1]) + 1, float(frame["at"][num - 500])
+    since = normal - 2 * DAY
+    found = [
+        watch_rows(
+            frame,
+            project_id="default",
+            model="shop",
+            since=since,
+            until=until,
+            checks=checks,
+            compared=Compared(),
+            normal_since=normal_since,
+        )
+        for normal_since in (0.0, normal)
+    ]
+    assert [states(one.report)["latency_p50_seconds"] for one in found] == ["changed", "unknown"]
+    assert found[0].report.num_exchanges == found[1].report.num_exchanges, "all of the window is shown"
+
+
 def test_too_little_is_unknown_and_never_steady(checks: Checks) -> None:
     few = look(made_traffic(4, 3.0, seed=6), checks).report
     assert set(states(few).values()) == {"unknown"}

@@ -288,5 +288,6 @@ class Canary(Outcome):
 
     def lines(self) -> Sequence[str]:
         """Whether the canary was made or only offered."""
-        made = f"revision {self.revision} gives it {self.fraction or 0:.0%} of the users"
+        value = f"{100 * (self.fraction or 0):.3g}%"
+        made = f"revision {self.revision} gives it {value} of the users"
         return [made if self.said == "made" else f"offered: {self.command}"] if self.said else []

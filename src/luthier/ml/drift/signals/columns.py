@@ -77,6 +77,7 @@ class Rows:
         is_tested: which enter the tests: of one user's in an hour the first alone (the turns of a conversation are one
             event), and at most 500 an hour.
         is_now: which are in the window that is reported.
+        is_compared: which are of the time that is tested; a window may begin before it.
         prompts, answers: the last message of the user, and the answer, of tested rows; None where no words were kept.
     """
 
@@ -85,6 +86,7 @@ class Rows:
     hours: Ints
     is_tested: NDArray[np.bool_]
     is_now: NDArray[np.bool_]
+    is_compared: NDArray[np.bool_]
     prompts: list[str | None]
     answers: list[str | None]
 
@@ -122,11 +124,13 @@ def read_rows(frame: pl.DataFrame, since: float, tested_from: float = 0.0) -> Ro
     frame = frame.filter(pl.col("at").is_finite()).sort("at", maintain_order=True)
     at = frame["at"].cast(pl.Float64).to_numpy()
     hours = hours_of(at)
-    is_tested = _tested(frame, hours) & (at >= tested_from)
+    is_compared = at >= tested_from
+    is_tested = _tested(frame, hours) & is_compared
     texts = [
         _texts(*row) if tested else (None, None) for tested, row in zip(is_tested, _last_messages(frame), strict=True)
     ]
-    return Rows(frame, at, hours, is_tested, at >= since, [one for one, _ in texts], [one for _, one in texts])
+    prompts, answers = [one for one, _ in texts], [one for _, one in texts]
+    return Rows(frame, at, hours, is_tested, at >= since, is_compared, prompts, answers)
 
 
 def _last_messages(frame: pl.DataFrame) -> Sequence[tuple[str | None, str | None]]:

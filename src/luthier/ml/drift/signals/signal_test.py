@@ -262,7 +262,7 @@ def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
     shared |= {"value": value, "low": low, "high": high}
     shared["reference"] = float(np.quantile(before, one.share)) if len(before) else None
     # The interval above is of exchanges, the test is of hours: exchanges of one hour are not independent.
-    hours, of_hour = _by_hour(values, rows.hours, one.share)
+    hours, of_hour = _by_hour(np.where(rows.is_compared, values, np.nan), rows.hours, one.share)
     ranks = conformal_ranks(of_hour, hours, lots([str(hour) for hour in hours], one.name))
     found = evidence(ranks, hours)
     first = int(rows.hours[rows.is_now][0])
