@@ -18,6 +18,7 @@ from luthier.core.errors import RecipeError, library_reason
 from luthier.core.recipe import Recipe
 from luthier.core.system.files import expanded
 from luthier.core.text.plain_yaml import has_alias, parse_yaml, write_yaml
+from luthier.core.tracking import absolute_location
 from luthier.features.recipes.file import RecipeDocument, describe_problems, inner_spec, parse_value, read_recipe_file
 
 
@@ -114,7 +115,7 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         found["objective"] = recipe.objective.model_copy(update={"teacher": teacher})
     if recipe.tracking is not None:
         found["tracking"] = tuple(
-            one.model_copy(update={"location": _absolute_location(one.location, folder)}) for one in recipe.tracking
+            one.model_copy(update={"location": absolute_location(one.location, folder)}) for one in recipe.tracking
         )
     search = recipe.evaluation.optimised_prompt if recipe.evaluation is not None else None
     if recipe.evaluation is not None and search is not None and search.reflection_model is not None:
@@ -127,11 +128,6 @@ def _absolute(path: str, folder: Path) -> str:
     if is_remote(path):
         return path
     return str(folder / expanded(path))
-
-
-def _absolute_location(location: str | None, folder: Path) -> str | None:
-    """An address as it is, a folder absolute."""
-    return location if location is None or ":" in location else _absolute(location, folder)
 
 
 def _absolute_model(name: str, folder: Path) -> str:
