@@ -51,8 +51,8 @@ def _methods() -> Iterator[str]:
     ]
     yield from _table(("name", "called", "what it means", "default rate", "settings"), rows)
     yield (
-        f"The default rate is that of a model {REFERENCE_WIDTH:,} wide; those of methods that move matrices are higher for "
-        "narrower models and lower for wider ones ([recipe](recipe.md#the-learning-rate)).\n"
+        f"The default rate is that of a model {REFERENCE_WIDTH:,} wide; those of methods that move matrices are higher "
+        "for narrower models and lower for wider ones ([recipe](recipe.md#the-learning-rate)).\n"
     )
 
 

@@ -252,7 +252,9 @@ def _credentials_left_here(secrets: Sequence[str]) -> tuple[str, ...]:
     if not names:
         return ()
     options = " ".join(f"--secret {name}" for name in names)
-    return (f"{', '.join(names)}: set here and not on the nodes; where they have no access of their own, add {options}",)
+    return (
+        f"{', '.join(names)}: set here and not on the nodes; where they have no access of their own, add {options}",
+    )
 
 
 def _show(console: Console, text: str, out: Path | None, notes: Sequence[str], job: SkyJob | None) -> None:

@@ -127,6 +127,10 @@ def test_credentials_of_the_store_that_stay_on_this_machine_are_named(
     assert "a-secret-word" not in text
     given = ["--secret", "AWS_ACCESS_KEY_ID", "--secret", "AWS_SECRET_ACCESS_KEY"]
     # Slurm's jobs have the environment of sbatch, and SkyPilot copies data with its own credentials.
-    for system, options in (("skypilot", [*stores, *given]), ("slurm", stores), ("skypilot", ["--data", "more=s3://bucket/more"])):
+    for system, options in (
+        ("skypilot", [*stores, *given]),
+        ("slurm", stores),
+        ("skypilot", ["--data", "more=s3://bucket/more"]),
+    ):
         assert main(["launch", system, str(recipe), *options]) == 0
         assert "# note" not in capsys.readouterr().out, (system, options)

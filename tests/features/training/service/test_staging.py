@@ -82,7 +82,12 @@ def test_folders_that_were_made_in_a_console_are_no_objects(
 ) -> None:
     # Consoles write an empty object with the name of the folder and a slash.
     client = empty_bucket("luthier-staging", "test-secret-key")
-    for key, body in {"rows/": b"", "rows/more/": b"", "rows/train.jsonl": b"1\n", "rows/more/valid.jsonl": b"2\n"}.items():
+    for key, body in {
+        "rows/": b"",
+        "rows/more/": b"",
+        "rows/train.jsonl": b"1\n",
+        "rows/more/valid.jsonl": b"2\n",
+    }.items():
         client.put_object(Bucket="luthier-staging", Key=key, Body=body)
     target = tmp_path / "node" / "rows"
     assert stage([f"{target}=s3://luthier-staging/rows"], SilentProgress()) == [target]
