@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ValueSource
-from luthier.core.tracking import TrackerPlan, absolute_location, without_credentials
+from luthier.core.tracking import TrackerPlan, without_credentials
 from luthier.features.recipes.service import load_recipe, recipe_from
 from luthier.testing.records import make_plan
 
@@ -48,23 +48,6 @@ def test_a_folder_counts_from_the_recipe_and_an_address_does_not(tmp_path: Path)
     asked = [{"name": "tensorboard", "location": "curves"}, {"name": "mlflow", "location": "http://host:5000"}]
     recipe = recipe_from(RECIPE | {"tracking": asked}, base_dir=tmp_path)
     assert [one.location for one in recipe.tracking or ()] == [str(tmp_path / "curves"), "http://host:5000"]
-
-
-@pytest.mark.parametrize(
-    ("location", "expected"),
-    [
-        ("curves", "/work/curves"),
-        ("/curves", "/curves"),
-        ("http://host:5000", "http://host:5000"),
-        ("databricks", "databricks"),
-        ("sqlite:///runs.db", "sqlite:////work/runs.db"),
-        ("sqlite:////home/me/runs.db", "sqlite:////home/me/runs.db"),
-        ("sqlite:///:memory:", "sqlite:///:memory:"),
-        (None, None),
-    ],
-)
-def test_a_location_means_the_same_from_every_folder(location: str | None, expected: str | None) -> None:
-    assert absolute_location(location, Path("/work")) == expected
 
 
 def test_tags_are_a_list_in_a_recipe(tmp_path: Path) -> None:

@@ -5,15 +5,13 @@ Credentials are in neither: they are read from the environment of the process th
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.registry import TRACKERS
-from luthier.core.system.files import expanded
 
 TrackerName = Annotated[str, AfterValidator(TRACKERS.validated), Field(json_schema_extra=TRACKERS.add_names)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
@@ -110,26 +108,6 @@ class TrackerPlan(FrozenModel):
 def is_address(location: str | None) -> bool:
     """Whether it is the address of a server, which others may see; folders and databases are of this machine."""
     return location is not None and location.startswith(("http://", "https://"))
-
-
-_SERVERS: Final = ("databricks", "databricks-uc", "uc")
-"""Servers that MLflow knows by a word."""
-_SQLITE: Final = "sqlite:///"
-
-
-def absolute_location(location: str | None, folder: Path) -> str | None:
-    """A location that means the same from every folder: an address as it is, a folder or file of a database absolute.
-
-    Args:
-        location: of a tracker; None for its default.
-        folder: where relative ones count from.
-    """
-    file = (location or "").removeprefix(_SQLITE)
-    if file and file != location and not file.startswith(":"):
-        return f"{_SQLITE}{folder / file}"
-    if location is None or ":" in location or location in _SERVERS:
-        return location
-    return str(folder / expanded(location))
 
 
 def hide_folders(plan: dict[str, Any]) -> None:

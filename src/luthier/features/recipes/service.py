@@ -18,7 +18,6 @@ from luthier.core.errors import RecipeError, library_reason
 from luthier.core.recipe import Recipe
 from luthier.core.system.files import expanded
 from luthier.core.text.plain_yaml import has_alias, parse_yaml, write_yaml
-from luthier.core.tracking import absolute_location
 from luthier.features.recipes.file import RecipeDocument, describe_problems, inner_spec, parse_value, read_recipe_file
 
 
@@ -114,6 +113,8 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         teacher = _absolute_model(recipe.objective.teacher, folder)
         found["objective"] = recipe.objective.model_copy(update={"teacher": teacher})
     if recipe.tracking is not None:
+        from luthier.ml.tracking.registry import absolute_location
+
         found["tracking"] = tuple(
             one.model_copy(update={"location": absolute_location(one.location, folder)}) for one in recipe.tracking
         )

@@ -18,9 +18,9 @@ from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
 from luthier.core.system.extras import command_for
 from luthier.core.system.files import is_held, replace_text
-from luthier.core.tracking import TrackerPlan, TrackerRecipe, absolute_location, hide_folders, is_address
+from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
 from luthier.ml.tracking.protocol import TrackerRules
-from luthier.ml.tracking.registry import chosen, lacks_credentials, source_of
+from luthier.ml.tracking.registry import absolute_location, chosen, lacks_credentials, source_of
 from luthier.platform.home.context import Context
 
 FOLDER: Final = "trackers"
