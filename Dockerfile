@@ -5,7 +5,7 @@
 #   docker build --target cuda -t luthier:cuda .     # needs NVIDIA's container toolkit to run with --gpus all
 #
 # The first key, once:   docker run --rm -it -v luthier:/data luthier:cpu server prepare
-# The server:            docker run -d -p 8520:8520 -v luthier:/data luthier:cpu
+# The server:            docker run -d -p 127.0.0.1:8520:8520 -v luthier:/data --stop-timeout 110 luthier:cpu   # docs/operations/containers.md
 
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 ARG NODE_IMAGE=node:22-bookworm-slim

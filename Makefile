@@ -97,6 +97,7 @@ notebooks: $(VENV)/installed
 
 wheel: $(VENV)/assets | $(BIN)/python
 	@command -v npm >/dev/null || { echo "no npm here: a wheel carries the pages' assets, which Node builds (install nodejs and npm)"; exit 1; }
+	@rm -f dist/luthier-*.whl
 	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps -w dist .
 
 screenshots: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/assets

@@ -41,6 +41,7 @@ def _metrics() -> Iterator[str]:
 
 
 def _methods() -> Iterator[str]:
+    from luthier.ml.planning.learning_rates import REFERENCE_WIDTH
     from luthier.ml.training.methods.rules import RULES
 
     yield "## Methods\n\n`method.name`; entry points `luthier.methods`; more in [methods](methods.md).\n"
@@ -49,6 +50,10 @@ def _methods() -> Iterator[str]:
         for name, rules in RULES.items()
     ]
     yield from _table(("name", "called", "what it means", "default rate", "settings"), rows)
+    yield (
+        f"The default rate is that of a model {REFERENCE_WIDTH:,} wide; those of methods that move matrices are higher "
+        "for narrower models and lower for wider ones ([recipe](recipe.md#the-learning-rate)).\n"
+    )
 
 
 def _objectives() -> Iterator[str]:

@@ -55,7 +55,7 @@ OTHER_ADDRESSES = {
 """Addresses of other programs, and folders of systems."""
 OTHER_OPTIONS = {
     *("--chat-template-kwargs", "--rdzv-id"),  # of llama.cpp and torchrun
-    *("--gpus", "--no-healthcheck", "--stop-timeout", "--target"),  # of Docker
+    *("--gpus", "--no-healthcheck", "--profile", "--stop-timeout", "--target"),  # of Docker and Compose
     *("--force-reinstall", "--platform", "--scale", "--hypothesis-profile"),  # of pip, mypy, Compose and Hypothesis
     "--torch-backend",  # of uv
 }

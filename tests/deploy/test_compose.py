@@ -83,6 +83,21 @@ def test_a_stop_leaves_time_for_a_checkpoint() -> None:
     assert int(services["server"]["stop_grace_period"].removesuffix("s")) > API_GRACE_SECONDS
 
 
+def test_settings_of_a_reverse_proxy_reach_the_server_and_all_others_come_from_a_file() -> None:
+    services = compose()["services"]
+    for name in nonempty(OURS):
+        environment = services[name]["environment"]
+        for setting in nonempty(("LUTHIER_TRUSTED_PROXIES", "LUTHIER_PUBLIC_URL")):
+            assert environment[setting] == f"${{{setting}:-}}", name
+        assert environment["LUTHIER_ALLOWED_HOSTS"].startswith("${LUTHIER_ALLOWED_HOSTS:-")
+        assert services[name]["env_file"] == [{"path": "luthier.env", "required": False}]
+
+
+def test_git_ignores_the_files_with_passwords() -> None:
+    ignored = {line.lstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
+    assert {".env", "luthier.env"} <= ignored
+
+
 def test_only_the_server_is_reached_and_by_this_machine_alone() -> None:
     published = {name: one["ports"] for name, one in compose()["services"].items() if "ports" in one}
     assert published == {"server": ["127.0.0.1:8520:8520"]}

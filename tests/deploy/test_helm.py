@@ -49,6 +49,8 @@ def test_values_are_checked() -> None:
         {"home": {"shared": True, "size": "much"}},
         {"workers": [{"name": "GPU_1", "resources": {}}]},
         {"artifacts": "bucket"},
+        {"secretEnv": ["LUTHIER_ADMIN_KEY"]},
+        {"secretEnv": ["not-a-variable"]},
     ]
     for one in nonempty(wrong):
         with pytest.raises(jsonschema.ValidationError):
@@ -107,6 +109,24 @@ def test_the_server_is_probed_where_it_answers_without_a_key() -> None:
         assert get["httpHeaders"] == [{"name": "Host", "value": "localhost"}]
     names = {one["name"]: one.get("value", "") for one in container["env"]}
     assert names["LUTHIER_ALLOWED_HOSTS"].split() == ["lu-server", "lu-server.ml.svc"]
+
+
+def test_the_host_of_the_ingress_is_allowed_beside_the_names_that_are_given() -> None:
+    (ingress,) = of_kind("full", "Ingress")
+    host, given = ingress["spec"]["rules"][0]["host"], merged("full")["server"]["allowedHosts"]
+    assert host not in given
+    (server,) = [template for name, template in pods("full") if name == "lu-server"]
+    names = {one["name"]: one.get("value", "") for one in server["spec"]["containers"][0]["env"]}
+    assert {host, *given.split(), "lu-server.ml.svc"} <= set(names["LUTHIER_ALLOWED_HOSTS"].split())
+
+
+def test_further_keys_of_the_secret_are_read_from_it_by_every_pod() -> None:
+    key = "LUTHIER_OIDC_CLIENT_SECRET"
+    for name, template in nonempty(pods("full")):
+        found = {one["name"]: one for one in template["spec"]["containers"][0]["env"]}
+        assert found[key] == {"name": key, "valueFrom": {"secretKeyRef": {"name": "tuning", "key": key}}}, name
+    for name, template in nonempty(pods("default")):
+        assert key not in {one["name"] for one in template["spec"]["containers"][0]["env"]}, name
 
 
 def test_the_hook_prepares_before_the_release_and_needs_nothing_of_it() -> None:

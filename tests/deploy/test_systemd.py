@@ -69,3 +69,15 @@ def test_systemd_finds_no_fault(unit: str, tmp_path: Path) -> None:
     )
     lines = [line for line in done.stderr.splitlines() if unit.partition("@")[0].removesuffix(".service") in line]
     assert (done.returncode, lines) == (0, []), done.stderr
+
+
+def test_the_lines_that_install_a_unit_name_files_of_a_checkout() -> None:
+    lines = [line[1:].strip() for line in (FOLDER / "luthier.service").read_text(encoding="utf-8").splitlines()]
+    head = lines[: lines.index("Unit]")]
+    root = FOLDER.parents[1]
+    named = re.findall(r"(?<=\s)((?:docs|deploy|dist)/[\w./*@-]+)", " ".join(head).replace("$(ls ", " "))
+    wheels = [path for path in named if path.startswith("dist/")]
+    assert wheels == ["dist/luthier-*.whl"]
+    assert "-w dist ." in (root / "Makefile").read_text(encoding="utf-8"), "where `make wheel` writes it"
+    for path in nonempty([path for path in named if path not in wheels]):
+        assert list(root.glob(path)), path

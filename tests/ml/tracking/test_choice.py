@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from luthier.core.tracking import TrackerPlan, TrackerRecipe
-from luthier.ml.tracking.registry import TRACKERS, chosen, lacks_credentials, location_of, source_of, within_project
+from luthier.ml.tracking.registry import (
+    TRACKERS,
+    absolute_location,
+    chosen,
+    lacks_credentials,
+    location_of,
+    source_of,
+    within_project,
+)
 
 ENVIRONMENT = {
     "MLFLOW_TRACKING_URI": "http://me:secret@host:5000",
@@ -78,3 +90,20 @@ def test_projects_share_an_account_and_no_name_in_it() -> None:
     assert names(own, f"{other}-mails")[0] == f"{own}-{other}-mails"
     assert names("default", f"{other}-mails")[0] == f"default-{other}-mails"
     assert within_project(plan.model_copy(update={"registered_model": None}), own).registered_model is None
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("curves", "/work/curves"),
+        ("/curves", "/curves"),
+        ("http://host:5000", "http://host:5000"),
+        ("databricks", "databricks"),
+        ("sqlite:///runs.db", "sqlite:////work/runs.db"),
+        ("sqlite:////home/me/runs.db", "sqlite:////home/me/runs.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        (None, None),
+    ],
+)
+def test_a_location_means_the_same_from_every_folder(location: str | None, expected: str | None) -> None:
+    assert absolute_location(location, Path("/work")) == expected

@@ -53,6 +53,10 @@ capabilities: {drop: [ALL]}
 - name: {{ $key }}
   valueFrom: {secretKeyRef: {name: {{ $.Values.existingSecret }}, key: {{ $key }}, optional: true}}
 {{- end }}
+{{- range .Values.secretEnv }}
+- name: {{ . }}
+  valueFrom: {secretKeyRef: {name: {{ $.Values.existingSecret }}, key: {{ . }}}}
+{{- end }}
 {{- range $key, $value := .Values.env }}
 - name: {{ $key }}
   value: {{ $value | quote }}

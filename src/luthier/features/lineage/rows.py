@@ -193,14 +193,17 @@ def checked_row(row: str) -> str:
 
 
 def is_the_row(fields: Mapping[str, Any], wanted: str) -> bool:
-    """Whether fields of a row hold the words, or carry the id."""
+    """Whether fields of a row hold the words, or carry the id; a number, such as that of a customer, as a whole."""
     from luthier.ml.data.text.normalise import normalised
 
     if wanted in (fields.get(name) for name in _IDS):
         return True
     # Same normalisation on both sides: case, blanks and Unicode form of a request seldom match the row exactly.
     words = normalised(wanted)
-    return any(words in normalised(text) for text in _texts(dict(fields)))
+    return any(
+        words in normalised(value) if isinstance(value, str) else wanted == str(value)
+        for value in _values(dict(fields))
+    )
 
 
 def parents_of(plan: Plan) -> list[str]:
@@ -292,15 +295,18 @@ def _rows_of(path: Path, sha256: str) -> list[Row | RowProblem] | None:
         return None
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
+def _values(value: Any) -> Iterator[str | int | float]:
+    """Texts and numbers, however deep."""
+    if isinstance(value, float) and value.is_integer():
+        yield int(value)  # columns of numbers with gaps are read as fractions
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _texts(inner)
+            yield from _values(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner)
+            yield from _values(inner)
 
 
 def _files(context: Context, caller: Caller, search: _Search) -> Iterator[RowIn]:

@@ -113,8 +113,10 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         teacher = _absolute_model(recipe.objective.teacher, folder)
         found["objective"] = recipe.objective.model_copy(update={"teacher": teacher})
     if recipe.tracking is not None:
+        from luthier.ml.tracking.registry import absolute_location
+
         found["tracking"] = tuple(
-            one.model_copy(update={"location": _absolute_location(one.location, folder)}) for one in recipe.tracking
+            one.model_copy(update={"location": absolute_location(one.location, folder)}) for one in recipe.tracking
         )
     search = recipe.evaluation.optimised_prompt if recipe.evaluation is not None else None
     if recipe.evaluation is not None and search is not None and search.reflection_model is not None:
@@ -127,11 +129,6 @@ def _absolute(path: str, folder: Path) -> str:
     if is_remote(path):
         return path
     return str(folder / expanded(path))
-
-
-def _absolute_location(location: str | None, folder: Path) -> str | None:
-    """An address as it is, a folder absolute."""
-    return location if location is None or ":" in location else _absolute(location, folder)
 
 
 def _absolute_model(name: str, folder: Path) -> str:

@@ -20,7 +20,7 @@ from luthier.core.system.extras import command_for
 from luthier.core.system.files import is_held, replace_text
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
 from luthier.ml.tracking.protocol import TrackerRules
-from luthier.ml.tracking.registry import chosen, lacks_credentials, source_of
+from luthier.ml.tracking.registry import absolute_location, chosen, lacks_credentials, source_of
 from luthier.platform.home.context import Context
 
 FOLDER: Final = "trackers"
@@ -260,11 +260,16 @@ def deliver(
 def _chosen(
     context: Context, asked: Sequence[TrackerRecipe] | None, environment: Mapping[str, str]
 ) -> list[TrackerPlan]:
-    """`chosen`, each with a place in the home where neither recipe nor environment nor tracker has one."""
+    """`chosen`, each with a place in the home where neither recipe nor environment nor tracker has one.
+
+    A folder of the environment counts from the current one, and from there on for each later delivery, wherever it is
+    started; those of recipes are absolute.
+    """
     found = []
     for one in chosen(asked, environment):
         place = TRACKERS.declaration(one.name).default_location.format(home=context.home)
-        found.append(one if one.location or not place else one.model_copy(update={"location": place}))
+        location = absolute_location(one.location, Path.cwd()) or place or None
+        found.append(one.model_copy(update={"location": location}))
     return found
 
 

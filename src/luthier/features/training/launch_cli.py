@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION")
 """Settings of a store, no secrets, that a job needs as the machine does that writes its file."""
+_STORE_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 _NodesOption = Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")]
@@ -41,7 +42,10 @@ _ImageOption = Annotated[
     str | None, typer.Option("--image", metavar="IMAGE", help="Container with luthier and Ray, for ray.")
 ]
 _SetupOption = Annotated[
-    str | None, typer.Option("--setup", metavar="COMMAND", help="Run first on each node, to install luthier.")
+    str | None,
+    typer.Option(
+        "--setup", metavar="COMMAND", help="Run first, to install luthier: on each node, with slurm on the first one."
+    ),
 ]
 _RunHomeOption = Annotated[
     str | None, typer.Option("--home", metavar="DIR", help="Where rank 0 keeps the run; on shared storage.")
@@ -225,8 +229,11 @@ def _completed(
     mounts, notes = tuple[str, ...](), tuple[str, ...]()
     if system == "skypilot":
         mounts, notes = local_files(recipe, read_recipe_file(asked.recipe).keys, asked)
-    uses_store = (asked.checkpoints or "").startswith("s3://") or any(url.startswith("s3://") for _, url in asked.data)
+    uploads = (asked.checkpoints or "").startswith("s3://")
+    uses_store = uploads or any(url.startswith("s3://") for _, url in asked.data)
     variables = tuple((name, os.environ[name]) for name in _STORE_VARIABLES if uses_store and os.environ.get(name))
+    if system == "skypilot" and uploads:  # data is copied by SkyPilot, with credentials of its own
+        notes += _credentials_left_here(asked.secrets)
     return (
         replace(
             asked,
@@ -236,6 +243,17 @@ def _completed(
             variables=variables,
         ),
         notes,
+    )
+
+
+def _credentials_left_here(secrets: Sequence[str]) -> tuple[str, ...]:
+    """A note where this machine reaches the store by variables that the nodes do not get."""
+    names = [name for name in _STORE_SECRETS if os.environ.get(name) and name not in secrets]
+    if not names:
+        return ()
+    options = " ".join(f"--secret {name}" for name in names)
+    return (
+        f"{', '.join(names)}: set here and not on the nodes; where they have no access of their own, add {options}",
     )
 
 

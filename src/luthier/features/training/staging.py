@@ -115,6 +115,8 @@ def _listed(files: Any, root: str) -> dict[str, list[str]]:
     return {
         path[len(root) :].lstrip("/"): [str(entry.get(key)) for key in ("size", *_VERSION_KEYS) if key in entry]
         for path, entry in sorted(found.items())
+        # An empty object `folder/`, as consoles of stores write it for a new folder, is no content.
+        if entry.get("size") or not path.endswith("/")
     }
 
 

@@ -6,12 +6,14 @@ A package adds a tracker by the entry point group `luthier.trackers`, which name
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from luthier.core.access import DEFAULT_PROJECT as LUTHIER_DEFAULT
 from luthier.core.import_string import import_string
 from luthier.core.plan import ValueSource
 from luthier.core.registry import TRACKERS as REGISTRY
+from luthier.core.system.files import expanded
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, without_credentials
 from luthier.ml.tracking.protocol import Tracker, TrackerRules
 
@@ -125,6 +127,26 @@ def location_of(plan: TrackerPlan, environment: Mapping[str, str]) -> str | None
     rules: TrackerRules = REGISTRY.declaration(plan.name)
     given = environment.get(rules.location_variable) if rules.location_variable else None
     return given if given and without_credentials(given) == plan.location else plan.location
+
+
+_SERVERS: Final = ("databricks", "databricks-uc", "uc")
+"""Servers that MLflow knows by a word."""
+_SQLITE: Final = "sqlite:///"
+
+
+def absolute_location(location: str | None, folder: Path) -> str | None:
+    """A location that means the same from every folder: an address as it is, a folder or file of a database absolute.
+
+    Args:
+        location: of a tracker; None for its default.
+        folder: where relative ones count from.
+    """
+    file = (location or "").removeprefix(_SQLITE)
+    if file and file != location and not file.startswith(":"):
+        return f"{_SQLITE}{folder / file}"
+    if location is None or ":" in location or location in _SERVERS:
+        return location
+    return str(folder / expanded(location))
 
 
 def within_project(plan: TrackerPlan, project_id: str) -> TrackerPlan:

@@ -83,6 +83,20 @@ def test_an_id_is_found_by_its_own_field(context: Context, tmp_path: Path) -> No
     assert row_lineage(context, ME, "chatcmpl-8").saw == ()
 
 
+def test_a_number_is_found_as_a_whole(context: Context, tmp_path: Path) -> None:
+    rows = [with_answer("Yes.", customer=40012345), with_answer("No.", customer={"number": 400123456}), chat_row(3)]
+    run = add(context, "a", write_rows(tmp_path / "rows.jsonl", rows))
+    assert [(one.run_id, one.learned) for one in row_lineage(context, ME, "40012345").saw] == [(run, True)]
+    assert [file.lines for file in row_lineage(context, ME, "40012345").files] == [(1,)]
+    assert [file.lines for file in row_lineage(context, ME, "400123456").files] == [(2,)]
+    file = dataset_versions.keep_rows(context, ME, [json.dumps(row).encode() + b"\n" for row in rows], "rows.jsonl")
+    dataset, _ = dataset_versions.create_dataset(context, ME, "rows", file)
+    forget_row(context, ME, "40012345")
+    newest = dataset_versions.get_version(context, ME, dataset.dataset_id)
+    left = [json.loads(line) for line in dataset_versions.path_of(context, ME, newest).read_text().splitlines()]
+    assert [one.get("customer") for one in left] == [{"number": 400123456}, None]
+
+
 def test_a_run_that_goes_on_from_another_has_what_that_learned(context: Context, tmp_path: Path) -> None:
     first = add(context, "a", write_rows(tmp_path / "with.jsonl", [with_answer(SECRET)]))
     merged = tmp_path / "merged"

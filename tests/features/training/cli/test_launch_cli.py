@@ -111,3 +111,26 @@ def test_a_place_that_only_this_machine_knows_is_refused(
     assert "expected: a place that every node reaches" in capsys.readouterr().err
     assert main(["launch", "slurm", str(recipe)]) == 0
     assert main(["launch", "skypilot", str(recipe), "--checkpoints", "s3://bucket/runs"]) == 0
+
+
+def test_credentials_of_the_store_that_stay_on_this_machine_are_named(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-word")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    (recipe.parent / "rows.jsonl").write_text("", encoding="utf-8")
+    stores = ["--checkpoints", "s3://bucket/runs"]
+    assert main(["launch", "skypilot", str(recipe), *stores]) == 0
+    text = capsys.readouterr().out
+    assert "add --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY" in " ".join(text.split())
+    assert "a-secret-word" not in text
+    given = ["--secret", "AWS_ACCESS_KEY_ID", "--secret", "AWS_SECRET_ACCESS_KEY"]
+    # Slurm's jobs have the environment of sbatch, and SkyPilot copies data with its own credentials.
+    for system, options in (
+        ("skypilot", [*stores, *given]),
+        ("slurm", stores),
+        ("skypilot", ["--data", "more=s3://bucket/more"]),
+    ):
+        assert main(["launch", system, str(recipe), *options]) == 0
+        assert "# note" not in capsys.readouterr().out, (system, options)

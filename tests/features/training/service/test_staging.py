@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +84,24 @@ def test_an_object_whose_name_leads_out_of_the_folder_is_not_copied(
     with pytest.raises(RequestError, match="data at nonsense://") as caught:
         stage([f"{tmp_path / 'rows'}=nonsense://bucket/rows"], SilentProgress())
     assert caught.value.do == "correct --stage"
+
+
+def test_folders_that_were_made_in_a_console_are_no_objects(
+    empty_bucket: Callable[[str, str], Any], tmp_path: Path
+) -> None:
+    # Consoles write an empty object with the name of the folder and a slash.
+    client = empty_bucket("luthier-staging", "test-secret-key")
+    for key, body in {
+        "rows/": b"",
+        "rows/more/": b"",
+        "rows/train.jsonl": b"1\n",
+        "rows/more/valid.jsonl": b"2\n",
+    }.items():
+        client.put_object(Bucket="luthier-staging", Key=key, Body=body)
+    target = tmp_path / "node" / "rows"
+    assert stage([f"{target}=s3://luthier-staging/rows"], SilentProgress()) == [target]
+    found = {path.relative_to(target).as_posix(): path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert found == {"train.jsonl": "1\n", "more/valid.jsonl": "2\n"}
+    client.put_object(Bucket="luthier-staging", Key="nothing/", Body=b"")
+    with pytest.raises(NotFoundError, match="nothing at s3://luthier-staging/nothing"):
+        stage([f"{tmp_path / 'other'}=s3://luthier-staging/nothing"], SilentProgress())

@@ -224,3 +224,18 @@ def test_mlflow_without_an_address_has_a_database_in_the_home(
         ({"MLFLOW_TRACKING_URI": "http://h"}, "http://h"),
     ):
         assert trackers.with_tracking(context, plan, recipe, variables).tracking[0].location == place
+
+
+def test_a_relative_folder_of_the_environment_is_that_of_the_folder_where_the_run_was_started(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrackerRules, "missing", lambda self: [])
+    (tmp_path / "first").mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    plan, variables = make_plan(), {"TENSORBOARD_LOGGING_DIR": "curves", "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    found = trackers.with_tracking(context, plan, plan.recipe, variables)
+    # Resumed from elsewhere the run goes on there: its plan holds the place.
+    assert {one.name: one.location for one in found.tracking} == {
+        "tensorboard": str(tmp_path / "first" / "curves"),
+        "mlflow": f"sqlite:///{tmp_path / 'first' / 'mlflow.db'}",
+    }

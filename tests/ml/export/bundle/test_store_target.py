@@ -72,6 +72,17 @@ def test_object_storage(s3: Any, whole_bundle: Path, tmp_path: Path) -> None:
     assert push_to_store(load(whole_bundle), url + "/", QUIET).num_sent == 0
 
 
+def test_a_folder_that_was_made_in_a_console_is_empty(s3: Any, whole_bundle: Path) -> None:
+    # Consoles write an empty object with the name of the folder and a slash.
+    s3.put_object(Bucket=BUCKET, Key="made/", Body=b"")
+    pushed = push_to_store(load(whole_bundle), f"s3://{BUCKET}/made", QUIET)
+    assert pushed.num_sent == pushed.num_files > 0
+    s3.put_object(Bucket=BUCKET, Key="taken/", Body=b"")
+    s3.put_object(Bucket=BUCKET, Key="taken/notes.txt", Body=b"mine")
+    with pytest.raises(ConflictError, match="holds 1 file and no manifest"):
+        push_to_store(load(whole_bundle), f"s3://{BUCKET}/taken", QUIET)
+
+
 def test_damage_over_there_is_healed(s3: Any, whole_bundle: Path) -> None:
     url = f"s3://{BUCKET}/a"
     push_to_store(load(whole_bundle), url, QUIET)

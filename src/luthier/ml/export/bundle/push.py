@@ -221,7 +221,8 @@ class _Place:
                 return set()
         # Drivers differ in whether names begin with a slash.
         prefix = self._root.lstrip("/") + "/"
-        return {name.lstrip("/").removeprefix(prefix) for name in found}
+        # An empty object `folder/`, as consoles of stores write it for a new folder, is no file.
+        return {name.lstrip("/").removeprefix(prefix) for name in found if not name.endswith("/")}
 
     def read(self, name: str) -> bytes:
         """A small file."""
