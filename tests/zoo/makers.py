@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tests.fixtures.shared_answers import shared_text
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from luthier.ml.inference.models.gguf.worker import one_reader
