@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from tests.fixtures.shared_answers import SharedAnswers, SharedKeys
+from tests.fixtures.shared_answers import FOLDER, SharedAnswers, SharedKeys, shared_text
 
 from luthier.platform.db.database import Database
 
@@ -23,6 +23,23 @@ def test_what_one_has_found_the_others_know(tmp_path: Path) -> None:
     assert (second.get("before"), second.get("never", 3)) == (None, 3)
     second["key"] = {"path": "another"}
     assert first.get("key") == {"path": None}
+
+
+def test_a_text_is_made_by_the_first_one_that_asks_and_again_outside_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def make() -> str:
+        made.append("Grüße\n")
+        return made[-1]
+
+    monkeypatch.setenv(FOLDER, str(tmp_path / "answers"))
+    assert [shared_text(key, make) for key in ("one", "one", "a / b", "one")] == ["Grüße\n"] * 4
+    assert len(made) == 2
+    monkeypatch.delenv(FOLDER)
+    assert shared_text("one", make) == "Grüße\n"
+    assert len(made) == 3
 
 
 def test_nothing_waits_for_the_disk_and_what_is_not_open_fails_as_ever(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
+from tests.fixtures.shared_answers import shared_text
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from luthier.ml.inference.models.gguf.worker import one_reader
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.testing.tiny import CHAT_TEMPLATE
 
@@ -197,10 +199,16 @@ def stop_ids(name: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
 def _backend(vocabulary: str) -> Tokenizer:
     file = shared_folder() / "vocabularies" / vocabulary
     if vocabulary.endswith(".gguf") and file.is_file():
-        with quiet_transformers():
-            read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        return Tokenizer.from_str(read.backend_tokenizer.to_str())
+        # Seconds each: one process of a test run reads a vocabulary for all.
+        return Tokenizer.from_str(shared_text(f"vocabulary {file}", lambda: _published(file)))
     return _trained("pieces" if vocabulary == "pieces" else "bytes")
+
+
+def _published(file: Path) -> str:
+    """The tokenizer in a GGUF file, as JSON."""
+    with quiet_transformers(), one_reader():
+        read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    return str(read.backend_tokenizer.to_str())
 
 
 def _trained(kind: Literal["bytes", "pieces"]) -> Tokenizer:

@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
-from importlib.metadata import version
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import JumpWatch, elapsed
+from luthier.core.system.libraries import version
 from luthier.features.accounts import invitations_api as invitations
 from luthier.features.accounts import keys_api as keys
 from luthier.features.batches import api as batches

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
 from pkgutil import walk_packages
 from types import ModuleType
 from typing import Final
@@ -22,6 +21,7 @@ from starlette.routing import Mount
 from luthier import features
 from luthier.core.access import SCOPES
 from luthier.core.errors import RequestError
+from luthier.core.system.libraries import version
 from luthier.features.accounts import sign_in_pages as sign_in
 from luthier.features.home_page.progress import Rail
 from luthier.features.human_eval import rate_pages as rate

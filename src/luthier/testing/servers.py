@@ -28,16 +28,19 @@ if TYPE_CHECKING:
 
     from luthier.platform.home.context import Context
 
+_FIRST_LOOK_SECONDS = 0.001
 _LOOK_SECONDS = 0.05
 
 
 def wait_for(seen: Callable[[], bool], seconds: float = 120.0) -> None:
     """Return as soon as it is seen; raises TimeoutError where it is not within `seconds`."""
     end = time.monotonic() + seconds
+    pause = _FIRST_LOOK_SECONDS
     while not seen():
         if time.monotonic() > end:
             raise TimeoutError(f"not seen within {seconds:.0f} s")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, _LOOK_SECONDS)
 
 
 _STOP_SECONDS = 100.0

@@ -175,6 +175,23 @@ def test_imports_are_done_without_collections_and_what_they_made_is_left_out_of_
     assert done.stdout.split() == ["False", "True", "True", "True"]
 
 
+def test_scikit_learn_is_loaded_without_pandas_and_starts_no_thread() -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from luthier.core.system.libraries import import_libraries\n"
+        "import_libraries(('sklearn.linear_model', 'sklearn.svm', 'sklearn.feature_extraction.text'))\n"
+        "loaded = [name for name in ('sklearn', 'pandas', 'pyarrow') if name in sys.modules]\n"
+        "names = {(one / 'comm').read_text().strip() for one in Path('/proc/self/task').iterdir()}\n"
+        "found = sys.modules['sklearn.feature_extraction.text'].TfidfVectorizer().fit_transform(['a bc', 'bc de'])\n"
+        "import importlib.util\n"
+        "is_there = importlib.util.find_spec('pandas') is None or bool(__import__('pandas').DataFrame)\n"
+        "print(loaded, any('jemalloc' in name for name in names), found.shape, is_there)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['sklearn'] False (2, 2) True"
+
+
 def test_a_library_is_loaded_when_its_function_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "late_library.py").write_text("def assign(value, *, by=1):\n    return value + by\n")
     package = tmp_path / "late_losses"

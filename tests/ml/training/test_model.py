@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.architectures import SMALL, small
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.forward_path import ForwardPath
 from luthier.core.plan import Plan
 from luthier.core.recipe import MethodRecipe
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
+from luthier.ml.training import forward_proof
+from luthier.ml.training.forward_proof import prove_forward
 from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import TrainableModel, collate
 
@@ -84,3 +91,29 @@ def test_rows_of_two_lengths_are_padded_where_the_config_names_no_token_of_the_m
         together = model.loss_sum(collate([short, long], model.pad_id, "cpu"))[0]
         apart = [model.loss_sum(collate([row], model.pad_id, "cpu"))[0] for row in (short, long)]
     assert float(together) == pytest.approx(float(sum(apart)), rel=1e-5)
+
+
+def test_a_base_is_proved_once_and_again_once_its_files_change(
+    make_plan: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    plan = make_plan()
+    plan = plan.model_copy(update={"base_model": plan.base_model.model_copy(update={"path": str(folder)})})
+    proved: list[str] = []
+
+    def prove(base: Any) -> ForwardPath:
+        proved.append(str(base.dtype))
+        return prove_forward(base)
+
+    monkeypatch.setattr(forward_proof, "prove_forward", prove)
+    paths = [TrainableModel.load(plan).path for _ in range(3)]
+    assert (len(proved), len(set(paths)), paths[0].is_fast) == (1, 1, True)
+    half = plan.model_copy(update={"training": plan.training.model_copy(update={"precision": "bfloat16"})})
+    assert TrainableModel.load(half).path.is_fast
+    assert proved == ["torch.float32", "torch.bfloat16"]
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][0, 0] = float("nan")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RequestError, match="not finite"):
+        TrainableModel.load(plan)

@@ -11,6 +11,8 @@ can be saved without a change in what the libraries do:
     SciPy's optimizers     transformers takes one function of them for losses of object detection; it gets a function
                            that loads them when it is called
     a cloud's client       accelerate loads it, where it is installed, for a command that sets that cloud up
+    tables of pandas       scikit-learn loads pandas where it is installed, and so Arrow with a thread of its own; no
+                           table is fitted here
     what is for several    transformers loads what it shards tensors with, and SymPy for it, also in a process that
     processes              runs alone
     torch's compiler       loaded by decorators alone, which exclude functions from it (`late_compiler`)
@@ -71,6 +73,7 @@ def import_libraries(names: Sequence[str] = NUMERICAL) -> None:
         return
     import_late(_LOSSES, *_ASSIGNMENT)
     _execute_by(_ACCELERATE, _execute_accelerate_imports)
+    _execute_by(_SKLEARN_TABLES, _execute_without_pandas)
     if any(name.partition(".")[0] in _OVER_TORCH for name in names):
         importlib.import_module("torch")
         late_compiler.install(_trace_masks)
@@ -184,6 +187,26 @@ def _execute_accelerate_imports(loader: Loader, module: ModuleType) -> None:
         setattr(module, _CLOUD, _is_never)
     if hasattr(module, _DISTRIBUTED) and _is_alone():
         setattr(module, _DISTRIBUTED, _is_never)
+
+
+_SKLEARN_TABLES: Final = "sklearn.utils.fixes"
+
+
+def _execute_without_pandas(loader: Loader, module: ModuleType) -> None:
+    """Execute the module by which scikit-learn knows pandas, as where that is not installed: no table of it is fitted.
+
+    pandas loads Arrow, whose allocator starts a thread, and a process with threads cannot be forked.
+    """
+
+    def import_module(
+        asked: str, variables: Any = None, local: Any = None, names: Sequence[str] | None = (), level: int = 0
+    ) -> Any:
+        if asked == "pandas":
+            raise ImportError(asked)
+        return builtins.__import__(asked, variables, local, names or (), level)
+
+    module.__dict__["__builtins__"] = vars(builtins) | {"__import__": import_module}
+    loader.exec_module(module)
 
 
 def import_late(importer: str, library: str, name: str) -> None:

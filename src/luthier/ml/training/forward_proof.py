@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -31,6 +32,7 @@ from luthier.ml.inference.models.attention_proof import (
     SPAN_TOKENS,
     attention_by,
     attention_of,
+    code_key,
     shallow_and_wide,
     why_eager,
 )
@@ -87,6 +89,34 @@ def prove_forward(base: PreTrainedModel) -> ForwardPath:
                 return _Proof(base).path()
         finally:
             base.train(was_training)
+
+
+_MAX_KNOWN: Final = 16
+_known: dict[tuple[object, ...], ForwardPath] = {}
+
+
+def known_forward(base: PreTrainedModel, folder: Path) -> ForwardPath:
+    """The path of `prove_forward`, which is found once a process for the same files.
+
+    The trials of a study, and a run that is resumed, load one base again and again.
+
+    Args:
+        base: as loaded from the folder, before anything in it is replaced.
+        folder: of its config and weights.
+
+    Raises:
+        RequestError: `prove_forward` refuses it.
+    """
+    # Weights, too: where they are no numbers the proof says so.
+    files = [(file.name, file.stat()) for file in folder.iterdir() if file.suffix in (".json", ".safetensors")]
+    stamp = tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
+    key = (*code_key(base), attention_of(language_model(base)), str(folder), stamp)
+    if key not in _known:
+        found = prove_forward(base)
+        if len(_known) == _MAX_KNOWN:
+            del _known[next(iter(_known))]  # the oldest
+        _known[key] = found
+    return _known[key]
 
 
 class _Proof:

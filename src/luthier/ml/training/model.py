@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -38,7 +39,7 @@ from luthier.ml.inference.models.task_head import TaskHeadLayer
 from luthier.ml.training import attention, kernels
 from luthier.ml.training.attention import packed_row
 from luthier.ml.training.embedding_noise import EmbeddingNoise
-from luthier.ml.training.forward_proof import prove_forward
+from luthier.ml.training.forward_proof import known_forward, prove_forward
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 from luthier.ml.training.losses.logit_rows import CrossEntropySum, LogitRows
 from luthier.ml.training.methods.protocol import Method, load_method
@@ -274,6 +275,7 @@ class TrainableModel:
             neftune_alpha=plan.training.neftune_alpha,
             router_coefficient=plan.objective.router_aux_loss,
             task_head=plan.objective.task_head,
+            forward=known_forward(base, Path(plan.base_model.path)),
         )
 
     @property

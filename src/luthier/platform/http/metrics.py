@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Final
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.core.errors import LuthierError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.system.libraries import version
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs, key_usage, webhook_deliveries
 from luthier.platform.home.context import Context

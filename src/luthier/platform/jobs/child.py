@@ -54,6 +54,15 @@ PRELOADED: Final = (
     "luthier.ml.inference.models.templates.chat_template",
     "luthier.ml.training.loop",
     "luthier.ml.training.methods.lora",
+    # What texts are judged with: more than a second of imports, which each job that judges would repeat.
+    "luthier.features.evaluations.service",
+    "luthier.ml.baselines.learning_curve",
+    "luthier.ml.evaluation.compare",
+    "luthier.ml.evaluation.metrics.reference_based",
+    "sacrebleu",
+    "sklearn.feature_extraction.text",
+    "sklearn.linear_model",
+    "sklearn.svm",
 )
 """What a fork server loads for attempts: what most of them need. By name, as in `KINDS`.
 

@@ -86,7 +86,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     monkeypatch.setattr(Cluster, "exit_code", None)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     (tmp_path / "my rows.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
     yield f"ray://127.0.0.1:{server.server_address[1]}"

@@ -178,7 +178,7 @@ def use_proved_attention(base: PreTrainedModel) -> None:
     body = language_model(base)
     if base.device.type == "meta" or attention_of(body) == "eager":
         return
-    key = _key(base)
+    key = code_key(base)
     if key not in _proved:
         found = _why_eager(base)
         if found is None:
@@ -194,7 +194,8 @@ def why_eager(model: nn.Module) -> str:
     return _reasons.get(model, "")
 
 
-def _key(base: PreTrainedModel) -> tuple[object, ...]:
+def code_key(base: PreTrainedModel) -> tuple[object, ...]:
+    """Models with equal keys run the same code: of one class, config, precision, device type and packing."""
     config = json.loads(base.config.to_json_string(use_diff=False))
     config.pop("_name_or_path", None)
     kinds = frozenset(type(module) for module in base.modules())  # packed matrices among them
