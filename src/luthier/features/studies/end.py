@@ -182,8 +182,9 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan, trained: Plan) -> Re
             del data["validation"]
     # Pinned, where the recipe leaves the epochs open, to the plan that all trials were measured by.
     training.setdefault("epochs", own.training.num_steps / own.training.num_steps_per_epoch)
-    # The usual batch size depends on the number of rows, and there are more now: the rate was found with this one.
+    # Both defaults depend on the number of rows, and there are more now: the trial was judged with these.
     training.setdefault("global_batch_size", trained.training.global_batch_size)
+    training.setdefault("learning_rate", trained.training.learning_rate)
     training["early_stopping_patience"] = 0
     return recipe_from(document, base_dir=Path("/"))
 

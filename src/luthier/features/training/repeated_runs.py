@@ -71,7 +71,7 @@ def learning_curve(
     recipe, notes = _ready(with_absolute_paths(recipe, base_dir.absolute()))
     # All rows are checked before training on the first share.
     whole = prepare(context, recipe, base_dir=Path(), prices=prices)
-    recipe = _with_batch_size(recipe, whole.plan)
+    recipe = _with_batch_and_rate(recipe, whole.plan)
     # Training time is proportional to the rows, so the shares add up; none of the runs is evaluated.
     planned = quote_of(context, whole).training_hours.times(sum(end - start for start, end in PARTS))
     share = _share(planned, hours, whole.plan.data.train.num_examples)
@@ -120,9 +120,9 @@ def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
     return recipe, notes
 
 
-def _with_batch_size(recipe: Recipe, whole: Plan) -> Recipe:
-    """The recipe with the batch size for all rows: the usual one is smaller for few of them, which bends the curve."""
-    size = {"global_batch_size": whole.training.global_batch_size}
+def _with_batch_and_rate(recipe: Recipe, whole: Plan) -> Recipe:
+    """The recipe with batch size and learning rate for all rows: the defaults for few of them would bend the curve."""
+    size = {"global_batch_size": whole.training.global_batch_size, "learning_rate": whole.training.learning_rate}
     return recipe.model_copy(update={"training": (recipe.training or TrainingRecipe()).model_copy(update=size)})
 
 
