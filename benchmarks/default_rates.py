@@ -4,9 +4,9 @@
     python benchmarks/default_rates.py [--methods lora,full] [--rows 160,480] [--rates 2e-4,5e-4,1e-3,2e-3,4e-3]
     python benchmarks/default_rates.py --tasks style intent "hateful or not" --batch 8 --methods lora --rows 240
 
-Each run trains two epochs (--epochs) of the first rows in steps of 16, or of --batch, and is validated once, at its end, on the
-same 100 rows: the loss in nats a learned token. Rows are WikiSQL's, or those of the tasks of benchmarks/baselines.py
-whose names are given. A run that is in the file already is not trained again.
+Each run trains two epochs (--epochs) of the first rows in steps of 16, or of --batch, and is validated once, at its
+end, on the same 100 rows: the loss in nats a learned token. Rows are WikiSQL's, or those of the tasks of
+benchmarks/baselines.py whose names are given. A run that is in the file already is not trained again.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ SMALL_BATCH_SIZE: Final = (8, "16 would make fewer than 100 steps: 8 take the sa
 FEW_STEPS: Final = 100
 """Steps of the usual size below which the small one is taken, and the learning rate of short runs."""
 SHORT_RUN_FACTOR: Final = (1.5, "short runs end at a lower loss with half as much again")
-"""Of the default learning rate of LoRA; Schulman et al. (2025, "LoRA Without Regret") found the same for some 100 steps.
-Measured on six tasks (docs/benchmarks.md)."""
+"""Of the default learning rate of LoRA; Schulman et al. (2025, "LoRA Without Regret") found the same for some 100
+steps. Measured on six tasks (docs/benchmarks.md)."""
 OPTIMIZER: Final = ("adamw", "steady with every method; with an adapter its moments are a small part of the memory")
 SCHEDULE: Final = ("cosine", "falls slowly, then fast, then slowly: the last steps settle")
 WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients and should be small")

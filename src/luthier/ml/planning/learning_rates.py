@@ -95,7 +95,9 @@ def of_short_run(
     is_measured = (method.name, objective.name, optimizer) == ("lora", "sft", "adamw")
     is_plain = data.replay is None and data.stream is None and not data.train.packed
     num_rows = num_steps * batch_size
-    is_short = batch_size >= defaults.SMALL_BATCH_SIZE[0] and num_rows < defaults.FEW_STEPS * defaults.GLOBAL_BATCH_SIZE[0]
+    is_short = (
+        batch_size >= defaults.SMALL_BATCH_SIZE[0] and num_rows < defaults.FEW_STEPS * defaults.GLOBAL_BATCH_SIZE[0]
+    )
     if not (is_measured and is_plain and is_short):
         return usual
     factor, why = defaults.SHORT_RUN_FACTOR
