@@ -4,9 +4,9 @@
     python benchmarks/default_rates.py [--methods lora,full] [--rows 160,480] [--rates 2e-4,5e-4,1e-3,2e-3,4e-3]
     python benchmarks/default_rates.py --tasks style intent "hateful or not" --batch 8 --methods lora --rows 240
 
-Each run trains two epochs of the first rows in steps of 16, or of --batch, and is validated once, at its end, on the
-same 100 rows: the loss in nats a learned token. Rows are WikiSQL's, or those of the tasks of benchmarks/baselines.py
-whose names are given. A run that is in the file already is not trained again.
+Each run trains two epochs (--epochs) of the first rows in steps of 16, or of --batch, and is validated once, at its
+end, on the same 100 rows: the loss in nats a learned token. Rows are WikiSQL's, or those of the tasks of
+benchmarks/baselines.py whose names are given. A run that is in the file already is not trained again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from rows import wikisql_rows, write_jsonl
 ROOT = Path(__file__).resolve().parents[1]
 _NEVER = 10_000
 _WIKISQL, _USUAL_BATCH, _NUM_VALIDATED = "wikisql", 16, 100
+_USUAL: dict[str, Any] = {"task": _WIKISQL, "batch": _USUAL_BATCH, "optimizer": "adamw", "epochs": 2.0, "dropout": None}
+"""Fields of a run that are left out of the file where they have these values; a dropout of None is the method's own."""
 
 
 def main() -> None:
@@ -34,6 +36,8 @@ def main() -> None:
     cli.add_argument("--tasks", nargs="+", default=[_WIKISQL], help="names of tasks")
     cli.add_argument("--batch", type=int, default=_USUAL_BATCH, help="rows a step")
     cli.add_argument("--optimizer", default="adamw")
+    cli.add_argument("--epochs", type=float, default=2.0)
+    cli.add_argument("--dropout", type=float, help="instead of the method's own")
     cli.add_argument("--rates", default="2e-4,5e-4,1e-3,2e-3,4e-3")
     cli.add_argument("--model", default="smollm2-135m-instruct")
     cli.add_argument("--seed", type=int, default=0)
@@ -45,11 +49,10 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     kept = args.work / "rates.json"
     found: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else []
+    same = {name: getattr(args, name) for name in ("optimizer", "batch", "epochs", "dropout")}
     grid = [
         {"model": args.model, "method": method, "rows": rows, "rate": rate, "seed": args.seed}
-        | ({"optimizer": args.optimizer} if args.optimizer != "adamw" else {})
-        | ({"task": task} if task != _WIKISQL else {})
-        | ({"batch": args.batch} if args.batch != _USUAL_BATCH else {})
+        | {name: value for name, value in (same | {"task": task}).items() if value != _USUAL[name]}
         for task in args.tasks
         for method in args.methods.split(",")
         for rows in map(int, args.rows.split(","))
@@ -67,8 +70,7 @@ def main() -> None:
 
 def _is_of(run: dict[str, Any], asked: dict[str, Any]) -> bool:
     """Whether a run is the one that is asked for; fields that it leaves out are the usual ones."""
-    usual = {"task": _WIKISQL, "batch": _USUAL_BATCH, "optimizer": "adamw"}
-    return all((usual | run)[name] == value for name, value in (usual | asked).items())
+    return all((_USUAL | run)[name] == value for name, value in (_USUAL | asked).items())
 
 
 def rows_of(args: argparse.Namespace, task: str, num: int) -> dict[str, list[dict[str, Any]]]:
@@ -89,7 +91,7 @@ def one_run(args: argparse.Namespace, asked: dict[str, Any]) -> dict[str, Any]:
     task = asked.get("task", _WIKISQL)
     rows, name = rows_of(args, task, asked["rows"]), task.replace(" ", "-").replace(",", "")
     training: dict[str, Any] = {
-        "epochs": 2, "global_batch_size": args.batch, "max_length_tokens": 1024, "early_stopping_patience": 0,
+        "epochs": args.epochs, "global_batch_size": args.batch, "max_length_tokens": 1024, "early_stopping_patience": 0,
         "seed": asked["seed"], "validate_every_steps": _NEVER, "learning_rate": asked["rate"],
         "optimizer": args.optimizer,
     }  # fmt: skip
@@ -100,7 +102,7 @@ def one_run(args: argparse.Namespace, asked: dict[str, Any]) -> dict[str, Any]:
             "train": str(write_jsonl(rows["train"], args.work / f"{name}_{asked['rows']}.jsonl")),
             "validation": str(write_jsonl(rows["valid"], args.work / f"{name}_valid.jsonl")),
         },
-        "method": {"name": asked["method"]},
+        "method": {"name": asked["method"]} | ({} if args.dropout is None else {"dropout": args.dropout}),
         "training": training,
     }
     run = luthier.train(recipe, home=args.home)

@@ -53,7 +53,7 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
         """- **The trainer** is in TRL's command (`trl dpo --config FILE`), not in the file: `--trainer` names it
   where no key shows it.
 - **Rows.** `dataset_name` of a hub needs `--set data.train=FILE`.
-- **`lora_target_modules`** has to be named: where it is silent, PEFT chooses by the architecture.
+- **`lora_target_modules`** must be named: without it, PEFT chooses by the architecture.
 - **What is learned.** For rows with `messages` TRL learns every turn unless `assistant_only_loss` is true; Luthier
   learns the assistant's turns.
 - **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows and has to

@@ -1,4 +1,4 @@
-"""The learning rate where a recipe is silent."""
+"""The default learning rate."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
 from luthier.ml.planning import adapter
+from luthier.ml.planning.learning_rates import default_rate
 
 MakePlan = Callable[..., Plan]
 
@@ -66,6 +67,26 @@ def test_steps_of_eight_rows_are_taken_where_the_processes_can_share_them(make_p
     assert sizes == {1: 8, 2: 8, 4: 8, 8: 8, 16: 16}
     asked = make_plan({"training": {"global_batch_size": 8}}, num_processes=16)
     assert asked.training.global_batch_size == 8, "as it was requested: the launcher refuses it"
+
+
+def test_the_rate_of_a_short_run_is_half_as_much_again_where_that_was_measured(make_plan: MakePlan) -> None:
+    """100 examples: 13 steps of 8 rows an epoch."""
+
+    def rate(**recipe: Any) -> float:
+        return make_plan(recipe).training.learning_rate
+
+    usual = default_rate("lora", "sft", 64)[0]
+    assert rate() == pytest.approx(1.5 * usual)
+    assert "times 1.5: short runs" in make_plan().sources["training.learning_rate"].why
+    assert rate(training={"max_steps": 5}) == pytest.approx(1.5 * usual), "5 steps of 16"
+    assert rate(training={"epochs": 14}) == pytest.approx(1.5 * usual), "182 steps of 8"
+    assert rate(training={"epochs": 15}) == usual, "105 steps of 16"
+    assert rate(training={"learning_rate": 7e-4}) == 7e-4
+    # Smaller steps, other methods, objectives and optimizers were not measured.
+    assert rate(training={"global_batch_size": 4}) == usual
+    assert rate(training={"optimizer": "lion"}) == default_rate("lora", "sft", 64, "lion")[0]
+    assert rate(method={"name": "full"}) == default_rate("full", "sft", 64)[0]
+    assert rate(objective={"name": "grpo", "rewards": [{"metric": "rouge_l"}]}) == default_rate("lora", "grpo", 64)[0]
 
 
 def test_max_steps_decides_where_it_is_the_shorter(make_plan: MakePlan) -> None:

@@ -74,6 +74,22 @@ def test_more_work_never_takes_less_time(
     assert speed.step_seconds(work, faster).value < here.value
 
 
+def test_on_a_cpu_plain_adapters_of_one_input_draw_one_mask(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    width, inner = llama.hidden_size, llama.intermediate_size
+    work = make_workload(llama, "lora", rows=4, length=64, dropout=0.1)
+    here, gpu = (speed.time_terms(work, one)["dropout"] for one in (device, replace_cpu(device)))
+    # queries, keys and values, and gate and up: 7 inputs without sharing, 4 with it
+    assert here / gpu == pytest.approx((3 * width + inner) / (6 * width + inner))
+    dora = replace(work, method="dora")
+    assert speed.time_terms(dora, device)["dropout"] == pytest.approx(gpu)
+
+
+def replace_cpu(device: Device) -> Device:
+    return device.model_copy(update={"is_cpu": False})
+
+
 def test_adapters_move_bytes_and_save_products(architecture: Make, make_workload: Make, device: Device) -> None:
     wide = structure_of(architecture("llama", hidden_size=2048, intermediate_size=8192, num_attention_heads=16))
     lora, few, full = (

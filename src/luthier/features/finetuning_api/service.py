@@ -107,7 +107,7 @@ def _tracking(request: FineTuningRequest) -> list[TrackerRecipe] | None:
 
 
 def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
-    """The learning rate that a multiplier counts from: what a plan takes for this method where a recipe is silent.
+    """The learning rate that a multiplier counts from: the default of this method for the width of the model.
 
     Args:
         request: the job as it was requested.

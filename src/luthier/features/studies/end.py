@@ -181,8 +181,9 @@ def final_recipe(spec: StudySpec, winner: Trial, trained: Plan) -> Recipe:
             del data["validation"]
     # As many passes as the trial had: under `max_steps` their number depends on its batch size and its rows.
     training.setdefault("epochs", trained.training.num_steps / trained.training.num_steps_per_epoch)
-    # The usual batch size depends on the number of rows, and there are more now: the rate was found with this one.
+    # Both defaults depend on the number of rows, and there are more now: the trial was judged with these.
     training.setdefault("global_batch_size", trained.training.global_batch_size)
+    training.setdefault("learning_rate", trained.training.learning_rate)
     training["early_stopping_patience"] = 0
     return recipe_from(document, base_dir=Path("/"))
 

@@ -72,7 +72,7 @@ def learning_curve(
     recipe, notes = _ready(with_absolute_paths(recipe, base_dir.absolute()))
     # All rows are checked before training on the first share.
     whole = prepare(context, recipe, base_dir=Path(), prices=prices)
-    recipe = _with_length(recipe, whole.plan)
+    recipe = _with_settings(recipe, whole.plan)
     # Training time is proportional to the rows, so the shares add up; none of the runs is evaluated.
     planned = quote_of(context, whole).training_hours.times(sum(end - start for start, end in PARTS))
     share = _share(planned, hours, whole.plan.data.train.num_examples)
@@ -121,14 +121,17 @@ def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
     return recipe, notes
 
 
-def _with_length(recipe: Recipe, whole: Plan) -> Recipe:
-    """The recipe with batch size and passes of all rows.
+def _with_settings(recipe: Recipe, whole: Plan) -> Recipe:
+    """The recipe with batch size, learning rate and passes of all rows.
 
-    The usual batch size is smaller for few rows, and a limit of steps would be more passes over a share of them: both
-    bend the curve.
+    The defaults for few rows are others, and a limit of steps would be more passes over a share of them: both bend the
+    curve.
     """
     training = recipe.training or TrainingRecipe()
-    same: dict[str, float | None] = {"global_batch_size": whole.training.global_batch_size}
+    same: dict[str, float | None] = {
+        "global_batch_size": whole.training.global_batch_size,
+        "learning_rate": whole.training.learning_rate,
+    }
     if training.max_steps is not None:
         same |= {"max_steps": None, "epochs": whole.training.num_steps / whole.training.num_steps_per_epoch}
     return recipe.model_copy(update={"training": training.model_copy(update=same)})

@@ -186,7 +186,7 @@ def usual_batch_size(
     *,
     num_processes: int = 1,
 ) -> tuple[int, str]:
-    """Examples a step where the recipe is silent, and why.
+    """The default number of examples per step, and why.
 
     Smaller steps of the same number of rows end at a lower loss (Marek et al., 2025, "Small Batch Size Training for
     Language Models", arXiv:2507.07101); here they are taken where they were measured to cost no time, and where the

@@ -1,4 +1,4 @@
-"""Defaults where the recipe is silent, each with its reason, and where each value of a plan comes from.
+"""Defaults of a recipe, each with its reason, and where each value of a plan comes from.
 
 Methods, objectives and optimizers declare their own defaults. `Provenance` is filled while the plan is made.
 """
@@ -16,7 +16,10 @@ GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few 
 SMALL_BATCH_SIZE: Final = (8, "16 would make fewer than 100 steps: 8 take the same time and end at a lower loss")
 """Of LoRA on a CPU; it divides the usual size. Measured in runs of 20 and 60 steps of 16 rows (docs/benchmarks.md)."""
 FEW_STEPS: Final = 100
-"""Steps of the usual size below which the small one is taken."""
+"""Steps of the usual size below which the small one is taken, and the learning rate of short runs."""
+SHORT_RUN_FACTOR: Final = (1.5, "short runs end at a lower loss with half as much again")
+"""Of the default learning rate of LoRA; Schulman et al. (2025, "LoRA Without Regret") found the same for some 100
+steps. Measured on six tasks (docs/benchmarks.md)."""
 OPTIMIZER: Final = ("adamw", "steady with every method; with an adapter its moments are a small part of the memory")
 SCHEDULE: Final = ("cosine", "falls slowly, then fast, then slowly: the last steps settle")
 WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients and should be small")

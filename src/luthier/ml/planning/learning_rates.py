@@ -1,9 +1,11 @@
-"""The learning rate where a recipe is silent: by method, width of the model, objective and optimizer."""
+"""The default learning rate: by method, width of the model, objective and optimizer."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from luthier.core.plan import DataPlan, MethodPlan, ObjectivePlan
+from luthier.ml.planning import defaults
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
 from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
@@ -64,3 +66,39 @@ def of_optimizer(optimizer: str, of_adamw: tuple[float, str]) -> tuple[float, st
     """
     factor = optimizer_rules(optimizer).learning_rate_factor
     return of_adamw if factor is None else (factor[0] * of_adamw[0], factor[1])
+
+
+def of_short_run(
+    usual: tuple[float, str],
+    method: MethodPlan,
+    objective: ObjectivePlan,
+    data: DataPlan,
+    *,
+    num_steps: int,
+    batch_size: int,
+    optimizer: str = "adamw",
+) -> tuple[float, str]:
+    """The default rate of a run and why, from that of its method: more where the run sees few rows.
+
+    Only where it was measured: SFT with LoRA and AdamW, in steps of 8 rows and more, over fewer rows than `FEW_STEPS`
+    steps of the usual size have, repeated rows counted again.
+
+    Args:
+        usual: the rate that does not depend on the length of a run, and its reason.
+        method: of the plan.
+        objective: of the plan.
+        data: of the plan.
+        num_steps: optimizer steps of the run.
+        batch_size: rows a step.
+        optimizer: name of the update rule.
+    """
+    is_measured = (method.name, objective.name, optimizer) == ("lora", "sft", "adamw")
+    is_plain = data.replay is None and data.stream is None and not data.train.packed
+    num_rows = num_steps * batch_size
+    is_short = (
+        batch_size >= defaults.SMALL_BATCH_SIZE[0] and num_rows < defaults.FEW_STEPS * defaults.GLOBAL_BATCH_SIZE[0]
+    )
+    if not (is_measured and is_plain and is_short):
+        return usual
+    factor, why = defaults.SHORT_RUN_FACTOR
+    return float(f"{usual[0] * factor:.6g}"), f"{usual[1]}; times {factor:g}: {why}"

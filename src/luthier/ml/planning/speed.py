@@ -51,6 +51,8 @@ _BANDWIDTH_SHARE: Final = {"cpu": 0.28, "gpu": 0.7}
 # An input that is drawn for, there and back: random words, their signs spread to a mask, and the input multiplied with
 # it.
 _DROPOUT_BYTES: Final = 14.0
+_READS_WITH: Final = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+"""Matrices that read the input of another one, by the names that training knows."""
 # Of each input and output of a matrix with an adapter: the thin product reads and adds to it, there and back.
 _ADAPTER_PASSES: Final = 4.0
 # Each kept tensor is written, read on the way back, and met by a gradient of its size that is written and read.
@@ -97,7 +99,7 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
         )
         / bandwidth,
         "adapters": _adapter_bytes(workload) / count / bandwidth,
-        "dropout": _dropout_bytes(workload) / count / bandwidth,
+        "dropout": _dropout_bytes(workload, device) / count / bandwidth,
         "calls": num_micro_batches * s.num_layers / layout.pipeline_parallel * passes / 3.0,
         "optimizer": _optimizer_bytes(workload, device) / bandwidth + memory.host_seconds(workload),
         "link": communication(workload, device).total,
@@ -240,11 +242,19 @@ def _adapter_bytes(workload: Workload) -> float:
     return workload.batches.num_computed * widths * workload.element_bytes * passes
 
 
-def _dropout_bytes(workload: Workload) -> float:
+def _dropout_bytes(workload: Workload, device: Device) -> float:
     """Bytes that masks of dropout move in a step; a mask is drawn in every pass over an adapter's input."""
     if not workload.dropout:
         return 0.0
     inputs = sum(layer.num_inputs for layer in workload.targeted)
+    if device.is_cpu and workload.base == workload.compute and workload.method != "dora":
+        # Plain products of one input are computed together on a CPU, with one mask (ml/training/methods/lora.py).
+        kinds = {(layer.layer, layer.kind) for layer in workload.targeted}
+        inputs -= sum(
+            layer.num_inputs
+            for layer in workload.targeted
+            if (first := _READS_WITH.get(layer.kind)) and (layer.layer, first) in kinds
+        )
     return workload.batches.num_computed * inputs * (3.0 if workload.gradient_checkpointing else 2.0) * _DROPOUT_BYTES
 
 

@@ -1,9 +1,9 @@
 """The search space: ranges around the plan of the recipe, first trials from prior knowledge, and narrowing.
 
 The ranges rest on what is known to matter for adapters: the learning rate first and by factors, then how long and in
-which batches, then the rank with its scale. The plan's own learning rate follows method and width
-(`planning.learning_rates`), but neither the length of a run nor what it learns: short runs need more, long ones and
-such as learn little less. So the recipe is tried with three times and a third of its rate (`start_points`); the first
+which batches, then the rank with its scale. The plan's own learning rate follows method, width and, in one step, the
+length of a run (`planning.learning_rates`), but not what it learns: long runs and those that learn little need less. So
+the recipe is tried with three times and a third of its rate (`start_points`); the first
 rung costs little, and the sampler then knows on which side to look. After a trial that this machine has no room for,
 the space is narrowed (`narrowed_by`). `height_of` puts a value on a scale from 0 to 1 for charts.
 

@@ -136,11 +136,11 @@ class LoraProduct(torch.autograd.Function):
 
 
 class LoraProducts(torch.autograd.Function):
-    """Several `LoraProduct`s of one input, with one output each.
+    """Several `LoraProduct`s of one input, with one output each and one dropout mask for all.
 
-    Without dropout all A are stacked and read the input once, in the forward and in the backward pass; with dropout
-    each has a separate mask. The gradients of the input are accumulated inside, where autograd would make one tensor
-    for each and add them afterwards: 1.2 times as fast for queries, keys and values (docs/log.md).
+    All A are stacked and read the input once, in the forward and in the backward pass. The gradients of the input are
+    accumulated inside, where autograd would make one tensor for each and add them afterwards: 1.2 times as fast for
+    queries, keys and values (docs/log.md).
     """
 
     @staticmethod
@@ -149,7 +149,7 @@ class LoraProducts(torch.autograd.Function):
         x: Tensor,
         bases: Sequence[Tensor],
         biases: Sequence[Tensor | None],
-        dropouts: Sequence[Dropout | None],
+        dropout: Dropout | None,
         scales: Sequence[float],
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -160,18 +160,21 @@ class LoraProducts(torch.autograd.Function):
             x: the common input [..., in].
             bases: frozen matrices [out, in] of the products.
             biases: [out] each; None for none.
-            dropouts: one for each product; None for none.
-            scales: factors of B A.
+            dropout: of the adapters' common input; None for none.
+            scales: factors of B A, including the dropout's 1 / (1 - p).
             factors: A [rank, in] and B [out, rank] of the first product, then of the second, and so on.
         """
         rows = x.reshape(-1, x.shape[-1])  # [N, in]
-        masks = [None if dropout is None else dropout.mask(rows) for dropout in dropouts]
-        thins, outs = _read(rows, masks, factors[::2]), []
+        kept = keep(rows, None if dropout is None else dropout.mask(rows))
+        readers = factors[::2]
+        # one product with all A stacked, [sum of ranks, in]
+        thins = (kept @ torch.cat(readers).t()).split([a.shape[0] for a in readers], 1)
+        outs = []
         for base, bias, thin, b, scale in zip(bases, biases, thins, factors[1::2], scales, strict=True):
             out = rows @ base.t() if bias is None else torch.addmm(bias, rows, base.t())
             outs.append(_shaped(out.addmm_(thin, b.t(), alpha=scale), x))
         save_input(ctx, x, *bases, *thins, *factors)
-        ctx.scales, ctx.shape, ctx.dropouts = scales, x.shape, dropouts
+        ctx.scales, ctx.shape, ctx.dropout = scales, x.shape, dropout
         return tuple(outs)
 
     @staticmethod
@@ -179,26 +182,21 @@ class LoraProducts(torch.autograd.Function):
         num = len(gradients)
         rows, saved = saved_rows(ctx)
         bases, thins, factors = saved[:num], saved[num : 2 * num], saved[2 * num :]
-        masks = [None if dropout is None else dropout.mask(rows) for dropout in ctx.dropouts]
+        mask = None if ctx.dropout is None else ctx.dropout.mask(rows)
         grads = [g.reshape(-1, g.shape[-1]) for g in gradients]  # each [N, out]
         grad_bs = [(g.t() @ thin).mul_(scale) for g, thin, scale in zip(grads, thins, ctx.scales, strict=True)]
         grad_thins = [(g @ b).mul_(scale) for g, b, scale in zip(grads, factors[1::2], ctx.scales, strict=True)]
-        is_stacked = all(mask is None for mask in masks)
-        together = torch.cat(grad_thins, 1) if is_stacked else None  # [N, sum of ranks]
-        if together is not None:
-            grad_as = list((together.t() @ rows).split([a.shape[0] for a in factors[::2]]))
-        else:
-            grad_as = [g.t() @ keep(rows, mask) for g, mask in zip(grad_thins, masks, strict=True)]
+        together = torch.cat(grad_thins, 1)  # [N, sum of ranks]
+        grad_as = (together.t() @ keep(rows, mask)).split([a.shape[0] for a in factors[::2]])
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grads[0] @ bases[0]
             for grad, base in zip(grads[1:], bases[1:], strict=True):
                 grad_x.addmm_(grad, base)
-            if together is not None:
+            if mask is None:
                 grad_x.addmm_(together, torch.cat(factors[::2]))
             else:
-                for grad, a, mask in zip(grad_thins, factors[::2], masks, strict=True):
-                    grad_x.add_(keep(grad @ a, mask))
+                grad_x.add_(keep(together @ torch.cat(factors[::2]), mask))
             grad_x = grad_x.view(ctx.shape)
         return grad_x, None, None, None, None, *(g for pair in zip(grad_as, grad_bs, strict=True) for g in pair)
 
@@ -207,11 +205,3 @@ def _shaped(rows: Tensor, x: Tensor) -> Tensor:
     """Rows [N, out] as [..., out] for x [..., in]: not an autograd view, so that a model may add to it in place."""
     shaped: Tensor = torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], rows.shape[-1]])
     return shaped
-
-
-def _read(rows: Tensor, masks: Sequence[Tensor | None], readers: Sequence[Tensor]) -> Sequence[Tensor]:
-    if any(mask is not None for mask in masks):
-        return [keep(rows, mask) @ a.t() for mask, a in zip(masks, readers, strict=True)]
-    # one product with all A stacked, [sum of ranks, in], reads the input once
-    thins: tuple[Tensor, ...] = (rows @ torch.cat(list(readers)).t()).split([a.shape[0] for a in readers], 1)
-    return thins

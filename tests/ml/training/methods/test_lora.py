@@ -147,3 +147,19 @@ def test_what_another_input_gives_is_never_taken(
     assert not group.ready
     torch.testing.assert_close(k(other), alone)
     assert v(x).shape == k(x).shape
+
+
+def test_adapters_of_one_input_share_its_mask_and_those_of_another_do_not(
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel]
+) -> None:
+    model = make_model(make_plan(settings={"targets": ("q_proj", "k_proj", "v_proj")}, dropout=0.5), torch.float64)
+    model.module.train()
+    group = joined(model)[0]
+    group.is_apart = True
+    q, k, v = group.forwards
+    x, other = torch.randn(2, 2, 3, model.base.config.hidden_size, dtype=torch.float64)
+    first, second, elsewhere = group.draw(q, x)[0], group.draw(k, x)[0], group.draw(v, other)[0]
+    assert first is not None
+    assert first == second
+    assert first != elsewhere
+    assert group.drawn is None, "the input is released after the last"

@@ -234,7 +234,7 @@ def _put_objective(t: Translation) -> str:
         if t.take("cpo_alpha", 1.0) == 0:
             t.put("objective.name", "simpo", "cpo_alpha")
         else:
-            t.refuse("cpo_alpha", "cross-entropy beside SimPO (1.0 where the file is silent): only 0 has a counterpart")
+            t.refuse("cpo_alpha", "cross-entropy beside SimPO (1.0 by default): only 0 has a counterpart")
     return str(rl)
 
 

@@ -103,7 +103,7 @@ KEYS: Final[dict[str, Key]] = {
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a trainer takes where its file is silent."""
+    """The defaults of a trainer."""
 
     learning_rate: float = 5e-5
     num_rows: int = 8

@@ -55,7 +55,7 @@ KEYS: Final[dict[str, Key]] = {
     "pissa_iter": becomes("method.num_svd_iterations", note="-1: 0, the exact decomposition"),
     "loraplus_lr_ratio": becomes("method.name", "method.learning_rate_ratio", note="loraplus"),
     "lora_rank": becomes("method.rank"),
-    "lora_alpha": becomes("method.alpha", note="twice the rank where silent"),
+    "lora_alpha": becomes("method.alpha", note="twice the rank by default"),
     "lora_dropout": becomes("method.dropout"),
     "lora_target": becomes("method.targets", note="all: all-linear"),
     "additional_target": becomes("method.targets", note="refused: they would be trained in whole"),

@@ -1,6 +1,6 @@
 """Where other tools report a run to, as the `tracking` of a recipe.
 
-Only what a file says is translated: where it is silent, a recipe has no `tracking`, and the environment decides.
+Only what a file says is translated: where it names none, a recipe has no `tracking`, and the environment decides.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _plain(name: str, /, **values: Any) -> Any:
 
 
 def _is_uploaded(value: Any) -> bool | None:
-    """Whether the weights go to the tracker; None where the file is silent."""
+    """Whether the weights go to the tracker; None where the file does not say."""
     if value in (None, ""):
         return None
     return value is True or str(value).lower() in ("checkpoint", "end", "true")

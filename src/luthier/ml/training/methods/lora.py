@@ -111,9 +111,12 @@ class AdaptedForward:
         return is_plain and self.a.device.type == "cpu"
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.joined is not None and (ready := self.joined.of(self, x)) is not None:
+        if self.joined is None:
+            dropout, scale = self.draw()
+        elif (ready := self.joined.of(self, x)) is not None:
             return ready
-        dropout, scale = self.draw()
+        else:
+            dropout, scale = self.joined.draw(self, x)
         a, b = self.factors()
         out: Tensor = LoraProduct.apply(x, self.base, self.bias, a, b, dropout, scale)
         return out
@@ -147,7 +150,8 @@ class Joined:
     outputs.
 
     The model's code is unchanged and calls one after the other. Outputs of another input are never returned, and if the
-    matrices turn out to read different inputs, each is computed separately from then on.
+    matrices turn out to read different inputs, each is computed separately from then on. Adapters of one input share
+    its dropout mask either way: drawing is most of what dropout costs on a CPU.
     """
 
     def __init__(self, forwards: Sequence[AdaptedForward]) -> None:
@@ -155,8 +159,23 @@ class Joined:
         self.x: Tensor | None = None
         self.ready: dict[int, Tensor] = {}
         self.is_apart = False
+        self.drawn: tuple[Tensor, Dropout | None] | None = None
         for forward in forwards:
             forward.joined = self
+
+    def draw(self, forward: AdaptedForward, x: Tensor) -> tuple[Dropout | None, float]:
+        """The dropout and the scale of one that is computed separately: the dropout of the first, if it read x too."""
+        dropout, scale = None, forward.scale
+        if forward is not self.forwards[0] and self.drawn is not None and self.drawn[0] is x:
+            dropout = self.drawn[1]
+            scale = scale if dropout is None else scale / dropout.keep_probability
+        else:
+            dropout, scale = forward.draw()
+        if forward is self.forwards[0]:
+            self.drawn = x, dropout
+        elif forward is self.forwards[-1]:
+            self.drawn = None  # releases the memory of the input
+        return dropout, scale
 
     def of(self, forward: AdaptedForward, x: Tensor) -> Tensor | None:
         """The output of one of them for x; None if it has to be computed separately."""
@@ -169,14 +188,15 @@ class Joined:
         self.x, self.ready = None, {}
         if self.is_apart:
             return None
-        draws = [one.draw() for one in self.forwards]
+        dropout, _ = self.forwards[0].draw()
+        kept = 1.0 if dropout is None else dropout.keep_probability
         factors = [factor for one in self.forwards for factor in one.factors()]
         outs = LoraProducts.apply(
             x,
             [one.base for one in self.forwards],
             [one.bias for one in self.forwards],
-            [dropout for dropout, _ in draws],
-            [scale for _, scale in draws],
+            dropout,
+            [one.scale / kept for one in self.forwards],
             *factors,
         )
         self.x = x
