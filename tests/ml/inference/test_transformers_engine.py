@@ -314,3 +314,6 @@ def test_rows_are_padded_where_the_tokenizer_pads_with_a_token_that_the_model_la
     assert written == [one.text for one in engine.generate(prompts, SILENT)]
     rows = [TokenisedExample(f"r:{n}", array("i", range(5, 8 + n)), bytes([0, *[1] * (2 + n)])) for n in range(3)]
     assert padded.score(rows, SILENT) == engine.score(rows, SILENT)
+    # Not by the paths that take rows one by one, which is where a failed proof of the batches leads.
+    assert padded.open_decoder().path.kind == engine.open_decoder().path.kind == "batched"
+    assert padded.notes == ()
