@@ -68,37 +68,39 @@ def of_optimizer(optimizer: str, of_adamw: tuple[float, str]) -> tuple[float, st
     return of_adamw if factor is None else (factor[0] * of_adamw[0], factor[1])
 
 
-def of_short_run(
-    usual: tuple[float, str],
+def rate_of_run(
     method: MethodPlan,
     objective: ObjectivePlan,
     data: DataPlan,
+    hidden_size: int,
     *,
     num_steps: int,
     batch_size: int,
     optimizer: str = "adamw",
 ) -> tuple[float, str]:
-    """The default rate of a run and why, from that of its method: more where the run sees few rows.
+    """The default rate of a run and why: `default_rate`, and more where the run sees few rows.
 
-    Only where it was measured: SFT with LoRA and AdamW, in steps of 8 rows and more, over fewer rows than `FEW_STEPS`
-    steps of the usual size have, repeated rows counted again.
+    More only where it was measured: SFT with LoRA and AdamW, in steps of 8 rows and more, over fewer rows than
+    `FEW_STEPS` steps of the usual size have, repeated rows counted again.
 
     Args:
-        usual: the rate that does not depend on the length of a run, and its reason.
         method: of the plan.
         objective: of the plan.
         data: of the plan.
+        hidden_size: of the base model.
         num_steps: optimizer steps of the run.
         batch_size: rows a step.
         optimizer: name of the update rule.
+
+    Raises:
+        NotFoundError: no such method, objective or optimizer.
     """
+    rate, reason = default_rate(method.name, objective.name, hidden_size, optimizer)
     is_measured = (method.name, objective.name, optimizer) == ("lora", "sft", "adamw")
     is_plain = data.replay is None and data.stream is None and not data.train.packed
-    num_rows = num_steps * batch_size
-    is_short = (
-        batch_size >= defaults.SMALL_BATCH_SIZE[0] and num_rows < defaults.FEW_STEPS * defaults.GLOBAL_BATCH_SIZE[0]
-    )
+    most = defaults.FEW_STEPS * defaults.GLOBAL_BATCH_SIZE[0]
+    is_short = batch_size >= defaults.SMALL_BATCH_SIZE[0] and num_steps * batch_size < most
     if not (is_measured and is_plain and is_short):
-        return usual
+        return rate, reason
     factor, why = defaults.SHORT_RUN_FACTOR
-    return float(f"{usual[0] * factor:.6g}"), f"{usual[1]}; times {factor:g}: {why}"
+    return float(f"{rate * factor:.6g}"), f"{reason}; times {factor:g}: {why}"

@@ -19,7 +19,7 @@ from luthier.ml.planning import defaults, resolve_for_device
 from luthier.ml.planning.adapter import refuse_adapted_head
 from luthier.ml.planning.batch_shapes import num_replayed, usual_batch_size
 from luthier.ml.planning.defaults import Provenance
-from luthier.ml.planning.learning_rates import default_rate, of_short_run
+from luthier.ml.planning.learning_rates import rate_of_run
 from luthier.ml.planning.resolve_for_device import (
     attention_on,
     compiled_for,
@@ -261,8 +261,7 @@ def _training(
     per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))  # replay takes places
     epochs, steps = _length(r, per_epoch, sources)
     rule = r.optimizer.name if r.optimizer else "adamw"
-    rate = default_rate(method.name, objective.name, hidden_size, rule)
-    rate = of_short_run(rate, method, objective, data, num_steps=steps, batch_size=batch, optimizer=rule)
+    rate = rate_of_run(method, objective, data, hidden_size, num_steps=steps, batch_size=batch, optimizer=rule)
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
