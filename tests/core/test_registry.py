@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ ours = theirs:main
 
 
 def test_what_is_installed_is_read_once_for_all_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, read = registry.metadata.entry_points, list[dict[str, Any]]()
+    real, read = metadata.entry_points, list[dict[str, Any]]()
 
     def entry_points(**given: Any) -> Any:
         read.append(given)
         return real(**given)
 
-    monkeypatch.setattr(registry.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
     with installed_package(tmp_path, monkeypatch, POINTS, ""):
         for _ in range(2):
             found = {
