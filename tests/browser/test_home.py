@@ -76,8 +76,9 @@ def test_a_part_that_is_looked_at_again_outlasts_a_server_that_cannot_answer(
 
 def _rests_while_hidden(page: Page) -> None:
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    # From here on: a look that began before may be on its way.
+    page.on("request", lambda request: asked.append(request.url))
     page.wait_for_timeout(1500)  # three looks, at the pace of `look_often`
     assert [url for url in asked if url.endswith("/home/now")] == []
     with page.expect_request("**/home/now"):

@@ -57,6 +57,7 @@ def test_a_head_learns_a_rule_and_is_judged_as_a_head(
 ) -> None:
     rate = 0.001 if method["name"] == "full" else 0.01
     training = {"epochs": 8, "global_batch_size": 8, "learning_rate": rate, "precision": "float32", "num_threads": 1}
+    training["early_stopping_patience"] = 0  # the rule is learned before the last step
     outcome = run(context, _recipe(make_recipe, _sides(), method=method, training=training))
     document = outcome.as_json()
     folder = Path(document["adapter_path"])
