@@ -248,8 +248,8 @@ def _dropout_bytes(workload: Workload, device: Device) -> float:
         return 0.0
     inputs = sum(layer.num_inputs for layer in workload.targeted)
     if device.is_cpu and workload.base == workload.compute:
-        # Plain products of one input are computed together on a CPU, with one mask (ml/training/methods/lora.py). DoRA's
-        # are not; it is counted as LoRA.
+        # Plain products of one input are computed together on a CPU, with one mask (ml/training/methods/lora.py).
+        # DoRA's are not; it is counted as LoRA.
         kinds = {(layer.layer, layer.kind) for layer in workload.targeted}
         inputs -= sum(
             layer.num_inputs
