@@ -97,7 +97,7 @@ def test_alerts_of_what_is_not_monitored_any_more_are_closed(context: Context, l
     monitor_loop.run_due_checks(context)
     alerts.change_settings(context, Caller(), {"is_on": False, "left_out": ("sick",)})
     monitor_loop.run_due_checks(context)
-    assert [one.status for one in alerts.list_alerts(context, DEFAULT_PROJECT)] == ["open"], "nothing is looked at"
+    assert [one.status for one in alerts.list_alerts(context, DEFAULT_PROJECT)] == ["open"], "nothing is checked"
     alerts.change_settings(context, Caller(), {"is_on": True})
     monitor_loop.run_due_checks(context)
     (alert,) = alerts.list_alerts(context, DEFAULT_PROJECT)

@@ -96,13 +96,16 @@ class AdaptedForward:
         """The matrices A and B."""
         return self.a, self.b
 
-    def draw(self) -> tuple[Dropout | None, float]:
-        """This call's dropout, and the scale divided by its keep probability."""
+    def draw(self) -> Dropout | None:
+        """This call's dropout."""
         if not (self.layer.training and self.probability > 0):
-            return None, self.scale
+            return None
         # The key comes from torch's generator, which the loop seeds from (seed, step).
-        dropout = Dropout(self.probability, int(torch.randint(2**62, ())))
-        return dropout, self.scale / dropout.keep_probability
+        return Dropout(self.probability, int(torch.randint(2**62, ())))
+
+    def scale_under(self, dropout: Dropout | None) -> float:
+        """The scale, divided by the keep probability of the dropout."""
+        return self.scale if dropout is None else self.scale / dropout.keep_probability
 
     @property
     def can_join(self) -> bool:
@@ -111,14 +114,11 @@ class AdaptedForward:
         return is_plain and self.a.device.type == "cpu"
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.joined is None:
-            dropout, scale = self.draw()
-        elif (ready := self.joined.of(self, x)) is not None:
+        if self.joined is not None and (ready := self.joined.of(self, x)) is not None:
             return ready
-        else:
-            dropout, scale = self.joined.draw(self, x)
+        dropout = self.draw() if self.joined is None else self.joined.draw(self, x)
         a, b = self.factors()
-        out: Tensor = LoraProduct.apply(x, self.base, self.bias, a, b, dropout, scale)
+        out: Tensor = LoraProduct.apply(x, self.base, self.bias, a, b, dropout, self.scale_under(dropout))
         return out
 
 
@@ -163,19 +163,16 @@ class Joined:
         for forward in forwards:
             forward.joined = self
 
-    def draw(self, forward: AdaptedForward, x: Tensor) -> tuple[Dropout | None, float]:
-        """The dropout and the scale of one that is computed separately: the dropout of the first, if it read x too."""
-        dropout, scale = None, forward.scale
-        if forward is not self.forwards[0] and self.drawn is not None and self.drawn[0] is x:
-            dropout = self.drawn[1]
-            scale = scale if dropout is None else scale / dropout.keep_probability
-        else:
-            dropout, scale = forward.draw()
+    def draw(self, forward: AdaptedForward, x: Tensor) -> Dropout | None:
+        """The dropout of one that is computed separately: that of the first, if it read x too."""
         if forward is self.forwards[0]:
-            self.drawn = x, dropout
-        elif forward is self.forwards[-1]:
+            self.drawn = x, forward.draw()
+            return self.drawn[1]
+        drawn = self.drawn
+        dropout = drawn[1] if drawn is not None and drawn[0] is x else forward.draw()
+        if forward is self.forwards[-1]:
             self.drawn = None  # releases the memory of the input
-        return dropout, scale
+        return dropout
 
     def of(self, forward: AdaptedForward, x: Tensor) -> Tensor | None:
         """The output of one of them for x; None if it has to be computed separately."""
@@ -188,15 +185,14 @@ class Joined:
         self.x, self.ready = None, {}
         if self.is_apart:
             return None
-        dropout, _ = self.forwards[0].draw()
-        kept = 1.0 if dropout is None else dropout.keep_probability
+        dropout = self.forwards[0].draw()
         factors = [factor for one in self.forwards for factor in one.factors()]
         outs = LoraProducts.apply(
             x,
             [one.base for one in self.forwards],
             [one.bias for one in self.forwards],
             dropout,
-            [one.scale / kept for one in self.forwards],
+            [one.scale_under(dropout) for one in self.forwards],
             *factors,
         )
         self.x = x
@@ -299,7 +295,8 @@ class Lora(PlainMethod):
         """W h + s B A dropout(h) as one product: [h, s A dropout(h)] by [W, B]."""
         if self.head_forward is None:
             return rows, head
-        dropout, scale = self.head_forward.draw()
+        dropout = self.head_forward.draw()
+        scale = self.head_forward.scale_under(dropout)
         a, b = self.head_forward.factors()
         mask = None if dropout is None else dropout.mask(rows)
         # `where`, not `keep`: autograd has to differentiate through the mask here.
@@ -407,8 +404,8 @@ class _RowLengthForward(AdaptedForward):
         return self.norm
 
     def __call__(self, x: Tensor) -> Tensor:
-        dropout, scale = self.draw()
-        product = LoraProduct.apply(x, self.matrix, None, self.a, self.b, dropout, scale)
+        dropout = self.draw()
+        product = LoraProduct.apply(x, self.matrix, None, self.a, self.b, dropout, self.scale_under(dropout))
         out: Tensor = RowScale.apply(product, self.length, self.current_norm())
         return out if self.bias is None else out + self.bias
 
