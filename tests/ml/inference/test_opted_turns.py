@@ -9,7 +9,7 @@ from luthier.core.dataset import Example
 from luthier.core.recipe import DataRecipe
 from luthier.ml.inference.engine_prompts import rewritten, rewritten_examples, text_of
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
-from luthier.ml.inference.tool_calls import form_of
+from luthier.ml.inference.tool_calls.forms import form_of
 
 
 def _rewritten(opted: OptedTurns, conversation: Conversation, template: ChatTemplate) -> Conversation:

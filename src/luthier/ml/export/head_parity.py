@@ -26,7 +26,7 @@ from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.loading import attach_adapter
 from luthier.ml.inference.models.merging import wide_model
 from luthier.ml.inference.task_model import TaskModel
-from luthier.ml.inference.tool_calls import form_of
+from luthier.ml.inference.tool_calls.forms import form_of
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 _One = TypeVar("_One")

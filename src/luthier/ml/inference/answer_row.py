@@ -19,9 +19,9 @@ from torch import Tensor
 from luthier.core.errors import RequestError
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, Sampling, TextRequest, TokenLikelihood, WrittenToken
 from luthier.core.text.json_schema import check_schema
-from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, TextStream, Thinking
-from luthier.ml.inference.tool_calls import COMPACT
+from luthier.ml.inference.tool_calls.channels import CallReader
+from luthier.ml.inference.tool_calls.forms import COMPACT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -4,7 +4,7 @@ A recipe may rewrite system turns, tools and reasoning for templates that do not
 
     data.system: fold           the system text, a blank line, then the first user turn
     data.tools: as_text         tools as text in the system turn, calls and their results as text, as the server does
-                                for templates without tools (`ml/inference/tool_calls.py`)
+                                for templates without tools (`ml/inference/tool_calls/forms.py`)
     data.reasoning: as_text     <think>, the reasoning, </think>, then the answer, all as content
     data.reasoning: drop        the answer without its reasoning
 
@@ -25,9 +25,9 @@ from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedT
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.stream import CallPiece, EndReason, TextRequest
-from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
-from luthier.ml.inference.tool_calls import ToolForm, form_of, with_tools_as_text
+from luthier.ml.inference.tool_calls.channels import CallReader
+from luthier.ml.inference.tool_calls.forms import ToolForm, form_of, with_tools_as_text
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate

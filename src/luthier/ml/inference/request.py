@@ -16,12 +16,12 @@ from luthier.core.ports import Prompt
 from luthier.core.stream import PoolingRequest, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
-from luthier.ml.inference.channel_calls import CallReader
 from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
 from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.ml.inference.tool_calls import ToolForm
+from luthier.ml.inference.tool_calls.channels import CallReader
+from luthier.ml.inference.tool_calls.forms import ToolForm
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 

@@ -31,7 +31,7 @@ from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.thinking import ThoughtAndAnswer
 from luthier.ml.inference.side_by_side import BatchRunner, Form, SideBySide, can_fork, one_after_another
 from luthier.ml.inference.thoughts import Thoughts
-from luthier.ml.inference.tool_calls import form_of
+from luthier.ml.inference.tool_calls.forms import form_of
 
 if TYPE_CHECKING:
     from peft import PeftModel

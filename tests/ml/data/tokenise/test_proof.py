@@ -16,7 +16,7 @@ from luthier.ml.data.tokenise.loss_mask import Learning, Unit, tokenise, tokenis
 from luthier.ml.data.tokenise.template import decode
 from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
-from luthier.ml.inference.tool_calls import form_of
+from luthier.ml.inference.tool_calls.forms import form_of
 from luthier.testing.tiny import make_tiny_model
 
 _KINDS = tuple(ROWS)

@@ -13,7 +13,7 @@ from luthier.core.errors import RequestError
 from luthier.ml.export.exporters.companions import ExportedTemplate, exported_template
 from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
-from luthier.ml.inference.tool_calls import form_of
+from luthier.ml.inference.tool_calls.forms import form_of
 from luthier.testing.tiny import make_tiny_model
 
 _TOOL: dict[str, Any] = {

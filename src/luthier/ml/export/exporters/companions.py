@@ -30,7 +30,7 @@ from luthier.core.workflows.trial_rows import TRIAL_ROWS
 from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.thought_writing import FIELDS, TAGS
-from luthier.ml.inference.tool_calls import TOOL_RESPONSE, TOOLS_PROMPT, ToolForm, form_of
+from luthier.ml.inference.tool_calls.forms import TOOL_RESPONSE, TOOLS_PROMPT, ToolForm, form_of
 
 _SYSTEM: Final = "['system', 'developer']"
 _TURNS: Final = "trained.turns"

@@ -19,7 +19,7 @@ from luthier.core.json_limits import loads
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.ml.inference.engine_prompts import rewritten, text_of
-from luthier.ml.inference.tool_calls import form_of
+from luthier.ml.inference.tool_calls.forms import form_of
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate

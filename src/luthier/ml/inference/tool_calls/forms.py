@@ -2,11 +2,11 @@
 
     family                      form of a call                                                          recognised by
     Hermes, Qwen, SmolLM2/3     <tool_call>{"name": "f", "arguments": {...}}</tool_call>                 <tool_call>
-    Qwen3-Coder, Qwen3.5, GLM   <tool_call>...</tool_call>, with tags (`tagged_calls`)                   <tool_call>
+    Qwen3-Coder, Qwen3.5, GLM   <tool_call>...</tool_call>, with tags (`tagged`)                         <tool_call>
     Luthier's own tiny model    <call>{"name": "f", "arguments": {...}}</call>                           <call>
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
     Mistral from Small 3.2 on   [TOOL_CALLS]f[ARGS]{...}[TOOL_CALLS]...                                  [TOOL_CALLS]
-    gpt-oss                     in a channel of its own (`channel_calls`)                  <|channel|>commentary
+    gpt-oss                     in a channel of its own (`channels`)                       <|channel|>commentary
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
     Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
     all others                  as Hermes
@@ -40,10 +40,10 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.json_limits import json_text
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.core.text.json_schema import check_schema, placed
-from luthier.ml.inference import channel_calls
-from luthier.ml.inference.call_arguments import CallArguments
 from luthier.ml.inference.models.templates.thinking import num_open
-from luthier.ml.inference.tagged_calls import may_begin, tagged_call
+from luthier.ml.inference.tool_calls import channels
+from luthier.ml.inference.tool_calls.arguments import CallArguments
+from luthier.ml.inference.tool_calls.tagged import may_begin, tagged_call
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -302,7 +302,7 @@ class ToolForm:
     @property
     def marks(self) -> tuple[str, ...]:
         """The texts around and in a call that may be special tokens of a vocabulary."""
-        inner = channel_calls.MARKS if self.in_channels else _INNER_MARKS
+        inner = channels.MARKS if self.in_channels else _INNER_MARKS
         return tuple(mark for mark in (self.begin, self.end, *inner) if mark)
 
     def written(self, name: str, arguments: str, *, quotes: bool = True) -> str:
@@ -383,7 +383,7 @@ class ToolForm:
         often = "*" if asked.calls_in_parallel else "?"
         return f'start: ({calls}){often} TEXT\nTEXT: /(.|\\n)*/\n{rules}call: "\\n"? body "\\n"? {end}\n{body}'
 
-    def reader(self, asked: TextRequest) -> channel_calls.CallReader:
+    def reader(self, asked: TextRequest) -> channels.CallReader:
         """Reads one answer."""
         functions = [tool.get("function", tool) for tool in asked.tools]
         reader = ToolCallReader(
@@ -394,7 +394,7 @@ class ToolForm:
             tools={str(one.get("name")): one.get("parameters") for one in functions},
             most=None if asked.calls_in_parallel else 1,
         )
-        return channel_calls.ChannelCallReader(reader, self.begin, self.end) if self.in_channels else reader
+        return channels.ChannelCallReader(reader, self.begin, self.end) if self.in_channels else reader
 
     def _call_schemas(self, functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The schema of a call of each function, for `anyOf` of the document, or of its items in a list."""

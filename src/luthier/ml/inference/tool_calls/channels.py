@@ -15,8 +15,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Final, Protocol
 
-from luthier.ml.inference.call_arguments import CallArguments
 from luthier.ml.inference.models.templates.thinking import num_open
+from luthier.ml.inference.tool_calls.arguments import CallArguments
 
 if TYPE_CHECKING:
     from luthier.core.stream import CallPiece
