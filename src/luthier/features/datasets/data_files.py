@@ -6,14 +6,14 @@ what happened to every row. A split makes train, validation and held-out files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.features.datasets.row_workers import row_workers
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class AuditOptions:
         toxicity_model: The folder of a text-classification model in place of the word list.
         toxic_label: Which of its labels means toxic, where the names do not say.
         shown: Names in place of paths.
-        on: `ray` shares the work on a cluster of Ray; None does it in this process. The findings are the same.
+        on: `ray` shares the work on a cluster of Ray; None does it on this machine. The findings are the same.
     """
 
     against: Path | None = None
@@ -117,7 +117,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     model = _model(context, options.model)
     # Loaded before the file is read, so that a wrong folder is an error within a second.
     judge = _toxicity_model(options)
-    with row_workers(context, options.on) as workers:
+    with row_workers(context, options.on, file, options.against) as workers:
         table, held_out = _tables(context, file, options, _token_counter(model), workers)
         request = AuditRequest(
             table=table,
@@ -131,7 +131,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
         )
         found = run_audit(request, options.only)
         report = _write_report(context, html, found, table, held_out) if html is not None else None
-    # The cluster is left: who goes on with the table does so in this process.
+    # The workers are gone: code that goes on with the table does so in this process.
     table.rows.workers = IN_PROCESS
     return Audited(found, table, report)
 
@@ -155,39 +155,6 @@ def _tables(
         return table, None
     mapping = options.mapping if options.against_mapping is None else options.against_mapping
     return table, read(options.against, shown_name=shown.against, mapping=mapping)
-
-
-@contextmanager
-def row_workers(context: Context, on: str | None) -> Iterator[RowWorkers]:
-    """Who looks at the rows of a file.
-
-    Args:
-        context: Shows the connection.
-        on: `ray` for the workers of a cluster; None for this process.
-
-    Raises:
-        RequestError: `on` is something else, or Ray is not installed.
-        WorkError: The cluster cannot be reached.
-    """
-    from luthier.ml.data.files.row_frames import IN_PROCESS
-
-    if on is None:
-        yield IN_PROCESS
-        return
-    if on != "ray":
-        raise RequestError(
-            f"--on {on}",
-            expected="ray",
-            do="run the command on a machine of the cluster with --on ray, or name the cluster by RAY_ADDRESS",
-        )
-    from luthier.ml.data.files.ray_workers import ray_workers
-
-    with ExitStack() as stack:
-        with context.progress.task("connect to Ray", 1, "cluster") as task:
-            workers = stack.enter_context(ray_workers())
-            task.note(f"{workers.num_cores:,} cores")
-            task.advance()
-        yield workers
 
 
 def working_memory(context: Context) -> Spill:
@@ -384,7 +351,7 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
 
         model = sources.pull(options.model, context.home, context.progress)
         counter = token_counter(Path(model.path))
-    with row_workers(context, options.on) as workers:
+    with row_workers(context, options.on, file, options.against) as workers:
         settings = AuditOptions(options.against, mapping=options.mapping, against_mapping=options.against_mapping)
         table, held_out = _tables(context, file, settings, counter, workers)
         audit = AuditRequest(
@@ -490,6 +457,6 @@ def split(context: Context, file: Path, options: SplitOptions | None = None) -> 
         mapping=options.mapping,
         force=options.force,
     )
-    with row_workers(context, options.on) as workers:
+    with row_workers(context, options.on, file) as workers:
         made: FileSplit = split_file(request, progress=context.progress, spill=working_memory(context), workers=workers)
     return WrittenSplit(made.folder, made.document)

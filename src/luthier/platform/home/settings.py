@@ -56,6 +56,8 @@ class Settings(BaseSettings):
         mixtures_cache_bytes: The same for files of rows that were mixed of several sources.
         data_memory_bytes: Memory for the rows of one audit, repair, split or training, beyond which they are on disk; 0
             takes a quarter of what is available.
+        data_workers: Processes that audit, repair or split a large file; 0 takes one a core, at most 8, as far as there
+            is memory for them, and 1 does it in one process. The findings are the same.
         scratch: The folder for rows beyond it, which may take several times the size of the file; None for one in the
             home.
         result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.
@@ -145,6 +147,7 @@ class Settings(BaseSettings):
     remote_data_cache_bytes: int = Field(default=100 << 30, ge=0)
     mixtures_cache_bytes: int = Field(default=50 << 30, ge=0)
     data_memory_bytes: int = Field(default=0, ge=0)
+    data_workers: int = Field(default=0, ge=0, le=64)
     scratch: Path | None = None
     result_files_base64: bool = False
     fork_server: bool = True

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
@@ -30,9 +29,10 @@ def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = No
             yield line.row(source.name)
 
 
-@dataclass(frozen=True, slots=True)
-class JsonLine:
+class JsonLine(NamedTuple):
     """One line of a JSONL file that is not blank, not yet parsed.
+
+    A tuple, which is made and pickled in a fraction of the time that a dataclass takes: there are millions of them.
 
     Attributes:
         number: from 1.

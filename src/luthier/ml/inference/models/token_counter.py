@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,11 +135,12 @@ def token_counter(folder: Path) -> CountTokens:
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
-    def count(texts: Sequence[str]) -> list[int]:
-        found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [len(encoding) for encoding in found]
+    # Not a local function, which could not be sent to another process.
+    return partial(_num_tokens, tokenizer)
 
-    return count
+
+def _num_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    return [len(encoding) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def load_backend(folder: Path) -> Tokenizer:
