@@ -48,7 +48,9 @@ def test_the_list_tells_where_each_stands(luthier, filled):
     assert [(one["pipeline_id"], one["status"]) for one in other] == [(RETRAIN_ID, "interrupted")]
 
 
-@pytest.mark.parametrize(("name", "stored", "shown"), [("compare-models", "showdown", SHOWDOWN_ID), ("automl", "auto", AUTO_ID)])
+@pytest.mark.parametrize(
+    ("name", "stored", "shown"), [("compare-models", "showdown", SHOWDOWN_ID), ("automl", "auto", AUTO_ID)]
+)
 def test_a_kind_has_the_name_of_its_command_and_keeps_its_stored_one(luthier, filled, name, stored, shown):
     by_name, by_stored = (luthier("pipelines", "list", "--kind", kind, "--json").document for kind in (name, stored))
     assert [one["pipeline_id"] for one in by_name] == [shown]
