@@ -16,7 +16,8 @@ reason), or it is refused. If {title} has a default that changes training, its v
 a later default of Luthier does not change it. Keys that are in no table of this page are also refused. For a refused
 key, set the recipe's own key with `--set KEY=VALUE`, which takes precedence, or leave it out with
 `--allow-missing KEY`. `--devices N` says on how many devices the file was used: a factor of the batch size,
-1 by default. `--json` lists each key with its result. Luthier looks for a relative path of rows beside the file and in the current folder.
+1 by default. `--json` lists each key with its result. Luthier looks for a relative path of rows beside the file and in
+the current folder.
 """
 
 PAGES: Final[dict[str, tuple[str, str]]] = {
