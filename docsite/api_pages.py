@@ -11,9 +11,9 @@ from typing import Any
 Document = dict[str, Any]
 HEAD = """# API
 
-`luthier up` serves OpenAI's wire format under `/v1`, its own additions under `/api/v1`, and this description of both at
-`/openapi.json`. What the answers mean, limits and keys: [the server](../../docs/server.md). These pages are made from
-the server's own document.
+`luthier up` serves OpenAI's API under `/v1`, Luthier's own API under `/api/v1`, and the description of both at
+`/openapi.json`. Limits, keys and the meaning of answers: [the server](../../docs/server.md). These pages are generated
+from that description.
 
 """
 BOUNDS = {

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "choices.md"
-_HEAD = """# What there is to choose from
+_HEAD = """# List of choices
 
-Made by `docsite/choices_page.py` from what each thing declares beside its code. Other packages add to every list by an
-entry point of the group named there; `luthier` then knows theirs in recipes, plans, reports and messages.
+All metrics, methods, objectives, optimizers, data checks, export formats and trackers that you can name in a recipe or
+command. Other packages can add to each list by an entry point of the given group. (`docsite/choices_page.py` generates
+this page from the declarations in the code.)
 """
 _SIDE = 1000
 
@@ -80,11 +81,11 @@ def _optimizers() -> Iterator[str]:
         held = rules.state_bytes(matrix)
         where = f"{held.device / num:.3g}" + (f", {held.host / num:.3g} in the host's memory" if held.host else "")
         settings = ", ".join(f"`{setting}` {value:g}" for setting, value in rules.settings.items()) or "none"
-        only = "full tuning alone" if rules.only_full else "GPU alone" if rules.only_accelerator else ""
+        only = "only full fine-tuning" if rules.only_full else "only on a GPU" if rules.only_accelerator else ""
         rows.append((f"`{name}`", rules.title, rules.summary, where, settings, only))
-    head = ("name", "called", "take it for", "bytes remembered per parameter of a matrix", "settings", "limits")
+    head = ("name", "called", "take it for", "bytes of state per parameter of a matrix", "settings", "limits")
     yield from _table(head, rows)
-    yield f"For {_SIDE:,} x {_SIDE:,}. Beside that each holds 8 bytes a parameter: fp32 copies and gradients.\n"
+    yield f"For {_SIDE:,} x {_SIDE:,}. Each also needs 8 bytes a parameter for fp32 copies and gradients.\n"
 
 
 def _checks() -> Iterator[str]:

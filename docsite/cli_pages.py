@@ -10,8 +10,8 @@ import click
 
 HEAD = """# Commands
 
-Every command takes `--json` (one document on stdout) and `--home`. Exit codes: 0 done, 1 the work failed, 2 the request
-is wrong, 130 interrupted. These pages are made from the commands themselves.
+Every command takes `--home`, and all but `mcp` take `--json` (one document on stdout). Exit codes: 0 done, 1 the work
+failed, 2 the request is wrong, 130 interrupted. These pages are generated from the help of the commands.
 
 """
 

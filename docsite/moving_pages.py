@@ -11,39 +11,41 @@ from typing import Any, Final
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "moving"
 
-_COMMON: Final = """Every key of the file gets one outcome: translated, not needed with the reason, or refused. Where
-{title} has a default that changes training, its value is written into the recipe, so that a later default of
-Luthier's does not change it. A key that is in no table of this page is refused, too. What was refused is settled by
-`--set KEY=VALUE`, which sets the recipe's own key and takes precedence, or left out by `--allow-missing KEY`.
-`--devices N` names how many devices the file was run on: a factor of the batch, 1 if not given. `--json` lists each
-key with its outcome. A relative path of rows is looked for beside the file and in the current folder.
+_COMMON: Final = """Every key of the file has one of three results: it is translated, it is not needed (with the
+reason), or it is refused. If {title} has a default that changes training, its value is written into the recipe, so that
+a later default of Luthier does not change it. Keys that are in no table of this page are also refused. For a refused
+key, set the recipe's own key with `--set KEY=VALUE`, which takes precedence, or leave it out with
+`--allow-missing KEY`. `--devices N` says on how many devices the file was used: a factor of the batch size,
+1 by default. `--json` lists each key with its result. Luthier looks for a relative path of rows beside the file and in
+the current folder.
 """
 
 PAGES: Final[dict[str, tuple[str, str]]] = {
     "axolotl": (
         "luthier import config.yaml -o recipe.yaml --set data.train=rows.jsonl --set training.global_batch_size=32",
-        """- **Rows.** A recipe names one file. `datasets` with a path on a hub, or with several entries, needs `--set
-  data.train=FILE`. Types with fields become `data.columns`; `chat_template` with `from` and `value` is the
-  shape ShareGPT, with `role` and `content` the shape of chats.
+        """- **Rows.** `luthier import` translates one local file. For `datasets` with a path on a hub, or with several
+  entries, set the rows yourself: `--set data.train=FILE`, or [several and remote sources](../sources.md) in the recipe.
+  Types with fields become `data.columns`; `chat_template` with `from` and `value` is the format ShareGPT, with
+  `role` and `content` the format of chats.
 - **`sample_packing`.** In axolotl a packed batch counts sequences of several rows; `training.global_batch_size`
   counts rows, and packing never changes what is trained (`training.packing`). How many rows a sequence has is not in
-  the file, so the batch has to be set.
-- **`type: alpaca`.** axolotl writes a fixed frame of text; Luthier uses the model's chat template, in training and in
-  use.
-- **`chat_template`** other than `tokenizer_default` is refused: `--set data.template=chat` takes the model's own.
-- **`train_on_inputs: true`** is refused. Plain texts are the type `completion`, which learns all of a text here as
-  there.
+  the file, so set the batch size.
+- **`type: alpaca`.** axolotl writes a fixed text around the row; Luthier uses the model's chat template, in
+  training and in use.
+- **`chat_template`** other than `tokenizer_default` is refused: `--set data.template=chat` uses the model's own.
+- **`train_on_inputs: true`** is refused. For plain texts use the type `completion`, with which both programs learn the
+  whole text.
 """,
     ),
     "llama_factory": (
         "luthier import qwen3_lora_sft.yaml -o recipe.yaml",
         """- **Rows.** `dataset` is looked up in `dataset_info.json` (in `dataset_dir`, beside the file, above it, or
-  in the current folder); its columns become `data.columns`. Several datasets, and those of a hub, need
-  `--set data.train=FILE`.
-- **`template`.** The model's own chat template takes the place of the template of its family. Templates of no family
-  (`alpaca`, `default`, `vicuna`) are refused: `--set data.template=chat` takes the model's own.
+  in the current folder); its columns become `data.columns`. For several datasets, and those of a hub, use
+  `--set data.train=FILE`, or [several and remote sources](../sources.md) in the recipe.
+- **`template`.** Luthier uses the model's own chat template instead of the template of its family. Templates of no
+  family (`alpaca`, `default`, `vicuna`) are refused: `--set data.template=chat` uses the model's own.
 - **`packing`, `neat_packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts
-  rows and has to be set.
+  rows, so set it.
 - **`mask_history: true`** is refused: give earlier answers of a row `weight: 0`.
 - **`stage: ppo`** is refused; see [reinforcement](../reinforcement.md) for `grpo`.
 """,
@@ -51,20 +53,21 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
     "trl": (
         "luthier import sft.yaml --trainer sft -o recipe.yaml --set 'method.targets=[q_proj, v_proj]'",
         """- **The trainer** is in TRL's command (`trl dpo --config FILE`), not in the file: `--trainer` names it
-  where no key shows it.
-- **Rows.** `dataset_name` of a hub needs `--set data.train=FILE`.
+  if no key shows it.
+- **Rows.** For `dataset_name` of a hub use `--set data.train=FILE`, or a [remote source](../sources.md) in the recipe.
 - **`lora_target_modules`** must be named: without it, PEFT chooses by the architecture.
 - **What is learned.** For rows with `messages` TRL learns every turn unless `assistant_only_loss` is true; Luthier
   learns the assistant's turns.
-- **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows and has to
-  be set.
-- **grpo.** Rewards are functions of Python: name metrics or graders, `--set 'objective.rewards=[exact_match]'`. TRL's
-  batch counts answers, a recipe's counts prompts: it is divided by `num_generations`.
+- **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows,
+  so set it.
+- **grpo.** Rewards are Python functions there: name metrics or graders instead, `--set
+  'objective.rewards=[exact_match]'`. TRL's batch counts answers and a recipe's counts prompts, so it is divided by
+  `num_generations`.
 """,
     ),
     "unsloth": (
         "luthier import notebook.yaml -o recipe.yaml",
-        """Write the arguments of the notebook's calls as YAML, a section for each call:
+        """Write the arguments of the calls in your notebook as YAML, with a section for each call:
 
 ```yaml
 from_pretrained: {model_name: unsloth/Llama-3.2-1B-Instruct, max_seq_length: 2048, load_in_4bit: true}
@@ -74,22 +77,22 @@ SFTConfig: {per_device_train_batch_size: 2, gradient_accumulation_steps: 4, max_
 train_on_responses_only: {instruction_part: "<|start_header_id|>user", response_part: "<|start_header_id|>assistant"}
 ```
 
-- **`model_name`** with weights of 4 bits (`-bnb-4bit`) is refused: name the model of 16 bits; `load_in_4bit` becomes
+- **`model_name`** with 4-bit weights (`-bnb-4bit`) is refused: name the 16-bit model; `load_in_4bit` becomes
   `method: qlora`.
-- **`dataset_text_field`** with `train_on_responses_only` is refused: give the conversations themselves (`messages`),
+- **`dataset_text_field`** with `train_on_responses_only` is refused: provide the conversations (`messages`) and
   not their text.
-- **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows and has to
-  be set.
+- **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows,
+  so set it.
 """,
     ),
     "openai": (
         "luthier import job.json -o recipe.yaml --set base_model=smollm2-135m-instruct --set data.train=rows.jsonl",
-        """- **The file** is the body of `POST /v1/fine_tuning/jobs`, or a job as it is retrieved.
+        """- **The file** is the body of `POST /v1/fine_tuning/jobs`, or a retrieved job.
 - **Model and files.** A model that only OpenAI has, and ids of files, need `--set base_model=...` and `--set
-  data.train=...`. Rows in OpenAI's format of chats, preferences and tools are read as they are.
+  data.train=...`. Luthier reads rows in OpenAI's format of chats, preferences and tools.
 - **`auto`** means Luthier's own default, which `luthier plan` shows with its reason.
 - **Graders** `string_check`, `text_similarity` and `multi` become `objective.rewards`; others are refused.
-- A client can also stay as it is: the server speaks [OpenAI's fine-tuning API](../server.md).
+- You can also keep your client: the server implements [OpenAI's fine-tuning API](../server.md).
 """,
     ),
 }
@@ -104,7 +107,7 @@ def text(name: str) -> str:
     command, differences = PAGES[name]
     parts = [
         f"# Moving from {tool.title}\n",
-        f"Tables made by `docsite/moving_pages.py` from those of `luthier import`; for {tool.version}.\n",
+        f"`luthier import` turns a configuration of {tool.title} into a recipe. The tables are for {tool.version}.\n",
         f"```bash\n{command}\nluthier plan recipe.yaml\n```\n",
         _COMMON.format(title=tool.title),
         f"## What to know\n\n{differences}",
@@ -120,7 +123,7 @@ def _tables(keys: Any) -> Iterator[str]:
             yield f"| `{name}` | {_names(key.places)} | {_cell(key.note)} |"
     yield "\n## Not needed\n\n| keys | why |\n|---|---|"
     yield from _grouped(keys, "harmless")
-    yield "\n## No counterpart\n\nRefused, except where the value leaves training as it is.\n"
+    yield "\n## No counterpart\n\nRefused, unless the value does not change training.\n"
     yield "| keys | what is missing |\n|---|---|"
     yield from _grouped(keys, "missing")
     yield ""

@@ -79,7 +79,7 @@ class EvaluationRecipe(FrozenModel):
     """How the result is evaluated on the held-out rows.
 
     Attributes:
-        metrics: names of metrics, the deciding one first.
+        metrics: names of metrics; a fixed rule chooses the one that the verdict is about, from the rows.
         few_shot: examples in the prompt of the base model with examples; 0: it is not evaluated, nor are its variants.
         few_shot_draws: draws of these examples that its figures are means over.
         few_shot_nearest: whether the base is also evaluated with the training rows that are nearest to each prompt.

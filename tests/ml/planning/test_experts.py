@@ -69,7 +69,7 @@ def test_all_linear_says_what_it_reaches_and_what_it_leaves_out() -> None:
     assert "of the parameters in the language model's matrices" in why
     assert "of those that a token meets" in why
     assert "left out: 2 routers of experts" in why
-    assert "no loss of the router is added" in why
+    assert "loss of the router" not in why, "that is for objective.router_aux_loss to say"
     assert "rank 8 divided by 2 experts a token" in sources.found["method.expert_rank"].why
     assert "experts.down_proj, experts.gate_up_proj (rank 4 each)" in plan.target_summary
 

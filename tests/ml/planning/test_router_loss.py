@@ -13,11 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan
-from luthier.core.recipe import ObjectiveRecipe
+from luthier.core.recipe import MethodRecipe, ObjectiveRecipe
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import step_counts
 from luthier.ml.planning.defaults import Provenance
-from luthier.ml.planning.resolve_objective import resolve_objective
+from luthier.ml.planning.resolve_method import resolve_method
+from luthier.ml.planning.resolve_objective import resolve_objective, with_router_loss
 from luthier.ml.training.methods.full import Full
 from luthier.ml.training.model import TrainableModel, collate
 
@@ -64,3 +65,19 @@ def test_yaml_reads_off_as_false(given, read) -> None:
 def test_what_is_no_coefficient_is_refused(given) -> None:
     with pytest.raises(ValueError, match="router_aux_loss"):
         ObjectiveRecipe(name="sft", router_aux_loss=given)
+
+
+@pytest.mark.parametrize(
+    ("asked", "coefficient", "source"), [(None, None, "default"), ("off", None, "asked"), (0.01, 0.01, "asked")]
+)
+def test_only_the_objective_says_whether_routers_have_a_loss(asked, coefficient, source) -> None:
+    structure, sources = structure_of(small("mixtral")), Provenance()
+    method = resolve_method(MethodRecipe(name="lora", rank=2), structure, "cpu", sources)
+    recipe = ObjectiveRecipe(name="sft", router_aux_loss=asked)
+    objective = resolve_objective(recipe, "chat", sources)
+    objective = with_router_loss(objective, recipe, method, structure, "unread", sources)
+    assert objective.router_aux_loss == coefficient
+    said = sources.found["objective.router_aux_loss"]
+    assert (said.source, said.why.startswith("off")) == (source, coefficient is None)
+    others = [name for name, found in sources.found.items() if "loss of the router" in found.why]
+    assert set(others) <= {"objective.router_aux_loss"}

@@ -254,7 +254,10 @@ JUDGING: Final = (
         "evaluation.good_enough.agreement", "Or as often as two people agree",
         "the column with a second person's answers", unset="not asked",
     ),
-    _field("evaluation.metrics", "Metrics", "the deciding one first, such as rouge, exact_match"),
+    _field(
+        "evaluation.metrics", "Metrics",
+        "such as rouge, exact_match; the rows decide which one the verdict is about",
+    ),
     _field("evaluation.max_samples", "Rows evaluated", "at most"),
     _field("evaluation.max_new_tokens", "Longest answer", "in tokens"),
     _field("evaluation.max_thinking_tokens", "Longest thought", "in tokens"),

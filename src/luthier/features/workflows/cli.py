@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.aliases import command_of
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
     from luthier.core.workflows.pipeline import PipelineKind
 
 _KINDS: tuple[PipelineKind, ...] = ("showdown", "auto", "retrain", "quickstart", "distill")
+_NAMES = tuple(map(command_of, _KINDS))
+"""What a user types: the command that begins a workflow. The stored kinds are accepted, too."""
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project of the workflows.")]
 
 
 def list_pipelines(
     kind: Annotated[
-        str | None, typer.Option("--kind", metavar="|".join(_KINDS), help="Only these.", show_default="all")
+        str | None, typer.Option("--kind", metavar="|".join(_NAMES), help="Only these.", show_default="all")
     ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -55,7 +58,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {"list": list_pipelines, "show": show}
 def _kind(given: str | None) -> PipelineKind | None:
     from luthier.core.errors import RequestError
 
-    found = next((kind for kind in _KINDS if kind == given), None)
+    found = next((kind for kind in _KINDS if given in (kind, command_of(kind))), None)
     if given is not None and found is None:
-        raise RequestError(f"--kind {given!r}", expected=f"one of {', '.join(_KINDS)}", do="correct it")
+        raise RequestError(f"--kind {given!r}", expected=f"one of {', '.join(_NAMES)}", do="correct it")
     return found

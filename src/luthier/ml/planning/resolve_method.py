@@ -334,7 +334,6 @@ def _note_reach(
     left_out = [f"{count:,} {what}" for what, count in place.left_out.items() if count]
     said += f"; left out: {', '.join(left_out)}" if left_out else ""
     said += f" ({why_no_experts})" if why_no_experts else ""
-    said += "; no loss of the router is added" if structure.num_experts else ""
     sources.note("method.targets", known.source, said)
 
 

@@ -42,7 +42,7 @@ TRACKERS: Final[Mapping[str, TrackerRules]] = {
     ),
     "wandb": TrackerRules(
         title="Weights & Biases",
-        summary="experiments on wandb.ai or a server of one's own; offline without a network",
+        summary="experiments on wandb.ai or on your own server; offline without a network",
         implementation="luthier.ml.tracking.wandb_client:WeightsAndBiases",
         modules=("wandb",),
         install="luthier[wandb]",
@@ -56,7 +56,7 @@ TRACKERS: Final[Mapping[str, TrackerRules]] = {
     ),
     "trackio": TrackerRules(
         title="Trackio",
-        summary="experiments in files of this machine, on a server of one's own or a Space of Hugging Face",
+        summary="experiments in files on this machine, on your own server or in a Space of Hugging Face",
         implementation="luthier.ml.tracking.trackio_client:Trackio",
         modules=("trackio",),
         install="luthier[trackio]",

@@ -32,102 +32,104 @@ class Settings(BaseSettings):
     """Settings, each also an environment variable: `home` is LUTHIER_HOME. A variable set to nothing counts as unset.
 
     Attributes:
-        home: The folder that holds all that Luthier keeps.
-        database: The URL of a database elsewhere, such as `postgresql://user:password@host/name`; None for a SQLite
-            file in the home.
-        artifacts: The URL of a place elsewhere for files by digest, such as `s3://bucket/folder`; None for a folder in
-            the home.
+        home: The folder where Luthier stores everything.
+        database: The URL of a database, such as `postgresql://user:password@host/name`; None for a SQLite file in the
+            home.
+        artifacts: The URL of a store for files by digest, such as `s3://bucket/folder`; None for a folder in the home.
         checkpoints: Where runs upload their checkpoints while they train, so that another machine can resume them: a
             URL such as `s3://bucket/folder`, or `artifacts` for a folder beside the artifacts; None uploads nothing.
-        checkpoint_key: The key that signs these uploads and verifies them before a run is resumed: a private key as PEM
-            (Ed25519 or ECDSA), or the path of a file with it; a public key verifies alone. None does neither.
-        checkpoint_allow_unsigned: Whether uploads without a signature are used although there is a key.
-        upload_wait_seconds: How long the end of a run waits for its uploads; what is not there by then is uploaded by
-            `luthier runs upload`.
+        checkpoint_key: The key that signs uploaded checkpoints, and verifies them before a run is resumed: a private
+            key as PEM (Ed25519 or ECDSA), or the path of a file with it. A public key can only verify. None does
+            neither.
+        checkpoint_allow_unsigned: Whether uploads without a signature are accepted although there is a key.
+        upload_wait_seconds: How long the end of a run waits for its uploads; `luthier runs upload` uploads the rest.
         max_file_bytes: The largest file of a project.
-        collective_timeout_seconds: How long a process of a run waits for the others; the slowest may be reading its
-            rows.
-        tracker_wait_seconds: How long the end of a run waits for its experiment trackers; what they have not by then is
-            delivered by `luthier runs track`.
-        lease_seconds: How long a silent worker keeps its job, and a silent machine the run that it uploads; workers of
-            one queue should agree.
-        tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
-        remote_data_cache_bytes: Disk space for data files that were downloaded; those used longest ago are removed.
-        mixtures_cache_bytes: The same for files of rows that were mixed of several sources.
-        data_memory_bytes: Memory for the rows of one audit, repair, split or training, beyond which they are on disk; 0
-            takes a quarter of what is available.
-        data_workers: Processes that audit, repair or split a large file; 0 takes one a core, at most 8, as far as there
-            is memory for them, and 1 does it in one process. The findings are the same.
-        scratch: The folder for rows beyond it, which may take several times the size of the file; None for one in the
-            home.
+        collective_timeout_seconds: How long a process of a run waits for the others, of which the slowest may still be
+            reading its rows.
+        tracker_wait_seconds: How long the end of a run waits for its experiment trackers; `luthier runs track` delivers
+            the rest.
+        lease_seconds: How long a silent worker keeps its job, and a silent machine the run that it uploads. All workers
+            of a queue should have the same value.
+        tokenised_cache_bytes: Disk space for the cache of tokenised rows; 0 disables the cache.
+        remote_data_cache_bytes: Disk space for downloaded data files; the least recently used are removed.
+        mixtures_cache_bytes: Disk space for files of rows that were mixed from several sources; the least recently used
+            are removed.
+        data_memory_bytes: Memory for the rows of one audit, repair, split or training; rows beyond it are on disk. 0
+            takes a quarter of the available memory.
+        data_workers: Processes that audit, repair or split a large file. 0 takes one a core, at most 8, and one for
+            each GiB of available memory; 1 does it in one process. The findings are the same.
+        scratch: The folder for rows beyond that memory, which may need several times the size of the file; None for a
+            folder in the home.
         result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.
-        fork_server: Whether each worker keeps a process with the libraries of training loaded, from which its jobs
-            are forked; without it each job loads them again.
-        log_format: The format of the lines that server and workers write to stderr.
+        fork_server: Whether each worker keeps a process with the libraries of training loaded and forks its jobs from
+            it. Without it each job loads them again.
+        log_format: The format of the log lines that server and workers write to stderr.
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
         import_sources: Where pages and API may import rows from, separated by blanks: `hub` or `hub:ORGANISATION`,
             `https` or an address (`https://HOST/FOLDER`), and places of object stores (`s3://BUCKET/FOLDER`,
-            `gs://BUCKET`); `none` for nowhere. Stores are read with the server's credentials, so each place is named.
-        imports_may_reach_private: Whether addresses that are imported from may be those of this machine and of private
-            networks. It is never inferred.
-        python_graders: Whether graders may be Python code of a request, which runs in a locked-down process.
+            `gs://BUCKET`); `none` for nowhere. Stores are read with the server's credentials, so name each place.
+        imports_may_reach_private: Whether rows may be imported from this machine and private networks. It is never
+            inferred.
+        python_graders: Whether graders may be Python code from a request, which runs in a locked-down process.
         stored_completion_days: How many days a stored chat completion or response is kept.
         max_request_bytes: The largest request to the server that uploads no file.
-        allowed_hosts: Names, separated by blanks, that requests may give as their `Host` in addition to those of this
-            machine itself; `*` for any.
+        allowed_hosts: Names, separated by blanks, that requests may have as their `Host` in addition to those of this
+            machine; `*` for any.
         trusted_proxies: Addresses and networks, separated by blanks, of reverse proxies whose `X-Forwarded-For` and
-            `X-Forwarded-Proto` are believed; empty for none.
-        unhealthy_restart_seconds: How long the process that answers may be unhealthy without a break before it is
-            restarted; 0 never restarts it.
+            `X-Forwarded-Proto` are trusted; empty for none.
+        unhealthy_restart_seconds: How long the API process may be unhealthy without a break before it is restarted; 0
+            never restarts it.
         max_loaded_models: The most models in memory at once, adapters not counted.
-        serving_memory_bytes: Memory for them and their adapters; 0 takes half of the machine's.
+        serving_memory_bytes: Memory for served models and their adapters; 0 takes half of the machine's memory.
         serving_queue: The most requests that are running or waiting.
-        serving_queue_per_key: The same for one key.
-        serving_idle_seconds: All models are unloaded after that long without a request.
-        serving_threads: Threads of the process that answers; 0 takes half of the cores.
-        serving_engine: What answers for models with files of their own: `auto` takes a proved GGUF copy by llama.cpp
-            where one was made and found faster, `transformers` never does.
-        serving_expected_answers: How many answers are usually written at once: where memory holds one of a model's two
-            engines only, the faster one with that many serves it; 0 takes the one that is better alone and in a crowd
-            together.
-        serving_quantization: How the weights of such a copy are held: `q8_0` (8 bits), `float16`, or `auto`, which
-            takes q8_0 where its log-probabilities and texts are not distinguishable from those of float16.
-        max_num_seqs: The most answers that one engine writes at once; 0 leaves it to the engine.
+        serving_queue_per_key: The most requests of one key that are running or waiting.
+        serving_idle_seconds: After how long without a request all models are unloaded.
+        serving_threads: Threads of the engine process; 0 takes half of the cores.
+        serving_engine: The engine for models with their own weights: `auto` uses llama.cpp where a GGUF copy exists
+            that is proved and faster, `transformers` never does.
+        serving_expected_answers: How many answers are usually generated at once. If memory holds only one of a model's
+            two engines, the faster one at this number serves it; 0 takes the one that is better for one request and for
+            many together.
+        serving_quantization: How weights are stored in a GGUF copy: `q8_0` (8 bits), `float16`, or `auto`, which takes
+            q8_0 if its log-probabilities and texts are not distinguishable from those of float16.
+        max_num_seqs: The most answers that one engine generates at once; 0 leaves it to the engine.
         max_num_batched_tokens: The most tokens of one step of an engine; 0 leaves it to the engine.
-        enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
-        speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
-        share_engine: Whether evaluations and synthesis ask the server's engine for texts where it has the model:
-            `exact` where the answers are those of an engine of their own (float32 on the batched path), `always` in
-            every precision, where the last bits of a sum may change a word, `never` not at all.
-        share_engine_from: The least number of answers for which they do.
-        share_engine_wait_seconds: For how long live requests may leave them one answer at a time, without a pause,
-            until an engine of their own writes the rest; 0 for ever.
-        default_max_tokens: The most tokens of an answer where the request sets no limit.
+        enable_prefix_caching: Whether engines reuse what they have computed for earlier prompts with the same
+            beginning; None leaves it to the engine.
+        speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty for no drafts.
+        share_engine: Whether evaluations and synthesis use the server's engine if it has the model: `exact` if their
+            own engine would give the same answers (float32 on the batched path), `always` in every precision, where the
+            last bits of a sum may change a word, `never` not at all.
+        share_engine_from: The smallest number of answers for which evaluations and synthesis use the server's engine.
+        share_engine_wait_seconds: How long evaluations and synthesis accept one answer at a time because of live
+            requests without a pause; then they load their own engine. 0 for ever.
+        default_max_tokens: The most tokens of an answer if the request sets no limit.
         moderation_model: The classifier behind `/v1/moderations` for requests that name no model of this server: a run,
             a tuned model of any project, or the folder of one; empty for none.
-        moderation_safe_labels: Its labels, separated by commas, that do not flag a text.
-        serving_usd_per_million_prompt_tokens: The price of counted usage; None for no price.
-        serving_usd_per_million_new_tokens: The same for tokens of answers.
-        teacher: The model that writes questions from passages for the pages, beside those of this machine:
+        moderation_safe_labels: Labels of the moderation model, separated by commas, that do not flag a text.
+        serving_usd_per_million_prompt_tokens: The price of prompt tokens in usage; None for no price.
+        serving_usd_per_million_new_tokens: The price of generated tokens in usage; None for no price.
+        teacher: A model, besides those of this machine, that writes questions from passages for the pages:
             `http(s)://host:port/v1#MODEL`; empty for none. Its key is in LUTHIER_TEACHER_API_KEY or OPENAI_API_KEY.
-        teacher_usd_per_million_prompt_tokens: Its price, shown before it is used; None for none.
-        teacher_usd_per_million_new_tokens: The same for tokens of answers.
-        teacher_batch_api: Whether its server has OpenAI's Batch API, so that the pages offer it as well.
-        teacher_batch_discount_percent: What requests of a batch cost less than others there.
-        smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
-            `smtp://...` without encryption.
-        smtp_from: The sender of these mails.
+        teacher_usd_per_million_prompt_tokens: The teacher's price of prompt tokens, shown before it is used; None for
+            no price.
+        teacher_usd_per_million_new_tokens: The teacher's price of generated tokens; None for no price.
+        teacher_batch_api: Whether the teacher's server has OpenAI's Batch API, which the pages then offer as well.
+        teacher_batch_discount_percent: The discount on batch requests to the teacher.
+        smtp: The server for mails: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or `smtp://...` without
+            encryption.
+        smtp_from: The sender of mails.
         public_url: The address that links to this server begin with, such as `https://models.example.org`; empty for
             that of each project, which its pages ask for once.
-        oidc_issuer: The address of an OpenID Connect provider, by which people sign in to the pages; empty for none.
-        oidc_client_id: The id that this server has there.
-        oidc_client_secret: The secret of that client; None for a public one.
-        oidc_scopes: What is asked for, separated by blanks; `openid` is always among it.
-        oidc_groups_claim: The claim that lists a person's groups; dots lead into it, as in `realm_access.roles`.
-        oidc_name: What the sign-in page calls the provider.
-        oidc_redirect_url: The address of `/sign-in/oidc/callback` as the provider knows it; empty takes the address
-            that the browser uses.
+        oidc_issuer: The address of an OpenID Connect provider with which people sign in to the pages; empty for none.
+        oidc_client_id: The client id of this server at the provider.
+        oidc_client_secret: The client secret; None for a public client.
+        oidc_scopes: The requested scopes, separated by blanks; `openid` is always included.
+        oidc_groups_claim: The claim that lists a person's groups; dots for nested claims, as in `realm_access.roles`.
+        oidc_name: The name of the provider on the sign-in page.
+        oidc_redirect_url: The address of `/sign-in/oidc/callback` as the provider knows it; empty for the address that
+            the browser uses.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")

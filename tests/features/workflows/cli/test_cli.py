@@ -48,6 +48,15 @@ def test_the_list_tells_where_each_stands(luthier, filled):
     assert [(one["pipeline_id"], one["status"]) for one in other] == [(RETRAIN_ID, "interrupted")]
 
 
+@pytest.mark.parametrize(
+    ("name", "stored", "shown"), [("compare-models", "showdown", SHOWDOWN_ID), ("automl", "auto", AUTO_ID)]
+)
+def test_a_kind_has_the_name_of_its_command_and_keeps_its_stored_one(luthier, filled, name, stored, shown):
+    by_name, by_stored = (luthier("pipelines", "list", "--kind", kind, "--json").document for kind in (name, stored))
+    assert [one["pipeline_id"] for one in by_name] == [shown]
+    assert by_name == by_stored
+
+
 def test_one_is_shown_with_its_stages_its_reason_and_how_it_goes_on(luthier, filled):
     text = luthier("pipelines", "show", AUTO_ID).out
     assert f"{AUTO_ID}: an auto, failed" in text
@@ -78,7 +87,7 @@ def test_where_the_result_is_gone_too_the_stages_still_say_what_came_of_it(luthi
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["list", "--kind", "study"], "one of showdown, auto, retrain"),
+        (["list", "--kind", "study"], "one of compare-models, automl, retrain"),
         (["list", "--project", "nobodys"], "nobodys"),
         (["show", RETRAIN_ID], "luthier pipelines list"),
         (["show", SHOWDOWN_ID, "--project", "other"], "no workflow"),

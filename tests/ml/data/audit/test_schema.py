@@ -1,4 +1,4 @@
-"""Rows that cannot be used, files without a shape, ids that stand twice."""
+"""Rows that cannot be used, files without a shape, duplicate ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be read or mapped, a file without one shape, ids that stand twice, conversations without an answer.
+"""Rows that cannot be read or mapped, a file without one shape, duplicate ids, conversations without an answer.
 
 Errors are what training refuses: a row that is no record of the file's shape, and a file without one shape. Warnings
 are what it accepts although it is hardly meant: an id on several rows, a conversation in which nothing is learned.

@@ -197,7 +197,7 @@ def _iterations(sizes: TrainedSizes) -> float:
 
 _ADAMW: Final = OptimizerRules(
     "AdamW",
-    "Always first; with an adapter nothing else saves memory worth speaking of.",
+    "The default. With an adapter its moments are small, so the others save little memory.",
     "luthier.ml.training.optimizers.update_rules:AdamW",
     _ADAM,
     _two_moments,
@@ -208,7 +208,7 @@ _ADAMW: Final = OptimizerRules(
 # measured, and each elementwise pass counts.
 _ADAMW_8BIT: Final = OptimizerRules(
     "8-bit AdamW",
-    "Full tuning that should take less memory and learn the same.",
+    "Full fine-tuning with less memory and nearly the same steps.",
     "luthier.ml.training.optimizers.update_rules:AdamW8bit",
     _ADAM,
     _packed_moments,
@@ -222,7 +222,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
     "paged_adamw_8bit": replace(
         _ADAMW_8BIT,
         title="Paged 8-bit AdamW",
-        summary="Full tuning on a GPU that is still too small; its moments are in the host's memory.",
+        summary="Full fine-tuning on a GPU for which that is still too much; its moments are in host memory.",
         update_rule="luthier.ml.training.optimizers.update_rules:PagedAdamW8bit",
         state_bytes=_paged_moments,
         only_accelerator=(
@@ -232,7 +232,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
     ),
     "adafactor": OptimizerRules(
         "Adafactor",
-        "Full tuning with the least memory.",
+        "Full fine-tuning with the least memory.",
         "luthier.ml.training.optimizers.update_rules:Adafactor",
         {},
         _rows_and_columns,
@@ -241,7 +241,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
     ),
     "lion": OptimizerRules(
         "Lion",
-        "Full tuning with half of AdamW's moments; try several learning rates.",
+        "Full fine-tuning with half of AdamW's moments; try several learning rates.",
         "luthier.ml.training.optimizers.update_rules:Lion",
         {"beta1": 0.9, "beta2": 0.99},
         _one_moment,
@@ -256,7 +256,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
     ),
     "muon": OptimizerRules(
         "Muon",
-        "Full tuning, where a trial of yours shows that it pays: its products cost time.",
+        "Full fine-tuning, if a trial run shows that it is worth the time of its matrix products.",
         "luthier.ml.training.optimizers.update_rules:Muon",
         # the betas are those of what AdamW moves
         _ADAM | {"momentum": 0.95, "num_iterations": _MUON_ITERATIONS},
