@@ -43,6 +43,7 @@ SCHEMA: Final[Mapping[str, Any]] = {
     "content_key": pl.String,
     "learned_key": pl.String,
     "prompt_key": pl.String,
+    "tools_key": pl.String,
     "source": pl.String,
     "label": pl.String,
     "row_id": pl.String,
@@ -64,8 +65,9 @@ class AuditTable:
         prompt       str   the turns before the last learned answer; null for plain text and unmapped rows
         completion   str   the last learned answer with its tool calls; null likewise
         content_key  str   digest of all turns with their roles, after normalisation (`data.normalise`), not thoughts
-        learned_key  str   digest of thoughts and of which answers count; null without thoughts and weights of 0
-        prompt_key   str   digest of the prompt, after normalisation; null where prompt is
+        learned_key  str   digest of thoughts, of which answers count, and of tools; null without any of these
+        prompt_key   str   digest of the prompt without tools, after normalisation; null where prompt is
+        tools_key    str   digest of the tools that the assistant may call; null without tools
         source       str   the document that the row comes from, where it names one
         label        str   the class of the row, where it names one
         row_id       str   the id that the row carries, where it has one
@@ -341,9 +343,9 @@ def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any,
     said = None
     if example is not None and _thinks(example):
         said, text = text, _texts(example, thoughts=True)[0]
-    keys: tuple[str | None, ...] = (normalised_digest(text), None, None)
+    keys: tuple[str | None, ...] = (normalised_digest(text), None, None, None)
     if example is not None:
-        keys = (content_key(example), learned_key(example), prompt_key(example))
+        keys = (content_key(example), learned_key(example), prompt_key(example), tools_key(example))
     origin = (source_of(row.fields, group_by), label_of(row.fields), row_id_of(row.fields))
     return (row.line, text, said, prompt, completion, *keys, *map(_storable, origin), None)
 
