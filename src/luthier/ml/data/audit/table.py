@@ -6,6 +6,7 @@ The rows are streamed into frames of some thousand rows each, which go to disk b
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -393,8 +394,16 @@ def _turn(message: Message, thoughts: bool) -> str:
     thought = message.reasoning if thoughts else None
     if not message.tool_calls and not thought:
         return message.content or ""
-    calls = [canonical_json(call.get("function", {})) for call in message.tool_calls]
+    calls = [_call(call.get("function", {})) for call in message.tool_calls]
     return "\n".join(part for part in (thought, message.content, *calls) if part)
+
+
+def _call(function: Mapping[str, Any]) -> str:
+    """A tool call as JSON, with its arguments as an object: escapes in a text of JSON would hide what is in it."""
+    try:
+        return canonical_json({**function, "arguments": json.loads(function.get("arguments", "{}"))})
+    except ValueError:  # a number beyond all others, such as 1e999
+        return canonical_json(function)
 
 
 def strings_in(value: Any) -> Iterator[str]:
