@@ -133,3 +133,15 @@ def test_xlsx_value_of_merged_cells_is_in_each_of_their_rows(make_xlsx: Make) ->
     book["Prices"].merge_cells("A2:A4")
     book.save(path)
     assert xlsx.read(path).sections[0].text.splitlines()[2:] == ["| Wood | Oak |", "| Wood | Ash |", "|  | Elm |"]
+
+
+def test_pptx_line_breaks_and_hidden_slides(make_pptx: Make) -> None:
+    from pptx import Presentation
+
+    path = make_pptx([("One\vtitle", "First\vline", ""), ("Two", "Body", "")])
+    show = Presentation(str(path))
+    show.slides[1]._element.set("show", "0")
+    show.save(str(path))
+    found = office.read_pptx(path)
+    assert found.sections == (Section("First\nline", 1, ("One title",)), Section("Body", 2, ("Two",)))
+    assert found.warnings == ("hidden slides were read: 2",)
