@@ -49,12 +49,15 @@ class Document:
 
 
 def well_formed(document: Document) -> Document:
-    """The same with every character that a row cannot hold replaced by U+FFFD, which a warning counts."""
+    """The same with every character that a row cannot hold replaced by U+FFFD, which a warning counts.
+
+    Soft hyphens, which show only where a line ends, are left out: inside of words they would make other words of them.
+    """
     num_bad = 0
 
     def put_right(text: str) -> str:
         nonlocal num_bad
-        text, num = _NO_TEXT.subn("\ufffd", text)
+        text, num = _NO_TEXT.subn("\ufffd", text.replace("\u00ad", ""))
         num_bad += num
         return text
 
