@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 from tests.vacuous import nonempty
 
+from luthier.core.errors import DataError
 from luthier.ml.data.readers import office, xlsx
 from luthier.ml.data.readers.document import Section
 from luthier.ml.data.readers.markdown import tidy
@@ -145,3 +147,15 @@ def test_pptx_line_breaks_and_hidden_slides(make_pptx: Make) -> None:
     found = office.read_pptx(path)
     assert found.sections == (Section("First\nline", 1, ("One title",)), Section("Body", 2, ("Two",)))
     assert found.warnings == ("hidden slides were read: 2",)
+
+
+@pytest.mark.parametrize(("file", "is_refused"), [("OEBPS/c0.xhtml", True), ("OEBPS/fonts/a.otf", False)])
+def test_an_epub_with_encrypted_chapters_is_refused(make_epub: Make, file: str, is_refused: bool) -> None:
+    spaces = 'xmlns="urn:oasis:names:tc:opendocument:xmlns:container" xmlns:enc="http://www.w3.org/2001/04/xmlenc#"'
+    entry = f'<enc:EncryptedData><enc:CipherData><enc:CipherReference URI="{file}"/></enc:CipherData></enc:EncryptedData>'
+    path = make_epub(["<p>Text.</p>"], {"META-INF/encryption.xml": f"<encryption {spaces}>{entry}</encryption>"})
+    if is_refused:
+        with pytest.raises(DataError, match=r"1 of its chapters are encrypted \(DRM\)"):
+            office.read_epub(path)
+    else:
+        assert office.read_epub(path).sections[-1].text.endswith("Text.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Final
 
 from markitdown import StreamInfo
 from markitdown.converters import DocxConverter, EpubConverter, PptxConverter
 
+from luthier.core.errors import DataError
 from luthier.ml.data.readers.document import Document, Section
 from luthier.ml.data.readers.docx_markup import prepared
 from luthier.ml.data.readers.html_tables import WholeRows
@@ -19,6 +21,8 @@ _NOTE: Final = re.compile(r"\[\[(\d+)\]\]\(#(?:foot|end)note-\d+\)")
 _BACK: Final = re.compile(r" ?\[↑\]\(#(?:foot|end)note-ref-\d+\)")
 _TITLE_BREAK: Final = re.compile(r"(?m)^(# .*?)\x0b")
 _DIAGRAM: Final = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}relIds"
+_ENCRYPTION: Final = "META-INF/encryption.xml"
+_ENCRYPTED: Final = re.compile(rb"<(?:\w+:)?CipherReference\s[^>]*?\bURI=[\"']([^\"']+)")
 
 
 def read_docx(path: Path) -> Document:
@@ -65,10 +69,28 @@ def _unread_slides(path: Path) -> list[str]:
 
 
 def read_epub(path: Path) -> Document:
-    """A section a heading, in reading order; title, authors and the like stand first."""
+    """A section a heading, in reading order; title, authors and the like stand first.
+
+    Raises:
+        DataError: its chapters are encrypted.
+    """
+    _check_open(path)
     converter = EpubConverter()
     converter._html_converter = WholeRows()
     with path.open("rb") as file:
         found = converter.convert(file, StreamInfo(extension=".epub"), **PLAIN)
     text, warnings = tidy(found.markdown)
     return Document(tuple(sections_of(text)), warnings)
+
+
+def _check_open(path: Path) -> None:
+    """Raise DataError where chapters are encrypted (DRM): their bytes would be read as letters. Fonts often are."""
+    with zipfile.ZipFile(path) as archive:
+        listed = archive.read(_ENCRYPTION) if _ENCRYPTION in archive.namelist() else b""
+    locked = [name for name in _ENCRYPTED.findall(listed) if name.lower().endswith((b".xhtml", b".html", b".htm"))]
+    if locked:
+        raise DataError(
+            f"{len(locked):,} of its chapters are encrypted (DRM)",
+            expected="a book without copy protection",
+            do="get it without copy protection, or leave it out",
+        )
