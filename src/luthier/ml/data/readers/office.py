@@ -90,7 +90,7 @@ def _check_open(path: Path) -> None:
     locked = [name for name in _ENCRYPTED.findall(listed) if name.lower().endswith((b".xhtml", b".html", b".htm"))]
     if locked:
         raise DataError(
-            f"{len(locked):,} of its chapters are encrypted (DRM)",
+            f"encrypted chapters (DRM): {len(locked):,}",
             expected="a book without copy protection",
             do="get it without copy protection, or leave it out",
         )
