@@ -325,8 +325,9 @@ def _check_cells(source: Source, title: str, part: str) -> None:
         (found.unsaved, "formulas without saved results", "open it in a spreadsheet program and save it again"),
     ):
         if cells:
+            shown = cells_shown(cells)
             raise DataError(
-                f"{source.name} has {what} on the sheet {title!r}: {cells_shown(cells)}",
+                f"{source.name} has {what} on the sheet {title!r}: {shown}",
                 expected="one value in each cell",
                 do=do,
             )

@@ -38,11 +38,13 @@ class String(TypeDecorator[str]):
             RequestError: it is longer than the column.
         """
         most = self.impl_instance.length  # type: ignore[attr-defined]
-        if value is not None and most is not None and len(value) > most:
+        num = 0 if value is None else len(value)
+        if value is not None and most is not None and num > most:
+            shown = value[:_SHOWN_CHARACTERS]
             raise RequestError(
-                f"a name of {len(value):,} characters: {value[:_SHOWN_CHARACTERS]!r} ...",
+                f"a name of {num:,} characters: {shown!r} ...",
                 expected=f"at most {most:,} characters",
-                do="choose a shorter one",
+                do="choose a shorter name",
             )
         return value
 
