@@ -16,6 +16,8 @@ from typing import Any
 from luthier.core.json_limits import json_utf8
 
 _ID = re.compile(r"[a-z]+-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
+# The column has 255; checkpoints have `:ckpt-step-` and a number behind the name.
+_MAX_NAME_CHARACTERS = 230
 
 
 def new_id(kind: str) -> str:
@@ -37,6 +39,28 @@ def is_trained_name(name: str) -> bool:
 def sha256_bytes(data: bytes) -> str:
     """Hex digest of bytes."""
     return hashlib.sha256(data).hexdigest()
+
+
+def fitted(text: str, max_characters: int) -> str:
+    """The text; of a longer one its beginning and a part of its digest, so that different texts stay different."""
+    if len(text) <= max_characters:
+        return text
+    digest = sha256_bytes(text.encode("utf-8", "surrogatepass"))[:12]
+    return f"{text[: max_characters - len(digest) - 1]}-{digest}"
+
+
+def tuned_name(base_model: str, project_id: str, suffix: str, made_by: str) -> str:
+    """The name of a tuned model: `ft:BASE:PROJECT:SUFFIX:ID`.
+
+    Args:
+        base_model: its name, or a folder; of a long one the beginning, so that the whole name fits its column.
+        project_id: whose it is.
+        suffix: as it is asked for, at most 100 characters.
+        made_by: what makes it, such as the id of a job. It is hashed: names are shown to clients, and should not reveal
+            when it was made.
+    """
+    rest = f":{project_id}:{suffix}:{sha256_bytes(made_by.encode())[:10]}"
+    return f"ft:{fitted(base_model, _MAX_NAME_CHARACTERS - len(rest))}{rest}"
 
 
 def sha256_file(path: Path) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 
 from luthier.core.errors import ConflictError
+from luthier.core.ids import fitted
 from luthier.core.results.suite import SuiteResult
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import assessments
@@ -19,6 +20,7 @@ Document = TypeVar("Document", bound=BaseModel)
 _BEGINNING: Final = 2_000
 """Characters of a document in which the name of its suite is: only its id and its time come before."""
 _SUITE: Final = re.compile(r'"suite":("(?:[^"\\]|\\.)*")')
+_SUBJECT_CHARACTERS: Final = 255
 
 
 def _of(kind: AssessmentKind, spec: type[Document]) -> RecordTable[Document]:
@@ -32,6 +34,11 @@ def _of(kind: AssessmentKind, spec: type[Document]) -> RecordTable[Document]:
     # The documents have other fields than the table, so every column but the document is given by the caller.
     given = [column.name for column in assessments.columns if column.name != "document"]
     return RecordTable(assessments, spec, key="assessment_id", given=given, missing=missing)
+
+
+def _fitted(subject: str | None) -> str | None:
+    """As the column has it: the folder of a model may have a name of any length."""
+    return None if subject is None else fitted(subject, _SUBJECT_CHARACTERS)
 
 
 class AssessmentStore(Store):
@@ -72,7 +79,7 @@ class AssessmentStore(Store):
                 assessment_id=assessment_id,
                 project_id=project_id,
                 kind=kind,
-                subject=subject,
+                subject=_fitted(subject),
                 run_id=run_id,
                 created_at=self._database.clock(connection),
             )
@@ -109,7 +116,7 @@ class AssessmentStore(Store):
             subject: Only those about this run, model or judge; None for all.
             limit: The most documents; None for all.
         """
-        return self._list(_of(kind, spec), kind=kind, project_id=project_id, subject=subject, limit=limit)
+        return self._list(_of(kind, spec), kind=kind, project_id=project_id, subject=_fitted(subject), limit=limit)
 
     def suites(self, project_id: str, subject: str) -> dict[str, str]:
         """The id of the newest result of each suite, by the suite's name, newest first.
@@ -120,7 +127,7 @@ class AssessmentStore(Store):
             project_id: The project.
             subject: The run or model that they are about.
         """
-        where = _of("suite", SuiteResult).where(kind="suite", project_id=project_id, subject=subject)
+        where = _of("suite", SuiteResult).where(kind="suite", project_id=project_id, subject=_fitted(subject))
         columns = assessments.c
         query = select(columns.assessment_id, func.substr(columns.document, 1, _BEGINNING).label("beginning"))
         found: dict[str, str] = {}

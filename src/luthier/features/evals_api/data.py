@@ -7,6 +7,7 @@ interrupted continues on the same rows, whatever happens to files and stored com
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 MAX_LINE_CHARACTERS: Final = 1 << 20
 _NUM_SHOWN: Final = 5
+_NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
+"""Bytes that are no UTF-8, as the error handler `surrogateescape` leaves them."""
 SAMPLE_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
@@ -152,14 +155,17 @@ def _labels(one: Eval, source: StoredCompletions | StoredResponses) -> dict[str,
 
 def _rows_of_file(path: Path) -> Iterator[SourceRow | str]:
     """The rows of a file of JSON lines; for a line that is none, why."""
-    # utf-8-sig drops the byte order mark that Windows editors write.
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    # utf-8-sig drops the byte order mark that Windows editors write; surrogateescape keeps what is no UTF-8 apart.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         while line := file.readline(MAX_LINE_CHARACTERS + 1):
             if len(line) > MAX_LINE_CHARACTERS:
                 yield f"longer than {MAX_LINE_CHARACTERS:,} characters"
                 # The rest of the line is no row of its own.
                 while not line.endswith("\n") and (line := file.readline(MAX_LINE_CHARACTERS)):
                     pass
+            elif (wrong := _NOT_UTF8.search(line)) is not None:
+                byte = ord(wrong[0]) - 0xDC00
+                yield f"not UTF-8 (byte 0x{byte:02x} at character {wrong.start() + 1:,})"
             elif line.strip():
                 yield row_of_line(line)
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
 from luthier.core.events import BillUpdated
-from luthier.core.ids import new_id
+from luthier.core.ids import new_id, tuned_name
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.records.base_model import LocalModel
@@ -417,9 +417,6 @@ def _check_file(context: Context, project_id: str, file_id: str, param: str) -> 
 
 def model_id(job: Job) -> str:
     """What the outcome of a job is called: `ft:BASE:PROJECT:SUFFIX:ID`, the id made from that of the job."""
-    from luthier.core.ids import sha256_bytes
-
     request = job.document["request"]
     suffix = _NOT_IN_A_NAME.sub("-", request.get("suffix") or "")
-    # The id of the job is hashed: names are shown to clients and should not reveal when the job was made.
-    return f"ft:{request['model']}:{job.project_id}:{suffix}:{sha256_bytes(job.job_id.encode())[:10]}"
+    return tuned_name(request["model"], job.project_id, suffix, job.job_id)

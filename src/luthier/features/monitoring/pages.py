@@ -219,26 +219,35 @@ def exchanges(
 ) -> Response:
     """Requests and answers, newest first. before, before_id: time (seconds since 1970) and id of the last one
     of the page before; of the same time, those of a lower id follow."""
+    import polars as pl
+
     # `until` itself is left out, so the next representable time is used.
     until = before if before is None or before_id is None else math.nextafter(before, math.inf)
-    found = traffic.exchanges(context, caller.project_id, model=name or None, until=until)
+    conditions = [pl.lit(value=True)]
     # By the id as well: without it, those of the time at the border of two pages would be on neither.
-    found = found.sort("at", "exchange_id")
     if before is not None and before_id is not None:
-        found = found.filter((found["at"] < before) | (found["exchange_id"] < before_id))
+        conditions.append((pl.col("at") < before) | (pl.col("exchange_id") < before_id))
     if show == "failed":
-        found = found.filter(found["status"] >= 400)
+        conditions.append(pl.col("status") >= 400)
     elif show == "words":
-        found = found.filter(found["has_text"])
+        conditions.append(pl.col("has_text"))
     elif show == "said":
         ids = {one.exchange_id for one in feedback.list_feedback(context, caller.project_id, model=name or None)}
-        found = found.filter(found["exchange_id"].is_in(list(ids)))
-    rows = _newest(found)
+        conditions.append(pl.col("exchange_id").is_in(list(ids)) if ids else pl.lit(value=False))
+    found, is_all = traffic.newest_rows(
+        context,
+        caller.project_id,
+        model=name or None,
+        until=until,
+        condition=pl.all_horizontal(conditions),
+        limit=_PAGE + 1,
+    )
+    rows = _newest(found.sort("at", "exchange_id"))
     said = feedback.feedback_of(context, caller.project_id, [row["exchange_id"] for row in rows])
     values = {
         "name": name or "",
         "rows": rows,
-        "num_all": found.height,
+        "num_all": found.height if is_all else None,
         "said": {row["exchange_id"]: [o for o in said if o.exchange_id == row["exchange_id"]] for row in rows},
         "kinds": [(kind, words, _address(name, kind)) for kind, words in _KINDS.items()],
         "show": show,

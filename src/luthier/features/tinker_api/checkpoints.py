@@ -20,7 +20,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.events import StepDone
-from luthier.core.ids import new_id, sha256_bytes, sha256_file
+from luthier.core.ids import new_id, sha256_file, tuned_name
 from luthier.core.run import RunRecord, TrainResult
 from luthier.features.models.store import TunedModel
 from luthier.features.tinker_api.live import Answer, PendingRequest
@@ -118,7 +118,7 @@ def check_ttl(ttl_seconds: int | None) -> None:
 def served_name(model: TinkerModel, kind: CheckpointKind, name: str) -> str:
     """The name by which a checkpoint answers: `ft:BASE:PROJECT:NAME:ID`."""
     base = _NOT_IN_A_NAME.sub("-", model.base_model)
-    return f"ft:{base}:{model.project_id}:{name}:{sha256_bytes(f'{model.model_id} {kind} {name}'.encode())[:10]}"
+    return tuned_name(base, model.project_id, name, f"{model.model_id} {kind} {name}")
 
 
 def _keep(

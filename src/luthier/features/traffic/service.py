@@ -8,6 +8,7 @@ signals, alerts, retraining, the commands <- traffic (this file)
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -147,8 +148,76 @@ def newest(
     """
     from luthier.ml.drift.traffic.log import exchange_of
 
-    frame = exchanges(context, project_id, model=model, since=since).tail(limit).reverse()
+    frame = newest_rows(context, project_id, model=model, since=since, limit=limit)[0].tail(limit).reverse()
     return [exchange_of(row) for row in frame.iter_rows(named=True)]
+
+
+def newest_rows(
+    context: Context,
+    project_id: str,
+    *,
+    model: str | None = None,
+    since: float = 0.0,
+    until: float | None = None,
+    condition: pl.Expr | None = None,
+    limit: int = 20,
+) -> tuple[pl.DataFrame, bool]:
+    """The newest exchanges without their words, oldest first.
+
+    Files are opened only as far back as these may be, by the counts in the index.
+
+    Args:
+        context: of the home.
+        project_id: of the traffic.
+        model: as requested; None for all models.
+        since: seconds since 1970.
+        until: seconds since 1970, not included; None for no end.
+        condition: which exchanges; None for all.
+        limit: how many of the newest are there for certain, or all that there are.
+
+    Returns:
+        At least these, and whether they are all that there are.
+    """
+    import polars as pl
+
+    from luthier.ml.drift.traffic.files import SCHEMA, TEXTS, wanted
+
+    columns = tuple(name for name in SCHEMA if name not in TEXTS)
+    hours = _counts_by_hour(context, project_id, model, until)
+    num_counted = limit
+    while True:
+        begin = max(since, _begin_of(hours, num_counted))
+        meant = wanted(model=model, since=begin, until=until)
+        meant = meant if condition is None else meant & condition
+        found = _read(context, project_id, meant, columns, model=model, since=begin, until=until)
+        if begin <= since or found.height >= limit:
+            left_out = [pl.lit(None, dtype=pl.String).alias(name) for name in TEXTS]
+            return found.with_columns(left_out).select(SCHEMA), begin <= since
+        # Few of those counted meet the condition: further back in long strides, so that little is read twice.
+        num_counted *= 16
+
+
+def _counts_by_hour(
+    context: Context, project_id: str, model: str | None, until: float | None
+) -> list[tuple[str, int]]:
+    """The hours (UTC) of the files, newest first, with how many exchanges the index knows for certain."""
+    counts: Counter[str] = Counter()
+    for one in context.traffic.list(project_id, until=until):
+        for name, by_hour in one.num_by_hour.items():
+            if model in (None, name):
+                counts.update(by_hour)
+    last = None if until is None else hour_of(until)
+    return sorted(((hour, num) for hour, num in counts.items() if last is None or hour <= last), reverse=True)
+
+
+def _begin_of(hours: Sequence[tuple[str, int]], num_wanted: int) -> float:
+    """The beginning of the hour from which on there are so many exchanges; 0 where there are not as many."""
+    num = 0
+    for hour, count in hours:
+        num += count
+        if num >= num_wanted:
+            return datetime.strptime(hour, HOUR).replace(tzinfo=UTC).timestamp()
+    return 0.0
 
 
 def record(context: Context, exchange: Exchange) -> None:

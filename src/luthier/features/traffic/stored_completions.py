@@ -15,7 +15,14 @@ from sqlalchemy import select
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.features.traffic.policy import user_digest, user_key
-from luthier.features.traffic.stored_texts import Order, StoredText, StoredTextStore, check_stores, lifetime_seconds
+from luthier.features.traffic.stored_texts import (
+    Order,
+    StoredText,
+    StoredTextStore,
+    check_stores,
+    lifetime_seconds,
+    stored_model,
+)
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.store import Codec, Missing, RecordTable
 from luthier.platform.db.tables import stored_completions
@@ -105,7 +112,7 @@ def completion_recorder(
             StoredCompletion(
                 completion_id=response["id"],
                 project_id=caller.project_id,
-                model=str(request["model"]),
+                model=stored_model(str(request["model"])),
                 user_digest=digest,
                 labels=request.get("metadata") or {},
                 document={"request": dict(request), "response": response},

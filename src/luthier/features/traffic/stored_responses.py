@@ -23,6 +23,7 @@ from luthier.features.traffic.stored_texts import (
     check_stores,
     lifetime_seconds,
     may_store,
+    stored_model,
 )
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.store import Codec, Missing, RecordTable
@@ -157,7 +158,7 @@ def response_recorder(
             StoredResponse(
                 response_id=response["id"],
                 project_id=caller.project_id,
-                model=str(parameters["model"]),
+                model=stored_model(str(parameters["model"])),
                 user_digest=digest,
                 earlier_ids=tuple(earlier_ids),
                 labels=parameters.get("metadata") or {},

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, delete
 from luthier.core.access import Caller
 from luthier.core.errors import UnsupportedError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import fitted
 from luthier.features.traffic.policy import traffic_policy
 from luthier.platform.db.store import RecordTable, Store
 from luthier.platform.home.context import Context
@@ -22,6 +23,7 @@ from luthier.platform.home.context import Context
 Order = Literal["asc", "desc"]
 _DAY_SECONDS: Final = 86_400.0
 _AT_ONCE: Final = 200
+_MODEL_CHARACTERS: Final = 255
 
 
 class StoredText(FrozenModel):
@@ -29,7 +31,7 @@ class StoredText(FrozenModel):
 
     Attributes:
         project_id: The project that it belongs to.
-        model: As requested.
+        model: As requested; a long name as `stored_model` gives it.
         user_digest: The end user, as in the traffic log; empty for none.
         labels: The metadata of the request.
         created_at: Seconds since 1970 by the database's clock.
@@ -43,6 +45,11 @@ class StoredText(FrozenModel):
 
 
 Kept = TypeVar("Kept", bound=StoredText)
+
+
+def stored_model(name: str) -> str:
+    """The name of a model as the column has it: that of a folder may have any length."""
+    return fitted(name, _MODEL_CHARACTERS)
 
 
 class StoredTextStore(Store, Generic[Kept]):
@@ -103,7 +110,7 @@ class StoredTextStore(Store, Generic[Kept]):
         """
         columns = self.records.table.c
         where: list[ColumnElement[bool]] = [columns.project_id == project_id]
-        where += [] if model is None else [columns.model == model]
+        where += [] if model is None else [columns.model == stored_model(model)]
         where += [] if since is None else [columns.created_at >= since]
         where += [] if until is None else [columns.created_at <= until]
         # As `json.dumps` writes it. Without this the texts of a whole project would be read for one page.

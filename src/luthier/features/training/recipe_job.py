@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
-from luthier.core.ids import new_id, sha256_bytes
+from luthier.core.ids import new_id, tuned_name
 from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
 from luthier.features.files.references import FileReferences, with_chosen_columns, with_files
@@ -111,7 +111,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
 
 def model_id(job: Job) -> str:
     """The name of the job's model: `ft:BASE:PROJECT::ID`, with an id derived from that of the job."""
-    return f"ft:{job.document[ASKED]['base_model']}:{job.project_id}::{sha256_bytes(job.job_id.encode())[:10]}"
+    return tuned_name(job.document[ASKED]["base_model"], job.project_id, "", job.job_id)
 
 
 def _recipe_of(context: Context, job: Job, names: FileReferences) -> Recipe:

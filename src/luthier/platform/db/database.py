@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from sqlalchemy import BigInteger, Connection, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from luthier.core.errors import ConflictError, RequestError, UnreachableError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, RequestError, UnreachableError, WorkError
 from luthier.core.system.extras import missing_extra
 from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Backend, Watch
 from luthier.platform.db.sqlite import Sqlite
@@ -320,6 +320,10 @@ class Database:
             if explained is None:
                 raise
             raise explained from error
+        except StatementError as error:
+            if not isinstance(error.orig, LuthierError):
+                raise
+            raise error.orig from error  # of a column, such as a name that is too long
 
 
 def _as_url(url_or_path: str | Path) -> URL:

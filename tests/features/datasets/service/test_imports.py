@@ -241,6 +241,7 @@ def test_files_with_the_same_columns_become_one_dataset(context: Context) -> Non
         ({}, RequestError, "no file was chosen"),
         ({"a.exe": b"MZ"}, RequestError, "no kind of file that is read"),
         ({"a.doc": b"x"}, RequestError, "of a kind that is not read"),
+        ({"a.docm": b"x"}, RequestError, "save it as .docx"),
         ({"a.csv": b"name,name\n1,2\n"}, DataError, "the column 'name' twice"),
         ({"a.xlsx": workbook([["q", "a"], ["x", "y"]], merged="A1:B1")}, DataError, "merged cells"),
         ({"a.csv": b""}, RequestError, "is an empty file"),

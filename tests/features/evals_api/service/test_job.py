@@ -87,9 +87,9 @@ def row(question: str, answer: str) -> dict[str, Any]:
     return {"item": {"q": question, "a": answer}}
 
 
-def file_of(context: Context, text: str) -> dict[str, Any]:
+def file_of(context: Context, text: str | bytes) -> dict[str, Any]:
     with files.incoming_file(context) as incoming:
-        incoming.write(text.encode())
+        incoming.write(text if isinstance(text, bytes) else text.encode())
         stored = files.keep_file(context, "default", incoming, filename="rows.jsonl", purpose="evals")
     return {"type": "file_id", "id": stored.file_id}
 
@@ -132,6 +132,15 @@ def test_rows_of_a_file_that_are_wrong_end_the_run_before_anything_is_asked(open
         assert part in error["message"]
     assert opened.inference_client.asked == []  # type: ignore[attr-defined]
     assert statuses(opened, view) == []
+
+
+def test_bytes_that_are_no_utf8_are_named_and_not_replaced(opened: Context) -> None:
+    lines = [json.dumps(row("say a", "a")).encode(), b'{"item": {"q": "caf\xe9", "a": "b"}}']
+    view = carried_out(opened, start(opened, source=file_of(opened, b"\n".join(lines))))
+    assert view.status == "failed"
+    message = (view.job.error or {})["message"]
+    assert "1 of 2 rows" in message
+    assert "row 2: not UTF-8 (byte 0xe9 at character 20)" in message
 
 
 def test_a_file_without_rows_ends_the_run(opened: Context) -> None:

@@ -19,6 +19,7 @@ from luthier.features.feedback.service import FeedbackInput
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.traffic import service as traffic
+from luthier.features.traffic.files import settle
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.testing.servers import wait_for
@@ -227,3 +228,16 @@ def test_what_will_be_watched_is_shown_before_there_is_traffic(home, browser) ->
     assert "needs 200 more answers in the last" in page
     assert "waits for data" in page
     assert "no judge is set" in page
+
+
+def test_a_page_of_many_exchanges_in_files_says_that_more_are_stored(browser, home) -> None:  # type: ignore[no-untyped-def]
+    for number in range(60):
+        asked(home, number, at=1e9 + 86_400 * (number // 55) + number)
+    settle(home)
+    client = browser("read")
+    first = client.get("/monitor/exchanges").text
+    assert "50, and more are stored" in first
+    assert len(set(re.findall(r"chatcmpl-\d+(?=<)", first))) == 50
+    older = first.split('class="button" href="')[-1].split('"')[0].replace("&amp;", "&")
+    assert "10 of 10" in client.get(older).text
+    assert "None of these" in client.get("/monitor/exchanges?show=said").text

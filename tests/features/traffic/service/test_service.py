@@ -82,3 +82,35 @@ def test_a_line_that_a_kill_cut_off_spoils_no_other(context: Context, tmp_path: 
         file.write(b'{"exchange_id": "chatcmpl-2", "proj')
     traffic.record(context, made(3))
     assert traffic.exchanges(context, "default")["exchange_id"].to_list() == ["chatcmpl-1", "chatcmpl-3"]
+
+
+def test_the_newest_exchanges_open_no_older_files(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three days of a file each, and one exchange that is in no file yet."""
+    import polars as pl
+
+    from luthier.features.traffic.files import settle
+    from luthier.ml.drift.traffic import files
+
+    for number in range(12):
+        at = 1_790_000_000.0 + 86_400 * (number // 4) + number
+        traffic.record(context, made(number, at=at, status=500 if number == 1 else 200))
+    settle(context)
+    traffic.record(context, made(12, at=1_790_000_000.0 + 3 * 86_400))
+    opened: list[str] = []
+    of_files = files._of_files
+
+    def noted(paths: list[Path], condition: pl.Expr, columns: list[str]) -> pl.DataFrame:
+        opened.extend(path.parent.name for path in paths)
+        return of_files(paths, condition, columns)
+
+    monkeypatch.setattr(files, "_of_files", noted)
+    found, is_all = traffic.newest_rows(context, "default", limit=3)
+    assert (found["num_new_tokens"].to_list()[-3:], is_all, len(set(opened))) == ([10, 11, 12], False, 1)
+    found, is_all = traffic.newest_rows(context, "default", limit=9, until=1_790_000_000.0 + 2 * 86_400)
+    assert (found["num_new_tokens"].to_list(), is_all) == (list(range(8)), True)
+    found, is_all = traffic.newest_rows(context, "default", limit=1, condition=pl.col("status") >= 400)
+    assert found["num_new_tokens"].to_list() == [1]
+    assert [one.num_new_tokens for one in traffic.newest(context, "default", limit=2)] == [12, 11]
+    assert traffic.newest_rows(context, "default", model="none")[0].height == 0
+    newest = traffic.newest(context, "default", since=1_790_000_000.0 + 3 * 86_400)
+    assert [one.num_new_tokens for one in newest] == [12]

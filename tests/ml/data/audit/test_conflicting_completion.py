@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.conflicting_completion import check
@@ -38,3 +39,16 @@ def test_the_same_answer_again_is_no_conflict(jsonl: Write) -> None:
 def test_plain_text_has_no_prompts(jsonl: Write) -> None:
     assert isinstance(check(AuditRequest(build_table(jsonl({"text": "a"})))), Skipped)
     assert isinstance(check(AuditRequest(build_table(jsonl('{"no": "json')))), Skipped)
+
+
+def test_another_answer_beside_other_tools_is_no_conflict(jsonl: Write) -> None:
+    """As files that teach when to call have it: the call where the tool is there, a refusal where it is not."""
+
+    def asked(answer: str, *names: str) -> dict[str, Any]:
+        turns = [{"role": "user", "content": "Is it good?"}, {"role": "assistant", "content": answer}]
+        tools = [{"type": "function", "function": {"name": name}} for name in names]
+        return {"messages": turns, **({"tools": tools} if tools else {})}
+
+    assert check(AuditRequest(build_table(jsonl(asked("yes", "tap"), asked("I cannot hear it"))))) == []
+    (finding,) = check(AuditRequest(build_table(jsonl(asked("yes", "tap"), asked("unknown"), asked("no", "tap")))))
+    assert finding.lines == (1,)

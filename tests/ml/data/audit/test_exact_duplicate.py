@@ -70,3 +70,16 @@ def test_a_conversation_of_which_another_answer_is_learned_is_no_copy(jsonl: Wri
     ]
     (finding,) = check_exact_duplicates(AuditRequest(build_table(jsonl(*rows))))
     assert finding.lines == (3,)
+
+
+def with_tools(*names: str) -> dict[str, Any]:
+    """The same question and answer, beside other tools."""
+    turns = [{"role": "user", "content": "Which wood?"}, {"role": "assistant", "content": "spruce"}]
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"messages": turns, **({"tools": tools} if tools else {})}
+
+
+def test_the_same_turns_beside_other_tools_are_no_copy(jsonl: Write) -> None:
+    rows = (with_tools("weigh"), with_tools("weigh", "measure"), with_tools("weigh"), with_tools())
+    (finding,) = check_exact_duplicates(AuditRequest(build_table(jsonl(*rows))))
+    assert finding.lines == (3,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,3 +36,19 @@ def test_thoughts_count_as_tokens_of_their_row(jsonl: Callable[..., Path]) -> No
     found = check_over_context(AuditRequest(table, model="m", context_tokens=4))
     assert not isinstance(found, Skipped)
     assert [(one.lines, one.examples[0].note) for one in found] == [((1,), "5 tokens")]
+
+
+def test_tools_count_as_tokens_of_their_row(jsonl: Callable[..., Path]) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    tools = [{"type": "function", "function": {"name": "count", "description": "c d e f g"}}]
+    counted: list[str] = []
+
+    def count(texts: Sequence[str]) -> list[int]:
+        counted.extend(texts)
+        return [len(text.split()) for text in texts]
+
+    table = build_table(jsonl({"messages": turns}, *[{"messages": turns, "tools": tools}] * 3), count_tokens=count)
+    found = check_over_context(AuditRequest(table, model="m", context_tokens=4))
+    assert not isinstance(found, Skipped)
+    assert [one.lines for one in found] == [(2, 3, 4)]
+    assert len([text for text in counted if "c d e f g" in text]) == 1

@@ -88,3 +88,13 @@ def test_names_are_hidden_in_the_excerpts_of_every_kind(
     for finding in (email, name):
         assert "Mir…" in finding.examples[0].excerpt
         assert "Adler" not in finding.model_dump_json()
+
+
+def test_escapes_in_arguments_of_tool_calls_hide_nothing(jsonl: Callable[..., Path]) -> None:
+    """`@` as some programs write it in JSON, and an address as a key."""
+    texts = (r'{"to": "anna.k\u0040firm.de"}', '{"zoe@firm.de": 1}', '{"to": "nobody"}')
+    user = {"role": "user", "content": "Send it."}
+    calls = [[{"type": "function", "function": {"name": "send", "arguments": text}}] for text in texts]
+    path = jsonl(*({"messages": [user, {"role": "assistant", "tool_calls": one}]} for one in calls))
+    (finding,) = check_personal_data(AuditRequest(build_table(path)))
+    assert (finding.details["kind"], finding.lines) == ("email", (1, 2))

@@ -205,3 +205,38 @@ def test_what_is_no_character_is_replaced_and_counted() -> None:
     found = well_formed(Document((Section("a\ud800b\0", None, ("two\nlines",)),)))
     assert found.sections == (Section("a\ufffdb\ufffd", None, ("two lines",)),)
     assert found.warnings == ("2 characters that are none were replaced by U+FFFD",)
+
+
+def test_soft_hyphens_are_no_part_of_words() -> None:
+    found = well_formed(Document((Section("Donau\u00addampf\u00adschiff"),)))
+    assert (found.sections[0].text, found.warnings) == ("Donaudampfschiff", ())
+
+
+STUB = "View this mail in your browser: https://example.org/1\n"
+
+
+@pytest.mark.parametrize(("plain", "is_stub"), [(STUB, True), (" \n", True), (PROSE * 2, False)])
+def test_the_html_of_a_mail_is_read_where_its_plain_text_is_a_stub(tmp_path: Path, plain: str, is_stub: bool) -> None:
+    mail = EmailMessage()
+    mail["Subject"] = "News"
+    mail.set_content(plain)
+    mail.add_alternative(f"<html><body><p>{PROSE}</p><p>{PROSE}</p></body></html>", subtype="html")
+    found = email.read(write(tmp_path / "a.eml", mail.as_bytes()))
+    assert (STUB.strip() in found.sections[-1].text, PROSE.split()[0] in found.sections[-1].text) == (False, True)
+    assert len(found.warnings) == is_stub
+
+
+@pytest.mark.parametrize(("more", "text"), [("", "One long line\nof text."), ("; delsp=yes", "One longline\nof text.")])
+def test_lines_that_a_mail_program_has_wrapped_are_joined(tmp_path: Path, more: str, text: str) -> None:
+    head = f"Subject: x\nContent-Type: text/plain; format=flowed{more}\n\n"
+    found = email.read(write(tmp_path / "a.eml", f"{head}One long \nline\nof text.\n> quoted \n> too\n".encode()))
+    assert found.sections[-1].text == f"{text}\n> quoted \n> too\n"
+
+
+def test_a_table_of_a_mail_keeps_its_columns(tmp_path: Path) -> None:
+    rows = '<tr><th rowspan="2">Kind</th><th colspan="2">2026</th></tr><tr><th>Q1</th><th>Q2</th></tr>'
+    rows += '<tr><td>Oak</td><td rowspan="9">7</td><td>8</td></tr><tr><td>Ash</td><td>9</td></tr>'
+    head = b"Subject: x\nContent-Type: text/html\n\n"
+    found = email.read(write(tmp_path / "a.eml", head + f"<table>{rows}</table>".encode()))
+    lines = [" ".join(line.split()) for line in found.sections[-1].text.splitlines()]
+    assert lines[-3:] == ["| Kind | Q1 | Q2 |", "| Oak | 7 | 8 |", "| Ash | 7 | 9 |"]

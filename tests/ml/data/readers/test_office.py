@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 from tests.vacuous import nonempty
 
+from luthier.core.errors import DataError
 from luthier.ml.data.readers import office, xlsx
 from luthier.ml.data.readers.document import Section
 from luthier.ml.data.readers.markdown import tidy
@@ -91,3 +93,69 @@ def test_xlsx_reads_all_rows_of_a_sheet_that_gives_a_wrong_size(make_xlsx: Make,
             target.writestr(entry, data)
     assert xlsx.read(path) == xlsx.read(whole)
     assert "| Ash | 9 |" in xlsx.read(path).sections[0].text
+
+
+def test_xlsx_numbers_are_as_the_workbook_shows_them(make_xlsx: Make) -> None:
+    import openpyxl
+
+    path = make_xlsx({"Prices": [["rate", "price", "sum", "day", "sold"]]})
+    book = openpyxl.load_workbook(path)
+    formats = {"A2": (0.19, "0%"), "B2": (1234.5, "#,##0.00 €"), "C2": (0.1 + 0.2, "General"), "E2": (True, "0")}
+    for place, (value, number_format) in formats.items():
+        book["Prices"][place] = value
+        book["Prices"][place].number_format = number_format
+    book["Prices"]["D2"] = datetime(2024, 5, 1)
+    book["Prices"]["D2"].number_format = "mm-dd-yy"
+    book.save(path)
+    assert xlsx.read(path).sections[0].text.splitlines()[-1] == "| 19% | 1,234.50 € | 0.3 | 2024-05-01 | TRUE |"
+
+
+def test_xlsx_says_what_is_hidden_and_which_formulas_have_no_result(make_xlsx: Make) -> None:
+    import openpyxl
+
+    path = make_xlsx({"Prices": [["a", "b"], [1, "=A2*2"], [3, 4]], "Plain": [["c"]]})
+    book = openpyxl.load_workbook(path)
+    book["Prices"].row_dimensions[3].hidden = True
+    book["Prices"].column_dimensions["B"].hidden = True
+    book.save(path)
+    found = xlsx.read(path)
+    assert found.sections[0].text.splitlines()[-2:] == ["| 1 |", "| 3 | 4 |"]
+    assert found.warnings == (
+        "the sheet 'Prices' has 1 hidden row and 1 hidden column, read with the rest",
+        "1 formula without saved result in the sheet 'Prices', read as empty cells (B2): "
+        "save it in a spreadsheet program",
+    )
+
+
+def test_xlsx_value_of_merged_cells_is_in_each_of_their_rows(make_xlsx: Make) -> None:
+    import openpyxl
+
+    path = make_xlsx({"Prices": [["Kind", "Item"], ["Wood", "Oak"], [None, "Ash"], [None, None], [None, "Elm"]]})
+    book = openpyxl.load_workbook(path)
+    book["Prices"].merge_cells("A2:A4")
+    book.save(path)
+    assert xlsx.read(path).sections[0].text.splitlines()[2:] == ["| Wood | Oak |", "| Wood | Ash |", "|  | Elm |"]
+
+
+def test_pptx_line_breaks_and_hidden_slides(make_pptx: Make) -> None:
+    from pptx import Presentation
+
+    path = make_pptx([("One\vtitle", "First\vline", ""), ("Two", "Body", "")])
+    show = Presentation(str(path))
+    show.slides[1]._element.set("show", "0")
+    show.save(str(path))
+    found = office.read_pptx(path)
+    assert found.sections == (Section("First\nline", 1, ("One title",)), Section("Body", 2, ("Two",)))
+    assert found.warnings == ("hidden slides were read: 2",)
+
+
+@pytest.mark.parametrize(("file", "is_refused"), [("OEBPS/c0.xhtml", True), ("OEBPS/fonts/a.otf", False)])
+def test_an_epub_with_encrypted_chapters_is_refused(make_epub: Make, file: str, is_refused: bool) -> None:
+    spaces = 'xmlns="urn:oasis:names:tc:opendocument:xmlns:container" xmlns:enc="http://www.w3.org/2001/04/xmlenc#"'
+    entry = f'<enc:CipherData><enc:CipherReference URI="{file}"/></enc:CipherData>'
+    path = make_epub(["<p>Text.</p>"], {"META-INF/encryption.xml": f"<encryption {spaces}>{entry}</encryption>"})
+    if is_refused:
+        with pytest.raises(DataError, match=r"encrypted chapters \(DRM\): 1"):
+            office.read_epub(path)
+    else:
+        assert office.read_epub(path).sections[-1].text.endswith("Text.")

@@ -191,3 +191,24 @@ def test_a_label_of_digits_is_no_personal_data(tmp_path: Path, make: Any) -> Non
     file = tmp_path / "rows.csv"
     file.write_text("prompt,completion\nWhich class?,0800123456\nWhich code?,007\n", encoding="utf-8")
     assert [row["completion"] for row in make(file).rows] == ["0800123456", "007"]
+
+
+def test_values_in_keys_are_masked_and_no_two_keys_become_one(jsonl: Write, make: Any) -> None:
+    """In arguments of tool calls, as an object and as JSON text; the names of columns stay."""
+    counts = {"anna.k@acme-corp.com": 1, "Anna.K@acme-corp.com": 2, "other": 3}
+    functions = [{"name": "count", "arguments": one} for one in (counts, json.dumps(counts))]
+    calls = [{"type": "function", "function": one} for one in functions]
+    messages = [{"role": "user", "content": "How many?"}, {"role": "assistant", "tool_calls": calls}]
+    made = make(jsonl({"messages": messages}), only=["personal_data"])
+    as_object, as_text = (one["function"]["arguments"] for one in made.rows[0]["messages"][1]["tool_calls"])
+    assert as_object == {"person1@example.com": 1, "person1@example.com (2)": 2, "other": 3}
+    assert json.loads(as_text) == as_object
+    assert "personal_data" not in [one["check"] for one in made.repaired.document["left"]]
+    assert made.repaired.document["masked"][0]["num_values"] == 4
+
+
+def test_a_stand_in_that_is_a_key_already_is_kept_apart(jsonl: Write, make: Any) -> None:
+    mails = {"bob@acme-corp.com": "new", "person1@example.com": "old"}
+    made = make(jsonl(pair("Who?", "Both.", mails=mails, extra=json.dumps(mails))), only=["personal_data"])
+    assert made.rows[0]["mails"] == {"person1@example.com (2)": "new", "person1@example.com": "old"}
+    assert json.loads(made.rows[0]["extra"]) == made.rows[0]["mails"]

@@ -128,3 +128,19 @@ def test_rows_that_differ_in_their_thoughts_alone_all_stay(jsonl: Write, make: A
     first, second = " ".join(f"one{n}" for n in range(90)), " ".join(f"two{n}" for n in range(90))
     made = make(jsonl(thinking(first), thinking(second), thinking(first)))
     assert made.fate == {1: "kept", 2: "kept", 3: "removed"}
+
+
+def test_rows_that_differ_in_their_tools_alone_all_stay(jsonl: Write, make: Any) -> None:
+    """Neither copies nor near-duplicates nor contradictions of each other; equal ones among them still go."""
+
+    def asked(answer: str, *names: str) -> dict[str, Any]:
+        turns = [{"role": "user", "content": f"{LONG} how many?"}, {"role": "assistant", "content": answer}]
+        return {"messages": turns, "tools": [{"type": "function", "function": {"name": name}} for name in names]}
+
+    rows = [asked("12", "count"), asked("12", "count", "add"), asked("unknown", "add"), asked("12", "count", "add")]
+    made = make(jsonl(*rows), only=["exact_duplicate", "near_duplicate", "conflicting_completion"])
+    assert made.fate == {1: "kept", 2: "kept", 3: "kept", 4: "removed"}
+    nearly = asked("12", "count", "add")
+    nearly["messages"][0]["content"] += " Please."
+    made = make(jsonl(rows[0], rows[1], nearly), only=["near_duplicate"], force=True)
+    assert made.fate == {1: "kept", 2: "kept", 3: "removed"}

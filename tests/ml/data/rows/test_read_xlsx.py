@@ -105,6 +105,21 @@ def test_a_formula_without_its_result_is_refused(workbook: Write) -> None:
         load_file(workbook({"A": [["prompt", "completion"], ["q", "=1+1"]]}))
 
 
+def test_a_formula_whose_saved_result_is_an_empty_text_is_an_empty_cell(workbook: Write, tmp_path: Path) -> None:
+    """As spreadsheet programs save `=IF(A2="";"";...)`: a cell of text with an empty value."""
+    made, path = workbook({"A": [["prompt", "note"], ["q", '=IF(A2="q","","x")']]}), tmp_path / "saved.xlsx"
+    with zipfile.ZipFile(made) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.namelist():
+            data = source.read(entry)
+            if entry == "xl/worksheets/sheet1.xml":
+                assert data.count(b'<c r="B2">') == 1
+                data = data.replace(b'<c r="B2">', b'<c r="B2" t="str">')
+            target.writestr(entry, data)
+    (row,) = _rows(path)
+    assert isinstance(row, Row)
+    assert row.fields == {"prompt": "q", "note": ""}
+
+
 def test_an_error_in_a_cell_is_a_problem_of_its_row(workbook: Write) -> None:
     found = _rows(workbook({"A": [["prompt", "completion"], ["q", "#N/A"], ["q", "a"]]}))
     problem, row = found

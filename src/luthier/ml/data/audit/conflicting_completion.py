@@ -22,11 +22,11 @@ _SHOWN: Final = 60
 def check(request: AuditRequest) -> list[Finding] | Skipped:
     """One finding about all rows of prompts with different answers: a warning, an error from 5% of the rows on.
 
-    Prompts and answers are compared after normalisation. details: num_prompts, most_answers (different ones of one
-    prompt). Skipped where no row has a prompt.
+    Prompts and answers are compared after normalisation; the same question with other tools is another prompt.
+    details: num_prompts, most_answers (different ones of one prompt). Skipped where no row has a prompt.
     """
     table = request.table
-    prompts = column_digests(table.rows, "prompt_key")
+    prompts = prompts_of(table)
     if not len(prompts.positions):
         return Skipped("no row has a prompt and an answer")
     at_odds = rows_at_odds(table, prompts)
@@ -78,12 +78,17 @@ class AtOdds:
     most_answers: int
 
 
+def prompts_of(table: AuditTable) -> Digests:
+    """The prompts of the rows: turns and tools, since the right answer depends on what can be called."""
+    return column_digests(table.rows, "prompt_key", beside="tools_key")
+
+
 def rows_at_odds(table: AuditTable, prompts: Digests) -> AtOdds:
     """The rows whose prompt has more than one answer, both after normalisation.
 
     Args:
         table: the file.
-        prompts: of its column `prompt_key`.
+        prompts: of it (`prompts_of`).
     """
     first = prompts.first()
     repeated = np.bincount(first, minlength=len(first))[first] > 1

@@ -100,8 +100,8 @@ def check_near_duplicates(request: AuditRequest) -> list[Finding]:
             message=f"{rows(len(dropped))} ({len(dropped) / table.num_rows:.1%}) nearly {_repeat(len(dropped))} an "
             f"earlier row (Jaccard similarity of 0.8 or more over three-word shingles{without}), "
             f"in {num_clusters:,} {'cluster' if num_clusters == 1 else 'clusters'}",
-            fix="`luthier data repair` keeps one of each where the answers are the same; where rows share a passage "
-            "and differ in the question on purpose, leave them, and keep each cluster on one side of a split",
+            fix="`luthier data repair` keeps one of each where answers and tools are the same; where rows share a "
+            "passage and differ in the question on purpose, leave them, and keep each cluster on one side of a split",
             notes=notes,
             details={
                 "threshold": THRESHOLD,

@@ -108,7 +108,7 @@ def _outliers(table: AuditTable, lengths: Lengths, unit: str) -> Iterator[Findin
 def check_over_context(request: AuditRequest) -> list[Finding] | Skipped:
     """Rows that are longer than the model's context, so that training has to drop or cut them: an error.
 
-    Those whose text alone has more tokens, the longest first; the chat template adds some more.
+    Those whose text and tools alone have more tokens, the longest first; the chat template adds some more.
     """
     table = request.table
     if request.context_tokens is None or request.model is None:

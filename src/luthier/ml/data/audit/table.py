@@ -6,6 +6,7 @@ The rows are streamed into frames of some thousand rows each, which go to disk b
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ SCHEMA: Final[Mapping[str, Any]] = {
     "content_key": pl.String,
     "learned_key": pl.String,
     "prompt_key": pl.String,
+    "tools_key": pl.String,
     "source": pl.String,
     "label": pl.String,
     "row_id": pl.String,
@@ -64,12 +66,13 @@ class AuditTable:
         prompt       str   the turns before the last learned answer; null for plain text and unmapped rows
         completion   str   the last learned answer with its tool calls; null likewise
         content_key  str   digest of all turns with their roles, after normalisation (`data.normalise`), not thoughts
-        learned_key  str   digest of thoughts and of which answers count; null without thoughts and weights of 0
-        prompt_key   str   digest of the prompt, after normalisation; null where prompt is
+        learned_key  str   digest of thoughts, of which answers count, and of tools; null without any of these
+        prompt_key   str   digest of the prompt without tools, after normalisation; null where prompt is
+        tools_key    str   digest of the tools that the assistant may call; null without tools
         source       str   the document that the row comes from, where it names one
         label        str   the class of the row, where it names one
         row_id       str   the id that the row carries, where it has one
-        num_tokens   u32   tokens of `text`; null unless the table was built with a counter
+        num_tokens   u32   tokens of `text` and of the tools; null unless the table was built with a counter
 
     Attributes:
         path: where it is.
@@ -307,6 +310,7 @@ def _frames_of(batch: RowBatch, form: RowForm, count_tokens: CountTokens | None)
 def _batches(rows: Iterable[Row | RowProblem], form: RowForm, count_tokens: CountTokens | None) -> Iterator[_Frames]:
     """As `_frames`: at most 20,000 rows or 64 million characters at a time."""
     lines: list[tuple[Any, ...]] = []
+    tools: list[str] = []
     problems: list[RowProblem] = []
     num_characters = num_records = 0
     for row in rows:
@@ -321,17 +325,24 @@ def _batches(rows: Iterable[Row | RowProblem], form: RowForm, count_tokens: Coun
             except BadFieldError as error:
                 problems.append(problem_in(row, error, form.mapping))
         lines.append(_line(row, example, form.group_by))
+        tools.append(_tools(example) if count_tokens is not None else "")
         num_characters += len(lines[-1][1])
         if len(lines) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
-            yield _frame(lines, count_tokens), problems, num_records
-            lines, problems, num_characters, num_records = [], [], 0, 0
+            yield _frame(lines, tools, count_tokens), problems, num_records
+            lines, tools, problems, num_characters, num_records = [], [], [], 0, 0
     if num_records:
-        yield _frame(lines, count_tokens), problems, num_records
+        yield _frame(lines, tools, count_tokens), problems, num_records
 
 
-def _frame(lines: list[tuple[Any, ...]], count_tokens: CountTokens | None) -> pl.DataFrame:
+def _frame(lines: list[tuple[Any, ...]], tools: list[str], count_tokens: CountTokens | None) -> pl.DataFrame:
     made = pl.DataFrame(lines, schema=SCHEMA, orient="row")
-    return made if count_tokens is None else _with_tokens(made, count_tokens)
+    return made if count_tokens is None else _with_tokens(made, tools, count_tokens)
+
+
+def _tools(example: Example | None) -> str:
+    """The tools of a row as a template writes them, nearly; "" without tools."""
+    tools = () if example is None or example.conversation is None else example.conversation.tools
+    return json.dumps(tools, ensure_ascii=False, default=str) if tools else ""
 
 
 def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any, ...]:
@@ -341,9 +352,9 @@ def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any,
     said = None
     if example is not None and _thinks(example):
         said, text = text, _texts(example, thoughts=True)[0]
-    keys: tuple[str | None, ...] = (normalised_digest(text), None, None)
+    keys: tuple[str | None, ...] = (normalised_digest(text), None, None, None)
     if example is not None:
-        keys = (content_key(example), learned_key(example), prompt_key(example))
+        keys = (content_key(example), learned_key(example), prompt_key(example), tools_key(example))
     origin = (source_of(row.fields, group_by), label_of(row.fields), row_id_of(row.fields))
     return (row.line, text, said, prompt, completion, *keys, *map(_storable, origin), None)
 
@@ -391,8 +402,16 @@ def _turn(message: Message, thoughts: bool) -> str:
     thought = message.reasoning if thoughts else None
     if not message.tool_calls and not thought:
         return message.content or ""
-    calls = [canonical_json(call.get("function", {})) for call in message.tool_calls]
+    calls = [_call(call.get("function", {})) for call in message.tool_calls]
     return "\n".join(part for part in (thought, message.content, *calls) if part)
+
+
+def _call(function: Mapping[str, Any]) -> str:
+    """A tool call as JSON, with its arguments as an object: escapes in a text of JSON would hide what is in it."""
+    try:
+        return canonical_json({**function, "arguments": json.loads(function.get("arguments", "{}"))})
+    except ValueError:  # a number beyond all others, such as 1e999
+        return canonical_json(function)
 
 
 def strings_in(value: Any) -> Iterator[str]:
@@ -407,9 +426,15 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(inner)
 
 
-def _with_tokens(frame: pl.DataFrame, count_tokens: CountTokens) -> pl.DataFrame:
+def _with_tokens(frame: pl.DataFrame, tools: list[str], count_tokens: CountTokens) -> pl.DataFrame:
     # In parts: encodings of all texts at once would take many times the memory of the texts.
     counts: list[int] = []
     for start in range(0, frame.height, _TOKENISED_ROWS):
         counts.extend(count_tokens(frame["text"].slice(start, _TOKENISED_ROWS).to_list()))
+    # Most rows of a file have one of few sets of tools, so each is counted once.
+    of_tools = {"": 0}
+    for one in tools:
+        if one not in of_tools:
+            (of_tools[one],) = count_tokens([one])
+    counts = [num + of_tools[one] for num, one in zip(counts, tools, strict=True)]
     return frame.with_columns(pl.Series("num_tokens", counts, dtype=pl.UInt32))

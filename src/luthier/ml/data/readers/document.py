@@ -49,12 +49,15 @@ class Document:
 
 
 def well_formed(document: Document) -> Document:
-    """The same with every character that a row cannot hold replaced by U+FFFD, which a warning counts."""
+    """The same with every character that a row cannot hold replaced by U+FFFD, which a warning counts.
+
+    Soft hyphens, which show only where a line ends, are left out: inside of words they would make other words of them.
+    """
     num_bad = 0
 
     def put_right(text: str) -> str:
         nonlocal num_bad
-        text, num = _NO_TEXT.subn("\ufffd", text)
+        text, num = _NO_TEXT.subn("\ufffd", text.replace("\u00ad", ""))
         num_bad += num
         return text
 
@@ -95,6 +98,14 @@ CONVERT_FIRST: Final[Mapping[str, str]] = {
     ".odp": "soffice --headless --convert-to pptx",
     ".xls": "soffice --headless --convert-to xlsx",
     ".ods": "soffice --headless --convert-to xlsx",
+    ".docm": "save it as .docx",
+    ".dotx": "save it as .docx",
+    ".xlsm": "save it as .xlsx",
+    ".xlsb": "save it as .xlsx",
+    ".pptm": "save it as .pptx",
+    ".ppsx": "save it as .pptx",
+    ".mht": "save it as .html",
+    ".mhtml": "save it as .html",
     ".msg": "save it from the mail program as .eml",
     ".mobi": "convert it to .epub with Calibre's ebook-convert",
     ".azw3": "convert it to .epub with Calibre's ebook-convert",

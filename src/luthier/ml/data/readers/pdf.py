@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -260,8 +260,12 @@ def _pages_in_words(pages: Sequence[int]) -> str:
 
 
 _PASSWORD = 4  # FPDF_ERR_PASSWORD in fpdfview.h
-# PDFium marks a hyphen at the end of a line, where a word was divided, by one of these.
-_DIVIDED = re.compile(r"(?:[\x02\ufffe]|\u00ad)[ \t]*(?:\r?\n)?")
+# PDFium marks a hyphen at the end of a line, where a word was divided, by one of the first two. A soft hyphen is no
+# sign of the text.
+_DIVIDED = re.compile(r"[\x02\ufffe][ \t]*(?:\r?\n)?")
+_SOFT_HYPHEN = re.compile(r"\u00ad[ \t]*(?:\r?\n)?")
+_MARK = "\x02"
+_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 _SPACES = re.compile(r"[ \t\u00a0]+")
 _BULLET = re.compile(r"(?:[-*•‣◦–▪]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s")
 _FULL_LINE = 0.7
@@ -302,7 +306,7 @@ def read(path: Path) -> Document:
                 without_text.append(index + 1)
     finally:
         pdf.close()
-    cleaned = without_furniture(pages)
+    cleaned = without_furniture(with_whole_words(pages))
     texts = [_unwrap(lines) for lines in cleaned.pages]
     sections = [Section(text, number) for number, text in enumerate(texts, start=1) if text]
     if not sections:
@@ -321,16 +325,79 @@ def read(path: Path) -> Document:
 
 
 def _page_lines(pdf: pypdfium2.PdfDocument, index: int) -> list[str]:
-    page = pdf[index]
+    page = _with_typed_text(pdf, index)
     try:
         text_page = page.get_textpage()
         try:
-            text = _DIVIDED.sub("", text_page.get_text_bounded()).replace("\r", "")
+            found = _SOFT_HYPHEN.sub("", text_page.get_text_bounded())
+            text = _DIVIDED.sub(_MARK, found).replace("\r", "")
             return [_SPACES.sub(" ", line).strip() for line in text.split("\n")]
         finally:
             text_page.close()
     finally:
         page.close()
+
+
+def _with_typed_text(pdf: pypdfium2.PdfDocument, index: int) -> pypdfium2.PdfPage:
+    """A page with what was typed into its fields and onto it as part of its text: PDFium reads no annotations."""
+    page = pdf[index]
+    if not _has_typed_text(page):
+        return page
+    pypdfium2.raw.FPDFPage_Flatten(page, pypdfium2.raw.FLAT_NORMALDISPLAY)
+    # The text of a page is that of when it was loaded.
+    page.close()
+    return pdf[index]
+
+
+def _has_typed_text(page: pypdfium2.PdfPage) -> bool:
+    raw = pypdfium2.raw
+    for number in range(raw.FPDFPage_GetAnnotCount(page)):
+        if annotation := raw.FPDFPage_GetAnnot(page, number):
+            kind = raw.FPDFAnnot_GetSubtype(annotation)
+            raw.FPDFPage_CloseAnnot(annotation)
+            if kind in (raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT):
+                return True
+    return False
+
+
+def with_whole_words(pages: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The lines of each page with divided words put together, without their hyphen where it only divides.
+
+    A hyphen at the end of a line belongs to the word itself where what follows begins with a capital or a digit
+    (`Baden-Württemberg`), or where the document has the word with it elsewhere and never without.
+
+    Args:
+        pages: the lines of each page, with \\x02 where a word was divided.
+    """
+    if not any(_MARK in line for page in pages for line in page):
+        return [list(page) for page in pages]
+    words = {word.casefold() for page in pages for line in page for word in _WORD.findall(line)}
+
+    def put_together(line: str) -> str:
+        found, *parts = line.split(_MARK)
+        for part in parts:
+            found += ("-" if _has_own_hyphen(_last_word(found), _first_word(part), words) else "") + part
+        return found
+
+    return [[put_together(line) for line in page] for page in pages]
+
+
+def _has_own_hyphen(before: str, after: str, words: Collection[str]) -> bool:
+    if not before or not after:
+        return False
+    is_divided_capitals = before.isupper() and len(after) > 1 and after.isupper()
+    if after[0].isdigit() or (after[0].isupper() and not is_divided_capitals):
+        return True
+    return f"{before}-{after}".casefold() in words and f"{before}{after}".casefold() not in words
+
+
+def _first_word(text: str) -> str:
+    end = next((at for at, sign in enumerate(text) if not (sign.isalnum() or sign == "-")), len(text))
+    return text[:end].rstrip("-")
+
+
+def _last_word(text: str) -> str:
+    return _first_word(text[::-1])[::-1]
 
 
 def _unwrap(lines: Sequence[str]) -> str:

@@ -1,31 +1,40 @@
-"""Excel workbooks, by openpyxl row by row: whole numbers stay whole and empty cells stay empty."""
+"""Excel workbooks, by openpyxl row by row: numbers as the workbook shows them, dates as ISO 8601."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
 from openpyxl import load_workbook  # type: ignore[import-untyped]
+from openpyxl.utils.cell import range_boundaries  # type: ignore[import-untyped]
 
+from luthier.core.text.counted import counted
+from luthier.ml.data.files.cell_text import cell_text
+from luthier.ml.data.files.sheet_markup import SheetMarkup, cells_shown, sheet_markup
 from luthier.ml.data.readers.document import Document, Section
 
 
 def read(path: Path) -> Document:
     """A section a sheet, named by it: a Markdown table. Of a formula the value last computed is read.
 
-    Empty rows are left out, and empty columns at the right. Charts and pictures are not read.
+    Empty rows are left out, and empty columns at the right. A value of merged cells is in each of their rows, since a
+    passage may hold one of them alone. Charts and pictures are not read.
     """
     book = load_workbook(path, read_only=True, data_only=True)
     try:
         sections, warnings = [], []
         for sheet in book.worksheets:
+            # Private, but the only way from a sheet to its part in the archive.
+            markup = sheet_markup(path, str(sheet._worksheet_path))
             sheet.reset_dimensions()  # a wrong size in the file would cut rows off without a word
-            if text := "\n".join(_table(sheet.iter_rows(values_only=True))):
+            if text := "\n".join(_table(sheet.iter_rows(), _merged(markup))):
                 sections.append(Section(text, None, (sheet.title,)))
             if sheet.sheet_state != "visible":
                 warnings.append(f"the sheet {sheet.title!r} is hidden, and was read")
+            warnings += _notes(sheet.title, markup)
         charts = [sheet.title for sheet in book.chartsheets]
     finally:
         book.close()
@@ -34,27 +43,67 @@ def read(path: Path) -> Document:
     return Document(tuple(sections), tuple(warnings))
 
 
-def _table(rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
-    is_first = True
-    for row in rows:
-        cells = [_cell(value) for value in row]
+def _notes(title: str, markup: SheetMarkup) -> Iterator[str]:
+    hidden = [
+        counted(num, f"hidden {what}")
+        for num, what in ((markup.num_hidden_rows, "row"), (markup.num_hidden_columns, "column"))
+        if num
+    ]
+    if hidden:
+        yield f"the sheet {title!r} has {' and '.join(hidden)}, read with the rest"
+    if markup.unsaved:
+        yield (
+            f"{counted(len(markup.unsaved), 'formula')} without saved result in the sheet {title!r}, read as empty "
+            f"cells ({cells_shown(markup.unsaved)}): save it in a spreadsheet program"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """Merged cells that are higher than one row: the column of their value, and their rows, both from 1."""
+
+    column: int
+    first: int
+    last: int
+
+
+def _merged(markup: SheetMarkup) -> list[_Merged]:
+    found = []
+    for cells in markup.merged:
+        column, first, _, last = range_boundaries(cells)
+        if None not in (column, first, last) and last > first:
+            found.append(_Merged(column, first, last))
+    return sorted(found, key=lambda one: (one.first, one.column))
+
+
+def _table(rows: Iterator[Sequence[Any]], merged: list[_Merged]) -> Iterator[str]:
+    is_first, waiting = True, list(reversed(merged))
+    open_: dict[_Merged, str] = {}
+    for number, row in enumerate(rows, start=1):
+        cells = [_cell(cell.value, cell.number_format) for cell in row]
         while cells and not cells[-1]:
             cells.pop()
         if not cells:
             continue
+        while waiting and waiting[-1].first <= number:
+            one = waiting.pop()
+            if one.first == number and one.column <= len(cells):
+                open_[one] = cells[one.column - 1]
+        for one in [one for one in open_ if one.last < number]:
+            del open_[one]
+        for one, text in open_.items():
+            cells += [""] * (one.column - len(cells))
+            cells[one.column - 1] = cells[one.column - 1] or text
         yield f"| {' | '.join(cells)} |"
         if is_first:
             yield f"|{' --- |' * len(cells)}"
         is_first = False
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
+def _cell(value: Any, number_format: str | None) -> str:
+    # ISO 8601 says more than most formats of dates, which depend on the country.
     if isinstance(value, datetime):
         return value.date().isoformat() if value.time() == time() else value.isoformat(sep=" ", timespec="seconds")
     if isinstance(value, date):
         return value.isoformat()
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return " ".join(cell_text(value, number_format or "General").split()).replace("|", "\\|")

@@ -11,7 +11,7 @@ import platform
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -38,27 +38,41 @@ from luthier.ml.data.text.clean_text import HTML_STRIPPED, clean_text
 # A text -> the changed text, and how many times what was done.
 Change = Callable[[str], tuple[str, Counter[Any]]]
 _LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_COLON: Final = re.compile(r"\s*:")
 _HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
 _TEXT_FIELDS: Final = ("prompt", "completion", "instruction", "input", "output", "text")
 _DIGEST: Final = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})")
 
 
-def change_row(fields: Mapping[str, Any], change: Change) -> tuple[dict[str, Any], Counter[Any]]:
+def change_row(
+    fields: Mapping[str, Any], change: Change, change_key: Change | None = None
+) -> tuple[dict[str, Any], Counter[Any]]:
     """A row with every string in it changed, fields in their order.
 
-    Names of fields stay, and so do digests in the provenance: they name a document and hold no text.
+    Names of columns stay, and so do digests in the provenance: they name a document and hold no text.
+
+    Args:
+        fields: of the row.
+        change: what is done to strings.
+        change_key: what is done to the keys of objects in columns; None leaves them. Where two keys become one, a
+            number keeps them apart.
 
     Returns:
         The changed row, and how many times each thing was done.
     """
     done: Counter[Any] = Counter()
-    changed = {
-        name: _change_value(value, change, done, is_provenance=name == PROVENANCE) for name, value in fields.items()
-    }
+    changed: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name == PROVENANCE:
+            changed[name] = _change_value(value, change, None, done, is_provenance=True)
+        else:
+            changed[name] = _change_value(value, change, change_key, done)
     return changed, done
 
 
-def _change_value(value: Any, change: Change, done: Counter[Any], *, is_provenance: bool) -> Any:
+def _change_value(
+    value: Any, change: Change, change_key: Change | None, done: Counter[Any], *, is_provenance: bool = False
+) -> Any:
     if isinstance(value, str):
         if is_provenance and _DIGEST.fullmatch(value):
             return value
@@ -66,11 +80,32 @@ def _change_value(value: Any, change: Change, done: Counter[Any], *, is_provenan
         done.update(what)
         return text
     if isinstance(value, dict):
-        inner = value.items()
-        return {name: _change_value(one, change, done, is_provenance=is_provenance) for name, one in inner}
+        keys = {name: name for name in value}
+        made: dict[str, Any] = {}
+        for name, one in value.items():
+            key, what = (name, Counter[Any]()) if change_key is None else change_key(name)
+            done.update(what)
+            inner = _change_value(one, change, change_key, done, is_provenance=is_provenance)
+            made[_apart(key, name, keys)] = inner
+        return made
     if isinstance(value, list):
-        return [_change_value(one, change, done, is_provenance=is_provenance) for one in value]
+        return [_change_value(one, change, change_key, done, is_provenance=is_provenance) for one in value]
     return value
+
+
+def _apart(key: str, before: str, keys: dict[str, str]) -> str:
+    """A changed key, with a number behind it where another key has this name: two values under one would be one.
+
+    Args:
+        key: as it is changed.
+        before: as it was.
+        keys: those of the object, as they are and as they have become, each with what it was; the new one is added.
+    """
+    found, number = key, 1
+    while keys.setdefault(found, before) != before:
+        number += 1
+        found = f"{key} ({number})"
+    return found
 
 
 def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
@@ -83,11 +118,14 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
     if not _is_json(text):
         return change(text)
     done: Counter[Any] = Counter()
+    keys = {key: key for match in _LITERAL.finditer(text) if _is_key(match) for key in [_decoded(match[0])]}
 
     def literal(match: re.Match[str]) -> str:
-        before = json.loads(match[0], strict=False)
+        before = _decoded(match[0])
         after, what = change_text(before, change)
         done.update(what)
+        if _is_key(match):
+            after = _apart(after, before, keys)
         # An unchanged literal keeps its own escapes.
         return match[0] if after == before else _as_json(after)
 
@@ -109,6 +147,15 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
     return (whole, done + what) if _is_json(whole) else (inside, done)
 
 
+def _is_key(literal: re.Match[str]) -> bool:
+    return _COLON.match(literal.string, literal.end()) is not None
+
+
+def _decoded(literal: str) -> str:
+    text: str = json.loads(literal, strict=False)
+    return text
+
+
 def _as_json(text: str) -> str:
     """A string as a JSON literal, in escapes where it holds half a surrogate pair, which UTF-8 cannot write."""
     # Escapes only where they are needed: the rest of the text stays readable.
@@ -117,7 +164,7 @@ def _as_json(text: str) -> str:
 
 def _readable(literal: str) -> str:
     """A JSON literal whose escapes are only those of a quote and a backslash; control characters as they are."""
-    text: str = json.loads(literal, strict=False)
+    text = _decoded(literal)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -160,6 +207,7 @@ def _is_json(text: str) -> bool:
 
 
 _SCREENED_ROWS: Final = 1_000
+_MAX_KEYS: Final = 10_000
 _HTML_KEPT: Final = ("encoding", "HTML kept")
 _NUMBERS: Final = "a number where text is expected, such as a label: written as text"
 _DECODED: Final = "its bytes are not UTF-8: read as Windows-1252"
@@ -398,6 +446,10 @@ class _Steps:
         finds_names = "personal_data" in options.names and "name" in options.mask.kinds
         self._pseudonyms = Pseudonyms(name_finder() if finds_names else None)
         self.lacks_names = finds_names and self._pseudonyms.find_names is None
+        kinds = tuple(kind for kind in options.mask.kinds if kind != "name")
+        self._mask_of_fields = replace(options.mask, kinds=kinds)
+        # Nearly all rows have the same keys, so each is searched once.
+        self._plain_keys: set[str] = set()
         masked.find_names = self._pseudonyms.find_names
 
     def readable(self, fields: Mapping[str, Any], was: RowProblem | None) -> Mapping[str, Any]:
@@ -410,7 +462,7 @@ class _Steps:
         """The row changed, and a count of (action, what was done)."""
         if not to_clean and not self.options.names:
             return dict(fields), Counter()
-        return change_row(fields, self._cleaned_and_masked if to_clean else self._masked)
+        return change_row(fields, self._cleaned_and_masked if to_clean else self._masked, self._masked_key)
 
     def _cleaned_and_masked(self, text: str) -> tuple[str, Counter[Any]]:
         cleaned, what = clean_text(text)
@@ -421,15 +473,24 @@ class _Steps:
         masked, done = self._masked(cleaned)
         return masked, done + Counter({("encoding", one): 1 for one in what})
 
-    def _masked(self, text: str) -> tuple[str, Counter[Any]]:
+    def _masked(self, text: str, mask: MaskedKinds | None = None) -> tuple[str, Counter[Any]]:
         done: Counter[Any] = Counter()
         for action in self.options.names:
-            text, counts = self._mask(action, text)
+            text, counts = self._mask(action, text, mask or self.options.mask)
             done.update({(action, kind): num for kind, num in counts.items()})
         return text, done
 
-    def _mask(self, action: str, text: str) -> tuple[str, dict[str, int]]:
+    def _masked_key(self, key: str) -> tuple[str, Counter[Any]]:
+        if key in self._plain_keys:
+            return key, Counter()
+        # A word alone is rather the name of a field, such as `Parker`, than that of a person.
+        masked, done = self._masked(key, self.options.mask if " " in key else self._mask_of_fields)
+        if masked == key and len(self._plain_keys) < _MAX_KEYS:
+            self._plain_keys.add(key)
+        return masked, done
+
+    def _mask(self, action: str, text: str, mask: MaskedKinds) -> tuple[str, dict[str, int]]:
         on_masked: OnMasked = partial(self.masked.see, action)
         if action == "secret":
             return mask_secrets(text, self._pseudonyms, on_masked)
-        return mask_personal_data(text, self._pseudonyms, self.options.mask, on_masked)
+        return mask_personal_data(text, self._pseudonyms, mask, on_masked)

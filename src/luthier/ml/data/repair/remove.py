@@ -11,7 +11,7 @@ import numpy as np
 from luthier.core.errors import RequestError
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import AuditRequest, Skipped
-from luthier.ml.data.audit.conflicting_completion import rows_at_odds
+from luthier.ml.data.audit.conflicting_completion import prompts_of, rows_at_odds
 from luthier.ml.data.audit.duplicates import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.run import load_checks
 from luthier.ml.data.audit.table import AuditTable, with_rows
@@ -133,23 +133,26 @@ def _exact(audit: AuditRequest) -> Iterator[_Twin]:
 
 
 def _near(audit: AuditRequest) -> Iterator[_Twin]:
-    """Near-duplicates with the same answer. A row with another answer stays, and its own likes go for it."""
+    """Near-duplicates with the same answer and tools. A row with others stays, and its own likes go for it."""
     table = audit.table
     texts, _ = comparable_texts(table)
     made = near_clusters(texts, threshold=THRESHOLD, progress=audit.progress)
-    # By kept row and own answer the rows that stay, since they answer otherwise than the kept one.
+    # By kept row and own answer and tools the rows that stay, since one of these is not that of the kept row.
     stays: dict[tuple[int, str], list[int]] = defaultdict(list)
     dropped = np.flatnonzero(made.kept != np.arange(len(made.kept)))
     for start in range(0, len(dropped), _NEAR_AT_ONCE):  # some at a time: rows may be on disk
         places = dropped[start : start + _NEAR_AT_ONCE]
-        mine = table.rows.take(places, "line", "completion").rows()
-        theirs = table.rows.take(made.kept[places], "line", "completion").rows()
+        mine = table.rows.take(places, "line", "completion", "tools_key").rows()
+        theirs = table.rows.take(made.kept[places], "line", "completion", "tools_key").rows()
         others: list[tuple[int, int, str]] = []
-        for at, (line, answer), (kept_line, kept_answer) in zip(places.tolist(), mine, theirs, strict=True):
-            if _same_answer(answer, kept_answer):
+        for at, (line, answer, tools), (kept_line, kept_answer, kept_tools) in zip(
+            places.tolist(), mine, theirs, strict=True
+        ):
+            if tools == kept_tools and _same_answer(answer, kept_answer):
                 yield line, kept_line, _near_reason(float(made.similarities[at]))
             else:
-                others.append((at, line, normalised(answer or "")))
+                # A line feed, which no normalised text has.
+                others.append((at, line, f"{normalised(answer or '')}\n{tools}"))
         yield from _near_among_others(table, texts, others, made.kept, stays)
 
 
@@ -160,12 +163,12 @@ def _near_among_others(
     kept: I64,
     stays: dict[tuple[int, str], list[int]],
 ) -> Iterator[_Twin]:
-    """Of rows that answer otherwise than the kept row they are near to, those with a like that answers as they do.
+    """Of rows that differ from the kept row they are near to in answer or tools, those with a like that does not.
 
     Args:
         table: the file.
         texts: the texts to compare rows by.
-        others: position, line and normalised answer of the rows.
+        others: position and line of the rows, and their answers (normalised) with their tools.
         kept: the kept row of each row of the table.
         stays: by kept row and answer the rows that stay; those that stay of `others` are added.
     """
@@ -193,7 +196,7 @@ def _same_answer(one: str | None, other: str | None) -> bool:
 
 def _conflicting(audit: AuditRequest) -> Iterator[_Twin]:
     """Of the rows of a prompt, those that the strict majority contradicts; where there is none, all."""
-    at_odds = rows_at_odds(audit.table, column_digests(audit.table.rows, "prompt_key"))
+    at_odds = rows_at_odds(audit.table, prompts_of(audit.table))
     lines = audit.table.lines[at_odds.positions].tolist()
     prompts: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for line, prompt, answer in zip(lines, at_odds.prompts.tolist(), at_odds.answers.tolist(), strict=True):

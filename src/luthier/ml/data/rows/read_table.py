@@ -8,7 +8,6 @@ whose results were not saved.
 from __future__ import annotations
 
 import csv
-import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from luthier.core.system.process_setup import large_csv_cells
 from luthier.ml.data.files.bad_field import shorten
 from luthier.ml.data.files.cell_text import cell_text
 from luthier.ml.data.files.csv_dialect import ONE_COLUMN, CsvDialect, csv_dialect, records
+from luthier.ml.data.files.sheet_markup import cells_shown, sheet_markup
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.files.untrusted_input import MAX_LINE_BYTES, bounded_lines, check_archive, too_long
 from luthier.ml.data.rows.read_json import nul_at, undecodable
@@ -171,15 +171,6 @@ def header_names(file: str, header: Any) -> list[str]:
     return names
 
 
-_BLOCK_BYTES: Final = 1 << 20
-_TAIL_BYTES: Final = 1 << 16
-_MERGED: Final = re.compile(rb"<(?:\w+:)?mergeCell\s[^>]*?ref=\"([A-Z0-9:]+)\"")
-# A formula whose cell holds no value: no <v>, or an empty one.
-_UNSAVED: Final = re.compile(
-    rb"<(?:\w+:)?c\s[^>]*?r=\"([A-Z]+[0-9]+)\"[^>]*>\s*<(?:\w+:)?f(?:\s[^>]*)?(?:/>|>[^<]*</(?:\w+:)?f>)"
-    rb"\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
-)
-_NUM_SHOWN: Final = 3
 _NUM_REMEMBERED: Final = 64
 
 
@@ -328,24 +319,15 @@ def _texts(cells: list[Any]) -> list[str]:
 
 def _check_cells(source: Source, title: str, part: str) -> None:
     """Raise DataError for merged cells, and for formulas without a saved result; read from the sheet's own markup."""
-    merged, unsaved = set(), set()
-    tail = b""
-    with zipfile.ZipFile(source.path) as archive, archive.open(part.lstrip("/")) as file:
-        while block := file.read(_BLOCK_BYTES):
-            window = tail + block
-            merged.update(_MERGED.findall(window))
-            unsaved.update(_UNSAVED.findall(window))
-            # An overlap, so that a match across two blocks is found; sets remove what is found twice.
-            tail = window[-_TAIL_BYTES:]
+    found = sheet_markup(source.path, part)
     for cells, what, do in (
-        (merged, "merged cells", "unmerge them (Home, Merge & Center) and give each row its own values"),
-        (unsaved, "formulas without saved results", "open it in a spreadsheet program and save it again"),
+        (found.merged, "merged cells", "unmerge them (Home, Merge & Center) and give each row its own values"),
+        (found.unsaved, "formulas without saved results", "open it in a spreadsheet program and save it again"),
     ):
         if cells:
-            shown = ", ".join(one.decode() for one in sorted(cells, key=lambda one: (len(one), one))[:_NUM_SHOWN])
-            more = f" and {len(cells) - _NUM_SHOWN:,} more" if len(cells) > _NUM_SHOWN else ""
+            shown = cells_shown(cells)
             raise DataError(
-                f"{source.name} has {what} on the sheet {title!r}: {shown}{more}",
+                f"{source.name} has {what} on the sheet {title!r}: {shown}",
                 expected="one value in each cell",
                 do=do,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 
 from luthier.core.conversation import Conversation, Message
@@ -20,8 +21,8 @@ def normalised(text: str) -> str:
 def content_key(example: Example) -> str:
     """Digest of the content of an example, independent of its id and group: every turn with its role, or the text.
 
-    Both sides of a preference count, and whether a completion is desired. Thoughts and weights do not: a row that says
-    the same after another thought gives away as much (`learned_key`).
+    Both sides of a preference count, and whether a completion is desired. Thoughts, weights and tools do not: a row
+    that says the same after another thought, or beside other tools, gives away as much (`learned_key`).
     """
     if example.conversation is None:
         return normalised_digest(example.text or "")
@@ -39,13 +40,26 @@ def normalised_digest(text: str) -> str:
 
 
 def learned_key(example: Example) -> str | None:
-    """Digest of what training learns of a row beside what it says: its thoughts, and which of its answers count.
+    """Digest of what training learns of a row beside what it says: thoughts, which answers count, and the tools.
 
-    Both sides of a preference count. None where there are no thoughts and every answer is learned.
+    Both sides of a preference count. None where there are no thoughts and no tools, and every answer is learned.
     """
     sides = [side for side in (example.conversation, example.rejected) if side is not None]
     parts = [normalised(message.reasoning or "") + _mark(message) for side in sides for message in side.messages]
-    return _digest(parts) if any(parts) else None
+    if any(parts) and (tools := tools_key(example)) is not None:
+        return _digest([*parts, tools])
+    return _digest(parts) if any(parts) else tools_key(example)
+
+
+def tools_key(example: Example) -> str | None:
+    """Digest of the tools that the assistant may call, as they are written; None without tools.
+
+    The same question with other tools is another task: the right answer depends on what can be called.
+    """
+    # Both sides of a preference have the same tools.
+    tools = example.conversation.tools if example.conversation is not None else ()
+    # default: tables may hold values that JSON does not have.
+    return _digest([json.dumps(tools, sort_keys=True, default=str)]) if tools else None
 
 
 def _mark(message: Message) -> str:
@@ -54,7 +68,10 @@ def _mark(message: Message) -> str:
 
 
 def prompt_key(example: Example) -> str | None:
-    """Digest of the turns before the last learned answer; None for plain text, and where no answer is learned."""
+    """Digest of the turns before the last learned answer, without tools.
+
+    None for plain text, and where no answer is learned.
+    """
     return _digest(_turns(example.prompt)) if example.prompt is not None else None
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Double, ForeignKey, Index, Integer, Table, Text, UniqueConstraint
 
-from luthier.platform.db.tables.base import metadata, number, project_id
+from luthier.platform.db.tables.base import String, metadata, number, project_id
 
 # document: a features.evals_api.records.Eval.
 evals = Table(

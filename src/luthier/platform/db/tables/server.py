@@ -14,14 +14,13 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
-    String,
     Table,
     Text,
     UniqueConstraint,
     event,
 )
 
-from luthier.platform.db.tables.base import metadata, number, project_id
+from luthier.platform.db.tables.base import String, metadata, number, project_id
 
 projects = Table(
     "projects",

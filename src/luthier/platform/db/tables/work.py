@@ -10,13 +10,12 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
-    String,
     Table,
     Text,
     UniqueConstraint,
 )
 
-from luthier.platform.db.tables.base import metadata, number, project_id, run_id
+from luthier.platform.db.tables.base import String, metadata, number, project_id, run_id
 
 runs = Table(
     "runs",
