@@ -22,9 +22,11 @@ import typer.core
 from luthier.cli import completion
 from luthier.cli.commands import COMMANDS, Command, CommandGroup
 from luthier.cli.help import epilog, write_commands
+from luthier.cli.home_option import home_in, with_home
 from luthier.core.aliases import COMMANDS as OLD_COMMANDS
 from luthier.core.aliases import warn_renamed
 from luthier.core.import_string import import_string
+from luthier.core.printed_commands import naming_home
 from luthier.core.system.process_setup import (
     collect_rarely,
     end_process,
@@ -174,6 +176,12 @@ def _line_of(name: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out one command line; returns the exit code."""
+    home = home_in(arguments)
+    with contextlib.nullcontext() if home is None else naming_home(functools.partial(with_home, home=home)):
+        return _carried_out(arguments)
+
+
+def _carried_out(arguments: Sequence[str]) -> int:
     wants_json = _wants_json(arguments)
     # Kept before it is redirected: the document goes there.
     stdout = sys.stdout

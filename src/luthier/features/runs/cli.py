@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import (
     AllowUnsignedOption,
     Answer,
@@ -94,7 +95,7 @@ def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = N
     def end(console: Console) -> None:
         console.print(f"{run_id}: {_status(view)}", soft_wrap=True)
         if view.was_killed or view.record.status in ("paused", "failed"):
-            console.print(f"Resume it: luthier train --resume {run_id}", soft_wrap=True)
+            console.print(in_home(f"Resume it: luthier train --resume {run_id}"), soft_wrap=True)
 
     return Answer(as_json, {**view.as_json(), "events": events}, end)
 
@@ -272,7 +273,7 @@ def _show_all(console: Console, views: list[RunView], *, is_filtered: bool) -> N
         return
     if not views:
         console.print(
-            "No runs yet. Start one with `luthier train RECIPE`, or with `luthier quickstart`.", soft_wrap=True
+            in_home("No runs yet. Start one with `luthier train RECIPE`, or with `luthier quickstart`."), soft_wrap=True
         )
         return
     headers = ["run", "name", "status", "base model", "method", "steps", "training loss", "validation loss"]
