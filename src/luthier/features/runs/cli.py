@@ -76,7 +76,7 @@ def compare(
 
 
 def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Follow a run until it ends. With --json its events come as one document at the end."""
+    """Follow a run until it ends; exit code 1 for one that has failed. With --json its events come at the end."""
     from luthier.features.runs import service as runs
     from luthier.features.training.recorder import event_text
     from luthier.platform.cli.console import stdout_console, visible
@@ -97,7 +97,9 @@ def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = N
         if view.was_killed or view.record.status in ("paused", "failed"):
             console.print(in_home(f"Resume it: luthier train --resume {run_id}"), soft_wrap=True)
 
-    return Answer(as_json, {**view.as_json(), "events": events}, end)
+    # As `luthier train` ends: a script that waits has to notice that there is no model.
+    has_failed = view.was_killed or view.record.status == "failed"
+    return Answer(as_json, {**view.as_json(), "events": events}, end, exit_code=1 if has_failed else 0)
 
 
 def rm(
