@@ -305,8 +305,8 @@ def _loaded(
     # a model to be sharded is loaded on the CPU: unsharded it may not fit on the device
     model = TrainableModel.load(plan, "cpu" if spreads else world.device)
     _tell_path(model, emit)
-    shares = _shares_prefix(plan, model, emit)
-    packs = _packs(plan, model, emit, spreads=spreads)
+    shares = _shares_prefix(plan, model, world, emit)
+    packs = _packs(plan, model, world, emit, spreads=spreads)
     _compile(plan, model, emit, spreads=spreads)
     if spreads:
         spread(model, world)
@@ -320,30 +320,36 @@ def _tell_path(model: TrainableModel, emit: Callable[[Event], None]) -> None:
         emit(WarningRaised(step=0, code="forward_path", message=message))
 
 
-def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
-    """Whether shared prefixes are computed once: requested, and verified for the model."""
+def _shares_prefix(plan: Plan, model: TrainableModel, world: World, emit: Callable[[Event], None]) -> bool:
+    """Whether shared prefixes are computed once: requested, and verified for the model on every rank."""
     if not plan.training.shared_prefix:
         return False
-    if model.can_share_prefix():
+    # Decided together: it decides how validation rows fall into micro-batches, which are then shared out by number.
+    own = model.can_share_prefix()
+    if world.all_true(own):
         return True
+    name = type(model.base).__name__ + (" of another process" if own else "")
     message = (
-        f"{type(model.base).__name__} computes something else when a beginning is shared, so none is: "
+        f"{name} computes something else when a beginning is shared, so none is: "
         "training takes as long as without training.shared_prefix"
     )
     emit(WarningRaised(step=0, code="no_shared_prefix", message=message))
     return False
 
 
-def _packs(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> bool:
-    """Whether rows are packed: planned, and verified for the model."""
+def _packs(
+    plan: Plan, model: TrainableModel, world: World, emit: Callable[[Event], None], *, spreads: bool
+) -> bool:
+    """Whether rows are packed: planned, and verified for the model on every rank."""
     from luthier.ml.training.equivalence import why_not_packed
 
     if not plan.training.packing:
         return False
     why_not = "weights are spread over the devices, none of which can prove it" if spreads else why_not_packed(model)
-    if why_not is None:
+    if world.all_true(why_not is None):
         return True
-    message = f"rows are not packed but padded, which takes longer and trains the same: {why_not}"
+    reason = why_not or "another process cannot prove it on its device"
+    message = f"rows are not packed but padded, which takes longer and trains the same: {reason}"
     emit(WarningRaised(step=0, code="no_packing", message=message))
     return False
 
