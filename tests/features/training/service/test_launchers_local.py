@@ -194,3 +194,18 @@ def test_processes_share_beginnings_and_pack_rows_where_all_of_them_have_proved_
     assert found == (own and others, own and others)
     assert [one.code for one in told] == ([] if own and others else ["no_shared_prefix", "no_packing"])
     assert all(who in one.message for one in told)
+
+
+def test_a_run_is_trained_on_the_kind_of_device_that_it_was_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that resumes it, or a node that comes back, may have another kind, or none."""
+    on_gpu = World(1, 2, 2, "cuda:1")
+    monkeypatch.setattr("luthier.ml.inference.accelerator.device_type", lambda: "cpu")
+    with pytest.raises(RequestError, match="planned for cuda, and this machine has no accelerator"):
+        here._on_planned_device(World(device="cuda"), "cuda")
+    assert here._on_planned_device(World(), "cpu") == World()
+    monkeypatch.setattr("luthier.ml.inference.accelerator.device_type", lambda: "cuda")
+    assert here._on_planned_device(on_gpu, "cuda") is on_gpu
+    # It has joined the others by the device that it sees.
+    assert here._on_planned_device(on_gpu, "cpu") == World(1, 2, 2, "cpu")
+    with pytest.raises(RequestError, match="planned for xpu, and this machine has cuda"):
+        here._on_planned_device(on_gpu, "xpu")

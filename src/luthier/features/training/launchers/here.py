@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from luthier.core.data_stream import StreamCounts
+from luthier.core.errors import RequestError
 from luthier.core.events import Event, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
@@ -122,7 +123,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     Raises:
         DivergedError: The loss is not finite any more.
         CheckpointError: The newest checkpoint is of another plan, or cannot be read.
-        RequestError: The examples of a step cannot be divided evenly among the processes.
+        RequestError: This machine has no device of the kind that the run was planned for, or the examples of a step cannot be
+            divided evenly among the processes.
     """
     import torch
 
@@ -136,7 +138,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     from luthier.ml.training.objectives.rules import load_objective
 
     plan, training = prepared.plan, prepared.plan.training
-    world = world or World(device=training.device)
+    world = _on_planned_device(world or World(device=training.device), training.device)
     refuse_unequal_shares(training.global_batch_size, world.size)
     # The processes of one machine share its cores: more threads than cores would slow down all of them.
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
@@ -183,6 +185,24 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     peak = max(map(int, world.gather(str(accelerator.device_peak_memory_bytes(world.device)))))
     model = _made_whole(plan, model, world) if spreads else model
     return _with_counts(_result(hooks.folder, plan, model, outcome, peak, is_kept=world.is_first), counts)
+
+
+def _on_planned_device(world: World, kind: str) -> World:
+    """The processes on the kind of device that the run was planned for.
+
+    Raises:
+        RequestError: This machine has none.
+    """
+    from luthier.ml.inference import accelerator
+
+    if kind != "cpu" and (here := accelerator.device_type()) != kind:
+        raise RequestError(
+            f"the run was planned for {kind}, and this machine has {'no accelerator' if here == 'cpu' else here}",
+            expected=f"a device of the kind {kind}: the precision and the size of batches follow from it",
+            do="resume it on a machine that has one, or start a new run of its recipe here",
+        )
+    # The processes of a launcher join by the device that they see, before they have the plan.
+    return world if accelerator.kind_of(world.device) == kind else replace(world, device=kind)
 
 
 def _streamed(prepared: Prepared, schedule: RunSchedule, outcome: LoopOutcome) -> StreamCounts | None:
