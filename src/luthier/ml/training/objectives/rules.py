@@ -313,10 +313,12 @@ def load_objective(plan: ObjectivePlan, tools: Tools | None = None) -> Objective
     Raises:
         NotFoundError: the name is not registered.
     """
-    from luthier.ml.training.objective_protocol import NO_TOOLS
+    from luthier.ml.training.objective_protocol import NO_TOOLS, PlainObjective
+    from luthier.ml.training.plug_in_classes import with_defaults
 
     if plan.name in RULES:
         objective: Objective = import_string(RULES[plan.name].implementation)(plan, tools or NO_TOOLS)
     else:
-        objective = OBJECTIVES.load(plan.name)(plan, tools or NO_TOOLS)
+        kind = with_defaults(OBJECTIVES.load(plan.name), PlainObjective)
+        objective = kind(plan, tools or NO_TOOLS)
     return objective
