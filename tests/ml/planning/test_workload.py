@@ -156,6 +156,20 @@ def test_derived_batches_come_near_the_exact_ones(
     assert derived.peak_tokens == pytest.approx(exact.peak_tokens, rel=0.1)
 
 
+@pytest.mark.parametrize("texts", [2, 3])
+def test_a_hard_negative_is_a_third_text_of_each_search(
+    make_plan: Callable[..., Plan], structure: Structure, device: Device, texts: int
+) -> None:
+    training = {"global_batch_size": 16, "micro_batch_tokens": 4096}
+    document = {"objective": {"name": "embed"}, "training": training}
+    rows: dict[str, Any] = {"shape": "preference", "num_examples": 64, "max_tokens": 30, "mean_tokens": 30.0}
+    rows["num_tokens"] = 64 * texts * 30
+    found = workload_of(make_plan(document, **rows), structure, device).batches
+    assert found.num_tokens == 16 * texts * 30
+    pairs = workload_of(make_plan(document | {"objective": {"name": "dpo"}}, **rows), structure, device).batches
+    assert pairs.num_tokens == 16 * 2 * 30, "two sides, whatever a profile says"
+
+
 def test_no_derived_micro_batch_has_more_rows_than_the_share_of_a_device(
     make_plan: Callable[..., Plan], structure: Structure, device: Device
 ) -> None:

@@ -19,6 +19,7 @@ from luthier.ml.planning.devices import has_bfloat16
 from luthier.ml.planning.inference_cost import Compute, Judging, Rollouts, Stored, TeacherPass, judging_of, teacher_pass
 from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
+from luthier.ml.training.objectives.rules import rows_of_unit
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
 from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
 
@@ -356,8 +357,8 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
         budget = max(usual, rows.max_tokens)
     units = min(training.global_batch_size, rows.num_examples)
-    # A unit of the objective may be several rows: a preference pair is two.
-    rows_per_unit = objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example
+    # A unit of the objective may be several rows: a preference pair is two, a search with a hard negative three.
+    rows_per_unit = rows_of_unit(plan.objective.name, rows) * rows.sequences_per_example
     per_step = math.ceil(units * rows_per_unit)
     # Devices share the units of a step evenly: no micro-batch has more than one device's.
     share = math.ceil(math.ceil(units / device.num_devices) * rows_per_unit)

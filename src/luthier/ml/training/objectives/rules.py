@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.dataset import Shape
+from luthier.core.dataset import DatasetProfile, Shape
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.import_string import import_string
 from luthier.core.registry import OBJECTIVES
@@ -305,6 +305,19 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         sees_step=True,
     ),
 }
+
+
+def rows_of_unit(name: str, profile: DatasetProfile) -> int:
+    """Rows of one unit of an objective in a micro-batch.
+
+    Args:
+        name: Of the objective.
+        profile: Of the rows: of embeddings a hard negative is a third text.
+    """
+    rules = rules_of(name)
+    if rules.task_head != "embed":
+        return rules.rows_per_unit
+    return max(rules.rows_per_unit, round(profile.rows_per_example))
 
 
 def load_objective(plan: ObjectivePlan, tools: Tools | None = None) -> Objective:
