@@ -12,8 +12,8 @@ _FILES: Final = ("*.safetensors", "*.json")
 class AdapterNames:
     """The names under which an engine has loaded adapters; not thread-safe.
 
-    An engine keeps an adapter under its name. An export into the same folder is another adapter: under the old name, the
-    engine would answer with the weights that it has loaded, and running answers must keep theirs.
+    An engine keeps an adapter under its name. An export into the same folder is another adapter: under the old name,
+    the engine would answer with the weights that it has loaded, and running answers must keep theirs.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,8 @@ def test_a_folder_that_was_written_again_has_another_name(tmp_path: Path) -> Non
     names, folder, other = AdapterNames(), tmp_path / "one", tmp_path / "two"
     for place in (folder, other):
         write(place, b"a", 1_000)
-    assert [names.of(str(folder)), names.of(str(other)), names.of(str(folder))] == [str(folder), str(other), str(folder)]
+    for place in (folder, other, folder):
+        assert names.of(str(place)) == str(place)
     write(folder, b"b", 2_000)
     assert [names.of(str(folder)), names.of(str(folder))] == [f"{folder}#2"] * 2
     write(folder, b"longer", 2_000)

@@ -175,7 +175,9 @@ def test_a_batch_that_two_do_not_divide_is_refused_before_anything_begins(
     assert context.runs.list() == []
 
 
-@pytest.mark.parametrize(("own", "others", "who"), [(True, False, "another process"), (False, True, ""), (True, True, "")])
+@pytest.mark.parametrize(
+    ("own", "others", "who"), [(True, False, "another process"), (False, True, ""), (True, True, "")]
+)
 def test_processes_share_beginnings_and_pack_rows_where_all_of_them_have_proved_it(
     monkeypatch: pytest.MonkeyPatch, own: bool, others: bool, who: str
 ) -> None:

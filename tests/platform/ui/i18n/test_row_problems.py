@@ -27,8 +27,8 @@ ROW = '{"prompt": "a", "completion": "b"}\n'
             b"prompt,completion\na,b\nc\n",
             "1 row cannot be read, the first: line 2: has 1 values where the header has 2 (record that ends on line 3 "
             "of the file)",
-            "1 Zeile ist nicht lesbar, die erste: Zeile 2: hat 1 Werte, die Kopfzeile aber 2 (Datensatz, der in Zeile 3 "
-            "der Datei endet)",
+            "1 Zeile ist nicht lesbar, die erste: Zeile 2: hat 1 Werte, die Kopfzeile aber 2 (Datensatz, der in "
+            "Zeile 3 der Datei endet)",
         ),
     ],
 )
@@ -46,7 +46,10 @@ def test_rows_of_a_source_that_cannot_be_read(
     ("text", "german"),
     [
         ("line 4: is not JSON: extra data (column 3)", "Zeile 4: ist kein JSON: extra data (column 3)"),
-        ("line 4: byte 12 of the file is NUL: binary or damaged", "Zeile 4: Byte 12 der Datei ist NUL: binär oder beschädigt"),
+        (
+            "line 4: byte 12 of the file is NUL: binary or damaged",
+            "Zeile 4: Byte 12 der Datei ist NUL: binär oder beschädigt",
+        ),
         ("Looking up hub:openai/gsm8k", "hub:openai/gsm8k wird nachgeschlagen"),
     ],
 )

@@ -123,8 +123,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     Raises:
         DivergedError: The loss is not finite any more.
         CheckpointError: The newest checkpoint is of another plan, or cannot be read.
-        RequestError: This machine has no device of the kind that the run was planned for, or the examples of a step cannot be
-            divided evenly among the processes.
+        RequestError: This machine has no device of the kind that the run was planned for, or the examples of a step
+            cannot be divided evenly among the processes.
     """
     import torch
 
