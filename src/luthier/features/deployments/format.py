@@ -61,7 +61,7 @@ def _show_unjudged(console: Console, revision: Revision) -> None:
     from luthier.features.release_gates.service import remedy
 
     if revision.unjudged:
-        console.print(Text(visible(f"warning: {remedy(revision.unjudged)}"), style="yellow"), soft_wrap=True)
+        console.print(Text(visible(in_home(f"warning: {remedy(revision.unjudged)}")), style="yellow"), soft_wrap=True)
 
 
 def show_all(console: Console, found: Sequence[DeploymentView]) -> None:

@@ -269,4 +269,4 @@ def _show(console: Console, study: Study, trials: Sequence[Trial], verdict: Verd
     else:
         if study.needs_hours is not None:
             console.print(f"its budget ended before the final run, {study.final_run_id}", soft_wrap=True)
-        console.print(f"{study.status}; resume it: {study.way_on}", soft_wrap=True)
+        console.print(in_home(f"{study.status}; resume it: {study.way_on}"), soft_wrap=True)
