@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from luthier.core.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.core.errors import RecipeError
@@ -143,7 +143,7 @@ class Workload:
     def adapts_head(self) -> bool:
         """Whether the output head carries an adapter."""
         head = self.structure.outer_layers[-1:]
-        return bool(head) and self.method != "full" and bool(_targeted(head, self.targets))
+        return bool(head) and self.method != "full" and bool(_matching(head, self.targets))
 
     @property
     def adapter_rank(self) -> int:
@@ -171,7 +171,9 @@ class Workload:
             return self.structure.num_parameters + of_head
         extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
         routed = sum(self.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in self.targeted_experts)
-        return of_head + routed + sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
+        layers = self.targeted
+        widths = once_for(layers, "widths", lambda: sum(x.num_inputs + x.num_outputs for x in layers))
+        return of_head + routed + self.adapter_rank * (widths + extra * len(layers))
 
     @property
     def element_bytes(self) -> float:
@@ -179,9 +181,44 @@ class Workload:
         return BYTES[self.compute]
 
 
-@lru_cache(maxsize=64)  # called hundreds of times while a quote looks for what fits
 def _targeted(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
+    return once_for(layers, ("targeted", targets), lambda: _matching(layers, targets))
+
+
+def _matching(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
     return tuple(x for x in layers if any(x.name == target or x.name.endswith(f".{target}") for target in targets))
+
+
+def kinds_of(layers: tuple[LinearLayer, ...]) -> frozenset[str]:
+    """The kinds of some layers, such as `q_proj`."""
+    return once_for(layers, "kinds", lambda: frozenset(layer.kind for layer in layers))
+
+
+_Found = TypeVar("_Found")
+_FOUND: Final[dict[tuple[int, Hashable], tuple[tuple[LinearLayer, ...], Any]]] = {}
+_MAX_FOUND: Final = 256
+
+
+def once_for(layers: tuple[LinearLayer, ...], key: Hashable, find: Callable[[], _Found]) -> _Found:
+    """What is found of some layers, once for each tuple of them.
+
+    A quote makes some seventy predictions while it looks for what fits, and hundreds of layers would be walked, or
+    hashed, several times in each.
+
+    Args:
+        layers: By their identity: those of a structure, or a tuple that was found before.
+        key: What is found of them.
+        find: Finds it.
+    """
+    place = (id(layers), key)
+    known = _FOUND.get(place)
+    if known is None or known[0] is not layers:
+        if len(_FOUND) >= _MAX_FOUND:
+            _FOUND.clear()
+        # The tuple is kept, so that no other one gets its id.
+        known = _FOUND[place] = (layers, find())
+    found: _Found = known[1]
+    return found
 
 
 def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Batches | None = None) -> Workload:
