@@ -403,7 +403,7 @@ class EngineThread:
         """Start a request; false if it has to wait. One that cannot be served fails and is finished."""
         ask = ready.ask
         try:
-            name = None
+            name: str | None = None
             if ask.adapter is not None:
                 name = self._adapter_of.get(ask.key) or self._names.of(ask.adapter)
                 if not self._has_adapter(engine, name, ask.adapter):

@@ -223,8 +223,8 @@ def _padding(template: ChatTemplate, known: int) -> str:
     tokenizer, ends = template.tokenizer, {template.tokenizer.eos_token_id, *template.end_of_turn_ids}
 
     def is_usable(token: str) -> bool:
-        number = tokenizer.convert_tokens_to_ids(token)
-        return number not in ends and number < known
+        number: Any = tokenizer.convert_tokens_to_ids(token)
+        return bool(number not in ends and number < known)
 
     if tokenizer.pad_token is not None and is_usable(tokenizer.pad_token):
         return str(tokenizer.pad_token)
