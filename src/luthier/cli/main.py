@@ -21,10 +21,13 @@ import typer.core
 
 from luthier.cli import completion
 from luthier.cli.commands import COMMANDS, Command, CommandGroup
+from luthier.cli.empty_paths import refuse_empty_paths
 from luthier.cli.help import epilog, write_commands
+from luthier.cli.home_option import home_in, with_home
 from luthier.core.aliases import COMMANDS as OLD_COMMANDS
 from luthier.core.aliases import warn_renamed
 from luthier.core.import_string import import_string
+from luthier.core.printed_commands import naming_home
 from luthier.core.system.process_setup import (
     collect_rarely,
     end_process,
@@ -159,11 +162,13 @@ def _built_by_typer(name: str, function: Callable[..., Any], **_options: Any) ->
     """A command as an app of its own would have it."""
     app = typer.Typer(rich_markup_mode=None)
     app.command(name, **_options)(function)
-    return typer.main.get_command_from_info(
+    built = typer.main.get_command_from_info(
         app.registered_commands[0],
         pretty_exceptions_short=app.pretty_exceptions_short,
         rich_markup_mode=app.rich_markup_mode,
     )
+    refuse_empty_paths(built, function)
+    return built
 
 
 def _line_of(name: str) -> str:
@@ -174,6 +179,12 @@ def _line_of(name: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out one command line; returns the exit code."""
+    home = home_in(arguments)
+    with contextlib.nullcontext() if home is None else naming_home(functools.partial(with_home, home=home)):
+        return _carried_out(arguments)
+
+
+def _carried_out(arguments: Sequence[str]) -> int:
     wants_json = _wants_json(arguments)
     # Kept before it is redirected: the document goes there.
     stdout = sys.stdout

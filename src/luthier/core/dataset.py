@@ -297,6 +297,12 @@ class DatasetProfile(FrozenModel):
         return {name for name in names if not getattr(self, name)}
 
     @property
+    def rows_per_example(self) -> float:
+        """Tokenised rows of an example on average; 0 where there are none."""
+        total = self.mean_tokens * self.num_examples
+        return self.num_tokens / total if total else 0.0
+
+    @property
     def sequences_per_example(self) -> float:
         """How many sequences an example is on average, of rows that are not pairs."""
         return self.num_sequences / self.num_examples if self.num_sequences and self.num_examples else 1.0

@@ -82,19 +82,19 @@ log = logging.getLogger("luthier.api")
 @contextlib.asynccontextmanager
 async def swept(context: Context, every_seconds: float = SWEEP_SECONDS) -> AsyncIterator[None]:
     """Sweep now and then while the block runs; a sweep that is running when it ends is waited for."""
-    task = asyncio.create_task(_sweep(context, every_seconds))
+    stop = asyncio.Event()
+    task = asyncio.create_task(_sweep(context, every_seconds, stop))
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        # Not cancelled: that would end the wait for a thread, and the thread would work on with a closed context.
+        stop.set()
+        await task
 
 
-async def _sweep(context: Context, every_seconds: float) -> None:
+async def _sweep(context: Context, every_seconds: float, stop: asyncio.Event) -> None:
     steady = _SteadyClock()
-    while True:
-        await asyncio.sleep(every_seconds)
+    while not await _is_set_within(stop, every_seconds):
         try:
             # Charges first: what an answer has used is counted even while nothing may be deleted.
             await run_in_threadpool(context.late_charges.settle)
@@ -117,12 +117,21 @@ async def _sweep(context: Context, every_seconds: float) -> None:
             remove_abandoned,
             sweep_checkpoints,
         ):
+            if stop.is_set():
+                return
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again
                 log.warning("clearing away what has expired failed: %s", error)
             except Exception:
                 log.exception("clearing away what has expired failed: an error of our own")
+
+
+async def _is_set_within(stop: asyncio.Event, seconds: float) -> bool:
+    """Whether it is set, now or within some time."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+    return stop.is_set()
 
 
 class _SteadyClock:

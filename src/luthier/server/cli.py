@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import ANY_MODEL, Answer, EngineOption, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _show(started: Started) -> None:
     if started.link is not None:
         rows.insert(0, ("pages", f"{started.link}  (signs you in, once, within 15 minutes)"))
     elif started.is_loopback:
-        rows.insert(0, ("pages", f"{started.url}  (signs you in: luthier users link --url {started.url})"))
+        rows.insert(0, ("pages", in_home(f"{started.url}  (signs you in: luthier users link --url {started.url})")))
     if started.key is not None:
         rows.append(("admin key", f"{started.key}  (shown this once: keep it)"))
     if started.key_file is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.task_heads import make_head_folder, random_layer
+from transformers import AutoTokenizer
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
@@ -105,6 +107,31 @@ def test_eight_bits_in_onnx_are_smaller_and_within_their_bound(make_head: MakeHe
     assert report.max_difference > 1e-4, "weights are rounded"
     sizes = [sum(file.stat().st_size for file in (tmp_path / one).glob("model.onnx*")) for one in ("float32", "int8")]
     assert sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize(("to", "name"), [("sentence_transformers", "mean"), ("sequence_classification", "several")])
+def test_texts_of_different_lengths_are_padded_with_a_token_that_the_model_has(
+    make_head: MakeHead, base: Path, tmp_path: Path, name: str, to: str
+) -> None:
+    """As in fine-tuned models whose tokenizer got a [PAD] and whose embeddings did not grow."""
+    own = tmp_path / "base"
+    shutil.copytree(base, own)
+    tokenizer = AutoTokenizer.from_pretrained(own)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(own)
+    source = make_head(name).model_copy(update={"base_path": str(own)})
+    if name == "several":  # the class over Llama has no place for a bias
+        head = TaskHead.model_validate_json((Path(source.folder) / "head.json").read_text())
+        layer = random_layer(head.width, head.num_outputs, seed=5)
+        with torch.no_grad():
+            layer.bias.zero_()
+        save_task_head(Path(source.folder), head, layer)
+    exported(source, to, tmp_path / "out")
+    rows = json.loads((own / "config.json").read_text())["vocab_size"]
+    assert AutoTokenizer.from_pretrained(own).pad_token_id == rows
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token_id < rows
+    report = proof(source, tmp_path / "out", to)
+    assert report.passed, report.reasons
 
 
 def test_a_vector_that_points_elsewhere_fails_though_each_of_its_parts_is_near(

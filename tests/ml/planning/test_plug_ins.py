@@ -40,9 +40,11 @@ broken = theirs:missing
 
 [luthier.methods]
 thin = theirs:Thin
+old = theirs:Old
 
 [luthier.objectives]
 plain = theirs:Plain
+bare = theirs:Bare
 
 [luthier.checks]
 shouting = theirs:shouting
@@ -86,8 +88,28 @@ class Thin(PlainMethod):
     )
 
 
+class Old:
+    rules = Thin.rules
+
+    def __init__(self, plan):
+        self.plan = plan
+
+    def rate_factor(self, name):
+        return 3.0
+
+
 class Plain(PlainObjective):
     rules = ObjectiveRules("their plain loss", {}, ("chat", "prompt_completion"), name="Plain", summary="As it is.")
+
+
+class Bare:
+    rules = Plain.rules
+
+    def __init__(self, plan, tools):
+        self.plan, self.tools = plan, tools
+
+    def weight(self, units):
+        return 7.0
 
 
 def shouting(request):
@@ -182,6 +204,18 @@ def test_a_method_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     assert type(load_method(plan.method)).__name__ == "Thin"
     assert fields.methods()[-1] == fields.Choice("thin", "Thin", "Two ranks are enough.")
     assert [field.name for field in fields.method_of("thin")] == ["method.rank", "method.targets"]
+
+
+def test_a_class_that_builds_on_nothing_has_the_defaults_of_what_it_lacks(make_plan: MakePlan) -> None:
+    """As one that was written before its interface grew."""
+    method = load_method(make_plan({"method": {"name": "old"}}).method)
+    assert (type(method).__name__, method.rate_factor("a"), method.decays("a")) == ("Old", 3.0, True)
+    assert (method.state(), method.ranks(), method.may_be_outcome(1)) == ({}, {}, True)
+    objective = load_objective(make_plan({"objective": {"name": "bare"}}).objective)
+    assert (type(objective).__name__, objective.weight(())) == ("Bare", 7.0)
+    assert objective.loss_tells_overfitting
+    nothing: Any = None
+    assert objective.draw_validation(nothing, ()) == ()
 
 
 def test_an_objective_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:

@@ -138,6 +138,10 @@ def test_steps_of_embeddings_that_are_cut_anyway_are_cut_smaller(make_plan: Make
     assert found(16) == (2048, "default")
     assert found(32, micro_batch_tokens=4096) == (4096, "asked")
     assert found(64, "sft") == (2048, "default")
+    # A hard negative is a third text: what is just below the bound with two is above it with three.
+    document = {"objective": {"name": "embed"}, "training": {"global_batch_size": 25}}
+    sizes = [make_plan(document, num_tokens=texts * 30 * 100).training.micro_batch_tokens for texts in (2, 3)]
+    assert sizes == [2048, 1024]
 
 
 def test_plain_text_is_judged_by_likelihood_alone(make_plan: MakePlan) -> None:

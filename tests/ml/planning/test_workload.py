@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.vacuous import nonempty
 
 from luthier.core.cost import Device
 from luthier.core.errors import LuthierError, RecipeError
 from luthier.core.plan import Plan
-from luthier.ml.inference.models.structure import Structure, structure_of
+from luthier.ml.inference.models.structure import LinearLayer, Structure, structure_of
 from luthier.ml.planning.batch_shapes import Batches, batches_of
-from luthier.ml.planning.workload import with_method, with_micro_batch, workload_of
+from luthier.ml.planning.workload import once_for, with_method, with_micro_batch, workload_of
 
 Make = Callable[..., Any]
 
@@ -156,6 +157,20 @@ def test_derived_batches_come_near_the_exact_ones(
     assert derived.peak_tokens == pytest.approx(exact.peak_tokens, rel=0.1)
 
 
+@pytest.mark.parametrize("texts", [2, 3])
+def test_a_hard_negative_is_a_third_text_of_each_search(
+    make_plan: Callable[..., Plan], structure: Structure, device: Device, texts: int
+) -> None:
+    training = {"global_batch_size": 16, "micro_batch_tokens": 4096}
+    document = {"objective": {"name": "embed"}, "training": training}
+    rows: dict[str, Any] = {"shape": "preference", "num_examples": 64, "max_tokens": 30, "mean_tokens": 30.0}
+    rows["num_tokens"] = 64 * texts * 30
+    found = workload_of(make_plan(document, **rows), structure, device).batches
+    assert found.num_tokens == 16 * texts * 30
+    pairs = workload_of(make_plan(document | {"objective": {"name": "dpo"}}, **rows), structure, device).batches
+    assert pairs.num_tokens == 16 * 2 * 30, "two sides, whatever a profile says"
+
+
 def test_no_derived_micro_batch_has_more_rows_than_the_share_of_a_device(
     make_plan: Callable[..., Plan], structure: Structure, device: Device
 ) -> None:
@@ -208,3 +223,28 @@ def test_a_smaller_micro_batch_means_more_of_them(structure: Structure, make_wor
 def test_nf4_holds_matrices_only_in_four_bits(architecture: Make, make_workload: Make) -> None:
     work = make_workload(structure_of(architecture("llama")), "qlora", base="nf4")
     assert replace(work, base="bfloat16").element_bytes == work.element_bytes == 2
+
+
+def test_what_is_found_of_layers_is_found_once_for_each_structure(structure: Structure, make_workload: Make) -> None:
+    """A quote makes many predictions of one structure; another structure has layers of its own."""
+    calls: list[int] = []
+
+    def count(layers: tuple[LinearLayer, ...]) -> int:
+        def find() -> int:
+            calls.append(len(layers))
+            return len(layers)
+
+        return once_for(layers, "test", find)
+
+    layers = structure.linear_layers
+    fewer = replace(structure, linear_layers=layers[:3])
+    found = [count(layers), count(layers), count(fewer.linear_layers), count(layers)]
+    assert found == [len(layers), len(layers), 3, len(layers)]
+    assert calls == [len(layers), 3]
+    work = make_workload(structure, targets=("q_proj",), rank=4)
+    assert work.targeted is replace(work, num_steps=5).targeted
+    assert {layer.kind for layer in nonempty(work.targeted)} == {"q_proj"}
+    other = replace(work, structure=fewer, targets=("q_proj", "v_proj"))
+    assert len(other.targeted) == sum(layer.kind in ("q_proj", "v_proj") for layer in layers[:3]) > 0
+    by_hand = sum(4 * (layer.num_inputs + layer.num_outputs) for layer in work.targeted)
+    assert work.num_trainable == by_hand

@@ -31,6 +31,7 @@ def whatever_goes_round(world: World) -> dict[str, Any]:
         "nan": world.sums({"x": math.nan if first else 1.0})["x"],
         "wish": world.agreed(None if first else "enough"),
         "no wish": world.agreed(None),
+        "held": [world.all_true(True), world.all_true(first), world.all_true(not first), world.all_true(False)],
         "long": len(world.broadcast_text("x" * 100_000 if first else "")),
         "nothing": world.broadcast_text("" if first else "not asked"),
         "summed": [tensors[0].tolist(), tensors[1].tolist(), tensors[2].unique().tolist(), float(tensors[3])],
@@ -49,6 +50,7 @@ def test_what_goes_round_is_the_same_on_every_rank() -> None:
     assert one["texts"] == ["rank 0 – ü", "rank 1 – ü"]
     assert one["sums"] == {"both": 0.1 + 1.1, "one": math.inf}
     assert (one["wish"], one["no wish"], one["long"]) == ("enough", None, 100_000)
+    assert one["held"] == [True, False, False, False]
     assert one["nothing"] == ""
     assert one["summed"] == [[[3.0] * 4] * 3, [0.0, 3.0, 6.0, 9.0, 12.0], [3.0], 4.0]
     assert one["same"] == (False, True)
@@ -62,6 +64,7 @@ def test_alone_every_answer_is_the_question() -> None:
     assert torch.equal(tensors[0], torch.ones(3))
     assert ALONE.sums({"a": 0.1}) == {"a": 0.1}
     assert ALONE.agreed("enough") == "enough"
+    assert (ALONE.all_true(True), ALONE.all_true(False)) == (True, False)
     assert (ALONE.gather("a"), ALONE.broadcast_text("b"), ALONE.are_same(tensors)) == (["a"], "b", True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,28 @@ def test_nothing_is_deleted_just_after_the_clock_was_set_forward(caplog: pytest.
     assert not go_on(60, set_by=-30 * 86400.0), "set right again; nothing was lost"
     assert go_on(api.WAIT_AFTER_JUMP_SECONDS)
     assert go_on(60, set_by=-3600), "a clock that is set back deletes nothing"
+
+
+def test_a_sweep_that_is_running_at_the_end_is_waited_for_and_no_further_one_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread would otherwise work on with a context that is closed."""
+    begun, go_on, calls = threading.Event(), threading.Event(), list[str]()
+
+    def sweep(context: Context) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        calls.append("ended")
+
+    async def serve(context: Context) -> None:
+        async with swept(context, every_seconds=0.01):
+            await asyncio.to_thread(begun.wait, 60)
+            # While the block is being left.
+            asyncio.get_running_loop().call_later(0.2, go_on.set)
+        calls.append("left")
+
+    monkeypatch.setattr(api, "sweep_files", sweep)
+    monkeypatch.setattr(api, "sweep_traffic", lambda context: calls.append("further"))
+    with Context.open(tmp_path / "home") as context:
+        asyncio.run(serve(context))
+    assert calls == ["ended", "left"]

@@ -33,11 +33,13 @@ class Share(FrozenModel):
         target: a run id, the name of a tuned or base model, or `export:FOLDER`.
         fraction: its part of all users, above 0 to 1.
         folder: the folder of such an export.
+        weights_sha256: digest of its weights when it got its share; None for other targets, and in earlier revisions.
     """
 
     target: str = Field(min_length=1, max_length=1024)
     fraction: float = Field(gt=0, le=1)
     folder: str | None = None
+    weights_sha256: str | None = None
 
 
 class Revision(FrozenModel):

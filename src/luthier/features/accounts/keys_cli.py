@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _show_all(console: Console, found: list[ApiKey]) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("no keys yet: make one with `luthier keys create --name NAME --scopes admin`")
+        console.print(in_home("no keys yet: make one with `luthier keys create --name NAME --scopes admin`"))
         return
     headers = ["key", "name", "project", "scopes", "ends", "revoked", "requests/min", "tokens/day"]
     table = make_table(headers, num_text_columns=6)

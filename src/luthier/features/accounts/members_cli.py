@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import (
     DEFAULT_URL,
     Answer,
@@ -108,7 +109,7 @@ def _show(console: Console, found: Sequence[Invitation], now: float) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("no invitations yet: make one with `luthier users invite --role trainer`")
+        console.print(in_home("no invitations yet: make one with `luthier users invite --role trainer`"))
         return
     table = make_table(["for", "role", "status", "by", "expires", "invitation"], num_text_columns=6)
     for one in found:
@@ -249,7 +250,7 @@ def list_groups(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
         from luthier.platform.cli.console import make_table, visible
 
         if not rows:
-            console.print("no groups yet: add one with `luthier users map GROUP --project P --role trainer`")
+            console.print(in_home("no groups yet: add one with `luthier users map GROUP --project P --role trainer`"))
             return
         table = make_table(["group", "project", "role"], num_text_columns=3)
         for row in rows:
@@ -334,7 +335,7 @@ def _show_all(console: Console, found: Sequence[Member], projects: dict[str, str
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("no members yet: make one with `luthier users add NAME --role trainer`")
+        console.print(in_home("no members yet: make one with `luthier users add NAME --role trainer`"))
         return
     table = make_table(["name", "role", "project", "since (UTC)", "member"], num_text_columns=5)
     for member in found:

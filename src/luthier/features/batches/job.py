@@ -112,6 +112,16 @@ def carry_out(context: Context, job: Job) -> Outcome:
         return Outcome(status="succeeded")
     context.progress = JobProgress(context, job)
     use_job_engine(context)
+    try:
+        return _carried_out(context, job, one)
+    except SystemExit:
+        if context.jobs.get(job.job_id).wish != "cancel":
+            raise
+        _end_cancelled(context, job)
+        return Outcome(status="paused")  # which the worker makes cancelled, as it was asked to
+
+
+def _carried_out(context: Context, job: Job, one: Batch) -> Outcome:
     with exit_on_sigterm(), library_words_hidden():
         path = own_copy(context, job, one.input_file_id, "input")
         if one.status in ("validating", "cancelling") and one.in_progress_at is None:
@@ -138,6 +148,19 @@ def carry_out(context: Context, job: Job) -> Outcome:
                     raise
         _finish(context, job, context.batches.of_job(job.job_id))
     return Outcome(status="succeeded")
+
+
+def _end_cancelled(context: Context, job: Job) -> None:
+    """End a batch whose job was cancelled; what was answered until then becomes its files."""
+    one = context.batches.of_job(job.job_id)
+    if one.has_ended:
+        return
+    with _Files(context.settings.jobs_folder / job.job_id) as written:
+        done = written.read()
+    # One that is finalizing has all answers.
+    status = {} if one.status == "finalizing" else {"status": "cancelling"}
+    one = context.batches.change(one.batch_id, done.values() | status, time_of="cancelling_at" if status else "")
+    _finish(context, job, one)
 
 
 def _refuse(context: Context, job: Job, one: Batch, written: _Files, error: NotAllowedError) -> Outcome:

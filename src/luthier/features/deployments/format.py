@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from luthier.core.access import project_option
+from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
 from luthier.platform.cli.console import facts, make_table, visible
 
@@ -48,24 +49,25 @@ def show_change(console: Console, made: Deployment, project: str, engines: Mappi
         words = f"engine of {target}: {decision.served.engine} ({decision.reason})"
         console.print(Text(visible(words)), soft_wrap=True)
     if revision.canary is not None:
-        console.print(f"Next: luthier promote {of}, or luthier rollback {of}", soft_wrap=True)
+        console.print(in_home(f"Next: luthier promote {of}, or luthier rollback {of}"), soft_wrap=True)
     elif revision.number == 1:
-        console.print(f'Ask it as model "{made.name}" of a server of this home: luthier up', soft_wrap=True)
+        line = f'Ask it as model "{made.name}" of a server of this home: luthier up'
+        console.print(in_home(line), soft_wrap=True)
     elif revision.before is not None:
-        console.print(f"Back: luthier rollback {of}", soft_wrap=True)
+        console.print(in_home(f"Back: luthier rollback {of}"), soft_wrap=True)
 
 
 def _show_unjudged(console: Console, revision: Revision) -> None:
     from luthier.features.release_gates.service import remedy
 
     if revision.unjudged:
-        console.print(Text(visible(f"warning: {remedy(revision.unjudged)}"), style="yellow"), soft_wrap=True)
+        console.print(Text(visible(in_home(f"warning: {remedy(revision.unjudged)}")), style="yellow"), soft_wrap=True)
 
 
 def show_all(console: Console, found: Sequence[DeploymentView]) -> None:
     """One line for each target of each deployment."""
     if not found:
-        console.print("no deployments yet: make one with `luthier deploy RUN --as NAME`")
+        console.print(in_home("no deployments yet: make one with `luthier deploy RUN --as NAME`"))
         return
     table = make_table(["name", "target", "", "users", "requests", "revision", "since (UTC)"], num_text_columns=3)
     for view in found:

@@ -401,8 +401,8 @@ def _name_of(actor: str) -> str:
 
 def revision_json(revision: Revision) -> dict[str, Any]:
     """A revision as clients see it."""
-    # `folder` is a path of this machine.
-    return revision.model_dump(mode="json", exclude={"shares": {"__all__": {"folder"}}})
+    # `folder` is a path of this machine, and the digest is about what lies there.
+    return revision.model_dump(mode="json", exclude={"shares": {"__all__": {"folder", "weights_sha256"}}})
 
 
 def _past_gates(

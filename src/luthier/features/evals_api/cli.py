@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption
 
@@ -60,7 +61,8 @@ def _show(console: Console, found: list[ImportedEval]) -> None:
         console.print(visible(f"{one.suite}: {counted(one.num_rows, 'row')}, graders {graders}"), soft_wrap=True)
         for note in one.notes:
             console.print(visible(f"Note: {note}"), soft_wrap=True, style="yellow")
-    console.print(visible(f"Next: luthier eval MODEL --suite {shlex.quote(str(found[0].suite))}"), soft_wrap=True)
+    following = f"Next: luthier eval MODEL --suite {shlex.quote(str(found[0].suite))}"
+    console.print(visible(in_home(following)), soft_wrap=True)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"import": import_file}

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric, SystemResult, Verdict
+from luthier.core.printed_commands import in_home
 from luthier.ml.charts.judged_rows import on_scale, thinking_sentence, units_of
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import make_table, visible
@@ -136,7 +137,7 @@ def _comparisons_table(comparisons: Sequence[Comparison], evaluation: Evaluation
 def print_warnings(console: Console, warnings: Sequence[str]) -> None:
     """Warnings, one a line."""
     for warning in warnings:
-        console.print(Text.assemble(("warning: ", "bold yellow"), visible(warning)), soft_wrap=True)
+        console.print(Text.assemble(("warning: ", "bold yellow"), visible(in_home(warning))), soft_wrap=True)
 
 
 def interval(metric: Metric | None) -> str:

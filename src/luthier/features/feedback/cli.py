@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
@@ -152,7 +153,8 @@ def _show(console: Console, found: Sequence[Feedback]) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("no feedback yet: POST /api/v1/feedback, the playground, or `luthier feedback import FILE`")
+        line = "no feedback yet: POST /api/v1/feedback, the playground, or `luthier feedback import FILE`"
+        console.print(in_home(line))
         return
     table = make_table(["when", "answer", "model", "author", "thumb", "words", "score"], num_text_columns=6)
     for one in found:

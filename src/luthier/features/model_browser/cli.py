@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _show_one(console: Console, view: ModelView) -> None:
         ("architecture", view.architecture or "-"),
         ("size", figures.size(view.num_bytes) if view.num_bytes is not None else "-"),
         ("sha256", view.sha256 or "-"),
-        ("path", view.path or f"not on this machine: luthier models pull {view.name}"),
+        ("path", view.path or in_home(f"not on this machine: luthier models pull {view.name}")),
     ]
     facts(console, rows + _of_catalogue(view) + ([("note", view.note)] if view.note else []))
 
@@ -211,7 +212,8 @@ def _show_tuned(console: Console, view: TunedView) -> None:
         ("method", view.record.method),
         (
             "names",
-            ", ".join((*view.names, *view.deployments)) or f"none: luthier deploy {view.record.run_id} --as NAME",
+            ", ".join((*view.names, *view.deployments))
+            or in_home(f"none: luthier deploy {view.record.run_id} --as NAME"),
         ),
         ("verdict", document["verdict"]["headline"] if document["verdict"] else "none: it was not evaluated"),
         ("sha256", document["sha256"] or "-"),
@@ -221,7 +223,7 @@ def _show_tuned(console: Console, view: TunedView) -> None:
     rows += [("gives", "text")] if view.head is None else list(view.head.facts.items())
     facts(console, rows)
     command = "luthier chat" if view.head is None else "luthier predict"
-    console.print(f"Try it: {command} {view.name}{_example_options(view)}", soft_wrap=True)
+    console.print(in_home(f"Try it: {command} {view.name}{_example_options(view)}"), soft_wrap=True)
 
 
 def _example_options(view: TunedView) -> str:

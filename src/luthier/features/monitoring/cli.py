@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     Answer,
@@ -202,7 +203,8 @@ def send_test(project: ProjectOption = "default", as_json: JsonOption = False, h
 
         facts(console, list(came.items()))
         if len(came) == 1:
-            console.print("no one else: add an address with `luthier alerts settings --email NAME@HOST`, or a webhook")
+            line = "no one else: add an address with `luthier alerts settings --email NAME@HOST`, or a webhook"
+            console.print(in_home(line))
 
     return Answer(as_json, came, tell, exit_code=int(any(words.startswith("failed") for words in came.values())))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def show(project: _ProjectOption = "default", as_json: JsonOption = False, home:
         from luthier.platform.cli.console import visible
 
         if path is None:
-            console.print("no gate: every model that was evaluated may be deployed. Set one: luthier gates set FILE")
+            line = "no gate: every model that was evaluated may be deployed. Set one: luthier gates set FILE"
+            console.print(in_home(line))
             return
         console.print(visible(f"# {path}"), soft_wrap=True)
         console.print(visible(text.rstrip()), soft_wrap=True, markup=False)

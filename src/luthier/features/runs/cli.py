@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import (
     AllowUnsignedOption,
     Answer,
@@ -75,7 +76,7 @@ def compare(
 
 
 def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Follow a run until it ends. With --json its events come as one document at the end."""
+    """Follow a run until it ends; exit code 1 for one that has failed. With --json its events come at the end."""
     from luthier.features.runs import service as runs
     from luthier.features.training.recorder import event_text
     from luthier.platform.cli.console import stdout_console, visible
@@ -94,9 +95,11 @@ def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = N
     def end(console: Console) -> None:
         console.print(f"{run_id}: {_status(view)}", soft_wrap=True)
         if view.was_killed or view.record.status in ("paused", "failed"):
-            console.print(f"Resume it: luthier train --resume {run_id}", soft_wrap=True)
+            console.print(in_home(f"Resume it: luthier train --resume {run_id}"), soft_wrap=True)
 
-    return Answer(as_json, {**view.as_json(), "events": events}, end)
+    # As `luthier train` ends: a script that waits has to notice that there is no model.
+    has_failed = view.was_killed or view.record.status == "failed"
+    return Answer(as_json, {**view.as_json(), "events": events}, end, exit_code=1 if has_failed else 0)
 
 
 def rm(
@@ -272,7 +275,7 @@ def _show_all(console: Console, views: list[RunView], *, is_filtered: bool) -> N
         return
     if not views:
         console.print(
-            "No runs yet. Start one with `luthier train RECIPE`, or with `luthier quickstart`.", soft_wrap=True
+            in_home("No runs yet. Start one with `luthier train RECIPE`, or with `luthier quickstart`."), soft_wrap=True
         )
         return
     headers = ["run", "name", "status", "base model", "method", "steps", "training loss", "validation loss"]

@@ -35,6 +35,7 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.core.system.process_setup import start_daemon
+from luthier.features.serving.adapter_names import AdapterNames
 from luthier.features.serving.core_sharing import COMPUTING, CoreSharing
 from luthier.platform.processes.fair_queue import FairQueue
 
@@ -245,7 +246,8 @@ class EngineThread:
         self._preparation: Preparation | None = None
         self._owner_of: dict[str, str | None] = {}  # of started requests
         self._adapters: OrderedDict[str, None] = OrderedDict()  # loaded adapters, least recently used first
-        self._adapter_of: dict[str, str] = {}
+        self._adapter_of: dict[str, str] = {}  # by request
+        self._names = AdapterNames()
         start_daemon(self._live, f"engine {served.path}")
 
     @property
@@ -401,26 +403,28 @@ class EngineThread:
         """Start a request; false if it has to wait. One that cannot be served fails and is finished."""
         ask = ready.ask
         try:
+            name: str | None = None
             if ask.adapter is not None:
-                if not self._has_adapter(engine, ask.adapter):
+                name = self._adapter_of.get(ask.key) or self._names.of(ask.adapter)
+                if not self._has_adapter(engine, name, ask.adapter):
                     return False
                 # In use from here on, even while the request waits for room in the batch: it must not be unloaded.
-                self._adapter_of[ask.key] = ask.adapter
-            if not self._begin(engine, ready, may_exceed=may_exceed):
+                self._adapter_of[ask.key] = name
+            if not self._begin(engine, ready, name, may_exceed=may_exceed):
                 return False
             self._owner_of[ask.key] = ask.owner
         except LuthierError as error:
             self._fail([ask.key], error)
         return True
 
-    def _begin(self, engine: StreamEngine, ready: _Ready, *, may_exceed: bool) -> bool:
+    def _begin(self, engine: StreamEngine, ready: _Ready, adapter: str | None, *, may_exceed: bool) -> bool:
         ask = ready.ask
         if isinstance(engine, PreparingEngine):
-            return engine.admit(ask.key, ready.prepared, ask.adapter, owner=ask.owner, may_exceed=may_exceed)
+            return engine.admit(ask.key, ready.prepared, adapter, owner=ask.owner, may_exceed=may_exceed)
         if isinstance(ask.request, TextRequest):
-            return engine.ask(ask.key, ask.request, ask.adapter)
+            return engine.ask(ask.key, ask.request, adapter)
         assert isinstance(engine, PoolingEngine)  # otherwise `_take_in` has rejected it
-        return engine.ask_pooling(ask.key, ask.request, ask.adapter)
+        return engine.ask_pooling(ask.key, ask.request, adapter)
 
     def _no_pooling(self) -> UnsupportedError:
         return UnsupportedError(
@@ -430,10 +434,10 @@ class EngineThread:
             param="model",
         )
 
-    def _has_adapter(self, engine: StreamEngine, adapter: str) -> bool:
+    def _has_adapter(self, engine: StreamEngine, adapter: str, path: str) -> bool:
         """Whether the adapter is loaded or can be: unused adapters are unloaded for it, the oldest first."""
         if adapter not in self._adapters:
-            num_bytes = self._engine_context.adapter_bytes(adapter)
+            num_bytes = self._engine_context.adapter_bytes(path)
             # Adapters of running requests stay: unloading one would change the weights in the middle of a text.
             in_use = Counter(self._adapter_of.values())
             idle = [name for name in self._adapters if not in_use[name]]
@@ -441,12 +445,12 @@ class EngineThread:
                 if not idle:
                     if not engine.keys and self._engine_context.is_alone():
                         # Nothing can free memory later, so waiting would never end.
-                        raise _too_large(f"the adapter {adapter} beside its base", num_bytes + self.num_bytes)
+                        raise _too_large(f"the adapter {path} beside its base", num_bytes + self.num_bytes)
                     return False
                 self._adapters.pop(idle[0])
                 engine.unload_adapter(idle.pop(0))
                 self.num_bytes = engine.num_bytes
-            engine.load_adapter(adapter, adapter)
+            engine.load_adapter(adapter, path)
             self.num_bytes = engine.num_bytes
         self._adapters[adapter] = None
         self._adapters.move_to_end(adapter)

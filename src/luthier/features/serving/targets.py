@@ -69,6 +69,7 @@ def export_folder(context: Context, export_id: str) -> Path:
 
 EXPORT = "export:"
 _WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "tokenizer.json")
+_WEIGHT_FILES = (".safetensors", ".gguf")
 
 
 def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.0) -> Share:
@@ -90,7 +91,7 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
         folder = folder.resolve()
         if str(folder) not in (model.name for model in local_base_models(context).values()):
             check_export(folder, needs_bundle=True)
-            share = Share(target=f"{EXPORT}{folder.name}", fraction=fraction, folder=str(folder))
+            share = _share_of_folder(f"{EXPORT}{folder.name}", folder, fraction)
             served_share(context, caller, share)
             return share
     if name.startswith(EXPORT) and is_id(name.removeprefix(EXPORT), "exp"):
@@ -106,9 +107,28 @@ def _share_of_export(context: Context, caller: Caller, export_id: str, fraction:
 
     _, folder = made_export(context, caller, export_id)
     check_export(folder, needs_bundle=True)
-    share = Share(target=f"{EXPORT}{export_id}", fraction=fraction, folder=str(folder))
+    share = _share_of_folder(f"{EXPORT}{export_id}", folder, fraction)
     served_share(context, caller, share)
     return share
+
+
+def _share_of_folder(target: str, folder: Path, fraction: float) -> Share:
+    """The share of the export that is in a folder now."""
+    return Share(target=target, fraction=fraction, folder=str(folder), weights_sha256=_weights_digest(folder))
+
+
+def _weights_digest(folder: Path) -> str | None:
+    """The digest of the weights of an export by its manifest; None without one that can be read.
+
+    An export of the same model has the same, so that lost files can be restored by exporting it again.
+    """
+    from luthier.ml.export.bundle.manifest import MANIFEST, ManifestError, read_manifest
+
+    try:
+        files = read_manifest((folder / MANIFEST).read_bytes()).files
+    except (OSError, ManifestError):
+        return None
+    return sha256_document({file.path: file.sha256 for file in files if file.path.endswith(_WEIGHT_FILES)})
 
 
 def served_share(context: Context, caller: Caller, share: Share) -> Served:
@@ -116,11 +136,18 @@ def served_share(context: Context, caller: Caller, share: Share) -> Served:
 
     Raises:
         NotFoundError: The target, its files or its base are not on this machine, or belong to another project.
-        ConflictError: A run without a servable result.
+        ConflictError: A run without a servable result, or an export that was replaced in its folder.
         RequestError: A folder in a format that cannot be served.
     """
     if share.folder is not None:
-        return served_export(context, Path(share.folder))
+        served = served_export(context, Path(share.folder))
+        if share.weights_sha256 not in (None, _weights_digest(Path(share.folder))):
+            raise ConflictError(
+                f"{share.target} has other weights than when it was deployed",
+                expected="the weights that its gates and evaluations are about",
+                do="on the machine of the server: deploy its folder again, or roll back",
+            )
+        return served
     return served_target(context, caller, share.target)
 
 

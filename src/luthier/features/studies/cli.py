@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
 from luthier.features.studies import cli_options as tune_options
 from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption, SetOption, open_context
@@ -228,7 +229,7 @@ def _show_all(console: Console, rows: Sequence[dict[str, Any]], also: Sequence[s
     from luthier.platform.cli.console import make_table, visible
 
     if not rows:
-        console.print("No studies yet: luthier tune RECIPE --budget-hours 2")
+        console.print(in_home("No studies yet: luthier tune RECIPE --budget-hours 2"))
         return
     names = ("study_id", "status", "base_model", "num_trials", "hours", "budget_hours", "winner", *also)
     table = make_table([name.replace("_", " ") for name in names], num_text_columns=3)
@@ -263,8 +264,9 @@ def _show(console: Console, study: Study, trials: Sequence[Trial], verdict: Verd
         console.print(visible(sentence), soft_wrap=True)
     if study.status == "done":
         console.print(f"final run: {study.final_run_id}; report: {study.report_path}", soft_wrap=True)
-        console.print(f"take the recipe: luthier studies apply {study.study_id} -o recipe.yaml", soft_wrap=True)
+        take = f"take the recipe: luthier studies apply {study.study_id} -o recipe.yaml"
+        console.print(in_home(take), soft_wrap=True)
     else:
         if study.needs_hours is not None:
             console.print(f"its budget ended before the final run, {study.final_run_id}", soft_wrap=True)
-        console.print(f"{study.status}; resume it: {study.way_on}", soft_wrap=True)
+        console.print(in_home(f"{study.status}; resume it: {study.way_on}"), soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import (
     AllowUnsignedOption,
     Answer,
@@ -330,7 +331,7 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     if outcome.evaluation is not None:
         show_evaluation(console, outcome.evaluation, only_what_decides=True)
     if outcome.go_on is not None:
-        console.print(f"\nTo resume: {outcome.go_on}", soft_wrap=True)
+        console.print(in_home(f"\nTo resume: {outcome.go_on}"), soft_wrap=True)
 
 
 def peak_memory(result: TrainResult) -> str:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import yaml
 
-from luthier.core.data_sources import is_pattern
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
-from luthier.core.system.files import expanded
 from luthier.features.training.checkpoint_uploads.bucket import FROM_ARTIFACTS
 from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID
 from luthier.features.training.staging import parse_staged
-
-if TYPE_CHECKING:
-    from luthier.core.recipe import Recipe
 
 System = Literal["slurm", "skypilot", "ray"]
 SYSTEMS: Final[tuple[System, ...]] = ("slurm", "skypilot", "ray")
@@ -68,7 +60,8 @@ class Launch:
         budget_options: Options of `luthier train` with the budget of this launch.
         max_usd_per_hour: The highest price of a machine, for SkyPilot.
         variables: Names and values of further environment variables.
-        secrets: Names of environment variables whose values are given when the job is started.
+        secrets: Names of environment variables whose values are given when the job is started; for Ray, the keys of a
+            Kubernetes secret.
     """
 
     recipe: Path
@@ -162,9 +155,15 @@ def _check(system: System, launch: Launch) -> None:
             raise RequestError(
                 f"{name} names a place at {urlsplit(url).hostname} with a password",
                 expected="a URL without credentials: a job file is stored, shown and shared",
-                do="take it out, and give the nodes the credentials in their environment (skypilot: --secret NAME)",
+                do="take it out, and give nodes the credentials in their environment (skypilot, ray: --secret NAME)",
             )
-    only_sky = {"--spot": launch.is_spot, "--max-usd-per-hour": launch.max_usd_per_hour, "--secret": launch.secrets}
+    if launch.secrets and system == "slurm":
+        raise RequestError(
+            f"--secret for {system}",
+            expected="skypilot or ray: jobs of Slurm have the environment of sbatch",
+            do="leave --secret out, and set the variable where sbatch is called",
+        )
+    only_sky = {"--spot": launch.is_spot, "--max-usd-per-hour": launch.max_usd_per_hour}
     for name, given in only_sky.items():
         if given and system != "skypilot":
             raise RequestError(
@@ -363,7 +362,11 @@ def _ray(launch: Launch, launch_id: str) -> str:
     if launch.on_gpus:
         limits["nvidia.com/gpu"] = launch.devices_per_node
     variables = {LAUNCH_ID: launch_id, "RAY_USAGE_STATS_ENABLED": "0"} | launch.environment()
-    environment = [{"name": name, "value": value} for name, value in variables.items()]
+    environment: list[dict[str, object]] = [{"name": name, "value": value} for name, value in variables.items()]
+    environment += [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": _secret_of(launch), "key": name}}}
+        for name in launch.secrets
+    ]
 
     def pod(name: str, resources: dict[str, int]) -> dict[str, object]:
         container = {
@@ -396,14 +399,28 @@ def _ray(launch: Launch, launch_id: str) -> str:
             "rayClusterSpec": cluster,
         },
     }
+    return _ray_head(launch) + _yaml(document)
+
+
+def _secret_of(launch: Launch) -> str:
+    """The Kubernetes secret that holds the values of its secrets."""
+    return f"{launch.name}-secrets"
+
+
+def _ray_head(launch: Launch) -> str:
+    """What a person has to do before the start."""
     head = (
         "# Written by `luthier launch ray`, for KubeRay. Start it with: kubectl create -f FILE\n"
         "# Head and workers must see the recipe, its rows and LUTHIER_HOME at the same paths: add a shared volume.\n"
     )
+    if launch.secrets:
+        literals = " ".join(f'--from-literal={name}="${name}"' for name in launch.secrets)
+        head += "# The variables of --secret are read from a Kubernetes secret; make it once in the same namespace:\n"
+        head += f"# kubectl create secret generic {_secret_of(launch)} {literals}\n"
     if launch.data:
         places = ", ".join(path for path, _ in launch.data)
         head += f"# The head alone copies {json.dumps(places)[1:-1]}, so that volume has to hold it.\n"
-    return head + _yaml(document)
+    return head
 
 
 def _setup(launch: Launch) -> str:
@@ -426,74 +443,3 @@ _Dumper.add_representer(str, _block)
 def _yaml(document: dict[str, object]) -> str:
     plain = json.loads(json.dumps(document))  # no anchors: the same list twice is written twice
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, width=1000)
-
-
-def local_files(recipe: Recipe, written: Mapping[str, Any], launch: Launch) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a recipe names outside its folder: files here for the nodes, and a note for each that is not here.
-
-    Args:
-        recipe: With absolute paths.
-        written: The keys of its file; a path that is relative there is inside the folder on the nodes, too.
-        launch: What is launched.
-
-    Raises:
-        RequestError: A relative path leads out of the recipe's folder, which is elsewhere on the nodes.
-    """
-    folder, found, notes = launch.recipe.parent, list[str](), list[str]()
-    as_written = {str(expanded(text)): text for text in _texts(written)}
-    named = {f"data.{key}": file for key, file in recipe.data.files().items()} | _model_folders(recipe)
-    staged = [expanded(path) for path, _ in launch.data]
-    for key, name in named.items():
-        path = expanded(name)
-        if "://" in name or name.startswith("hub:") or any(path.is_relative_to(one) for one in staged):
-            continue
-        text = as_written.get(str(path))
-        if text is None:
-            if not Path(os.path.normpath(path)).is_relative_to(folder):
-                raise RequestError(
-                    f"{key}: {name} is outside the folder of the recipe, {folder}",
-                    expected="a path inside it, which is copied to every node, or an absolute one",
-                    do="move the file, write its absolute path, or take it from a store with --data",
-                )
-            continue
-        matching = [str(path)] if path.exists() else _matching(path) if is_pattern(name) else []
-        if matching:
-            found += [_on_nodes(one, text) for one in matching]
-        else:
-            notes.append(f"{key}: {name} is not on this machine: it must be on the nodes, or be given with --data")
-    return tuple(dict.fromkeys(found)), tuple(notes)
-
-
-def _model_folders(recipe: Recipe) -> dict[str, str]:
-    """The models that a recipe names by their folders, by key."""
-    search = recipe.evaluation.optimised_prompt if recipe.evaluation else None
-    named = {
-        "base_model": recipe.base_model,
-        "objective.teacher": recipe.objective.teacher if recipe.objective else None,
-        "evaluation.optimised_prompt.reflection_model": search.reflection_model if search else None,
-    }
-    return {key: name for key, name in named.items() if name is not None and name.startswith((".", "/", "~"))}
-
-
-def _on_nodes(path: str, text: str) -> str:
-    """Where a file of this machine is on the nodes, whose home folder may be another one: as the recipe names it."""
-    home = expanded("~")
-    is_in_home = text.startswith("~/") and Path(path).is_relative_to(home)
-    return f"~/{Path(path).relative_to(home).as_posix()}" if is_in_home else path
-
-
-def _matching(path: Path) -> list[str]:
-    """The files of this machine that match a pattern; none where none does."""
-    from luthier.ml.data.files.patterns import matching_files
-
-    with suppress(NotFoundError):
-        return [str(file) for file, _ in matching_files(path)]
-    return []
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a document."""
-    if isinstance(value, str):
-        yield value
-    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        yield from _texts(inner)

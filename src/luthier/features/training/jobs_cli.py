@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, SetOption, open_context
 
@@ -180,7 +181,7 @@ def _show_all(console: Console, found: list[Job]) -> None:
     from luthier.platform.cli.console import make_table
 
     if not found:
-        console.print("no jobs yet: queue a recipe with `luthier jobs submit RECIPE`")
+        console.print(in_home("no jobs yet: queue a recipe with `luthier jobs submit RECIPE`"))
         return
     table = make_table(["job", "status", "run", "worker", "step", "attempts"], num_text_columns=4)
     for job in found:

@@ -62,7 +62,7 @@ _PriceOption = Annotated[
 ]
 _SecretOption = Annotated[
     list[str] | None,
-    typer.Option("--secret", metavar="NAME", help="skypilot: pass this environment variable as a secret. Repeatable."),
+    typer.Option("--secret", metavar="NAME", help="skypilot, ray: pass this variable as a secret. Repeatable."),
 ]
 _ClusterOption = Annotated[
     str | None,
@@ -223,7 +223,7 @@ def _completed(
 
     from luthier.features.planning.budgets import merged
     from luthier.features.recipes.file import read_recipe_file
-    from luthier.features.training.job_files import local_files
+    from luthier.features.training.launched_files import local_files
 
     whole = merged(recipe.budget, budget)
     mounts, notes = tuple[str, ...](), tuple[str, ...]()
@@ -232,7 +232,8 @@ def _completed(
     uploads = (asked.checkpoints or "").startswith("s3://")
     uses_store = uploads or any(url.startswith("s3://") for _, url in asked.data)
     variables = tuple((name, os.environ[name]) for name in _STORE_VARIABLES if uses_store and os.environ.get(name))
-    if system == "skypilot" and uploads:  # data is copied by SkyPilot, with credentials of its own
+    # SkyPilot copies data with credentials of its own; jobs of Slurm have the environment of sbatch.
+    if (system == "skypilot" and uploads) or (system == "ray" and uses_store):
         notes += _credentials_left_here(asked.secrets)
     return (
         replace(

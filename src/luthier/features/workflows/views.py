@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller, project_option
 from luthier.core.errors import NotFoundError
+from luthier.core.printed_commands import in_home
 from luthier.core.system.files import is_held
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.features.workflows.registry import workflow_of
@@ -418,7 +419,7 @@ def show(console: Console, view: WorkflowView, report_path: str | None) -> None:
     if view.part_of:
         say(f"a stage of {view.part_of}")
     if view.command:
-        say(f"resume it: {view.command}")
+        say(in_home(f"resume it: {view.command}"))
 
 
 def shown(context: Context, caller: Caller, pipeline_id: str) -> Callable[[Console], None]:

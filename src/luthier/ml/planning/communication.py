@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.cost import Device
-from luthier.ml.planning.workload import BYTES, Workload
+from luthier.ml.planning.workload import BYTES, OWN, Workload
 
 FSDP_OVERLAP: Final = 0.5
 """Share of what FSDP moves that is hidden behind computing, where there is that much to compute: the next layer is
@@ -34,7 +34,8 @@ hand, not fitted; tensor and expert parallel hide nothing here (async TP and the
 _HOP_SECONDS: Final = 1e-5
 """From machine to machine, once a step of a ring; assumed. Within a machine it is a hundredth of what a layer takes."""
 _GRADIENT_BYTES: Final = 4.0
-"""FSDP sums gradients in fp32 (`MixedPrecisionPolicy(reduce_dtype=torch.float32)`)."""
+"""FSDP sums gradients in fp32 (`MixedPrecisionPolicy(reduce_dtype=torch.float32)`), and so do whole copies of this
+project (`World.sum_gradients`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,9 @@ def _ddp(workload: Workload, device: Device) -> float:
     s, layout = workload.structure, workload.layout
     copies, inner, experts = layout.data_parallel(device.num_devices), layout.tensor_parallel, layout.expert_parallel
     num_routed = s.num_routed_parameters if workload.method == "full" else 0.0
-    each = BYTES[workload.adapters] / layout.model_parallel
+    # This project's loop reduces its fp32 sums; others reduce what the backward pass gives.
+    num_bytes = _GRADIENT_BYTES if workload.optimizer.startswith(OWN) else BYTES[workload.adapters]
+    each = num_bytes / layout.model_parallel
     seconds = _ring((workload.num_trainable - num_routed) * each, copies, inner, device)
     seconds += _ring(num_routed / experts * each, copies // experts, inner * experts, device)
     return 2.0 * (seconds + _hops(copies, inner, device))

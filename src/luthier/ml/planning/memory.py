@@ -19,7 +19,7 @@ from luthier.ml.inference.models.structure import LinearLayer
 from luthier.ml.planning import step_counts
 from luthier.ml.planning.communication import keeps_experts_gathered, keeps_gathered
 from luthier.ml.planning.inference_cost import WORKER_BYTES, cache_bytes, judging_bytes
-from luthier.ml.planning.workload import BYTES, OWN, WHOLE_COPIES, Workload
+from luthier.ml.planning.workload import BYTES, OWN, WHOLE_COPIES, Workload, once_for
 from luthier.ml.training.optimizers.rules import (
     Matrices,
     OptimizerRules,
@@ -102,11 +102,14 @@ def _state(workload: Workload) -> StateBytes:
 def _sizes(workload: Workload) -> TrainedSizes:
     structure = workload.structure
     if workload.method != "full":
-        rank = workload.adapter_rank
-        # An adapter is two thin matrices: A [rank, inputs] and B [outputs, rank].
-        thin = [Matrices(1, rank, x.num_inputs) for x in workload.targeted]
-        thin += [Matrices(1, x.num_outputs, rank) for x in workload.targeted]
-        return TrainedSizes(workload.num_trainable, is_full=False, matrices=tuple(thin))
+        rank, layers = workload.adapter_rank, workload.targeted
+
+        def thin() -> tuple[Matrices, ...]:
+            # An adapter is two thin matrices: A [rank, inputs] and B [outputs, rank].
+            above = [Matrices(1, rank, x.num_inputs) for x in layers]
+            return (*above, *(Matrices(1, x.num_outputs, rank) for x in layers))
+
+        return TrainedSizes(workload.num_trainable, is_full=False, matrices=once_for(layers, ("thin", rank), thin))
     width, vocabulary = structure.hidden_size, structure.vocabulary_size
     matrices = [Matrices(1, x.num_outputs, x.num_inputs) for x in structure.linear_layers]
     if structure.num_matrix_parameters > _num(structure.linear_layers):

@@ -39,7 +39,7 @@ from luthier.ml.planning.resolve_objective import (
     with_task_head,
 )
 from luthier.ml.planning.resolve_optimizer import resolve_average, resolve_optimizer
-from luthier.ml.training.objectives.rules import rules_of as objective_rules
+from luthier.ml.training.objectives.rules import rows_of_unit, rules_of
 
 if TYPE_CHECKING:
     from luthier.ml.planning.hardware import Hardware
@@ -81,7 +81,7 @@ def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
 
 def fills_blocks(recipe: Recipe) -> bool:
     """Whether the texts of a recipe are cut and filled into blocks."""
-    return recipe.objective is not None and objective_rules(recipe.objective.name).packs
+    return recipe.objective is not None and rules_of(recipe.objective.name).packs
 
 
 def resolve(
@@ -346,7 +346,7 @@ def _micro_batch_tokens(
 ) -> int:
     on_cpu = hardware.device == "cpu"
     least, step_tokens = defaults.CUT_STEP_TOKENS
-    num = batch * objective_rules(objective.name).rows_per_unit * train.mean_tokens
+    num = batch * rows_of_unit(objective.name, train) * train.mean_tokens
     is_cut = objective.name == "embed" and num > step_tokens and train.max_tokens <= least
     if on_cpu and is_cut and recipe.micro_batch_tokens is None:
         sources.note("training.micro_batch_tokens", "derived", defaults.CUT_STEP_REASON)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from luthier.core.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.core.errors import RecipeError
@@ -19,6 +19,7 @@ from luthier.ml.planning.devices import has_bfloat16
 from luthier.ml.planning.inference_cost import Compute, Judging, Rollouts, Stored, TeacherPass, judging_of, teacher_pass
 from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
+from luthier.ml.training.objectives.rules import rows_of_unit
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
 from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
 
@@ -142,7 +143,7 @@ class Workload:
     def adapts_head(self) -> bool:
         """Whether the output head carries an adapter."""
         head = self.structure.outer_layers[-1:]
-        return bool(head) and self.method != "full" and bool(_targeted(head, self.targets))
+        return bool(head) and self.method != "full" and bool(_matching(head, self.targets))
 
     @property
     def adapter_rank(self) -> int:
@@ -170,7 +171,9 @@ class Workload:
             return self.structure.num_parameters + of_head
         extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
         routed = sum(self.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in self.targeted_experts)
-        return of_head + routed + sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
+        layers = self.targeted
+        widths = once_for(layers, "widths", lambda: sum(x.num_inputs + x.num_outputs for x in layers))
+        return of_head + routed + self.adapter_rank * (widths + extra * len(layers))
 
     @property
     def element_bytes(self) -> float:
@@ -178,9 +181,44 @@ class Workload:
         return BYTES[self.compute]
 
 
-@lru_cache(maxsize=64)  # called hundreds of times while a quote looks for what fits
 def _targeted(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
+    return once_for(layers, ("targeted", targets), lambda: _matching(layers, targets))
+
+
+def _matching(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
     return tuple(x for x in layers if any(x.name == target or x.name.endswith(f".{target}") for target in targets))
+
+
+def kinds_of(layers: tuple[LinearLayer, ...]) -> frozenset[str]:
+    """The kinds of some layers, such as `q_proj`."""
+    return once_for(layers, "kinds", lambda: frozenset(layer.kind for layer in layers))
+
+
+_Found = TypeVar("_Found")
+_FOUND: Final[dict[tuple[int, Hashable], tuple[tuple[LinearLayer, ...], Any]]] = {}
+_MAX_FOUND: Final = 256
+
+
+def once_for(layers: tuple[LinearLayer, ...], key: Hashable, find: Callable[[], _Found]) -> _Found:
+    """What is found of some layers, once for each tuple of them.
+
+    A quote makes some seventy predictions while it looks for what fits, and hundreds of layers would be walked, or
+    hashed, several times in each.
+
+    Args:
+        layers: By their identity: those of a structure, or a tuple that was found before.
+        key: What is found of them.
+        find: Finds it.
+    """
+    place = (id(layers), key)
+    known = _FOUND.get(place)
+    if known is None or known[0] is not layers:
+        if len(_FOUND) >= _MAX_FOUND:
+            _FOUND.clear()
+        # The tuple is kept, so that no other one gets its id.
+        known = _FOUND[place] = (layers, find())
+    found: _Found = known[1]
+    return found
 
 
 def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Batches | None = None) -> Workload:
@@ -356,8 +394,8 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
         budget = max(usual, rows.max_tokens)
     units = min(training.global_batch_size, rows.num_examples)
-    # A unit of the objective may be several rows: a preference pair is two.
-    rows_per_unit = objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example
+    # A unit of the objective may be several rows: a preference pair is two, a search with a hard negative three.
+    rows_per_unit = rows_of_unit(plan.objective.name, rows) * rows.sequences_per_example
     per_step = math.ceil(units * rows_per_unit)
     # Devices share the units of a step evenly: no micro-batch has more than one device's.
     share = math.ceil(math.ceil(units / device.num_devices) * rows_per_unit)

@@ -100,6 +100,10 @@ class World:
         line = "" if wish is None else StopReason(wish[:1000], cause_of(wish)).to_line()
         return next((StopReason.from_line(text) for text in self.gather(line) if text), None)
 
+    def all_true(self, own: bool) -> bool:
+        """Whether something holds on every rank; what ranks decide by themselves could differ between machines."""
+        return "0" not in self.gather(str(int(own)))
+
     def max(self, count: int) -> int:
         """The largest of all ranks' counts."""
         return max(map(int, self.gather(str(count))))

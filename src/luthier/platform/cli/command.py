@@ -19,6 +19,7 @@ import typer
 
 from luthier.core.errors import LuthierError
 from luthier.core.json_limits import json_utf8
+from luthier.core.printed_commands import in_home
 from luthier.core.system.files import is_disk_full, storage_full
 
 if TYPE_CHECKING:
@@ -396,7 +397,10 @@ def _without_infinity(value: Any) -> Any:
 def end_of(error: BaseException) -> Ending:
     """What an error means to the one who asked."""
     if isinstance(error, LuthierError):
-        return Ending(error.exit_code, error=error.as_json(), text=f"Error: {error}")
+        do, text = in_home(error.do), str(error)
+        if text.endswith(error.do):
+            text = text.removesuffix(error.do) + do
+        return Ending(error.exit_code, error=error.as_json() | {"do": do}, text=f"Error: {text}")
     if isinstance(error, _USAGE_ERROR):
         return _usage(error)
     if isinstance(error, typer.Abort):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -164,6 +166,29 @@ def test_a_cancelled_batch_keeps_what_was_answered(opened: Context, monkeypatch:
     assert 10 <= num < 50
     assert (view.batch.num_completed, view.batch.num_failed, view.batch.error_file_id) == (num, 0, None)
     assert view.batch.cancelled_at is not None
+
+
+def test_a_batch_whose_job_was_cancelled_keeps_what_was_answered(
+    opened: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `luthier jobs cancel`, which ends the process of the job by SIGTERM."""
+    start(opened, lines(20))
+    monkeypatch.setattr(batch_job, "NUM_AT_ONCE", 1)
+    job = claimed(opened)
+
+    def say(text: str) -> str:
+        if text == "say 5":
+            opened.jobs.ask(job.job_id, "cancel")
+            os.kill(os.getpid(), signal.SIGTERM)
+        return text
+
+    answering(opened, say)
+    view = finished(opened, job)
+    assert (view.job.status, view.status, view.batch.status) == ("cancelled", "cancelled", "cancelled")
+    made = content(opened, view.batch.output_file_id)
+    assert [one["custom_id"] for one in made] == [f"id-{number}" for number in range(5)]
+    assert (view.batch.num_completed, view.batch.num_failed) == (5, 0)
+    assert not (opened.settings.jobs_folder / job.job_id / "output.jsonl").exists()
 
 
 def test_an_expired_batch_says_so_of_every_request_that_is_left(

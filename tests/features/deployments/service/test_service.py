@@ -20,6 +20,7 @@ from luthier.features.models.store import TunedModel
 from luthier.features.runs.service import remove_run
 from luthier.features.serving import models as served_models
 from luthier.features.serving.checkpoint_permissions import permit
+from luthier.ml.export.bundle.manifest import MANIFEST, make_manifest
 from luthier.ml.export.bundle.verify import VerifyReport
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.db.database import Database
@@ -212,6 +213,39 @@ def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(
         deployments.deploy(context, ME, "support", str(folder))
     with pytest.raises(ConflictError, match=r"revision 1 .* cannot be served: .* nothing that can be served"):
         deployments.rollback(context, ME, "support")
+
+
+def test_an_export_that_was_replaced_in_its_folder_does_not_answer(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gates and evaluations are about the weights that were deployed."""
+    folder = tmp_path / "small"
+    whole = VerifyReport(folder=str(folder), bundle_sha256=None, num_files=1, num_bytes=4, faults=())
+    monkeypatch.setattr("luthier.ml.export.bundle.verify", lambda folder: whole)
+
+    def export(weights: bytes, card: str) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "model.gguf").write_bytes(weights)
+        (folder / "README.md").write_text(card)
+        (folder / "parity.json").write_text(json.dumps({"passed": True}))
+        (folder / MANIFEST).write_bytes(make_manifest(folder).as_bytes())
+
+    export(b"GGUF a", "of Monday")
+    deployments.deploy(context, ME, "support", str(folder))
+    export(b"GGUF a", "of Tuesday")
+    assert answering(context) == {"export:small"}, "the same model was exported again"
+    export(b"GGUF b", "of Tuesday")
+    with pytest.raises(ConflictError, match="export:small has other weights than when it was deployed"):
+        served_models.route(context, ME, "support", "u")
+    made = deployments.deploy(context, ME, "support", str(folder))
+    assert answering(context) == {"export:small"}
+    assert "weights_sha256" not in json.dumps(deployments.revision_json(made.revision))
+    with pytest.raises(ConflictError, match="has other weights"):
+        deployments.rollback(context, ME, "support")
+    (folder / MANIFEST).unlink()
+    with pytest.raises(ConflictError, match="has other weights"):
+        served_models.route(context, ME, "support", "u")
 
 
 def test_a_run_is_not_asked_by_its_id_and_a_deployment_is_listed(context: Context) -> None:

@@ -98,6 +98,18 @@ def test_watch_of_a_killed_run_says_how_to_go_on(luthier, home: Path) -> None:  
     assert f"luthier train --resume {OTHER}" in out
 
 
+def test_watch_ends_with_the_exit_code_of_the_run(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
+    codes = {run: luthier("runs", "watch", run).code}
+    with Context.open(home) as context:
+        for number, status in enumerate(("failed", "running", "paused")):
+            run_id = f"{OTHER[:-1]}{number}"
+            context.runs.create(make_record(run_id, status=status), make_plan())
+            codes[status] = luthier("runs", "watch", run_id).code
+    # None of them has a process: the one that is running was killed.
+    assert codes == {run: 0, "failed": 1, "running": 1, "paused": 0}
+    assert luthier("runs", "watch", f"{OTHER[:-1]}0", "--json").code == 1
+
+
 def test_edit_and_find_again(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
     with Context.open(home) as context:
         context.runs.create(make_record(OTHER, status="failed"), make_plan(learning_rate=1e-3))

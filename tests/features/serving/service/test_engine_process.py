@@ -36,6 +36,7 @@ class FakeEngine:
 
     def __init__(self, served: Served, world: World) -> None:
         self.name, self.world = Path(served.path).name, world
+        world.engines.append(self)
         self.asks: dict[Hashable, str | None] = {}
         self.adapters: dict[str, str] = {}
         self.has_closed = False
@@ -168,6 +169,7 @@ class World:
         self.texts: dict[str, str] = {}
         self.errors: dict[str, LuthierError] = {}
         self.num_asked = 0
+        self.engines: list[FakeEngine] = []
         self.scheduler: Scheduler
 
     def open_desk(self, *, most_models: int = 2, memory_bytes: int = 1000) -> None:
@@ -199,6 +201,10 @@ class World:
         if self.counts:
             return CountingFake(served, self)
         return PreparingFake(served, self) if self.prepares else FakeEngine(served, self)
+
+    def num_begun(self, name: str) -> int:
+        """Requests that the engine of a model has begun and not ended."""
+        return sum(len(engine.asks) for engine in self.engines if engine.name == name)
 
     def model(self, name: str, adapter: str | None = None) -> Served:
         """`fake`: no other engine is asked whether an adapter can share its base."""
@@ -269,6 +275,25 @@ def test_adapters_of_one_base_share_its_engine(world: World) -> None:
     keys = [world.ask("a", "one"), world.ask("a"), world.ask("a", "two"), world.ask("a", "one")]
     assert world.answered(*keys) == ["a:one", "a:", "a:two", "a:one"]
     assert sorted(world.log) == ["load one", "load two", "open a"]
+
+
+def test_an_adapter_that_was_written_again_answers_with_what_is_in_its_folder(world: World) -> None:
+    """Answers that are being written keep the weights they began with."""
+    world.open_desk()
+    folder = world.folder / "one"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    served = world.model("a").model_copy(update={"adapter_path": str(folder)})
+    assert world.answered(world.ask(served)) == ["a:one"]
+    world.hold.add("a")
+    before = world.ask(served)
+    world.until(lambda: world.num_begun("a") == 1)
+    (folder / "adapter_config.json").write_text("{ }")
+    after = world.ask(served)
+    world.until(lambda: world.num_begun("a") == 2)
+    world.hold.clear()
+    assert world.answered(before, after) == ["a:one", "a:one#2"]
+    assert world.log == ["open a", "load one", "load one#2"]
 
 
 def test_a_request_for_a_loaded_model_alone_loads_none(world: World) -> None:

@@ -121,16 +121,21 @@ def test_credentials_of_the_store_that_stay_on_this_machine_are_named(
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
     (recipe.parent / "rows.jsonl").write_text("", encoding="utf-8")
     stores = ["--checkpoints", "s3://bucket/runs"]
-    assert main(["launch", "skypilot", str(recipe), *stores]) == 0
-    text = capsys.readouterr().out
-    assert "add --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY" in " ".join(text.split())
-    assert "a-secret-word" not in text
+    data = ["--data", "more=s3://bucket/more"]
+    image = ["--image", "mine:1"]
+    for system, options in (("skypilot", stores), ("ray", [*image, *stores]), ("ray", [*image, *data])):
+        assert main(["launch", system, str(recipe), *options]) == 0
+        text = capsys.readouterr().out
+        assert "add --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY" in " ".join(text.split())
+        assert "a-secret-word" not in text
     given = ["--secret", "AWS_ACCESS_KEY_ID", "--secret", "AWS_SECRET_ACCESS_KEY"]
     # Slurm's jobs have the environment of sbatch, and SkyPilot copies data with its own credentials.
     for system, options in (
         ("skypilot", [*stores, *given]),
+        ("ray", [*image, *stores, *given]),
+        ("ray", image),
         ("slurm", stores),
-        ("skypilot", ["--data", "more=s3://bucket/more"]),
+        ("skypilot", data),
     ):
         assert main(["launch", system, str(recipe), *options]) == 0
         assert "# note" not in capsys.readouterr().out, (system, options)

@@ -203,6 +203,22 @@ def test_ray_gets_the_place_of_its_checkpoints_and_starts_again() -> None:
     assert job["spec"]["backoffLimit"] == 2
 
 
+def test_ray_reads_secrets_from_one_of_kubernetes() -> None:
+    text = launch_file("ray", replace(LAUNCH, image="i", secrets=("KEY_ID", "SECRET_KEY")))
+    make = "# kubectl create secret generic luthier-recipe-one-secrets "
+    make += '--from-literal=KEY_ID="$KEY_ID" --from-literal=SECRET_KEY="$SECRET_KEY"\n'
+    assert make in text
+    cluster = yaml.safe_load(text)["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    for machine in (cluster["headGroupSpec"], group):
+        (container,) = machine["template"]["spec"]["containers"]
+        found = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"] if "valueFrom" in one}
+        assert found == {
+            name: {"name": "luthier-recipe-one-secrets", "key": name} for name in ("KEY_ID", "SECRET_KEY")
+        }
+    assert "kubectl create secret" not in launch_file("ray", replace(LAUNCH, image="i"))
+
+
 def test_ray_says_that_the_head_alone_copies_data() -> None:
     text = launch_file("ray", replace(LAUNCH, image="i", data=(("/rows\nx", "s3://bucket/rows"),)))
     assert "# The head alone copies /rows\\nx, so that volume has to hold it.\n" in text

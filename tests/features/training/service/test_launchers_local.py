@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,11 +22,13 @@ from luthier.core.plan import Plan
 from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
+from luthier.features.training.launchers import here
 from luthier.features.training.launchers.here import silent_hooks, train_worker
 from luthier.features.training.launchers.local import MAX_RESTARTS, Answers, LocalLauncher, _Attempt
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
+from luthier.testing.records import make_plan
 from luthier.testing.world import in_world
 
 MakeRecipe = Callable[..., Path]
@@ -170,3 +173,41 @@ def test_a_batch_that_two_do_not_divide_is_refused_before_anything_begins(
     with pytest.raises(RequestError, match=r"global_batch_size 7 on 2 devices"):
         run(context, make_recipe(training={"global_batch_size": 7, "epochs": 1, "num_threads": 1}), LocalLauncher(2))
     assert context.runs.list() == []
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "who"), [(True, False, "another process"), (False, True, ""), (True, True, "")]
+)
+def test_processes_share_beginnings_and_pack_rows_where_all_of_them_have_proved_it(
+    monkeypatch: pytest.MonkeyPatch, own: bool, others: bool, who: str
+) -> None:
+    """Machines may differ; micro-batches of validation rows are shared out by their numbers, so all need the same."""
+    plan = make_plan()
+    training = plan.training.model_copy(update={"shared_prefix": True, "packing": True})
+    plan = plan.model_copy(update={"training": training})
+    model: Any = SimpleNamespace(can_share_prefix=lambda: own, base=None)
+    world: Any = SimpleNamespace(all_true=lambda mine: mine and others)
+    monkeypatch.setattr("luthier.ml.training.equivalence.why_not_packed", lambda _: None if own else "it differs")
+    told: list[Any] = []
+    found = (
+        here._shares_prefix(plan, model, world, told.append),
+        here._packs(plan, model, world, told.append, spreads=False),
+    )
+    assert found == (own and others, own and others)
+    assert [one.code for one in told] == ([] if own and others else ["no_shared_prefix", "no_packing"])
+    assert all(who in one.message for one in told)
+
+
+def test_a_run_is_trained_on_the_kind_of_device_that_it_was_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that resumes it, or a node that comes back, may have another kind, or none."""
+    on_gpu = World(1, 2, 2, "cuda:1")
+    monkeypatch.setattr("luthier.ml.inference.accelerator.device_type", lambda: "cpu")
+    with pytest.raises(RequestError, match="planned for cuda, and this machine has no accelerator"):
+        here._on_planned_device(World(device="cuda"), "cuda")
+    assert here._on_planned_device(World(), "cpu") == World()
+    monkeypatch.setattr("luthier.ml.inference.accelerator.device_type", lambda: "cuda")
+    assert here._on_planned_device(on_gpu, "cuda") is on_gpu
+    # It has joined the others by the device that it sees.
+    assert here._on_planned_device(on_gpu, "cpu") == World(1, 2, 2, "cpu")
+    with pytest.raises(RequestError, match="planned for xpu, and this machine has cuda"):
+        here._on_planned_device(on_gpu, "xpu")

@@ -80,3 +80,22 @@ def test_all_tokens_that_end_an_answer_are_in_the_generation_config(make_source,
     assert written["eos_token_id"] == [2, 0]
     assert written["temperature"] == 0.3
     assert turns.stops == ("<|im_end|>", "<|endoftext|>")
+
+
+def test_a_padding_token_without_an_embedding_is_not_what_generation_pads_with(make_source, tmp_path):
+    """As in fine-tuned models whose tokenizer got a [PAD] and whose embeddings did not grow."""
+    base = make_tiny_model(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(base)
+    rows = json.loads((base / "config.json").read_text())["vocab_size"]
+    own = json.loads((base / "generation_config.json").read_text())
+    found = []
+    for given in (None, -1, rows, rows - 1):
+        own.pop("pad_token_id", None)
+        written = own | ({} if given is None else {"pad_token_id": given})
+        (base / "generation_config.json").write_text(json.dumps(written))
+        turns = write_companions(make_source(base_path=str(base)), tmp_path)
+        assert turns.template.tokenizer.pad_token_id == rows
+        found.append(json.loads((tmp_path / "generation_config.json").read_text()).get("pad_token_id"))
+    assert found == [None, None, None, rows - 1]

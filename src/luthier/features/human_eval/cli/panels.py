@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.json_limits import json_utf8
+from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     DEFAULT_URL,
@@ -205,11 +206,8 @@ def _show(console: Console, panel: RatingPanel, project: str, links: list[dict[s
         )
     for one in links:
         console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
-    console.print(
-        "Keep the links, they are not shown again. Status: "
-        f"luthier human-eval status {panel.panel_id}{project_option(project)}",
-        soft_wrap=True,
-    )
+    command = in_home(f"luthier human-eval status {panel.panel_id}{project_option(project)}")
+    console.print(f"Keep the links, they are not shown again. Status: {command}", soft_wrap=True)
 
 
 def list_panels(project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
@@ -291,7 +289,7 @@ def _show_all(console: Console, found: Sequence[PanelCounts]) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("no panels yet: make one with `luthier human-eval create`")
+        console.print(in_home("no panels yet: make one with `luthier human-eval create`"))
         return
     table = make_table(["panel", "name", "kind", "state", "raters", "items", "ratings"], num_text_columns=4)
     for one in found:

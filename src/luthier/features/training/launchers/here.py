@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from luthier.core.data_stream import StreamCounts
+from luthier.core.errors import RequestError
 from luthier.core.events import Event, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
@@ -122,7 +123,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     Raises:
         DivergedError: The loss is not finite any more.
         CheckpointError: The newest checkpoint is of another plan, or cannot be read.
-        RequestError: The examples of a step cannot be divided evenly among the processes.
+        RequestError: This machine has no device of the kind that the run was planned for, or the examples of a step
+            cannot be divided evenly among the processes.
     """
     import torch
 
@@ -136,7 +138,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     from luthier.ml.training.objectives.rules import load_objective
 
     plan, training = prepared.plan, prepared.plan.training
-    world = world or World(device=training.device)
+    world = _on_planned_device(world or World(device=training.device), training.device)
     refuse_unequal_shares(training.global_batch_size, world.size)
     # The processes of one machine share its cores: more threads than cores would slow down all of them.
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
@@ -183,6 +185,24 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     peak = max(map(int, world.gather(str(accelerator.device_peak_memory_bytes(world.device)))))
     model = _made_whole(plan, model, world) if spreads else model
     return _with_counts(_result(hooks.folder, plan, model, outcome, peak, is_kept=world.is_first), counts)
+
+
+def _on_planned_device(world: World, kind: str) -> World:
+    """The processes on the kind of device that the run was planned for.
+
+    Raises:
+        RequestError: This machine has none.
+    """
+    from luthier.ml.inference import accelerator
+
+    if kind != "cpu" and (here := accelerator.device_type()) != kind:
+        raise RequestError(
+            f"the run was planned for {kind}, and this machine has {'no accelerator' if here == 'cpu' else here}",
+            expected=f"a device of the kind {kind}: the precision and the size of batches follow from it",
+            do="resume it on a machine that has one, or start a new run of its recipe here",
+        )
+    # The processes of a launcher join by the device that they see, before they have the plan.
+    return world if accelerator.kind_of(world.device) == kind else replace(world, device=kind)
 
 
 def _streamed(prepared: Prepared, schedule: RunSchedule, outcome: LoopOutcome) -> StreamCounts | None:
@@ -305,8 +325,8 @@ def _loaded(
     # a model to be sharded is loaded on the CPU: unsharded it may not fit on the device
     model = TrainableModel.load(plan, "cpu" if spreads else world.device)
     _tell_path(model, emit)
-    shares = _shares_prefix(plan, model, emit)
-    packs = _packs(plan, model, emit, spreads=spreads)
+    shares = _shares_prefix(plan, model, world, emit)
+    packs = _packs(plan, model, world, emit, spreads=spreads)
     _compile(plan, model, emit, spreads=spreads)
     if spreads:
         spread(model, world)
@@ -320,30 +340,36 @@ def _tell_path(model: TrainableModel, emit: Callable[[Event], None]) -> None:
         emit(WarningRaised(step=0, code="forward_path", message=message))
 
 
-def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
-    """Whether shared prefixes are computed once: requested, and verified for the model."""
+def _shares_prefix(plan: Plan, model: TrainableModel, world: World, emit: Callable[[Event], None]) -> bool:
+    """Whether shared prefixes are computed once: requested, and verified for the model on every rank."""
     if not plan.training.shared_prefix:
         return False
-    if model.can_share_prefix():
+    # Decided together: it decides how validation rows fall into micro-batches, which are then shared out by number.
+    own = model.can_share_prefix()
+    if world.all_true(own):
         return True
+    name = type(model.base).__name__ + (" of another process" if own else "")
     message = (
-        f"{type(model.base).__name__} computes something else when a beginning is shared, so none is: "
+        f"{name} computes something else when a beginning is shared, so none is: "
         "training takes as long as without training.shared_prefix"
     )
     emit(WarningRaised(step=0, code="no_shared_prefix", message=message))
     return False
 
 
-def _packs(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> bool:
-    """Whether rows are packed: planned, and verified for the model."""
+def _packs(
+    plan: Plan, model: TrainableModel, world: World, emit: Callable[[Event], None], *, spreads: bool
+) -> bool:
+    """Whether rows are packed: planned, and verified for the model on every rank."""
     from luthier.ml.training.equivalence import why_not_packed
 
     if not plan.training.packing:
         return False
     why_not = "weights are spread over the devices, none of which can prove it" if spreads else why_not_packed(model)
-    if why_not is None:
+    if world.all_true(why_not is None):
         return True
-    message = f"rows are not packed but padded, which takes longer and trains the same: {why_not}"
+    reason = why_not or "another process cannot prove it on its device"
+    message = f"rows are not packed but padded, which takes longer and trains the same: {reason}"
     emit(WarningRaised(step=0, code="no_packing", message=message))
     return False
 

@@ -184,11 +184,13 @@ class LocalLauncher:
         if self.num_processes < 1:
             raise RequestError(f"{self.num_processes} devices", expected="1 or more", do="correct the number")
         refuse_unequal_shares(plan.training.global_batch_size, self.num_processes)
-        if plan.training.device != "cpu" and device_count() < self.num_processes:
+        if plan.training.device != "cpu" and (count := device_count()) < self.num_processes:
             raise RequestError(
-                f"{self.num_processes} devices on a machine with {device_count()} GPUs",
+                f"{self.num_processes} devices on a machine with {count} GPUs",
                 expected="at most one process a GPU",
-                do=f"write --devices {device_count()}, or use more machines (docs/devices.md)",
+                do=f"write --devices {count}, or use more machines (docs/devices.md)"
+                if count
+                else "resume it on a machine with GPUs, or start a new run of its recipe here",
             )
 
     def train(

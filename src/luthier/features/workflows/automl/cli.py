@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED
+from luthier.core.printed_commands import in_home
 from luthier.features.workflows.model_comparison.cli import (
     JudgedOption,
     MetricOption,
@@ -114,7 +115,7 @@ def automl(
         console.print(visible(document["headline"]), soft_wrap=True)
         show(console)
         for line in document["next_commands"]:
-            console.print(visible(f"  {line}"), soft_wrap=True)
+            console.print(visible(in_home(f"  {line}")), soft_wrap=True)
 
     exit_code = 1 if any(stage.status == "refused" for stage in done.stages) else 0
     return Answer(as_json, document, show_all, exit_code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
+from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     Answer,
@@ -203,4 +204,5 @@ def show_model_comparison(console: Console, found: ModelComparisonResult, page: 
     # Only this answer has a run to continue with.
     if answer.word == "tuned":
         run = next(one.run_id for one in found.tunings if one.contender == answer.contender)
-        console.print(f"the short training is run {run}; look at it with: luthier runs show {run}", soft_wrap=True)
+        line = f"the short training is run {run}; look at it with: luthier runs show {run}"
+        console.print(in_home(line), soft_wrap=True)

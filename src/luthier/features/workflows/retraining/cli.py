@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from luthier.core.printed_commands import in_home
 from luthier.platform.cli.command import (
     Answer,
     HomeOption,
@@ -97,7 +98,7 @@ def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_j
         pipeline_id = resume or retrains.begin(context, caller, request).pipeline_id
         if resume is None and not as_json:
             command = f"luthier retrain --resume {pipeline_id}{project_option(project)}"
-            line = f"{pipeline_id}: resume after a stop with: {command}"
+            line = in_home(f"{pipeline_id}: resume after a stop with: {command}")
             stderr_console().print(line, soft_wrap=True)
         found = retrains.go_on(context, caller, pipeline_id, tell=silent if as_json else teller())
         show = shown(context, caller, pipeline_id)

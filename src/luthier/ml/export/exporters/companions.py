@@ -28,6 +28,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.core.workflows.trial_rows import TRIAL_ROWS
 from luthier.ml.inference.engine_prompts import rewritten, text_of
+from luthier.ml.inference.models.architecture import load_config, num_embeddings
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.thought_writing import FIELDS, TAGS
 from luthier.ml.inference.tool_calls.forms import TOOL_RESPONSE, TOOLS_PROMPT, ToolForm, form_of
@@ -435,9 +436,12 @@ def _generation_config(base: Path, template: ChatTemplate) -> dict[str, Any]:
     config = _read(base / "generation_config.json")
     ids = list(template.end_of_turn_ids)
     config["eos_token_id"] = ids[0] if len(ids) == 1 else ids
-    if config.get("pad_token_id") is None and template.tokenizer.pad_token_id is not None:
-        config["pad_token_id"] = template.tokenizer.pad_token_id
-    return config
+    # Finished rows of a batch are filled with it, so it needs an embedding: some settings write -1, and some tokenizers
+    # name a token beyond the matrix. Without it, transformers takes the end token.
+    known = num_embeddings(load_config(base))
+    asked = (config.pop("pad_token_id", None), template.tokenizer.pad_token_id)
+    usable = [one for one in asked if isinstance(one, int) and 0 <= one < known]
+    return config | ({"pad_token_id": usable[0]} if usable else {})
 
 
 def _read(file: Path) -> dict[str, Any]:

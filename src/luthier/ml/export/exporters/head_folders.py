@@ -26,7 +26,7 @@ from luthier.core.task_head import HEAD_DOCUMENT, TaskHead
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.merged import Width, whole_model
 from luthier.ml.export.exporters.older_config import write_older_names
-from luthier.ml.inference.models.architecture import context_tokens, language_model
+from luthier.ml.inference.models.architecture import context_tokens, language_model, load_config, num_embeddings
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head
@@ -199,7 +199,7 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
     settings_file = target / "tokenizer_config.json"
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     settings["padding_side"] = "right"
-    settings["pad_token"] = _padding(turns.template)
+    settings["pad_token"] = _padding(turns.template, num_embeddings(load_config(source.base_path)))
     settings["model_max_length"] = context - 1
     _write(settings_file, settings)
     if not _same_tokens(target, head, turns.template):
@@ -213,12 +213,22 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
     return _notes(head, gives)
 
 
-def _padding(template: ChatTemplate) -> str:
-    """A token that never ends a text: transformers classifiers find the last token that is not padding."""
+def _padding(template: ChatTemplate, known: int) -> str:
+    """A token that never ends a text: transformers classifiers find the last token that is not padding.
+
+    Args:
+        template: The template, with the tokenizer.
+        known: Rows of the embedding matrix; a token beyond it could not be read.
+    """
     tokenizer, ends = template.tokenizer, {template.tokenizer.eos_token_id, *template.end_of_turn_ids}
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
+
+    def is_usable(token: str) -> bool:
+        number: Any = tokenizer.convert_tokens_to_ids(token)
+        return bool(number not in ends and number < known)
+
+    if tokenizer.pad_token is not None and is_usable(tokenizer.pad_token):
         return str(tokenizer.pad_token)
-    others = [token for token in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(token) not in ends]
+    others = [token for token in tokenizer.all_special_tokens if is_usable(token)]
     return str((others or [tokenizer.eos_token])[-1])
 
 

@@ -105,6 +105,12 @@ def context_tokens(config: PreTrainedConfig) -> int:
     return sys.maxsize
 
 
+def num_embeddings(config: PreTrainedConfig) -> int:
+    """Rows of the input embedding, which are the usable token ids; `sys.maxsize` where the config has no number."""
+    value = getattr(text_config(config), "vocab_size", None)
+    return value if isinstance(value, int) and value > 0 else sys.maxsize
+
+
 def padding_id(model: PreTrainedModel, asked: int | None) -> int:
     """The id that pads rows, whose states are never read: `asked`, or 0 where the model has no embedding for it.
 

@@ -16,6 +16,7 @@ from luthier.core.plan import MethodPlan
 from luthier.core.registry import METHODS
 from luthier.ml.training.body import last_hidden_states
 from luthier.ml.training.methods.rules import RULES
+from luthier.ml.training.plug_in_classes import with_defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -175,5 +176,5 @@ def load_method(plan: MethodPlan) -> Method:
     if plan.name in RULES:
         method: Method = import_string(RULES[plan.name].implementation)(plan)
     else:
-        method = METHODS.load(plan.name)(plan)
+        method = with_defaults(METHODS.load(plan.name), PlainMethod)(plan)
     return method

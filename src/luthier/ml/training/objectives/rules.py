@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.dataset import Shape
+from luthier.core.dataset import DatasetProfile, Shape
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.import_string import import_string
 from luthier.core.registry import OBJECTIVES
@@ -307,16 +307,31 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
 }
 
 
+def rows_of_unit(name: str, profile: DatasetProfile) -> int:
+    """Rows of one unit of an objective in a micro-batch.
+
+    Args:
+        name: Of the objective.
+        profile: Of the rows: of embeddings a hard negative is a third text.
+    """
+    rules = rules_of(name)
+    if rules.task_head != "embed":
+        return rules.rows_per_unit
+    return max(rules.rows_per_unit, round(profile.rows_per_example))
+
+
 def load_objective(plan: ObjectivePlan, tools: Tools | None = None) -> Objective:
     """The objective that a plan names, with the resources that the run provides; None for none.
 
     Raises:
         NotFoundError: the name is not registered.
     """
-    from luthier.ml.training.objective_protocol import NO_TOOLS
+    from luthier.ml.training.objective_protocol import NO_TOOLS, PlainObjective
+    from luthier.ml.training.plug_in_classes import with_defaults
 
     if plan.name in RULES:
         objective: Objective = import_string(RULES[plan.name].implementation)(plan, tools or NO_TOOLS)
     else:
-        objective = OBJECTIVES.load(plan.name)(plan, tools or NO_TOOLS)
+        kind = with_defaults(OBJECTIVES.load(plan.name), PlainObjective)
+        objective = kind(plan, tools or NO_TOOLS)
     return objective
