@@ -114,7 +114,7 @@ def test_a_blank_line_in_a_fenced_query_does_not_end_it(bench):
 
 
 def test_a_blank_line_in_a_query_without_a_fence_does_not_end_it(bench):
-    query = "-- Two of them\n\nWITH twos AS (\n  SELECT b FROM t\n\n  WHERE a = 2\n)\n\nSELECT b FROM twos\n\nORDER BY b"
+    query = "-- Two\n\nWITH twos AS (\n  SELECT b FROM t\n\n  WHERE a = 2\n)\n\nSELECT b FROM twos\n\nORDER BY b"
     assert query_of(query) == query
     assert query_of(f"{query};\r\n\r\nThe order is that of b.") == query
     assert query_of(f"```sql\n{query}") == query
@@ -125,7 +125,15 @@ def test_a_blank_line_in_a_query_without_a_fence_does_not_end_it(bench):
 
 @pytest.mark.parametrize(
     "after",
-    ["From this one sees both.", "Where b is missing, there is no row.", "or\n\nSELECT 2", "SELECT 2", "Q: who?", "On t.", "from"],
+    [
+        "From this one sees both.",
+        "Where b is missing, there is no row.",
+        "or\n\nSELECT 2",
+        "SELECT 2",
+        "Q: who?",
+        "On t.",
+        "from",
+    ],
 )
 def test_prose_and_further_queries_behind_a_blank_line_are_no_part_of_a_query(after):
     assert query_of(f"SELECT a FROM t\n\n{after}") == "SELECT a FROM t"

@@ -374,8 +374,8 @@ _BEGIN_A_CLAUSE: Final = frozenset((
 ))
 _OFTEN_IN_PROSE: Final = frozenset(("AND", "OR", "ON", "WHEN", "THEN", "ELSE", "END"))
 _NEED_MORE: Final = frozenset((
-    "SELECT", "DISTINCT", "FROM", "WHERE", "AND", "OR", "NOT", "BY", "ON", "JOIN", "UNION", "ALL", "EXCEPT", "INTERSECT",
-    "HAVING", "AS", "IN", "LIKE", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE", "LIMIT", "OFFSET",
+    "SELECT", "DISTINCT", "FROM", "WHERE", "AND", "OR", "NOT", "BY", "ON", "JOIN", "UNION", "ALL", "EXCEPT",
+    "INTERSECT", "HAVING", "AS", "IN", "LIKE", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE", "LIMIT", "OFFSET",
 ))
 # fmt: on
 
