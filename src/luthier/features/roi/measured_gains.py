@@ -27,6 +27,8 @@ from luthier.core.results.roi_result import MeasuredAlone, MeasuredBaseline, Mea
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 
+_DISTANCE: Final = "nmae"
+"""The metric of heads that give numbers. Few of them are equal to the digit, so exact match takes its place badly."""
 _MIN_CORRELATED: Final = 10
 """Rows below which a correlation is mostly noise."""
 
@@ -370,6 +372,14 @@ def _metric(case: Case, evaluation: Evaluation, tuned: SystemResult) -> str:
             f"metric {metric or 'not named'} of evaluation {evaluation.evaluation_id}",
             expected=f"one of {', '.join(known) or 'its metrics (it has none that rises with quality)'}",
             do="name one as verdict.metric in the case, or judge again with --metrics exact_match",
+        )
+    if metric == _DISTANCE:
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} says how far numbers are off ({metric}), and not how many of the "
+            "answers are correct",
+            expected="a share of answers that are near enough to be of use",
+            do="leave the evaluation out, and say in a case file how many more answers are near enough: tuned.gain, or "
+            "tuned.alone",
         )
     if metric not in known:
         raise RequestError(

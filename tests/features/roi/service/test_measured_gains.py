@@ -310,6 +310,25 @@ def test_a_given_accuracy_is_not_held_against_points_of_another_metric(answer: A
         answer(f"{case}verdict: {{today: given, metric: rouge_l, correct_per_point: 0.5}}\n", rouge)
 
 
+def test_how_far_numbers_are_off_is_no_share_of_correct_answers(answer: Any) -> None:
+    """A head that gives numbers is judged by its distance; few of its numbers are equal to the digit."""
+    judged = evaluation()
+    distance = figure(0.1).model_copy(update={"higher_is_better": False})
+    numbers = judged.model_copy(
+        update={
+            "systems": tuple(
+                one.model_copy(update={"metrics": {"nmae": distance, "exact_match": figure(0.02)}})
+                for one in judged.systems
+            ),
+            "verdict": Verdict(word="better", metric="nmae", headline="Nearer."),
+        }
+    )
+    with pytest.raises(RequestError, match="how far numbers are off") as caught:
+        answer(CASE, numbers)
+    assert "tuned.gain" in caught.value.do
+    assert "exact_match" not in str(caught.value)
+
+
 def with_rows(num: int = 200) -> Evaluation:
     """Base, linear classifier and tuned model with their rows: both are right on nearly the same ones."""
     random = np.random.default_rng(0)
