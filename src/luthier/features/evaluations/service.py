@@ -309,7 +309,9 @@ def evaluate(
         evaluation_id=evaluation_id,
         shown=shown,
     )
-    context.evaluations.save(evaluation)
+    # That of a run is found by its run; that of a checkpoint names its project itself.
+    run_id = find_model(context, systems[0]).run_id
+    context.evaluations.save(evaluation, project_id=None if run_id is None else context.runs.project_of(run_id))
     return evaluation
 
 

@@ -48,11 +48,26 @@ MAX_GATE_CHARACTERS: Final = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a target is: the run whose results are its own, or a base model. set_aside: why there is none."""
+    """Whose results are those of a target.
+
+    Attributes:
+        run_id: the run whose outcome it is; None for others.
+        base: the base model that it is; None for others.
+        checkpoint: the checkpoint that it is, by its own name; None for others.
+        saved_at: when that checkpoint was saved, in seconds since 1970: its name may have had other weights before.
+        set_aside: why there is none, or what does not count, a sentence each.
+    """
 
     run_id: str | None = None
     base: str | None = None
     set_aside: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    saved_at: float | None = None
+
+    @property
+    def subject(self) -> str | None:
+        """What its results are stored by; None where there is no such thing."""
+        return self.run_id or self.base or self.checkpoint
 
 
 def read_gate(path: Path) -> Gate:
@@ -195,7 +210,17 @@ def outcome_of_target(context: Context, caller: Caller, share: Share, gate_file:
 
 
 def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
-    """Whose results are those of a target."""
+    """Whose results are those of a target; none where an export was made of what its run had before."""
+    judged = _origin(context, caller, share)
+    is_export = share.target.startswith(EXPORT)
+    if judged.run_id is None or not is_export or _holds_present_result(context, caller, share, judged.run_id):
+        return judged
+    why = f"{share.target} was made of weights that {judged.run_id} had before: its results are about those of now."
+    return Judged(set_aside=(why,))
+
+
+def _origin(context: Context, caller: Caller, share: Share) -> Judged:
+    """The run, base model or checkpoint that a target comes from."""
     target = share.target
     if target.startswith(EXPORT):
         target = _source_of(context, caller, target.removeprefix(EXPORT), share.folder)
@@ -205,17 +230,17 @@ def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
         tuned = context.tuned_models.get(caller.project_id, target)
         if tuned.step is not None:
             words = f"{target} is a checkpoint: the results of its run are about what came out in the end."
-            return Judged(set_aside=(words,))
+            return Judged(set_aside=(words,), checkpoint=target, saved_at=tuned.created_at)
         return Judged(run_id=tuned.run_id)
     return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)
 
 
 def own_run_behind(context: Context, caller: Caller, share: Share) -> Judged:
-    """`judged_behind`, for what reads the recipe or the rows of a run: that of another project counts as unknown.
+    """The run that made a target, for what reads its recipe or rows: that of another project counts as unknown.
 
     A project that permits its model to others gives away neither.
     """
-    judged = judged_behind(context, caller, share)
+    judged = _origin(context, caller, share)
     owner = None if judged.run_id is None else context.runs.project_of(judged.run_id)
     if owner in (None, caller.project_id):
         return judged
@@ -247,6 +272,34 @@ def _source_of(context: Context, caller: Caller, name: str, folder: str | None) 
         return ""
 
 
+def _holds_present_result(context: Context, caller: Caller, share: Share, run_id: str) -> bool:
+    """Whether an export was made of the result that its run has now; true where a digest is not known."""
+    exported = _exported_digest(context, caller, share)
+    try:
+        result = context.runs.get(run_id).result
+    except NotFoundError:
+        return True
+    present = None if result is None else result.adapter_sha256
+    return exported is None or present is None or exported == present
+
+
+def _exported_digest(context: Context, caller: Caller, share: Share) -> str | None:
+    """The digest of the trained weights that an export was made of; None where it is not known."""
+    name = share.target.removeprefix(EXPORT)
+    if is_id(name, "exp"):
+        made = context.exports.get(caller.project_id, name).document
+        return None if made is None else made.source.adapter_sha256
+    from luthier.ml.export.bundle.manifest import LINEAGE
+    from luthier.ml.export.bundle.provenance import TRAINED_ROLE
+
+    try:
+        found = json.loads((Path(share.folder or "") / LINEAGE).read_text(encoding="utf-8"))
+        parts = found["predicate"]["buildDefinition"]["resolvedDependencies"]
+        return next((str(one["digest"]["sha256"]) for one in parts if one["annotations"]["role"] == TRAINED_ROLE), None)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def _checked(context: Context, project_id: str, gate_file: Path, results: Results) -> GateOutcome:
     from luthier.ml.evaluation.gate import check
 
@@ -262,31 +315,37 @@ def _checked(context: Context, project_id: str, gate_file: Path, results: Result
 def _results(context: Context, project_id: str, judged: Judged) -> Results:
     from luthier.ml.evaluation.gate import Results
 
-    subject = judged.run_id or judged.base
+    subject = judged.subject
     if subject is None:
         return Results(set_aside=judged.set_aside)
     suites = newest_suites(context, project_id, subject)
     safety = newest_safety(context, project_id, subject)
     if judged.run_id is None:
-        return Results(suites=tuple(suites), safety=safety, set_aside=judged.set_aside)
+        found = Results(suites=tuple(suites), safety=safety, set_aside=judged.set_aside)
+        return _of_present_result(found, judged.saved_at, whose=judged.checkpoint or "")
     # Results are of the weights that the run made: replaced files would be deployed under their name.
     if not _has_its_weights(context, judged.run_id):
         return Results(set_aside=("The weights on the disk are not those that the run made, so no result counts.",))
     evaluation, aside = _own_evaluation(context, project_id, judged.run_id)
     found = Results(suites=tuple(suites), safety=safety, evaluation=evaluation, set_aside=aside)
-    return _of_present_result(found, result_saved_at(context, judged.run_id))
+    return _of_present_result(found, result_saved_at(context, judged.run_id), whose="the run")
 
 
-def _of_present_result(found: Results, saved_at: float | None) -> Results:
-    """What is about the present result of a run, and not about what its training client had saved before."""
+def _of_present_result(found: Results, saved_at: float | None, *, whose: str) -> Results:
+    """What is about the present weights of a run or checkpoint, and not about what a training client saved before."""
     suites = tuple(one for one in found.suites if _is_begun_since(one, saved_at))
     safety = found.safety if found.safety is None or _is_begun_since(found.safety, saved_at) else None
     evaluation = found.evaluation if found.evaluation is None or _is_begun_since(found.evaluation, saved_at) else None
     num_old = len(found.suites) - len(suites) + (safety is not found.safety) + (evaluation is not found.evaluation)
     if not num_old:
         return found
-    why = f"{counted(num_old, 'result is', 'results are')} of weights that the run had before, and not counted."
+    why = f"{counted(num_old, 'result is', 'results are')} of weights that {whose} had before, and not counted."
     return replace(found, suites=suites, safety=safety, evaluation=evaluation, set_aside=(*found.set_aside, why))
+
+
+def is_of_present_result(context: Context, run_id: str, one: SuiteResult | SafetyResult | Evaluation) -> bool:
+    """Whether a result of a run is about the weights that it has now, and not about those of an earlier save."""
+    return _is_begun_since(one, result_saved_at(context, run_id))
 
 
 def _is_begun_since(one: SuiteResult | SafetyResult | Evaluation, saved_at: float | None) -> bool:
@@ -334,7 +393,10 @@ def _digest_of(stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def unjudged_targets(context: Context, caller: Caller, shares: Sequence[Share]) -> tuple[str, ...]:
-    """Targets without an evaluation and without a suite result of the run that is behind them; base models are none."""
+    """Targets without an evaluation or a suite result of the run or checkpoint behind them; base models are none.
+
+    Of a run of another project its owner's evaluation counts, too: that there is one gives nothing of it away.
+    """
     return tuple(share.target for share in shares if not _is_judged(context, caller, share))
 
 
@@ -375,10 +437,14 @@ def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
     judged = judged_behind(context, caller, share)
     if judged.base is not None:
         return True
-    if judged.run_id is None:
+    if judged.subject is None:
         return False
-    found: list[Evaluation | SuiteResult] = [
-        *context.evaluations.list(run_id=judged.run_id, limit=1),
-        *newest_suites(context, caller.project_id, judged.run_id),
-    ]
-    return bool(found) and any(_is_begun_since(one, result_saved_at(context, judged.run_id)) for one in found)
+    found: list[Evaluation | SuiteResult] = [*newest_suites(context, caller.project_id, judged.subject)]
+    if judged.run_id is not None:
+        found += context.evaluations.list(run_id=judged.run_id, limit=1)
+    elif (evaluation := context.evaluations.of_model(judged.subject)) is not None:
+        found.append(evaluation)
+    if not found:
+        return False
+    saved_at = judged.saved_at if judged.run_id is None else result_saved_at(context, judged.run_id)
+    return any(_is_begun_since(one, saved_at) for one in found)

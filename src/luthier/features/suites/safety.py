@@ -32,6 +32,7 @@ from luthier.features.suites.task_runs import (
     project_of_results,
     run_of,
     run_tasks,
+    subject_of,
 )
 from luthier.platform.home.context import Context
 
@@ -388,9 +389,8 @@ def check_safety(
         left_out=tuple(built.left_out),
         seconds=time.perf_counter() - start,
     )
-    context.assessments.save(
-        "safety", result.result_id, result, project_id=owner, subject=outcome or candidate, run_id=run_id
-    )
+    subject = subject_of(context, model, candidate, project_id=looked_in)
+    context.assessments.save("safety", result.result_id, result, project_id=owner, subject=subject, run_id=run_id)
     if html is not None:
         from luthier.ml.evaluation.report.suite_page import write_safety_page
 
