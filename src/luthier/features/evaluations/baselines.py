@@ -202,6 +202,7 @@ def with_learning_curve(
     baselines: BaselineSet,
     seconds: float,
     progress: Progress,
+    candidates: Sequence[Candidate],
 ) -> Verdict | None:
     """The verdict, and whether more rows would help, where baselines were fitted and it rests on texts.
 
@@ -212,6 +213,7 @@ def with_learning_curve(
         baselines: what was fitted on the training rows.
         seconds: that the evaluation has taken so far.
         progress: shows the fits.
+        candidates: that were evaluated; a head among them that gives several labels has answers compared as sets.
     """
     from luthier.ml.baselines.learning_curve import learning_curve
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -222,5 +224,6 @@ def with_learning_curve(
     if metric.needs != "text":
         return verdict
     left = _allowed_seconds(seconds) - baselines.seconds
-    curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=progress)
+    sets = answers_as_sets(candidates)
+    curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=progress, canonical=sets)
     return verdict.model_copy(update={"learning_curve": curve})

@@ -427,7 +427,9 @@ def _judge(
         num_rows=judged.systems[-1].num_samples,
         systems=heads.with_figures(judged.systems, examples),
         comparisons=judged.comparisons,
-        verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
+        verdict=with_learning_curve(
+            words, train, examples, baselines, time.perf_counter() - start, context.progress, candidates
+        ),
         by_source=by_source,
         kl_to_base=kl,
         rows_notes=(*_notes_on(held_out, words), *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
