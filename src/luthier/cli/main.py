@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -156,14 +157,34 @@ def _group(name: str, entry: CommandGroup) -> typer.core.TyperGroup:
 
 
 def _built_by_typer(name: str, function: Callable[..., Any], **_options: Any) -> Any:
-    """A command as an app of its own would have it."""
+    """A command as an app of its own would have it; its numbers are finite."""
     app = typer.Typer(rich_markup_mode=None)
     app.command(name, **_options)(function)
-    return typer.main.get_command_from_info(
+    command = typer.main.get_command_from_info(
         app.registered_commands[0],
         pretty_exceptions_short=app.pretty_exceptions_short,
         rich_markup_mode=app.rich_markup_mode,
     )
+    for parameter in command.params:
+        parameter.callback = functools.partial(_finite, parameter.callback)
+    return command
+
+
+def _finite(callback: Callable[..., Any] | None, context: Any, parameter: Any, value: Any) -> Any:
+    """What the callback of an option gives, for all but "nan" and "inf".
+
+    Typer reads both as numbers, and a smallest and a largest value let NaN through.
+
+    Raises:
+        RequestError: A number that is not finite.
+    """
+    for given in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(given, float) and not math.isfinite(given):
+            from luthier.core.errors import RequestError
+
+            name = max(parameter.opts, key=len)
+            raise RequestError(f"{name} {given}", expected="a finite number", do=f"correct {name}")
+    return value if callback is None else callback(context, parameter, value)
 
 
 def _line_of(name: str) -> str:

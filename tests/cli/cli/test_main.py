@@ -17,7 +17,7 @@ from tests.vacuous import nonempty
 import luthier.features.model_browser.cli
 from luthier.cli.commands import COMMANDS, Command
 from luthier.cli.main import _Commands, _common, command_tree, main
-from luthier.core.errors import LuthierError, NotFoundError, WorkError
+from luthier.core.errors import LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.import_string import import_string
 from luthier.features.models import service
 
@@ -75,6 +75,23 @@ def test_what_is_built_on_lookup_is_what_typer_builds_at_once() -> None:
                     group.command(verb)(function)
             app.add_typer(group)
     assert shown(command_tree())[-1] == shown(typer.main.get_command(app))[-1]
+
+
+def test_an_option_takes_no_number_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    """Typer reads "nan" and "inf" as numbers, and a smallest and a largest value let NaN through."""
+    waiting: list[Any] = [command_tree()]
+    refused = []
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        for parameter in command.params:
+            if parameter.type.name in ("float", "float range"):
+                with pytest.raises(RequestError, match=f"{parameter.opts[-1]} nan"):
+                    parameter.process_value(typer.Context(command), "nan")
+                refused.append(parameter.opts[-1])
+    assert {"--budget-hours", "--budget-usd", "--canary", "--min-support", "--temperature", "--attention"} <= set(refused)
+    assert main(["tune", "recipe.yaml", "--budget-hours", "inf"]) == 2
+    assert "--budget-hours inf" in capsys.readouterr().err
 
 
 def test_every_command_has_a_help_and_takes_json_and_home() -> None:
