@@ -47,6 +47,19 @@ MAX_GATE_CHARACTERS: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """Weights that a training client has saved, or a job as a checkpoint.
+
+    Attributes:
+        at: when, in seconds since 1970.
+        adapter_path: their folder.
+    """
+
+    at: float
+    adapter_path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """Whose results are those of a target.
 
@@ -54,7 +67,7 @@ class Judged:
         run_id: the run whose outcome it is; None for others.
         base: the base model that it is; None for others.
         checkpoint: the checkpoint that it is, by its own name; None for others.
-        saved_at: when that checkpoint was saved, in seconds since 1970: its name may have had other weights before.
+        saved: when that checkpoint was saved, and where: its name may have had other weights before.
         set_aside: why there is none, or what does not count, a sentence each.
     """
 
@@ -62,7 +75,7 @@ class Judged:
     base: str | None = None
     set_aside: tuple[str, ...] = ()
     checkpoint: str | None = None
-    saved_at: float | None = None
+    saved: Saved | None = None
 
     @property
     def subject(self) -> str | None:
@@ -230,7 +243,7 @@ def _origin(context: Context, caller: Caller, share: Share) -> Judged:
         tuned = context.tuned_models.get(caller.project_id, target)
         if tuned.step is not None:
             words = f"{target} is a checkpoint: the results of its run are about what came out in the end."
-            return Judged(set_aside=(words,), checkpoint=target, saved_at=tuned.created_at)
+            return Judged(set_aside=(words,), checkpoint=target, saved=Saved(tuned.created_at, tuned.adapter_path))
         return Judged(run_id=tuned.run_id)
     return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)
 
@@ -322,20 +335,20 @@ def _results(context: Context, project_id: str, judged: Judged) -> Results:
     safety = newest_safety(context, project_id, subject)
     if judged.run_id is None:
         found = Results(suites=tuple(suites), safety=safety, set_aside=judged.set_aside)
-        return _of_present_result(found, judged.saved_at, whose=judged.checkpoint or "")
+        return _of_present_result(found, judged.saved, whose=judged.checkpoint or "")
     # Results are of the weights that the run made: replaced files would be deployed under their name.
     if not _has_its_weights(context, judged.run_id):
         return Results(set_aside=("The weights on the disk are not those that the run made, so no result counts.",))
     evaluation, aside = _own_evaluation(context, project_id, judged.run_id)
     found = Results(suites=tuple(suites), safety=safety, evaluation=evaluation, set_aside=aside)
-    return _of_present_result(found, result_saved_at(context, judged.run_id), whose="the run")
+    return _of_present_result(found, _saved_result(context, judged.run_id), whose="the run")
 
 
-def _of_present_result(found: Results, saved_at: float | None, *, whose: str) -> Results:
-    """What is about the present weights of a run or checkpoint, and not about what a training client saved before."""
-    suites = tuple(one for one in found.suites if _is_begun_since(one, saved_at))
-    safety = found.safety if found.safety is None or _is_begun_since(found.safety, saved_at) else None
-    evaluation = found.evaluation if found.evaluation is None or _is_begun_since(found.evaluation, saved_at) else None
+def _of_present_result(found: Results, saved: Saved | None, *, whose: str) -> Results:
+    """What is about the present weights of a run or checkpoint, and not about others that a training client saved."""
+    suites = tuple(one for one in found.suites if _is_about(one, saved))
+    safety = found.safety if found.safety is None or _is_about(found.safety, saved) else None
+    evaluation = found.evaluation if found.evaluation is None or _is_about(found.evaluation, saved) else None
     num_old = len(found.suites) - len(suites) + (safety is not found.safety) + (evaluation is not found.evaluation)
     if not num_old:
         return found
@@ -345,14 +358,41 @@ def _of_present_result(found: Results, saved_at: float | None, *, whose: str) ->
 
 def is_of_present_result(context: Context, run_id: str, one: SuiteResult | SafetyResult | Evaluation) -> bool:
     """Whether a result of a run is about the weights that it has now, and not about those of an earlier save."""
-    return _is_begun_since(one, result_saved_at(context, run_id))
+    return _is_about(one, _saved_result(context, run_id))
 
 
-def _is_begun_since(one: SuiteResult | SafetyResult | Evaluation, saved_at: float | None) -> bool:
-    if saved_at is None:
+def _saved_result(context: Context, run_id: str) -> Saved | None:
+    """The present result of a run whose training client can save another; None for other runs."""
+    at, result = result_saved_at(context, run_id), context.runs.get(run_id).result
+    return None if at is None or result is None or result.adapter_path is None else Saved(at, result.adapter_path)
+
+
+def _is_about(one: SuiteResult | SafetyResult | Evaluation, saved: Saved | None) -> bool:
+    if saved is None:
         return True
+    # Of a client each save has a folder of its own. The result of a run goes back to an earlier one where the last was
+    # deleted: what was evaluated since is then about others.
+    own = _client_folder(saved.adapter_path)
+    if own is not None and any(_client_folder(path) not in (None, own) for path in _judged_adapters(one)):
+        return False
     # The time of a result is that of its end, without the fraction of its second.
-    return datetime.fromisoformat(one.created_at).timestamp() + 1.0 - one.seconds > saved_at
+    return datetime.fromisoformat(one.created_at).timestamp() + 1.0 - one.seconds > saved.at
+
+
+def _client_folder(adapter_path: str) -> tuple[str, ...] | None:
+    """The end of the path of what a training client has saved, the same in a home that was moved; None for others."""
+    parts = Path(adapter_path).parts[-3:]
+    return parts if parts[:1] == ("tinker",) else None
+
+
+def _judged_adapters(one: SuiteResult | SafetyResult | Evaluation) -> list[str]:
+    """The folders of the weights that a result is about."""
+    if isinstance(one, Evaluation):
+        systems = [one.systems[-1]]
+    else:
+        tasks = one.tasks if isinstance(one, SuiteResult) else one.probes
+        systems = [system for task in tasks for system in task.systems if system.name == one.candidate]
+    return [system.adapter for system in systems if system.adapter is not None]
 
 
 def _own_evaluation(context: Context, project_id: str, run_id: str) -> tuple[Evaluation | None, tuple[str, ...]]:
@@ -446,5 +486,5 @@ def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
         found.append(evaluation)
     if not found:
         return False
-    saved_at = judged.saved_at if judged.run_id is None else result_saved_at(context, judged.run_id)
-    return any(_is_begun_since(one, saved_at) for one in found)
+    saved = judged.saved if judged.run_id is None else _saved_result(context, judged.run_id)
+    return any(_is_about(one, saved) for one in found)

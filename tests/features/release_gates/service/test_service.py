@@ -232,6 +232,40 @@ def test_results_of_what_a_training_client_has_saved_before_do_not_count(
     assert "1 result is of weights that the run had before, and not counted." in stale.outcomes[0].sentence
 
 
+def test_results_of_a_save_that_was_deleted_do_not_count_for_the_earlier_one(
+    context: Context, good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result of a run goes back to the save before: a suite that began later was about the one that is gone."""
+    path, result = gate(context), context.runs.get(good).result
+    assert result is not None
+    monkeypatch.setattr(Database, "clock", lambda *_: datetime.fromisoformat("2026-11-26T11:00:00+00:00").timestamp())
+    earlier = str(context.settings.run_folder(good) / "tinker" / "tck-a" / "adapter")
+    common: dict[str, Any] = {"project_id": "default", "job_id": "", "run_id": good, "base_model": "tiny", "step": 4}
+    context.tuned_models.add(TunedModel(model_id="ft:tiny:default:a:1", adapter_path=earlier, **common))
+    context.runs.update(good, result=result.model_copy(update={"adapter_path": earlier}))
+    outcomes = []
+    # Where a home was before it was moved says nothing.
+    for number, save in enumerate(("tck-a", "tck-b")):
+        made = make_suite_result(f"suite-20261126-13000{number}-eeeeee", run_id=good, candidate=good)
+        tasks = tuple(
+            task.model_copy(
+                update={
+                    "systems": tuple(
+                        one.model_copy(update={"adapter": f"/old/runs/{good}/tinker/{save}/adapter"})
+                        if one.name == good
+                        else one
+                        for one in task.systems
+                    )
+                }
+            )
+            for task in made.tasks
+        )
+        keep(context, made.model_copy(update={"tasks": tasks}), good)
+        outcomes.append(newest_outcome(context, "default", good, path))
+    assert [one.passed for one in outcomes] == [True, False]
+    assert "1 result is of weights that the run had before" in outcomes[1].outcomes[0].sentence
+
+
 CHECKPOINT = "ft:tiny:default::one:ckpt-step-5"
 
 
