@@ -34,7 +34,7 @@ from luthier.features.evaluations.prompted import (
 )
 from luthier.features.evaluations.systems import JudgedHeads, answers_as_sets, chosen_metrics, measure_kl, search_kind
 from luthier.features.generation.engines import EnginePool
-from luthier.features.models.names import find_model
+from luthier.features.models.names import find_model, runs_of
 from luthier.features.models.resolve import (
     Candidate,
     as_candidate,
@@ -284,7 +284,7 @@ def evaluate(
     ways = replace(prompts, few_shot=few_shot)
     check_asked(context, ways, few_shot_from)
     systems, of_names = _by_run(context, systems)
-    loaded, of_columns = load_mapped(context, systems, data, mapping)
+    loaded, of_columns = load_mapped(context, runs_of(context, systems), data, mapping)
     resolved = [find_candidate(context, name) for name in systems]
     chosen = chosen_metrics(metrics, resolved, usual_metrics(loaded.examples))
     check_metrics(chosen, loaded.examples)
@@ -332,7 +332,9 @@ def _pool(
     held_out: Sequence[Example],
 ) -> tuple[Example, ...]:
     """The rows of a file that examples are taken from; none without a file."""
-    return () if file is None else not_held_out(load_mapped(context, systems, file, mapping)[0].examples, held_out)
+    if file is None:
+        return ()
+    return not_held_out(load_mapped(context, runs_of(context, systems), file, mapping)[0].examples, held_out)
 
 
 def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candidate]) -> Candidate:

@@ -133,6 +133,12 @@ class ColumnMap:
 def column_map(context: Context, systems: Sequence[str], file: Path, asked: Mapping[str, str] | None) -> ColumnMap:
     """The map to read a file by.
 
+    Args:
+        context: of the home.
+        systems: ids of runs, of which the first with a map decides; other names have none.
+        file: that is read.
+        asked: the given map; None or empty for none.
+
     Raises:
         NotFoundError: an unknown run or file.
         DataError: a file that cannot be read.
@@ -154,6 +160,12 @@ def load_mapped(
     context: Context, systems: Sequence[str], file: Path, asked: Mapping[str, str] | None
 ) -> tuple[LoadedFile, tuple[str, ...]]:
     """A file read by the map of `column_map`, and what a person should know of how it was read.
+
+    Args:
+        context: of the home.
+        systems: as for `column_map`.
+        file: that is read.
+        asked: the given map; None or empty for none.
 
     Raises:
         NotFoundError: No such run or file.
