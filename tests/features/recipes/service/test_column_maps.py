@@ -66,7 +66,9 @@ def test_rows_are_judged_by_the_map_of_the_run_which_is_said(judged: tuple[Conte
     )
 
 
-def test_rows_for_a_checkpoint_are_read_by_the_map_of_its_run(judged: tuple[Context, str, Path]) -> None:
+def test_rows_for_a_checkpoint_are_read_by_the_map_of_its_run(
+    judged: tuple[Context, str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     context, run_id, folder = judged
     result = context.runs.get(run_id).result
     assert result is not None
@@ -84,6 +86,10 @@ def test_rows_for_a_checkpoint_are_read_by_the_map_of_its_run(judged: tuple[Cont
     )
     assert (found.num_rows, found.systems[-1].name) == (6, name)
     assert found.rows_notes[0].startswith(f"more.csv is read by the column map of {run_id}")
+    # It belongs to the project of that run, as the evaluation of the run itself does.
+    monkeypatch.setattr(type(context.runs), "project_of", lambda *_: "proj-other")
+    other = evaluate(context, [name], data=folder / "more.csv", metrics=["perplexity"])
+    assert context.evaluations.project_of(other.evaluation_id) == "proj-other"
 
 
 def test_a_file_without_these_columns_is_read_by_its_own_names(judged: tuple[Context, str, Path]) -> None:
