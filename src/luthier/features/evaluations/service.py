@@ -404,7 +404,7 @@ def _judge(
     limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None
     num_systems = len(candidates) + len(baselines.predictions) + searches  # a search always has an order as baseline
     bar, of_bar = comparable_bar(bar, num_systems, candidates[-1].name, is_bar_asked)
-    bar, people = on_judged_rows(bar, held_out.path, examples)
+    bar, people = on_judged_rows(bar, held_out.path, examples, answers_as_sets(candidates))
     of_labels = label_metrics(metrics, examples, train)
     rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
     heads = heads or JudgedHeads(None, kept_answers=context.kept_answers, shares=context)
