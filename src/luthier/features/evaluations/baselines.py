@@ -117,7 +117,7 @@ def judged_together(
         engine = pool.engine(candidate)
         return system_under_test(candidate, engine, rows.examples, limits[0], max_thinking_tokens=limits[1])
 
-    searched, of_search = _searched(context, pool, shown, metrics[0], limits)
+    searched, of_search = _searched(context, pool, candidates, shown, metrics[0], limits)
     every, of_prompts = prompts_that_fit((*candidates[:-1], *searched, candidates[-1]), build)
     systems, draws = as_systems(every, shown.draws, build)
     by_candidate, left_out = tuple(systems), (*baselines.left_out, *of_prompts)
@@ -160,6 +160,7 @@ def _as_sets(
 def _searched(
     context: Context,
     pool: EnginePool,
+    candidates: Sequence[Candidate],
     shown: Prompted,
     metrics: Sequence[MetricName],
     limits: tuple[int | None, int | None],
@@ -171,7 +172,14 @@ def _searched(
 
     reflector_of = partial(open_reflector, context, pool)
     found, notes = found_prompt(
-        shown.base, shown.search, pool.engine, metrics, limits, reflector_of, progress=context.progress
+        shown.base,
+        shown.search,
+        pool.engine,
+        metrics,
+        limits,
+        reflector_of,
+        progress=context.progress,
+        canonical=answers_as_sets(candidates),
     )
     return (() if found is None else (found,)), notes
 
