@@ -223,12 +223,12 @@ def outcome_of_target(context: Context, caller: Caller, share: Share, gate_file:
 
 
 def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
-    """Whose results are those of a target; none where an export was made of what its run had before."""
+    """Whose results are those of a target; none for an export of other weights than its run has now."""
     judged = _origin(context, caller, share)
     is_export = share.target.startswith(EXPORT)
     if judged.run_id is None or not is_export or _holds_present_result(context, caller, share, judged.run_id):
         return judged
-    why = f"{share.target} was made of weights that {judged.run_id} had before: its results are about those of now."
+    why = f"{share.target} was made of other weights than {judged.run_id} has now, and its results are about these."
     return Judged(set_aside=(why,))
 
 

@@ -353,7 +353,7 @@ def test_results_of_a_run_count_for_an_export_of_the_weights_that_it_has(
         share = Share(target=f"export:{tmp_path.name}", fraction=1, folder=str(tmp_path))
     outcome = outcome_of_target(context, ME, share, path)
     assert outcome.passed is counts
-    assert ("had before" in outcome.outcomes[0].sentence) is not counts
+    assert ("was made of other weights than" in outcome.outcomes[0].sentence) is not counts
     assert (unjudged_targets(context, ME, [share]) == ()) is counts
     assert (judged_behind(context, ME, share).run_id, own_run_behind(context, ME, share).run_id) == (
         good if counts else None,
