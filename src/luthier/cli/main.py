@@ -166,7 +166,8 @@ def _built_by_typer(name: str, function: Callable[..., Any], **_options: Any) ->
         rich_markup_mode=app.rich_markup_mode,
     )
     for parameter in command.params:
-        parameter.callback = functools.partial(_finite, parameter.callback)
+        if parameter.type.name in ("float", "float range"):
+            parameter.callback = functools.partial(_finite, parameter.callback)
     return command
 
 
