@@ -166,15 +166,14 @@ def _built_by_typer(name: str, function: Callable[..., Any], **_options: Any) ->
         rich_markup_mode=app.rich_markup_mode,
     )
     for parameter in command.params:
-        if parameter.type.name in ("float", "float range"):
-            parameter.callback = functools.partial(_finite, parameter.callback)
+        parameter.callback = functools.partial(_finite, parameter.callback)
     return command
 
 
 def _finite(callback: Callable[..., Any] | None, context: Any, parameter: Any, value: Any) -> Any:
     """What the callback of an option gives, for all but "nan" and "inf".
 
-    Typer reads both as numbers, and a smallest and a largest value let NaN through.
+    Typer reads both as numbers, and some of its versions let NaN through a smallest and a largest value.
 
     Raises:
         RequestError: A number that is not finite.
