@@ -14,6 +14,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import UnsupportedError
 from luthier.core.ports import SilentProgress
+from luthier.core.results.suite import SuiteResult
 from luthier.core.stream import Failed, TextRequest
 from luthier.features.evals_api import grading, service
 from luthier.features.evals_api import job as eval_job
@@ -287,6 +288,13 @@ def test_models_grade_with_their_own_usage(opened: Context) -> None:
     assert [(one.score, one.passed) for one in item.results] == [(0.75, True), (0.875, True)]
     assert item.results[0].sample == {"output": [item.results[0].sample["output"][0]]}
     assert item.results[0].sample["output"][0]["content"] == "0.75"  # type: ignore[index]
+    # Their figures are the opinion of a model, which a gate does not take without a calibration.
+    made = opened.assessments.get("suite", SuiteResult, view.run.project_id, view.run.result_id)
+    assert [one.judges for one in made.tasks] == [
+        {"pass_rate": "tiny", "score": "tiny"},
+        {"pass_rate": "tiny", "score": "tiny"},
+        {"pass_rate": "tiny"},
+    ]
     # One answer and two grades.
     assert view.run.totals.usage["tiny"].invocation_count == 3
     # A thought is beside the tokens of a grade.

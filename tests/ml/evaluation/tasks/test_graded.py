@@ -70,6 +70,15 @@ def test_models_that_grade_are_the_judge_of_the_command(bench):
         figures(task(SCORE), bench, ["yes"], [{}])
 
 
+def test_figures_of_models_that_grade_name_the_judge_and_those_of_rules_none(bench):
+    one, rows = task(CHECK, LIKE, SCORE, LABEL), [bench.row(1, a="x")]
+    resources = Resources(bench.folder, judge=FakeEngine(lambda _: "0.5"), judge_name="j")
+    metrics = task_kind("graded").metrics(one, rows, resources)
+    named = {metric.name: getattr(metric, "judge_name", None) for metric in metrics}
+    rules = dict.fromkeys(("right", "alike", "alike_score"))
+    assert named == rules | dict.fromkeys(("judged", "judged_score", "tone"), "j")
+
+
 def test_replies_of_the_judge_that_cannot_be_read_are_counted_and_do_not_pass(bench):
     judge = FakeEngine(lambda prompt: "0.5" if "yes" in prompt.conversation.messages[0].content else "I cannot say.")
     one = task({"grader": SCORE, "pass_threshold": 0}, LABEL)
