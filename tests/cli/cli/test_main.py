@@ -94,7 +94,8 @@ def test_an_option_takes_no_number_that_is_not_finite(capsys: pytest.CaptureFixt
                 with pytest.raises((RequestError, typer.BadParameter)):
                     parameter.process_value(context, "nan")
                 refused.add(parameter.opts[-1])
-    assert {"--budget-hours", "--budget-usd", "--canary", "--min-support", "--temperature", "--attention"} <= refused
+    known = {"--budget-hours", "--budget-usd", "--canary", "--min-support", "--temperature", "--attention"}
+    assert known <= refused
     assert main(["tune", "recipe.yaml", "--budget-hours", "inf"]) == 2
     assert "--budget-hours inf" in capsys.readouterr().err
 

@@ -217,7 +217,8 @@ def test_two_people_agree_where_the_answers_of_a_model_would_be_equal(tmp_path: 
     examples = load_file(tmp_path / "ripe.jsonl").examples
     agreed = judgeable.agreed_rows("exact_match", "second", examples, tmp_path / "ripe.jsonl")
     assert list(agreed.values()) == [True, False, True]
-    taste = [{"prompt": f"Taste {n}?", "completion": "sweet, sour", "second": ("sour, sweet", "sour")[n]} for n in (0, 1)]
+    others = ("sour, sweet", "sour")
+    taste = [{"prompt": f"Taste {n}?", "completion": "sweet, sour", "second": others[n]} for n in (0, 1)]
     write_rows(tmp_path / "taste.jsonl", taste)
     examples, file = load_file(tmp_path / "taste.jsonl").examples, tmp_path / "taste.jsonl"
 

@@ -138,6 +138,7 @@ def test_a_blank_line_in_a_query_without_a_fence_does_not_end_it(bench):
 def test_prose_and_further_queries_behind_a_blank_line_are_no_part_of_a_query(after):
     assert query_of(f"SELECT a FROM t\n\n{after}") == "SELECT a FROM t"
     assert query_of(f"select a from t;\n\n{after}") == "select a from t"
+    assert query_of(f"(SELECT a FROM t)\n\n{after}") == "(SELECT a FROM t)"
 
 
 def test_a_query_that_never_ends_is_read_up_to_its_first_blank_line():

@@ -413,7 +413,8 @@ def _is_continued(before: Sequence[Token], after: str) -> bool:
     following = [token for token in tokens_of(after) if token.kind != "space"]
     if before[-1].text == ";" or len(following) < 2:
         return False
-    first, word = before[0].text, following[0].text
+    first = next((token.text for token in before if token.kind == "word"), "")
+    word = following[0].text
     # Prose may begin with such a word, too, as in "From this": those of a query are written like its first one.
     is_alike = word.isupper() if first.isupper() else word.islower() if first.islower() else True
     return is_alike and (word.upper() in _BEGIN_A_CLAUSE or (word.isupper() and word in _OFTEN_IN_PROSE))
