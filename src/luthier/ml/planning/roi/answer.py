@@ -352,7 +352,7 @@ def _doubt(tuned: Priced, alternatives: Sequence[Priced], within: float | None) 
         doubts.append((within, "it keeps the budget"))
     # Tuples are compared by their first part, the chance.
     chance, what = min(doubts)
-    return f"{what} with a probability of {words.probability(chance)}, {asked}"
+    return f"{what} with a probability of {words.below(chance, SURE)}, {asked}"
 
 
 def _rival(alternatives: Sequence[Priced]) -> Priced:
