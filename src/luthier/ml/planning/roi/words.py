@@ -53,7 +53,7 @@ def probability(value: float) -> str:
 def below(value: float, limit: float) -> str:
     """A share of draws that falls short of a limit, never rounded to it: `89.6%` where 90% is required."""
     if value < limit and round(value, 2) >= limit:
-        return f"{math.floor(1000 * value) / 10:.1f}%"
+        return f"{math.floor(1000 * value + 1e-9) / 10:.1f}%"
     return probability(value)
 
 
