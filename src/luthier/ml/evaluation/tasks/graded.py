@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation, Message, json_objects, without_thoughts
 from luthier.core.errors import RequestError
 from luthier.core.graders import LabelModelSpec, MultiGrader, PythonGraderSpec, ScoreModelSpec, SuiteGrader
 from luthier.core.ports import Generation, Prompt
@@ -226,17 +226,26 @@ def _by_judge(
         prompts.append(Prompt(conversation=Conversation(messages=turns), max_new_tokens=_GRADE_TOKENS))
 
     def read(made: Generation) -> float | NoVerdict:
-        if isinstance(grader, LabelModelSpec):
-            found = label_in(made.text, grader.labels, grader.passing_labels)
-        else:
-            found = score_in(made.text, *grader.range)
+        # Numbers and labels in a text without its end may belong to what leads to the verdict: "the first 3 sentences".
+        is_cut = made.finish_reason == "length"
+        found: float | None = None
+        if not is_cut or _has_result(made.text):
+            if isinstance(grader, LabelModelSpec):
+                found = label_in(made.text, grader.labels, grader.passing_labels)
+            else:
+                found = score_in(made.text, *grader.range)
         # Asked again it gets more room, as for the thoughts of a model behind a server.
-        kind: NoVerdictKind = "cut off" if made.finish_reason == "length" else "prose"
+        kind: NoVerdictKind = "cut off" if is_cut else "prose"
         return NoVerdict(kind, made.text) if found is None else found
 
     # One question that is too long, or that the judge fails on, does not end the evaluation of all others.
     said = ask_judge(resources.judge, prompts, read, resources.progress)
     return [None if isinstance(one, NoVerdict) else one for one in said]
+
+
+def _has_result(said: str) -> bool:
+    """Whether the JSON that decides is complete, whatever was cut off behind it."""
+    return any("result" in document for document in json_objects(without_thoughts(said)))
 
 
 def _check_allowed(task: GradedTask, grader: SuiteGrader, resources: Resources) -> None:
