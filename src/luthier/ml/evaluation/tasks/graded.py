@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.core.conversation import Conversation, Message, json_objects, without_thoughts
+from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.graders import LabelModelSpec, MultiGrader, PythonGraderSpec, ScoreModelSpec, SuiteGrader
 from luthier.core.ports import Generation, Prompt
@@ -23,6 +23,7 @@ from luthier.core.results.suite import GradedTask, TaskFigures, TaskGrader
 from luthier.ml.evaluation.graders import (
     fields_of,
     filled,
+    has_result,
     item_fields,
     label_in,
     make_grader,
@@ -229,7 +230,7 @@ def _by_judge(
         # Numbers and labels in a text without its end may belong to what leads to the verdict: "the first 3 sentences".
         is_cut = made.finish_reason == "length"
         found: float | None = None
-        if not is_cut or _has_result(made.text):
+        if not is_cut or has_result(made.text):
             if isinstance(grader, LabelModelSpec):
                 found = label_in(made.text, grader.labels, grader.passing_labels)
             else:
@@ -241,11 +242,6 @@ def _by_judge(
     # One question that is too long, or that the judge fails on, does not end the evaluation of all others.
     said = ask_judge(resources.judge, prompts, read, resources.progress)
     return [None if isinstance(one, NoVerdict) else one for one in said]
-
-
-def _has_result(said: str) -> bool:
-    """Whether the JSON that decides is complete, whatever was cut off behind it."""
-    return any("result" in document for document in json_objects(without_thoughts(said)))
 
 
 def _check_allowed(task: GradedTask, grader: SuiteGrader, resources: Resources) -> None:
