@@ -44,6 +44,8 @@ _GATE: Final = FileKind(
     refuse=RequestError,
 )
 MAX_GATE_CHARACTERS: Final = 50_000
+_MAX_EVALUATIONS: Final = 10
+"""Of a run, that are looked at for one of its present weights, newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,4 +489,7 @@ def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
     if not found:
         return False
     saved = judged.saved if judged.run_id is None else _saved_result(context, judged.run_id)
+    if saved is not None and judged.run_id is not None:
+        # The newest may be about other weights, which a training client has saved and deleted since.
+        found += context.evaluations.list(run_id=judged.run_id, limit=_MAX_EVALUATIONS)
     return any(_is_about(one, saved) for one in found)

@@ -264,6 +264,16 @@ def test_results_of_a_save_that_was_deleted_do_not_count_for_the_earlier_one(
         outcomes.append(newest_outcome(context, "default", good, path))
     assert [one.passed for one in outcomes] == [True, False]
     assert "1 result is of weights that the run had before" in outcomes[1].outcomes[0].sentence
+    # An evaluation of the weights that the run has now counts, although one of the others was made later.
+    share, unjudged = Share(target=good, fraction=1), []
+    for number, save in enumerate(("tck-b", "tck-a", "tck-b")):
+        judged = make_evaluation(f"eval-20261126-13000{number}-eeeeee", run_id=good)
+        base, tuned = judged.systems
+        tuned = tuned.model_copy(update={"adapter": f"/old/runs/{good}/tinker/{save}/adapter"})
+        made = {"systems": (base, tuned), "created_at": f"2026-11-26T13:00:0{number}+00:00"}
+        context.evaluations.save(judged.model_copy(update=made))
+        unjudged.append(unjudged_targets(context, ME, [share]))
+    assert unjudged == [(good,), (), ()]
 
 
 CHECKPOINT = "ft:tiny:default::one:ckpt-step-5"
