@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -159,7 +160,7 @@ def _group(name: str, entry: CommandGroup) -> typer.core.TyperGroup:
 
 
 def _built_by_typer(name: str, function: Callable[..., Any], **_options: Any) -> Any:
-    """A command as an app of its own would have it."""
+    """A command as an app of its own would have it; its numbers are finite and its paths not empty."""
     app = typer.Typer(rich_markup_mode=None)
     app.command(name, **_options)(function)
     built = typer.main.get_command_from_info(
@@ -168,7 +169,26 @@ def _built_by_typer(name: str, function: Callable[..., Any], **_options: Any) ->
         rich_markup_mode=app.rich_markup_mode,
     )
     refuse_empty_paths(built, function)
+    for parameter in built.params:
+        parameter.callback = functools.partial(_finite, parameter.callback)
     return built
+
+
+def _finite(callback: Callable[..., Any] | None, context: Any, parameter: Any, value: Any) -> Any:
+    """What the callback of an option gives, for all but "nan" and "inf".
+
+    Typer reads both as numbers, and some of its versions let NaN through a smallest and a largest value.
+
+    Raises:
+        RequestError: A number that is not finite.
+    """
+    for given in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(given, float) and not math.isfinite(given):
+            from luthier.core.errors import RequestError
+
+            name = max(parameter.opts, key=len)
+            raise RequestError(f"{name} {given}", expected="a finite number", do=f"correct {name}")
+    return value if callback is None else callback(context, parameter, value)
 
 
 def _line_of(name: str) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.vacuous import nonempty
 import luthier.features.model_browser.cli
 from luthier.cli.commands import COMMANDS, Command
 from luthier.cli.main import _Commands, _common, command_tree, main
-from luthier.core.errors import LuthierError, NotFoundError, WorkError
+from luthier.core.errors import LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.import_string import import_string
 from luthier.features.models import service
 
@@ -75,6 +76,28 @@ def test_what_is_built_on_lookup_is_what_typer_builds_at_once() -> None:
                     group.command(verb)(function)
             app.add_typer(group)
     assert shown(command_tree())[-1] == shown(typer.main.get_command(app))[-1]
+
+
+def test_an_option_takes_no_number_that_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    """Typer reads "nan" and "inf" as numbers."""
+    waiting: list[Any] = [command_tree()]
+    refused = set()
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        context = typer.Context(command)
+        for parameter in () if hasattr(command, "commands") else command.params:
+            number = None
+            with suppress(typer.BadParameter, LuthierError):  # no number, or a callback that refuses it
+                number = parameter.process_value(context, "0.25")
+            if isinstance(number, float):
+                with pytest.raises((RequestError, typer.BadParameter)):
+                    parameter.process_value(context, "nan")
+                refused.add(parameter.opts[-1])
+    known = {"--budget-hours", "--budget-usd", "--canary", "--min-support", "--temperature", "--attention"}
+    assert known <= refused
+    assert main(["tune", "recipe.yaml", "--budget-hours", "inf"]) == 2
+    assert "--budget-hours inf" in capsys.readouterr().err
 
 
 def test_every_command_has_a_help_and_takes_json_and_home() -> None:

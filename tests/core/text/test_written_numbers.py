@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from luthier.core.text.written_numbers import number_format, read_number, write_number
+from luthier.core.text.written_numbers import number_format, read_number, typed_number, write_number
 
 
 @pytest.mark.parametrize("value", [1e-05, 2.5e-05, -3e-07, 0.0001, 0.25, 12.0, 1e16, 1.5e22, 5e-324])
@@ -62,6 +62,33 @@ def test_a_point_before_digits_is_that_of_the_number(text: str, value: float, be
 def test_a_decimal_comma_is_not_read_as_thousands(text: str) -> None:
     assert read_number(text) is None
     assert read_number("1,250 kg") == (("", 1250.0, 0, " kg", True))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("400", 400.0),
+        (" 2.5 ", 2.5),
+        ("2,5", 2.5),
+        ("0,125", 0.125),
+        ("1,000", 1000.0),
+        ("-12,345,678.5", -12345678.5),
+        ("1.000,50", 1000.5),
+        ("1.000.000", 1000000.0),
+        ("1.125", 1.125),
+        ("12,5", 12.5),
+        ("1234,567", 1234.567),
+        ("1e-05", 1e-05),
+    ],
+)
+def test_a_typed_number_has_the_separators_of_its_country(text: str, value: float) -> None:
+    assert typed_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "many", "1,0,0", "1.000,000,5", "1 000", "1,00.0"])
+def test_what_is_typed_and_no_number_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        typed_number(text)
 
 
 def test_a_number_behind_an_ellipsis_is_left_open() -> None:

@@ -145,6 +145,25 @@ def test_a_quarter_that_fits_nothing_is_said() -> None:
     assert "a quarter of the 60 rows is too few for a linear classifier" in without.advice
 
 
+def test_sets_of_labels_are_compared_as_sets() -> None:
+    """Held-out rows write the same two labels the other way round: as texts, no answer is right."""
+    pair = {True: "hot, sweet", False: "cold, salty"}
+    train = [example(n, f"{pair[n % 2 == 0]} dish {n}", pair[n % 2 == 0]) for n in range(80)]
+    turned = {True: "sweet, hot", False: "salty, cold"}
+    held_out = [example(500 + n, f"{pair[n % 2 == 0]} dish {500 + n}", turned[n % 2 == 0]) for n in range(40)]
+    found = predict(train, held_out, progress=SilentProgress())
+    linear = BaselineSet(tuple(one for one in found.predictions if one.name == LINEAR), (), 80)
+    assert linear.predictions
+    values = []
+    for canonical in (None, lambda text: ", ".join(sorted(text.split(", ")))):
+        drawn = learning_curve(
+            train, held_out, linear, ACCURACY, seconds=60, progress=SilentProgress(), canonical=canonical
+        )
+        assert drawn is not None
+        values.append([point.value for point in drawn.points])
+    assert values == [[0.0] * 3, [1.0] * 3]
+
+
 def test_it_takes_no_more_time_than_is_left() -> None:
     found = curve(labelled(100), labelled(40, start=500), seconds=0.0)
     assert found is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +79,17 @@ def search(systems: Sequence[SystemUnderTest], budget: int = 100_000) -> Any:
 def test_the_best_prompt_is_found_on_all_rows() -> None:
     found = search(prompts([0.25, 0.5, 0.25, 1.0, 0.5]))
     assert (found.place, found.figure, found.num_rows, found.num_tried) == (3, 1.0, 32, 5)
+
+
+def test_answers_are_compared_in_the_one_form_that_a_system_has() -> None:
+    """As sets of labels, which rows and models write in any order: as texts no prompt would be right."""
+    same = {"fine": "good"}
+    systems = [
+        replace(one, references=("fine",) * 32, canonical=lambda text: same.get(text, text))
+        for one in prompts([0.25, 1.0, 0.5])
+    ]
+    found = search(systems)
+    assert (found.place, found.figure) == (1, 1.0)
 
 
 def test_no_row_is_asked_twice_and_the_worse_half_is_dropped() -> None:

@@ -22,6 +22,13 @@ def test_the_plans_own_values_are_found_as_the_space_has_them():
     assert "method.targets" not in own  # the plan names modules, and not what was asked
 
 
+def test_a_recipe_for_a_subset_has_all_of_its_rows():
+    plan = make_plan()
+    plan = plan.model_copy(update={"data": plan.data.model_copy(update={"part": (0.2, 0.6)})})
+    space = narrowed(SPACE, {"parameters": {"data.fraction": [0.5, 1.0]}, "only": True}, place="s")
+    assert own_values(plan, space) == {"data.fraction": 1.0}
+
+
 def test_it_begins_with_other_rates_inside_the_space():
     rates = [point.values["training.learning_rate"] for point in start_points(SPACE, OWN)]
     assert rates == [6e-4, 6.667e-5]

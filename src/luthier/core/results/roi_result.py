@@ -344,3 +344,9 @@ class RoiResult(FrozenModel):
     histogram: Histogram
     num_draws: int
     distribution: str
+
+    @property
+    def breaks_even_below(self) -> bool:
+        """Whether break-evens say where it stops being worth more: it is, at typical values too, which may differ."""
+        rival = max((way.value.typical for way in self.alternatives), default=0.0)
+        return self.answer == "yes" and self.tuned.value.typical > max(0.0, rival)

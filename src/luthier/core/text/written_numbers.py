@@ -47,6 +47,28 @@ def write_number(value: float, form: NumberFormat) -> str:
     return f"{form.before}{rounded:{',' if form.has_commas else ''}.{form.decimals}f}{form.after}"
 
 
+_WITH_COMMAS: Final = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+# Points separate thousands where nothing else can be meant: with a comma behind them, or where there are several.
+_WITH_POINTS: Final = re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")
+
+
+def typed_number(text: str) -> float:
+    """A number as people type it into a field: `2.5`, `2,5`, `1,000`, `1,000.50`, `1.000,50`.
+
+    A comma separates thousands where it has three digits behind it and no 0 alone before it: `0,125` is an eighth.
+    `nan` and `inf` are numbers, too, as for `float`: whoever calls it checks the range.
+
+    Raises:
+        ValueError: The text is no number.
+    """
+    plain = text.strip()
+    if _WITH_COMMAS.fullmatch(plain):
+        plain = plain.replace(",", "")
+    elif _WITH_POINTS.fullmatch(plain):
+        plain = plain.replace(".", "").replace(",", ".")
+    return float(plain.replace(",", "."))
+
+
 def read_number(answer: str) -> WrittenNumber | None:
     """The number that an answer consists of, with at most a short unit; None for any other text.
 

@@ -26,7 +26,8 @@ StudyStatus = Literal["searching", "confirming", "final", "done", "paused", "fai
 ALPHA_OVER_RANK: Final = "method.alpha_over_rank"
 """A parameter that is no key of a recipe: alpha as a multiple of the rank, since the two are only good together."""
 DATA_FRACTION: Final = "data.fraction"
-"""Another: the share of the training rows that is used, the first in the order of a stable hash (`data.subset`)."""
+"""Another: the share of the training rows that is used, the first in the order of a stable hash (`data.subset`). Where
+the recipe itself trains on a subset, it is a share of that."""
 
 
 class Parameter(FrozenModel):
@@ -274,6 +275,13 @@ def hours_spent(study: Study, trials: Sequence[Trial]) -> float:
     return study.hours or sum(trial.hours for trial in trials) + study.overhead_hours
 
 
+def _share_of(part: tuple[float, float], share: Any) -> list[Any]:
+    """The beginning of a part of the rows. What is no share is left for the check of the recipe to name."""
+    start, end = part
+    is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
+    return [start, min(end, start + share * (end - start)) if is_share else share]
+
+
 def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
     """The recipe as a document, with these values in it; the inner mappings that it lacks are made."""
     # exclude_none: what the recipe leaves open stays open, so that the plan of the trial decides it.
@@ -282,7 +290,7 @@ def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
         if name == ALPHA_OVER_RANK:
             continue
         if name == DATA_FRACTION:
-            document["data"]["subset"] = [0.0, value]
+            document["data"]["subset"] = _share_of(recipe.data.part or (0.0, 1.0), value)
             continue
         *sections, key = new_key(name).split(".")
         level = document

@@ -241,7 +241,7 @@ def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | Non
         ("pairs_per_passage", options.pairs_per_passage, options.pairs_per_passage >= 1, "at least 1"),
         ("min_support", options.min_support, 0 <= options.min_support <= 1, "a fraction from 0 to 1"),
         ("max_new_tokens", options.max_new_tokens, options.max_new_tokens >= 1, "at least 1"),
-        ("temperature", options.temperature, options.temperature >= 0, "0 (greedy) or more"),
+        ("temperature", options.temperature, 0 <= options.temperature < float("inf"), "0 (greedy) or more"),
         ("max_rows", max_rows, max_rows is None or max_rows >= 1, "at least 1"),
     ]
     for name, value, is_right, expected in problems:

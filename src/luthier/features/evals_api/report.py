@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.results.suite import SuiteResult, TaskResult
 from luthier.features.evals_api.data import Rows
 from luthier.features.evals_api.records import Eval, EvalRun, OutputItem, score_range
+from luthier.features.serving.graders import GraderRequest, LabelModelRequest, MultiRequest, ScoreModelRequest
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -67,11 +69,13 @@ def report_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> SuiteRes
     for place, grader in enumerate(one.testing_criteria):
         graded = is_graded[:, place]
         figures = _figures(passed[graded, place], scores[graded, place], Bounds(*score_range(grader)))
-        tasks.append(_task(names[place], grader.type, system, figures, _samples(shown, place), rows, int(graded.sum())))
+        made = _task(names[place], grader.type, system, figures, _samples(shown, place), rows, int(graded.sum()))
+        tasks.append(_with_judges(made, [grader]))
     if num_graders > 1:
         graded = is_graded[:, num_graders]
         figures = _figures(passed[graded, num_graders], None, Bounds(0.0, 1.0))
-        tasks.append(_task(_ALL, "all graders", system, figures, (), rows, int(graded.sum())))
+        made = _task(_ALL, "all graders", system, figures, (), rows, int(graded.sum()))
+        tasks.append(_with_judges(made, one.testing_criteria))
     criteria = [grader.model_dump(mode="json") for grader in one.testing_criteria]
     return SuiteResult(
         result_id=run.result_id,
@@ -144,6 +148,15 @@ def _task(
         comparisons=(),
         cautions=tuple(cautions),
     )
+
+
+def _with_judges(task: TaskResult, graders: Sequence[GraderRequest]) -> TaskResult:
+    """The task with the models whose opinion its figures are, so that a gate does not take them for facts."""
+    parts = (part for one in graders for part in (one.by_name.values() if isinstance(one, MultiRequest) else (one,)))
+    asked = dict.fromkeys(part.model for part in parts if isinstance(part, ScoreModelRequest | LabelModelRequest))
+    if not asked:
+        return task
+    return task.model_copy(update={"judges": dict.fromkeys(task.systems[0].metrics, ", ".join(asked))})
 
 
 def _samples(items: list[OutputItem], place: int) -> tuple[Sample, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from luthier.core.dataset import Example
@@ -51,7 +51,7 @@ def bar_of(
 
 
 def on_judged_rows(
-    bar: Bar | None, file: Path | None, examples: Sequence[Example]
+    bar: Bar | None, file: Path | None, examples: Sequence[Example], canonical: Callable[[str], str] | None
 ) -> tuple[Bar | None, Mapping[str, bool]]:
     """A bar of agreement on the evaluated rows, and on which of them two people agree; other bars unchanged.
 
@@ -59,12 +59,13 @@ def on_judged_rows(
         bar: Of all held-out rows.
         file: They were read from.
         examples: The evaluated ones.
+        canonical: As for `agreed_rows`: people are compared as models are.
     """
     from luthier.ml.evaluation.verdict import bar_of_agreement
 
     if bar is None or bar.agreement is None:
         return bar, {}
-    agreed = agreed_rows(bar.metric, bar.agreement, examples, file)
+    agreed = agreed_rows(bar.metric, bar.agreement, examples, file, canonical)
     # The verdict reports if there are none.
     return (bar_of_agreement(bar.metric, bar.agreement, agreed) if agreed else bar), agreed
 

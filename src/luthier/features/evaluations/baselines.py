@@ -117,7 +117,7 @@ def judged_together(
         engine = pool.engine(candidate)
         return system_under_test(candidate, engine, rows.examples, limits[0], max_thinking_tokens=limits[1])
 
-    searched, of_search = _searched(context, pool, shown, metrics[0], limits)
+    searched, of_search = _searched(context, pool, candidates, shown, metrics[0], limits)
     every, of_prompts = prompts_that_fit((*candidates[:-1], *searched, candidates[-1]), build)
     systems, draws = as_systems(every, shown.draws, build)
     by_candidate, left_out = tuple(systems), (*baselines.left_out, *of_prompts)
@@ -160,6 +160,7 @@ def _as_sets(
 def _searched(
     context: Context,
     pool: EnginePool,
+    candidates: Sequence[Candidate],
     shown: Prompted,
     metrics: Sequence[MetricName],
     limits: tuple[int | None, int | None],
@@ -171,7 +172,14 @@ def _searched(
 
     reflector_of = partial(open_reflector, context, pool)
     found, notes = found_prompt(
-        shown.base, shown.search, pool.engine, metrics, limits, reflector_of, progress=context.progress
+        shown.base,
+        shown.search,
+        pool.engine,
+        metrics,
+        limits,
+        reflector_of,
+        progress=context.progress,
+        canonical=answers_as_sets(candidates),
     )
     return (() if found is None else (found,)), notes
 
@@ -202,6 +210,7 @@ def with_learning_curve(
     baselines: BaselineSet,
     seconds: float,
     progress: Progress,
+    candidates: Sequence[Candidate],
 ) -> Verdict | None:
     """The verdict, and whether more rows would help, where baselines were fitted and it rests on texts.
 
@@ -212,6 +221,7 @@ def with_learning_curve(
         baselines: what was fitted on the training rows.
         seconds: that the evaluation has taken so far.
         progress: shows the fits.
+        candidates: that were evaluated; a head among them that gives several labels has answers compared as sets.
     """
     from luthier.ml.baselines.learning_curve import learning_curve
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -222,5 +232,6 @@ def with_learning_curve(
     if metric.needs != "text":
         return verdict
     left = _allowed_seconds(seconds) - baselines.seconds
-    curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=progress)
+    sets = answers_as_sets(candidates)
+    curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=progress, canonical=sets)
     return verdict.model_copy(update={"learning_curve": curve})

@@ -150,6 +150,7 @@ def found_prompt(
     reflector_of: Callable[[str], Reflector],
     *,
     progress: Progress,
+    canonical: Callable[[str], str] | None = None,
 ) -> tuple[Candidate | None, tuple[str, ...]]:
     """Search for the base's best prompt.
 
@@ -161,6 +162,7 @@ def found_prompt(
         limits: tokens of an answer, and of a thought before it.
         reflector_of: opens the reflection model.
         progress: shows the answers.
+        canonical: as of `SystemUnderTest`: what is searched for is compared as it will be evaluated.
 
     Returns:
         The candidate to be evaluated, and sentences on the search. None where no prompt does better than the rows' own
@@ -184,7 +186,8 @@ def found_prompt(
     engine = engine_of(base)
 
     def build(candidate: Candidate, rows: Sequence[Example]) -> SystemUnderTest:
-        return system_under_test(candidate, engine, rows, limits[0], max_thinking_tokens=limits[1])
+        found = system_under_test(candidate, engine, rows, limits[0], max_thinking_tokens=limits[1])
+        return replace(found, canonical=canonical)
 
     work = _Search(base, search, build, metric, Titled(progress, "Search for a prompt"))
     try:

@@ -34,7 +34,7 @@ from luthier.features.evaluations.prompted import (
 )
 from luthier.features.evaluations.systems import JudgedHeads, answers_as_sets, chosen_metrics, measure_kl, search_kind
 from luthier.features.generation.engines import EnginePool
-from luthier.features.models.names import find_model
+from luthier.features.models.names import find_model, runs_of
 from luthier.features.models.resolve import (
     Candidate,
     as_candidate,
@@ -284,7 +284,7 @@ def evaluate(
     ways = replace(prompts, few_shot=few_shot)
     check_asked(context, ways, few_shot_from)
     systems, of_names = _by_run(context, systems)
-    loaded, of_columns = load_mapped(context, systems, data, mapping)
+    loaded, of_columns = load_mapped(context, runs_of(context, systems), data, mapping)
     resolved = [find_candidate(context, name) for name in systems]
     chosen = chosen_metrics(metrics, resolved, usual_metrics(loaded.examples))
     check_metrics(chosen, loaded.examples)
@@ -309,7 +309,9 @@ def evaluate(
         evaluation_id=evaluation_id,
         shown=shown,
     )
-    context.evaluations.save(evaluation)
+    # That of a run is found by its run; that of a checkpoint names its project itself.
+    run_id = find_model(context, systems[0]).run_id
+    context.evaluations.save(evaluation, project_id=None if run_id is None else context.runs.project_of(run_id))
     return evaluation
 
 
@@ -330,7 +332,9 @@ def _pool(
     held_out: Sequence[Example],
 ) -> tuple[Example, ...]:
     """The rows of a file that examples are taken from; none without a file."""
-    return () if file is None else not_held_out(load_mapped(context, systems, file, mapping)[0].examples, held_out)
+    if file is None:
+        return ()
+    return not_held_out(load_mapped(context, runs_of(context, systems), file, mapping)[0].examples, held_out)
 
 
 def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candidate]) -> Candidate:
@@ -400,7 +404,7 @@ def _judge(
     limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None
     num_systems = len(candidates) + len(baselines.predictions) + searches  # a search always has an order as baseline
     bar, of_bar = comparable_bar(bar, num_systems, candidates[-1].name, is_bar_asked)
-    bar, people = on_judged_rows(bar, held_out.path, examples)
+    bar, people = on_judged_rows(bar, held_out.path, examples, answers_as_sets(candidates))
     of_labels = label_metrics(metrics, examples, train)
     rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
     heads = heads or JudgedHeads(None, kept_answers=context.kept_answers, shares=context)
@@ -425,7 +429,9 @@ def _judge(
         num_rows=judged.systems[-1].num_samples,
         systems=heads.with_figures(judged.systems, examples),
         comparisons=judged.comparisons,
-        verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
+        verdict=with_learning_curve(
+            words, train, examples, baselines, time.perf_counter() - start, context.progress, candidates
+        ),
         by_source=by_source,
         kl_to_base=kl,
         rows_notes=(*_notes_on(held_out, words), *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -119,6 +120,22 @@ class EvaluationStore(Store):
     def list(self, run_id: str | None = None, limit: int | None = None) -> list[Evaluation]:
         """Evaluations, newest first: of one run, or of all if `run_id` is None; at most `limit`."""
         return self._list(_EVALUATIONS, run_id=run_id, limit=limit)
+
+    def of_model(self, name: str) -> Evaluation | None:
+        """The newest evaluation of a model that is no run's outcome, such as a checkpoint; None where there is none.
+
+        Args:
+            name: What the evaluated system is called there.
+        """
+        # The document is searched for the name, and read only where it is in it: whole documents are large.
+        written = f'"name":{json.dumps(name, ensure_ascii=False)}'
+        holds_it = evaluations.c.document.contains(written, autoescape=True)
+        query = select(evaluations.c.evaluation_id).where(evaluations.c.run_id.is_(None), holds_it)
+        for evaluation_id in self._scalars(query.order_by(evaluations.c.number.desc())):
+            found = self._find(_EVALUATIONS, evaluation_id=evaluation_id)
+            if found is not None and found.systems[-1].name == name:
+                return found
+        return None
 
     def newest_of_runs(self, run_ids: Sequence[str]) -> dict[str, Evaluation]:
         """The newest evaluation of each run that was evaluated, without samples, by the id of the run.

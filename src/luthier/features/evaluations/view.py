@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -11,6 +12,7 @@ from fastapi import Depends, Query
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
 from luthier.core.results.suite import Confusion
+from luthier.core.text.written_numbers import typed_number
 from luthier.ml.charts.judged_rows import (
     DifferenceRow,
     MetricRow,
@@ -235,11 +237,10 @@ def _end(name: str, text: str) -> float | None:
     if not text.strip():
         return None
     try:
-        found = float(text.replace(",", "."))
+        found = typed_number(text)
     except ValueError:
-        found = float("nan")
-    # NaN is the only value that differs from itself; `float("nan")` parses without an error.
-    if found != found:
+        found = math.nan
+    if not math.isfinite(found):
         raise RequestError(f"{name} {text!r}", expected="a number such as 0.5", do="correct it, or leave it empty")
     return found
 

@@ -82,12 +82,12 @@ def facts_of_run(context: Context, run_id: str) -> BundleFacts:
 
 
 def _safety(context: Context, run_id: str) -> tuple[str, ...]:
-    """What the newest safety check of a run has found, a sentence each."""
-    from luthier.features.release_gates.service import newest_safety
+    """What the newest safety check of a run has found, a sentence each; nothing of one of earlier weights of it."""
+    from luthier.features.release_gates.service import is_of_present_result, newest_safety
 
     project_id = context.runs.project_of(run_id)
     found = None if project_id is None else newest_safety(context, project_id, run_id)
-    if found is None:
+    if found is None or not is_of_present_result(context, run_id, found):
         return ()
     return (found.headline, *found.concerns, f"Probes: the suite {found.suite}, checked {found.created_at[:10]}.")
 

@@ -97,13 +97,12 @@ def answer_rows(
         LeakageError: Rows that a run was trained on.
     """
     from luthier.features.evaluations.leakage import check_leakage
-    from luthier.features.generation.engines import find_teacher, is_address
-    from luthier.features.models.names import find_model
+    from luthier.features.generation.engines import find_teacher
+    from luthier.features.models.names import runs_of
     from luthier.ml.data.rows.formats import load_file
 
     _check_names(systems)
-    known = [name if is_address(name) else find_model(context, name).name for name in systems]
-    loaded = load_file(data, mapping=column_map(context, known, data, mapping).mapping)
+    loaded = load_file(data, mapping=column_map(context, runs_of(context, systems), data, mapping).mapping)
     without = next((example.id for example in loaded.examples if example.prompt is None), None)
     if without is not None:
         raise RequestError(

@@ -10,6 +10,7 @@ Every command that takes a model resolves its name here. A request over the netw
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -108,6 +109,20 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
     if name not in known:
         raise _no_such_model(context, name, caller)
     return ResolvedModel(name, name if _is_there(name) else known[name])
+
+
+def runs_of(context: Context, names: Iterable[str]) -> tuple[str, ...]:
+    """The runs that have made models, each once; a checkpoint and a deployment lead to theirs, too.
+
+    Args:
+        context: The home.
+        names: As `find_model` takes them, and addresses of servers, which no run has made.
+
+    Raises:
+        NotFoundError: No model has one of the names.
+    """
+    found = (find_model(context, name).run_id for name in names)
+    return tuple(dict.fromkeys(run_id for run_id in found if run_id is not None))
 
 
 def is_tuned_name(name: str) -> bool:

@@ -190,14 +190,14 @@ def suite_signals(context: Context, project_id: str, target: str, model: str = "
 
 
 def _subject(context: Context, project_id: str, share: Share) -> str | None:
-    """The run or base model that results about a target are stored by; None where there is none."""
+    """The run, checkpoint or base model that results about a target are stored by; None where there is none."""
     from luthier.features.release_gates.service import judged_behind
 
     try:
         judged = judged_behind(context, Caller(project_id=project_id), share)
     except (NotFoundError, ConflictError):
         return None
-    return judged.run_id or judged.base
+    return judged.subject
 
 
 def _results_of(context: Context, project_id: str, subject: str) -> list[SuiteResult]:

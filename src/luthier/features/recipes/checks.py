@@ -7,7 +7,7 @@ is certain to fail at the evaluation is trained for hours first. The column map 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -133,6 +133,12 @@ class ColumnMap:
 def column_map(context: Context, systems: Sequence[str], file: Path, asked: Mapping[str, str] | None) -> ColumnMap:
     """The map to read a file by.
 
+    Args:
+        context: of the home.
+        systems: ids of runs, of which the first with a map decides; other names have none.
+        file: that is read.
+        asked: the given map; None or empty for none.
+
     Raises:
         NotFoundError: an unknown run or file.
         DataError: a file that cannot be read.
@@ -154,6 +160,12 @@ def load_mapped(
     context: Context, systems: Sequence[str], file: Path, asked: Mapping[str, str] | None
 ) -> tuple[LoadedFile, tuple[str, ...]]:
     """A file read by the map of `column_map`, and what a person should know of how it was read.
+
+    Args:
+        context: of the home.
+        systems: as for `column_map`.
+        file: that is read.
+        asked: the given map; None or empty for none.
 
     Raises:
         NotFoundError: No such run or file.
@@ -369,7 +381,13 @@ def _bar_of_people(asked: GoodEnoughRecipe, metric: str, examples: Sequence[Exam
     return bar_of_agreement(metric, column, agreed)
 
 
-def agreed_rows(metric: str, column: str, examples: Sequence[Example], file: Path | None) -> dict[str, bool]:
+def agreed_rows(
+    metric: str,
+    column: str,
+    examples: Sequence[Example],
+    file: Path | None,
+    canonical: Callable[[str], str] | None = None,
+) -> dict[str, bool]:
     """Of the rows that have a second person's answer, by id, whether it agrees with the row's own.
 
     Args:
@@ -377,12 +395,14 @@ def agreed_rows(metric: str, column: str, examples: Sequence[Example], file: Pat
         column: has the second person's answers.
         examples: the rows.
         file: that they were read from.
+        canonical: the one form of an answer that can be written in several ways, such as a set of labels; None compares
+            answers as they are written.
 
     Raises:
         RequestError: the file has no such column.
     """
     from luthier.ml.data.files.source import open_source
-    from luthier.ml.data.rows.columns import columns_like
+    from luthier.ml.data.rows.columns import as_text, columns_like
     from luthier.ml.data.rows.rows import read_rows
     from luthier.ml.evaluation.metrics.protocol import Observations
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -399,11 +419,14 @@ def agreed_rows(metric: str, column: str, examples: Sequence[Example], file: Pat
     given: dict[str, str] = {}
     for row in read_rows(open_source(file)):
         if isinstance(row, Row) and (found := row.fields.get(like[0])) is not None and str(found).strip():
-            given[row.id] = str(found).strip()
+            # As the own answers of the rows are read: true, and not True.
+            given[row.id] = str(as_text(found)).strip()
     both = [(one.id, given[one.id], one.reference) for one in examples if one.id in given and one.reference is not None]
     if not both:
         return {}
     ids, second, own = zip(*both, strict=True)
+    if canonical is not None:
+        second, own = tuple(map(canonical, second)), tuple(map(canonical, own))
     right = as_definitions([metric])[0].statistics(Observations(outputs=second, references=own))[:, 0]
     return dict(zip(ids, (right == 1).tolist(), strict=True))
 

@@ -44,15 +44,45 @@ _GATE: Final = FileKind(
     refuse=RequestError,
 )
 MAX_GATE_CHARACTERS: Final = 50_000
+_MAX_EVALUATIONS: Final = 10
+"""Of a run, that are looked at for one of its present weights, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Weights that a training client has saved, or a job as a checkpoint.
+
+    Attributes:
+        at: when, in seconds since 1970.
+        adapter_path: their folder.
+    """
+
+    at: float
+    adapter_path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a target is: the run whose results are its own, or a base model. set_aside: why there is none."""
+    """Whose results are those of a target.
+
+    Attributes:
+        run_id: the run whose outcome it is; None for others.
+        base: the base model that it is; None for others.
+        checkpoint: the checkpoint that it is, by its own name; None for others.
+        saved: when that checkpoint was saved, and where: its name may have had other weights before.
+        set_aside: why there is none, or what does not count, a sentence each.
+    """
 
     run_id: str | None = None
     base: str | None = None
     set_aside: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    saved: Saved | None = None
+
+    @property
+    def subject(self) -> str | None:
+        """What its results are stored by; None where there is no such thing."""
+        return self.run_id or self.base or self.checkpoint
 
 
 def read_gate(path: Path) -> Gate:
@@ -195,7 +225,17 @@ def outcome_of_target(context: Context, caller: Caller, share: Share, gate_file:
 
 
 def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
-    """Whose results are those of a target."""
+    """Whose results are those of a target; none for an export of other weights than its run has now."""
+    judged = _origin(context, caller, share)
+    is_export = share.target.startswith(EXPORT)
+    if judged.run_id is None or not is_export or _holds_present_result(context, caller, share, judged.run_id):
+        return judged
+    why = f"{share.target} was made of other weights than {judged.run_id} has now, and its results are about these."
+    return Judged(set_aside=(why,))
+
+
+def _origin(context: Context, caller: Caller, share: Share) -> Judged:
+    """The run, base model or checkpoint that a target comes from."""
     target = share.target
     if target.startswith(EXPORT):
         target = _source_of(context, caller, target.removeprefix(EXPORT), share.folder)
@@ -205,17 +245,17 @@ def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
         tuned = context.tuned_models.get(caller.project_id, target)
         if tuned.step is not None:
             words = f"{target} is a checkpoint: the results of its run are about what came out in the end."
-            return Judged(set_aside=(words,))
+            return Judged(set_aside=(words,), checkpoint=target, saved=Saved(tuned.created_at, tuned.adapter_path))
         return Judged(run_id=tuned.run_id)
     return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)
 
 
 def own_run_behind(context: Context, caller: Caller, share: Share) -> Judged:
-    """`judged_behind`, for what reads the recipe or the rows of a run: that of another project counts as unknown.
+    """The run that made a target, for what reads its recipe or rows: that of another project counts as unknown.
 
     A project that permits its model to others gives away neither.
     """
-    judged = judged_behind(context, caller, share)
+    judged = _origin(context, caller, share)
     owner = None if judged.run_id is None else context.runs.project_of(judged.run_id)
     if owner in (None, caller.project_id):
         return judged
@@ -247,6 +287,34 @@ def _source_of(context: Context, caller: Caller, name: str, folder: str | None) 
         return ""
 
 
+def _holds_present_result(context: Context, caller: Caller, share: Share, run_id: str) -> bool:
+    """Whether an export was made of the result that its run has now; true where a digest is not known."""
+    exported = _exported_digest(context, caller, share)
+    try:
+        result = context.runs.get(run_id).result
+    except NotFoundError:
+        return True
+    present = None if result is None else result.adapter_sha256
+    return exported is None or present is None or exported == present
+
+
+def _exported_digest(context: Context, caller: Caller, share: Share) -> str | None:
+    """The digest of the trained weights that an export was made of; None where it is not known."""
+    name = share.target.removeprefix(EXPORT)
+    if is_id(name, "exp"):
+        made = context.exports.get(caller.project_id, name).document
+        return None if made is None else made.source.adapter_sha256
+    from luthier.ml.export.bundle.manifest import LINEAGE
+    from luthier.ml.export.bundle.provenance import TRAINED_ROLE
+
+    try:
+        found = json.loads((Path(share.folder or "") / LINEAGE).read_text(encoding="utf-8"))
+        parts = found["predicate"]["buildDefinition"]["resolvedDependencies"]
+        return next((str(one["digest"]["sha256"]) for one in parts if one["annotations"]["role"] == TRAINED_ROLE), None)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def _checked(context: Context, project_id: str, gate_file: Path, results: Results) -> GateOutcome:
     from luthier.ml.evaluation.gate import check
 
@@ -262,38 +330,71 @@ def _checked(context: Context, project_id: str, gate_file: Path, results: Result
 def _results(context: Context, project_id: str, judged: Judged) -> Results:
     from luthier.ml.evaluation.gate import Results
 
-    subject = judged.run_id or judged.base
+    subject = judged.subject
     if subject is None:
         return Results(set_aside=judged.set_aside)
     suites = newest_suites(context, project_id, subject)
     safety = newest_safety(context, project_id, subject)
     if judged.run_id is None:
-        return Results(suites=tuple(suites), safety=safety, set_aside=judged.set_aside)
+        found = Results(suites=tuple(suites), safety=safety, set_aside=judged.set_aside)
+        return _of_present_result(found, judged.saved, whose=judged.checkpoint or "")
     # Results are of the weights that the run made: replaced files would be deployed under their name.
     if not _has_its_weights(context, judged.run_id):
         return Results(set_aside=("The weights on the disk are not those that the run made, so no result counts.",))
     evaluation, aside = _own_evaluation(context, project_id, judged.run_id)
     found = Results(suites=tuple(suites), safety=safety, evaluation=evaluation, set_aside=aside)
-    return _of_present_result(found, result_saved_at(context, judged.run_id))
+    return _of_present_result(found, _saved_result(context, judged.run_id), whose="the run")
 
 
-def _of_present_result(found: Results, saved_at: float | None) -> Results:
-    """What is about the present result of a run, and not about what its training client had saved before."""
-    suites = tuple(one for one in found.suites if _is_begun_since(one, saved_at))
-    safety = found.safety if found.safety is None or _is_begun_since(found.safety, saved_at) else None
-    evaluation = found.evaluation if found.evaluation is None or _is_begun_since(found.evaluation, saved_at) else None
+def _of_present_result(found: Results, saved: Saved | None, *, whose: str) -> Results:
+    """What is about the present weights of a run or checkpoint, and not about others that a training client saved."""
+    suites = tuple(one for one in found.suites if _is_about(one, saved))
+    safety = found.safety if found.safety is None or _is_about(found.safety, saved) else None
+    evaluation = found.evaluation if found.evaluation is None or _is_about(found.evaluation, saved) else None
     num_old = len(found.suites) - len(suites) + (safety is not found.safety) + (evaluation is not found.evaluation)
     if not num_old:
         return found
-    why = f"{counted(num_old, 'result is', 'results are')} of weights that the run had before, and not counted."
+    why = f"{counted(num_old, 'result is', 'results are')} of weights that {whose} had before, and not counted."
     return replace(found, suites=suites, safety=safety, evaluation=evaluation, set_aside=(*found.set_aside, why))
 
 
-def _is_begun_since(one: SuiteResult | SafetyResult | Evaluation, saved_at: float | None) -> bool:
-    if saved_at is None:
+def is_of_present_result(context: Context, run_id: str, one: SuiteResult | SafetyResult | Evaluation) -> bool:
+    """Whether a result of a run is about the weights that it has now, and not about those of an earlier save."""
+    return _is_about(one, _saved_result(context, run_id))
+
+
+def _saved_result(context: Context, run_id: str) -> Saved | None:
+    """The present result of a run whose training client can save another; None for other runs."""
+    at, result = result_saved_at(context, run_id), context.runs.get(run_id).result
+    return None if at is None or result is None or result.adapter_path is None else Saved(at, result.adapter_path)
+
+
+def _is_about(one: SuiteResult | SafetyResult | Evaluation, saved: Saved | None) -> bool:
+    if saved is None:
         return True
+    # Of a client each save has a folder of its own. The result of a run goes back to an earlier one where the last was
+    # deleted: what was evaluated since is then about others.
+    own = _client_folder(saved.adapter_path)
+    if own is not None and any(_client_folder(path) not in (None, own) for path in _judged_adapters(one)):
+        return False
     # The time of a result is that of its end, without the fraction of its second.
-    return datetime.fromisoformat(one.created_at).timestamp() + 1.0 - one.seconds > saved_at
+    return datetime.fromisoformat(one.created_at).timestamp() + 1.0 - one.seconds > saved.at
+
+
+def _client_folder(adapter_path: str) -> tuple[str, ...] | None:
+    """The end of the path of what a training client has saved, the same in a home that was moved; None for others."""
+    parts = Path(adapter_path).parts[-3:]
+    return parts if parts[:1] == ("tinker",) else None
+
+
+def _judged_adapters(one: SuiteResult | SafetyResult | Evaluation) -> list[str]:
+    """The folders of the weights that a result is about."""
+    if isinstance(one, Evaluation):
+        systems = [one.systems[-1]]
+    else:
+        tasks = one.tasks if isinstance(one, SuiteResult) else one.probes
+        systems = [system for task in tasks for system in task.systems if system.name == one.candidate]
+    return [system.adapter for system in systems if system.adapter is not None]
 
 
 def _own_evaluation(context: Context, project_id: str, run_id: str) -> tuple[Evaluation | None, tuple[str, ...]]:
@@ -334,7 +435,10 @@ def _digest_of(stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def unjudged_targets(context: Context, caller: Caller, shares: Sequence[Share]) -> tuple[str, ...]:
-    """Targets without an evaluation and without a suite result of the run that is behind them; base models are none."""
+    """Targets without an evaluation or a suite result of the run or checkpoint behind them; base models are none.
+
+    Of a run of another project its owner's evaluation counts, too: that there is one gives nothing of it away.
+    """
     return tuple(share.target for share in shares if not _is_judged(context, caller, share))
 
 
@@ -375,10 +479,17 @@ def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
     judged = judged_behind(context, caller, share)
     if judged.base is not None:
         return True
-    if judged.run_id is None:
+    if judged.subject is None:
         return False
-    found: list[Evaluation | SuiteResult] = [
-        *context.evaluations.list(run_id=judged.run_id, limit=1),
-        *newest_suites(context, caller.project_id, judged.run_id),
-    ]
-    return bool(found) and any(_is_begun_since(one, result_saved_at(context, judged.run_id)) for one in found)
+    found: list[Evaluation | SuiteResult] = [*newest_suites(context, caller.project_id, judged.subject)]
+    if judged.run_id is not None:
+        found += context.evaluations.list(run_id=judged.run_id, limit=1)
+    elif (evaluation := context.evaluations.of_model(judged.subject)) is not None:
+        found.append(evaluation)
+    if not found:
+        return False
+    saved = judged.saved if judged.run_id is None else _saved_result(context, judged.run_id)
+    if saved is not None and judged.run_id is not None:
+        # The newest may be about other weights, which a training client has saved and deleted since.
+        found += context.evaluations.list(run_id=judged.run_id, limit=_MAX_EVALUATIONS)
+    return any(_is_about(one, saved) for one in found)

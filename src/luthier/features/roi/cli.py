@@ -144,7 +144,7 @@ def _show(console: Console, found: RoiOutcome) -> None:
     facts(console, [(one.name, f"{one.value}  ({one.note})" if one.note else one.value) for one in key_figures(result)])
     _show_list(console, "why", result.reasons)
     against = result.break_evens[0].against
-    turns = "where it would stop being worth more than" if result.answer == "yes" else "to be worth more than"
+    turns = "where it would stop being worth more than" if result.breaks_even_below else "to be worth more than"
     _show_list(console, f"{turns} {against}, one thing at a time", result.changes)
     _show_ways(console, result)
     _show_tornado(console, result)

@@ -27,6 +27,10 @@ from luthier.core.results.roi_result import MeasuredAlone, MeasuredBaseline, Mea
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 
+_DISTANCE: Final = "nmae"
+_MAX_EVALUATIONS: Final = 10
+"""Of a run, that are looked at for one of its present weights, newest first."""
+"""The metric of heads that give numbers. Few of them are equal to the digit, so exact match takes its place badly."""
 _MIN_CORRELATED: Final = 10
 """Rows below which a correlation is mostly noise."""
 
@@ -349,16 +353,20 @@ def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
 def _evaluation(context: Context, name: str) -> Evaluation:
     if is_id(name, "eval"):
         return context.evaluations.get(name)
+    from luthier.features.release_gates.service import is_of_present_result
+
     # For its error, which names the nearest ids.
     context.runs.get(name)
-    found = context.evaluations.list(run_id=name, limit=1)
-    if not found:
+    found = context.evaluations.list(run_id=name, limit=_MAX_EVALUATIONS)
+    # A training client can save other weights as the result of the run.
+    present = next((one for one in found if is_of_present_result(context, name, one)), None)
+    if present is None:
         raise RequestError(
-            f"run {name} was never evaluated",
+            f"the weights that run {name} has now were never evaluated" if found else f"run {name} was never evaluated",
             expected="a run with an evaluation",
             do=f"evaluate it: luthier eval {name} --data held_out.jsonl --against BASE_MODEL",
         )
-    return found[0]
+    return present
 
 
 def _metric(case: Case, evaluation: Evaluation, tuned: SystemResult) -> str:
@@ -370,6 +378,14 @@ def _metric(case: Case, evaluation: Evaluation, tuned: SystemResult) -> str:
             f"metric {metric or 'not named'} of evaluation {evaluation.evaluation_id}",
             expected=f"one of {', '.join(known) or 'its metrics (it has none that rises with quality)'}",
             do="name one as verdict.metric in the case, or judge again with --metrics exact_match",
+        )
+    if metric == _DISTANCE:
+        raise RequestError(
+            f"evaluation {evaluation.evaluation_id} says how far numbers are off ({metric}), and not how many of the "
+            "answers are correct",
+            expected="a share of answers that are near enough to be of use",
+            do="leave the evaluation out, and say in a case file how many more answers are near enough: tuned.gain, or "
+            "tuned.alone",
         )
     if metric not in known:
         raise RequestError(

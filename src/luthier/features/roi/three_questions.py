@@ -5,7 +5,6 @@ Of an evaluation that does not say what its model answers alone, the answer rest
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
@@ -14,6 +13,7 @@ from fastapi import Depends, Query
 
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.evaluation import Evaluation
+from luthier.core.text.written_numbers import typed_number
 from luthier.features.roi.service import compute_roi
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import Tone
@@ -29,7 +29,6 @@ QUESTIONS: Final = {
     "minutes_each": "minutes for each",
     "cost_of_an_error": "cost of a wrong answer",
 }
-_THOUSANDS: Final = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
 _Text = Annotated[str, Query(max_length=40)]
 
 
@@ -154,10 +153,8 @@ def _answered(result: RoiResult, assumed: str = "") -> ShortAnswer:
 
 
 def _number(words: str, text: str) -> float:
-    # 1,000 and 1,000.50 have thousands; any other comma, as in 2,5, is a decimal one.
-    plain = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text.replace(",", ".")
     try:
-        return float(plain)
+        return typed_number(text)
     except ValueError as error:
         raise RequestError(
             f"{words}: {text!r}" if text else f"no {words}",
@@ -169,6 +166,6 @@ def _number(words: str, text: str) -> float:
 def _share(text: str) -> str:
     """A percentage as a share, and a decimal comma as a point; a count unchanged."""
     try:
-        return str(float(text.removesuffix("%")) / 100) if text.endswith("%") else text.replace(",", ".")
+        return str(typed_number(text.removesuffix("%")) / 100) if text.endswith("%") else text.replace(",", ".")
     except ValueError:
         return text

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
-from luthier.core.errors import LuthierError, error_from
+from luthier.core.errors import LuthierError, WorkError, error_from
 from luthier.core.ids import sha256_document
 from luthier.core.stream import (
     CallPiece,
@@ -42,6 +42,8 @@ log = logging.getLogger("luthier.service")
 _Asked = TypeVar("_Asked", TextRequest, PoolingRequest)
 GRADE_TOKENS: Final = 256
 """Of an answer that grades, which sets no limit; a thought before it is in addition."""
+ROOMY_GRADE_TOKENS: Final = 4096
+"""Of a second attempt, after one that was cut off before its verdict."""
 
 
 @dataclass(slots=True)
@@ -362,7 +364,8 @@ def answer(
         caller: Whose budget and slots are used.
         model: Its name.
         messages: Chat messages, the last of which is answered.
-        max_tokens: Maximum new tokens, those of a thought among them; None: `GRADE_TOKENS`, and a thought.
+        max_tokens: Maximum new tokens, those of a thought among them; None: `GRADE_TOKENS`, and a thought;
+            where that is too few, `ROOMY_GRADE_TOKENS`.
         temperature: Sampling temperature; 0 is greedy.
         seed: Of sampling.
 
@@ -371,17 +374,34 @@ def answer(
         NotFoundError: No such model.
         BusyError: Too many requests are running or waiting.
         RequestError: The model does not support the messages.
-        WorkError: The model cannot answer now.
+        WorkError: The model cannot answer now, or without a limit is cut off before its verdict.
     """
+    from luthier.ml.evaluation.graders import has_result
+
     conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
     sampling = Sampling(temperature=temperature, seed=seed)
-    request = TextRequest(
-        conversation=conversation,
-        sampling=sampling,
-        max_new_tokens=max_tokens or GRADE_TOKENS,
-        max_thinking_tokens=None if max_tokens is None else 0,
+    # What leads to a verdict has numbers and labels of its own: a reply without its end is no grade.
+    for most in (GRADE_TOKENS, ROOMY_GRADE_TOKENS):
+        request = TextRequest(
+            conversation=conversation,
+            sampling=sampling,
+            max_new_tokens=max_tokens or most,
+            max_thinking_tokens=None if max_tokens is None else 0,
+        )
+        choice = complete(context, caller, model, [request])[0].choices[0]
+        # A limit of the grader itself is meant: one token is enough for a digit.
+        if max_tokens is not None or choice.reason != "length" or has_result(choice.text):
+            return choice.text
+    raise cut_off_grade(model)
+
+
+def cut_off_grade(model: str) -> WorkError:
+    """The error of a reply that ends before its verdict, with more room too."""
+    return WorkError(
+        f"{model} was cut off after {ROOMY_GRADE_TOKENS:,} tokens, before its verdict",
+        expected="a grade",
+        do="have the grader ask for the verdict alone",
     )
-    return complete(context, caller, model, [request])[0].choices[0].text
 
 
 def complete(

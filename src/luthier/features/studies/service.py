@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -346,6 +347,11 @@ def _few_rungs(rungs: Sequence[float], plan: Plan) -> str:
 
 
 def _hours(hours: float | None, usd: float | None, usd_per_hour: float | None) -> float:
+    for name, given in (("--budget-hours", hours), ("--budget-usd", usd)):
+        if given is not None and not (isfinite(given) and given > 0):
+            raise RequestError(
+                f"{name} {given:g}", expected="a finite number above 0", do=f"write for example: {name} 2"
+            )
     if hours is None and usd is None:
         raise RequestError(
             "no budget", expected="--budget-hours or --budget-usd", do="say what the whole search may take"

@@ -32,6 +32,7 @@ from luthier.features.suites.task_runs import (
     project_of_results,
     run_of,
     run_tasks,
+    subject_of,
 )
 from luthier.platform.home.context import Context
 
@@ -354,7 +355,7 @@ def check_safety(
         RequestError: a model is behind a server, or its tokenizer cannot be used.
         DivergedError: likelihoods are not numbers.
     """
-    from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
+    from luthier.ml.evaluation.safety.summary import summarise, with_adjusted_words, with_what_is_ruled_out
     from luthier.ml.evaluation.tasks.protocol import Resources
 
     check_is_not_input(html, pairs, prompts)
@@ -371,8 +372,8 @@ def check_safety(
     tasks = [_as_task(probe, material.trained) for probe in built.probes]
     resources = Resources(folder=Path(), progress=context.progress)
     judged = run_tasks(context, systems, tasks, resources=resources)
-    results = tuple(with_what_is_ruled_out(probe) for probe in judged)
     candidate, base = systems[-1].name, systems[0].name if len(systems) > 1 else None
+    results = tuple(map(with_what_is_ruled_out, with_adjusted_words(judged, candidate=candidate)))
     summary = summarise(results, {p.name: p.title for p in built.probes}, candidate=candidate, base=base)
     result = SafetyResult(
         result_id=result_id or new_id("safety"),
@@ -388,9 +389,8 @@ def check_safety(
         left_out=tuple(built.left_out),
         seconds=time.perf_counter() - start,
     )
-    context.assessments.save(
-        "safety", result.result_id, result, project_id=owner, subject=outcome or candidate, run_id=run_id
-    )
+    subject = subject_of(context, model, candidate, project_id=looked_in)
+    context.assessments.save("safety", result.result_id, result, project_id=owner, subject=subject, run_id=run_id)
     if html is not None:
         from luthier.ml.evaluation.report.suite_page import write_safety_page
 

@@ -40,6 +40,7 @@ from luthier.features.suites.task_runs import (
     project_of_results,
     run_of,
     run_tasks,
+    subject_of,
 )
 from luthier.platform.home.context import Context
 
@@ -119,7 +120,7 @@ def run_suite(
         seconds=time.perf_counter() - start,
     )
     # Of a checkpoint it is no result of the run, but it goes with the run.
-    subject = who.outcome or who.candidate
+    subject = subject_of(context, systems[0], who.candidate, project_id=project_id or DEFAULT_PROJECT)
     context.assessments.save("suite", result.result_id, result, project_id=owner, subject=subject, run_id=who.run_id)
     return result
 

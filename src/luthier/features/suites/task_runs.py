@@ -82,6 +82,24 @@ def outcome_of(context: Context, name: str, *, project_id: str = DEFAULT_PROJECT
     return None if found.is_checkpoint else found.run_id
 
 
+def subject_of(context: Context, name: str, system: str, *, project_id: str = DEFAULT_PROJECT) -> str:
+    """What the results of a system are stored by: its run, the checkpoint that it is, or else its name.
+
+    Args:
+        context: The home.
+        name: As it was requested, such as that of a deployment.
+        system: What results call it.
+        project_id: Whose models these are.
+
+    Raises:
+        NotFoundError: There is no such model.
+    """
+    if is_address(name):
+        return system
+    found = find_model(context, name, Caller(project_id=project_id))
+    return found.name if found.run_id is not None else system
+
+
 def project_of_results(context: Context, run_id: str | None) -> str:
     """The project of a result that no project was named for: that of the run, whose gates read it, or `default`."""
     owner = None if run_id is None else context.runs.project_of(run_id)

@@ -12,6 +12,7 @@ from luthier.core.errors import LuthierError, RequestError
 from luthier.core.records.logging_mode import MOST_DAYS_KEPT, Keeping
 from luthier.core.records.traffic import TrafficPolicy
 from luthier.core.text.counted import counted
+from luthier.core.text.written_numbers import typed_number
 from luthier.features.traffic.files import forget_user
 from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
 from luthier.features.traffic.service import summary
@@ -94,8 +95,7 @@ def _fraction(percent: str) -> float | None:
     if not percent.strip():
         return None
     try:
-        # Many countries write a comma.
-        value = float(percent.strip().replace(",", "."))
+        value = typed_number(percent)
     except ValueError:
         value = 0.0
     if not 0 < value <= 100:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.import_string import import_string
+from luthier.core.text.written_numbers import typed_number
 from luthier.features.recipes.service import value_at
 from luthier.features.run_drafts.form import SOURCES
 from luthier.features.workflows.declared_forms import FORMS, FormEntry, WorkflowForm
@@ -201,8 +202,7 @@ def _value(field: Field, texts: Sequence[str]) -> Any:
 
 def _number(field: Field, text: str) -> float | int:
     try:
-        # Many countries write a comma.
-        value: float | int = int(text) if field.entry.kind == "whole" else float(text.replace(",", "."))
+        value: float | int = int(text) if field.entry.kind == "whole" else typed_number(text)
     except ValueError:
         is_whole = field.entry.kind == "whole"
         raise ValueError(

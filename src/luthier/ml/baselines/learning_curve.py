@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -71,6 +71,7 @@ def learning_curve(
     *,
     seconds: float,
     progress: Progress,
+    canonical: Callable[[str], str] | None = None,
 ) -> RowsCurve | None:
     """The curve of the quick baseline that has the best figure; None where none of them fits the rows.
 
@@ -81,13 +82,15 @@ def learning_curve(
         metric: one that looks at text.
         seconds: that the fits may take, by the time that the fit on all rows took.
         progress: shows the fits.
+        canonical: the one form of an answer that can be written in several ways, such as a set of labels; answers and
+            references are compared in it. None compares them as they are written.
     """
     known = [one for one in baselines.predictions if one.name in QUICK]
     bounds = bounds_of(metric)
     if not known or not math.isfinite(bounds.width):
         return None
     better = max if metric.higher_is_better else min
-    best = better(known, key=lambda one: _figure(metric, one.outputs, held_out))
+    best = better(known, key=lambda one: _figure(metric, _observed(one.outputs, held_out, canonical)))
     rows = QUICK[best.name].rows(task_rows(train))
     if len(rows) < MIN_ROWS or len(held_out) < MIN_HELD_OUT:
         few = f"{len(rows):,} to train on, {len(held_out):,} judged; at least {MIN_ROWS} and {MIN_HELD_OUT} are needed"
@@ -98,7 +101,7 @@ def learning_curve(
         wanted = f"{len(_PARTS) * best.seconds:.0f} s, and {max(seconds, 0.0):.0f} s were left for baselines"
         return _without(metric, f"Whether more rows would help was not measured: it would have taken {wanted}.")
     try:
-        fits = _fits(best, rows, held_out, metric, num_partitions, progress)
+        fits = _fits(best, rows, held_out, metric, num_partitions, progress, canonical)
     except NotApplicable as reason:
         why = f"a quarter of the {len(rows):,} rows is too few for a {best.name}: {reason}"
         return _without(metric, f"Whether more rows would help is unclear: {why}.")
@@ -119,17 +122,22 @@ def _without(metric: MetricDefinition, advice: str) -> RowsCurve:
     return RowsCurve(metric=metric.name, word="unclear", advice=advice)
 
 
-def _observed(outputs: Sequence[str], held_out: Sequence[Example]) -> Observations:
+def _observed(
+    outputs: Sequence[str], held_out: Sequence[Example], canonical: Callable[[str], str] | None
+) -> Observations:
+    references = [example.reference or "" for example in held_out]
+    if canonical is not None:
+        outputs, references = list(map(canonical, outputs)), list(map(canonical, references))
     return Observations(
         outputs=outputs,
-        references=[example.reference or "" for example in held_out],
+        references=references,
         prompts=[prompt_text(example) for example in held_out],
         first_outputs=outputs,
     )
 
 
-def _figure(metric: MetricDefinition, outputs: Sequence[str], held_out: Sequence[Example]) -> float:
-    return float(metric.aggregate(metric.statistics(_observed(outputs, held_out)).sum(axis=0)))
+def _figure(metric: MetricDefinition, observed: Observations) -> float:
+    return float(metric.aggregate(metric.statistics(observed).sum(axis=0)))
 
 
 def _fits(
@@ -139,6 +147,7 @@ def _fits(
     metric: MetricDefinition,
     num_partitions: int,
     progress: Progress,
+    canonical: Callable[[str], str] | None,
 ) -> list[_Fit]:
     """The fits on all rows (known already), on quarters and on halves.
 
@@ -146,11 +155,11 @@ def _fits(
         NotApplicable: a method cannot be fitted on a part of the rows.
     """
     prompts = [prompt_text(example) for example in held_out]
-    found = [_Fit(1, 0, metric.statistics(_observed(best.outputs, held_out)))]
+    found = [_Fit(1, 0, metric.statistics(_observed(best.outputs, held_out, canonical)))]
     with progress.task("Fitting on parts of the rows", num_partitions * sum(_PARTS), "fits") as task:
         for partition, parts, own in _parts(rows, num_partitions):
             outputs = QUICK[best.name].texts(own, prompts)
-            found.append(_Fit(parts, partition, metric.statistics(_observed(outputs, held_out))))
+            found.append(_Fit(parts, partition, metric.statistics(_observed(outputs, held_out, canonical))))
             task.advance()
     return found
 

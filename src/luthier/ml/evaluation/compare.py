@@ -215,9 +215,8 @@ def _run(
     if rankings:
         # What a search answers is the document that it puts first.
         generations = [_first_document(ranked) for ranked in rankings]
-    outputs, references = [generation.text for generation in generations], system.references
-    if system.canonical is not None:
-        outputs, references = list(map(system.canonical, outputs)), tuple(map(system.canonical, references))
+    outputs = system.compared([generation.text for generation in generations])
+    references = system.compared(system.references)
     observed = Observations(
         outputs=outputs,
         references=references,

@@ -375,6 +375,11 @@ def label_in(said: str, labels: Sequence[str], passing_labels: Sequence[str]) ->
     return float(found[0] in passing_labels) if len(found) == 1 else None
 
 
+def has_result(said: str) -> bool:
+    """Whether an answer, of which the rest may be cut off, has the JSON whose field `result` decides."""
+    return _result_in(without_thoughts(said)) is not None
+
+
 def _result_in(said: str) -> Any:
     """The field `result` of the JSON in an answer, in a fence or with prose around it, too; None without one."""
     return next((document["result"] for document in json_objects(said) if "result" in document), None)

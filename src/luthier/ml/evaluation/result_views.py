@@ -411,7 +411,7 @@ def task_view(result: Result, task: TaskResult) -> TaskView:
     units = {name: metric.unit for system in task.systems for name, metric in system.metrics.items()}
     ordered = sorted(task.comparisons, key=lambda one: (one.candidate != who.candidate, one.baseline != who.baseline))
     drawn = [(system.name, task.figures[system.name]) for system in task.systems if system.name in task.figures]
-    scored = task.primary if task.judges else ""
+    scored = task.primary if task.primary in task.judges else ""
     return TaskView(
         task=task,
         who=who,

@@ -72,6 +72,10 @@ class SystemUnderTest:
     prompting: Prompting | None = None
     canonical: Callable[[str], str] | None = None
 
+    def compared(self, texts: Sequence[str]) -> list[str]:
+        """Answers or references in the form in which they are compared."""
+        return list(texts) if self.canonical is None else list(map(self.canonical, texts))
+
     @property
     def prompt_tokens(self) -> list[int]:
         """Tokens of each row's prompt; none of a baseline without a language model."""

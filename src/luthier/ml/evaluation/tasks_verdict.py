@@ -10,7 +10,7 @@ Catastrophic Forgetting in Large Language Models During Continual Fine-tuning", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Forgetting, SystemResult, VerdictWord
@@ -23,18 +23,29 @@ from luthier.ml.evaluation.verdict_text import listed
 _MAX_NAMES: Final = 3
 
 
-def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, ...]:
+def _is_primary(task: TaskResult, one: Comparison) -> bool:
+    return one.metric == task.primary
+
+
+def adjusted(
+    tasks: Sequence[TaskResult], candidate: str, *, decides: Callable[[TaskResult, Comparison], bool] = _is_primary
+) -> tuple[TaskResult, ...]:
     """The tasks with Holm-adjusted p-values on all comparisons of the candidate, and the words that follow from them.
 
-    Two families: the primary metrics of all tasks, which the verdict rests on, and all comparisons. A difference is
-    shown only where its interval excludes 0 and its adjusted p-value is below 5%. Tasks of general ability ask
-    another question (what did it cost?), and are separate families.
+    Two families: the comparisons which the verdict rests on, and all of them. A difference is shown only where its
+    interval excludes 0 and its adjusted p-value is below 5%. Tasks of general ability ask another question (what did it
+    cost?), and are separate families.
+
+    Args:
+        tasks: with all their comparisons.
+        candidate: the system that is evaluated.
+        decides: whether the verdict rests on a comparison of a task; by default those by its primary metric.
     """
     # By task and position, since comparisons carry no id.
     changed: dict[tuple[int, int], Comparison] = {}
     for is_general in (False, True):
         own = [
-            (place, number, one, one.metric == task.primary)
+            (place, number, one, decides(task, one))
             for place, task in enumerate(tasks)
             if task.is_general == is_general
             for number, one in enumerate(task.comparisons)

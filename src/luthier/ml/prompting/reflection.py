@@ -416,12 +416,13 @@ class _Reflection:
         return [list(islice(texts, len(places))) for _, places in asked]
 
     def _statistics(self, system: SystemUnderTest, places: Sequence[int], outputs: Sequence[str]) -> Array:
+        compared = system.compared(outputs)
         return self._metric.statistics(
             Observations(
-                outputs=outputs,
-                references=[system.references[at] for at in places],
+                outputs=compared,
+                references=system.compared([system.references[at] for at in places]),
                 prompts=[system.prompt_texts[at] for at in places],
-                first_outputs=outputs,
+                first_outputs=compared,
             )
         )
 

@@ -159,11 +159,12 @@ class _Search:
 
     def figure(self, place: int) -> float:
         """The metric over the rows that a prompt has answered."""
-        outputs, system = self.outputs[place], self._prompts[place]
+        system = self._prompts[place]
+        outputs = system.compared(self.outputs[place])
         num = len(outputs)
         observed = Observations(
             outputs=outputs,
-            references=system.references[:num],
+            references=system.compared(system.references[:num]),
             prompts=system.prompt_texts[:num],
             first_outputs=outputs,
         )

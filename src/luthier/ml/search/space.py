@@ -229,7 +229,7 @@ def own_values(plan: Plan, space: Space) -> Values:
     derived: Values = {
         "training.epochs": training.num_steps / training.num_steps_per_epoch,
         "training.warmup_fraction": training.num_warmup_steps / training.num_steps,
-        DATA_FRACTION: 1.0 if plan.data.part is None else plan.data.part[1] - plan.data.part[0],
+        DATA_FRACTION: 1.0,  # of the rows of the recipe, which may themselves be a subset
     }
     if plan.method.rank:
         derived[ALPHA_OVER_RANK] = plan.method.alpha / plan.method.rank

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fixtures.echo_engine import answering
+from tests.fixtures.echo_engine import CutEngine, answering
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import UnsupportedError
 from luthier.core.ports import SilentProgress
+from luthier.core.results.suite import SuiteResult
 from luthier.core.stream import Failed, TextRequest
 from luthier.features.evals_api import grading, service
 from luthier.features.evals_api import job as eval_job
@@ -296,11 +297,50 @@ def test_models_grade_with_their_own_usage(opened: Context) -> None:
     assert [(one.score, one.passed) for one in item.results] == [(0.75, True), (0.875, True)]
     assert item.results[0].sample == {"output": [item.results[0].sample["output"][0]]}
     assert item.results[0].sample["output"][0]["content"] == "0.75"  # type: ignore[index]
+    # Their figures are the opinion of a model, which a gate does not take without a calibration.
+    made = opened.assessments.get("suite", SuiteResult, view.run.project_id, view.run.result_id)
+    assert [one.judges for one in made.tasks] == [
+        {"pass_rate": "tiny", "score": "tiny"},
+        {"pass_rate": "tiny", "score": "tiny"},
+        {"pass_rate": "tiny"},
+    ]
     # One answer and two grades.
     assert view.run.totals.usage["tiny"].invocation_count == 3
     # A thought is beside the tokens of a grade.
     grades = [one for one in engine.asked if isinstance(one, TextRequest)][1:]
     assert [(one.max_new_tokens, one.max_thinking_tokens) for one in grades] == [(256, None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("verdict", "most", "score", "error"),
+    [
+        ('{"result": 0.25}', None, 0.25, None),
+        # Not even 4,096 tokens are enough.
+        ("more " * 5000, None, 0.0, "model_grader_server_error"),
+        # A limit of the grader itself is meant: the reply is read as it is, by its first number.
+        ('{"result": 0.25}', 8, 1.0, None),
+    ],
+)
+def test_a_grade_that_is_cut_off_is_asked_for_again_with_more_room_and_not_read_from_its_reasons(
+    opened: Context, verdict: str, most: int | None, score: float, error: str | None
+) -> None:
+    def say(text: str) -> str:
+        return "It needs 1 " + "more " * 300 + verdict if text.startswith("Grade") else text
+
+    engine = CutEngine(say)
+    opened.__dict__["inference_client"] = engine
+    grader = {
+        "type": "score_model",
+        "name": "score",
+        "model": "tiny",
+        "input": [{"role": "user", "content": "Grade {{sample.output_text}}"}],
+        "sampling_params": {"max_completions_tokens": most},
+    }
+    view = carried_out(opened, start(opened, grader, source=content(row("a", "a"))))
+    ((found,),) = [item.results for item in opened.evals.all_items(view.run.eval_run_id)]
+    assert (found.score, None if found.error is None else found.error["code"]) == (score, error)
+    grades = [one.max_new_tokens for one in engine.asked if isinstance(one, TextRequest)][1:]
+    assert grades == ([256, 4096] if most is None else [most])
 
 
 @needs_sandbox

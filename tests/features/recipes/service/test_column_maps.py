@@ -12,6 +12,8 @@ import yaml
 from luthier.core.errors import DataError
 from luthier.core.results.suite import GenerateTask
 from luthier.features.evaluations.service import evaluate
+from luthier.features.models.names import runs_of
+from luthier.features.models.store import TunedModel
 from luthier.features.recipes.checks import column_map, map_of_runs
 from luthier.features.recipes.service import load_recipe
 from luthier.features.suites.definition import Seen, load_task
@@ -62,6 +64,32 @@ def test_rows_are_judged_by_the_map_of_the_run_which_is_said(judged: tuple[Conte
     assert file_note == (
         "more.csv: the mapping names completion and prompt (prompt = Frage; not used: Nr); read as semicolons, UTF-8"
     )
+
+
+def test_rows_for_a_checkpoint_are_read_by_the_map_of_its_run(
+    judged: tuple[Context, str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, run_id, folder = judged
+    result = context.runs.get(run_id).result
+    assert result is not None
+    name = "ft:tiny:default::one:ckpt-step-1"
+    made = {"project_id": "default", "job_id": "job-1", "run_id": run_id, "base_model": "tiny", "step": 1}
+    context.tuned_models.add(TunedModel(model_id=name, adapter_path=str(result.adapter_path), **made))
+    assert runs_of(context, [name, run_id, "http://127.0.0.1:9/v1#m", str(folder)]) == (run_id,)
+    found = evaluate(
+        context,
+        [name],
+        data=folder / "more.csv",
+        few_shot=1,
+        few_shot_from=folder / "train.csv",
+        metrics=["perplexity"],
+    )
+    assert (found.num_rows, found.systems[-1].name) == (6, name)
+    assert found.rows_notes[0].startswith(f"more.csv is read by the column map of {run_id}")
+    # It belongs to the project of that run, as the evaluation of the run itself does.
+    monkeypatch.setattr(type(context.runs), "project_of", lambda *_: "proj-other")
+    other = evaluate(context, [name], data=folder / "more.csv", metrics=["perplexity"])
+    assert context.evaluations.project_of(other.evaluation_id) == "proj-other"
 
 
 def test_a_file_without_these_columns_is_read_by_its_own_names(judged: tuple[Context, str, Path]) -> None:

@@ -19,6 +19,7 @@ from luthier.core.plan import Plan
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes import checks as judgeable
 from luthier.features.recipes.service import load_recipe
+from luthier.ml.data.rows.formats import load_file
 from luthier.platform.home.context import Context
 
 MakeRecipe = Callable[..., Path]
@@ -208,3 +209,21 @@ def test_a_bar_that_is_no_number_is_refused(make_recipe: MakeRecipe, value: str)
         load_recipe(make_recipe(evaluation={}), [f"evaluation.good_enough={value}"])
     with pytest.raises(RequestError, match="good_enough="):
         judgeable.good_enough_of({"metric": "bleu"})
+
+
+def test_two_people_agree_where_the_answers_of_a_model_would_be_equal(tmp_path: Path) -> None:
+    ripe = [{"prompt": f"Ripe {n}?", "completion": "true", "second": n != 1} for n in range(3)]
+    write_rows(tmp_path / "ripe.jsonl", ripe)
+    examples = load_file(tmp_path / "ripe.jsonl").examples
+    agreed = judgeable.agreed_rows("exact_match", "second", examples, tmp_path / "ripe.jsonl")
+    assert list(agreed.values()) == [True, False, True]
+    others = ("sour, sweet", "sour")
+    taste = [{"prompt": f"Taste {n}?", "completion": "sweet, sour", "second": others[n]} for n in (0, 1)]
+    write_rows(tmp_path / "taste.jsonl", taste)
+    examples, file = load_file(tmp_path / "taste.jsonl").examples, tmp_path / "taste.jsonl"
+
+    def as_set(answer: str) -> str:
+        return ", ".join(sorted(answer.split(", ")))
+
+    found = [judgeable.agreed_rows("exact_match", "second", examples, file, form) for form in (None, as_set)]
+    assert [list(one.values()) for one in found] == [[False, False], [True, False]]

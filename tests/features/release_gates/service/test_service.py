@@ -9,26 +9,32 @@ from typing import Any
 
 import pytest
 from tests.assessed import make_safety_result, make_suite_result, make_task
+from tests.homes import add_export
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.records.deployment import Share
+from luthier.core.records.export import Export
 from luthier.core.results.suite import SafetyResult, SuiteResult
 from luthier.features.deployments import service as deployments
 from luthier.features.models.store import TunedModel
 from luthier.features.release_gates.service import (
     check_gate,
     default_gate,
+    judged_behind,
     newest_outcome,
+    outcome_of_target,
+    own_run_behind,
     read_gate,
     unjudged_targets,
 )
 from luthier.features.serving.checkpoint_permissions import permit
 from luthier.platform.audit_log.service import newest_entries, verify_log
 from luthier.platform.db.database import Database
+from luthier.ml.export.bundle.manifest import EVALUATION, LINEAGE
 from luthier.platform.home.context import Context
-from luthier.testing.records import add_run, make_evaluation
+from luthier.testing.records import add_run, make_evaluation, make_export
 
 ME = Caller()
 REASON = "The old one insults customers; the rate of refusals is mended next week."
@@ -226,6 +232,145 @@ def test_results_of_what_a_training_client_has_saved_before_do_not_count(
     assert "1 result is of weights that the run had before, and not counted." in stale.outcomes[0].sentence
 
 
+def test_results_of_a_save_that_was_deleted_do_not_count_for_the_earlier_one(
+    context: Context, good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result of a run goes back to the save before: a suite that began later was about the one that is gone."""
+    path, result = gate(context), context.runs.get(good).result
+    assert result is not None
+    monkeypatch.setattr(Database, "clock", lambda *_: datetime.fromisoformat("2026-11-26T11:00:00+00:00").timestamp())
+    earlier = str(context.settings.run_folder(good) / "tinker" / "tck-a" / "adapter")
+    common: dict[str, Any] = {"project_id": "default", "job_id": "", "run_id": good, "base_model": "tiny", "step": 4}
+    context.tuned_models.add(TunedModel(model_id="ft:tiny:default:a:1", adapter_path=earlier, **common))
+    context.runs.update(good, result=result.model_copy(update={"adapter_path": earlier}))
+    outcomes = []
+    # Where a home was before it was moved says nothing.
+    for number, save in enumerate(("tck-a", "tck-b")):
+        made = make_suite_result(f"suite-20261126-13000{number}-eeeeee", run_id=good, candidate=good)
+        tasks = tuple(
+            task.model_copy(
+                update={
+                    "systems": tuple(
+                        one.model_copy(update={"adapter": f"/old/runs/{good}/tinker/{save}/adapter"})
+                        if one.name == good
+                        else one
+                        for one in task.systems
+                    )
+                }
+            )
+            for task in made.tasks
+        )
+        keep(context, made.model_copy(update={"tasks": tasks}), good)
+        outcomes.append(newest_outcome(context, "default", good, path))
+    assert [one.passed for one in outcomes] == [True, False]
+    assert "1 result is of weights that the run had before" in outcomes[1].outcomes[0].sentence
+    # An evaluation of the weights that the run has now counts, although one of the others was made later.
+    share, unjudged = Share(target=good, fraction=1), []
+    for number, save in enumerate(("tck-b", "tck-a", "tck-b")):
+        judged = make_evaluation(f"eval-20261126-13000{number}-eeeeee", run_id=good)
+        base, tuned = judged.systems
+        tuned = tuned.model_copy(update={"adapter": f"/old/runs/{good}/tinker/{save}/adapter"})
+        made = {"systems": (base, tuned), "created_at": f"2026-11-26T13:00:0{number}+00:00"}
+        context.evaluations.save(judged.model_copy(update=made))
+        unjudged.append(unjudged_targets(context, ME, [share]))
+    assert unjudged == [(good,), (), ()]
+
+
+CHECKPOINT = "ft:tiny:default::one:ckpt-step-5"
+
+
+def add_checkpoint(context: Context, run_id: str, monkeypatch: pytest.MonkeyPatch, *, saved_at: str) -> Share:
+    """A checkpoint of a run; the clock of the database stays at that time."""
+    moment = datetime.fromisoformat(saved_at).timestamp()
+    monkeypatch.setattr(Database, "clock", lambda *_: moment)
+    place = str(context.settings.run_folder(run_id) / "model")
+    common = {"project_id": "default", "job_id": "job-1", "run_id": run_id, "base_model": "tiny", "step": 5}
+    context.tuned_models.add(TunedModel(model_id=CHECKPOINT, adapter_path=place, **common))
+    return Share(target=CHECKPOINT, fraction=1)
+
+
+def test_a_checkpoint_passes_by_its_own_results_and_by_none_of_its_run(
+    context: Context, good: str, bad: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, share = gate(context), add_checkpoint(context, bad, monkeypatch, saved_at="2026-11-26T11:00:00+00:00")
+    assert not outcome_of_target(context, ME, share, path).passed
+    made = make_suite_result("suite-20261126-120000-eeeeee", candidate=CHECKPOINT)
+    context.assessments.save("suite", made.result_id, made, project_id="default", subject=CHECKPOINT, run_id=bad)
+    outcome = outcome_of_target(context, ME, share, path)
+    assert (outcome.passed, outcome.results) == (True, (made.result_id,))
+    assert not newest_outcome(context, "default", bad, path).passed
+    assert unjudged_targets(context, ME, [share]) == ()
+    own = outcome_of_target(context, ME, share, gate(context, "rules:\n  - {metric: exact_match, at_least: 0}\n"))
+    assert (own.passed, "is a checkpoint" in own.outcomes[0].sentence) == (False, True)
+
+
+def test_results_of_a_checkpoint_do_not_count_once_other_weights_were_saved_under_its_name(
+    context: Context, good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, share = gate(context), add_checkpoint(context, good, monkeypatch, saved_at="2026-11-26T12:30:00+00:00")
+    made = make_suite_result("suite-20261126-120000-eeeeee", candidate=CHECKPOINT)
+    context.assessments.save("suite", made.result_id, made, project_id="default", subject=CHECKPOINT, run_id=good)
+    outcome = outcome_of_target(context, ME, share, path)
+    assert not outcome.passed
+    assert f"1 result is of weights that {CHECKPOINT} had before" in outcome.outcomes[0].sentence
+    assert unjudged_targets(context, ME, [share]) == (CHECKPOINT,)
+
+
+def test_a_checkpoint_is_judged_by_an_evaluation_that_names_it_last(
+    context: Context, good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = add_checkpoint(context, good, monkeypatch, saved_at="2026-11-20T12:00:00+00:00")
+    for number, names in enumerate((("base", "another"), (CHECKPOINT, "another"), ("base", f"{CHECKPOINT}0"))):
+        other = make_evaluation(f"eval-20261125-093000-{number:06}")
+        systems = tuple(one.model_copy(update={"name": name}) for one, name in zip(other.systems, names, strict=True))
+        context.evaluations.save(other.model_copy(update={"systems": systems}))
+    assert unjudged_targets(context, ME, [share]) == (CHECKPOINT,)
+    own = make_evaluation("eval-20261125-093000-cccccc")
+    systems = (own.systems[0], own.systems[1].model_copy(update={"name": CHECKPOINT}))
+    context.evaluations.save(own.model_copy(update={"systems": systems}))
+    assert unjudged_targets(context, ME, [share]) == ()
+    assert unjudged_targets(context, ME, [Share(target=good, fraction=1)]) == ()
+
+
+def exported(context: Context, run_id: str, sha256: str | None) -> Export:
+    """An export of weights of a run with this digest."""
+    made = make_export(run_id)
+    return made.model_copy(update={"source": made.source.model_copy(update={"adapter_sha256": sha256})})
+
+
+@pytest.mark.parametrize(
+    ("exported_sha256", "counts"), [("1" * 64, True), ("2" * 64, False), (None, True)], ids=["same", "other", "unknown"]
+)
+@pytest.mark.parametrize("is_of_server", [True, False])
+def test_results_of_a_run_count_for_an_export_of_the_weights_that_it_has(
+    context: Context, good: str, tmp_path: Path, exported_sha256: str | None, counts: bool, is_of_server: bool
+) -> None:
+    path, result = gate(context), context.runs.get(good).result
+    assert result is not None
+    assert result.adapter_sha256 == "1" * 64
+    if is_of_server:
+        export_id = add_export(context, good, is_made=False)
+        context.exports.finish(export_id, exported(context, good, exported_sha256))
+        share = Share(target=f"export:{export_id}", fraction=1, folder=str(tmp_path))
+    else:
+        (tmp_path / EVALUATION).write_text(json.dumps({"run_id": good}), encoding="utf-8")
+        parts = [{"name": "tiny", "digest": {"weights": "3" * 64}, "annotations": {"role": "base model"}}]
+        if exported_sha256 is not None:
+            trained = {"role": "trained weights", "method": "lora"}
+            parts.append({"name": good, "digest": {"sha256": exported_sha256}, "annotations": trained})
+        document = {"predicate": {"buildDefinition": {"resolvedDependencies": parts}}}
+        (tmp_path / LINEAGE).write_text(json.dumps(document), encoding="utf-8")
+        share = Share(target=f"export:{tmp_path.name}", fraction=1, folder=str(tmp_path))
+    outcome = outcome_of_target(context, ME, share, path)
+    assert outcome.passed is counts
+    assert ("was made of other weights than" in outcome.outcomes[0].sentence) is not counts
+    assert (unjudged_targets(context, ME, [share]) == ()) is counts
+    assert (judged_behind(context, ME, share).run_id, own_run_behind(context, ME, share).run_id) == (
+        good if counts else None,
+        good,
+    )
+
+
 def test_the_evaluation_of_a_run_of_another_project_neither_counts_nor_is_shown(context: Context, good: str) -> None:
     path, result = gate(context, "rules:\n  - {metric: exact_match, at_least: 0.1}\n"), context.runs.get(good).result
     assert result is not None
@@ -242,6 +387,8 @@ def test_the_evaluation_of_a_run_of_another_project_neither_counts_nor_is_shown(
     with pytest.raises(ConflictError, match="shares the model alone") as refused:
         deployments.deploy(context, Caller(project_id="proj-other"), "support", name)
     assert "0.25" not in str(refused.value)
+    # That its owner has evaluated it is enough where no rule asks for a figure: it was not never evaluated.
+    assert unjudged_targets(context, Caller(project_id="proj-other"), [Share(target=name, fraction=1)]) == ()
 
 
 def test_results_may_be_given(context: Context) -> None:

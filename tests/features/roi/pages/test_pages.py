@@ -49,6 +49,11 @@ def test_the_answer_is_that_of_the_command(home: Context, browser: Browser) -> N
     expected = compute_roi(home, Questions(answers_per_week=1000, minutes_each=2.5, cost_of_an_error=0)).result
     page = browser("read").get("/worth?answers_per_week=1,000&minutes_each=2,5&cost_of_an_error=0").text
     assert expected.headline in page.replace("&#39;", "'")
+    part = compute_roi(
+        home, Questions(answers_per_week=1000, minutes_each=0.125, cost_of_an_error=0, accuracy_today=0.955)
+    ).result
+    query = "answers_per_week=1.000,0&minutes_each=0,125&cost_of_an_error=0&accuracy_today=95,5%25"
+    assert part.headline in browser("read").get(f"/worth?{query}").text.replace("&#39;", "'")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from luthier.core.evaluation import (
     VerdictWord,
 )
 from luthier.core.records.bounds import UNIT
+from luthier.features.models.store import TunedModel
 from luthier.features.roi.service import RoiOutcome, compute_roi
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics import bootstrap_interval, paired_bootstrap
+from luthier.platform.db.database import Database
 from luthier.platform.home.context import Context
-from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record
+from luthier.testing.records import RUN_ID, add_run, make_evaluation, make_plan, make_record
 
 METRIC = "label_accuracy"
 HOSTED = "hosted: {input_price_per_million_tokens: 2, output_price_per_million_tokens: 10}"
@@ -211,6 +214,34 @@ def test_today_may_be_given_by_a_count(answer: Any) -> None:
     assert next(w for w in found.alternatives if w.name == "linear classifier").gain.typical == pytest.approx(0.15)
 
 
+def test_an_evaluation_of_what_a_training_client_had_saved_before_measures_nothing_of_the_run(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = add_run(context, "a")
+    result = context.runs.get(run_id).result
+    assert result is not None
+    saved = TunedModel(
+        model_id="ft:tiny:default:state:1", project_id="default", job_id="", run_id=run_id, base_model="tiny", step=4,
+        adapter_path=str(result.adapter_path),
+    )  # fmt: skip
+    monkeypatch.setattr(Database, "clock", lambda *_: datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp())
+    context.tuned_models.add(saved)
+    path = tmp_path / "case.yaml"
+    path.write_text(CASE, encoding="utf-8")
+
+    def judge(evaluation_id: str, created_at: str) -> None:
+        made = {"evaluation_id": evaluation_id, "run_id": run_id, "created_at": created_at}
+        context.evaluations.save(evaluation().model_copy(update=made))
+
+    judge("eval-20261125-110000-aaaaaa", "2026-11-25T11:00:00+00:00")
+    with pytest.raises(RequestError, match=f"the weights that run {run_id} has now were never evaluated"):
+        compute_roi(context, path, verdict=run_id)
+    judge("eval-20261125-130000-bbbbbb", "2026-11-25T13:00:00+00:00")
+    measured = compute_roi(context, path, verdict=run_id).result.measured
+    assert measured is not None
+    assert measured.evaluation_id == "eval-20261125-130000-bbbbbb"
+
+
 def test_an_evaluation_without_baselines_works_and_says_what_is_missing(answer: Any) -> None:
     old = {name: found for name, found in SYSTEMS.items() if found[0] == "model"}
     found = answer(judged=evaluation(old)).result
@@ -308,6 +339,25 @@ def test_a_given_accuracy_is_not_held_against_points_of_another_metric(answer: A
     case = CASE.replace("today:\n", "today:\n  accuracy: 0.6\n")
     with pytest.raises(RequestError, match="which today's accuracy cannot be compared with"):
         answer(f"{case}verdict: {{today: given, metric: rouge_l, correct_per_point: 0.5}}\n", rouge)
+
+
+def test_how_far_numbers_are_off_is_no_share_of_correct_answers(answer: Any) -> None:
+    """A head that gives numbers is judged by its distance; few of its numbers are equal to the digit."""
+    judged = evaluation()
+    distance = figure(0.1).model_copy(update={"higher_is_better": False})
+    numbers = judged.model_copy(
+        update={
+            "systems": tuple(
+                one.model_copy(update={"metrics": {"nmae": distance, "exact_match": figure(0.02)}})
+                for one in judged.systems
+            ),
+            "verdict": Verdict(word="better", metric="nmae", headline="Nearer."),
+        }
+    )
+    with pytest.raises(RequestError, match="how far numbers are off") as caught:
+        answer(CASE, numbers)
+    assert "tuned.gain" in caught.value.do
+    assert "exact_match" not in str(caught.value)
 
 
 def with_rows(num: int = 200) -> Evaluation:

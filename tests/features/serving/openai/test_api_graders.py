@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
-from tests.fixtures.echo_engine import answering
+from tests.fixtures.echo_engine import CutEngine, answering
 from tests.fixtures.openai import ok
 
 from luthier.core.errors import UnsupportedError, WorkError
@@ -171,6 +171,19 @@ def test_a_thought_is_beside_the_tokens_of_a_grade_unless_the_grader_limits_both
     assert run(client, SCORE | {"sampling_params": {"max_completions_tokens": 9}})["reward"] == 0.5
     limits = [(one.max_new_tokens, one.max_thinking_tokens) for one in engine.asked if isinstance(one, TextRequest)]
     assert limits == [(256, None), (9, 0)]
+
+
+def test_a_reply_that_is_cut_off_before_its_verdict_is_no_grade(home: Context, client: TestClient) -> None:
+    start = "To be good it needs 1 " + "more " * 300
+    engine = CutEngine(lambda _: start + '{"result": 0.25}')
+    home.__dict__["inference_client"] = engine
+    assert run(client, SCORE)["reward"] == 0.25
+    engine.say = lambda _: start + '{"result": "bad"}'
+    assert run(client, LABEL)["reward"] == 0.0
+    limits = [(one.max_new_tokens, one.max_thinking_tokens) for one in engine.asked if isinstance(one, TextRequest)]
+    assert limits == [(256, None), (4096, None)] * 2
+    engine.say = lambda _: start + "more " * 5000
+    assert run(client, LABEL)["metadata"]["errors"]["model_grader_server_error"]
 
 
 def test_a_stored_grader_with_a_reasoning_effort_goes_on_grading() -> None:

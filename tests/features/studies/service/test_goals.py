@@ -117,3 +117,9 @@ def test_a_loss_that_is_no_number_fails_its_trial_and_says_so(context, recipe, m
 
 def test_a_share_of_the_rows_can_be_searched(recipe):
     assert recipe_with(recipe, {DATA_FRACTION: 0.25})["data"]["subset"] == [0.0, 0.25]
+
+
+@pytest.mark.parametrize(("share", "subset"), [(0.5, [0.2, 0.4]), (1, [0.2, 0.6]), (1.5, [0.2, 1.5])])
+def test_a_share_of_the_rows_is_one_of_the_subset_of_the_recipe(recipe, share, subset):
+    own = recipe.model_copy(update={"data": recipe.data.model_copy(update={"part": (0.2, 0.6)})})
+    assert recipe_with(own, {DATA_FRACTION: share})["data"]["subset"] == pytest.approx(subset)

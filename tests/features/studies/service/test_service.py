@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -345,6 +346,10 @@ def context_trial():
     [
         ({"hours": 1e-9}, BudgetTooSmallError, "one trial should take"),
         ({"hours": None}, RequestError, "no budget"),
+        ({"hours": math.nan}, RequestError, "--budget-hours nan"),
+        ({"hours": math.inf}, RequestError, "--budget-hours inf"),
+        ({"hours": 1.0, "usd": math.nan}, RequestError, "--budget-usd nan"),
+        ({"hours": -1.0}, RequestError, "--budget-hours -1"),
         ({"space": {"only": True}}, RequestError, "nothing to search"),
     ],
 )

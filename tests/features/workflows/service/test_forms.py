@@ -111,6 +111,12 @@ def test_layers_take_the_place_of_a_student() -> None:
     assert parsed(command_line("distill", values, NAMES))["student"] == "layers:15"
 
 
+@pytest.mark.parametrize(("text", "hours"), [("1,000", 1000.0), ("2,5", 2.5), ("0,125", 0.125), ("1.5", 1.5)])
+def test_a_number_of_a_form_may_have_thousands_or_a_decimal_comma(text: str, hours: float) -> None:
+    values, problems = read_form("tune", FILLED["tune"] | {"budget_hours": [text]})
+    assert (problems, values["budget_hours"]) == ({}, hours)
+
+
 def test_fields_of_the_recipe_win_over_its_free_keys() -> None:
     values, _ = read_form("tune", FILLED["tune"] | {"recipe": ["base_model: x\ndata: {train: y, group_by: z}"]})
     assert recipe_of("tune", values) == {

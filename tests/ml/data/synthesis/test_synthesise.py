@@ -165,6 +165,22 @@ def test_a_judge_must_say_yes(verdict: str, reason: str | None) -> None:
     assert "Answer: The front is spruce." in seen[0]
 
 
+def test_a_judge_whose_thought_fills_its_answer_is_asked_again_with_more_room() -> None:
+    """As a thinking model behind a server, whose thought counts among the tokens of its answer."""
+    limits: list[int] = []
+
+    def think(prompt: Prompt) -> str:
+        limits.append(prompt.max_new_tokens)
+        return "<think>" + "hm " * 40 + "</think>yes"
+
+    (made,) = run(pair("Which wood is the front?", "The front is spruce."), judge=engine(think, name="judge"))
+    assert made.reason is None
+    assert limits == [16, 4096]
+    rambling = engine(lambda _: "The passage says " * 20, name="judge")
+    (made,) = run(pair("Which wood is the front?", "The front is spruce."), judge=rambling)
+    assert (made.reason, rambling.usage.num_requests) == ("judge_unsure", 1)
+
+
 def test_a_judge_is_asked_only_about_what_still_stands() -> None:
     judge = engine(lambda _: "yes", name="judge")
     run(pair("When?", "In 1999."), judge=judge)

@@ -6,7 +6,7 @@ import pytest
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult
 from luthier.core.results.suite import TaskResult
-from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
+from luthier.ml.evaluation.safety.summary import summarise, with_adjusted_words, with_what_is_ruled_out
 
 TITLES = {"stereotypes": "Stereotypes", "refusal": "Refusal", "canaries": "Planted canaries", "toxicity": "Toxicity"}
 
@@ -91,6 +91,44 @@ def test_a_preference_is_worse_where_it_moves_away_from_neutral(
     figures = {"stereotype_preference": metric(value, 0.2, 0.8)}
     _, concerns = said(probe("stereotypes", figures, {"stereotype_preference": (difference, word)}))
     assert bool(concerns) == is_worse
+
+
+def test_among_several_comparisons_one_that_chance_explains_is_no_finding() -> None:
+    """Four comparisons can be findings: one with p = 0.03 is adjusted to 0.09 beside one with 0.001."""
+    figures = {"refusal_of_harmful": metric(0.7, 0.6, 0.8, higher=True), "over_refusal": metric(0.05, 0, 0.1)}
+    words = {"refusal_of_harmful": (-0.2, "worse"), "over_refusal": (0.0, "not distinguishable")}
+    refusal = probe("refusal", figures, words)
+    toxic = probe("toxicity", {"toxic_answers": metric(0, 0, 0)}, {"toxic_answers": (0.2, "worse")})
+    canaries = probe("canaries", {"canary_exposure": metric(1, 1, 1, "bits")}, {"canary_exposure": (0.1, "worse")})
+    values = ((refusal, (0.001, 0.9)), (toxic, (0.03,)), (canaries, (0.02,)))
+    probes = [
+        one.model_copy(
+            update={
+                "comparisons": tuple(
+                    comparison.model_copy(update={"p_value": p})
+                    for comparison, p in zip(one.comparisons, own, strict=True)
+                )
+            }
+        )
+        for one, own in values
+    ]
+    assert len(said(*probes)[1]) == 3
+    found = with_adjusted_words(probes, candidate="tuned")
+    adjusted = [one.adjusted_p_value for probe in found for one in probe.comparisons]
+    assert adjusted == pytest.approx([0.004, 0.9, 0.06, 0.06])
+    headline, concerns = said(*found)
+    assert headline.startswith("Tuning made 1 of 3 probes worse: refusal.")
+    assert len(concerns) == 1
+    note = "4 comparisons were made; p-values are adjusted for that (Holm)."
+    assert [note in one.cautions for one in found] == [False, True, True]
+
+
+def test_figures_that_have_a_control_are_no_part_of_the_family() -> None:
+    figures = {"exact_copies_excess": metric(0.2, 0.1, 0.3), "exact_copies": metric(0.6, 0.5, 0.7)}
+    compared = {"exact_copies_excess": (0.2, "worse"), "exact_copies": (0.6, "worse")}
+    (found,) = with_adjusted_words([probe("memorisation", figures, compared)], candidate="tuned")
+    # Alone in its family; the other one is adjusted among all comparisons.
+    assert [one.adjusted_p_value for one in found.comparisons] == pytest.approx([0.01, 0.02])
 
 
 def test_what_is_bad_in_itself_is_said_without_a_base_too() -> None:

@@ -70,6 +70,15 @@ def test_models_that_grade_are_the_judge_of_the_command(bench):
         figures(task(SCORE), bench, ["yes"], [{}])
 
 
+def test_figures_of_models_that_grade_name_the_judge_and_those_of_rules_none(bench):
+    one, rows = task(CHECK, LIKE, SCORE, LABEL), [bench.row(1, a="x")]
+    resources = Resources(bench.folder, judge=FakeEngine(lambda _: "0.5"), judge_name="j")
+    metrics = task_kind("graded").metrics(one, rows, resources)
+    named = {metric.name: getattr(metric, "judge_name", None) for metric in metrics}
+    rules = dict.fromkeys(("right", "alike", "alike_score"))
+    assert named == rules | dict.fromkeys(("judged", "judged_score", "tone"), "j")
+
+
 def test_replies_of_the_judge_that_cannot_be_read_are_counted_and_do_not_pass(bench):
     judge = FakeEngine(lambda prompt: "0.5" if "yes" in prompt.conversation.messages[0].content else "I cannot say.")
     one = task({"grader": SCORE, "pass_threshold": 0}, LABEL)
@@ -84,6 +93,23 @@ def test_replies_of_the_judge_that_cannot_be_read_are_counted_and_do_not_pass(be
     scored, labelled = kind.cautions(one)[1:]
     assert "'judged': 1 of 4 replies of j (25%) could not be read" in scored
     assert "'tone': 4 of 4 replies of j (100%) could not be read" in labelled
+
+def test_a_judge_that_is_cut_off_is_asked_again_and_what_leads_to_its_verdict_is_no_verdict(bench):
+    start = "To be good it needs 1 " + "more " * 300
+
+    def verdict(prompt):
+        scored = "Rate" in prompt.conversation.messages[0].content
+        return start + ('{"result": 0.25}' if scored else '{"result": "bad"}')
+
+    one = task(SCORE, LABEL | {"input": [{"role": "user", "content": "Name the tone"}]})
+    expected = {"judged": 0.0, "judged_score": 0.25, "tone": 0.0}
+    assert figures(one, bench, ["yes"], [{}], FakeEngine(verdict)) == expected
+    # A verdict in full counts, whatever is cut off behind it.
+    wordy = FakeEngine(lambda prompt: verdict(prompt).removeprefix(start) + " because" * 300)
+    assert figures(one, bench, ["yes"], [{}], wordy) == expected
+    endless = FakeEngine(lambda _: start + "more " * 5000)
+    assert figures(one, bench, ["yes"], [{}], endless) == dict.fromkeys(expected, 0.0)
+
 
 
 class ShortOfContext(FakeEngine):

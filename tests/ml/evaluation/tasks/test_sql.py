@@ -113,6 +113,38 @@ def test_a_blank_line_in_a_fenced_query_does_not_end_it(bench):
     assert (found["execution_accuracy"], found["sql_valid"]) == (1.0, 1.0)
 
 
+def test_a_blank_line_in_a_query_without_a_fence_does_not_end_it(bench):
+    query = "-- Two\n\nWITH twos AS (\n  SELECT b FROM t\n\n  WHERE a = 2\n)\n\nSELECT b FROM twos\n\nORDER BY b"
+    assert query_of(query) == query
+    assert query_of(f"{query};\r\n\r\nThe order is that of b.") == query
+    assert query_of(f"```sql\n{query}") == query
+    rows = [bench.row(1, answer="SELECT b FROM t WHERE a = 2 ORDER BY b", db=SCRIPT)]
+    found = bench.figures(Sql(), task(database_field="db"), rows, [f"{query}\n\nFrom t, both are given."])
+    assert (found["execution_accuracy"], found["sql_valid"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "From this one sees both.",
+        "Where b is missing, there is no row.",
+        "or\n\nSELECT 2",
+        "SELECT 2",
+        "Q: who?",
+        "On t.",
+        "from",
+    ],
+)
+def test_prose_and_further_queries_behind_a_blank_line_are_no_part_of_a_query(after):
+    assert query_of(f"SELECT a FROM t\n\n{after}") == "SELECT a FROM t"
+    assert query_of(f"select a from t;\n\n{after}") == "select a from t"
+    assert query_of(f"(SELECT a FROM t)\n\n{after}") == "(SELECT a FROM t)"
+
+
+def test_a_query_that_never_ends_is_read_up_to_its_first_blank_line():
+    assert query_of("SELECT Score (all FROM 1-77-2\n\nQ: next\n\nWho?") == "SELECT Score (all FROM 1-77-2"
+
+
 @pytest.mark.shared_data
 def test_wikisql_is_judged_rightly_against_itself_and_wrongly_against_other_columns(bench, shared_data):
     rows, others = [], []

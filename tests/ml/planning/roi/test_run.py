@@ -9,6 +9,7 @@ import pytest
 from luthier.core.errors import RequestError
 from luthier.core.estimate import Estimate
 from luthier.core.results.roi_result import MeasuredGains
+from luthier.ml.charts.figures import MINUS
 from luthier.ml.planning.roi import worth
 
 DOUBT = {
@@ -123,6 +124,17 @@ def test_a_budget_of_nothing_is_overrun_by_anything_and_kept_by_nothing(make_cas
     assert kept.answer == "yes"
     assert kept.tuned.payback_months.typical == 0
     assert "back at once" in kept.headline
+
+
+def test_a_yes_of_the_draws_says_where_typical_values_do_not_pay(make_case: Any) -> None:
+    """A month brings 1,000 times the value less 106.67: nothing at its typical value, and much at most others."""
+    found = worth(make_case({"calls.value_of_one_more_correct": {"low": 0.1, "typical": 0.1, "high": 100}}))
+    assert (found.answer, found.tuned.payback_months.typical) == ("yes", None)
+    assert found.tuned.value.typical == pytest.approx(12 * (100 - 320 / 3) - 2_500)
+    assert found.headline == (
+        f"Yes: it pays in over 99% of the draws, though at typical values it is worth {MINUS}2,580 USD in 12 months."
+    )
+    assert (found.breaks_even_below, worth(make_case({})).breaks_even_below) == (False, True)
 
 
 def test_nothing_comes_back_before_it_is_in_use(make_case: Any) -> None:

@@ -42,3 +42,14 @@ def test_times_chances_and_points() -> None:
     assert [words.points(value) for value in (0.042, -0.1, 0.0)] == ["+4.2 points", "−10 points", "0 points"]
     assert words.of_kind(0.62, "share", "USD") == "62%"
     assert words.of_kind(12.5, "money", "EUR") == "12.5 EUR"
+
+
+def test_a_chance_below_a_limit_is_not_rounded_to_the_limit() -> None:
+    # 0.8996 is 90% in whole per cents, and would read as if the 90% that are required were reached.
+    assert [words.below(value, 0.9) for value in (0.5, 0.894, 0.896, 0.8999, 0.9)] == [
+        "50%",
+        "89%",
+        "89.6%",
+        "89.9%",
+        "90%",
+    ]

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.text.written_numbers import typed_number
 from luthier.features.datasets import remote_imports
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.imports import RemoteOrder
@@ -134,11 +135,11 @@ def _whole(text: str) -> int | None:
 
 
 def _share(text: str) -> float | None:
-    text = text.strip().removesuffix("%").strip().replace(",", ".")
+    text = text.strip().removesuffix("%").strip()
     if not text:
         return None
     try:
-        value = float(text)
+        value = typed_number(text)
     except ValueError:
         value = 0.0
     if not 0 < value <= 100:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.text.written_numbers import typed_number
 from luthier.features.datasets import questions
 from luthier.features.datasets.pages.datasets import Number, head, waiting_page
 from luthier.features.datasets.questions import MAX_PAIRS, Estimate, Teacher
@@ -164,7 +165,7 @@ def _amount(text: str) -> float | None:
     if not text:
         return None
     try:
-        return float(text)
+        return typed_number(text)
     except ValueError:
         raise RequestError(
             f"{text[:40]!r} as the budget", expected="US dollars, such as 2.50", do="correct it, or leave it empty"

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.text.written_numbers import typed_number
 from luthier.features.datasets import derived_versions as dataset_splits
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.derived_versions import SplitWishes
@@ -106,7 +107,7 @@ def _page(
 def _number(name: str, text: str, low: float, high: float) -> float:
     try:
         # "nothing" is not a number: an empty field takes the same way as a wrong one.
-        value = float(text.strip().replace("%", "") or "nothing")
+        value = typed_number(text.replace("%", "") or "nothing")
     except ValueError:
         value = float("nan")
     if not low <= value <= high:

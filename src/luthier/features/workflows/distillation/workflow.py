@@ -24,6 +24,7 @@ from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.core.text.counted import counted
 from luthier.core.workflows.pipeline import Pipeline, Student, StudentRun
+from luthier.features.models.names import runs_of
 from luthier.features.recipes.checks import column_map
 from luthier.features.workflows.distillation.request import (
     DistilRequest,
@@ -155,7 +156,7 @@ def _write_gold(run: WorkflowRun) -> GoldRows:
 
     spec, folder = run.spec, run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    mapping = column_map(run.context, (spec.teacher,), Path(spec.data), spec.mapping).mapping
+    mapping = column_map(run.context, runs_of(run.context, (spec.teacher,)), Path(spec.data), spec.mapping).mapping
     counts = write_gold(folder, Path(spec.data), spec.held_out_rows, mapping=mapping, seed=seed_of(spec.settings))
     # Called only for its checks, like `make_plan` below.
     find_metrics(_judging(spec), load_file(folder / "held_out.jsonl").examples, teacher=spec.teacher)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, Literal
 
+from luthier.core.conversation import ends_in_thoughts, without_thoughts
 from luthier.core.errors import OverlongError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, Prompt
@@ -43,6 +44,7 @@ ReasonCode = Literal[
 ]
 BATCH_PASSAGES: Final = 32
 _JUDGE_TOKENS: Final = 16
+_ROOMY_TOKENS: Final = 4096
 _MAX_NAMED: Final = 5
 
 
@@ -346,7 +348,13 @@ def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Pr
         )
         for a in (new[place] for place in standing)
     ]
-    for place, reply in zip(standing, judge.generate_each(prompts, progress), strict=True):
+    replies = judge.generate_each(prompts, progress)
+    # The thought of a model behind a server counts among the tokens of its answer, which then never begins.
+    again = [number for number, reply in enumerate(replies) if _is_all_thought(reply)]
+    roomy = [prompts[number].model_copy(update={"max_new_tokens": _ROOMY_TOKENS}) for number in again]
+    for number, reply in zip(again, judge.generate_each(roomy, progress) if roomy else (), strict=True):
+        replies[number] = reply
+    for place, reply in zip(standing, replies, strict=True):
         if isinstance(reply, OverlongError):
             new[place] = new[place].refused("judge_unsure", f"the judge could not be asked: {reply.came}")
         elif (verdict := parse_verdict(reply.text)) is None:
@@ -355,6 +363,14 @@ def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Pr
             new[place] = new[place].refused("judge_unsure", words)
         elif not verdict:
             new[place] = new[place].refused("judged_unsupported", "the judge says that the passage does not support it")
+
+
+def _is_all_thought(reply: Generation | OverlongError) -> bool:
+    """Whether a reply was cut off before its answer began."""
+    if isinstance(reply, OverlongError) or reply.finish_reason != "length":
+        return False
+    text = without_thoughts(reply.text)
+    return reply.ends_in_thought or not text.strip() or ends_in_thoughts(text)
 
 
 def _listed(words: Sequence[str]) -> str:

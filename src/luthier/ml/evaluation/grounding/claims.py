@@ -24,7 +24,7 @@ from luthier.core.records.support import support
 from luthier.ml.evaluation.grounding.citation import CitationFinding, clean
 from luthier.ml.evaluation.grounding.corpus import Corpus, Passage, findings, same_citation
 from luthier.ml.evaluation.grounding.find import sentences_of
-from luthier.ml.evaluation.judge.verdicts import each_reply
+from luthier.ml.evaluation.judge.verdicts import VERDICT_TOKENS, NoVerdict, ask_judge
 from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, ratio
 
 THRESHOLD: Final = 0.8
@@ -103,7 +103,9 @@ Answer with JSON and nothing else: {{"supported": true}} or {{"supported": false
 class Entailment:
     """Judge verdicts on claims; each distinct claim is judged once.
 
-    A claim that shares no word with the corpus is unsupported without a judge request.
+    A claim that shares no word with the corpus is unsupported without a judge request. A claim without a usable verdict
+    is sent once more, with more room where the reply was cut off: the thought of a model behind a server counts among
+    the tokens of its answer.
 
     Args:
         judge: the engine that judges.
@@ -132,12 +134,12 @@ class Entailment:
                 continue
             text = _question([one.text for one in passages], claim)
             conversation = Conversation(messages=(Message(role="user", content=text),))
-            asked.append((claim, Prompt(conversation=conversation, max_new_tokens=32)))
+            asked.append((claim, Prompt(conversation=conversation, max_new_tokens=VERDICT_TOKENS)))
         if asked:
-            answers = each_reply(self._judge, [prompt for _, prompt in asked], self._progress)
+            answers = ask_judge(self._judge, [prompt for _, prompt in asked], _read, self._progress)
             for (claim, _), answer in zip(asked, answers, strict=True):
                 # Passages that are longer than the judge's context leave their claim without a verdict, and no other.
-                self._said[claim] = verdict_in(answer.text) if isinstance(answer, Generation) else None
+                self._said[claim] = None if isinstance(answer, NoVerdict) else answer
         return [[self._said[claim] for claim in several] for several in claimed]
 
 
@@ -155,6 +157,11 @@ def _question(passages: Sequence[str], claim: str) -> str:
 
     read = "\n\n".join(quoted(f"passage {number}", text) for number, text in enumerate(passages, start=1))
     return _QUESTION.format(mark=mark, passages=read, claim=quoted("claim", claim))
+
+
+def _read(made: Generation) -> bool | NoVerdict:
+    found = verdict_in(made.text)
+    return NoVerdict("cut off" if made.finish_reason == "length" else "prose", made.text) if found is None else found
 
 
 def verdict_in(reply: str) -> bool | None:

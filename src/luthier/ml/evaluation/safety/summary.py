@@ -10,6 +10,7 @@ from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Metric, Sys
 from luthier.core.results.suite import TaskResult
 from luthier.ml.evaluation.safety.memorisation import UNSEEN_BITS
 from luthier.ml.evaluation.safety.stereotypes import NEUTRAL
+from luthier.ml.evaluation.tasks_verdict import adjusted
 from luthier.ml.evaluation.verdict_text import listed
 
 
@@ -156,6 +157,34 @@ def with_what_is_ruled_out(probe: TaskResult) -> TaskResult:
         f"n rows the true share may still be about 3/n away ({most:.0%} for {probe.num_rows:,} rows)."
     )
     return probe.model_copy(update={"cautions": (*probe.cautions, caution)})
+
+
+def with_adjusted_words(probes: Sequence[TaskResult], *, candidate: str) -> tuple[TaskResult, ...]:
+    """The results with p-values adjusted by Holm, and the words that follow; a caution says where a word changed.
+
+    The comparisons that may say "tuning made it worse" are one family: among many of them one differs by chance alone.
+
+    Args:
+        probes: their results.
+        candidate: name of the system that is evaluated.
+    """
+    found = adjusted(probes, candidate, decides=_may_be_worse)
+    num = sum(one.candidate == candidate and _may_be_worse(probe, one) for probe in probes for one in probe.comparisons)
+    note = f"{num:,} comparisons were made; p-values are adjusted for that (Holm)."
+    return tuple(
+        after.model_copy(update={"cautions": (*after.cautions, note)}) if _words(after) != _words(before) else after
+        for before, after in zip(probes, found, strict=True)
+    )
+
+
+def _may_be_worse(probe: TaskResult, one: Comparison) -> bool:
+    """Whether a comparison can make a sentence of the summary."""
+    system = next(system for system in probe.systems if system.name == one.candidate)
+    return one.metric in dict(_COMPARED.get(probe.name, ())) and not _has_control(one.metric, system)
+
+
+def _words(probe: TaskResult) -> list[str]:
+    return [one.verdict for one in probe.comparisons]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.ports import Progress
@@ -28,7 +28,7 @@ from luthier.ml.evaluation.sandbox.runners import (
     require_isolation,
     run_tests,
 )
-from luthier.ml.evaluation.sql import Table, described_table, is_ordered, made_up, written_out
+from luthier.ml.evaluation.sql import Table, Token, described_table, is_ordered, made_up, tokens_of, written_out
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, check_rows, own_answer, refuse_rows
 
 
@@ -364,19 +364,73 @@ def text_in(value: object) -> str:
     return "\n".join(str(one.get("content", "")) for one in messages if one.get("role") != "assistant")
 
 
-_BLANK_LINE = r"\n[ \t\r]*\n"
+_BLANK_LINE: Final = r"\n[ \t\r]*\n"
+_STATEMENTS: Final = ("SELECT", "VALUES")
+"""What a WITH is about: without one of these, outside of parentheses, it is not finished."""
+# fmt: off
+_BEGIN_A_CLAUSE: Final = frozenset((
+    "FROM", "WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "OFFSET", "UNION", "EXCEPT", "INTERSECT", "WINDOW", "JOIN",
+    "INNER", "LEFT", "RIGHT", "FULL", "CROSS", "NATURAL", "USING",
+))
+_OFTEN_IN_PROSE: Final = frozenset(("AND", "OR", "ON", "WHEN", "THEN", "ELSE", "END"))
+_NEED_MORE: Final = frozenset((
+    "SELECT", "DISTINCT", "FROM", "WHERE", "AND", "OR", "NOT", "BY", "ON", "JOIN", "UNION", "ALL", "EXCEPT",
+    "INTERSECT", "HAVING", "AS", "IN", "LIKE", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE", "LIMIT", "OFFSET",
+))
+# fmt: on
 
 
 def query_of(answer: str) -> str:
-    """The query of an answer: its first fenced block, else its text up to the first blank line; no last semicolon.
+    """The query of an answer: its first fenced block, else its text up to where the query ends; no last semicolon.
 
     Of a block only a blank line behind a semicolon ends it: others are inside of the query, as between the parts of a
-    WITH. In a text prose may follow them.
+    WITH. In a text prose may follow them: there a blank line ends a query that is finished, unless what follows begins
+    with a further clause of it.
     """
-    blocks = fenced_blocks(answer)
-    end = rf";[ \t\r]*{_BLANK_LINE}" if blocks else _BLANK_LINE
-    text = (blocks[0] if blocks else first_block(answer)).strip()
-    return re.split(end, text, maxsplit=1)[0].strip().rstrip(";").strip()
+    if blocks := fenced_blocks(answer):
+        return _without_semicolon(re.split(rf";[ \t\r]*{_BLANK_LINE}", blocks[0].strip(), maxsplit=1)[0])
+    text = first_block(answer).strip()
+    blank_lines = list(re.finditer(_BLANK_LINE, text))
+    for place, blank in enumerate(blank_lines):
+        following = blank_lines[place + 1].start() if place + 1 < len(blank_lines) else len(text)
+        before = [token for token in tokens_of(text[: blank.start()]) if token.kind != "space"]
+        if not _is_continued(before, text[blank.end() : following]):
+            return _without_semicolon(text[: blank.start()])
+    # Where all of it is one query, or the first part never became one, as with a parenthesis in a name.
+    tokens = [token for token in tokens_of(text) if token.kind != "space"]
+    end = blank_lines[0].start() if blank_lines and _is_unfinished(tokens) else len(text)
+    return _without_semicolon(text[:end])
+
+
+def _without_semicolon(query: str) -> str:
+    return query.strip().rstrip(";").strip()
+
+
+def _is_continued(before: Sequence[Token], after: str) -> bool:
+    """Whether the text behind a blank line belongs to the query that is before it."""
+    if _is_unfinished(before):
+        return True
+    following = [token for token in tokens_of(after) if token.kind != "space"]
+    if before[-1].text == ";" or len(following) < 2:
+        return False
+    first = next((token.text for token in before if token.kind == "word"), "")
+    word = following[0].text
+    # Prose may begin with such a word, too, as in "From this": those of a query are written like its first one.
+    is_alike = word.isupper() if first.isupper() else word.islower() if first.islower() else True
+    return is_alike and (word.upper() in _BEGIN_A_CLAUSE or (word.isupper() and word in _OFTEN_IN_PROSE))
+
+
+def _is_unfinished(tokens: Sequence[Token]) -> bool:
+    """Whether a query has not ended: nothing but comments, an open parenthesis, or a part that needs another."""
+    if not tokens:
+        return True
+    if tokens[-1].text in (",", "=", "<", ">", "<=", ">=", "<>", "!=", "||") or tokens[-1].is_word(*_NEED_MORE):
+        return True
+    depth, is_begun = 0, not tokens[0].is_word("WITH")
+    for token in tokens:
+        depth += (token.text == "(") - (token.text == ")")
+        is_begun = is_begun or (depth == 0 and token.is_word(*_STATEMENTS))
+    return depth > 0 or not is_begun
 
 
 def _judge(case: _Case, query: str, runner: SqlRunner) -> tuple[bool, bool]:

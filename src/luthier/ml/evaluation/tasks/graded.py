@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from luthier.core.results.suite import GradedTask, TaskFigures, TaskGrader
 from luthier.ml.evaluation.graders import (
     fields_of,
     filled,
+    has_result,
     item_fields,
     label_in,
     make_grader,
@@ -84,11 +86,12 @@ class Graded:
             _check_allowed(task, one.grader, resources)
             scores = _Scores(task, one, resources)
             self._scores.append(scores)
-            metrics.append(Fraction(name, f"answers that pass {one.grader.name}", scores.passed))
+            judge = _judge_of(one.grader, resources)
+            metrics.append(_Passed(name, f"answers that pass {one.grader.name}", scores.passed, judge_name=judge))
             if (ends := _ends(one.grader)) is not None:
-                title, unit = f"mean score by {one.grader.name}", "score"
+                title, own = f"mean score by {one.grader.name}", f"{name}{_SCORE}"
                 low, high = ends
-                metrics.append(_Mean(f"{name}{_SCORE}", title, scores.mean, unit=unit, lower=low, upper=high))
+                metrics.append(_Mean(own, title, scores.mean, unit="score", lower=low, upper=high, judge_name=judge))
         return metrics
 
     def figures(self, task: GradedTask, observed: Observations) -> TaskFigures | None:  # noqa: ARG002
@@ -130,7 +133,21 @@ def _names(task: GradedTask) -> list[str]:
     return names
 
 
-class _Mean(Fraction):
+def _judge_of(grader: SuiteGrader, resources: Resources) -> str | None:
+    """The name of the judge whose opinion the figures of a grader are; None for a grader that asks no model."""
+    if resources.judge is None or not isinstance(grader, ScoreModelSpec | LabelModelSpec):
+        return None
+    return resources.judge_name or resources.judge.name
+
+
+@dataclass(frozen=True)
+class _Passed(Fraction):
+    """The share of answers that pass. judge_name: of the model that has graded them; None where none has."""
+
+    judge_name: str | None = None
+
+
+class _Mean(_Passed):
     """The mean of scores, which may have any ends."""
 
     def aggregate(self, sums: Array) -> Array:
@@ -210,12 +227,16 @@ def _by_judge(
         prompts.append(Prompt(conversation=Conversation(messages=turns), max_new_tokens=_GRADE_TOKENS))
 
     def read(made: Generation) -> float | NoVerdict:
-        if isinstance(grader, LabelModelSpec):
-            found = label_in(made.text, grader.labels, grader.passing_labels)
-        else:
-            found = score_in(made.text, *grader.range)
+        # Numbers and labels in a text without its end may belong to what leads to the verdict: "the first 3 sentences".
+        is_cut = made.finish_reason == "length"
+        found: float | None = None
+        if not is_cut or has_result(made.text):
+            if isinstance(grader, LabelModelSpec):
+                found = label_in(made.text, grader.labels, grader.passing_labels)
+            else:
+                found = score_in(made.text, *grader.range)
         # Asked again it gets more room, as for the thoughts of a model behind a server.
-        kind: NoVerdictKind = "cut off" if made.finish_reason == "length" else "prose"
+        kind: NoVerdictKind = "cut off" if is_cut else "prose"
         return NoVerdict(kind, made.text) if found is None else found
 
     # One question that is too long, or that the judge fails on, does not end the evaluation of all others.

@@ -214,6 +214,10 @@ def headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[P
 
 def _headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
     value = f"{_money(tuned.value.typical, case)} in {_horizon(case)}"
+    if answer == "yes" and tuned.value.typical <= 0:
+        # As where a typical value is at the low end of its range: the draws decide, and most of them are above it.
+        chance = words.probability(tuned.probability_pays)
+        return f"Yes: it pays in {chance} of the draws, though at typical values it is worth {value}."
     if answer == "yes":
         back = words.months(tuned.payback_months.typical)
         soon = "at once" if back.startswith("0 ") else f"after {back}"
@@ -348,7 +352,7 @@ def _doubt(tuned: Priced, alternatives: Sequence[Priced], within: float | None) 
         doubts.append((within, "it keeps the budget"))
     # Tuples are compared by their first part, the chance.
     chance, what = min(doubts)
-    return f"{what} with a probability of {words.probability(chance)}, {asked}"
+    return f"{what} with a probability of {words.below(chance, SURE)}, {asked}"
 
 
 def _rival(alternatives: Sequence[Priced]) -> Priced:

@@ -50,6 +50,13 @@ def probability(value: float) -> str:
     return "under 1%" if value < 0.01 else "over 99%" if value > 0.99 else f"{100 * value:.0f}%"
 
 
+def below(value: float, limit: float) -> str:
+    """A share of draws that falls short of a limit, never rounded to it: `89.6%` where 90% is required."""
+    if value < limit and round(value, 2) >= limit:
+        return f"{math.floor(1000 * value + 1e-9) / 10:.1f}%"
+    return probability(value)
+
+
 def months(value: float | None) -> str:
     """`3.4 months`, `1 month`, `never`."""
     if value is None or math.isinf(value):
