@@ -22,12 +22,12 @@ _MAX_REFUSED_SHOWN = 20
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: exchange_id, and thumb, score, ...")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines with exchange_id, and thumb, score, ...")],
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Import feedback from a file; it may be imported again. Exit code 1 where a line was refused."""
+    """Import feedback from a file; importing it twice is safe. Exit code 1 if a line was refused."""
     from luthier.features.feedback import service as feedback
 
     with open_context(home) as context:
@@ -40,9 +40,9 @@ def import_file(
 
 def list_all(
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Of one model.", show_default="all")
+        str | None, typer.Option("--model", metavar="NAME", help="Only feedback on this model.", show_default="all")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show only the newest N.")] = 50,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -57,11 +57,11 @@ def list_all(
 
 
 def queue(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As named in requests.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name in requests.")],
     sample: Annotated[
-        int | None, typer.Option("--sample", metavar="N", help="This many answers, at random.", show_default=False)
+        int | None, typer.Option("--sample", metavar="N", help="Queue this many answers, chosen at random.", show_default=False)
     ] = None,
-    liked: Annotated[bool, typer.Option("--liked", help="Answers with a thumb up or a score of 0.8.")] = False,
+    liked: Annotated[bool, typer.Option("--liked", help="Queue answers with a thumb up or a score of at least 0.8.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -93,15 +93,16 @@ def queue(
 
 
 def add_rows(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The name of a dataset; a new one is made.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The name of the dataset; created if it does not "
+        "exist.")],
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Answers of one model.", show_default="all")
+        str | None, typer.Option("--model", metavar="NAME", help="Only answers of this model.", show_default="all")
     ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Make the next version of a dataset with the accepted answers of the review, without held-out rows."""
+    """Add the accepted answers of the review to a dataset, as its next version, without held-out rows."""
     from luthier.features.feedback.accepted_rows import add_accepted, add_to_new_dataset
 
     with open_context(home) as context:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _StageOption = Annotated[
     list[str] | None,
-    typer.Option("--stage", metavar="PATH=URL", help="Copy data from a store first, once per machine. Repeatable."),
+    typer.Option("--stage", metavar="PATH=URL", help="First copy data from URL to PATH, once per machine. Repeatable."),
 ]
 _InterruptedOption = Annotated[
     int, typer.Option("--interrupted-exit-code", min=0, max=255, help="Exit code when a signal paused the run.")
@@ -47,7 +47,7 @@ _InterruptedOption = Annotated[
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)] = None,
     overrides: SetOption = None,
     resume_id: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Resume a run that was paused, failed or killed.")
@@ -63,7 +63,8 @@ def train(
     num_devices: DevicesOption = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or at ray://HOST:PORT."),
+        typer.Option("--on", metavar="ray", help="Train on a Ray cluster: ray for the one on this machine, or "
+            "ray://HOST:PORT."),
     ] = None,
     checkpoints: CheckpointsOption = None,
     allow_unsigned: AllowUnsignedOption = False,
@@ -76,7 +77,7 @@ def train(
 
     The recipe names a base model and a file of rows; `luthier plan RECIPE` shows what would be done, how long it takes
     and what it costs. Ctrl-C, SIGTERM or a spent budget pauses the run with a checkpoint; --resume continues it. With
-    --resume a budget replaces that of the run, and counts from the start of the run, evaluation included.
+    --resume, a budget replaces that of the run; it counts from the start of the run and includes the evaluation.
     """
     overrides = _overrides(recipe, resume_id, overrides or (), good_enough, (optimised_prompt, reflection_model))
     from luthier.features.planning.budgets import asked_budget, merged

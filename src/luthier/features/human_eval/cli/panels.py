@@ -68,11 +68,12 @@ class KindChoice(StrEnum):
 
 _Systems = Annotated[
     str | None,
-    typer.Option("--systems", metavar="A,B", help="Who answers: base models, runs, or http(s)://host:port/v1#MODEL."),
+    typer.Option("--systems", metavar="A,B", help="The systems that answer: base models, runs, or "
+        "http(s)://host:port/v1#MODEL."),
 ]
 _Evaluation = Annotated[
     str | None,
-    typer.Option("--evaluation", metavar="ID", help="Instead of --data: the answers of an evaluation."),
+    typer.Option("--evaluation", metavar="ID", help="Use the answers of this evaluation instead of --data."),
 ]
 _MostRows = Annotated[
     int, typer.Option("--most-rows", min=1, metavar="N", help="Rate only N rows, chosen by a stable hash.")
@@ -84,15 +85,17 @@ _Instructions = Annotated[
     Path | None,
     typer.Option("--instructions", metavar="FILE", help="Your own instructions for the raters, as plain text."),
 ]
-_Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all orders.", show_default="drawn and kept")]
+_Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the random orders.", show_default="random, and "
+    "stored")]
 _AllowLeakage = Annotated[
-    bool, typer.Option("--allow-leakage", help="Rate answers even to rows that a run was trained on.")
+    bool, typer.Option("--allow-leakage", help="Allow rows that a run was trained on.")
 ]
-_Kind = Annotated[KindChoice, typer.Option("--kind", help="Which of two is better, or 1 to 5 for each answer alone.")]
-_Raters = Annotated[str, typer.Option("--raters", metavar="N", help="How many, or their names with commas between.")]
-_Data = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to be answered.")]
+_Kind = Annotated[KindChoice, typer.Option("--kind", help="Which of two answers is better, or 1 to 5 for each answer.")]
+_Raters = Annotated[str, typer.Option("--raters", metavar="N", help="Number of raters, or their names separated by "
+    "commas.")]
+_Data = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows for the systems to answer.")]
 _Name = Annotated[str, typer.Option("--name", help="The name of the panel.", show_default="the systems")]
-_MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
+_MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of an answer.")]
 
 
 def create(
@@ -114,7 +117,8 @@ def create(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Have systems answer rows and people rate the answers, without knowing whose they are. Prints a link a rater."""
+    """Have systems answer rows and people rate the answers, without knowing which system wrote them. Prints one link
+    per rater."""
     from luthier.features.human_eval import service as rating_panels
     from luthier.platform.auth.public_address import link_root
 
@@ -228,7 +232,7 @@ def list_panels(project: ProjectOption = "default", as_json: JsonOption = False,
 def status(
     panel: PanelArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Show who has rated how much and how well, how far raters agree, and the result."""
+    """Show how much and how well each rater has rated, how far raters agree, and the result."""
     from luthier.features.human_eval import service as rating_panels
 
     with open_context(home) as context:
@@ -251,7 +255,7 @@ def link(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Print another link for a rater (the one before ends), add a rater, or revoke a link."""
+    """Print a new link for a rater (the old one stops working), add a rater, or revoke a link."""
     from luthier.core.errors import NotFoundError
     from luthier.features.human_eval import service as rating_links
     from luthier.platform.auth.public_address import link_root
@@ -278,7 +282,7 @@ def link(
 def close(
     panel: PanelArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Take no more ratings."""
+    """Close a panel: it takes no more ratings."""
     from luthier.features.human_eval import service as rating_panels
 
     with open_context(home) as context:
@@ -359,13 +363,14 @@ def pairs(
     output: OutputOption,
     force: ForceOption = False,
     with_caught: Annotated[
-        bool, typer.Option("--with-caught", help="Include raters who seem not to read; by default they are left out.")
+        bool, typer.Option("--with-caught", help="Include raters who seem not to read the answers; by default they "
+            "are left out.")
     ] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write preference pairs to train on (DPO and its kin), one JSON object a line."""
+    """Write preference pairs to train on (DPO and similar), as JSON Lines."""
 
     from luthier.core.errors import RequestError
     from luthier.features.human_eval.files import preference_pairs

@@ -41,12 +41,13 @@ GoalOption = Annotated[
 HoursOption = Annotated[float | None, typer.Option("--budget-hours", metavar="H", help="Time limit of the whole run.")]
 ModelsOption = Annotated[
     str | None,
-    typer.Option("--models", metavar="A,B", help="Contenders [default: models of the catalogue on this machine]."),
+    typer.Option("--models", metavar="A,B", help="Base models to compare [default: models of the catalogue on this "
+        "machine]."),
 ]
 GroupOption = Annotated[
     str | None, typer.Option("--group-by", metavar="FIELD", help="Rows with the same value stay in one split.")
 ]
-TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Largest number of trials.")]
+TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Maximum number of trials.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the split and of all sampling.")]
 AnywayOption = Annotated[bool, typer.Option("--tune-anyway", help="Search even if prompting is enough.")]
 ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed run.")]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def quickstart(
-    full: Annotated[bool, typer.Option("--full", help="More rows and epochs: better, and slower.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="More rows and epochs: better, but slower.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
