@@ -22,8 +22,8 @@ _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="Nam
 _KEEPS: dict[Keeping, str] = {
     "off": "nothing",
     "metadata": "times, sizes, user and outcome; no texts",
-    "sampled": "the words of a part, metadata of all",
-    "full": "the words of all",
+    "sampled": "the text of a share, metadata of all",
+    "full": "the text of all",
 }
 
 
@@ -146,7 +146,7 @@ def _show_policy(console: Console, now: TrafficPolicy) -> None:
     if now.keep == "sampled":
         rows.append(("part", f"{now.fraction:.1%}"))
     if now.keep in ("sampled", "full"):
-        rows.append(("personal data", "masked before it is written" if now.mask_personal_data else "written unchanged"))
+        rows.append(("personal data", "masked before it is stored" if now.mask_personal_data else "stored unchanged"))
     facts(console, [*rows, ("deleted after", counted(now.keep_days, "day"))])
 
 
@@ -164,7 +164,7 @@ def _show_all(console: Console, found: Sequence[Exchange], counts: TrafficSummar
             table.add_row(_time(one.at), visible(one.exchange_id), who, ended, tokens, f"{one.seconds:.2f}")
         console.print(table)
     exchanges = counted(counts.num_exchanges, "exchange")
-    words = f"{exchanges}, {counts.num_with_text:,} with words, {counts.num_failed:,} failed"
+    words = f"{exchanges}, {counts.num_with_text:,} with text, {counts.num_failed:,} failed"
     console.print(f"{words}; all files take {size(counts.num_bytes)}", soft_wrap=True)
     for reason, count in sorted(counts.lost.items()):
         console.print(f"lost: {count:,} ({reason})", soft_wrap=True)
@@ -177,7 +177,7 @@ def _show(console: Console, one: Exchange) -> None:
     # The stored time is a number of seconds, which is not readable.
     facts(console, [*(row for row in rows if row[0] != "at"), ("at", f"{_time(one.at)} UTC")])
     if not one.has_text:
-        console.print("its words were not kept")
+        console.print("its text was not stored")
     for message in one.messages or ():
         # A turn that only calls a tool has no content.
         content = message.get("content") or message.get("tool_calls") or ""

@@ -60,7 +60,7 @@ def hashed(password: str) -> str:
     if len(password) < LEAST_PASSWORD_CHARACTERS or len(_bytes(password)) > MOST_PASSWORD_BYTES:
         raise RequestError(
             f"a password of {len(password)} characters",
-            expected=f"{LEAST_PASSWORD_CHARACTERS} characters or more, and at most {MOST_PASSWORD_BYTES:,} bytes",
+            expected=f"at least {LEAST_PASSWORD_CHARACTERS} characters, and at most {MOST_PASSWORD_BYTES:,} bytes",
             do="choose a longer one: some words in a row are easy to remember",
         )
     # The commands hash as well, without `PasswordThreads`: the bound on memory holds for every caller.

@@ -69,7 +69,7 @@ def test_wrong_forms_are_explained_and_the_name_is_kept(home: Context, browser: 
     assert 'value="Ben"' in one.get(made.path).text
     for wrong, status, words in (
         ({"again": PASSWORD + "!"}, 422, "the two passwords differ"),
-        ({"password": "short", "again": "short"}, 422, "10 characters or more"),
+        ({"password": "short", "again": "short"}, 422, "at least 10 characters"),
         ({"name": "Ada"}, 409, "exists already"),
     ):
         answer = one.post(made.path, data=ACCEPT | {"name": "Kept <b>"} | wrong)

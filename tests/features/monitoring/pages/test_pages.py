@@ -198,7 +198,7 @@ def test_exchanges_are_sifted_and_paged(browser, home) -> None:  # type: ignore[
     assert "60 of 60" not in client.get("/monitor/exchanges?show=words&name=other").text
     bare = client.get("/monitor/exchanges/chatcmpl-99").text
     assert "The text was not stored" in bare
-    assert "Have it reviewed" not in bare
+    assert "Send for review" not in bare
 
 
 def test_another_projects_exchanges_are_not_there(browser, home) -> None:  # type: ignore[no-untyped-def]

@@ -83,7 +83,7 @@ def test_only_what_this_project_may_ask_is_offered(home: Context, browser: Brows
     other = browser("infer", project="other")
     page = other.get(f"/playground?model={run_id}").text
     assert f'value="{run_id}"' not in page
-    assert "cannot be asked here" in page
+    assert "cannot be used here" in page
     asked = other.post("/playground/answer", data=form(model=run_id, talk=talk("Hi")))
     assert (asked.status_code, asked.json()["error"]["came"]) == (404, f"no run '{run_id}'")
 

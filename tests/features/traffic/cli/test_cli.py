@@ -32,7 +32,7 @@ def test_the_policy_is_shown_and_changed(luthier: Luthier) -> None:
     expected = {"keep": "sampled", "fraction": 0.25, "mask_personal_data": True, "keep_days": 7}
     assert done.document == expected
     assert luthier("traffic", "policy", "--no-mask", "--json").document == expected | {"mask_personal_data": False}
-    assert "written unchanged" in luthier("traffic", "policy").out
+    assert "stored unchanged" in luthier("traffic", "policy").out
 
 
 @pytest.mark.parametrize(
