@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_refused_before_it_is_sent(server: HomeServer, pa
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method))
     page.evaluate(_DROP, ["program.exe", "MZ"])
-    expect(page.get_by_text("program.exe: no kind of file that is read")).to_be_visible()
+    expect(page.get_by_text("program.exe: not a supported kind of file")).to_be_visible()
     page.get_by_role("button", name="Add", exact=True).click()
     page.get_by_role("button", name="Remove all").click()
     page.evaluate(_DROP, ["empty.jsonl", ""])

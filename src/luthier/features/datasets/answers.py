@@ -208,7 +208,7 @@ def _questions(source: Source, mapping: Mapping[str, str]) -> Iterator[Question]
             raise DataError(
                 f"{source.name} was changed while it was read",
                 expected="a file that does not change",
-                do="wait until the program that writes the file is done, then start again",
+                do="wait until the program that writes the file has finished, then start again",
             ) from error
 
 

@@ -210,7 +210,7 @@ def _read_all(done: _Import) -> None:
     for path in found:
         if path not in readable:
             suffix = path.suffix.lower() or "no ending"
-            done.note(_name(path, documents), "skipped", f"{suffix}: no kind of file that is read")
+            done.note(_name(path, documents), "skipped", f"{suffix}: not a supported kind of file")
             path.unlink()
     if readable:
         _read_documents(done, documents, _Report(done.context, done.job, len(readable)))

@@ -307,7 +307,7 @@ def _passages(source: Source) -> Iterator[Passage]:
             raise DataError(
                 f"{source.name} was changed while it was read",
                 expected="a file that does not change",
-                do="wait until the program that writes the file is done, then start again",
+                do="wait until the program that writes the file has finished, then start again",
             )
         provenance = row.fields.get(PROVENANCE)
         yield Passage(row.id, row.fields["text"], provenance if isinstance(provenance, dict) else {})

@@ -29,7 +29,7 @@ _PARTS: Final = {
     "optimizer": "optimizer",
     "activations": "activations",
     "logits": "logits",
-    "generation": "cache while judging",
+    "generation": "cache during evaluation",
     "runtime": "libraries",
 }
 _BAR_WIDTH: Final = 320.0

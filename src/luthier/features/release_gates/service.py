@@ -104,7 +104,7 @@ def set_gate(context: Context, caller: Caller, text: str) -> Gate:
         raise RequestError(
             f"a gate of {len(text):,} characters, or one that repeats a part by its name (*name)",
             expected=f"plain YAML of at most {MAX_GATE_CHARACTERS:,} characters",
-            do="write its rules out",
+            do="write its rules in full",
         )
     keys, _ = parse_yaml("the gate", text)
     if not isinstance(keys, dict):

@@ -147,7 +147,7 @@ MORE: Final = (
     ),
     _field("training.warmup_fraction", "Warm-up", "share of the steps", high=0.3, step=0.01),
     _field("training.weight_decay", "Weight decay", "pulls weights towards 0", high=0.3, step=0.01),
-    _field("training.max_grad_norm", "Largest gradient", "longer ones are cut to this", low=0.1, high=10, step=0.1),
+    _field("training.max_grad_norm", "Maximum gradient norm", "larger ones are clipped to this", low=0.1, high=10, step=0.1),
     _field("training.early_stopping_patience", "Patience", "validations without a gain; 0: never stop early", high=10),
     _field("training.neftune_alpha", "NEFTune noise", "on the embeddings; 0: none", high=15),
     _field(
@@ -170,13 +170,13 @@ MORE: Final = (
     _field("training.seed", "Seed", "the same seed gives the same run"),
 )
 MACHINE: Final = (
-    _field("training.precision", "Precision", "what matrices are multiplied in"),
+    _field("training.precision", "Precision", "number format of matrix products"),
     _field("training.micro_batch_tokens", "Tokens together", "changes only memory and speed"),
-    _field("training.micro_batch_workers", "Workers", "on a CPU: processes side by side; a number, or auto"),
-    _field("training.gradient_checkpointing", "Compute activations again", "less memory, more time"),
+    _field("training.micro_batch_workers", "Workers", "on a CPU: parallel processes; a number, or auto"),
+    _field("training.gradient_checkpointing", "Recompute activations", "less memory, more time"),
     _field("training.packing", "Packing", "rows end to end, without padding"),
-    _field("training.compile", "Compile", "layers by torch, before the first step"),
-    _field("training.shared_prefix", "Shared beginnings", "computed once for the rows that share them"),
+    _field("training.compile", "Compile", "of the layers by torch, before the first step"),
+    _field("training.shared_prefix", "Shared prefixes", "computed once for the rows that share them"),
     _field(
         "training.sharding",
         "Several devices",
@@ -281,8 +281,8 @@ BUDGET: Final = (
 )
 
 _OF_METHODS: Final = (
-    _field("method.rank", "Rank", "room of the adapter", low=1, high=256, scale="log2"),
-    _field("method.target_rank", "Average rank at the end", "room of the adapter", low=1, high=256, scale="log2"),
+    _field("method.rank", "Rank", "capacity of the adapter", low=1, high=256, scale="log2"),
+    _field("method.target_rank", "Average rank at the end", "capacity of the adapter", low=1, high=256, scale="log2"),
     _field("method.alpha", "Alpha", "scale of the adapter", low=1, high=512, scale="log2"),
     _field("method.dropout", "Dropout", "share of the adapter's inputs", high=0.5, step=0.01),
     _field("method.learning_rate_ratio", "Ratio", "rate of B over that of A", low=1, high=64, scale="log2"),
@@ -298,7 +298,7 @@ _OF_METHODS: Final = (
 )
 _BY_SAMPLE: Final = {"token": "each token of the answers", "sample": "each conversation, however long"}
 _OF_OBJECTIVES: Final = (
-    _field("objective.beta", "Beta", "how strongly it is kept near its start", low=0.01, high=5, scale="log10"),
+    _field("objective.beta", "Beta", "how strongly the model is kept near its start", low=0.01, high=5, scale="log10"),
     _field("objective.gamma", "Margin", "half of beta is usual", high=5, step=0.1),
     _field("objective.label_smoothing", "Label smoothing", "0: labels count as given", high=0.4, step=0.01),
     _field(
@@ -327,9 +327,9 @@ _OF_OBJECTIVES: Final = (
         scale="log2",
     ),
     _field("objective.temperature", "Temperature", "of drawing", low=0.1, high=2, step=0.1),
-    _field("objective.kl_coef", "Hold", "how strongly it is kept near its start", high=1, step=0.01),
+    _field("objective.kl_coef", "Hold", "how strongly the model is kept near its start", high=1, step=0.01),
     _field(
-        "objective.normalize_advantages", "Advantages over their spread",
+        "objective.normalize_advantages", "Normalise advantages",
         words={"true": "yes: easy and hard prompts have equal weight", "false": "no"},
     ),
     _field("objective.multi_label", "Labels of a row", words={"false": "one", "true": "several: answers are lists"}),
@@ -387,7 +387,7 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "training.optimizer.momentum": "each optimizer has its own settings",
     "training.optimizer.num_iterations": "each optimizer has its own settings",
     "training.optimizer.options": "a mapping, for optimizers of other packages",
-    "tracking": "a list; without it the environment of the server says where runs are reported to",
+    "tracking": "a list; without it, the server's environment decides where runs are reported to",
 }
 """Keys that the form has no field for, and why; they are written in the recipe's text."""
 SPLITS: Final = ("data.validation", "data.held_out", "data.replay.held_out")

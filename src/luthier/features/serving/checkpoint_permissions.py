@@ -41,7 +41,7 @@ _PERMISSIONS: Final = RecordTable(
     missing=Missing(
         "no permission {key!r}",
         "the id of a permission of this checkpoint",
-        "list what there is: GET /v1/fine_tuning/checkpoints/CHECKPOINT/permissions",
+        "list them: GET /v1/fine_tuning/checkpoints/CHECKPOINT/permissions",
     ),
 )
 

@@ -480,7 +480,7 @@ def _too_large(what: str, num_bytes: int) -> MemoryLimitError:
     return MemoryLimitError(
         f"{what} takes {num_bytes / 1e9:.1f} GB, more than models may take on this server",
         expected="models within LUTHIER_SERVING_MEMORY_BYTES",
-        do="ask who runs this server to raise it, or ask a smaller model",
+        do="ask the operator of this server to raise it, or ask a smaller model",
     )
 
 

@@ -117,7 +117,7 @@ def begin(
         raise RequestError(
             f"objective {plan.objective.name}: its loss does not show how good a trial is",
             expected="an objective whose loss on validation rows can be compared",
-            do="search with sft or a preference objective, and take the settings over",
+            do="search with sft or a preference objective, and use the settings that it finds",
         )
     space = default_space(plan, most_rank=_max_rank(plan))
     if request.space is not None:
@@ -279,7 +279,7 @@ def _refuse_goals(request: StudyRequest) -> None:
     if "quality" not in request.goals or len(set(request.goals)) < len(request.goals):
         raise RequestError(
             f"goals {', '.join(request.goals) or 'none'}",
-            expected="each once, and quality among them: the smallest adapter is the one that has learned nothing",
+            expected="each once, and quality among them: the smallest adapter is one that has learned nothing",
             do="write for example: --objective quality,size",
         )
     # `tpe` is the default, and is replaced where there are several goals.
@@ -348,7 +348,7 @@ def _few_rungs(rungs: Sequence[float], plan: Plan) -> str:
 def _hours(hours: float | None, usd: float | None, usd_per_hour: float | None) -> float:
     if hours is None and usd is None:
         raise RequestError(
-            "no budget", expected="--budget-hours or --budget-usd", do="say what the whole search may take"
+            "no budget", expected="--budget-hours or --budget-usd", do="set a limit for the whole search"
         )
     if usd is not None and not usd_per_hour:
         raise RequestError(

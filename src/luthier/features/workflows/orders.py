@@ -288,7 +288,7 @@ def _check_space(space: Any) -> None:
                 raise RequestError(
                     f"the search space has {str(name)[:80]!r}",
                     expected=f"keys of {', '.join(_SEARCHED)} (without objective.teacher), or {DATA_FRACTION}",
-                    do="take it out of the space",
+                    do="remove it from the space",
                 )
 
 

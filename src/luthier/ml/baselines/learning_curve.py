@@ -318,7 +318,7 @@ def _advice(
         )
     if word == "enough_rows":
         most = _small(gain.high, worthwhile)
-        return f"Rows are not what is missing: {of_whom}; twice as many would make it at most {most:.2g} better."
+        return f"More rows would hardly help: {of_whom}; twice as many would make it at most {most:.2g} better."
     return (
         f"Whether more rows would help is unclear from {points[-1].rows:,} rows: {of_whom}; twice as many would "
         f"make it about {_small(gain.value, worthwhile):.2g} {interval} better."

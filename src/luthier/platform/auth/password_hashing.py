@@ -195,13 +195,13 @@ def _no_resources(error: Exception) -> BusyError:
     return BusyError(
         f"a password cannot be checked now: {error}",
         expected="64 MiB of free memory and room for 4 threads",
-        do="try again in a moment; where it stays so, free memory on the server",
+        do="try again in a moment; if it happens again, free memory on the server",
     )
 
 
 def _no_hash() -> WorkError:
     return WorkError(
-        "the password of this member is kept in a form that cannot be read",
+        "the stored password of this member cannot be read",
         expected="an Argon2 hash in the PHC string format",
         do="give the member a new password: luthier users password NAME",
     )

@@ -156,7 +156,7 @@ class JobEventStore:
                     raise RequestError(
                         f"after={after!r} is no event of this job",
                         expected="the id of one of its events",
-                        do="begin again, without `after`",
+                        do="start again, without `after`",
                     )
                 given["before"] = number
             rows = connection.execute(_NEWEST_FIRST, given).all()

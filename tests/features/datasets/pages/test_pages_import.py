@@ -108,7 +108,7 @@ def test_what_is_wrong_is_shown_on_the_form_with_what_was_filled_in(browser: Bro
     assert "has no split 'dev' expected one of: test, train" in words(missing)
     assert 'name="split" maxlength="200" value="dev"' in missing.text
     for form, message in (
-        ({"address": "file:///etc/passwd"}, "is no address of rows"),
+        ({"address": "file:///etc/passwd"}, "is not an address of rows"),
         ({"address": "http://10.0.0.1/a.csv"}, "not encrypted"),
         ({"address": "s3://bucket/a.csv"}, "does not import from s3://bucket/a.csv"),
         ({"address": "org/qa", "max_rows": "many"}, "'many' rows"),

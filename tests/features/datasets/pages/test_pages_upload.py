@@ -53,7 +53,7 @@ def test_a_script_is_told_where_it_is_or_what_was_wrong(home: Context, browser: 
     assert answer.status_code == 201
     assert one.get(answer.json()["address"]).status_code == 200
     wrong = send(one, b"MZ", "program.exe", json=True, name="Program")
-    assert (wrong.status_code, wrong.json()["came"]) == (422, "'program.exe': no kind of file that is read")
+    assert (wrong.status_code, wrong.json()["came"]) == (422, "'program.exe': not a supported kind of file")
     assert ".pdf, .docx" in wrong.json()["expected"]
 
 

@@ -119,7 +119,7 @@ def test_a_file_with_a_password_among_good_ones_is_named_and_the_others_are_read
         ("papers/scan.pdf", "failed", "2 pages, no text: scanned; run OCR"),
         ("papers/empty.txt", "failed", "it is empty (0 bytes)"),
         ("papers/old.doc", "failed", "convert it first: soffice"),
-        ("papers/program.exe", "skipped", ".exe: no kind of file that is read"),
+        ("papers/program.exe", "skipped", ".exe: not a supported kind of file"),
         ("papers/twice.csv", "failed", "twice.csv has the column 'name' twice"),
     ],
 )

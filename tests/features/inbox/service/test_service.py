@@ -105,7 +105,7 @@ def test_everything_that_waits_is_there_and_goes_when_it_is_done(context: Contex
         "review": ("Review answers of shop-bot", "/review?model=shop-bot"),
         "annotate": ("Annotate faq", f"/datasets/{dataset_id}/annotate"),
         "alert": ("shop-bot: Errors has changed", "/monitor/model?name=shop-bot"),
-        "canary": ("Decide about the canary of support", "/deployments/support"),
+        "canary": ("Decide on the canary of support", "/deployments/support"),
         "job": ("Export failed", "/models"),
     }
     assert found["rate"].detail == "0 of 2 ratings by 1 rater"

@@ -75,7 +75,7 @@ def test_the_tornado_moves_one_input_at_a_time_and_begins_with_the_widest(make_c
 def test_no_calls_is_a_no_that_says_so(make_case: Any) -> None:
     found = worth(make_case({"calls.per_month": 0}))
     assert found.answer == "no"
-    assert found.headline == "No: there are no calls, so nothing can come back."
+    assert found.headline == "No: there are no calls, so nothing can be paid back."
     assert found.tuned.value.typical == pytest.approx(-2_500 - 12 * (400 / 6 + 50))
     assert found.tuned.payback_months.typical is None
     assert found.break_even_gain.typical is None
@@ -85,7 +85,7 @@ def test_no_calls_is_a_no_that_says_so(make_case: Any) -> None:
 def test_a_model_that_costs_more_than_it_brings_each_month_never_pays(make_case: Any) -> None:
     found = worth(make_case({"tuned.gain": 0.01, "upkeep.cost_per_month": 500}))
     assert found.answer == "no"
-    assert found.headline == "No: each month costs 557 USD more than it earns, so what is spent never comes back."
+    assert found.headline == "No: each month costs 557 USD more than it earns, so its cost is never paid back."
     assert found.tuned.payback_months.typical is None
     assert found.tuned.payback_months.high is None
 
@@ -176,7 +176,7 @@ def test_an_open_answer_names_what_to_learn_first(make_case: Any) -> None:
     assert found.answer == "open"
     assert 0.5 <= found.tuned.probability_pays < 0.9
     assert found.headline.startswith("Not settled: it pays with a probability of")
-    assert found.changes[0] == "Know this better first, it moves the value most: accuracy gained, tuned model."
+    assert found.changes[0] == "Learn more about this first, as it changes the value most: accuracy gained, tuned model."
     assert any("more correct answers (500 USD)" in text for text in found.reasons)
 
 

@@ -91,7 +91,7 @@ def test_every_turn_of_a_job_is_told(events: JobEventStore, queue: JobStore) -> 
         "Validating the files",
         "Files validated, moving job to queued state",
         "Fine-tuning job started",
-        "The work ended unexpectedly (SIGKILL: its last words): it is taken up again from the last checkpoint",
+        "The work ended unexpectedly (SIGKILL: its last words): it resumes from the last checkpoint",
         "Fine-tuning job paused",
         "Fine-tuning job resumed",
         "Fine-tuning job resumes from its last checkpoint",

@@ -383,7 +383,7 @@ def pairs(
         found = preference_pairs(context, caller_of(context, project), panel, with_caught=with_caught)
     if not found.rows:
         raise RequestError(
-            f"no pair that people settled: {_reasons(found) or 'nothing is rated yet'}",
+            f"no pair on which people agreed: {_reasons(found) or 'nothing is rated yet'}",
             expected="at least one item of which most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )

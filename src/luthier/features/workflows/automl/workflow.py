@@ -347,7 +347,7 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
         ),
         StageSpec(
             "repair",
-            "What is safe to repair is repaired, and checked again",
+            "Safe repairs are made, and the rows are checked again",
             _repair,
             Repaired,
             needs=(*rows, *before),
@@ -356,7 +356,7 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
         ),
         StageSpec(
             "split",
-            "Rows to train on, to choose by, to judge by",
+            "Rows to train with, to validate with, to evaluate with",
             _split,
             SplitRows,
             needs=("repair", "seed", "group_by", "map"),
@@ -388,7 +388,7 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
             begin=lambda _run: Judged(evaluation_id=new_id("eval")),
             estimate=_judging_seconds,
         ),
-        StageSpec("report", "One page of all of it", _report, Reported, needs=("judge",)),
+        StageSpec("report", "One page with all results", _report, Reported, needs=("judge",)),
     ]
 
 

@@ -430,7 +430,7 @@ def _stages(_spec: RetrainSpec) -> list[StageSpec]:
         StageSpec("version", "The rows are kept as the next version of the dataset", _version, Versions, ("rows",)),
         StageSpec(
             "train",
-            "The last run's recipe is trained with these rows",
+            "These rows are trained with the last run's recipe",
             _train,
             Trained,
             ("version", "start"),

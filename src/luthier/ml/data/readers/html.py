@@ -70,7 +70,7 @@ def read(path: Path) -> Document:
     raise DataError(
         "no text in the page",
         expected="HTML with text in it",
-        do="a page that a script fills must be saved from the browser",
+        do="a page that is filled by a script must be saved from the browser",
     )
 
 

@@ -35,7 +35,8 @@ def decode(data: bytes) -> tuple[str, tuple[str, ...]]:
                 text = data[len(mark) :].decode(encoding)
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"it begins with the mark of {encoding.upper()} and breaks it at byte {error.start + len(mark):,}",
+                    f"it begins with the byte order mark of {encoding.upper()} and breaks it at byte "
+                    f"{error.start + len(mark):,}",
                     expected="text in one encoding",
                     do="save it again as UTF-8",
                 ) from error

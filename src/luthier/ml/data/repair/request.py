@@ -128,10 +128,11 @@ def choose_actions(
         wanted = [action for action in wanted if action.check != "contamination"]
     chosen = tuple(action for action in wanted if action.id not in (skip or ()))
     if not chosen:
-        raise RequestError("no repair is left to do", expected="at least one", do="name fewer ids with --skip")
+        raise RequestError("no repair is left", expected="at least one", do="skip fewer checks with --skip")
     if not has_held_out and any(action.check == "contamination" for action in chosen):
         raise RequestError(
-            "contamination without a held-out file", expected="the file that will judge", do="give it with --against"
+            "contamination without a held-out file", expected="the file that will evaluate the model", do="give it "
+            "with --against"
         )
     return chosen
 
@@ -156,14 +157,14 @@ def masked_kinds(mask: Sequence[str] = (), leave: Sequence[str] = ()) -> MaskedK
     every, left = _kinds(mask), _kinds(leave)
     if both := [kind for kind in every if kind in left]:
         raise RequestError(
-            f"{both[0]} is both to be masked and to be left",
+            f"{both[0]} is in both --mask and --no-mask",
             expected="each kind in one of the two lists",
-            do="take it out of one",
+            do="remove it from one of them",
         )
     if "name" in every and (reason := why_not()) is not None:
         raise RequestError(
             f"names cannot be masked: {reason}",
-            expected="the extra `names` and a spaCy model, which find the names of people",
+            expected="the extra `names` and a spaCy model, which recognise the names of people",
             do=f"install them ({install_command('names')}), or leave names out of --mask",
         )
     kinds = tuple(kind for kind in KINDS if (kind in DEFAULT_KINDS or kind in every) and kind not in left)

@@ -179,14 +179,14 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
         strata.append(_stratum_of(row, request.stratify_by, problems))
         if group is None and request.group_by not in (None, NO_GROUPS):
             value = shorten(row.fields.get(str(request.group_by), ABSENT))
-            reason = "names no group: absent, null, or no plain value"
+            reason = "has no group: the field is absent, null, or not a plain value"
             problems.append(RowProblem(row.file, row.line, str(request.group_by), value, reason))
     for wanted in (request.group_by, request.stratify_by):
         if wanted is not None and wanted not in (NO_GROUPS, SOURCE) and wanted not in fields:
             near = difflib.get_close_matches(wanted, fields, n=1)
             raise DataError(
                 f"{table.file} has no field {wanted!r}",
-                expected=f"one of the fields there are: {', '.join(list(fields)[:20])}",
+                expected=f"one of the fields of the file: {', '.join(list(fields)[:20])}",
                 do=f"did you mean {near[0]!r}?" if near else "name one of these fields",
             )
     if problems:
