@@ -264,7 +264,7 @@ def budget_lines(budget: BudgetPlan) -> list[str]:
     if budget.energy_kwh is not None and budget.watts is not None:
         rates.append(f"energy at {figures.number(budget.watts.high)} W, the upper end of {budget.watts_source}")
     counted = f" (counted: {'; '.join(rates)})" if rates else ""
-    return [f"at most {', '.join(caps)}{counted}; judging counts, too"]
+    return [f"at most {', '.join(caps)}{counted}; evaluation counts, too"]
 
 
 def _hours(bill: Bill, done: bool) -> str:
@@ -329,7 +329,7 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
         f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}, peak "
         f"learning rate {training.learning_rate:g} ({training.schedule})",
         f"  precision  {_precision(plan, device)}",
-        f"  judged by  {judged}",
+        f"  evaluated  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
         *_tracking_lines(plan),
     ]

@@ -212,7 +212,7 @@ def _today(
     if metric not in found.metrics:
         by = ", ".join(name for name in found.metrics if name in tuned.metrics)
         raise RequestError(
-            f"verdict.today is {asked}, which evaluation {evaluation.evaluation_id} did not judge by {metric}",
+            f"verdict.today is {asked}, which evaluation {evaluation.evaluation_id} did not measure by {metric}",
             expected=f"a metric of both: {by or 'there is none'}",
             do="name one as verdict.metric, or another system as verdict.today",
         )

@@ -222,7 +222,7 @@ def _check_ways(
         raise RequestError(
             "both --data and --suite" if data is not None else "neither --data nor --suite",
             expected="exactly one of the two",
-            do="--data FILE judges on the rows of a file, --suite SUITE.yaml by the tasks of a suite",
+            do="--data FILE evaluates on the rows of a file, --suite SUITE.yaml on the tasks of a suite",
         )
     # The options of the way that was not taken would be ignored, so they are refused.
     foreign, way = (of_data, "--data") if suite is not None else (of_suite, "--suite")
@@ -232,7 +232,7 @@ def _check_ways(
             expected=f"it with {way} alone: each task of a suite sets that itself"
             if suite is not None
             else f"it with {way} alone",
-            do=f"leave it out, or judge with {way}",
+            do=f"leave it out, or evaluate with {way}",
         )
 
 

@@ -341,7 +341,7 @@ def peak_memory(result: TrainResult) -> str:
     training = figures.size(result.peak_memory_bytes)
     if result.judging_peak_memory_bytes is None:
         return training
-    return f"{training} while training, {figures.size(result.judging_peak_memory_bytes)} while judging"
+    return f"{training} during training, {figures.size(result.judging_peak_memory_bytes)} during evaluation"
 
 
 def _best_validation(result: TrainResult, unit: str) -> str:

@@ -416,7 +416,7 @@ def constant_answers(results: Sequence[SystemResult]) -> list[str]:
             what = f'"{given[:60]}"' if given else "no text"
             found.append(
                 f"{_subject(system, results)} answers one thing in {share:.0%} of rows: {what}. Of the references "
-                f"{share_of_references:.0%} are the same. Judge by macro-F1 and the confusion table, not by accuracy."
+                f"{share_of_references:.0%} are the same. Use macro-F1 and the confusion table, not accuracy."
             )
     return found
 

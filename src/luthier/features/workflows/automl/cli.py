@@ -133,7 +133,7 @@ def _begin(context: Context, caller: Caller, asked: AutomlSpec) -> str:
     spec = AutomlSpec.model_validate(pipeline.asked)
     line = (
         f"{pipeline.pipeline_id}: {spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose among "
-        f"{', '.join(spec.models)}; the search has what is left when the rows are ready, less the last judging"
+        f"{', '.join(spec.models)}; the search has what is left when the rows are ready, less the final evaluation"
     )
     stderr_console().print(visible(line), soft_wrap=True)
     return pipeline.pipeline_id

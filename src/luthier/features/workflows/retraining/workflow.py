@@ -98,7 +98,7 @@ def _rows(run: WorkflowRun) -> Rows:
         told = "".join(f"; {num:,} more: {reason}" for reason, num in (found.left_out | Counter(known)).items())
         raise ConflictError(
             f"{len(fresh):,} reviewed rows for {spec.model} that its last run has not seen{told}",
-            expected=f"at least {spec.min_rows:,}, so that there is something to learn and to judge by",
+            expected=f"at least {spec.min_rows:,}, so that there are rows to learn from and to evaluate with",
             do=f"review more, then: {_resumes(run)}; sampled answers come in by another retraining, "
             "with --from-traffic",
         )
@@ -250,7 +250,7 @@ def _canary(run: WorkflowRun) -> Canary:
             raise ConflictError(
                 f"{spec.model} is answered by {now} now; {run_id} was evaluated against {spec.judged_against}",
                 expected="the deployment that it was evaluated against",
-                do=f"judge it against {now}, then: {offered}",
+                do=f"evaluate it against {now}, then: {offered}",
             )
         gate = _path(spec.gate)
         revision = deploy(run.context, run.caller, spec.model, run_id, canary=spec.canary, gate=gate).revision
