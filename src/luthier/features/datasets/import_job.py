@@ -261,7 +261,7 @@ def _take_tables(done: _Import, documents: Path, tables: Path) -> list[RowFile]:
                 done.note(name, "failed", f"{error.came}; {error.do}")
                 path.unlink()
             else:
-                done.read_as_text[name] = f"read as a document, since it is no table: {error.came}"
+                done.read_as_text[name] = f"read as a document, since it is not a table: {error.came}"
             continue
         if is_workbook and found.shape is None and _has_documents(documents, candidates):
             continue

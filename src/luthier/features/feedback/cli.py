@@ -140,7 +140,7 @@ def _show_import(console: Console, came: Imported) -> None:
     from luthier.platform.cli.console import visible
 
     num = came.num_by_outcome
-    console.print(f"{num['new']:,} new, {num['replaced']:,} in place of earlier ones, {num['same']:,} known before")
+    console.print(f"{num['new']:,} new, {num['replaced']:,} replacing earlier ones, {num['same']:,} known before")
     if came.num_queued:
         console.print(f"{counted(came.num_queued, 'correction waits', 'corrections wait')} for review at /review")
     for number, reason in came.refused[:_MAX_REFUSED_SHOWN]:

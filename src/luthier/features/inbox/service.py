@@ -242,7 +242,7 @@ def set_mail_address(context: Context, caller: Caller, address: str) -> None:
     """
     if caller.member_id is None:
         raise RequestError(
-            f"{caller.name!r} is no member, so nothing can be assigned to them",
+            f"{caller.name!r} is not a member, so nothing can be assigned to them",
             expected="a member of the project",
             do="sign in by name and password",
         )

@@ -143,7 +143,7 @@ def decide(
         # Optimistic lock over the page's lifetime; the store checks again between this read and the write.
         if _seen(found) != seen:
             raise ConflictError(
-                f"{found.decided_by or 'somebody'} has changed this item meanwhile: it is {found.status}",
+                f"{found.decided_by or 'somebody'} has changed this item in the meantime: it is {found.status}",
                 expected="the item as you saw it",
                 do="check its current state, then decide again",
             )

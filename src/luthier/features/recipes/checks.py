@@ -110,7 +110,7 @@ def check_task_head(recipe: Recipe) -> None:
     ):
         if is_there:
             raise RecipeError(
-                f"{came} with objective {recipe.objective.name}, whose model has a head in place of text",
+                f"{came} with objective {recipe.objective.name}, whose model has a head instead of text",
                 expected="settings of rows with one label, number or text each, and metrics of whole answers",
                 do=f"remove {came.split()[0]}, or choose objective: {{name: sft}}",
             )

@@ -359,7 +359,7 @@ def _as_trained(folder: Path) -> dict[str, Any]:
     try:
         data = DataPlan.model_validate(json.loads((folder / PLAN).read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise no_such_format(folder, f"has a {PLAN} that is no plan") from error
+        raise no_such_format(folder, f"has a {PLAN} that is not a plan") from error
     options = tuple(sorted(data.template_options.items()))
     return {"template_options": options, "opted_turns": OptedTurns.of(data)}
 

@@ -39,7 +39,7 @@ _EXPONENTS: Final = np.concatenate([-np.geomspace(1.0, 0.05, 20), np.geomspace(0
 WORTHWHILE: Final = 0.02
 """Of the width of a metric: a smaller gain of twice the rows is not worth collecting them."""
 _NEARLY_ALL: Final = 0.95
-"""Of the training rows; a ridge regression leaves out the few whose answers are no numbers."""
+"""Of the training rows; a ridge regression leaves out the few whose answers are not numbers."""
 _PARTS: Final = (4, 2)
 """Of a partition of the rows: its quarters, then its halves."""
 _MAX_PARTITIONS: Final = 4

@@ -292,7 +292,7 @@ def _why_this(table: _Table, chosen: Standing, best: Standing, equals: Sequence[
             f"{names} do not differ clearly by {table.title}; {chosen.result.name} is the best and the least expensive."
         ]
     return [
-        f"{names} do not differ clearly by {table.title}, so the least expensive is taken; the best figure is "
+        f"{names} do not differ clearly by {table.title}, so the least expensive is chosen; the best figure is "
         f"{table.said(best)} of {best.result.name}."
     ]
 

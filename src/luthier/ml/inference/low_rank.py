@@ -75,7 +75,7 @@ def why_not_shared(path: str | Path) -> str | None:
     if more := next((name for name in _MORE_THAN_PRODUCTS if config.get(name)), None):
         return f"it has {more}"
     other = next((name for name in _tensor_names(Path(path) / _WEIGHTS) if not name.endswith(_PRODUCTS)), None)
-    return None if other is None else f"it holds {other}, which is no low-rank product of a matrix"
+    return None if other is None else f"it holds {other}, which is not a low-rank product of a matrix"
 
 
 def _tensor_names(file: Path) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
     if method.target_rank is None and method.rank > _SMALL_RANK:
         # alpha is reduced with the rank, so that alpha / rank, the scale of the update, is unchanged.
         half, alpha = method.rank // 2, method.alpha / method.rank * (method.rank // 2)
-        text = f"Give it less to learn with: rank {half} in place of {method.rank}, at the same scale."
+        text = f"Reduce its capacity: rank {half} instead of {method.rank}, at the same scale."
         found.append(Remedy(text=text, settings=(f"method.rank={half}", f"method.alpha={alpha:g}")))
     if training.average is None and method.name != "adalora":
         text = "Average the weights over the steps: what is kept is smoother than any one step."

@@ -270,7 +270,7 @@ def test_a_pair_of_format_and_precision_that_is_not_there(trained, tmp_path):
 
 def test_a_folder_with_files_in_it_is_not_touched(trained, tmp_path):
     (tmp_path / "mine").touch()
-    with pytest.raises(ConflictError, match="is there already"):
+    with pytest.raises(ConflictError, match="already exists"):
         export(trained[0], trained[1], to="merged", output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 

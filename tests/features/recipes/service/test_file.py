@@ -71,7 +71,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ("r.yaml", b"just words", "holds str"),
         ("r.yaml", b"a: 1\nb: [1, 2\nc: 3\n", r"r\.yaml:3:2 is not right YAML"),
         ("r.yaml", b"a:\n\tb: 1\n", r"r\.yaml:2:1 is not right YAML"),
-        ("r.yaml", b"a: 1\nb: 2\na: 3\n", r"r\.yaml:3:1 is not right YAML: key 'a' appears twice"),
+        ("r.yaml", b"a: 1\nb: 2\na: 3\n", r"r\.yaml:3:1 is not valid YAML: key 'a' appears twice"),
         ("r.yaml", b"t: {a: 1, a: 2}\n", "key 'a' appears twice"),
         ("r.yaml", b"a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("r.yaml", b"a: 1\n---\nb: 2\n", "expected a single document"),

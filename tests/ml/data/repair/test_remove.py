@@ -47,7 +47,7 @@ def test_a_duplicate_never_goes_for_a_row_that_goes_itself(jsonl: Write, make: A
     loop = "and so on and on again " * 30
     made = make(jsonl(pair(f"{LONG} a", loop), pair(f"{LONG} b", "fine"), pair("c?", "other")))
     assert made.fate == {1: "removed", 2: "kept", 3: "kept"}
-    assert made.reasons[1] == ["repeated_completion: its completion goes round in a loop"]
+    assert made.reasons[1] == ["repeated_completion: its completion repeats itself in a loop"]
 
 
 def test_rows_that_become_copies_by_a_change_are_removed(jsonl: Write, make: Any) -> None:

@@ -82,7 +82,7 @@ def test_arguments_given_as_an_object_become_json_text() -> None:
         ([], "messages", "has no assistant turn (roles: none)"),
         ([_USER], "messages", "has no assistant turn (roles: user)"),
         ([{"content": "x"}], "messages[0].role", "is no known role"),
-        ([{"role": "bot", "content": "x"}], "messages[0].role", "is no known role; known: system"),
+        ([{"role": "bot", "content": "x"}], "messages[0].role", "is not a known role; known: system"),
         ([{"role": ["user"], "content": "x"}], "messages[0].role", "is no known role"),
         ([{"role": "user"}], "messages[0].content", "is absent"),
         ([{"role": "user", "content": None}], "messages[0].content", "is null where text is expected"),

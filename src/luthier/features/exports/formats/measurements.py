@@ -152,7 +152,7 @@ def check_table_folder(folder: Path) -> None:
     holds_page = (folder / PAGE).exists() and not (folder / EXPORTS / _LOCK).exists()
     if (folder / TABLE).exists() or holds_page or ((folder / EXPORTS).exists() and not _is_begun(folder)):
         raise ConflictError(
-            f"{folder} is there already and has a table of formats in it, its page, or exports of one",
+            f"{folder} already exists and has a table of formats in it, its page, or exports of one",
             expected="a folder without these",
             do="choose another with -o, or remove it first",
         )

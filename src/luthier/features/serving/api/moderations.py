@@ -166,7 +166,7 @@ def _served(context: Context, name: str) -> Served:
     folder = Path(found.name).expanduser()
     if not folder.is_dir():
         raise NotFoundError(
-            f"{_MODEL}, {shown_name(name)!r}, is no classifier",
+            f"{_MODEL}, {shown_name(name)!r}, is not a classifier",
             expected="a run, a tuned model, or the folder of one, with a head that classifies",
             do=f"set {_MODEL} to one, and start the server again",
         )

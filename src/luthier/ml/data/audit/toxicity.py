@@ -59,8 +59,8 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             "toxicity",
             severity,
             found,
-            message=f"{rows(len(found))} {are} likely to be toxic, says the {judge} (probability 0.5 or more)",
-            fix=f"look at the examples, then drop what should not be learned: "
+            message=f"{rows(len(found))} {are} likely to be toxic, according to the {judge} (probability 0.5 or more)",
+            fix=f"check the examples, then remove what should not be learned: "
             f"luthier data repair {table.command_path} -o clean.jsonl --only toxicity",
             notes=notes,
             details=details,

@@ -168,7 +168,7 @@ def _files(path: Path) -> tuple[list[VersionFile], list[str]]:
         named = [(str(name), path / Path(side["file"]).name, str(side["sha256"])) for name, side in sides.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{summary} is no description of a split: {type(error).__name__} {error}",
+            f"{summary} is not a description of a split: {type(error).__name__} {error}",
             expected="`sides`, each with a file and its sha256",
             do="split again with `luthier data split`, or compare the files one at a time",
         ) from error

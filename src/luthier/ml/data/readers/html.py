@@ -93,7 +93,7 @@ def _text(data: bytes) -> tuple[str | bytes, tuple[str, ...]]:
     if stated is not None:
         text = data.decode(stated, "replace")
         num_unknown = text.count("\ufffd")
-        lost = f"{num_unknown:,} bytes that are no character in {stated} became U+FFFD"
+        lost = f"{num_unknown:,} bytes that are not characters in {stated} became U+FFFD"
         return text, (lost,) if num_unknown else ()
     if data.isascii():
         return data, ()

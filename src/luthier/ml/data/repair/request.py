@@ -62,15 +62,15 @@ _ACTIONS: Final = (
     Action("encoding", "encoding", "change", True, "text damaged by an export",
            "only damage that can be undone completely is repaired; a row whose bytes are not text is removed"),
     Action("personal_data", "personal_data", "change", True, "personal data",
-           "a model repeats what it was trained on; only what is certain of the kinds that were measured"),
+           "a model repeats what it was trained on; only certain matches of the measured kinds are masked"),
     Action("secret", "secret", "change", True, "a secret", "no model needs a real key or password"),
     Action("schema", "schema", "remove", True, "cannot be read or mapped",
            "training refuses or ignores such rows; a number where text is expected becomes text",
            ("row", "no_answer")),
     Action("empty_completion", "empty_completion", "remove", True, "has no completion",
            "it teaches to say nothing"),
-    Action("repeated_completion", "repeated_completion", "remove", True, "its completion goes round in a loop",
-           "it teaches to loop; the same answer to many prompts is left, it may be right",
+    Action("repeated_completion", "repeated_completion", "remove", True, "its completion repeats itself in a loop",
+           "it teaches to loop; the same answer to many prompts is kept, as it may be right",
            ("loop",)),
     Action("contamination", "contamination", "remove", True, "is in the held-out file",
            "a verdict on rows that were trained on means nothing", ("exact", "near", "ngram")),
@@ -79,7 +79,8 @@ _ACTIONS: Final = (
     Action("near_duplicate", "near_duplicate", "remove", True, "says nearly the same as another row",
            "the first of each cluster stays, and so does a row with another answer"),
     Action("conflicting_completion", "conflicting_completion", "remove", False, "contradicts other rows of its prompt",
-           "completions may differ on purpose; of a strict majority only the minority goes, else all"),
+           "completions may differ on purpose; with a strict majority only the others are removed, otherwise all of "
+           "them"),
     Action("contamination_all", "contamination", "remove", False, "shares its prompt or source with the held-out file",
            "sharing a prompt or a document is no leak in every task"),
     Action("refusal", "refusal", "remove", False, "is a boilerplate refusal",
@@ -94,7 +95,7 @@ _ACTIONS: Final = (
     Action("truncated_completion", "truncated_completion", "remove", False, "its completion seems to be cut off",
            "detected only by signs such as a missing full stop"),
     Action("prompt_injection", "prompt_injection", "remove", False, "holds text that instructs a model",
-           "such rows may be there to teach resistance"),
+           "such rows may be meant to teach resistance"),
 )  # fmt: skip
 ACTIONS: Final[dict[str, Action]] = {action.id: action for action in _ACTIONS}
 

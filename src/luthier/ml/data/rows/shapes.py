@@ -83,7 +83,7 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
         if target not in MAPPABLE:
             near = difflib.get_close_matches(target, MAPPABLE, n=1)
             raise DataError(
-                f"the mapping sets {target!r} = {mapping[target]!r}, and {target!r} is no field of any shape",
+                f"the mapping sets {target!r} = {mapping[target]!r}, and {target!r} is not a field of any shape",
                 expected=f"one of {', '.join(MAPPABLE)}" + (f"; nearest: {near[0]}" if near else ""),
                 do="write FIELD=COLUMN: on the left the field of the shape, on the right the column of the file",
             )
