@@ -183,7 +183,7 @@ def list_or_show(
         view = deployments.show_deployment(context, caller, name)
         if remove:
             deployments.remove(context, caller, name)
-            words = f"removed {name}: nothing answers by this name any more"
+            words = f"removed {name}: requests by this name now fail"
             return Answer(as_json, view.as_json(), lambda console: console.print(words, soft_wrap=True))
     return Answer(as_json, view.as_json(), lambda console: deployment_text.show_one(console, view))
 
@@ -332,4 +332,4 @@ def _show(console: Console, seen: CanaryWatch) -> None:
             sides.add_row(measure.title, *figures, gap, measure.missing or measure.finding)
         console.print(sides)
         console.print(visible(seen.summary), soft_wrap=True)
-    console.print(f"{counted(seen.num_seen, 'exchange')} so far; the next look is at {seen.next_at:,}")
+    console.print(f"{counted(seen.num_seen, 'exchange')} so far; the next check is at {seen.next_at:,}")

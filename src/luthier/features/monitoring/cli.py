@@ -305,13 +305,13 @@ def check(
         from luthier.platform.cli.console import visible
 
         for model, problem in problems.items():
-            console.print(f"the look at {visible(model)} failed: {visible(problem)}", soft_wrap=True)
+            console.print(f"the check of {visible(model)} failed: {visible(problem)}", soft_wrap=True)
         if not chosen:
-            console.print("nothing is watched: deploy a model, or name one")
+            console.print("nothing is monitored: deploy a model, or name one")
         elif found:
             _show_alert(console, found, stuck, every=True)
         elif not problems:
-            console.print(f"looked at {visible(', '.join(chosen))}: no alert has opened or closed", soft_wrap=True)
+            console.print(f"checked {visible(', '.join(chosen))}: no alert opened or closed", soft_wrap=True)
 
     return Answer(as_json, document, tell, exit_code=int(bool(problems)))
 
@@ -352,7 +352,7 @@ def _show_alert(console: Console, found: Sequence[Alert], stuck: Sequence[Mail],
 def _show_settings(console: Console, now: AlertSettings, models: Sequence[str], *, has_server: bool) -> None:
     from luthier.platform.cli.console import facts
 
-    looks = f"every {now.every_minutes} min at the last {now.window_hours} h" if now.is_on else "off"
+    looks = f"every {now.every_minutes} min, over the last {now.window_hours} h" if now.is_on else "off"
     rows = [
         ("looks", looks),
         ("models", ", ".join(models) or "none: nothing is deployed, and none is named with --watch"),

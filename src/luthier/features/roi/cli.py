@@ -151,7 +151,7 @@ def _show(console: Console, found: RoiOutcome) -> None:
     _show_list(console, f"{turns} {against}, one thing at a time", result.changes)
     _show_ways(console, result)
     _show_tornado(console, result)
-    _show_list(console, "what it rests on", result.notes)
+    _show_list(console, "assumptions and sources", result.notes)
     if found.report is not None:
         console.print(f"\nreport   {visible(str(found.report))}", soft_wrap=True)
 
@@ -195,7 +195,7 @@ def _show_tornado(console: Console, result: RoiResult) -> None:
     if not result.tornado:
         return
     currency = result.case.currency
-    table = make_table(["what it hangs on", "low", "worth then", "high", "worth then"])
+    table = make_table(["what it depends on", "low", "worth then", "high", "worth then"])
     for bar in result.tornado[:_NUM_BARS]:
         low, high = (words.of_kind(value, bar.kind, currency) for value in (bar.low, bar.high))
         at_low, at_high = (words.money(value, currency) for value in (bar.value_at_low, bar.value_at_high))

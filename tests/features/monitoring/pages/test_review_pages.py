@@ -113,7 +113,7 @@ def test_more_is_queued_from_the_page(browser, home) -> None:  # type: ignore[no
     led = client.post("/review/queue", data={"model": "shop-bot", "what": "sample", "num": "4"})
     assert led.status_code == 303
     page = client.get(led.headers["location"]).text
-    assert "4 answers wait for review" in page
+    assert "4 answers are waiting for review" in page
     assert is_harmless(page)
     assert len(statuses(home)) == 4
 

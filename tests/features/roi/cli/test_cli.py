@@ -44,9 +44,9 @@ def test_a_person_reads_the_answer_why_what_would_change_it_and_the_plainer_ways
         "Better prompt",
         "Doing nothing",
         "not priced: few-shot",
-        "what it hangs on",
+        "what it depends on",
         "calls a month",
-        "what it rests on",
+        "assumptions and sources",
         "assumed, not measured",
     )
     places = [done.out.index(part) for part in parts]

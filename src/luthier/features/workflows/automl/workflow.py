@@ -225,7 +225,7 @@ def _begin_study(run: WorkflowRun, study_id: str) -> Tuned | None:
         studies.begin(run.context, request, project_id=run.project_id, study_id=study_id)
     except BudgetTooSmallError as error:
         done = [one for one in result.tunings if one.contender == answer.contender and not one.reason]
-        what = "the short training of the showdown is evaluated" if done else "no tuned model is evaluated"
+        what = "the short training of the model comparison is evaluated" if done else "no tuned model is evaluated"
         run_id = done[0].run_id if done else None
         return Tuned(skipped=f"no search: {error.came}; {what}", study_id=None, run_id=run_id)
     return None
@@ -394,7 +394,7 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
 
 WORKFLOW: Final = Workflow(
     kind="auto",
-    noun="an auto",
+    noun="an automl run",
     request=AutomlSpec,
     stages=_stages,
     folder="autos",

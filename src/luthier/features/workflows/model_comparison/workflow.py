@@ -478,15 +478,15 @@ def _write_report(context: Context, caller: Caller, pipeline: Pipeline, path: Pa
     if found is None:
         raise NotFoundError(
             f"the report of {pipeline.pipeline_id} is missing, and so is the result that it was written from",
-            expected="a showdown whose result is kept",
-            do="read what came of it at its stages, or hold the showdown again",
+            expected="a model comparison whose result is stored",
+            do="see its stages, or run the comparison again",
         )
     write_model_comparison_page(found, path)
 
 
 WORKFLOW: Final = Workflow(
     kind="showdown",
-    noun="a showdown",
+    noun="a model comparison",
     request=ModelComparisonSpec,
     stages=_stages,
     folder="showdowns",
