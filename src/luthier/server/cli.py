@@ -116,7 +116,7 @@ def _show(started: Started) -> None:
     elif started.is_loopback:
         rows.insert(0, ("pages", f"{started.url}  (signs you in: luthier users link --url {started.url})"))
     if started.key is not None:
-        rows.append(("admin key", f"{started.key}  (shown this once: keep it)"))
+        rows.append(("admin key", f"{started.key}  (shown only once: store it now)"))
     if started.key_file is not None:
         rows.append(("admin key", _in_file(str(started.key_file))))
     console = stdout_console()
@@ -153,7 +153,7 @@ def prepare(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
 def _show_prepared(console: Console, prepared: Prepared) -> None:
     from luthier.platform.cli.console import facts
 
-    shown = f"{prepared.key}  (shown this once: keep it)"
+    shown = f"{prepared.key}  (shown only once: store it now)"
     key = {
         "made": shown if prepared.key_file is None else _in_file(prepared.key_file),
         "given": "the first key is that of LUTHIER_ADMIN_KEY",

@@ -270,6 +270,6 @@ def _no_answers_error(
         f"none of the {len(refused):,} answers that {teacher} wrote to {file.name} could be kept, so no file of "
         f"answers was written: {reasons}",
         expected="complete answers",
-        do=f"read the replies in {listed}; mostly longer answers help (--max-new-tokens)",
+        do=f"read the replies in {listed}; longer answers usually help (--max-new-tokens)",
         problems=[problem_of(a.question.id, value="", reason=f"{a.reason}: {a.explanation}") for a in refused],
     )

@@ -343,7 +343,7 @@ def _parts(done: _Import, row_files: Sequence[RowFile]) -> Iterator[tuple[str, P
         except DataError as error:
             # Values that JSON does not have, such as images: each file stays as it is.
             for place, one in enumerate(group, start=1):
-                yield f"{part}.{place}", one.path, [one], f"a dataset of its own: {error.came}"
+                yield f"{part}.{place}", one.path, [one], f"a separate dataset: {error.came}"
             continue
         yield part, path if len(group) > 1 else group[0].path, group, ""
 

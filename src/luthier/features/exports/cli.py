@@ -156,7 +156,7 @@ def push(
         from luthier.platform.cli.console import visible
 
         sent = f"{pushed.num_sent:,} of {pushed.num_files:,} files sent, {figures.size(pushed.num_bytes_sent)}"
-        console.print(f"{visible(pushed.url)}: {pushed.bundle_sha256} is whole there ({sent})", soft_wrap=True)
+        console.print(f"{visible(pushed.url)}: {pushed.bundle_sha256} is complete there ({sent})", soft_wrap=True)
 
     return Answer(as_json, pushed.model_dump(mode="json"), show)
 

@@ -128,7 +128,7 @@ def show_changes(console: Console, changes: Sequence[Change]) -> None:
     from luthier.platform.cli.console import visible
 
     if not changes:
-        console.print("nothing that is known here makes it fit", soft_wrap=True)
+        console.print("no known change makes it fit", soft_wrap=True)
         return
     console.print("to make it fit, cheapest first:", soft_wrap=True)
     for place, change in enumerate(changes, start=1):
@@ -213,7 +213,7 @@ def _people(quote: Quote) -> list[str]:
         f"{figures.between(work.usd, figures.usd)}"
         for work in quote.people
     ]
-    return [*lines, "at assumed rates, and not part of the money above: put in your own with --prices"]
+    return [*lines, "at assumed rates, and not part of the money above: set your own with --prices"]
 
 
 def _room(quote: Quote) -> str:
@@ -414,7 +414,7 @@ def show_advice(console: Console, advice: Advice) -> None:
     for reason in advice.reasons:
         console.print(f"  {visible(reason)}", soft_wrap=True)
     if advice.ask:
-        console.print(f"  ask for it with: {advice.ask}", soft_wrap=True)
+        console.print(f"  use it with: {advice.ask}", soft_wrap=True)
     table = make_table(["method", "verdict", "hours", "USD", "kWh", "peak memory", "why"], num_text_columns=7)
     for one in advice.methods:
         table.add_row(

@@ -259,11 +259,11 @@ def _show(console: Console, study: Study, trials: Sequence[Trial], verdict: Verd
     for note in study.notes:
         console.print(visible(f"note: {note}"), soft_wrap=True)
     if verdict is not None:
-        sentence = f"on the held-out rows, which chose nothing: {verdict.title}. {verdict.headline}"
+        sentence = f"on the held-out rows, which were not used for any choice: {verdict.title}. {verdict.headline}"
         console.print(visible(sentence), soft_wrap=True)
     if study.status == "done":
         console.print(f"final run: {study.final_run_id}; report: {study.report_path}", soft_wrap=True)
-        console.print(f"take the recipe: luthier studies apply {study.study_id} -o recipe.yaml", soft_wrap=True)
+        console.print(f"get the recipe: luthier studies apply {study.study_id} -o recipe.yaml", soft_wrap=True)
     else:
         if study.needs_hours is not None:
             console.print(f"its budget ended before the final run, {study.final_run_id}", soft_wrap=True)

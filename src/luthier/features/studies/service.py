@@ -324,8 +324,8 @@ def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
     needed = hours * (1 + _END_SHARE) + _judging_hours(plan)
     if spec.hours < needed:
         raise BudgetTooSmallError(
-            f"a budget of {spec.hours:.3g} h: one trial should take {hours:.3g} h, and the end as long again",
-            expected=f"at least {needed:.2g} h, and some ten times that to search",
+            f"a budget of {spec.hours:.3g} h: one trial should take {hours:.3g} h, and the final run as long again",
+            expected=f"at least {needed:.2g} h, and about ten times that for a search",
             do="give it more hours, fewer epochs or fewer rows",
         )
 
@@ -368,14 +368,14 @@ def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
             return study
         raise BudgetTooSmallError(
             f"a budget of {study.spec.hours:.3g} h, which was used up before the final run had finished",
-            expected=f"about {needs:.3g} h, from the beginning of the study on",
+            expected=f"about {needs:.3g} h, counted from the beginning of the study",
             do=study.way_on,
         )
     budget = _hours(hours, usd, study.usd_per_hour)
     if needs is not None and budget <= study.hours:
         raise BudgetTooSmallError(
             f"a budget of {budget:.3g} h: the study has spent {study.hours:.3g} h",
-            expected=f"about {needs:.3g} h, from the beginning of the study on",
+            expected=f"about {needs:.3g} h, counted from the beginning of the study",
             do=study.way_on,
         )
     # A larger budget continues the search, unless the final run is named.

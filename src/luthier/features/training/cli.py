@@ -151,7 +151,7 @@ def _overrides(
         came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
         option = "--set" if overrides else next((name for name, value in of_options.items() if value), "")
         raise RequestError(
-            f"{option} with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
+            f"{option} with --resume: a run keeps the plan that it started with" if resume_id and not recipe else came,
             expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
             do="start a new run with `luthier train RECIPE`, or resume one with `luthier train --resume RUN`",
         )

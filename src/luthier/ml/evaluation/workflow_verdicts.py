@@ -320,8 +320,8 @@ def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings:
         found.append(f"Only {held_out_rows(spec.num_judged)} were evaluated: small differences cannot be seen.")
     if len(standings) > 1:
         found.append(
-            f"What is best of {len(standings)} was chosen by the same rows that its figure is of: expect a little less "
-            "of it on new ones."
+            f"The best of {len(standings)} was chosen on the same rows that its figure is measured on: expect a "
+            "little less on new ones."
         )
     share = spec.num_examples / spec.num_rows_in_file
     if share < 1:

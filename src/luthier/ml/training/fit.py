@@ -44,7 +44,7 @@ def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ..
     found += _more_rows(plan)
     found.append(
         Remedy(
-            text=f"Take smaller steps: half the learning rate of {training.learning_rate:g}.",
+            text=f"Use smaller steps: half the learning rate of {training.learning_rate:g}.",
             settings=(f"training.learning_rate={training.learning_rate / 2:g}",),
         )
     )
@@ -61,7 +61,8 @@ def _more_rows(plan: Plan) -> list[Remedy]:
         return []
     text = (
         f"Get more rows than these {data.train.num_examples:,}, each seen {plan.training.epochs:.2g} times: luthier "
-        "plan RECIPE --learning-curve measures what more would buy, luthier data synthesise writes some from documents."
+        "plan RECIPE --learning-curve measures what more would gain, luthier data synthesise writes some from "
+        "documents."
     )
     return [Remedy(text=text)]
 
@@ -103,10 +104,10 @@ def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
     else:
         more = f"training.epochs={2 * training.epochs:g}"
     found = [Remedy(text=f"Train longer: twice the {training.num_steps:,} steps.", settings=(more,))]
-    text = f"Or take larger steps: twice the learning rate of {training.learning_rate:g}."
+    text = f"Or use larger steps: twice the learning rate of {training.learning_rate:g}."
     found.append(Remedy(text=text, settings=(f"training.learning_rate={2 * training.learning_rate:g}",)))
     if method.name not in _NOT_ADAPTED and method.dropout > 0:
-        text = f"Drop the dropout of {method.dropout:g}: nothing was memorised."
+        text = f"Remove the dropout of {method.dropout:g}: nothing was memorised."
         found.append(Remedy(text=text, settings=("method.dropout=0",)))
     return tuple(found)
 

@@ -304,7 +304,7 @@ def test_an_export_that_is_not_its_source_is_not_let_out(trained, tmp_path, monk
         return warnings
 
     monkeypatch.setattr(registry, "write", write)
-    with pytest.raises(ParityError, match="is not what it was made from:\n    ") as caught:
+    with pytest.raises(ParityError, match="is not equal to its source:\n    ") as caught:
         export(trained[0], trained[1], to="merged", output=tmp_path / "out")
     assert "nats" in str(caught.value)
     assert list(tmp_path.iterdir()) == []

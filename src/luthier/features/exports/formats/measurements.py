@@ -219,7 +219,7 @@ def _made(context: Context, data: Path, source: ExportSource, price: FormatPrice
     except ParityError as error:
         # `export` has removed its folder after the failed proof, so the files are written again.
         _write_unproved(context, source, to, precision, folder)
-        reason = f"its proof failed, so `luthier export` does not let it out: {error.came}"
+        reason = f"its proof failed, so `luthier export` does not release it: {error.came}"
         return price.model_copy(update={"num_bytes": _size(folder), "reason": reason})
     except RequestError as error:
         return price.model_copy(update={"status": "missing", "reason": f"{error.came}; {error.do}"})

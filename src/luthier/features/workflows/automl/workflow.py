@@ -128,7 +128,7 @@ def _repair(run: WorkflowRun) -> Repaired:
         raise StageRefusedError(
             f"the rows have grade {found['grade']} even after repair: {'; '.join(found['reasons'])}",
             expected=f"no grade {_MUST_NOT}, which is {_GRADES_ARE}",
-            do=f"look at {run.folder / 'audit_repaired.html'}, and correct the rows",
+            do=f"see {run.folder / 'audit_repaired.html'}, and correct the rows",
         )
     actions = {one["id"]: one["num_rows"] for one in document["actions"] if one["num_rows"]}
     counts = {"num_rows_before": document["num_rows"], "num_rows": document["num_rows_after"]}

@@ -131,7 +131,7 @@ def candidate_of(
         nearest = nearest_of(spec, base, material)
         if nearest is None:
             raise ConflictError(
-                f"{base.name} cannot be asked with the nearest examples: the rows hold none, or no words",
+                f"{base.name} cannot be evaluated with the nearest examples: the rows hold none, or no words",
                 expected="the same rows as before",
                 do="the files of the comparison were changed: start a new one",
             )

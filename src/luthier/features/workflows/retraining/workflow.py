@@ -358,7 +358,7 @@ def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
                 f"{one.verdict} by {metric}: {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, 95%) on "
                 f"{found.num_rows:,} rows{'' if verdict is None else _worth_deploying(found, verdict)}"
             )
-    return NOT_DISTINGUISHABLE, f"no comparison by {metric or 'a metric'} came of {found.num_rows:,} rows"
+    return NOT_DISTINGUISHABLE, f"no comparison by {metric or 'a metric'} resulted from {found.num_rows:,} rows"
 
 
 def _worth_deploying(found: Evaluation, verdict: Verdict) -> str:
