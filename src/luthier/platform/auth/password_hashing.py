@@ -61,7 +61,7 @@ def hashed(password: str) -> str:
         raise RequestError(
             f"a password of {len(password)} characters",
             expected=f"at least {LEAST_PASSWORD_CHARACTERS} characters, and at most {MOST_PASSWORD_BYTES:,} bytes",
-            do="choose a longer one: some words in a row are easy to remember",
+            do="choose a longer one: a few words in a row are easy to remember",
         )
     # The commands hash as well, without `PasswordThreads`: the bound on memory holds for every caller.
     with _turns:
