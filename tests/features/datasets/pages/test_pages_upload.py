@@ -60,7 +60,7 @@ def test_a_script_is_told_where_it_is_or_what_was_wrong(home: Context, browser: 
 @pytest.mark.parametrize(
     ("content", "filename", "given", "status", "words"),
     [
-        (b"MZ", "program.exe", {}, 422, "no kind of file that is read"),
+        (b"MZ", "program.exe", {}, 422, "not a supported kind of file"),
         (b"a,a\n1,2\n", "twice.csv", {}, 422, "twice"),
         (b"", "", {}, 400, "no file was chosen"),
         (b"", "rows.jsonl", {}, 422, "is an empty file"),

@@ -239,7 +239,7 @@ def test_files_with_the_same_columns_become_one_dataset(context: Context) -> Non
     ("sent", "error", "words"),
     [
         ({}, RequestError, "no file was chosen"),
-        ({"a.exe": b"MZ"}, RequestError, "no kind of file that is read"),
+        ({"a.exe": b"MZ"}, RequestError, "not a supported kind of file"),
         ({"a.doc": b"x"}, RequestError, "of a kind that is not read"),
         ({"a.csv": b"name,name\n1,2\n"}, DataError, "the column 'name' twice"),
         ({"a.xlsx": workbook([["q", "a"], ["x", "y"]], merged="A1:B1")}, DataError, "merged cells"),
