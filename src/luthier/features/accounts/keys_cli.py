@@ -61,7 +61,7 @@ def create(
 
     def tell(console: Console) -> None:
         console.print(key, soft_wrap=True)
-        console.print(f"key {made.key_id}: keep it, it is not shown again", soft_wrap=True)
+        console.print(f"key {made.key_id}: store it now, it is not shown again", soft_wrap=True)
 
     return Answer(as_json, {"key": key, **_document(made)}, tell)
 

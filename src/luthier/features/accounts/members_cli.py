@@ -61,7 +61,7 @@ def invite(
 
     def tell(console: Console) -> None:
         console.print(str(document["url"]), soft_wrap=True)
-        console.print(f"makes one {role}, once, until {_when(made.invitation.expires_at)}; shown this once")
+        console.print(f"creates one {role}, once, until {_when(made.invitation.expires_at)}; shown only once")
         if is_loopback(root):
             console.print(f"only this machine reaches {root}: give --url, or set LUTHIER_PUBLIC_URL", soft_wrap=True)
 
@@ -144,7 +144,7 @@ def add(
     with open_context(home) as context:
         caller = caller_of(context, project)
         made = members.add_member(context, caller, name, _password(password_stdin), role)
-    text = f"made {made.member_id}: {visible(made.name)} signs in with this name and the password"
+    text = f"created {made.member_id}: {visible(made.name)} signs in with this name and the password"
     return Answer(as_json, _document(made), lambda console: console.print(text, soft_wrap=True))
 
 
@@ -289,7 +289,7 @@ def unmap_group(
 
     with open_context(home) as context:
         oidc_members.unmap_group(context, Caller(), group, project)
-    text = f"{visible(group)} leads to {visible(project)} no more"
+    text = f"{visible(group)} is no longer mapped to {visible(project)}"
     return Answer(as_json, {"group": group, "project": project}, lambda console: console.print(text, soft_wrap=True))
 
 

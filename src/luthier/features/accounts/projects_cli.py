@@ -26,7 +26,7 @@ def create(
 
     with open_context(home) as context:
         made = access.create_project(context, name)
-    text = f"made {made.project_id} {visible(made.name)}"
+    text = f"created {made.project_id} {visible(made.name)}"
     return Answer(as_json, _document(made), lambda console: console.print(text, soft_wrap=True))
 
 

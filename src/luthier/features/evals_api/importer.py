@@ -150,7 +150,7 @@ def _documents(text: str) -> list[dict[str, Any]]:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(
-            f"the text is no JSON: {str(error)[:200]}",
+            f"the text is not JSON: {str(error)[:200]}",
             expected="an eval as JSON, or a list of evals",
             do="save it with eval.model_dump_json()",
         ) from error

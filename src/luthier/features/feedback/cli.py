@@ -83,11 +83,11 @@ def queue(
     document = {"queued": made.num_queued, "queued_before": made.num_known, "without_words": made.num_wordless}
 
     def tell(console: Console) -> None:
-        console.print(f"{counted(made.num_queued, 'answer waits', 'answers wait')} for review at /review")
+        console.print(f"{counted(made.num_queued, 'answer is waiting', 'answers are waiting')} for review at /review")
         if made.num_known:
             console.print(f"{counted(made.num_known, 'was', 'were')} queued before")
         if made.num_wordless:
-            console.print(f"{made.num_wordless:,} cannot be: their words were not kept (`luthier traffic policy`)")
+            console.print(f"{made.num_wordless:,} cannot be: their text was not stored (`luthier traffic policy`)")
 
     return Answer(as_json, document, tell)
 
@@ -142,7 +142,8 @@ def _show_import(console: Console, came: Imported) -> None:
     num = came.num_by_outcome
     console.print(f"{num['new']:,} new, {num['replaced']:,} replacing earlier ones, {num['same']:,} known before")
     if came.num_queued:
-        console.print(f"{counted(came.num_queued, 'correction waits', 'corrections wait')} for review at /review")
+        console.print(f"{counted(came.num_queued, 'correction is waiting', 'corrections are waiting')} for review at "
+            "/review")
     for number, reason in came.refused[:_MAX_REFUSED_SHOWN]:
         console.print(f"line {number} refused: {visible(reason)}", soft_wrap=True)
     if len(came.refused) > _MAX_REFUSED_SHOWN:

@@ -80,7 +80,7 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
         console.print(visible(f"  {one.run_id} {word}{where}{through}"), soft_wrap=True)
         outcomes = [*one.models, *one.exports, *(f"{n} ({'now' if now else 'before'})" for n, now in one.deployments)]
         if outcomes:
-            console.print(visible(f"    made and deployed of it: {', '.join(outcomes)}"), soft_wrap=True)
+            console.print(visible(f"    exported and deployed from it: {', '.join(outcomes)}"), soft_wrap=True)
     for run_id in found.unknown:
         console.print(f"  {run_id}: not known, a file of its rows is missing or has changed", soft_wrap=True)
     for bad in found.unreadable:

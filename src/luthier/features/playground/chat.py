@@ -369,7 +369,7 @@ async def whole(
 
 def error_document(error: LuthierError, say: Say = str) -> dict[str, Any]:
     """An error for the page's script; retry_seconds: when there may be room."""
-    do = f"ask again in {error.retry_seconds:.0f} s" if isinstance(error, BusyError) else error.do
+    do = f"try again in {error.retry_seconds:.0f} s" if isinstance(error, BusyError) else error.do
     return {"came": say(error.came), "expected": say(error.expected), "do": page_advice(say(do), say).striptags()}
 
 

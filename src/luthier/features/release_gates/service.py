@@ -204,7 +204,7 @@ def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
     if is_tuned_name(target):
         tuned = context.tuned_models.get(caller.project_id, target)
         if tuned.step is not None:
-            words = f"{target} is a checkpoint: the results of its run are about what came out in the end."
+            words = f"{target} is a checkpoint: the results of its run are about its final weights."
             return Judged(set_aside=(words,))
         return Judged(run_id=tuned.run_id)
     return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)
@@ -354,7 +354,7 @@ def refuse_unjudged(name: str, targets: Sequence[str], *, has_others: bool) -> N
     which = targets[0]
     ways = [f"evaluate it: luthier eval {which} --data held_out.jsonl"]
     if has_others:
-        ways.append(f"try it on a part of the users: luthier deploy {which} --as {name} --canary 0.1")
+        ways.append(f"try it on a share of the users: luthier deploy {which} --as {name} --canary 0.1")
     ways.append("deploy it without an evaluation, which is recorded: add --unjudged")
     raise ConflictError(
         f"no evaluation of {', '.join(targets)}, and {'they' if len(targets) > 1 else 'it'} would answer all users of "

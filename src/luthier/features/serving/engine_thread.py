@@ -73,7 +73,7 @@ def defect(error: Exception) -> DefectError:
     """The error for a single request that failed because of a bug; the traceback goes to the log."""
     sys.stderr.write("".join(traceback.format_exception(error)))
     return DefectError(
-        f"the request could not be made ready: {type(error).__name__}",
+        f"the request could not be prepared: {type(error).__name__}",
         expected="tokens of the model",
         do="report it with what the log of the server says; the same request will fail again",
     )

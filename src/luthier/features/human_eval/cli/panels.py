@@ -189,7 +189,7 @@ def _read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is no UTF-8 text", expected="plain text", do="save it as UTF-8") from error
+        raise RequestError(f"{path} is not UTF-8 text", expected="plain text", do="save it as UTF-8") from error
 
 
 def _show(console: Console, panel: RatingPanel, project: str, links: list[dict[str, str]]) -> None:
@@ -342,7 +342,7 @@ def import_label_studio(
     content = read_bytes(file)
     with open_context(home) as context:
         found = take_in(context, caller_of(context, project), panel, content, str(file))
-    words = f"took in {counted(found.num_ratings, 'rating')} of {', '.join(found.raters)}"
+    words = f"imported {counted(found.num_ratings, 'rating')} by {', '.join(found.raters)}"
     words += (
         f"; {counted(found.num_skipped, 'cancelled one was', 'cancelled ones were')} skipped"
         if found.num_skipped
@@ -398,7 +398,7 @@ def pairs(
         console.print(f"wrote {counted(len(found.rows), 'pair')} to {output}; left out: {left_out}", soft_wrap=True)
         if found.caught:
             names = visible(", ".join(found.caught))
-            console.print(f"without {names}, who seem not to read (--with-caught takes them, too)", soft_wrap=True)
+            console.print(f"without {names}, who seem not to read (--with-caught includes them)", soft_wrap=True)
 
     return Answer(as_json, document, tell)
 
