@@ -117,7 +117,7 @@ def for_astray(plan: Plan) -> tuple[Remedy, ...]:
     training = plan.training
     found = [
         Remedy(
-            text=f"Take smaller steps: a third of the learning rate of {training.learning_rate:g}.",
+            text=f"Use smaller steps: a third of the learning rate of {training.learning_rate:g}.",
             settings=(f"training.learning_rate={training.learning_rate / 3:.1g}",),
         )
     ]
@@ -212,7 +212,7 @@ def _between(steps: dict[int, StepDone], start: int, stop: int) -> float:
 def _too_few(checks: Sequence[ValidationDone]) -> str:
     if not checks:
         return "There were no validation rows, so overfitting cannot be assessed."
-    return f"There was only one validation, at step {checks[0].step:,}: one loss shows no course."
+    return f"There was only one validation, at step {checks[0].step:,}: one loss shows no trend."
 
 
 OVERFITTING_RISES = 2
