@@ -167,7 +167,7 @@ def test_the_batch_api_is_offered_with_its_price_and_shows_how_far_it_is(home: C
     home.jobs.give_back(job.job_id, taken.attempt, rest_seconds=30.0, is_waiting=True)
     waiting = words(one.get(f"/datasets/jobs/{job.job_id}"))
     assert "2 of 3 requests answered, 0.0100 USD so far" in waiting
-    assert "Other jobs go on meanwhile" in waiting
+    assert "Other jobs continue meanwhile" in waiting
     assert "The batch continues at the provider" in unescape(one.get(f"/datasets/jobs/{job.job_id}").text)
     assert "Cancelled." in words(shown(one, one.post(f"/datasets/jobs/{job.job_id}/cancel")))
 

@@ -61,7 +61,7 @@ def test_what_somebody_else_wrote_there_meanwhile_stays(tmp_path):
         (folder / "model").write_bytes(b"ours")
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "theirs").touch()
-        with pytest.raises(ConflictError, match="a folder with files in it"):
+        with pytest.raises(ConflictError, match="has files in it"):
             stack.close()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
 

@@ -91,7 +91,7 @@ def test_an_export_is_proved_and_bundled(exported, to):
 def test_the_file_for_llama_cpp_is_proved_beside_the_adapter(exported):
     pytest.importorskip("xllamacpp")
     made, folder = exported("adapter")
-    if any("cannot be had" in warning for warning in made.warnings):
+    if any("cannot be obtained" in warning for warning in made.warnings):
         pytest.skip("no index to fetch the converter from")
     assert made.gguf_parity is not None
     assert (made.gguf_parity.runtime, made.gguf_parity.passed) == ("llama.cpp", True)

@@ -76,7 +76,7 @@ def test_wrong_forms_are_explained_and_kept(home: Context, browser: Browser) -> 
     one = browser("read", "train")
     item = item_of(one.get("/inbox").text)
     for data, status, words in (
-        ({"name": "Ben", "due": "2020-01-01"}, 422, "which is over"),
+        ({"name": "Ben", "due": "2020-01-01"}, 422, "which is in the past"),
         ({"name": "Ben", "due": "soon"}, 422, "a day such as 2026-12-03"),
         ({"name": "Nobody"}, 404, "no member"),
     ):

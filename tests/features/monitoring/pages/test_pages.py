@@ -225,5 +225,5 @@ def test_what_will_be_watched_is_shown_before_there_is_traffic(home, browser) ->
     page = browser("read").get("/monitor/model?name=new-bot").text
     assert "What will be watched" in page
     assert "needs 200 more answers in the last" in page
-    assert "waits for data" in page
+    assert "waiting for data" in page
     assert "no judge is set" in page

@@ -78,7 +78,7 @@ def test_who_was_later_is_told_and_loses_no_word(browser, home) -> None:  # type
     review_queue.decide(home, Caller(name="bob"), item, "reject")
     refused = client.post("/review/decide", data=form | {"decision": "edit", "answer": "My words."})
     assert refused.status_code == 409
-    assert "bob has changed this item meanwhile" in refused.text
+    assert "bob has changed this item in the meantime" in refused.text
     assert "My words." in refused.text
     assert statuses(home)[ids[0]] == "rejected"
 

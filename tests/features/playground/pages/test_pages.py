@@ -258,7 +258,7 @@ def test_a_correction_from_the_playground_waits_for_review(home: Context, browse
     client = browser("infer", "read")
     fields = {"talk": asked_once(client), "said": "correct:1:1", "reference-1-1": f"It should say {HOSTILE}"}
     said = shown(client, client.post("/playground/feedback", data=form(**fields)))
-    assert "it waits for review" in said.text
+    assert "Saved for review" in said.text
     (item,) = home.review_items.list("default")
     assert (item.source, item.status, item.correction) == ("correction", "waiting", f"It should say {HOSTILE}".strip())
 

@@ -161,7 +161,7 @@ def test_what_is_wrong_in_a_case_is_told_with_its_place(
     [
         ("", "case.yaml", "is empty"),
         ("- 1\n", "case.yaml", "holds list"),
-        ("a: [", "case.yaml", "is not right YAML"),
+        ("a: [", "case.yaml", "is not valid YAML"),
         ("{}", "case.txt", "ends in '.txt'"),
         ('{"a": NaN}', "case.json", "NaN is not a JSON number"),
     ],

@@ -356,7 +356,7 @@ def test_the_rest_is_delivered_by_a_job_of_the_project(browser: Browser, home: C
     assert len(home.jobs.list(limit=9)) == 1
     save_state(home.settings.run_folder(RUN_ID), TrackerState(name="mlflow", status="delivered"))
     assert "Deliver what is missing" not in one.get(f"/runs/{RUN_ID}").text
-    assert "have everything" in unescape(one.post(address).text)
+    assert "are up to date" in unescape(one.post(address).text)
 
 
 def test_the_sources_of_the_rows_are_shown_as_the_plan_prints_them(home: Context, browser: Browser) -> None:

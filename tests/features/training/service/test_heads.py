@@ -266,7 +266,7 @@ def test_rows_that_teach_a_head_nothing_are_refused(
 def test_settings_of_models_that_write_are_refused(
     context: Context, make_recipe: MakeRecipe, sections: dict[str, Any]
 ) -> None:
-    with pytest.raises(RecipeError, match="has a head in place of text"):
+    with pytest.raises(RecipeError, match="has a head instead of text"):
         run(context, _recipe(make_recipe, _sides(), **sections))
 
 

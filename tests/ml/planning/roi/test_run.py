@@ -132,7 +132,7 @@ def test_nothing_comes_back_before_it_is_in_use(make_case: Any) -> None:
     assert found.tuned.payback_months.typical == pytest.approx(3 + 2_500 / each)
     late = worth(make_case({"months_until_launch": 12}))
     assert late.tuned.value.typical == pytest.approx(-2_500)
-    assert any("nothing can come back in 12 months" in text for text in late.reasons)
+    assert any("nothing can be paid back in 12 months" in text for text in late.reasons)
 
 
 def test_an_alternative_that_is_worth_more_makes_it_a_no(make_case: Any) -> None:
@@ -202,7 +202,7 @@ def test_where_few_shot_is_todays_way_its_examples_are_saved(make_case: Any, mea
     assert found.alternatives == ()
     assert "few_shot" not in {way.name for way in found.not_priced}
     assert found.tuned.serving_per_month.typical == pytest.approx(24)  # 700 x 2 + 100 x 10
-    assert any("That it is more accurate at all is not certain" in text for text in found.reasons)
+    assert any("It is not certain that it is more accurate at all" in text for text in found.reasons)
 
 
 def test_points_of_another_metric_are_turned_into_correct_answers(make_case: Any, measured: MeasuredGains) -> None:
@@ -358,7 +358,7 @@ def test_today_as_the_case_counts_it_has_wilsons_interval(make_case: Any, beside
     assert found.tuned.gain.high - found.tuned.gain.low > 0.19
     assert {bar.name for bar in found.tornado} == {"today.accuracy", "verdict.tuned_accuracy"}
     assert next(way for way in found.alternatives if way.name == "linear classifier").gain.typical == pytest.approx(0.1)
-    assert any("of other rows than the tuned model's" in note for note in found.notes)
+    assert any("on other rows than the tuned model's" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(("num_correct", "end"), [(0, 0.0), (5, 1.0)])
