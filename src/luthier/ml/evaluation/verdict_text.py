@@ -415,8 +415,9 @@ def constant_answers(results: Sequence[SystemResult]) -> list[str]:
         if share >= CONSTANT_SHARE > share_of_references:
             what = f'"{given[:60]}"' if given else "no text"
             found.append(
-                f"{_subject(system, results)} answers one thing in {share:.0%} of rows: {what}. Of the references "
-                f"{share_of_references:.0%} are the same. Use macro-F1 and the confusion table, not accuracy."
+                f"{_subject(system, results)} gives the same answer in {share:.0%} of rows: {what}. Of the "
+                f"references, {share_of_references:.0%} are that answer. Use macro-F1 and the confusion table, not "
+                "accuracy."
             )
     return found
 
