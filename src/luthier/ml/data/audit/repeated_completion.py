@@ -137,7 +137,7 @@ def _loops(request: AuditRequest) -> Iterator[Finding]:
     found: list[int] = []
     notes: dict[int, str] = {}
     excerpts: dict[int, str] = {}
-    with request.progress.task("look for loops", table.height, "row") as task:
+    with request.progress.task("search loops", table.height, "row") as task:
         for start, (places, shown) in map_texts(learned(table), _loops_in, advance=task.advance):
             for place, (note, said) in list(zip(places, shown, strict=False))[: NUM_EXAMPLES - len(notes)]:
                 notes[start + place], excerpts[start + place] = note, said

@@ -103,7 +103,7 @@ def read_version(path: Path, progress: Progress, *, key: str | None, mapping: Ma
     files, notes = _files(path)
     detector, scan, num_unreadable = ShapeDetector(path.name, mapping), ColumnScan(), 0
     for file in files:
-        with progress.task(f"look at {file.path.name}", None, "row") as task:
+        with progress.task(f"check {file.path.name}", None, "row") as task:
             for row in read_rows(open_source(file.path)):
                 if isinstance(row, Row):
                     detector.add(row)
