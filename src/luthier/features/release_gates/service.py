@@ -204,7 +204,7 @@ def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
     if is_tuned_name(target):
         tuned = context.tuned_models.get(caller.project_id, target)
         if tuned.step is not None:
-            words = f"{target} is a checkpoint: the results of its run are about its final weights."
+            words = f"{target} is a checkpoint: the results of its run are about what came out in the end."
             return Judged(set_aside=(words,))
         return Judged(run_id=tuned.run_id)
     return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)

@@ -75,7 +75,7 @@ def compare(
 
 
 def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Follow a run until it ends. With --json, its events are printed as one document at the end."""
+    """Follow a run until it ends. With --json its events come as one document at the end."""
     from luthier.features.runs import service as runs
     from luthier.features.training.recorder import event_text
     from luthier.platform.cli.console import stdout_console, visible

@@ -263,7 +263,7 @@ def _show(console: Console, study: Study, trials: Sequence[Trial], verdict: Verd
         console.print(visible(sentence), soft_wrap=True)
     if study.status == "done":
         console.print(f"final run: {study.final_run_id}; report: {study.report_path}", soft_wrap=True)
-        console.print(f"get the recipe: luthier studies apply {study.study_id} -o recipe.yaml", soft_wrap=True)
+        console.print(f"take the recipe: luthier studies apply {study.study_id} -o recipe.yaml", soft_wrap=True)
     else:
         if study.needs_hours is not None:
             console.print(f"its budget ended before the final run, {study.final_run_id}", soft_wrap=True)

@@ -203,4 +203,4 @@ def show_model_comparison(console: Console, found: ModelComparisonResult, page: 
     # Only this answer has a run to continue with.
     if answer.word == "tuned":
         run = next(one.run_id for one in found.tunings if one.contender == answer.contender)
-        console.print(f"the short training is run {run}; see it with: luthier runs show {run}", soft_wrap=True)
+        console.print(f"the short training is run {run}; look at it with: luthier runs show {run}", soft_wrap=True)
