@@ -98,7 +98,7 @@ def test_ten_rows_by_keys_alone(desk: Desk, make_page: MakePage) -> None:
     page.once("dialog", lambda dialog: dialog.accept())
     page.keyboard.press("Escape")
     expect(page.locator("#accept")).to_be_visible()
-    assert asked == ["Leave the edit without keeping it?"]
+    assert asked == ["Leave without saving the edit?"]
     page.route("**/runs", lambda route: route.fulfill(body="runs", content_type="text/plain"))
     for key in ("g", "r"):  # leads to the runs, and rejects nothing
         page.keyboard.press(key)

@@ -156,7 +156,7 @@ def test_from_a_folder_of_documents_to_a_chat_and_what_it_is_worth(clerk: Clerk,
     clerk.page.fill("#name", "Instruments")
     clerk.click(clerk.button("Add"))
     clerk.arrives("**/datasets/jobs/**")
-    clerk.click(clerk.button("Make questions"))
+    clerk.click(clerk.button("Generate questions"))
     clerk.click(clerk.button("Review"))
     clerk.arrives("**/annotate?**")
     clerk.click(clerk.button("Accept all"))

@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_refused_before_it_is_sent(server: HomeServer, pa
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method))
     page.evaluate(_DROP, ["program.exe", "MZ"])
-    expect(page.get_by_text("program.exe: no kind of file that is read")).to_be_visible()
+    expect(page.get_by_text("program.exe: not a supported kind of file")).to_be_visible()
     page.get_by_role("button", name="Add", exact=True).click()
     page.get_by_role("button", name="Remove all").click()
     page.evaluate(_DROP, ["empty.jsonl", ""])
@@ -177,7 +177,7 @@ def test_documents_are_dropped_followed_and_their_columns_and_questions_chosen(s
     with Context.open(server.home) as context:
         job = work_once(context)
     assert job.status == "succeeded"
-    expect(page.get_by_role("button", name="Make questions")).to_be_visible()  # without a reload
+    expect(page.get_by_role("button", name="Generate questions")).to_be_visible()  # without a reload
     expect(page.get_by_text("program.exe")).to_be_visible()
     check(page)
     page.get_by_role("button", name="Update the estimate").click()
@@ -224,7 +224,7 @@ def test_rows_of_the_hub_are_previewed_imported_and_shown_with_their_source(
         check(page)
         with Context.open(server.home) as context:
             assert work_once(context).status == "succeeded"
-        expect(page.get_by_text("All rows are there.")).to_be_visible()  # without a reload
+        expect(page.get_by_text("All rows are imported.")).to_be_visible()  # without a reload
         check(page)
         page.get_by_role("link", name="See the rows").click()
         expect(page.get_by_role("heading", name="Imported from")).to_be_visible()

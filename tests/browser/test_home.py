@@ -27,7 +27,7 @@ def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
             assert violations(page) == []
             context.evaluations.save(make_evaluation(run_id=add_run(context, "a")))
             page.reload()
-            page.wait_for_selector("text=Nothing runs right now.")
+            page.wait_for_selector("text=Nothing is running right now.")
             assert violations(page) == []
             job = context.jobs.submit(
                 Job(job_id=new_id("job"), kind="train", document={"base_model": "tiny"}, run_id=new_id("run"))

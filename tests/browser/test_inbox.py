@@ -152,7 +152,7 @@ def test_a_form_outlives_its_session(made: Made, make_page: MakePage) -> None:
     page.check("input[name=scopes][value=infer]")
     page.select_option("#expires", "7d")
     page.context.clear_cookies()
-    page.get_by_role("button", name="Make the key").click()
+    page.get_by_role("button", name="Create the key").click()
     page.fill("#key", made.key)
     page.press("#key", "Enter")
     expect(page.locator(".notice")).to_contain_text("holds what you entered")
@@ -160,5 +160,5 @@ def test_a_form_outlives_its_session(made: Made, make_page: MakePage) -> None:
     expect(page.locator("input[name=scopes][value=infer]")).to_be_checked()
     expect(page.locator("#expires")).to_have_value("7d")
     assert violations(page) == []
-    page.get_by_role("button", name="Make the key").click()
+    page.get_by_role("button", name="Create the key").click()
     expect(page.locator("#secret")).to_contain_text("sk-luthier-")

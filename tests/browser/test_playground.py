@@ -162,7 +162,7 @@ def test_a_thumb_and_a_correction_are_kept_for_the_answer(
     expect(page.locator(".facts-line", has_text="tokens read")).to_have_count(1, timeout=SECONDS)
     good, bad = page.locator(".thumbs button").all()
     good.click()
-    expect(page.locator("[data-notice]")).to_have_text("Thanks: it is kept.", timeout=SECONDS)
+    expect(page.locator("[data-notice]")).to_have_text("Thanks, it is saved.", timeout=SECONDS)
     expect(good).to_have_attribute("aria-pressed", "true")
     bad.click()
     expect(bad).to_have_attribute("aria-pressed", "true", timeout=SECONDS)

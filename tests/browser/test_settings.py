@@ -43,7 +43,7 @@ def _make_and_revoke_a_key(page: Page, url: str) -> None:
     page.goto(f"{url}/settings/keys")
     page.fill("#name", "robot")
     page.check("input[name=scopes][value=infer]")
-    page.click("text=Make the key")
+    page.click("text=Create the key")
     secret = page.inner_text("#secret")
     assert secret.startswith("sk-luthier-")
     page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as with plain HTTP

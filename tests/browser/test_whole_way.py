@@ -118,7 +118,7 @@ def test_a_form_that_was_open_while_the_server_was_killed_is_sent_all_the_same(
             with running_server(tmp_path / "home", num_workers=0, port=port, popen=fork_server.popen_text):
                 expect(page.locator("input[name=name]").first).to_have_value("kept over a restart")
                 page.get_by_label("infer").check()
-                page.get_by_role("button", name="Make the key").click()
+                page.get_by_role("button", name="Create the key").click()
                 expect(page.locator("main")).to_contain_text("kept over a restart", timeout=MINUTES)
                 expect(page.locator("main")).to_contain_text("sk-luthier-")
             break

@@ -173,7 +173,7 @@ def test_training_goes_on_from_a_saved_state_exactly(service: Any) -> None:
     assert first == losses[0]
     assert second != losses[1]  # its moments began at zero
     client.save_state("early", overwrite=True).result(PATIENCE_SECONDS)
-    with pytest.raises(tinker.RequestFailedError, match="is there already"):
+    with pytest.raises(tinker.RequestFailedError, match="already exists"):
         client.save_state("early").result(PATIENCE_SECONDS)
     info = rest(service).get_weights_info_by_tinker_path(path).result(PATIENCE_SECONDS)
     assert (info.base_model, info.lora_rank, info.train_unembed) == ("tiny", 4, True)

@@ -21,9 +21,9 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {
 }  # fmt: skip
 """The title of each group, and its commands in their order."""
 EXAMPLES: Final = (
-    ("luthier plan recipe.yaml", "what a run takes, before it starts"),
+    ("luthier plan recipe.yaml", "time and cost, before it starts"),
     ("luthier train recipe.yaml", "train, evaluate, report"),
-    ("luthier runs show RUN", "how a run went"),
+    ("luthier runs show RUN", "progress and results of a run"),
     ("luthier eval RUN --data test.jsonl", "evaluate it on other rows"),
     ("luthier chat RUN", "chat with it"),
     ("luthier export RUN --to gguf -o model", "for Ollama and LM Studio"),

@@ -180,7 +180,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     # The hook sees the pairs before a dict swallows duplicates.
     if len(made) != len(pairs):
-        raise _DuplicateKeyError("a key appears twice, and only one value could be kept")
+        raise _DuplicateKeyError("a key appears twice, and only one value can be kept")
     return made
 
 

@@ -347,7 +347,7 @@ def check_remote(path: str) -> None:
         _ = parts.port  # read only where it is asked for
     except ValueError as error:
         raise RequestError(
-            f"rows at {path.partition('?')[0][:200]}, which is no address: {error}",
+            f"rows at {path.partition('?')[0][:200]}, which is not an address: {error}",
             expected="the address of a data file, such as https://HOST/train.jsonl",
             do="correct the host or the port",
         ) from error

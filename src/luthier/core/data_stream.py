@@ -153,11 +153,11 @@ class StreamCounts(FrozenModel):
                 named = f" ({', '.join(ids)}{more})"
             parts.append(f"{num:,} {what}{named}")
         if self.num_empty_shards:
-            parts.append(f"{self.num_empty_shards:,} empty files passed over")
+            parts.append(f"{self.num_empty_shards:,} empty files skipped")
         if self.same_prompt:
             parts.append(f"{len(self.same_prompt):,} held-out rows have the prompt of a row, with another answer")
         if self.short_sources:
-            parts.append(f"fewer rows than asked for: {', '.join(self.short_sources)}")
+            parts.append(f"fewer rows than requested: {', '.join(self.short_sources)}")
         if self.num_waiting:
             parts.append(f"{self.num_waiting:,} read for the next steps")
         return "; ".join(parts)

@@ -434,7 +434,7 @@ class SplitProvenance(FrozenModel):
         if self.same_group is not None:
             parts.append(f"{self.same_group} groups")
         unsearched = "" if self.near_duplicate is not None else "; near-duplicates were not searched for"
-        return f"{', '.join(parts)} stand on two sides of its {self.num_rows:,} rows{unsearched}"
+        return f"{', '.join(parts)} are on two sides of its {self.num_rows:,} rows{unsearched}"
 
 
 def provenance_from(document: dict[str, Any], train_sha256: str, judging: dict[Judging, str]) -> SplitProvenance | None:

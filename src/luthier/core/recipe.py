@@ -248,7 +248,7 @@ RouterAuxLoss = Annotated[
 def _quoted(given: Any) -> Any:
     """YAML reads `1` and `true` as other values than texts: their spelling would be lost."""
     if not isinstance(given, str):
-        raise ValueError(f"a label in quotes, such as '1': {given!r} is no text")
+        raise ValueError(f"a label in quotes, such as '1': {given!r} is not text")
     return given
 
 

@@ -143,7 +143,7 @@ class Registry:
             raise NotFoundError(
                 f"{self.noun} {name!r}",
                 expected=f"one of {', '.join(self.names())}",
-                do=f"correct {self.key}, or install the package that brings it (entry point group {self.group})",
+                do=f"correct {self.key}, or install the package that contains it (entry point group {self.group})",
             )
         return found
 

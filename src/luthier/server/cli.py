@@ -26,30 +26,32 @@ if TYPE_CHECKING:
 
 
 def start(
-    host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8520,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port to listen on; 0 for any free one.")] = 8520,
     num_workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=0, max=64, help="Processes that carry out jobs; 0: none here.")
+        int, typer.Option("--workers", metavar="N", min=0, max=64, help="Number of worker processes; 0: none here.")
     ] = 1,
     database: Annotated[
-        str | None, typer.Option("--database", metavar="URL", help="As LUTHIER_DATABASE.", show_default="in the home")
+        str | None, typer.Option("--database", metavar="URL", help="The database; the same as LUTHIER_DATABASE.", show_default="in the home")
     ] = None,
     artifacts: Annotated[
-        str | None, typer.Option("--artifacts", metavar="URL", help="As LUTHIER_ARTIFACTS.", show_default="in the home")
+        str | None, typer.Option("--artifacts", metavar="URL", help="The store of artifacts; the same as "
+            "LUTHIER_ARTIFACTS.", show_default="in the home")
     ] = None,
     log_format: Annotated[
-        Literal["text", "json"] | None, typer.Option("--log-format", help="As LUTHIER_LOG_FORMAT.", show_default="text")
+        Literal["text", "json"] | None, typer.Option("--log-format", help="The format of log lines; the same as "
+            "LUTHIER_LOG_FORMAT.", show_default="text")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Once it answers, print one line on stdout: url, pid, key.")
+        bool, typer.Option("--json", help="Print one line of JSON on stdout once the server answers: url, pid, key.")
     ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Serve the pages and OpenAI's fine-tuning API, with a worker that trains.
+    """Serve the pages and the APIs, with workers that run jobs.
 
     Ctrl-C or SIGTERM shuts it down cleanly: trainings write a checkpoint and continue with the next start; a second
-    Ctrl-C ends it immediately. The first start makes a key: it is printed on a terminal or with --json, and is else in
-    the file admin-key of the home.
+    Ctrl-C ends it immediately. The first start creates a key. It is printed on a terminal or with --json; otherwise it
+    is in the file admin-key of the home.
     """
     from luthier.platform.auth.first_key import take_given_key
     from luthier.platform.home.logs import teller
@@ -115,7 +117,7 @@ def _show(started: Started) -> None:
     elif started.is_loopback:
         rows.insert(0, ("pages", in_home(f"{started.url}  (signs you in: luthier users link --url {started.url})")))
     if started.key is not None:
-        rows.append(("admin key", f"{started.key}  (shown this once: keep it)"))
+        rows.append(("admin key", f"{started.key}  (shown only once: store it now)"))
     if started.key_file is not None:
         rows.append(("admin key", _in_file(str(started.key_file))))
     console = stdout_console()
@@ -133,11 +135,11 @@ def _in_file(place: str) -> str:
 
 
 def prepare(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Bring the database up to date, check database, artifacts and disk, and make the first key where there is none.
+    """Migrate the database, check database, artifacts and disk, and create the first key if there is none.
 
-    For containers and clusters, before server and workers start: nothing is listened on. The first key comes from
-    LUTHIER_ADMIN_KEY, or is made: it is printed once on a terminal or with --json, and is else in the file admin-key of
-    the home, so that it is in no journal.
+    For containers and clusters, before server and workers start; it opens no port. The first key comes from
+    LUTHIER_ADMIN_KEY, or is created. It is printed once on a terminal or with --json; otherwise it is in the file
+    admin-key of the home, so that no journal contains it.
     """
     from luthier.platform.auth.first_key import take_given_key
     from luthier.platform.home.permissions import private_files
@@ -152,7 +154,7 @@ def prepare(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
 def _show_prepared(console: Console, prepared: Prepared) -> None:
     from luthier.platform.cli.console import facts
 
-    shown = f"{prepared.key}  (shown this once: keep it)"
+    shown = f"{prepared.key}  (shown only once: store it now)"
     key = {
         "made": shown if prepared.key_file is None else _in_file(prepared.key_file),
         "given": "the first key is that of LUTHIER_ADMIN_KEY",
@@ -166,7 +168,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {"start": start, "prepare": prepare}
 
 # How requests share an engine, by the names of vLLM.
 MaxNumSeqsOption = Annotated[
-    int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Answers that an engine writes in parallel.")
+    int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Maximum number of answers that an engine "
+        "writes in parallel.")
 ]
 MaxNumBatchedTokensOption = Annotated[
     int | None,
@@ -174,14 +177,14 @@ MaxNumBatchedTokensOption = Annotated[
         "--max-num-batched-tokens",
         metavar="N",
         min=32,
-        help="Tokens of one step: longer prompts are read in parts, between the steps of other answers.",
+        help="Maximum tokens of one step; longer prompts are read in parts, between the steps of other answers.",
     ),
 ]
 PrefixCachingOption = Annotated[
     bool | None,
     typer.Option(
         "--enable-prefix-caching/--no-enable-prefix-caching",
-        help="Whether a prompt that begins as an earlier one resumes from what is in memory.",
+        help="Reuse what is in memory for a prompt that begins like an earlier one.",
     ),
 ]
 SpeculativeConfigOption = Annotated[
@@ -194,7 +197,8 @@ SpeculativeConfigOption = Annotated[
 ]
 QuantizationOption = Annotated[
     Literal["auto", "float16", "q8_0"] | None,
-    typer.Option("--quantization", help="Weights of GGUF copies; auto: q8_0 where it is as near as float16."),
+    typer.Option("--quantization", help="Precision of GGUF copies; auto: q8_0 if it is as close to the model as "
+        "float16."),
 ]
 
 
@@ -203,15 +207,16 @@ def serve(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help=f"Each {ANY_MODEL}; NAME=MODEL to have it asked by another name.",
+            help=f"Each {ANY_MODEL}; NAME=MODEL serves it under another name.",
         ),
     ],
     engine: EngineOption = "auto",
-    host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8521,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port to listen on; 0 for any free one.")] = 8521,
     key_file: Annotated[
         Path | None,
-        typer.Option("--api-key", metavar="FILE", help="Accepted keys, one a line, in addition to those of the home."),
+        typer.Option("--api-key", metavar="FILE", help="A file with accepted keys, one a line, in addition to those "
+            "of the home."),
     ] = None,
     max_num_seqs: MaxNumSeqsOption = None,
     max_num_batched_tokens: MaxNumBatchedTokensOption = None,
@@ -219,11 +224,12 @@ def serve(
     speculative_config: SpeculativeConfigOption = None,
     quantization: QuantizationOption = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line on stdout once it answers, and one once a model is loaded.")
+        bool, typer.Option("--json", help="Print a line of JSON on stdout once the server answers, and one once a "
+            "model is loaded.")
     ] = False,
     home: HomeOption = None,
 ) -> None:
-    """Serve models by OpenAI's API: chat, completions, embeddings, classes; adapters of one base share it in memory.
+    """Serve models with OpenAI's API: chat, completions, embeddings, classes; adapters of one base share it in memory.
 
     No key is needed on an address that only this machine reaches; on others a key is needed. Ctrl-C shuts it down
     cleanly. For jobs, files, projects and deployments there is `luthier up`.

@@ -225,7 +225,7 @@ def read_keys(file: Path) -> tuple[str, ...]:
     if not keys or short:
         raise RequestError(
             f"{file} holds {f'{short} keys that are too short' if short else 'no key'}",
-            expected=f"keys of {_SHORTEST_KEY} characters or more, one a line",
+            expected=f"keys of at least {_SHORTEST_KEY} characters, one a line",
             do="make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
         )
     return keys

@@ -67,7 +67,7 @@ def test_schemas_say_what_they_said() -> None:
 
 @pytest.mark.parametrize("pattern", ["(", "a{2,1}", "[", "x" * 3000])
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
-    with pytest.raises(RequestError, match="is no regular expression"):
+    with pytest.raises(RequestError, match="is not a regular expression"):
         BoundedPattern("p", pattern)
     with library_words_hidden(), pytest.raises(RequestError, match="it has a mistake"):
         BoundedPattern("p", pattern)

@@ -308,7 +308,7 @@ def test_a_job_delivers_and_fails_while_the_tracker_does_not_answer(context: Con
         job.carry_out(context, queued)
     assert job.carry_out(context, queued).status == "succeeded"
     assert steps() == [1, 2, 3]
-    with pytest.raises(ConflictError, match="have everything"):
+    with pytest.raises(ConflictError, match="are up to date"):
         job.start(context, Caller(), run_id)
     with pytest.raises(NotFoundError):
         job.start(context, Caller(project_id="other"), run_id)

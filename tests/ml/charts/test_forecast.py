@@ -83,7 +83,7 @@ def test_one_sentence_says_what_was_predicted_and_what_it_took() -> None:
     found = forecast_of(make_record(result=JUDGED), EVENTS, judging_quote(10.0, num_steps=10, step_seconds=0.25))
     assert found is not None
     sentence = found.sentence.replace("\u00a0", " ")
-    assert sentence.startswith("training and judging predicted 12 s (")
+    assert sentence.startswith("training and evaluation predicted 12 s (")
     assert sentence.endswith("took 9.0 s: within the range")
     document = {row["name"]: row for row in found.as_json()}
     assert document["Judging"]["measured"] == 6.0

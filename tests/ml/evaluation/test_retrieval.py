@@ -50,7 +50,7 @@ def test_a_document_that_is_the_query_itself_is_no_candidate_of_it() -> None:
     assert set(task.documents) == {"q2", "q3", "q4", "a", "d"}
     named = [{task.documents[place] for place in task.of(number)} for number in range(3)]
     assert named == [set(task.documents), {"q3", "q4", "a", "d"}, {"q2", "q3", "a", "d"}]
-    assert task.notes[0].endswith("Of 2 of them a document has the same text, which is no candidate.")
+    assert task.notes[0].endswith("Of 2 of them a document has the same text, so it is not a candidate.")
     # Scores of a model that knows texts alone: the same text first, then the right document.
     scores = [
         np.array([2.0 * (task.documents[place] == query) + (place in right) for place in task.of(number)])

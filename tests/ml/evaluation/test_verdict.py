@@ -277,12 +277,12 @@ def test_one_answer_in_most_rows_is_warned_of_where_the_references_are_not_alike
     results = [base, majority, answering("tuned", outputs, references)]
     comparisons = [compared(base, results[-1], "better")]
     caveats = verdict(results, comparisons, primary="rouge_l", are_labels=True).caveats
-    warned = [caveat for caveat in caveats if "answers one thing" in caveat]
+    warned = [caveat for caveat in caveats if "gives the same answer" in caveat]
     assert len(warned) == is_warned
     if is_warned:
         share = sum(text.strip().casefold().startswith("great") for text in outputs) / 40
-        assert warned[0].startswith(f'The tuned model answers one thing in {share:.0%} of rows: "great". Of the ')
-    assert "answers one thing" not in caveats_of(results, comparisons), "answers that are not labels"
+        assert warned[0].startswith(f'The tuned model gives the same answer in {share:.0%} of rows: "great". Of the ')
+    assert "gives the same answer" not in caveats_of(results, comparisons), "answers that are not labels"
 
 
 def test_empty_answers_are_one_thing_too():
@@ -293,10 +293,10 @@ def test_empty_answers_are_one_thing_too():
     (said,) = [
         caveat
         for caveat in verdict(results, [compared(*results, "better")], primary="rouge_l", are_labels=True).caveats
-        if "answers one thing" in caveat
+        if "gives the same answer" in caveat
     ]
     assert said.startswith(
-        "The base model answers one thing in 100% of rows: no text. Of the references 50% are the same"
+        "The base model gives the same answer in 100% of rows: no text. Of the references, 50% are that answer"
     )
 
 

@@ -56,7 +56,7 @@ def test_patterns_match_whole_names(structure: Structure) -> None:
     )
     with pytest.raises(RecipeError, match="matches no linear layer"):
         resolve_targets(structure, "re:q_proj")
-    with pytest.raises(RecipeError, match=r"'re:\(' is no pattern"):
+    with pytest.raises(RecipeError, match=r"'re:\(' is not a pattern"):
         resolve_targets(structure, "re:(")
 
 

@@ -83,13 +83,13 @@ def test_a_flat_curve_says_nothing() -> None:
         assert fit.enough_rows is None
     flat = fit_power_law(points(lambda n: 1.5))
     assert flat.word == "flat"
-    assert flat.words.startswith("the fit says nothing: from 125 to 1,000 rows")
+    assert flat.words.startswith("the fit shows nothing: from 125 to 1,000 rows")
 
 
 def test_a_rising_curve_says_that_rows_are_not_what_is_missing() -> None:
     fit = fit_power_law(points(lambda n: 1.0 + n / 2000, noise=0.001))
     assert fit.word == "rising"
-    assert "more rows are not what is missing" in fit.words
+    assert "more rows would hardly help" in fit.words
 
 
 def test_a_noisy_curve_says_little() -> None:

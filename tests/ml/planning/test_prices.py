@@ -87,7 +87,7 @@ def test_a_device_without_a_price_is_told_with_the_nearest_name() -> None:
         ("- 1", "holds list, not keys"),
         ("", "holds NoneType, not keys"),
         ("as_of: 2027-01-31\nas_of: 2027-01-31", "appears twice"),
-        ("as_of: [", "is not right YAML"),
+        ("as_of: [", "is not valid YAML"),
     ],
 )
 def test_every_wrong_file_is_refused_with_the_place_and_what_was_expected(tmp_path: Path, text: str, told: str) -> None:

@@ -18,7 +18,7 @@ def test_a_port_that_is_taken(luthier) -> None:  # type: ignore[no-untyped-def]
         port = other.getsockname()[1]
         done = luthier("up", "--port", port)
         assert done.code == 2
-        assert f"port {port} of 127.0.0.1 is taken by another program" in done.err
+        assert f"port {port} of 127.0.0.1 is in use by another program" in done.err
         assert luthier("up", "--port", port, "--json").document["error"]["type"] == "ConflictError"
 
 

@@ -232,7 +232,7 @@ def test_a_server_whose_threads_are_gone_is_started_again(
     with fork_server.forking_supervised():
         serve(context, request, stop_requested=is_over_after(is_over, urls), tell=told.append, started=started)
     assert told[0].startswith("api is not healthy (status 503")
-    assert "no thread has come free for" in told[0]
+    assert "no thread was free for" in told[0]
     assert "40 of 40 are busy" in told[0]
     assert told[1].startswith("api has ended (")
     for thread in stuck:

@@ -212,7 +212,7 @@ def promoted(current: Revision, target: str | None = None) -> Revision:
         )
     if len(current.shares) == 1:
         raise ConflictError(
-            f"{share.target} gets all traffic already", expected="several targets", do="there is nothing to be done"
+            f"{share.target} gets all traffic already", expected="several targets", do="nothing needs to be done"
         )
     return _next(current, "promote", (_whole(share),))
 

@@ -303,7 +303,7 @@ class RatingsTable:
                 problems.append(RowProblem(str(path), number, field, repr(wrong["input"])[:80], wrong["msg"]))
         if problems or len({row.kind for row in rows}) > 1:
             raise DataError(
-                f"{len(problems)} of {len(raw)} rows of {path} are no ratings of one kind",
+                f"{len(problems)} of {len(raw)} rows of {path} are not ratings of one kind",
                 expected="the columns that `luthier human-eval export` writes",
                 do="export the panel again, or correct the rows",
                 problems=problems,

@@ -43,7 +43,7 @@ class BoundedPattern:
             where = getattr(error, "pos", None)
             reason = "it has a mistake" + ("" if where is None else f" at character {where + 1}")
             raise RequestError(
-                f"{name}: {pattern[:100]!r} is no regular expression: "
+                f"{name}: {pattern[:100]!r} is not a regular expression: "
                 f"{reason if are_library_words_hidden() else error}",
                 expected="one that Python's re takes",
                 do="correct it",

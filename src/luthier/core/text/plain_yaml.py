@@ -46,19 +46,19 @@ def parse_yaml(
         where = f"{place}:{mark.line + 1}:{mark.column + 1}" if mark else place
         words = " ".join(filter(None, (error.context, error.problem)))
         raise refuse(
-            f"{where} is not right YAML: {words}",
+            f"{where} is not valid YAML: {words}",
             expected="keys and values, each key once",
             do="correct this line; check its indentation, colons and brackets",
         ) from error
     except (yaml.YAMLError, RecursionError) as error:
         raise refuse(
-            f"{place} is not right YAML: {first_line(error)}", expected="plain YAML text", do="correct it"
+            f"{place} is not valid YAML: {first_line(error)}", expected="plain YAML text", do="correct it"
         ) from error
     # What Python says of a whole number of thousands of digits, and PyYAML's constructors of `!!int x`, `!!bool x` and
     # `!!timestamp x`: these are errors of the text, too.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise refuse(
-            f"{place} is not right YAML: a number has too many digits, or a value does not fit its tag (such as !!int)",
+            f"{place} is not valid YAML: a number has too many digits, or a value does not fit its tag (such as !!int)",
             expected="plain YAML text",
             do="write the value without a tag, or a shorter number",
         ) from error

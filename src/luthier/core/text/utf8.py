@@ -19,7 +19,7 @@ def read_utf8(path: Path, what: str) -> str:
         what: What the file is, for the error.
 
     Raises:
-        RequestError: It is no UTF-8 text.
+        RequestError: It is not UTF-8 text.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")

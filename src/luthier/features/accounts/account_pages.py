@@ -65,12 +65,12 @@ async def change(
 
     try:
         if password != again:
-            raise RequestError("the two new passwords differ", expected="the same one twice", do="type them again")
+            raise RequestError("the two new passwords differ", expected="the same one twice", do="enter them again")
         # Before hashing, which costs about as much as a sign-in.
         taken = _tries.take(caller.member_id or "", TRIES_PER_MINUTE)
         if not taken.is_allowed:
             raise RequestError(
-                "the password was to be changed too often",
+                "too many attempts to change the password",
                 expected=f"at most {TRIES_PER_MINUTE} tries a minute",
                 do=f"wait {taken.wait_seconds:.0f} s, then try again",
             )

@@ -73,7 +73,7 @@ class ProjectList(ListObject[ProjectView]):
     """The projects that a key sees: its own."""
 
 
-@router.post("/keys", status_code=201, summary="Make a key", responses=documented())
+@router.post("/keys", status_code=201, summary="Create a key", responses=documented())
 def create(context: HomeContext, caller: Admin, asked: KeyRequest) -> NewKeyView:
     """A key of the same project as the caller's."""
     made, key = access.create_key(

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def create(
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Whose it is or what it is for.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Who or what the key is for.")],
     scopes: Annotated[
-        str, typer.Option("--scopes", metavar="A,B", help="What it may do: read, train, infer, or admin for all.")
+        str, typer.Option("--scopes", metavar="A,B", help="What the key may do: read, train, infer, or admin for all.")
     ],
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")] = "default",
     expires: Annotated[
-        str | None, typer.Option("--expires", metavar="SPAN", help="When it ends: 30d, 12h.", show_default="never")
+        str | None, typer.Option("--expires", metavar="SPAN", help="Time until it expires: 30d, 12h.", show_default="never")
     ] = None,
     requests_per_minute: Annotated[
         int | None,
-        typer.Option("--requests-per-minute", metavar="N", min=1, help="Limit of requests.", show_default="no limit"),
+        typer.Option("--requests-per-minute", metavar="N", min=1, help="Maximum requests per minute.", show_default="no limit"),
     ] = None,
     tokens_per_day: Annotated[
         int | None,
@@ -36,14 +36,14 @@ def create(
             "--tokens-per-day",
             metavar="N",
             min=1,
-            help="Limit of tokens that models read and write.",
+            help="Maximum tokens per day, read and written.",
             show_default="no limit",
         ),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Make a key. It is shown this once: only a digest of it is kept."""
+    """Create a key. It is shown only once: Luthier stores only a digest of it."""
     from luthier.platform.auth import service as access
     from luthier.platform.home.duration import parse_duration
 
@@ -62,7 +62,7 @@ def create(
 
     def tell(console: Console) -> None:
         console.print(key, soft_wrap=True)
-        console.print(f"key {made.key_id}: keep it, it is not shown again", soft_wrap=True)
+        console.print(f"key {made.key_id}: store it now, it is not shown again", soft_wrap=True)
 
     return Answer(as_json, {"key": key, **_document(made)}, tell)
 

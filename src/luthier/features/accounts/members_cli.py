@@ -37,7 +37,8 @@ _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The
 def invite(
     role: Annotated[
         Literal["viewer", "trainer", "admin"],
-        typer.Option("--role", help="viewer: read and use models. trainer: train, too. admin: all, and members."),
+        typer.Option("--role", help="viewer: view and use models. trainer: also train. admin: everything, also manage "
+            "members."),
     ],
     recipient: Annotated[str, typer.Option("--for", metavar="WHO", help="The recipient; shown in the list.")] = "",
     expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="How long the link is valid.")] = "7d",
@@ -46,7 +47,7 @@ def invite(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Print a link that makes one member, who chooses name and password."""
+    """Print an invitation link for one new member, who chooses a name and a password."""
     from luthier.platform.auth import invitations as invites
     from luthier.platform.auth.public_address import is_loopback, link_root
     from luthier.platform.home.duration import parse_duration
@@ -61,7 +62,7 @@ def invite(
 
     def tell(console: Console) -> None:
         console.print(str(document["url"]), soft_wrap=True)
-        console.print(f"makes one {role}, once, until {_when(made.invitation.expires_at)}; shown this once")
+        console.print(f"creates one {role}, once, until {_when(made.invitation.expires_at)}; shown only once")
         if is_loopback(root):
             console.print(f"only this machine reaches {root}: give --url, or set LUTHIER_PUBLIC_URL", soft_wrap=True)
 
@@ -120,7 +121,7 @@ def _show(console: Console, found: Sequence[Invitation], now: float) -> None:
 
 
 _Role = Literal["viewer", "trainer", "admin"]
-_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name that the member signs in with.")]
+_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The member's sign-in name.")]
 _PasswordOption = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin; never from an option.")
 ]
@@ -129,21 +130,22 @@ _PasswordOption = Annotated[
 def add(
     name: _NameArgument,
     role: Annotated[
-        _Role, typer.Option("--role", help="viewer: read and use models. trainer: train, too. admin: all, and members.")
+        _Role, typer.Option("--role", help="viewer: view and use models. trainer: also train. admin: everything, also "
+            "manage members.")
     ],
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project to work in.")] = "default",
     password_stdin: _PasswordOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Make a member; prompts for the password, twice."""
+    """Create a member; prompts for the password twice."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 
     with open_context(home) as context:
         caller = caller_of(context, project)
         made = members.add_member(context, caller, name, _password(password_stdin), role)
-    text = f"made {made.member_id}: {visible(made.name)} signs in with this name and the password"
+    text = f"created {made.member_id}: {visible(made.name)} signs in with this name and the password"
     return Answer(as_json, _document(made), lambda console: console.print(text, soft_wrap=True))
 
 
@@ -189,7 +191,7 @@ def password(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Give a member a new password; prompts for it, twice; their sessions end."""
+    """Set a new password for a member; prompts for it twice. Their sessions end."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 
@@ -201,7 +203,7 @@ def password(
 
 
 def remove(name: _NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Remove a member, who is signed out immediately; keys that they made stay."""
+    """Remove a member, who is signed out immediately; keys that they created stay."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 
@@ -217,7 +219,7 @@ def link(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Print a link that signs you, the person at this machine, in to the pages as an admin: once, within 15 minutes."""
+    """Print a link that signs you in to the pages as an admin; it works once, within 15 minutes."""
     from luthier.platform.auth.members import LINK_SECONDS, make_link
 
     root = checked_url(url)
@@ -232,7 +234,7 @@ def link(
     return Answer(as_json, document, tell)
 
 
-_GroupArgument = Annotated[str, typer.Argument(metavar="GROUP", help="A group, as the identity provider writes it.")]
+_GroupArgument = Annotated[str, typer.Argument(metavar="GROUP", help="The group's name at the identity provider.")]
 
 
 def list_groups(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
@@ -288,7 +290,7 @@ def unmap_group(
 
     with open_context(home) as context:
         oidc_members.unmap_group(context, Caller(), group, project)
-    text = f"{visible(group)} leads to {visible(project)} no more"
+    text = f"{visible(group)} is no longer mapped to {visible(project)}"
     return Answer(as_json, {"group": group, "project": project}, lambda console: console.print(text, soft_wrap=True))
 
 

@@ -193,7 +193,7 @@ def unmap_group(
     except LuthierError as error:
         return _page(request, context, caller, {"error": error}, status=status_of(error))
     return redirect(
-        request, _ADDRESS, f"{name} no longer leads there; its members lose access with their next sign-in."
+        request, _ADDRESS, f"{name} no longer gives access to it; its members lose access with their next sign-in."
     )
 
 
@@ -206,7 +206,7 @@ def check(request: Request, _caller: Admin) -> Response:
         found = client.metadata()
         return Led(_ADDRESS, f"The provider answers: {found['issuer']} signs in at {found['authorization_endpoint']}.")
 
-    return page_work(request).answer(request, "The provider is asked for its description", work, back=_ADDRESS)
+    return page_work(request).answer(request, "Checking the connection to the provider", work, back=_ADDRESS)
 
 
 def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:

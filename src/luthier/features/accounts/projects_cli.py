@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that no other project has.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name; it must be unique.")],
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Make a project; keys are made for it with `luthier keys create --project NAME`."""
+    """Create a project; create keys for it with `luthier keys create --project NAME`."""
     from luthier.platform.auth import service as access
     from luthier.platform.cli.console import visible
 
     with open_context(home) as context:
         made = access.create_project(context, name)
-    text = f"made {made.project_id} {visible(made.name)}"
+    text = f"created {made.project_id} {visible(made.name)}"
     return Answer(as_json, _document(made), lambda console: console.print(text, soft_wrap=True))
 
 
 def list_projects(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """List the projects, oldest first, with what their files take."""
+    """List the projects, oldest first, with the space that their files take."""
     from luthier.platform.auth import service as access
 
     with open_context(home) as context:
@@ -41,12 +41,12 @@ def list_projects(as_json: JsonOption = False, home: HomeOption = None) -> Answe
 
 
 def rename(
-    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that no other project has.")],
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of the project.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name; it must be unique.")],
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Give a project another name; its id stays."""
+    """Rename a project; its id stays the same."""
     from luthier.core.access import Caller
     from luthier.platform.auth import service as access
     from luthier.platform.cli.console import visible
@@ -58,10 +58,11 @@ def rename(
 
 
 def quota(
-    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")],
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of the project.")],
     limit: Annotated[
         str | None,
-        typer.Argument(metavar="SIZE", help="The most, such as 20GiB or 500MB; none: no limit. Shown without it."),
+        typer.Argument(metavar="SIZE", help="The limit, such as 20GiB or 500MB; none: no limit. Leave it out to see "
+            "the current one."),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,

@@ -65,7 +65,7 @@ async def sign_in(
         refused = RequestError(
             # One answer for a wrong name and a wrong password: it does not reveal which names exist.
             "this key is not valid" if key else "this name and password are not valid",
-            expected="a key or a password of this server that is right and still good",
+            expected="a key or a password that is valid on this server",
             do="correct it; `luthier keys create` makes a new key",
         )
         return sign_in_form(request, own_address(next), refused, name=name)
@@ -85,9 +85,9 @@ def welcome(request: Request, context: HomeContext, token: str) -> Response:
         return sign_in_form(request, "/", error)
     if secret is None:
         refused = RequestError(
-            "this link was used already, or is older than a quarter of an hour",
-            expected="a link that was printed just now",
-            do="sign in with a key, or make a new link: luthier users link",
+            "this link was already used, or is older than 15 minutes",
+            expected="a link that was printed in the last 15 minutes",
+            do="sign in with a key, or print a new link: luthier users link",
         )
         return sign_in_form(request, "/", refused)
     return let_in(request, secret, "/")

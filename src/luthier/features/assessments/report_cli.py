@@ -17,7 +17,7 @@ def report(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write the report of a run again: with its newest suites, its safety check, and the result of the gate."""
+    """Rewrite the report of a run with its newest suites, its safety check, and the result of the gate."""
     from luthier.features.assessments.service import rewrite_run_report
     from luthier.platform.cli.console import visible
 

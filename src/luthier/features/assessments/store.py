@@ -68,7 +68,7 @@ class AssessmentStore(Store):
             ConflictError: The id is taken, or the run is gone.
         """
         conflict = ConflictError(
-            f"{kind} {assessment_id} is there already, or run {run_id} is not",
+            f"{kind} {assessment_id} already exists, or run {run_id} is not",
             expected="a new id, and a run of this home",
             do="check whether the run was removed in the meantime",
         )

@@ -21,16 +21,16 @@ def verify(
     expect: Annotated[
         str | None,
         typer.Option(
-            "--expect", metavar="NUMBER:HASH", help="The head that an earlier `verify` printed, kept outside."
+            "--expect", metavar="NUMBER:HASH", help="The head that an earlier `verify` printed, stored elsewhere."
         ),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Verify the chain of hashes; exit code 1 where an entry was changed, removed or inserted.
+    """Verify the chain of hashes; exit code 1 if an entry was changed, removed or inserted.
 
-    Keep the head that this prints somewhere else: a chain alone cannot show that its end was cut off, or that all of it
-    was written again; --expect can.
+    Store the printed head somewhere else: the chain alone cannot show that its end was cut off, or that all of it was
+    rewritten; --expect can.
     """
     from luthier.platform.audit_log import service as audit_log
 

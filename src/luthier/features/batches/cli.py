@@ -33,12 +33,12 @@ def list_all(
 
 def show(
     batch_id: _BatchArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Show its progress until it has ended.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the progress until the batch has ended.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show one batch: how far it is, its files, and the reason of a failure."""
+    """Show one batch: its progress, its files, and why it failed."""
     with open_context(home) as context:
         project_id = caller_of(context, project).project_id
         view = context.batches.get(project_id, batch_id)
@@ -56,7 +56,7 @@ def show(
 def cancel(
     batch_id: _BatchArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Cancel a batch; what was answered becomes its output file."""
+    """Cancel a batch; the answers so far go into its output file."""
     from luthier.features.batches import service as batches
 
     with open_context(home) as context:

@@ -110,7 +110,7 @@ def download(context: HomeContext, caller: Reader, batch_id: str, kind: FileKind
     if stored is None:
         raise NotFoundError(
             f"batch {batch_id[:64]} has no {kind} file",
-            expected="a file that was made, and not deleted since",
+            expected="a file that exists and was not deleted",
             do="see on the page of the batch which files it has",
         )
     # Streamed: a file may be larger than the memory. Its name comes from a client, so it is escaped (RFC 5987).
@@ -146,7 +146,7 @@ def _start(context: Context, caller: Caller, incoming: list[IncomingFile], form:
     if not caller.may("infer"):
         raise NotAllowedError(
             f"{caller.name!r} may {', '.join(caller.scopes)} here",
-            expected="somebody who may add files and ask models (train, infer)",
+            expected="a member who may add files and use models (train, infer)",
             do="ask an admin of the project for that",
         )
     hours = given.get("hours", "24").strip()

@@ -112,7 +112,7 @@ class BatchStore(Store):
                     raise RequestError(
                         f"after={after[:100]!r} is not in this list",
                         expected="the id of a batch of this project",
-                        do="begin again, without `after`",
+                        do="start again, without `after`",
                     )
                 where.append(batches.c.number < place)
             query = _query().where(*where).order_by(batches.c.number.desc()).limit(limit + 1)
@@ -151,7 +151,8 @@ class BatchStore(Store):
             one = _BATCHES.get(connection, batch_id, is_locked=True, project_id=project_id)
             if one.has_ended or one.status == "finalizing":
                 raise ConflictError(
-                    f"batch {batch_id} is {one.status}", expected="a batch in progress", do="nothing is left to cancel"
+                    f"batch {batch_id} is {one.status}", expected="a batch in progress", do="it cannot be cancelled "
+                    "any more"
                 )
             now = self._database.clock(connection)
             values: dict[str, Any] = {"status": "cancelling", "cancelling_at": one.cancelling_at or now}

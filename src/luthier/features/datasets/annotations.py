@@ -198,9 +198,9 @@ def open_queue(
     there = tuple(sorted(line for line in set(only) if rows.position(line) is not None))
     if only and not there:
         raise NotFoundError(
-            "none of the rows that were named is there",
+            "none of the named rows exists",
             expected=f"numbers of rows of version {version.number}",
-            do="name others, or go through all rows",
+            do="name other rows, or go through all rows",
         )
     return Queue(version, rows, decisions, show, there)
 
@@ -303,7 +303,8 @@ def make_version(context: Context, caller: Caller, queue: Queue, *, note: str = 
         )
     rejected = sum(one.decision == "reject" for one in queue.decisions.values())
     if rejected >= queue.rows.num_rows:
-        raise RequestError("all rows were rejected", expected="a row that is left", do="accept or edit some rows")
+        raise RequestError("all rows were rejected", expected="at least one row that is kept", do="accept or edit "
+            "some rows")
     # Filled while `keep_rows` consumes the generator, hence read only after it.
     counts = Counts()
     stem = version.filename.split(".", 1)[0] or "rows"
@@ -372,6 +373,6 @@ def _checked(queue: Queue, row: Row | RowProblem, edited: Mapping[str, Any] | No
     from luthier.features.datasets.decided_rows import check_edited
 
     if edited is None:
-        raise RequestError("an edit without a row", expected="the row as it should be", do="open the row and edit it")
+        raise RequestError("an edit without a row", expected="the corrected row", do="open the row and edit it")
     check_edited(queue.rows, row, edited, queue.version.columns)
     return edited

@@ -208,7 +208,7 @@ def _questions(source: Source, mapping: Mapping[str, str]) -> Iterator[Question]
             raise DataError(
                 f"{source.name} was changed while it was read",
                 expected="a file that does not change",
-                do="wait until the program that writes the file is done, then start again",
+                do="wait until the program that writes the file has finished, then start again",
             ) from error
 
 
@@ -270,6 +270,6 @@ def _no_answers_error(
         f"none of the {len(refused):,} answers that {teacher} wrote to {file.name} could be kept, so no file of "
         f"answers was written: {reasons}",
         expected="complete answers",
-        do=f"read the replies in {listed}; mostly longer answers help (--max-new-tokens)",
+        do=f"read the replies in {listed}; longer answers usually help (--max-new-tokens)",
         problems=[problem_of(a.question.id, value="", reason=f"{a.reason}: {a.explanation}") for a in refused],
     )

@@ -157,5 +157,5 @@ def _check_same_fields(row: Row | RowProblem, edited: Mapping[str, Any]) -> None
             raise RequestError(
                 f"the field {name!r} holds another type of value than before",
                 expected=f"{type(row.fields[name]).__name__}, as it was",
-                do="keep its type: a training reads it as that",
+                do="keep its type: training relies on it",
             )

@@ -172,7 +172,7 @@ def keep_repair(
     # The digest ties the rows on the disk to the summary that the user has seen and agreed to.
     if state.answer is None or sha256_file(output) != state.answer["summary"]["output_sha256"]:
         raise ConflictError(
-            "this repair is not prepared", expected="a repair that was previewed", do="preview it, then keep it"
+            "this repair was not previewed", expected="a repair that was previewed", do="preview it, then keep it"
         )
     summary = state.answer["summary"]
     if not summary["fates"]["changed"] and not summary["fates"]["removed"]:
@@ -213,7 +213,7 @@ def _check_repair(context: Context, choice: RepairChoice) -> None:
             raise RequestError(f"no repair {name!r}", expected=f"one of {', '.join(known)}", do="choose one of these")
         if known[name].needs == "other rows" and not choice.against:
             raise RequestError(
-                f"the repair {name} without rows to compare these with",
+                f"the repair {name} without rows to compare with",
                 expected="the dataset with the held-out rows",
                 do="choose it under “Compare with”, or leave this repair out",
             )
@@ -225,11 +225,11 @@ def _check_repair(context: Context, choice: RepairChoice) -> None:
         raise RequestError(
             "kinds of personal data are chosen, and personal data is not among the repairs",
             expected="personal_data among the repairs",
-            do="tick personal data, too, or no kind of it",
+            do="also tick personal data, or tick no kind of it",
         )
     masked_kinds(choice.mask)
     if not choice.actions:
-        raise RequestError("no repair was chosen", expected="at least one", do="tick what is to be repaired")
+        raise RequestError("no repair was chosen", expected="at least one", do="tick the repairs to make")
 
 
 def _repair_subject(
@@ -475,7 +475,7 @@ def _check_split(wishes: SplitWishes, name: str) -> None:
         )
     if wishes.near_threshold is not None and not 0.5 <= wishes.near_threshold <= 1:
         raise RequestError(
-            f"{wishes.near_threshold:g} as the likeness of near-duplicates",
+            f"{wishes.near_threshold:g} as the similarity of near-duplicates",
             expected="a Jaccard similarity from 0.5 to 1",
-            do="take 0.8, or do not search for near-duplicates",
+            do="use 0.8, or do not search for near-duplicates",
         )

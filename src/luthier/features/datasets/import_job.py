@@ -210,7 +210,7 @@ def _read_all(done: _Import) -> None:
     for path in found:
         if path not in readable:
             suffix = path.suffix.lower() or "no ending"
-            done.note(_name(path, documents), "skipped", f"{suffix}: no kind of file that is read")
+            done.note(_name(path, documents), "skipped", f"{suffix}: not a supported kind of file")
             path.unlink()
     if readable:
         _read_documents(done, documents, _Report(done.context, done.job, len(readable)))
@@ -261,7 +261,7 @@ def _take_tables(done: _Import, documents: Path, tables: Path) -> list[RowFile]:
                 done.note(name, "failed", f"{error.came}; {error.do}")
                 path.unlink()
             else:
-                done.read_as_text[name] = f"read as a document, since it is no table: {error.came}"
+                done.read_as_text[name] = f"read as a document, since it is not a table: {error.came}"
             continue
         if is_workbook and found.shape is None and _has_documents(documents, candidates):
             continue
@@ -343,7 +343,7 @@ def _parts(done: _Import, row_files: Sequence[RowFile]) -> Iterator[tuple[str, P
         except DataError as error:
             # Values that JSON does not have, such as images: each file stays as it is.
             for place, one in enumerate(group, start=1):
-                yield f"{part}.{place}", one.path, [one], f"a dataset of its own: {error.came}"
+                yield f"{part}.{place}", one.path, [one], f"a separate dataset: {error.came}"
             continue
         yield part, path if len(group) > 1 else group[0].path, group, ""
 

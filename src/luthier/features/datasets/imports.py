@@ -312,13 +312,13 @@ def _check_kinds(names: Sequence[str]) -> None:
     if "convert first" in kinds:
         convert = next(name for name in names if kind_of(name) == "convert first")
         raise RequestError(
-            f"{PurePosixPath(convert).name!r} is of a kind that is not read",
+            f"{PurePosixPath(convert).name!r} has a type that Luthier cannot read",
             expected=f"a file that ends in {', '.join(accepted_suffixes())}",
             do=f"convert it first: {CONVERT_FIRST[files.suffix_of(convert)]}",
         )
     others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
     raise RequestError(
-        f"{first!r}{others}: no kind of file that is read",
+        f"{first!r}{others}: not a supported kind of file",
         expected=f"a file that ends in {', '.join(accepted_suffixes())}",
         do="save it as one of these kinds, for example as PDF or CSV",
     )

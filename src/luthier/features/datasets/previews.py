@@ -361,7 +361,7 @@ def make_card(
         raise DataError(
             f"{file.name} was changed while it was read",
             expected="a file that does not change",
-            do="wait until the program that writes the file is done, then start again",
+            do="wait until the program that writes the file has finished, then start again",
         )
     request = CardRequest(
         audit=found,

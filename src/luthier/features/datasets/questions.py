@@ -234,7 +234,7 @@ def check_passages(context: Context, caller: Caller, version: DatasetVersion) ->
         raise found.error
     if found.answer is not None and found.answer["shape"] != "text":
         raise RequestError(
-            f"the rows are {found.answer['shape'] or 'of no known shape'}, and no passages",
+            f"the rows are {found.answer['shape'] or 'of no known shape'}, not passages",
             expected="rows with a text each, as documents become when they are added",
             do="add documents, or choose the column that holds the texts",
         )

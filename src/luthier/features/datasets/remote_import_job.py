@@ -184,7 +184,7 @@ def _imported(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
     origin = _origin(source, found, fetched, rows)
     if before is not None and sha256_file(rows.path) == before.sha256:
         return _found(context, job.project_id, before, origin, is_unchanged=True)
-    report.stage(f"Making a version of {rows.num_rows:,} rows")
+    report.stage(f"Creating a version of {rows.num_rows:,} rows")
     made = _make(context, job, order, source, rows, origin)
     # Known here; of a large file the look at it would take until after this process has ended.
     context.datasets.learn_num_rows(made.file_id, rows.num_records)

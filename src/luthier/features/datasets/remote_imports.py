@@ -60,9 +60,9 @@ def address_of(text: str, config: str = "", split: str = "") -> str:
         address = _of_hub_page(address)
     if not is_remote(address) or not address.isprintable():
         raise RequestError(
-            f"{address[:200]!r} is no address of rows" if address else "no address",
+            f"{address[:200]!r} is not an address of rows" if address else "no address",
             expected="ORGANISATION/DATASET of the hub, or an address that begins with hub:, https://, s3:// or gs://",
-            do="copy the name from the page of the dataset, or upload a file of your computer",
+            do="copy the name from the page of the dataset, or upload a file from your computer",
         )
     if not (config or split):
         return _short(address)
@@ -172,14 +172,14 @@ def preview(context: Context, order: RemoteOrder) -> dict[str, Any]:
     Raises:
         RequestError: The address may not be imported from, or it cannot be reached, which is no failure of this server.
         NotFoundError: No such dataset, split or file.
-        BusyError: Two previews are being made already.
+        BusyError: Two previews are in progress already.
         WorkError: The process took too long, or ended.
     """
     check_allowed(context.settings, order.address)
     # Of its own, and not one of the places for other questions: a slow server elsewhere must not hold up plans.
     if not _previews.acquire(blocking=False):
         raise BusyError(
-            f"{_MAX_PREVIEWS} previews are being made already",
+            f"{_MAX_PREVIEWS} previews are in progress already",
             expected="one of them to end soon",
             do="try again in a moment, or import without a preview",
         )

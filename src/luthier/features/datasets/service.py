@@ -146,8 +146,8 @@ def _check_newest(context: Context, dataset_id: str, number: int | None) -> None
     if newest != number:
         raise ConflictError(
             f"version {newest} was added to {dataset_id} while the next one was made from version {number}",
-            expected="a dataset that nobody else changes meanwhile",
-            do="repeat it: nothing was changed",
+            expected="a dataset that nobody else changes at the same time",
+            do="try again: nothing was changed",
         )
 
 
@@ -164,11 +164,11 @@ def check_filename(filename: str) -> None:
     raise RequestError(
         f"{files.safe_filename(filename)!r} is a document, not a file of rows"
         if is_document
-        else f"{files.safe_filename(filename)!r} does not end as a file of rows does",
+        else f"{files.safe_filename(filename)!r} does not have the extension of a file of rows",
         expected=f"a file that ends in {', '.join(ROW_SUFFIXES)}, each also with .gz",
-        do="make rows of it first: luthier data ingest FILE --output rows.jsonl"
+        do="turn it into rows first: luthier data ingest FILE --output rows.jsonl"
         if is_document
-        else "rename it to what it holds, or export the rows as JSONL or CSV",
+        else "rename it to match its content, or export the rows as JSONL or CSV",
     )
 
 
@@ -327,7 +327,7 @@ def _version(
         raise RequestError(
             f"a note of {len(note):,} characters",
             expected=f"at most {MAX_NOTE_CHARACTERS:,}",
-            do="say it in fewer words",
+            do="shorten it",
         )
     return DatasetVersion(
         dataset_id=dataset_id,

@@ -307,7 +307,7 @@ def _passages(source: Source) -> Iterator[Passage]:
             raise DataError(
                 f"{source.name} was changed while it was read",
                 expected="a file that does not change",
-                do="wait until the program that writes the file is done, then start again",
+                do="wait until the program that writes the file has finished, then start again",
             )
         provenance = row.fields.get(PROVENANCE)
         yield Passage(row.id, row.fields["text"], provenance if isinstance(provenance, dict) else {})
@@ -467,7 +467,7 @@ def _no_rows_error(file: Path, teacher: str, refused: list[Attempt], refused_fil
         f"none of the {len(refused):,} pairs that {teacher} had to write from {file.name} could be kept, so no "
         f"file of pairs was written: {counts}",
         expected="pairs whose answers stand in their passage",
-        do=f"read the replies in {refused_file}; mostly a larger, instruction-tuned teacher helps, or longer answers "
+        do=f"read the replies in {refused_file}; a larger, instruction-tuned teacher usually helps, or longer answers "
         "(--max-new-tokens) where replies were cut off",
         problems=problems,
     )

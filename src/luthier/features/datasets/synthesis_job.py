@@ -250,7 +250,7 @@ def _no_pairs_error(order: QuestionOrder, refused: dict[str, Any]) -> DataError:
     return DataError(
         f"{order.teacher_name} wrote no pair that its passage supports: {reasons}",
         expected="questions whose answers are in their passage",
-        do="see what it wrote below; a larger model that was tuned to follow instructions writes usable ones",
+        do="see what it wrote below; use a larger model that was tuned to follow instructions",
     )
 
 
@@ -295,7 +295,7 @@ def _stopped(order: QuestionOrder, report: _Report, error: LuthierError) -> Luth
     if last is not None:
         kept = f"{last.num_pairs:,} pairs from {last.num_done:,} of {last.num_rows:,} passages are kept"
     return WorkError(
-        f"{order.teacher_name} stopped to answer: {error.came}",
-        expected="a model that answers until the last passage",
-        do=f"see that it runs, then continue: {kept}, and nothing is requested twice",
+        f"{order.teacher_name} stopped answering: {error.came}",
+        expected="a model that answers for every passage",
+        do=f"make sure that it runs, then continue: {kept}, and nothing is requested twice",
     )

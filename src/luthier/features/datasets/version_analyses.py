@@ -98,7 +98,7 @@ def finding_of(audited: CachedResult, number: int) -> dict[str, Any]:
     if not 1 <= number <= len(findings):
         raise NotFoundError(
             f"no finding {number}",
-            expected=f"one of the {len(findings)} findings of this audit" if findings else "an audit that was made",
+            expected=f"one of the {len(findings)} findings of this audit" if findings else "a finished audit",
             do="see the audit of the version, or run it again",
         )
     found: dict[str, Any] = findings[number - 1]
@@ -184,7 +184,7 @@ def difference(
     """
     if old.number == new.number:
         raise RequestError(
-            f"version {old.number} against itself", expected="two versions", do="choose another one of the two"
+            f"version {old.number} against itself", expected="two versions", do="choose two different versions"
         )
     before, after = (files.get_file(context, caller.project_id, one.file_id) for one in (old, new))
     # The suffix decides how bytes are parsed, so it belongs to the cache key with the digests.

@@ -168,7 +168,7 @@ def list_all(context: HomeContext, caller: Reader) -> DeploymentList:
     return DeploymentList(data=[_counted(view) for view in found])
 
 
-@router.get("/{name}", summary="Look at a deployment", responses=documented(404))
+@router.get("/{name}", summary="Show a deployment", responses=documented(404))
 def show(context: HomeContext, caller: Reader, name: _Name) -> DeploymentObject:
     """One deployment, with its history."""
     return _counted(deployments.show_deployment(context, caller, name))

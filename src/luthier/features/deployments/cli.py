@@ -21,25 +21,26 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a
 RevisionOption = Annotated[
     int | None,
     typer.Option(
-        "--expect", metavar="N", min=0, help="Only if it is at this revision (0: new name).", show_default=False
+        "--expect", metavar="N", min=0, help="Change it only if it is at this revision (0: a new name).", show_default=False
     ),
 ]
 GateOption = Annotated[
-    Path | None, typer.Option("--gate", metavar="FILE", help="Rules that it must meet, in addition to the project's.")
+    Path | None, typer.Option("--gate", metavar="FILE", help="A release gate to pass, in addition to the project's.")
 ]
 OverrideOption = Annotated[
     str | None,
-    typer.Option("--override", metavar="REASON", help="Why it may answer although a gate refuses it; recorded."),
+    typer.Option("--override", metavar="REASON", help="Deploy although a gate refuses it, for this reason, which is "
+        "recorded."),
 ]
 UnjudgedOption = Annotated[
-    bool, typer.Option("--unjudged", help="Let it answer all users without an evaluation; this is recorded.")
+    bool, typer.Option("--unjudged", help="Deploy to all users without an evaluation; this is recorded.")
 ]
 
 GgufCopyOption = Annotated[
     bool,
     typer.Option(
         "--gguf-copy",
-        help="Also write a GGUF copy, prove and time it: servers without a GPU then answer by it if it is faster.",
+        help="Also write, prove and time a GGUF copy; servers without a GPU use it if it is faster.",
     ),
 ]
 TargetArgument = Annotated[
@@ -49,7 +50,7 @@ TargetArgument = Annotated[
 
 
 def deploy(
-    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The name for requests.")],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The name that requests use.")],
     target: TargetArgument = None,
     canary: Annotated[
         float | None,
@@ -57,7 +58,7 @@ def deploy(
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="A=F,B=F", help="Divide the users among targets (A/B), in place of RUN."),
+        typer.Option("--split", metavar="A=F,B=F", help="Divide the users among targets (A/B), instead of RUN."),
     ] = None,
     gate: GateOption = None,
     override: OverrideOption = None,
@@ -160,7 +161,7 @@ def rollback(
 
 
 def list_or_show(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this one with its history.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this deployment with its history.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the deployment; the models behind it stay.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -182,7 +183,7 @@ def list_or_show(
         view = deployments.show_deployment(context, caller, name)
         if remove:
             deployments.remove(context, caller, name)
-            words = f"removed {name}: nothing answers by this name any more"
+            words = f"removed {name}: requests by this name now fail"
             return Answer(as_json, view.as_json(), lambda console: console.print(words, soft_wrap=True))
     return Answer(as_json, view.as_json(), lambda console: deployment_text.show_one(console, view))
 
@@ -236,20 +237,22 @@ def canary(
     error: Annotated[
         float | None,
         typer.Option(
-            "--error", metavar="P", help="Chance that a canary that is no worse is rolled back, over its whole life."
+            "--error", metavar="P", help="Probability that a canary is rolled back although it is not worse, over its "
+            "whole life."
         ),
     ] = None,
     least_requests: Annotated[
-        int | None, typer.Option("--least-requests", metavar="N", help="Of the canary, before any result.")
+        int | None, typer.Option("--least-requests", metavar="N", help="Minimum requests to the canary before any "
+            "result.")
     ] = None,
     rolls_back: Annotated[
-        bool | None, typer.Option("--roll-back/--only-tell", help="Whether a worse one is rolled back.")
+        bool | None, typer.Option("--roll-back/--only-tell", help="Roll back a worse canary, or only report it.")
     ] = None,
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")] = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Compare a canary with the rest of its deployment now, or, with options, change the rules it is held to.
+    """Compare a canary with the rest of its deployment now, or, with options, change its rules.
 
     Failed requests, seconds, refusals, ratings and scores, tested over users at looks that are set beforehand. This
     command only reports; a running server checks by itself and rolls a worse one back.
@@ -329,4 +332,4 @@ def _show(console: Console, seen: CanaryWatch) -> None:
             sides.add_row(measure.title, *figures, gap, measure.missing or measure.finding)
         console.print(sides)
         console.print(visible(seen.summary), soft_wrap=True)
-    console.print(f"{counted(seen.num_seen, 'exchange')} so far; the next look is at {seen.next_at:,}")
+    console.print(f"{counted(seen.num_seen, 'exchange')} so far; the next check is at {seen.next_at:,}")

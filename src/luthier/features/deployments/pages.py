@@ -114,7 +114,7 @@ def compare(request: Request, context: HomeContext, caller: Trainer, name: str) 
     deployment = context.deployments.get(caller.project_id, name)
     if deployment.revision.canary is None:
         error = ConflictError(
-            f"{name!r} has no canary", expected="a canary that is being tried", do="deploy one to a part of the users"
+            f"{name!r} has no canary", expected="a canary that is being tried", do="deploy one to a share of the users"
         )
         return _page(request, context, caller, name, {"error": error})
     canary_release.start_comparison(context, caller.project_id, name)

@@ -59,7 +59,7 @@ def pass_gates(
     if not files:
         if reason is not None:
             raise RequestError(
-                "a reason to override a gate, but no gate holds here",
+                "a reason to override a gate, but no gate applies here",
                 expected="a gate: gate.yaml in the home, or one that is named",
                 do="leave the reason out, or name a gate with --gate",
             )
@@ -100,9 +100,9 @@ def _reason(text: str) -> str:
     if not MIN_REASON_CHARACTERS <= len(reason) <= MAX_REASON_CHARACTERS:
         raise RequestError(
             f"a reason of {len(reason)} characters to override the gate",
-            expected=f"{MIN_REASON_CHARACTERS} to {MAX_REASON_CHARACTERS:,} characters that a colleague understands "
-            "in a year: it stays in the audit log",
-            do="write the reason why this model answers although the gate refuses it",
+            expected=f"{MIN_REASON_CHARACTERS} to {MAX_REASON_CHARACTERS:,} characters that a colleague still "
+            "understands in a year: the audit log keeps it",
+            do="write why this model is deployed although the gate refuses it",
         )
     return reason
 
@@ -117,7 +117,7 @@ def _refused(found: GatePassage) -> ConflictError:
     return ConflictError(
         "\n    ".join([f"{head}:", *lines]),
         expected="a model that meets every rule",
-        do="judge it by what is missing, train a better one, or override the gate with a reason for the audit log",
+        do="evaluate what is missing, train a better model, or override the gate with a reason for the audit log",
     )
 
 
@@ -133,8 +133,8 @@ def deployed_run(context: Context, caller: Caller, revision: Revision) -> str:
         why = "; ".join(judged.set_aside) or f"{share.target} is a base model"
         raise ConflictError(
             f"no run belongs to {share.target}: {why}",
-            expected="a deployment of what a run has made, whose recipe and rows can be taken up again",
-            do="train it once by a recipe, and deploy that run",
+            expected="a deployment of a run's model, whose recipe and rows can be used again",
+            do="train it once with a recipe, and deploy that run",
         )
     return judged.run_id
 
@@ -215,7 +215,7 @@ def deploy(
         if canary is not None:
             raise RequestError(
                 f"a canary for {name!r}, which is not deployed yet",
-                expected="a deployment that answers what the canary does not get",
+                expected="a deployment that answers the requests that the canary does not get",
                 do="deploy it without --canary: the first target gets all traffic",
             )
         made = routing.first(share)

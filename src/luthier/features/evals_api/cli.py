@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def import_file(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The JSON of an eval or a list of evals; - reads stdin.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where suite and rows are written.")] = Path(),
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON with an eval or a list of evals; - reads stdin.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the suites and their rows.")] = Path(),
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="ROWS", help='Rows: JSON lines {"item": {...}}.', show_default="of a run"),
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="FIELD", help="The prompt's field in items.", show_default="of a run"),
+        typer.Option("--prompt", metavar="FIELD", help="The field of the items that holds the prompt.", show_default="of a run"),
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Turn evals of OpenAI's API into suites for `luthier eval MODEL --suite`; name what has no counterpart."""
+    """Turn evals of OpenAI's API into suites for `luthier eval MODEL --suite`; lists what has no counterpart."""
     del home  # every command takes one; this one works on files alone
     from luthier.core.errors import NotFoundError
     from luthier.core.text.utf8 import read_utf8, utf8_lines

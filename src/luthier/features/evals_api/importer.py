@@ -150,7 +150,7 @@ def _documents(text: str) -> list[dict[str, Any]]:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(
-            f"the text is no JSON: {str(error)[:200]}",
+            f"the text is not JSON: {str(error)[:200]}",
             expected="an eval as JSON, or a list of evals",
             do="save it with eval.model_dump_json()",
         ) from error
@@ -273,7 +273,7 @@ def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[So
     if source is None or source.type != "file_content":
         where = "no run of it is in the JSON" if source is None else f"its run names them by {source.type}"
         raise RequestError(
-            f"eval {name} has no rows of its own, and {where}",
+            f"eval {name} has no rows, and {where}",
             expected="a file of rows",
             do='download it, and name it: --data FILE (JSON lines {"item": {...}})',
         )
@@ -293,7 +293,7 @@ def _prompt(name: str, run: RunRequest | None, row: SourceRow, field: str | None
         return messages_of(own, row.item)
     if field is None:
         raise RequestError(
-            f"eval {name} says nothing of the prompt: no run with input_messages is in the JSON",
+            f"eval {name} does not contain the prompt: no run with input_messages is in the JSON",
             expected="the field of an item with the prompt",
             do="name it: --prompt FIELD, or put a run of the eval into the JSON",
         )

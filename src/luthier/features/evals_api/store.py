@@ -355,5 +355,5 @@ def _no_place(after: str) -> RequestError:
     return RequestError(
         f"after={after[:100]!r} is not in this list",
         expected="the id of an item in it",
-        do="begin again, without `after`",
+        do="start again, without `after`",
     )

@@ -59,7 +59,7 @@ def _stored_answers(context: Context, job: Job) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     context.kept_answers = AnswerFile(file)
     if num := context.kept_answers.num_answers:
-        with context.progress.task(f"Continuing behind {num:,} answers of an earlier attempt", None, ""):
+        with context.progress.task(f"Continuing after {num:,} answers of an earlier attempt", None, ""):
             pass
     try:
         yield

@@ -104,7 +104,7 @@ def start(
         )
     except LuthierError as error:
         return _form_page(request, context, caller, given | {"error": error})
-    words = "The evaluation is queued: a worker of this server takes it."
+    words = "The evaluation is queued: a worker of this server will run it."
     return redirect(request, f"/evaluations/orders/{made.job.job_id}", words)
 
 

@@ -186,7 +186,8 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
     job = context.jobs.get(job_id[:64], caller.project_id)
     if job.kind != "evaluation":
         raise NotFoundError(
-            f"job {job_id} is no evaluation", expected="the id of an evaluation's job", do="see the list of evaluations"
+            f"job {job_id} is not an evaluation", expected="the id of an evaluation's job", do="see the list of "
+            "evaluations"
         )
     newest, _ = context.job_events.page(job.job_id, limit=1)
     return OrderView(order_of(job), job, newest[0] if newest else None)
@@ -289,7 +290,7 @@ def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> N
     if needs_operator(task):
         raise RequestError(
             f"task {name} is of the kind {task.get('kind')}, which runs code, or uses a judge",
-            expected="tasks that need neither: a server carries out no others",
+            expected="tasks that need neither: a server runs no others",
             do="run this suite on the machine of the server: luthier eval RUN --suite FILE",
         )
     check_suite_files(context, project_id, task)
@@ -315,7 +316,7 @@ def _has_grader(one: Mapping[str, Any]) -> bool:
 def _file(context: Context, caller: Caller, kind: OrderKind, file_id: str | None) -> StoredFile:
     if file_id is None or not is_id(file_id, "file"):
         raise RequestError(
-            f"{'no file' if not file_id else repr(file_id[:100])} to judge by",
+            f"{'no file' if not file_id else repr(file_id[:100])} to evaluate by",
             expected="the id of a file of this project: held-out rows" if kind == "rows" else "that of a suite",
             do="choose one, or upload it first",
         )
@@ -327,12 +328,12 @@ def _run(context: Context, caller: Caller, name: str) -> str:
     run_id, tuned = project_models.run_of(context, caller, name)
     if tuned is not None and tuned.step is not None:
         raise RequestError(
-            f"{name!r} is a checkpoint", expected="the outcome of a run", do="judge the model that its run has made"
+            f"{name!r} is a checkpoint", expected="the outcome of a run", do="evaluate the model of its run"
         )
     if run_id is None:
         raise RequestError(
-            f"the model {name[:200]!r} to judge",
-            expected="a model that this project has tuned; base models are the other side",
+            f"the model {name[:200]!r} to evaluate",
+            expected="a tuned model of this project; base models are what it is compared with",
             do="choose one of the tuned models",
         )
     if context.runs.project_of(run_id) != caller.project_id:

@@ -104,8 +104,8 @@ def judge_run(
     if held_out is None or result.adapter_path is None:
         raise ConflictError(
             f"run {run_id} has no held-out rows or no trained weights",
-            expected="a run that is done, of a recipe with data.held_out",
-            do="judge it with: luthier eval RUN --data held_out.jsonl",
+            expected="a finished run whose recipe has data.held_out",
+            do="evaluate it with: luthier eval RUN --data held_out.jsonl",
         )
     # Base and tuned model run with the precision and template of the plan, so that only the training differs.
     base = base_of(plan, name="base", model_path=plan.base_model.path)

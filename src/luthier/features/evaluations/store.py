@@ -167,7 +167,7 @@ class EvaluationStore(Store):
         known = self._scalars(select(runs.c.run_id).order_by(runs.c.number.desc()))
         if evaluation.run_id is not None and evaluation.run_id not in known:
             return NotFoundError(
-                f"evaluation {evaluation.evaluation_id} judges run {evaluation.run_id!r}, which is not there; "
+                f"evaluation {evaluation.evaluation_id} evaluates run {evaluation.run_id!r}, which does not exist; "
                 f"{suggest_ids(evaluation.run_id, known)}",
                 expected="the id of a run in this home, or none",
                 do="check whether the run was removed in the meantime",

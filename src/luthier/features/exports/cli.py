@@ -50,29 +50,29 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="FORMAT", help="One of {formats}; of a task head {head_formats}.", show_default=False
+            "--to", metavar="FORMAT", help="{formats}; for a task head: {head_formats}.", show_default=False
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that does not exist yet, or an empty one.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write to: a new or an empty one.")
     ],
     quantise: Annotated[
         str | None,
         typer.Option(
             "--quantise",
             metavar="PRECISION",
-            help="One that the format has, of {precisions} "
+            help="A precision that the format has, of {precisions} "
             "[default: the format's own, or what the model was trained in].",
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="FILE", help="Rows to prove it on [default: the run's held-out rows]."),
+        typer.Option("--data", metavar="FILE", help="Rows for the parity proof [default: the run's held-out rows]."),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write a model in another format, load it in its real runtime, and keep it only if it is proved equal."""
+    """Convert a model to another format, load it in its real runtime, and keep it only if it is proved equal."""
     from luthier.features.exports import service as exports
     from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
     from luthier.ml.export.exporters.registry import format_of, full_precision
@@ -129,21 +129,21 @@ def _proof(report: ParityReport) -> str:
     )
 
 
-FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `luthier export` has made.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `luthier export` wrote.")]
 
 
 def push(
     folder: FolderArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="hf://org/name, s3://bucket/folder, file:///folder ...")],
     public: Annotated[
-        bool, typer.Option("--public", help="Make a repository that is created on the hub public.")
+        bool, typer.Option("--public", help="Create the hub's repository as a public one.")
     ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Send a bundle to a hub's repository or to object storage; it is proved whole before it goes and where it arrives.
+    """Upload a bundle to a hub's repository or to object storage, and verify it before and after the upload.
 
-    An interrupted push continues where it stopped. Existing files are never overwritten by another bundle. Keys
+    An interrupted push resumes where it stopped. Existing files are never overwritten by another bundle. Keys
     come from the environment: HF_TOKEN, AWS_ACCESS_KEY_ID and the like.
     """
     from luthier.features.exports import bundles
@@ -156,7 +156,7 @@ def push(
         from luthier.platform.cli.console import visible
 
         sent = f"{pushed.num_sent:,} of {pushed.num_files:,} files sent, {figures.size(pushed.num_bytes_sent)}"
-        console.print(f"{visible(pushed.url)}: {pushed.bundle_sha256} is whole there ({sent})", soft_wrap=True)
+        console.print(f"{visible(pushed.url)}: {pushed.bundle_sha256} is complete there ({sent})", soft_wrap=True)
 
     return Answer(as_json, pushed.model_dump(mode="json"), show)
 
@@ -169,7 +169,7 @@ def sign(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Sign a bundle with your own key; no key is ever made for you.
+    """Sign a bundle with your own key; Luthier never creates one.
 
     openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem makes one, and openssl pkey -in key.pem
     -pubout -out key.pub extracts its public half, which `luthier verify --key` needs. Such a key writes model.sig,
@@ -187,24 +187,26 @@ def sign(
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `luthier export` has made.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `luthier export` wrote.")],
     key: Annotated[
         Path | None,
-        typer.Option("--key", metavar="FILE", help="The public key (PEM, ECDSA or Ed25519) that must have signed."),
+        typer.Option("--key", metavar="FILE", help="The public key (PEM, ECDSA or Ed25519) that the signature must "
+            "match."),
     ] = None,
     digest: Annotated[
-        str | None, typer.Option("--digest", metavar="SHA256", help="The name that the bundle must have.")
+        str | None, typer.Option("--digest", metavar="SHA256", help="The digest that the bundle must have.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="MODEL", help="The base model that it must have been made from.")
+        str | None, typer.Option("--base", metavar="MODEL", help="The base model that the bundle must come from.")
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Compare every file of a bundle with its manifest, and its documents with each other. Exit code 1: it has faults.
+    """Check every file of a bundle against its manifest, and its documents against each other. Exit code 1 if one is
+    wrong.
 
-    Files alone prove that nothing was damaged. That no one has made another bundle of it is proved by --key, or by
-    --digest with a digest that came another way.
+    The files alone prove that nothing was damaged. To prove that nobody has replaced the bundle, use --key, or --digest
+    with a digest from another source.
     """
     from luthier.features.exports import bundles
 

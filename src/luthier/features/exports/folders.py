@@ -81,9 +81,9 @@ def refuse_taken(final: Path) -> None:
     if final.is_symlink() or final.exists():
         if final.is_dir() and not final.is_symlink() and not any(final.iterdir()):
             return
-        kind = "a folder with files in it" if final.is_dir() else "no folder"
+        kind = "and has files in it" if final.is_dir() else "and is not a folder"
         raise ConflictError(
-            f"{final} is there already, {kind}",
+            f"{final} already exists {kind}",
             expected="a folder that does not exist yet, or an empty one",
             do="choose another with -o, or remove it first",
         )

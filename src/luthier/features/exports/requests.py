@@ -248,12 +248,12 @@ def _checked_format(to: str, quantise: str | None, head: TaskHeadKind | None) ->
         raise RequestError(
             f"the precision {quantise[:40]!r} for the format {to}",
             expected=f"one of {', '.join(view.precisions)}",
-            do="choose one of them, or none to take the format's own",
+            do="choose one of them, or none for the format's own",
         )
     if view.missing:
         raise RequestError(
             f"the format {to} needs {', '.join(view.missing)}, which is not installed here",
-            expected="the runtime that the export is proved in",
+            expected="the runtime in which the export is proved",
             do=f"on the server: {command_for(view.install)}",
         )
     return view.name
@@ -267,7 +267,7 @@ def _source(context: Context, caller: Caller, name: str) -> tuple[str, str]:
             raise RequestError(
                 f"{name!r} is a checkpoint",
                 expected="the outcome of a run",
-                do="export the model that its run has made",
+                do="export the model of its run",
             )
         name = tuned.run_id
     if not is_id(name, "run"):

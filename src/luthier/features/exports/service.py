@@ -215,8 +215,8 @@ def _held(source: ExportSource, what: str, report: ParityReport) -> ParityReport
 def _failed_proof(source: ExportSource, what: str, reasons: tuple[str, ...], compared: str) -> ParityError:
     lines = "\n    ".join(reasons)
     return ParityError(
-        f"the export of {source.name} as {what} is not what it was made from:\n    {lines}",
-        expected=f"the same tokens, and {compared} within the bound of the format; nothing was left of the export",
+        f"the export of {source.name} as {what} is not equal to its source:\n    {lines}",
+        expected=f"the same tokens, and {compared} within the bound of the format; nothing of the export was kept",
         do="choose a wider precision with --quantise; where it fails in 16 bits, report it with the lines above",
     )
 

@@ -229,8 +229,8 @@ def _candidates(
         what = "no shape that all of them have" if shape is None else f"the shape {name.replace('_', ' and ')}"
         raise ConflictError(
             f"the rows of {dataset.name!r} have {what}",
-            expected="conversations, or columns for a prompt and its answer: accepted answers are such",
-            do="choose another dataset, or make a new one of the accepted answers",
+            expected="conversations, or columns for a prompt and its answer, as accepted answers have",
+            do="choose another dataset, or create a new one from the accepted answers",
         )
     for item in sorted(items, key=lambda one: one.decided_at or 0.0):
         fields, reason = _fields_of(item, name, mapping, first)

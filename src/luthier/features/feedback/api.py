@@ -47,7 +47,7 @@ class FeedbackList(ListObject[FeedbackView]):
     """Newest first."""
 
 
-@router.post("", summary="Say something of an answer", responses=documented(404))
+@router.post("", summary="Give feedback on an answer", responses=documented(404))
 def give(context: HomeContext, caller: Asker, said: FeedbackInput) -> GivenView:
     """A thumb, a score from 0 to 1, a correction, or several of them, by the `id` of the answer.
 

@@ -23,12 +23,12 @@ _MAX_REFUSED_SHOWN = 20
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: exchange_id, and thumb, score, ...")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines with exchange_id, and thumb, score, ...")],
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Import feedback from a file; it may be imported again. Exit code 1 where a line was refused."""
+    """Import feedback from a file; importing it twice is safe. Exit code 1 if a line was refused."""
     from luthier.features.feedback import service as feedback
 
     with open_context(home) as context:
@@ -41,9 +41,9 @@ def import_file(
 
 def list_all(
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Of one model.", show_default="all")
+        str | None, typer.Option("--model", metavar="NAME", help="Only feedback on this model.", show_default="all")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show only the newest N.")] = 50,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -58,11 +58,11 @@ def list_all(
 
 
 def queue(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As named in requests.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name in requests.")],
     sample: Annotated[
-        int | None, typer.Option("--sample", metavar="N", help="This many answers, at random.", show_default=False)
+        int | None, typer.Option("--sample", metavar="N", help="Queue this many answers, chosen at random.", show_default=False)
     ] = None,
-    liked: Annotated[bool, typer.Option("--liked", help="Answers with a thumb up or a score of 0.8.")] = False,
+    liked: Annotated[bool, typer.Option("--liked", help="Queue answers with a thumb up or a score of at least 0.8.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -84,25 +84,26 @@ def queue(
     document = {"queued": made.num_queued, "queued_before": made.num_known, "without_words": made.num_wordless}
 
     def tell(console: Console) -> None:
-        console.print(f"{counted(made.num_queued, 'answer waits', 'answers wait')} for review at /review")
+        console.print(f"{counted(made.num_queued, 'answer is waiting', 'answers are waiting')} for review at /review")
         if made.num_known:
             console.print(f"{counted(made.num_known, 'was', 'were')} queued before")
         if made.num_wordless:
-            console.print(f"{made.num_wordless:,} cannot be: their words were not kept (`luthier traffic policy`)")
+            console.print(f"{made.num_wordless:,} cannot be: their text was not stored (`luthier traffic policy`)")
 
     return Answer(as_json, document, tell)
 
 
 def add_rows(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The name of a dataset; a new one is made.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The name of the dataset; created if it does not "
+        "exist.")],
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Answers of one model.", show_default="all")
+        str | None, typer.Option("--model", metavar="NAME", help="Only answers of this model.", show_default="all")
     ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Make the next version of a dataset with the accepted answers of the review, without held-out rows."""
+    """Add the accepted answers of the review to a dataset, as its next version, without held-out rows."""
     from luthier.features.feedback.accepted_rows import add_accepted, add_to_new_dataset
 
     with open_context(home) as context:
@@ -140,9 +141,10 @@ def _show_import(console: Console, came: Imported) -> None:
     from luthier.platform.cli.console import visible
 
     num = came.num_by_outcome
-    console.print(f"{num['new']:,} new, {num['replaced']:,} in place of earlier ones, {num['same']:,} known before")
+    console.print(f"{num['new']:,} new, {num['replaced']:,} replacing earlier ones, {num['same']:,} known before")
     if came.num_queued:
-        console.print(f"{counted(came.num_queued, 'correction waits', 'corrections wait')} for review at /review")
+        console.print(f"{counted(came.num_queued, 'correction is waiting', 'corrections are waiting')} for review at "
+            "/review")
     for number, reason in came.refused[:_MAX_REFUSED_SHOWN]:
         console.print(f"line {number} refused: {visible(reason)}", soft_wrap=True)
     if len(came.refused) > _MAX_REFUSED_SHOWN:

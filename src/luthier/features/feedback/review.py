@@ -145,7 +145,7 @@ def queue_sample(
         RequestError: `num` is below 1, or above `MAX_QUEUED`.
     """
     if not 1 <= num <= MAX_QUEUED:
-        raise RequestError(f"a sample of {num:,}", expected=f"from 1 to {MAX_QUEUED:,}", do="ask for such a number")
+        raise RequestError(f"a sample of {num:,}", expected=f"from 1 to {MAX_QUEUED:,}", do="choose such a number")
     answered, with_words = _answered(context, caller.project_id, model, since)
     known = context.review_items.exchange_ids(caller.project_id)
     fresh = sorted(with_words - known)
@@ -229,7 +229,7 @@ def undo(context: Context, caller: Caller, review_id: str) -> ReviewItem:
     """
     seen = show_item(context, caller.project_id, review_id)
     if seen.status == "waiting":
-        raise ConflictError(f"{review_id} waits already", expected="an item that was decided", do="decide it")
+        raise ConflictError(f"{review_id} is already undecided", expected="an item that was decided", do="decide it")
     again = seen.model_copy(update={"status": "waiting", "decided_by": "", "decided_at": None})
     context.review_items.save(again, seen=seen)
     return again

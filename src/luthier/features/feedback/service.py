@@ -176,7 +176,7 @@ def _feedback(context: Context, exchange: Exchange, said: FeedbackInput) -> Feed
     correction, comment = _masked(context, exchange.project_id, (said.correction or "").strip(), said.comment.strip())
     if said.thumb is None and said.score is None and not correction:
         raise RequestError(
-            "feedback that says nothing", expected="a thumb, a score or a correction", do="give at least one of them"
+            "empty feedback", expected="a thumb, a score or a correction", do="give at least one of them"
         )
     return Feedback(
         feedback_id=new_id("feedback"),
@@ -235,9 +235,9 @@ def _exchanges(context: Context, project_id: str, said: Sequence[FeedbackInput])
 
 def _unknown(exchange_id: str) -> NotFoundError:
     return NotFoundError(
-        f"{exchange_id[:100]!r} is not the id of an answer that is kept",
+        f"{exchange_id[:100]!r} is not the id of a stored answer",
         expected="the `id` that came with an answer to this project",
-        do="send it as it came; see `luthier traffic list` for what is kept",
+        do="send it unchanged; `luthier traffic list` shows what is stored",
     )
 
 
@@ -249,7 +249,7 @@ def _said(line: str) -> FeedbackInput:
         place = ".".join(str(part) for part in first["loc"])
         raise RequestError(
             f"{place or 'the line'}: {validation_reason(first)}",
-            expected="fields as docs/feedback.md has them",
+            expected="the fields of docs/feedback.md",
             do="correct it",
         ) from None
 

@@ -168,7 +168,7 @@ class ReviewStore(Store):
             if now != seen:
                 who = now.decided_by or "somebody"
                 raise ConflictError(
-                    f"{who} has changed the item {item.review_id} meanwhile: it is {now.status}",
+                    f"{who} has changed the item {item.review_id} in the meantime: it is {now.status}",
                     expected="an item as you saw it",
                     do="look at it again, then decide",
                 )

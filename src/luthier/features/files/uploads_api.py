@@ -115,8 +115,8 @@ def create(body: UploadRequest, caller: Trainer, context: HomeContext) -> Upload
     if body.bytes > most:
         raise ApiError(
             413,
-            f"A file of {body.bytes} bytes; expected: at most {most}; what to do: send a smaller one, or ask who runs "
-            f"this server to raise LUTHIER_MAX_FILE_BYTES",
+            f"A file of {body.bytes} bytes; expected: at most {most}; what to do: send a smaller one, or ask the "
+            "operator of this server to raise LUTHIER_MAX_FILE_BYTES",
             param="bytes",
             code="file_too_large",
         )

@@ -227,7 +227,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
         made = context.jobs.submit(job)
         # Warnings are events after the job exists: the wire format of a job has no field for them.
         for name in _without_effect(request):
-            message = f"{name} has no effect here; leave it out to be rid of this warning"
+            message = f"{name} has no effect here; leave it out to avoid this warning"
             context.job_events.append(job.job_id, f"without-effect-{name}", message, level="warn")
         record(context, caller, "job.created", job.job_id, facts)
     return made

@@ -85,7 +85,7 @@ class EnginePool:
         engine = self.load_own(replace(candidate, template=candidate.chat_template().kind))
         if not hasattr(engine, "hidden_states"):
             raise RequestError(
-                f"{engine.name} gives no hidden states", expected="the engine transformers", do="judge with that one"
+                f"{engine.name} gives no hidden states", expected="the engine transformers", do="evaluate with that one"
             )
         return cast("StatesEngine", engine)
 

@@ -145,7 +145,7 @@ def run(
     found = service.find(context, caller, wish)
     back = _address(wish, size, draft)
     if not found.is_complete or found.missing_model is not None:
-        return redirect(request, back, "Answer the questions first: what for, and which data.")
+        return redirect(request, back, "First choose a purpose and the data.")
     planner = draft_planner(request.app.state, context)
     chosen = _chosen(request, context, caller, wish, found, size, draft)
     if chosen is None:

@@ -358,7 +358,7 @@ def pairs(context: HomeContext, caller: Reader, panel_id: str) -> Response:
     if not found.rows:
         reasons = ", ".join(f"{number} ({reason})" for reason, number in found.left_out.items())
         raise RequestError(
-            f"no pair that people settled: {reasons or 'nothing is rated yet'}",
+            f"no pair on which people agreed: {reasons or 'nothing is rated yet'}",
             expected="at least one item of which most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )

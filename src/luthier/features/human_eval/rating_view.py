@@ -130,7 +130,7 @@ def keep_preference(
     meant: dict[str, Preference] = {"first": first, "second": other, "tie": "tie"}
     if choice not in meant:
         raise RequestError(
-            "none of the three choices was taken", expected="A is better, B is better, or a tie", do="choose one"
+            "none of the three choices was selected", expected="A is better, B is better, or a tie", do="choose one"
         )
     rating = Rating(
         item=item,

@@ -168,7 +168,7 @@ def create_panel(
         raise RequestError(
             f"{counted(len(items), 'item')} to rate; pairs whose answers are the same text: {num_same:,}",
             expected=f"1 to {MAX_ITEMS:,} items",
-            do="take fewer rows (--most-rows) or systems" if items else "compare systems that differ",
+            do="use fewer rows (--most-rows) or systems" if items else "compare systems that differ",
         )
     panel = RatingPanel(
         panel_id=new_id("panel"),
@@ -303,8 +303,8 @@ def _name(name: str) -> str:
 def _check(answered: AnsweredRows, kind: RatingKind, names: Sequence[str], attention: float, instructions: str) -> None:
     if kind == "pairwise" and len(answered.systems) < 2:
         raise RequestError(
-            f"one system, {answered.systems[0]}, to be compared",
-            expected="two systems at least",
+            f"only one system, {answered.systems[0]}, to compare",
+            expected="at least two systems",
             do="name another one, or have single answers rated: --kind likert",
         )
     # Raters are distinguished by their names in reports and exports.

@@ -70,7 +70,7 @@ class InboxList(ListObject[InboxItemView]):
     """Overdue entries first, then by their dates, then the oldest."""
 
 
-@router.get("", summary="List what waits", responses=documented())
+@router.get("", summary="List the inbox", responses=documented())
 def list_all(
     context: HomeContext,
     caller: Reader,
@@ -99,13 +99,13 @@ def done(context: HomeContext, caller: Trainer, item: _Item) -> InboxItemView:
     return _view(inbox.finish(context, caller, item))
 
 
-@router.post("/{item}/snooze", summary="Put an entry off", responses=documented(404))
+@router.post("/{item}/snooze", summary="Snooze an entry", responses=documented(404))
 def snooze(context: HomeContext, caller: Trainer, item: _Item, asked: SnoozeBody) -> InboxItemView:
     """Hidden for a time, for all of the project."""
     return _view(inbox.snooze(context, caller, item, float(asked.seconds)))
 
 
-@router.post("/{item}/reopen", summary="Have an entry wait again", responses=documented(404))
+@router.post("/{item}/reopen", summary="Reopen an entry", responses=documented(404))
 def reopen(context: HomeContext, caller: Trainer, item: _Item) -> InboxItemView:
     """One that was snoozed or marked as done."""
     return _view(inbox.reopen(context, caller, item))

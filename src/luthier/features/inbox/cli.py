@@ -19,15 +19,15 @@ _ItemArgument = Annotated[str, typer.Argument(metavar="ITEM", help="The id of an
 
 
 def list_all(
-    show: Annotated[Literal["open", "snoozed", "done"], typer.Option("--show", help="Which entries.")] = "open",
+    show: Annotated[Literal["open", "snoozed", "done"], typer.Option("--show", help="The entries to show.")] = "open",
     assignee: Annotated[
-        str | None, typer.Option("--for", metavar="NAME", help="Only those of one member.", show_default="all")
+        str | None, typer.Option("--for", metavar="NAME", help="Only entries of this member.", show_default="all")
     ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """List what waits: to rate, review and annotate; alerts, canaries to decide about, and jobs that failed."""
+    """List work waiting for people: to rate, review and annotate; alerts, canaries to decide on, and failed jobs."""
     from luthier.features.inbox import service as inbox
 
     with open_context(home) as context:
@@ -38,14 +38,14 @@ def list_all(
 def assign(
     item: _ItemArgument,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The member who does it; left out: nobody.", show_default=False)
+        str | None, typer.Argument(metavar="NAME", help="The member to assign it to; leave it out for nobody.", show_default=False)
     ] = None,
     due: Annotated[str | None, typer.Option("--due", metavar="YYYY-MM-DD", help="The due date (UTC).")] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Give an entry to a member, who gets a message, or to nobody."""
+    """Assign an entry to a member, who gets a message, or to nobody."""
     from luthier.features.inbox import service as inbox
 
     day = None if due is None else _day(due)
@@ -58,7 +58,7 @@ def assign(
 def done(
     item: _ItemArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Mark an entry as done; it opens again when something new comes up in its place."""
+    """Mark an entry as done; it reopens when there is something new to do."""
     from luthier.features.inbox import service as inbox
 
     with open_context(home) as context:
@@ -68,12 +68,12 @@ def done(
 
 def snooze(
     item: _ItemArgument,
-    span: Annotated[str, typer.Argument(metavar="SPAN", help="How long, such as 3d or 12h.")],
+    span: Annotated[str, typer.Argument(metavar="SPAN", help="How long to hide it, such as 3d or 12h.")],
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Hide an entry for a time."""
+    """Hide an entry for a while."""
     from luthier.features.inbox import service as inbox
     from luthier.platform.home.duration import parse_duration
 
@@ -86,7 +86,7 @@ def snooze(
 def reopen(
     item: _ItemArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Have an entry wait again that was snoozed or marked as done."""
+    """Reopen an entry that was snoozed or marked as done."""
     from luthier.features.inbox import service as inbox
 
     with open_context(home) as context:

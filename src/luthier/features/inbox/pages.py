@@ -139,7 +139,7 @@ def rate(request: Request, context: HomeContext, caller: Reader, item: _Item) ->
         entry = inbox.get_entry(context, caller, item)
         if entry.work.kind != "rate" or not inbox.may_settle(caller, entry):
             raise NotAllowedError(
-                f"{caller.name!r} would rate {entry.work.title!r}",
+                f"{caller.name!r} may not rate {entry.work.title!r}",
                 expected="a panel of raters that is assigned to you, or a trainer",
                 do="ask a trainer to assign the panel to you",
             )

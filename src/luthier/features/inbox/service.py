@@ -81,9 +81,9 @@ def get_entry(context: Context, caller: Caller, item_id: str) -> InboxEntry:
     found = next((one for one in _entries(context, caller) if one.item_id == item_id), None)
     if found is None:
         raise NotFoundError(
-            f"nothing waits here as {item_id[:64]!r}",
+            f"no entry here has the id {item_id[:64]!r}",
             expected="an entry of the inbox of this project; entries disappear when their work is done",
-            do="see what waits: luthier inbox list, or the page /inbox",
+            do="see the entries: luthier inbox list, or the page /inbox",
         )
     return found
 
@@ -128,7 +128,8 @@ def assign(
         _check_able(member, entry.work)
     due_at = None if due is None else _end_of(due)
     if due_at is not None and due_at < context.access.now():
-        raise RequestError(f"the due date {due}, which is over", expected="today or later", do="choose a later day")
+        raise RequestError(f"the due date {due}, which is in the past", expected="today or later", do="choose a later "
+            "day")
     changes = {
         "assignee_id": None if member is None else member.member_id,
         "assigned_by": "" if member is None else caller.name,
@@ -241,7 +242,7 @@ def set_mail_address(context: Context, caller: Caller, address: str) -> None:
     """
     if caller.member_id is None:
         raise RequestError(
-            f"{caller.name!r} is no member, so nothing can be assigned to them",
+            f"{caller.name!r} is not a member, so nothing can be assigned to them",
             expected="a member of the project",
             do="sign in by name and password",
         )
@@ -333,7 +334,7 @@ def _settled_by(context: Context, caller: Caller, item_id: str) -> InboxEntry:
     entry = get_entry(context, caller, item_id)
     if not may_settle(caller, entry):
         raise NotAllowedError(
-            f"{caller.name!r} may {', '.join(caller.scopes)} here, and was not given this entry",
+            f"{caller.name!r} may {', '.join(caller.scopes)} here, and this entry is not assigned to them",
             expected="a trainer, an admin, or the member to whom it is assigned",
             do="ask one of them",
         )
@@ -374,7 +375,7 @@ def _check_able(member: Member, work: Work) -> None:
         raise RequestError(
             f"{member.name!r} is {member.role} and could not do this ({work.kind})",
             expected="a trainer or an admin",
-            do="choose another member, or give this one the role trainer",
+            do="choose another member, or give this member the role trainer",
         )
 
 

@@ -156,7 +156,7 @@ def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
         yield Work(
             kind="canary",
             subject=deployment.name,
-            title=f"Decide about the canary of {deployment.name}",
+            title=f"Decide on the canary of {deployment.name}",
             detail=_short(f"{canary} answers {fraction} of the users: {words}"),
             address=f"/deployments/{quote(deployment.name, safe='')}",
             since=revision.created_at,

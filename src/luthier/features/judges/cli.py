@@ -23,14 +23,15 @@ def calibrate(
         typer.Option(
             "--judge",
             metavar="ENGINE",
-            help="What judges: a base model, a run, a GGUF file, or http(s)://host:port/v1#MODEL.",
+            help="The judge: a base model, a run, a GGUF file, or http(s)://host:port/v1#MODEL.",
         ),
     ],
     ratings: Annotated[
         Path | None,
         typer.Option("--ratings", metavar="FILE", help="Ratings by people, as written by `luthier human-eval export`."),
     ] = None,
-    panel: Annotated[str | None, typer.Option("--panel", metavar="ID", help="A panel, in place of a file.")] = None,
+    panel: Annotated[str | None, typer.Option("--panel", metavar="ID", help="Use the ratings of this panel instead of "
+        "a file.")] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -45,7 +46,7 @@ def calibrate(
 
 
 def list_calibrations(
-    judge: Annotated[str | None, typer.Option("--judge", metavar="ENGINE", help="Those of one judge.")] = None,
+    judge: Annotated[str | None, typer.Option("--judge", metavar="ENGINE", help="Only comparisons of this judge.")] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 def lineage(
     row: Annotated[
-        str, typer.Option("--row", metavar="TEXT|ID", help="Words in it, or the id of its exchange or review.")
+        str, typer.Option("--row", metavar="TEXT|ID", help="Text in the row, or the id of its exchange or review.")
     ],
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show which runs used a row, whether they have learned it, and what was made and deployed of them.
+    """Show which runs used a row, whether they learned it, and what was exported and deployed from them.
 
     Every file that a run of the project has used is read, so that each is known, or reported as unknown.
     """
@@ -37,15 +37,16 @@ def lineage(
 
 
 def forget_row(
-    row: Annotated[str, typer.Argument(metavar="TEXT|ID", help="Words in it alone, or an id, as for lineage.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only show what would be removed.")] = False,
+    row: Annotated[str, typer.Argument(metavar="TEXT|ID", help="Text that only this row contains, or an id as for "
+        "`luthier lineage`.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove the row; without this, only show what would be removed.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Take a row out of the newest versions of all datasets and out of the review, and name what still has it.
+    """Remove a row from the newest versions of all datasets and from the review, and list what still contains it.
 
-    What a model has learned stays in its weights: the models to train again are named.
+    What a model has learned stays in its weights: the models to retrain are listed.
     """
     from luthier.features.lineage.forget import forget_row as forget
     from luthier.features.lineage.rows import row_lineage
@@ -79,7 +80,7 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
         console.print(visible(f"  {one.run_id} {word}{where}{through}"), soft_wrap=True)
         outcomes = [*one.models, *one.exports, *(f"{n} ({'now' if now else 'before'})" for n, now in one.deployments)]
         if outcomes:
-            console.print(visible(f"    made and deployed of it: {', '.join(outcomes)}"), soft_wrap=True)
+            console.print(visible(f"    exported and deployed from it: {', '.join(outcomes)}"), soft_wrap=True)
     for run_id in found.unknown:
         console.print(f"  {run_id}: not known, a file of its rows is missing or has changed", soft_wrap=True)
     for bad in found.unreadable:

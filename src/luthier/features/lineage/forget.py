@@ -150,7 +150,8 @@ def _not_searched(context: Context, caller: Caller, searched: dict[str, int]) ->
     """Notes on versions that were added while the others were searched."""
     found = dataset_versions.list_datasets(context, caller)
     return [
-        f"version {newest.number} of {newest.dataset_id} was added meanwhile, and may hold it: forget it once more"
+        f"version {newest.number} of {newest.dataset_id} was added in the meantime, and may contain it: forget the "
+        "row again"
         for dataset, newest in found
         if searched.get(dataset.dataset_id) != newest.number
     ]

@@ -12,14 +12,16 @@ from luthier.platform.cli.command import HomeOption
 
 def serve(
     is_read_only: Annotated[
-        bool, typer.Option("--read-only", help="Only tools that change nothing: no start, deploy, pause or cancel.")
+        bool, typer.Option("--read-only", help="Offer only tools that change nothing: no start, deploy, pause or "
+            "cancel.")
     ] = False,
     project: Annotated[
         str, typer.Option("--project", metavar="P", help="The project to work in; a key has its own.")
     ] = "default",
     home: HomeOption = None,
 ) -> None:
-    """Serve this home to an agent by the Model Context Protocol over stdin and stdout; the agent starts this command.
+    """Serve this home to an agent through the Model Context Protocol over stdin and stdout; the agent starts this
+    command.
 
     Without LUTHIER_API_KEY the agent has the rights of the user of this machine in the project; with it, those of the
     key. Runs are trained by a worker: start `luthier up` or `luthier worker` beside it. A server offers the same tools

@@ -170,7 +170,7 @@ def audit_dataset(call: Call, asked: AuditArguments) -> ToolResult:
     findings = found.get("findings") or []
     document = found | {"findings": findings[:_MAX_FINDINGS], "num_findings": len(findings)}
     grade = found.get("grade")
-    return ToolResult(f"Grade {grade}: {counted(len(findings), 'finding')}, the gravest first.", document)
+    return ToolResult(f"Grade {grade}: {counted(len(findings), 'finding')}, most severe first.", document)
 
 
 def _shown(dataset: Dataset, newest: DatasetVersion) -> dict[str, Any]:

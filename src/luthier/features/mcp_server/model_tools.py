@@ -64,7 +64,7 @@ class BaseModelArguments(Arguments):
 def list_models(call: Call, _asked: NoArguments) -> ToolResult:
     """What the project can ask."""
     found = served_models.model_documents(call.context, call.caller)
-    return ToolResult(f"{counted(len(found), 'model')} can be asked.", {"models": found})
+    return ToolResult(f"{counted(len(found), 'model')} can be used.", {"models": found})
 
 
 def list_base_models(call: Call, asked: BaseModelArguments) -> ToolResult:

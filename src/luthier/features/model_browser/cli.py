@@ -27,7 +27,8 @@ NameArgument = Annotated[
     ),
 ]
 _ShownArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="As for pull; also a run, a tuned model (ft:...), or a deployment.")
+    str, typer.Argument(metavar="NAME", help="A name as for `luthier models pull`; also a run, a tuned model "
+        "(ft:...), or a deployment.")
 ]
 
 
@@ -41,7 +42,8 @@ def list_models(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
 
 
 def pull(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Fetch a base model, check its digest, and make it ready to train. Does nothing where it exists already."""
+    """Fetch a base model, check its digest, and make it ready to train. Does nothing if it is already on this
+    machine."""
     from luthier.features.models import service as models
 
     with open_context(home) as context:
@@ -82,17 +84,19 @@ def rm(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None)
 def check(
     name: NameArgument,
     rows: Annotated[
-        Path | None, typer.Option("--rows", metavar="FILE", help="Rows to try in place of one of each kind.")
+        Path | None, typer.Option("--rows", metavar="FILE", help="Rows to try instead of one of each kind.")
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option("--max-seconds", metavar="SECONDS", help="Of all parts together; the rest is left out.")
+        float, typer.Option("--max-seconds", metavar="SECONDS", help="Time limit for all parts together; the rest is "
+            "skipped.")
     ] = 600.0,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Try a base model: rows, plan, loss, a step, text and scores, against transformers. Exit code 1: not all work.
+    """Try a base model: rows, plan, loss, a step, text and scores, compared with transformers. Exit code 1 if a part
+    fails.
 
-    The model is pulled where it is not on this machine; all else that is made is thrown away.
+    The model is downloaded if it is not on this machine; all other files are deleted afterwards.
     """
     from luthier.features.model_checks.service import check_model, show_check
 

@@ -98,7 +98,7 @@ def start_export(
         made = server_exports.start(context, caller, source, to, precision or None, file_id=rows or None)
     except LuthierError as error:
         return _page(request, context, caller, source, {"export_error": error, "form": form, "rows": rows})
-    return redirect(request, f"/exports/{made.export_id}", "The export is queued: a worker of this server takes it.")
+    return redirect(request, f"/exports/{made.export_id}", "The export is queued: a worker of this server will run it.")
 
 
 @router.post("/deployments")

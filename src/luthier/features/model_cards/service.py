@@ -329,7 +329,7 @@ def _succeeded(context: Context, caller: Caller, run_id: str) -> RunRecord:
     record = context.runs.get(run_id)
     if record.status != "succeeded" or record.result is None:
         raise ConflictError(
-            f"run {run_id} is {record.status}: it has made no model",
+            f"run {run_id} is {record.status}: it has no model",
             expected="a run that has succeeded",
             do="see its page, and resume it",
         )

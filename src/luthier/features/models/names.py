@@ -184,7 +184,7 @@ def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, 
         raise RequestError(
             f"{deployment.name} routes to an export, {share.folder}",
             expected="a model in the form in which it was trained: a run, a tuned model or a base model",
-            do="name the run that the export was made from; `luthier chat` and `luthier serve` take the export",
+            do="name the run that the export was made from; `luthier chat` and `luthier serve` can use the export",
         )
     return replace(target, asked=deployment.name, deployment=deployment)
 
@@ -217,6 +217,6 @@ def _no_such_model(context: Context, name: str, caller: Caller) -> NotFoundError
     return NotFoundError(
         f"the model {name[:255]!r} does not exist; {suggest_ids(name, [*deployed, *tuned, *base_models(context)])}",
         expected=ANY_MODEL,
-        do="list them: luthier models list, luthier deployments, luthier runs list; "
-        "a model of the hub is written hub:ORGANISATION/NAME",
+        do="list them: luthier models list, luthier deployments, luthier runs list; a model on the hub is written "
+        "hub:ORGANISATION/NAME",
     )

@@ -54,7 +54,7 @@ _MODELS: Final = RecordTable(
     missing=Missing(
         "the model {key!r} does not exist",
         "a base model or a model that a job of this project has made",
-        "list what there is: GET /v1/models",
+        "list them: GET /v1/models",
     ),
 )
 

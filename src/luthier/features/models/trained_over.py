@@ -71,7 +71,7 @@ def adapter_plan(folder: Path) -> AdapterPlan | None:
         return AdapterPlan.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(
-            f"{folder} has a {_PLAN} that is no plan",
+            f"{folder} has a {_PLAN} that is not a plan",
             expected="the folder of an adapter as `luthier export` has written it",
             do="export the adapter again",
         ) from error

@@ -110,7 +110,7 @@ def _paragraph(alert: Alert) -> str:
 
 def _ending(alert: Alert) -> str:
     """How a closed alert has ended."""
-    return "not watched any more" if alert.signal.sentence == _UNWATCHED else "steady again"
+    return "no longer monitored" if alert.signal.sentence == _UNWATCHED else "steady again"
 
 
 def _parted(alerts: Sequence[Alert]) -> tuple[list[Alert], list[Alert]]:
@@ -292,12 +292,12 @@ def send_test(context: Context, caller: Caller) -> dict[str, str]:
     for hook in webhooks.list_webhooks(context, caller.project_id):
         if wants_alerts(hook.event_types):
             webhooks.send_test(context, caller.project_id, hook.webhook_id)
-            came[hook.url] = "written down for the server to send; see its deliveries"
+            came[hook.url] = "queued for the server to send; see its deliveries"
     text = "This is a test: alerts of this project are sent to this address.\n"
     for address in alert_settings(context, caller.project_id).emails:
         now = context.access.now()
         mail = mails.Mail(
-            mail_id=new_id("mail"), to=(address,), subject="Luthier: a test of alerts", text=text, created_at=now
+            mail_id=new_id("mail"), to=(address,), subject="Luthier: test alert", text=text, created_at=now
         )
         try:
             mails.deliver(context.settings, mail)

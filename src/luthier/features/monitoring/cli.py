@@ -34,43 +34,46 @@ _STYLES = {"changed": "bold red", "steady": "green", "unknown": "dim"}
 
 
 def monitor(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The name in requests, usually a deployment.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name in requests, usually a deployment.")],
     since: Annotated[str, typer.Option("--since", metavar="SPAN", help="How far to look back: 24h, 7d.")] = "7d",
     html: PageOption = None,
     corpus: Annotated[
-        Path | None, typer.Option("--corpus", metavar="PATH", help="Documents that answers may cite. Kept.")
+        Path | None, typer.Option("--corpus", metavar="PATH", help="Documents that answers may cite. Saved.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="FILE", help="Rows it was trained on, if not its run's. Kept.")
+        Path | None, typer.Option("--data", metavar="FILE", help="Rows that it was trained on, if not those of its "
+            "run. Saved.")
     ] = None,
     group: Annotated[
         list[str] | None,
-        typer.Option("--group", metavar="NAME=REGEX", help="Prompts of a group of people. Repeatable, kept."),
+        typer.Option("--group", metavar="NAME=REGEX", help="A group of people, recognised by their prompts. "
+            "Repeatable. Saved."),
     ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
-            "--judge", metavar="ENGINE", help="A model that scores samples of answers; none: no longer. Kept."
+            "--judge", metavar="ENGINE", help="A model that scores samples of answers; none: turn off. Saved."
         ),
     ] = None,
     judged: Annotated[
-        int | None, typer.Option("--judged", min=20, max=1000, metavar="N", help="Answers that are scored. Kept.")
+        int | None, typer.Option("--judged", min=20, max=1000, metavar="N", help="Number of answers to score. Saved.")
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option("--suite", metavar="FILE", help="A suite that the server also evaluates; none: no longer. Kept."),
+        typer.Option("--suite", metavar="FILE", help="A suite that the server also evaluates; none: turn off. Saved."),
     ] = None,
     suite_every: Annotated[
-        str | None, typer.Option("--suite-every", metavar="SPAN", help="How often: 24h, 7d. Kept.")
+        str | None, typer.Option("--suite-every", metavar="SPAN", help="How often the suite is evaluated: 24h, 7d. "
+            "Saved.")
     ] = None,
     normal_now: Annotated[
-        bool, typer.Option("--normal-now", help="From now on, compare only with traffic from now on. Kept.")
+        bool, typer.Option("--normal-now", help="Treat the traffic from now on as normal: compare only with it. Saved.")
     ] = False,
-    project: Annotated[str, typer.Option("--project", metavar="P", help="The project whose model it is.")] = "default",
+    project: Annotated[str, typer.Option("--project", metavar="P", help="The project of the model.")] = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Report on a deployed model: speed, errors, cost, prompts, answers, quality, groups; each against before."""
+    """Report on a deployed model: speed, errors, cost, prompts, answers, quality, groups; each compared with before."""
     from luthier.features.monitoring import scheduled_suites
     from luthier.features.monitoring import scheduled_suites as watch_settings
     from luthier.features.monitoring import service as monitoring
@@ -171,15 +174,15 @@ def _show_check(console: Console, found: MonitorResult, settings: WatchSettings,
 
 def list_alerts(
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Of one model.", show_default="all")
+        str | None, typer.Option("--model", metavar="NAME", help="Only alerts of this model.", show_default="all")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Include closed ones.")] = False,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N.")] = 50,
+    every: Annotated[bool, typer.Option("--all", help="Include closed alerts.")] = False,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show only the newest N.")] = 50,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """List open alerts, newest first: what has changed, since when, what shows it, what to do."""
+    """List open alerts, newest first: what has changed, since when, the evidence, and what to do."""
     from luthier.features.monitoring import alerts
 
     with open_context(home) as context:
@@ -192,7 +195,7 @@ def list_alerts(
 
 
 def send_test(project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Send a test message to all receivers of alerts; exit code 1 where one cannot be reached."""
+    """Send a test message to all receivers of alerts; exit code 1 if one cannot be reached."""
     from luthier.features.monitoring import alerts
 
     with open_context(home) as context:
@@ -215,7 +218,7 @@ def settings(
         typer.Option("--on/--off", help="Whether the server checks models on schedule.", show_default=False),
     ] = None,
     every: Annotated[
-        str | None, typer.Option("--every", metavar="SPAN", help="How often: 30m, 1h.", show_default=False)
+        str | None, typer.Option("--every", metavar="SPAN", help="How often models are checked: 30m, 1h.", show_default=False)
     ] = None,
     window: Annotated[
         str | None,
@@ -228,19 +231,20 @@ def settings(
         list[str] | None, typer.Option("--leave-out", metavar="NAME", help="Do not check this model. Repeatable.")
     ] = None,
     email: Annotated[
-        list[str] | None, typer.Option("--email", metavar="NAME@HOST", help="Send a mail to. Repeatable.")
+        list[str] | None, typer.Option("--email", metavar="NAME@HOST", help="Send alerts to this mail address. "
+            "Repeatable.")
     ] = None,
     remove_email: Annotated[
         list[str] | None,
-        typer.Option("--remove-email", metavar="NAME@HOST", help="Stop mails to this address. Repeatable."),
+        typer.Option("--remove-email", metavar="NAME@HOST", help="Stop sending alerts to this address. Repeatable."),
     ] = None,
     open_after: Annotated[
         int | None,
-        typer.Option("--open-after", metavar="N", help="Changed checks in a row to open an alert.", show_default=False),
+        typer.Option("--open-after", metavar="N", help="Number of changed checks in a row that open an alert.", show_default=False),
     ] = None,
     close_after: Annotated[
         int | None,
-        typer.Option("--close-after", metavar="N", help="Steady checks in a row to close one.", show_default=False),
+        typer.Option("--close-after", metavar="N", help="Number of steady checks in a row that close an alert.", show_default=False),
     ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -276,13 +280,14 @@ def settings(
 
 def check(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Which models.", show_default="all that are watched")
+        list[str] | None, typer.Argument(metavar="MODEL...", help="The models to check.", show_default="all monitored "
+            "models")
     ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Check watched models once, now: for a home without a server. Exit code 1 where a check failed."""
+    """Check monitored models once, now, for a home without a server. Exit code 1 if a check failed."""
     from luthier.features.monitoring import loop as monitor_loop
     from luthier.platform.notifications import mails
 
@@ -302,13 +307,13 @@ def check(
         from luthier.platform.cli.console import visible
 
         for model, problem in problems.items():
-            console.print(f"the look at {visible(model)} failed: {visible(problem)}", soft_wrap=True)
+            console.print(f"the check of {visible(model)} failed: {visible(problem)}", soft_wrap=True)
         if not chosen:
-            console.print("nothing is watched: deploy a model, or name one")
+            console.print("nothing is monitored: deploy a model, or name one")
         elif found:
             _show_alert(console, found, stuck, every=True)
         elif not problems:
-            console.print(f"looked at {visible(', '.join(chosen))}: no alert has opened or closed", soft_wrap=True)
+            console.print(f"checked {visible(', '.join(chosen))}: no alert opened or closed", soft_wrap=True)
 
     return Answer(as_json, document, tell, exit_code=int(bool(problems)))
 
@@ -349,7 +354,7 @@ def _show_alert(console: Console, found: Sequence[Alert], stuck: Sequence[Mail],
 def _show_settings(console: Console, now: AlertSettings, models: Sequence[str], *, has_server: bool) -> None:
     from luthier.platform.cli.console import facts
 
-    looks = f"every {now.every_minutes} min at the last {now.window_hours} h" if now.is_on else "off"
+    looks = f"every {now.every_minutes} min, over the last {now.window_hours} h" if now.is_on else "off"
     rows = [
         ("looks", looks),
         ("models", ", ".join(models) or "none: nothing is deployed, and none is named with --watch"),

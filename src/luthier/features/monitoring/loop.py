@@ -188,7 +188,7 @@ def run_checks(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:
         lines += [line_of(alert) for alert in check_model(context, project_id, model)]
         state = state_of(context, project_id, model)
         if state is not None and state.problem:
-            lines.append(f"the look at {model} failed: {state.problem}")
+            lines.append(f"the check of {model} failed: {state.problem}")
     if asked["canaries"]:
         from luthier.features.deployments.canary_release import check_canaries
 

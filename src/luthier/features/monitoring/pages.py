@@ -168,7 +168,7 @@ def model(request: Request, context: HomeContext, caller: Reader, name: _Model) 
     # A removed deployment keeps its page as long as there are checks or alerts about it.
     if watched.state is None and not found and name not in monitor_loop.monitored_models(context, caller.project_id):
         raise NotFoundError(
-            f"{name[:100]!r} is not watched",
+            f"{name[:100]!r} is not monitored",
             expected="a deployment of this project, or a model that its settings name",
             do="`luthier alerts settings --watch MODEL`",
         )
@@ -201,7 +201,7 @@ def look(
 ) -> Response:
     """Begin a look, and lead to where what it has seen will be: a look reads hours of exchanges."""
     if name not in monitor_loop.monitored_models(context, caller.project_id):
-        raise NotFoundError(f"{name[:100]!r} is not watched", expected="a model of the list", do="open the list")
+        raise NotFoundError(f"{name[:100]!r} is not monitored", expected="a model of the list", do="open the list")
     # In the background: a check reads hours of traffic, which would hold the request open.
     monitor_loop.start_check(context, caller.project_id, name)
     return redirect(request, f"/monitor/model?{urlencode({'name': name})}")

@@ -143,7 +143,7 @@ def decide(
         # Optimistic lock over the page's lifetime; the store checks again between this read and the write.
         if _seen(found) != seen:
             raise ConflictError(
-                f"{found.decided_by or 'somebody'} has changed this item meanwhile: it is {found.status}",
+                f"{found.decided_by or 'somebody'} has changed this item in the meantime: it is {found.status}",
                 expected="the item as you saw it",
                 do="check its current state, then decide again",
             )
@@ -200,9 +200,9 @@ def queue(
             made = review_queue.queue_sample(context, caller, model, num)
         else:
             made = review_queue.queue_liked(context, caller, model)
-        words = f"{made.num_queued} answers wait for review."
+        words = f"{made.num_queued} answers are waiting for review."
         if made.num_wordless:
-            words += f" {made.num_wordless} cannot be reviewed: their texts were not stored."
+            words += f" {made.num_wordless} cannot be reviewed: their text was not stored."
         return Led(address, words)
 
     return page_work(request).answer(request, "Answers are being chosen for review", work, back=address)

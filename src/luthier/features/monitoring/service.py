@@ -380,6 +380,6 @@ def _refuse_unknown(context: Context, project_id: str, model: str) -> None:
     known = ", ".join(repr(name) for name in seen[:5]) or "none"
     raise NotFoundError(
         f"model {model[:100]!r} is not known; models with requests: {known}",
-        expected="a name that clients ask for, and a policy that keeps traffic",
-        do="see `luthier usage` for the names, `luthier traffic policy` for what is kept",
+        expected="a name that clients use, and a policy that stores traffic",
+        do="see `luthier usage` for the names, `luthier traffic policy` for what is stored",
     )

@@ -153,7 +153,7 @@ class DraftPlanner:
         self._forget_others(draft, ask.digest)
         if ask.digest not in self._requests and len(self._requests) >= _MAX_WAITING:
             raise BusyError(
-                f"{_MAX_WAITING} recipes wait to be planned",
+                f"{_MAX_WAITING} recipes are waiting to be planned",
                 expected="some of them to be done soon",
                 do="try again in a moment",
             )

@@ -128,7 +128,7 @@ def show_changes(console: Console, changes: Sequence[Change]) -> None:
     from luthier.platform.cli.console import visible
 
     if not changes:
-        console.print("nothing that is known here makes it fit", soft_wrap=True)
+        console.print("no known change makes it fit", soft_wrap=True)
         return
     console.print("to make it fit, cheapest first:", soft_wrap=True)
     for place, change in enumerate(changes, start=1):
@@ -213,7 +213,7 @@ def _people(quote: Quote) -> list[str]:
         f"{figures.between(work.usd, figures.usd)}"
         for work in quote.people
     ]
-    return [*lines, "at assumed rates, and not part of the money above: put in your own with --prices"]
+    return [*lines, "at assumed rates, and not part of the money above: set your own with --prices"]
 
 
 def _room(quote: Quote) -> str:
@@ -264,7 +264,7 @@ def budget_lines(budget: BudgetPlan) -> list[str]:
     if budget.energy_kwh is not None and budget.watts is not None:
         rates.append(f"energy at {figures.number(budget.watts.high)} W, the upper end of {budget.watts_source}")
     counted = f" (counted: {'; '.join(rates)})" if rates else ""
-    return [f"at most {', '.join(caps)}{counted}; judging counts, too"]
+    return [f"at most {', '.join(caps)}{counted}; evaluation counts, too"]
 
 
 def _hours(bill: Bill, done: bool) -> str:
@@ -329,7 +329,7 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
         f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}, peak "
         f"learning rate {training.learning_rate:g} ({training.schedule})",
         f"  precision  {_precision(plan, device)}",
-        f"  judged by  {judged}",
+        f"  evaluated  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
         *_tracking_lines(plan),
     ]
@@ -414,7 +414,7 @@ def show_advice(console: Console, advice: Advice) -> None:
     for reason in advice.reasons:
         console.print(f"  {visible(reason)}", soft_wrap=True)
     if advice.ask:
-        console.print(f"  ask for it with: {advice.ask}", soft_wrap=True)
+        console.print(f"  use it with: {advice.ask}", soft_wrap=True)
     table = make_table(["method", "verdict", "hours", "USD", "kWh", "peak memory", "why"], num_text_columns=7)
     for one in advice.methods:
         table.add_row(

@@ -69,7 +69,7 @@ def quote_of(
     workload_on = _sharded_where_needed(prepared.plan, workloads_of(prepared, here))
     workload = workload_on(device)
     if workload.gradient_checkpointing:
-        notes.append("activations are computed again on the way back (training.gradient_checkpointing)")
+        notes.append("activations are recomputed in the backward pass (training.gradient_checkpointing)")
     splits = (data.train, data.validation, data.held_out)
     return make_quote(
         workload_on,

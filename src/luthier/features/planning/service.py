@@ -69,8 +69,8 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
             raise LeakageError(
                 f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows "
                 f"{'is' if len(leakage.exact) == 1 else 'are'} also in the training rows",
-                expected="no held-out row that the model is trained on: it would be evaluated on what it has seen",
-                do="take them out of one of the two files, or set data.allow_leakage: true (the verdict will note it)",
+                expected="no held-out row among the training rows: the model would be evaluated on what it has seen",
+                do="remove them from one of the two files, or set data.allow_leakage: true (the verdict will note it)",
                 problems=leakage.exact,
             )
         num_leaked, num_same_prompt = len(leakage.exact), len(leakage.same_prompt)
@@ -335,7 +335,7 @@ def _refuse_changed(
         raise ConflictError(
             f"base model {plan.base_model.name} now has digest {model.sha256[:12]}",
             expected=f"{plan.base_model.sha256[:12]}, as when the run began",
-            do="start a new run: a resumed one would not be the run that was started",
+            do="start a new run: resuming would mix two different base models",
         )
     if template.sha256 != plan.base_model.template_sha256:
         raise ConflictError(
@@ -390,7 +390,8 @@ def _refuse_unknown_tokens(splits: Mapping[Split, PreparedSplit], template: Chat
                     f"row {row.id} of {split} has token {largest:,} ({token!r}), but the model has embeddings for "
                     f"{vocabulary_size:,} tokens",
                     expected="rows that the tokenizer writes with tokens of the model",
-                    do="take the text of that token out of the rows, or a base model whose tokenizer fits its weights",
+                    do="remove the text of that token from the rows, or use a base model whose tokenizer fits its "
+                    "weights",
                 )
 
 

@@ -18,7 +18,7 @@ _SECTIONS: Final = {
     "method": "Method",
     "objective": "Objective",
     "training": "Training",
-    "evaluation": "Judging",
+    "evaluation": "Evaluation",
     "budget": "Budget",
     "tracking": "Trackers",
 }
@@ -29,7 +29,7 @@ _PARTS: Final = {
     "optimizer": "optimizer",
     "activations": "activations",
     "logits": "logits",
-    "generation": "cache while judging",
+    "generation": "cache during evaluation",
     "runtime": "libraries",
 }
 _BAR_WIDTH: Final = 320.0
@@ -233,7 +233,7 @@ def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
 def _time_note(predicted: dict[str, Any]) -> str:
     """What the time is of, and how busy this machine is where that widens it."""
     judged = (
-        f"judging {figures.duration(predicted['judging_hours'] * 3600)} of it" if "judging_hours" in predicted else ""
+        f"evaluation {figures.duration(predicted['judging_hours'] * 3600)} of it" if "judging_hours" in predicted else ""
     )
     load = predicted.get("load")  # answers that were kept from before have none
     busy = ""

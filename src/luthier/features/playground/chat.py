@@ -245,9 +245,9 @@ def _turns(text: str) -> list[Turn]:
         found = list(_TURNS.validate_json(text or "[]"))
     except ValidationError:
         raise RequestError(
-            "a conversation that this page has not written",
-            expected="the hidden field as the page has it",
-            do="begin a new conversation",
+            "a conversation that does not come from this page",
+            expected="the hidden field, unchanged",
+            do="start a new conversation",
         ) from None
     _check(found, 0)
     return found
@@ -259,7 +259,7 @@ def _check(turns: Sequence[Turn], more: int) -> None:
         raise RequestError(
             f"a conversation of {len(turns):,} turns and {num_characters:,} characters",
             expected=f"at most {MAX_TURNS} turns and {MAX_CHARACTERS:,} characters",
-            do="begin a new conversation",
+            do="start a new conversation",
         )
 
 
@@ -369,7 +369,7 @@ async def whole(
 
 def error_document(error: LuthierError, say: Say = str) -> dict[str, Any]:
     """An error for the page's script; retry_seconds: when there may be room."""
-    do = f"ask again in {error.retry_seconds:.0f} s" if isinstance(error, BusyError) else error.do
+    do = f"try again in {error.retry_seconds:.0f} s" if isinstance(error, BusyError) else error.do
     return {"came": say(error.came), "expected": say(error.expected), "do": page_advice(say(do), say).striptags()}
 
 

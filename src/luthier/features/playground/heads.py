@@ -127,14 +127,14 @@ def _found(context: Context, caller: Caller, name: str) -> tuple[Routed, TaskHea
         return routed, head_of(routed.served)
     except ConflictError:
         raise ConflictError(
-            f"{name} has made no model that can be asked",
+            f"{name} has no model that can be used yet",
             expected="a run that has succeeded",
             do="see its page, and resume it",
         ) from None
     except ModelSourceError:
         raise ModelSourceError(
             f"the task head of {name} is damaged",
-            expected="its files as the run has written them",
+            expected="its files as the run wrote them",
             do="train it again, or copy the files of its run again",
         ) from None
 

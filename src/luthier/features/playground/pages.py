@@ -204,7 +204,7 @@ async def answer(request: Request, context: HomeContext, caller: Asker, form: Se
     try:
         sides = sides_of(form)
         if len(sides) != 1 or not sides[0].model or not sides[0].turns or sides[0].turns[-1].role != "user":
-            raise RequestError("nothing to answer", expected="a model, and a question to it", do="ask something")
+            raise RequestError("nothing to answer", expected="a model and a question", do="write a question")
         turns = request_of(settings_of(form), sides[0].turns)
         lines = written(context, caller, sides[0].model, turns, _language(request))
         # Awaited before the response begins: a refusal still gets its own HTTP status.
@@ -251,11 +251,11 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
             return _refused(request, error)
         shown.error = error
         return _page(request, list_playground_models(context, caller), shown, status=status_of(error))
-    shown.notice = "Kept; it waits for review." if given.feedback.correction else "Thanks: it is kept."
+    shown.notice = "Saved for review." if given.feedback.correction else "Thanks, it is saved."
     if thumb == "down" and not given.feedback.correction:
-        shown.notice = "Kept. What should it have said? Write it below the answer and send it for review."
+        shown.notice = "Saved. What should it have said? Write it below the answer and send it for review."
     if given.why_not and given.feedback.correction:
-        shown.notice = f"Kept, but {given.why_not}."
+        shown.notice = f"Saved, but {given.why_not}."
     if is_script:
         return JSONResponse({"thumb": thumb, "words": _language(request)(shown.notice)})
     return _lead(request, shown)

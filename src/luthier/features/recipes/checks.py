@@ -110,7 +110,7 @@ def check_task_head(recipe: Recipe) -> None:
     ):
         if is_there:
             raise RecipeError(
-                f"{came} with objective {recipe.objective.name}, whose model has a head in place of text",
+                f"{came} with objective {recipe.objective.name}, whose model has a head instead of text",
                 expected="settings of rows with one label, number or text each, and metrics of whole answers",
                 do=f"remove {came.split()[0]}, or choose objective: {{name: sft}}",
             )
@@ -271,7 +271,7 @@ def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) ->
         raise RequestError(
             f"{', '.join(paired)} requested, but {single.id} has no rejected side",
             expected="held-out rows that are preference pairs",
-            do="ask for other metrics, or judge on pairs",
+            do="choose other metrics, or evaluate on pairs",
         )
     without = next((e for e in examples if e.prompt is None or e.reference is None), None)
     refused = sorted({m for m in metrics if any(d.needs == "text" for d in load_metrics([m]))})
@@ -281,7 +281,7 @@ def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) ->
     raise RequestError(
         f"{', '.join(refused)} requested, but {without.id} is {kind}",
         expected="held-out rows with a prompt and an answer as text, or metrics of likelihood only",
-        do="ask for perplexity and bits_per_byte, or name no metrics",
+        do="choose perplexity and bits_per_byte, or name no metrics",
     )
 
 
@@ -376,7 +376,7 @@ def _bar_of_people(asked: GoodEnoughRecipe, metric: str, examples: Sequence[Exam
         raise RequestError(
             f"good_enough requires {asked.wanted}, and {len(agreed)} of {len(examples)} evaluated rows have one there",
             expected=f"at least {_MIN_TWICE} rows with the answers of two people",
-            do=f"fill in column {column}, or ask for a figure: good_enough: 0.9",
+            do=f"fill in column {column}, or require a figure: good_enough: 0.9",
         )
     return bar_of_agreement(metric, column, agreed)
 
@@ -476,6 +476,6 @@ def check_lengths(examples: Sequence[TokenisedExample], context_length_tokens: i
     raise OverlongError(
         f"{len(too_long):,} of {len(examples):,} held-out rows do not fit into the context of {model}",
         expected=f"at most {context_length_tokens:,} tokens a row",
-        do="take these rows out, or judge models with a longer context",
+        do="remove these rows, or evaluate models with a longer context",
         problems=[problem_of(e.id, value=f"{e.num_tokens:,} tokens", reason=reason) for e in too_long],
     )

@@ -129,7 +129,7 @@ def _parse_json(path: Path, text: str, kind: FileKind) -> tuple[Any, dict[str, i
         return json.loads(text, object_pairs_hook=once, parse_constant=refuse), {}
     except ValueError as error:
         raise kind.refuse(
-            f"{kind.word} {path} is not right JSON: {error}", expected="one JSON object", do="correct this place"
+            f"{kind.word} {path} is not valid JSON: {error}", expected="one JSON object", do="correct this place"
         ) from error
 
 

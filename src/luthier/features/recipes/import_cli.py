@@ -27,7 +27,7 @@ _TITLES = {
 
 
 def import_recipe(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON of the other tool.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The other tool's file, as YAML or JSON.")],
     tool: Annotated[
         str | None,
         typer.Option(
@@ -39,7 +39,8 @@ def import_recipe(
     trainer: Annotated[
         str | None,
         typer.Option(
-            "--trainer", metavar="NAME", help="Of TRL, where the keys do not show it: sft, dpo, kto, reward or grpo."
+            "--trainer", metavar="NAME", help="TRL's trainer, if the keys do not show it: sft, dpo, kto, reward or "
+            "grpo."
         ),
     ] = None,
     output: Annotated[
@@ -54,7 +55,8 @@ def import_recipe(
     ] = None,
     num_devices: Annotated[
         int,
-        typer.Option("--devices", metavar="N", min=1, help="Devices that the file is run on: a factor of the batch."),
+        typer.Option("--devices", metavar="N", min=1, help="Number of devices that the file is run on; multiplies the "
+            "batch size."),
     ] = 1,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -63,8 +65,8 @@ def import_recipe(
     """Translate a file of axolotl, LLaMA-Factory, TRL, Unsloth or OpenAI into a recipe.
 
     Every key is translated, listed as not needed, or refused: nothing is left out silently. Where the other tool has a
-    default that changes training, its value is written into the recipe. A refused key is settled by --set, which sets
-    the recipe's own key, or left out by --allow-missing.
+    default that changes training, its value is written into the recipe. For a refused key, set the recipe's own key
+    with --set, or leave it out with --allow-missing.
     """
     from luthier.features.recipes.imports import service
     from luthier.ml.data.rows.outputs import write_output

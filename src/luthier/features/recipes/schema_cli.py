@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def schema(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it to a file, not to stdout.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of to stdout.")
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,  # noqa: ARG001 - as every command
 ) -> Answer:
-    """Print the JSON Schema of recipes, which editors check and complete recipes with.
+    """Print the JSON Schema of recipes, for checks and completion in editors.
 
     It contains the plug-ins of this installation. A recipe whose first line is
     `# yaml-language-server: $schema=recipe.schema.json` is checked against the file of that name beside it, in VS Code

@@ -68,9 +68,9 @@ def _check(name: str, keys: Mapping[str, Any], lines: Mapping[str, int], overrid
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RecipeError(
-            f"{recipe} holds something that is no plain value: {library_reason(error)}",
+            f"{recipe} contains something that is not a plain value: {library_reason(error)}",
             expected="text, numbers, true, false, lists and mappings",
-            do="write the value out",
+            do="write the value in full",
         ) from error
 
 
@@ -194,7 +194,7 @@ def problems_of(document: RecipeDocument) -> tuple[Problem, ...]:
         return tuple(Problem(found["place"] if (found := _PLACE.match(line)) else "", line) for line in described)
     # json.dumps refuses dates and deep nesting, which YAML can write.
     except (TypeError, ValueError, RecursionError) as error:
-        return (Problem("", f"the recipe holds something that is no plain value: {library_reason(error)}"),)
+        return (Problem("", f"the recipe contains something that is not a plain value: {library_reason(error)}"),)
     return ()
 
 

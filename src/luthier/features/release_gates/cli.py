@@ -14,11 +14,11 @@ from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_
 if TYPE_CHECKING:
     from rich.console import Console
 
-_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project whose deployments they are.")]
+_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project of the deployments.")]
 
 
 def show(project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show the rules for the deployments of a project, and the file that they are in."""
+    """Show the rules for the deployments of a project, and the file that they come from."""
     from luthier.features.release_gates.service import default_gate, read_gate
 
     with open_context(home) as context:

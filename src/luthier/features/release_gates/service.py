@@ -134,7 +134,7 @@ def set_gate(context: Context, caller: Caller, text: str) -> Gate:
         raise RequestError(
             f"a gate of {len(text):,} characters, or one that repeats a part by its name (*name)",
             expected=f"plain YAML of at most {MAX_GATE_CHARACTERS:,} characters",
-            do="write its rules out",
+            do="write its rules in full",
         )
     keys, _ = parse_yaml("the gate", text)
     if not isinstance(keys, dict):
@@ -458,7 +458,7 @@ def refuse_unjudged(name: str, targets: Sequence[str], *, has_others: bool) -> N
     which = targets[0]
     ways = [f"evaluate it: luthier eval {which} --data held_out.jsonl"]
     if has_others:
-        ways.append(f"try it on a part of the users: luthier deploy {which} --as {name} --canary 0.1")
+        ways.append(f"try it on a share of the users: luthier deploy {which} --as {name} --canary 0.1")
     ways.append("deploy it without an evaluation, which is recorded: add --unjudged")
     raise ConflictError(
         f"no evaluation of {', '.join(targets)}, and {'they' if len(targets) > 1 else 'it'} would answer all users of "

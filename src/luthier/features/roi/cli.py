@@ -27,13 +27,15 @@ _NUM_BARS = 6
 def worth(
     case: Annotated[
         Path | None,
-        typer.Argument(metavar="[CASE]", help="YAML or JSON; docs/roi.md explains its keys. Without: three questions."),
+        typer.Argument(metavar="[CASE]", help="The case, as YAML or JSON (keys: docs/roi.md). Without it: three "
+            "questions."),
     ] = None,
     answers_per_week: Annotated[
-        float | None, typer.Option(metavar="N", help="Without a case: answers that people give a week.")
+        float | None, typer.Option(metavar="N", help="Without a case: answers that people give per week.")
     ] = None,
     minutes_each: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="Without a case: minutes that a person takes for one.")
+        float | None, typer.Option(metavar="MINUTES", help="Without a case: minutes that a person needs for one "
+            "answer.")
     ] = None,
     cost_of_an_error: Annotated[
         float | None, typer.Option(metavar="MONEY", help="Without a case: what a wrong answer costs.")
@@ -41,11 +43,11 @@ def worth(
     accuracy_today: Annotated[
         str | None,
         typer.Option(
-            metavar="SHARE", help="Without a case: how many answers people get right, 0.95, or a count, 47/50."
+            metavar="SHARE", help="Without a case: the share of answers that people get right, such as 0.95 or 47/50."
         ),
     ] = None,
     rate_per_hour: Annotated[
-        float | None, typer.Option(metavar="MONEY", help="Without a case: an hour of the people who answer.")
+        float | None, typer.Option(metavar="MONEY", help="Without a case: what an hour of the people who answer costs.")
     ] = None,
     currency: Annotated[
         str | None, typer.Option(metavar="CODE", help="Without a case: the currency.", show_default="USD")
@@ -59,9 +61,10 @@ def worth(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Weigh a case: payback, 12-month value, break-even gain, and what simpler ways would be worth.
+    """Calculate whether fine-tuning pays off: payback time, 12-month value, break-even gain, and simpler alternatives.
 
-    Without a case file it asks three questions, or takes their options, and lists its defaults for all else.
+    Without a case file, it asks three questions, or takes their answers as options, and lists the defaults that it
+    uses.
     """
     from luthier.features.roi import service as roi_service
 
@@ -148,7 +151,7 @@ def _show(console: Console, found: RoiOutcome) -> None:
     _show_list(console, f"{turns} {against}, one thing at a time", result.changes)
     _show_ways(console, result)
     _show_tornado(console, result)
-    _show_list(console, "what it rests on", result.notes)
+    _show_list(console, "assumptions and sources", result.notes)
     if found.report is not None:
         console.print(f"\nreport   {visible(str(found.report))}", soft_wrap=True)
 
@@ -192,7 +195,7 @@ def _show_tornado(console: Console, result: RoiResult) -> None:
     if not result.tornado:
         return
     currency = result.case.currency
-    table = make_table(["what it hangs on", "low", "worth then", "high", "worth then"])
+    table = make_table(["what it depends on", "low", "worth then", "high", "worth then"])
     for bar in result.tornado[:_NUM_BARS]:
         low, high = (words.of_kind(value, bar.kind, currency) for value in (bar.low, bar.high))
         at_low, at_high = (words.money(value, currency) for value in (bar.value_at_low, bar.value_at_high))

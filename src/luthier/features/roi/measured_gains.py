@@ -102,14 +102,15 @@ def _is_share(case: Case, evaluation: Evaluation, metric: str) -> bool:
     # The value of a case is counted in correct answers, so any other metric needs to be turned into them.
     if case.verdict.correct_per_point is None:
         raise RequestError(
-            f"evaluation {evaluation.evaluation_id} is about {metric_title(metric)}, no share of correct answers",
+            f"evaluation {evaluation.evaluation_id} is about {metric_title(metric)}, which is not a share of correct "
+            "answers",
             expected=f"one of {', '.join(SHARES_OF_CORRECT)}, or what a point of it is worth",
             do="name another verdict.metric, or set verdict.correct_per_point: how many more answers are correct, as "
             "a fraction, where it rises by 1",
         )
     if case.verdict.today == "given":
         raise RequestError(
-            f"verdict.today is given, and evaluation {evaluation.evaluation_id} is read by "
+            f"verdict.today is given, and evaluation {evaluation.evaluation_id} uses "
             f"{metric_title(metric)}, which today's accuracy cannot be compared with",
             expected=f"one of {', '.join(SHARES_OF_CORRECT)}",
             do="name another verdict.metric, or a system of the evaluation as verdict.today",
@@ -192,14 +193,15 @@ def _today(
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} is of {', '.join(system.name for system in evaluation.systems)}",
             expected="a tuned model and, before it, what it is compared with",
-            do="judge it against its base: luthier eval RUN --data FILE --against BASE_MODEL; or name "
+            do="evaluate it against its base: luthier eval RUN --data FILE --against BASE_MODEL; or name "
             "today's way as verdict.today",
         )
     if asked == "few_shot" and shown is None:
         raise RequestError(
             f"verdict.today is few_shot, and evaluation {evaluation.evaluation_id} has no few-shot system",
             expected="a base model with examples in its prompt among the evaluated",
-            do="judge one: luthier eval RUN --data FILE --few-shot 4 --few-shot-from FILE; or set verdict.today: base",
+            do="evaluate one: luthier eval RUN --data FILE --few-shot 4 --few-shot-from FILE; or set verdict.today: "
+            "base",
         )
     known = {system.name: system for system in evaluation.systems if system is not tuned}
     found = {"base": bare, "few_shot": shown}.get(asked) or known.get(asked)
@@ -208,12 +210,13 @@ def _today(
         raise RequestError(
             f"verdict.today is {asked}, and evaluation {evaluation.evaluation_id} has no system of that name{is_tuned}",
             expected=f"base, few_shot, given, or one of {', '.join(known) or 'its systems (there is no other)'}",
-            do=f"correct verdict.today ({suggest_ids(asked, list(known))}), or judge it together with the tuned model",
+            do=f"correct verdict.today ({suggest_ids(asked, list(known))}), or evaluate it together with the tuned "
+            "model",
         )
     if metric not in found.metrics:
         by = ", ".join(name for name in found.metrics if name in tuned.metrics)
         raise RequestError(
-            f"verdict.today is {asked}, which evaluation {evaluation.evaluation_id} did not judge by {metric}",
+            f"verdict.today is {asked}, which evaluation {evaluation.evaluation_id} did not measure by {metric}",
             expected=f"a metric of both: {by or 'there is none'}",
             do="name one as verdict.metric, or another system as verdict.today",
         )
@@ -287,7 +290,7 @@ def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} does not say how sure {system.name} is of its answers: {why}",
             expected="probabilities of labels, to choose what it answers alone",
-            do="judge again where answers are labels (docs/baselines.md), or take verdict.alone_at out of the case",
+            do="evaluate again where answers are labels (docs/baselines.md), or remove verdict.alone_at from the case",
         )
     found = coverage_at(known, asked)
     if found.threshold is None or found.accuracy is None or found.low is None or found.high is None:
@@ -297,7 +300,7 @@ def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned
             f"{system.name} reaches {asked:g} at no threshold of confidence on {found.num_rows:,} rows, so it answers "
             "nothing alone",
             expected="an accuracy that it reaches on a part of the rows",
-            do="ask for a lower verdict.alone_at if errors cost little, train on more rows, or use the model as a "
+            do="choose a lower verdict.alone_at if errors cost little, train on more rows, or use the model as a "
             "suggestion that a person checks",
         )
     return MeasuredAlone(
@@ -342,7 +345,7 @@ def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
     if not simple:
         yield (
             f"Evaluation {evaluation.evaluation_id} holds no baseline without a language model: nothing but the base "
-            "model, with or without examples, was compared, and a classifier may do as well. Judge again where the "
+            "model, with or without examples, was compared, and a classifier may do as well. Evaluate again where the "
             "training rows are known (docs/baselines.md)."
         )
     unknown = [system.name for system in simple if metric not in system.metrics]
@@ -377,7 +380,7 @@ def _metric(case: Case, evaluation: Evaluation, tuned: SystemResult) -> str:
         raise RequestError(
             f"metric {metric or 'not named'} of evaluation {evaluation.evaluation_id}",
             expected=f"one of {', '.join(known) or 'its metrics (it has none that rises with quality)'}",
-            do="name one as verdict.metric in the case, or judge again with --metrics exact_match",
+            do="name one as verdict.metric in the case, or evaluate again with --metrics exact_match",
         )
     if metric == _DISTANCE:
         raise RequestError(
@@ -391,7 +394,7 @@ def _metric(case: Case, evaluation: Evaluation, tuned: SystemResult) -> str:
         raise RequestError(
             f"{metric} is better where it is lower, and says nothing about how many answers are correct",
             expected=f"one of {', '.join(known)}" if known else "a metric of the answers themselves",
-            do="name one as verdict.metric in the case, or judge again with --metrics exact_match",
+            do="name one as verdict.metric in the case, or evaluate again with --metrics exact_match",
         )
     return metric
 
@@ -407,7 +410,7 @@ def _compared(evaluation: Evaluation, baseline: SystemResult, tuned: SystemResul
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} does not compare {tuned.name} with {baseline.name} by {metric}",
             expected="a paired comparison of the two",
-            do="judge them together: luthier eval RUN --data FILE --against BASE_MODEL",
+            do="evaluate them together: luthier eval RUN --data FILE --against BASE_MODEL",
         )
     return Estimate(value=found.difference, low=found.low, high=found.high)
 
@@ -474,5 +477,5 @@ def _notes(evaluation: Evaluation, metric: str) -> tuple[str, ...]:
     verdict = evaluation.verdict
     notes = [f"The verdict on these rows: {verdict.headline}", *verdict.caveats]
     if metric != verdict.metric:
-        notes.append(f"The verdict rests on {verdict.metric}; the case requires {metric}.")
+        notes.append(f"The verdict uses {verdict.metric}; the case requires {metric}.")
     return tuple(notes)

@@ -117,9 +117,9 @@ def load_case(path: Path) -> Case:
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(
-            f"case {path} holds something that is no plain value: {error}",
+            f"case {path} contains something that is not a plain value: {error}",
             expected="text, numbers, lists and mappings",
-            do="write the value out",
+            do="write the value in full",
         ) from error
 
 

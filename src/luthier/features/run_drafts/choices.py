@@ -136,7 +136,7 @@ def fork(context: Context, caller: Caller, run_id: str) -> Fork:
         raise ConflictError(
             f"run {run_id} has not started",
             expected="a run that has a plan",
-            do="wait until it trains, or begin with an empty recipe",
+            do="wait until it trains, or start with an empty recipe",
         ) from None
     asked = {} if job is None else job.document.get("request", {})
     ids = {"train": asked.get("training_file"), "validation": asked.get("validation_file")}

@@ -142,18 +142,18 @@ MORE: Final = (
     _field("training.max_steps", "Steps", "at most", unset="by epochs"),
     _field(
         "training.lr_schedule",
-        "Learning rate falls",
-        words={"cosine": "slowly, then fast, then slowly (cosine)", "linear": "evenly", "constant": "not at all"},
+        "Learning rate schedule",
+        words={"cosine": "falls slowly, then fast, then slowly (cosine)", "linear": "falls evenly (linear)", "constant": "stays the same (constant)"},
     ),
     _field("training.warmup_fraction", "Warm-up", "share of the steps", high=0.3, step=0.01),
     _field("training.weight_decay", "Weight decay", "pulls weights towards 0", high=0.3, step=0.01),
-    _field("training.max_grad_norm", "Largest gradient", "longer ones are cut to this", low=0.1, high=10, step=0.1),
+    _field("training.max_grad_norm", "Maximum gradient norm", "larger ones are clipped to this", low=0.1, high=10, step=0.1),
     _field("training.early_stopping_patience", "Patience", "validations without a gain; 0: never stop early", high=10),
     _field("training.neftune_alpha", "NEFTune noise", "on the embeddings; 0: none", high=15),
     _field(
         "training.average.kind",
         "Average of the weights",
-        "in place of the last ones",
+        "instead of the last ones",
         {"ema": "exponential moving average", "uniform": "mean of the last quarter of the steps"},
         unset=_NONE,
     ),
@@ -170,13 +170,13 @@ MORE: Final = (
     _field("training.seed", "Seed", "the same seed gives the same run"),
 )
 MACHINE: Final = (
-    _field("training.precision", "Precision", "what matrices are multiplied in"),
-    _field("training.micro_batch_tokens", "Tokens together", "changes only memory and speed"),
-    _field("training.micro_batch_workers", "Workers", "on a CPU: processes side by side; a number, or auto"),
-    _field("training.gradient_checkpointing", "Compute activations again", "less memory, more time"),
+    _field("training.precision", "Precision", "number format of matrix products"),
+    _field("training.micro_batch_tokens", "Tokens per micro-batch", "changes only memory and speed"),
+    _field("training.micro_batch_workers", "Workers", "on a CPU: parallel processes; a number, or auto"),
+    _field("training.gradient_checkpointing", "Recompute activations", "less memory, more time"),
     _field("training.packing", "Packing", "rows end to end, without padding"),
-    _field("training.compile", "Compile", "layers by torch, before the first step"),
-    _field("training.shared_prefix", "Shared beginnings", "computed once for the rows that share them"),
+    _field("training.compile", "Compile", "of the layers by torch, before the first step"),
+    _field("training.shared_prefix", "Shared prefixes", "computed once for the rows that share them"),
     _field(
         "training.sharding",
         "Several devices",
@@ -248,11 +248,11 @@ ROWS: Final = (
     _field("data.canaries.seed", "Seed of the secrets", unset="0"),
 )  # fmt: skip
 JUDGING: Final = (
-    _field("evaluation.good_enough.value", "Good enough", "the figure to reach, such as 0.9", unset="not asked"),
+    _field("evaluation.good_enough.value", "Good enough", "the figure to reach, such as 0.9", unset="not required"),
     _field("evaluation.good_enough.metric", "Its metric", "such as label_accuracy", unset="that of the verdict"),
     _field(
         "evaluation.good_enough.agreement", "Or as often as two people agree",
-        "the column with a second person's answers", unset="not asked",
+        "the column with a second person's answers", unset="not required",
     ),
     _field(
         "evaluation.metrics", "Metrics",
@@ -284,11 +284,11 @@ BUDGET: Final = (
 )
 
 _OF_METHODS: Final = (
-    _field("method.rank", "Rank", "room of the adapter", low=1, high=256, scale="log2"),
-    _field("method.target_rank", "Average rank at the end", "room of the adapter", low=1, high=256, scale="log2"),
+    _field("method.rank", "Rank", "capacity of the adapter", low=1, high=256, scale="log2"),
+    _field("method.target_rank", "Average rank at the end", "capacity of the adapter", low=1, high=256, scale="log2"),
     _field("method.alpha", "Alpha", "scale of the adapter", low=1, high=512, scale="log2"),
     _field("method.dropout", "Dropout", "share of the adapter's inputs", high=0.5, step=0.01),
-    _field("method.learning_rate_ratio", "Ratio", "rate of B over that of A", low=1, high=64, scale="log2"),
+    _field("method.learning_rate_ratio", "Learning rate ratio", "rate of B over that of A", low=1, high=64, scale="log2"),
     _field("method.num_virtual_tokens", "Virtual tokens", "length of the prompt", low=1, high=128, scale="log2"),
     _field(
         "method.quantisation",
@@ -301,7 +301,7 @@ _OF_METHODS: Final = (
 )
 _BY_SAMPLE: Final = {"token": "each token of the answers", "sample": "each conversation, however long"}
 _OF_OBJECTIVES: Final = (
-    _field("objective.beta", "Beta", "how strongly it is kept near its start", low=0.01, high=5, scale="log10"),
+    _field("objective.beta", "Beta", "how strongly the model is kept near its start", low=0.01, high=5, scale="log10"),
     _field("objective.gamma", "Margin", "half of beta is usual", high=5, step=0.1),
     _field("objective.label_smoothing", "Label smoothing", "0: labels count as given", high=0.4, step=0.01),
     _field(
@@ -313,32 +313,32 @@ _OF_OBJECTIVES: Final = (
         "objective.desirable_weight", "Weight of desired answers", "raise that of the rarer kind", high=4, step=0.1
     ),
     _field("objective.undesirable_weight", "Weight of unwanted answers", high=4, step=0.1),
-    _field("objective.alpha", "Share of the teacher", "1: of the teacher alone", high=1, step=0.05),
+    _field("objective.alpha", "Share of the teacher", "1: only the teacher", high=1, step=0.05),
     _field(
         "objective.divergence",
-        "Compared with the teacher by",
+        "Divergence from the teacher",
         words={
             "forward_kl": "forward KL: covers all that the teacher may say",
             "reverse_kl": "reverse KL: follows the teacher's most likely tokens",
             "jensen_shannon": "Jensen-Shannon: between both",
         },
     ),
-    _field("objective.teacher_share", "Teacher in the mixture", "Jensen-Shannon alone", low=0.1, high=0.9, step=0.05),
-    _field("objective.num_generations", "Answers a prompt", "graded against each other", low=2, high=64, scale="log2"),
+    _field("objective.teacher_share", "Teacher in the mixture", "Jensen-Shannon only", low=0.1, high=0.9, step=0.05),
+    _field("objective.num_generations", "Answers per prompt", "graded against each other", low=2, high=64, scale="log2"),
     _field(
         "objective.max_new_tokens", "Longest answer", "in tokens; longer ones are cut", low=8, high=2048,
         scale="log2",
     ),
-    _field("objective.temperature", "Temperature", "of drawing", low=0.1, high=2, step=0.1),
-    _field("objective.kl_coef", "Hold", "how strongly it is kept near its start", high=1, step=0.01),
+    _field("objective.temperature", "Temperature", "of sampling", low=0.1, high=2, step=0.1),
+    _field("objective.kl_coef", "KL coefficient", "how strongly the model is kept near its start", high=1, step=0.01),
     _field(
-        "objective.normalize_advantages", "Advantages over their spread",
+        "objective.normalize_advantages", "Normalise advantages",
         words={"true": "yes: easy and hard prompts have equal weight", "false": "no"},
     ),
     _field("objective.multi_label", "Labels of a row", words={"false": "one", "true": "several: answers are lists"}),
     _field(
         "objective.class_weights",
-        "What counts the same",
+        "Equal weight for",
         words={"none": "every row", "balanced": "every class"},
     ),
     _field(
@@ -350,17 +350,17 @@ _OF_OBJECTIVES: Final = (
     _field("objective.query_prompt", "Query prompt", "put before each query", kind="text"),
     _field("objective.document_prompt", "Document prompt", "put before each document", kind="text"),
     _field(
-        "objective.router_aux_loss", "Loss of the routers", "mixtures of experts: off, model, or a number",
+        "objective.router_aux_loss", "Router loss", "mixtures of experts: off, model, or a number",
         is_usual=False,
     ),
 )  # fmt: skip
 _OF_SFT: Final = (
-    _field("objective.loss_weighting", "What counts the same", words=_BY_SAMPLE | {"dft": "each by its probability"}),
+    _field("objective.loss_weighting", "Equal weight for", words=_BY_SAMPLE | {"dft": "each by its probability"}),
 )
 _OF_GRPO: Final = (
     _field(
         "objective.loss_weighting",
-        "What counts the same",
+        "Equal weight for",
         words={"token": "each token", "sample": "each answer", "fixed": "each token, over a fixed length"},
     ),
 )
@@ -381,16 +381,16 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "objective.classes": "a list of labels, which may have blanks and commas in them",
     "objective.options": "a mapping, for objectives of other packages",
     "objective.rewards": "a list of metrics, graders and lengths with their weights",
-    "training.average.decay": "for one kind of average alone",
-    "training.average.from_step": "for one kind of average alone",
-    "training.average.every_steps": "for one kind of average alone",
+    "training.average.decay": "for only one kind of average",
+    "training.average.from_step": "for only one kind of average",
+    "training.average.every_steps": "for only one kind of average",
     "training.optimizer.beta1": "each optimizer has its own settings",
     "training.optimizer.beta2": "each optimizer has its own settings",
     "training.optimizer.epsilon": "each optimizer has its own settings",
     "training.optimizer.momentum": "each optimizer has its own settings",
     "training.optimizer.num_iterations": "each optimizer has its own settings",
     "training.optimizer.options": "a mapping, for optimizers of other packages",
-    "tracking": "a list; without it the environment of the server says where runs are reported to",
+    "tracking": "a list; without it, the server's environment decides where runs are reported to",
 }
 """Keys that the form has no field for, and why; they are written in the recipe's text."""
 SPLITS: Final = ("data.validation", "data.held_out", "data.replay.held_out")

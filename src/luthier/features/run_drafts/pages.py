@@ -113,7 +113,7 @@ def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -
                 known.run_id = recipe_job.start(context, caller, draft.keys).run_id
             except LuthierError as error:
                 return visit.answer(draft, Planned(error=error), {}, status=status_of(error))
-    return redirect(request, f"/runs/{known.run_id}", "The run is queued. It begins by checking its rows.")
+    return redirect(request, f"/runs/{known.run_id}", "The run is queued. It first checks its rows.")
 
 
 class _Visit:

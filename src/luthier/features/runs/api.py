@@ -126,7 +126,7 @@ class DeletedRun(BaseModel):
     deleted: Literal[True] = True
 
 
-@router.get("/jobs/{job_id}", summary="Look at a job", responses=documented(404))
+@router.get("/jobs/{job_id}", summary="Show a job", responses=documented(404))
 def show_job(context: HomeContext, caller: Reader, job_id: Id) -> JobView:
     """One job of the project, those that commands have queued, too."""
     job = context.jobs.get(job_id, caller.project_id)
@@ -189,7 +189,7 @@ def delete_run(context: HomeContext, caller: Trainer, run_id: Id, background: Ba
     return DeletedRun(id=run_id)
 
 
-@router.get("/runs/{run_id}", summary="Look at a run", responses=documented(404))
+@router.get("/runs/{run_id}", summary="Show a run", responses=documented(404))
 def show_run(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]:
     """The run with its plan, its bill and its last evaluation, as `luthier runs show --json` prints them."""
     return project_runs.show_run(context, caller.project_id, run_id)
@@ -214,7 +214,7 @@ def verdict(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]:
     return project_runs.run_verdict(context, caller.project_id, run_id)
 
 
-@router.get("/evaluations/{evaluation_id}", summary="Look at an evaluation", responses=documented(404))
+@router.get("/evaluations/{evaluation_id}", summary="Show an evaluation", responses=documented(404))
 def evaluation(context: HomeContext, caller: Reader, evaluation_id: Id, with_samples: bool = False) -> dict[str, Any]:
     """Systems, metrics with intervals, comparisons and the verdict; with_samples: what each system wrote, too."""
     return project_runs.show_evaluation(context, caller.project_id, evaluation_id, with_samples=with_samples)

@@ -27,7 +27,7 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run
 
 
 def list_runs(
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show only the first N.")] = None,
     filter_text: Annotated[
         str,
         typer.Option(
@@ -35,7 +35,7 @@ def list_runs(
         ),
     ] = "",
     sort: Annotated[
-        str, typer.Option("--sort", metavar="FIELD", help="Sort by a field; -FIELD: the largest first.")
+        str, typer.Option("--sort", metavar="FIELD", help="Sort by a field; -FIELD: largest first.")
     ] = "",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -54,7 +54,7 @@ def list_runs(
 
 
 def show(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show one run: its plan, how it went, what came out, how it was evaluated."""
+    """Show one run: its plan, its progress, its results and its evaluation."""
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
@@ -141,7 +141,7 @@ def edit(
     group: Annotated[str | None, typer.Option("--group", help="The group it is listed with; empty for none.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a tag; repeatable.")] = None,
     untag: Annotated[list[str] | None, typer.Option("--untag", metavar="TAG", help="Remove a tag; repeatable.")] = None,
-    star: Annotated[bool | None, typer.Option("--star/--no-star", help="Give it a star, or take it away.")] = None,
+    star: Annotated[bool | None, typer.Option("--star/--no-star", help="Add or remove the star.")] = None,
     archive: Annotated[
         bool | None, typer.Option("--archive/--no-archive", help="Hide it from lists, or show it again.")
     ] = None,
@@ -169,7 +169,7 @@ def track(
     run_id: RunArgument,
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", metavar="TRACKER", help="Only to this one: mlflow, wandb, ... Repeatable."),
+        typer.Option("--to", metavar="TRACKER", help="Deliver only to this tracker: mlflow, wandb, ... Repeatable."),
     ] = None,
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Deliver everything again, into a new run of the tracker.")
@@ -177,9 +177,9 @@ def track(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Deliver a run to its experiment trackers, as far as they do not have it.
+    """Deliver to experiment trackers what they do not have of a run yet.
 
-    A run reports by itself while it is trained. This delivers what was left because a tracker was down, or reports a
+    A run reports by itself during training. This delivers the rest after a tracker was down, or reports a
     run to a tracker that its recipe does not name.
     """
     from luthier.features.trackers import service as trackers
@@ -207,7 +207,7 @@ def fetch(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Fetch a run that another machine has uploaded: its record, and weights and report where it has ended.
+    """Fetch a run that another machine has uploaded: its record, and its weights and report if it has ended.
 
     `luthier train --resume RUN` continues one that has not ended, with the checkpoints of the upload.
     """
@@ -221,9 +221,9 @@ def fetch(
 def upload(
     run_id: RunArgument, checkpoints: CheckpointsOption = None, as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Upload a run that no process works on: its newest checkpoint, and weights and report where it has ended.
+    """Upload a run that is not being trained: its newest checkpoint, and its weights and report if it has ended.
 
-    A run uploads by itself while it is trained. This uploads what was left because the store did not answer.
+    A run uploads by itself during training. This uploads the rest after the store did not answer.
     """
     from luthier.features.training.checkpoint_uploads import session
 

@@ -273,7 +273,7 @@ class EntryQuery:
             return own[key]
         if not is_value(key) or not (key in PLAN_FIELDS or key in RESULT_FIELDS or self._is_known(key)):
             raise RequestError(
-                f"the order {key.removeprefix(METRIC)[:100]!r}, which is no field",
+                f"the order {key.removeprefix(METRIC)[:100]!r}, which is not a field",
                 expected=f"a field or a metric of a run; {nearest_fields(key.removeprefix(METRIC))}",
                 do="click the head of a column, or see the fields in docs/runs.md",
             )
@@ -322,7 +322,7 @@ class EntryQuery:
             return _number_is(c.step, one.operator, _number_of(one))
         if not (key in PLAN_FIELDS or key in RESULT_FIELDS or self._is_known(key)):
             expected = f"a field or a metric of a run; {nearest_fields(one.name)}"
-            raise filter_fault(one.position, f"{one.name[:100]!r}, which is no field,", expected)
+            raise filter_fault(one.position, f"{one.name[:100]!r}, which is not a field,", expected)
         return self._has_value(key, one)
 
     def _tagged(self, one: Condition) -> ColumnElement[bool]:

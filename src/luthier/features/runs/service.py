@@ -285,7 +285,7 @@ def set_aside(context: Context, run_id: str) -> RunRecord:
         raise ConflictError(
             f"run {run_id} answers as {', '.join(names)}",
             expected="a run that no deployment routes to",
-            do=f"deploy another one first, or give the name up: luthier deployments {names[0]} --remove",
+            do=f"deploy another one first, or remove the name: luthier deployments {names[0]} --remove",
         )
     if models:
         raise ConflictError(

@@ -103,7 +103,7 @@ def _controlled(context: Context, caller: Caller, run_id: str) -> Job:
     job = job_of(context, caller, run_id)
     if job is None:
         raise ConflictError(
-            f"run {run_id} was started by a command: no job of the server makes it",
+            f"run {run_id} was started by a command: it is not a job of the server",
             expected="a run that was started here or by the API",
             do=f"stop it where it runs (Ctrl-C writes a checkpoint), and resume with: luthier train --resume {run_id}",
         )
@@ -180,7 +180,7 @@ class Standing:
             return WorkError(
                 came,
                 expected=str(error_document.get("expected") or "work that completes"),
-                do=str(error_document.get("do") or "correct what it says, then start a new run"),
+                do=str(error_document.get("do") or "correct the cause, then start a new run"),
             )
         return WorkError(
             (self.record and self.record.stopped_because) or "the work failed",

@@ -401,7 +401,7 @@ def _chunk(line: str) -> dict[str, Any] | None:
         return None
     found = json.loads(data)
     if not isinstance(found, dict):
-        raise ValueError(f"a part of its answer is no JSON object: {data[:200]}")
+        raise ValueError(f"a part of its answer is not a JSON object: {data[:200]}")
     return found
 
 

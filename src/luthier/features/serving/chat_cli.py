@@ -24,11 +24,12 @@ def chat(
     ],
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="OTHER", help="A second model that is asked the same, side by side."),
+        typer.Option("--against", metavar="OTHER", help="A second model that gets the same messages, side by side."),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")] = None,
     temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", min=0.0, max=5.0, help="0 always takes the likeliest token.")
+        float, typer.Option("--temperature", metavar="T", min=0.0, max=5.0, help="0 always takes the most likely "
+            "token.")
     ] = 0.0,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="Seed of sampling at a temperature above 0.")
@@ -42,8 +43,8 @@ def chat(
 ) -> Answer:
     """Chat with a model; with --against, with two at once, each with its own history.
 
-    /reset forgets the conversation, /undo the last question, /quit ends. Where stdin is a pipe, each line is a
-    question. The key for a server's address comes from LUTHIER_API_KEY.
+    /reset forgets the conversation, /undo the last question, /quit ends. If stdin is a pipe, each line is a question.
+    The key for a server's address comes from LUTHIER_API_KEY.
     """
     from luthier.core.stream import Sampling
     from luthier.features.serving.chat import Chat, open_chat_client

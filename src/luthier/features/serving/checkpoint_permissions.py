@@ -41,7 +41,7 @@ _PERMISSIONS: Final = RecordTable(
     missing=Missing(
         "no permission {key!r}",
         "the id of a permission of this checkpoint",
-        "list what there is: GET /v1/fine_tuning/checkpoints/CHECKPOINT/permissions",
+        "list them: GET /v1/fine_tuning/checkpoints/CHECKPOINT/permissions",
     ),
 )
 
@@ -62,7 +62,7 @@ class CheckpointPermissionStore(Store):
                 its = select(projects.c.number).where(projects.c.project_id == project_id)
                 if connection.execute(its).first() is None:
                     raise RequestError(
-                        f"project_ids has {project_id!r}, which is no project",
+                        f"project_ids has {project_id!r}, which is not a project",
                         expected="ids of projects of this server",
                         do="correct it, or make the project first: luthier projects create NAME",
                     )

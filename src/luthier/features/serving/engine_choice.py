@@ -141,9 +141,9 @@ def choose_engines(context: Context, models: Mapping[str, Served], *, must: bool
 def refused_copy(name: str, reason: str) -> RequestError:
     """What is said where llama.cpp was asked for a model that it cannot serve."""
     return RequestError(
-        f"the engine llama_cpp for {name}, which is no GGUF file: {reason}",
+        f"the engine llama_cpp for {name}, which is not a GGUF file: {reason}",
         expected="a model of which a proved GGUF file can be made, or a GGUF file",
-        do=f"leave --engine out, or make the file yourself: luthier export {name} --to gguf -o DIR",
+        do=f"leave --engine out, or create the file yourself: luthier export {name} --to gguf -o DIR",
     )
 
 
@@ -278,7 +278,7 @@ def _make(context: Context, name: str, served: Served, folder: Path, base: Path 
                 "base": str(base),
                 "quantization": context.settings.serving_quantization,
             }
-            function, title = f"{_WORK}:{'make_base' if base is None else 'make_adapter'}", f"Making {what}"
+            function, title = f"{_WORK}:{'make_base' if base is None else 'make_adapter'}", f"Creating {what}"
             with context.progress.task(title, None, "") as task:
                 found = ServingCopy.model_validate(run_child(function, document, title=title, on_event=task.note))
             for left in () if found.why_not is None else list(scratch.iterdir()):

@@ -74,7 +74,7 @@ def defect(error: Exception) -> DefectError:
     """The error for a single request that failed because of a bug; the traceback goes to the log."""
     sys.stderr.write("".join(traceback.format_exception(error)))
     return DefectError(
-        f"the request could not be made ready: {type(error).__name__}",
+        f"the request could not be prepared: {type(error).__name__}",
         expected="tokens of the model",
         do="report it with what the log of the server says; the same request will fail again",
     )
@@ -484,7 +484,7 @@ def _too_large(what: str, num_bytes: int) -> MemoryLimitError:
     return MemoryLimitError(
         f"{what} takes {num_bytes / 1e9:.1f} GB, more than models may take on this server",
         expected="models within LUTHIER_SERVING_MEMORY_BYTES",
-        do="ask who runs this server to raise it, or ask a smaller model",
+        do="ask the operator of this server to raise it, or ask a smaller model",
     )
 
 

@@ -26,24 +26,25 @@ def predict(
     ] = None,
     column: Annotated[
         str | None,
-        typer.Option("--column", metavar="NAME", help="Their field [default: prompt, text, input or messages]."),
+        typer.Option("--column", metavar="NAME", help="The column to read [default: prompt, text, input or messages]."),
     ] = None,
     query: Annotated[
         str | None, typer.Option("--query", metavar="TEXT", help="For a reranker: the query that texts are ranked by.")
     ] = None,
     dimensions: Annotated[
-        int | None, typer.Option("--dimensions", metavar="N", min=1, help="Of vectors: how many numbers of each.")
+        int | None, typer.Option("--dimensions", metavar="N", min=1, help="For embeddings: how many numbers a vector "
+            "has.")
     ] = None,
     input_type: Annotated[
         Literal["query", "document"] | None,
-        typer.Option("--input-type", help="Of vectors: what the texts are.", show_default="document"),
+        typer.Option("--input-type", help="For embeddings: what the texts are.", show_default="document"),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Read texts with a model that was trained to classify, regress, rank or embed; a line each, in their order.
+    """Classify, score, rank or embed texts with a model that was trained for it; one line per text, in their order.
 
-    Where neither --text nor --file is given, each line of stdin is a text. Vectors come with --json alone.
+    Without --text and --file, each line of stdin is a text. Vectors are printed only with --json.
     """
     from luthier.core.errors import RequestError
     from luthier.core.text.utf8 import utf8_lines

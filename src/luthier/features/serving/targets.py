@@ -41,9 +41,9 @@ def made_export(context: Context, caller: Caller, export_id: str) -> tuple[Serve
     folder = export_folder(context, export_id)
     if found.document is None:
         raise ConflictError(
-            f"the export {export_id} is not made yet",
+            f"the export {export_id} is not finished yet",
             expected="an export that has succeeded",
-            do="see on its page how far it is",
+            do="see its progress on its page",
         )
     if not folder.is_dir():
         raise NotFoundError(
@@ -170,16 +170,16 @@ def check_targets_of(context: Context, caller: Caller, name: str, revision: Revi
         except (NotFoundError, RequestError) as error:
             raise ConflictError(
                 f"revision {revision.number} of {name!r} goes to {share.target}, which cannot be served: {error.came}",
-                expected="a revision whose targets are all there",
+                expected="a revision whose targets all exist",
                 do="restore it, or deploy another target",
             ) from error
         saved_at = None if share.folder is not None else _saved_at(context, caller, share.target)
         # Both times are of the database's clock.
         if saved_at is not None and saved_at > revision.created_at:
             raise ConflictError(
-                f"revision {revision.number} of {name!r} goes to {share.target}, which was saved again since, "
+                f"revision {revision.number} of {name!r} goes to {share.target}, which has been saved again since, "
                 "with other weights",
-                expected="a revision whose targets are as they were",
+                expected="a revision whose targets are unchanged",
                 do=f"evaluate it, and deploy it as it is now: luthier deploy {share.target} --as {name}",
             )
 
@@ -255,7 +255,7 @@ def base_model(context: Context, name: str, project_id: str | None = None) -> Lo
     is_known = own is not None and may_use_base(context, project_id, own)
     raise NotFoundError(
         f"the base model {name!r} is not on this machine" if is_known else f"the model {name!r} does not exist",
-        expected="a base model that is on this machine, or a model that a job of this project has made",
+        expected="a base model on this machine, or a model from a job of this project",
         do=f"on the machine of the server: luthier models pull {name}" if is_known else "list them: GET /v1/models",
     )
 
@@ -285,9 +285,9 @@ def _served_run(context: Context, caller: Caller, run_id: str) -> Served:
     if record.status != "succeeded" or adapter_path is None:
         why = f" ({record.stopped_because})" if record.stopped_because else ""
         raise ConflictError(
-            f"run {run_id} is {record.status}{why}: what it has made so far is not served",
+            f"run {run_id} is {record.status}{why}: its results so far are not served",
             expected="a run that has succeeded",
-            do=f"go on with it: luthier train --resume {run_id}",
+            do=f"continue it: luthier train --resume {run_id}",
         )
     return _served_outcome(context, run_id, run_id, adapter_path)
 
@@ -299,7 +299,7 @@ def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str)
     if not folder.is_dir():
         raise NotFoundError(
             f"the files of {name!r} are not on this machine any more",
-            expected="the folder that its job has written",
+            expected="the folder that its job wrote",
             do="train it again, or copy the home of the machine where it was trained",
         )
     is_adapter = (folder / "adapter_config.json").is_file()
@@ -386,7 +386,7 @@ def _as_trained(folder: Path) -> dict[str, Any]:
     try:
         data = DataPlan.model_validate(json.loads((folder / PLAN).read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise no_such_format(folder, f"has a {PLAN} that is no plan") from error
+        raise no_such_format(folder, f"has a {PLAN} that is not a plan") from error
     options = tuple(sorted(data.template_options.items()))
     return {"template_options": options, "opted_turns": OptedTurns.of(data)}
 
@@ -411,7 +411,7 @@ def check_export(folder: Path, *, needs_bundle: bool = False) -> None:
         shown = "; ".join(f"{fault.path} {fault.what}" for fault in report.faults[:3])
         raise ConflictError(
             f"the export {folder} cannot be trusted: {shown}",
-            expected="the folder as `luthier export` has written it",
+            expected="the folder as `luthier export` wrote it",
             do=f"see `luthier verify {folder}`, or export it again",
         )
     if not _has_passed(folder / PARITY):

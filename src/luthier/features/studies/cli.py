@@ -25,7 +25,7 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The id of a
 
 
 def tune(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)] = None,
     overrides: SetOption = None,
     budget_hours: tune_options.HoursOption = None,
     budget_usd: tune_options.UsdOption = None,
@@ -40,11 +40,11 @@ def tune(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Search for the best recipe within one budget, train it on all rows, and judge it on the held-out ones.
+    """Search for the best recipe within one budget, train it on all rows, and evaluate it on the held-out rows.
 
-    Trials are compared by their loss on the validation rows, most of them early: those that are continued resume from
-    where they had stopped. The held-out rows are used once, at the end. Ctrl-C pauses, --resume continues, with
-    --budget-hours or --budget-usd on another budget, counted from the beginning of the study.
+    Trials are compared by their validation loss, most of them early; those that are continued resume where they
+    stopped. The held-out rows are used once, at the end. Ctrl-C pauses, --resume continues; --budget-hours or
+    --budget-usd then set a new budget, counted from the start of the study.
     """
     from luthier.features.studies import service as studies
     from luthier.features.studies.end import final_verdict
@@ -85,7 +85,7 @@ def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> Answer
 
 
 def show(study_id: StudyArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show a study: its trials, where its budget went, and what came out."""
+    """Show a study: its trials, where its budget went, and its result."""
     from luthier.features.studies.end import final_verdict
 
     with open_context(home) as context:
@@ -112,9 +112,9 @@ def compare(
 
 def apply(
     study_id: StudyArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the recipe goes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the recipe to.")],
     trial: Annotated[
-        int | None, typer.Option("--trial", min=0, metavar="N", help="Of this trial; the winner's if not given.")
+        int | None, typer.Option("--trial", min=0, metavar="N", help="The recipe of this trial [default: the winner].")
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -260,7 +260,7 @@ def _show(console: Console, study: Study, trials: Sequence[Trial], verdict: Verd
     for note in study.notes:
         console.print(visible(f"note: {note}"), soft_wrap=True)
     if verdict is not None:
-        sentence = f"on the held-out rows, which chose nothing: {verdict.title}. {verdict.headline}"
+        sentence = f"on the held-out rows, which were not used for any choice: {verdict.title}. {verdict.headline}"
         console.print(visible(sentence), soft_wrap=True)
     if study.status == "done":
         console.print(f"final run: {study.final_run_id}; report: {study.report_path}", soft_wrap=True)

@@ -17,34 +17,35 @@ HoursOption = Annotated[
     typer.Option("--budget-hours", metavar="H", help="Time limit of the whole search, final run included."),
 ]
 UsdOption = Annotated[
-    float | None, typer.Option("--budget-usd", metavar="USD", help="The same in money, at this machine's price.")
+    float | None, typer.Option("--budget-usd", metavar="USD", help="Cost limit of the whole search, at this machine's "
+        "price.")
 ]
 TrialsOption = Annotated[
-    int | None, typer.Option("--trials", min=1, metavar="N", help="Begin at most this many trials; 40 if not given.")
+    int | None, typer.Option("--trials", min=1, metavar="N", help="Maximum number of trials [default: 40].")
 ]
 SpaceOption = Annotated[
-    Path | None, typer.Option("--space", metavar="FILE", help="Own search space, in place of the usual one.")
+    Path | None, typer.Option("--space", metavar="FILE", help="Your own search space instead of the default.")
 ]
 SamplerOption = Annotated[
-    str | None, typer.Option("--sampler", metavar="tpe|cmaes|random", help="What suggests trials; tpe if not given.")
+    str | None, typer.Option("--sampler", metavar="tpe|cmaes|random", help="How trials are suggested [default: tpe].")
 ]
 ObjectiveOption = Annotated[
     str | None,
     typer.Option(
         "--objective",
         metavar="GOALS",
-        help="quality, or with latency, size, cost: a front is searched; quality if not given.",
+        help="quality, or several of quality, latency, size and cost for a Pareto front [default: quality].",
     ),
 ]
 WarmStartOption = Annotated[
-    bool, typer.Option("--warm-start", help="Begin with the results of earlier studies on similar data.")
+    bool, typer.Option("--warm-start", help="Start from the results of earlier studies on similar data.")
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="The same seed gives the same search; 0 if not given.")
+    int | None, typer.Option("--seed", min=0, help="The same seed gives the same search [default: 0].")
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, max=64, metavar="N", help="Train this many trials in parallel; one if not given."),
+    typer.Option("--workers", min=1, max=64, metavar="N", help="Number of trials to train in parallel [default: 1]."),
 ]
 ResumeOption = Annotated[
     str | None, typer.Option("--resume", metavar="STUDY", help="Resume a search that was paused or killed.")

@@ -118,7 +118,7 @@ def begin(
         raise RequestError(
             f"objective {plan.objective.name}: its loss does not show how good a trial is",
             expected="an objective whose loss on validation rows can be compared",
-            do="search with sft or a preference objective, and take the settings over",
+            do="search with sft or a preference objective, and use the settings that it finds",
         )
     space = default_space(plan, most_rank=_max_rank(plan))
     if request.space is not None:
@@ -280,7 +280,7 @@ def _refuse_goals(request: StudyRequest) -> None:
     if "quality" not in request.goals or len(set(request.goals)) < len(request.goals):
         raise RequestError(
             f"goals {', '.join(request.goals) or 'none'}",
-            expected="each once, and quality among them: the smallest adapter is the one that has learned nothing",
+            expected="each once, and quality among them: the smallest adapter is one that has learned nothing",
             do="write for example: --objective quality,size",
         )
     # `tpe` is the default, and is replaced where there are several goals.
@@ -325,8 +325,8 @@ def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
     needed = hours * (1 + _END_SHARE) + _judging_hours(plan)
     if spec.hours < needed:
         raise BudgetTooSmallError(
-            f"a budget of {spec.hours:.3g} h: one trial should take {hours:.3g} h, and the end as long again",
-            expected=f"at least {needed:.2g} h, and some ten times that to search",
+            f"a budget of {spec.hours:.3g} h: one trial should take {hours:.3g} h, and the final run as long again",
+            expected=f"at least {needed:.2g} h, and about ten times that for a search",
             do="give it more hours, fewer epochs or fewer rows",
         )
 
@@ -354,7 +354,7 @@ def _hours(hours: float | None, usd: float | None, usd_per_hour: float | None) -
             )
     if hours is None and usd is None:
         raise RequestError(
-            "no budget", expected="--budget-hours or --budget-usd", do="say what the whole search may take"
+            "no budget", expected="--budget-hours or --budget-usd", do="set a limit for the whole search"
         )
     if usd is not None and not usd_per_hour:
         raise RequestError(
@@ -374,14 +374,14 @@ def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
             return study
         raise BudgetTooSmallError(
             f"a budget of {study.spec.hours:.3g} h, which was used up before the final run had finished",
-            expected=f"about {needs:.3g} h, from the beginning of the study on",
+            expected=f"about {needs:.3g} h, counted from the beginning of the study",
             do=study.way_on,
         )
     budget = _hours(hours, usd, study.usd_per_hour)
     if needs is not None and budget <= study.hours:
         raise BudgetTooSmallError(
             f"a budget of {budget:.3g} h: the study has spent {study.hours:.3g} h",
-            expected=f"about {needs:.3g} h, from the beginning of the study on",
+            expected=f"about {needs:.3g} h, counted from the beginning of the study",
             do=study.way_on,
         )
     # A larger budget continues the search, unless the final run is named.

@@ -38,18 +38,18 @@ Systems = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL_OR_RUN...",
-        help=f"What to judge: {ANY_MODEL}; with --suite also http://host/v1#MODEL. The first is compared with those "
-        "after it.",
+        help=f"What to evaluate: {ANY_MODEL}; with --suite also http://host/v1#MODEL. The first is compared with the "
+        "others.",
     ),
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", metavar="FILE", help="Held-out rows; either these or --suite.")
+    Path | None, typer.Option("--data", metavar="FILE", help="Held-out rows, unless --suite is given.")
 ]
 SuiteOption = Annotated[
-    Path | None, typer.Option("--suite", metavar="SUITE.yaml", help="Tasks to judge by (docs/suites.md).")
+    Path | None, typer.Option("--suite", metavar="SUITE.yaml", help="A suite of tasks to evaluate (docs/suites.md).")
 ]
 AgainstOption = Annotated[
-    list[str] | None, typer.Option("--against", metavar="MODEL_OR_RUN", help="What to compare it with. Repeatable.")
+    list[str] | None, typer.Option("--against", metavar="MODEL_OR_RUN", help="Models to compare with. Repeatable.")
 ]
 JudgeOption = Annotated[
     str | None, typer.Option("--judge", metavar="ENGINE", help="With --suite: the model that judges answers.")
@@ -58,7 +58,7 @@ SeedsOption = Annotated[
     int, typer.Option("--seeds", min=1, max=20, help="With --suite: train the run with this many seeds, evaluate all.")
 ]
 CodeOption = Annotated[
-    bool, typer.Option("--allow-code", help="With --suite: run code that models write, locked down.")
+    bool, typer.Option("--allow-code", help="With --suite: run code that models write, in a locked-down process.")
 ]
 GateOption = Annotated[
     Path | None,
@@ -66,28 +66,28 @@ GateOption = Annotated[
 ]
 FewShotOption = Annotated[
     int,
-    typer.Option("--few-shot", min=0, max=64, help="Also judge the base model with this many examples in its prompt."),
+    typer.Option("--few-shot", min=0, max=64, help="Also evaluate the base model with N examples in its prompt."),
 ]
 FewShotFromOption = Annotated[
-    Path | None, typer.Option("--few-shot-from", metavar="FILE", help="Where those examples are taken from.")
+    Path | None, typer.Option("--few-shot-from", metavar="FILE", help="The file that these examples are taken from.")
 ]
 DrawsOption = Annotated[
     int | None,
-    typer.Option("--few-shot-draws", min=1, max=16, help="Draws of examples whose mean is reported [default: 4]."),
+    typer.Option("--few-shot-draws", min=1, max=16, help="Draws of examples; their mean is reported [default: 4]."),
 ]
 NearestOption = Annotated[
     bool | None,
     typer.Option(
         "--few-shot-nearest/--no-few-shot-nearest",
-        help="Also show the examples that are nearest to each row [default: where --few-shot is].",
+        help="Also evaluate with the examples nearest to each row [default: with --few-shot].",
     ),
 ]
 InstructionOption = Annotated[
     bool | None,
     typer.Option(
         "--instruction/--no-instruction",
-        help="Also try an instruction derived from the rows of --few-shot-from, or of the run, where these hold none "
-        "[default: where --few-shot is].",
+        help="Also try an instruction derived from the rows of --few-shot-from, or of the run, if they contain none "
+        "[default: with --few-shot].",
     ),
 ]
 MetricsOption = Annotated[
@@ -95,7 +95,7 @@ MetricsOption = Annotated[
     typer.Option(
         "--metrics",
         metavar="A,B",
-        help="What to measure; by default perplexity, rouge (or chrf), bleu, exact_match; of plain text likelihood.",
+        help="Metrics [default: perplexity, rouge (or chrf), bleu, exact_match; for plain text likelihood].",
     ),
 ]
 NewTokensOption = Annotated[
@@ -103,7 +103,7 @@ NewTokensOption = Annotated[
     typer.Option(
         "--max-new-tokens",
         min=1,
-        help="Where to cut outputs off [default: a quarter more than the longest answer of the rows, "
+        help="Maximum tokens of an output [default: a quarter more than the longest answer of the rows, "
         f"at least {NEW_TOKENS}].",
     ),
 ]
@@ -112,15 +112,15 @@ ThinkingTokensOption = Annotated[
     typer.Option(
         "--max-thinking-tokens",
         min=0,
-        help="Where to cut a thought off, which comes before the answer and is not part of it; 0: both share "
-        "--max-new-tokens [default: by the thoughts of the rows; 2,048 for a model that thinks by itself].",
+        help="Maximum tokens of the thought before an answer; 0: thought and answer share --max-new-tokens [default: "
+        "from the thoughts of the rows; 2,048 for a model that thinks by itself].",
     ),
 ]
 SamplesOption = Annotated[
-    int | None, typer.Option("--max-samples", min=1, metavar="N", help="Judge only N rows, chosen by a stable hash.")
+    int | None, typer.Option("--max-samples", min=1, metavar="N", help="Evaluate only N rows, chosen by a stable hash.")
 ]
 LeakageOption = Annotated[
-    bool, typer.Option("--allow-leakage", help="Evaluate also on rows that were trained on; the verdict notes it.")
+    bool, typer.Option("--allow-leakage", help="Also evaluate on rows that were trained on; the verdict notes it.")
 ]
 
 
@@ -151,7 +151,7 @@ def evaluate(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Judge a model or a run on held-out rows or by a suite, against others on the same rows, with a verdict."""
+    """Evaluate a model or run on held-out rows or a suite, compared with others on the same rows, with a verdict."""
     # The first is evaluated; the others are what it is held against, however they were given.
     named = [*systems, *(against or ())]
     of_data = {"--few-shot": few_shot, "--few-shot-from": few_shot_from, "--metrics": metrics, "--map": mapping}
@@ -222,7 +222,7 @@ def _check_ways(
         raise RequestError(
             "both --data and --suite" if data is not None else "neither --data nor --suite",
             expected="exactly one of the two",
-            do="--data FILE judges on the rows of a file, --suite SUITE.yaml by the tasks of a suite",
+            do="--data FILE evaluates on the rows of a file, --suite SUITE.yaml on the tasks of a suite",
         )
     # The options of the way that was not taken would be ignored, so they are refused.
     foreign, way = (of_data, "--data") if suite is not None else (of_suite, "--suite")
@@ -232,7 +232,7 @@ def _check_ways(
             expected=f"it with {way} alone: each task of a suite sets that itself"
             if suite is not None
             else f"it with {way} alone",
-            do=f"leave it out, or judge with {way}",
+            do=f"leave it out, or evaluate with {way}",
         )
 
 
@@ -404,7 +404,7 @@ def safety(
         typer.Option(
             "--against",
             metavar="MODEL_OR_RUN",
-            help="What to compare it with [default: the base that it was tuned from].",
+            help="A model or run to compare with [default: the base that it was tuned from].",
         ),
     ] = None,
     suite: Annotated[
@@ -412,7 +412,7 @@ def safety(
     ] = SuiteName.default,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", metavar="FILE", help="CSV of sentence pairs in the form of CrowS-Pairs."),
+        typer.Option("--pairs", metavar="FILE", help="CSV with sentence pairs in the format of CrowS-Pairs."),
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -422,17 +422,17 @@ def safety(
     ] = None,
     toxicity_model: Annotated[
         Path | None,
-        typer.Option("--toxicity-model", metavar="DIR", help="A text classifier, used with the list of words."),
+        typer.Option("--toxicity-model", metavar="DIR", help="A text classifier to use in addition to the word list."),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="PROBE", help="Run this probe alone, such as stereotypes. Repeatable."),
+        typer.Option("--only", metavar="PROBE", help="Run only this probe, such as stereotypes. Repeatable."),
     ] = None,
     html: PageOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Stereotypes, fairness under swaps, toxicity, refusal, memorisation, personal data: base against tuned."""
+    """Compare a tuned model with its base: stereotypes, fairness, toxicity, refusals, memorisation, personal data."""
     from luthier.features.suites.safety import check_safety
 
     with open_context(home) as context:

@@ -167,7 +167,7 @@ def _wrong(spec: type[BaseModel], keys: Mapping[str, Any], lines: Mapping[str, i
     except ValidationError as error:
         return [f"{prefix}{one}" for one in describe_problems(error, lines, (), spec=spec)]
     except (TypeError, ValueError, RecursionError) as error:
-        return [f"{prefix}holds something that is no plain value: {library_reason(error)}"]
+        return [f"{prefix}contains something that is not a plain value: {library_reason(error)}"]
     return []
 
 

@@ -76,7 +76,7 @@ NAMES: Final = (
     "canaries",
 )
 _ROOM_TOKENS: Final = 64
-_PASSED_OVER: Final = "rows were passed over: with an answer they do"
+_PASSED_OVER: Final = "rows were skipped: with an answer they do"
 _NO_RUN: Final = "needs a run, whose training rows are known; this is a model without one"
 
 
@@ -133,7 +133,8 @@ def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> P
         held_out = splits.get("held_out")
     except (ConflictError, DataError, RequestError) as error:
         # The other probes need no rows, so the check continues.
-        left_out.append(f"The rows of the run cannot be read, so nothing could be asked about them: {error.came}.")
+        left_out.append("The rows of the run cannot be read, so the probes that need them could not run: "
+            f"{error.came}.")
         return ProbeInputs(plan=plan)
     if held_out is None:
         return ProbeInputs(trained=trained, plan=plan)
@@ -180,7 +181,7 @@ def build_probes(
     _add_of_run(built, inputs, sizes, fits)
     built.probes[:] = [_with_what_was_seen(probe, inputs.trained) for probe in built.probes]
     if fits.num_too_long:
-        words = "row was passed over: with an answer it does" if fits.num_too_long == 1 else _PASSED_OVER
+        words = "row was skipped: with an answer it does" if fits.num_too_long == 1 else _PASSED_OVER
         built.left_out.append(f"{fits.num_too_long:,} {words} not fit into the context of a model.")
 
 

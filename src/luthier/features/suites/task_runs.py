@@ -160,7 +160,7 @@ class ServerEngine:
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from {self.name}",
             expected="a model on this machine",
-            do="leave the task out, or judge a base model or a run by it",
+            do="leave the task out, or evaluate a base model or a run by it",
         )
 
     def close(self) -> None:
@@ -369,7 +369,7 @@ def _check_likelihoods(asked: _TaskSetup, systems: Sequence[System]) -> None:
             f"task {asked.rows_of.task.name} needs likelihoods ({', '.join(needy)}), and {servers[0]} is a server, "
             "which reports none",
             expected="models on this machine for tasks that look at likelihoods",
-            do="leave the task out of the suite (and set `forgetting: false`), or judge a base model or a run",
+            do="leave the task out of the suite (and set `forgetting: false`), or evaluate a base model or a run",
         )
 
 

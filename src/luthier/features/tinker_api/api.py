@@ -185,7 +185,7 @@ async def forward_backward(request: Request, caller: Trainer, context: HomeConte
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != wire.PROTO:
         raise ApiError(
             400,
-            f"The body is no {wire.PROTO}; expected: the message as tinker 0.38 writes it; what to do: use that "
+            f"The body is not a {wire.PROTO}; expected: the message as tinker 0.38 writes it; what to do: use that "
             "version, or a later one with the same messages",
             code="invalid_value",
         )

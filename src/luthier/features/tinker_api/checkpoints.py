@@ -75,7 +75,7 @@ def save(
         known = context.tinker.find_checkpoint(caller.project_id, model_id, kind, checked_name(name))
         if known is not None and not overwrites and not context.tinker.is_expired(known):
             raise RequestError(
-                f"{known.path} is there already", expected="a new name", do="choose another name, or overwrite=True"
+                f"{known.path} already exists", expected="a new name", do="choose another name, or overwrite=True"
             )
         model = context.tinker.model(caller.project_id, model_id)
         if known is not None:  # users of a deployment would get other weights, past its gates and its history

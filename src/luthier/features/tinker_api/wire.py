@@ -296,7 +296,7 @@ def _from_rows(name: str, message: memoryview, kind: int, shape: Sequence[int]) 
     is_sound = is_sound and starts[0] == 0 and starts[-1] == len(values) and bool((np.diff(starts) >= 0).all())
     if not (is_sound and (not len(columns) or (columns.min() >= 0 and columns.max() < shape[1]))):
         raise RequestError(
-            f"{name[:100]} is no valid sparse tensor of shape {list(shape)}",
+            f"{name[:100]} is not a valid sparse tensor of shape {list(shape)}",
             expected="compressed sparse rows of two dimensions",
             do="send it dense: TensorData.from_torch",
         )

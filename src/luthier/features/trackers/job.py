@@ -29,9 +29,9 @@ def start(context: Context, caller: Caller, run_id: str) -> Job:
     states = service.states(context, run_id)
     if all(state.status == "delivered" for state in states):
         raise ConflictError(
-            f"the trackers of run {run_id} have everything" if states else f"run {run_id} has no trackers",
-            expected="a tracker that has not everything of the run",
-            do="choose trackers in the recipe, or see what they have with: luthier runs show",
+            f"the trackers of run {run_id} are up to date" if states else f"run {run_id} has no trackers",
+            expected="a tracker that lacks part of the run",
+            do="choose trackers in the recipe, or see what was delivered: luthier runs show",
         )
     waiting = context.jobs.list(project_id=caller.project_id, kinds=(KIND,), status=OPEN)
     is_queued = any(_run_of(job) == run_id for job in waiting)
@@ -39,7 +39,7 @@ def start(context: Context, caller: Caller, run_id: str) -> Job:
         raise ConflictError(
             f"run {run_id} is being delivered already",
             expected="no delivery under way",
-            do="wait until it ends: the page of the run shows how far it is",
+            do="wait until it ends: the page of the run shows its progress",
         )
     # It must wait neither behind trainings nor hold up what asks models of this machine.
     job = Job(

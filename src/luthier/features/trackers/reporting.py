@@ -102,7 +102,7 @@ def _close(child: ChildProcess) -> None:
 def undelivered(states: Sequence[TrackerState], run_id: str) -> list[str]:
     """What is to be said of trackers that have not everything, with the command that delivers it."""
     return [
-        f"{state.name} has not everything of this run"
+        f"{state.name} lacks part of this run"
         + (f" ({state.error})" if state.error else "")
         + f"; deliver the rest with: luthier runs track {run_id}"
         for state in states

@@ -244,7 +244,7 @@ def deliver(
             raise ConflictError(
                 f"run {run_id} is being delivered to {one.name}",
                 expected="no process that delivers it",
-                do="wait until the run ends or pauses: it delivers by itself while it is trained",
+                do="wait until the run ends or pauses: it delivers by itself during training",
             )
     if from_start:
         for one in trackers:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from luthier.core.records.traffic import Exchange, TrafficPolicy
     from luthier.features.traffic.service import TrafficSummary
 
-_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project.")]
+_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="Name or id of the project.")]
 _KEEPS: dict[Keeping, str] = {
     "off": "nothing",
     "metadata": "times, sizes, user and outcome; no texts",
-    "sampled": "the words of a part, metadata of all",
-    "full": "the words of all",
+    "sampled": "the text of a share, metadata of all",
+    "full": "the text of all",
 }
 
 
@@ -32,22 +32,23 @@ def policy(
         Keeping | None, typer.Option("--keep", help="; ".join(f"{name}: {text}" for name, text in _KEEPS.items()))
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option("--fraction", metavar="F", help="The part whose words `sampled` keeps, as 0.1.")
+        float | None, typer.Option("--fraction", metavar="F", help="The fraction of requests whose text `sampled` "
+            "keeps, such as 0.1.")
     ] = None,
     mask: Annotated[
-        bool | None, typer.Option("--mask/--no-mask", help="Mask personal data and secrets before words are written.")
+        bool | None, typer.Option("--mask/--no-mask", help="Mask personal data and secrets before text is stored.")
     ] = None,
     keep_days: Annotated[
         int | None,
-        typer.Option("--keep-days", metavar="N", min=1, max=MOST_DAYS_KEPT, help="Delete what is older than N days."),
+        typer.Option("--keep-days", metavar="N", min=1, max=MOST_DAYS_KEPT, help="Delete requests after N days."),
     ] = None,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show what is kept of a project's traffic; with options, change it from now on.
+    """Show what is stored of a project's traffic; with options, change it from now on.
 
-    Servers hear of a change within seconds. What was kept before stays for its days.
+    Running servers apply a change within seconds. What is already stored stays until its days are over.
     """
     from luthier.core.errors import RequestError
     from luthier.core.records.traffic import TrafficPolicy
@@ -69,15 +70,15 @@ def policy(
 
 def list_exchanges(
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Of one model or deployment.", show_default="all")
+        str | None, typer.Option("--model", metavar="NAME", help="Only requests to this model or deployment.", show_default="all")
     ] = None,
-    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Time up to now: 7d, 12h, 30m.")] = "7d",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far to look back: 7d, 12h, 30m.")] = "7d",
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show the newest N.")] = 20,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """List the newest exchanges without their texts, and how many there are and how many were lost."""
+    """List the newest exchanges without their text, with the number stored and the number lost."""
     from luthier.features.traffic.service import newest, summary
     from luthier.platform.home.duration import parse_duration
 
@@ -98,7 +99,7 @@ def show(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show one exchange with the texts that were kept."""
+    """Show one exchange with its stored text."""
     from luthier.features.traffic.service import exchange
 
     with open_context(home) as context:
@@ -107,14 +108,14 @@ def show(
 
 
 def forget_user(
-    user: Annotated[str, typer.Argument(metavar="USER", help="The user, as requests name them.")],
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's name in requests.")],
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
     """Delete all requests of a user, with the feedback on them and their entries in the review queue.
 
-    What they ask from now on is kept as the policy says.
+    Their later requests are stored as the policy says.
     """
     from luthier.features.traffic.files import forget_user as forget
 
@@ -145,7 +146,7 @@ def _show_policy(console: Console, now: TrafficPolicy) -> None:
     if now.keep == "sampled":
         rows.append(("part", f"{now.fraction:.1%}"))
     if now.keep in ("sampled", "full"):
-        rows.append(("personal data", "masked before it is written" if now.mask_personal_data else "written unchanged"))
+        rows.append(("personal data", "masked before it is stored" if now.mask_personal_data else "stored unchanged"))
     facts(console, [*rows, ("deleted after", counted(now.keep_days, "day"))])
 
 
@@ -163,7 +164,7 @@ def _show_all(console: Console, found: Sequence[Exchange], counts: TrafficSummar
             table.add_row(_time(one.at), visible(one.exchange_id), who, ended, tokens, f"{one.seconds:.2f}")
         console.print(table)
     exchanges = counted(counts.num_exchanges, "exchange")
-    words = f"{exchanges}, {counts.num_with_text:,} with words, {counts.num_failed:,} failed"
+    words = f"{exchanges}, {counts.num_with_text:,} with text, {counts.num_failed:,} failed"
     console.print(f"{words}; all files take {size(counts.num_bytes)}", soft_wrap=True)
     for reason, count in sorted(counts.lost.items()):
         console.print(f"lost: {count:,} ({reason})", soft_wrap=True)
@@ -176,7 +177,7 @@ def _show(console: Console, one: Exchange) -> None:
     # The stored time is a number of seconds, which is not readable.
     facts(console, [*(row for row in rows if row[0] != "at"), ("at", f"{_time(one.at)} UTC")])
     if not one.has_text:
-        console.print("its words were not kept")
+        console.print("its text was not stored")
     for message in one.messages or ():
         # A turn that only calls a tool has no content.
         content = message.get("content") or message.get("tool_calls") or ""

@@ -31,8 +31,8 @@ _DAY_SECONDS: Final = 86_400
 _KEEPS: Final[tuple[tuple[Keeping, str], ...]] = (
     ("off", "nothing is kept"),
     ("metadata", "times, sizes, user and outcome; no texts"),
-    ("sampled", "the words of a part, metadata of all"),
-    ("full", "the words of all"),
+    ("sampled", "the text of a share, metadata of all"),
+    ("full", "the text of all"),
 )
 
 

@@ -85,8 +85,8 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
     if not found.height:
         raise NotFoundError(
             f"no exchange {exchange_id[:200]!r} is kept",
-            expected="the `id` of an answer to this project, of a time from which its traffic is kept",
-            do="see `luthier traffic list` for what is kept, `luthier traffic policy` for how long",
+            expected="the `id` of an answer to this project whose traffic is still stored",
+            do="`luthier traffic list` shows what is stored, `luthier traffic policy` for how long",
         )
     # The last, should a client have got the same id twice.
     return exchange_of(found.row(-1, named=True))

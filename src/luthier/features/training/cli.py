@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _StageOption = Annotated[
     list[str] | None,
-    typer.Option("--stage", metavar="PATH=URL", help="Copy data from a store first, once per machine. Repeatable."),
+    typer.Option("--stage", metavar="PATH=URL", help="First copy data from URL to PATH, once per machine. Repeatable."),
 ]
 _InterruptedOption = Annotated[
     int, typer.Option("--interrupted-exit-code", min=0, max=255, help="Exit code when a signal paused the run.")
@@ -48,7 +48,7 @@ _InterruptedOption = Annotated[
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)] = None,
     overrides: SetOption = None,
     resume_id: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Resume a run that was paused, failed or killed.")
@@ -64,7 +64,8 @@ def train(
     num_devices: DevicesOption = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or at ray://HOST:PORT."),
+        typer.Option("--on", metavar="ray", help="Train on a Ray cluster: ray for the one on this machine, or "
+            "ray://HOST:PORT."),
     ] = None,
     checkpoints: CheckpointsOption = None,
     allow_unsigned: AllowUnsignedOption = False,
@@ -77,7 +78,7 @@ def train(
 
     The recipe names a base model and a file of rows; `luthier plan RECIPE` shows what would be done, how long it takes
     and what it costs. Ctrl-C, SIGTERM or a spent budget pauses the run with a checkpoint; --resume continues it. With
-    --resume a budget replaces that of the run, and counts from the start of the run, evaluation included.
+    --resume, a budget replaces that of the run; it counts from the start of the run and includes the evaluation.
     """
     overrides = _overrides(recipe, resume_id, overrides or (), good_enough, (optimised_prompt, reflection_model))
     from luthier.features.planning.budgets import asked_budget, merged
@@ -151,7 +152,7 @@ def _overrides(
         came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
         option = "--set" if overrides else next((name for name, value in of_options.items() if value), "")
         raise RequestError(
-            f"{option} with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
+            f"{option} with --resume: a run keeps the plan that it started with" if resume_id and not recipe else came,
             expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
             do="start a new run with `luthier train RECIPE`, or resume one with `luthier train --resume RUN`",
         )
@@ -341,7 +342,7 @@ def peak_memory(result: TrainResult) -> str:
     training = figures.size(result.peak_memory_bytes)
     if result.judging_peak_memory_bytes is None:
         return training
-    return f"{training} while training, {figures.size(result.judging_peak_memory_bytes)} while judging"
+    return f"{training} during training, {figures.size(result.judging_peak_memory_bytes)} during evaluation"
 
 
 def _best_validation(result: TrainResult, unit: str) -> str:

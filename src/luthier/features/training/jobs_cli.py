@@ -21,7 +21,7 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job
 
 
 def submit(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)],
     overrides: SetOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -50,7 +50,7 @@ def list_jobs(
 
 
 def show(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show one job: progress, worker, and the reason of a failure."""
+    """Show one job: its progress, its worker, and why it failed."""
     from luthier.features.training import jobs
 
     with open_context(home) as context:
@@ -92,7 +92,7 @@ def worker(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Take jobs from the queue and train them, one at a time.
+    """Run jobs from the queue, one at a time.
 
     Ctrl-C or SIGTERM puts the running job back into the queue, with a checkpoint. A job whose worker died is taken over
     by the next one. Several workers may share a queue, each with its own name.

@@ -30,35 +30,38 @@ _STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION")
 _STORE_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
-_NodesOption = Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")]
-_DevicesOption = Annotated[int, typer.Option("--devices", metavar="N", help="Processes on each, a GPU each.")]
+_NodesOption = Annotated[int, typer.Option("--nodes", metavar="N", help="Number of machines.")]
+_DevicesOption = Annotated[int, typer.Option("--devices", metavar="N", help="Processes per machine, one GPU each.")]
 _HoursOption = Annotated[
     float | None,
     typer.Option("--hours", metavar="H", help="Time limit of the job.", show_default="by the budget, or 24"),
 ]
-_CpusOption = Annotated[int, typer.Option("--cpus-per-device", metavar="N", help="Cores for each process.")]
-_AcceleratorOption = Annotated[str, typer.Option("--accelerator", metavar="NAME", help="SkyPilot's name of the GPU.")]
+_CpusOption = Annotated[int, typer.Option("--cpus-per-device", metavar="N", help="CPU cores per process.")]
+_AcceleratorOption = Annotated[str, typer.Option("--accelerator", metavar="NAME", help="Name of the GPU, as SkyPilot "
+    "writes it.")]
 _ImageOption = Annotated[
-    str | None, typer.Option("--image", metavar="IMAGE", help="Container with luthier and Ray, for ray.")
+    str | None, typer.Option("--image", metavar="IMAGE", help="ray: container image with Luthier and Ray.")
 ]
 _SetupOption = Annotated[
     str | None,
     typer.Option(
-        "--setup", metavar="COMMAND", help="Run first, to install luthier: on each node, with slurm on the first one."
+        "--setup", metavar="COMMAND", help="Command that installs Luthier; runs first, on each node (slurm: on the "
+        "first one)."
     ),
 ]
 _RunHomeOption = Annotated[
-    str | None, typer.Option("--home", metavar="DIR", help="Where rank 0 keeps the run; on shared storage.")
+    str | None, typer.Option("--home", metavar="DIR", help="The home in which rank 0 keeps the run; on shared storage.")
 ]
 _DataOption = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="PATH=URL", help="Copy data from a store to this path on each node. Repeatable."),
 ]
 _RestartsOption = Annotated[
-    int, typer.Option("--max-restarts", metavar="N", help="Restarts after a failure or the time limit.")
+    int, typer.Option("--max-restarts", metavar="N", help="Maximum number of restarts after a failure or the time "
+        "limit.")
 ]
 _PriceOption = Annotated[
-    float | None, typer.Option("--max-usd-per-hour", metavar="USD", help="skypilot: highest price of a machine.")
+    float | None, typer.Option("--max-usd-per-hour", metavar="USD", help="skypilot: maximum price of a machine.")
 ]
 _SecretOption = Annotated[
     list[str] | None,
@@ -74,11 +77,11 @@ def launch(
     system: Annotated[
         str, typer.Argument(metavar="SYSTEM", help="slurm, skypilot or ray (KubeRay); left out with --on sky.")
     ],
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)] = None,
     num_nodes: _NodesOption = 1,
     devices_per_node: _DevicesOption = 1,
     hours: _HoursOption = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the machines' cores instead of GPUs.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on CPU cores instead of GPUs.")] = False,
     cpus_per_device: _CpusOption = 4,
     accelerator: _AcceleratorOption = "A100-80GB",
     image: _ImageOption = None,
@@ -89,16 +92,18 @@ def launch(
     budget_hours: BudgetHoursOption = None,
     budget_usd: BudgetUsdOption = None,
     max_restarts: _RestartsOption = 3,
-    spot: Annotated[bool, typer.Option("--spot", help="skypilot: use spot machines, which may be taken away.")] = False,
+    spot: Annotated[bool, typer.Option("--spot", help="skypilot: use spot machines, which may be withdrawn at any "
+        "time.")] = False,
     max_usd_per_hour: _PriceOption = None,
     secrets: _SecretOption = None,
     on: Annotated[str | None, typer.Option("--on", metavar="sky", help="Start the job through SkyPilot.")] = None,
     cluster: _ClusterOption = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the job file here instead of to "
+        "stdout.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> Answer:
-    """Write the job file that trains a recipe on Slurm, by SkyPilot, or on Ray in Kubernetes; --on sky starts it.
+    """Write the job file that trains a recipe on Slurm, through SkyPilot, or on Ray in Kubernetes; --on sky starts it.
 
     The recipe is read and checked first. Submitting the same file again resumes its run. With --checkpoints it is
     resumed on another machine, too. `luthier launch RECIPE --on sky` is short for `luthier launch skypilot RECIPE

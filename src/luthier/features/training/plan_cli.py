@@ -22,28 +22,29 @@ if TYPE_CHECKING:
 OnOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--on", metavar="DEVICE", help="Plan for cpu, or NAME[:COUNT] as a100-80g:4. With --compare, repeatable."
+        "--on", metavar="DEVICE", help="Plan for cpu, or NAME[:COUNT] such as a100-80g:4. Repeatable with --compare."
     ),
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="Every value with its source and reason, and the whole quote.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Show every value with its source and reason, and the full "
+    "quote.")]
 ProbedOption = Annotated[
-    bool, typer.Option("--probe", help="Run a few real steps on this machine first, and predict by them.")
+    bool, typer.Option("--probe", help="Run a few real steps on this machine first, and predict from them.")
 ]
-ComparedOption = Annotated[bool, typer.Option("--compare", help="Every method on every device, side by side.")]
-SpotOption = Annotated[bool, typer.Option("--spot", help="Spot prices: devices that may be withdrawn at any time.")]
-AdvisedOption = Annotated[bool, typer.Option("--advise", help="Which method to take on this device, and why.")]
+ComparedOption = Annotated[bool, typer.Option("--compare", help="Compare every method on every device, side by side.")]
+SpotOption = Annotated[bool, typer.Option("--spot", help="Use spot prices: devices that may be withdrawn at any time.")]
+AdvisedOption = Annotated[bool, typer.Option("--advise", help="Recommend a method for this device, with the reasons.")]
 CurvedOption = Annotated[
     bool,
     typer.Option(
-        "--learning-curve", help="Train on shares of the rows (kept as runs) and report what more rows would bring."
+        "--learning-curve", help="Train on shares of the rows (kept as runs) and predict the gain from more rows."
     ),
 ]
 CurveHoursOption = Annotated[
     float | None,
-    typer.Option("--budget-hours", metavar="H", help="With --learning-curve: hours for all of its runs together."),
+    typer.Option("--budget-hours", metavar="H", help="With --learning-curve: total hours for all its runs."),
 ]
 ChartOption = Annotated[
-    Path | None, typer.Option("--chart", metavar="FILE", help="Write a chart: a file that ends in .svg or .png.")
+    Path | None, typer.Option("--chart", metavar="FILE", help="Write a chart to this file, .svg or .png.")
 ]
 
 
@@ -69,7 +70,7 @@ class _Made:
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML or JSON.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.")],
     overrides: SetOption = None,
     on: OnOption = None,
     is_probed: ProbedOption = False,
@@ -86,8 +87,8 @@ def plan(
 ) -> Answer:
     """Read and check all rows, and show what will be trained, how long it takes, and what it costs.
 
-    With --all every value of the plan with its source and reason, and the whole quote: memory part by part, time,
-    money and energy, each with its expected range.
+    With --all, it shows every value of the plan with its source and reason, and the full quote: memory part by part,
+    time, money and energy, each with its expected range.
     """
     names = _names(on, is_compared)
     if chart is not None:

@@ -122,7 +122,7 @@ def _too_large(plan: Plan, num: int, num_local: int) -> str | None:
         return None
     there = figures.size(round(device.memory_bytes))
     needed = figures.size(round(memory.total_bytes.value), round(device.memory_bytes))
-    return f"a whole copy of the run should take {needed} of {there} a device"
+    return f"a full copy of the run would take {needed} of {there} a device"
 
 
 def _share_of(device: Device, num_local: int) -> Device:

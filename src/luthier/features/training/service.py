@@ -312,7 +312,7 @@ def resume(
             raise ConflictError(
                 f"run {run_id} has succeeded already",
                 expected="a run that was paused, failed or killed",
-                do=f"look at it with: luthier runs show {run_id}",
+                do=f"see it with: luthier runs show {run_id}",
             )
         plan = context.runs.plan(run_id)
         caps = merged(changed_caps(plan, launch_budget), budget)

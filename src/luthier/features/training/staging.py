@@ -34,7 +34,7 @@ def parse_staged(text: str) -> Staged:
     path, _, url = text.partition("=")
     if not path or "://" not in url:
         raise RequestError(
-            f"{text!r} is no file to stage",
+            f"{text!r} is not a file to stage",
             expected="PATH=URL, where the URL names an object or a folder of a store",
             do="write for example: rows=s3://bucket/rows",
         )

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def usage(
-    days: Annotated[int, typer.Option("--days", metavar="N", min=1, max=3660, help="The last N days (UTC).")] = 30,
+    days: Annotated[int, typer.Option("--days", metavar="N", min=1, max=3660, help="Show the last N days (UTC).")] = 30,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Of one model or deployment.", show_default="all")
+        str | None, typer.Option("--model", metavar="NAME", help="Only this model or deployment.", show_default="all")
     ] = None,
     project: Annotated[
         str, typer.Option("--project", metavar="P", help="The project that sent the requests.")

@@ -71,7 +71,7 @@ class DeletedWebhook(BaseModel):
     deleted: Literal[True] = True
 
 
-@router.post("", status_code=201, summary="Make a webhook", responses=documented(409))
+@router.post("", status_code=201, summary="Create a webhook", responses=documented(409))
 def create(context: HomeContext, caller: Trainer, asked: WebhookRequest) -> NewWebhookView:
     """Messages are signed with the secret that is shown here, as the Standard Webhooks specification says."""
     # The secret is in this answer alone; afterwards only the server can read it.
@@ -85,7 +85,7 @@ def list_all(context: HomeContext, caller: Reader) -> WebhookList:
     return WebhookList(data=[_view(one) for one in webhooks.list_webhooks(context, caller.project_id)])
 
 
-@router.get("/{webhook_id}", summary="Look at a webhook", responses=documented(404))
+@router.get("/{webhook_id}", summary="Show a webhook", responses=documented(404))
 def show(context: HomeContext, caller: Reader, webhook_id: Id) -> WebhookView:
     """One webhook, without its secret."""
     return _view(webhooks.show_webhook(context, caller.project_id, webhook_id))

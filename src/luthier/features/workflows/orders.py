@@ -145,7 +145,7 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
     job = context.jobs.get(job_id[:64], caller.project_id)
     if job.kind != "workflow":
         raise NotFoundError(
-            f"job {job_id} is no workflow", expected="the id of a workflow's job", do="see the page of studies"
+            f"job {job_id} is not a workflow", expected="the id of a workflow's job", do="see the page of studies"
         )
     return _view(context, job)
 
@@ -288,7 +288,7 @@ def _check_space(space: Any) -> None:
                 raise RequestError(
                     f"the search space has {str(name)[:80]!r}",
                     expected=f"keys of {', '.join(_SEARCHED)} (without objective.teacher), or {DATA_FRACTION}",
-                    do="take it out of the space",
+                    do="remove it from the space",
                 )
 
 

@@ -55,7 +55,7 @@ def resume_workflow(
         raise RequestError(
             f"{workflow_id[:64]!r} cannot be resumed by its id",
             expected="the id of a study, a model comparison, an automl run or a retraining",
-            do="start it again with the same request: what is done is found again",
+            do="start it again with the same request: finished work is reused",
         )
     values: dict[str, Any] = {}
     if form.name == "tune":
@@ -116,7 +116,7 @@ def _refuse_unless_resumable(workflow_id: str, status: str, *, is_resumable: boo
     if not is_resumable:
         raise ConflictError(
             f"workflow {workflow_id} is {status}",
-            expected="a workflow with work left that no process works on",
+            expected="an unfinished workflow that no process works on",
             do="check it: it needs no resuming",
         )
 

@@ -94,7 +94,7 @@ def start(request: Request, context: HomeContext, caller: Trainer, name: str, se
         made = orders.start(context, caller, name, values)
     except LuthierError as error:
         return _page(request, context, caller, form, sent, {"error": error}, status=status_of(error))
-    return redirect(request, made.page, "It is queued: a worker of this server takes it.")
+    return redirect(request, made.page, "It is queued: a worker of this server will run it.")
 
 
 @router.post("/new/{name}/command")
@@ -161,7 +161,7 @@ def resumed(request: Request, page: str, resume_it: Callable[[], OrderView]) -> 
         resume_it()
     except ConflictError as error:
         return redirect(request, page, f"{error.came}; {error.do}.")
-    return redirect(request, page, "It is queued: a worker of this server takes it.")
+    return redirect(request, page, "It is queued: a worker of this server will run it.")
 
 
 def _estimated(

@@ -39,7 +39,7 @@ _EXPONENTS: Final = np.concatenate([-np.geomspace(1.0, 0.05, 20), np.geomspace(0
 WORTHWHILE: Final = 0.02
 """Of the width of a metric: a smaller gain of twice the rows is not worth collecting them."""
 _NEARLY_ALL: Final = 0.95
-"""Of the training rows; a ridge regression leaves out the few whose answers are no numbers."""
+"""Of the training rows; a ridge regression leaves out the few whose answers are not numbers."""
 _PARTS: Final = (4, 2)
 """Of a partition of the rows: its quarters, then its halves."""
 _MAX_PARTITIONS: Final = 4
@@ -93,7 +93,8 @@ def learning_curve(
     best = better(known, key=lambda one: _figure(metric, _observed(one.outputs, held_out, canonical)))
     rows = QUICK[best.name].rows(task_rows(train))
     if len(rows) < MIN_ROWS or len(held_out) < MIN_HELD_OUT:
-        few = f"{len(rows):,} to train on, {len(held_out):,} judged; at least {MIN_ROWS} and {MIN_HELD_OUT} are needed"
+        few = f"{len(rows):,} to train on, {len(held_out):,} to evaluate with; at least {MIN_ROWS} and {MIN_HELD_OUT} "
+            "are needed"
         return _without(metric, f"Whether more rows would help is unclear from so few rows ({few}).")
     # A partition is fitted twice: as quarters, and as halves.
     num_partitions = min(_MAX_PARTITIONS, int(seconds / (len(_PARTS) * max(best.seconds, 1e-9))))
@@ -327,7 +328,7 @@ def _advice(
         )
     if word == "enough_rows":
         most = _small(gain.high, worthwhile)
-        return f"Rows are not what is missing: {of_whom}; twice as many would make it at most {most:.2g} better."
+        return f"More rows would hardly help: {of_whom}; twice as many would make it at most {most:.2g} better."
     return (
         f"Whether more rows would help is unclear from {points[-1].rows:,} rows: {of_whom}; twice as many would "
         f"make it about {_small(gain.value, worthwhile):.2g} {interval} better."

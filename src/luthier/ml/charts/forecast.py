@@ -55,7 +55,7 @@ class Forecast:
         row = next(row for row in self.rows if row.name == TOTAL)
         measured = f"took {row.measured}" if row.outcome is not None else NOT_MEASURED
         where = f": {row.where}" if row.where else ""
-        return f"training and judging predicted {row.predicted} ({row.range}), {measured}{where}"
+        return f"training and evaluation predicted {row.predicted} ({row.range}), {measured}{where}"
 
     def as_json(self) -> list[dict[str, Any]]:
         """One entry a figure: its name, `predicted` with `_low` and `_high`, `measured`, and where that is."""
@@ -106,7 +106,7 @@ def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None)
     if made.energy_kwh is not None:
         rows.append(_row("kWh", made.energy_kwh, None, figures.rough))
     price = f"{figures.rough(quote.usd_per_hour.value)} USD an hour of one device ({quote.price_as_of.isoformat()})"
-    notes = [f"Measured USD are measured steps, validations and judging at {price}: {quote.price_source}."]
+    notes = [f"Measured USD are measured steps, validations and evaluation at {price}: {quote.price_source}."]
     others = {name: part.times(3600) for name, part in parts.items() if name not in _MEASURED and part.value}
     if others:
         shown = ", ".join(f"{name} {_time(seconds.value)}" for name, seconds in others.items())

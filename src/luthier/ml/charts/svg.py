@@ -169,7 +169,7 @@ def check_chart_path(path: Path) -> None:
         )
     if path.is_file() and not _is_picture(path):
         raise ConflictError(
-            f"chart {path} is there already, and is no picture",
+            f"chart {path} already exists, and is not a picture",
             expected="a name that is free, or a chart to replace",
             do="choose another name, or move that file away",
         )

@@ -326,7 +326,7 @@ def compare(
         canary = int(frame["is_canary"].sum())
         return Compared("worse", streak, number, canary, frame.height - canary, frame.height, next_at)
     if number == 0:
-        words = f"{frame.height:,} exchanges so far; the first look is at {next_at:,}"
+        words = f"{frame.height:,} exchanges so far; the first check is at {next_at:,}"
         canary = int(frame["is_canary"].sum())
         return Compared("too early", words, 0, canary, frame.height - canary, frame.height, next_at)
     # Exactly the exchanges of the planned look: more of them would make the time of looking depend on the data.

@@ -85,7 +85,7 @@ def bradley_terry(wins: ArrayLike) -> Ranking:
     if tables.ndim not in (2, 3) or tables.shape[-1] != tables.shape[-2] or tables.shape[-1] < 2:
         raise RequestError(
             f"a table of shape {tables.shape}",
-            expected="[systems, systems] or [items, systems, systems], two systems at least",
+            expected="[systems, systems] or [items, systems, systems], at least two systems",
             do="count wins by pairs of systems",
         )
     whole = tables.sum(axis=0) if tables.ndim == 3 else tables

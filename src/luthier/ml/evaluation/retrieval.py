@@ -125,7 +125,7 @@ def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> Sea
     )
     left_out = _own_texts(task)
     if left_out:
-        note += f" Of {len(left_out):,} of them a document has the same text, which is no candidate."
+        note += f" Of {len(left_out):,} of them a document has the same text, so it is not a candidate."
     return _checked(replace(task, notes=(note,), left_out=left_out))
 
 
@@ -167,7 +167,7 @@ def _rows(examples: Sequence[Example]) -> list[SearchRow]:
         row = search_row(example)
         if row is None:
             raise RequestError(
-                f"{example.id} is no query with a document",
+                f"{example.id} is not a query with a document",
                 expected="one user turn and one assistant turn, each with text",
                 do="take the row out, or map its columns: data.columns",
             )

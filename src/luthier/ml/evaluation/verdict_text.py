@@ -1,7 +1,7 @@
 """The sentences of a verdict: names of systems, the headline, the figures behind it, and caveats.
 
 The headline has no figures. Details give the figures of each baseline with the difference, its interval and p-value,
-then what the other metrics say. Caveats say what the verdict rests on and what it does not show, the gravest first.
+then what the other metrics say. Caveats say what the verdict rests on and what it does not show, most severe first.
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ def caveats(
     num_rows_in_file: int | None,
     are_labels: bool = False,
 ) -> tuple[str, ...]:
-    """Everything a reader should know before acting on the verdict, the gravest first.
+    """Everything a reader should know before acting on the verdict, most severe first.
 
     Args:
         judged: the system that the verdict is about.
@@ -415,8 +415,9 @@ def constant_answers(results: Sequence[SystemResult]) -> list[str]:
         if share >= CONSTANT_SHARE > share_of_references:
             what = f'"{given[:60]}"' if given else "no text"
             found.append(
-                f"{_subject(system, results)} answers one thing in {share:.0%} of rows: {what}. Of the references "
-                f"{share_of_references:.0%} are the same. Judge by macro-F1 and the confusion table, not by accuracy."
+                f"{_subject(system, results)} gives the same answer in {share:.0%} of rows: {what}. Of the "
+                f"references, {share_of_references:.0%} are that answer. Use macro-F1 and the confusion table, not "
+                "accuracy."
             )
     return found
 

@@ -84,7 +84,7 @@ class VerdictView:
         chart: the figures of all systems with their intervals; None where nothing can be drawn.
         num_not_drawn: systems beyond those of the chart.
         picks: three samples.
-        caveats: what limits it, the gravest first.
+        caveats: what limits it, most severe first.
     """
 
     sentence: str

@@ -292,7 +292,7 @@ def _why_this(table: _Table, chosen: Standing, best: Standing, equals: Sequence[
             f"{names} do not differ clearly by {table.title}; {chosen.result.name} is the best and the least expensive."
         ]
     return [
-        f"{names} do not differ clearly by {table.title}, so the least expensive is taken; the best figure is "
+        f"{names} do not differ clearly by {table.title}, so the least expensive is chosen; the best figure is "
         f"{table.said(best)} of {best.result.name}."
     ]
 
@@ -320,8 +320,8 @@ def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings:
         found.append(f"Only {held_out_rows(spec.num_judged)} were evaluated: small differences cannot be seen.")
     if len(standings) > 1:
         found.append(
-            f"What is best of {len(standings)} was chosen by the same rows that its figure is of: expect a little less "
-            "of it on new ones."
+            f"The best of {len(standings)} was chosen on the same rows that its figure is measured on: expect a "
+            "little less on new ones."
         )
     share = spec.num_examples / spec.num_rows_in_file
     if share < 1:

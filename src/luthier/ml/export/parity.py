@@ -144,13 +144,14 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
     if report.given_options:
         options = json.dumps(report.given_options, ensure_ascii=False)
         given = (
-            f"{report.runtime} gives the chat template options of its own, so send chat_template_kwargs {options} with "
+            f"{report.runtime} sets its own options of the chat template, so send chat_template_kwargs {options} with "
             f"every request, or start it with --chat-template-kwargs '{options}'.",
         )
     if report.earlier_ends:
         ids = ", ".join(map(str, report.earlier_ends))
         given += (
-            f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof and went on: such "
+            f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof before it "
+            "continued: such "
             "an answer is cut there.",
         )
     if report.unrounded_difference_nats is not None:

@@ -71,11 +71,11 @@ def why_not_shared(path: str | Path) -> str | None:
     if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
         return f"it took its start out of the base (init_lora_weights={config['init_lora_weights']!r})"
     if tensors := config.get("target_parameters"):
-        return f"it adapts {', '.join(sorted(tensors))}, which are parameters and no modules (target_parameters)"
+        return f"it adapts {', '.join(sorted(tensors))}, which are parameters, not modules (target_parameters)"
     if more := next((name for name in _MORE_THAN_PRODUCTS if config.get(name)), None):
         return f"it has {more}"
     other = next((name for name in _tensor_names(Path(path) / _WEIGHTS) if not name.endswith(_PRODUCTS)), None)
-    return None if other is None else f"it holds {other}, which is no low-rank product of a matrix"
+    return None if other is None else f"it holds {other}, which is not a low-rank product of a matrix"
 
 
 def _tensor_names(file: Path) -> tuple[str, ...]:

@@ -243,7 +243,7 @@ class TaskAnswers:
         raise RequestError(
             f"the likelihood of {len(examples):,} texts by a model with a task head",
             expected="a model that writes",
-            do="ask the base model, or judge by metrics of whole answers",
+            do="use the base model, or evaluate by metrics of whole answers",
         )
 
     def close(self) -> None:

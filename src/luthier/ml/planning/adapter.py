@@ -319,7 +319,7 @@ def _pattern(entry: str) -> BoundedPattern:
         return BoundedPattern("method.targets", entry.removeprefix(_PATTERN))
     except RequestError as error:
         raise RecipeError(
-            f"method.targets: {entry[:100]!r} is no pattern: {error.came.rpartition(': ')[2]}",
+            f"method.targets: {entry[:100]!r} is not a pattern: {error.came.rpartition(': ')[2]}",
             expected=f"`{_PATTERN}` and a regular expression of Python that matches whole module names",
             do="correct the pattern, for example re:.*\\.(q|v)_proj",
         ) from error

@@ -111,7 +111,7 @@ def checked(budget: BudgetPlan) -> BudgetPlan:
         raise RecipeError(
             f"budget.usd is {budget.usd:g}, but {budget.price_source}",
             expected=f"a price of {budget.device}",
-            do="give one with --prices FILE (docs/cost.md shows its form), or cap hours instead: budget.hours",
+            do="give one with --prices FILE (docs/cost.md shows its format), or cap hours instead: budget.hours",
         )
     if budget.energy_kwh is not None and budget.watts is None:
         raise RecipeError(

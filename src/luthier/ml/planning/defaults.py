@@ -23,8 +23,8 @@ steps. Measured on six tasks (docs/benchmarks.md)."""
 OPTIMIZER: Final = ("adamw", "steady with every method; with an adapter its moments are a small part of the memory")
 SCHEDULE: Final = ("cosine", "falls slowly, then fast, then slowly: the last steps settle")
 WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients and should be small")
-WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already hold the weights back")
-CLIP_GRADIENT_NORM: Final = (1.0, "one strange batch cannot throw the weights far")
+WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already limit the weights")
+CLIP_GRADIENT_NORM: Final = (1.0, "one unusual batch cannot move the weights far")
 NEFTUNE_ALPHA: Final = (0.0, "off: no noise on the embeddings; 5 to 15 is usual (docs/regularisation.md)")
 AVERAGE_DECAY: Final = (0.999, 0.5, 10)
 """Most and least decay of an average of the weights, and what share of the steps (one in ten) it looks back over."""
@@ -36,7 +36,7 @@ BLOCK_TOKENS: Final = (2048, "a block of texts fills a micro-batch of a CPU; lon
 OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
 SHARED_PREFIX: Final = (
     True,
-    "a beginning that the examples of a micro-batch share is computed once: the same gradients, less work",
+    "a prefix that the examples of a micro-batch share is computed once: the same gradients, less work",
 )
 SHARDING: Final = (
     "auto",
@@ -60,15 +60,15 @@ LIKELIHOOD_METRICS: Final = (
 )
 PREFERENCE_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("reward_accuracy", "preference_accuracy", "preference_margin", "perplexity"),
-    "which side has gained, which is likelier, and by how much; perplexity is of the chosen side",
+    "which side gained, which is more likely, and by how much; perplexity is that of the chosen side",
 )
 SEARCH_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("ndcg_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "mrr"),
-    "documents are put into an order, and no text is written",
+    "documents are ranked, and no text is written",
 )
 LABEL_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("exact_match",),
-    "answers are one label each, given by a head: equal is what counts",
+    "answers are one label each, given by a head: only an exact match counts",
 )
 NUMBER_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("nmae", "exact_match"),
@@ -87,7 +87,7 @@ PROMPT_VARIANTS: Final = (
 """Fields of a plan's evaluation that say in which ways the base model is prompted."""
 MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut")
 SAMPLE_PROMPTS: Final = (0, "off: answers at each checkpoint take time; 5 shows how the model changes")
-MAX_SAMPLES: Final = (NUM_JUDGED, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
+MAX_SAMPLES: Final = (NUM_JUDGED, "keeps evaluation to minutes on a CPU; raise it to narrow the intervals")
 MICRO_BATCH_TOKENS_CPU: Final = 2048
 CUT_STEP_TOKENS: Final = (1024, 1536)
 """Tokens of a micro-batch of embeddings on a CPU in steps of more tokens than the second: with their padding, those do

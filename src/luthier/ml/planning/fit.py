@@ -199,7 +199,7 @@ _LESS: Final[dict[WorkMethod, tuple[WorkMethod, ...]]] = {
 _NUM_DEVICES_SHOWN: Final = 3
 _WORDS: Final = {
     "micro_batch": "micro-batches of at most {tokens:,} tokens",
-    "checkpointing": "activations computed again on the way back (gradient checkpointing)",
+    "checkpointing": "activations recomputed in the backward pass (gradient checkpointing)",
     "sharding": "weights and optimizer state spread over the devices (FSDP)",
 }
 
@@ -464,7 +464,7 @@ def _why(method: WorkMethod, option: Option, word: str, budget: BudgetRecipe | N
     }
     capped = "; a cap may stop it before its end" if _over(option, budget, at_worst=True) else ""
     tight = option.prediction.peak_memory.total_bytes.high > option.prediction.device.memory_bytes
-    return general[method] + capped + ("; memory may just not be enough" if tight else "")
+    return general[method] + capped + ("; memory may not be enough" if tight else "")
 
 
 def _headline(
@@ -477,7 +477,7 @@ def _headline(
         return METHOD_TITLES[chosen] + (f" with rank {rank}" if rank else "")
     fitting = [method for method, word in words.items() if word == "over the budget"]
     if not fitting:
-        return "no method fits on this device: take a smaller model, shorter rows, or another device (see --compare)"
+        return "no method fits on this device: use a smaller model, shorter rows, or another device (see --compare)"
     least = min(fitting, key=lambda method: options[method].prediction.hours.value)
     hours = options[least].prediction.hours
     return (

@@ -153,13 +153,13 @@ def _judged(sizes: Floats, losses: Floats, noise: float, gains: Sequence[Gain], 
     # a law that only falls leaves a rise among the residuals, so here the noise is that of runs of one size
     if fall < -min(doubt, _between_repeats(sizes, losses) * of_two_means):
         return "rising", (
-            f"the fit says nothing: the loss rises by {-fall:.3g} {from_to}; more rows are not what is missing here "
+            f"the fit shows nothing: the loss rises by {-fall:.3g} {from_to}; more rows would hardly help here "
             "(look at the learning rate, and at whether the rows are similar)"
         )
     if fall <= doubt:
         return "flat", (
-            f"the fit says nothing: {from_to} the loss falls by {fall:.3g}, no more than the noise lets expect "
-            f"({doubt:.3g}); either more rows of this kind would buy nothing, or more runs would be needed to see what"
+            f"the fit shows nothing: {from_to} the loss falls by {fall:.3g}, no more than the noise explains "
+            f"({doubt:.3g}); either more rows of this kind would not help, or more runs are needed to see how much"
         )
     twice = gains[1].bought
     if twice.high > _UNCLEAR_RATIO * max(twice.low, 1e-12):

@@ -300,9 +300,9 @@ def _notes(
             "for the quiet machine"
         )
     if calibration is None:
-        notes.append("no probe has run on this device: rates are tabled, intervals wide")
+        notes.append("no probe has run on this device: rates come from a table, so intervals are wide")
     if fits(memory, device) and memory.total_bytes.high > device.memory_bytes:
-        notes.append("fits as expected, but the upper end of the interval does not")
+        notes.append("the expected memory fits, but the upper end of its interval does not")
     if device.is_cpu:
         notes.append("the CPU's power is assumed from its cores, not measured")
     if (rollouts := workload.rollouts) is not None:

@@ -157,7 +157,8 @@ def _resolved(
     asked_method = fitted_method(recipe.method, recipe.objective)
     method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
     if asked_method is not recipe.method:
-        sources.note("method.dropout", "derived", "answers are drawn without dropout, and learned as they were drawn")
+        sources.note("method.dropout", "derived", "answers are sampled without dropout, and learned as they were "
+            "sampled")
         if recipe.method is None:
             # The recipe that was fitted names a method, so it would pass as asked.
             sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
@@ -211,9 +212,9 @@ def _note_base(recipe: Recipe, template: Literal["chat", "plain"], sources: Prov
 def _note_rows(data: DataPlan, sources: Provenance) -> None:
     """The sources of what is done with the rows, where it is not the default."""
     if data.template_options:
-        sources.note("data.template_options", "asked", "the chat template is given these, in training and in judging")
+        sources.note("data.template_options", "asked", "the chat template gets these, in training and in evaluation")
     if data.template_day is not None:
-        why = "the chat template writes the date: the same one in training, judging and serving, on every day"
+        why = "the chat template writes the date: the same one in training, evaluation and serving, on every day"
         sources.note("data.template_day", "default", why)
     for name in ("learn_reasoning", "reasoning", "system", "tools"):
         if getattr(data, name) is not None:
@@ -272,7 +273,7 @@ def _training(
     sources.note("training.precision", *(("measured", hardware.why) if is_measured else ("asked", "in the recipe")))
     packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
-    sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")
+    sources.note("training.forward", "default", "the fast path: each part of it is proved when the model is loaded")
     threads = pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine"))
     workers, pieces = side_by_side(r, objective, data, hardware, threads, batch, sources)
     every = defaults.CHECKPOINT_EVERY_STEPS

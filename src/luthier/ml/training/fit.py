@@ -44,7 +44,7 @@ def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ..
     found += _more_rows(plan)
     found.append(
         Remedy(
-            text=f"Take smaller steps: half the learning rate of {training.learning_rate:g}.",
+            text=f"Use smaller steps: half the learning rate of {training.learning_rate:g}.",
             settings=(f"training.learning_rate={training.learning_rate / 2:g}",),
         )
     )
@@ -61,7 +61,8 @@ def _more_rows(plan: Plan) -> list[Remedy]:
         return []
     text = (
         f"Get more rows than these {data.train.num_examples:,}, each seen {plan.training.epochs:.2g} times: luthier "
-        "plan RECIPE --learning-curve measures what more would buy, luthier data synthesise writes some from documents."
+        "plan RECIPE --learning-curve measures what more would gain, luthier data synthesise writes some from "
+        "documents."
     )
     return [Remedy(text=text)]
 
@@ -83,7 +84,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
     if method.target_rank is None and method.rank > _SMALL_RANK:
         # alpha is reduced with the rank, so that alpha / rank, the scale of the update, is unchanged.
         half, alpha = method.rank // 2, method.alpha / method.rank * (method.rank // 2)
-        text = f"Give it less to learn with: rank {half} in place of {method.rank}, at the same scale."
+        text = f"Reduce its capacity: rank {half} instead of {method.rank}, at the same scale."
         found.append(Remedy(text=text, settings=(f"method.rank={half}", f"method.alpha={alpha:g}")))
     if training.average is None and method.name != "adalora":
         text = "Average the weights over the steps: what is kept is smoother than any one step."
@@ -103,10 +104,10 @@ def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
     else:
         more = f"training.epochs={2 * training.epochs:g}"
     found = [Remedy(text=f"Train longer: twice the {training.num_steps:,} steps.", settings=(more,))]
-    text = f"Or take larger steps: twice the learning rate of {training.learning_rate:g}."
+    text = f"Or use larger steps: twice the learning rate of {training.learning_rate:g}."
     found.append(Remedy(text=text, settings=(f"training.learning_rate={2 * training.learning_rate:g}",)))
     if method.name not in _NOT_ADAPTED and method.dropout > 0:
-        text = f"Drop the dropout of {method.dropout:g}: nothing was memorised."
+        text = f"Remove the dropout of {method.dropout:g}: nothing was memorised."
         found.append(Remedy(text=text, settings=("method.dropout=0",)))
     return tuple(found)
 
@@ -116,7 +117,7 @@ def for_astray(plan: Plan) -> tuple[Remedy, ...]:
     training = plan.training
     found = [
         Remedy(
-            text=f"Take smaller steps: a third of the learning rate of {training.learning_rate:g}.",
+            text=f"Use smaller steps: a third of the learning rate of {training.learning_rate:g}.",
             settings=(f"training.learning_rate={training.learning_rate / 3:.1g}",),
         )
     ]
@@ -211,7 +212,7 @@ def _between(steps: dict[int, StepDone], start: int, stop: int) -> float:
 def _too_few(checks: Sequence[ValidationDone]) -> str:
     if not checks:
         return "There were no validation rows, so overfitting cannot be assessed."
-    return f"There was only one validation, at step {checks[0].step:,}: one loss shows no course."
+    return f"There was only one validation, at step {checks[0].step:,}: one loss shows no trend."
 
 
 OVERFITTING_RISES = 2

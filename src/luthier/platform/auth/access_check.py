@@ -47,9 +47,9 @@ class AccessCheck:
                 return None
             if (reason := self._reason()) is not None:
                 return NotAllowedError(
-                    f"{reason}, so that what was started with it does not go on",
-                    expected=f"a key or a member with the scope {self._scope}, for as long as the work takes",
-                    do="start it again with another key; what was done until now is kept",
+                    f"{reason}, so the work that was started with it cannot continue",
+                    expected=f"a key or a member with the scope {self._scope}, for as long as the work lasts",
+                    do="start it again with another key; the results so far are kept",
                 )
             self._checked_at = self._clock()
             return None

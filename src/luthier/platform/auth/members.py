@@ -145,7 +145,7 @@ def change_own_password(context: Context, caller: Caller, current: str, password
     member = context.members.get(caller.project_id, caller.member_id)
     if member_by_password(context, member.name, current) is None:
         raise RequestError(
-            "the current password is not this one", expected="the password that you signed in with", do="type it again"
+            "the current password is not this one", expected="the password that you signed in with", do="enter it again"
         )
     return change_password(context, caller, member.member_id, password)
 
@@ -205,14 +205,14 @@ def _refuse_external(context: Context, member_id: str, what: str) -> None:
         raise ConflictError(
             f"this member signs in by the identity provider, which decides on {what}",
             expected="a member with a password of this server",
-            do="change the person's groups at the provider, or what groups lead to under Settings, Sign-in",
+            do="change the person's groups at the provider, or the mapping of groups under Settings, Sign-in",
         )
 
 
 def _refuse_oneself(caller: Caller, member_id: str, what: str) -> None:
     if caller.member_id == member_id:
         raise ConflictError(
-            f"{caller.name!r} would give themselves {what}",
+            f"{caller.name!r} may not give themselves {what}",
             expected="another admin to do that, so that a project is never left without one by mistake",
             do="sign in as another admin, or with an admin key",
         )

@@ -80,7 +80,7 @@ class Provider:
         if not settings.oidc_client_id:
             raise RequestError(
                 "LUTHIER_OIDC_ISSUER without LUTHIER_OIDC_CLIENT_ID",
-                expected="the id that the provider has given to this server",
+                expected="the id that the provider gave to this server",
                 do="set LUTHIER_OIDC_CLIENT_ID, or unset LUTHIER_OIDC_ISSUER",
             )
         _check_address("LUTHIER_OIDC_ISSUER", settings.oidc_issuer)

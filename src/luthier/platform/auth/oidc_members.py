@@ -120,7 +120,7 @@ def members_for(context: Context, provider: Provider, identity: Identity) -> lis
         raise SignInRefusedError(
             f"{identity.name[:_MAX_NAME_CHARACTERS]} has signed in at {provider.name} and may not use this server; the "
             f"claim {provider.groups_claim!r} names {named}",
-            expected="a group that leads to a project here",
+            expected="a group that is mapped to a project here",
             do="ask an admin to add you to such a group, or to map one of yours under Settings, Sign-in",
         )
     return found
@@ -152,7 +152,7 @@ def take_flow(context: Context, browser: str, state: str) -> dict[str, Any]:
     found = context.oidc.take_flow(digest_of(state), digest_of(browser)) if browser and state else None
     if found is None:
         raise SignInRefusedError(
-            "this answer belongs to no sign-in of this browser in the last ten minutes, or was used before",
+            "this answer does not belong to a sign-in of this browser in the last ten minutes, or was already used",
             expected="one answer of the provider to one sign-in, in the same browser",
             do="begin the sign-in again on the sign-in page",
         )
@@ -194,7 +194,7 @@ def _by_provider(member: Member) -> Caller:
 def _check_may(caller: Caller) -> None:
     if not may_open_projects(caller):
         raise RequestError(
-            f"{caller.name!r} would change which groups may sign in",
+            f"{caller.name!r} may not change which groups may sign in",
             expected="an admin of the project 'default', in which the server is set up",
             do="ask one of them, or do it on the server: luthier users map GROUP",
         )

@@ -61,7 +61,7 @@ class OidcStore(Store):
             )
             if gone.rowcount == 0:
                 raise NotFoundError(
-                    f"the group {name[:100]!r} leads to no such project",
+                    f"the group {name[:100]!r} is not mapped to such a project",
                     expected="a group and a project of the list",
                     do="see the list of groups",
                 )

@@ -60,8 +60,8 @@ def hashed(password: str) -> str:
     if len(password) < LEAST_PASSWORD_CHARACTERS or len(_bytes(password)) > MOST_PASSWORD_BYTES:
         raise RequestError(
             f"a password of {len(password)} characters",
-            expected=f"{LEAST_PASSWORD_CHARACTERS} characters or more, and at most {MOST_PASSWORD_BYTES:,} bytes",
-            do="choose a longer one: some words in a row are easy to remember",
+            expected=f"at least {LEAST_PASSWORD_CHARACTERS} characters, and at most {MOST_PASSWORD_BYTES:,} bytes",
+            do="choose a longer one: a few words in a row are easy to remember",
         )
     # The commands hash as well, without `PasswordThreads`: the bound on memory holds for every caller.
     with _turns:
@@ -195,13 +195,13 @@ def _no_resources(error: Exception) -> BusyError:
     return BusyError(
         f"a password cannot be checked now: {error}",
         expected="64 MiB of free memory and room for 4 threads",
-        do="try again in a moment; where it stays so, free memory on the server",
+        do="try again in a moment; if it happens again, free memory on the server",
     )
 
 
 def _no_hash() -> WorkError:
     return WorkError(
-        "the password of this member is kept in a form that cannot be read",
+        "the stored password of this member cannot be read",
         expected="an Argon2 hash in the PHC string format",
         do="give the member a new password: luthier users password NAME",
     )

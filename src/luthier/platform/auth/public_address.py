@@ -129,7 +129,7 @@ def checked_address(url: str) -> str:
         raise RequestError(
             f"the address of links {url[:100]!r}",
             expected="https://HOST, http://HOST:PORT, or one of these with a path",
-            do="give the address under which the people who get a link open these pages",
+            do="give the address at which the people who get a link open these pages",
         )
     return text
 

@@ -176,12 +176,12 @@ def rename_project(context: Context, caller: Caller, project: str, name: str) ->
     found = context.access.project(project if may_open_projects(caller) else caller.project_id)
     if project not in (found.project_id, found.name):
         # Without a look at others, whose names the error would list: they are none of the caller's business.
-        raise NotFoundError(f"no project {project[:100]!r}", expected="your own project", do="rename that one")
+        raise NotFoundError(f"no project {project[:100]!r}", expected="your own project", do="rename your own project")
     if found.project_id == DEFAULT_PROJECT:
         raise RequestError(
-            f"the project {DEFAULT_PROJECT!r} would be renamed",
-            expected="another project: commands take this one where none is named",
-            do="make a project with the name that you want",
+            f"the project {DEFAULT_PROJECT!r} cannot be renamed",
+            expected="another project: commands use this one by default",
+            do="create a project with the name that you want",
         )
     if name.strip() == DEFAULT_PROJECT or _looks_like_id(name):
         raise _name_of_id(name)
@@ -209,11 +209,11 @@ def set_file_quota(context: Context, caller: Caller, project: str, max_file_byte
     if not may_open_projects(caller):
         if project not in (own.project_id, own.name):
             # Names of others are none of the caller's business.
-            raise NotFoundError(f"no project {project[:100]!r}", expected="your own project", do="name that one")
+            raise NotFoundError(f"no project {project[:100]!r}", expected="your own project", do="name another project")
         raise NotAllowedError(
-            f"the file quota of {own.name!r} would be changed by its own administrator",
+            f"the file quota of {own.name!r} cannot be changed by its own administrator",
             expected=f"an administrator of the project {DEFAULT_PROJECT!r}, in which the server is set up",
-            do="ask who runs this server",
+            do="ask the operator of this server",
         )
     if max_file_bytes is not None and not 0 <= max_file_bytes <= _MOST_QUOTA_BYTES:
         raise RequestError(
@@ -332,9 +332,9 @@ def open_project(context: Context, caller: Caller, name: str) -> tuple[Project, 
     """
     if not may_open_projects(caller):
         raise RequestError(
-            f"{caller.name!r} would open a project",
+            f"{caller.name!r} may not create a project",
             expected=f"an admin of the project {DEFAULT_PROJECT!r}, in which the server is set up",
-            do="ask one of them, or make it on the server: luthier projects create NAME",
+            do="ask one of them, or create it on the server: luthier projects create NAME",
         )
     made = create_project(context, name.strip(), by=caller)
     kept, key = create_key(context, "first", scopes=("admin",), project=made.project_id, by=caller)

@@ -158,7 +158,7 @@ class AccessStore(Store):
             ConflictError: Another project has the name.
         """
         conflict = ConflictError(
-            f"a project {name!r} exists already", expected="a name that no other has", do="choose another name"
+            f"a project {name!r} exists already", expected="a unique name", do="choose another name"
         )
         known = self.project(project_id)
         with self._write(conflict) as connection:
@@ -194,7 +194,7 @@ class AccessStore(Store):
         raise NotFoundError(
             f"no project {name_or_id!r}",
             expected=f"one of {', '.join(project.name for project in known)}",
-            do="correct the name, or make it: luthier projects create NAME",
+            do="correct the name, or create it: luthier projects create NAME",
         )
 
     def add_key(self, key: ApiKey, digest: str) -> ApiKey:
@@ -290,7 +290,7 @@ class AccessStore(Store):
                 raise QuotaError(
                     f"the key {key_id} has used {used or 0:,} of its {limit:,} tokens of {day} (UTC)",
                     expected="a day's tokens not yet used up",
-                    do="wait for the next day (UTC), or make a key with a larger --tokens-per-day",
+                    do="wait for the next day (UTC), or create a key with a larger --tokens-per-day",
                 )
             if used is None:
                 start = {"key_id": key_id, "day": day, "num_requests": 1, "num_tokens": num_tokens}

@@ -35,13 +35,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 HomeOption = Annotated[
     Path | None,
     typer.Option(
-        "--home", help="The folder that holds everything [default: LUTHIER_HOME, or ~/.luthier].", metavar="DIR"
+        "--home", help="The folder for all of Luthier's data [default: LUTHIER_HOME, or ~/.luthier].", metavar="DIR"
     ),
 ]
-ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
+ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="Name or id of the project.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Set a value of the recipe, as in training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
+    typer.Option("--set", help="Override a value of the recipe, such as training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
 ]
 BudgetHoursOption = Annotated[
     float | None,
@@ -49,7 +49,7 @@ BudgetHoursOption = Annotated[
 ]
 BudgetUsdOption = Annotated[
     float | None,
-    typer.Option("--budget-usd", metavar="USD", help="Pause once this much money is spent.", show_default=False),
+    typer.Option("--budget-usd", metavar="USD", help="Pause after spending this much money.", show_default=False),
 ]
 BudgetTokensOption = Annotated[
     int | None,
@@ -57,7 +57,7 @@ BudgetTokensOption = Annotated[
 ]
 BudgetKwhOption = Annotated[
     float | None,
-    typer.Option("--budget-kwh", metavar="KWH", help="Pause once this much energy is used.", show_default=False),
+    typer.Option("--budget-kwh", metavar="KWH", help="Pause after using this much energy.", show_default=False),
 ]
 DevicesOption = Annotated[
     int | None,
@@ -66,7 +66,7 @@ DevicesOption = Annotated[
 AllowUnsignedOption = Annotated[
     bool,
     typer.Option(
-        "--allow-unsigned", help="Use uploads without a signature although LUTHIER_CHECKPOINT_KEY is set: older ones."
+        "--allow-unsigned", help="Accept unsigned uploads, such as older ones, although LUTHIER_CHECKPOINT_KEY is set."
     ),
 ]
 CheckpointsOption = Annotated[
@@ -74,21 +74,21 @@ CheckpointsOption = Annotated[
     typer.Option(
         "--checkpoints",
         metavar="URL",
-        help="Upload checkpoints there, such as s3://bucket/folder. As LUTHIER_CHECKPOINTS.",
+        help="Upload checkpoints to this place, such as s3://bucket/folder [default: LUTHIER_CHECKPOINTS].",
         show_default=False,
     ),
 ]
 PricesOption = Annotated[
     Path | None,
-    typer.Option("--prices", help="Your own prices, in the format of docs/cost.md.", metavar="FILE"),
+    typer.Option("--prices", help="A file with your own prices (format: docs/cost.md).", metavar="FILE"),
 ]
 GoodEnoughOption = Annotated[
     str | None,
     typer.Option(
         "--good-enough",
         metavar="[METRIC=]VALUE",
-        help="What the model has to reach: 0.9, label_accuracy=0.9, or agreement=COLUMN, as often as the answers of a "
-        "second person in that column agree with the rows. The verdict says whether it does.",
+        help="The target that the model must reach: 0.9, label_accuracy=0.9, or agreement=COLUMN: how often a second "
+        "person's answers in that column agree with the rows. The verdict states whether it is reached.",
     ),
 ]
 OptimisedPromptOption = Annotated[
@@ -97,7 +97,7 @@ OptimisedPromptOption = Annotated[
         "--optimised-prompt",
         metavar="TOKENS",
         min=0,
-        help="Also evaluate the base model with the best prompt that a search of this many tokens finds; 0: no search.",
+        help="Also evaluate the base model with the best prompt found by a search of this many tokens; 0: no search.",
     ),
 ]
 ReflectionModelOption = Annotated[
@@ -112,7 +112,8 @@ ReflectionModelOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 MappingOption = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="FIELD=NAME", help="Name a field of the file, such as prompt=question. Repeatable."),
+    typer.Option("--map", metavar="FIELD=NAME", help="Map a field to a column of the file, such as prompt=question. "
+        "Repeatable."),
 ]
 
 
@@ -126,11 +127,11 @@ def _free_page(path: Path | None) -> Path | None:
 
 
 PageOption = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots.", callback=_free_page)
+    Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML page with charts.", callback=_free_page)
 ]
 SuitePageOption = Annotated[
     Path | None,
-    typer.Option("--html", metavar="PATH", help="With --suite: write the result as a page.", callback=_free_page),
+    typer.Option("--html", metavar="PATH", help="With --suite: write the result as an HTML page.", callback=_free_page),
 ]
 
 DEFAULT_URL: Final = "http://127.0.0.1:8520"
@@ -140,7 +141,7 @@ LinksUrlOption = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="What links begin with [default: LUTHIER_PUBLIC_URL, or the project's address of links].",
+        help="The address that links begin with [default: LUTHIER_PUBLIC_URL, or the one set for the project].",
     ),
 ]
 
@@ -242,8 +243,8 @@ EngineOption = Annotated[
     Literal["auto", "transformers", "llama_cpp", "vllm"],
     typer.Option(
         "--engine",
-        help="The engine; auto: llama_cpp for GGUF files, else vllm with a GPU, else the faster of transformers and "
-        "llama_cpp, where a GGUF copy is proved.",
+        help="auto: llama_cpp for GGUF files; otherwise vllm with a GPU; otherwise transformers, or llama_cpp if a "
+        "proved GGUF copy is faster.",
     ),
 ]
 

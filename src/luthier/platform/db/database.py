@@ -43,7 +43,7 @@ def bring_up_to_date(backend: Backend) -> None:
     One process migrates, the others wait for it. All changes take effect together, or none does.
 
     Raises:
-        ConflictError: The database was made by a newer Luthier.
+        ConflictError: The database was made by a newer version of Luthier.
         WorkError: The database holds tables of something else.
     """
     with backend.engine.connect() as connection:
@@ -79,7 +79,7 @@ def _check_origin(connection: Connection, place: str, version: str | None) -> No
     known = {file.stem.partition("_")[0].removeprefix("v") for file in (MIGRATIONS / "versions").glob("v*.py")}
     if version not in known | _UNRELEASED:
         raise ConflictError(
-            f"the database {place} has schema {version}, made by a newer Luthier",
+            f"the database {place} has schema {version}, made by a newer version of Luthier",
             expected=f"schema {SCHEMA_VERSION} or older",
             do="update Luthier, or choose another home or database",
         )
@@ -163,7 +163,7 @@ class Database:
 
         Raises:
             RequestError: This version cannot use the URL, or the folder cannot be written.
-            ConflictError: The database was made by a newer Luthier.
+            ConflictError: The database was made by a newer version of Luthier.
             UnreachableError: The server does not answer.
             WorkError: The database is damaged, or holds tables of another program.
         """

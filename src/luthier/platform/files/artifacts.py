@@ -85,7 +85,7 @@ class ArtifactStore:
             NotFoundError: There is no such file.
         """
         if not path.is_file():
-            raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
+            raise NotFoundError(f"no file {path}", expected="a file that is not empty", do="check the path")
         return self._keep(path, sha256_file(path), kind, may_move=False, then=then or _nothing)
 
     def num_bytes(self) -> int:

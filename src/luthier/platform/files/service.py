@@ -93,7 +93,7 @@ def _disk_full_explained(path: Path) -> Iterator[None]:
             raise
         raise StorageFullError(
             f"no room for a file in {path.parent}: {error.strerror}",
-            expected="free space for the file that came in",
+            expected="free space for the uploaded file",
             do="free some disk space, then send it again",
         ) from error
 
@@ -144,7 +144,7 @@ def keep_file(
         raise UnsupportedError(
             f"{safe_filename(filename)!r} is an empty file",
             expected="a file of at least one byte",
-            do="check that the file was written to the end, and send it again",
+            do="check that the file is complete, and send it again",
             code="empty_file",
             param="file",
         )
@@ -187,7 +187,7 @@ def add_file(
         StorageFullError: The disk is full.
     """
     if not path.is_file():
-        raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
+        raise NotFoundError(f"no file {path}", expected="a file that is not empty", do="check the path")
     with incoming_file(context) as incoming:
         for block in blocks_of(path):
             incoming.write(block)

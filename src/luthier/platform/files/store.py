@@ -122,7 +122,7 @@ FILES: Final = RecordTable(
     missing=Missing(
         "no such file: {key!r}",
         "the id of a file of this project, such as file-20261125-093000-1f2e3d",
-        "list what there is: GET /v1/files; one that has expired must be uploaded again",
+        "list them: GET /v1/files; one that has expired must be uploaded again",
     ),
 )
 """The files of all projects, those that were deleted or have expired among them."""
@@ -405,8 +405,8 @@ def check_quota(
         raise FileQuotaError(
             f"{size(num_bytes)} for the files of the project {project_id}, which take {size(used)}",
             expected=f"at most {size(most)} in all",
-            do="delete files or datasets that are not needed, or have an administrator of the server raise the limit: "
-            "luthier projects quota",
+            do="delete files or datasets that are not needed, or ask an administrator of the server to raise the "
+            "limit: luthier projects quota",
         )
 
 

@@ -129,7 +129,7 @@ def _complete(context: Context, project_id: str, upload_id: str, part_ids: Seque
         raise RequestError(
             f"the parts have {total} bytes together",
             expected=f"{upload.num_bytes} bytes, as announced when the upload began",
-            do="add what is missing, name all parts in part_ids, or begin another upload",
+            do="add what is missing, name all parts in part_ids, or start another upload",
         )
     with IncomingFile(context.artifacts.incoming) as incoming:
         found = _put_together(context, parts, incoming)

@@ -81,7 +81,7 @@ class Liveness:
         except TimeoutError:
             limiter = current_default_thread_limiter()
             found["threads"] = (
-                f"no thread has come free for {self._thread.seconds:.0f} s: {limiter.borrowed_tokens} of "
+                f"no thread was free for {self._thread.seconds:.0f} s: {limiter.borrowed_tokens} of "
                 f"{limiter.total_tokens:g} are busy"
             )
         seconds = self._context.password_threads.longest_seconds()

@@ -239,7 +239,7 @@ def _answer_to(key: str, turn: Turn) -> Response:
 def _still_at_work(key: str, seconds: int) -> ApiError:
     return ApiError(
         409,
-        f"The first request with the Idempotency-Key {key!r} is still at work; what to do: ask again",
+        f"The first request with the Idempotency-Key {key!r} is still at work; what to do: try again",
         code="idempotency_key_in_use",
         headers={"Retry-After": str(seconds), "x-should-retry": "true"},
     )

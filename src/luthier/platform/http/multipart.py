@@ -236,7 +236,7 @@ class _FormReader:
         # It is quoted in errors, so it must not be arbitrarily long.
         self._name = _text(options[b"name"])[:100]
         if self._name in self._fields or (self._name == self._file_field and self._filename is not None):
-            raise FormError(f"The field {self._name!r} is there twice", param=self._name)
+            raise FormError(f"The field {self._name!r} appears twice", param=self._name)
         if self._name == self._file_field:
             self._filename = _unescaped(_text(options.get(b"filename", b"")))
         elif self._name not in self._known:

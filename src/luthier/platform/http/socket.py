@@ -109,7 +109,7 @@ def _explained(host: str, port: int, error: Exception) -> LuthierError:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
         return ConflictError(
-            f"port {port} of {host} is taken by another program",
+            f"port {port} of {host} is in use by another program",
             expected="a free port",
             do=f"choose another with --port (0: any that is free), or end that program (`ss -ltnp 'sport = :{port}'` "
             f"names it)",

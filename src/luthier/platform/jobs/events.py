@@ -154,9 +154,9 @@ class JobEventStore:
                 number = connection.execute(its).scalar()
                 if number is None:
                     raise RequestError(
-                        f"after={after!r} is no event of this job",
+                        f"after={after!r} is not an event of this job",
                         expected="the id of one of its events",
-                        do="begin again, without `after`",
+                        do="start again, without `after`",
                     )
                 given["before"] = number
             rows = connection.execute(_NEWEST_FIRST, given).all()

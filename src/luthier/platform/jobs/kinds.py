@@ -46,7 +46,7 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         },
         noun="fine-tuning job",
         continues="resumes from its last checkpoint",
-        picked_up="it is taken up again from the last checkpoint",
+        picked_up="it resumes from the last checkpoint",
     ),
     "export": KindRules("Export", "luthier.features.exports.requests:carry_out"),
     "evaluation": KindRules(

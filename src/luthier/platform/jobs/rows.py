@@ -123,7 +123,7 @@ def held_row(connection: Connection, job_id: str, attempt: int) -> RowMapping:
         raise LeaseLostError(
             f"attempt {attempt} of job {job_id}, which is {row['status']} with attempt {row['attempt']}",
             expected="the attempt that holds the job",
-            do="stop working on it: another worker has taken it over, or it has ended",
+            do="stop working on it: another worker has it now, or it has ended",
         )
     return row
 

@@ -320,7 +320,7 @@ class JobStore:
                 raise ConflictError(
                     f"job {job_id} is {job_of(row).shown_status}",
                     expected=f"a job that can be {words[wish]}",
-                    do="check it: the change may have been made already",
+                    do="check it: the change may already be made",
                 )
             if status == "running":
                 message = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"

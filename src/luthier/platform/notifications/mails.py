@@ -226,8 +226,8 @@ def _server(settings: Settings) -> tuple[str, str, int, str, str]:
 
 def _failed(host: str, why: str) -> WorkError:
     return WorkError(
-        f"the mail server {host} did not take the mail: {why[:500]}",
-        expected="a server that takes it",
+        f"the mail server {host} did not accept the mail: {why[:500]}",
+        expected="a server that accepts it",
         do="check LUTHIER_SMTP, LUTHIER_SMTP_FROM and the addresses; it is tried again for three days",
     )
 

@@ -97,7 +97,7 @@ class PageWork:
             # Each running piece is a thread, and each may start a child process with gigabytes.
             if sum(not one.done.is_set() for one in self._works.values()) >= _MAX_RUNNING:
                 raise BusyError(
-                    f"{_MAX_RUNNING} such pieces of work are running already",
+                    f"{_MAX_RUNNING} tasks of this kind are already running",
                     expected="one of them to end soon",
                     do="send the form again in a moment",
                 )
@@ -126,9 +126,9 @@ class PageWork:
         # Another session's work is as if it were not there: names of work must not be tried out.
         if found is None or found.owner != _owner(request):
             raise NotFoundError(
-                "no such work is running here",
-                expected="work that this browser has started since the server was started",
-                do="see on the page that you came from whether it was done",
+                "no such task is running here",
+                expected="a task that this browser started since the server was started",
+                do="see on the page that you came from whether it is done",
             )
         return found
 

@@ -62,7 +62,7 @@ def test_a_new_password_signs_others_out_and_this_browser_not(ada: Callable[[], 
     [
         ("wrong", OTHER, OTHER, "the current password is not this one"),
         (PASSWORD, OTHER, OTHER + "!", "the two new passwords differ"),
-        (PASSWORD, "short", "short", "10 characters or more"),
+        (PASSWORD, "short", "short", "at least 10 characters"),
     ],
 )
 def test_a_password_that_cannot_be_is_explained(

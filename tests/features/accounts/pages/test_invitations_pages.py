@@ -69,7 +69,7 @@ def test_wrong_forms_are_explained_and_the_name_is_kept(home: Context, browser: 
     assert 'value="Ben"' in one.get(made.path).text
     for wrong, status, words in (
         ({"again": PASSWORD + "!"}, 422, "the two passwords differ"),
-        ({"password": "short", "again": "short"}, 422, "10 characters or more"),
+        ({"password": "short", "again": "short"}, 422, "at least 10 characters"),
         ({"name": "Ada"}, 409, "exists already"),
     ):
         answer = one.post(made.path, data=ACCEPT | {"name": "Kept <b>"} | wrong)
@@ -120,7 +120,7 @@ def test_only_admins_invite_and_an_invalid_form_makes_nothing(home: Context, bro
     admin = browser("admin")
     for wrong, words in (
         ({"public_url": "somewhere"}, "the address of links"),
-        ({"expires": "soon"}, "is no span of time"),
+        ({"expires": "soon"}, "is not a span of time"),
         ({"expires": "365d"}, "90 days"),
     ):
         answer = admin.post(LIST, data=FORM | {"recipient": "kept"} | wrong)

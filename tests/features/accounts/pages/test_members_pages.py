@@ -42,7 +42,7 @@ def test_a_member_is_added_changed_and_removed(home: Context, browser: Browser) 
     ("form", "status", "words"),
     [
         ({"name": "", "password": PASSWORD, "role": "viewer"}, 422, "printable characters"),
-        ({"name": "kept", "password": "short", "role": "admin"}, 422, "10 characters or more"),
+        ({"name": "kept", "password": "short", "role": "admin"}, 422, "at least 10 characters"),
         ({"name": "Eva", "password": PASSWORD, "role": "viewer"}, 422, "exists already"),
         ({"name": "kept", "password": PASSWORD, "role": "owner"}, 422, "role"),
     ],

@@ -147,7 +147,7 @@ def test_groups_of_several_projects_give_a_choice(home: Context, provider: Provi
     assert "Choose a project" in page
     choice = page.partition('name="choice" value="')[2].partition('"')[0]
     wrong = visitor().post("/sign-in/oidc/choose", data={"choice": choice, "project": "default"})
-    refused(wrong, "belongs to no sign-in")
+    refused(wrong, "does not belong to a sign-in")
     refused(one.post("/sign-in/oidc/choose", data={"choice": choice, "project": "proj-x"}), "one of those")
     page = signed_in(one, "/datasets").text
     choice = page.partition('name="choice" value="')[2].partition('"')[0]
@@ -156,7 +156,7 @@ def test_groups_of_several_projects_give_a_choice(home: Context, provider: Provi
     assert "project support" in one.get("/").text
     again = visitor()
     again.cookies.set("luthier_sign_in", one.cookies.get("luthier_sign_in", ""))
-    refused(again.post("/sign-in/oidc/choose", data={"choice": choice, "project": "default"}), "belongs to no sign-in")
+    refused(again.post("/sign-in/oidc/choose", data={"choice": choice, "project": "default"}), "does not belong to a sign-in")
     third = visitor()
     choice = signed_in(third, "/datasets").text.partition('name="choice" value="')[2].partition('"')[0]
     refused(third.get(f"/sign-in/oidc/callback?code=x&state={choice}"), "names a choice of a project")
@@ -291,13 +291,13 @@ def test_an_answer_works_once_and_only_in_the_browser_that_asked(
     provider.person["groups"] = ["ml"]
     one, other = visitor(), visitor()
     back = at_provider(to_provider(one))
-    refused(other.get(back), "belongs to no sign-in")
+    refused(other.get(back), "does not belong to a sign-in")
     assert one.get(back).status_code == 303
-    refused(one.get(back), "belongs to no sign-in")
+    refused(one.get(back), "does not belong to a sign-in")
     to_provider(other)
     state = parse_qs(urlsplit(back).query)["state"][0]
-    refused(other.get(f"/sign-in/oidc/callback?{urlencode({'code': 'x', 'state': state})}"), "belongs to no sign-in")
-    refused(other.get("/sign-in/oidc/callback?code=x"), "belongs to no sign-in")
+    refused(other.get(f"/sign-in/oidc/callback?{urlencode({'code': 'x', 'state': state})}"), "does not belong to a sign-in")
+    refused(other.get("/sign-in/oidc/callback?code=x"), "does not belong to a sign-in")
 
 
 def test_an_answer_of_another_issuer_is_refused_before_its_code_is_sent(

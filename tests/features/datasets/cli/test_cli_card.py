@@ -45,7 +45,7 @@ def test_a_card_that_is_there_is_replaced_only_by_force(luthier: Any, rows: Path
     output.write_text("mine")
     done = luthier("data", "card", rows, "-o", output)
     assert done.code == 2
-    assert "is there already" in done.err
+    assert "already exists" in done.err
     assert output.read_text() == "mine"
     assert luthier("data", "card", rows, "-o", output, "--force").code == 0
     assert output.read_text() != "mine"

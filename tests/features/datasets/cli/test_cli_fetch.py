@@ -39,7 +39,7 @@ def test_a_source_is_fetched_once_and_refreshed_when_asked_for(luthier: Any, hub
 def test_a_path_is_no_remote_source(luthier: Any) -> None:
     done = luthier("data", "fetch", "rows.jsonl")
     assert done.code == 2
-    assert "'rows.jsonl' is no remote source" in done.err
+    assert "'rows.jsonl' is not a remote source" in done.err
 
 
 @pytest.mark.usefixtures("hub")

@@ -146,7 +146,7 @@ def test_a_split_is_made_and_proved(home: Context, browser: Browser) -> None:
         ({"validation": "many"}, "'many' as the share of validation"),
         ({"validation": "96"}, "expected a number from 0 to 95"),
         ({"validation": "60", "held_out": "50"}, "validation"),
-        ({"near": "on", "near_threshold": "0.1"}, "'0.1' as the likeness"),
+        ({"near": "on", "near_threshold": "0.1"}, "'0.1' as the similarity"),
         ({"validation": "0", "held_out": "0"}, "leave nothing to split off"),
         ({"stratify_by": HOSTILE}, "alert(1)"),
         ({"version": "9"}, "no version 9"),

@@ -161,7 +161,7 @@ def test_what_somebody_else_says_meanwhile_is_told(home: Context, browser: Brows
     assert "Ben <b> has rejected this row just now" in words(told)
     assert "<b>" not in told.text
     answer = one.post(f"{desk}/decide", data={"version": 1, "row": 1, "decision": "accept", "seen": ""}, headers=HX)
-    assert "Ben &lt;b&gt; had rejected it meanwhile, your word counts now" in answer.text
+    assert "Ben &lt;b&gt; had rejected it in the meantime, your decision counts now" in answer.text
 
 
 def test_rows_of_a_finding_alone(browser: Browser, desk: str) -> None:

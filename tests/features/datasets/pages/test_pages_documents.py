@@ -99,7 +99,7 @@ def test_an_import_shows_what_became_of_each_file_and_offers_questions(home: Con
     assert "Spruce from the Alps." in text, "a preview of the passages"
     assert "writer at 127.0.0.1:9, 0.50 + 2.00 USD per million tokens" in text
     assert re.search(r"1 request · 1 passage · about .* tokens of prompts .*: about 0\.0\d+ to 0\.0\d+ USD", text)
-    assert '<button class="primary">Make questions</button>' in found.text
+    assert '<button class="primary">Generate questions</button>' in found.text
     assert one.get(page, headers=HX).text.lstrip().startswith("<div"), "HTMX gets the state alone"
 
 
@@ -167,7 +167,7 @@ def test_the_batch_api_is_offered_with_its_price_and_shows_how_far_it_is(home: C
     home.jobs.give_back(job.job_id, taken.attempt, rest_seconds=30.0, is_waiting=True)
     waiting = words(one.get(f"/datasets/jobs/{job.job_id}"))
     assert "2 of 3 requests answered, 0.0100 USD so far" in waiting
-    assert "Other jobs go on meanwhile" in waiting
+    assert "Other jobs continue meanwhile" in waiting
     assert "The batch continues at the provider" in unescape(one.get(f"/datasets/jobs/{job.job_id}").text)
     assert "Cancelled." in words(shown(one, one.post(f"/datasets/jobs/{job.job_id}/cancel")))
 
@@ -276,8 +276,8 @@ def test_columns_are_chosen_over_the_first_rows(home: Context, browser: Browser)
 @pytest.mark.parametrize(
     ("rows", "steps"),
     [
-        ([{"text": "t", "provenance": {"file": "a"}}], ["Train on it", "Make questions"]),
-        ([{"text": "t"}], ["Make questions", "Train on it"]),
+        ([{"text": "t", "provenance": {"file": "a"}}], ["Train on it", "Generate questions"]),
+        ([{"text": "t"}], ["Generate questions", "Train on it"]),
         ([{"prompt": "p", "completion": "c"}], ["Train on it"]),
         ([{"Frage": "p", "Antwort": "c"}], ["Choose columns"]),
     ],

@@ -61,7 +61,7 @@ def test_from_a_preview_to_a_version_with_its_source(home: Context, browser: Bro
     assert "Import hub:org/qa" in words(one.get("/datasets"))
     work_once(home)
     done = one.get(f"/datasets/jobs/{job.job_id}")
-    assert "All rows are there." in words(done)
+    assert "All rows are imported." in words(done)
     assert f"Revision {COMMIT}" in words(done)
     (pair,) = home.datasets.list("default")
     page = one.get(f"/datasets/{pair[0].dataset_id}")
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_shown_on_the_form_with_what_was_filled_in(browser: Bro
     assert "has no split 'dev' expected one of: test, train" in words(missing)
     assert 'name="split" maxlength="200" value="dev"' in missing.text
     for form, message in (
-        ({"address": "file:///etc/passwd"}, "is no address of rows"),
+        ({"address": "file:///etc/passwd"}, "is not an address of rows"),
         ({"address": "http://10.0.0.1/a.csv"}, "not encrypted"),
         ({"address": "s3://bucket/a.csv"}, "does not import from s3://bucket/a.csv"),
         ({"address": "org/qa", "max_rows": "many"}, "'many' rows"),
@@ -166,7 +166,7 @@ def test_rows_that_cannot_be_read_are_shown_with_the_import_and_the_version(
     for text in (words(one.get(page)), words(one.get(f"/datasets/{pair[0].dataset_id}"))):
         assert "Not readable 1 row " in text
         assert "1 row cannot be read, the first: line 2" in text
-        assert "All rows are there." not in text
+        assert "All rows are imported." not in text
 
 
 def test_importing_needs_the_scope_and_the_project(home: Context, browser: Browser, qa_hub: Hub) -> None:

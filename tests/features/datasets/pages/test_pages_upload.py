@@ -53,14 +53,14 @@ def test_a_script_is_told_where_it_is_or_what_was_wrong(home: Context, browser: 
     assert answer.status_code == 201
     assert one.get(answer.json()["address"]).status_code == 200
     wrong = send(one, b"MZ", "program.exe", json=True, name="Program")
-    assert (wrong.status_code, wrong.json()["came"]) == (422, "'program.exe': no kind of file that is read")
+    assert (wrong.status_code, wrong.json()["came"]) == (422, "'program.exe': not a supported kind of file")
     assert ".pdf, .docx" in wrong.json()["expected"]
 
 
 @pytest.mark.parametrize(
     ("content", "filename", "given", "status", "words"),
     [
-        (b"MZ", "program.exe", {}, 422, "no kind of file that is read"),
+        (b"MZ", "program.exe", {}, 422, "not a supported kind of file"),
         (b"a,a\n1,2\n", "twice.csv", {}, 422, "twice"),
         (b"", "", {}, 400, "no file was chosen"),
         (b"", "rows.jsonl", {}, 422, "is an empty file"),

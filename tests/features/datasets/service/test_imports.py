@@ -119,7 +119,7 @@ def test_a_file_with_a_password_among_good_ones_is_named_and_the_others_are_read
         ("papers/scan.pdf", "failed", "2 pages, no text: scanned; run OCR"),
         ("papers/empty.txt", "failed", "it is empty (0 bytes)"),
         ("papers/old.doc", "failed", "convert it first: soffice"),
-        ("papers/program.exe", "skipped", ".exe: no kind of file that is read"),
+        ("papers/program.exe", "skipped", ".exe: not a supported kind of file"),
         ("papers/twice.csv", "failed", "twice.csv has the column 'name' twice"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_table_with_known_columns_becomes_a_dataset_of_rows_of_its_own(done: t
 
 def test_a_workbook_with_merged_cells_beside_documents_is_read_as_text_and_says_so(done: tuple[Context, Job]) -> None:
     notes = files_of(done[1])["papers/9.xlsx"]["warnings"]
-    assert any("read as a document, since it is no table" in note and "merged cells" in note for note in notes)
+    assert any("read as a document, since it is not a table" in note and "merged cells" in note for note in notes)
 
 
 def test_progress_counts_files_and_passages_and_warns_of_single_files(done: tuple[Context, Job]) -> None:
@@ -218,7 +218,7 @@ def test_files_of_the_same_columns_that_json_cannot_hold_stay_as_they_are(contex
     contents = [dataset_versions.path_of(context, ME, each).read_bytes() for each in versions]
     assert list(zip([each["name"] for each in made], contents, strict=True)) == [("All", one), ("All rows", two)]
     (note,) = files_of(job)["b.parquet"]["warnings"]
-    assert "a dataset of its own: row 1 of a.parquet cannot be written as JSON" in note
+    assert "a separate dataset: row 1 of a.parquet cannot be written as JSON" in note
 
 
 def test_files_with_the_same_columns_become_one_dataset(context: Context) -> None:
@@ -239,13 +239,13 @@ def test_files_with_the_same_columns_become_one_dataset(context: Context) -> Non
     ("sent", "error", "words"),
     [
         ({}, RequestError, "no file was chosen"),
-        ({"a.exe": b"MZ"}, RequestError, "no kind of file that is read"),
-        ({"a.doc": b"x"}, RequestError, "of a kind that is not read"),
+        ({"a.exe": b"MZ"}, RequestError, "not a supported kind of file"),
+        ({"a.doc": b"x"}, RequestError, "has a type that Luthier cannot read"),
         ({"a.docm": b"x"}, RequestError, "save it as .docx"),
         ({"a.csv": b"name,name\n1,2\n"}, DataError, "the column 'name' twice"),
         ({"a.xlsx": workbook([["q", "a"], ["x", "y"]], merged="A1:B1")}, DataError, "merged cells"),
         ({"a.csv": b""}, RequestError, "is an empty file"),
-        ({"a.zip": b"no archive"}, DataError, "is no ZIP file"),
+        ({"a.zip": b"no archive"}, DataError, "is not a ZIP file"),
         ({"a.zip": zipped({"z.txt": b"\0" * (11 << 20)})}, DataError, "decompression bomb"),
         (
             {"a.zip": with_declared_size(zipped({f"{n}": "x" for n in range(3)}), 4_000_000_000)},

@@ -321,7 +321,7 @@ def test_a_budget_needs_prices(context: Context, version: DatasetVersion) -> Non
 def test_rows_that_are_no_passages_are_refused(context: Context) -> None:
     pairs = keep(context, [{"prompt": "q", "completion": "a"}], "Pairs")
     context.settings = Settings(home=context.home, teacher="http://127.0.0.1:1/v1#m")
-    with pytest.raises(RequestError, match="prompt_completion, and no passages"):
+    with pytest.raises(RequestError, match="prompt_completion, not passages"):
         questions.start(context, ME, pairs, "server")
 
 

@@ -111,7 +111,7 @@ def test_a_preview_is_refused_before_a_process_is_started(context: Context, monk
     for _ in range(2):
         remote_imports._previews.acquire()
     try:
-        with pytest.raises(BusyError, match="2 previews are being made"):
+        with pytest.raises(BusyError, match="2 previews are in progress"):
             remote_imports.preview(context, RemoteOrder(address="hub:org/qa"))
     finally:
         remote_imports._previews.release(2)

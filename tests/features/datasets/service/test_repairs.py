@@ -109,7 +109,7 @@ def test_a_repair_that_changes_nothing_makes_no_version(context: Context) -> Non
     [
         (RepairChoice(()), "no repair was chosen"),
         (RepairChoice(("magic",)), "no repair 'magic'"),
-        (RepairChoice(("contamination",)), "compare these with"),
+        (RepairChoice(("contamination",)), "compare with"),
         (RepairChoice(("over_context",)), "without a model"),
         (RepairChoice(("encoding",), model="nobody"), "not on this machine"),
     ],

@@ -55,7 +55,7 @@ def test_the_way_of_a_deployment(luthier, home: Path, runs: list[str]) -> None: 
     assert [one["number"] for one in luthier("deployments", "support", "--json").document["history"]] == [4, 3, 2, 1]
     assert "support" in luthier("usage").out
     assert luthier("usage", "--json").document[0]["num_prompt_tokens"] == 7
-    assert "nothing answers" in luthier("deployments", "support", "--remove").out
+    assert "requests by this name" in luthier("deployments", "support", "--remove").out
     assert luthier("deployments", "--json").document == []
 
 

@@ -152,7 +152,7 @@ def test_a_rollback_to_a_checkpoint_that_was_saved_again_changes_nothing(
     deployments.deploy(context, ME, "support", b)
     context.tuned_models.delete("default", name)
     context.tuned_models.add(made)
-    with pytest.raises(ConflictError, match=r"revision 3 .* was saved again since, with other weights"):
+    with pytest.raises(ConflictError, match=r"revision 3 .* has been saved again since, with other weights"):
         deployments.rollback(context, ME, "support")
     assert answering(context) == {b}
 
@@ -180,7 +180,7 @@ def test_a_rollback_to_a_run_whose_client_has_saved_another_result_changes_nothi
     assert deployments.rollback(context, ME, "support").revision.shares[0].target == a, "it is as it was"
     deployments.deploy(context, ME, "support", b)
     save("second")
-    with pytest.raises(ConflictError, match=r"revision 3 .* was saved again since, with other weights"):
+    with pytest.raises(ConflictError, match=r"revision 3 .* has been saved again since, with other weights"):
         deployments.rollback(context, ME, "support")
     assert answering(context) == {b}
 

@@ -159,7 +159,7 @@ def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> N
         ([EVAL, RUN], {"prompt": "none"}, "no field 'none'"),
         (EVAL | {"testing_criteria": [EVAL["testing_criteria"][2]]}, {}, "none of its graders has a counterpart"),
         ([EVAL, RUN | {"data_source": {"type": "jsonl", "source": RUN["data_source"]["source"]}}], {},
-         "says nothing of the prompt"),
+         "does not contain the prompt"),
     ],
 )  # fmt: skip
 def test_what_cannot_become_a_suite_says_what_is_missing(

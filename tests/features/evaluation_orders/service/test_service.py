@@ -164,7 +164,7 @@ def test_an_attempt_goes_on_behind_the_answers_of_the_one_before(
     changing = {"evaluation_id", "created_at", "seconds", "verdict"}
     assert without(found.model_dump(), changing) == without(expected.model_dump(), changing)
     told = [event.message for event in context.job_events.page(order.job.job_id)[0]]
-    assert "Continuing behind 6 answers of an earlier attempt" in told
+    assert "Continuing after 6 answers of an earlier attempt" in told
     assert not list((context.settings.jobs_folder / order.job.job_id).glob("answers*")), "the result has them"
 
 

@@ -50,7 +50,7 @@ def test_refusals_say_why(store: EvaluationStore) -> None:
     store.save(evaluation())
     with pytest.raises(ConflictError, match="exists already"):
         store.save(evaluation())
-    with pytest.raises(NotFoundError, match="which is not there"):
+    with pytest.raises(NotFoundError, match="which does not exist"):
         store.save(evaluation("eval-2", run_id=RUN))
     with pytest.raises(NotFoundError, match="nearest: eval-20261125-093000-aaaaaa"):
         store.get("eval-20261125-093000-aaaaab")

@@ -94,7 +94,7 @@ def test_push(luthier: Any, bundle: Path, tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'target'}"
     done = luthier("push", str(bundle), url)
     assert done.code == 0
-    assert "is whole there (5 of 5 files sent" in done.out
+    assert "is complete there (5 of 5 files sent" in done.out
     assert luthier("push", str(bundle), url, "--json").document["num_sent"] == 0
     assert luthier("verify", str(tmp_path / "target")).code == 0
     (tmp_path / "target" / "theirs").touch()

@@ -50,7 +50,7 @@ def test_an_empty_folder_is_taken_and_a_full_one_is_not_touched(tmp_path):
         (folder / "model").touch()
     assert (tmp_path / "empty" / "model").is_file()
     for taken in ("empty", "empty/model"):
-        with pytest.raises(ConflictError, match="is there already"), staged(tmp_path / taken):
+        with pytest.raises(ConflictError, match="already exists"), staged(tmp_path / taken):
             pytest.fail("not reached")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
@@ -61,7 +61,7 @@ def test_what_somebody_else_wrote_there_meanwhile_stays(tmp_path):
         (folder / "model").write_bytes(b"ours")
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "theirs").touch()
-        with pytest.raises(ConflictError, match="a folder with files in it"):
+        with pytest.raises(ConflictError, match="has files in it"):
             stack.close()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
 
@@ -179,6 +179,6 @@ def test_an_empty_folder_is_taken_where_no_folder_replaces_another(tmp_path, mon
         (folder / "model").touch()
         (tmp_path / "late").mkdir()
         (tmp_path / "late" / "theirs").touch()
-        with pytest.raises(ConflictError, match="is there already"):
+        with pytest.raises(ConflictError, match="already exists"):
             stack.close()
     assert [path.name for path in (tmp_path / "late").iterdir()] == ["theirs"]

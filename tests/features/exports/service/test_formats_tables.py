@@ -145,7 +145,7 @@ def test_what_was_stopped_goes_on_and_comes_to_the_same(
     asked = request_for(str(tiny_model), rows, folder, "merged:f32", "merged:bf16")
     with pytest.raises(KeyboardInterrupt):
         measure_formats(context, asked)
-    assert judged == ["Judging source", "Judging merged:float32"]
+    assert judged == ["Evaluating source", "Evaluating merged:float32"]
     with pytest.raises(ConflictError, match="the unfinished table of another request: num_rows differ"):
         measure_formats(context, replace(asked, num_rows=5))
     shutil.rmtree(folder / "exports" / "merged-bfloat16")  # as if the kill had come before its end was written down
@@ -155,9 +155,9 @@ def test_what_was_stopped_goes_on_and_comes_to_the_same(
     (folder / "exports" / "unfinished.json").write_text(json.dumps(kept))
     table = measure_formats(context, asked)
     assert exported == ["float32", "bfloat16", "bfloat16"]
-    assert [title for title in judged[2:] if title.startswith("Judging")] == [
-        "Judging merged:float32",
-        "Judging merged:bfloat16",
+    assert [title for title in judged[2:] if title.startswith("Evaluating")] == [
+        "Evaluating merged:float32",
+        "Evaluating merged:bfloat16",
     ]
     assert not (folder / "exports").exists()
     other = measure_formats(context, replace(asked, folder=tmp_path / "other"))

@@ -137,7 +137,7 @@ def test_it_is_refused_before_the_work(home: Context, tiny_model: Path, tmp_path
 
 
 def test_what_its_runtime_does_not_prove_is_not_let_out(home: Context, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParityError, match="is not what it was made from"):
+    with pytest.raises(ParityError, match="is not equal to its source"):
         made(home, tiny_model, "untried", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

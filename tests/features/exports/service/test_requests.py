@@ -46,7 +46,7 @@ def made(context: Context, base: str) -> str:
     """An export that a worker has made."""
     export = server_exports.start(context, ME, base, "merged", "float32")
     assert server_exports.show_export(context, ME, export.export_id).job.status == "queued"
-    with pytest.raises(ConflictError, match="not made yet"):
+    with pytest.raises(ConflictError, match="not finished yet"):
         export_files.archive_of(context, ME, export.export_id)
     work(context)
     return export.export_id

@@ -91,7 +91,7 @@ def test_an_export_is_proved_and_bundled(exported, to):
 def test_the_file_for_llama_cpp_is_proved_beside_the_adapter(exported):
     pytest.importorskip("xllamacpp")
     made, folder = exported("adapter")
-    if any("cannot be had" in warning for warning in made.warnings):
+    if any("cannot be obtained" in warning for warning in made.warnings):
         pytest.skip("no index to fetch the converter from")
     assert made.gguf_parity is not None
     assert (made.gguf_parity.runtime, made.gguf_parity.passed) == ("llama.cpp", True)
@@ -270,7 +270,7 @@ def test_a_pair_of_format_and_precision_that_is_not_there(trained, tmp_path):
 
 def test_a_folder_with_files_in_it_is_not_touched(trained, tmp_path):
     (tmp_path / "mine").touch()
-    with pytest.raises(ConflictError, match="is there already"):
+    with pytest.raises(ConflictError, match="already exists"):
         export(trained[0], trained[1], to="merged", output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -304,7 +304,7 @@ def test_an_export_that_is_not_its_source_is_not_let_out(trained, tmp_path, monk
         return warnings
 
     monkeypatch.setattr(registry, "write", write)
-    with pytest.raises(ParityError, match="is not what it was made from:\n    ") as caught:
+    with pytest.raises(ParityError, match="is not equal to its source:\n    ") as caught:
         export(trained[0], trained[1], to="merged", output=tmp_path / "out")
     assert "nats" in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -77,7 +77,7 @@ def test_what_runs_and_what_waits(home: Context, browser: Browser) -> None:
     page = one.get("/home/now", headers=FRAGMENT).text
     assert page.index(first.run_id) < page.index(second.run_id), "first come, first served"
     assert "/somewhere" not in page
-    assert "Nothing runs right now." in page
+    assert "Nothing is running right now." in page
     assert 'data-at-work=""' in page
     home.jobs.claim("w")
     page = one.get("/home/now", headers=FRAGMENT).text

@@ -26,8 +26,8 @@ def test_the_inbox_by_commands(luthier, home: Path) -> None:  # type: ignore[no-
     assert "assigned to nobody" in luthier("inbox", "assign", entry["id"]).out
     for wrong, words in (
         (("assign", entry["id"], "Ben", "--due", "soon"), "a day such as"),
-        (("done", "item-000000000000"), "nothing waits here"),
-        (("snooze", entry["id"], "long"), "no span of time"),
+        (("done", "item-000000000000"), "no entry here"),
+        (("snooze", entry["id"], "long"), "not a span of time"),
     ):
         done = luthier("inbox", *wrong)
         assert (done.code, words in done.err) == (2, True), wrong

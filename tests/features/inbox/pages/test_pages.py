@@ -38,7 +38,7 @@ def item_of(page: str) -> str:
 
 def test_an_empty_inbox_leads_to_no_other_empty_list(browser: Browser) -> None:
     one = browser("read", "train")
-    assert "Nothing waits for you" in one.get("/inbox").text
+    assert "Nothing is waiting for you" in one.get("/inbox").text
     for show in ("for_you", "open", "done"):
         assert 'class="button primary"' not in one.get(f"/inbox?show={show}").text
 
@@ -55,7 +55,7 @@ def test_an_entry_is_assigned_snoozed_done_and_opened_again(home: Context, brows
     assert (led.status_code, led.headers["location"]) == (303, "/inbox")
     page = one.get("/inbox").text
     assert "Review answers of shop-bot: assigned to Ben &lt;b&gt;." in page
-    assert "Nothing waits for you" in page
+    assert "Nothing is waiting for you" in page
     ben = signed_in(browser, "Ben <b>")
     page = ben.get("/inbox").text
     assert "assigned to Ben &lt;b&gt; by k" in page
@@ -76,7 +76,7 @@ def test_wrong_forms_are_explained_and_kept(home: Context, browser: Browser) -> 
     one = browser("read", "train")
     item = item_of(one.get("/inbox").text)
     for data, status, words in (
-        ({"name": "Ben", "due": "2020-01-01"}, 422, "which is over"),
+        ({"name": "Ben", "due": "2020-01-01"}, 422, "which is in the past"),
         ({"name": "Ben", "due": "soon"}, 422, "a day such as 2026-12-03"),
         ({"name": "Nobody"}, 404, "no member"),
     ):
@@ -95,7 +95,7 @@ def test_a_viewer_sees_and_settles_what_they_were_given_alone(home: Context, bro
     panel = make_panel(home, num_rows=2, attention=0)
     member(home, "Vera", "viewer")
     vera = signed_in(browser, "Vera")
-    assert "Nothing waits for you" in vera.get("/inbox").text
+    assert "Nothing is waiting for you" in vera.get("/inbox").text
     page = vera.get("/inbox?show=open").text
     assert "Rate answers" in page
     assert "/assign" not in page

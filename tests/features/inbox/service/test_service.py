@@ -105,7 +105,7 @@ def test_everything_that_waits_is_there_and_goes_when_it_is_done(context: Contex
         "review": ("Review answers of shop-bot", "/review?model=shop-bot"),
         "annotate": ("Annotate faq", f"/datasets/{dataset_id}/annotate"),
         "alert": ("shop-bot: Errors has changed", "/monitor/model?name=shop-bot"),
-        "canary": ("Decide about the canary of support", "/deployments/support"),
+        "canary": ("Decide on the canary of support", "/deployments/support"),
         "job": ("Export failed", "/models"),
     }
     assert found["rate"].detail == "0 of 2 ratings by 1 rater"
@@ -178,7 +178,7 @@ def test_who_takes_something_up_gets_no_message_about_it(context: Context) -> No
     assert inbox.mail_address(context, ben) == ""
     with pytest.raises(RequestError, match="the mail address"):
         inbox.set_mail_address(context, ben, "no address")
-    with pytest.raises(RequestError, match="is no member"):
+    with pytest.raises(RequestError, match="is not a member"):
         inbox.set_mail_address(context, ADMIN, "ada@example.org")
 
 
@@ -202,7 +202,7 @@ def test_overdue_entries_come_first(context: Context) -> None:
     context.inbox.save(mark.model_copy(update={"due_at": 1.0}))
     found = inbox.list_entries(context, ADMIN)
     assert [(one.work.kind, one.is_overdue) for one in found] == [("review", True), ("job", False)]
-    with pytest.raises(RequestError, match="which is over"):
+    with pytest.raises(RequestError, match="which is in the past"):
         inbox.assign(context, ADMIN, job.item_id, "Ben", due=date(2020, 1, 1))
 
 
@@ -219,7 +219,7 @@ def test_only_who_may_train_assigns_and_only_to_whom_can_do_it(context: Context)
     with pytest.raises(NotFoundError, match="no member 'Olga'"):
         inbox.assign(context, ADMIN, review.item_id, "Olga")
     assert inbox.list_entries(context, vera, show="for_you") == []
-    with pytest.raises(NotAllowedError, match="was not given this entry"):
+    with pytest.raises(NotAllowedError, match="this entry is not assigned to them"):
         inbox.finish(context, vera, rate.item_id)
     inbox.assign(context, ADMIN, rate.item_id, "Vera")
     assert [one.work.subject for one in inbox.list_entries(context, vera, show="for_you")] == [panel.panel.panel_id]
@@ -245,7 +245,7 @@ def test_done_and_snoozed_entries_come_back(context: Context) -> None:
     for seconds in (0.0, 400 * 86400.0):
         with pytest.raises(RequestError, match="of snooze"):
             inbox.snooze(context, ADMIN, entry.item_id, seconds)
-    with pytest.raises(NotFoundError, match="nothing waits here"):
+    with pytest.raises(NotFoundError, match="no entry here"):
         inbox.finish(context, ADMIN, "item-000000000000")
 
 

@@ -334,5 +334,5 @@ def test_a_dataset_that_is_made_while_a_row_is_forgotten_is_named(
     monkeypatch.setattr(dataset_versions, "keep_rows", meanwhile)
     done = forget_row(context, ME, SECRET)
     (other_id,) = made
-    assert f"version 1 of {other_id} was added meanwhile, and may hold it: forget it once more" in done.left
+    assert f"version 1 of {other_id} was added in the meantime, and may contain it: forget the row again" in done.left
     assert [one.dataset_id for one, _ in forget_row(context, ME, SECRET).versions] == [other_id]

@@ -50,7 +50,7 @@ def test_one_models_shows_its_checkpoints(context: Context) -> None:
     assert made.runs[0] not in found.nodes
     with pytest.raises(NotFoundError):
         model_lineage(context, STRANGER, made.runs[1])
-    with pytest.raises(ConflictError, match="has made no model"):
+    with pytest.raises(ConflictError, match="has no model"):
         model_lineage(context, ME, add_run(context, "c", status="failed"))
 
 

@@ -35,7 +35,7 @@ def sick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_looks_and_the_list(luthier, sick: None) -> None:  # type: ignore[no-untyped-def]
     assert "no alert is open" in luthier("alerts", "list").out
-    assert "nothing is watched" in luthier("monitor", "check").out
+    assert "nothing is monitored" in luthier("monitor", "check").out
     changed = luthier("alerts", "settings", "--watch", "base", "--every", "2h", "--close-after", 4, "--json").document
     assert (changed["watched"], changed["every_minutes"], changed["rule"]) == (
         ["base"], 120, {"open_after": 1, "close_after": 4},
@@ -81,7 +81,7 @@ def test_feedback_from_a_file(luthier, home: Path, tmp_path: Path) -> None:  # t
     done = luthier("feedback", "import", path)
     assert done.code == 1
     assert "1 new" in done.out
-    assert "1 correction waits" in done.out
+    assert "1 correction is waiting" in done.out
     assert "line 2 refused" in done.out
     again = luthier("feedback", "import", path, "--json").document
     assert (again["new"], again["same"], [one["line"] for one in again["refused"]]) == (0, 1, [2])

@@ -199,7 +199,7 @@ def test_exchanges_are_sifted_and_paged(browser, home) -> None:  # type: ignore[
     assert "60 of 60" not in client.get("/monitor/exchanges?show=words&name=other").text
     bare = client.get("/monitor/exchanges/chatcmpl-99").text
     assert "The text was not stored" in bare
-    assert "Have it reviewed" not in bare
+    assert "Send for review" not in bare
 
 
 def test_another_projects_exchanges_are_not_there(browser, home) -> None:  # type: ignore[no-untyped-def]
@@ -226,7 +226,7 @@ def test_what_will_be_watched_is_shown_before_there_is_traffic(home, browser) ->
     page = browser("read").get("/monitor/model?name=new-bot").text
     assert "What will be watched" in page
     assert "needs 200 more answers in the last" in page
-    assert "waits for data" in page
+    assert "waiting for data" in page
     assert "no judge is set" in page
 
 

@@ -78,7 +78,7 @@ def test_who_was_later_is_told_and_loses_no_word(browser, home) -> None:  # type
     review_queue.decide(home, Caller(name="bob"), item, "reject")
     refused = client.post("/review/decide", data=form | {"decision": "edit", "answer": "My words."})
     assert refused.status_code == 409
-    assert "bob has changed this item meanwhile" in refused.text
+    assert "bob has changed this item in the meantime" in refused.text
     assert "My words." in refused.text
     assert statuses(home)[ids[0]] == "rejected"
 
@@ -113,7 +113,7 @@ def test_more_is_queued_from_the_page(browser, home) -> None:  # type: ignore[no
     led = client.post("/review/queue", data={"model": "shop-bot", "what": "sample", "num": "4"})
     assert led.status_code == 303
     page = client.get(led.headers["location"]).text
-    assert "4 answers wait for review" in page
+    assert "4 answers are waiting for review" in page
     assert is_harmless(page)
     assert len(statuses(home)) == 4
 

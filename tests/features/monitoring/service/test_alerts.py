@@ -133,8 +133,8 @@ def test_a_signal_that_is_watched_no_more_says_so(context: Context) -> None:
         told = alerts.review(context, DEFAULT_PROJECT, report(at=2_000.0 + number))
     assert [one.status for one in told] == ["closed"]
     assert "not watched any more" in told[0].signal.sentence
-    assert alerts.subject_of(told) == "shop-bot: Latency (95%) is not watched any more"
-    assert alerts.text_of(told).startswith("Latency (95%): not watched any more\n")
+    assert alerts.subject_of(told) == "shop-bot: Latency (95%) is no longer monitored"
+    assert alerts.text_of(told).startswith("Latency (95%): no longer monitored\n")
 
 
 def test_webhooks_are_told_what_changed_since_when_what_shows_it_and_what_to_do(context: Context) -> None:

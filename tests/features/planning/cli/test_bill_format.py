@@ -60,8 +60,8 @@ def test_a_bill_at_the_end_says_what_it_came_to_and_what_kills_took() -> None:
 
 def test_a_budget_names_its_caps_and_the_rates_that_they_are_counted_at() -> None:
     assert budget_lines(budget()) == []
-    assert budget_lines(budget(hours=3.0, tokens=5000)) == ["at most 3 hours, 5,000 tokens; judging counts, too"]
+    assert budget_lines(budget(hours=3.0, tokens=5000)) == ["at most 3 hours, 5,000 tokens; evaluation counts, too"]
     assert budget_lines(budget(usd=20.0, energy_kwh=2.0)) == [
         "at most 20 USD, 2 kWh (counted: money at 0.3 USD an hour, the upper end of a price list; energy at 60 W, the "
-        "upper end of a data sheet); judging counts, too"
+        "upper end of a data sheet); evaluation counts, too"
     ]

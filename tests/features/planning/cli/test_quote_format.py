@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_said_with_the_first_that_would() -> None:
     shown = text_of(show_quote, not_fitting(change("--set x=1"), change("")))
     assert "1. smaller ones: 1 h 00 min (30 min 00 s to 2 h 00 min), 1.00 USD (0.50 to 2.00 USD)" in shown
     assert "     --set x=1\n" in shown
-    assert "nothing that is known here makes it fit" in text_of(show_quote, not_fitting())
+    assert "no known change makes it fit" in text_of(show_quote, not_fitting())
 
 
 def test_layouts_stand_below_the_money_with_speed_memory_and_who_runs_them() -> None:

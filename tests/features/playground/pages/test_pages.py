@@ -83,7 +83,7 @@ def test_only_what_this_project_may_ask_is_offered(home: Context, browser: Brows
     other = browser("infer", project="other")
     page = other.get(f"/playground?model={run_id}").text
     assert f'value="{run_id}"' not in page
-    assert "cannot be asked here" in page
+    assert "cannot be used here" in page
     asked = other.post("/playground/answer", data=form(model=run_id, talk=talk("Hi")))
     assert (asked.status_code, asked.json()["error"]["came"]) == (404, f"no run '{run_id}'")
 
@@ -126,10 +126,10 @@ def test_two_models_answer_side_by_side_and_again(browser: Browser, tiny: str) -
         ({"message": "a", "max_tokens": "0"}, "max tokens &#39;0&#39;"),
         ({"message": "a", "seed": "9" * 400}, "expected</dt>"),
         ({"message": "a", "stop": "1\n2\n3\n4\n5"}, "5 texts to stop at"),
-        ({"message": "a", "talk": "{"}, "a conversation that this page has not written"),
+        ({"message": "a", "talk": "{"}, "a conversation that does not come from this page"),
         (
             {"message": "a", "talk": '[{"role":"system","content":"x"}]'},
-            "a conversation that this page has not written",
+            "a conversation that does not come from this page",
         ),
         ({"message": "a", "talk": talk(*["x"] * 201)}, "a conversation of 201 turns"),
         ({"do": "again", "talk": "[]"}, "there is no question yet"),
@@ -240,7 +240,7 @@ def test_a_thumb_is_kept_for_the_answer(home: Context, browser: Browser, tiny: s
     said = asked_once(client)
     page = shown(client, client.post("/playground/feedback", data=form(talk=said, said="up:1:1")))
     assert page.status_code == 200
-    assert "Thanks: it is kept." in page.text
+    assert "Thanks, it is saved." in page.text
     assert 'value="up:1:1" formaction="/playground/feedback" formnovalidate aria-pressed="true"' in page.text
     (kept,) = home.feedback.list("default")
     assert (kept.model, kept.thumb, kept.author) == ("tiny", "up", "k")
@@ -258,7 +258,7 @@ def test_a_correction_from_the_playground_waits_for_review(home: Context, browse
     client = browser("infer", "read")
     fields = {"talk": asked_once(client), "said": "correct:1:1", "reference-1-1": f"It should say {HOSTILE}"}
     said = shown(client, client.post("/playground/feedback", data=form(**fields)))
-    assert "it waits for review" in said.text
+    assert "Saved for review" in said.text
     (item,) = home.review_items.list("default")
     assert (item.source, item.status, item.correction) == ("correction", "waiting", f"It should say {HOSTILE}".strip())
 

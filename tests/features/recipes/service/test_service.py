@@ -121,7 +121,7 @@ def test_an_override_makes_the_section_it_needs_and_the_last_wins(tmp_path: Path
         ("=3", "a dotted key"),
         ("training..epochs=3", "a dotted key"),
         ("base_model.name=x", "base_model is 'smollm2-135m-instruct' in the recipe"),
-        ("training.epochs=[1", "is not right YAML"),
+        ("training.epochs=[1", "is not valid YAML"),
         ("training.epochs=three", "--set training.epochs: has 'three', expected a number"),
         ("training.epohcs=3", "--set training.epohcs: unknown key; nearest known: training.epochs"),
         ("trainin.epochs=3", "--set trainin: unknown key; nearest known: training"),

@@ -41,7 +41,7 @@ def test_rules_are_set_shown_and_removed(home: Context, browser: Browser) -> Non
         ("rules:\n  - {metric: rouge_l, at_least: 1, colour: red}", "colour"),
         ("- 1", "a mapping with the key rules"),
         ("a: [", "the gate"),
-        ("a: &x 1\nb: *x", "write its rules out"),
+        ("a: &x 1\nb: *x", "write its rules in full"),
     ],
 )
 def test_wrong_rules_change_nothing_and_stay_in_the_form(

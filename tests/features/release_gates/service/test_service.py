@@ -152,7 +152,7 @@ def test_a_project_may_have_a_gate_of_its_own(context: Context, bad: str) -> Non
 
 
 def test_a_reason_where_no_gate_holds_is_refused(context: Context, good: str) -> None:
-    with pytest.raises(RequestError, match="no gate holds here"):
+    with pytest.raises(RequestError, match="no gate applies here"):
         deployments.deploy(context, ME, "support", good, override=REASON)
 
 

@@ -44,9 +44,9 @@ def test_a_person_reads_the_answer_why_what_would_change_it_and_the_plainer_ways
         "Better prompt",
         "Doing nothing",
         "not priced: few-shot",
-        "what it hangs on",
+        "what it depends on",
         "calls a month",
-        "what it rests on",
+        "assumptions and sources",
         "assumed, not measured",
     )
     places = [done.out.index(part) for part in parts]
@@ -94,7 +94,7 @@ def test_three_options_are_a_case(luthier: Any, tmp_path: Path) -> None:
     done = luthier("worth", *THREE, "--accuracy-today", "48/50", "--html", tmp_path / "worth.html")
     assert done.code == 0
     assert done.out.startswith("300 answers a week, 6 minutes each\nYes: it is worth")
-    assert "Assumed, since it was not given" in done.out
+    assert "Assumed, as it was not given" in done.out
     page = (tmp_path / "worth.html").read_text(encoding="utf-8")
     assert "luthier worth --answers-per-week 300 --minutes-each 6 --cost-of-an-error 20 --accuracy-today 48/50" in page
     document = luthier("worth", *THREE, "--json").document

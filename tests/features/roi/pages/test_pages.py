@@ -38,7 +38,7 @@ def test_three_answers_give_a_verdict_with_figures_ways_and_charts(home: Context
     assert "worth it" in page
     assert "Ways side by side" in page
     assert page.count('<svg class="drawn"') >= 3
-    assert "Assumed, since it was not given" in page
+    assert "Assumed, as it was not given" in page
     assert 'value="400"' in page, "what was given stays in the form"
 
 

@@ -289,7 +289,7 @@ def unjudged(name: str) -> Evaluation:
         (
             f"{NO_TOKENS}verdict: {{today: linear classifier}}\n",
             unjudged("linear classifier"),
-            "did not judge by label_accuracy",
+            "did not measure by label_accuracy",
         ),
         (
             f"{NO_TOKENS}verdict: {{today: linear classifier}}\n",

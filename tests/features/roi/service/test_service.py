@@ -161,7 +161,7 @@ def test_what_is_wrong_in_a_case_is_told_with_its_place(
     [
         ("", "case.yaml", "is empty"),
         ("- 1\n", "case.yaml", "holds list"),
-        ("a: [", "case.yaml", "is not right YAML"),
+        ("a: [", "case.yaml", "is not valid YAML"),
         ("{}", "case.txt", "ends in '.txt'"),
         ('{"a": NaN}', "case.json", "NaN is not a JSON number"),
     ],
@@ -216,7 +216,7 @@ def test_examples_that_cannot_be_found_again_have_to_be_said(context: Context, w
 @pytest.mark.parametrize(
     ("found", "case", "words"),
     [
-        (evaluation(metric="rouge_l"), CASE, "ROUGE-L, no share of correct answers"),
+        (evaluation(metric="rouge_l"), CASE, "ROUGE-L, which is not a share of correct answers"),
         (evaluation(metric="perplexity", higher=False), CASE, "better where it is lower"),
         (evaluation(), CASE + "verdict: {metric: bleu}\n", "metric bleu of evaluation"),
         (evaluation(names=("tuned",)), CASE, "expected: a tuned model and, before it"),

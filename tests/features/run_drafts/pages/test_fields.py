@@ -47,10 +47,10 @@ def test_an_objective_has_a_field_for_all_that_it_takes_and_learns_from_its_shap
 @pytest.mark.parametrize(
     ("objective", "key", "label"),
     [
-        ("sft", "objective.loss_weighting", "What counts the same"),
-        ("grpo", "objective.loss_weighting", "What counts the same"),
+        ("sft", "objective.loss_weighting", "Equal weight for"),
+        ("grpo", "objective.loss_weighting", "Equal weight for"),
         ("orpo", "objective.nll_over", "Learned with the preference"),
-        ("distillation", "objective.divergence", "Compared with the teacher by"),
+        ("distillation", "objective.divergence", "Divergence from the teacher"),
     ],
 )
 def test_what_matters_for_an_objective_is_shown_at_once(objective: str, key: str, label: str) -> None:
@@ -66,7 +66,7 @@ def test_the_choices_of_a_field_are_those_that_the_recipe_takes() -> None:
         taken |= {"true", "false"} if bool in types else set()
         assert len(set(names)) == len(names) > 0
         assert all(nonempty(option.title for option in field.options))
-        # What counts the same is chosen among fewer: not every objective takes every weighting.
+        # The weighting is chosen among fewer: not every objective takes every weighting.
         assert set(names) <= taken if field.name == "objective.loss_weighting" else set(names) == taken, field.name
 
 

@@ -205,7 +205,7 @@ def test_what_is_wrong_is_shown_where_it_belongs(
     assert "nearest known: training.learning_rate" in unescape(unknown)
     assert asked == []
     broken = post(one, text="a: b: c", side="text").text
-    assert "not right YAML" in broken
+    assert "not valid YAML" in broken
     field = post(one, text=rows, side="fields", **{"training.epochs": "-2"}).text
     assert re.search(r'id="why-training-epochs"[^>]*>[^<]*expected a number greater than 0', unescape(field))
     refused = post(one, text=rows, side="fields", **{"training.epochs": "99"}).text

@@ -347,7 +347,7 @@ def test_the_rest_is_delivered_by_a_job_of_the_project(browser: Browser, home: C
     assert browser("read").post(address).status_code == 403
     assert home.jobs.list(limit=9) == []
     one = browser("read", "train")
-    assert "Deliver the rest" in one.get(f"/runs/{RUN_ID}").text
+    assert "Deliver what is missing" in one.get(f"/runs/{RUN_ID}").text
     assert one.post(address).status_code == 303
     (job,) = home.jobs.list(limit=9)
     assert (job.kind, job.lane, job.document) == ("tracking", "remote", {"tracking": {"run_id": RUN_ID}})
@@ -355,8 +355,8 @@ def test_the_rest_is_delivered_by_a_job_of_the_project(browser: Browser, home: C
     assert "is being delivered already" in unescape(one.post(address).text)
     assert len(home.jobs.list(limit=9)) == 1
     save_state(home.settings.run_folder(RUN_ID), TrackerState(name="mlflow", status="delivered"))
-    assert "Deliver the rest" not in one.get(f"/runs/{RUN_ID}").text
-    assert "have everything" in unescape(one.post(address).text)
+    assert "Deliver what is missing" not in one.get(f"/runs/{RUN_ID}").text
+    assert "are up to date" in unescape(one.post(address).text)
 
 
 def test_the_sources_of_the_rows_are_shown_as_the_plan_prints_them(home: Context, browser: Browser) -> None:

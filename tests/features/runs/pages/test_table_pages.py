@@ -109,7 +109,7 @@ def test_a_filter_that_cannot_be_read_is_shown_with_its_place(home: Context, bro
     answer = browser("read").get("/runs?filter=tag:a+learnin_rate%3E1")
     assert answer.status_code == 422
     text = unescape(answer.text)
-    assert "'learnin_rate', which is no field" in text
+    assert "'learnin_rate', which is not a field" in text
     assert "at character 7" in text
     assert 'value="tag:a learnin_rate>1"' in text, "and stays in the field"
     assert browser("read").get("/runs?sort=colour").status_code == 422

@@ -176,7 +176,7 @@ def test_an_order_puts_runs_without_the_value_last_and_pages_follow_without_gap(
 @pytest.mark.parametrize(
     ("text", "came"),
     [
-        ("learnin_rate>1", "'learnin_rate', which is no field, at character 1"),
+        ("learnin_rate>1", "'learnin_rate', which is not a field, at character 1"),
         ("lr>fast", "lr>fast at character 1"),
         ("tag:a state:broken", "the state 'broken' at character 7"),
         ("created>yesterday", "created>yesterday"),
@@ -195,7 +195,7 @@ def test_a_condition_that_says_nothing_is_refused_with_its_place(filled: World, 
 
 
 def test_a_sort_by_nothing_is_refused(filled: World) -> None:
-    with pytest.raises(RequestError, match="the order 'colour', which is no field"):
+    with pytest.raises(RequestError, match="the order 'colour', which is not a field"):
         filled.letters(sort="colour")
 
 

@@ -120,7 +120,7 @@ def test_parts_are_one_text(open_with: Open, heads: dict[str, Any]) -> None:
         ({}, 400, "LUTHIER_MODERATION_MODEL"),
         ({"moderation_model": "one", "moderation_safe_labels": "ok, fine"}, 400, "LUTHIER_MODERATION_SAFE_LABELS"),
         ({"moderation_model": "rank"}, 400, "classes with probabilities"),
-        ({"moderation_model": "/nowhere/at/all"}, 404, "no classifier"),
+        ({"moderation_model": "/nowhere/at/all"}, 404, "not a classifier"),
     ],
 )
 def test_without_a_classifier_it_is_refused_with_what_to_do(

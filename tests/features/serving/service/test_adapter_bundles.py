@@ -77,7 +77,7 @@ def test_without_a_plan_an_adapter_is_put_on_the_base_as_it_is(
     served = served_export(context, bundle)
     assert (served.path, served.template, served.precision, served.quantisation) == (base.path, "auto", None, None)
     (bundle / "plan.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(RequestError, match=r"has a plan\.json that is no plan"):
+    with pytest.raises(RequestError, match=r"has a plan\.json that is not a plan"):
         served_export(context, bundle)
 
 

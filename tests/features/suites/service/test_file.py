@@ -61,7 +61,7 @@ def test_the_fingerprint_follows_the_suite_and_all_of_its_files(tmp_path: Path) 
         (GOOD.replace("    few_shot_from: shown.jsonl\n", ""), "few_shot_from: a file with rows that are not eval"),
         (GOOD.replace("name: schema", "name: Schema!"), "name: has 'Schema!'"),
         ("name: demo\ntasks:\n  - just words\n", r"tasks\[0\]: has 'just words', expected a mapping"),
-        ("name: demo\ntasks: [1\n", "not right YAML"),
+        ("name: demo\ntasks: [1\n", "not valid YAML"),
         ("", "is empty"),
     ],
 )  # fmt: skip

@@ -32,7 +32,7 @@ def test_the_policy_is_shown_and_changed(luthier: Luthier) -> None:
     expected = {"keep": "sampled", "fraction": 0.25, "mask_personal_data": True, "keep_days": 7}
     assert done.document == expected
     assert luthier("traffic", "policy", "--no-mask", "--json").document == expected | {"mask_personal_data": False}
-    assert "written unchanged" in luthier("traffic", "policy").out
+    assert "stored unchanged" in luthier("traffic", "policy").out
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_exchanges_are_listed_and_counted(luthier: Luthier, asked: Path) -> None
     assert "well" not in str(document)
     text = luthier("traffic", "list", "--model", "m", "--limit", 1).out
     assert "404 not_found" in text
-    assert "2 exchanges, 0 with words, 1 failed" in text
+    assert "2 exchanges, 0 with text, 1 failed" in text
     assert luthier("traffic", "list", "--since", "soon").code == 2
 
 
@@ -58,7 +58,7 @@ def test_one_exchange_is_shown_and_its_words_do_nothing_to_the_terminal(luthier:
     done = luthier("traffic", "show", "c-2")
     assert "[red]a" in done.out
     assert "\x1b" not in done.out
-    assert "its words were not kept" in luthier("traffic", "show", "c-0").out
+    assert "its text was not stored" in luthier("traffic", "show", "c-0").out
     assert luthier("traffic", "show", "c-9").code == 2
 
 

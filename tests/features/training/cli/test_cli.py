@@ -103,7 +103,7 @@ def test_wrong_budgets(luthier, recipe: Path, flags: list[str], words: str) -> N
     [
         ([], "neither a recipe nor --resume"),
         (["r.yaml", "--resume", "run-1"], "both a recipe and --resume"),
-        (["--resume", "run-1", "--set", "a=1"], "a run keeps the plan that it began with"),
+        (["--resume", "run-1", "--set", "a=1"], "a run keeps the plan that it started with"),
         (["--resume", "run-1", "--reflection-model", "m"], "--reflection-model with --resume"),
         (["none.yaml"], "no recipe"),
         (["--resume", "run-1"], "no run 'run-1'"),

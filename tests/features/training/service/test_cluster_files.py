@@ -258,7 +258,7 @@ def vars_of(launch: Launch) -> dict[str, object]:
         (Launch(recipe=Path("r"), secrets=("KEY",)), "--secret for slurm"),
         (Launch(recipe=Path("r"), image="mine:1"), "--image for slurm"),
         (Launch(recipe=Path("r"), accelerator="H100"), "--accelerator H100 for slurm"),
-        (Launch(recipe=Path("r"), data=(("rows", "bucket"),)), "'rows=bucket' is no file to stage"),
+        (Launch(recipe=Path("r"), data=(("rows", "bucket"),)), "'rows=bucket' is not a file to stage"),
     ],
 )
 def test_what_no_system_can_start_is_refused(launch: Launch, came: str) -> None:

@@ -233,7 +233,7 @@ def test_it_never_writes_text(context: Context, make_recipe: MakeRecipe) -> None
     [
         ([_row(f"q {n}", "yes") for n in range(8)], {"name": "classify"}, DataError, "all 8 training rows have 'yes'"),
         ([_row(f"q {n}", "7") for n in range(8)], {"name": "regress"}, DataError, "have the number 7"),
-        (_colours(0, 8), {"name": "regress"}, DataError, "8 of 8 answers are no numbers"),
+        (_colours(0, 8), {"name": "regress"}, DataError, "8 of 8 answers are not numbers"),
         (_colours(0, 8), {"name": "classify", "multi_label": True}, RecipeError, "none of 8 answers has several"),
         (
             [_row(f"q {n}", f"{n}") for n in range(8)],
@@ -266,7 +266,7 @@ def test_rows_that_teach_a_head_nothing_are_refused(
 def test_settings_of_models_that_write_are_refused(
     context: Context, make_recipe: MakeRecipe, sections: dict[str, Any]
 ) -> None:
-    with pytest.raises(RecipeError, match="has a head in place of text"):
+    with pytest.raises(RecipeError, match="has a head instead of text"):
         run(context, _recipe(make_recipe, _sides(), **sections))
 
 
@@ -323,7 +323,7 @@ def test_five_thousand_classes_are_a_head_of_five_thousand_outputs(context: Cont
 def test_numbers_in_words_are_refused_with_their_rows(context: Context, make_recipe: MakeRecipe) -> None:
     rows = [_row(f"apple {n}", "twelve" if n == 5 else f"{n}") for n in range(20)]
     recipe = _recipe(make_recipe, {"train": rows}, objective={"name": "regress"}, data={"train": "train.jsonl"})
-    with pytest.raises(DataError, match="1 of 20 answers are no numbers") as caught:
+    with pytest.raises(DataError, match="1 of 20 answers are not numbers") as caught:
         run(context, recipe)
     (problem,) = caught.value.problems
     assert (Path(problem.file).name, problem.line, problem.reason) == ("train.jsonl", 6, "is no number")

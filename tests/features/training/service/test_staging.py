@@ -66,7 +66,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         stage([f"{tmp_path / 'rows'}=file://{tmp_path}/nothing"], SilentProgress())
     assert not (tmp_path / "rows").exists()
     for text in ("rows", "rows=bucket", "=s3://bucket"):
-        with pytest.raises(RequestError, match="is no file to stage"):
+        with pytest.raises(RequestError, match="is not a file to stage"):
             stage([text], SilentProgress())
 
 

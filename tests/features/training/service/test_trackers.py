@@ -130,7 +130,7 @@ def test_a_run_is_reported_while_another_tracker_is_down(ended: Ended) -> None:
     assert end["texts"] == {**end["texts"], "verdict": outcome.evaluation.verdict.title}  # type: ignore[dict-item]
     assert whole.num_events == len(context.runs.events(run_id))
     log = (context.settings.run_folder(run_id) / "log.txt").read_text()
-    assert "down has not everything of this run (ConnectionError: no answer); deliver the rest with" in log
+    assert "down lacks part of this run (ConnectionError: no answer); deliver the rest with" in log
     assert f"luthier runs track {run_id}" in log
 
 

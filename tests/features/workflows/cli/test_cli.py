@@ -59,7 +59,7 @@ def test_a_kind_has_the_name_of_its_command_and_keeps_its_stored_one(luthier, fi
 
 def test_one_is_shown_with_its_stages_its_reason_and_how_it_goes_on(luthier, filled):
     text = luthier("pipelines", "show", AUTO_ID).out
-    assert f"{AUTO_ID}: an auto, failed" in text
+    assert f"{AUTO_ID}: an automl run, failed" in text
     assert "  2/7 repair: done, 2.4 s\n      800 rows of grade A\n" in text
     assert "  5/7 tune: failed, 12 s\n      its \u241b[31mrows have changed\n" in text
     assert f"showdown {SHOWDOWN_ID}" in text

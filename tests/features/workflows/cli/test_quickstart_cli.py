@@ -50,7 +50,7 @@ def test_it_shows_what_will_be_trained_the_verdict_and_what_to_type_next(  # typ
     assert done.code == 0
     assert "in[[out]]" in done.err
     assert "this machine: a processor" in done.err
-    assert "chosen: 720 rows of up to 192 tokens, 50 of them evaluated; training and judging about 1" in done.err
+    assert "chosen: 720 rows of up to 192 tokens, 50 of them evaluated; training and evaluation about 1" in done.err
     assert "rows: train 700, validation 80" in done.err
     assert f"run {RUN_ID}, plan " in done.err
     for words in ("Verdict: not distinguishable", "warning: validation rises", "Next:", f"luthier runs show {RUN_ID}"):

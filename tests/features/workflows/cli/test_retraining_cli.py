@@ -37,7 +37,7 @@ def test_a_canary_is_told_and_its_rules_are_changed(home: Path, capsys: pytest.C
     code, refused = run(home, capsys, "canary", "support", "--error", "0.9")
     assert (code, refused["error"]["came"]) == (2, "error 0.9")
     assert main(["canary", "support", "--home", str(home)]) == 0
-    assert "the first look is at 250" in capsys.readouterr().out
+    assert "the first check is at 250" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_an_interrupted_study_of_a_command_is_resumed_by_a_button(home: Context,
     assert (job.kind, order.form, order.workflow_id, order.values) == ("workflow", "tune", STUDY_ID, {})
     assert newest_entries(home, limit=1)[0].action == "workflow.resumed"
     page = one.get(PLACE).text
-    assert "It waits for a worker of this server" in page
+    assert "Waiting for a worker of this server" in page
     assert f'action="{PLACE}/resume"' not in page
     again = one.post(f"{PLACE}/resume")
     assert len(home.jobs.list()) == 1, "it is queued already"
@@ -193,7 +193,7 @@ def test_a_workflow_of_a_command_is_resumed_but_not_one_of_its_stages(home: Cont
     (job,) = home.jobs.list()
     assert orders.order_of(job).workflow_id == AUTO_ID
     page = one.get(f"/pipelines/{AUTO_ID}").text
-    assert "It waits for a worker of this server" in page
+    assert "Waiting for a worker of this server" in page
     assert f'action="/pipelines/{AUTO_ID}/resume"' not in page
 
 

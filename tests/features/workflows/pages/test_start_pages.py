@@ -77,7 +77,7 @@ def test_a_study_is_started_and_its_page_follows_the_job(
     assert (answer.status_code, answer.headers["location"]) == (303, f"/pipelines/jobs/{job.job_id}")
     assert (job.kind, job.project_id) == ("workflow", "default")
     page = one.get(f"/pipelines/jobs/{job.job_id}").text
-    assert "It waits for a worker of this server" in page
+    assert "Waiting for a worker of this server" in page
     assert "New study" in one.get("/studies").text
     mark = page.partition("?after=")[2].partition('"')[0]
     place = f"/pipelines/jobs/{job.job_id}"
@@ -112,7 +112,7 @@ def test_a_workflow_with_a_record_has_its_buttons_on_its_own_page(home: Context,
     answer = one.post(f"/pipelines/jobs/{job.job_id}/resume")
     assert answer.headers["location"] == f"/pipelines/{RETRAIN_ID}"
     page = one.get(f"/pipelines/{RETRAIN_ID}").text
-    assert "It waits for a worker of this server" in page
+    assert "Waiting for a worker of this server" in page
     assert 'hx-trigger="every 3s"' in page
 
 

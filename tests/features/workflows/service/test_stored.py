@@ -231,7 +231,7 @@ def test_a_table_of_formats_goes_on_with_what_was_measured(
     )
     table = measure_formats(context, request)
     assert exported == ["merged"], "it is gone, and is made again; of the other it is known that it cannot be"
-    assert "Judging source" not in judged
+    assert "Evaluating source" not in judged
     assert [price.status for price in table.prices] == ["measured", "measured", "missing"]
     assert table.seconds >= kept["seconds"]
     written = stored(tmp_path / "old", "formats_done")["files"]["table/formats.json"]

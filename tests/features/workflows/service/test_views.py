@@ -129,7 +129,7 @@ def test_the_page_of_an_auto_is_written_anew_where_a_stage_ended_it(context: Con
 def test_what_is_not_done_and_a_retraining_have_no_page_of_their_own(context: Context) -> None:
     add_auto(context, {"status": "running"})
     add_retrain(context, {"status": "done", "came": {"grade": "A", "findings": [{"message": "1 short row"}]}})
-    with pytest.raises(NotFoundError, match="has no report: it is an auto that is interrupted"):
+    with pytest.raises(NotFoundError, match="has no report: it is an automl run that is interrupted"):
         pipeline_views.report_file(context, ME, AUTO_ID)
     with pytest.raises(NotFoundError, match="has no report: it is a retraining") as refused:
         pipeline_views.report_file(context, ME, RETRAIN_ID)

@@ -69,7 +69,7 @@ def test_what_may_be_a_value_is_told_apart_from_what_is(jsonl: Callable[..., Pat
     assert (ip.severity, ip.details["is_certain"], ip.lines) == ("info", False, (3,))
     assert (certain.severity, certain.details["is_certain"], certain.lines) == ("warning", True, (2,))
     assert (perhaps.severity, perhaps.details["is_certain"], perhaps.lines) == ("info", False, (1,))
-    assert perhaps.message == "1 row may hold 1 street address (1 distinct); nothing beside them says so"
+    assert perhaps.message == "1 row may hold 1 street address (1 distinct); nothing near them confirms it"
     assert certain.fix.endswith("--only personal_data --mask street")
 
 

@@ -15,7 +15,7 @@ def test_the_list_finds_rows_and_says_what_it_cannot_see(jsonl: Callable[..., Pa
     path = jsonl(*rows, {"text": "what a load of shit"}, {"text": "you fucking bitch"})
     (finding,) = check(AuditRequest(build_table(path)))
     assert (finding.check, finding.severity, finding.count, finding.lines) == ("toxicity", "info", 2, (301, 302))
-    assert finding.message == "2 rows are likely to be toxic, says the word list (probability 0.5 or more)"
+    assert finding.message == "2 rows are likely to be toxic, according to the word list (probability 0.5 or more)"
     assert [example.row for example in finding.examples] == ["rows.jsonl:302", "rows.jsonl:301"]
     assert finding.examples[0].note.endswith(": profanity, insult")
     assert finding.details["rows_by_class"] == {"insult": 1, "profanity": 2}
@@ -40,7 +40,7 @@ def test_a_model_replaces_the_list(jsonl: Callable[..., Path]) -> None:
     (finding,) = check(request)
     assert finding.lines == (2,)
     assert finding.details == {"judge": "my-model", "threshold": 0.5}
-    assert "1 row is likely to be toxic, says the my-model" in finding.message
+    assert "1 row is likely to be toxic, according to the my-model" in finding.message
     assert asked == ["shit", "a hidden insult"]
 
 

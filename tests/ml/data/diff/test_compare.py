@@ -214,7 +214,7 @@ def test_impossible_comparisons(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         diff(file, tmp_path / "none.jsonl")
     (folder / "split.json").write_text("[]")
-    with pytest.raises(DataError, match="is no description of a split"):
+    with pytest.raises(DataError, match="is not a description of a split"):
         diff(folder, folder)
     (folder / "split.json").write_text('{"sides": {"train": {"file": "../old.jsonl", "sha256": ""}}}')
     with pytest.raises(NotFoundError, match=r"names old\.jsonl"):

@@ -200,5 +200,5 @@ def test_entries_of_one_name_are_both_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"no archive", b"PK\x03\x04 cut off"])
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(DataError, match=r"up\.zip is no ZIP file"):
+    with pytest.raises(DataError, match=r"up\.zip is not a ZIP file"):
         check_archive_size(written(tmp_path, content), "up.zip")

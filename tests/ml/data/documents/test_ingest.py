@@ -200,7 +200,7 @@ def test_an_output_that_is_there_stays(docs: Path, tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     for taken in (output, outcome_path(output)):
         taken.write_text("of somebody else")
-        with pytest.raises(ConflictError, match="is there already"):
+        with pytest.raises(ConflictError, match="already exists"):
             run(docs, output)
         assert taken.read_text() == "of somebody else"
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["docs", taken.name]), "nothing was begun"
@@ -208,7 +208,7 @@ def test_an_output_that_is_there_stays(docs: Path, tmp_path: Path) -> None:
     output.write_text("of somebody else")
     run(docs, output, force=True)
     assert rows(output)[0]["text"] == "Some text."
-    with pytest.raises(ConflictError, match="is there already"):
+    with pytest.raises(ConflictError, match="already exists"):
         run(docs, output)
     with pytest.raises(RequestError, match="is the file that is read"):
         ingest([output], output, settings=SETTINGS, num_workers=1, progress=SilentProgress(), force=True)
@@ -221,7 +221,7 @@ def test_what_was_stopped_goes_on_but_over_nothing_else(
     output = tmp_path / "rows.jsonl"
     interrupted(docs, output, monkeypatch)
     output.write_text("of somebody else, written meanwhile")
-    with pytest.raises(ConflictError, match="is there already"):
+    with pytest.raises(ConflictError, match="already exists"):
         run(docs, output)
     assert output.read_text() == "of somebody else, written meanwhile"
     output.unlink()

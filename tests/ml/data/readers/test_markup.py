@@ -130,7 +130,7 @@ def test_mixed_encodings_come_out_right_and_are_told() -> None:
         "first é\nsecond é “x”\nthird ü\n",
         ("1 of 3 lines are no UTF-8, read as Windows-1252 (first: line 2)",),
     )
-    assert "1 bytes that are no character there" in decode(b"a\x81\xff")[1][0]
+    assert "1 bytes that are not characters there" in decode(b"a\x81\xff")[1][0]
 
 
 @pytest.mark.parametrize("data", [b"a\0b", bytes(range(1, 9)) * 20, b"\xff\xfea"])
@@ -190,7 +190,7 @@ def test_bytes_of_a_mail_that_are_no_character_are_counted(tmp_path: Path) -> No
     head = b"Subject: x\nContent-Type: text/plain; charset=shift_jis\nContent-Transfer-Encoding: 8bit\n\n"
     found = email.read(write(tmp_path / "a.eml", head + "日本".encode("shift_jis") + b"\xff\n"))
     assert found.sections[-1].text == "日本\ufffd\n"
-    assert found.warnings == ("1 bytes that are no character in shift_jis became U+FFFD",)
+    assert found.warnings == ("1 bytes that are not characters in shift_jis became U+FFFD",)
 
 
 @pytest.mark.parametrize(

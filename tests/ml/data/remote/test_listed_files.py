@@ -98,7 +98,7 @@ def test_a_source_that_has_other_files_than_were_listed_is_refused(hub: Hub, tmp
 def test_a_full_disk_ends_with_what_is_missing(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetcher = fetcher_of(tmp_path)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(StorageFullError, match=r"hub:org/talks has \d+ bytes still to come, the disk of \S+ has 10"):
+    with pytest.raises(StorageFullError, match=r"hub:org/talks has \d+ bytes left to download, the disk of \S+ has 10"):
         fetcher.fetch(0)
     assert downloads(hub) == []
 

@@ -47,7 +47,7 @@ def test_a_duplicate_never_goes_for_a_row_that_goes_itself(jsonl: Write, make: A
     loop = "and so on and on again " * 30
     made = make(jsonl(pair(f"{LONG} a", loop), pair(f"{LONG} b", "fine"), pair("c?", "other")))
     assert made.fate == {1: "removed", 2: "kept", 3: "kept"}
-    assert made.reasons[1] == ["repeated_completion: its completion goes round in a loop"]
+    assert made.reasons[1] == ["repeated_completion: its completion repeats itself in a loop"]
 
 
 def test_rows_that_become_copies_by_a_change_are_removed(jsonl: Write, make: Any) -> None:
@@ -68,7 +68,7 @@ def test_the_minority_of_a_prompt_goes_and_all_where_there_is_none(jsonl: Write,
     made = make(file, only=["conflicting_completion"])
     assert made.fate == {1: "kept", 2: "kept", 3: "removed", 4: "removed", 5: "removed", 6: "kept"}
     assert "rows.jsonl:1 otherwise than 2 of its 3 rows do" in made.reasons[3][0]
-    assert "rows.jsonl:5 otherwise, and no answer has a majority" in made.reasons[4][0]
+    assert "rows.jsonl:5 differently, and no answer has a majority" in made.reasons[4][0]
     assert make(file, output=file.with_name("b.jsonl")).fate[3] == "kept"  # not unasked
 
 

@@ -145,7 +145,7 @@ def test_an_earlier_repair_is_not_replaced_in_silence(jsonl: Write, make: Any) -
     file = jsonl(pair("a?", "x"), pair("a?", "x"))
     made = make(file)
     written = made.repaired.output.read_bytes()
-    with pytest.raises(ConflictError, match="there already"):
+    with pytest.raises(ConflictError, match="already exists"):
         make(file, only=["secret"])
     assert made.repaired.output.read_bytes() == written
     assert len(make(file, only=["secret"], force=True).lines) == 2
@@ -174,7 +174,7 @@ def test_a_repair_that_was_stopped_can_be_done_again(
 def test_a_file_of_somebody_else_is_not_replaced(jsonl: Write, make: Any, tmp_path: Path) -> None:
     output = tmp_path / "other.jsonl"
     output.write_text("theirs\n", encoding="utf-8")
-    with pytest.raises(ConflictError, match="there already"):
+    with pytest.raises(ConflictError, match="already exists"):
         make(jsonl(pair("a?", "x")), output=output)
     assert output.read_text(encoding="utf-8") == "theirs\n"
     assert not output.with_name("other.jsonl.repair.json").exists()

@@ -197,7 +197,7 @@ def test_problems_name_the_field_as_the_file_does(jsonl: Write) -> None:
     [
         ({"prompt": "questoin"}, "has no field 'questoin'"),
         ({"promt": "question"}, "nearest: prompt"),
-        ({"prompt": "question"}, "mapping prompt=question does not make a shape"),
+        ({"prompt": "question"}, "mapping prompt=question does not give a shape"),
     ],
 )
 def test_a_wrong_mapping_says_what_there_is(jsonl: Write, mapping: dict[str, str], message: str) -> None:

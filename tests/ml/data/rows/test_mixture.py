@@ -120,7 +120,7 @@ def test_a_fraction_and_a_number_of_rows_nest_and_keep_the_order(orders: Path, t
     assert (len(whole), len(half), len(three)) == (10, 5, 3)
     assert set(three) < set(half) < set(whole)
     assert half == [one for one in whole if one in half]
-    with pytest.raises(DataError, match="source orders has 10 rows, and rows: 11 asks for more"):
+    with pytest.raises(DataError, match="source orders has 10 rows, and rows: 11 requests more"):
         prompts(rows=11)
 
 

@@ -41,7 +41,7 @@ def test_nothing_moves_where_one_file_is_in_the_way(tmp_path: Path) -> None:
         path.write_text(name, encoding="utf-8")
     finals["b"].write_text("theirs", encoding="utf-8")
     moves = {made[name]: finals[name] for name in "ab"}
-    with pytest.raises(ConflictError, match="final-b is there already"):
+    with pytest.raises(ConflictError, match="final-b already exists"):
         publish(moves, force=False)
     assert not finals["a"].exists()
     publish(moves, force=True)

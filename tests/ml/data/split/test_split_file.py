@@ -209,7 +209,7 @@ def test_an_earlier_split_is_not_replaced_in_silence(jsonl: Write, tmp_path: Pat
     file, out = jsonl(*(pair(n) for n in range(50))), tmp_path / "out"
     split_file(SplitRequest(file, out), near_groups=alone)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(ConflictError, match="there already"):
+    with pytest.raises(ConflictError, match="already exists"):
         split_file(SplitRequest(file, out, seed=1), near_groups=alone)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     made = split_file(SplitRequest(file, out, validation=0.0, seed=1, force=True), near_groups=alone)
@@ -225,7 +225,7 @@ def test_a_split_that_was_stopped_can_be_done_again(jsonl: Write, tmp_path: Path
     split_file(SplitRequest(file, out), near_groups=alone)
     (out / "split.json").unlink()
     (out / "train.jsonl").write_text("a file of somebody\n", encoding="utf-8")
-    with pytest.raises(ConflictError, match=r"train\.jsonl is there already"):
+    with pytest.raises(ConflictError, match=r"train\.jsonl already exists"):
         split_file(SplitRequest(file, out), near_groups=alone)
     assert (out / "train.jsonl").read_text(encoding="utf-8") == "a file of somebody\n"
 

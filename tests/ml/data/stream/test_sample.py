@@ -94,7 +94,7 @@ def test_the_first_rows_are_no_more_than_there_are(rows: Path) -> None:
     estimated = sample_of(rows, 100, UsedPart(num_rows=395)).num_rows
     assert estimated is not None
     assert estimated.low <= 395 == estimated.high
-    with pytest.raises(DataError, match="source faq has 400 rows, and rows: 401 asks for more"):
+    with pytest.raises(DataError, match="source faq has 400 rows, and rows: 401 requests more"):
         sample_of(rows, 1000, UsedPart(num_rows=401))
 
 

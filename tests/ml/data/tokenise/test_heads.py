@@ -115,7 +115,7 @@ def test_a_sign_within_one_label_separates_no_labels_where_other_rows_have_anoth
 
 def test_lists_among_other_answers_are_refused_and_not_cut_at_their_commas() -> None:
     rows = _examples('["a", "b"]', "c", '["c"]')
-    with pytest.raises(DataError, match='2 of 3 answers are lists of labels, and others are none, such as "c"'):
+    with pytest.raises(DataError, match='2 of 3 answers are lists of labels, and others are not, such as "c"'):
         fit_task_head("classify", {"train": rows}, 8, multi_label=True)
 
 
@@ -139,7 +139,7 @@ def test_numbers_as_text_are_read_with_their_units() -> None:
     numbers = [target[0] for target in targets if target is not None]
     assert sum(numbers) == pytest.approx(0, abs=1e-9)
     assert sum(one**2 for one in numbers) / 3 == pytest.approx(1)
-    with pytest.raises(DataError, match="1 of 2 answers are no numbers"):
+    with pytest.raises(DataError, match="1 of 2 answers are not numbers"):
         fit_task_head("regress", {"train": _examples("7", "about 7 or 8")}, 8, multi_label=False)
 
 

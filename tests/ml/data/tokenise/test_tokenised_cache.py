@@ -200,7 +200,7 @@ def test_a_damaged_entry_is_told_of_and_made_anew(
     entry.write_bytes({"cut": data[: len(data) // 2], "empty": b""}.get(at, data))
     shown.titles.clear()
     assert ask() == whole
-    assert shown.titles == [f"Tokens are made again: entry {entry.name[:12]} of the cache is damaged", "Tokenising"]
+    assert shown.titles == [f"Rows are tokenised again: entry {entry.name[:12]} of the cache is damaged", "Tokenising"]
     monkeypatch.setattr(tokenised_cache, "tokenise_all", refuse)
     assert ask() == whole
 
@@ -261,8 +261,8 @@ def test_what_is_larger_than_the_whole_cache_is_not_kept(ask: Ask, tmp_path: Pat
 def test_a_folder_that_cannot_be_written_is_told_of(ask: Ask, tmp_path: Path, shown: Shown) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")
     assert ask().examples
-    assert shown.titles[0].startswith("Tokens are made again: an entry of the cache cannot be read")
-    assert shown.titles[-1].startswith("Tokens are not kept: ")
+    assert shown.titles[0].startswith("Rows are tokenised again: an entry of the cache cannot be read")
+    assert shown.titles[-1].startswith("Tokens are not cached: ")
 
 
 def test_rows_that_are_refused_leave_nothing(ask: Ask, tmp_path: Path) -> None:

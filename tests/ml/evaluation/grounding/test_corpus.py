@@ -93,5 +93,5 @@ def test_a_corpus_that_holds_no_citation_is_refused() -> None:
 
 
 def test_a_wrong_pattern_is_refused() -> None:
-    with pytest.raises(RequestError, match="no regular expression"):
+    with pytest.raises(RequestError, match="not a regular expression"):
         Corpus(DOCUMENTS, forms=FORMS, patterns={"part": "("})

@@ -39,7 +39,7 @@ def test_a_pattern_finds_ids_whatever_their_case_and_blanks() -> None:
     assert [one.kind for one in found] == ["product", "product", "order"]
 
 
-@pytest.mark.parametrize(("pattern", "said"), [("(", "no regular expression"), ("a*", "fits an empty text")])
+@pytest.mark.parametrize(("pattern", "said"), [("(", "not a regular expression"), ("a*", "fits an empty text")])
 def test_a_pattern_that_is_none_is_refused(pattern: str, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         compiled({"product": pattern})

@@ -119,7 +119,7 @@ def test_a_judge_that_prefers_length_is_seen_beside_people():
 def test_too_few_items_say_nothing_however_well_they_agree():
     (found,) = held(reads, pair_rows(num=20, careful=1.0))
     assert not found.may_enter_gate
-    assert found.reasons == (f"It was held against people on 20 items; at least {FEWEST_ITEMS} are needed.",)
+    assert found.reasons == (f"It was compared with people on 20 items; at least {FEWEST_ITEMS} are needed.",)
 
 
 def test_verdicts_that_are_none_are_counted_and_too_many_bar_the_gate():

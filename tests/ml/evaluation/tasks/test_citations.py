@@ -86,7 +86,7 @@ def test_what_is_missing_is_told() -> None:
     ("more", "said"),
     [
         ({"forms": ()}, "looks for no citations"),
-        ({"patterns": {"part": "("}}, "no regular expression"),
+        ({"patterns": {"part": "("}}, "not a regular expression"),
         ({"patterns": {"part": "x?"}}, "fits an empty text"),
         ({"patterns": {"url": "x+"}}, "the name of a form"),
     ],

@@ -103,7 +103,7 @@ def test_what_llama_cpp_has_no_place_for_is_refused(tiny_model, tmp_path):
         ({"use_dora": True}, "DoRA"),
         ({"lora_bias": True}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "whole layers"),
-        ({"peft_type": "IA3"}, "no low-rank adapter but IA3"),
+        ({"peft_type": "IA3"}, "not a low-rank adapter but IA3"),
     ):
         with pytest.raises(NotPlainError, match=reason):
             write_gguf_lora(tensors, config | change, tiny_model, tmp_path / "a.gguf", name="a")

@@ -18,4 +18,4 @@ def test_a_repository_of_the_catalogue_is_answered_with_its_short_name(asked: st
 def test_another_repository_is_answered_with_how_to_ask_a_hub() -> None:
     with pytest.raises(NotFoundError) as caught:
         parse("org/tiny")
-    assert caught.value.do == "if it is on the hub, ask for hub:org/tiny"
+    assert caught.value.do == "if it is on the hub, use hub:org/tiny"

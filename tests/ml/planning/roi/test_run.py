@@ -76,7 +76,7 @@ def test_the_tornado_moves_one_input_at_a_time_and_begins_with_the_widest(make_c
 def test_no_calls_is_a_no_that_says_so(make_case: Any) -> None:
     found = worth(make_case({"calls.per_month": 0}))
     assert found.answer == "no"
-    assert found.headline == "No: there are no calls, so nothing can come back."
+    assert found.headline == "No: there are no calls, so nothing can be paid back."
     assert found.tuned.value.typical == pytest.approx(-2_500 - 12 * (400 / 6 + 50))
     assert found.tuned.payback_months.typical is None
     assert found.break_even_gain.typical is None
@@ -86,7 +86,7 @@ def test_no_calls_is_a_no_that_says_so(make_case: Any) -> None:
 def test_a_model_that_costs_more_than_it_brings_each_month_never_pays(make_case: Any) -> None:
     found = worth(make_case({"tuned.gain": 0.01, "upkeep.cost_per_month": 500}))
     assert found.answer == "no"
-    assert found.headline == "No: each month costs 557 USD more than it earns, so what is spent never comes back."
+    assert found.headline == "No: each month costs 557 USD more than it earns, so its cost is never paid back."
     assert found.tuned.payback_months.typical is None
     assert found.tuned.payback_months.high is None
 
@@ -144,7 +144,7 @@ def test_nothing_comes_back_before_it_is_in_use(make_case: Any) -> None:
     assert found.tuned.payback_months.typical == pytest.approx(3 + 2_500 / each)
     late = worth(make_case({"months_until_launch": 12}))
     assert late.tuned.value.typical == pytest.approx(-2_500)
-    assert any("nothing can come back in 12 months" in text for text in late.reasons)
+    assert any("nothing can be paid back in 12 months" in text for text in late.reasons)
 
 
 def test_an_alternative_that_is_worth_more_makes_it_a_no(make_case: Any) -> None:
@@ -188,7 +188,7 @@ def test_an_open_answer_names_what_to_learn_first(make_case: Any) -> None:
     assert found.answer == "open"
     assert 0.5 <= found.tuned.probability_pays < 0.9
     assert found.headline.startswith("Not settled: it pays with a probability of")
-    assert found.changes[0] == "Know this better first, it moves the value most: accuracy gained, tuned model."
+    assert found.changes[0] == "Learn more about this first, as it changes the value most: accuracy gained, tuned model."
     assert any("more correct answers (500 USD)" in text for text in found.reasons)
 
 
@@ -214,7 +214,7 @@ def test_where_few_shot_is_todays_way_its_examples_are_saved(make_case: Any, mea
     assert found.alternatives == ()
     assert "few_shot" not in {way.name for way in found.not_priced}
     assert found.tuned.serving_per_month.typical == pytest.approx(24)  # 700 x 2 + 100 x 10
-    assert any("That it is more accurate at all is not certain" in text for text in found.reasons)
+    assert any("It is not certain that it is more accurate at all" in text for text in found.reasons)
 
 
 def test_points_of_another_metric_are_turned_into_correct_answers(make_case: Any, measured: MeasuredGains) -> None:
@@ -370,7 +370,7 @@ def test_today_as_the_case_counts_it_has_wilsons_interval(make_case: Any, beside
     assert found.tuned.gain.high - found.tuned.gain.low > 0.19
     assert {bar.name for bar in found.tornado} == {"today.accuracy", "verdict.tuned_accuracy"}
     assert next(way for way in found.alternatives if way.name == "linear classifier").gain.typical == pytest.approx(0.1)
-    assert any("of other rows than the tuned model's" in note for note in found.notes)
+    assert any("on other rows than the tuned model's" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(("num_correct", "end"), [(0, 0.0), (5, 1.0)])

@@ -35,7 +35,7 @@ def test_the_first_key_of_a_project_opens_that_one_alone(context: Context) -> No
 )
 def test_nobody_else_opens_one(context: Context, caller: Caller) -> None:
     assert not may_open_projects(caller)
-    with pytest.raises(RequestError, match="would open a project"):
+    with pytest.raises(RequestError, match="may not create a project"):
         open_project(context, caller, "mine")
     assert len(known_projects(context, Caller())) == 1
 

@@ -116,7 +116,7 @@ def test_every_output_option_is_proved_below() -> None:
 
 def refused(done: Any, place: Path) -> None:
     assert done.code == 2, (done.out, done.err)
-    assert "is there already" in done.err, done.err
+    assert "already exists" in done.err, done.err
     assert place.read_bytes() == FOREIGN
 
 

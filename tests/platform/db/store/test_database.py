@@ -139,7 +139,7 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "luthier.db"
     with Database.open(path) as database, database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ConflictError, match="schema 9999, made by a newer Luthier"):
+    with pytest.raises(ConflictError, match="schema 9999, made by a newer version of Luthier"):
         Database.open(path)
 
 

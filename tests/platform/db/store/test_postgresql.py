@@ -167,7 +167,7 @@ def test_a_newer_database_and_one_of_something_else_are_refused(postgresql: Post
     newer = postgresql.new_database()
     with Database.open(newer) as database, database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ConflictError, match="schema 9999, made by a newer Luthier"):
+    with pytest.raises(ConflictError, match="schema 9999, made by a newer version of Luthier"):
         Database.open(newer)
     other = postgresql.new_database()
     with Database.open(other) as database, database.write() as connection:

@@ -78,7 +78,7 @@ def test_fields_without_a_file_are_left_out(tmp_path: Path) -> None:
         ([("file", f"{n}", b"x") for n in range(4)], 413, "more than 3 files"),
         ([("file", "", b"x")], 400, "a file without a name"),
         ([("odd", "a", b"x")], 400, "Unknown parameter"),
-        ([("name", None, b"a"), ("name", None, b"b")], 400, "is there twice"),
+        ([("name", None, b"a"), ("name", None, b"b")], 400, "appears twice"),
     ],
 )
 def test_what_goes_beyond_the_form_is_refused(tmp_path: Path, parts: list[Part], status: int, words: str) -> None:

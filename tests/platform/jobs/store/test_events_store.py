@@ -57,7 +57,7 @@ def test_pages_newest_first(events: JobEventStore) -> None:
     assert ([event.message for event in page], has_more) == (["2", "1", "0"], False)
     assert events.page("job-1", after=page[-1].event_id) == ([], False)
     other = events.page("job-2")[0][0].event_id
-    with pytest.raises(RequestError, match="no event of this job"):
+    with pytest.raises(RequestError, match="not an event of this job"):
         events.page("job-1", after=other)
 
 
@@ -91,7 +91,7 @@ def test_every_turn_of_a_job_is_told(events: JobEventStore, queue: JobStore) -> 
         "Validating the files",
         "Files validated, moving job to queued state",
         "Fine-tuning job started",
-        "The work ended unexpectedly (SIGKILL: its last words): it is taken up again from the last checkpoint",
+        "The work ended unexpectedly (SIGKILL: its last words): it resumes from the last checkpoint",
         "Fine-tuning job paused",
         "Fine-tuning job resumed",
         "Fine-tuning job resumes from its last checkpoint",

@@ -238,7 +238,7 @@ def test_what_a_caller_has_translated_is_not_english() -> None:
       "USD): 1,210 USD are left.",
       "Pro Monat bleiben 1.210 USD. Einnahmen: mehr richtige Antworten (1.200 USD) und günstigerer Betrieb (30 USD); "
       "Kosten: Prüfen (20 USD)."),
-     ("Yes: it is worth 29,600 USD in 12 months, and what was spent is back after 0.5 months.",
+     ("Yes: it is worth 29,600 USD in 12 months, and its cost is paid back after 0.5 months.",
       "Ja: Der Wert ist 29.600 USD über 12 Monate. Amortisationszeit: 0,5 Monate."),
      ("data.bin, a size that its server does not state: the first rows of such a file are only known once all of it "
       "was read",

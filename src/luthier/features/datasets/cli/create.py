@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 _NUM_SHOWN = 20
 BudgetOption = Annotated[
     float | None,
-    typer.Option("--budget-usd", min=0, metavar="USD", help="Stop before the passages that may cost more."),
+    typer.Option("--budget-usd", min=0, metavar="USD", help="Stop before passages that could exceed this budget."),
 ]
 BatchOption = Annotated[
     bool,
     typer.Option(
-        "--batch", help="Ask a teacher behind a server by its Batch API: within a day, at some providers for less."
+        "--batch", help="Use the Batch API of a teacher behind a server: within a day, and cheaper at some providers."
     ),
 ]
 
@@ -51,26 +51,28 @@ def ingest(
             metavar="DIR_OR_FILES...", help="PDF, DOCX, PPTX, XLSX, HTML, EPUB, Markdown, text, mail (.eml)."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the rows go (.jsonl).")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the rows to "
+        "(.jsonl).")],
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens chunks are counted in.")
+        str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens are counted.")
     ] = None,
-    chunk_tokens: Annotated[int, typer.Option("--chunk-tokens", min=16, help="Most tokens of one row.")] = 512,
+    chunk_tokens: Annotated[int, typer.Option("--chunk-tokens", min=16, help="Maximum tokens of a row.")] = 512,
     overlap_tokens: Annotated[
-        int, typer.Option("--overlap-tokens", min=0, help="Most tokens at the end of a row that begin the next again.")
+        int, typer.Option("--overlap-tokens", min=0, help="Maximum tokens that a row repeats from the end of the one "
+            "before.")
     ] = 64,
-    licence: Annotated[str | None, typer.Option("--licence", metavar="TEXT", help="Noted on every row.")] = None,
+    licence: Annotated[str | None, typer.Option("--licence", metavar="TEXT", help="The licence to note on every row.")] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes that read [default: one a CPU].")
+        int | None, typer.Option("--workers", min=1, help="Number of reading processes [default: one per CPU].")
     ] = None,
     timeout_seconds: Annotated[
-        float, typer.Option("--timeout-seconds", min=0.1, help="Longest time for one document.")
+        float, typer.Option("--timeout-seconds", min=0.1, help="Time limit for one document.")
     ] = 120.0,
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Continue where an interrupted ingest stopped, or start over.")
     ] = True,
     fail_on_error: Annotated[
-        bool, typer.Option("--fail-on-error", help="Exit code 1 where a document could not be read.")
+        bool, typer.Option("--fail-on-error", help="Exit code 1 if a document could not be read.")
     ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -142,25 +144,28 @@ class KindChoice(StrEnum):
 
 
 def synthesise(
-    file: Annotated[Path, typer.Argument(metavar="ROWS", help="Rows with passages in `text`, as ingest writes them.")],
+    file: Annotated[Path, typer.Argument(metavar="ROWS", help="Rows with passages in `text`, as `luthier data ingest` "
+        "writes them.")],
     teacher: Annotated[
         str,
         typer.Option(
             "--teacher",
             metavar="ENGINE",
-            help="Who writes: a base model, a folder, a run, or http(s)://host:port/v1#MODEL "
+            help="The model that writes: a base model, a folder, a run, or http(s)://host:port/v1#MODEL "
             "(key: LUTHIER_TEACHER_API_KEY or OPENAI_API_KEY).",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the pairs go, .jsonl.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the pairs to "
+        "(.jsonl).")],
     kind: Annotated[
         KindChoice, typer.Option("--kind", help="Questions with answers, or instructions.")
     ] = KindChoice.QA,
     pairs_per_passage: Annotated[
-        int, typer.Option("--pairs-per-passage", min=1, max=20, help="How many pairs to ask for, one after another.")
+        int, typer.Option("--pairs-per-passage", min=1, max=20, help="Number of pairs to write from each passage.")
     ] = 1,
     judge: Annotated[
-        str | None, typer.Option("--judge", metavar="ENGINE", help="Who checks that the passage entails each answer.")
+        str | None, typer.Option("--judge", metavar="ENGINE", help="A model that checks that the passage entails each "
+            "answer.")
     ] = None,
     min_support: Annotated[
         float,
@@ -169,14 +174,14 @@ def synthesise(
     max_rows: Annotated[
         int | None, typer.Option("--max-rows", min=1, metavar="N", help="Use only the first N rows.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut replies off.")] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 writes the likeliest.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling where the temperature is not 0.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of a reply.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")] = 0,
     price_input: Annotated[
-        float | None, typer.Option("--price-input", min=0, metavar="USD", help="For a million tokens of prompts.")
+        float | None, typer.Option("--price-input", min=0, metavar="USD", help="Price of a million prompt tokens.")
     ] = None,
     price_output: Annotated[
-        float | None, typer.Option("--price-output", min=0, metavar="USD", help="For a million tokens of replies.")
+        float | None, typer.Option("--price-output", min=0, metavar="USD", help="Price of a million reply tokens.")
     ] = None,
     budget_usd: BudgetOption = None,
     batch: BatchOption = False,
@@ -250,33 +255,35 @@ def tokens_text(usage: Usage) -> str:
 
 
 def answer(
-    file: Annotated[Path, typer.Argument(metavar="ROWS", help="Rows with prompts, in any shape, with answers or not.")],
+    file: Annotated[Path, typer.Argument(metavar="ROWS", help="Rows with prompts, in any shape, with or without "
+        "answers.")],
     teacher: Annotated[
         str,
         typer.Option(
             "--teacher",
             metavar="ENGINE",
-            help="Who answers: a base model, a folder, a run, or http(s)://host:port/v1#MODEL "
+            help="The model that answers: a base model, a folder, a run, or http(s)://host:port/v1#MODEL "
             "(key: LUTHIER_TEACHER_API_KEY or OPENAI_API_KEY).",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the answers go, .jsonl.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the answers to "
+        "(.jsonl).")],
     mapping: MappingOption = None,
     max_rows: Annotated[
         int | None, typer.Option("--max-rows", min=1, metavar="N", help="Use only the first N rows.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longer answers are refused.")] = 512,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 writes the likeliest.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling where the temperature is not 0.")] = 0,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")] = 0,
     price_input: Annotated[
-        float | None, typer.Option("--price-input", min=0, metavar="USD", help="For a million tokens of prompts.")
+        float | None, typer.Option("--price-input", min=0, metavar="USD", help="Price of a million prompt tokens.")
     ] = None,
     price_output: Annotated[
-        float | None, typer.Option("--price-output", min=0, metavar="USD", help="For a million tokens of answers.")
+        float | None, typer.Option("--price-output", min=0, metavar="USD", help="Price of a million answer tokens.")
     ] = None,
     keep_thoughts: Annotated[
         bool,
-        typer.Option("--keep-thoughts", help="Write a teacher's thoughts into the rows, too, for a student to learn."),
+        typer.Option("--keep-thoughts", help="Also write the teacher's thoughts into the rows, for a student to learn."),
     ] = False,
     batch: BatchOption = False,
     force: ForceOption = False,

@@ -69,27 +69,26 @@ class ReasoningChoice(StrEnum):
 
 
 SystemOption = Annotated[
-    SystemChoice | None, typer.Option("--system", help="fold: a system turn goes into the first user turn.")
+    SystemChoice | None, typer.Option("--system", help="fold: put a system turn into the first user turn.")
 ]
 ToolsOption = Annotated[
-    ToolsChoice | None, typer.Option("--tools", help="as_text: tools, calls and results are written as text.")
+    ToolsChoice | None, typer.Option("--tools", help="as_text: write tools, calls and results as text.")
 ]
 ReasoningOption = Annotated[
     ReasoningChoice | None,
-    typer.Option("--reasoning", help="as_text: thoughts between <think> and </think>; drop: no thoughts."),
+    typer.Option("--reasoning", help="as_text: write thoughts between <think> and </think>; drop: leave them out."),
 ]
 ResetOption = Annotated[
     ResetChoice | None,
     typer.Option(
         "--reset-template",
-        help="training: answers that the template needs a sequence each for are joined into one, as "
-        "data.reset_template does.",
+        help="training: join answers that the template needs separate sequences for, as data.reset_template does.",
     ),
 ]
 LearnReasoningOption = Annotated[
     bool | None,
     typer.Option(
-        "--learn-reasoning/--no-learn-reasoning", help="Whether thoughts are learned; left out: those of the rows."
+        "--learn-reasoning/--no-learn-reasoning", help="Learn thoughts, or not [default: those of the rows]."
     ),
 ]
 
@@ -98,12 +97,12 @@ TemplateOptionsOption = Annotated[
     typer.Option(
         "--template-option",
         metavar="NAME=VALUE",
-        help="What the chat template is given, as enable_thinking=false. Repeatable.",
+        help="An option for the chat template, such as enable_thinking=false. Repeatable.",
     ),
 ]
 HeadOption = Annotated[
     HeadChoice | None,
-    typer.Option("--objective", help="What a task head learns, which reads the prompt and writes nothing."),
+    typer.Option("--objective", help="Show the rows for a task head, which reads the prompt and writes no text."),
 ]
 MultiLabelOption = Annotated[
     bool, typer.Option("--multi-label", help="With --objective classify: a row may have several labels.")
@@ -114,17 +113,18 @@ BlockTokensOption = Annotated[
         "--block-tokens",
         min=1,
         metavar="N",
-        help="Show the blocks of N tokens that objective pretraining makes of plain texts.",
+        help="Show plain texts in blocks of N tokens, as objective pretraining uses them.",
     ),
 ]
 
 
 def preview(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
+        ".gz), or .xlsx.")],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
     num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows, or blocks, to show.")] = 3,
     shows_all: Annotated[
-        bool, typer.Option("--all", help="Show every row, or block: with --json the ids and masks of a whole file.")
+        bool, typer.Option("--all", help="Show every row or block; with --json, the ids and masks of the whole file.")
     ] = False,
     mapping: MappingOption = None,
     template: Annotated[
@@ -256,25 +256,29 @@ def show_preview(console: Console, found: DataPreview) -> None:
 
 
 def card(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The card, such as README.md.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
+        ".gz), or .xlsx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the card to, such "
+        "as README.md.")],
     name: Annotated[str | None, typer.Option("--name", help="The title [default: the file's name].")] = None,
     licence: Annotated[
-        str | None, typer.Option("--licence", metavar="ID", help="As the hub calls it, such as cc-by-4.0.")
+        str | None, typer.Option("--licence", metavar="ID", help="The licence's id on the hub, such as cc-by-4.0.")
     ] = None,
-    description: Annotated[str | None, typer.Option("--description", metavar="TEXT", help="What it is.")] = None,
+    description: Annotated[str | None, typer.Option("--description", metavar="TEXT", help="What the dataset is.")] = None,
     language: Annotated[
-        list[str] | None, typer.Option("--language", metavar="CODE", help="ISO 639, such as en. Repeatable.")
+        list[str] | None, typer.Option("--language", metavar="CODE", help="A language code (ISO 639), such as en. "
+            "Repeatable.")
     ] = None,
-    uses: Annotated[str | None, typer.Option("--uses", metavar="TEXT", help="Its intended use.")] = None,
+    uses: Annotated[str | None, typer.Option("--uses", metavar="TEXT", help="The intended use of the dataset.")] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="The base model in whose tokens lengths are given.")
+        str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens are counted.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file: which rows leak from it.")
+        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file, to find rows that leak from "
+            "it.")
     ] = None,
     mapping: MappingOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a card that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing card.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -329,13 +333,14 @@ _STYLES = {"-": "red strike", "+": "green", "=": ""}
 
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A data file, or a folder that `data split` has written.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The same of the newer version.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The same for the newer version.")],
     key: Annotated[
-        str | None, typer.Option("--key", metavar="FIELD", help="What names a row [default: its id, else its prompt].")
+        str | None, typer.Option("--key", metavar="FIELD", help="The field that identifies a row [default: its id, "
+            "else its prompt].")
     ] = None,
     examples: Annotated[int, typer.Option("--examples", min=0, help="How many rows of each kind to show.")] = 5,
     mapping: MappingOption = None,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit code 1 where rows differ.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit code 1 if rows differ.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

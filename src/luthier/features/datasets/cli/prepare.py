@@ -39,7 +39,8 @@ OnOption = Annotated[
     typer.Option(
         "--on",
         metavar="ray",
-        help="Share the work on a Ray cluster: that of RAY_ADDRESS or of this machine, or one started for the command.",
+        help="Share the work on a Ray cluster: the one at RAY_ADDRESS or on this machine, or one started for this "
+        "command.",
     ),
 ]
 
@@ -53,33 +54,37 @@ class FailOn(StrEnum):
 
 
 def audit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
+        ".gz), or .xlsx.")],
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file: which rows leak from it.")
+        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file, to find rows that leak from "
+            "it.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="The base model: lengths in its tokens, its context.")
+        str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens and context are used.")
     ] = None,
     html: PageOption = None,
     fail_on: Annotated[
-        FailOn, typer.Option("--fail-on", help="Exit code 1 where something of this severity is found.")
+        FailOn, typer.Option("--fail-on", help="Exit code 1 if something of this severity or a higher one is found.")
     ] = FailOn.NEVER,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="CHECK,...", help="Run only these checks. Repeatable.")
     ] = None,
     mapping: MappingOption = None,
     group_by: Annotated[
-        str | None, typer.Option("--group-by", metavar="FIELD", help="The field that names a row's source document.")
+        str | None, typer.Option("--group-by", metavar="FIELD", help="The field with the source document of a row.")
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="How the file will be trained: how many rows it needs.")] = (
+    method: Annotated[str, typer.Option("--method", help="The planned training method: it decides how many rows are "
+        "needed.")] = (
         "lora"
     ),
     toxicity_model: Annotated[
         Path | None,
-        typer.Option("--toxicity-model", metavar="DIR", help="A text-classification model in place of the word list."),
+        typer.Option("--toxicity-model", metavar="DIR", help="A text-classification model to use instead of the word "
+            "list."),
     ] = None,
     toxic_label: Annotated[
-        str | None, typer.Option("--toxic-label", metavar="LABEL", help="Which label of that model means toxic.")
+        str | None, typer.Option("--toxic-label", metavar="LABEL", help="The label of that model that means toxic.")
     ] = None,
     on: OnOption = None,
     as_json: JsonOption = False,
@@ -157,20 +162,23 @@ def _show_finding(console: Console, finding: Finding) -> None:
 
 
 def repair(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the rows go, as JSONL.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
+        ".gz), or .xlsx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the rows to, as "
+        "JSONL.")],
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="CHECK,...", help="Repair only what these checks find. Repeatable."),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option("--skip", metavar="CHECK,...", help="Leave these repairs out. Repeatable.")
+        list[str] | None, typer.Option("--skip", metavar="CHECK,...", help="Skip these repairs. Repeatable.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file: rows that leak from it go.")
+        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file: rows that leak from it are "
+            "removed.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="The base model: lengths in its tokens, its context.")
+        str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens and context are used.")
     ] = None,
     mapping: MappingOption = None,
     mask: Annotated[
@@ -180,7 +188,7 @@ def repair(
         ),
     ] = None,
     no_mask: Annotated[
-        list[str] | None, typer.Option("--no-mask", metavar="KIND,...", help="Leave these kinds as they are.")
+        list[str] | None, typer.Option("--no-mask", metavar="KIND,...", help="Do not mask these kinds.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier repair.")] = False,
     on: OnOption = None,
@@ -266,29 +274,34 @@ _NUM_STRATA = 20
 
 
 def split(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
-    held_out: Annotated[float, typer.Option("--held-out", help="The fraction that judges, once.")] = 0.1,
-    validation: Annotated[float, typer.Option("--validation", help="The fraction that steers training.")] = 0.1,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
+        ".gz), or .xlsx.")],
+    held_out: Annotated[float, typer.Option("--held-out", help="The fraction of held-out rows, which evaluate the "
+        "model once.")] = 0.1,
+    validation: Annotated[float, typer.Option("--validation", help="The fraction of validation rows, which steer "
+        "training.")] = 0.1,
     group_by: Annotated[
         str | None,
         typer.Option(
             "--group-by",
             metavar="FIELD",
-            help="Rows of one value stay together; `source`: the document; `none`. [default: provenance.file if any]",
+            help="Keep rows with the same value together; `source`: the document; `none` [default: provenance.file if "
+            "any].",
         ),
     ] = None,
     stratify_by: Annotated[
-        str | None, typer.Option("--stratify-by", metavar="FIELD", help="Each side has its share of each value.")
+        str | None, typer.Option("--stratify-by", metavar="FIELD", help="Give each side its share of each value.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the split.")] = 0,
     folder: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="[default: FILE-split, next to FILE]")
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to write to [default: FILE-split, "
+            "next to FILE].")
     ] = None,
     near_threshold: Annotated[
-        float, typer.Option("--near-threshold", help="Rows as similar as this (Jaccard) stay on one side.")
+        float, typer.Option("--near-threshold", help="Keep rows that are at least this similar (Jaccard) on one side.")
     ] = 0.8,
     near_duplicates: Annotated[
-        bool, typer.Option("--near-duplicates/--no-near-duplicates", help="Whether to search for near-duplicates.")
+        bool, typer.Option("--near-duplicates/--no-near-duplicates", help="Search for near-duplicates, or not.")
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split in that folder.")] = False,
     mapping: MappingOption = None,

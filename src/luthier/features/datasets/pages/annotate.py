@@ -386,7 +386,8 @@ def make(
         made = annotation_queue.make_version(context, caller, queue, note=note)
         counts = made.details
         words = (
-            f"version {made.number} is made: {counted(counts['rejected'], 'row')} left out, {counts['edited']} edited"
+            f"version {made.number} is created: {counted(counts['rejected'], 'row')} left out, {counts['edited']} "
+            "edited"
         )
         return Led(f"/datasets/{dataset_id}?version={made.number}", words)
 
@@ -451,7 +452,8 @@ def _page(request: Request, context: Context, caller: Caller, view: AnnotationVi
 def _decision_message(line: int, decision: Decision, made: annotation_queue.Decided) -> str:
     words = f"row {line} is {_WORDS[decision]}"
     if made.overruled is not None:
-        words += f"; {made.overruled.author} had {_WORDS[made.overruled.decision]} it meanwhile, your word counts now"
+        words += f"; {made.overruled.author} had {_WORDS[made.overruled.decision]} it in the meantime, your decision "
+            "counts now"
     return words
 
 

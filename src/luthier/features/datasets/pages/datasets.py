@@ -97,8 +97,8 @@ def next_steps(context: Context, version: DatasetVersion) -> list[Step]:
     questions = f"{page}/questions?version={number}"
     # Passages of documents are there to be asked about; other texts mostly to be learned as they are.
     if PROVENANCE in known["columns"]:
-        return [Step("Train on it", train), Step("Make questions", questions, True)]
-    return [Step("Make questions", questions), Step("Train on it", train, True)]
+        return [Step("Train on it", train), Step("Generate questions", questions, True)]
+    return [Step("Generate questions", questions), Step("Train on it", train, True)]
 
 
 def has_columns(context: Context, version: DatasetVersion) -> bool:

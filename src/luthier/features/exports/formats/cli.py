@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 def benchmark(
     name: Annotated[str, typer.Argument(metavar="RUN", help=f"What to export: {ANY_MODEL}.")],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Held-out rows.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where table and page go.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for the table and the page.")],
     wanted: Annotated[
         str | None,
         typer.Option(
             "--formats",
             metavar="A,B",
-            help="Formats with their precision, as gguf:q8_0 [default: {usual}].",
+            help="Formats with their precision, such as gguf:q8_0 [default: {usual}].",
         ),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option("--metrics", metavar="A,B", help="What to measure, as for `luthier eval`.")
+        str | None, typer.Option("--metrics", metavar="A,B", help="Metrics, as for `luthier eval`.")
     ] = None,
     mapping: MappingOption = None,
-    num_rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Rows to measure quality on.")] = 100,
-    num_timed: Annotated[int, typer.Option("--timed", min=1, metavar="N", help="Time this many prompts.")] = 8,
-    num_rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Time this many rounds.")] = 3,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=2, help="Where to cut outputs off.")] = 64,
+    num_rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Number of rows to measure quality on.")] = 100,
+    num_timed: Annotated[int, typer.Option("--timed", min=1, metavar="N", help="Number of prompts to time.")] = 8,
+    num_rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Number of rounds to time.")] = 3,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=2, help="Maximum tokens of an output.")] = 64,
     keeps_exports: Annotated[bool, typer.Option("--keep", help="Keep the exports, in DIR/exports.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,

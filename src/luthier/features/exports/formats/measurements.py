@@ -152,7 +152,7 @@ def check_table_folder(folder: Path) -> None:
     holds_page = (folder / PAGE).exists() and not (folder / EXPORTS / _LOCK).exists()
     if (folder / TABLE).exists() or holds_page or ((folder / EXPORTS).exists() and not _is_begun(folder)):
         raise ConflictError(
-            f"{folder} is there already and has a table of formats in it, its page, or exports of one",
+            f"{folder} already exists and has a table of formats in it, its page, or exports of one",
             expected="a folder without these",
             do="choose another with -o, or remove it first",
         )
@@ -219,7 +219,7 @@ def _made(context: Context, data: Path, source: ExportSource, price: FormatPrice
     except ParityError as error:
         # `export` has removed its folder after the failed proof, so the files are written again.
         _write_unproved(context, source, to, precision, folder)
-        reason = f"its proof failed, so `luthier export` does not let it out: {error.came}"
+        reason = f"its proof failed, so `luthier export` does not release it: {error.came}"
         return price.model_copy(update={"num_bytes": _size(folder), "reason": reason})
     except RequestError as error:
         return price.model_copy(update={"status": "missing", "reason": f"{error.came}; {error.do}"})

@@ -69,11 +69,12 @@ class KindChoice(StrEnum):
 
 _Systems = Annotated[
     str | None,
-    typer.Option("--systems", metavar="A,B", help="Who answers: base models, runs, or http(s)://host:port/v1#MODEL."),
+    typer.Option("--systems", metavar="A,B", help="The systems that answer: base models, runs, or "
+        "http(s)://host:port/v1#MODEL."),
 ]
 _Evaluation = Annotated[
     str | None,
-    typer.Option("--evaluation", metavar="ID", help="Instead of --data: the answers of an evaluation."),
+    typer.Option("--evaluation", metavar="ID", help="Use the answers of this evaluation instead of --data."),
 ]
 _MostRows = Annotated[
     int, typer.Option("--most-rows", min=1, metavar="N", help="Rate only N rows, chosen by a stable hash.")
@@ -85,15 +86,17 @@ _Instructions = Annotated[
     Path | None,
     typer.Option("--instructions", metavar="FILE", help="Your own instructions for the raters, as plain text."),
 ]
-_Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all orders.", show_default="drawn and kept")]
+_Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the random orders.", show_default="random, and "
+    "stored")]
 _AllowLeakage = Annotated[
-    bool, typer.Option("--allow-leakage", help="Rate answers even to rows that a run was trained on.")
+    bool, typer.Option("--allow-leakage", help="Allow rows that a run was trained on.")
 ]
-_Kind = Annotated[KindChoice, typer.Option("--kind", help="Which of two is better, or 1 to 5 for each answer alone.")]
-_Raters = Annotated[str, typer.Option("--raters", metavar="N", help="How many, or their names with commas between.")]
-_Data = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to be answered.")]
+_Kind = Annotated[KindChoice, typer.Option("--kind", help="Which of two answers is better, or 1 to 5 for each answer.")]
+_Raters = Annotated[str, typer.Option("--raters", metavar="N", help="Number of raters, or their names separated by "
+    "commas.")]
+_Data = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows for the systems to answer.")]
 _Name = Annotated[str, typer.Option("--name", help="The name of the panel.", show_default="the systems")]
-_MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
+_MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of an answer.")]
 
 
 def create(
@@ -115,7 +118,8 @@ def create(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Have systems answer rows and people rate the answers, without knowing whose they are. Prints a link a rater."""
+    """Have systems answer rows and people rate the answers, without knowing which system wrote them. Prints one link
+    per rater."""
     from luthier.features.human_eval import service as rating_panels
     from luthier.platform.auth.public_address import link_root
 
@@ -186,7 +190,7 @@ def _read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is no UTF-8 text", expected="plain text", do="save it as UTF-8") from error
+        raise RequestError(f"{path} is not UTF-8 text", expected="plain text", do="save it as UTF-8") from error
 
 
 def _show(console: Console, panel: RatingPanel, project: str, links: list[dict[str, str]]) -> None:
@@ -226,7 +230,7 @@ def list_panels(project: ProjectOption = "default", as_json: JsonOption = False,
 def status(
     panel: PanelArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Show who has rated how much and how well, how far raters agree, and the result."""
+    """Show how much and how well each rater has rated, how far raters agree, and the result."""
     from luthier.features.human_eval import service as rating_panels
 
     with open_context(home) as context:
@@ -249,7 +253,7 @@ def link(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Print another link for a rater (the one before ends), add a rater, or revoke a link."""
+    """Print a new link for a rater (the old one stops working), add a rater, or revoke a link."""
     from luthier.core.errors import NotFoundError
     from luthier.features.human_eval import service as rating_links
     from luthier.platform.auth.public_address import link_root
@@ -276,7 +280,7 @@ def link(
 def close(
     panel: PanelArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Take no more ratings."""
+    """Close a panel: it takes no more ratings."""
     from luthier.features.human_eval import service as rating_panels
 
     with open_context(home) as context:
@@ -336,7 +340,7 @@ def import_label_studio(
     content = read_bytes(file)
     with open_context(home) as context:
         found = take_in(context, caller_of(context, project), panel, content, str(file))
-    words = f"took in {counted(found.num_ratings, 'rating')} of {', '.join(found.raters)}"
+    words = f"imported {counted(found.num_ratings, 'rating')} by {', '.join(found.raters)}"
     words += (
         f"; {counted(found.num_skipped, 'cancelled one was', 'cancelled ones were')} skipped"
         if found.num_skipped
@@ -357,13 +361,14 @@ def pairs(
     output: OutputOption,
     force: ForceOption = False,
     with_caught: Annotated[
-        bool, typer.Option("--with-caught", help="Include raters who seem not to read; by default they are left out.")
+        bool, typer.Option("--with-caught", help="Include raters who seem not to read the answers; by default they "
+            "are left out.")
     ] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write preference pairs to train on (DPO and its kin), one JSON object a line."""
+    """Write preference pairs to train on (DPO and similar), as JSON Lines."""
 
     from luthier.core.errors import RequestError
     from luthier.features.human_eval.files import preference_pairs
@@ -376,7 +381,7 @@ def pairs(
         found = preference_pairs(context, caller_of(context, project), panel, with_caught=with_caught)
     if not found.rows:
         raise RequestError(
-            f"no pair that people settled: {_reasons(found) or 'nothing is rated yet'}",
+            f"no pair on which people agreed: {_reasons(found) or 'nothing is rated yet'}",
             expected="at least one item of which most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )
@@ -391,7 +396,7 @@ def pairs(
         console.print(f"wrote {counted(len(found.rows), 'pair')} to {output}; left out: {left_out}", soft_wrap=True)
         if found.caught:
             names = visible(", ".join(found.caught))
-            console.print(f"without {names}, who seem not to read (--with-caught takes them, too)", soft_wrap=True)
+            console.print(f"without {names}, who seem not to read (--with-caught includes them)", soft_wrap=True)
 
     return Answer(as_json, document, tell)
 

@@ -274,7 +274,7 @@ def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str
     if unit > 1:
         how += f" / {unit} answers to a prompt"
         if size % unit:
-            t.refuse(keys[0], f"{how} is no whole number of prompts", set_by="training.global_batch_size")
+            t.refuse(keys[0], f"{how} is not a whole number of prompts", set_by="training.global_batch_size")
             t.same(keys[1], "a factor of the batch")
             return
     t.put("training.global_batch_size", size // unit, *keys, note=how, default={keys[0]: rows, keys[1]: accumulation})

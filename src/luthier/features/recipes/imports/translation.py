@@ -123,7 +123,7 @@ class Translation:
     def take(self, key: str, default: Any = None) -> Any:
         """The value of a key of the table; the default where the file leaves it out or empty."""
         if self.keys[key].kind != "translated":
-            raise KeyError(f"{key} is no key that is translated")
+            raise KeyError(f"{key} is not a key that can be translated")
         if self.has(key):
             self.taken.append(key)
         return self.given[key] if self.has(key) else default

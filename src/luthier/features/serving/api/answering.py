@@ -115,7 +115,7 @@ class SamplingBody(BaseModel):
         given = self.logit_bias or {}
         # isdigit alone accepts digits of other scripts; ten or more digits are not a token id and would overflow.
         if wrong := next((key for key in given if not (key.isascii() and key.isdigit() and len(key) < 10)), None):
-            message = f"Invalid logit_bias: {wrong!r} is no token id; expected: ids of the model's own tokenizer"
+            message = f"Invalid logit_bias: {wrong!r} is not a token id; expected: ids of the model's own tokenizer"
             raise ApiError(400, message, param="logit_bias", code="invalid_value")
         return tuple((int(key), value) for key, value in given.items())
 

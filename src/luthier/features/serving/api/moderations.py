@@ -123,7 +123,7 @@ def check_labels(head: TaskHead, safe: frozenset[str]) -> None:
     raise UnsupportedError(
         f"a classifier that gives each text one of the labels {shown}, none of which is that of a safe text",
         expected=f"one of its labels in {_SAFE} (now: {', '.join(sorted(safe)) or 'none'})",
-        do=f"who runs this server sets {_SAFE}, labels separated by commas",
+        do=f"the operator of this server sets {_SAFE}, labels separated by commas",
         param="model",
     )
 
@@ -141,7 +141,7 @@ def moderation_target(context: Context, caller: Caller) -> Routed:
         raise UnsupportedError(
             "a moderation by the server's own classifier, and none is set",
             expected=f"{_MODEL} with a model that was trained with objective: {{name: classify}}",
-            do=f"who runs this server sets {_MODEL}; or name a classifier of your project as model",
+            do=f"the operator of this server sets {_MODEL}; or name a classifier of your project as model",
             param="model",
         )
     if context.only is not None:
@@ -166,7 +166,7 @@ def _served(context: Context, name: str) -> Served:
     folder = Path(found.name).expanduser()
     if not folder.is_dir():
         raise NotFoundError(
-            f"{_MODEL}, {shown_name(name)!r}, is no classifier",
+            f"{_MODEL}, {shown_name(name)!r}, is not a classifier",
             expected="a run, a tuned model, or the folder of one, with a head that classifies",
             do=f"set {_MODEL} to one, and start the server again",
         )

@@ -248,7 +248,7 @@ class Uploader:
         # Once an outage, not once an attempt.
         self._is_failing = True
         message = (
-            f"the checkpoint of step {item.step} is not uploaded yet ({self.problem}): training goes on, and the "
+            f"the checkpoint of step {item.step} is not uploaded yet ({self.problem}): training continues, and the "
             "newest checkpoint is uploaded once the store answers"
         )
         self._reported.append(WarningRaised(step=item.step, code="checkpoint_not_uploaded", message=message))

@@ -233,9 +233,9 @@ class LocalLauncher:
                 step = context.runs.get(run_id).step
                 if restarts > MAX_RESTARTS:
                     raise WorkError(
-                        f"{attempt.died}; {MAX_RESTARTS} restarts in a row came no checkpoint further",
+                        f"{attempt.died}; {MAX_RESTARTS} restarts in a row reached no new checkpoint",
                         expected="processes that live until the next checkpoint",
-                        do=f"look at {_logs(context, run_id)}; ended by SIGKILL often means that memory ran out: fewer "
+                        do=f"see {_logs(context, run_id)}; ended by SIGKILL often means that memory ran out: fewer "
                         "devices or a smaller training.micro_batch_tokens help. Then resume the run",
                     )
                 message = f"{attempt.died} after step {step}: all continue from the newest checkpoint"

@@ -42,12 +42,13 @@ GoalOption = Annotated[
 HoursOption = Annotated[float | None, typer.Option("--budget-hours", metavar="H", help="Time limit of the whole run.")]
 ModelsOption = Annotated[
     str | None,
-    typer.Option("--models", metavar="A,B", help="Contenders [default: models of the catalogue on this machine]."),
+    typer.Option("--models", metavar="A,B", help="Base models to compare [default: models of the catalogue on this "
+        "machine]."),
 ]
 GroupOption = Annotated[
     str | None, typer.Option("--group-by", metavar="FIELD", help="Rows with the same value stay in one split.")
 ]
-TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Largest number of trials.")]
+TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="Maximum number of trials.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the split and of all sampling.")]
 AnywayOption = Annotated[bool, typer.Option("--tune-anyway", help="Search even if prompting is enough.")]
 ResumeOption = Annotated[str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed run.")]
@@ -133,7 +134,7 @@ def _begin(context: Context, caller: Caller, asked: AutomlSpec) -> str:
     spec = AutomlSpec.model_validate(pipeline.asked)
     line = (
         f"{pipeline.pipeline_id}: {spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose among "
-        f"{', '.join(spec.models)}; the search has what is left when the rows are ready, less the last judging"
+        f"{', '.join(spec.models)}; the search has what is left when the rows are ready, less the final evaluation"
     )
     stderr_console().print(visible(line), soft_wrap=True)
     return pipeline.pipeline_id

@@ -79,7 +79,7 @@ def refuse_hopeless_hours(context: Context, *, hours: float, share: float, model
     raise BudgetTooSmallError(
         f"--budget-hours {hours:g} for {', '.join(models)}: {LEAST_TRAINED} examples trained and {LEAST_JUDGED} rows "
         f"evaluated with each take at least {shown} h in all on this machine",
-        expected=f"{shown} h or more; what it really takes is known once a few rows are evaluated",
+        expected=f"{shown} h or more; the real figure is known once a few rows are evaluated",
         do="give it more hours, fewer models or smaller ones",
     )
 
@@ -141,7 +141,7 @@ def _check(asked: AutomlSpec, data: Path) -> None:
     if not asked.goal.strip():
         raise RequestError(
             "no goal",
-            expected="what the model is to do, in a sentence: the instruction for models that are not tuned",
+            expected="the task of the model in a sentence: the instruction for models that are not tuned",
             do='write for example: --goal "Answer with one SQL query."',
         )
     if not data.exists():

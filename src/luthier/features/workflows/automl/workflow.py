@@ -128,7 +128,7 @@ def _repair(run: WorkflowRun) -> Repaired:
         raise StageRefusedError(
             f"the rows have grade {found['grade']} even after repair: {'; '.join(found['reasons'])}",
             expected=f"no grade {_MUST_NOT}, which is {_GRADES_ARE}",
-            do=f"look at {run.folder / 'audit_repaired.html'}, and correct the rows",
+            do=f"see {run.folder / 'audit_repaired.html'}, and correct the rows",
         )
     actions = {one["id"]: one["num_rows"] for one in document["actions"] if one["num_rows"]}
     counts = {"num_rows_before": document["num_rows"], "num_rows": document["num_rows_after"]}
@@ -225,7 +225,7 @@ def _begin_study(run: WorkflowRun, study_id: str) -> Tuned | None:
         studies.begin(run.context, request, project_id=run.project_id, study_id=study_id)
     except BudgetTooSmallError as error:
         done = [one for one in result.tunings if one.contender == answer.contender and not one.reason]
-        what = "the short training of the showdown is evaluated" if done else "no tuned model is evaluated"
+        what = "the short training of the model comparison is evaluated" if done else "no tuned model is evaluated"
         run_id = done[0].run_id if done else None
         return Tuned(skipped=f"no search: {error.came}; {what}", study_id=None, run_id=run_id)
     return None
@@ -347,7 +347,7 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
         ),
         StageSpec(
             "repair",
-            "What is safe to repair is repaired, and checked again",
+            "Safe repairs are made, and the rows are checked again",
             _repair,
             Repaired,
             needs=(*rows, *before),
@@ -356,7 +356,7 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
         ),
         StageSpec(
             "split",
-            "Rows to train on, to choose by, to judge by",
+            "Rows to train with, to validate with, to evaluate with",
             _split,
             SplitRows,
             needs=("repair", "seed", "group_by", "map"),
@@ -388,13 +388,13 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
             begin=lambda _run: Judged(evaluation_id=new_id("eval")),
             estimate=_judging_seconds,
         ),
-        StageSpec("report", "One page of all of it", _report, Reported, needs=("judge",)),
+        StageSpec("report", "One page with all results", _report, Reported, needs=("judge",)),
     ]
 
 
 WORKFLOW: Final = Workflow(
     kind="auto",
-    noun="an auto",
+    noun="an automl run",
     request=AutomlSpec,
     stages=_stages,
     folder="autos",

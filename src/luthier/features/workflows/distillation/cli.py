@@ -53,16 +53,18 @@ def distill(
     ] = "0.2",
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", metavar="FILE", help="Training and evaluation; base model and rows are replaced."),
+        typer.Option("--recipe", metavar="FILE", help="A recipe for training and evaluation; its base model and rows "
+            "are replaced."),
     ] = None,
     overrides: SetOption = None,
     mapping: MappingOption = None,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Longer teacher answers are not learned.")
+        int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of a teacher's answer; longer ones are not "
+            "learned.")
     ] = 512,
     batch: Annotated[
         bool,
-        typer.Option("--batch", help="A teacher behind a server answers the rows by its Batch API, within a day."),
+        typer.Option("--batch", help="Use the Batch API of a teacher behind a server; it answers within a day."),
     ] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -71,7 +73,7 @@ def distill(
     """Distil into a smaller model, also train it without the teacher, and evaluate both and the teacher on the same
     rows.
 
-    After a stop at any time the same command continues.
+    If it is stopped, the same command continues.
     """
     from luthier.features.workflows.distillation.request import DistilRequest
     from luthier.features.workflows.distillation.workflow import distil as carry_out

@@ -290,8 +290,8 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
         if is_there:
             raise RecipeError(
                 f"{name} in the recipe of a distillation",
-                expected=f"two trainings that differ in the teacher alone: {why}",
-                do="take it out of the recipe",
+                expected=f"two trainings that differ only in the teacher: {why}",
+                do="remove it from the recipe",
             )
     folder = path.absolute().parent if path is not None else Path.cwd()
     kept = {name: data[name] for name in _KEPT_OF_DATA if data.get(name) is not None}

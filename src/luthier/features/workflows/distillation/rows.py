@@ -98,7 +98,7 @@ def write_gold(
     found = leaked_ids(examples, judging)
     if found.exact:
         raise LeakageError(
-            f"{len(found.exact):,} of {len(judging):,} held-out rows stand in the rows that are trained on",
+            f"{len(found.exact):,} of {len(judging):,} held-out rows are among the training rows",
             expected="rows that no student was trained on",
             do="take them out, or have the rows split: --held-out 0.2",
             problems=found.exact,

@@ -326,7 +326,7 @@ def _side(side: Side, title: str) -> StageSpec:
 def _stages(_spec: DistilSpec) -> list[StageSpec]:
     asked = ("data", "held_out", "mapping", "settings")
     return [
-        StageSpec("rows", "Rows to learn, and rows to judge by", _write_gold, GoldRows, asked),
+        StageSpec("rows", "Rows to learn from, and rows to evaluate with", _write_gold, GoldRows, asked),
         StageSpec(
             "answers",
             "The teacher answers, where its answers are learned",
@@ -347,7 +347,7 @@ def _stages(_spec: DistilSpec) -> list[StageSpec]:
             begin=lambda _run: Judged(evaluation_id=new_id("eval")),
             estimate=_unknown,
         ),
-        StageSpec("report", "Whether it was worth it, on one page", _report, Reported, ("judge",)),
+        StageSpec("report", "One page that shows whether it was worth it", _report, Reported, ("judge",)),
     ]
 
 
@@ -359,7 +359,7 @@ def _details(asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "Teacher": model_name(asked.get("teacher", "")),
         "Student": model_name(asked.get("student", "")),
-        "Learns": "what it thinks of every token" if asked.get("kind") == "logit" else "the answers that it writes",
+        "Learns": "its probabilities of every token" if asked.get("kind") == "logit" else "the answers that it writes",
         "Rows": file_name(asked.get("data")),
     }
 

@@ -131,9 +131,9 @@ def candidate_of(
         nearest = nearest_of(spec, base, material)
         if nearest is None:
             raise ConflictError(
-                f"{base.name} cannot be asked with the nearest examples: the rows hold none, or no words",
+                f"{base.name} cannot be evaluated with the nearest examples: the rows hold none, or no words",
                 expected="the same rows as before",
-                do="the files of the showdown were changed: begin a new one",
+                do="the files of the comparison were changed: start a new one",
             )
         return nearest
     if kind != "few-shot":
@@ -296,7 +296,7 @@ def _choice(
         raise ConflictError(
             f"{candidate.name} cannot answer with its likeliest label: {why}",
             expected="the same rows as before",
-            do="the files of the showdown were changed: begin a new one",
+            do="the files of the comparison were changed: start a new one",
         )
     return system
 
@@ -339,7 +339,7 @@ class ReplayEngine:
             raise ConflictError(
                 f"{kept} answers of {self._recorded.name} are stored, {asked} rows are requested",
                 expected="the same rows as before",
-                do="the files of the showdown were changed: begin a new one",
+                do="the files of the comparison were changed: start a new one",
             )
 
 

@@ -56,7 +56,7 @@ SeedOption = Annotated[
 ]
 ProbeOption = Annotated[bool, typer.Option("--probe/--no-probe", help="Train a few real steps to choose sizes.")]
 ResumeOption = Annotated[
-    str | None, typer.Option("--resume", metavar="SHOWDOWN", help="Continue a paused or killed comparison.")
+    str | None, typer.Option("--resume", metavar="ID", help="Continue a paused or killed comparison.")
 ]
 
 

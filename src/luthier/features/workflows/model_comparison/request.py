@@ -293,9 +293,9 @@ def family_of(metric: str) -> MetricName:
 
     if metric == _NOT_COMPARABLE:
         raise RequestError(
-            "--metric perplexity: it counts tokens, which each model cuts otherwise",
+            "--metric perplexity: it counts tokens, and each model tokenises differently",
             expected="a figure that means the same for every model",
-            do="take bits_per_byte, which says the same of the text itself",
+            do="use bits_per_byte, which measures the same per byte of text",
         )
     of_families = {figure: name for name, figures in FAMILIES.items() for figure in figures}
     family = of_families.get(metric, metric)

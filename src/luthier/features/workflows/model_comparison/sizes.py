@@ -210,7 +210,7 @@ def paces_of(
             for one, quote in zip(prepared, quotes, strict=True)
         ]
     found = []
-    with context.progress.task("Finding the pace", len(models), "models") as task:
+    with context.progress.task("Measuring the speed", len(models), "models") as task:
         for label, model, quote in zip(labels, models, quotes, strict=True):
             judging, loading = _judging_pace(context, request, model, rows, num_shots, labelled)
             found.append(Pace(label, quote.prediction.hours, judging, loading, quote.prediction.calibrated))

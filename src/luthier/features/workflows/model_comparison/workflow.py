@@ -404,7 +404,8 @@ def _stages(spec: ModelComparisonSpec) -> list[StageSpec]:
         prompting.append(
             StageSpec(
                 f"{one.label}: prompting",
-                "Asked without and with examples in its prompt, and for its likeliest label where answers are labels",
+                "Evaluated without and with examples in its prompt, and by its most likely label where answers are "
+                "labels",
                 partial(_prompt, number=number),
                 TimedOutcome,
                 needs=("judged_file", "max_new_tokens", "instruction"),
@@ -414,7 +415,7 @@ def _stages(spec: ModelComparisonSpec) -> list[StageSpec]:
         trained += [
             StageSpec(
                 _tuning(one.label),
-                "Trained for a short while, on the same examples as the others",
+                "Trained briefly, on the same examples as the others",
                 partial(_tune, number=number),
                 Trained,
                 needs=("train_file", "method", "seed"),
@@ -423,7 +424,7 @@ def _stages(spec: ModelComparisonSpec) -> list[StageSpec]:
             ),
             StageSpec(
                 f"{one.label}: tuned",
-                "Prompted without examples after its training",
+                "Evaluated without examples after its training",
                 partial(_ask_tuned, number=number),
                 TimedOutcome,
                 needs=(_tuning(one.label), "judged_file", "max_new_tokens"),
@@ -451,7 +452,7 @@ def _details(asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "Base models": model_names([one.get("model", "") for one in asked.get("contenders", [])]),
         "Rows to tune on": file_name(asked.get("data")),
-        "Rows to judge on": file_name(asked.get("held_out")),
+        "Rows to evaluate on": file_name(asked.get("held_out")),
         "Instruction": asked.get("instruction"),
         "Decides": asked.get("primary"),
         "Method": asked.get("method"),
@@ -477,15 +478,15 @@ def _write_report(context: Context, caller: Caller, pipeline: Pipeline, path: Pa
     if found is None:
         raise NotFoundError(
             f"the report of {pipeline.pipeline_id} is missing, and so is the result that it was written from",
-            expected="a showdown whose result is kept",
-            do="read what came of it at its stages, or hold the showdown again",
+            expected="a model comparison whose result is stored",
+            do="see its stages, or run the comparison again",
         )
     write_model_comparison_page(found, path)
 
 
 WORKFLOW: Final = Workflow(
     kind="showdown",
-    noun="a showdown",
+    noun="a model comparison",
     request=ModelComparisonSpec,
     stages=_stages,
     folder="showdowns",

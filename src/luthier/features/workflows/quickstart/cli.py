@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def quickstart(
-    full: Annotated[bool, typer.Option("--full", help="More rows and epochs: better, and slower.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="More rows and epochs: better, but slower.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -58,7 +58,7 @@ def _size_line(chosen: ChosenSize) -> str:
     rows = "all rows" if size.num_rows is None else counted(size.num_rows, "row")
     line = f"{rows} of up to {size.max_tokens:,} tokens, {size.max_samples} of them evaluated"
     if chosen.expected_seconds is not None:
-        line += f"; training and judging about {figures.duration(chosen.expected_seconds)}"
+        line += f"; training and evaluation about {figures.duration(chosen.expected_seconds)}"
     return line if size.num_rows is None else f"{line}; `--full` takes all rows"
 
 

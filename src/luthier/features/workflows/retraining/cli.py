@@ -29,22 +29,24 @@ def retrain(
     from_traffic: Annotated[
         bool, typer.Option("--from-traffic", help="Also learn from sampled answers accepted unchanged.")
     ] = False,
-    review: Annotated[bool, typer.Option("--review", help="Begin only if the review queue is empty.")] = False,
+    review: Annotated[bool, typer.Option("--review", help="Start only if the review queue is empty.")] = False,
     panel: Annotated[
         list[str] | None, typer.Option("--panel", metavar="ID", help="Also learn the preferences of a rating panel.")
     ] = None,
     start: Annotated[
-        str, typer.Option("--start", metavar="base|last", help="Train the base on all rows, or continue the last one.")
+        str, typer.Option("--start", metavar="base|last", help="base: train the base model on all rows. last: "
+            "continue the last model.")
     ] = "base",
     canary: Annotated[
         float | None,
-        typer.Option("--canary", metavar="F", help="Deploy immediately to this fraction of users; else only offer it."),
+        typer.Option("--canary", metavar="F", help="Deploy at once to this fraction of users; otherwise only offer it."),
     ] = None,
     gate: Annotated[
-        Path | None, typer.Option("--gate", metavar="FILE", help="Required rules, in addition to those of the project.")
+        Path | None, typer.Option("--gate", metavar="FILE", help="A release gate to pass, in addition to the "
+            "project's.")
     ] = None,
     suite: Annotated[
-        Path | None, typer.Option("--suite", metavar="FILE", help="Also evaluate this suite, as a gate may need.")
+        Path | None, typer.Option("--suite", metavar="FILE", help="Also evaluate this suite; a gate may need it.")
     ] = None,
     min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="Minimum number of reviewed rows.")] = 20,
     resume: Annotated[

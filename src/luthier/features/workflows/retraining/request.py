@@ -97,7 +97,7 @@ def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> Retrai
         raise RequestError(f"--min-rows {request.min_rows}", expected="1 or more", do="correct it")
     for file in (request.gate, request.suite):
         if file is not None and not file.is_file():
-            raise NotFoundError(f"no file {file}", expected="a file that is there", do="correct the path")
+            raise NotFoundError(f"no file {file}", expected="an existing file", do="correct the path")
     # Only for its error: a missing panel is rejected before anything is read.
     for panel in request.panels:
         context.rating_panels.get(caller.project_id, panel)
@@ -134,7 +134,7 @@ def _refuse_waiting(context: Context, caller: Caller, request: RetrainRequest) -
         raise ConflictError(
             f"{counted(waiting, 'answer')} of {request.model} {'waits' if waiting == 1 else 'wait'} to be reviewed",
             expected="a queue in which each item is reviewed",
-            do="decide them on the page /review, then begin again; without --review they are left out",
+            do="decide on them on the page /review, then start again; without --review they are left out",
         )
 
 

@@ -98,7 +98,7 @@ def _rows(run: WorkflowRun) -> Rows:
         told = "".join(f"; {num:,} more: {reason}" for reason, num in (found.left_out | Counter(known)).items())
         raise ConflictError(
             f"{len(fresh):,} reviewed rows for {spec.model} that its last run has not seen{told}",
-            expected=f"at least {spec.min_rows:,}, so that there is something to learn and to judge by",
+            expected=f"at least {spec.min_rows:,}, so that there are rows to learn from and to evaluate with",
             do=f"review more, then: {_resumes(run)}; sampled answers come in by another retraining, "
             "with --from-traffic",
         )
@@ -250,7 +250,7 @@ def _canary(run: WorkflowRun) -> Canary:
             raise ConflictError(
                 f"{spec.model} is answered by {now} now; {run_id} was evaluated against {spec.judged_against}",
                 expected="the deployment that it was evaluated against",
-                do=f"judge it against {now}, then: {offered}",
+                do=f"evaluate it against {now}, then: {offered}",
             )
         gate = _path(spec.gate)
         revision = deploy(run.context, run.caller, spec.model, run_id, canary=spec.canary, gate=gate).revision
@@ -358,7 +358,7 @@ def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
                 f"{one.verdict} by {metric}: {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, 95%) on "
                 f"{found.num_rows:,} rows{'' if verdict is None else _worth_deploying(found, verdict)}"
             )
-    return NOT_DISTINGUISHABLE, f"no comparison by {metric or 'a metric'} came of {found.num_rows:,} rows"
+    return NOT_DISTINGUISHABLE, f"no comparison by {metric or 'a metric'} resulted from {found.num_rows:,} rows"
 
 
 def _worth_deploying(found: Evaluation, verdict: Verdict) -> str:
@@ -430,7 +430,7 @@ def _stages(_spec: RetrainSpec) -> list[StageSpec]:
         StageSpec("version", "The rows are kept as the next version of the dataset", _version, Versions, ("rows",)),
         StageSpec(
             "train",
-            "The last run's recipe is trained with these rows",
+            "These rows are trained with the last run's recipe",
             _train,
             Trained,
             ("version", "start"),

@@ -36,7 +36,7 @@ class AuditRequest:
 
     Attributes:
         table: the file.
-        held_out: the file that will judge (`--against`); None for none.
+        held_out: the file that will evaluate the model (`--against`); None for none.
         model: the base model; None where it is not known.
         context_tokens: tokens that the model can see.
         method: how it will be trained, such as "lora".

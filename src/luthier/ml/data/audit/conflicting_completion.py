@@ -52,8 +52,8 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             shown,
             message=f"{num_prompts:,} {'prompt has' if num_prompts == 1 else 'prompts have'} more than one answer, "
             f"in {rows(len(at_odds.positions))} ({fraction:.1%})",
-            fix="decide on one answer a prompt; where answers vary on purpose (creative writing, several right ones) "
-            "leave them, and know that exact match cannot be reached on these prompts",
+            fix="decide on one answer per prompt; where answers vary on purpose (creative writing, several right "
+            "ones), leave them: exact match cannot be reached on these prompts",
             notes=notes,
             excerpts=excerpts,
             details={"num_prompts": num_prompts, "most_answers": at_odds.most_answers},

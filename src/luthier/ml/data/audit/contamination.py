@@ -32,7 +32,7 @@ _MUCH: Final = 0.5
 _FIX: Final = (
     "`luthier data repair --against` takes these rows out of the training file; the held-out file stays as it is"
 )
-_SPLIT: Final = "split again with `luthier data split --group-by`, so that all rows of a document stand on one side"
+_SPLIT: Final = "split again with `luthier data split --group-by`, so that all rows of a document are on one side"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _ngram(texts: TextColumn, others: TextColumn, request: AuditRequest) -> _Lea
         found.positions[best],
         found.others[best],
         len(np.unique(found.others)),
-        "hold a good part of a held-out row word for word",
+        "contain much of a held-out row word for word",
         notes=notes,
         details={
             "num_boilerplate_windows": found.num_boilerplate,
@@ -181,7 +181,7 @@ def _finding(table: AuditTable, held_out: AuditTable, leak: _Leak, positions: Po
         f"({leak.num_others / held_out.num_rows:.1%})"
     )
     if leak.kind == "same_source" and len(positions) > _MUCH * table.num_rows:
-        fix = f"{_SPLIT}; where the field names a collection rather than a document, this is no leak"
+        fix = f"{_SPLIT}; where the field names a collection rather than a document, this is not a leak"
         return about_file("contamination", leak.severity, message=message, fix=fix, details=details)
     shown = one_of_each(positions, others)
     other_of = dict(zip(positions.tolist(), others.tolist(), strict=True))

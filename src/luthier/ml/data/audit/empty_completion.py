@@ -46,7 +46,7 @@ def check(request: AuditRequest) -> list[Finding]:
             _NAME,
             "error" if num_empty or found.height >= MANY_FRACTION * table.num_rows else "warning",
             found["at"].to_numpy(),
-            message=f"{rows(found.height)} with an answer that says nothing: {num_empty:,} empty, "
+            message=f"{rows(found.height)} without a real answer: {num_empty:,} empty, "
             f"{found.height - num_empty:,} a placeholder",
             fix="write the answers, or remove these rows: luthier data repair",
             notes=notes,

@@ -84,7 +84,7 @@ def _lost(table: AuditTable) -> Iterator[Finding]:
             "warning",
             positions,
             message=f"{rows(len(positions))} with U+FFFD, the mark of lost characters",
-            fix="take these rows from their source again in the right encoding: what was lost cannot be brought back",
+            fix="get these rows from their source again in the right encoding: lost characters cannot be restored",
             excerpts=_excerpts(table, positions, lambda text: text.index("\ufffd")),
             details={"sort": "lost_characters"},
         )
@@ -119,7 +119,7 @@ def _html(table: AuditTable) -> Iterator[Finding]:
         "info" if is_meant else "warning",
         positions,
         message=f"{rows(len(positions))} with HTML tags or entities"
-        + (": so many that they may be meant" if is_meant else " that look left over from an export"),
+        + (": so many that they may be intended" if is_meant else " that look left over from an export"),
         fix="leave them if the model is to write HTML; otherwise strip them at the source" if is_meant else _CLEAN,
         excerpts=_excerpts(table, positions, left_over_at),
         details={"sort": "html", "is_meant": is_meant},

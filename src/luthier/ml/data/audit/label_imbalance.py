@@ -60,7 +60,8 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             _NAME,
             "warning" if is_bad else "info",
             message=message,
-            fix="collect more of the rare classes, split with --stratify-by, and judge by macro F1 instead of accuracy"
+            fix="collect more of the rare classes, split with --stratify-by, and evaluate by macro F1 instead of "
+            "accuracy"
             if is_bad
             else "nothing: the classes are balanced well enough",
             details=details,

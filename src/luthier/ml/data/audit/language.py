@@ -93,7 +93,7 @@ def _strays(table: AuditTable, side: pl.DataFrame, texts: TextColumn) -> Iterato
         _NAME,
         "warning",
         positions,
-        message=f"{rows(len(positions))} in a language that few rows are in: "
+        message=f"{rows(len(positions))} in a language that few rows use: "
         + ", ".join(f"{language} ({num:,})" for language, num in list(strays.items())[:5]),
         fix="remove them (luthier data repair --only language), or add rows in these languages if they are wanted",
         notes={at: f"{side['language'][at]} ({side['probability'][at]:.0%} sure)" for at in positions[:5]},

@@ -62,7 +62,7 @@ def _distribution(lengths: Lengths, unit: str) -> Finding:
         f"{quantiles['q95']:,}, longest {quantiles['q100']:,}"
     )
     message += "" if unit == "tokens" else " (name a model to have tokens counted)"
-    return about_file(_LENGTH, "info", message=message, fix="nothing: this is how long the rows are", details=details)
+    return about_file(_LENGTH, "info", message=message, fix="nothing: this shows how long the rows are", details=details)
 
 
 def _histogram(lengths: Lengths) -> tuple[list[float], list[int]]:
@@ -99,7 +99,7 @@ def _outliers(table: AuditTable, lengths: Lengths, unit: str) -> Iterator[Findin
             positions,
             message=f"{rows(len(positions))} far {sort}er than the rest: {'over' if sort == 'long' else 'under'} "
             f"{bound:,.0f} {unit}, where the median is {middle:,}",
-            fix="look at them: cut or split what is too long, remove what says too little",
+            fix="check them: cut or split what is too long, remove what is too short to learn from",
             notes={int(at): f"{int(lengths[at]):,} {unit}" for at in positions[:5]},
             details={"sort": sort, "unit": unit, "limit": bound, "median": middle},
         )

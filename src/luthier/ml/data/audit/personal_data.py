@@ -173,8 +173,8 @@ def _finding(
         severity = "error" if kind in GRAVE_KINDS and fraction >= _MANY else "warning"
     one, many = _NAMES[kind]
     held = ("holds" if len(positions) == 1 else "hold") if is_certain else "may hold"
-    doubt = "" if is_certain else "; nothing beside them says so"
-    look = "" if is_certain else "look at them first, then "
+    doubt = "" if is_certain else "; nothing near them confirms it"
+    look = "" if is_certain else "check them first, then "
     option = "" if is_certain and kind in DEFAULT_KINDS else f" --mask {kind}"
     values = f"{num_values:,} {one if num_values == 1 else many}"
     details: dict[str, object] = {

@@ -46,13 +46,13 @@ _SORTS: Final[dict[str, tuple[Severity, str, str, str]]] = {
         "warning",
         _OVERRIDE,
         "with an attempt to override a model's instructions",
-        "remove these rows (data repair --only prompt_injection) unless they are there to teach resistance",
+        "remove these rows (data repair --only prompt_injection) unless they are meant to teach resistance",
     ),
     "system_marker": (
         "warning",
         r"(?im)^\s*(?:#{1,3}\s*(?:system|new instructions?)\s*:|\[system\]|<system>|(?:begin )?system prompt:)",
         "with a marker of a system prompt in the text",
-        "give the system prompt as a message of its own, or remove the marker",
+        "give the system prompt as a separate message, or remove the marker",
     ),
     "hidden_text": (
         "warning",

@@ -107,7 +107,7 @@ def _stock_answers(table: AuditTable) -> Iterator[Finding]:
         positions,
         message=f"{rows(len(positions))} with an answer that {FEWEST_PROMPTS} or more different prompts get "
         f"({groups.height:,} such answers; the most frequent one answers {groups['prompts'][0]:,} prompts)",
-        fix="write answers of their own, or keep a few of each; it may also be right that they answer alike",
+        fix="write individual answers, or keep a few of each; the same answer may also be right",
         notes={at: f"the answer to {num:,} different prompts" for at, num in zip(first, shown["prompts"], strict=True)},
         excerpts=dict(zip(first, texts, strict=True)),
         details={"sort": "stock_answer", "num_answers": groups.height, "top": top},
@@ -137,7 +137,7 @@ def _loops(request: AuditRequest) -> Iterator[Finding]:
     found: list[int] = []
     notes: dict[int, str] = {}
     excerpts: dict[int, str] = {}
-    with request.progress.task("look for loops", table.height, "row") as task:
+    with request.progress.task("search loops", table.height, "row") as task:
         for start, (places, shown) in map_texts(learned(table), _loops_in, advance=task.advance):
             for place, (note, said) in list(zip(places, shown, strict=False))[: NUM_EXAMPLES - len(notes)]:
                 notes[start + place], excerpts[start + place] = note, said

@@ -87,8 +87,8 @@ def _duplicate_ids(table: AuditTable) -> Iterator[Finding]:
         _NAME,
         "warning",
         ids.positions[repeats],
-        message=f"{rows(len(repeats))} with the id of an earlier row ({num_ids:,} ids stand more than once)",
-        fix="give each row an id of its own; where whole rows stand twice, see exact_duplicate",
+        message=f"{rows(len(repeats))} with the id of an earlier row ({num_ids:,} ids occur more than once)",
+        fix="give each row a unique id; where whole rows occur twice, see exact_duplicate",
         notes=notes,
         details={"sort": "duplicate_id", "num_ids": num_ids},
     )

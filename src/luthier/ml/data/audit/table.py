@@ -221,7 +221,7 @@ def _look(
 ) -> tuple[ShapeDetector, int]:
     note = read_as(source)
     detector, num_unreadable = ShapeDetector(source.name, mapping, note), 0
-    with progress.task("look at rows", None, "row") as task:
+    with progress.task("check rows", None, "row") as task:
         if not workers.are_remote:
             return detector, _look_at(read_rows(source), detector, task.advance)
         for batch, (seen, num) in map_with_items(workers, _seen_in, row_batches(source), mapping, note):

@@ -59,8 +59,8 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             "toxicity",
             severity,
             found,
-            message=f"{rows(len(found))} {are} likely to be toxic, says the {judge} (probability 0.5 or more)",
-            fix=f"look at the examples, then drop what should not be learned: "
+            message=f"{rows(len(found))} {are} likely to be toxic, according to the {judge} (probability 0.5 or more)",
+            fix=f"check the examples, then remove what should not be learned: "
             f"luthier data repair {table.command_path} -o clean.jsonl --only toxicity",
             notes=notes,
             details=details,
@@ -77,7 +77,7 @@ def _by_words(request: AuditRequest) -> tuple[npt.NDArray[np.float64], dict[str,
     table = request.table.rows
     probabilities = np.zeros(table.height)
     by_class: Counter[str] = Counter()
-    with request.progress.task("judge toxicity", table.height, "row") as task:
+    with request.progress.task("check toxicity", table.height, "row") as task:
         for start, found in table.map(_toxic_in, "text", advance=task.advance):
             for at, probability, kinds in found:
                 probabilities[start + at] = probability
@@ -101,7 +101,7 @@ def _toxic_in(part: pl.DataFrame) -> list[tuple[int, float, list[str]]]:
 
 def _by_model(request: AuditRequest, model: ToxicityModel) -> npt.NDArray[np.float64]:
     found = [np.zeros(0)]
-    with request.progress.task("judge toxicity", request.table.height, "row") as task:
+    with request.progress.task("check toxicity", request.table.height, "row") as task:
         for _, part in request.table.rows.parts("text"):
             for start in range(0, part.height, _BATCH_ROWS):
                 batch = part["text"].slice(start, _BATCH_ROWS).to_list()

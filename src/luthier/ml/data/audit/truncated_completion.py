@@ -232,7 +232,7 @@ def _cut_column(table: AuditTable, column: str, num_tokens: pl.Series | None) ->
             positions,
             message=f"{rows(len(positions))} whose {column} is exactly as long as the longest: {spike.length:,} "
             f"{spike.unit}, as a limit leaves it",
-            fix="take these texts from their source again without the limit, or remove the rows: "
+            fix="get these texts from their source again without the limit, or remove the rows: "
             "data repair --only truncated_completion",
             excerpts=_excerpts(table, column, positions),
             details={"column": column} | _limit(spike),

@@ -252,7 +252,7 @@ def _splits(request: CardRequest) -> str:
     if len(request.files) == 1:
         text += "\n\nThe dataset is one file without a split; the hub calls the only one `train`."
     elif any(file.split == "held_out" for file in request.files):
-        text += "\n\n`train` is trained on, `validation` steers training, `held_out` judges, once."
+        text += "\n\n`train` is trained on, `validation` steers training, `held_out` evaluates the model, once."
     if request.split_note:
         text += f"\n\n{visible.text(request.split_note)}."
     return text

@@ -110,7 +110,7 @@ def _hits(texts: Texts, windows: U64, progress: Progress | None) -> tuple[pl.Dat
     # One look into a small table spares most windows the binary search.
     may_be = np.zeros(2 ** (64 - int(bits)), dtype=bool)
     may_be[windows >> bits] = True
-    with (progress or SilentProgress()).task("look for long runs", len(texts), "row") as task:
+    with (progress or SilentProgress()).task("search long runs", len(texts), "row") as task:
         for start, found in map_texts(texts, _hits_in, windows, may_be, bits, advance=task.advance):
             for owners, at in found:
                 # Counts of the blocks so far: boilerplate is dropped early, so that memory stays bounded.

@@ -103,7 +103,7 @@ def read_version(path: Path, progress: Progress, *, key: str | None, mapping: Ma
     files, notes = _files(path)
     detector, scan, num_unreadable = ShapeDetector(path.name, mapping), ColumnScan(), 0
     for file in files:
-        with progress.task(f"look at {file.path.name}", None, "row") as task:
+        with progress.task(f"check {file.path.name}", None, "row") as task:
             for row in read_rows(open_source(file.path)):
                 if isinstance(row, Row):
                     detector.add(row)
@@ -168,7 +168,7 @@ def _files(path: Path) -> tuple[list[VersionFile], list[str]]:
         named = [(str(name), path / Path(side["file"]).name, str(side["sha256"])) for name, side in sides.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{summary} is no description of a split: {type(error).__name__} {error}",
+            f"{summary} is not a description of a split: {type(error).__name__} {error}",
             expected="`sides`, each with a file and its sha256",
             do="split again with `luthier data split`, or compare the files one at a time",
         ) from error

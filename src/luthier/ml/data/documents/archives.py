@@ -159,9 +159,9 @@ def _opened(path: Path, name: str) -> Iterator[zipfile.ZipFile]:
 
 def _broken(name: str, error: BaseException) -> DataError:
     return DataError(
-        f"{name} is no ZIP file, or a broken one: {library_reason(error)}",
-        expected="a whole ZIP file",
-        do="make or download it again",
+        f"{name} is not a ZIP file, or is damaged: {library_reason(error)}",
+        expected="a complete ZIP file",
+        do="create or download it again",
     )
 
 
@@ -186,7 +186,7 @@ def _check_directory(entries: Sequence[zipfile.ZipInfo], name: str, so_far: Unpa
                 f"{name} looks like a decompression bomb: {_shown(entry.orig_filename)!r} is {entry.file_size:,} bytes "
                 f"packed in {entry.compress_size:,}",
                 expected=f"files that are packed at most {limits.max_ratio} to 1",
-                do="do not open it, unless you made it: then pack the files that are needed",
+                do="do not open it unless you created it; in that case pack only the files that are needed",
             )
 
 

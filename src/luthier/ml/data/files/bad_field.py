@@ -73,7 +73,7 @@ def check_text(field: str, value: Any) -> str:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            reason = f"holds half of a surrogate pair (\\u{ord(value[error.start]):04x}), which is no character"
+            reason = f"holds half of a surrogate pair (\\u{ord(value[error.start]):04x}), which is not a character"
             raise BadFieldError(field, value, reason) from error
     return value
 

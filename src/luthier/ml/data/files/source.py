@@ -151,7 +151,7 @@ class Utf8Bytes(io.RawIOBase):
             raise DataError(
                 f"{self._name} breaks its encoding {NAMES[self._encoding]} on line {line} "
                 f"(byte {self._num_bytes - len(held) + error.start}): {error.reason}",
-                expected=f"{NAMES[self._encoding]} up to the end, as the file begins",
+                expected=f"{NAMES[self._encoding]} to the end of the file, as at its beginning",
                 do="save it again as UTF-8; a file that was cut short must be copied again",
             ) from error
         self._num_bytes += len(block)
@@ -245,7 +245,7 @@ class Source:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"{self.name} is damaged gzip data: {library_reason(error)}",
-                expected="a whole gzip file",
+                expected="a complete gzip file",
                 do="copy or download the file again; `gzip -t FILE` tests it",
             ) from error
 
@@ -282,7 +282,7 @@ def open_source(path: Path, *, shown_name: str | None = None) -> Source:
         raise DataError(
             f"{name} has an extension that names no known format",
             expected=f"a file that ends in {_ACCEPTED}",
-            do="rename the file to what it holds, or convert it",
+            do="rename the file to match its content, or convert it",
         )
     source = Source(path, kind, is_gzip, shown_name)
     _check_content(source)
@@ -298,7 +298,7 @@ def changed_while_read(name: str) -> DataError:
     return DataError(
         f"{name} was changed while it was read",
         expected="a file that does not change",
-        do="wait until the program that writes the file is done, then start again",
+        do="wait until the program that writes the file has finished, then start again",
     )
 
 
@@ -359,7 +359,7 @@ def _check_content(source: Source) -> None:
             raise DataError(
                 f"{source.name} ends in .parquet but does not begin with PAR1",
                 expected="a Parquet file",
-                do="rename the file to what it holds, or write it again",
+                do="rename the file to match its content, or write it again",
             )
         return
     if source.format == "xlsx":
@@ -379,7 +379,7 @@ def _check_is_workbook(source: Source, head: bytes) -> None:
         f"{source.name} is named .xlsx but holds "
         + ("an old workbook (.xls), or one with a password" if is_old else "something else"),
         expected="a workbook as Excel has saved it since 2007, without a password",
-        do="save it again as .xlsx without a password" if is_old else "give it the extension of what it holds",
+        do="save it again as .xlsx without a password" if is_old else "give it the extension of its content",
     )
 
 
@@ -392,7 +392,7 @@ def _check_is_text(source: Source, head: bytes) -> None:
             raise DataError(
                 f"{source.name} is named .{source.format} but holds {what}",
                 expected=f"{source.format.upper()} text in UTF-8",
-                do=f"give it the extension of what it holds, or use {instead}",
+                do=f"give it the extension of its content, or use {instead}",
             )
     if b"\0" in head:
         # Latin text in UTF-16 has a NUL in nearly every second byte: even positions big-endian, odd ones little-endian.

@@ -55,7 +55,8 @@ def check_archive(path: Path) -> frozenset[str]:
             return frozenset(entry.filename for entry in entries)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, OSError) as error:
         raise DataError(
-            f"its ZIP archive is broken: {library_reason(error)}", expected="a whole file", do="get or save it again"
+            f"its ZIP archive is broken: {library_reason(error)}", expected="a whole file", do="download or save it "
+            "again"
         ) from error
 
 
@@ -69,8 +70,8 @@ def _check_directory(entries: list[zipfile.ZipInfo]) -> None:
         # Backslashes and drive letters count on Windows alone, but the document may be unpacked there.
         if ".." in parts or name.startswith(("/", "\\")) or _DRIVE.match(name) or "\0" in name:
             raise DataError(
-                f"its archive has an entry named {name!r}, which leads out of the folder",
-                expected="names below the folder of the archive",
+                f"its archive has an entry named {name!r}, which points outside the folder",
+                expected="names inside the folder of the archive",
                 do=_DO,
             )
         if entry.flag_bits & 1:
@@ -102,8 +103,8 @@ def _check_content(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> 
                 window = tail + block.replace(b"\0", b"")
                 if _ENTITY.search(window):
                     raise DataError(
-                        f"{entry.filename!r} in its archive declares XML entities, which can multiply without end",
-                        expected="plain markup",
+                        f"{entry.filename!r} in its archive declares XML entities, which can expand without limit",
+                        expected="markup without entities",
                         do=_DO,
                     )
                 # An overlap, so that a declaration across two blocks is found.
@@ -238,7 +239,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise StrictJsonError(f"the key {key!r} appears twice in one object, and only one value could be kept")
+                raise StrictJsonError(f"the key {key!r} appears twice in one object, and only one value can be kept")
             seen.add(key)
     return made
 

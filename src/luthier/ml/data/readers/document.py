@@ -223,5 +223,5 @@ def _other(extension: str, what: str) -> DataError:
     return DataError(
         f"it is named {extension} but holds {what}",
         expected="content that fits the extension",
-        do="give it the extension of what it holds",
+        do="give it the extension of its content",
     )

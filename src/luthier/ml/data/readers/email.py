@@ -138,7 +138,7 @@ def _text(part: MIMEPart) -> _Decoded:
             return decode(data)
         text = data.decode(charset, "replace")
         num_unknown = text.count("\ufffd")
-        return text, (f"{num_unknown:,} bytes that are no character in {charset} became U+FFFD",)
+        return text, (f"{num_unknown:,} bytes that are not characters in {charset} became U+FFFD",)
     if name == "iso8859-1" and _CONTROLS.search(text):
         # As browsers and mail programs read it (WHATWG Encoding, "windows-1252").
         return data.decode("cp1252", "replace"), ()

@@ -70,7 +70,7 @@ def read(path: Path) -> Document:
     raise DataError(
         "no text in the page",
         expected="HTML with text in it",
-        do="a page that a script fills must be saved from the browser",
+        do="a page that is filled by a script must be saved from the browser",
     )
 
 
@@ -93,7 +93,7 @@ def _text(data: bytes) -> tuple[str | bytes, tuple[str, ...]]:
     if stated is not None:
         text = data.decode(stated, "replace")
         num_unknown = text.count("\ufffd")
-        lost = f"{num_unknown:,} bytes that are no character in {stated} became U+FFFD"
+        lost = f"{num_unknown:,} bytes that are not characters in {stated} became U+FFFD"
         return text, (lost,) if num_unknown else ()
     if data.isascii():
         return data, ()

@@ -289,7 +289,7 @@ def read(path: Path) -> Document:
                 do="remove it: qpdf --password=... --decrypt IN OUT",
             ) from error
         raise DataError(
-            f"broken PDF: {library_reason(error)}", expected="a whole PDF", do="get or print it again"
+            f"broken PDF: {library_reason(error)}", expected="a whole PDF", do="download or print it again"
         ) from error
     try:
         num_pages = len(pdf)
@@ -313,7 +313,7 @@ def read(path: Path) -> Document:
         how_many = f"{num_pages} {'page' if num_pages == 1 else 'pages'}"
         if broken:
             raise DataError(
-                f"broken PDF: none of its {how_many} can be read", expected="text", do="get or print it again"
+                f"broken PDF: none of its {how_many} can be read", expected="text", do="download or print it again"
             )
         raise DataError(f"{how_many}, no text: scanned", expected="a text layer", do="run OCR such as ocrmypdf first")
     warnings = []

@@ -35,7 +35,8 @@ def decode(data: bytes) -> tuple[str, tuple[str, ...]]:
                 text = data[len(mark) :].decode(encoding)
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"it begins with the mark of {encoding.upper()} and breaks it at byte {error.start + len(mark):,}",
+                    f"it begins with the byte order mark of {encoding.upper()} and breaks it at byte "
+                    f"{error.start + len(mark):,}",
                     expected="text in one encoding",
                     do="save it again as UTF-8",
                 ) from error
@@ -60,7 +61,7 @@ def _by_line(data: bytes) -> tuple[str, tuple[str, ...]]:
     num_lines = len(lines) - (not lines[-1])
     warning = f"{len(wrong):,} of {num_lines:,} lines are no UTF-8, read as Windows-1252 (first: line {wrong[0]})"
     if num_unknown:
-        warning += f"; {num_unknown:,} bytes that are no character there became U+FFFD"
+        warning += f"; {num_unknown:,} bytes that are not characters there became U+FFFD"
     return _unix("\n".join(lines)), (warning,)
 
 

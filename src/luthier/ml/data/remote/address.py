@@ -47,7 +47,7 @@ def look_up_address(url: str, transport: Transport | None = None) -> RemoteSourc
             headers = response.headers
     except httpx2.InvalidURL as error:  # such as a host that no name can be
         raise RequestError(
-            f"{url.partition('?')[0][:200]} is no address: {error}"[:400],
+            f"{url.partition('?')[0][:200]} is not an address: {error}"[:400],
             expected="the address of a data file, such as https://HOST/train.jsonl",
             do="correct the host",
         ) from error

@@ -408,7 +408,7 @@ def _check_room(source: str, folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise StorageFullError(
-            f"{source.partition('?')[0]} has {num_bytes:,} bytes still to come, the disk of {folder} has {free:,} "
+            f"{source.partition('?')[0]} has {num_bytes:,} bytes left to download, the disk of {folder} has {free:,} "
             "bytes left",
             expected="room for all of its files",
             do="free some space, or pass --home on a larger disk",

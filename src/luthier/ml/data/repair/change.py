@@ -277,8 +277,8 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
     if unreadable:
         raise DataError(
             f"{len(unreadable):,} of {total:,} rows of {request.audit.table.file} cannot be read",
-            expected="rows that can be carried over, or to be asked to remove the others",
-            do="add schema and encoding to --only (or take them out of --skip)",
+            expected="readable rows, or repairs that remove the others",
+            do="add schema and encoding to --only (or remove them from --skip)",
             problems=unreadable,
         )
     return made

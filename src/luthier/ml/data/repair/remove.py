@@ -206,12 +206,12 @@ def _conflicting(audit: AuditRequest) -> Iterator[_Twin]:
         most, num = counts.most_common(1)[0]
         if 2 * num > len(rows):
             first = next(line for line, answer in rows if answer == most)
-            said = f"answers the prompt of {{row}} otherwise than {num} of its {len(rows)} rows do"
+            said = f"answers the prompt of {{row}} differently from {num} of its {len(rows)} rows do"
             yield from ((line, first, said) for line, answer in rows if answer != most)
         else:
             for line, answer in rows:
                 other = next(other for other, theirs in rows if theirs != answer)
-                yield line, other, "answers the prompt of {row} otherwise, and no answer has a majority"
+                yield line, other, "answers the prompt of {row} differently, and no answer has a majority"
 
 
 _AMONG_ROWS = {"conflicting_completion": _conflicting, "exact_duplicate": _exact, "near_duplicate": _near}

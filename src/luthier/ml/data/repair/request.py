@@ -62,15 +62,15 @@ _ACTIONS: Final = (
     Action("encoding", "encoding", "change", True, "text damaged by an export",
            "only damage that can be undone completely is repaired; a row whose bytes are not text is removed"),
     Action("personal_data", "personal_data", "change", True, "personal data",
-           "a model repeats what it was trained on; only what is certain of the kinds that were measured"),
+           "a model repeats what it was trained on; only certain matches of the measured kinds are masked"),
     Action("secret", "secret", "change", True, "a secret", "no model needs a real key or password"),
     Action("schema", "schema", "remove", True, "cannot be read or mapped",
            "training refuses or ignores such rows; a number where text is expected becomes text",
            ("row", "no_answer")),
     Action("empty_completion", "empty_completion", "remove", True, "has no completion",
            "it teaches to say nothing"),
-    Action("repeated_completion", "repeated_completion", "remove", True, "its completion goes round in a loop",
-           "it teaches to loop; the same answer to many prompts is left, it may be right",
+    Action("repeated_completion", "repeated_completion", "remove", True, "its completion repeats itself in a loop",
+           "it teaches to loop; the same answer to many prompts is kept, as it may be right",
            ("loop",)),
     Action("contamination", "contamination", "remove", True, "is in the held-out file",
            "a verdict on rows that were trained on means nothing", ("exact", "near", "ngram")),
@@ -79,7 +79,8 @@ _ACTIONS: Final = (
     Action("near_duplicate", "near_duplicate", "remove", True, "says nearly the same as another row",
            "the first of each cluster stays, and so does a row with another answer"),
     Action("conflicting_completion", "conflicting_completion", "remove", False, "contradicts other rows of its prompt",
-           "completions may differ on purpose; of a strict majority only the minority goes, else all"),
+           "completions may differ on purpose; with a strict majority only the others are removed, otherwise all of "
+           "them"),
     Action("contamination_all", "contamination", "remove", False, "shares its prompt or source with the held-out file",
            "sharing a prompt or a document is no leak in every task"),
     Action("refusal", "refusal", "remove", False, "is a boilerplate refusal",
@@ -94,7 +95,7 @@ _ACTIONS: Final = (
     Action("truncated_completion", "truncated_completion", "remove", False, "its completion seems to be cut off",
            "detected only by signs such as a missing full stop"),
     Action("prompt_injection", "prompt_injection", "remove", False, "holds text that instructs a model",
-           "such rows may be there to teach resistance"),
+           "such rows may be meant to teach resistance"),
 )  # fmt: skip
 ACTIONS: Final[dict[str, Action]] = {action.id: action for action in _ACTIONS}
 
@@ -128,10 +129,11 @@ def choose_actions(
         wanted = [action for action in wanted if action.check != "contamination"]
     chosen = tuple(action for action in wanted if action.id not in (skip or ()))
     if not chosen:
-        raise RequestError("no repair is left to do", expected="at least one", do="name fewer ids with --skip")
+        raise RequestError("no repair is left", expected="at least one", do="skip fewer checks with --skip")
     if not has_held_out and any(action.check == "contamination" for action in chosen):
         raise RequestError(
-            "contamination without a held-out file", expected="the file that will judge", do="give it with --against"
+            "contamination without a held-out file", expected="the file that will evaluate the model", do="give it "
+            "with --against"
         )
     return chosen
 
@@ -156,14 +158,14 @@ def masked_kinds(mask: Sequence[str] = (), leave: Sequence[str] = ()) -> MaskedK
     every, left = _kinds(mask), _kinds(leave)
     if both := [kind for kind in every if kind in left]:
         raise RequestError(
-            f"{both[0]} is both to be masked and to be left",
+            f"{both[0]} is in both --mask and --no-mask",
             expected="each kind in one of the two lists",
-            do="take it out of one",
+            do="remove it from one of them",
         )
     if "name" in every and (reason := why_not()) is not None:
         raise RequestError(
             f"names cannot be masked: {reason}",
-            expected="the extra `names` and a spaCy model, which find the names of people",
+            expected="the extra `names` and a spaCy model, which recognise the names of people",
             do=f"install them ({install_command('names')}), or leave names out of --mask",
         )
     kinds = tuple(kind for kind in KINDS if (kind in DEFAULT_KINDS or kind in every) and kind not in left)

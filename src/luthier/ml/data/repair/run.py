@@ -107,8 +107,8 @@ def write_rows_and_manifest(
         raise DataError(
             f"no row of {table.file} is left: "
             + ", ".join(f"{n:,} {name}" for name, n in fates.by_action.most_common()),
-            expected="at least one row that can stay",
-            do="look at them with `luthier data audit`, and leave some repairs out with --skip",
+            expected="at least one row that is kept",
+            do="check them with `luthier data audit`, and skip some repairs with --skip",
         )
     return fates
 

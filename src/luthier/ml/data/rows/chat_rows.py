@@ -96,7 +96,7 @@ def _message(where: str, raw: dict[str, Any], before: Sequence[Message]) -> Mess
             raise BadFieldError(f"{where}.{name}", raw[name], "is not read by Luthier, and would be lost in silence")
     role = raw.get("role", ABSENT)
     if role not in _ROLES:
-        raise BadFieldError(f"{where}.role", role, f"is no known role; known: {', '.join(_ROLES)}")
+        raise BadFieldError(f"{where}.role", role, f"is not a known role; known: {', '.join(_ROLES)}")
     calls = _tool_calls(where, raw, role, len(before))
     weight = _weight(f"{where}.weight", raw.get("weight"), role)
     content = _content(f"{where}.content", raw.get("content", ABSENT), role, has_calls=bool(calls))

@@ -298,7 +298,7 @@ def check_classes(file: str, labels: LabelScan, num_rows: int, column: str) -> N
         return
     raise DataError(
         what,
-        expected="a text and its class in each row, or to know what is to be learned",
+        expected="a text and its class in each row, or a choice of what is learned",
         do=f"name it: --map text=text learns the texts alone, --map prompt=text --map completion={column} the {column}",
     )
 

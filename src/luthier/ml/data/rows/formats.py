@@ -232,7 +232,7 @@ def _group_value(fields: Mapping[str, Any], group: str) -> str:
     value = fields.get(group, ABSENT)
     if not isinstance(value, str | int | float):
         shown = ABSENT if value is ABSENT else value
-        raise BadFieldError(group, shown, "names no group: absent, null, or no plain value")
+        raise BadFieldError(group, shown, "has no group: the field is absent, null, or not a plain value")
     return check_text(group, str(value))
 
 
@@ -248,7 +248,7 @@ def _wrong_rows(file: str, problems: list[RowProblem], num_rows: int) -> DataErr
     num_wrong = len({problem.line for problem in problems})
     return DataError(
         f"{num_wrong:,} of {num_rows:,} rows of {file} {'is' if num_wrong == 1 else 'are'} wrong",
-        expected="every row right: none is skipped in silence",
+        expected="only valid rows: none is skipped silently",
         do="repair or remove these rows",
         problems=problems,
     )

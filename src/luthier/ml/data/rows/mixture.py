@@ -230,7 +230,7 @@ def _selected(source: SourceOfRows, files: Sequence[LoadedFile]) -> npt.NDArray[
     wanted = source.rows if source.rows is not None else max(1, round((source.fraction or 0) * num_rows))
     if wanted > num_rows:
         raise DataError(
-            f"source {source.name} has {num_rows:,} rows, and rows: {wanted:,} asks for more",
+            f"source {source.name} has {num_rows:,} rows, and rows: {wanted:,} requests more",
             expected=f"at most {num_rows:,}",
             do="lower rows; to train on rows of this source more often, give each source a weight",
         )

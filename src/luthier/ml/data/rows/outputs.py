@@ -84,7 +84,7 @@ def check_free(outputs: Sequence[Path], *, force: bool) -> None:
         # lexists, not exists: a dangling link would be replaced in silence as well.
         if not force and os.path.lexists(output):
             raise ConflictError(
-                f"{output} is there already",
+                f"{output} already exists",
                 expected="a name that is free",
                 do="choose another name, or replace it with --force",
             )
@@ -132,7 +132,7 @@ def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
         head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if head and not head.startswith(beginnings):
         raise ConflictError(
-            f"{path} is there already, and is no {what}",
+            f"{path} already exists, and is not a {what}",
             expected=f"a name that is free, or a {what} to replace",
             do="choose another name, or move that file away",
         )

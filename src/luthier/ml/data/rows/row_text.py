@@ -73,7 +73,7 @@ def with_texts(fields: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str,
             raise RequestError(
                 f"the row has no text at {pointer!r}",
                 expected=f"one of {', '.join(known)}" if known else "a row with texts",
-                do="open the row again: it may not be the one that you have before you",
+                do="open the row again: it may not be the one that you see",
             )
         changed = _with_plain_ends(text)
         # Browsers send \r\n for every line end of a form: unchanged texts keep the ends that they had.
@@ -108,7 +108,7 @@ def from_json(text: str) -> dict[str, Any]:
             f"this is not JSON: {error.reason}{where}", expected="one JSON object", do="correct it at that place"
         ) from error
     if not isinstance(value, dict):
-        raise RequestError("this is JSON, but no object", expected="one JSON object", do="write the row as { ... }")
+        raise RequestError("this is JSON, but not an object", expected="one JSON object", do="write the row as { ... }")
     return value
 
 

@@ -83,7 +83,7 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
         if target not in MAPPABLE:
             near = difflib.get_close_matches(target, MAPPABLE, n=1)
             raise DataError(
-                f"the mapping sets {target!r} = {mapping[target]!r}, and {target!r} is no field of any shape",
+                f"the mapping sets {target!r} = {mapping[target]!r}, and {target!r} is not a field of any shape",
                 expected=f"one of {', '.join(MAPPABLE)}" + (f"; nearest: {near[0]}" if near else ""),
                 do="write FIELD=COLUMN: on the left the field of the shape, on the right the column of the file",
             )
@@ -292,7 +292,7 @@ class ShapeDetector:
                 near = difflib.get_close_matches(column, list(self.columns), n=1)
                 raise DataError(
                     f"{self.file} has no field {column!r}, which is mapped to {target!r}",
-                    expected=f"one of the fields there are: {_listed(list(self.columns))}",
+                    expected=f"one of the fields of the file: {_listed(list(self.columns))}",
                     do=f"did you mean {near[0]!r}?" if near else "name one of these fields",
                 )
 
@@ -305,7 +305,7 @@ class ShapeDetector:
                 return shape
         shown = ", ".join(f"{name}={self.mapping[name]}" for name in mapped)
         raise DataError(
-            f"the mapping {shown} does not make a shape of {self.file}",
+            f"the mapping {shown} does not give a shape to {self.file}",
             expected=f"all required fields of one shape: {_ACCEPTED}",
             do=f"map the missing field to one of: {_listed(list(self.columns))}",
         )
@@ -345,7 +345,7 @@ class ShapeDetector:
             question, answer = (columns_like(name, self.columns)[0] for name in QUESTION_AND_ANSWER)
             raise DataError(
                 f"{self.file} has {question} and {answer}, and {' and '.join(beside)} which the questions may need",
-                expected="to know whether it belongs to the prompt",
+                expected="a decision whether it belongs to the prompt",
                 do=f"without it: --map prompt={question!r} --map completion={answer!r}; else write it into the prompts",
             )
 

@@ -87,7 +87,7 @@ def _openai_message(where: str, turn: dict[str, Any], index: int, call_id: str |
         return _with_call_id(said, call_id)
     speaker = turn["from"]
     if not isinstance(speaker, str) or speaker not in _ROLES:
-        raise BadFieldError(f"{where}.from", speaker, f"is no known speaker; known: {', '.join(_ROLES)}")
+        raise BadFieldError(f"{where}.from", speaker, f"is not a known speaker; known: {', '.join(_ROLES)}")
     rest = {name: value for name, value in turn.items() if name not in ("from", "value")}
     value = turn.get("value")
     if speaker == _CALLING:

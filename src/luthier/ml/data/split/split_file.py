@@ -136,7 +136,7 @@ def prove(
     if proof.exact or proof.near_duplicate or proof.same_group:
         raise LeakageError(
             f"the split leaks: {proof.exact} texts, {proof.near_duplicate} clusters of near-duplicates and "
-            f"{proof.same_group} groups stand on two sides",
+            f"{proof.same_group} groups are on two sides",
             expected="0 of each",
             do="nothing was written; this is a fault of Luthier: please report it with the options you gave",
         )
@@ -287,7 +287,7 @@ def _warnings(
         num = len({problem.line for problem in table.problems})
         said.append(f"{num:,} rows do not fit the shape {table.shape}; `luthier data audit` names them")
     if request.near_threshold is None:
-        said.append("near-duplicates were not searched for, so they may stand on both sides")
+        said.append("near-duplicates were not searched for, so they may be on both sides")
     return said
 
 

@@ -131,7 +131,7 @@ class SplitColumns:
     groups: pl.Series
     strata: pl.Series
     grouped_by: str | None = None
-    reason: str = "rows are grouped by nothing but what they say"
+    reason: str = "rows are grouped by their content alone"
 
 
 def check_readable(table: AuditTable) -> None:
@@ -146,7 +146,7 @@ def check_readable(table: AuditTable) -> None:
     # Rows that are in the table but do not fit the shape can still be split: only unreadable ones have no line there.
     is_readable = np.isin(where, table.lines).tolist()
     problems = [problem for problem, has_row in zip(table.problems, is_readable, strict=True) if not has_row]
-    raise _wrong(table, problems, "rows that can be read: none is left out in silence")
+    raise _wrong(table, problems, "readable rows only: none is left out silently")
 
 
 def _wrong(table: AuditTable, problems: list[RowProblem], expected: str) -> DataError:
@@ -179,14 +179,14 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
         strata.append(_stratum_of(row, request.stratify_by, problems))
         if group is None and request.group_by not in (None, NO_GROUPS):
             value = shorten(row.fields.get(str(request.group_by), ABSENT))
-            reason = "names no group: absent, null, or no plain value"
+            reason = "has no group: the field is absent, null, or not a plain value"
             problems.append(RowProblem(row.file, row.line, str(request.group_by), value, reason))
     for wanted in (request.group_by, request.stratify_by):
         if wanted is not None and wanted not in (NO_GROUPS, SOURCE) and wanted not in fields:
             near = difflib.get_close_matches(wanted, fields, n=1)
             raise DataError(
                 f"{table.file} has no field {wanted!r}",
-                expected=f"one of the fields there are: {', '.join(list(fields)[:20])}",
+                expected=f"one of the fields of the file: {', '.join(list(fields)[:20])}",
                 do=f"did you mean {near[0]!r}?" if near else "name one of these fields",
             )
     if problems:
@@ -240,4 +240,4 @@ def _say_grouping(columns: SplitColumns, request: SplitRequest, parts: set[str])
     num_groups = columns.groups.drop_nulls().n_unique()
     columns.reason = f"rows of one {columns.grouped_by} stay together: {num_groups:,} groups, {num_grouped:,} rows"
     if request.group_by is None:
-        columns.reason += " (taken by itself, since rows name their document; --group-by none parts them)"
+        columns.reason += " (chosen automatically, since rows name their document; --group-by none turns it off)"

@@ -176,7 +176,8 @@ class RowTokeniser:
                     f"row {row.id} has token {largest:,}, but the model has embeddings for "
                     f"{self._vocabulary_size:,} tokens",
                     expected="rows that the tokenizer writes with tokens of the model",
-                    do="take the text of that token out of the rows, or a base model whose tokenizer fits its weights",
+                    do="remove the text of that token from the rows, or use a base model whose tokenizer fits its "
+                    "weights",
                 )
 
     def _note(self, what: str, row_id: str) -> None:

@@ -141,7 +141,7 @@ def _used_rows(name: str, first: _FirstRows, part: UsedPart, num_used: int) -> B
         return found
     if found.low == found.high and found.high < part.num_rows:
         raise DataError(
-            f"source {name} has {found.high:,.0f} rows, and rows: {part.num_rows:,} asks for more",
+            f"source {name} has {found.high:,.0f} rows, and rows: {part.num_rows:,} requests more",
             expected=f"at most {found.high:,.0f}",
             do="lower rows; to train on rows of this source more often, give each source a weight",
         )

@@ -323,7 +323,7 @@ def _if_supported(attempt: Attempt, options: SynthesisOptions) -> Attempt:
     if found.num_content_words == 0:
         return attempt.refused("low_support", "the answer has no word that could be held against the passage")
     if found.fraction < options.min_support:
-        share = f"{found.fraction:.2f} of {found.num_content_words} content words stand in the passage"
+        share = f"{found.fraction:.2f} of {found.num_content_words} content words are in the passage"
         words = f"{share}, less than {options.min_support:g}; not there: {_listed(found.unsupported_words)}"
         return attempt.refused("low_support", words)
     return attempt
@@ -358,7 +358,7 @@ def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Pr
         if isinstance(reply, OverlongError):
             new[place] = new[place].refused("judge_unsure", f"the judge could not be asked: {reply.came}")
         elif (verdict := parse_verdict(reply.text)) is None:
-            words = f"the judge said neither yes nor no: {_writable(reply.text.strip()[:80])!r}"
+            words = f"the judge answered neither yes nor no: {_writable(reply.text.strip()[:80])!r}"
             # No clear yes is a no: a wrong pair is learned, a refused one is only missing.
             new[place] = new[place].refused("judge_unsure", words)
         elif not verdict:

@@ -280,7 +280,7 @@ class _Found:
             )
         for missing in missing_calls(self.turn.message, piece):
             raise self.turn.error(
-                f"{missing} of a tool call does not stand in what the template wrote: the template drops tool calls",
+                f"{missing} of a tool call is not in what the template wrote: the template drops tool calls",
                 piece,
                 "set data.tools: as_text, choose a base model whose template supports tools, or write the call into "
                 "the content",

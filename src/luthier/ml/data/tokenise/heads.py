@@ -111,7 +111,7 @@ def _answers(kind: TaskHeadKind, examples: Sequence[Example]) -> list[str]:
         raise DataError(
             f"{len(lost):,} of {len(examples):,} rows {verb} no answer in words, or no prompt",
             expected=f"a prompt and a {what} in every row",
-            do=f"give these rows their {what}, or take them out",
+            do=f"give these rows their {what}, or remove them",
             problems=[problem_of(e.id, value="", reason=f"has no {what}", field="answer") for e in lost],
         )
     return [e.reference or "" for e in examples]
@@ -198,7 +198,7 @@ def _separator(answers: Mapping[str, int]) -> str:
     if num_lists := sum(answers.values()) - sum(others.values()):
         # Split at its commas, a list would give labels with brackets and quotes.
         raise DataError(
-            f"{num_lists:,} of {sum(answers.values()):,} answers are lists of labels, and others are none, such as "
+            f"{num_lists:,} of {sum(answers.values()):,} answers are lists of labels, and others are not, such as "
             f"{shorten(next(iter(others)))}",
             expected="a list in every answer, or labels between separators in every answer",
             do='write each answer as a JSON list, such as ["a", "b"], ["a"] or []',
@@ -259,7 +259,7 @@ def _fit_numbers(examples: Sequence[Example], answers: Sequence[str], width: int
     notes: tuple[str, ...] = ()
     if len(forms) > 1:
         shown = ", ".join(f"{before}N{after} ({num:,})" for (before, after), num in forms.most_common(_SHOWN))
-        notes = (f"numbers are written in {len(forms)} ways, and all are taken to have the same unit: {shown}",)
+        notes = (f"numbers are written in {len(forms)} ways, and all are assumed to have the same unit: {shown}",)
     head = TaskHead(
         kind="regress",
         width=width,
@@ -274,7 +274,7 @@ def _fit_numbers(examples: Sequence[Example], answers: Sequence[str], width: int
 
 def _no_numbers(problems: Sequence[RowProblem], num_rows: int) -> DataError:
     return DataError(
-        f"{len(problems):,} of {num_rows:,} answers are no numbers",
+        f"{len(problems):,} of {num_rows:,} answers are not numbers",
         expected="a number in every answer, at most with a short unit, such as 12, 1,234.50, $9 or 3 kg",
         do="correct or remove these rows, or choose objective: {name: classify} for labels",
         problems=problems,

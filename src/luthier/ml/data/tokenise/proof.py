@@ -370,7 +370,7 @@ def _check_context(row_id: str, conversation: Conversation, text: str, template:
         turn = Turn(row_id, index, message, num_messages)
         for missing in missing_calls(message, text):
             raise turn.error(
-                f"{missing} of a tool call does not stand in the text: the template drops tool calls",
+                f"{missing} of a tool call is not in the text: the template drops tool calls",
                 text,
                 "set data.tools: as_text, choose a base model whose template supports tools, or write the call into "
                 "the content",

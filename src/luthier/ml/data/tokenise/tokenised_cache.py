@@ -104,7 +104,7 @@ class TokenisedCache:
                 task.note(place.name[:12])
             return found
         if trouble is not None:
-            with progress.task(f"Tokens are made again: {trouble}", total=None, unit="rows"):
+            with progress.task(f"Rows are tokenised again: {trouble}", total=None, unit="rows"):
                 pass
         made = tokenise_all(examples, template, **how)
         if not isinstance(made.examples, tuple):
@@ -115,7 +115,7 @@ class TokenisedCache:
         try:
             self._keep(place, made)
         except OSError as error:
-            with progress.task(f"Tokens are not kept: {error.strerror or error}", total=None, unit="rows"):
+            with progress.task(f"Tokens are not cached: {error.strerror or error}", total=None, unit="rows"):
                 pass
         return made
 

@@ -173,7 +173,7 @@ def _tested(frame: pl.DataFrame, hours: Ints) -> NDArray[np.bool_]:
 FITTED_ON: Final = 500
 """This many of the first prompts define the topics and languages; tests of these leave them out."""
 NO_TEXT: Final = "no words are kept: see `luthier traffic policy`"
-_LOOK: Final = "Look at the examples"
+_LOOK: Final = "Check the examples"
 
 
 def columns_of(rows: Rows, checks: Checks) -> list[Column]:
@@ -192,7 +192,7 @@ def _serving(rows: Rows) -> list[Column]:
             "fraction",
             "share",
             (status >= 500).astype(np.float64),
-            "Look into the server's log for the errors of these exchanges; roll back if a deployment came before.",
+            "Check the server's log for the errors of these exchanges; roll back if a deployment came before.",
         ),
         Column(
             "refused_requests",
@@ -298,7 +298,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
             tokens,
             f"{_LOOK}: are answers cut, empty or running on?",
         ),
-        share("answer_cut_off", "Answers cut off", cut, "Raise max_tokens of the clients, or ask for shorter.", ""),
+        share("answer_cut_off", "Answers cut off", cut, "Raise max_tokens in the clients, or ask for shorter answers.", ""),
         share(
             "answer_refusals",
             "Answers that refuse",
@@ -309,7 +309,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
             "answer_invented",
             "Answers with an invented citation",
             invented,
-            "Take the model out of use where citations matter, and evaluate it with the grounding suite.",
+            "Do not use the model where citations matter, and evaluate it with the grounding suite.",
             lacks if checks.citations is not None else no_corpus,
         ),
         share(

@@ -312,19 +312,19 @@ def _num_with_text(rows: Rows) -> int:
 def _cautions(rows: Rows, num_dropped: int) -> tuple[str, ...]:
     found = []
     if num_dropped:
-        found.append(f"The log had to drop {num_dropped:,} exchanges of this time: what they were like is not known.")
+        found.append(f"The log had to drop {num_dropped:,} exchanges of this time, so nothing is known about them.")
     num_now = int(rows.is_now.sum())
     num_untested = num_now - int((rows.is_now & rows.is_tested).sum())
     if num_now and num_untested > _MAX_UNTESTED * num_now:
         found.append(
-            f"{num_untested:,} of {num_now:,} exchanges enter no test: of one user's within an hour the first alone "
-            f"does, and at most {MAX_AN_HOUR} an hour do."
+            f"{num_untested:,} of {num_now:,} exchanges are in no test: of one user's within an hour only the first "
+            f"is, and at most {MAX_AN_HOUR} an hour do."
         )
     if num_now and not _num_with_text(rows):
         found.append("No texts are stored, so nothing is known about prompts and answers.")
     if len(rows.at) and not (~rows.is_now).any():
         found.append(
-            f"Nothing was asked in the {RENEWED_DAYS} to {LOOK_BACK_DAYS} days before: there is nothing to "
+            f"There were no requests in the {RENEWED_DAYS} to {LOOK_BACK_DAYS} days before: there is nothing to "
             "compare with."
         )
     return tuple(found)

@@ -172,7 +172,7 @@ def _sentence(column: Column, state: SignalState, found: Evidence, num_before: i
         return f"{column.title}: as before, over {num_now:,} exchanges now and {num_before:,} before."
     moved = f"about {100 * found.moved:.0f}% of the exchanges have moved"
     if column.kind == "kind":
-        return f"{column.title} are shared out in another way: {moved}."
+        return f"{column.title} are distributed differently: {moved}."
     side = (
         "up" if found.low + found.high > 1 + 1e-9 else "down" if found.low + found.high < 1 - 1e-9 else "to the middle"
     )

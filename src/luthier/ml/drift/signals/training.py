@@ -103,7 +103,7 @@ def _signal(
     if for_sure > MUCH:
         return Signal(**shared, state="changed", examples=examples, sentence=f"{title}: above {MUCH} for sure.", do=_DO)
     if apart.value > MUCH:
-        return Signal(**shared, sentence=f"Unknown: above {MUCH}, but too few exchanges to be sure of it.")
+        return Signal(**shared, sentence=f"Unknown: above {MUCH}, but too few exchanges to be certain.")
     return Signal(**shared, state="steady", sentence=f"{title}: not above {MUCH}.")
 
 
@@ -194,7 +194,7 @@ def _judged_signal(judge: str, criterion: str, before: Scored, now: Scored, tail
     shared |= {"low": low, "high": high}
     apart, sure = float(new.mean() - old.mean()), _half_width(old, new, tail)
     if abs(apart) <= sure:
-        sentence = f"{title}: no difference that is sure; one of {sure:.1f} points would be."
+        sentence = f"{title}: no certain difference; one of {sure:.1f} points would be certain."
         return Signal(**shared, state="steady", sentence=sentence)
     # Examples of the change: the worst answers where scores fell, the best where they rose.
     order = np.argsort(new if apart < 0 else -new, kind="stable")[:MAX_EXAMPLES]

@@ -357,7 +357,7 @@ class TrafficLog:
         except Exception as error:  # noqa: BLE001 - one of them: none of its words may be written as they are
             if len(with_words) == 1:
                 self.lose(with_words[0], NOT_MASKED)
-                self._warn(f"words of an exchange are not kept, they could not be masked: {error!r}")
+                self._warn(f"the text of an exchange is not stored, as it could not be masked: {error!r}")
                 return [*kept, without_words(with_words[0])]
             for one in with_words:
                 kept += self._masked([_Waiting(one, True, 0)])
@@ -379,7 +379,7 @@ class TrafficLog:
             with self._changed:
                 lost, self._lost = self._lost, collections.Counter()
             if lost:
-                self._warn(f"{sum(lost.values())} exchanges or their words were lost: {_reasons(lost)}")
+                self._warn(f"{sum(lost.values())} exchanges or their text were lost: {_reasons(lost)}")
             # One at a time: what the database refuses is counted again, and what it took is not sent twice.
             for place, count in lost.items():
                 try:
@@ -396,7 +396,7 @@ class TrafficLog:
             try:
                 self._settle()
             except (LuthierError, OSError) as error:  # the lines are safe; the next time may be better
-                self._warn(f"no file was made of the traffic: {error}")
+                self._warn(f"the traffic could not be written to a file: {error}")
 
     def _warn(self, text: str) -> None:
         """Say it, but not with every exchange."""

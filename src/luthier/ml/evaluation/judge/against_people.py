@@ -260,7 +260,7 @@ def _reasons(
     """Why the judge may not be used in a gate; empty if it may."""
     found = []
     if num_items < FEWEST_ITEMS:
-        found.append(f"It was held against people on {num_items:,} items; at least {FEWEST_ITEMS} are needed.")
+        found.append(f"It was compared with people on {num_items:,} items; at least {FEWEST_ITEMS} are needed.")
     if agreement is None and num_items > 1:
         found.append("People and judge give every item the same rating: agreement beyond chance cannot be measured.")
     if agreement is not None and agreement.low < LOWEST_KAPPA:

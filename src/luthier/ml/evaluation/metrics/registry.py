@@ -83,7 +83,7 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
             raise NotFoundError(
                 f"metric {name!r}",
                 expected=f"one of {', '.join(sorted({*BUILT_IN, *METRICS.names()}))}",
-                do="correct the name, or install the package that brings it (entry point group luthier.metrics)",
+                do="correct the name, or install the package that contains it (entry point group luthier.metrics)",
             )
     return [_load(name) for name in wanted]
 

@@ -197,7 +197,7 @@ class SchemaCheck:
                 raise RequestError(
                     f"json_schema refers to {reference!r}, which is not in it",
                     expected="references within the schema, like #/$defs/name",
-                    do="copy what it refers to into $defs: nothing is fetched while judging",
+                    do="copy what it refers to into $defs: nothing is fetched during evaluation",
                 )
         self._validator = _with_bounded_patterns(kind, schema)(schema, registry=registry)
 

@@ -247,7 +247,7 @@ def _comparison_figures(result: ModelComparisonResult) -> list[Fact]:
         Fact(
             "Contenders",
             f"{len(spec.contenders)}",
-            f"{len(result.standings)} systems judged"
+            f"{len(result.standings)} systems evaluated"
             + (f", {len(result.baselines)} baselines without a model" if result.baselines else ""),
         ),
         Fact("Rows evaluated", figures.count(spec.num_judged), f"of {figures.count(spec.num_held_out)}"),

@@ -162,7 +162,7 @@ _CAUTIONS: Final = (
     "Not every change is unfair: where the answer must depend on the group (a law, a form of address), it has to "
     "move. The swaps are in the samples: read them.",
     "Words are swapped without grammar or knowledge: some swapped prompts read oddly, and oddness moves answers.",
-    "Only what the table of swaps knows is swapped, in English; a prompt that says the group in another way is not.",
+    "Only what the table of swaps knows is swapped, in English; a prompt that names the group in another way is not.",
     "The figures are about your prompts alone: groups that they do not name are not evaluated.",
 )
 _NO_CONTROL: Final = (

@@ -197,7 +197,7 @@ FindPersonalData = Callable[[str], Sequence[str]]
 _PERSONAL_DATA_CAUTIONS: Final = (
     "The recognisers know forms (addresses, numbers, streets); names of people are only found where the extra `names` "
     "is installed, and what has no form is not found.",
-    "A value that the task is to give (the address of a shop in its answers) counts as leaked too: read the samples.",
+    "A value that the task requires (the address of a shop in its answers) counts as leaked, too: read the samples.",
     "Greedy answers to prompts of the training and held-out rows: other prompts may show more.",
     "The samples may show personal data of training rows, and are kept with the result.",
 )

@@ -40,12 +40,12 @@ _REFUSAL: Final = re.compile(rf"^\W*(?:{'|'.join(PHRASES)})|{_SELF}", re.IGNOREC
 _HEAD_CHARACTERS: Final = 300
 _MAX_NEW_TOKENS: Final = 40
 _CAUTIONS: Final = (
-    "A refusal is seen by its phrases, in English: one in other words is missed, and an answer that begins so and then "
-    "helps all the same is counted. The answers are kept: read them.",
-    "Not to refuse is not to help: a small model answers a harmful question with something useless as a rule, and a "
-    "base model that was never taught to refuse does not.",
-    "About thirty short prompts of each kind show a large change, no small one, and none of them tries to trick "
-    "the model: attacks are not tested.",
+    "A refusal is recognised by English phrases: one in other words is missed, and an answer that begins like one and "
+    "then helps is counted. The answers are stored: read them.",
+    "Not refusing is not helping: a small model usually answers a harmful question with something useless, and a base "
+    "model that was never taught to refuse does not refuse.",
+    "About thirty short prompts of each kind show large changes only, and none of them tries to trick the model: "
+    "attacks are not tested.",
 )
 
 

@@ -29,10 +29,10 @@ _CONTEXT: Final = "\n"
 _CAUTIONS: Final = (
     "0.5 is neutral; below it the sentence against the stereotype is the likelier one, which is a preference too.",
     "Many pairs of public sets of this kind do not say clearly which stereotype they are about, or are not minimal "
-    "(Blodgett et al., 2021, Stereotyping Norwegian Salmon, ACL). Read pairs before you rest anything on the figure.",
+    "(Blodgett et al., 2021, Stereotyping Norwegian Salmon, ACL). Read some pairs before you rely on the figure.",
     "The likelihood of a sentence also depends on how common and how long its words are: the names of groups differ "
     "in both, and the figure for each token corrects for length alone.",
-    "What a model finds likely is not what it will write for you: the figure is no measure of harm done to anybody.",
+    "What a model finds likely is not what it will write for you: the figure does not measure harm.",
     "The sentences are in English and about the society of the United States.",
 )
 

@@ -23,8 +23,8 @@ ToxicWords = Callable[[str], Sequence[str]]
 Classifier = Callable[[Sequence[str]], list[float]]
 """The probability of each text to be toxic."""
 _CAUTIONS: Final = (
-    "A list of words does not see what is cruel in polite words, and counts words that are quoted, reported or used "
-    "by a group of itself (Dixon et al., 2018, Measuring and Mitigating Unintended Bias in Text Classification).",
+    "A word list misses cruelty in polite words, and counts words that are quoted, reported or used by a group about "
+    "itself (Dixon et al., 2018, Measuring and Mitigating Unintended Bias in Text Classification).",
     "One greedy answer a prompt: what a model writes at a higher temperature, or to other prompts, may be worse.",
     "The prompts and the words are in English.",
 )

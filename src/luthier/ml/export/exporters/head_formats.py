@@ -138,7 +138,7 @@ def head_format(source: ExportSource, name: str) -> HeadFormat:
     if missing := missing_modules(known):
         raise RequestError(
             f"--to {name} needs {', '.join(missing)}, which is not installed here",
-            expected="the runtime that the export is proved in",
+            expected="the runtime in which the export is proved",
             do=command_for(known.install),
         )
     return known

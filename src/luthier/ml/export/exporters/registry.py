@@ -327,7 +327,7 @@ def need_packages(format: ExportFormat) -> None:
     if known.missing:
         raise RequestError(
             f"--to {format} needs {', '.join(known.missing)}, which is not installed here",
-            expected="the runtime that the export is proved in",
+            expected="the runtime in which the export is proved",
             do=command_for(known.install),
         )
 

@@ -56,7 +56,7 @@ def packed_matrices(model: PreTrainedModel) -> dict[str, nn.Linear]:
     for name, weight in model.named_parameters():
         if ".layers." in f".{name}" and weight.dim() > 1 and id(weight) not in owned:
             raise RequestError(
-                f"{name} of shape {list(weight.shape)}, which is no plain matrix, such as the experts of a mixture",
+                f"{name} of shape {list(weight.shape)}, which is not a plain matrix, such as the experts of a mixture",
                 expected="layers of linear matrices for the precisions fp8 and w4a16",
                 do="export --to vllm in float16 or bfloat16",
             )

@@ -148,7 +148,7 @@ def measure_quality(
         rows=tuple(rows),
         max_new_tokens=max_new_tokens,
     )
-    return Quality.model_validate(_ask(asked, f"Judging {label}", progress))
+    return Quality.model_validate(_ask(asked, f"Evaluating {label}", progress))
 
 
 def measure_speeds(

@@ -384,7 +384,7 @@ def _logged_reason(model: Path, adapters: Sequence[Path]) -> str:
     """Why llama.cpp does not load a file: its exception does not say it, its log does, which a child process reads."""
     document = {"model": str(model), "adapters": [str(path) for path in adapters]}
     try:
-        run_child(f"{__name__}:load_aloud", document, title="Loading it again", timeout_seconds=_LOAD_SECONDS)
+        run_child(f"{__name__}:load_aloud", document, title="Loading the model again", timeout_seconds=_LOAD_SECONDS)
     except ChildEndedError as ended:
         said = [line for line in ended.log_lines if _LOAD_ERROR in line]
         return said[0].partition(_LOAD_ERROR)[2].strip()[:300] if said else ""

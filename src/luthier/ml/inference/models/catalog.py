@@ -149,7 +149,7 @@ def _how_to_ask(repository: str) -> str:
     wanted = repository.partition("@")[0].casefold()
     known = [e.name for e in entries().values() if (e.hub or "").partition("@")[0].casefold() == wanted]
     return (
-        f"ask for {known[0]}, its name in the catalogue" if known else f"if it is on the hub, ask for hub:{repository}"
+        f"use {known[0]}, its name in the catalogue" if known else f"if it is on the hub, use hub:{repository}"
     )
 
 

@@ -82,7 +82,8 @@ def explained(
         return failed(
             f"{hub} refuses {_token_name()} for {what or repo} (HTTP {status})",
             expected="a valid token that may read this repository",
-            do=f"make a token with read access on {hub}/settings/tokens (a fine-grained one needs read access to gated "
+            do=f"create a token with read access on {hub}/settings/tokens (a fine-grained one needs read access to "
+            "gated "
             f"repositories, too) and set HF_TOKEN to it; for a public {kind} leave the token out",
         )
     if status in (401, 403):
@@ -116,7 +117,7 @@ def _gated(repo: str, hub: str, kind: RepositoryKind) -> ModelSourceError | Data
 
 
 def _how_to_sign_in(hub: str) -> str:
-    return f"make a token with read access on {hub}/settings/tokens, set HF_TOKEN to it, and try again"
+    return f"create a token with read access on {hub}/settings/tokens, set HF_TOKEN to it, and try again"
 
 
 def _token_name() -> str:
@@ -232,7 +233,8 @@ def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
     present = sum(_present_bytes(folder, file) for file in model.files)
     if total - present > (free := shutil.disk_usage(folder).free):
         raise StorageFullError(
-            f"{model.repo} has {total - present:,} bytes still to come, the disk of {folder} has {free:,} bytes left",
+            f"{model.repo} has {total - present:,} bytes left to download, the disk of {folder} has {free:,} bytes "
+            "left",
             expected="room for the whole model",
             do="free some space, pass --home on a larger disk, or choose a smaller model",
         )

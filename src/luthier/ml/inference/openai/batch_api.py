@@ -448,7 +448,7 @@ class OpenAIBatchEngine:
         try:
             document = answer.json()
         except ValueError as error:
-            raise self._no_api(f"{path} is no JSON: {server_words(answer, self._key)}") from error
+            raise self._no_api(f"{path} is not JSON: {server_words(answer, self._key)}") from error
         if not isinstance(document, dict):
             raise self._no_api(f"{path} is no object")
         return document

@@ -48,8 +48,8 @@ from luthier.ml.planning.roi.flows import (
 TONES: Final[Mapping[Answer, Tone]] = {"yes": "good", "no": "bad", "open": "open"}
 BADGES: Final = {"yes": "worth it", "no": "not worth it", "open": "not settled"}
 CANNOT_KNOW: Final = (
-    "Whether your ranges are right. They are the answer: a range that is too narrow gives an answer that is too sure.",
-    "Inputs that move together. Each is drawn on its own, even where more calls would come with less value each.",
+    "Whether your ranges are right. The answer follows from them: a range that is too narrow makes it too certain.",
+    "Inputs that move together. Each is sampled on its own, even where more calls would mean less value per call.",
     "Prices next month, a better base model next month, and what your competitors do.",
     "What a wrong answer costs beyond the value of a right one: law, harm, trust. Put that into the value.",
     "What the work teaches you, and what else the data would be good for.",
@@ -221,12 +221,12 @@ def _headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[
     if answer == "yes":
         back = words.months(tuned.payback_months.typical)
         soon = "at once" if back.startswith("0 ") else f"after {back}"
-        return f"Yes: it is worth {value}, and what was spent is back {soon}."
+        return f"Yes: it is worth {value}, and its cost is paid back {soon}."
     if answer == "open":
         return f"Not settled: {_doubt(tuned, alternatives, within)}."
     # The plainest reason comes first: the others would be true as well, but miss the point.
     if case.calls.per_month.high == 0:
-        return "No: there are no calls, so nothing can come back."
+        return "No: there are no calls, so nothing can be paid back."
     if tuned.probability_pays < EVEN:
         return f"No: {_loss(case, tuned)}"
     if within is not None and within < EVEN:
@@ -267,13 +267,13 @@ def reasons(
     )
     if case.months_until_launch.typical >= case.horizon_months:
         found.append(
-            f"It is in use after {words.months(case.months_until_launch.typical)}: nothing can come back in "
+            f"It is in use after {words.months(case.months_until_launch.typical)}: nothing can be paid back in "
             f"{_horizon(case)}."
         )
     # A gain that is surely below zero is already in the figures above.
     if tuned.gain.low <= 0 < tuned.gain.high:
         low, high = words.points(tuned.gain.low), words.points(tuned.gain.high)
-        found.append(f"That it is more accurate at all is not certain: {low} to {high}.")
+        found.append(f"It is not certain that it is more accurate at all: {low} to {high}.")
     found += _of_alternatives(case, alternatives)
     if not alternatives and answer != "no":
         found.append("No simpler way was priced, so it is compared with doing nothing only.")
@@ -321,7 +321,7 @@ def changes(answer: Answer, turning: Sequence[BreakEven], tornado: Sequence[Bar]
     found = [one.sentence for one in turning]
     if answer == "open" and tornado:
         # The longest bar of the tornado comes first.
-        found.insert(0, f"Know this better first, it moves the value most: {tornado[0].title}.")
+        found.insert(0, f"Learn more about this first, as it changes the value most: {tornado[0].title}.")
     return tuple(found)
 
 
@@ -329,7 +329,7 @@ def _loss(case: Case, tuned: Priced) -> str:
     if tuned.per_month.typical <= 0:
         each = _money(-tuned.per_month.typical, case)
         lost = "earns nothing" if tuned.per_month.typical == 0 else f"costs {each} more than it earns"
-        return f"each month {lost}, so what is spent never comes back."
+        return f"each month {lost}, so its cost is never paid back."
     if tuned.value.typical <= 0:
         back = words.months(tuned.payback_months.typical)
         return (
@@ -417,7 +417,7 @@ def notes(case: Case, measured: MeasuredGains | None, economy: Economy, values: 
 
 def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
     if case.tuned.alone is not None or case.verdict.alone_at is not None:
-        yield "Today's way is taken to be as right on the rest as on all cases; the rest is often harder."
+        yield "Today's way is assumed to be as accurate on the rest as on all cases; the rest is often harder."
     if measured is None:
         what = "What it answers alone" if case.tuned.alone is not None else "The accuracy gain"
         yield f"{what} is assumed, not measured: train, then pass --verdict RUN."
@@ -436,7 +436,8 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
         f"held-out rows; today's way is {measured.today}{ending}."
     )
     if measured.today_kind == "given":
-        yield "Today's accuracy is of other rows than the tuned model's: the gain is less sure than a paired one."
+        yield "Today's accuracy was measured on other rows than the tuned model's: the gain is less certain than a "
+            "paired one."
     if case.verdict.correct_per_point is not None:
         point = case.verdict.correct_per_point.typical
         yield (

@@ -48,14 +48,14 @@ ALONE: Final = (
 )
 DEFAULTS: Final = (
     Default("tuned.cost_per_call", 0, 0.001, 0.01, "an answer of a small model on a computer of your own"),
-    Default("people.preparation_hours", 2, 6, 20, "hours of getting the rows together"),
+    Default("people.preparation_hours", 2, 6, 20, "hours of collecting the rows"),
     Default("people.annotation_hours", 0, 4, 20, "hours of labelling rows that have no answer yet"),
-    Default("people.review_hours", 1, 3, 8, "hours of looking through the rows"),
+    Default("people.review_hours", 1, 3, 8, "hours of reviewing the rows"),
     Default("training.cost", 0, 5, 50, "trainings until it is right, on a computer of your own or rented"),
     Default("evaluation.hours", 1, 2, 6, "hours of reading its answers before it is used"),
     Default("upkeep.retrain_every_months", 3, 6, 12, "months until it is trained again"),
     Default("upkeep.work_hours_per_retraining", 1, 3, 8, "hours of work for that"),
-    Default("upkeep.review_hours_per_month", 0.5, 1, 4, "hours a month of looking at what it answers"),
+    Default("upkeep.review_hours_per_month", 0.5, 1, 4, "hours a month of reviewing its answers"),
 )
 
 
@@ -218,6 +218,6 @@ def _put(document: dict[str, Any], key: str, value: dict[str, float]) -> None:
 def _named(taken: Sequence[Default], currency: str) -> str:
     listed = "; ".join(f"{one.words}: {one.low:g} to {one.high:g} ({one.key})" for one in taken)
     return (
-        f"Assumed, since it was not given, and not from any statistic (money in {currency}): {listed}. Write a case "
-        "file to say them yourself (docs/roi.md)."
+        f"Assumed, as it was not given, and not taken from any statistic (money in {currency}): {listed}. Write a "
+        "case file to set them yourself (docs/roi.md)."
     )

@@ -90,8 +90,9 @@ _ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sh
 
 _LABELLED: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt")
 _PAIRS: Final[tuple[Shape, ...]] = ("preference",)
-_BETA: Final = (0.1, "how fast leaving the start is punished; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)")
-_SMOOTHING: Final = (0.0, "labels are taken as they are; 0.1 says that one in ten is the wrong way round")
+_BETA: Final = (0.1, "how strongly moving away from the start is penalised; 0.01 to 0.5 is usual (Rafailov et al., "
+    "2023, section 6)")
+_SMOOTHING: Final = (0.0, "labels are used as they are; 0.1 assumes that one in ten is reversed")
 # A factor on the method's own rate: an absolute rate would be wrong for full fine-tuning.
 _SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
 _EACH: Final = (1.0, "both kinds have equal weight; give a much rarer kind more (KTO, section 4.1)")
@@ -264,23 +265,23 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         },
         _PAIRS,
         rows_per_unit=2,
-        learning_rate_factor=(0.05, "nothing holds it near the start, so it goes slower than DPO"),
+        learning_rate_factor=(0.05, "nothing keeps it near the start, so its rate is lower than that of DPO"),
         name="SimPO",
         summary="Learn preferences by likelihood a token, without a reference.",
         implementation="luthier.ml.training.objectives.preference:Simpo",
         learns_preferences=True,
     ),
     "grpo": ObjectiveRules(
-        "reinforcement: the model's own answers, graded against each other",
+        "reinforcement learning: the model's own answers, graded against each other",
         {
-            "rewards": (None, "what an answer is worth"),
+            "rewards": (None, "the value of an answer"),
             "num_samples": (
                 8,
-                "fewer make the group's mean a poor measure; 16 and more cost as many times the drawing",
+                "fewer make the group's mean a poor estimate; 16 and more multiply the cost of sampling",
             ),
             "temperature": (
                 1.0,
-                "answers are drawn as the model gives them: the gradient is that of what it really writes",
+                "answers are sampled from the model as it is, so the gradient is that of what it really writes",
             ),
             "max_new_tokens": (NEW_TOKENS, "longer answers are cut, learned from as they are, and counted as cut"),
             "kl_weight": (
@@ -295,12 +296,13 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
             ),
         },
         _LABELLED,
-        learning_rate_factor=(0.2, "gradients of a few drawn answers are noisy: a fifth of the rate of given ones"),
+        learning_rate_factor=(0.2, "gradients of a few sampled answers are noisy: a fifth of the rate for given "
+            "answers"),
         required=("rewards",),
         takes_dropout=False,
         needs_adapter_for="kl_weight",
         name="GRPO",
-        summary="Reinforcement: draws answers and learns from how they are graded.",
+        summary="Reinforcement learning: samples answers and learns from their grades.",
         implementation="luthier.ml.training.objectives.grpo:Grpo",
         sees_step=True,
     ),

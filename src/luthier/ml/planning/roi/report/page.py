@@ -61,7 +61,7 @@ def tornado_spec(result: RoiResult) -> Bars:
     ends = [end for bar in bars for end in (bar.value_at_low, bar.value_at_high)]
     return Bars(
         "chart-tornado",
-        "What it hangs on",
+        "What it depends on",
         _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", ends),
         [_tornado_bar(bar, typical, currency) for bar in bars],
         limit=Mark(typical, "", role="ink", is_dashed=False),
@@ -151,7 +151,7 @@ def draws_spec(result: RoiResult) -> Plot:
     low, high = (words.money(end, currency) for end in (result.tuned.value.low, result.tuned.value.high))
     return Plot(
         "chart-draws",
-        "How the draws fall",
+        "Distribution of the draws",
         _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", [edges[0], edges[-1]]),
         Axis("", low=0.0, is_shown=False),
         series,

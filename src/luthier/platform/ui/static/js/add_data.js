@@ -108,7 +108,7 @@ class Upload {
     const isRead = ({ path }) => suffixes.some((suffix) => path.toLowerCase().replace(/\.gz$/, "").endsWith(suffix));
     if (!found.some(isRead)) {
       const first = found.length > 1 ? t("{path} and {count} more", { path: found[0].path, count: found.length - 1 }) : found[0].path;
-      return this.tell(t("{path}: no kind of file that is read", { path: first }), t("a file that ends in {suffixes}", { suffixes: suffixes.join(", ") }), t("save it as one of these kinds, for example as PDF or CSV"));
+      return this.tell(t("{path}: not a supported kind of file", { path: first }), t("a file that ends in {suffixes}", { suffixes: suffixes.join(", ") }), t("save it as one of these kinds, for example as PDF or CSV"));
     }
     if (found.length === 1 && found[0].file.size === 0) return this.tell(t("{path} is empty", { path: found[0].path }), t("a file with content"), t("check how it was written"));
     if (found.length > mostFiles) return this.tell(t("{count} files", { count: counted(found.length) }), t("at most {count} at once", { count: counted(mostFiles) }), t("put them into one ZIP file, or add them in parts"));
@@ -134,7 +134,7 @@ class Upload {
       const left = seconds > 1 && share < 1 ? ` · ${t("about {time} left", { time: duration((event.total - event.loaded) / rate) })}` : "";
       this.words.textContent = `${t("{part} of {whole}", { part: size(event.loaded), whole: size(event.total) })} · ${size(Math.round(rate))}/s${left}`;
       const quarter = Math.floor(share * 4);
-      if (quarter > heard && quarter < 4) { heard = quarter; this.said.textContent = t("{percent} percent are sent", { percent: quarter * 25 }); }
+      if (quarter > heard && quarter < 4) { heard = quarter; this.said.textContent = t("{percent} percent sent", { percent: quarter * 25 }); }
     });
     request.upload.addEventListener("load", () => {
       this.bar.removeAttribute("value");

@@ -28,7 +28,7 @@ function hasBegun() {
   return document.querySelector('#desk [data-edit="begun"]') !== null || [...document.querySelectorAll("#desk [data-edit] textarea")].some((one) => one.value !== one.defaultValue);
 }
 document.addEventListener("click", (event) => {
-  if (!event.target.closest?.("#desk a") || !hasBegun() || confirm(Luthier.t("Leave the edit without keeping it?"))) return;
+  if (!event.target.closest?.("#desk a") || !hasBegun() || confirm(Luthier.t("Leave without saving the edit?"))) return;
   event.preventDefault();
   event.stopImmediatePropagation();
 }, true);

@@ -23,7 +23,7 @@ function lookAgain() {
       if (steps) document.getElementById("steps")?.replaceWith(document.adoptNode(steps));
       document.querySelector("aside form button[disabled]")?.removeAttribute("disabled");
       window.Luthier?.charts?.startAll(document);
-      document.getElementById("said").textContent = Luthier.t("It is done.");
+      document.getElementById("said").textContent = Luthier.t("Done.");
     } catch { lookAgain(); /* the server may be restarting */ }
   }, 1000);
 }

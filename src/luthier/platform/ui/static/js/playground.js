@@ -235,7 +235,7 @@ async function answerAll(asked) {
   const began = Date.now(), send = form.querySelector('[value="send"]'), stop = form.querySelector("[data-stop]");
   const tell = () => {
     const seconds = Math.round((Date.now() - began) / 1000), waiting = asked.some((side) => side.isBusy && side.state === "waiting");
-    const words = !waiting || seconds < 2 ? "" : Luthier.t("Waiting: a model that was not used for a while is loaded first, which takes some seconds.");
+    const words = !waiting || seconds < 2 ? "" : Luthier.t("Waiting: a model that was idle for a while is loaded first, which takes a few seconds.");
     if (status.textContent !== words) status.textContent = words;
   };
   const timer = setInterval(tell, 500);
