@@ -252,6 +252,20 @@ def test_a_call_without_an_id_gets_one(stream_engine, server):
             {"index": 1, "id": "b", "name": "g"},
             {"index": 1, "name": "g", "arguments": "{}"},
         ],
+        # As older versions of vLLM for a tool that is required by name: each chunk has an id of its own, the last too.
+        [
+            {"index": 0, "id": "a", "name": "f", "arguments": '{"n"'},
+            {"index": 0, "id": "b", "name": "f", "arguments": ": 1"},
+            {"index": 0, "id": "c", "name": "f", "arguments": "}"},
+            {"index": 0, "id": "d", "name": "f", "arguments": ""},
+            {"index": 1, "id": "g", "name": "g", "arguments": "{}"},
+        ],
+        # Another tool at the index of one without arguments.
+        [
+            {"index": 0, "name": "f", "arguments": '{"n": 1}'},
+            {"index": 0, "name": "g", "arguments": ""},
+            {"index": 0, "arguments": "{}"},
+        ],
         # Indices that do not begin at 0.
         [
             {"index": 1, "id": "a", "name": "f", "arguments": '{"n": 1}'},

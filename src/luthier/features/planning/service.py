@@ -25,7 +25,7 @@ from luthier.core.dataset import (
 )
 from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.plan import DataPlan, Plan
-from luthier.core.recipe import Recipe
+from luthier.core.recipe import Recipe, TrainingRecipe
 from luthier.features.planning.added_rows import canaries_plan, replay_plan
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.evaluation_plan import with_judging
@@ -174,6 +174,21 @@ def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path 
         RequestError: The rehearsal of the plan fails.
     """
     return prepare(context, recipe, base_dir=base_dir, prices=prices).plan
+
+
+def with_batch_and_rate(recipe: Recipe, plan: Plan) -> Recipe:
+    """The recipe with the batch size and the learning rate of a plan.
+
+    The defaults of both depend on the number of rows, the objective, the number of processes and the version, so that
+    runs which are compared would differ in more than they should.
+
+    Args:
+        recipe: The request.
+        plan: Of the run that it is compared with.
+    """
+    training = recipe.training or TrainingRecipe()
+    same = {"global_batch_size": plan.training.global_batch_size, "learning_rate": plan.training.learning_rate}
+    return recipe.model_copy(update={"training": training.model_copy(update=same)})
 
 
 def prepare(

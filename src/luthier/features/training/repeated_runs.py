@@ -22,7 +22,7 @@ from luthier.core.run import RunRecord
 from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, LearningCurve
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.quotes import quote_of
-from luthier.features.planning.service import Prepared, prepare
+from luthier.features.planning.service import Prepared, prepare, with_batch_and_rate
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.training.service import resume, train_prepared
 from luthier.platform.home.context import Context
@@ -127,14 +127,11 @@ def _with_settings(recipe: Recipe, whole: Plan) -> Recipe:
     The defaults for few rows are others, and a limit of steps would be more passes over a share of them: both bend the
     curve.
     """
-    training = recipe.training or TrainingRecipe()
-    same: dict[str, float | None] = {
-        "global_batch_size": whole.training.global_batch_size,
-        "learning_rate": whole.training.learning_rate,
-    }
-    if training.max_steps is not None:
-        same |= {"max_steps": None, "epochs": whole.training.num_steps / whole.training.num_steps_per_epoch}
-    return recipe.model_copy(update={"training": training.model_copy(update=same)})
+    recipe = with_batch_and_rate(recipe, whole)
+    if recipe.training is None or recipe.training.max_steps is None:
+        return recipe
+    passes = {"max_steps": None, "epochs": whole.training.num_steps / whole.training.num_steps_per_epoch}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=passes)})
 
 
 def _share(planned: Estimate, hours: float | None, num_rows: int) -> float:
@@ -286,9 +283,11 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
     if data.split_seed is None and (takes_own or takes_general):
         # Otherwise another seed would be another split and train on rows that are held out here.
         data = data.model_copy(update={"split_seed": plan.training.seed})
+    # A version or a machine with other defaults would train something else, and not another seed of the same.
+    same = with_batch_and_rate(plan.recipe.model_copy(update={"data": data}), plan)
     for seed in range(plan.training.seed + 1, plan.training.seed + 1 + num):
-        training = (plan.recipe.training or TrainingRecipe()).model_copy(update={"seed": seed})
-        recipe = plan.recipe.model_copy(update={"training": training, "data": data})
+        training = (same.training or TrainingRecipe()).model_copy(update={"seed": seed})
+        recipe = same.model_copy(update={"training": training})
         wanted = _content(recipe, plan)
         done = (one.run_id for one in context.runs.list() if one.status == "succeeded")
         known = next((one for one in done if _content_of(context.runs.plan(one)) == wanted), None)
@@ -340,6 +339,7 @@ def _content(recipe: Recipe, plan: Plan) -> tuple[Recipe, object]:
     data = recipe.data.with_files({name: digests.get(name.partition("[")[0], file) for name, file in named.items()})
     teacher = plan.objective.teacher
     return (
-        recipe.model_copy(update={"data": data, "base_model": plan.base_model.sha256}),
+        # With the values of the plan: a recipe that leaves them open is another one under other defaults.
+        with_batch_and_rate(recipe, plan).model_copy(update={"data": data, "base_model": plan.base_model.sha256}),
         teacher and (teacher.sha256, teacher.adapter_sha256),
     )

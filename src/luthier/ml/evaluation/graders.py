@@ -347,7 +347,9 @@ def score_in(said: str, low: float, high: float) -> float | None:
     try:
         found = float(said if result is None else result)
     except (TypeError, ValueError):
-        match = _NUMBER.search(said) if result is None else None
+        # As 8/10, also where it is the result.
+        text = said if result is None else result
+        match = _NUMBER.search(text) if isinstance(text, str) else None
         if match is None:
             return None
         found = float(match[0].replace(",", "" if _THOUSANDS.match(match[0]) else "."))

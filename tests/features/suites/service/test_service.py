@@ -14,6 +14,7 @@ from luthier.core.errors import ConflictError, DataError, LeakageError, NotFound
 from luthier.core.results.suite import SuiteResult
 from luthier.features.models.store import TunedModel
 from luthier.features.planning.evaluation_plan import training_examples
+from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import recipe_from
 from luthier.features.release_gates.service import newest_suites
 from luthier.features.suites import service as suites
@@ -21,6 +22,7 @@ from luthier.features.suites.definition import Seen, general_tasks
 from luthier.features.suites.service import run_suite
 from luthier.features.training.repeated_runs import runs_of_other_seeds
 from luthier.features.training.service import train
+from luthier.ml.planning import defaults
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, serving
 
@@ -312,3 +314,26 @@ def test_trainings_with_other_seeds_are_of_the_project_of_the_run(context: Conte
     made = set(runs_of_other_seeds(context, theirs.run_id, 3)) - known
     assert {context.runs.project_of(one) for one in made} == {"proj-seeds"}
     assert context.owner_project_id is None
+
+
+def test_other_seeds_have_the_batch_size_and_the_rate_of_the_run_whatever_the_defaults_are_by_now(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", [chat_row(n) for n in range(20)])
+    training = {"epochs": 1, "precision": "float32", "num_threads": 1}
+    document = {"base_model": str(tiny_model), "data": {"train": "rows.jsonl"}, "training": training}
+    recipe = recipe_from(document, base_dir=tmp_path)
+    with Context.open(tmp_path / "home") as context:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(defaults, "SMALL_BATCH_SIZE", (4, "an earlier default"))
+            earlier.setattr(defaults, "SHORT_RUN_FACTOR", (1.0, "an earlier default"))
+            first = train(context, recipe, base_dir=tmp_path).record.run_id
+        (second,) = runs_of_other_seeds(context, first, 1)
+        then, now = (context.runs.plan(one).training for one in (first, second))
+        today = make_plan(context, recipe, base_dir=tmp_path).training
+        assert (today.global_batch_size, then.global_batch_size, now.global_batch_size) == (8, 4, 4)
+        assert (then.num_steps, now.num_steps) == (5, 5)
+        assert today.learning_rate == pytest.approx(1.5 * then.learning_rate)
+        assert now.learning_rate == then.learning_rate
+        assert now.seed == then.seed + 1
+        assert runs_of_other_seeds(context, first, 1) == [second], "it is known by its values"

@@ -19,6 +19,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, LeakageError, LuthierError, RecipeError, RequestError
 from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER, Student
+from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.features.workflows.distillation import rows as student_judging
@@ -165,6 +166,26 @@ def test_an_equal_run_of_another_project_is_not_taken_for_its_own(
         assert one.weights_sha256 == other.weights_sha256
         assert context.runs.project_of(one.run_id) == "default"
         assert context.runs.project_of(other.run_id) == project_id
+
+
+def test_without_values_in_the_recipe_both_have_the_batch_size_and_the_rate_of_the_one_without_a_teacher(
+    context: Context, tiny_model: Path, rows: Path, recipe: Callable[..., Path]
+) -> None:
+    """For so few rows the defaults of plain fine-tuning are others than those of a distillation."""
+    training = {"epochs": 1, "precision": "float32", "num_threads": 1}
+    file = recipe(training=training, evaluation={"metrics": ["exact_match"], "max_new_tokens": 4})
+    student = distil(context, DistilRequest(str(tiny_model), str(tiny_model), rows, kind="logit", recipe=file))
+    assert student.taught is not None
+    assert student.alone is not None
+    plans = [context.runs.plan(one.run_id) for one in (student.taught, student.alone)]
+    assert [plan.objective.name for plan in plans] == ["distillation", "sft"]
+    gold = {"train": str(context.home / "students" / student.student_id / "gold.jsonl")}
+    plain = recipe_from({"base_model": str(tiny_model), "data": gold, "training": training}, base_dir=Path())
+    expected = make_plan(context, plain, base_dir=Path()).training
+    assert expected.num_steps == 4, "32 rows, 8 in a step"
+    for plan in plans:
+        assert (plan.training.global_batch_size, plan.training.num_steps) == (8, 4)
+        assert plan.training.learning_rate == expected.learning_rate
 
 
 @pytest.mark.parametrize(

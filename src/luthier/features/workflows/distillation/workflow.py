@@ -282,10 +282,19 @@ def _judging(spec: DistilSpec) -> EvaluationRecipe | None:
 
 
 def _side_recipe(run: WorkflowRun, side: Side) -> Recipe:
-    rows = run.outcome("answers", StudentRows)
+    """The recipe of one training: both have the batch size and the learning rate of the student without the teacher.
+
+    Their defaults depend on the objective, and the two would differ in more than the teacher.
+    """
+    from luthier.features.planning.service import make_plan, with_batch_and_rate
+
+    rows, is_logit = run.outcome("answers", StudentRows), run.spec.kind == "logit"
+    alone = _recipe(run.spec, rows.gold, teacher=None)
     if side == "alone":
-        return _recipe(run.spec, rows.gold, teacher=None)
-    return _recipe(run.spec, rows.taught, teacher=run.spec.teacher if run.spec.kind == "logit" else None)
+        # As the other one was trained, perhaps by a version with other defaults.
+        return with_batch_and_rate(alone, run.context.runs.plan(run.outcome("taught", Trained).run_id))
+    taught = _recipe(run.spec, rows.taught, teacher=run.spec.teacher if is_logit else None)
+    return with_batch_and_rate(taught, make_plan(run.context, alone, base_dir=run.folder)) if is_logit else taught
 
 
 def _recipe(spec: DistilSpec, rows: Path, *, teacher: str | None) -> Recipe:

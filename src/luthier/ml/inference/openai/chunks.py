@@ -260,9 +260,17 @@ class ChunkReader:
 
 @dataclass(slots=True)
 class _Begun:
-    """A call that has begun. number: of the call in the answer; sent_id: as the server names it, empty for no id."""
+    """A call that has begun.
+
+    Attributes:
+        number: of the call in the answer.
+        name: of the tool.
+        sent_id: as the server names the call; empty for no id.
+        arguments: so far.
+    """
 
     number: int
+    name: str
     sent_id: str
     arguments: str = ""
 
@@ -280,10 +288,12 @@ class _Calls:
 
     Some servers give every call of an answer the index 0, or none, and some repeat the name in each chunk. So a call
     begins with the first name at an index, and with a name that comes there with another id, or with arguments behind
-    those that are complete.
+    those that are complete. Older versions of vLLM give each chunk of a call that was required by name an id of its
+    own: an id that changes before the arguments are complete says nothing.
     """
 
     def __init__(self) -> None:
+        self._ids_change = False
         self._begun: dict[int, _Begun] = {}  # by the index that the server sends: the last one
         self._num = 0
 
@@ -297,23 +307,25 @@ class _Calls:
         name, arguments = function.get("name") or None, function.get("arguments") or ""
         index, sent_id = int(call.get("index", 0)), str(call.get("id") or "")
         known = self._begun.get(index)
-        if known is not None and (name is None or not _is_another(known, sent_id, arguments)):
+        if known is not None and (name is None or not self._is_another(known, name, sent_id, arguments)):
             known.arguments += arguments
             return CallPiece(index=known.number, arguments=arguments)
         if name is None:
             raise ValueError("goes on with a call of a tool that has not begun")
-        self._begun[index] = _Begun(self._num, sent_id, arguments)
+        self._begun[index] = _Begun(self._num, name, sent_id, arguments)
         self._num += 1
         # Some servers send no id: results could not be told apart.
         call_id = sent_id or f"call_{uuid.uuid4().hex[:24]}"
         return CallPiece(index=self._num - 1, call_id=call_id, name=name, arguments=arguments)
 
-
-def _is_another(known: _Begun, sent_id: str, arguments: str) -> bool:
-    """Whether a name at the index of a call begins another one."""
-    if sent_id and known.sent_id:
-        return sent_id != known.sent_id
-    return bool(arguments) and known.is_whole()
+    def _is_another(self, known: _Begun, name: str, sent_id: str, arguments: str) -> bool:
+        """Whether a name at the index of a call begins another one."""
+        if name != known.name:
+            return True
+        if sent_id and known.sent_id and not self._ids_change:
+            self._ids_change = sent_id != known.sent_id and bool(known.arguments) and not known.is_whole()
+            return sent_id != known.sent_id and not self._ids_change
+        return bool(arguments.strip()) and known.is_whole()
 
 
 def _tokens_of(reported: Any, offset: int, num_top: int | None) -> list[WrittenToken]:
