@@ -165,7 +165,8 @@ def _kept(question: Question, reply: Generation) -> Answered:
     try:
         calls = tuple(tool_call(f"tool_calls[{n}]", call) for n, call in enumerate(reply.tool_calls))
     except BadFieldError as error:
-        return Answered(question, reply.text, "bad_call", f"the teacher called a tool, and {error.field} {error.reason}")
+        words = f"the teacher called a tool, and {error.field} {error.reason}"
+        return Answered(question, reply.text, "bad_call", words)
     return Answered(question, reply.text, thought=reply.reasoning, tool_calls=calls)
 
 
