@@ -64,11 +64,12 @@ class CallPlaces:
         while self._waiting:
             place, token = self._waiting[0]
             end = place + max(1, len(token.chosen.token))
-            if end > len(self._is_text) and not is_last:
+            kinds = self._is_text[place:end]
+            # One character of the text is enough: it is shown now, and the rest may be held back for long.
+            if not any(kinds) and end > len(self._is_text) and not is_last:
                 break
             # A token without text of its own, such as a hidden one at the end, is of what is before it.
-            kinds = self._is_text[place:end] or self._is_text[-1:] or b"\1"
-            if any(kinds):
+            if any(kinds or self._is_text[-1:] or b"\1"):
                 found.append(token)
             del self._waiting[0]
         return tuple(found)
