@@ -28,7 +28,7 @@ from luthier.ml.planning.communication import FSDP_OVERLAP, bubble, communicatio
 from luthier.ml.planning.devices import Family, family_of
 from luthier.ml.planning.inference_cost import judging_seconds as _judging_seconds
 from luthier.ml.planning.inference_cost import rollout_seconds
-from luthier.ml.planning.workload import AttentionKind, Workload
+from luthier.ml.planning.workload import AttentionKind, Workload, widths_of
 
 if TYPE_CHECKING:
     from luthier.ml.planning.predict import Calibration
@@ -237,7 +237,7 @@ def _logit_traffic_bytes(workload: Workload) -> float:
 
 def _adapter_bytes(workload: Workload) -> float:
     """Bytes that the thin products of adapters move in a step, all devices together."""
-    widths = sum(layer.num_inputs + layer.num_outputs for layer in workload.targeted)
+    widths = widths_of(workload.targeted)
     passes = _ADAPTER_PASSES * (4.0 / 3.0 if workload.gradient_checkpointing else 1.0)
     return workload.batches.num_computed * widths * workload.element_bytes * passes
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.ml.planning.batch_shapes import BLOCK_SCORES, BLOCK_TOKENS, KEPT_MAX_TOKENS, blocked_keys
-from luthier.ml.planning.workload import Workload
+from luthier.ml.planning.workload import Workload, kinds_of
 
 _FP32: Final = 4.0
 CHUNK_ROWS: Final = 512
@@ -188,9 +188,7 @@ def _keeps_input(workload: Workload, *kinds: str) -> bool:
     """Whether any of these matrices keeps what it is given: where it is trained or carries an adapter."""
     if workload.method == "full":
         return True
-    targeted = {layer.kind for layer in workload.targeted}
-    known = {layer.kind for layer in workload.structure.linear_layers}
-    return any(kind in targeted for kind in kinds) or not known
+    return not kinds_of(workload.targeted).isdisjoint(kinds) or not workload.structure.linear_layers
 
 
 def _norm_saved_bytes(workload: Workload, width: float) -> float:
@@ -240,7 +238,7 @@ def _attention(workload: Workload, length: int) -> float:
     s, e = workload.structure, workload.element_bytes
     query, key = s.num_heads * s.head_size, s.num_kv_heads * s.head_size
     # values cut out of one product of queries, keys and values keep the whole of it, and the answer is copied once
-    is_cut = any(layer.kind in FUSED_QUERIES for layer in s.linear_layers)
+    is_cut = not kinds_of(s.linear_layers).isdisjoint(FUSED_QUERIES)
     values = query + 2 * key if is_cut else key
     window = min(length, s.sliding_window or length)
     if workload.attention == "eager":  # keys and values are copied to every head; softmax in fp32, then rounded
@@ -275,7 +273,7 @@ def _mlp(workload: Workload) -> float:
 
 def _has_gate_kernel(workload: Workload) -> bool:
     s = workload.structure
-    is_cut = any(layer.kind == "gate_up_proj" for layer in s.linear_layers)  # one product of both: no kernel of ours
+    is_cut = "gate_up_proj" in kinds_of(s.linear_layers)  # one product of both: no kernel of ours
     return workload.has_fused_kernels and s.is_silu_gated and not s.num_experts and not is_cut
 
 
@@ -402,7 +400,7 @@ def _nothing_below(workload: Workload) -> float:
 def _not_again(workload: Workload) -> float:
     """The last product of a layer, which is not computed again unless its adapter or a norm keeps something of it."""
     s = workload.structure
-    if s.num_experts or s.num_norms > 2 or any(layer.kind == "down_proj" for layer in workload.targeted):
+    if s.num_experts or s.num_norms > 2 or "down_proj" in kinds_of(workload.targeted):
         return 0.0
     return 2.0 * s.num_layers * s.hidden_size * s.intermediate_size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 from luthier.core.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.core.errors import RecipeError
@@ -142,7 +142,7 @@ class Workload:
     def adapts_head(self) -> bool:
         """Whether the output head carries an adapter."""
         head = self.structure.outer_layers[-1:]
-        return bool(head) and self.method != "full" and bool(_targeted(head, self.targets))
+        return self.method != "full" and any(_is_target(layer, self.targets) for layer in head)
 
     @property
     def adapter_rank(self) -> int:
@@ -170,7 +170,7 @@ class Workload:
             return self.structure.num_parameters + of_head
         extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
         routed = sum(self.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in self.targeted_experts)
-        return of_head + routed + sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
+        return of_head + routed + self.adapter_rank * (widths_of(self.targeted) + extra * len(self.targeted))
 
     @property
     def element_bytes(self) -> float:
@@ -178,9 +178,60 @@ class Workload:
         return BYTES[self.compute]
 
 
-@lru_cache(maxsize=64)  # called hundreds of times while a quote looks for what fits
-def _targeted(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
-    return tuple(x for x in layers if any(x.name == target or x.name.endswith(f".{target}") for target in targets))
+T = TypeVar("T")
+Layers = tuple[LinearLayer, ...]
+
+
+class ByIdentity(Generic[T]):
+    """A key of a cache for one object, equal to keys of the same object alone; the cache keeps the object.
+
+    What follows from the layers of a model is needed hundreds of times while a quote looks for what fits. They are
+    hundreds of dataclasses: to hash them takes as long as to look through them.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and self.value is other.value
+
+
+def kinds_of(layers: Layers) -> frozenset[str]:
+    """The kinds that these matrices have: `q_proj`, `down_proj`."""
+    return _kinds_of(ByIdentity(layers))
+
+
+def widths_of(layers: Layers) -> int:
+    """Inputs and outputs of these matrices, all together."""
+    return _widths_of(ByIdentity(layers))
+
+
+def _targeted(layers: Layers, targets: tuple[str, ...]) -> Layers:
+    return _targeted_of(ByIdentity(layers), targets)
+
+
+def _is_target(layer: LinearLayer, targets: tuple[str, ...]) -> bool:
+    return any(layer.name == target or layer.name.endswith(f".{target}") for target in targets)
+
+
+@lru_cache(maxsize=64)
+def _kinds_of(layers: ByIdentity[Layers]) -> frozenset[str]:
+    return frozenset(layer.kind for layer in layers.value)
+
+
+@lru_cache(maxsize=64)
+def _widths_of(layers: ByIdentity[Layers]) -> int:
+    return sum(layer.num_inputs + layer.num_outputs for layer in layers.value)
+
+
+@lru_cache(maxsize=64)
+def _targeted_of(layers: ByIdentity[Layers], targets: tuple[str, ...]) -> Layers:
+    return tuple(layer for layer in layers.value if _is_target(layer, targets))
 
 
 def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Batches | None = None) -> Workload:
