@@ -169,11 +169,11 @@ def _measure(configuration: Configuration, work: Path) -> dict[str, Any]:
         watch, keep_event = _Neighbours(), context.runs.append
         others: list[float] = []
 
-        def append(run_id: str, event: Any) -> Any:
+        def append(run_id: str, event: Any, *, reached_step: int | None = None) -> Any:
             fraction = watch.fraction_since_last()
             if isinstance(event, StepDone):
                 others.append(fraction)
-            return keep_event(run_id, event)
+            return keep_event(run_id, event, reached_step=reached_step)
 
         context.runs.append = append  # type: ignore[method-assign]
         outcome = train(context, load_recipe(recipe), base_dir=work)

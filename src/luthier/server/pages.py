@@ -125,8 +125,9 @@ def create_pages(context: Context) -> FastAPI:
     app.state.shown_once, app.state.page_work, app.state.form_drafts = ShownOnce(), PageWork(), FormDrafts()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     app.state.rail, app.state.assignments = Rail(context), Assignments(context)
+    routes = tuple(page_routes())  # hundreds, in order
     # Where a person may be sent back to after signing in.
-    app.state.page_paths = {route.path for route in page_routes() if "GET" in (route.methods or ())}
+    app.state.page_paths = {route.path for route in routes if "GET" in (route.methods or ())}
     add_error_pages(app)
     # The last one is the outermost: a request of another site is refused before its form is looked at.
     app.add_middleware(SubmitOnce)
@@ -135,5 +136,5 @@ def create_pages(context: Context) -> FastAPI:
     app.add_middleware(Policy)
     app.router.routes.append(Mount("/assets", assets, name="assets"))
     # As they are: `include_router` builds each route again, which the first request to it waits for.
-    app.router.routes.extend(page_routes())
+    app.router.routes.extend(routes)
     return app

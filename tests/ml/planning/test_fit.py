@@ -11,6 +11,7 @@ from tests.ml.planning.shapes import accelerator, run_of
 from tests.vacuous import nonempty
 
 from luthier.core.cost import Device
+from luthier.ml.inference.models.structure import LinearLayer
 from luthier.ml.planning.batch_shapes import KEPT_MAX_TOKENS
 from luthier.ml.planning.fit import longest_row, made_to_fit, max_rows, room, ways_to_fit
 from luthier.ml.planning.memory import predict_memory
@@ -51,6 +52,19 @@ def test_a_row_beyond_the_limit_of_kept_probabilities_is_found_though_shorter_on
     device = accelerator((just_below + just_above.value) / 2 / 0.95 / 2**30)
     assert not holds(workload, device, 1, KEPT_MAX_TOKENS)
     assert longest_row(workload, device) > KEPT_MAX_TOKENS
+
+
+def test_what_fits_is_found_without_a_look_through_all_layers_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model has hundreds of them, and some ninety sizes are tried: it was the most of the time that a quote takes."""
+    device = accelerator(24)
+    workload = run_of(device, method="qlora")
+    layers, looked, kind = workload.structure.linear_layers, list[str](), vars(LinearLayer)["kind"].fget
+    expected = room(workload, device, longest_tokens=1000)
+    monkeypatch.setattr(LinearLayer, "kind", property(lambda layer: looked.append(layer.name) or kind(layer)))
+    monkeypatch.setattr(LinearLayer, "__hash__", lambda _: pytest.fail("a layer is hashed"))
+    not_known_yet = replace(workload, structure=replace(workload.structure, linear_layers=(*layers,)))
+    assert room(not_known_yet, device, longest_tokens=1000) == expected
+    assert 0 < len(looked) <= 2 * len(layers)
 
 
 def test_nothing_fits_where_the_weights_do_not() -> None:

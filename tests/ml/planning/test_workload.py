@@ -16,7 +16,7 @@ from luthier.core.errors import LuthierError, RecipeError
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.structure import LinearLayer, Structure, structure_of
 from luthier.ml.planning.batch_shapes import Batches, batches_of
-from luthier.ml.planning.workload import once_for, with_method, with_micro_batch, workload_of
+from luthier.ml.planning.workload import kinds_of, widths_of, with_method, with_micro_batch, workload_of
 
 Make = Callable[..., Any]
 
@@ -227,20 +227,12 @@ def test_nf4_holds_matrices_only_in_four_bits(architecture: Make, make_workload:
 
 def test_what_is_found_of_layers_is_found_once_for_each_structure(structure: Structure, make_workload: Make) -> None:
     """A quote makes many predictions of one structure; another structure has layers of its own."""
-    calls: list[int] = []
-
-    def count(layers: tuple[LinearLayer, ...]) -> int:
-        def find() -> int:
-            calls.append(len(layers))
-            return len(layers)
-
-        return once_for(layers, "test", find)
-
     layers = structure.linear_layers
     fewer = replace(structure, linear_layers=layers[:3])
-    found = [count(layers), count(layers), count(fewer.linear_layers), count(layers)]
-    assert found == [len(layers), len(layers), 3, len(layers)]
-    assert calls == [len(layers), 3]
+    assert [widths_of(one) for one in (layers, fewer.linear_layers, layers)] == [
+        sum(layer.num_inputs + layer.num_outputs for layer in one) for one in (layers, layers[:3], layers)
+    ]
+    assert kinds_of(layers) is kinds_of(layers)
     work = make_workload(structure, targets=("q_proj",), rank=4)
     assert work.targeted is replace(work, num_steps=5).targeted
     assert {layer.kind for layer in nonempty(work.targeted)} == {"q_proj"}

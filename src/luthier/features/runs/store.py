@@ -54,6 +54,19 @@ _LAST: Final = (
     .order_by(events.c.step.desc())
     .limit(1)
 )
+# Each step of a training writes by these.
+_DELETE_EVENT: Final = delete(events).where(
+    events.c.run_id == bindparam("its_id"),
+    events.c.kind == bindparam("its_kind"),
+    events.c.step == bindparam("its_step"),
+    events.c.code == bindparam("its_code"),
+)
+_INSERT_EVENT: Final = insert(events)
+_REACH: Final = (
+    update(runs)
+    .where(runs.c.run_id == bindparam("its_id"))
+    .values(step=bindparam("reached_step"), updated_at=bindparam("its_time"))
+)
 _OWNER = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
 DELETED: Final = 2
 """Of `run_labels.is_archived`: the run was deleted, and its job is still there."""
@@ -146,7 +159,7 @@ class RunStore(Store):
             "report_path": report_path,
         }
         values = {name: value for name, value in given.items() if value is not None}
-        values["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        values["updated_at"] = _present_time()
         with self._write() as connection:
             RUNS.change(connection, run_id, values)
             if result is not None:
@@ -164,17 +177,26 @@ class RunStore(Store):
             changed = update(plans).where(plans.c.run_id == run_id).values(document=plan.model_dump_json())
             connection.execute(changed)
 
-    def append(self, run_id: str, event: Event) -> None:
-        """Add an event. One of the same kind, step and code replaces the old: a step trained again never doubles."""
+    def append(self, run_id: str, event: Event, *, reached_step: int | None = None) -> None:
+        """Add an event. One of the same kind, step and code replaces the old: a step trained again never doubles.
+
+        Args:
+            run_id: The run.
+            event: The event.
+            reached_step: The last step of the run that ended, set in the same transaction. None means no change.
+        """
         _, step, code = _event_key(event)
-        key = (events.c.run_id == run_id, events.c.kind == event.kind, events.c.step == step, events.c.code == code)
+        key = {"its_id": run_id, "its_kind": event.kind, "its_step": step, "its_code": code}
         values = {"run_id": run_id, "kind": event.kind, "step": step, "code": code}
         try:
             with self._write() as connection:
                 # Deleted and inserted, not updated: a replaced event gets a new position, so that watchers see it
                 # again.
-                connection.execute(delete(events).where(*key))
-                connection.execute(insert(events).values(**values, document=event.model_dump_json()))
+                connection.execute(_DELETE_EVENT, key)
+                connection.execute(_INSERT_EVENT, values | {"document": event.model_dump_json()})
+                if reached_step is not None:
+                    moved = {"its_id": run_id, "reached_step": reached_step, "its_time": _present_time()}
+                    connection.execute(_REACH, moved)
         except IntegrityError as error:
             with self._database.read() as connection:
                 raise RUNS.not_found(connection, run_id) from error
@@ -412,6 +434,10 @@ def _named(connection: Connection, record: RunRecord, plan: Plan, own_project: s
 def _event_key(event: Event) -> tuple[str, int, str]:
     """Kind, step and code, of which a run has one event."""
     return event.kind, _step(event), event.code if isinstance(event, WarningRaised) else ""
+
+
+def _present_time() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _step(event: Event) -> int:

@@ -88,9 +88,7 @@ def recorder(
             _tell_of_checkpoint(context, run_id, event.from_step)
         if isinstance(event, RunEnded):
             return  # the record is closed by `_carry_out`, once result, verdict and report are on disk
-        context.runs.append(run_id, event)
-        if isinstance(event, StepDone):
-            context.runs.update(run_id, step=event.step)
+        context.runs.append(run_id, event, reached_step=event.step if isinstance(event, StepDone) else None)
         if listener is not None:
             listener(event)
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, MemoryPrediction
 from luthier.core.estimate import Estimate
-from luthier.ml.inference.models.structure import LinearLayer
+from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import step_counts
 from luthier.ml.planning.communication import keeps_experts_gathered, keeps_gathered
 from luthier.ml.planning.inference_cost import WORKER_BYTES, cache_bytes, judging_bytes
-from luthier.ml.planning.workload import BYTES, OWN, WHOLE_COPIES, Workload, once_for
+from luthier.ml.planning.workload import BYTES, OWN, WHOLE_COPIES, ByIdentity, Layers, Workload
 from luthier.ml.training.optimizers.rules import (
     Matrices,
     OptimizerRules,
@@ -100,16 +101,22 @@ def _state(workload: Workload) -> StateBytes:
 
 
 def _sizes(workload: Workload) -> TrainedSizes:
-    structure = workload.structure
-    if workload.method != "full":
-        rank, layers = workload.adapter_rank, workload.targeted
+    if workload.method == "full":
+        return _full_sizes(ByIdentity(workload.structure), workload.num_trainable)
+    return _adapter_sizes(ByIdentity(workload.targeted), workload.adapter_rank, workload.num_trainable)
 
-        def thin() -> tuple[Matrices, ...]:
-            # An adapter is two thin matrices: A [rank, inputs] and B [outputs, rank].
-            above = [Matrices(1, rank, x.num_inputs) for x in layers]
-            return (*above, *(Matrices(1, x.num_outputs, rank) for x in layers))
 
-        return TrainedSizes(workload.num_trainable, is_full=False, matrices=once_for(layers, ("thin", rank), thin))
+@lru_cache(maxsize=64)
+def _adapter_sizes(targeted: ByIdentity[Layers], rank: int, num_trainable: int) -> TrainedSizes:
+    # An adapter is two thin matrices: A [rank, inputs] and B [outputs, rank].
+    thin = [Matrices(1, rank, x.num_inputs) for x in targeted.value]
+    thin += [Matrices(1, x.num_outputs, rank) for x in targeted.value]
+    return TrainedSizes(num_trainable, is_full=False, matrices=tuple(thin))
+
+
+@lru_cache(maxsize=64)
+def _full_sizes(of: ByIdentity[Structure], num_trainable: int) -> TrainedSizes:
+    structure = of.value
     width, vocabulary = structure.hidden_size, structure.vocabulary_size
     matrices = [Matrices(1, x.num_outputs, x.num_inputs) for x in structure.linear_layers]
     if structure.num_matrix_parameters > _num(structure.linear_layers):
@@ -117,7 +124,7 @@ def _sizes(workload: Workload) -> TrainedSizes:
         num, inner = structure.num_layers * structure.num_experts, structure.intermediate_size
         matrices += [Matrices(num, 2 * inner, width, is_stacked=True), Matrices(num, width, inner, is_stacked=True)]
     return TrainedSizes(
-        workload.num_trainable,
+        num_trainable,
         is_full=True,
         matrices=tuple(matrices),
         tables=(Matrices(1 if structure.ties_embeddings else 2, vocabulary, width),),

@@ -19,6 +19,7 @@ replaces them by this very machine's.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device
@@ -28,7 +29,7 @@ from luthier.ml.planning.communication import FSDP_OVERLAP, bubble, communicatio
 from luthier.ml.planning.devices import Family, family_of
 from luthier.ml.planning.inference_cost import judging_seconds as _judging_seconds
 from luthier.ml.planning.inference_cost import rollout_seconds
-from luthier.ml.planning.workload import AttentionKind, Workload
+from luthier.ml.planning.workload import AttentionKind, ByIdentity, Layers, Workload, widths_of
 
 if TYPE_CHECKING:
     from luthier.ml.planning.predict import Calibration
@@ -237,7 +238,7 @@ def _logit_traffic_bytes(workload: Workload) -> float:
 
 def _adapter_bytes(workload: Workload) -> float:
     """Bytes that the thin products of adapters move in a step, all devices together."""
-    widths = sum(layer.num_inputs + layer.num_outputs for layer in workload.targeted)
+    widths = widths_of(workload.targeted)
     passes = _ADAPTER_PASSES * (4.0 / 3.0 if workload.gradient_checkpointing else 1.0)
     return workload.batches.num_computed * widths * workload.element_bytes * passes
 
@@ -246,17 +247,19 @@ def _dropout_bytes(workload: Workload, device: Device) -> float:
     """Bytes that masks of dropout move in a step; a mask is drawn in every pass over an adapter's input."""
     if not workload.dropout:
         return 0.0
-    inputs = sum(layer.num_inputs for layer in workload.targeted)
-    if device.is_cpu and workload.base == workload.compute:
-        # Plain products of one input are computed together on a CPU, with one mask (ml/training/methods/lora.py).
-        # DoRA's are not; it is counted as LoRA.
-        kinds = {(layer.layer, layer.kind) for layer in workload.targeted}
-        inputs -= sum(
-            layer.num_inputs
-            for layer in workload.targeted
-            if (first := _READS_WITH.get(layer.kind)) and (layer.layer, first) in kinds
-        )
+    # Plain products of one input are computed together on a CPU, with one mask (ml/training/methods/lora.py).
+    # DoRA's are not; it is counted as LoRA.
+    are_joined = device.is_cpu and workload.base == workload.compute
+    inputs = _masked_inputs(ByIdentity(workload.targeted), are_joined=are_joined)
     return workload.batches.num_computed * inputs * (3.0 if workload.gradient_checkpointing else 2.0) * _DROPOUT_BYTES
+
+
+@lru_cache(maxsize=64)
+def _masked_inputs(targeted: ByIdentity[Layers], *, are_joined: bool) -> int:
+    """The inputs for which masks are drawn; one that several matrices read counts once where products are joined."""
+    layers = targeted.value
+    kinds: set[tuple[int | None, str | None]] = {(one.layer, one.kind) for one in layers} if are_joined else set()
+    return sum(layer.num_inputs for layer in layers if (layer.layer, _READS_WITH.get(layer.kind)) not in kinds)
 
 
 def _unpacked_bytes(workload: Workload) -> float:

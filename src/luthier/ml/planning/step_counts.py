@@ -188,8 +188,7 @@ def _keeps_input(workload: Workload, *kinds: str) -> bool:
     """Whether any of these matrices keeps what it is given: where it is trained or carries an adapter."""
     if workload.method == "full":
         return True
-    targeted, known = kinds_of(workload.targeted), kinds_of(workload.structure.linear_layers)
-    return any(kind in targeted for kind in kinds) or not known
+    return not kinds_of(workload.targeted).isdisjoint(kinds) or not workload.structure.linear_layers
 
 
 def _norm_saved_bytes(workload: Workload, width: float) -> float:
@@ -239,7 +238,7 @@ def _attention(workload: Workload, length: int) -> float:
     s, e = workload.structure, workload.element_bytes
     query, key = s.num_heads * s.head_size, s.num_kv_heads * s.head_size
     # values cut out of one product of queries, keys and values keep the whole of it, and the answer is copied once
-    is_cut = any(kind in FUSED_QUERIES for kind in kinds_of(s.linear_layers))
+    is_cut = not kinds_of(s.linear_layers).isdisjoint(FUSED_QUERIES)
     values = query + 2 * key if is_cut else key
     window = min(length, s.sliding_window or length)
     if workload.attention == "eager":  # keys and values are copied to every head; softmax in fp32, then rounded

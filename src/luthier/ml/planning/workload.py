@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeVar
+from functools import lru_cache
+from typing import Final, Generic, Literal, TypeVar
 
 from luthier.core.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.core.errors import RecipeError
@@ -143,7 +143,7 @@ class Workload:
     def adapts_head(self) -> bool:
         """Whether the output head carries an adapter."""
         head = self.structure.outer_layers[-1:]
-        return bool(head) and self.method != "full" and bool(_matching(head, self.targets))
+        return self.method != "full" and any(_is_target(layer, self.targets) for layer in head)
 
     @property
     def adapter_rank(self) -> int:
@@ -171,9 +171,7 @@ class Workload:
             return self.structure.num_parameters + of_head
         extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
         routed = sum(self.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in self.targeted_experts)
-        layers = self.targeted
-        widths = once_for(layers, "widths", lambda: sum(x.num_inputs + x.num_outputs for x in layers))
-        return of_head + routed + self.adapter_rank * (widths + extra * len(layers))
+        return of_head + routed + self.adapter_rank * (widths_of(self.targeted) + extra * len(self.targeted))
 
     @property
     def element_bytes(self) -> float:
@@ -181,44 +179,60 @@ class Workload:
         return BYTES[self.compute]
 
 
-def _targeted(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
-    return once_for(layers, ("targeted", targets), lambda: _matching(layers, targets))
+T = TypeVar("T")
+Layers = tuple[LinearLayer, ...]
 
 
-def _matching(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
-    return tuple(x for x in layers if any(x.name == target or x.name.endswith(f".{target}") for target in targets))
+class ByIdentity(Generic[T]):
+    """A key of a cache for one object, equal to keys of the same object alone; the cache keeps the object.
 
-
-def kinds_of(layers: tuple[LinearLayer, ...]) -> frozenset[str]:
-    """The kinds of some layers, such as `q_proj`."""
-    return once_for(layers, "kinds", lambda: frozenset(layer.kind for layer in layers))
-
-
-_Found = TypeVar("_Found")
-_FOUND: Final[dict[tuple[int, Hashable], tuple[tuple[LinearLayer, ...], Any]]] = {}
-_MAX_FOUND: Final = 256
-
-
-def once_for(layers: tuple[LinearLayer, ...], key: Hashable, find: Callable[[], _Found]) -> _Found:
-    """What is found of some layers, once for each tuple of them.
-
-    A quote makes some seventy predictions while it looks for what fits, and hundreds of layers would be walked, or
-    hashed, several times in each.
-
-    Args:
-        layers: By their identity: those of a structure, or a tuple that was found before.
-        key: What is found of them.
-        find: Finds it.
+    What follows from the layers of a model is needed hundreds of times while a quote looks for what fits. They are
+    hundreds of dataclasses: to hash them takes as long as to look through them.
     """
-    place = (id(layers), key)
-    known = _FOUND.get(place)
-    if known is None or known[0] is not layers:
-        if len(_FOUND) >= _MAX_FOUND:
-            _FOUND.clear()
-        # The tuple is kept, so that no other one gets its id.
-        known = _FOUND[place] = (layers, find())
-    found: _Found = known[1]
-    return found
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and self.value is other.value
+
+
+def kinds_of(layers: Layers) -> frozenset[str]:
+    """The kinds that these matrices have: `q_proj`, `down_proj`."""
+    return _kinds_of(ByIdentity(layers))
+
+
+def widths_of(layers: Layers) -> int:
+    """Inputs and outputs of these matrices, all together."""
+    return _widths_of(ByIdentity(layers))
+
+
+def _targeted(layers: Layers, targets: tuple[str, ...]) -> Layers:
+    return _targeted_of(ByIdentity(layers), targets)
+
+
+def _is_target(layer: LinearLayer, targets: tuple[str, ...]) -> bool:
+    return any(layer.name == target or layer.name.endswith(f".{target}") for target in targets)
+
+
+@lru_cache(maxsize=64)
+def _kinds_of(layers: ByIdentity[Layers]) -> frozenset[str]:
+    return frozenset(layer.kind for layer in layers.value)
+
+
+@lru_cache(maxsize=64)
+def _widths_of(layers: ByIdentity[Layers]) -> int:
+    return sum(layer.num_inputs + layer.num_outputs for layer in layers.value)
+
+
+@lru_cache(maxsize=64)
+def _targeted_of(layers: ByIdentity[Layers], targets: tuple[str, ...]) -> Layers:
+    return tuple(layer for layer in layers.value if _is_target(layer, targets))
 
 
 def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Batches | None = None) -> Workload:

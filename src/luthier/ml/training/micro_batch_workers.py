@@ -223,7 +223,7 @@ class MicroBatchWorkers:
         self._set_mode(is_training=True)
         # From step and number alone: a message holds no rows, and a worker reads the ones that it inherited.
         indices = self._schedule.share(step, 0, 1)[number]
-        seed_random(self._plan, step, micro_batch=number)
+        seed_random(self._plan, step, self._model.device, micro_batch=number)
         micro_batch, prefixes = [self._units[i] for i in indices], self._schedule.shared_tokens(indices)
         losses, batch = accumulate(self._plan, self._model, self._objective, micro_batch, prefixes, divisor)
         return losses, _Counts(batch.num_tokens, batch.num_trained_tokens)

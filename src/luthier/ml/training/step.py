@@ -167,17 +167,22 @@ def split_loss_by_source(measures: Mapping[str, float], loss: float) -> dict[str
 _SEED_STRIDE, _RANK_STRIDE, _MICRO_BATCH_STRIDE = 1_000_003, 7_654_321_987_657, 2_305_843_009_213_967
 
 
-def seed_random(plan: Plan, step: int, *, rank: int = 0, micro_batch: int = 0) -> None:
-    """Seed torch's generator for the random numbers of a step: dropout, noise, and samples of the objective.
+def seed_random(plan: Plan, step: int, device: str, *, rank: int = 0, micro_batch: int = 0) -> None:
+    """Seed torch's generators for the random numbers of a step: dropout, noise, and samples of the objective.
 
     Args:
         plan: has the seed of the run.
         step: steps that are done.
+        device: torch's name of the device that the model is on.
         rank: of this process.
         micro_batch: its number in the step, if each micro-batch has separate random numbers.
     """
     number = plan.training.seed * _SEED_STRIDE + rank * _RANK_STRIDE + micro_batch * _MICRO_BATCH_STRIDE + step
-    torch.manual_seed(number % 2**63)
+    if device == "cpu":
+        # For devices that are not in use `torch.manual_seed` writes the stack down as text, three times a call.
+        torch.default_generator.manual_seed(number % 2**63)
+    else:
+        torch.manual_seed(number % 2**63)  # of all devices
 
 
 class StepSchedule(Protocol):
@@ -261,7 +266,7 @@ def one_step(
         same on all ranks; the time is this rank's.
     """
     start, p = time.perf_counter(), plan.training
-    seed_random(plan, state.step, rank=world.rank)
+    seed_random(plan, state.step, model.device, rank=world.rank)
     indices = schedule.share(state.step, world.rank, world.size)
     given, whole = _drawn(units, schedule, state.step, indices)
     batches = objective.draw(model, state.step, given)

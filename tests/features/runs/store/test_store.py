@@ -123,6 +123,17 @@ def test_a_step_trained_again_replaces_the_old(runs: RunStore, run: str) -> None
     assert runs.events(run) == [step(1), step(2, loss=0.5), step(3)]
 
 
+def test_a_step_and_that_the_run_has_reached_it_are_written_together(runs: RunStore, run: str) -> None:
+    before = runs.get(run)
+    runs.append(run, step(7), reached_step=7)
+    assert (runs.events(run), runs.get(run).step) == ([step(7)], 7)
+    runs.append(run, step(8))
+    after = runs.get(run)
+    assert after == before.model_copy(update={"step": 7, "updated_at": after.updated_at})
+    with pytest.raises(NotFoundError, match="no run"):
+        runs.append("run-20261125-093000-cccccc", step(9), reached_step=9)
+
+
 def test_resume_drops_what_came_after_the_checkpoint(runs: RunStore, run: str) -> None:
     events = [RunStarted(from_step=0, num_steps=4), step(1), step(2)]
     lost = [step(3), RunEnded(step=3, status="failed", reason="killed")]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.fixtures.service import write_recipe
+from tests.fixtures.statements import statements
 
 from luthier.core.events import (
     CheckpointUploaded,
@@ -46,6 +47,17 @@ def test_a_sample_of_the_machine_is_stored_after_the_first_step_and_survives_a_r
     again(make_step(3))
     found = [event for event in context.runs.events(run_id) if isinstance(event, MachineSampled)]
     assert [event.step for event in found] == [1, 3]
+
+
+def test_a_step_takes_one_transaction_that_reads_nothing(context: Context, run_id: str) -> None:
+    emit = recorder(context, run_id, [])
+    emit(make_step(1))  # with a sample of the machine
+    with statements(context) as seen:
+        emit(make_step(2))
+    verbs = [statement.split()[0] for statement in seen]
+    assert [verb for verb in verbs if verb != "BEGIN"] == ["DELETE", "INSERT", "UPDATE"]
+    assert verbs.count("BEGIN") <= 1
+    assert context.runs.get(run_id).step == 2
 
 
 def test_gpus_are_asked_where_the_run_trains_on_one(

@@ -93,6 +93,21 @@ def test_a_call_without_a_generation_prompt_is_refused_as_an_answer_is(tmp_path:
         _unit(empty, template)
 
 
+def test_an_answer_that_follows_its_prompt_at_once_takes_two_renderings(
+    templates: dict[str, ChatTemplate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt, and what begins with it; a third one would take a third more of the time of all rows."""
+    rendered, render = [], ChatTemplate.render
+
+    def counted(template: ChatTemplate, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
+        rendered.append((len(conversation.messages), add_generation_prompt))
+        return render(template, conversation, add_generation_prompt=add_generation_prompt)
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
+    _unit(ROWS["one"], templates["sorted tools"])
+    assert rendered == [(1, True), (2, False)]
+
+
 @pytest.mark.parametrize(
     "text", ["{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}", "{{ 'x' * 999999999 }}"]
 )

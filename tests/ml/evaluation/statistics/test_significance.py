@@ -1,3 +1,7 @@
+import math
+import sys
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,6 +41,19 @@ def test_mcnemar_is_the_binomial_test_of_rows_that_differ(rows):
     more, less = (sum(a > b for a, b in pair) for pair in (zip(first, second), zip(second, first)))  # noqa: B905
     expected = binomtest(more, more + less).pvalue if more + less else 1.0
     assert mcnemar(first, second) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_only_first", [0, 1, 7, 40, 300])
+@pytest.mark.parametrize("num_only_second", [0, 1, 8, 33, 1_000])
+def test_mcnemar_counts_throws_of_a_coin_and_loads_no_module_of_distributions(
+    num_only_first, num_only_second, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)  # an import of it fails
+    num, fewer = num_only_first + num_only_second, min(num_only_first, num_only_second)
+    throws = Fraction(sum(math.comb(num, heads) for heads in range(fewer + 1)), 2**num)
+    first = [1] * num_only_first + [0] * num_only_second + [1, 0]
+    second = [0] * num_only_first + [1] * num_only_second + [1, 0]
+    assert mcnemar(first, second) == pytest.approx(float(min(Fraction(1), 2 * throws)), rel=1e-12)
 
 
 def test_mcnemar_refuses_other_figures():

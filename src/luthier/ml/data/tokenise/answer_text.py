@@ -288,24 +288,30 @@ class _Found:
 
     def _check_begins(self, piece: str) -> None:
         """Where the prompt begins no answer, the answer must follow at once: the model would write its own header."""
-        before = self.conversation.up_to(self.turn.index)
-        if self.template.kind != "chat" or self.template.render(before) != self.prompt:
+        if self.template.kind != "chat":
             return
-        writing = self.template.thoughts
         # What the model writes first is the thought where there is one.
         said = self.answer if self.thought is None else self.thought
-        written = piece if said else self._of_plain_answer(before)
-        head = written[: written.find(said or _PLAIN_ANSWER)]
-        for part in (writing.start, writing.end) if writing is not None else ():
-            # The tags that open or close a thought may precede the text; they belong to what the model writes.
-            head = head.replace(part, "")
-        if head.strip():
+        if said and not self._head_of(piece, said):
+            return  # nearly all rows: whether there is a generation prompt is another rendering
+        before = self.conversation.up_to(self.turn.index)
+        if self.template.render(before) != self.prompt:
+            return
+        if said or self._head_of(self._of_plain_answer(before), _PLAIN_ANSWER):
             raise self.turn.error(
                 "the template has no generation prompt, so the model would have to begin its turn itself",
                 piece,
                 "add `{% if add_generation_prompt %}` with the beginning of an assistant's turn to the end of "
                 "chat_template.jinja in the model's folder",
             )
+
+    def _head_of(self, written: str, said: str) -> str:
+        """What precedes the text that the model writes first, but for white space and tags of a thought."""
+        head, writing = written[: written.find(said)], self.template.thoughts
+        for part in (writing.start, writing.end) if writing is not None else ():
+            # The tags that open or close a thought may precede the text; they belong to what the model writes.
+            head = head.replace(part, "")
+        return head.strip()
 
     def _of_plain_answer(self, before: Conversation) -> str:
         """What the template would write for an answer as text, in place of a call of a tool or of nothing."""
