@@ -30,9 +30,9 @@ from luthier.features.release_gates.service import (
     unjudged_targets,
 )
 from luthier.features.serving.checkpoint_permissions import permit
+from luthier.ml.export.bundle.manifest import EVALUATION, LINEAGE
 from luthier.platform.audit_log.service import newest_entries, verify_log
 from luthier.platform.db.database import Database
-from luthier.ml.export.bundle.manifest import EVALUATION, LINEAGE
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run, make_evaluation, make_export
 

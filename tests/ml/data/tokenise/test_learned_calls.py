@@ -58,7 +58,7 @@ def _learned(template: ChatTemplate, conversation: Conversation) -> list[str]:
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
     "name",
-    ["deepseek_r1", "deepseek_v31", "gemma4", "glm46", "gpt_oss", "kimi_k2", "llama31", "mistral_nemo", "mistral_small",
+    ["deepseek_r1", "deepseek_v31", "gemma4", "glm46", "gpt_oss", "llama31", "mistral_nemo", "mistral_small",
      "nemotron3", "qwen25", "qwen3", "qwen3_coder", "qwen35"],
 )  # fmt: skip
 def test_a_learned_call_is_read_as_that_call(shared_data: Path, name: str) -> None:

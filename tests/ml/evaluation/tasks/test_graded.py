@@ -94,6 +94,7 @@ def test_replies_of_the_judge_that_cannot_be_read_are_counted_and_do_not_pass(be
     assert "'judged': 1 of 4 replies of j (25%) could not be read" in scored
     assert "'tone': 4 of 4 replies of j (100%) could not be read" in labelled
 
+
 def test_a_judge_that_is_cut_off_is_asked_again_and_what_leads_to_its_verdict_is_no_verdict(bench):
     start = "To be good it needs 1 " + "more " * 300
 
@@ -109,7 +110,6 @@ def test_a_judge_that_is_cut_off_is_asked_again_and_what_leads_to_its_verdict_is
     assert figures(one, bench, ["yes"], [{}], wordy) == expected
     endless = FakeEngine(lambda _: start + "more " * 5000)
     assert figures(one, bench, ["yes"], [{}], endless) == dict.fromkeys(expected, 0.0)
-
 
 
 class ShortOfContext(FakeEngine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -139,7 +140,9 @@ _VALUES = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(_KEYS, inner, max_size=2)),
     max_leaves=4,
 )  # fmt: skip
-_SAID = st.lists(st.sampled_from(["Let", "me", "look:", "a < b", "日本", "😀", '"so"', "it's"]), max_size=4).map(" ".join)
+_SAID = st.lists(st.sampled_from(["Let", "me", "look:", "a < b", "日本", "😀", '"so"', "it's"]), max_size=4).map(
+    " ".join
+)
 
 
 @st.composite
@@ -171,7 +174,7 @@ def test_an_answer_has_the_same_text_and_calls_however_it_is_cut(name: str, data
     cuts = sorted({0, *data.draw(st.lists(st.integers(0, len(answer)), max_size=8)), len(answer)})
     whole, by_one, in_parts = (
         read_parts(parts, family.template)[:2]
-        for parts in ([answer], list(answer), [answer[a:b] for a, b in zip(cuts, cuts[1:], strict=False)])
+        for parts in ([answer], list(answer), [answer[a:b] for a, b in pairwise(cuts)])
     )
     assert whole == by_one == in_parts
     assert _bare(whole[0]) == said

@@ -151,7 +151,6 @@ def test_arguments_that_are_nested_too_deeply_make_no_call():
 @pytest.mark.parametrize(
     ("name", "mark"),
     [
-        ("Kimi-K2-Instruct", SECTION),
         ("deepseek-ai-DeepSeek-V3.1", D_SECTION),
         ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", D_SECTION),
         ("google-gemma-4-31B-it", "<|tool_call>"),

@@ -23,16 +23,14 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from luthier.core.json_limits import json_text
+from luthier.core.stream import CallPiece
 from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tool_calls.arguments import CallArguments
 from luthier.ml.inference.tool_calls.channels import CallReader
 from luthier.ml.inference.tool_calls.values import QUOTE, Calls, gemma_call, python_calls, python_text
-
-if TYPE_CHECKING:
-    from luthier.core.stream import CallPiece
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r"(?P<name>[a-zA-Z0-9_-]{1,64})"
@@ -115,9 +113,7 @@ DEEPSEEK: Final = NativeForm(
     inner=("<｜tool▁sep｜>",),
     leads=((("{name}", "<｜tool▁sep｜>"), ""), (("function", "<｜tool▁sep｜>", "{name}\n```json\n"), "\n```")),
 )
-LFM: Final = NativeForm(
-    begins=("<|tool_call_start|>",), end="<|tool_call_end|>", whole=python_calls, writes=_lfm_text
-)
+LFM: Final = NativeForm(begins=("<|tool_call_start|>",), end="<|tool_call_end|>", whole=python_calls, writes=_lfm_text)
 GEMMA: Final = NativeForm(
     begins=("<|tool_call>",),
     end="<tool_call|>",
@@ -138,9 +134,7 @@ class NativeCallReader:
         tools: the tools that may be called; a call of another one is text.
     """
 
-    def __init__(
-        self, reader: CallReader, form: NativeForm, begin: str, end: str, *, tools: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, reader: CallReader, form: NativeForm, begin: str, end: str, *, tools: Mapping[str, Any]) -> None:
         self._reader, self._form, self._begin, self._end = reader, form, begin, end
         self._tools = tools
         self._held = ""

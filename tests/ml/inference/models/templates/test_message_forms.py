@@ -107,32 +107,10 @@ def test_ids_of_calls_are_short_where_the_template_wants_them_so_and_name_their_
     assert made[4] == messages[4]
 
 
-_EMPTY_ANSWER = (
-    "{% for m in messages %}{% if m.tool_calls %}[call]{{ m.tool_calls[0].function.arguments.wood }}[end]{% endif %}"
-    "{% if m.content is not none %}[{{ m.role }}]{{ m.content }}[end]{% endif %}{% endfor %}"
-)
-_END_OF_CONTENT = (
-    "{% for m in messages %}[{{ m.role }}]{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments.wood }}{% endif %}"
-    "{% if m.content is not none %}{{ m.content }}[end]{% endif %}{% endfor %}"
-)
 _ONLY_IDS = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content or '' }}{% for call in m.tool_calls %}{{ call.id }}"
     "{{ call.function.arguments.wood }}{% endfor %}{{ m.tool_call_id }}{% endfor %}"
 )
-
-
-def test_a_turn_of_calls_has_no_content_where_an_empty_one_would_be_another_answer() -> None:
-    forms = _measured(_EMPTY_ANSWER)
-    assert forms is not None
-    assert forms == MessageForms(nulls_content=True)
-    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "a", "function": {"name": "price"}}]}
-    answer = {"role": "assistant", "content": ""}
-    messages = [{"role": "user", "content": ""}, call, call | {"content": "I look."}, answer]
-    made = forms.sent(messages)
-    assert [message["content"] for message in made] == ["", None, "I look.", ""]
-    assert call["content"] == ""
-    # Here the content brings the end of the turn, which a turn of calls needs, too.
-    assert _measured(_END_OF_CONTENT) == AS_USUAL
 
 
 def test_ids_hold_the_name_and_the_number_of_a_call_where_the_template_writes_nothing_else_of_it() -> None:

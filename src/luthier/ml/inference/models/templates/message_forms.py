@@ -5,7 +5,6 @@
     name        of a tool result: omitted as in OpenAI's format; or the tool's name, for templates that require it
     id          of a tool call, of any length; or of nine letters and digits, for templates that refuse others
                 (Mistral's); or `functions.NAME:NUMBER`, for templates that write it in place of the name (Kimi K2's)
-    no content  of a turn of calls: an empty text; or null, for templates that write an empty text as another answer
 
 With the wrong format a template drops the content, writes the Python repr of an object, or raises.
 
@@ -149,7 +148,6 @@ class MessageForms:
         shortens_ids: ids of calls have nine letters and digits; others are replaced by a digest.
         names_ids: ids of calls hold the name of the tool and the number of the call in the conversation; others are
             replaced by such.
-        nulls_content: a turn of calls without text has the content null.
     """
 
     content_as_parts: bool = False
@@ -157,15 +155,10 @@ class MessageForms:
     names_results: bool = False
     shortens_ids: bool = False
     names_ids: bool = False
-    nulls_content: bool = False
 
     def sent(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The messages as a client of this model sends them: with ids that the model knows, and null for no content."""
-        made = list(messages)
-        if self.nulls_content:
-            bare = [bool(one.get("tool_calls")) and not one.get("content") for one in made]
-            made = [one | {"content": None} if is_bare else one for one, is_bare in zip(made, bare, strict=True)]
-        return _with_named_ids(made) if self.names_ids else made
+        """The messages as a client of this model sends them: with ids of calls that the model knows."""
+        return _with_named_ids(messages) if self.names_ids else list(messages)
 
     def applied(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages in this format; the given ones are not modified."""
@@ -216,7 +209,6 @@ def measure_forms(render: Render) -> MessageForms | None:
         found,
         shortens_ids=_wants_short_ids(render, found),
         names_ids=_writes_ids_alone(render, found),
-        nulls_content=_writes_empty_answer(render, found),
     )
 
 
@@ -269,23 +261,6 @@ def _writes_ids_alone(render: Render, forms: MessageForms) -> bool:
     text, named = (render(forms.applied(one), False) for one in (turns, _with_named_ids(turns)))
     name = CALLS[0]["function"]["name"]
     return _writes(text, _ANSWER) and _writes(text, _LONG_ID) and not _writes(text, name) and _writes(named, name)
-
-
-def _writes_empty_answer(render: Render, forms: MessageForms) -> bool:
-    """Whether an empty content beside calls is written as another answer, and null is not."""
-    question = {"role": "user", "content": _FORM_QUESTION}
-    answers: list[dict[str, Any]] = [
-        {"role": "assistant", "content": None, "tool_calls": CALLS},
-        {"role": "assistant", "content": "", "tool_calls": CALLS},
-        {"role": "assistant", "content": ""},
-    ]
-    asked = render(forms.applied([question]), False)
-    null, empty, alone = (render(forms.applied([question, answer]), False) for answer in answers)
-    if asked is None or null is None or empty is None or alone is None or _ANSWER not in null:
-        return False
-    # What an answer without calls has behind the question.
-    is_added = alone.startswith(asked) and empty == null + alone[len(asked) :]
-    return is_added and empty.strip() != null.strip()
 
 
 def _with_named_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
