@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
-from luthier.core.stream import CallPiece, EndReason, TextRequest
+from luthier.core.ports import Prompt
+from luthier.core.stream import CallPiece, EndReason, TextRequest, WrittenToken
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
+from luthier.ml.inference.tool_calls.call_places import CallPlaces
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.forms import ToolForm, form_of, with_tools_as_text
+from luthier.ml.inference.tool_calls.forms import ToolForm, form_of, with_calls_as_text, with_tools_as_text
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -42,7 +44,8 @@ _LEAST_ROOM_TOKENS: Final = 256
 
 def text_of(template: ChatTemplate) -> str:
     """The text of a chat template, or the concatenation of all templates of a tokenizer; empty for the plain layout."""
-    return json.dumps(template.tokenizer.chat_template or "") if template.kind == "chat" else ""
+    # Marks of calls are searched in it, of which some are not ASCII.
+    return json.dumps(template.tokenizer.chat_template or "", ensure_ascii=False) if template.kind == "chat" else ""
 
 
 def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template: ChatTemplate) -> Sequence[Example]:
@@ -124,7 +127,8 @@ class ToolFormat:
     """
 
     def __init__(self, template: str, special: Iterable[str] = ()) -> None:
-        self._knows_tools, self._form, self._special = "tools" in template, form_of(template), frozenset(special)
+        self._knows_tools, self._knows_calls = "tools" in template, "tool_calls" in template
+        self._form, self._special = form_of(template), frozenset(special)
 
     @classmethod
     def of(cls, template: ChatTemplate) -> ToolFormat:
@@ -152,15 +156,42 @@ class ToolFormat:
 
     def conversation(self, asked: TextRequest) -> Conversation:
         """The conversation to render: without tools that may not be called, and with tools described in the system
-        message if the template does not support them.
+        message if the template does not support them; if it supports tools and no calls, with calls as text.
 
         Turns that were rewritten in training are rewritten in the same way.
         """
         assert asked.conversation is not None
-        conversation = asked.conversation.model_copy(update={"tools": asked.tools})
-        # A template without tools would drop them silently.
-        as_text = asked.opted_turns.tools_as_text or not self._knows_tools
-        return rewritten(asked.opted_turns.model_copy(update={"tools_as_text": as_text}), conversation, self._form)
+        return self.written(asked.conversation.model_copy(update={"tools": asked.tools}), asked.opted_turns)
+
+    def written(self, conversation: Conversation, opted: OptedTurns) -> Conversation:
+        """The conversation with tools and calls as text where the template would drop them silently.
+
+        Args:
+            conversation: not modified.
+            opted: which turns were rewritten in training, and are rewritten here.
+        """
+        as_text = opted.tools_as_text or not self._knows_tools
+        conversation = rewritten(opted.model_copy(update={"tools_as_text": as_text}), conversation, self._form)
+        return conversation if as_text or self._knows_calls else with_calls_as_text(conversation, self._form)
+
+
+def prompts_with_tools(prompts: Sequence[Prompt], template: ChatTemplate, opted: OptedTurns) -> list[Prompt]:
+    """The prompts with tools and calls as text where the template would drop them, as the server answers them.
+
+    Args:
+        prompts: conversations or texts.
+        template: of the model; the plain layout refuses tools.
+        opted: which turns were rewritten in training.
+    """
+    if template.kind == "plain":
+        return list(prompts)
+    tools = ToolFormat(text_of(template))
+    found = []
+    for prompt in prompts:
+        if prompt.conversation is not None:
+            prompt = prompt.model_copy(update={"conversation": tools.written(prompt.conversation, opted)})
+        found.append(prompt)
+    return found
 
 
 class CallsInText:
@@ -173,6 +204,9 @@ class CallsInText:
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
         self._reader: CallReader | None = None if form is None else form.reader(asked)
+        self._places: CallPlaces | None = None
+        if self._reader is not None and asked.num_top is not None:
+            self._reader = self._places = CallPlaces(self._reader)
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         self._reports_calls = asked.tool_name is None
 
@@ -185,6 +219,21 @@ class CallsInText:
             rest, more = self._reader.end()
             emitted, calls = emitted + rest, [*calls, *more]
         return emitted, tuple(calls)
+
+    def text_tokens(
+        self, tokens: Sequence[WrittenToken], num_thought: int, start: int, *, is_last: bool
+    ) -> tuple[WrittenToken, ...]:
+        """These tokens without those of calls; one of which that is not certain yet comes with a later piece.
+
+        Args:
+            tokens: of the thought, then of the answer, whose text was processed by `split`.
+            num_thought: how many of them are of the thought.
+            start: the place of the answer's first character, as their places are counted.
+            is_last: whether the answer has ended.
+        """
+        if self._places is None:
+            return tuple(tokens)
+        return (*tokens[:num_thought], *self._places.text_tokens(tokens[num_thought:], start, is_last=is_last))
 
     def reason(self, reason: EndReason) -> EndReason:
         """The finish reason of the answer, taking its calls into account."""

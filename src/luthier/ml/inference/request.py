@@ -104,7 +104,9 @@ class RequestPreparer:
                 form.grammar(asked, self._token_id)
             )
         elif form is not None and asked.strict_tools:
-            constraint = self._constraints.of_grammar(form.strict_grammar(asked, self._token_id))
+            # No regular expression matches a special token: those around a thought are named.
+            shown = self._templates.of(asked)[1].shown
+            constraint = self._constraints.of_grammar(form.strict_grammar(asked, self._token_id, shown))
         else:
             constraint = None if asked.json_schema is None else self._constraints.of_schema(asked.json_schema)
         if asked.conversation is None:

@@ -33,7 +33,8 @@ from luthier.ml.inference.models.templates.thinking_probe import (
     thinking_switches,
 )
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.ml.inference.tool_calls.forms import COMPACT, ToolForm
+from luthier.ml.inference.tool_calls.forms import ToolForm
+from luthier.ml.inference.tool_calls.grammars import COMPACT
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate

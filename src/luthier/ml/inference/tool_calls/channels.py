@@ -40,6 +40,11 @@ class CallReader(Protocol):
         """The number of calls begun so far."""
         ...
 
+    @property
+    def num_held(self) -> int:
+        """Characters that are held back, which may still become text or call."""
+        ...
+
     def add(self, text: str) -> tuple[str, list[CallPiece]]:
         """Process more text; returns what is certain so far: plain text and parts of calls."""
         ...
@@ -66,6 +71,11 @@ class ChannelCallReader:
     def num_calls(self) -> int:
         """The number of calls begun so far."""
         return self._reader.num_calls
+
+    @property
+    def num_held(self) -> int:
+        """Characters that are held back."""
+        return len(self._held) + self._reader.num_held
 
     def add(self, text: str) -> tuple[str, list[CallPiece]]:
         """Process more text; returns what is certain so far: plain text and parts of calls."""

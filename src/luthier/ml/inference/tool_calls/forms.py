@@ -7,6 +7,8 @@
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
     Mistral from Small 3.2 on   [TOOL_CALLS]f[ARGS]{...}[TOOL_CALLS]...                                  [TOOL_CALLS]
     gpt-oss                     in a channel of its own (`channels`)                       <|channel|>commentary
+    Kimi K2, DeepSeek V3 to     as Hermes, and in forms of their own (`native`)                         their own marks
+    V3.1, LFM2, Gemma 4
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
     Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
     all others                  as Hermes
@@ -32,17 +34,18 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.json_limits import json_text
 from luthier.core.stream import CallPiece, TextRequest
-from luthier.core.text.json_schema import check_schema, placed
 from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tool_calls import channels
 from luthier.ml.inference.tool_calls.arguments import CallArguments
+from luthier.ml.inference.tool_calls.grammars import TokenId, functions_of, required_calls, strict_calls
+from luthier.ml.inference.tool_calls.native import DEEPSEEK, GEMMA, KIMI, LFM, NativeCallReader, NativeForm, calls_of
 from luthier.ml.inference.tool_calls.tagged import may_begin, tagged_call
 
 _BLANKS: Final = " \t\r\n"
@@ -82,6 +85,11 @@ class ToolCallReader:
         self._only_whole = only_whole
         self.num_calls = 0
 
+    @property
+    def num_held(self) -> int:
+        """Characters that are held back."""
+        return len(self._held) + (len(self._opening) if self._is_inside else 0)
+
     def add(self, text: str) -> tuple[str, list[CallPiece]]:
         """Process more text; returns what is certain so far: plain text and parts of calls."""
         self._held += text
@@ -107,7 +115,7 @@ class ToolCallReader:
         if self._arguments is not None or self._is_behind or (self.num_calls and not left.strip(_BLANKS)):
             return "", []
         if self._is_inside and not self._only_whole:
-            left = self._opening + left
+            left, self._opening = self._opening + left, ""
         return left, []
 
     def _text(self) -> str:
@@ -184,7 +192,8 @@ class ToolCallReader:
         except RecursionError:  # nested more deeply than the parser supports
             return self._give_up()
         name = found.get("name")
-        arguments = found.get("arguments", found.get("parameters", {}))
+        arguments = found.get("arguments", found.get("parameters"))
+        arguments = {} if arguments in (None, "") else arguments  # a call of a tool that takes none
         # A model may write any JSON as the name, such as a list, which is not hashable.
         if not isinstance(name, str) or name not in self._tools or not isinstance(arguments, dict | str):
             return self._give_up()
@@ -272,10 +281,7 @@ def _json_text(quoted: str) -> str:
         return quoted
 
 
-TokenId = Callable[[str], int | None]
 _INNER_MARKS: Final = ("[CALL_ID]", "[ARGS]", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
-COMPACT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Whitespace rules for JSON: arbitrary blanks would let a small model generate blanks until its limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +295,7 @@ class ToolForm:
         has_special_marks: `begin` is a special token in every vocabulary, which decoding usually omits.
         is_list: calls are in one JSON list.
         in_channels: the model writes calls in channels; required ones have the delimiters.
+        native: the model's own form, which is read as well; required calls have the delimiters.
     """
 
     begin: str
@@ -298,11 +305,14 @@ class ToolForm:
     has_special_marks: bool = False
     is_list: bool = False
     in_channels: bool = False
+    native: NativeForm | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
         """The texts around and in a call that may be special tokens of a vocabulary."""
         inner = channels.MARKS if self.in_channels else _INNER_MARKS
+        if self.native is not None:
+            inner = self.native.marks
         return tuple(mark for mark in (self.begin, self.end, *inner) if mark)
 
     def written(self, name: str, arguments: str, *, quotes: bool = True) -> str:
@@ -327,93 +337,62 @@ class ToolForm:
         Raises:
             UnsupportedError: the schema is too large, or has no finite instance.
         """
-        # Tools come wrapped (`{"type": "function", "function": ...}`) or bare.
-        functions = [tool.get("function", tool) for tool in asked.tools]
-        if asked.tool_name is not None:
-            functions = [one for one in functions if one.get("name") == asked.tool_name]
-        for function in functions:
-            check_schema(function.get("parameters"))
-        if asked.json_schema is not None:
-            check_schema(asked.json_schema)
-        call = {"anyOf": self._call_schemas(functions), "x-guidance": COMPACT}
-        # A request that names one tool requires exactly that call.
-        may_repeat = asked.calls_in_parallel and asked.tool_name is None
-        if self.is_list:
-            most = {} if may_repeat else {"maxItems": 1}
-            listed = {"type": "array", "items": call, "minItems": 1, **most, "x-guidance": COMPACT}
-            calls, rules = f"{_mark(self.begin, token_id)} calls", f"calls: %json {json.dumps(listed)}\n"
-        else:
-            calls = 'call ("\\n" call)*' if may_repeat and not self.begins_only_answers else "call"
-            begin, end = _mark(self.begin, token_id), _mark(self.end, token_id)
-            rules = f"call: {begin} body {end}\nbody: %json {json.dumps(call)}\n"
-        if asked.tool_choice == "required" or asked.json_schema is None:
-            return f"start: {calls}\n{rules}"
-        answer = {**asked.json_schema, "x-guidance": COMPACT}
-        return f"start: answer | {calls}\n{rules}answer: %json {json.dumps(answer)}\n"
+        return required_calls(self, asked, token_id)
 
-    def strict_grammar(self, asked: TextRequest, token_id: TokenId) -> str:
+    def strict_grammar(self, asked: TextRequest, token_id: TokenId, shown: Sequence[str] = ()) -> str:
         """The grammar of any text in which each call matches its schema, where the tool is in `strict_tools`.
 
         Args:
             asked: the request with its tools.
             token_id: as of `grammar`.
+            shown: special tokens that may be anywhere outside of calls, such as those around a thought.
 
         Raises:
             UnsupportedError: a schema is too large, or has no finite instance.
         """
-        functions = [tool.get("function", tool) for tool in asked.tools]
-        strict = [one for one in functions if one.get("name") in asked.strict_tools]
-        for function in strict:
-            check_schema(function.get("parameters"))
-        free = [{"name": one.get("name")} for one in functions if one not in strict]
-        call: dict[str, Any] = {"anyOf": self._call_schemas([*strict, *free]), "x-guidance": COMPACT}
-        if self.is_list:
-            call = {"type": "array", "items": call, "minItems": 1, "x-guidance": COMPACT}
-        body = f"body: %json {json.dumps(call)}\n"
-        if not self.begin:
-            # A call is the whole answer: what begins as one must become one.
-            return f"start: body | PLAIN\nPLAIN: /([ \\t\\r\\n]*[^{{ \\t\\r\\n](.|\\n)*)?/\n{body}"
-        # Lazy: the first mark in the text begins a call. It may be one token of the vocabulary, or be spelled out.
-        end = _mark(self.end, token_id) if self.end else ""
-        rules = f"spelled_mark[lazy]: TEXT {json.dumps(self.begin)}\nspelled: spelled_mark call\n"
-        calls = "spelled"
-        if token_id(self.begin) is not None:
-            rules += f"marked: TEXT {_mark(self.begin, token_id)} call\n"
-            calls = "spelled | marked"
-        often = "*" if asked.calls_in_parallel else "?"
-        return f'start: ({calls}){often} TEXT\nTEXT: /(.|\\n)*/\n{rules}call: "\\n"? body "\\n"? {end}\n{body}'
+        return strict_calls(self, asked, token_id, shown)
 
     def reader(self, asked: TextRequest) -> channels.CallReader:
         """Reads one answer."""
-        functions = [tool.get("function", tool) for tool in asked.tools]
+        tools = {str(one.get("name")): one.get("parameters") for one in functions_of(asked)}
         reader = ToolCallReader(
             self.begin,
             self.end,
             only_whole=self.begins_only_answers,
             is_list=self.is_list,
-            tools={str(one.get("name")): one.get("parameters") for one in functions},
+            tools=tools,
             most=None if asked.calls_in_parallel else 1,
         )
+        if self.native is not None:
+            return NativeCallReader(reader, self.native, self.begin, self.end, tools=tools)
         return channels.ChannelCallReader(reader, self.begin, self.end) if self.in_channels else reader
 
-    def _call_schemas(self, functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The schema of a call of each function, for `anyOf` of the document, or of its items in a list."""
-        root = "#/items" if self.is_list else "#"
-        return [self._call_schema(one, f"{root}/anyOf/{number}") for number, one in enumerate(functions)]
+    def calls_text(self, calls: Sequence[Mapping[str, Any]], num_before: int) -> str:
+        """Earlier calls as the model writes them, for a template that writes none.
 
-    def _call_schema(self, function: dict[str, Any], place: str) -> dict[str, Any]:
-        arguments = placed(function.get("parameters") or {"type": "object"}, f"{place}/properties/{self.key}")
-        return {
-            "type": "object",
-            # The name before the arguments: llguidance keeps this order, so the arguments can be streamed.
-            "properties": {"name": {"const": function.get("name")}, self.key: arguments},
-            "required": ["name", self.key],
-            "additionalProperties": False,
-        }
+        Args:
+            calls: of one turn, in OpenAI's format.
+            num_before: calls before it in the conversation.
+        """
+        if self.native is not None and self.native.writes is not None and (found := calls_of(calls)) is not None:
+            return self.native.writes(found, num_before)
+        written = [self.written(one["function"]["name"], one["function"].get("arguments") or "{}") for one in calls]
+        if self.is_list:
+            inside = ", ".join(one[len(self.begin) + 1 : -1] for one in written)
+            return f"{self.begin}[{inside}]"
+        return "\n".join(written)
 
 
 HERMES: Final = ToolForm("<tool_call>", "</tool_call>")
 _FORMS: Final = (
+    ("<|tool_calls_section_begin|>", replace(HERMES, native=KIMI)),
+    ("tool_declare<|im_middle|>", replace(HERMES, native=KIMI)),
+    ("<｜tool▁call▁begin｜>", replace(HERMES, native=DEEPSEEK)),
+    ("<|tool_call_start|>", replace(HERMES, native=LFM)),
+    ("<|tool_list_start|>", replace(HERMES, native=LFM)),
+    # The first templates of LFM2.5 write no calls, and so none of their marks.
+    ("List of tools: [", replace(HERMES, native=LFM)),
+    ("<|tool_call>call:", replace(HERMES, native=GEMMA)),
     ("<tool_call>", HERMES),
     ("<call>", ToolForm("<call>", "</call>")),
     ("[TOOL_CALLS]", ToolForm("[TOOL_CALLS]", "", has_special_marks=True, is_list=True)),
@@ -427,12 +406,6 @@ _FORMS: Final = (
 def form_of(template: str) -> ToolForm:
     """The tool call format of a model with this chat template."""
     return next((form for mark, form in _FORMS if mark in template), HERMES)
-
-
-def _mark(text: str, token_id: TokenId) -> str:
-    number = token_id(text) if text else None
-    # A special token must be forced as a token: its characters would be tokenised differently.
-    return json.dumps(text) if number is None else f"<[{number}]>"
 
 
 TOOLS_PROMPT: Final = """\
@@ -473,3 +446,18 @@ def _as_text(message: Message, form: ToolForm) -> Message:
     ]
     parts = [message.content] if message.content else []
     return message.model_copy(update={"content": "\n".join([*parts, *calls]), "tool_calls": ()})
+
+
+def with_calls_as_text(conversation: Conversation, form: ToolForm) -> Conversation:
+    """The same conversation with calls as text of their turns, for templates that write tools and no calls."""
+    messages, num_before = list[Message](), 0
+    for message in conversation.messages:
+        if message.tool_calls:
+            text = form.calls_text(message.tool_calls, num_before)
+            between = "\n" if message.content and form.native is None else ""
+            changed = {"content": f"{message.content or ''}{between}{text}", "tool_calls": ()}
+            num_before += len(message.tool_calls)
+            messages.append(message.model_copy(update=changed))
+        else:
+            messages.append(message)
+    return conversation.model_copy(update={"messages": tuple(messages)})

@@ -1,0 +1,295 @@
+"""Tool calls in the forms of families that have marks and words of their own, as the calls that the reader of Hermes
+understands.
+
+    Kimi K2            <|tool_calls_section_begin|><|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{...}
+                       <|tool_call_end|>...<|tool_calls_section_end|>
+    DeepSeek V3, R1    <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME
+                       ```json
+                       {...}
+                       ```<｜tool▁call▁end｜>...<｜tool▁calls▁end｜>
+    DeepSeek V3.1      <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>...
+    LFM2, LFM2.5       <|tool_call_start|>[NAME(key="value"), ...]<|tool_call_end|>
+    Gemma 4            <|tool_call>call:NAME{key:<|"|>value<|"|>}<tool_call|>
+
+The ids that Kimi K2 writes are not kept: they begin at 0 in each conversation, and its template gets such ids for any
+other (`message_forms`).
+
+Sources: the chat templates that the makers publish; Moonshot AI, "Tool Calling" of Kimi K2, on its ids.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luthier.core.json_limits import json_text
+from luthier.core.stream import CallPiece
+from luthier.ml.inference.models.templates.thinking import num_open
+from luthier.ml.inference.tool_calls.arguments import CallArguments
+from luthier.ml.inference.tool_calls.channels import CallReader
+from luthier.ml.inference.tool_calls.values import QUOTE, Calls, gemma_call, python_calls, python_text
+
+_BLANKS: Final = " \t\r\n"
+_NAME: Final = r"(?P<name>[a-zA-Z0-9_-]{1,64})"
+_LONGEST_HEAD: Final = 256
+NUMBER: Final = "#"
+"""Stands for a number in `NativeForm.leads`."""
+Lead = tuple[tuple[str, ...], str]
+"""What is written before the JSON of the arguments, in parts each of which may be a special token, and behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeForm:
+    """How a family writes calls.
+
+    Attributes:
+        begins: the marks that begin a call, or a section of calls.
+        call: the mark of each call in a section; empty where each of `begins` is one.
+        end: the mark that ends a call.
+        close: the mark that ends a section; empty where there are none.
+        head: what is between the mark of a call and the JSON of its arguments, with the group `name`; None where
+            `whole` reads the call.
+        whole: reads all that is between the marks of a call, for arguments that are not JSON.
+        inner: marks inside of a call.
+        leads: how a call with JSON for its arguments may be written, with `{name}` and `NUMBER`; none where it is a
+            list of JSON.
+        writes: earlier calls as text, for templates that write none; given are names and arguments, and how many calls
+            are before them in the conversation.
+    """
+
+    begins: tuple[str, ...]
+    end: str
+    call: str = ""
+    close: str = ""
+    head: re.Pattern[str] | None = None
+    whole: Callable[[str], Calls | None] | None = None
+    inner: tuple[str, ...] = ()
+    leads: tuple[Lead, ...] = ()
+    writes: Callable[[Calls, int], str] | None = None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The texts around and in a call that may be special tokens of a vocabulary."""
+        found = (*self.begins, self.call, *self.inner, self.end, self.close)
+        return tuple(dict.fromkeys(mark for mark in found if mark))
+
+
+def _kimi_text(calls: Calls, num_before: int) -> str:
+    written = "".join(
+        f"<|tool_call_begin|>functions.{name}:{number}<|tool_call_argument_begin|>{json_text(arguments)}"
+        "<|tool_call_end|>"
+        for number, (name, arguments) in enumerate(calls, num_before)
+    )
+    return f"<|tool_calls_section_begin|>{written}<|tool_calls_section_end|>"
+
+
+def _lfm_text(calls: Calls, _: int) -> str:
+    return f"<|tool_call_start|>[{', '.join(python_text(*one) for one in calls)}]<|tool_call_end|>"
+
+
+KIMI: Final = NativeForm(
+    # Some servers of Kimi K2 have seen the mark of a section in the singular, too.
+    begins=("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>", "<|tool_call_begin|>"),
+    call="<|tool_call_begin|>",
+    end="<|tool_call_end|>",
+    close="<|tool_calls_section_end|>",
+    head=re.compile(rf"\s*(?:functions\.)?{_NAME}(?::\d{{1,9}})?\s*<\|tool_call_argument_begin\|>\s*"),
+    inner=("<|tool_call_argument_begin|>",),
+    leads=((("functions.{name}:", NUMBER, "<|tool_call_argument_begin|>"), ""),),
+    writes=_kimi_text,
+)
+DEEPSEEK: Final = NativeForm(
+    # A second turn of calls has no mark of a section in the template of R1's distilled models.
+    begins=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
+    call="<｜tool▁call▁begin｜>",
+    end="<｜tool▁call▁end｜>",
+    close="<｜tool▁calls▁end｜>",
+    head=re.compile(
+        rf"\s*(?:[a-z_]+\s*<｜tool▁sep｜>\s*(?=[a-zA-Z0-9_-]))?{_NAME}\s*(?:<｜tool▁sep｜>\s*)?(?:```(?:json)?\s*)?"
+    ),
+    inner=("<｜tool▁sep｜>",),
+    leads=((("{name}", "<｜tool▁sep｜>"), ""), (("function", "<｜tool▁sep｜>", "{name}\n```json\n"), "\n```")),
+)
+LFM: Final = NativeForm(begins=("<|tool_call_start|>",), end="<|tool_call_end|>", whole=python_calls, writes=_lfm_text)
+GEMMA: Final = NativeForm(
+    begins=("<|tool_call>",),
+    end="<tool_call|>",
+    whole=gemma_call,
+    inner=(QUOTE,),
+    # Its reader takes JSON, too.
+    leads=((("call:{name}",), ""),),
+)
+
+
+class NativeCallReader:
+    """Reads one answer.
+
+    Args:
+        reader: of calls between `begin` and `end`.
+        form: of the calls.
+        begin, end: the marks of a call that it reads.
+        tools: the tools that may be called; a call of another one is text.
+    """
+
+    def __init__(self, reader: CallReader, form: NativeForm, begin: str, end: str, *, tools: Mapping[str, Any]) -> None:
+        self._reader, self._form, self._begin, self._end = reader, form, begin, end
+        self._tools = tools
+        self._held = ""
+        self._state = "text"  # text, head, arguments, behind
+        self._opening = ""  # emitted as text if it turns out not to be a call
+        self._is_open = False  # of a section whose calls have begun
+        self._arguments = CallArguments()
+
+    @property
+    def num_calls(self) -> int:
+        """The number of calls begun so far."""
+        return self._reader.num_calls
+
+    @property
+    def num_held(self) -> int:
+        """Characters that are held back."""
+        opening = len(self._opening) if self._state == "head" else 0
+        return len(self._held) + opening + self._reader.num_held
+
+    def add(self, text: str) -> tuple[str, list[CallPiece]]:
+        """Process more text; returns what is certain so far: plain text and parts of calls."""
+        self._held += text
+        written, calls = "", list[CallPiece]()
+        while True:
+            before = (self._held, self._state)
+            more, found = self._reader.add(self._step())
+            written, calls = written + more, calls + found
+            if before == (self._held, self._state):
+                return written, calls
+
+    def end(self) -> tuple[str, list[CallPiece]]:
+        """Flush what was held back, at the end of the text."""
+        left, self._held = self._held, ""
+        if self._state == "head":
+            # The mark that ends a call may be left out where the answer ends with it.
+            found = None if self._form.whole is None else self._known(self._form.whole(left))
+            left = self._opening + left if found is None else self._written(found)
+        elif self._state != "text":
+            left = ""
+        self._state = "text"
+        written, calls = self._reader.add(left)
+        rest, more = self._reader.end()
+        return written + rest, calls + more
+
+    def _step(self) -> str:
+        """What is next, as text for the reader of Hermes."""
+        if self._state == "text":
+            return self._text()
+        if self._state == "head":
+            return self._head() if self._form.head is not None else self._whole()
+        if self._state == "arguments":
+            return self._more_arguments()
+        return self._skip_end()
+
+    def _text(self) -> str:
+        """Text up to the next mark; a mark of a call is taken."""
+        form = self._form
+        marks = (*form.begins, form.close) if self._is_open and form.close else form.begins
+        places = [(place, mark) for mark in marks if (place := self._held.find(mark)) >= 0]
+        if not places:
+            return self._take(len(self._held) - max(num_open(self._held, mark) for mark in marks))
+        place, mark = min(places)
+        if place:
+            return self._take(place)
+        if mark == form.close:
+            self._take(len(mark))
+            self._is_open = False
+            return ""
+        if form.call and mark != form.call:
+            rest = self._held[len(mark) :].lstrip(_BLANKS)
+            if not rest.startswith(form.call):
+                # A section without a call is text.
+                return "" if form.call.startswith(rest) else self._take(len(mark))
+            mark = self._held[: len(self._held) - len(rest) + len(form.call)]
+        self._opening, self._state = self._take(len(mark)), "head"
+        return ""
+
+    def _head(self) -> str:
+        """Up to the arguments of a call; returns what turned out to be text."""
+        assert self._form.head is not None
+        stop, place = self._held.find(self._form.end), self._held.find("{")
+        has_none = stop >= 0 and not 0 <= place < stop
+        place = stop if has_none else place
+        if place < 0:
+            return "" if len(self._held) <= _LONGEST_HEAD else self._give_up()
+        found = self._form.head.fullmatch(self._held[:place])
+        if found is None or found["name"] not in self._tools:
+            return self._give_up()
+        self._take(place)
+        begun = f'{self._begin}{{"name": {json.dumps(found["name"])}, "arguments": '
+        if has_none:
+            self._take(len(self._form.end))
+            self._state, self._is_open = "text", True
+            return f"{begun}{{}}}}{self._end}"
+        self._state, self._arguments = "arguments", CallArguments()
+        return begun + self._more_arguments()
+
+    def _whole(self) -> str:
+        """A call whose arguments are not JSON, once its end is there; returns what turned out to be text."""
+        assert self._form.whole is not None
+        body, end, _ = self._held.partition(self._form.end)
+        if not end:
+            return ""
+        found = self._known(self._form.whole(body))
+        if found is None:
+            return self._give_up()
+        self._take(len(body) + len(end))
+        self._state = "text"
+        return self._written(found)
+
+    def _known(self, calls: Calls | None) -> Calls | None:
+        """The calls, if all of them are of known tools."""
+        return calls if calls and all(name in self._tools for name, _ in calls) else None
+
+    def _written(self, calls: Calls) -> str:
+        documents = [f'{{"name": {json.dumps(name)}, "arguments": {json_text(one)}}}' for name, one in calls]
+        return "".join(f"{self._begin}{document}{self._end}" for document in documents)
+
+    def _more_arguments(self) -> str:
+        text = self._take(self._arguments.num_own(self._held))
+        if not self._arguments.has_ended:
+            return text
+        self._state = "behind"
+        return f"{text}}}{self._end}"
+
+    def _skip_end(self) -> str:
+        """Skip the end of a call: its mark, and a fence or a brace too many before it."""
+        self._held = self._held.lstrip(_BLANKS + "`}")
+        if not self._held or (len(self._held) < len(self._form.end) and self._form.end.startswith(self._held)):
+            return ""
+        if self._held.startswith(self._form.end):
+            self._take(len(self._form.end))
+        self._state, self._is_open = "text", True
+        return ""
+
+    def _give_up(self) -> str:
+        """Not a call: its beginning is text, and a call may still follow."""
+        self._state = "text"
+        return self._opening
+
+    def _take(self, num: int) -> str:
+        taken, self._held = self._held[:num], self._held[num:]
+        return taken
+
+
+def calls_of(calls: Sequence[Mapping[str, Any]]) -> Calls | None:
+    """Names and arguments of calls in OpenAI's format; None where arguments are no JSON object."""
+    found: Calls = []
+    for call in calls:
+        text = call["function"].get("arguments") or "{}"
+        try:
+            arguments = json.loads(text) if isinstance(text, str) else text
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(arguments, dict):
+            return None
+        found.append((str(call["function"]["name"]), arguments))
+    return found

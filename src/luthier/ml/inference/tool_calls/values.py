@@ -1,0 +1,308 @@
+"""Arguments of tool calls that are not written as JSON.
+
+    LFM2       [get_weather(city="Cremona", days=2), clock()]      calls as Python writes them, or a list of JSON
+    Gemma 4    call:get_weather{city:<|"|>Cremona<|"|>,days:2}     keys and values with a quotation mark of its own
+
+The chat templates of both write texts as they are, without escaping quotes in them. So a text in quotes ends at the
+quote that is followed by what may follow a value.
+
+Sources: Liquid AI, "Tool Use" of its documentation, and the chat template of LFM2.5-8B-A1B; Google, "Function calling
+with Gemma 4", and the chat template of gemma-4-31B-it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+Calls = list[tuple[str, dict[str, Any]]]
+"""Names and arguments, in order."""
+
+QUOTE: Final = '<|"|>'
+"""Begins and ends a text in a call of Gemma 4."""
+_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_PYTHON_KEY: Final = re.compile(r"[^\s=,()\[\]{}'\"]{1,256}")
+_BARE_KEY: Final = re.compile(r"[^:,{}\[\]<>\"]{1,256}")
+_BARE: Final = re.compile(r"[^,{}\[\]]+")
+_PLAIN: Final = re.compile(r"[^\s,()\[\]{}'\":=]+")
+_INTEGER: Final = re.compile(r"[-+]?[0-9]{1,4000}")
+_WORDS: Final[dict[str, Any]] = {
+    "True": True, "False": False, "None": None, "true": True, "false": False, "null": None,
+}  # fmt: skip
+_ESCAPES: Final = {
+    "\\": "\\", "'": "'", '"': '"', "n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "a": "\a",
+    "0": "\0", "\n": "",
+}  # fmt: skip
+_BEHIND_VALUE: Final = re.compile(r"\s*(?:[,)\]}:]|\Z)")
+_ESCAPE: Final = re.compile(
+    r"\\(?:u([0-9a-fA-F]{4})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL
+)
+
+
+def python_calls(text: str) -> Calls | None:
+    """The calls of a list as LFM2 writes it; None where the text is no such list.
+
+    Args:
+        text: all that is between the marks of the list.
+    """
+    cursor = _Cursor(text)
+    try:
+        if (listed := _json_calls(text)) is not None:
+            return listed
+        is_list = cursor.takes("[")
+        calls: Calls = []
+        while not (cursor.takes("]") if is_list else cursor.is_at_end):
+            if calls:
+                cursor.need(",")
+            calls.append(_python_call(cursor))
+        cursor.need_end()
+    except (ValueError, RecursionError):
+        return None
+    return calls or None
+
+
+def python_text(name: str, arguments: dict[str, Any]) -> str:
+    """A call as LFM2 writes it, inside of its list."""
+    return f"{name}({', '.join(f'{key}={_python_of(value)}' for key, value in arguments.items())})"
+
+
+def gemma_call(text: str) -> Calls | None:
+    """The call of Gemma 4; None where the text is none.
+
+    Args:
+        text: all that is between the marks of the call.
+    """
+    cursor = _Cursor(text)
+    try:
+        cursor.need("call:")
+        name = cursor.match(_NAME)
+        if (arguments := _json_object(cursor.rest)) is not None:
+            return [(name, arguments)]
+        cursor.need("{")
+        arguments = _gemma_object(cursor)
+        cursor.need_end()
+    except (ValueError, RecursionError):
+        return None
+    return [(name, arguments)]
+
+
+class _Cursor:
+    """A place in a text; each method skips white space first."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.place = text, 0
+
+    @property
+    def rest(self) -> str:
+        """All that follows."""
+        return self.text[self.place :]
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing but white space follows."""
+        self.skip_space()
+        return self.place == len(self.text)
+
+    def skip_space(self) -> None:
+        """Go on to what is no white space."""
+        while self.place < len(self.text) and self.text[self.place].isspace():
+            self.place += 1
+
+    def begins(self, *marks: str) -> bool:
+        """Whether one of the marks follows."""
+        self.skip_space()
+        return self.text.startswith(marks, self.place)
+
+    def takes(self, mark: str) -> bool:
+        """Whether the mark follows; it is passed then."""
+        self.skip_space()
+        if not self.text.startswith(mark, self.place):
+            return False
+        self.place += len(mark)
+        return True
+
+    def need(self, mark: str) -> None:
+        """Pass the mark. Raises ValueError where it does not follow."""
+        if not self.takes(mark):
+            raise ValueError(f"no {mark!r} at {self.place}")
+
+    def need_end(self) -> None:
+        """Raises ValueError where something follows."""
+        if not self.is_at_end:
+            raise ValueError(f"more at {self.place}")
+
+    def match(self, pattern: re.Pattern[str]) -> str:
+        """Pass what the pattern matches, and return it. Raises ValueError where it does not match."""
+        self.skip_space()
+        found = pattern.match(self.text, self.place)
+        if found is None:
+            raise ValueError(f"nothing of the kind at {self.place}")
+        self.place = found.end()
+        return found[0]
+
+    def up_to(self, mark: str) -> str:
+        """Pass all up to and with the mark, without skipping space; returns what is before it."""
+        end = self.text.index(mark, self.place)
+        found, self.place = self.text[self.place : end], end + len(mark)
+        return found
+
+    def json_text(self) -> str:
+        """Pass a text in JSON's form, and return it."""
+        found, self.place = json.JSONDecoder(strict=False).raw_decode(self.text, self.place)
+        return str(found)
+
+
+def _json_calls(text: str) -> Calls | None:
+    """The calls of a list of JSON objects; None where the text is something else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    calls: Calls = []
+    for one in found if isinstance(found, list) else [found]:
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            return None
+        arguments = one.get("arguments", one.get("parameters")) or {}
+        if not isinstance(arguments, dict):
+            return None
+        calls.append((one["name"], arguments))
+    return calls or None
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False)  # Python reads infinities, too
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _python_call(cursor: _Cursor) -> tuple[str, dict[str, Any]]:
+    name, arguments = cursor.match(_NAME), dict[str, Any]()
+    cursor.need("(")
+    while not cursor.takes(")"):
+        if arguments:
+            cursor.need(",")
+        key = cursor.match(_PYTHON_KEY)
+        cursor.need("=")
+        arguments[key] = _python_value(cursor)
+    return name, arguments
+
+
+def _python_value(cursor: _Cursor) -> Any:
+    if cursor.begins("'", '"'):
+        return _python_string(cursor)
+    for begin, end in (("[", "]"), ("(", ")")):
+        if cursor.takes(begin):
+            return _items(cursor, end, _python_value)
+    if not cursor.takes("{"):
+        return _plain(cursor.match(_PLAIN))
+    found: dict[str, Any] = {}
+    while not cursor.takes("}"):
+        if found:
+            cursor.need(",")
+        key = _python_value(cursor)
+        cursor.need(":")
+        found[key if isinstance(key, str) else json.dumps(key)] = _python_value(cursor)
+    return found
+
+
+def _items(cursor: _Cursor, end: str, value: Callable[[_Cursor], Any]) -> list[Any]:
+    found: list[Any] = []
+    while not cursor.takes(end):
+        if found:
+            cursor.need(",")
+            if cursor.takes(end):  # a comma behind the last one, as in a tuple of one
+                break
+        found.append(value(cursor))
+    return found
+
+
+def _python_string(cursor: _Cursor) -> str:
+    text, start = cursor.text, cursor.place
+    quote = text[start]
+    if text.startswith(quote * 3, start):
+        cursor.place += 3
+        return _unescaped(cursor.up_to(quote * 3))
+    place = start + 1
+    while place < len(text):
+        if text[place] == "\\":
+            place += 2
+            continue
+        if text[place] == quote and _BEHIND_VALUE.match(text, place + 1) is not None:
+            cursor.place = place + 1
+            return _unescaped(text[start + 1 : place])
+        place += 1
+    raise ValueError(f"a text that does not end at {start}")
+
+
+def _unescaped(text: str) -> str:
+    def one(found: re.Match[str]) -> str:
+        number = found[1] or found[2] or found[3]
+        if number is not None:
+            return chr(int(number, 16))
+        # As Python does, an escape that it does not know stays as it is.
+        return _ESCAPES.get(found[4], found[0])
+
+    made = _ESCAPE.sub(one, text)
+    # JSON's escapes write a character beyond the first 65,536 as two halves.
+    return made.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if "\\" in text else made
+
+
+def _plain(word: str) -> Any:
+    """A word or a number. Raises ValueError for anything else."""
+    if word in _WORDS:
+        return _WORDS[word]
+    if _INTEGER.fullmatch(word):
+        return int(word)
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word} is no number of JSON")
+    return number
+
+
+def _gemma_object(cursor: _Cursor) -> dict[str, Any]:
+    """An object behind its opening brace."""
+    found: dict[str, Any] = {}
+    while not cursor.takes("}"):
+        if found:
+            cursor.need(",")
+        if cursor.takes(QUOTE):
+            key = cursor.up_to(QUOTE)
+        elif cursor.begins('"'):
+            key = cursor.json_text()
+        else:
+            key = cursor.match(_BARE_KEY).rstrip()
+        cursor.need(":")
+        found[key] = _gemma_value(cursor)
+    return found
+
+
+def _gemma_value(cursor: _Cursor) -> Any:
+    if cursor.takes(QUOTE):
+        return cursor.up_to(QUOTE)
+    if cursor.begins('"'):
+        return cursor.json_text()
+    if cursor.takes("{"):
+        return _gemma_object(cursor)
+    if cursor.takes("["):
+        return _items(cursor, "]", _gemma_value)
+    word = cursor.match(_BARE).rstrip()
+    try:
+        return _plain(word)
+    except ValueError:  # a text whose quotes were forgotten
+        return word
+
+
+def _python_of(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_python_of(key)}: {_python_of(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(_python_of, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
