@@ -20,8 +20,9 @@ from luthier.core.errors import RequestError
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, Sampling, TextRequest, TokenLikelihood, WrittenToken
 from luthier.core.text.json_schema import check_schema
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, TextStream, Thinking
+from luthier.ml.inference.tool_calls.call_places import CallPlaces
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.forms import COMPACT
+from luthier.ml.inference.tool_calls.grammars import COMPACT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -179,6 +180,7 @@ class AnswerRow:
     num_new_tokens: int = 0
     _text: TextStream = field(init=False)
     _answer: AnswerText = field(init=False)
+    _places: CallPlaces | None = field(init=False)
     _num_characters: int = 0
     _num_emitted: int = 0
     _open_tokens: list[WrittenToken] = field(default_factory=list)
@@ -189,6 +191,9 @@ class AnswerRow:
     def __post_init__(self) -> None:
         self._text = TextStream(self.decode)
         self._answer = AnswerText(self.asked, self.thinking)
+        # Only where likelihoods are requested: it reads character by character.
+        is_placed = self.asked.num_top is not None
+        self._places = CallPlaces(self.calls) if is_placed and self.calls is not None else None
 
     @property
     def takes_likeliest(self) -> bool:
@@ -285,13 +290,17 @@ class AnswerRow:
             # Offsets count all characters written; `num_dropped` are those of the thought and its delimiters.
             tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
-        # Calls are removed after the offsets are matched: log-probabilities refer to the generated text.
+        num_thought = self._answer.num_of_thought(tokens)
+        # Calls are removed after the offsets are matched: these refer to the generated text.
         calls: list[CallPiece] = []
-        if self.calls is not None:
-            text, calls = self.calls.add(text)
+        if (reader := self._places or self.calls) is not None:
+            text, calls = reader.add(text)
             if is_last:
-                rest, more = self.calls.end()
+                rest, more = reader.end()
                 text, calls = text + rest, calls + more
+        if self._places is not None:
+            of_text = self._places.text_tokens(tokens[num_thought:], self._answer.answer_start, is_last=is_last)
+            tokens = (*tokens[:num_thought], *of_text)
         if not (text or reasoning or tokens or calls):
             return []
         return [
@@ -300,7 +309,7 @@ class AnswerRow:
                 text=text,
                 num_new_tokens=self.num_new_tokens,
                 tokens=tuple(tokens),
-                num_thought_tokens=self._answer.num_of_thought(tokens),
+                num_thought_tokens=num_thought,
                 calls=tuple(calls),
                 reasoning=reasoning,
             )

@@ -369,6 +369,11 @@ class AnswerText:
         return self._stops.found_text
 
     @property
+    def answer_start(self) -> int:
+        """The place of the answer's first character in the text; 0 until it has begun."""
+        return self._answer_start or 0
+
+    @property
     def ends_in_thought(self) -> bool:
         """Whether the text so far ends inside reasoning."""
         return self._reader is not None and self._reader.is_thinking

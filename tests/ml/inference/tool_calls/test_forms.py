@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from tests.ml.inference.tool_calls.reading import ASK, WEATHER, asked, read
 from tokenizers import AddedToken
 
 from luthier.core.conversation import Conversation, Message
@@ -13,43 +14,6 @@ from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.tool_calls.forms import HERMES, form_of, with_tools_as_text
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.tiny import make_tiny_model
-
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Cremona", "Mittenwald"]}, "days": {"type": "integer", "maximum": 9}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
-CLOCK = {"type": "function", "function": {"name": "clock"}}
-ASK = Conversation(messages=(Message(role="user", content="How is the weather?"),), tools=(WEATHER, CLOCK))
-
-
-def asked(**wishes):
-    return TextRequest(conversation=ASK, **({"sampling": Sampling(temperature=1.0, seed=3)} | wishes))
-
-
-def read(text, *, template="<tool_call>", width=1, request=None):
-    """An answer in pieces of `width` characters: its text, and its calls as name and arguments."""
-    reader = form_of(template).reader(request or asked())
-    told, calls, pieces = "", {}, 0
-    parts = [reader.add(text[place : place + width]) for place in range(0, len(text), width)]
-    for more, found in [*parts, reader.end()]:
-        told += more
-        for piece in found:
-            pieces += 1
-            if piece.name is not None:
-                assert piece.call_id.startswith("call_")
-                calls[piece.index] = [piece.name, ""]
-            calls[piece.index][1] += piece.arguments
-    assert reader.num_calls == len(calls)
-    return told, [tuple(call) for call in calls.values()], pieces
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 1000])
@@ -452,3 +416,18 @@ def test_the_model_decides_whether_it_calls_a_strict_tool(streaming):
     assert streaming._reader.prepare(asked(tool_choice="none", **strict)).constraint is None
     text, calls, end = write(streaming, asked(sampling=Sampling(temperature=0), max_new_tokens=12, **strict))
     assert (bool(text), calls, end.reason) == (True, [], "length")
+
+
+def test_tokens_of_a_call_are_none_of_those_with_likelihoods(streaming):
+    def tokens(request):
+        assert streaming.ask("a", request, None)
+        events = []
+        while streaming.keys:
+            events += [event for _, event in streaming.poll(0)]
+        found = [token for event in events if isinstance(event, Piece) for token in event.tokens]
+        return found, next(event for event in events if isinstance(event, Ended))
+
+    found, end = tokens(asked(tool_choice="required", tool_name="get_weather", max_new_tokens=300, num_top=1))
+    assert (found, end.num_new_tokens > 5) == ([], True)
+    found, end = tokens(asked(sampling=Sampling(temperature=0), max_new_tokens=12, num_top=1))
+    assert (len(found), end.num_new_tokens) == (12, 12)

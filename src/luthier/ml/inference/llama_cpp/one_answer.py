@@ -166,16 +166,18 @@ class AnswerReader:
             num_emitted = self._answer.num_dropped + self._num_emitted
             tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
+        num_thought = self._answer.num_of_thought(tokens)
         text, calls = self._calls.split(text, is_last=is_last)
-        if not (text or reasoning or tokens or calls):
+        kept = self._calls.text_tokens(tokens, num_thought, self._answer.answer_start, is_last=is_last)
+        if not (text or reasoning or kept or calls):
             return []
         return [
             Piece(
                 choice=self._choice,
                 text=text,
                 num_new_tokens=self._num_new,
-                tokens=tuple(tokens),
-                num_thought_tokens=self._answer.num_of_thought(tokens),
+                tokens=kept,
+                num_thought_tokens=num_thought,
                 calls=calls,
                 reasoning=reasoning,
             )

@@ -160,7 +160,8 @@ class ChunkReader:
         self._num_chunks += bool(text) or bool(reasoning)
         self._num_thinking += bool(reasoning)
         calls = tuple(self._calls.piece(call) for call in delta.get("tool_calls") or ())
-        self._read_tokens(said.get("logprobs"), is_of_thought=not text and not calls and self._is_before_answer)
+        if text or not calls:  # else they are of the calls
+            self._read_tokens(said.get("logprobs"), is_of_thought=not text and self._is_before_answer)
         self._num_characters += len(text)
         if (reason := said.get("finish_reason")) is not None:
             self._reason = _REASONS.get(str(reason), "stop")
@@ -243,14 +244,15 @@ class ChunkReader:
         self._num_open_thought_tokens -= min(self._num_open_thought_tokens, len(tokens))
         text, found = self._in_text.split(text, is_last=is_last)
         calls += found
-        if not (text or reasoning or tokens or calls):
+        kept = self._in_text.text_tokens(tokens, num_thought, self._answer.answer_start, is_last=is_last)
+        if not (text or reasoning or kept or calls):
             return []
         return [
             Piece(
                 choice=self._choice,
                 text=text,
                 num_new_tokens=self._num_new or 0,
-                tokens=tuple(tokens),
+                tokens=kept,
                 num_thought_tokens=num_thought,
                 calls=calls,
                 reasoning=reasoning,
