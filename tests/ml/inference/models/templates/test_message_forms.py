@@ -105,3 +105,43 @@ def test_ids_of_calls_are_short_where_the_template_wants_them_so_and_name_their_
     assert len(set(ids)) == 3
     assert [(len(one), one.isalnum()) for one in ids] == [(9, True)] * 3
     assert made[4] == messages[4]
+
+
+_ONLY_IDS = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content or '' }}{% for call in m.tool_calls %}{{ call.id }}"
+    "{{ call.function.arguments.wood }}{% endfor %}{{ m.tool_call_id }}{% endfor %}"
+)
+
+
+def test_ids_hold_the_name_and_the_number_of_a_call_where_the_template_writes_nothing_else_of_it() -> None:
+    forms = _measured(_ONLY_IDS)
+    assert forms is not None
+    assert forms == MessageForms(names_ids=True)
+
+    def turn(*calls: tuple[str, str]) -> dict[str, Any]:
+        made = [{"id": call_id, "function": {"name": name, "arguments": {}}} for call_id, name in calls]
+        return {"role": "assistant", "content": "", "tool_calls": made}
+
+    def result(call_id: str) -> dict[str, Any]:
+        return {"role": "tool", "content": "12", "tool_call_id": call_id}
+
+    messages = [
+        {"role": "user", "content": "Both?"},
+        turn(("call_a", "price"), ("call_b", "stock")),
+        result("call_b"),
+        result("call_a"),
+        turn(("functions.price:7", "price")),
+        result("functions.price:7"),
+        turn(("call_a", "stock")),
+        result("call_a"),
+        result("call_unknown"),
+    ]
+    before = json.dumps(messages)
+    made = forms.sent(messages)
+    assert json.dumps(messages) == before
+    ids = [call["id"] for message in made for call in message.get("tool_calls", ())]
+    assert ids == ["functions.price:0", "functions.stock:1", "functions.price:7", "functions.stock:3"]
+    assert [message["tool_call_id"] for message in made if message["role"] == "tool"] == [
+        "functions.stock:1", "functions.price:0", "functions.price:7", "functions.stock:3", "call_unknown",
+    ]  # fmt: skip
+    assert AS_USUAL.sent(messages) == messages

@@ -186,7 +186,7 @@ class ChatTemplate:
 
     def documents(self, conversation: Conversation) -> list[dict[str, Any]]:
         """The messages as `render` passes them to the template, in the form that a client sends."""
-        return [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
+        return self._forms.sent([self._as_dict(index, message) for index, message in enumerate(conversation.messages)])
 
     def attempt(
         self,

@@ -3,7 +3,8 @@
     content     a text; or a list of parts, for templates that iterate over parts and do not accept text
     arguments   of a tool call: an object; or JSON text, for templates that write the value unchanged
     name        of a tool result: omitted as in OpenAI's format; or the tool's name, for templates that require it
-    id          of a tool call, of any length; or of nine letters and digits, for templates that refuse others (Mistral)
+    id          of a tool call, of any length; or of nine letters and digits, for templates that refuse others
+                (Mistral's); or `functions.NAME:NUMBER`, for templates that write it in place of the name (Kimi K2's)
 
 With the wrong format a template drops the content, writes the Python repr of an object, or raises.
 
@@ -145,12 +146,19 @@ class MessageForms:
         arguments_as_text: arguments of a tool call are JSON text.
         names_results: a tool result contains the name of the tool.
         shortens_ids: ids of calls have nine letters and digits; others are replaced by a digest.
+        names_ids: ids of calls hold the name of the tool and the number of the call in the conversation; others are
+            replaced by such.
     """
 
     content_as_parts: bool = False
     arguments_as_text: bool = False
     names_results: bool = False
     shortens_ids: bool = False
+    names_ids: bool = False
+
+    def sent(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages as a client of this model sends them: with ids of calls that the model knows."""
+        return _with_named_ids(messages) if self.names_ids else list(messages)
 
     def applied(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages in this format; the given ones are not modified."""
@@ -197,7 +205,11 @@ def measure_forms(render: Render) -> MessageForms | None:
     as_text = _wants_text(render, forms)
     named = _wants_names(render, MessageForms(forms.content_as_parts, as_text))
     found = MessageForms(forms.content_as_parts, as_text, named)
-    return replace(found, shortens_ids=_wants_short_ids(render, found))
+    return replace(
+        found,
+        shortens_ids=_wants_short_ids(render, found),
+        names_ids=_writes_ids_alone(render, found),
+    )
 
 
 def _wants_text(render: Render, forms: MessageForms) -> bool:
@@ -237,6 +249,39 @@ def _wants_short_ids(render: Render, forms: MessageForms) -> bool:
         ]
         found.append(render(forms.applied(turns), False))
     return _writes(found[0], _RESULT) and found[1] is None
+
+
+def _writes_ids_alone(render: Render, forms: MessageForms) -> bool:
+    """Whether a call is written with its id and without the name of its tool."""
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": _FORM_QUESTION},
+        {"role": "assistant", "content": "", "tool_calls": [CALLS[0] | {"id": _LONG_ID}]},
+        {"role": "tool", "content": _RESULT, "tool_call_id": _LONG_ID},
+    ]
+    text, named = (render(forms.applied(one), False) for one in (turns, _with_named_ids(turns)))
+    name = CALLS[0]["function"]["name"]
+    return _writes(text, _ANSWER) and _writes(text, _LONG_ID) and not _writes(text, name) and _writes(named, name)
+
+
+def _with_named_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with ids of calls as Kimi K2 writes them; those that are so already stay."""
+    made, ids, num_before = list[dict[str, Any]](), dict[str, str](), 0
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            changed = []
+            for call in calls:
+                call_id, name = str(call.get("id") or ""), str(call["function"]["name"])
+                is_named = call_id.startswith(f"functions.{name}:")
+                # The latest call of an id is the one that a result after it answers.
+                ids[call_id] = call_id if is_named else f"functions.{name}:{num_before}"
+                changed.append(call | {"id": ids[call_id]})
+                num_before += 1
+            made.append(message | {"tool_calls": changed})
+        elif (call_id := message.get("tool_call_id")) in ids:
+            made.append(message | {"tool_call_id": ids[str(call_id)]})
+        else:
+            made.append(message)
+    return made
 
 
 def _short_id(call_id: str) -> str:
