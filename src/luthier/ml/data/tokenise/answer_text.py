@@ -137,6 +137,7 @@ class _Found:
         # The checks come first: later steps search the piece for the answer with index(), which assumes that it is
         # there.
         self._check_answer(piece)
+        piece = self._to_its_end(piece)
         self._check_begins(piece)
         writing = self.template.thoughts
         state: PromptState = "none" if writing is None else writing.state_of(self.prompt)[0]
@@ -184,6 +185,7 @@ class _Found:
         elif state == "closed":
             inserted = ""
         self._check_answer(ahead + body)
+        body = self._to_its_end(body)
         body += self._end_of(body)
         start = self._learned_from(len(inserted))
         if self.thought is not None and self.learns is False:
@@ -268,6 +270,22 @@ class _Found:
                 "check the template and the tokenizer's end token, or use another template (data.template: plain)",
             )
         return closing
+
+    def _to_its_end(self, piece: str) -> str:
+        """The piece up to the token that ends a turn of calls.
+
+        Some templates write an empty answer behind it (DeepSeek R1's, for a content that is empty and not null, which
+        transformers leaves out). A model never writes that: its turn has ended.
+        """
+        calls = self.turn.message.tool_calls
+        if not calls or self.answer:
+            return piece
+        start = piece.rfind(calls[-1]["function"]["name"])
+        places = [(at, end) for end in self.template.end_texts if (at := piece.find(end, start)) >= 0]
+        if not places:
+            return piece
+        at, end = min(places)
+        return piece[: at + len(end)] if piece[at + len(end) :].strip() else piece
 
     def _check_answer(self, piece: str) -> None:
         """The piece must hold the answer and every tool call."""
