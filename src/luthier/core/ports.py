@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
@@ -126,6 +126,8 @@ class Generation(FrozenModel):
         num_thinking_tokens: of the thought, its delimiters included; None where a server does not say it.
         ends_in_thought: the answer never began.
         token_ids: all new tokens, where the caller requests them from a local engine; never stored.
+        tool_calls: calls of tools, in OpenAI's format, from engines that separate them from the text; batches of the
+            engine transformers leave them in it.
     """
 
     text: str
@@ -136,6 +138,15 @@ class Generation(FrozenModel):
     num_thinking_tokens: int | None = 0
     ends_in_thought: bool = False
     token_ids: tuple[int, ...] | None = Field(default=None, exclude=True)
+    tool_calls: tuple[dict[str, Any], ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without calls where there are none: what is stored of other answers stays as it is."""
+        document: dict[str, Any] = write(self)
+        if not document.get("tool_calls", ...):
+            del document["tool_calls"]
+        return document
 
 
 class Score(FrozenModel):

@@ -166,6 +166,7 @@ class StreamedAnswer:
 
     def __init__(self) -> None:
         self._text = self._thought = ""
+        self._calls: dict[int, dict[str, Any]] = {}
         self.num_prompt_tokens = 0
 
     def hear(self, event: StreamEvent) -> Generation | None:
@@ -175,6 +176,11 @@ class StreamedAnswer:
         elif isinstance(event, Piece):
             self._text += event.text
             self._thought += event.reasoning
+            for call in event.calls:
+                if call.name is not None:
+                    function = {"name": call.name, "arguments": ""}
+                    self._calls[call.index] = {"id": call.call_id, "type": "function", "function": function}
+                self._calls[call.index]["function"]["arguments"] += call.arguments
         elif isinstance(event, Ended):
             return Generation(
                 text=self._text,
@@ -186,6 +192,7 @@ class StreamedAnswer:
                 num_thinking_tokens=event.num_thinking_tokens,
                 ends_in_thought=event.ends_in_thought,
                 token_ids=event.token_ids,
+                tool_calls=tuple(self._calls.values()),
             )
         return None
 

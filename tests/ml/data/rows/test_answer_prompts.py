@@ -147,3 +147,26 @@ def test_a_thought_that_was_cut_off_is_no_answer() -> None:
     (found,) = answers([question], Teacher({"a": cut}), AnswerOptions(), SilentProgress())  # type: ignore[arg-type]
     assert found.reason == "cut_off"
     assert "within its thought" in found.explanation
+
+
+def test_calls_of_the_teacher_are_learned_with_its_text_and_without() -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "x"}'}}
+    cut = {"id": "c2", "type": "function", "function": {"name": "look", "arguments": '{"at": '}}
+
+    def calling(text: str, one: dict[str, Any]) -> Generation:
+        return said(text).model_copy(update={"tool_calls": (one,)})
+
+    teacher = Teacher({"a": calling("", call), "b": calling("I look.", call), "c": calling("I look.", cut)})
+    questions = [question_of(row(messages=[{"role": "user", "content": text}], tools=[tool]), {}) for text in "abc"]
+    found = list(answers(questions, teacher, AnswerOptions(), SilentProgress()))  # type: ignore[arg-type]
+    assert [one.reason for one in found] == [None, None, "bad_call"]
+    assert "is not JSON" in found[2].explanation
+    kept = [answered_row(one, AnswerOptions(), teacher="t") for one in found[:2]]
+    assert [one["messages"][-1] for one in kept] == [
+        {"role": "assistant", "content": content, "tool_calls": [call]} for content in (None, "I look.")
+    ]
+    for number, content in enumerate((None, "I look.")):
+        learned = example_of(Row("answers.jsonl", 1, kept[number]), "chat", {}, None).conversation
+        assert learned is not None
+        assert (learned.messages[-1].content, learned.messages[-1].tool_calls) == (content, (call,))

@@ -19,15 +19,20 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import OverlongError
 from luthier.core.ids import sha256_document
-from luthier.core.ports import Progress, Prompt
+from luthier.core.ports import Generation, Progress, Prompt
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError
 from luthier.ml.data.provenance import PROVENANCE
-from luthier.ml.data.rows.chat_rows import alpaca_conversation, chat_conversation, prompt_completion_conversation
+from luthier.ml.data.rows.chat_rows import (
+    alpaca_conversation,
+    chat_conversation,
+    prompt_completion_conversation,
+    tool_call,
+)
 from luthier.ml.data.rows.shapes import renamed
 from luthier.ml.data.rows.sharegpt_rows import sharegpt_conversation
 from luthier.ml.inference.engine_wrappers import CachedEngine
 
-ReasonCode = Literal["too_long", "cut_off", "empty"]
+ReasonCode = Literal["too_long", "cut_off", "empty", "bad_call"]
 BATCH_PROMPTS: Final = 32
 # Rows are read by the same code as those with answers: this takes the place of the teacher's.
 _ANSWER: Final = "answer"
@@ -76,6 +81,7 @@ class Answered:
         reason: why it is refused; None where the answer is kept.
         explanation: the reason for people.
         thought: the teacher's thought before the answer; None where it wrote none.
+        tool_calls: the teacher's calls of tools, in OpenAI's format.
     """
 
     question: Question
@@ -83,6 +89,7 @@ class Answered:
     reason: ReasonCode | None = None
     explanation: str = ""
     thought: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
 
 
 def question_of(row: Row, mapping: Mapping[str, str]) -> Question:
@@ -146,16 +153,29 @@ def answers(
                 words = f"cut off after {reply.num_new_tokens} tokens, {within}"
                 # A student that learns an answer without its end learns not to stop.
                 yield Answered(question, reply.text, "cut_off", words)
-            elif not reply.text.strip():
+            elif not reply.text.strip() and not reply.tool_calls:
                 yield Answered(question, reply.text, "empty", "the teacher wrote nothing")
             else:
-                yield Answered(question, reply.text, thought=reply.reasoning)
+                yield _kept(question, reply)
         batch_done(len(batch))
+
+
+def _kept(question: Question, reply: Generation) -> Answered:
+    """The answer with its calls; refused where a row cannot have one of them."""
+    try:
+        calls = tuple(tool_call(f"tool_calls[{n}]", call) for n, call in enumerate(reply.tool_calls))
+    except BadFieldError as error:
+        words = f"the teacher called a tool, and {error.field} {error.reason}"
+        return Answered(question, reply.text, "bad_call", words)
+    return Answered(question, reply.text, thought=reply.reasoning, tool_calls=calls)
 
 
 def answered_row(answered: Answered, options: AnswerOptions, *, teacher: str) -> dict[str, Any]:
     """A chat row that ends with the teacher's answer, the only turn that is learned."""
-    turn = {"role": "assistant", "content": _writable(answered.text)}
+    turn: dict[str, Any] = {"role": "assistant", "content": _writable(answered.text)}
+    if answered.tool_calls:
+        # A turn of calls alone has no content.
+        turn |= {"content": turn["content"] if answered.text.strip() else None, "tool_calls": list(answered.tool_calls)}
     if answered.thought is not None and options.keeps_thoughts:
         turn["reasoning_content"] = _writable(answered.thought)
     return _with_prompt(answered, turn) | {PROVENANCE: _provenance(answered, options, teacher)}

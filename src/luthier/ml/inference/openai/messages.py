@@ -165,7 +165,14 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
         reasoning=reasoning,
         num_thinking_tokens=_num_thinking(usage, reasoning),
         ends_in_thought=not found.is_closed or (is_cut and reasoning is not None and not found.content),
+        tool_calls=_calls_of(choice.get("message")) if is_chat else (),
     )
+
+
+def _calls_of(message: Any) -> tuple[dict[str, Any], ...]:
+    """The calls of tools in a message; none where it has something else in their place."""
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    return tuple(call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else ()
 
 
 def _reasoning_of(message: Any) -> str | None:
