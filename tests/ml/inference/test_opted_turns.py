@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+
 from tests.ml.data.tokenise.template_rows import ROWS
 
 from luthier.core.conversation import Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
+from luthier.core.ports import Prompt
 from luthier.core.recipe import DataRecipe
-from luthier.ml.inference.engine_prompts import rewritten, rewritten_examples, text_of
+from luthier.core.stream import TextRequest
+from luthier.ml.inference.engine_prompts import (
+    ToolFormat,
+    prompts_with_tools,
+    rewritten,
+    rewritten_examples,
+    text_of,
+)
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.tool_calls.forms import form_of
 
@@ -74,3 +84,23 @@ def test_what_is_rewritten_once_is_not_changed_by_a_second_time(template: ChatTe
             assert _rewritten(opted, once, template) == once
             changed += once != row
     assert changed > len(ROWS)
+
+
+def test_tools_are_in_a_prompt_of_a_batch_as_they_are_in_one_of_the_server(template: ChatTemplate) -> None:
+    """Also where nothing is opted for, and the template has no place for them or for calls."""
+    row = ROWS["tools"].up_to(3)
+    text = Prompt(text="Which wood?", max_new_tokens=1)
+    prompts = [Prompt(conversation=row, max_new_tokens=4), text]
+    simple = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    for jinja in (simple, "{{ tools }}" + simple, None):
+        own = copy.deepcopy(template.tokenizer)
+        own.chat_template = jinja or own.chat_template
+        other = ChatTemplate(own, "chat")
+        made, unchanged = prompts_with_tools(prompts, other, OptedTurns())
+        assert unchanged == text
+        assert made.max_new_tokens == 4
+        assert made.conversation == ToolFormat(text_of(other)).conversation(TextRequest(conversation=row))
+        written = other.render(made.conversation, add_generation_prompt=True)
+        behind = written.rpartition("How much is spruce?")[2]
+        assert ("price" in written, "price" in behind, "spruce" in behind) == (True, True, True)
+    assert prompts_with_tools(prompts, ChatTemplate(own, "plain"), OptedTurns()) == prompts

@@ -18,7 +18,7 @@ from luthier.ml.inference.answer_row import ConstraintFactory
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_generate
 from luthier.ml.inference.batches import Shared, shared_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
-from luthier.ml.inference.engine_prompts import rewritten, text_of
+from luthier.ml.inference.engine_prompts import prompts_with_tools, rewritten, text_of
 from luthier.ml.inference.kept_answers import KeptAnswers, continuations_of
 from luthier.ml.inference.likelihood import SCORES, ScoreBatches, Scorer, shared_states
 from luthier.ml.inference.models.architecture import context_tokens, padding_id
@@ -172,7 +172,8 @@ class TransformersEngine:
             DivergedError: the model's logits are NaN.
             StoppedError: the stop check returned a reason.
         """
-        requests = [self._request(prompt, number) for number, prompt in enumerate(prompts)]
+        with_tools = prompts_with_tools(prompts, self._template, self._opted)
+        requests = [self._request(prompt, number) for number, prompt in enumerate(with_tools)]
         if not requests:
             return []
         decoder = self.open_decoder()
