@@ -310,7 +310,7 @@ class ToolForm:
     @property
     def marks(self) -> tuple[str, ...]:
         """The texts around and in a call that may be special tokens of a vocabulary."""
-        inner = channels.MARKS if self.in_channels else _INNER_MARKS
+        inner: tuple[str, ...] = channels.MARKS if self.in_channels else _INNER_MARKS
         if self.native is not None:
             inner = self.native.marks
         return tuple(mark for mark in (self.begin, self.end, *inner) if mark)
