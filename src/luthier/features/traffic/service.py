@@ -197,9 +197,7 @@ def newest_rows(
         num_counted *= 16
 
 
-def _counts_by_hour(
-    context: Context, project_id: str, model: str | None, until: float | None
-) -> list[tuple[str, int]]:
+def _counts_by_hour(context: Context, project_id: str, model: str | None, until: float | None) -> list[tuple[str, int]]:
     """The hours (UTC) of the files, newest first, with how many exchanges the index knows for certain."""
     counts: Counter[str] = Counter()
     for one in context.traffic.list(project_id, until=until):
