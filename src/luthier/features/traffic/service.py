@@ -192,7 +192,7 @@ def newest_rows(
         found = _read(context, project_id, meant, columns, model=model, since=begin, until=until)
         if begin <= since or found.height >= limit:
             left_out = [pl.lit(None, dtype=pl.String).alias(name) for name in TEXTS]
-            return found.with_columns(left_out).select(SCHEMA), begin <= since
+            return found.with_columns(left_out).select(list(SCHEMA)), begin <= since
         # Few of those counted meet the condition: further back in long strides, so that little is read twice.
         num_counted *= 16
 
