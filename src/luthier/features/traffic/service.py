@@ -192,14 +192,12 @@ def newest_rows(
         found = _read(context, project_id, meant, columns, model=model, since=begin, until=until)
         if begin <= since or found.height >= limit:
             left_out = [pl.lit(None, dtype=pl.String).alias(name) for name in TEXTS]
-            return found.with_columns(left_out).select(SCHEMA), begin <= since
+            return found.with_columns(left_out).select(list(SCHEMA)), begin <= since
         # Few of those counted meet the condition: further back in long strides, so that little is read twice.
         num_counted *= 16
 
 
-def _counts_by_hour(
-    context: Context, project_id: str, model: str | None, until: float | None
-) -> list[tuple[str, int]]:
+def _counts_by_hour(context: Context, project_id: str, model: str | None, until: float | None) -> list[tuple[str, int]]:
     """The hours (UTC) of the files, newest first, with how many exchanges the index knows for certain."""
     counts: Counter[str] = Counter()
     for one in context.traffic.list(project_id, until=until):

@@ -51,4 +51,4 @@ def test_another_answer_beside_other_tools_is_no_conflict(jsonl: Write) -> None:
 
     assert check(AuditRequest(build_table(jsonl(asked("yes", "tap"), asked("I cannot hear it"))))) == []
     (finding,) = check(AuditRequest(build_table(jsonl(asked("yes", "tap"), asked("unknown"), asked("no", "tap")))))
-    assert finding.lines == (1,)
+    assert finding.lines == (1, 3)

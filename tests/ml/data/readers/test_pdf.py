@@ -100,4 +100,4 @@ def test_what_was_typed_into_a_form_is_read(make_pdf: Make) -> None:
     with path.open("wb") as file:
         writer.write(file)
     texts = [section.text for section in pdf.read(path).sections]
-    assert texts == ["Name of the applicant:\nAnna Miller", "Second page."]
+    assert texts == ["Name of the applicant: Anna Miller", "Second page."]

@@ -21,7 +21,7 @@ def test_a_text_that_is_longer_than_its_column_is_refused(database: Database) ->
     with database.write() as connection:
         connection.execute(insert(watches).values(**watch("é" * 255)))
     for statement in (insert(watches).values(**watch("é" * 256)), update(watches).values(name="é" * 256)):
-        with pytest.raises(RequestError, match="256 characters(.|\n)*at most 255"), database.write() as connection:
+        with pytest.raises(RequestError, match=r"256 characters(.|\n)*at most 255"), database.write() as connection:
             connection.execute(statement)
     with pytest.raises(RequestError, match="300 characters"), database.write() as connection:
         connection.execute(insert(watches), [watch("a"), watch("b" * 300)])

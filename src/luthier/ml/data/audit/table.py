@@ -31,7 +31,7 @@ from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.rows.row_batches import RowBatch, row_batches
 from luthier.ml.data.rows.rows import read_as, read_rows
 from luthier.ml.data.rows.shapes import Decision, ShapeDetector, check_mapping
-from luthier.ml.data.text.normalise import content_key, learned_key, normalised_digest, prompt_key
+from luthier.ml.data.text.normalise import content_key, learned_key, normalised_digest, prompt_key, tools_key
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
