@@ -213,9 +213,7 @@ def test_ray_reads_secrets_from_one_of_kubernetes() -> None:
     for machine in (cluster["headGroupSpec"], group):
         (container,) = machine["template"]["spec"]["containers"]
         found = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"] if "valueFrom" in one}
-        assert found == {
-            name: {"name": "luthier-recipe-one-secrets", "key": name} for name in ("KEY_ID", "SECRET_KEY")
-        }
+        assert found == {name: {"name": "luthier-recipe-one-secrets", "key": name} for name in ("KEY_ID", "SECRET_KEY")}
     assert "kubectl create secret" not in launch_file("ray", replace(LAUNCH, image="i"))
 
 

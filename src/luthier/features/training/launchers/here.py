@@ -357,9 +357,7 @@ def _shares_prefix(plan: Plan, model: TrainableModel, world: World, emit: Callab
     return False
 
 
-def _packs(
-    plan: Plan, model: TrainableModel, world: World, emit: Callable[[Event], None], *, spreads: bool
-) -> bool:
+def _packs(plan: Plan, model: TrainableModel, world: World, emit: Callable[[Event], None], *, spreads: bool) -> bool:
     """Whether rows are packed: planned, and verified for the model on every rank."""
     from luthier.ml.training.equivalence import why_not_packed
 
