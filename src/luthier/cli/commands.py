@@ -40,23 +40,26 @@ class CommandGroup(NamedTuple):
 
 COMMANDS: Final[Mapping[str, Command | CommandGroup]] = {
     "quickstart": Command(
-        "luthier.features.workflows.quickstart.cli:quickstart", "Try the whole workflow on data from this machine's "
-        "Python."
+        "luthier.features.workflows.quickstart.cli:quickstart",
+        "Try the whole workflow on data from this machine's Python.",
     ),
     "train": Command("luthier.features.training.cli:train", "Train a recipe, evaluate the result and write a report."),
     "tune": Command("luthier.features.studies.cli:tune", "Search for the best recipe within one budget."),
-    "automl": Command("luthier.features.workflows.automl.cli:automl", "Go from a data file and a goal to an evaluated "
-    "model."),
+    "automl": Command(
+        "luthier.features.workflows.automl.cli:automl", "Go from a data file and a goal to an evaluated model."
+    ),
     "compare-models": Command(
-        "luthier.features.workflows.model_comparison.cli:compare_models", "Find the best base model, and whether a "
-        "prompt is enough."
+        "luthier.features.workflows.model_comparison.cli:compare_models",
+        "Find the best base model, and whether a prompt is enough.",
     ),
     "plan": Command("luthier.features.training.plan_cli:plan", "Show the plan of a recipe, with time and cost."),
-    "import": Command("luthier.features.recipes.import_cli:import_recipe", "Convert another tool's training file into "
-    "a recipe."),
+    "import": Command(
+        "luthier.features.recipes.import_cli:import_recipe", "Convert another tool's training file into a recipe."
+    ),
     "worth": Command("luthier.features.roi.cli:worth", "Does fine-tuning pay off? Yes, no, or open."),
-    "report": Command("luthier.features.assessments.report_cli:report", "Rewrite the report of a run with its newest "
-    "results."),
+    "report": Command(
+        "luthier.features.assessments.report_cli:report", "Rewrite the report of a run with its newest results."
+    ),
     "eval": Command("luthier.features.suites.cli:evaluate", "Evaluate models on held-out rows."),
     "safety": Command("luthier.features.suites.cli:safety", "Measure how tuning changed a model's safety."),
     "distill": Command("luthier.features.workflows.distillation.cli:distill", "Distill into a smaller model."),

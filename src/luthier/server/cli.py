@@ -27,20 +27,32 @@ if TYPE_CHECKING:
 
 def start(
     host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port to listen on; 0 for any free one.")] = 8520,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="The port to listen on; 0 for any free one.")
+    ] = 8520,
     num_workers: Annotated[
         int, typer.Option("--workers", metavar="N", min=0, max=64, help="Number of worker processes; 0: none here.")
     ] = 1,
     database: Annotated[
-        str | None, typer.Option("--database", metavar="URL", help="The database; the same as LUTHIER_DATABASE.", show_default="in the home")
+        str | None,
+        typer.Option(
+            "--database", metavar="URL", help="The database; the same as LUTHIER_DATABASE.", show_default="in the home"
+        ),
     ] = None,
     artifacts: Annotated[
-        str | None, typer.Option("--artifacts", metavar="URL", help="The store of artifacts; the same as "
-            "LUTHIER_ARTIFACTS.", show_default="in the home")
+        str | None,
+        typer.Option(
+            "--artifacts",
+            metavar="URL",
+            help="The store of artifacts; the same as LUTHIER_ARTIFACTS.",
+            show_default="in the home",
+        ),
     ] = None,
     log_format: Annotated[
-        Literal["text", "json"] | None, typer.Option("--log-format", help="The format of log lines; the same as "
-            "LUTHIER_LOG_FORMAT.", show_default="text")
+        Literal["text", "json"] | None,
+        typer.Option(
+            "--log-format", help="The format of log lines; the same as LUTHIER_LOG_FORMAT.", show_default="text"
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON on stdout once the server answers: url, pid, key.")
@@ -168,8 +180,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {"start": start, "prepare": prepare}
 
 # How requests share an engine, by the names of vLLM.
 MaxNumSeqsOption = Annotated[
-    int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Maximum number of answers that an engine "
-        "writes in parallel.")
+    int | None,
+    typer.Option(
+        "--max-num-seqs", metavar="N", min=1, help="Maximum number of answers that an engine writes in parallel."
+    ),
 ]
 MaxNumBatchedTokensOption = Annotated[
     int | None,
@@ -197,8 +211,9 @@ SpeculativeConfigOption = Annotated[
 ]
 QuantizationOption = Annotated[
     Literal["auto", "float16", "q8_0"] | None,
-    typer.Option("--quantization", help="Precision of GGUF copies; auto: q8_0 if it is as close to the model as "
-        "float16."),
+    typer.Option(
+        "--quantization", help="Precision of GGUF copies; auto: q8_0 if it is as close to the model as float16."
+    ),
 ]
 
 
@@ -212,11 +227,14 @@ def serve(
     ],
     engine: EngineOption = "auto",
     host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port to listen on; 0 for any free one.")] = 8521,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="The port to listen on; 0 for any free one.")
+    ] = 8521,
     key_file: Annotated[
         Path | None,
-        typer.Option("--api-key", metavar="FILE", help="A file with accepted keys, one a line, in addition to those "
-            "of the home."),
+        typer.Option(
+            "--api-key", metavar="FILE", help="A file with accepted keys, one a line, in addition to those of the home."
+        ),
     ] = None,
     max_num_seqs: MaxNumSeqsOption = None,
     max_num_batched_tokens: MaxNumBatchedTokensOption = None,
@@ -224,8 +242,10 @@ def serve(
     speculative_config: SpeculativeConfigOption = None,
     quantization: QuantizationOption = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON on stdout once the server answers, and one once a "
-            "model is loaded.")
+        bool,
+        typer.Option(
+            "--json", help="Print a line of JSON on stdout once the server answers, and one once a model is loaded."
+        ),
     ] = False,
     home: HomeOption = None,
 ) -> None:

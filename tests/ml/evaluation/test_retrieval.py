@@ -110,7 +110,7 @@ def test_one_document_is_no_search() -> None:
 )
 def test_rows_of_another_form_are_refused(example: Example) -> None:
     assert search_row(example) is None
-    with pytest.raises(RequestError, match="no query with a document"):
+    with pytest.raises(RequestError, match="is not a query with a document"):
         retrieval_task([example, pair("q", "a")], [])
 
 

@@ -30,7 +30,6 @@ NEVER_ONE: Final = {
     "room.length_tokens": "the longest row",
     "found.num_seeds": "shown from two trainings on",
     "gain.more_rows": "a tenth of the rows, rounded up to tens",
-    "counts.num_with_text": "the words of a message",
     "model": "a name and a verb",
     "most": "a size",
     "figures.number(fit.scale)": "a formula",

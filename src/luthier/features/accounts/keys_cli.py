@@ -24,11 +24,14 @@ def create(
     ],
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")] = "default",
     expires: Annotated[
-        str | None, typer.Option("--expires", metavar="SPAN", help="Time until it expires: 30d, 12h.", show_default="never")
+        str | None,
+        typer.Option("--expires", metavar="SPAN", help="Time until it expires: 30d, 12h.", show_default="never"),
     ] = None,
     requests_per_minute: Annotated[
         int | None,
-        typer.Option("--requests-per-minute", metavar="N", min=1, help="Maximum requests per minute.", show_default="no limit"),
+        typer.Option(
+            "--requests-per-minute", metavar="N", min=1, help="Maximum requests per minute.", show_default="no limit"
+        ),
     ] = None,
     tokens_per_day: Annotated[
         int | None,

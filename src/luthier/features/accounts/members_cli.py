@@ -37,8 +37,9 @@ _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The
 def invite(
     role: Annotated[
         Literal["viewer", "trainer", "admin"],
-        typer.Option("--role", help="viewer: view and use models. trainer: also train. admin: everything, also manage "
-            "members."),
+        typer.Option(
+            "--role", help="viewer: view and use models. trainer: also train. admin: everything, also manage members."
+        ),
     ],
     recipient: Annotated[str, typer.Option("--for", metavar="WHO", help="The recipient; shown in the list.")] = "",
     expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="How long the link is valid.")] = "7d",
@@ -130,8 +131,10 @@ _PasswordOption = Annotated[
 def add(
     name: _NameArgument,
     role: Annotated[
-        _Role, typer.Option("--role", help="viewer: view and use models. trainer: also train. admin: everything, also "
-            "manage members.")
+        _Role,
+        typer.Option(
+            "--role", help="viewer: view and use models. trainer: also train. admin: everything, also manage members."
+        ),
     ],
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project to work in.")] = "default",
     password_stdin: _PasswordOption = False,

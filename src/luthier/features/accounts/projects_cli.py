@@ -61,8 +61,10 @@ def quota(
     project: Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of the project.")],
     limit: Annotated[
         str | None,
-        typer.Argument(metavar="SIZE", help="The limit, such as 20GiB or 500MB; none: no limit. Leave it out to see "
-            "the current one."),
+        typer.Argument(
+            metavar="SIZE",
+            help="The limit, such as 20GiB or 500MB; none: no limit. Leave it out to see the current one.",
+        ),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,

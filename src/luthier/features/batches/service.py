@@ -66,8 +66,9 @@ def cancel(context: Context, caller: Caller, batch_id: str) -> BatchView:
         if view.has_ended:
             # By its job, where that has failed or was cancelled: the batch itself does not say so.
             raise ConflictError(
-                f"batch {batch_id} is {view.status}", expected="a batch in progress", do="it cannot be cancelled any "
-                "more"
+                f"batch {batch_id} is {view.status}",
+                expected="a batch in progress",
+                do="it cannot be cancelled any more",
             )
         is_queued = view.job.status == "queued" and view.job.attempt == 0
         context.batches.cancel(caller.project_id, batch_id, is_queued=is_queued)

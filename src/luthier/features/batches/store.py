@@ -151,8 +151,9 @@ class BatchStore(Store):
             one = _BATCHES.get(connection, batch_id, is_locked=True, project_id=project_id)
             if one.has_ended or one.status == "finalizing":
                 raise ConflictError(
-                    f"batch {batch_id} is {one.status}", expected="a batch in progress", do="it cannot be cancelled "
-                    "any more"
+                    f"batch {batch_id} is {one.status}",
+                    expected="a batch in progress",
+                    do="it cannot be cancelled any more",
                 )
             now = self._database.clock(connection)
             values: dict[str, Any] = {"status": "cancelling", "cancelling_at": one.cancelling_at or now}

@@ -303,8 +303,9 @@ def make_version(context: Context, caller: Caller, queue: Queue, *, note: str = 
         )
     rejected = sum(one.decision == "reject" for one in queue.decisions.values())
     if rejected >= queue.rows.num_rows:
-        raise RequestError("all rows were rejected", expected="at least one row that is kept", do="accept or edit "
-            "some rows")
+        raise RequestError(
+            "all rows were rejected", expected="at least one row that is kept", do="accept or edit some rows"
+        )
     # Filled while `keep_rows` consumes the generator, hence read only after it.
     counts = Counts()
     stem = version.filename.split(".", 1)[0] or "rows"

@@ -21,7 +21,11 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a
 RevisionOption = Annotated[
     int | None,
     typer.Option(
-        "--expect", metavar="N", min=0, help="Change it only if it is at this revision (0: a new name).", show_default=False
+        "--expect",
+        metavar="N",
+        min=0,
+        help="Change it only if it is at this revision (0: a new name).",
+        show_default=False,
     ),
 ]
 GateOption = Annotated[
@@ -29,8 +33,9 @@ GateOption = Annotated[
 ]
 OverrideOption = Annotated[
     str | None,
-    typer.Option("--override", metavar="REASON", help="Deploy although a gate refuses it, for this reason, which is "
-        "recorded."),
+    typer.Option(
+        "--override", metavar="REASON", help="Deploy although a gate refuses it, for this reason, which is recorded."
+    ),
 ]
 UnjudgedOption = Annotated[
     bool, typer.Option("--unjudged", help="Deploy to all users without an evaluation; this is recorded.")
@@ -237,13 +242,14 @@ def canary(
     error: Annotated[
         float | None,
         typer.Option(
-            "--error", metavar="P", help="Probability that a canary is rolled back although it is not worse, over its "
-            "whole life."
+            "--error",
+            metavar="P",
+            help="Probability that a canary is rolled back although it is not worse, over its whole life.",
         ),
     ] = None,
     least_requests: Annotated[
-        int | None, typer.Option("--least-requests", metavar="N", help="Minimum requests to the canary before any "
-            "result.")
+        int | None,
+        typer.Option("--least-requests", metavar="N", help="Minimum requests to the canary before any result."),
     ] = None,
     rolls_back: Annotated[
         bool | None, typer.Option("--roll-back/--only-tell", help="Roll back a worse canary, or only report it.")

@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 def import_file(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON with an eval or a list of evals; - reads stdin.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the suites and their rows.")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder for the suites and their rows.")
+    ] = Path(),
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="ROWS", help='Rows: JSON lines {"item": {...}}.', show_default="of a run"),
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="FIELD", help="The field of the items that holds the prompt.", show_default="of a run"),
+        typer.Option(
+            "--prompt", metavar="FIELD", help="The field of the items that holds the prompt.", show_default="of a run"
+        ),
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,

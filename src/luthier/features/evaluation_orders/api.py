@@ -50,7 +50,9 @@ class EvaluationJob(BaseModel):
     status: JobStatus
 
 
-@router.post("", status_code=201, summary="Evaluate a model", response_model=EvaluationJob, responses=documented(404, 409))
+@router.post(
+    "", status_code=201, summary="Evaluate a model", response_model=EvaluationJob, responses=documented(404, 409)
+)
 def start(context: HomeContext, caller: Trainer, asked: EvaluationBody, request: Request) -> Any:
     """Queue it; a worker of this server judges."""
     return once(request, caller, context, lambda: _started(context, caller, asked), status_code=201)

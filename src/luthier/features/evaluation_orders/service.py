@@ -186,8 +186,9 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
     job = context.jobs.get(job_id[:64], caller.project_id)
     if job.kind != "evaluation":
         raise NotFoundError(
-            f"job {job_id} is not an evaluation", expected="the id of an evaluation's job", do="see the list of "
-            "evaluations"
+            f"job {job_id} is not an evaluation",
+            expected="the id of an evaluation's job",
+            do="see the list of evaluations",
         )
     newest, _ = context.job_events.page(job.job_id, limit=1)
     return OrderView(order_of(job), job, newest[0] if newest else None)

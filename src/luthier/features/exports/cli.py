@@ -49,9 +49,7 @@ def export(
     name: Annotated[str, typer.Argument(metavar="RUN", help=f"What to export: {ANY_MODEL}.")],
     to: Annotated[
         str,
-        typer.Option(
-            "--to", metavar="FORMAT", help="{formats}; for a task head: {head_formats}.", show_default=False
-        ),
+        typer.Option("--to", metavar="FORMAT", help="{formats}; for a task head: {head_formats}.", show_default=False),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write to: a new or an empty one.")
@@ -135,9 +133,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder 
 def push(
     folder: FolderArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="hf://org/name, s3://bucket/folder, file:///folder ...")],
-    public: Annotated[
-        bool, typer.Option("--public", help="Create the hub's repository as a public one.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Create the hub's repository as a public one.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -190,8 +186,9 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `luthier export` wrote.")],
     key: Annotated[
         Path | None,
-        typer.Option("--key", metavar="FILE", help="The public key (PEM, ECDSA or Ed25519) that the signature must "
-            "match."),
+        typer.Option(
+            "--key", metavar="FILE", help="The public key (PEM, ECDSA or Ed25519) that the signature must match."
+        ),
     ] = None,
     digest: Annotated[
         str | None, typer.Option("--digest", metavar="SHA256", help="The digest that the bundle must have.")

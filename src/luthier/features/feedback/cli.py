@@ -60,9 +60,12 @@ def list_all(
 def queue(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name in requests.")],
     sample: Annotated[
-        int | None, typer.Option("--sample", metavar="N", help="Queue this many answers, chosen at random.", show_default=False)
+        int | None,
+        typer.Option("--sample", metavar="N", help="Queue this many answers, chosen at random.", show_default=False),
     ] = None,
-    liked: Annotated[bool, typer.Option("--liked", help="Queue answers with a thumb up or a score of at least 0.8.")] = False,
+    liked: Annotated[
+        bool, typer.Option("--liked", help="Queue answers with a thumb up or a score of at least 0.8.")
+    ] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -94,8 +97,9 @@ def queue(
 
 
 def add_rows(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The name of the dataset; created if it does not "
-        "exist.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="The name of the dataset; created if it does not exist.")
+    ],
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Only answers of this model.", show_default="all")
     ] = None,
@@ -143,8 +147,9 @@ def _show_import(console: Console, came: Imported) -> None:
     num = came.num_by_outcome
     console.print(f"{num['new']:,} new, {num['replaced']:,} replacing earlier ones, {num['same']:,} known before")
     if came.num_queued:
-        console.print(f"{counted(came.num_queued, 'correction is waiting', 'corrections are waiting')} for review at "
-            "/review")
+        console.print(
+            f"{counted(came.num_queued, 'correction is waiting', 'corrections are waiting')} for review at /review"
+        )
     for number, reason in came.refused[:_MAX_REFUSED_SHOWN]:
         console.print(f"line {number} refused: {visible(reason)}", soft_wrap=True)
     if len(came.refused) > _MAX_REFUSED_SHOWN:

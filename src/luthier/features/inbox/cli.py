@@ -38,7 +38,8 @@ def list_all(
 def assign(
     item: _ItemArgument,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The member to assign it to; leave it out for nobody.", show_default=False)
+        str | None,
+        typer.Argument(metavar="NAME", help="The member to assign it to; leave it out for nobody.", show_default=False),
     ] = None,
     due: Annotated[str | None, typer.Option("--due", metavar="YYYY-MM-DD", help="The due date (UTC).")] = None,
     project: ProjectOption = "default",

@@ -128,8 +128,9 @@ def assign(
         _check_able(member, entry.work)
     due_at = None if due is None else _end_of(due)
     if due_at is not None and due_at < context.access.now():
-        raise RequestError(f"the due date {due}, which is in the past", expected="today or later", do="choose a later "
-            "day")
+        raise RequestError(
+            f"the due date {due}, which is in the past", expected="today or later", do="choose a later day"
+        )
     changes = {
         "assignee_id": None if member is None else member.member_id,
         "assigned_by": "" if member is None else caller.name,

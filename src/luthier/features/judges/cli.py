@@ -30,8 +30,9 @@ def calibrate(
         Path | None,
         typer.Option("--ratings", metavar="FILE", help="Ratings by people, as written by `luthier human-eval export`."),
     ] = None,
-    panel: Annotated[str | None, typer.Option("--panel", metavar="ID", help="Use the ratings of this panel instead of "
-        "a file.")] = None,
+    panel: Annotated[
+        str | None, typer.Option("--panel", metavar="ID", help="Use the ratings of this panel instead of a file.")
+    ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -46,7 +47,9 @@ def calibrate(
 
 
 def list_calibrations(
-    judge: Annotated[str | None, typer.Option("--judge", metavar="ENGINE", help="Only comparisons of this judge.")] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", metavar="ENGINE", help="Only comparisons of this judge.")
+    ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,

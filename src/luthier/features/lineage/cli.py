@@ -37,9 +37,13 @@ def lineage(
 
 
 def forget_row(
-    row: Annotated[str, typer.Argument(metavar="TEXT|ID", help="Text that only this row contains, or an id as for "
-        "`luthier lineage`.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Remove the row; without this, only show what would be removed.")] = False,
+    row: Annotated[
+        str,
+        typer.Argument(metavar="TEXT|ID", help="Text that only this row contains, or an id as for `luthier lineage`."),
+    ],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove the row; without this, only show what would be removed.")
+    ] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,

@@ -12,8 +12,8 @@ from luthier.platform.cli.command import HomeOption
 
 def serve(
     is_read_only: Annotated[
-        bool, typer.Option("--read-only", help="Offer only tools that change nothing: no start, deploy, pause or "
-            "cancel.")
+        bool,
+        typer.Option("--read-only", help="Offer only tools that change nothing: no start, deploy, pause or cancel."),
     ] = False,
     project: Annotated[
         str, typer.Option("--project", metavar="P", help="The project to work in; a key has its own.")

@@ -27,8 +27,10 @@ NameArgument = Annotated[
     ),
 ]
 _ShownArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A name as for `luthier models pull`; also a run, a tuned model "
-        "(ft:...), or a deployment.")
+    str,
+    typer.Argument(
+        metavar="NAME", help="A name as for `luthier models pull`; also a run, a tuned model (ft:...), or a deployment."
+    ),
 ]
 
 
@@ -87,8 +89,10 @@ def check(
         Path | None, typer.Option("--rows", metavar="FILE", help="Rows to try instead of one of each kind.")
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option("--max-seconds", metavar="SECONDS", help="Time limit for all parts together; the rest is "
-            "skipped.")
+        float,
+        typer.Option(
+            "--max-seconds", metavar="SECONDS", help="Time limit for all parts together; the rest is skipped."
+        ),
     ] = 600.0,
     as_json: JsonOption = False,
     home: HomeOption = None,

@@ -41,13 +41,14 @@ def monitor(
         Path | None, typer.Option("--corpus", metavar="PATH", help="Documents that answers may cite. Saved.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="FILE", help="Rows that it was trained on, if not those of its "
-            "run. Saved.")
+        Path | None,
+        typer.Option("--data", metavar="FILE", help="Rows that it was trained on, if not those of its run. Saved."),
     ] = None,
     group: Annotated[
         list[str] | None,
-        typer.Option("--group", metavar="NAME=REGEX", help="A group of people, recognised by their prompts. "
-            "Repeatable. Saved."),
+        typer.Option(
+            "--group", metavar="NAME=REGEX", help="A group of people, recognised by their prompts. Repeatable. Saved."
+        ),
     ] = None,
     judge: Annotated[
         str | None,
@@ -63,8 +64,8 @@ def monitor(
         typer.Option("--suite", metavar="FILE", help="A suite that the server also evaluates; none: turn off. Saved."),
     ] = None,
     suite_every: Annotated[
-        str | None, typer.Option("--suite-every", metavar="SPAN", help="How often the suite is evaluated: 24h, 7d. "
-            "Saved.")
+        str | None,
+        typer.Option("--suite-every", metavar="SPAN", help="How often the suite is evaluated: 24h, 7d. Saved."),
     ] = None,
     normal_now: Annotated[
         bool, typer.Option("--normal-now", help="Treat the traffic from now on as normal: compare only with it. Saved.")
@@ -218,7 +219,8 @@ def settings(
         typer.Option("--on/--off", help="Whether the server checks models on schedule.", show_default=False),
     ] = None,
     every: Annotated[
-        str | None, typer.Option("--every", metavar="SPAN", help="How often models are checked: 30m, 1h.", show_default=False)
+        str | None,
+        typer.Option("--every", metavar="SPAN", help="How often models are checked: 30m, 1h.", show_default=False),
     ] = None,
     window: Annotated[
         str | None,
@@ -231,8 +233,8 @@ def settings(
         list[str] | None, typer.Option("--leave-out", metavar="NAME", help="Do not check this model. Repeatable.")
     ] = None,
     email: Annotated[
-        list[str] | None, typer.Option("--email", metavar="NAME@HOST", help="Send alerts to this mail address. "
-            "Repeatable.")
+        list[str] | None,
+        typer.Option("--email", metavar="NAME@HOST", help="Send alerts to this mail address. Repeatable."),
     ] = None,
     remove_email: Annotated[
         list[str] | None,
@@ -240,11 +242,21 @@ def settings(
     ] = None,
     open_after: Annotated[
         int | None,
-        typer.Option("--open-after", metavar="N", help="Number of changed checks in a row that open an alert.", show_default=False),
+        typer.Option(
+            "--open-after",
+            metavar="N",
+            help="Number of changed checks in a row that open an alert.",
+            show_default=False,
+        ),
     ] = None,
     close_after: Annotated[
         int | None,
-        typer.Option("--close-after", metavar="N", help="Number of steady checks in a row that close an alert.", show_default=False),
+        typer.Option(
+            "--close-after",
+            metavar="N",
+            help="Number of steady checks in a row that close an alert.",
+            show_default=False,
+        ),
     ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -280,8 +292,8 @@ def settings(
 
 def check(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="The models to check.", show_default="all monitored "
-            "models")
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="The models to check.", show_default="all monitored models"),
     ] = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,

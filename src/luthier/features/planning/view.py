@@ -233,7 +233,9 @@ def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
 def _time_note(predicted: dict[str, Any]) -> str:
     """What the time is of, and how busy this machine is where that widens it."""
     judged = (
-        f"evaluation {figures.duration(predicted['judging_hours'] * 3600)} of it" if "judging_hours" in predicted else ""
+        f"evaluation {figures.duration(predicted['judging_hours'] * 3600)} of it"
+        if "judging_hours" in predicted
+        else ""
     )
     load = predicted.get("load")  # answers that were kept from before have none
     busy = ""

@@ -39,8 +39,9 @@ def import_recipe(
     trainer: Annotated[
         str | None,
         typer.Option(
-            "--trainer", metavar="NAME", help="TRL's trainer, if the keys do not show it: sft, dpo, kto, reward or "
-            "grpo."
+            "--trainer",
+            metavar="NAME",
+            help="TRL's trainer, if the keys do not show it: sft, dpo, kto, reward or grpo.",
         ),
     ] = None,
     output: Annotated[
@@ -55,8 +56,12 @@ def import_recipe(
     ] = None,
     num_devices: Annotated[
         int,
-        typer.Option("--devices", metavar="N", min=1, help="Number of devices that the file is run on; multiplies the "
-            "batch size."),
+        typer.Option(
+            "--devices",
+            metavar="N",
+            min=1,
+            help="Number of devices that the file is run on; multiplies the batch size.",
+        ),
     ] = 1,
     force: ForceOption = False,
     as_json: JsonOption = False,

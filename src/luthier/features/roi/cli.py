@@ -27,15 +27,16 @@ _NUM_BARS = 6
 def worth(
     case: Annotated[
         Path | None,
-        typer.Argument(metavar="[CASE]", help="The case, as YAML or JSON (keys: docs/roi.md). Without it: three "
-            "questions."),
+        typer.Argument(
+            metavar="[CASE]", help="The case, as YAML or JSON (keys: docs/roi.md). Without it: three questions."
+        ),
     ] = None,
     answers_per_week: Annotated[
         float | None, typer.Option(metavar="N", help="Without a case: answers that people give per week.")
     ] = None,
     minutes_each: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="Without a case: minutes that a person needs for one "
-            "answer.")
+        float | None,
+        typer.Option(metavar="MINUTES", help="Without a case: minutes that a person needs for one answer."),
     ] = None,
     cost_of_an_error: Annotated[
         float | None, typer.Option(metavar="MONEY", help="Without a case: what a wrong answer costs.")

@@ -143,11 +143,15 @@ MORE: Final = (
     _field(
         "training.lr_schedule",
         "Learning rate schedule",
-        words={"cosine": "falls slowly, then fast, then slowly (cosine)", "linear": "falls evenly (linear)", "constant": "stays the same (constant)"},
+        words={
+            "cosine": "falls slowly, fast, slowly (cosine)",
+            "linear": "falls evenly (linear)",
+            "constant": "constant",
+        },
     ),
     _field("training.warmup_fraction", "Warm-up", "share of the steps", high=0.3, step=0.01),
     _field("training.weight_decay", "Weight decay", "pulls weights towards 0", high=0.3, step=0.01),
-    _field("training.max_grad_norm", "Maximum gradient norm", "larger ones are clipped to this", low=0.1, high=10, step=0.1),
+    _field("training.max_grad_norm", "Maximum gradient norm", "larger ones are clipped", low=0.1, high=10, step=0.1),
     _field("training.early_stopping_patience", "Patience", "validations without a gain; 0: never stop early", high=10),
     _field("training.neftune_alpha", "NEFTune noise", "on the embeddings; 0: none", high=15),
     _field(
@@ -288,7 +292,7 @@ _OF_METHODS: Final = (
     _field("method.target_rank", "Average rank at the end", "capacity of the adapter", low=1, high=256, scale="log2"),
     _field("method.alpha", "Alpha", "scale of the adapter", low=1, high=512, scale="log2"),
     _field("method.dropout", "Dropout", "share of the adapter's inputs", high=0.5, step=0.01),
-    _field("method.learning_rate_ratio", "Learning rate ratio", "rate of B over that of A", low=1, high=64, scale="log2"),
+    _field("method.learning_rate_ratio", "Learning rate ratio", "B over A", low=1, high=64, scale="log2"),
     _field("method.num_virtual_tokens", "Virtual tokens", "length of the prompt", low=1, high=128, scale="log2"),
     _field(
         "method.quantisation",
@@ -324,7 +328,7 @@ _OF_OBJECTIVES: Final = (
         },
     ),
     _field("objective.teacher_share", "Teacher in the mixture", "Jensen-Shannon only", low=0.1, high=0.9, step=0.05),
-    _field("objective.num_generations", "Answers per prompt", "graded against each other", low=2, high=64, scale="log2"),
+    _field("objective.num_generations", "Answers per prompt", "graded as a group", low=2, high=64, scale="log2"),
     _field(
         "objective.max_new_tokens", "Longest answer", "in tokens; longer ones are cut", low=8, high=2048,
         scale="log2",

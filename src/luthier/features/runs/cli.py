@@ -34,9 +34,7 @@ def list_runs(
             "--filter", metavar="FILTER", help="Only matching runs: 'lr>1e-3 tag:sweep verdict:better' (docs/runs.md)."
         ),
     ] = "",
-    sort: Annotated[
-        str, typer.Option("--sort", metavar="FIELD", help="Sort by a field; -FIELD: largest first.")
-    ] = "",
+    sort: Annotated[str, typer.Option("--sort", metavar="FIELD", help="Sort by a field; -FIELD: largest first.")] = "",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

@@ -28,8 +28,8 @@ def chat(
     ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")] = None,
     temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", min=0.0, max=5.0, help="0 always takes the most likely "
-            "token.")
+        float,
+        typer.Option("--temperature", metavar="T", min=0.0, max=5.0, help="0 always takes the most likely token."),
     ] = 0.0,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="Seed of sampling at a temperature above 0.")

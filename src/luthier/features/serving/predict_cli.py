@@ -32,8 +32,8 @@ def predict(
         str | None, typer.Option("--query", metavar="TEXT", help="For a reranker: the query that texts are ranked by.")
     ] = None,
     dimensions: Annotated[
-        int | None, typer.Option("--dimensions", metavar="N", min=1, help="For embeddings: how many numbers a vector "
-            "has.")
+        int | None,
+        typer.Option("--dimensions", metavar="N", min=1, help="For embeddings: how many numbers a vector has."),
     ] = None,
     input_type: Annotated[
         Literal["query", "document"] | None,

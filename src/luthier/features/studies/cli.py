@@ -25,7 +25,9 @@ StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The id of a
 
 
 def tune(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)
+    ] = None,
     overrides: SetOption = None,
     budget_hours: tune_options.HoursOption = None,
     budget_usd: tune_options.UsdOption = None,

@@ -17,8 +17,8 @@ HoursOption = Annotated[
     typer.Option("--budget-hours", metavar="H", help="Time limit of the whole search, final run included."),
 ]
 UsdOption = Annotated[
-    float | None, typer.Option("--budget-usd", metavar="USD", help="Cost limit of the whole search, at this machine's "
-        "price.")
+    float | None,
+    typer.Option("--budget-usd", metavar="USD", help="Cost limit of the whole search, at this machine's price."),
 ]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", min=1, metavar="N", help="Maximum number of trials [default: 40].")

@@ -76,8 +76,9 @@ def report_of(context: Context, caller: Caller, study_id: str) -> str:
         text = (context.settings.home / "studies" / study_id / "report.html").read_text(encoding="utf-8")
     except OSError:
         raise NotFoundError(
-            f"study {study_id} has no report", expected="a study that is done", do="wait until it has finished, then "
-            "open it again"
+            f"study {study_id} has no report",
+            expected="a study that is done",
+            do="wait until it has finished, then open it again",
         ) from None
     recipe = study.spec.recipe.model_dump(mode="json")
     return redact_page(text, reference_paths(context, recipe))

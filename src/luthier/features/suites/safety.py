@@ -133,8 +133,9 @@ def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> P
         held_out = splits.get("held_out")
     except (ConflictError, DataError, RequestError) as error:
         # The other probes need no rows, so the check continues.
-        left_out.append("The rows of the run cannot be read, so the probes that need them could not run: "
-            f"{error.came}.")
+        left_out.append(
+            f"The rows of the run cannot be read, so the probes that need them could not run: {error.came}."
+        )
         return ProbeInputs(plan=plan)
     if held_out is None:
         return ProbeInputs(trained=trained, plan=plan)

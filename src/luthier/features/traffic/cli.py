@@ -32,8 +32,10 @@ def policy(
         Keeping | None, typer.Option("--keep", help="; ".join(f"{name}: {text}" for name, text in _KEEPS.items()))
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option("--fraction", metavar="F", help="The fraction of requests whose text `sampled` "
-            "keeps, such as 0.1.")
+        float | None,
+        typer.Option(
+            "--fraction", metavar="F", help="The fraction of requests whose text `sampled` keeps, such as 0.1."
+        ),
     ] = None,
     mask: Annotated[
         bool | None, typer.Option("--mask/--no-mask", help="Mask personal data and secrets before text is stored.")
@@ -70,7 +72,8 @@ def policy(
 
 def list_exchanges(
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Only requests to this model or deployment.", show_default="all")
+        str | None,
+        typer.Option("--model", metavar="NAME", help="Only requests to this model or deployment.", show_default="all"),
     ] = None,
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far to look back: 7d, 12h, 30m.")] = "7d",
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show the newest N.")] = 20,

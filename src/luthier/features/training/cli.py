@@ -48,7 +48,9 @@ _InterruptedOption = Annotated[
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)
+    ] = None,
     overrides: SetOption = None,
     resume_id: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Resume a run that was paused, failed or killed.")
@@ -64,8 +66,9 @@ def train(
     num_devices: DevicesOption = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", metavar="ray", help="Train on a Ray cluster: ray for the one on this machine, or "
-            "ray://HOST:PORT."),
+        typer.Option(
+            "--on", metavar="ray", help="Train on a Ray cluster: ray for the one on this machine, or ray://HOST:PORT."
+        ),
     ] = None,
     checkpoints: CheckpointsOption = None,
     allow_unsigned: AllowUnsignedOption = False,

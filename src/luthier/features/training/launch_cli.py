@@ -37,16 +37,18 @@ _HoursOption = Annotated[
     typer.Option("--hours", metavar="H", help="Time limit of the job.", show_default="by the budget, or 24"),
 ]
 _CpusOption = Annotated[int, typer.Option("--cpus-per-device", metavar="N", help="CPU cores per process.")]
-_AcceleratorOption = Annotated[str, typer.Option("--accelerator", metavar="NAME", help="Name of the GPU, as SkyPilot "
-    "writes it.")]
+_AcceleratorOption = Annotated[
+    str, typer.Option("--accelerator", metavar="NAME", help="Name of the GPU, as SkyPilot writes it.")
+]
 _ImageOption = Annotated[
     str | None, typer.Option("--image", metavar="IMAGE", help="ray: container image with Luthier and Ray.")
 ]
 _SetupOption = Annotated[
     str | None,
     typer.Option(
-        "--setup", metavar="COMMAND", help="Command that installs Luthier; runs first, on each node (slurm: on the "
-        "first one)."
+        "--setup",
+        metavar="COMMAND",
+        help="Command that installs Luthier; runs first, on each node (slurm: on the first one).",
     ),
 ]
 _RunHomeOption = Annotated[
@@ -57,8 +59,8 @@ _DataOption = Annotated[
     typer.Option("--data", metavar="PATH=URL", help="Copy data from a store to this path on each node. Repeatable."),
 ]
 _RestartsOption = Annotated[
-    int, typer.Option("--max-restarts", metavar="N", help="Maximum number of restarts after a failure or the time "
-        "limit.")
+    int,
+    typer.Option("--max-restarts", metavar="N", help="Maximum number of restarts after a failure or the time limit."),
 ]
 _PriceOption = Annotated[
     float | None, typer.Option("--max-usd-per-hour", metavar="USD", help="skypilot: maximum price of a machine.")
@@ -77,7 +79,9 @@ def launch(
     system: Annotated[
         str, typer.Argument(metavar="SYSTEM", help="slurm, skypilot or ray (KubeRay); left out with --on sky.")
     ],
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="The recipe, as YAML or JSON.", show_default=False)
+    ] = None,
     num_nodes: _NodesOption = 1,
     devices_per_node: _DevicesOption = 1,
     hours: _HoursOption = None,
@@ -92,14 +96,16 @@ def launch(
     budget_hours: BudgetHoursOption = None,
     budget_usd: BudgetUsdOption = None,
     max_restarts: _RestartsOption = 3,
-    spot: Annotated[bool, typer.Option("--spot", help="skypilot: use spot machines, which may be withdrawn at any "
-        "time.")] = False,
+    spot: Annotated[
+        bool, typer.Option("--spot", help="skypilot: use spot machines, which may be withdrawn at any time.")
+    ] = False,
     max_usd_per_hour: _PriceOption = None,
     secrets: _SecretOption = None,
     on: Annotated[str | None, typer.Option("--on", metavar="sky", help="Start the job through SkyPilot.")] = None,
     cluster: _ClusterOption = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the job file here instead of to "
-        "stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the job file here instead of to stdout.")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> Answer:

@@ -25,8 +25,9 @@ OnOption = Annotated[
         "--on", metavar="DEVICE", help="Plan for cpu, or NAME[:COUNT] such as a100-80g:4. Repeatable with --compare."
     ),
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="Show every value with its source and reason, and the full "
-    "quote.")]
+AllOption = Annotated[
+    bool, typer.Option("--all", help="Show every value with its source and reason, and the full quote.")
+]
 ProbedOption = Annotated[
     bool, typer.Option("--probe", help="Run a few real steps on this machine first, and predict from them.")
 ]

@@ -93,8 +93,10 @@ def learning_curve(
     best = better(known, key=lambda one: _figure(metric, _observed(one.outputs, held_out, canonical)))
     rows = QUICK[best.name].rows(task_rows(train))
     if len(rows) < MIN_ROWS or len(held_out) < MIN_HELD_OUT:
-        few = f"{len(rows):,} to train on, {len(held_out):,} to evaluate with; at least {MIN_ROWS} and {MIN_HELD_OUT} "
+        few = (
+            f"{len(rows):,} to train on, {len(held_out):,} to evaluate with; at least {MIN_ROWS} and {MIN_HELD_OUT} "
             "are needed"
+        )
         return _without(metric, f"Whether more rows would help is unclear from so few rows ({few}).")
     # A partition is fitted twice: as quarters, and as halves.
     num_partitions = min(_MAX_PARTITIONS, int(seconds / (len(_PARTS) * max(best.seconds, 1e-9))))

@@ -157,8 +157,7 @@ def _resolved(
     asked_method = fitted_method(recipe.method, recipe.objective)
     method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
     if asked_method is not recipe.method:
-        sources.note("method.dropout", "derived", "answers are sampled without dropout, and learned as they were "
-            "sampled")
+        sources.note("method.dropout", "derived", "answers are sampled without dropout, and learned as sampled")
         if recipe.method is None:
             # The recipe that was fitted names a method, so it would pass as asked.
             sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")

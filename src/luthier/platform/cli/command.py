@@ -41,7 +41,9 @@ HomeOption = Annotated[
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="Name or id of the project.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a value of the recipe, such as training.epochs=3. Repeatable.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set", help="Override a value of the recipe, such as training.epochs=3. Repeatable.", metavar="KEY=VALUE"
+    ),
 ]
 BudgetHoursOption = Annotated[
     float | None,
@@ -112,8 +114,9 @@ ReflectionModelOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 MappingOption = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="FIELD=NAME", help="Map a field to a column of the file, such as prompt=question. "
-        "Repeatable."),
+    typer.Option(
+        "--map", metavar="FIELD=NAME", help="Map a field to a column of the file, such as prompt=question. Repeatable."
+    ),
 ]
 
 

@@ -156,7 +156,10 @@ def test_groups_of_several_projects_give_a_choice(home: Context, provider: Provi
     assert "project support" in one.get("/").text
     again = visitor()
     again.cookies.set("luthier_sign_in", one.cookies.get("luthier_sign_in", ""))
-    refused(again.post("/sign-in/oidc/choose", data={"choice": choice, "project": "default"}), "does not belong to a sign-in")
+    refused(
+        again.post("/sign-in/oidc/choose", data={"choice": choice, "project": "default"}),
+        "does not belong to a sign-in",
+    )
     third = visitor()
     choice = signed_in(third, "/datasets").text.partition('name="choice" value="')[2].partition('"')[0]
     refused(third.get(f"/sign-in/oidc/callback?code=x&state={choice}"), "names a choice of a project")
@@ -296,7 +299,9 @@ def test_an_answer_works_once_and_only_in_the_browser_that_asked(
     refused(one.get(back), "does not belong to a sign-in")
     to_provider(other)
     state = parse_qs(urlsplit(back).query)["state"][0]
-    refused(other.get(f"/sign-in/oidc/callback?{urlencode({'code': 'x', 'state': state})}"), "does not belong to a sign-in")
+    refused(
+        other.get(f"/sign-in/oidc/callback?{urlencode({'code': 'x', 'state': state})}"), "does not belong to a sign-in"
+    )
     refused(other.get("/sign-in/oidc/callback?code=x"), "does not belong to a sign-in")
 
 

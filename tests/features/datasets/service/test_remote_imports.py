@@ -389,7 +389,7 @@ def test_a_name_that_leads_to_this_machine_is_refused_when_it_is_looked_up(conte
 def test_a_host_that_cannot_be_one_is_named(context: Context, host: str) -> None:
     job = imported(context, f"https://{host}/rows.jsonl?signature=secret")
     assert job.status == "failed"
-    assert f"https://{host}/rows.jsonl is no address" in (job.error or {})["came"]
+    assert f"https://{host}/rows.jsonl is not an address" in (job.error or {})["came"]
     assert "secret" not in str(job.error)
 
 

@@ -150,7 +150,7 @@ def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("documents", "options", "message"),
     [
-        ("{", {}, "no JSON"),
+        ("{", {}, "not JSON"),
         (EVAL | {"testing_criteria": None}, {}, "holds no eval"),
         ({"object": "list", "data": []}, {}, "holds no eval"),
         (EVAL, {}, "no rows of its own, and no run of it is in the JSON"),

@@ -476,7 +476,7 @@ def test_classes_of_a_remote_stream_are_named_by_the_recipe(
     assert again is not None
     assert again.head is not None
     assert (again.head.labels, again.leaves_out_classes) == (head.labels, True)
-    with pytest.raises(RecipeError, match="a label in quotes, such as '1': 1 is no text"):
+    with pytest.raises(RecipeError, match="a label in quotes, such as '1': 1 is not text"):
         planned(context, recipe, "objective.classes=[1, a]")
     with pytest.raises(RecipeError, match="names 3 classes, of which 1 differ from another one"):
         planned(context, recipe, "objective.classes=[b, a, B]")

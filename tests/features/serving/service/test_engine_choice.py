@@ -265,7 +265,7 @@ def test_what_passes_is_tried_again_after_a_day(context: Context, children: Chil
 
 def test_asked_for_it_is_tried_at_once_and_not_timed(context: Context, children: Children, base: Served) -> None:
     children.error = WorkError("the converter cannot be had", expected="an index", do="connect once")
-    with pytest.raises(RequestError, match="which is no GGUF file: the converter cannot be had"):
+    with pytest.raises(RequestError, match="which is not a GGUF file: the converter cannot be obtained"):
         choose_engines(context, {"base": base}, must=True)
     children.error = None
     (made,) = choose_engines(context, {"base": base}, must=True).values()

@@ -67,7 +67,7 @@ def test_the_minority_of_a_prompt_goes_and_all_where_there_is_none(jsonl: Write,
     )  # fmt: skip
     made = make(file, only=["conflicting_completion"])
     assert made.fate == {1: "kept", 2: "kept", 3: "removed", 4: "removed", 5: "removed", 6: "kept"}
-    assert "rows.jsonl:1 otherwise than 2 of its 3 rows do" in made.reasons[3][0]
+    assert "rows.jsonl:1 differently from 2 of its 3 rows" in made.reasons[3][0]
     assert "rows.jsonl:5 differently, and no answer has a majority" in made.reasons[4][0]
     assert make(file, output=file.with_name("b.jsonl")).fate[3] == "kept"  # not unasked
 

@@ -189,7 +189,9 @@ def test_an_open_answer_names_what_to_learn_first(make_case: Any) -> None:
     assert found.answer == "open"
     assert 0.5 <= found.tuned.probability_pays < 0.9
     assert found.headline.startswith("Not settled: it pays with a probability of")
-    assert found.changes[0] == "Learn more about this first, as it changes the value most: accuracy gained, tuned model."
+    assert (
+        found.changes[0] == "Learn more about this first, as it changes the value most: accuracy gained, tuned model."
+    )
     assert any("more correct answers (500 USD)" in text for text in found.reasons)
 
 

@@ -51,17 +51,22 @@ def ingest(
             metavar="DIR_OR_FILES...", help="PDF, DOCX, PPTX, XLSX, HTML, EPUB, Markdown, text, mail (.eml)."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the rows to "
-        "(.jsonl).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the rows to (.jsonl).")
+    ],
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens are counted.")
     ] = None,
     chunk_tokens: Annotated[int, typer.Option("--chunk-tokens", min=16, help="Maximum tokens of a row.")] = 512,
     overlap_tokens: Annotated[
-        int, typer.Option("--overlap-tokens", min=0, help="Maximum tokens that a row repeats from the end of the one "
-            "before.")
+        int,
+        typer.Option(
+            "--overlap-tokens", min=0, help="Maximum tokens that a row repeats from the end of the one before."
+        ),
     ] = 64,
-    licence: Annotated[str | None, typer.Option("--licence", metavar="TEXT", help="The licence to note on every row.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", metavar="TEXT", help="The licence to note on every row.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Number of reading processes [default: one per CPU].")
     ] = None,
@@ -144,8 +149,9 @@ class KindChoice(StrEnum):
 
 
 def synthesise(
-    file: Annotated[Path, typer.Argument(metavar="ROWS", help="Rows with passages in `text`, as `luthier data ingest` "
-        "writes them.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="ROWS", help="Rows with passages in `text`, as `luthier data ingest` writes them.")
+    ],
     teacher: Annotated[
         str,
         typer.Option(
@@ -155,8 +161,9 @@ def synthesise(
             "(key: LUTHIER_TEACHER_API_KEY or OPENAI_API_KEY).",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the pairs to "
-        "(.jsonl).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the pairs to (.jsonl).")
+    ],
     kind: Annotated[
         KindChoice, typer.Option("--kind", help="Questions with answers, or instructions.")
     ] = KindChoice.QA,
@@ -164,8 +171,8 @@ def synthesise(
         int, typer.Option("--pairs-per-passage", min=1, max=20, help="Number of pairs to write from each passage.")
     ] = 1,
     judge: Annotated[
-        str | None, typer.Option("--judge", metavar="ENGINE", help="A model that checks that the passage entails each "
-            "answer.")
+        str | None,
+        typer.Option("--judge", metavar="ENGINE", help="A model that checks that the passage entails each answer."),
     ] = None,
     min_support: Annotated[
         float,
@@ -175,7 +182,9 @@ def synthesise(
         int | None, typer.Option("--max-rows", min=1, metavar="N", help="Use only the first N rows.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of a reply.")] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")] = 0,
     price_input: Annotated[
         float | None, typer.Option("--price-input", min=0, metavar="USD", help="Price of a million prompt tokens.")
@@ -255,8 +264,9 @@ def tokens_text(usage: Usage) -> str:
 
 
 def answer(
-    file: Annotated[Path, typer.Argument(metavar="ROWS", help="Rows with prompts, in any shape, with or without "
-        "answers.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="ROWS", help="Rows with prompts, in any shape, with or without answers.")
+    ],
     teacher: Annotated[
         str,
         typer.Option(
@@ -266,14 +276,17 @@ def answer(
             "(key: LUTHIER_TEACHER_API_KEY or OPENAI_API_KEY).",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the answers to "
-        "(.jsonl).")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the answers to (.jsonl).")
+    ],
     mapping: MappingOption = None,
     max_rows: Annotated[
         int | None, typer.Option("--max-rows", min=1, metavar="N", help="Use only the first N rows.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longer answers are refused.")] = 512,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")] = 0,
     price_input: Annotated[
         float | None, typer.Option("--price-input", min=0, metavar="USD", help="Price of a million prompt tokens.")
@@ -283,7 +296,9 @@ def answer(
     ] = None,
     keep_thoughts: Annotated[
         bool,
-        typer.Option("--keep-thoughts", help="Also write the teacher's thoughts into the rows, for a student to learn."),
+        typer.Option(
+            "--keep-thoughts", help="Also write the teacher's thoughts into the rows, for a student to learn."
+        ),
     ] = False,
     batch: BatchOption = False,
     force: ForceOption = False,

@@ -87,9 +87,7 @@ ResetOption = Annotated[
 ]
 LearnReasoningOption = Annotated[
     bool | None,
-    typer.Option(
-        "--learn-reasoning/--no-learn-reasoning", help="Learn thoughts, or not [default: those of the rows]."
-    ),
+    typer.Option("--learn-reasoning/--no-learn-reasoning", help="Learn thoughts, or not [default: those of the rows]."),
 ]
 
 TemplateOptionsOption = Annotated[
@@ -119,8 +117,9 @@ BlockTokensOption = Annotated[
 
 
 def preview(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
-        ".gz), or .xlsx.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+    ],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
     num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows, or blocks, to show.")] = 3,
     shows_all: Annotated[
@@ -256,26 +255,30 @@ def show_preview(console: Console, found: DataPreview) -> None:
 
 
 def card(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
-        ".gz), or .xlsx.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the card to, such "
-        "as README.md.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the card to, such as README.md.")
+    ],
     name: Annotated[str | None, typer.Option("--name", help="The title [default: the file's name].")] = None,
     licence: Annotated[
         str | None, typer.Option("--licence", metavar="ID", help="The licence's id on the hub, such as cc-by-4.0.")
     ] = None,
-    description: Annotated[str | None, typer.Option("--description", metavar="TEXT", help="What the dataset is.")] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", metavar="TEXT", help="What the dataset is.")
+    ] = None,
     language: Annotated[
-        list[str] | None, typer.Option("--language", metavar="CODE", help="A language code (ISO 639), such as en. "
-            "Repeatable.")
+        list[str] | None,
+        typer.Option("--language", metavar="CODE", help="A language code (ISO 639), such as en. Repeatable."),
     ] = None,
     uses: Annotated[str | None, typer.Option("--uses", metavar="TEXT", help="The intended use of the dataset.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens are counted.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file, to find rows that leak from "
-            "it.")
+        Path | None,
+        typer.Option("--against", metavar="FILE", help="The held-out file, to find rows that leak from it."),
     ] = None,
     mapping: MappingOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing card.")] = False,
@@ -335,8 +338,10 @@ def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A data file, or a folder that `data split` has written.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The same for the newer version.")],
     key: Annotated[
-        str | None, typer.Option("--key", metavar="FIELD", help="The field that identifies a row [default: its id, "
-            "else its prompt].")
+        str | None,
+        typer.Option(
+            "--key", metavar="FIELD", help="The field that identifies a row [default: its id, else its prompt]."
+        ),
     ] = None,
     examples: Annotated[int, typer.Option("--examples", min=0, help="How many rows of each kind to show.")] = 5,
     mapping: MappingOption = None,

@@ -54,11 +54,12 @@ class FailOn(StrEnum):
 
 
 def audit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
-        ".gz), or .xlsx.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+    ],
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file, to find rows that leak from "
-            "it.")
+        Path | None,
+        typer.Option("--against", metavar="FILE", help="The held-out file, to find rows that leak from it."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens and context are used.")
@@ -74,14 +75,14 @@ def audit(
     group_by: Annotated[
         str | None, typer.Option("--group-by", metavar="FIELD", help="The field with the source document of a row.")
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="The planned training method: it decides how many rows are "
-        "needed.")] = (
-        "lora"
-    ),
+    method: Annotated[
+        str, typer.Option("--method", help="The planned training method: it decides how many rows are needed.")
+    ] = ("lora"),
     toxicity_model: Annotated[
         Path | None,
-        typer.Option("--toxicity-model", metavar="DIR", help="A text-classification model to use instead of the word "
-            "list."),
+        typer.Option(
+            "--toxicity-model", metavar="DIR", help="A text-classification model to use instead of the word list."
+        ),
     ] = None,
     toxic_label: Annotated[
         str | None, typer.Option("--toxic-label", metavar="LABEL", help="The label of that model that means toxic.")
@@ -162,10 +163,12 @@ def _show_finding(console: Console, finding: Finding) -> None:
 
 
 def repair(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
-        ".gz), or .xlsx.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the rows to, as "
-        "JSONL.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the rows to, as JSONL.")
+    ],
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="CHECK,...", help="Repair only what these checks find. Repeatable."),
@@ -174,8 +177,8 @@ def repair(
         list[str] | None, typer.Option("--skip", metavar="CHECK,...", help="Skip these repairs. Repeatable.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="FILE", help="The held-out file: rows that leak from it are "
-            "removed.")
+        Path | None,
+        typer.Option("--against", metavar="FILE", help="The held-out file: rows that leak from it are removed."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="The base model whose tokens and context are used.")
@@ -274,12 +277,15 @@ _NUM_STRATA = 20
 
 
 def split(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also "
-        ".gz), or .xlsx.")],
-    held_out: Annotated[float, typer.Option("--held-out", help="The fraction of held-out rows, which evaluate the "
-        "model once.")] = 0.1,
-    validation: Annotated[float, typer.Option("--validation", help="The fraction of validation rows, which steer "
-        "training.")] = 0.1,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+    ],
+    held_out: Annotated[
+        float, typer.Option("--held-out", help="The fraction of held-out rows, which evaluate the model once.")
+    ] = 0.1,
+    validation: Annotated[
+        float, typer.Option("--validation", help="The fraction of validation rows, which steer training.")
+    ] = 0.1,
     group_by: Annotated[
         str | None,
         typer.Option(
@@ -294,8 +300,10 @@ def split(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the split.")] = 0,
     folder: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to write to [default: FILE-split, "
-            "next to FILE].")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="The folder to write to [default: FILE-split, next to FILE]."
+        ),
     ] = None,
     near_threshold: Annotated[
         float, typer.Option("--near-threshold", help="Keep rows that are at least this similar (Jaccard) on one side.")

@@ -55,8 +55,9 @@ def _show_fetched(console: Console, found: RemoteRows, is_refreshed: bool) -> No
 def cache(
     clear: Annotated[
         bool,
-        typer.Option("--clear", help="Remove files that no unfinished run needs and that were not used in the last "
-            "hour."),
+        typer.Option(
+            "--clear", help="Remove files that no unfinished run needs and that were not used in the last hour."
+        ),
     ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,

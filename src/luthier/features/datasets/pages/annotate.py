@@ -452,8 +452,10 @@ def _page(request: Request, context: Context, caller: Caller, view: AnnotationVi
 def _decision_message(line: int, decision: Decision, made: annotation_queue.Decided) -> str:
     words = f"row {line} is {_WORDS[decision]}"
     if made.overruled is not None:
-        words += f"; {made.overruled.author} had {_WORDS[made.overruled.decision]} it in the meantime, your decision "
+        words += (
+            f"; {made.overruled.author} had {_WORDS[made.overruled.decision]} it in the meantime, your decision "
             "counts now"
+        )
     return words
 
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 def benchmark(
     name: Annotated[str, typer.Argument(metavar="RUN", help=f"What to export: {ANY_MODEL}.")],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Held-out rows.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for the table and the page.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for the table and the page.")
+    ],
     wanted: Annotated[
         str | None,
         typer.Option(
@@ -40,7 +42,9 @@ def benchmark(
         str | None, typer.Option("--metrics", metavar="A,B", help="Metrics, as for `luthier eval`.")
     ] = None,
     mapping: MappingOption = None,
-    num_rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Number of rows to measure quality on.")] = 100,
+    num_rows: Annotated[
+        int, typer.Option("--rows", min=1, metavar="N", help="Number of rows to measure quality on.")
+    ] = 100,
     num_timed: Annotated[int, typer.Option("--timed", min=1, metavar="N", help="Number of prompts to time.")] = 8,
     num_rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Number of rounds to time.")] = 3,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=2, help="Maximum tokens of an output.")] = 64,

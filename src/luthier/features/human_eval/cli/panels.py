@@ -69,8 +69,9 @@ class KindChoice(StrEnum):
 
 _Systems = Annotated[
     str | None,
-    typer.Option("--systems", metavar="A,B", help="The systems that answer: base models, runs, or "
-        "http(s)://host:port/v1#MODEL."),
+    typer.Option(
+        "--systems", metavar="A,B", help="The systems that answer: base models, runs, or http(s)://host:port/v1#MODEL."
+    ),
 ]
 _Evaluation = Annotated[
     str | None,
@@ -86,14 +87,14 @@ _Instructions = Annotated[
     Path | None,
     typer.Option("--instructions", metavar="FILE", help="Your own instructions for the raters, as plain text."),
 ]
-_Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the random orders.", show_default="random, and "
-    "stored")]
-_AllowLeakage = Annotated[
-    bool, typer.Option("--allow-leakage", help="Allow rows that a run was trained on.")
+_Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of the random orders.", show_default="random, and stored")
 ]
+_AllowLeakage = Annotated[bool, typer.Option("--allow-leakage", help="Allow rows that a run was trained on.")]
 _Kind = Annotated[KindChoice, typer.Option("--kind", help="Which of two answers is better, or 1 to 5 for each answer.")]
-_Raters = Annotated[str, typer.Option("--raters", metavar="N", help="Number of raters, or their names separated by "
-    "commas.")]
+_Raters = Annotated[
+    str, typer.Option("--raters", metavar="N", help="Number of raters, or their names separated by commas.")
+]
 _Data = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows for the systems to answer.")]
 _Name = Annotated[str, typer.Option("--name", help="The name of the panel.", show_default="the systems")]
 _MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of an answer.")]
@@ -361,8 +362,10 @@ def pairs(
     output: OutputOption,
     force: ForceOption = False,
     with_caught: Annotated[
-        bool, typer.Option("--with-caught", help="Include raters who seem not to read the answers; by default they "
-            "are left out.")
+        bool,
+        typer.Option(
+            "--with-caught", help="Include raters who seem not to read the answers; by default they are left out."
+        ),
     ] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,

@@ -42,8 +42,9 @@ GoalOption = Annotated[
 HoursOption = Annotated[float | None, typer.Option("--budget-hours", metavar="H", help="Time limit of the whole run.")]
 ModelsOption = Annotated[
     str | None,
-    typer.Option("--models", metavar="A,B", help="Base models to compare [default: models of the catalogue on this "
-        "machine]."),
+    typer.Option(
+        "--models", metavar="A,B", help="Base models to compare [default: models of the catalogue on this machine]."
+    ),
 ]
 GroupOption = Annotated[
     str | None, typer.Option("--group-by", metavar="FIELD", help="Rows with the same value stay in one split.")

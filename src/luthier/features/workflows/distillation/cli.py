@@ -53,14 +53,19 @@ def distill(
     ] = "0.2",
     recipe: Annotated[
         Path | None,
-        typer.Option("--recipe", metavar="FILE", help="A recipe for training and evaluation; its base model and rows "
-            "are replaced."),
+        typer.Option(
+            "--recipe",
+            metavar="FILE",
+            help="A recipe for training and evaluation; its base model and rows are replaced.",
+        ),
     ] = None,
     overrides: SetOption = None,
     mapping: MappingOption = None,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of a teacher's answer; longer ones are not "
-            "learned.")
+        int,
+        typer.Option(
+            "--max-new-tokens", min=1, help="Maximum tokens of a teacher's answer; longer ones are not learned."
+        ),
     ] = 512,
     batch: Annotated[
         bool,

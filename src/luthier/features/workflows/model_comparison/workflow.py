@@ -404,8 +404,7 @@ def _stages(spec: ModelComparisonSpec) -> list[StageSpec]:
         prompting.append(
             StageSpec(
                 f"{one.label}: prompting",
-                "Evaluated without and with examples in its prompt, and by its most likely label where answers are "
-                "labels",
+                "Evaluated without and with examples, and by its most likely label where answers are labels",
                 partial(_prompt, number=number),
                 TimedOutcome,
                 needs=("judged_file", "max_new_tokens", "instruction"),

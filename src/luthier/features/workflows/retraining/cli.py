@@ -34,16 +34,22 @@ def retrain(
         list[str] | None, typer.Option("--panel", metavar="ID", help="Also learn the preferences of a rating panel.")
     ] = None,
     start: Annotated[
-        str, typer.Option("--start", metavar="base|last", help="base: train the base model on all rows. last: "
-            "continue the last model.")
+        str,
+        typer.Option(
+            "--start",
+            metavar="base|last",
+            help="base: train the base model on all rows. last: continue the last model.",
+        ),
     ] = "base",
     canary: Annotated[
         float | None,
-        typer.Option("--canary", metavar="F", help="Deploy at once to this fraction of users; otherwise only offer it."),
+        typer.Option(
+            "--canary", metavar="F", help="Deploy at once to this fraction of users; otherwise only offer it."
+        ),
     ] = None,
     gate: Annotated[
-        Path | None, typer.Option("--gate", metavar="FILE", help="A release gate to pass, in addition to the "
-            "project's.")
+        Path | None,
+        typer.Option("--gate", metavar="FILE", help="A release gate to pass, in addition to the project's."),
     ] = None,
     suite: Annotated[
         Path | None, typer.Option("--suite", metavar="FILE", help="Also evaluate this suite; a gate may need it.")

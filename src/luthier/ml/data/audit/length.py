@@ -62,7 +62,9 @@ def _distribution(lengths: Lengths, unit: str) -> Finding:
         f"{quantiles['q95']:,}, longest {quantiles['q100']:,}"
     )
     message += "" if unit == "tokens" else " (name a model to have tokens counted)"
-    return about_file(_LENGTH, "info", message=message, fix="nothing: this shows how long the rows are", details=details)
+    return about_file(
+        _LENGTH, "info", message=message, fix="nothing: this shows how long the rows are", details=details
+    )
 
 
 def _histogram(lengths: Lengths) -> tuple[list[float], list[int]]:

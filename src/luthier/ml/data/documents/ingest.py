@@ -407,8 +407,9 @@ def _read_all(
         def done(job: int, answer: Answer) -> None:
             if answer.get("is_disk_full"):
                 raise StorageFullError(
-                    f"no room left in {parts.parent}", expected="room for the rows twice", do="free some space, then "
-                    "run it again"
+                    f"no room left in {parts.parent}",
+                    expected="room for the rows twice",
+                    do="free some space, then run it again",
                 )
             answers[places[job]] = answer
             on_document(_document(found[places[job]], answer))

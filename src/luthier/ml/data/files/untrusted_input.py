@@ -55,8 +55,9 @@ def check_archive(path: Path) -> frozenset[str]:
             return frozenset(entry.filename for entry in entries)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, OSError) as error:
         raise DataError(
-            f"its ZIP archive is broken: {library_reason(error)}", expected="a whole file", do="download or save it "
-            "again"
+            f"its ZIP archive is broken: {library_reason(error)}",
+            expected="a whole file",
+            do="download or save it again",
         ) from error
 
 

@@ -132,8 +132,9 @@ def choose_actions(
         raise RequestError("no repair is left", expected="at least one", do="skip fewer checks with --skip")
     if not has_held_out and any(action.check == "contamination" for action in chosen):
         raise RequestError(
-            "contamination without a held-out file", expected="the file that will evaluate the model", do="give it "
-            "with --against"
+            "contamination without a held-out file",
+            expected="the file that will evaluate the model",
+            do="give it with --against",
         )
     return chosen
 

@@ -298,7 +298,9 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
             tokens,
             f"{_LOOK}: are answers cut, empty or running on?",
         ),
-        share("answer_cut_off", "Answers cut off", cut, "Raise max_tokens in the clients, or ask for shorter answers.", ""),
+        share(
+            "answer_cut_off", "Answers cut off", cut, "Raise max_tokens in the clients, or ask for shorter answers.", ""
+        ),
         share(
             "answer_refusals",
             "Answers that refuse",

@@ -148,9 +148,7 @@ def _how_to_ask(repository: str) -> str:
     """The advice for a repository of the hub: its short name if the catalogue has it."""
     wanted = repository.partition("@")[0].casefold()
     known = [e.name for e in entries().values() if (e.hub or "").partition("@")[0].casefold() == wanted]
-    return (
-        f"use {known[0]}, its name in the catalogue" if known else f"if it is on the hub, use hub:{repository}"
-    )
+    return f"use {known[0]}, its name in the catalogue" if known else f"if it is on the hub, use hub:{repository}"
 
 
 def parse_hub(name: str) -> ModelName:

@@ -436,8 +436,10 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
         f"held-out rows; today's way is {measured.today}{ending}."
     )
     if measured.today_kind == "given":
-        yield "Today's accuracy was measured on other rows than the tuned model's: the gain is less certain than a "
+        yield (
+            "Today's accuracy was measured on other rows than the tuned model's: the gain is less certain than a "
             "paired one."
+        )
     if case.verdict.correct_per_point is not None:
         point = case.verdict.correct_per_point.typical
         yield (

@@ -90,8 +90,10 @@ _ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sh
 
 _LABELLED: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt")
 _PAIRS: Final[tuple[Shape, ...]] = ("preference",)
-_BETA: Final = (0.1, "how strongly moving away from the start is penalised; 0.01 to 0.5 is usual (Rafailov et al., "
-    "2023, section 6)")
+_BETA: Final = (
+    0.1,
+    "how strongly moving away from the start is penalised; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)",
+)
 _SMOOTHING: Final = (0.0, "labels are used as they are; 0.1 assumes that one in ten is reversed")
 # A factor on the method's own rate: an absolute rate would be wrong for full fine-tuning.
 _SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
@@ -296,8 +298,10 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
             ),
         },
         _LABELLED,
-        learning_rate_factor=(0.2, "gradients of a few sampled answers are noisy: a fifth of the rate for given "
-            "answers"),
+        learning_rate_factor=(
+            0.2,
+            "gradients of a few sampled answers are noisy: a fifth of the rate for given answers",
+        ),
         required=("rewards",),
         takes_dropout=False,
         needs_adapter_for="kl_weight",
