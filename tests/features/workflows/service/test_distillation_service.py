@@ -179,7 +179,7 @@ def test_without_values_in_the_recipe_both_have_the_batch_size_and_the_rate_of_t
     assert student.alone is not None
     plans = [context.runs.plan(one.run_id) for one in (student.taught, student.alone)]
     assert [plan.objective.name for plan in plans] == ["distillation", "sft"]
-    gold = {"train": str(context.home / "students" / student.student_id / "gold.jsonl")}
+    gold = {"train": str(context.home / "students" / student.student_id / "train.jsonl")}
     plain = recipe_from({"base_model": str(tiny_model), "data": gold, "training": training}, base_dir=Path())
     expected = make_plan(context, plain, base_dir=Path()).training
     assert expected.num_steps == 4, "32 rows, 8 in a step"
