@@ -9,9 +9,9 @@ model, and makes the order of an epoch and the rows of 100 steps. Each work runs
 memory for rows (`LUTHIER_DATA_MEMORY_BYTES`). Two peaks are shown: of anonymous memory (sampled every 0.2 s), which the
 kernel cannot take back and which decides whether a work fits, and of all resident memory, which counts mapped files as
 well; and the most that working files took at one time. Each stage of a work has its seconds and the peak of anonymous
-memory while it ran. Audit, repair and split use worker processes (`LUTHIER_DATA_WORKERS=1`: none); with `--on ray` they
-share the work on a cluster. The memory of workers is not counted. `growth` compares microseconds a row with those of the
-fewest rows: 1 is linear. Prints one JSON document.
+memory while it ran. Audit, repair and split use worker processes (`LUTHIER_DATA_WORKERS=1`: none); with `--on ray`
+they share the work on a cluster. The memory of workers is not counted. `growth` compares microseconds a row with those
+of the fewest rows: 1 is linear. Prints one JSON document.
 """
 
 from __future__ import annotations
