@@ -277,8 +277,8 @@ def _with_named_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 changed.append(call | {"id": ids[call_id]})
                 num_before += 1
             made.append(message | {"tool_calls": changed})
-        elif (call_id := message.get("tool_call_id")) in ids:
-            made.append(message | {"tool_call_id": ids[str(call_id)]})
+        elif (answered := str(message.get("tool_call_id") or "")) in ids:
+            made.append(message | {"tool_call_id": ids[answered]})
         else:
             made.append(message)
     return made
