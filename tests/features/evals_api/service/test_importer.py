@@ -153,7 +153,7 @@ def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> N
         ("{", {}, "not JSON"),
         (EVAL | {"testing_criteria": None}, {}, "holds no eval"),
         ({"object": "list", "data": []}, {}, "holds no eval"),
-        (EVAL, {}, "no rows of its own, and no run of it is in the JSON"),
+        (EVAL, {}, "no rows, and no run of it is in the JSON"),
         ([EVAL, RUN | {"data_source": RUN["data_source"] | {"source": {"type": "file_id", "id": "file-1"}}}], {},
          "its run names them by file_id"),
         ([EVAL, RUN], {"prompt": "none"}, "no field 'none'"),
