@@ -10,7 +10,8 @@ import io
 from contextlib import suppress
 from typing import IO, Any, Final
 
-from bs4 import BeautifulSoup, NavigableString, Tag
+from bs4 import BeautifulSoup
+from bs4.element import NavigableString, Tag
 from markitdown import StreamInfo
 from markitdown.converters import HtmlConverter
 
