@@ -25,6 +25,23 @@ if TYPE_CHECKING:
     from luthier.server.standalone import StandaloneServer
 
 
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database", metavar="URL", help="The database; the same as LUTHIER_DATABASE.", show_default="in the home"
+    ),
+]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        metavar="URL",
+        help="The store of artifacts; the same as LUTHIER_ARTIFACTS.",
+        show_default="in the home",
+    ),
+]
+
+
 def start(
     host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[
@@ -33,21 +50,8 @@ def start(
     num_workers: Annotated[
         int, typer.Option("--workers", metavar="N", min=0, max=64, help="Number of worker processes; 0: none here.")
     ] = 1,
-    database: Annotated[
-        str | None,
-        typer.Option(
-            "--database", metavar="URL", help="The database; the same as LUTHIER_DATABASE.", show_default="in the home"
-        ),
-    ] = None,
-    artifacts: Annotated[
-        str | None,
-        typer.Option(
-            "--artifacts",
-            metavar="URL",
-            help="The store of artifacts; the same as LUTHIER_ARTIFACTS.",
-            show_default="in the home",
-        ),
-    ] = None,
+    database: DatabaseOption = None,
+    artifacts: ArtifactsOption = None,
     log_format: Annotated[
         Literal["text", "json"] | None,
         typer.Option(

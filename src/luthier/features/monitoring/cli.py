@@ -213,6 +213,20 @@ def send_test(project: ProjectOption = "default", as_json: JsonOption = False, h
     return Answer(as_json, came, tell, exit_code=int(any(words.startswith("failed") for words in came.values())))
 
 
+OpenAfterOption = Annotated[
+    int | None,
+    typer.Option(
+        "--open-after", metavar="N", help="Number of changed checks in a row that open an alert.", show_default=False
+    ),
+]
+CloseAfterOption = Annotated[
+    int | None,
+    typer.Option(
+        "--close-after", metavar="N", help="Number of steady checks in a row that close an alert.", show_default=False
+    ),
+]
+
+
 def settings(
     on: Annotated[
         bool | None,
@@ -240,24 +254,8 @@ def settings(
         list[str] | None,
         typer.Option("--remove-email", metavar="NAME@HOST", help="Stop sending alerts to this address. Repeatable."),
     ] = None,
-    open_after: Annotated[
-        int | None,
-        typer.Option(
-            "--open-after",
-            metavar="N",
-            help="Number of changed checks in a row that open an alert.",
-            show_default=False,
-        ),
-    ] = None,
-    close_after: Annotated[
-        int | None,
-        typer.Option(
-            "--close-after",
-            metavar="N",
-            help="Number of steady checks in a row that close an alert.",
-            show_default=False,
-        ),
-    ] = None,
+    open_after: OpenAfterOption = None,
+    close_after: CloseAfterOption = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,

@@ -303,16 +303,13 @@ _OF_METHODS: Final = (
     _field("method.layers.first", "First layers", "how many", unset="every layer", is_usual=False),
     _field("method.layers.last", "Last layers", "how many", unset="every layer", is_usual=False),
 )
+_NLL_OVER: Final = {"all": "prompt and answer", "answer": "the answer alone"}
 _BY_SAMPLE: Final = {"token": "each token of the answers", "sample": "each conversation, however long"}
 _OF_OBJECTIVES: Final = (
     _field("objective.beta", "Beta", "how strongly the model is kept near its start", low=0.01, high=5, scale="log10"),
     _field("objective.gamma", "Margin", "half of beta is usual", high=5, step=0.1),
     _field("objective.label_smoothing", "Label smoothing", "0: labels count as given", high=0.4, step=0.01),
-    _field(
-        "objective.nll_over",
-        "Learned with the preference",
-        words={"all": "prompt and answer", "answer": "the answer alone"},
-    ),
+    _field("objective.nll_over", "Learned with the preference", words=_NLL_OVER),
     _field(
         "objective.desirable_weight", "Weight of desired answers", "raise that of the rarer kind", high=4, step=0.1
     ),

@@ -10,6 +10,7 @@ from typing import Any
 
 import openpyxl
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
@@ -109,7 +110,7 @@ def test_a_formula_whose_saved_result_is_an_empty_text_is_an_empty_cell(workbook
     """As spreadsheet programs save `=IF(A2="";"";...)`: a cell of text with an empty value."""
     made, path = workbook({"A": [["prompt", "note"], ["q", '=IF(A2="q","","x")']]}), tmp_path / "saved.xlsx"
     with zipfile.ZipFile(made) as source, zipfile.ZipFile(path, "w") as target:
-        for entry in source.namelist():
+        for entry in nonempty(source.namelist()):
             data = source.read(entry)
             if entry == "xl/worksheets/sheet1.xml":
                 assert data.count(b'<c r="B2">') == 1

@@ -44,6 +44,18 @@ BatchOption = Annotated[
 ]
 
 
+JudgeOption = Annotated[
+    str | None,
+    typer.Option("--judge", metavar="ENGINE", help="A model that checks that the passage entails each answer."),
+]
+PromptPriceOption = Annotated[
+    float | None, typer.Option("--price-input", min=0, metavar="USD", help="Price of a million prompt tokens.")
+]
+ReplyPriceOption = Annotated[
+    float | None, typer.Option("--price-output", min=0, metavar="USD", help="Price of a million reply tokens.")
+]
+
+
 def ingest(
     places: Annotated[
         list[Path],
@@ -170,10 +182,7 @@ def synthesise(
     pairs_per_passage: Annotated[
         int, typer.Option("--pairs-per-passage", min=1, max=20, help="Number of pairs to write from each passage.")
     ] = 1,
-    judge: Annotated[
-        str | None,
-        typer.Option("--judge", metavar="ENGINE", help="A model that checks that the passage entails each answer."),
-    ] = None,
+    judge: JudgeOption = None,
     min_support: Annotated[
         float,
         typer.Option("--min-support", min=0, max=1, help="Share of an answer's words that must be in the passage."),
@@ -186,12 +195,8 @@ def synthesise(
         float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")
     ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")] = 0,
-    price_input: Annotated[
-        float | None, typer.Option("--price-input", min=0, metavar="USD", help="Price of a million prompt tokens.")
-    ] = None,
-    price_output: Annotated[
-        float | None, typer.Option("--price-output", min=0, metavar="USD", help="Price of a million reply tokens.")
-    ] = None,
+    price_input: PromptPriceOption = None,
+    price_output: ReplyPriceOption = None,
     budget_usd: BudgetOption = None,
     batch: BatchOption = False,
     force: ForceOption = False,
@@ -288,12 +293,8 @@ def answer(
         float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")
     ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")] = 0,
-    price_input: Annotated[
-        float | None, typer.Option("--price-input", min=0, metavar="USD", help="Price of a million prompt tokens.")
-    ] = None,
-    price_output: Annotated[
-        float | None, typer.Option("--price-output", min=0, metavar="USD", help="Price of a million answer tokens.")
-    ] = None,
+    price_input: PromptPriceOption = None,
+    price_output: ReplyPriceOption = None,
     keep_thoughts: Annotated[
         bool,
         typer.Option(

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 _STYLES = {"worth it": "green", "not worth it": "red", "not settled": "yellow"}
 
 
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", metavar="FILE", help="A recipe for training and evaluation; its base model and rows are replaced."
+    ),
+]
+
+
 def distill(
     teacher: Annotated[
         str,
@@ -51,14 +59,7 @@ def distill(
         str,
         typer.Option("--held-out", metavar="FILE_OR_FRACTION", help="Rows for evaluation, or their share."),
     ] = "0.2",
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--recipe",
-            metavar="FILE",
-            help="A recipe for training and evaluation; its base model and rows are replaced.",
-        ),
-    ] = None,
+    recipe: RecipeOption = None,
     overrides: SetOption = None,
     mapping: MappingOption = None,
     max_new_tokens: Annotated[

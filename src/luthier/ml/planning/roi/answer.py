@@ -440,10 +440,9 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
             "Today's accuracy was measured on other rows than the tuned model's: the gain is less certain than a "
             "paired one."
         )
-    if case.verdict.correct_per_point is not None:
-        point = case.verdict.correct_per_point.typical
+    if (point := case.verdict.correct_per_point) is not None:
         yield (
-            f"{measured.metric_title} is not a share of correct answers: by the case, where it rises by 1, {point:g} "
+            f"{measured.metric_title} is not a share of correct answers: by the case, where it rises by 1, {point.typical:g} "
             f"more of the answers are correct."
         )
     if measured.baselines:
