@@ -101,10 +101,9 @@ def _over_best(result: RoiResult, now: str) -> list[Fact]:
 
 def way_rows(result: RoiResult) -> list[WayRow]:
     """The tuned model, plainer ways, and doing nothing."""
-    currency = result.case.currency
-    rows = [_way(way, currency) for way in (result.tuned, *result.alternatives)]
+    rows = [_way(way, result.case.currency) for way in (result.tuned, *result.alternatives)]
     nothing = "0"
-    today = words.money(result.today_per_month.typical, currency)
+    today = words.money(result.today_per_month.typical, result.case.currency)
     chance = words.probability(result.tuned.probability_pays)
     # Everything is counted against it, so its own figures are 0 and it has no interval.
     doing = WayRow("Doing nothing", nothing, today, nothing, nothing, nothing, "", "", "", chance, is_tuned=False)
@@ -440,9 +439,10 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
             "Today's accuracy was measured on other rows than the tuned model's: the gain is less certain than a "
             "paired one."
         )
-    if (point := case.verdict.correct_per_point) is not None:
+    if case.verdict.correct_per_point is not None:
+        point = case.verdict.correct_per_point.typical
         yield (
-            f"{measured.metric_title} is not a share of correct answers: by the case, where it rises by 1, {point.typical:g} "
+            f"{measured.metric_title} is not a share of correct answers: by the case, where it rises by 1, {point:g} "
             f"more of the answers are correct."
         )
     if measured.baselines:
