@@ -125,7 +125,7 @@ def test_what_somebody_else_says_of_the_row_appears(desk: Desk, make_page: MakeP
     page.clock.run_for(11_000)
     expect(page.locator("#news")).to_contain_text("Ben has rejected this row")
     page.keyboard.press("a")
-    expect(page.locator(".desk-progress")).to_contain_text("Ben had rejected it meanwhile")
+    expect(page.locator(".desk-progress")).to_contain_text("Ben had rejected it in the meantime")
 
 
 def test_a_point_of_the_map_says_its_prompt_and_opens_its_group(desk: Desk, make_page: MakePage) -> None:

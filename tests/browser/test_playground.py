@@ -172,7 +172,7 @@ def test_a_thumb_and_a_correction_are_kept_for_the_answer(
     expect(page.locator("[name='reference-1-1']")).to_be_focused()
     page.locator("[name='reference-1-1']").fill("Maple.")
     page.get_by_role("button", name="Send for review").click()
-    expect(page.locator("[data-saved]")).to_contain_text("Kept", timeout=SECONDS)
+    expect(page.locator("[data-saved]")).to_contain_text("Saved", timeout=SECONDS)
     (kept,) = context.feedback.list("default")
     assert (kept.thumb, kept.correction) == ("down", "Maple.")
 

@@ -101,7 +101,7 @@ def test_it_is_that_of_the_best_quick_baseline_on_a_quarter_half_and_the_whole()
     assert found.more_rows is None
     assert found.expected is not None
     assert found.expected.rows == 400
-    assert "Rows are not what is missing: label accuracy of the nearest training row (BM25) went from" in found.advice
+    assert "More rows would hardly help: label accuracy of the nearest training row (BM25) went from" in found.advice
 
 
 def test_it_does_not_depend_on_the_order_of_the_rows() -> None:
@@ -131,7 +131,7 @@ def test_too_few_rows_are_said_to_be_too_few(num_rows: int) -> None:
     found = curve(labelled(num_rows), labelled(40, start=500))
     assert found is not None
     assert (found.word, found.points, found.expected_gain) == ("unclear", (), None)
-    assert f"is unclear from so few rows ({num_rows} to train on, 40 judged" in found.advice
+    assert f"is unclear from so few rows ({num_rows} to train on, 40 to evaluate with" in found.advice
 
 
 def test_a_quarter_that_fits_nothing_is_said() -> None:

@@ -174,7 +174,7 @@ def test_who_shares_a_database_shares_no_name(tmp_path: Path, monkeypatch: pytes
 def test_a_port_that_is_taken_says_what_to_do() -> None:
     with listen("127.0.0.1", 0) as first:
         assert first.url == f"http://127.0.0.1:{first.port}"
-        with pytest.raises(ConflictError, match=f"port {first.port} of 127.0.0.1 is taken") as caught, \
+        with pytest.raises(ConflictError, match=f"port {first.port} of 127.0.0.1 is in use") as caught, \
                 listen("127.0.0.1", first.port):  # fmt: skip
             pass
         assert "--port" in caught.value.do

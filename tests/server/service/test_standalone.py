@@ -202,7 +202,7 @@ def test_nobody_else_may_reach_it_without_a_key(context: Context, tmp_path: Path
         refused(context, host="0.0.0.0")
     with pytest.raises(RequestError, match="the model 'unknown' does not exist"):
         refused(context)
-    with listen("127.0.0.1", 0) as taken, pytest.raises(ConflictError, match="taken"):
+    with listen("127.0.0.1", 0) as taken, pytest.raises(ConflictError, match="in use"):
         refused(context, port=taken.port)
 
 

@@ -202,7 +202,7 @@ def _read_all(done: _Import) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     report = _Report(done.context, done.job, 0)
-    report.stage(f"Laying out {len(done.order.files):,} files")
+    report.stage(f"Laying out {counted(len(done.order.files), 'file')}")
     _lay_out(done, documents)
     row_files = _take_tables(done, documents, tables)
     found = [path for path in sorted(documents.rglob("*")) if path.is_file()]

@@ -107,7 +107,7 @@ class AdmissionQueue:
 
     def _busy(self, num: int, num_told: int, whose: str, expected: str) -> BusyError:
         return BusyError(
-            f"{num_told} asks{whose} are in progress or waiting already",
+            f"{num_told} requests{whose} are in progress or waiting already",
             expected=expected,
             do="ask again after the seconds of the header Retry-After",
             retry_seconds=self._retry_seconds(num),

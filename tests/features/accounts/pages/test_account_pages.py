@@ -80,7 +80,7 @@ def test_who_guesses_a_password_has_to_wait(ada: Callable[[], TestClient]) -> No
     for _ in range(account.TRIES_PER_MINUTE):
         one.post(ADDRESS, data={"current": "wrong", "password": OTHER, "again": OTHER})
     answer = one.post(ADDRESS, data={"current": PASSWORD, "password": OTHER, "again": OTHER})
-    assert "too often" in answer.text
+    assert "too many attempts" in answer.text
 
 
 def test_a_key_has_no_password_to_change(browser: Browser) -> None:

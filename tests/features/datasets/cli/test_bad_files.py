@@ -176,7 +176,7 @@ def test_documents(luthier: Any, documents: Path, tmp_path: Path) -> None:
         "locked.pdf": "protected by a password",
         "scan.pdf": "scanned",
         "bomb.docx": "decompression bomb",
-        "evil.docx": "leads out of the folder",
+        "evil.docx": "points outside the folder",
     }.items():
         assert words in reasons.pop(file), file
     assert not reasons

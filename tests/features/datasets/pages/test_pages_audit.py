@@ -79,7 +79,7 @@ def test_settings_that_cannot_be_are_told_in_the_form(home: Context, browser: Br
     assert "no repair was chosen" in answer.text
     answer = one.post(f"{address}/repair/keep", data={"version": "1", "action": "encoding"})
     assert answer.status_code == 409
-    assert "not prepared" in answer.text
+    assert "not previewed" in answer.text
     assert one.post(f"{address}/tokens", data={"version": "1", "model": "nobody"}).status_code == 422
     assert one.post(f"{address}/audit", data={"version": "9"}).status_code == 404
     assert one.post(f"{address}/audit", data={}).status_code == 422

@@ -337,7 +337,7 @@ def test_two_people_at_one_pair_see_each_other_and_bulk_replaces_nobody(home: Co
     assert "Cem" in news, "the second person is shown that the row was decided meanwhile"
     sent = {"version": 1, "row": 1, "decision": "accept", "seen": ""}
     text = words(shown(ben, ben.post(f"{page}/decide", data=sent)))
-    assert "Cem had rejected it meanwhile" in text
+    assert "Cem had rejected it in the meantime" in text
     home.datasets.decide(version.dataset_id, 1, _decision(3, "reject", "Cem"))
     ada.post(f"{page}/all", data={"version": 1, "decision": "accept", "show": "all"})
     decisions = {one.row: (one.decision, one.author) for one in home.datasets.decisions(version.dataset_id, 1)}

@@ -82,7 +82,7 @@ def test_each_filter_shows_its_rows_in_the_order_of_the_file(context: Context, d
         "accepted": 1, "rejected": 1, "edited": 1, "all": 5, "decided": 3, "undecided": 2,
     }  # fmt: skip
     assert opened(context, dataset_id, only=(3, 4)).counts["decided"] == 1
-    with pytest.raises(NotFoundError, match="none of the rows"):
+    with pytest.raises(NotFoundError, match="none of the named rows"):
         opened(context, dataset_id, only=(2, 99))
 
 

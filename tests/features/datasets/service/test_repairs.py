@@ -72,7 +72,7 @@ def test_an_audit_is_kept_for_its_rows_and_settings(context: Context) -> None:
 def test_a_repair_is_previewed_and_then_kept(context: Context) -> None:
     version = make(context, "bad", BAD)
     choice = RepairChoice(("exact_duplicate", "empty_completion", "encoding"))
-    with pytest.raises(ConflictError, match="not prepared"):
+    with pytest.raises(ConflictError, match="not previewed"):
         dataset_repairs.keep_repair(context, ADA, version, choice)
     dataset_repairs.begin_repair(context, ADA, version, choice)
     wait_for(lambda: dataset_repairs.repair_state(context, ADA, version, choice).state != "running")

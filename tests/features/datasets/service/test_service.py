@@ -125,8 +125,8 @@ def test_other_projects_see_nothing_of_it(context: Context) -> None:
     [
         ("paper.PDF", b"%PDF-1.7", "is a document"),
         ("a.docx", b"PK\3\4", "is a document"),
-        ("data", JSONL, "does not end as"),
-        ("rows.exe", JSONL, "does not end as"),
+        ("data", JSONL, "does not have the extension"),
+        ("rows.exe", JSONL, "does not have the extension"),
         ("rows.jsonl", b"", "'rows.jsonl' is an empty file"),
         ("rows.jsonl", b"ab\0cd" * 9, "rows.jsonl is binary"),
         ("rows.parquet", JSONL, "does not begin with PAR1"),

@@ -68,7 +68,7 @@ def test_an_unknown_answer_is_refused_and_so_is_another_projects(context: Contex
 
 @pytest.mark.parametrize("said", [{}, {"comment": "hm"}, {"correction": "  "}])
 def test_what_says_nothing_is_refused(context: Context, said: dict[str, object]) -> None:
-    with pytest.raises(RequestError, match="says nothing"):
+    with pytest.raises(RequestError, match="empty feedback"):
         give(context, asked(context), **said)
 
 

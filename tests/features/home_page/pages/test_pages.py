@@ -89,7 +89,7 @@ def test_what_runs_and_what_waits(home: Context, browser: Browser) -> None:
     page = one.get("/home/now", headers=FRAGMENT).text
     assert '<progress value="4" max="10"' in page
     assert "1.25" in page
-    assert "about 1.5\N{NO-BREAK SPACE}s to go" in page, "six steps of a quarter of a second"
+    assert "about 1.5\N{NO-BREAK SPACE}s left" in page, "six steps of a quarter of a second"
     assert "<html" not in page
 
 

@@ -224,7 +224,7 @@ def test_an_exchange_is_queued_once(browser, home) -> None:  # type: ignore[no-u
 def test_what_will_be_watched_is_shown_before_there_is_traffic(home, browser) -> None:  # type: ignore[no-untyped-def]
     alerts.change_settings(home, Caller(), {"models": ("new-bot",)})
     page = browser("read").get("/monitor/model?name=new-bot").text
-    assert "What will be watched" in page
+    assert "What is monitored" in page
     assert "needs 200 more answers in the last" in page
     assert "waiting for data" in page
     assert "no judge is set" in page

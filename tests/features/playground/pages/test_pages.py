@@ -171,7 +171,7 @@ def test_a_busy_server_says_when_to_come_again(
     monkeypatch.setattr(home.inference_client, "ask", ask)
     answer = browser("infer").post("/playground/answer", data=form(talk=talk("Hi")))
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
-    assert answer.json()["error"]["do"] == "ask again in 7 s"
+    assert answer.json()["error"]["do"] == "try again in 7 s"
 
 
 def test_an_answer_becomes_a_test_case(home: Context, browser: Browser, tiny: str) -> None:

@@ -168,7 +168,7 @@ def test_wrong_overrides_say_why(tmp_path: Path, override: str, words: str) -> N
         ("base_model: x\ndata: {train: t, columns: {prompt: 3}}", "data.columns.prompt: has 3, expected text"),
         ("base_model: x", "data: is missing, expected a mapping with keys among train"),
         ("data: {train: t}", "base_model: is missing"),
-        ("base_model: {a: &x [*x]}\ndata: {train: t}", "no plain value"),
+        ("base_model: {a: &x [*x]}\ndata: {train: t}", "not a plain value"),
     ],
 )
 def test_each_wrong_place_says_what_came_and_what_was_expected(tmp_path: Path, text: str, words: str) -> None:
@@ -218,7 +218,7 @@ def test_a_document_from_python(tmp_path: Path) -> None:
     )
     with pytest.raises(RecipeError, match="the recipe has 1 problem"):
         recipe_from({"base_model": "x", "data": {"train": 3}}, base_dir=tmp_path)
-    with pytest.raises(RecipeError, match="no plain value"):
+    with pytest.raises(RecipeError, match="not a plain value"):
         recipe_from({"base_model": tmp_path, "data": {"train": "t"}}, base_dir=tmp_path)
 
 

@@ -100,7 +100,9 @@ def test_the_list_is_sifted_and_paged(home: Context, browser: Browser) -> None:
 
 
 def test_what_is_hostile_stays_text(home: Context, browser: Browser) -> None:
-    record = make_record(status="running").model_copy(update={"base_model": HOSTILE, "method": HOSTILE})
+    record = make_record(status="running").model_copy(
+        update={"base_model": HOSTILE, "method": "<script>alert(1)</script>"}
+    )
     home.runs.create(record, make_plan())
     for event in (make_step(1), WarningRaised(step=1, code="overfitting", message=HOSTILE),
                   WarningRaised(step=1, code="other", message=HOSTILE)):  # fmt: skip

@@ -10,10 +10,10 @@ from luthier.features.serving.inference_client import AdmissionQueue
 def test_so_many_in_all_and_so_many_of_a_key() -> None:
     queue = AdmissionQueue(4, 2)
     places = [queue.enter("a"), queue.enter("a")]
-    with pytest.raises(BusyError, match=r"2 asks of this key.*"):
+    with pytest.raises(BusyError, match=r"2 requests of this key.*"):
         queue.enter("a")
     places += [queue.enter("b"), queue.enter(None)]
-    with pytest.raises(BusyError, match="4 asks are under way"):
+    with pytest.raises(BusyError, match="4 requests are in progress"):
         queue.enter("c")
     places[0].leave(has_ended=True)
     places[0].leave(has_ended=True)

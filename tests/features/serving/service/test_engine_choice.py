@@ -250,12 +250,12 @@ def test_a_base_that_is_not_proved_is_not_tried_again(context: Context, children
 
 
 def test_what_passes_is_tried_again_after_a_day(context: Context, children: Children, base: Served) -> None:
-    children.error = WorkError("the converter cannot be had", expected="an index", do="connect once")
+    children.error = WorkError("the converter cannot be obtained", expected="an index", do="connect once")
     (made,) = choose_engines(context, {"base": base}).values()
-    assert (made.served, made.reason) == (base, "the converter cannot be had")
+    assert (made.served, made.reason) == (base, "the converter cannot be obtained")
     children.error = None
     (made,) = choose_engines(context, {"base": base}).values()
-    assert made.reason.startswith("the converter cannot be had (tried again after a day")
+    assert made.reason.startswith("the converter cannot be obtained (tried again after a day")
     assert children.names == ["make_base"]
     (failed,) = context.settings.serving_copies_folder.glob("*.failed")
     os.utime(failed, (0, time.time() - 90_000))
@@ -264,7 +264,7 @@ def test_what_passes_is_tried_again_after_a_day(context: Context, children: Chil
 
 
 def test_asked_for_it_is_tried_at_once_and_not_timed(context: Context, children: Children, base: Served) -> None:
-    children.error = WorkError("the converter cannot be had", expected="an index", do="connect once")
+    children.error = WorkError("the converter cannot be obtained", expected="an index", do="connect once")
     with pytest.raises(RequestError, match="which is not a GGUF file: the converter cannot be obtained"):
         choose_engines(context, {"base": base}, must=True)
     children.error = None

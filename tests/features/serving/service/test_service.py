@@ -144,7 +144,7 @@ def test_a_cancelled_ask_makes_room_for_the_next(narrow: Context) -> None:
     first.until(lambda event: isinstance(event, Piece))
     second = Asking(narrow, "patient", endless())
     third = Asking(narrow, "patient", endless())
-    with pytest.raises(BusyError, match="3 asks are under way"):
+    with pytest.raises(BusyError, match="3 requests are in progress"):
         Asking(narrow, "tiny")
     for one in (third, first, second):
         one.cancel()

@@ -76,7 +76,7 @@ def test_ragged_rows_are_refused_with_their_lines_and_the_delimiter(tmp_path: Pa
     reasons = [problem.reason for problem in caught.value.problems]
     assert reasons == [
         "has 3 values where the header has 2, separated by semicolons (record that ends on line 5 of the file)",
-        "has 1 values where the header has 2, separated by semicolons (record that ends on line 6 of the file)",
+        "has 1 value where the header has 2, separated by semicolons (record that ends on line 6 of the file)",
     ]
 
 

@@ -27,7 +27,7 @@ def test_a_named_kind_is_masked_whole(name: str) -> None:
     ("mask", "leave", "kind", "words"),
     [
         (("adresses",), (), NotFoundError, "no kind of personal data 'adresses'"),
-        (("phone",), ("phones",), RequestError, "phone is both"),
+        (("phone",), ("phones",), RequestError, "phone is in both"),
         ((), DEFAULT_KINDS, RequestError, "no kind of personal data is left"),
     ],
 )

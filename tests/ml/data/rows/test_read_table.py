@@ -27,7 +27,7 @@ def test_ragged_rows_are_named_by_row_and_line(tmp_path: Path) -> None:
         load_file(path)
     first, second = caught.value.problems
     assert first.line == 2
-    assert first.reason == "has 1 values where the header has 2 (record that ends on line 4 of the file)"
+    assert first.reason == "has 1 value where the header has 2 (record that ends on line 4 of the file)"
     assert second.line == 3
     assert second.reason.startswith("has 3 values")
 

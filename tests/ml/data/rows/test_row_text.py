@@ -79,7 +79,7 @@ def test_json_comes_back_as_it_was(row: dict[str, Any]) -> None:
     assert from_json(as_json(row).replace("\n", "\r\n")) == row, "as a form sends it"
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "no object"), ('{"a":1,"a":2}', "twice")])
+@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "not an object"), ('{"a":1,"a":2}', "twice")])
 def test_what_is_no_row_is_refused_with_its_place(text: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         from_json(text)

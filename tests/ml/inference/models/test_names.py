@@ -12,7 +12,7 @@ from luthier.ml.inference.models.catalog import parse
 def test_a_repository_of_the_catalogue_is_answered_with_its_short_name(asked: str) -> None:
     with pytest.raises(NotFoundError) as caught:
         parse(asked)
-    assert caught.value.do == "ask for qwen3-0.6b, its name in the catalogue"
+    assert caught.value.do == "use qwen3-0.6b, its name in the catalogue"
 
 
 def test_another_repository_is_answered_with_how_to_ask_a_hub() -> None:

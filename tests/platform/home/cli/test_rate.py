@@ -96,7 +96,7 @@ def test_files_pairs_links_and_the_end(luthier: Luthier, rated: str, tmp_path: P
     )
     tasks = tmp_path / "tasks.json"
     luthier("human-eval", "export", rated, "-o", tasks)
-    assert "took in" in luthier("human-eval", "import-labelstudio", rated, tasks).out
+    assert "imported" in luthier("human-eval", "import-labelstudio", rated, tasks).out
     assert "/rate/" in luthier("human-eval", "link", rated, "Ada").out
     assert luthier("human-eval", "link", rated, "Ada", "--revoke").out == "revoked\n"
     assert luthier("human-eval", "link", rated, "Dora", "--json").document["rater"] == "Dora"

@@ -25,9 +25,9 @@ ROW = '{"prompt": "a", "completion": "b"}\n'
         (
             "rows.csv",
             b"prompt,completion\na,b\nc\n",
-            "1 row cannot be read, the first: line 2: has 1 values where the header has 2 (record that ends on line 3 "
+            "1 row cannot be read, the first: line 2: has 1 value where the header has 2 (record that ends on line 3 "
             "of the file)",
-            "1 Zeile ist nicht lesbar, die erste: Zeile 2: hat 1 Werte, die Kopfzeile aber 2 (Datensatz, der in "
+            "1 Zeile ist nicht lesbar, die erste: Zeile 2: hat 1 Wert, die Kopfzeile aber 2 (Datensatz, der in "
             "Zeile 3 der Datei endet)",
         ),
     ],

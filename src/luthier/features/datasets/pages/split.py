@@ -67,7 +67,7 @@ def split(
             seed=int(_number("seed", seed, 0, 2**31)),
             group_by=group_by or None,
             stratify_by=stratify_by or None,
-            near_threshold=_number("likeness", near_threshold, 0.5, 1) if near else None,
+            near_threshold=_number("similarity", near_threshold, 0.5, 1) if near else None,
         )
         dataset_splits.begin_split(context, caller, found, wishes)
     except LuthierError as error:

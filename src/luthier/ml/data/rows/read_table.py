@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem, library_reason
 from luthier.core.system.process_setup import large_csv_cells
+from luthier.core.text.counted import counted
 from luthier.ml.data.files.bad_field import shorten
 from luthier.ml.data.files.cell_text import cell_text
 from luthier.ml.data.files.csv_dialect import ONE_COLUMN, CsvDialect, csv_dialect, records
@@ -146,7 +147,7 @@ def _row(
         return RowProblem(file, number, "", "", f"is not CSV: {record} {where}")
     if len(record) != len(header):
         by = "" if dialect.delimiter == "," else f", separated by {dialect.separated}"
-        reason = f"has {len(record)} values where the header has {len(header)}{by} {where}"
+        reason = f"has {counted(len(record), 'value')} where the header has {len(header)}{by} {where}"
         return RowProblem(file, number, "", shorten(dialect.delimiter.join(record)), reason)
     return Row(file, number, dict(zip(header, record, strict=True)))
 

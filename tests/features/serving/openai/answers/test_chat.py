@@ -262,7 +262,7 @@ def test_too_many_asks_are_told_to_come_back_and_who_hangs_up_waits_no_more(
     sockets = [raw_ask(served) for _ in range(4)]
     try:
         wait_until(lambda: num_under_way(served) == 4)
-        with pytest.raises(openai.RateLimitError, match="4 asks are under way") as caught:
+        with pytest.raises(openai.RateLimitError, match="4 requests are in progress") as caught:
             ask()
         assert int(caught.value.response.headers["retry-after"]) > 0
         assert (caught.value.type, caught.value.code) == ("rate_limit_error", "rate_limit_exceeded")
