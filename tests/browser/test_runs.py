@@ -106,6 +106,28 @@ def test_curves_grow_over_a_restart_of_the_server_to_the_end(
     errors.clear()
 
 
+LOSE_EVENTS = """() => {
+  window.numLost = 0;
+  document.addEventListener("luthier:changed", (event) => {
+    if (window.numLost < 4) { window.numLost += 1; event.stopImmediatePropagation(); }
+  }, { capture: true });
+}"""
+"""More events are lost than the run has changes, as for a part of the page that is just being replaced."""
+
+
+def test_the_end_is_shown_although_events_are_lost(home: Context, job: Job, make_page: Callable[..., Page]) -> None:
+    key, page = create_key(home, "Ada", scopes=("read", "train"))[1], look_often(make_page())
+    with home_server(home.home) as server:
+        sign_in(page, server.url, key, f"/runs/{RUN_ID}")
+        wait_until(page, lambda: page.evaluate(LAST_POINT) == {"training": 40, "validation": 40}, "the first curves")
+        page.evaluate(LOSE_EVENTS)
+        home.evaluations.save(make_evaluation(run_id=RUN_ID))
+        home.runs.update(RUN_ID, status="succeeded", result=make_result())
+        home.jobs.finish(job.job_id, job.attempt, "succeeded")
+        page.get_by_text("Cannot tell.").wait_for()
+        assert page.evaluate("window.numLost") == 4
+
+
 def test_rows_that_are_made_again_stay_where_they_were_scrolled_and_focused(
     home: Context, job: Job, make_page: Callable[..., Page]
 ) -> None:

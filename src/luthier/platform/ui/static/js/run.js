@@ -82,9 +82,11 @@ function take(answer) {
   }
   show(answer);
   if (isNew && window.htmx) tell("#run-log", "luthier:log");
-  if (answer.standing !== standing || (answer.is_more && !answer.is_whole && window.htmx)) tell("#run-now", "luthier:changed");
+  // The part of the page that says so may have been lost, or made just before: it is asked for until it shows this state.
+  const isStale = Boolean(window.htmx) && (document.querySelector("#run-now")?.dataset.standing ?? answer.standing) !== answer.standing;
+  if (answer.standing !== standing || isStale || (answer.is_more && !answer.is_whole && window.htmx)) tell("#run-now", "luthier:changed");
   standing = answer.standing;
-  isOver = answer.is_over && !isToBegin;
+  isOver = answer.is_over && !isToBegin && !isStale;
   if (isToBegin) { isToBegin = false; position = 0; wait = 0; }
   later(wait);
 }
