@@ -15,20 +15,19 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, cast
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args, get_type_hints
 
 import typer
 import typer.core
 
 from luthier.cli import completion
 from luthier.cli.commands import COMMANDS, Command, CommandGroup
-from luthier.cli.empty_paths import refuse_empty_paths
 from luthier.cli.help import epilog, write_commands
 from luthier.cli.home_option import home_in, with_home
 from luthier.core.aliases import COMMANDS as OLD_COMMANDS
 from luthier.core.aliases import warn_renamed
 from luthier.core.import_string import import_string
-from luthier.core.printed_commands import naming_home
 from luthier.core.system.process_setup import (
     collect_rarely,
     end_process,
@@ -38,6 +37,7 @@ from luthier.core.system.process_setup import (
     keep_products_exact,
     wait_briefly,
 )
+from luthier.core.text.printed_commands import naming_home
 from luthier.platform.cli.command import Answer, Ending, end_of
 from luthier.platform.cli.streams import NoReaderError, closed_elsewhere, discard
 
@@ -168,10 +168,35 @@ def _built_by_typer(name: str, function: Callable[..., Any], **_options: Any) ->
         pretty_exceptions_short=app.pretty_exceptions_short,
         rich_markup_mode=app.rich_markup_mode,
     )
-    refuse_empty_paths(built, function)
+    _refuse_empty_paths(built, function)
     for parameter in built.params:
         parameter.callback = functools.partial(_finite, parameter.callback)
     return built
+
+
+def _refuse_empty_paths(command: Any, function: Callable[..., Any]) -> None:
+    """Have a command refuse empty texts for its paths: `--home "$UNSET"` would be the folder that it is called in.
+
+    Args:
+        command: What Typer has built; changed in place.
+        function: What it was built of.
+    """
+    hints = get_type_hints(function)
+    for parameter in command.params:
+        if _is_path(hints.get(str(parameter.name))):
+            parameter.process_value = functools.partial(_not_empty, parameter, parameter.process_value)
+
+
+def _is_path(hint: Any) -> bool:
+    """Whether an annotation is about one path or several."""
+    return hint is Path or any(_is_path(inner) for inner in get_args(hint))
+
+
+def _not_empty(parameter: Any, process: Callable[..., Any], context: Any, value: Any) -> Any:
+    given = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(one, str) and not one for one in given):
+        raise typer.BadParameter("an empty text is no path; leave the option out, or name one", context, parameter)
+    return process(context, value)
 
 
 def _finite(callback: Callable[..., Any] | None, context: Any, parameter: Any, value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from luthier.core.printed_commands import in_home
+from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import ANY_MODEL, Answer, EngineOption, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.home_option import home_in, with_home
-from luthier.core.printed_commands import in_home
+from luthier.core.text.printed_commands import in_home
 
 RUN = "run-20261125-093000-eeeeee"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from luthier.core.printed_commands import in_home
+from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from luthier.core.printed_commands import in_home
+from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import (
     DEFAULT_URL,
     Answer,

@@ -16,7 +16,8 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.errors import DataError
-from luthier.features.datasets.data_files import RepairOptions, repair, working_memory
+from luthier.features.datasets.data_files import RepairOptions, repair
+from luthier.features.datasets.row_workers import working_memory
 from luthier.features.datasets.rows import read_page
 from luthier.platform.home.context import Context
 

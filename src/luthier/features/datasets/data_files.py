@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.features.datasets.row_workers import row_workers
+from luthier.features.datasets.row_workers import row_workers, working_memory
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from luthier.ml.data.audit.table import AuditTable
     from luthier.ml.data.diff.compare import DatasetDiff
     from luthier.ml.data.files.row_frames import RowWorkers
-    from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.split.split_file import FileSplit
 
 
@@ -155,14 +154,6 @@ def _tables(
         return table, None
     mapping = options.mapping if options.against_mapping is None else options.against_mapping
     return table, read(options.against, shown_name=shown.against, mapping=mapping)
-
-
-def working_memory(context: Context) -> Spill:
-    """The memory that one work on rows may take, and where rows beyond it go."""
-    from luthier.ml.data.files.spill import Spill
-
-    settings = context.settings
-    return Spill(settings.data_memory_bytes or None, settings.scratch_folder)
 
 
 def check_is_not_input(output: Path | None, *inputs: Path | None) -> None:

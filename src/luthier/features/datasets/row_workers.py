@@ -1,4 +1,4 @@
-"""The processes that look at the rows of a file: this one, one a core, or those of a cluster."""
+"""What work on a file of rows may use: this process, one process a core, or those of a cluster; and how much memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.data.files.row_frames import RowWorkers
+    from luthier.ml.data.files.spill import Spill
 
 
 @contextmanager
@@ -56,3 +57,11 @@ def row_workers(context: Context, on: str | None, *files: Path | None) -> Iterat
             task.note(f"{workers.num_cores:,} cores")
             task.advance()
         yield workers
+
+
+def working_memory(context: Context) -> Spill:
+    """The memory that one work on rows may take, and where rows beyond it go."""
+    from luthier.ml.data.files.spill import Spill
+
+    settings = context.settings
+    return Spill(settings.data_memory_bytes or None, settings.scratch_folder)

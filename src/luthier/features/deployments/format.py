@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from luthier.core.access import project_option
-from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
+from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.console import facts, make_table, visible
 
 if TYPE_CHECKING:

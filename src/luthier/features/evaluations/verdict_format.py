@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric, SystemResult, Verdict
-from luthier.core.printed_commands import in_home
+from luthier.core.text.printed_commands import in_home
 from luthier.ml.charts.judged_rows import on_scale, thinking_sentence, units_of
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import make_table, visible

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
+from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
 
 if TYPE_CHECKING:

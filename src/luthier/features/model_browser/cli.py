@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.printed_commands import in_home
+from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.core.printed_commands import in_home
+from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import (
     AllowUnsignedOption,
     Answer,

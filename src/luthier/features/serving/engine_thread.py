@@ -35,8 +35,8 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.core.system.process_setup import start_daemon
-from luthier.features.serving.adapter_names import AdapterNames
 from luthier.features.serving.core_sharing import COMPUTING, CoreSharing
+from luthier.ml.inference.adapter_names import AdapterNames
 from luthier.platform.processes.fair_queue import FairQueue
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller, project_option
 from luthier.core.errors import NotFoundError
-from luthier.core.printed_commands import in_home
 from luthier.core.system.files import is_held
+from luthier.core.text.printed_commands import in_home
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.features.workflows.registry import workflow_of
 from luthier.platform.home.context import Context

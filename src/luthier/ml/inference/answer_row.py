@@ -20,7 +20,7 @@ from luthier.core.errors import RequestError
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, Sampling, TextRequest, TokenLikelihood, WrittenToken
 from luthier.core.text.json_schema import check_schema
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, TextStream, Thinking
-from luthier.ml.inference.tool_calls.call_places import CallPlaces
+from luthier.ml.inference.tool_calls.call_spans import CallSpans
 from luthier.ml.inference.tool_calls.channels import CallReader
 from luthier.ml.inference.tool_calls.grammars import COMPACT
 
@@ -180,7 +180,7 @@ class AnswerRow:
     num_new_tokens: int = 0
     _text: TextStream = field(init=False)
     _answer: AnswerText = field(init=False)
-    _places: CallPlaces | None = field(init=False)
+    _places: CallSpans | None = field(init=False)
     _num_characters: int = 0
     _num_emitted: int = 0
     _open_tokens: list[WrittenToken] = field(default_factory=list)
@@ -193,7 +193,7 @@ class AnswerRow:
         self._answer = AnswerText(self.asked, self.thinking)
         # Only where likelihoods are requested: it reads character by character.
         is_placed = self.asked.num_top is not None
-        self._places = CallPlaces(self.calls) if is_placed and self.calls is not None else None
+        self._places = CallSpans(self.calls) if is_placed and self.calls is not None else None
 
     @property
     def takes_likeliest(self) -> bool:

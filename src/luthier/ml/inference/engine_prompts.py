@@ -27,7 +27,7 @@ from luthier.core.errors import OverlongError, RequestError
 from luthier.core.ports import Prompt
 from luthier.core.stream import CallPiece, EndReason, TextRequest, WrittenToken
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
-from luthier.ml.inference.tool_calls.call_places import CallPlaces
+from luthier.ml.inference.tool_calls.call_spans import CallSpans
 from luthier.ml.inference.tool_calls.channels import CallReader
 from luthier.ml.inference.tool_calls.forms import ToolForm, form_of, with_calls_as_text, with_tools_as_text
 
@@ -204,9 +204,9 @@ class CallsInText:
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
         self._reader: CallReader | None = None if form is None else form.reader(asked)
-        self._places: CallPlaces | None = None
+        self._places: CallSpans | None = None
         if self._reader is not None and asked.num_top is not None:
-            self._reader = self._places = CallPlaces(self._reader)
+            self._reader = self._places = CallSpans(self._reader)
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         self._reports_calls = asked.tool_name is None
 

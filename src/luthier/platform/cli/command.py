@@ -19,8 +19,8 @@ import typer
 
 from luthier.core.errors import LuthierError
 from luthier.core.json_limits import json_utf8
-from luthier.core.printed_commands import in_home
 from luthier.core.system.files import is_disk_full, storage_full
+from luthier.core.text.printed_commands import in_home
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.ml.inference.tool_calls.reading import asked, read_parts
 
 from luthier.core.stream import TokenLikelihood, WrittenToken
-from luthier.ml.inference.tool_calls.call_places import CallPlaces
+from luthier.ml.inference.tool_calls.call_spans import CallSpans
 from luthier.ml.inference.tool_calls.forms import form_of
 
 Call = tuple[str, dict[str, Any]]
@@ -187,7 +187,7 @@ def test_an_answer_has_the_same_text_and_calls_however_it_is_cut(name: str, data
 def test_likelihoods_are_those_of_the_tokens_of_the_text(name: str, data: st.DataObject) -> None:
     family = FAMILIES[name]
     answer, said, _ = data.draw(_answers(family))
-    places = CallPlaces(form_of(family.template).reader(asked()))
+    places = CallSpans(form_of(family.template).reader(asked()))
     # Tokens of one character: what they are of is the text, but for white space beside calls.
     kept: list[WrittenToken] = []
     for place, character in enumerate(answer):
@@ -200,7 +200,7 @@ def test_likelihoods_are_those_of_the_tokens_of_the_text(name: str, data: st.Dat
 
 
 def test_a_token_that_reaches_into_a_call_is_of_the_text() -> None:
-    places = CallPlaces(form_of("<tool_call>").reader(asked()))
+    places = CallSpans(form_of("<tool_call>").reader(asked()))
     tokens = ["Well", ".<tool", "_call>", '{"name": "clock", "arguments": {', "}}", "</tool_call>", " So", ".", ""]
     kept, offset = list[str](), 0
     for number, token in enumerate(tokens):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.json_limits import json_utf8
-from luthier.core.printed_commands import in_home
 from luthier.core.text.counted import counted
+from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import (
     DEFAULT_URL,
     Answer,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED
-from luthier.core.printed_commands import in_home
+from luthier.core.text.printed_commands import in_home
 from luthier.features.workflows.model_comparison.cli import (
     JudgedOption,
     MetricOption,

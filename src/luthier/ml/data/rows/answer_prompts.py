@@ -156,11 +156,11 @@ def answers(
             elif not reply.text.strip() and not reply.tool_calls:
                 yield Answered(question, reply.text, "empty", "the teacher wrote nothing")
             else:
-                yield _kept(question, reply)
+                yield _answered(question, reply)
         batch_done(len(batch))
 
 
-def _kept(question: Question, reply: Generation) -> Answered:
+def _answered(question: Question, reply: Generation) -> Answered:
     """The answer with its calls; refused where a row cannot have one of them."""
     try:
         calls = tuple(tool_call(f"tool_calls[{n}]", call) for n, call in enumerate(reply.tool_calls))

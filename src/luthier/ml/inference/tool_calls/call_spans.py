@@ -8,7 +8,7 @@ from luthier.core.stream import CallPiece, WrittenToken
 from luthier.ml.inference.tool_calls.channels import CallReader
 
 
-class CallPlaces:
+class CallSpans:
     """Separates calls from the text of one answer, as its reader does, and the tokens of the text from the others.
 
     The marks around calls, and white space that is left out beside them, are not of the text. The reader gets one
