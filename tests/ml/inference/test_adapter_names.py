@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from luthier.features.serving.adapter_names import AdapterNames
+from luthier.ml.inference.adapter_names import AdapterNames
 
 
 def write(folder: Path, content: bytes, time_ns: int) -> None:
