@@ -252,9 +252,9 @@ class WeightAverage:
         return 1.0 / (since // plan.every_steps + 1)
 
     @contextmanager
-    @torch.no_grad()
     def shown_in(self, module: nn.Module) -> Iterator[None]:
         """Use the averaged weights within the block, in the model's precision; its own are restored to the bit."""
+        # Detached tensors need no `torch.no_grad`; around a generator it raises errors in a deprecated way.
         own: dict[str, Tensor] = {}
         parameters = dict(module.named_parameters()) if self.weights else {}
         try:
