@@ -25,7 +25,7 @@ from luthier.features.evals_api.records import (
 from luthier.features.serving import graders
 from luthier.features.serving.api.offline import OfflineAnswer, answer_offline
 from luthier.features.serving.graders import GraderRequest
-from luthier.features.serving.service import GRADE_TOKENS, ROOMY_GRADE_TOKENS, cut_off_grade
+from luthier.features.serving.service import whole_grade
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -156,8 +156,6 @@ class Grading:
     def _graded(
         self, grader: GraderRequest, sample: Mapping[str, Any], item: Mapping[str, Any], used: _Used
     ) -> GraderResult:
-        from luthier.ml.evaluation.graders import has_result
-
         # `said` belongs to one grader of one item; several items are graded at the same time, each with its own `used`.
         used.said = None
 
@@ -166,19 +164,17 @@ class Grading:
         ) -> str:
             body = {"model": model, "messages": [dict(one) for one in messages], "temperature": temperature}
             body |= {"seed": seed} | ({} if max_tokens is None else {"max_completion_tokens": max_tokens})
-            # What leads to a verdict has numbers and labels of its own: a reply without its end is no grade.
-            for most in (GRADE_TOKENS, ROOMY_GRADE_TOKENS):
+
+            def once(most: int) -> tuple[str, bool]:
                 answer = answer_offline(self._context, self._caller, _CHAT, body, default_max_tokens=most)
                 used.add(model, answer)
                 if not answer.is_ok:
                     raise WorkError(_fault(answer)["message"], expected="a grade", do="see the run")
                 choice = answer.body["choices"][0]
                 used.said = choice["message"]
-                said = str(choice["message"].get("content") or "")
-                # A limit of the grader itself is meant: one token is enough for a digit.
-                if max_tokens is not None or choice["finish_reason"] != "length" or has_result(said):
-                    return said
-            raise cut_off_grade(model)
+                return str(choice["message"].get("content") or ""), choice["finish_reason"] == "length"
+
+            return whole_grade(model, once, has_own_limit=max_tokens is not None)
 
         runs_python = self._run_python if self._context.settings.python_graders else None
         found = graders.grade(grader, sample, item, ask, runs_python)

@@ -45,7 +45,7 @@ _GATE: Final = FileKind(
 )
 MAX_GATE_CHARACTERS: Final = 50_000
 _MAX_EVALUATIONS: Final = 10
-"""Of a run, that are looked at for one of its present weights, newest first."""
+"""The newest of a run that are searched for one of its present weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +363,14 @@ def is_of_present_result(context: Context, run_id: str, one: SuiteResult | Safet
     return _is_about(one, _saved_result(context, run_id))
 
 
+def present_evaluation(context: Context, run_id: str) -> Evaluation | None:
+    """The newest evaluation of a run that is about the weights that it has now; None where there is none."""
+    saved = _saved_result(context, run_id)
+    # Without a training client the newest one is.
+    found = context.evaluations.list(run_id=run_id, limit=1 if saved is None else _MAX_EVALUATIONS)
+    return next((one for one in found if _is_about(one, saved)), None)
+
+
 def _saved_result(context: Context, run_id: str) -> Saved | None:
     """The present result of a run whose training client can save another; None for other runs."""
     at, result = result_saved_at(context, run_id), context.runs.get(run_id).result
@@ -481,15 +489,11 @@ def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
         return True
     if judged.subject is None:
         return False
-    found: list[Evaluation | SuiteResult] = [*newest_suites(context, caller.project_id, judged.subject)]
-    if judged.run_id is not None:
-        found += context.evaluations.list(run_id=judged.run_id, limit=1)
-    elif (evaluation := context.evaluations.of_model(judged.subject)) is not None:
-        found.append(evaluation)
-    if not found:
-        return False
-    saved = judged.saved if judged.run_id is None else _saved_result(context, judged.run_id)
-    if saved is not None and judged.run_id is not None:
-        # The newest may be about other weights, which a training client has saved and deleted since.
-        found += context.evaluations.list(run_id=judged.run_id, limit=_MAX_EVALUATIONS)
-    return any(_is_about(one, saved) for one in found)
+    if judged.run_id is None:
+        saved, evaluation = judged.saved, context.evaluations.of_model(judged.subject)
+        is_evaluated = evaluation is not None and _is_about(evaluation, saved)
+    else:
+        saved = _saved_result(context, judged.run_id)
+        is_evaluated = present_evaluation(context, judged.run_id) is not None
+    suites = newest_suites(context, caller.project_id, judged.subject)
+    return is_evaluated or any(_is_about(one, saved) for one in suites)

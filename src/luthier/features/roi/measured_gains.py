@@ -28,8 +28,6 @@ from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 
 _DISTANCE: Final = "nmae"
-_MAX_EVALUATIONS: Final = 10
-"""Of a run, that are looked at for one of its present weights, newest first."""
 """The metric of heads that give numbers. Few of them are equal to the digit, so exact match takes its place badly."""
 _MIN_CORRELATED: Final = 10
 """Rows below which a correlation is mostly noise."""
@@ -356,16 +354,18 @@ def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
 def _evaluation(context: Context, name: str) -> Evaluation:
     if is_id(name, "eval"):
         return context.evaluations.get(name)
-    from luthier.features.release_gates.service import is_of_present_result
+    from luthier.features.release_gates.service import present_evaluation
 
     # For its error, which names the nearest ids.
     context.runs.get(name)
-    found = context.evaluations.list(run_id=name, limit=_MAX_EVALUATIONS)
     # A training client can save other weights as the result of the run.
-    present = next((one for one in found if is_of_present_result(context, name, one)), None)
+    present = present_evaluation(context, name)
     if present is None:
+        others = context.evaluations.list(run_id=name, limit=1)
         raise RequestError(
-            f"the weights that run {name} has now were never evaluated" if found else f"run {name} was never evaluated",
+            f"the weights that run {name} has now were never evaluated"
+            if others
+            else f"run {name} was never evaluated",
             expected="a run with an evaluation",
             do=f"evaluate it: luthier eval {name} --data held_out.jsonl --against BASE_MODEL",
         )

@@ -376,12 +376,10 @@ def answer(
         RequestError: The model does not support the messages.
         WorkError: The model cannot answer now, or without a limit is cut off before its verdict.
     """
-    from luthier.ml.evaluation.graders import has_result
-
     conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
     sampling = Sampling(temperature=temperature, seed=seed)
-    # What leads to a verdict has numbers and labels of its own: a reply without its end is no grade.
-    for most in (GRADE_TOKENS, ROOMY_GRADE_TOKENS):
+
+    def ask(most: int) -> tuple[str, bool]:
         request = TextRequest(
             conversation=conversation,
             sampling=sampling,
@@ -389,15 +387,31 @@ def answer(
             max_thinking_tokens=None if max_tokens is None else 0,
         )
         choice = complete(context, caller, model, [request])[0].choices[0]
+        return choice.text, choice.reason == "length"
+
+    return whole_grade(model, ask, has_own_limit=max_tokens is not None)
+
+
+def whole_grade(model: str, ask: Callable[[int], tuple[str, bool]], *, has_own_limit: bool) -> str:
+    """The reply of a grading model, which is asked again with more room where it was cut off before its verdict.
+
+    Args:
+        model: Its name, for the error.
+        ask: Gets the most new tokens; returns the reply, and whether it was cut off.
+        has_own_limit: Whether the grader limits the tokens: then the first reply is taken as it is.
+
+    Raises:
+        WorkError: The reply is cut off before its verdict, with more room too.
+    """
+    from luthier.ml.evaluation.graders import has_result
+
+    # What leads to a verdict has numbers and labels of its own: a reply without its end is no grade.
+    for most in (GRADE_TOKENS, ROOMY_GRADE_TOKENS):
+        text, is_cut = ask(most)
         # A limit of the grader itself is meant: one token is enough for a digit.
-        if max_tokens is not None or choice.reason != "length" or has_result(choice.text):
-            return choice.text
-    raise cut_off_grade(model)
-
-
-def cut_off_grade(model: str) -> WorkError:
-    """The error of a reply that ends before its verdict, with more room too."""
-    return WorkError(
+        if has_own_limit or not is_cut or has_result(text):
+            return text
+    raise WorkError(
         f"{model} was cut off after {ROOMY_GRADE_TOKENS:,} tokens, before its verdict",
         expected="a grade",
         do="have the grader ask for the verdict alone",

@@ -48,6 +48,9 @@ JudgeOption = Annotated[
     str | None,
     typer.Option("--judge", metavar="ENGINE", help="A model that checks that the passage entails each answer."),
 ]
+MaxRowsOption = Annotated[int | None, typer.Option("--max-rows", min=1, metavar="N", help="Use only the first N rows.")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")]
 PromptPriceOption = Annotated[
     float | None, typer.Option("--price-input", min=0, metavar="USD", help="Price of a million prompt tokens.")
 ]
@@ -187,14 +190,10 @@ def synthesise(
         float,
         typer.Option("--min-support", min=0, max=1, help="Share of an answer's words that must be in the passage."),
     ] = 0.6,
-    max_rows: Annotated[
-        int | None, typer.Option("--max-rows", min=1, metavar="N", help="Use only the first N rows.")
-    ] = None,
+    max_rows: MaxRowsOption = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of a reply.")] = 256,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")] = 0,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = 0,
     price_input: PromptPriceOption = None,
     price_output: ReplyPriceOption = None,
     budget_usd: BudgetOption = None,
@@ -285,14 +284,10 @@ def answer(
         Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the answers to (.jsonl).")
     ],
     mapping: MappingOption = None,
-    max_rows: Annotated[
-        int | None, typer.Option("--max-rows", min=1, metavar="N", help="Use only the first N rows.")
-    ] = None,
+    max_rows: MaxRowsOption = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longer answers are refused.")] = 512,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0, help="0 always takes the most likely token.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling at a temperature above 0.")] = 0,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = 0,
     price_input: PromptPriceOption = None,
     price_output: ReplyPriceOption = None,
     keep_thoughts: Annotated[
