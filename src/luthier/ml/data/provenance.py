@@ -35,7 +35,10 @@ def row_id_of(fields: Mapping[str, Any]) -> str | None:
 
 
 def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    return next((found for name in names if (found := _plain(fields.get(name))) is not None), None)
+    for name in names:
+        if (found := _plain(fields.get(name))) is not None:
+            return found
+    return None
 
 
 def _plain(value: Any) -> str | None:

@@ -23,7 +23,7 @@ from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import AuditTable, build_table
 from luthier.ml.data.files.row_frames import IN_PROCESS, RowWorkers
 from luthier.ml.data.files.spill import Spill
-from luthier.ml.data.repair import change
+from luthier.ml.data.repair import screen
 from luthier.ml.data.repair.request import RepairRequest, choose_actions
 from luthier.ml.data.repair.run import repair_file
 from luthier.ml.data.rows import row_batches
@@ -143,7 +143,7 @@ def test_workers_give_the_same_findings_the_same_repair_and_the_same_split(
     workers = PickledWorkers()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_batches, "BATCH_RECORDS", records)
-        patch.setattr(change, "_SCREENED_ROWS", records)
+        patch.setattr(screen, "SCREENED_ROWS", records)
         here, there = audited(file, IN_MEMORY, place, against), audited(file, budget, place, against, workers)
         assert there.model_dump_json() == here.model_dump_json()
         assert [finding.lines for finding in there.findings] == [finding.lines for finding in here.findings]

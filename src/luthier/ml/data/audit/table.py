@@ -31,7 +31,7 @@ from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.rows.row_batches import RowBatch, row_batches
 from luthier.ml.data.rows.rows import read_as, read_rows
 from luthier.ml.data.rows.shapes import Decision, ShapeDetector, check_mapping
-from luthier.ml.data.text.normalise import content_key, learned_key, normalised_digest, prompt_key, tools_key
+from luthier.ml.data.text.normalise import RowKeys, keys_of, normalised_digest
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
@@ -352,9 +352,7 @@ def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any,
     said = None
     if example is not None and _thinks(example):
         said, text = text, _texts(example, thoughts=True)[0]
-    keys: tuple[str | None, ...] = (normalised_digest(text), None, None, None)
-    if example is not None:
-        keys = (content_key(example), learned_key(example), prompt_key(example), tools_key(example))
+    keys = RowKeys(normalised_digest(text), None, None, None) if example is None else keys_of(example)
     origin = (source_of(row.fields, group_by), label_of(row.fields), row_id_of(row.fields))
     return (row.line, text, said, prompt, completion, *keys, *map(_storable, origin), None)
 

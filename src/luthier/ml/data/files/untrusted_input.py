@@ -217,8 +217,10 @@ def strict_loads(text: str) -> Any:
     Raises:
         StrictJsonError: with the reason and, for bad syntax, line and column.
     """
+    if text.startswith("\ufeff"):
+        raise StrictJsonError("begins with a byte order mark, which only a whole file may have", 1, 1)
     try:
-        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        found = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise StrictJsonError(_lower_first(error.msg), error.lineno, error.colno) from error
     except RecursionError as error:
@@ -247,6 +249,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> Any:
     raise StrictJsonError(f"{name} is not JSON")
+
+
+# One for all rows: json.loads makes a decoder for each call that has options.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 
 def _lower_first(text: str) -> str:

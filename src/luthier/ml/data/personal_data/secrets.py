@@ -109,7 +109,7 @@ class Secret:
 def find_secrets(text: str) -> list[Secret]:
     """Every secret in the text, in order, none overlapping another."""
     lowered = text.lower()
-    if not any(mark in lowered for mark in MARKS):
+    if not any(map(lowered.__contains__, MARKS)):
         return []
     kept: list[Secret] = []
     taken = bytearray(len(text))
@@ -123,7 +123,9 @@ def find_secrets(text: str) -> list[Secret]:
 
 def may_hold_secrets(texts: pl.Series) -> pl.Series:
     """Booleans: where `find_secrets` may find something; never false where it would."""
-    return texts.str.contains_any(list(MARKS), ascii_case_insensitive=True).fill_null(value=False)
+    found = texts.str.contains_any(list(MARKS), ascii_case_insensitive=True)
+    # Two letters beyond ASCII whose small letters are, or begin with, one of it: `to\u212aen`.
+    return (found | texts.str.contains("[\u212a\u0130]")).fill_null(value=False)
 
 
 def masked_secret(value: str) -> str:

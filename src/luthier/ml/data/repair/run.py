@@ -23,7 +23,7 @@ from luthier.ml.data.repair.change import Changed, change_rows
 from luthier.ml.data.repair.remove import check_can_run, removals
 from luthier.ml.data.repair.request import ACTIONS, Note, Notes, RepairRequest, add_note, lines_of
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
-from luthier.ml.data.rows.rows import read_records
+from luthier.ml.data.rows.rows import read_raw_records
 
 
 @dataclass
@@ -117,12 +117,12 @@ def _pairs(request: RepairRequest, changed: Changed) -> Iterator[tuple[int, byte
     """Line, bytes of the original, bytes of the changed row."""
     with changed.path.open("rb") as file:
         at = 0
-        for record in read_records(open_source(request.file)):
+        for line, before in read_raw_records(open_source(request.file)):
             # Line n of the working file belongs to record n of the original; blank lines are skipped in both.
-            while at < record.line:
+            while at < line:
                 after = file.readline()
                 at += 1
-            yield record.line, record.raw, after.removesuffix(b"\n")
+            yield line, before, after.removesuffix(b"\n")
 
 
 def _count(fates: Fates, fate: str, notes: list[Note]) -> None:

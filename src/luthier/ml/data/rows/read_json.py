@@ -24,9 +24,10 @@ def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = No
         source: the file.
         is_wanted: whether to parse a record, by its index among the records (from 0) and its line; None parses all.
     """
+    file = source.name
     for place, line in enumerate(lines_of_jsonl(source)):
         if is_wanted is None or is_wanted(place, line.number):
-            yield line.row(source.name)
+            yield line.row(file)
 
 
 class JsonLine(NamedTuple):
@@ -47,6 +48,11 @@ class JsonLine(NamedTuple):
     length: int
     offset: int
     is_whole: bool
+
+    @property
+    def raw(self) -> bytes | None:
+        """The line without its end; None where it is too long."""
+        return self.body.rstrip(b"\r\n") if self.is_whole else None
 
     def row(self, file: str) -> Row | RowProblem:
         """What is on it.

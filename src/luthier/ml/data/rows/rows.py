@@ -19,8 +19,8 @@ from luthier.core.errors import DataError, RowProblem, library_reason
 from luthier.core.import_string import import_string
 from luthier.ml.data.files.sequences import selected
 from luthier.ml.data.files.source import Format, Source
-from luthier.ml.data.files.untrusted_input import bounded_lines
 from luthier.ml.data.rows.outputs import json_line
+from luthier.ml.data.rows.read_json import JsonLine, lines_of_jsonl
 from luthier.ml.data.text.normalise import content_key
 
 _READERS: Final[dict[Format, str]] = {
@@ -60,9 +60,6 @@ def read_as(source: Source) -> str:
     return ""
 
 
-_BOM = b"\xef\xbb\xbf"
-
-
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record of a file.
@@ -95,7 +92,9 @@ def read_records(source: Source, columns: Collection[str] = ()) -> Iterator[Reco
         DataError: the file as a whole cannot be read.
     """
     if source.format == "jsonl":
-        yield from _lines(source)
+        file = source.name
+        for line in lines_of_jsonl(source):
+            yield record_of(line, file)
         return
     for item in read_rows(source):
         if isinstance(item, Row):
@@ -114,17 +113,31 @@ def _written(row: Row, columns: Collection[str]) -> Record:
     return Record(row.line, RowProblem(row.file, row.line, "", "", reason), None)
 
 
-def _lines(source: Source) -> Iterator[Record]:
-    with source.open() as file:
-        lines = enumerate(bounded_lines(file), start=1)
-        for item in read_rows(source):
-            number, (line, length) = next(lines)
-            # The file is read twice side by side: read_rows skips blank lines, so this pass catches up with its line
-            # numbers.
-            while number < item.line:
-                number, (line, length) = next(lines)
-            body = line.removeprefix(_BOM) if number == 1 else line
-            yield Record(number, item, body.rstrip(b"\r\n") if length == len(line) else None)
+def read_raw_records(source: Source) -> Iterator[tuple[int, bytes | None]]:
+    """Line and bytes of each record as `read_records` gives them; lines of JSONL are not parsed.
+
+    Args:
+        source: the file.
+
+    Raises:
+        DataError: the file as a whole cannot be read.
+    """
+    if source.format == "jsonl":
+        for line in lines_of_jsonl(source):
+            yield line.number, line.raw
+    else:
+        for record in read_records(source):
+            yield record.line, record.raw
+
+
+def record_of(line: JsonLine, file: str) -> Record:
+    """A line of JSONL, parsed.
+
+    Args:
+        line: of the file.
+        file: name of the file, for messages.
+    """
+    return Record(line.number, line.row(file), line.raw)
 
 
 def part_of(examples: Sequence[Example], part: tuple[float, float]) -> Sequence[Example]:

@@ -46,6 +46,10 @@ OPTIONAL: dict[Shape, tuple[str, ...]] = {
     "alpaca": ("input", "system", "history"),
     "text": (),
 }
+# Both sides of a preference have several names each, which `_fits` looks for.
+_REQUIRED_NAMES: dict[Shape, frozenset[str]] = {
+    shape: frozenset(() if shape == "preference" else names) for shape, names in REQUIRED.items()
+}
 GROUP = "group"
 _TURN_LISTS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
 _TURN_FIELDS = frozenset(
@@ -59,15 +63,16 @@ _NUM_FIELDS_SHOWN = 20
 
 def fitting_shapes(fields: Mapping[str, Any]) -> list[Shape]:
     """The shapes whose required fields are all there and not null, in order of precedence."""
-    return [shape for shape in REQUIRED if _fits(shape, fields)]
+    filled = {name for name, value in fields.items() if value is not None}
+    return [shape for shape, names in _REQUIRED_NAMES.items() if names <= filled and _fits(shape, fields)]
 
 
 def _fits(shape: Shape, fields: Mapping[str, Any]) -> bool:
+    """Whether a row fits a shape whose required fields it has."""
     if shape == "preference":
         return has_sides(fields)
-    if shape == "unpaired" and wanted_of(fields.get("label")) is None:
-        return False  # a class, not whether the completion is desired
-    return all(fields.get(name) is not None for name in REQUIRED[shape])
+    # A label may also be a class, and not whether the completion is desired.
+    return shape != "unpaired" or wanted_of(fields.get("label")) is not None
 
 
 def check_mapping(mapping: Mapping[str, str]) -> None:
@@ -157,7 +162,9 @@ class ShapeDetector:
             self.columns.update(dict.fromkeys(names))
         mapping = resolve_once(self._mappings, self.mapping, MAPPABLE[:-1], names)
         fields = renamed(row.fields, mapping) if mapping else row.fields
-        self._filled.update((name, None) for name, value in fields.items() if value is not None)
+        for name, value in fields.items():
+            if value is not None and name not in self._filled:
+                self._filled[name] = None
         self._look_into_turns(fields)
         fits = fitting_shapes(fields)
         if "text" in fits and LABEL in fields:

@@ -30,7 +30,7 @@ from luthier.ml.data.files.row_frames import IN_PROCESS, RowFrames, RowWorkers, 
 from luthier.ml.data.files.source import changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
-from luthier.ml.data.rows.rows import read_records
+from luthier.ml.data.rows.rows import read_raw_records, read_records
 from luthier.ml.data.split.split import SIDES, U64, Codes, check_fractions, group_sides, hashes_of, majority, united
 from luthier.ml.data.split.split_request import (
     NearGroups,
@@ -190,9 +190,9 @@ def _check_same_lines(original: Path, together: Path) -> None:
 
 def _sum_of_digests(path: Path) -> tuple[int, int]:
     num, total = 0, 0
-    for record in read_records(open_source(path)):
+    for _, raw in read_raw_records(open_source(path)):
         num += 1
-        total += int.from_bytes(hashlib.sha256(record.raw or b"").digest(), "big")
+        total += int.from_bytes(hashlib.sha256(raw or b"").digest(), "big")
     # A sum of digests does not depend on order, and unlike XOR a line that occurs twice does not cancel out.
     return num, total % 2**256
 
@@ -453,7 +453,7 @@ def _write(path: Path, sides: Codes, folder: Path, progress: Progress) -> dict[S
         files: dict[int, IO[bytes]] = {
             SIDES.index(side): stack.enter_context(file.open("wb")) for side, file in written.items()
         }
-        for code, record in zip(sides.tolist(), read_records(open_source(path)), strict=True):
-            files[code].write((record.raw or b"") + b"\n")
+        for code, (_, raw) in zip(sides.tolist(), read_raw_records(open_source(path)), strict=True):
+            files[code].write((raw or b"") + b"\n")
             task.advance()
     return written

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Message
 from luthier.core.dataset import Example
 from luthier.core.ids import canonical_json
 
@@ -26,9 +28,38 @@ def content_key(example: Example) -> str:
     """
     if example.conversation is None:
         return normalised_digest(example.text or "")
-    parts = _turns(example.conversation)
+    return _content_key(example, _turns(example.conversation.messages))
+
+
+class RowKeys(NamedTuple):
+    """The keys of a row.
+
+    Attributes:
+        content: as `content_key`.
+        learned: as `learned_key`.
+        prompt: as `prompt_key`.
+        tools: as `tools_key`.
+    """
+
+    content: str
+    learned: str | None
+    prompt: str | None
+    tools: str | None
+
+
+def keys_of(example: Example) -> RowKeys:
+    """All keys of an example, for which each turn is normalised once."""
+    if (conversation := example.conversation) is None:
+        return RowKeys(content_key(example), learned_key(example), None, None)
+    turns, last = _turns(conversation.messages), conversation.last_answer
+    prompt = None if last is None else _digest(turns[:last])
+    return RowKeys(_content_key(example, list(turns)), learned_key(example), prompt, tools_key(example))
+
+
+def _content_key(example: Example, parts: list[str]) -> str:
+    """The digest of the turns, to which it adds what else counts."""
     if example.rejected is not None:
-        parts += ["rejected", *_turns(example.rejected)]
+        parts += ["rejected", *_turns(example.rejected.messages)]
     if example.is_wanted is not None:
         parts.append(f"wanted: {example.is_wanted}")
     return _digest(parts)
@@ -72,12 +103,12 @@ def prompt_key(example: Example) -> str | None:
 
     None for plain text, and where no answer is learned.
     """
-    return _digest(_turns(example.prompt)) if example.prompt is not None else None
+    return _digest(_turns(example.prompt.messages)) if example.prompt is not None else None
 
 
-def _turns(conversation: Conversation) -> list[str]:
+def _turns(messages: Sequence[Message]) -> list[str]:
     turns = []
-    for message in conversation.messages:
+    for message in messages:
         calls = "".join(canonical_json(call.get("function", {})) for call in message.tool_calls)
         turns.append(f"{message.role}: {normalised((message.content or '') + calls)}")
     return turns

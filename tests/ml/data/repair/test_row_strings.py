@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from luthier.ml.data.repair.change import change_row, change_text
+from luthier.ml.data.repair.row_strings import change_row, change_text
 
 
 def swap(text: str) -> tuple[str, Counter[Any]]:
