@@ -106,7 +106,7 @@ def row(going: Walk, kind: str) -> None:
     One that is refused must be one that the template cannot say, and pass with the setting that the refusal names.
     """
     from luthier.ml.data.rows.formats import load_file
-    from luthier.ml.data.tokenise.loss_mask import tokenise_all
+    from luthier.ml.data.tokenise.tokenised_rows import tokenise_all
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     with going.stage(f"row_{kind}") as stage:
@@ -132,7 +132,7 @@ def row(going: Walk, kind: str) -> None:
 def _opt_in(examples: Any, going: Walk, refused: TemplateError) -> str:
     """The settings by which a refused row passes, if the refusal names one of them; empty otherwise."""
     from luthier.features.model_checks.trials import opt_in
-    from luthier.ml.data.tokenise.loss_mask import tokenise_all
+    from luthier.ml.data.tokenise.tokenised_rows import tokenise_all
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     if options := _named_options(refused):

@@ -172,7 +172,7 @@ def _trial_row(trial: Trial, row: dict[str, Any]) -> str:
 def _marked(trial: Trial, examples: Sequence[Example]) -> str:
     """What becomes of examples: tokens, and marks of what is learned of them."""
     from luthier.core.ports import SilentProgress
-    from luthier.ml.data.tokenise.loss_mask import tokenise_all
+    from luthier.ml.data.tokenise.tokenised_rows import tokenise_all
 
     if trial.template is None:
         raise _NotRunError("the template does not load")
@@ -194,7 +194,7 @@ def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
     """The setting of a recipe that makes rows pass that a template cannot write unchanged; empty where none does."""
     from luthier.core.conversation import OptedTurns
     from luthier.core.ports import SilentProgress
-    from luthier.ml.data.tokenise.loss_mask import tokenise_all
+    from luthier.ml.data.tokenise.tokenised_rows import tokenise_all
     from luthier.ml.inference.engine_prompts import rewritten_examples
 
     # Tried in order, least intrusive first; `drop` is last because it loses content.

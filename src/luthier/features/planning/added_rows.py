@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from luthier.features.planning.training_data import PreparedSplit
     from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.rows.formats import LoadedFile
-    from luthier.ml.data.tokenise.loss_mask import Tokenised
+    from luthier.ml.data.tokenise.tokenised_rows import Tokenised
 
 _ROWS_A_CANARY: Final = 10
 

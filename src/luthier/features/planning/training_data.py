@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +33,7 @@ from luthier.features.planning.data_sources import (
 from luthier.features.planning.streamed_objectives import check_streamed_shape
 from luthier.features.planning.streamed_rows import PreparedStream, StreamedRows, load_stream, tokenise_sample
 from luthier.features.planning.task_heads import fitted_head, with_known_classes
+from luthier.features.planning.tokenising import learning_of, tokenising_workers
 from luthier.ml.data.files.sequences import chained, changed, selected
 from luthier.platform.home.context import Context
 
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.rows.formats import LoadedFile
     from luthier.ml.data.tokenise.heads import FittedHead
-    from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.data.tokenise.token_store import Units
+    from luthier.ml.data.tokenise.tokenised_rows import Tokenised
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
@@ -301,6 +302,11 @@ class TrainingDataLoader:
 
 
 _FAR: Final = 1 << 40
+_SAMPLED_ROWS: Final = 100
+_TOKENISING_MODULES: Final = (
+    "luthier.ml.data.tokenise.tokenised_rows",
+    "luthier.ml.inference.models.templates.chat_template",
+)
 
 
 def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan]) -> TrainingData:
@@ -386,8 +392,9 @@ def tokenise(
         max_length_tokens=max_length_tokens,
         overlong=overlong,
         progress=context.progress,
-        learning=_learning(recipe, split),
+        learning=learning_of(recipe, split),
         spill=spill,
+        start_workers=partial(tokenising_workers, context, part.examples),
     )
     refuse_cut_canaries(made)
     rules = rules_of(recipe.objective.name if recipe.objective else "sft")
@@ -420,7 +427,7 @@ def _sampled(
     head: TaskHead | None,
 ) -> PreparedSplit:
     """The first rows of a stream, with what reads the others."""
-    learning = _learning(recipe, "train")
+    learning = learning_of(recipe, "train")
     head = None if head is not None and head.kind in SEARCH_KINDS else head  # which learn of no targets
     made = tokenise_sample(recipe, stream, part.source, template, learning, max_length_tokens, head)
     return PreparedSplit(
@@ -452,23 +459,6 @@ def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) ->
     if head is not None and head.kind not in SEARCH_KINDS and split in ("train", "validation"):
         return with_targets(_examples_left(part, made), made.examples, head)
     return made.examples
-
-
-def _learning(recipe: Recipe, split: Split) -> Learning:
-    """What is learned besides the answers. Methods that sample answers need only the prompts of inference."""
-    from luthier.ml.data.tokenise.loss_mask import Learning
-    from luthier.ml.training.objectives.rules import rules_of
-
-    objective = rules_of(recipe.objective.name if recipe.objective else "sft")
-    if recipe.objective is not None and objective.task_head in SEARCH_KINDS:
-        return Learning.of_search(recipe.objective, objective.task_head)  # held-out texts are read as in training
-    if objective.task_head is not None and split in ("train", "validation"):
-        return Learning(task_head=objective.task_head)
-    if split != "held_out" and "num_samples" in objective.settings:
-        return Learning(reasoning=True, only_last=True)
-    # what judges is scored behind the prompts of inference, however training joins its answers
-    joins = recipe.data.reset_template is not None and split not in ("held_out", "replay_held_out")
-    return Learning(reasoning=recipe.data.learn_reasoning, joins=joins)
 
 
 def _packed(

@@ -12,7 +12,7 @@ from luthier.core.errors import DataError, NotFoundError, RecipeError, RequestEr
 from luthier.core.ports import SilentProgress
 from luthier.features.datasets import previews as datasets
 from luthier.ml.data.rows.formats import load_file
-from luthier.ml.data.tokenise.loss_mask import tokenise_all
+from luthier.ml.data.tokenise.tokenised_rows import tokenise_all
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.platform.home.context import Context
 

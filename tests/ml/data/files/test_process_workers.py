@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,6 +97,20 @@ def test_both_work_and_results_come_in_the_order_of_the_parts(workers: ProcessWo
     processes = {process for _, process in found}
     assert len(processes) == 2
     assert os.getpid() not in processes
+
+
+def is_imported(name: str) -> bool:
+    return name in sys.modules
+
+
+def test_workers_have_imported_the_modules_that_they_need_before_the_first_part(
+    workers: ProcessWorkers, tmp_path: Path
+) -> None:
+    with process_workers(1, tmp_path, ["tabnanny"]) as made:
+        while not made._workers[0].is_ready:
+            made._receive(None)
+        assert list(made.map(is_imported, ["tabnanny"])) == [True]
+    assert list(workers.map(is_imported, ["tabnanny"])) == [False]
 
 
 def test_maps_may_be_read_by_turns(workers: ProcessWorkers) -> None:

@@ -21,8 +21,9 @@ from luthier.ml.data.stream.rows import RowTokeniser, SourceShape
 from luthier.ml.data.stream.schedule import StreamSchedule
 from luthier.ml.data.text.normalise import content_key, prompt_key
 from luthier.ml.data.tokenise.batches import StepSchedule
-from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, tokenise_all
+from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning
 from luthier.ml.data.tokenise.token_store import Units
+from luthier.ml.data.tokenise.tokenised_rows import tokenise_all
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 SIZE = 4

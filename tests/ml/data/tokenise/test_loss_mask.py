@@ -15,9 +15,10 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, OverlongError, TemplateError
 from luthier.core.ports import SilentProgress
-from luthier.ml.data.tokenise.loss_mask import Learning, tokenise, tokenise_all, tokenise_option, tokenise_sides
+from luthier.ml.data.tokenise.loss_mask import Learning, tokenise, tokenise_option, tokenise_sides
 from luthier.ml.data.tokenise.preview import preview
 from luthier.ml.data.tokenise.template import Template, decode
+from luthier.ml.data.tokenise.tokenised_rows import tokenise_all
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import CHAT_TEMPLATE, make_tiny_model

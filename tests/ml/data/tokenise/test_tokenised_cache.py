@@ -18,8 +18,8 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import OverlongError
 from luthier.ml.data.tokenise import tokenised_cache
-from luthier.ml.data.tokenise.loss_mask import Tokenised, tokenise_all
 from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache, key_of
+from luthier.ml.data.tokenise.tokenised_rows import Tokenised, tokenise_all
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 

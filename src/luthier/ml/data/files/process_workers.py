@@ -13,10 +13,11 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -61,12 +62,13 @@ def num_process_workers(num_bytes: int, most: int = 0) -> int:
 
 
 @contextmanager
-def process_workers(num: int, folder: Path | None = None) -> Iterator[ProcessWorkers]:
+def process_workers(num: int, folder: Path | None = None, modules: Sequence[str] = ()) -> Iterator[ProcessWorkers]:
     """Workers on this machine, until the block ends; they load their libraries while the block goes on.
 
     Args:
         num: processes, at least 1.
         folder: where the scratch folder for parts is made; None for `spill.default_folder`.
+        modules: what workers import before the first part; this process works while they do.
 
     Raises:
         StorageFullError: there is no room for the folder.
@@ -79,7 +81,7 @@ def process_workers(num: int, folder: Path | None = None) -> Iterator[ProcessWor
         children = []
         for _ in range(num):
             child = ChildProcess(
-                _SERVE, None, title="a process that looks at rows", environment=_ONE_THREAD, num_threads=1
+                _SERVE, list(modules), title="a process that looks at rows", environment=_ONE_THREAD, num_threads=1
             )
             children.append(child)
             # An error or an interrupt does not wait for parts that nobody needs any more.
@@ -210,11 +212,18 @@ class ProcessWorkers:
             worker.child.send([str(task.file), task.shared])
 
 
-def serve(document: None, channel: Channel) -> None:  # noqa: ARG001
-    """A worker: works on the parts that it is sent until the channel is closed."""
+def serve(modules: list[str], channel: Channel) -> None:
+    """A worker: works on the parts that it is sent until the channel is closed.
+
+    Args:
+        modules: what the work needs beside the libraries of tables.
+        channel: to the process that has the rows.
+    """
     # What every check needs, before the first part comes.
     import polars as pl  # noqa: F401
 
+    for name in modules:
+        import_module(name)
     channel.emit("ready")
     channel.serve(_answer)
 

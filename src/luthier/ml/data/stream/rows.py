@@ -21,9 +21,10 @@ from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.stream.records import RawRecord
 from luthier.ml.data.text.normalise import content_key, prompt_key
 from luthier.ml.data.tokenise.heads import class_numbers, targets_of
-from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides, what_is_left
+from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
 from luthier.ml.data.tokenise.template import Template
 from luthier.ml.data.tokenise.token_store import Unit
+from luthier.ml.data.tokenise.tokenised_rows import what_is_left
 
 
 @dataclass(frozen=True, slots=True)

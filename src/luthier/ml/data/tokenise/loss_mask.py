@@ -17,45 +17,27 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from luthier.core.dataset import Example, Overlong, TokenisedExample
-from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
-from luthier.core.ports import Progress
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.errors import DataError, TemplateError
 from luthier.core.recipe import ObjectiveRecipe
-from luthier.core.task_head import SEARCH_KINDS, Pooling, TaskHeadKind
+from luthier.core.task_head import Pooling, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
-from luthier.ml.data.files.sequences import SequenceWriter
-from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.heads import tokenise_prompt
 from luthier.ml.data.tokenise.proof import ProvedText, prove
 from luthier.ml.data.tokenise.search import tokenise_for_embedding, tokenise_for_ranking
-from luthier.ml.data.tokenise.template import Template, encode_with_cuts
-from luthier.ml.data.tokenise.token_store import Unit, row_writer
-
-
-@dataclass(frozen=True, slots=True)
-class Tokenised:
-    """Rows ready to train on, in the order of the examples, and the ids of examples that were left out or cut.
-
-    Attributes:
-        examples: the rows; those of one example follow one another. A tuple, or a sequence in files where they are
-            larger than memory.
-        dropped_ids: examples that were left out as too long.
-        truncated_ids: examples that lost tokens or rows because they were too long.
-        kept: indices of the examples that the rows belong to, ascending.
-        rows_per_example: 2 for preference pairs, whose chosen and rejected side follow one another.
-        row_counts: rows of each kept example, where conversations are cut; else empty.
-    """
-
-    examples: Sequence[TokenisedExample]
-    dropped_ids: tuple[str, ...]
-    truncated_ids: tuple[str, ...]
-    kept: Sequence[int]
-    rows_per_example: int = 1
-    row_counts: Sequence[int] = ()
+from luthier.ml.data.tokenise.template import (
+    NOT_ENCODED,
+    Encoded,
+    Template,
+    encode_ids,
+    encode_with_cuts,
+    ends_of,
+)
+from luthier.ml.data.tokenise.token_store import Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +93,69 @@ def tokenise_sides(example: Example, template: Template, learning: Learning = PL
     """
     if learning.task_head is not None:
         return _tokenise_for_head(example, template, learning)
-    if example.rejected is None and example.is_wanted is None:
-        return _tokenise_rows(example, template, learning)
-    rows = tuple(_tokenise_side(side, template, learning) for side in example.sides)
+    return encode_rendered(render_sides(example, template, learning), template, learning)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An example as text, before it is encoded.
+
+    Attributes:
+        example: the row.
+        sides: chosen and rejected of a preference pair, else the example itself; each with its texts, of which plain
+            text has none.
+    """
+
+    example: Example
+    sides: tuple[tuple[Example, tuple[ProvedText, ...]], ...]
+
+    def texts(self, template: Template) -> Iterator[str]:
+        """All that has to be encoded: each text up to each of its borders.
+
+        Args:
+            template: which has rendered it.
+        """
+        for side, proved in self.sides:
+            if side.conversation is None:
+                yield _plain_text(side, template)
+            for one in proved:
+                yield from (one.text[:end] for end in ends_of(one.text, _borders_of(one)))
+
+
+def render_sides(example: Example, template: Template, learning: Learning = PLAIN) -> Rendered:
+    """The texts of one example whose answers are learned.
+
+    Raises:
+        TemplateError: no mask can be proved.
+        DataError: a turn holds the template's end-of-turn text.
+    """
+    sides = (example,) if _is_single(example) else example.sides
+    return Rendered(example, tuple((side, _proved(side, template, learning)) for side in sides))
+
+
+def _is_single(example: Example) -> bool:
+    return example.rejected is None and example.is_wanted is None
+
+
+def encode_rendered(
+    rendered: Rendered, template: Template, learning: Learning = PLAIN, encoded: Encoded = NOT_ENCODED
+) -> Unit:
+    """The rows of one example; see `tokenise_sides`.
+
+    Args:
+        rendered: its texts.
+        template: which has rendered it.
+        learning: what is learned.
+        encoded: the ids of its texts, as far as they are known.
+
+    Raises:
+        TemplateError: as for `tokenise_sides`.
+        DataError: as for `tokenise_sides`.
+    """
+    example = rendered.example
+    if _is_single(example):
+        return _rows_of_side(*rendered.sides[0], template, learning, encoded)
+    rows = tuple(_row_of_side(side, proved, template, learning, encoded) for side, proved in rendered.sides)
     if len(rows) > 1 and rows[0].input_ids == rows[1].input_ids:
         reason = "becomes the same tokens as chosen: there is nothing to prefer"
         raise DataError(
@@ -146,16 +188,19 @@ def tokenise(example: Example, template: Template, learning: Learning = PLAIN) -
         TemplateError: the template renders the conversation in a way on which no mask can be proved.
         DataError: nothing would be learned, or a turn holds the template's own end-of-turn text.
     """
-    return _tokenise_rows(example, template, replace(learning, only_last=True))[-1]
+    last = replace(learning, only_last=True)
+    return _rows_of_side(example, _proved(example, template, last), template, last, NOT_ENCODED)[-1]
 
 
-def _tokenise_side(side: Example, template: Template, learning: Learning) -> TokenisedExample:
+def _row_of_side(
+    side: Example, proved: tuple[ProvedText, ...], template: Template, learning: Learning, encoded: Encoded
+) -> TokenisedExample:
     """The one row of a completion that is wanted or not.
 
     Raises:
         TemplateError: it would have to be cut.
     """
-    rows = _tokenise_rows(side, template, learning)
+    rows = _rows_of_side(side, proved, template, learning, encoded)
     if len(rows) > 1:
         raise TemplateError(
             f"{side.id}: a completion of {len(rows)} answers, and the template rewrites earlier turns once others "
@@ -166,11 +211,12 @@ def _tokenise_side(side: Example, template: Template, learning: Learning) -> Tok
     return rows[0]
 
 
-def _tokenise_rows(example: Example, template: Template, learning: Learning) -> Unit:
+def _proved(example: Example, template: Template, learning: Learning) -> tuple[ProvedText, ...]:
+    """The texts of one side of an example; none of plain text."""
     if example.conversation is None:
-        return (_tokenise_text(example, template),)
+        return ()
     _check_no_control_text(example, template)
-    proved = prove(
+    return prove(
         example.id,
         example.conversation,
         template,
@@ -178,35 +224,47 @@ def _tokenise_rows(example: Example, template: Template, learning: Learning) -> 
         only_last=learning.only_last,
         joins=learning.joins,
     )
-    rows = [row for text in proved for row in _rows_of(example, text, template)]
+
+
+def _rows_of_side(
+    example: Example, proved: tuple[ProvedText, ...], template: Template, learning: Learning, encoded: Encoded
+) -> Unit:
+    if example.conversation is None:
+        ids = encode_ids(_plain_text(example, template), template, encoded)
+        return (_checked(example, ids, bytearray(b"\1" * len(ids))),)
+    rows = [row for text in proved for row in _rows_of(example, text, template, encoded)]
     # prove() returns one text here, but the tokenizer had to cut it: only_last then keeps the row of the last answer.
     return tuple(rows[-1:] if learning.only_last and len(proved) == 1 < len(rows) else rows)
 
 
-def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
+def _rows_of(example: Example, proved: ProvedText, template: Template, encoded: Encoded) -> Unit:
     """The row of a text; or one for each answer, where a token that had to be cut would be in a later prompt.
 
     Inference would encode that prompt without the cut, so that the answer would be learned behind other tokens.
     """
     if len(proved.spans) < 2 or proved.is_joined:  # joined ones follow prompts that inference would not show
-        return (_with_mask(example, proved, template),)
+        return (_with_mask(example, proved, template, encoded),)
     with contextlib.suppress(TemplateError):  # a part between two answers that cannot be encoded apart
-        row = _with_mask(example, proved, template)
+        row = _with_mask(example, proved, template, encoded)
         # The usual case, checked first: nothing had to be cut, so one encoding replaces one for each answer.
-        if list(row.input_ids) == template.encode(proved.text)[0]:
+        if list(row.input_ids) == encode_ids(proved.text, template, encoded):
             return (row,)
         # A cut token after the last prompt harms nothing: compare every prompt with its encoding at inference.
-        prompts = [template.encode(proved.text[: span.prompt])[0] for span in proved.spans]
+        prompts = [encode_ids(proved.text[: span.prompt], template, encoded) for span in proved.spans]
         if all(list(row.input_ids[: len(prompt)]) == prompt for prompt in prompts):
             return (row,)
     parts = [replace(proved, text=proved.text[: span.end], spans=(span,)) for span in proved.spans]
-    return tuple(_with_mask(example, part, template) for part in parts)
+    return tuple(_with_mask(example, part, template, encoded) for part in parts)
 
 
-def _with_mask(example: Example, proved: ProvedText, template: Template) -> TokenisedExample:
+def _borders_of(proved: ProvedText) -> list[int]:
     # All three borders of a span get a cut: the prompt's end too, since inference encodes the prompt alone.
-    borders = sorted({border for span in proved.spans for border in (span.prompt, span.start, span.end)})
-    ids, marks = encode_with_cuts(proved.text, borders, template)
+    return sorted({border for span in proved.spans for border in (span.prompt, span.start, span.end)})
+
+
+def _with_mask(example: Example, proved: ProvedText, template: Template, encoded: Encoded) -> TokenisedExample:
+    borders = _borders_of(proved)
+    ids, marks = encode_with_cuts(proved.text, borders, template, encoded)
     # [num_tokens] bytes, 0 for context and 1 for learned.
     mask = bytearray(len(ids))
     places = dict(zip(borders, marks, strict=True))
@@ -231,13 +289,12 @@ def _with_mask(example: Example, proved: ProvedText, template: Template) -> Toke
     )
 
 
-def _tokenise_text(example: Example, template: Template) -> TokenisedExample:
+def _plain_text(example: Example, template: Template) -> str:
     text = example.text or ""
     # A text that another piece continues gets no end token, and one that was written with an end no second one.
     if not example.goes_on and not text.endswith(template.end_texts):
         text += template.end_of_text
-    ids, _ = template.encode(text)
-    return _checked(example, ids, bytearray(b"\1" * len(ids)))
+    return text
 
 
 def _checked(example: Example, ids: list[int], mask: bytearray) -> TokenisedExample:
@@ -271,183 +328,6 @@ def _check_no_control_text(example: Example, template: Template) -> None:
                 do="remove it from the row: the template writes it itself",
                 problems=[problem],
             )
-
-
-def tokenise_all(
-    examples: Sequence[Example],
-    template: Template,
-    *,
-    max_length_tokens: int,
-    overlong: Overlong,
-    progress: Progress,
-    learning: Learning = PLAIN,
-    spill: Spill | None = None,
-) -> Tokenised:
-    """Tokenise examples and do with those over `max_length_tokens` what `overlong` says.
-
-    "error" refuses, "drop" leaves them out, "truncate" cuts tokens off the end; a row that would lose every learned
-    token is dropped instead, since nothing could be learned from it. The two sides of a preference stay or go together,
-    and go where what is left of them is the same. Of a conversation that was cut, answers that are wholly cut off go,
-    and the others stay; with `learning.only_last` the row goes where its last answer does.
-
-    Args:
-        examples: the rows.
-        template: writes conversations as text.
-        max_length_tokens: the longest row that is kept whole.
-        overlong: what is done with longer rows.
-        progress: shows the rows.
-        learning: which turns are learned.
-        spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory.
-
-    Raises:
-        OverlongError: rows are too long and `overlong` is "error"; all of them are in `problems`.
-        DataError: rows with nothing to learn, or no row is left.
-        TemplateError: the template renders a conversation in a way on which no mask can be proved.
-        StorageFullError: the rows need more memory than the budget and more disk than there is.
-    """
-    made = _Collected(row_writer(spill), max_length_tokens, overlong, learning)
-    problems: list[RowProblem] = []
-    with progress.task("Tokenising", total=len(examples), unit="rows") as task:
-        for example in examples:
-            try:
-                # A TemplateError stops at the first row, since every row would repeat it; a DataError is about one row,
-                # so all are collected.
-                made.add(tokenise_sides(example, template, learning))
-            except DataError as error:
-                problems.extend(error.problems)
-            task.advance()
-    if problems:
-        raise DataError(
-            f"{len(problems):,} of {len(examples):,} rows cannot be trained on",
-            expected="something to learn in every row, no control text of the template, no two sides alike",
-            do="repair or remove these rows",
-            problems=problems,
-        )
-    return made.tokenised()
-
-
-class _Collected:
-    """The rows that are left of units, as they are tokenised.
-
-    Args:
-        rows: takes the rows.
-        max_length_tokens: most tokens of a row.
-        overlong: what is done with longer ones.
-        learning: what is learned of them.
-    """
-
-    def __init__(
-        self, rows: SequenceWriter[TokenisedExample], max_length_tokens: int, overlong: Overlong, learning: Learning
-    ) -> None:
-        self._rows, self._learning = rows, learning
-        self._max_length_tokens, self._overlong = max_length_tokens, overlong
-        # Arrays, not lists: 4 or 8 bytes a row, of which there may be millions.
-        self._counts, self._kept = array("i"), array("q")
-        self._dropped: list[str] = []
-        self._truncated: list[str] = []
-        self._too_long: list[tuple[str, int]] = []
-        # The texts of a search row stay or go together, as the two sides of a pair do.
-        self._is_search = learning.task_head in SEARCH_KINDS
-        self._num_units, self._is_pair = 0, self._is_search
-
-    def add(self, unit: Unit) -> None:
-        """Add what is left of a unit."""
-        place, longest = self._num_units, max(row.num_tokens for row in unit)
-        self._num_units += 1
-        if place == 0:
-            self._is_pair = self._is_search or unit[0].is_wanted is not None
-        left = unit
-        if longest > self._max_length_tokens:
-            if self._overlong == "error":
-                self._too_long.append((unit[0].id, longest))
-                return
-            left = what_is_left(unit, self._max_length_tokens, self._overlong, self._learning)
-            (self._truncated if left else self._dropped).append(unit[0].id)
-            if not left:
-                return
-        for row in left:
-            self._rows.append(row)
-        self._counts.append(len(left))
-        self._kept.append(place)
-
-    def tokenised(self) -> Tokenised:
-        """All of them.
-
-        Raises:
-            OverlongError: some are too long, and that is an error.
-            DataError: no row is left.
-        """
-        if self._too_long:
-            raise _overlong_error(self._too_long, self._num_units, self._max_length_tokens)
-        if not self._kept:
-            raise DataError(
-                f"no row is left: {len(self._dropped):,} of {self._num_units:,} rows were dropped as longer than "
-                f"{self._max_length_tokens:,} tokens",
-                expected="at least one row to train on",
-                do="raise training.max_length_tokens, or shorten the rows",
-                problems=[problem_of(row_id, value="", reason="was dropped") for row_id in self._dropped],
-            )
-        rows, are_single = self._rows.sequence(), set(self._counts) == {1}
-        # Tuples where all is in memory: they are compared and hashed.
-        kept, counts = (
-            (tuple(self._kept), tuple(self._counts)) if isinstance(rows, tuple) else (self._kept, self._counts)
-        )
-        return Tokenised(
-            rows,
-            tuple(self._dropped),
-            tuple(self._truncated),
-            kept,
-            counts[0] if self._is_pair else 1,
-            # Pairs always have two rows, which rows_per_example says; units of one row need no counts.
-            () if self._is_pair or are_single else counts,
-        )
-
-
-def _overlong_error(too_long: Sequence[tuple[str, int]], num_units: int, max_length_tokens: int) -> OverlongError:
-    row_id, longest = max(too_long, key=lambda found: found[1])
-    reason = f"is longer than {max_length_tokens:,} tokens"
-    verb = "is" if len(too_long) == 1 else "are"
-    return OverlongError(
-        f"{len(too_long):,} of {num_units:,} rows {verb} longer than {max_length_tokens:,} tokens; "
-        f"the longest is {row_id} with {longest:,}",
-        expected=f"at most training.max_length_tokens = {max_length_tokens:,} tokens a row",
-        do="raise training.max_length_tokens (up to the model's context), or say what to do with such rows: "
-        "training.on_overlong: drop | truncate",
-        problems=[problem_of(row_id, value=f"{tokens:,} tokens", reason=reason) for row_id, tokens in too_long],
-    )
-
-
-def what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong, learning: Learning) -> Unit:
-    """The rows of an example that is too long, cut; none where it is dropped.
-
-    Args:
-        unit: all rows of the example.
-        max_length_tokens: most tokens of a row.
-        overlong: drop or truncate.
-        learning: what is learned of it.
-    """
-    if overlong == "drop":
-        return ()
-    # What is left then ends with an earlier answer, which would be taken for the one to another question.
-    if learning.only_last and any(row.num_prompt_tokens >= max_length_tokens for row in unit):
-        return ()
-    cut = tuple(_cut(row, max_length_tokens) for row in unit)
-    if unit[0].is_wanted is None and learning.task_head not in SEARCH_KINDS:
-        return tuple(row for row in cut if 1 in row.loss_mask)
-    # Sides that differ only behind the cut have equal likelihood: their preference loss has no gradient.
-    is_same = len(cut) > 1 and cut[0].input_ids == cut[1].input_ids
-    return () if is_same or any(1 not in row.loss_mask for row in cut) else cut
-
-
-def _cut(row: TokenisedExample, num_tokens: int) -> TokenisedExample:
-    if row.num_tokens <= num_tokens:
-        return row
-    return replace(
-        row,
-        input_ids=row.input_ids[:num_tokens],
-        loss_mask=row.loss_mask[:num_tokens],
-        num_truncated_tokens=row.num_tokens - num_tokens,
-    )
 
 
 def with_answer(example: Example, text: str) -> Example:

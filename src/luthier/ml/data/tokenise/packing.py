@@ -28,9 +28,9 @@ from luthier.core.errors import RecipeError
 from luthier.core.ports import Progress
 from luthier.ml.data.files.sequences import selected
 from luthier.ml.data.files.spill import Spill
-from luthier.ml.data.tokenise.loss_mask import tokenise_all
 from luthier.ml.data.tokenise.template import Template
 from luthier.ml.data.tokenise.token_store import Units, lengths_of, row_writer
+from luthier.ml.data.tokenise.tokenised_rows import tokenise_all
 
 MIN_BLOCK_TOKENS = 16
 _MARGIN = 8

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
@@ -37,7 +37,7 @@ class Template(Protocol):
     `parts_of` splits a turn into thought and answer. `closing` is the end of a turn that the template leaves out.
     `opening_option` is the option that has the prompt leave the thought open. `encode` returns ids and, for each, the
     characters that it covers; it adds nothing that the text does not have, except for a BOS token where the model needs
-    one.
+    one. `encode_all` returns the ids alone, of many texts, on all cores.
     """
 
     @property
@@ -59,6 +59,24 @@ class Template(Protocol):
     def opening_option(self, before: Conversation) -> tuple[str, bool] | None: ...
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str: ...
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+Encoded = Mapping[str, list[int]]
+"""The ids of texts that were encoded together before they are needed."""
+NOT_ENCODED: Final[Encoded] = {}
+
+
+def encode_ids(text: str, template: Template, encoded: Encoded = NOT_ENCODED) -> list[int]:
+    """The ids of a text, from those that were encoded before where it is among them.
+
+    Args:
+        text: to encode.
+        template: its tokenizer encodes.
+        encoded: the ids of texts, by the same tokenizer.
+    """
+    ids = encoded.get(text)
+    return template.encode_all([text])[0] if ids is None else ids
 
 
 def decode(template: Template, ids: list[int]) -> str:
@@ -67,7 +85,14 @@ def decode(template: Template, ids: list[int]) -> str:
     return text
 
 
-def encode_with_cuts(text: str, borders: Sequence[int], template: Template) -> tuple[list[int], list[int]]:
+def ends_of(text: str, borders: Sequence[int]) -> list[int]:
+    """The ends of the texts that `encode_with_cuts` encodes, in characters, ascending."""
+    return [*borders, len(text)] if not borders or borders[-1] != len(text) else list(borders)
+
+
+def encode_with_cuts(
+    text: str, borders: Sequence[int], template: Template, encoded: Encoded = NOT_ENCODED
+) -> tuple[list[int], list[int]]:
     """Encode a text so that every border falls between two tokens.
 
     The ids before the first border always equal template.encode(text[:border]). So do those before a later border,
@@ -77,6 +102,7 @@ def encode_with_cuts(text: str, borders: Sequence[int], template: Template) -> t
         text: the whole text.
         borders: where tokens must not straddle, ascending, in characters.
         template: its tokenizer encodes.
+        encoded: of texts that were encoded before, such as those up to each of `ends_of`.
 
     Returns:
         Ids of the whole text, and for each border the number of tokens before it.
@@ -87,9 +113,8 @@ def encode_with_cuts(text: str, borders: Sequence[int], template: Template) -> t
     ids: list[int] = []
     marks: list[int] = []
     start = 0
-    ends = [*borders, len(text)] if not borders or borders[-1] != len(text) else list(borders)
-    for end in ends:
-        longer, _ = template.encode(text[:end])
+    for end in ends_of(text, borders):
+        longer = encode_ids(text[:end], template, encoded)
         # The longer text continues the same ids, so no token straddles the border.
         if longer[: len(ids)] == ids:
             ids = longer
@@ -124,8 +149,7 @@ def _encode_apart(piece: str, template: Template) -> list[int]:
 
 def _encode_behind(sentinel: str, piece: str, template: Template) -> tuple[list[int] | None, str]:
     """Ids of a piece behind another text, and what they decode to; no ids where the two are joined."""
-    head, _ = template.encode(sentinel)
-    both, _ = template.encode(sentinel + piece)
+    head, both = template.encode_all([sentinel, sentinel + piece])
     # Compared as decoded text: ids alone do not show that a space was added or dropped.
     written = decode(template, both).removeprefix(decode(template, head))
     return (both[len(head) :] if both[: len(head)] == head else None), written

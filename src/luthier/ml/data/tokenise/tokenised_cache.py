@@ -38,9 +38,10 @@ from luthier.core.system.files import replace_file
 from luthier.core.system.libraries import version
 from luthier.ml.data.files.bounded_folder import Entry, mark_used, remove_oldest
 from luthier.ml.data.files.spill import Spill
-from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
+from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning
 from luthier.ml.data.tokenise.template import Template
 from luthier.ml.data.tokenise.token_store import row_writer
+from luthier.ml.data.tokenise.tokenised_rows import StartWorkers, Tokenised, in_this_process, tokenise_all
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
 _MAGIC: Final = b"luthier-tokenised 6\n"
@@ -71,8 +72,9 @@ class TokenisedCache:
         progress: Progress,
         learning: Learning = PLAIN,
         spill: Spill | None = None,
+        start_workers: StartWorkers = in_this_process,
     ) -> Tokenised:
-        """What `loss_mask.tokenise_all` returns, read from the cache where it was made before.
+        """What `tokenised_rows.tokenise_all` returns, read from the cache where it was made before.
 
         The progress shows whether it was read, and what could not be read or stored. A cache that cannot be used never
         fails the call.
@@ -86,6 +88,7 @@ class TokenisedCache:
             progress: shows the tokenising or the read from the cache.
             spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory. Rows in files
                 are not kept in the cache.
+            start_workers: who tokenises what is not in the cache.
 
         Raises:
             OverlongError: rows are too long and `overlong` is "error".
@@ -94,6 +97,7 @@ class TokenisedCache:
         """
         settings = {"max_length_tokens": max_length_tokens, "overlong": overlong}
         how: dict[str, Any] = settings | {"progress": progress, "learning": learning, "spill": spill}
+        how["start_workers"] = start_workers
         if not self.max_bytes:
             return tokenise_all(examples, template, **how)
         place = self.folder / key_of(examples, template, settings | {"learning": asdict(learning)})

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -284,8 +284,14 @@ class ChatTemplate:
 
         Other threads keep running while a long text is tokenised, unlike in `encode`.
         """
-        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids if self._beginning is None or ids[:1] == [self._beginning] else [self._beginning, *ids]
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `ids` of each text, on all cores (RAYON_NUM_THREADS, or TOKENIZERS_PARALLELISM=false for one)."""
+        found = [one.ids for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        if self._beginning is None:
+            return found
+        return [ids if ids[:1] == [self._beginning] else [self._beginning, *ids] for ids in found]
 
     def least_tokens(self, text: str) -> int:
         """A lower bound on the tokens of the text, from its bytes; 0 if this tokenizer allows none."""
