@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from luthier.core.conversation import Conversation, Message, split_tags
 from luthier.core.dataset import Example
@@ -94,7 +95,11 @@ def num_usable(pool: Sequence[Example], *, held_out: Sequence[Example] = ()) -> 
     # Digests in place of the rows and their keys: 16 bytes a row, of which there may be millions.
     digests = bytearray()
     for example in _usable(pool, held_out):
-        digests += hashlib.sha256(_key(example).encode()).digest()[:16]
+        conversation = _conversation(example)
+        # Equal where the keys are, and found in a fifth of the time.
+        tools = canonical_json(conversation.tools) if conversation.tools else ""
+        content = (tools, *map(_content_of, conversation.messages))
+        digests += hashlib.sha256(repr(content).encode()).digest()[:16]
     keys = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
     keys = keys[np.lexsort(keys.T)]
     return int((keys[1:] != keys[:-1]).any(axis=1).sum()) + 1 if len(keys) else 0
@@ -144,7 +149,7 @@ def usable_shots(pool: Sequence[Example], held_out: Sequence[Example]) -> dict[s
 
 def _usable(pool: Sequence[Example], held_out: Sequence[Example]) -> Iterator[Example]:
     asked = {_prompt_key(example) for example in held_out}
-    return (example for example in pool if example.reference and _prompt_key(example) not in asked)
+    return (example for example in pool if example.reference and not (asked and _prompt_key(example) in asked))
 
 
 def shown_turns(shot: Example) -> list[Message]:
@@ -177,6 +182,24 @@ def _key(example: Example) -> str:
     return canonical_json(_conversation(example).model_dump(mode="json"))
 
 
-def _prompt_key(example: Example) -> str | None:
-    prompt = example.prompt
-    return None if prompt is None else canonical_json([m.model_dump(mode="json") for m in prompt.messages])
+def _prompt_key(example: Example) -> tuple[tuple[Any, ...], ...] | None:
+    """What the turns before the last learned answer are, without tools."""
+    conversation = example.conversation
+    if conversation is None or (last := conversation.last_answer) is None:
+        return None
+    return tuple(map(_content_of, conversation.messages[:last]))
+
+
+def _content_of(message: Message) -> tuple[Any, ...]:
+    """All of a turn; calls as JSON, since the order of their keys means nothing."""
+    calls = canonical_json(message.tool_calls) if message.tool_calls else ""
+    return (
+        message.role,
+        message.content,
+        message.name,
+        message.tool_call_id,
+        message.weight,
+        message.reasoning,
+        message.learn_reasoning,
+        calls,
+    )

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
             are removed.
         data_memory_bytes: Memory for the rows of one audit, repair, split or training; rows beyond it are on disk. 0
             takes a quarter of the available memory.
-        data_workers: Processes that audit, repair or split a large file. 0 takes one a core, at most 8, and one for
+        data_workers: Processes that audit, repair, split or tokenise a large file. 0 takes one a core, at most 8, and one for
             each GiB of available memory; 1 does it in one process. The findings are the same.
         scratch: The folder for rows beyond that memory, which may need several times the size of the file; None for a
             folder in the home.
