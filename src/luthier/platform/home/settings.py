@@ -56,8 +56,8 @@ class Settings(BaseSettings):
             are removed.
         data_memory_bytes: Memory for the rows of one audit, repair, split or training; rows beyond it are on disk. 0
             takes a quarter of the available memory.
-        data_workers: Processes that audit, repair, split or tokenise a large file. 0 takes one a core, at most 8, and one for
-            each GiB of available memory; 1 does it in one process. The findings are the same.
+        data_workers: Processes that audit, repair, split or tokenise a large file. 0 takes one a core, at most 8, and
+            one for each GiB of available memory; 1 does it in one process. The results are the same.
         scratch: The folder for rows beyond that memory, which may need several times the size of the file; None for a
             folder in the home.
         result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.

@@ -81,7 +81,7 @@ def process_workers(num: int, folder: Path | None = None, modules: Sequence[str]
         children = []
         for _ in range(num):
             child = ChildProcess(
-                _SERVE, list(modules), title="a process that looks at rows", environment=_ONE_THREAD, num_threads=1
+                _SERVE, list(modules), title="a process that works on rows", environment=_ONE_THREAD, num_threads=1
             )
             children.append(child)
             # An error or an interrupt does not wait for parts that nobody needs any more.
