@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.tokenise.loss_mask import Learning
 
 _SAMPLED_ROWS: Final = 100
+_FEWEST_WORKERS: Final = 4
 _MODULES: Final = (
     "luthier.ml.data.tokenise.tokenised_rows",
     "luthier.ml.inference.models.templates.chat_template",
@@ -24,7 +25,9 @@ _MODULES: Final = (
 
 @contextmanager
 def tokenising_workers(context: Context, examples: Sequence[Example]) -> Iterator[RowWorkers]:
-    """The processes that tokenise rows: one a core for many rows, else this process.
+    """The processes that tokenise rows: one a core for many rows, where there are cores enough, else this process.
+
+    This process encodes on all cores and renders on one, so that two workers gain nothing over it.
 
     Args:
         context: Has the settings.
@@ -40,8 +43,9 @@ def tokenising_workers(context: Context, examples: Sequence[Example]) -> Iterato
     # Rows at equal distances: those that are in files are parsed for each pass over all of them.
     sample = [examples[at] for at in range(0, len(examples), max(1, len(examples) // _SAMPLED_ROWS))]
     num_bytes = sum(map(num_characters_of, sample)) * len(examples) // max(1, len(sample))
-    num = num_process_workers(num_bytes, context.settings.data_workers)
-    if num == 1:
+    asked = context.settings.data_workers
+    num = num_process_workers(num_bytes, asked)
+    if num == 1 or (not asked and num < _FEWEST_WORKERS):
         yield IN_PROCESS
     else:
         with process_workers(num, context.settings.scratch_folder, _MODULES) as processes:
