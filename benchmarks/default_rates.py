@@ -3,6 +3,7 @@
 
     python benchmarks/default_rates.py [--methods lora,full] [--rows 160,480] [--rates 2e-4,5e-4,1e-3,2e-3,4e-3]
     python benchmarks/default_rates.py --tasks style intent "hateful or not" --batch 8 --methods lora --rows 240
+    python benchmarks/default_rates.py --methods lora --batch 8 --rows 240 --rates 2e-3 --schedule linear
 
 Each run trains two epochs (--epochs) of the first rows in steps of 16, or of --batch, and is validated once, at its
 end, on the same 100 rows: the loss in nats a learned token. Rows are WikiSQL's, or those of the tasks of
@@ -24,8 +25,11 @@ from rows import wikisql_rows, write_jsonl
 ROOT = Path(__file__).resolve().parents[1]
 _NEVER = 10_000
 _WIKISQL, _USUAL_BATCH, _NUM_VALIDATED = "wikisql", 16, 100
-_USUAL: dict[str, Any] = {"task": _WIKISQL, "batch": _USUAL_BATCH, "optimizer": "adamw", "epochs": 2.0, "dropout": None}
-"""Fields of a run that are left out of the file where they have these values; a dropout of None is the method's own."""
+_USUAL: dict[str, Any] = {
+    "task": _WIKISQL, "batch": _USUAL_BATCH, "optimizer": "adamw", "epochs": 2.0, "dropout": None, "schedule": None,
+    "order": None,
+}  # fmt: skip
+"""Fields of a run that are left out of the file where they have these values; None is the default of the recipe."""
 
 
 def main() -> None:
@@ -38,6 +42,8 @@ def main() -> None:
     cli.add_argument("--optimizer", default="adamw")
     cli.add_argument("--epochs", type=float, default=2.0)
     cli.add_argument("--dropout", type=float, help="instead of the method's own")
+    cli.add_argument("--schedule", choices=("cosine", "linear", "constant"), help="instead of the default")
+    cli.add_argument("--order", choices=("by_length", "shuffled", "as_given"), help="of rows in batches")
     cli.add_argument("--rates", default="2e-4,5e-4,1e-3,2e-3,4e-3")
     cli.add_argument("--model", default="smollm2-135m-instruct")
     cli.add_argument("--seed", type=int, default=0)
@@ -49,7 +55,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     kept = args.work / "rates.json"
     found: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else []
-    same = {name: getattr(args, name) for name in ("optimizer", "batch", "epochs", "dropout")}
+    same = {name: getattr(args, name) for name in _USUAL if name != "task"}
     grid = [
         {"model": args.model, "method": method, "rows": rows, "rate": rate, "seed": args.seed}
         | {name: value for name, value in (same | {"task": task}).items() if value != _USUAL[name]}
@@ -95,7 +101,8 @@ def one_run(args: argparse.Namespace, asked: dict[str, Any]) -> dict[str, Any]:
         "seed": asked["seed"], "validate_every_steps": _NEVER, "learning_rate": asked["rate"],
         "optimizer": args.optimizer,
     }  # fmt: skip
-    training |= {"num_threads": args.threads} if args.threads else {}
+    chosen = {"num_threads": args.threads, "lr_schedule": args.schedule, "batch_order": args.order}
+    training |= {name: value for name, value in chosen.items() if value is not None}
     recipe = {
         "base_model": asked["model"],
         "data": {
