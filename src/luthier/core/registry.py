@@ -182,6 +182,12 @@ class Registry:
             do="ask the author of the package that brings it",
         )
 
+    def find(self, name: str) -> Any | None:
+        """What is declared under a name; None where it is unknown or cannot be loaded."""
+        with suppress(NotFoundError):
+            return self.declaration(name)
+        return None
+
     def declarations(self) -> dict[str, Any]:
         """All declarations by name, without plug-ins that cannot be loaded: those are refused where they are named."""
         found = dict(self.built_in)

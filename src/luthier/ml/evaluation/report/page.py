@@ -129,6 +129,9 @@ def render_page(data: ReportData) -> str:
     environment = page_environment(TEMPLATES, fold)
     of_rewards = rewarded(plan, events, data.drawn)
     charts = curve_charts(curves(events), plan.objective.loss_unit, fit)
+    measured = measure_charts(events, plan.objective.name)
+    # The loss of drawn answers lies near 0 in every case: the reward is shown in its place.
+    shown_charts = [*charts, *measured] if of_rewards is None else [*of_rewards.charts, *charts[1:]]
     return environment.get_template("report.html.j2").render(
         record=record,
         plan=plan,
@@ -142,8 +145,7 @@ def render_page(data: ReportData) -> str:
         splits=facts.split_facts(plan, record.result.stream if record.result else None),
         example=shown_example(data.example),
         example_left_out=max(0, sum(len(text) for text, _ in data.example) - MAX_EXAMPLE_CHARACTERS),
-        # the loss of drawn answers lies near 0 in every case: the reward is shown in its place
-        curves=[*charts, *measure_charts(events)] if of_rewards is None else [*of_rewards.charts, *charts[1:]],
+        curves=shown_charts,
         rewarded=of_rewards,
         fit=fit,
         ranks=rank_charts(record.result.ranks if record.result else {}),
