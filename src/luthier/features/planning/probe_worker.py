@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.child_process.channel import Channel
+from luthier.core.registry import STORED
 from luthier.core.system.files import scratch_folder
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     from luthier.ml.training.objectives.rules import load_objective
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
-    plan = _shortened(Plan.model_validate(plan_document), len(steps))
+    plan = _shortened(Plan.model_validate(plan_document, context=STORED), len(steps))
     device = plan.training.device
     if plan.objective.draws:  # the rows given stand for drawn answers, and what is probed is how long learning takes
         plan = plan.model_copy(update={"objective": ObjectivePlan(name="sft")})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePath
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.dataset import coverage
@@ -21,9 +21,8 @@ from luthier.core.events import (
     ValidationDone,
     WarningRaised,
 )
-from luthier.core.graders import RewardMetric
 from luthier.core.plan import Plan
-from luthier.core.registry import TRACKERS
+from luthier.core.registry import REWARD_METRICS, TRACKERS
 from luthier.core.run import Bill, BudgetPlan, RunRecord
 from luthier.core.tracking import is_address
 from luthier.features.planning.quotes import load_quote
@@ -147,7 +146,8 @@ def machine_charts(curves: Curves) -> list[Plot]:
 
 def _unit(chart: str) -> str:
     """Of the reward that a metric gives: always from 0 to 1, where evaluation counts BLEU and chrF from 0 to 100."""
-    return "0 to 1" if chart.removeprefix("reward_") in get_args(RewardMetric) and chart.startswith("reward_") else ""
+    is_of_metric = chart.startswith("reward_") and REWARD_METRICS.is_known(chart.removeprefix("reward_"))
+    return "0 to 1" if is_of_metric else ""
 
 
 def clock_of(standing: Standing, curves: Curves) -> list[Point]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller, project_option
 from luthier.core.errors import NotFoundError
+from luthier.core.registry import STORED
 from luthier.core.system.files import is_held
 from luthier.core.text.printed_commands import in_home
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
@@ -267,7 +268,7 @@ def _status(pipeline: Pipeline, is_at_work: bool) -> Status:
 
 def _stage_view(run: WorkflowRun, spec: StageSpec, stage: Stage, is_at_work: bool, now: float) -> StageView:
     status: Status = "interrupted" if stage.status == "running" and not is_at_work else stage.status
-    outcome = spec.outcome.model_validate(stage.came)
+    outcome = spec.outcome.model_validate(stage.came, context=STORED)
     return StageView(
         name=stage.name,
         about=spec.title,
