@@ -77,7 +77,7 @@ class Draft:
         return None if self.keys is None else value_at(self.keys, place)
 
     def text_at(self, place: str) -> str:
-        """The text at a dotted key; empty where there is none or a value of another kind, which is one of the problems."""
+        """The text at a dotted key; empty where there is none or another value, which is one of the problems."""
         value = self.at(place)
         return value if isinstance(value, str) else ""
 
