@@ -12,3 +12,5 @@ NUM_JUDGED: Final = 200
 """Held-out rows that are evaluated at most."""
 NUM_DRAWS: Final = 4
 """Draws of few-shot examples whose mean is reported, where there is time for more than one."""
+SECOND_VERDICT_TOKENS: Final = 4096
+"""Tokens of a second reply of a judge or grader, where the first was cut off before its verdict."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.records.logging_mode import MOST_DAYS_KEPT, Keeping
+from luthier.core.records.logging_mode import MOST_DAYS_KEPT, LoggingMode
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
 from luthier.platform.cli.figures import utc
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from luthier.features.traffic.service import TrafficSummary
 
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="Name or id of the project.")]
-_KEEPS: dict[Keeping, str] = {
+_KEEPS: dict[LoggingMode, str] = {
     "off": "nothing",
     "metadata": "times, sizes, user and outcome; no texts",
     "sampled": "the text of a share, metadata of all",
@@ -29,7 +29,7 @@ _KEEPS: dict[Keeping, str] = {
 
 def policy(
     keep: Annotated[
-        Keeping | None, typer.Option("--keep", help="; ".join(f"{name}: {text}" for name, text in _KEEPS.items()))
+        LoggingMode | None, typer.Option("--keep", help="; ".join(f"{name}: {text}" for name, text in _KEEPS.items()))
     ] = None,
     fraction: Annotated[
         float | None,

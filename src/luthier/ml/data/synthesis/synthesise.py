@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from luthier.core.conversation import ends_in_thoughts, without_thoughts
+from luthier.core.defaults import SECOND_VERDICT_TOKENS
 from luthier.core.errors import OverlongError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, Prompt
@@ -44,7 +45,6 @@ ReasonCode = Literal[
 ]
 BATCH_PASSAGES: Final = 32
 _JUDGE_TOKENS: Final = 16
-_ROOMY_TOKENS: Final = 4096
 _MAX_NAMED: Final = 5
 
 
@@ -351,8 +351,8 @@ def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Pr
     replies = judge.generate_each(prompts, progress)
     # The thought of a model behind a server counts among the tokens of its answer, which then never begins.
     again = [number for number, reply in enumerate(replies) if _is_all_thought(reply)]
-    roomy = [prompts[number].model_copy(update={"max_new_tokens": _ROOMY_TOKENS}) for number in again]
-    for number, reply in zip(again, judge.generate_each(roomy, progress) if roomy else (), strict=True):
+    longer = [prompts[number].model_copy(update={"max_new_tokens": SECOND_VERDICT_TOKENS}) for number in again]
+    for number, reply in zip(again, judge.generate_each(longer, progress) if longer else (), strict=True):
         replies[number] = reply
     for place, reply in zip(standing, replies, strict=True):
         if isinstance(reply, OverlongError):
