@@ -61,8 +61,8 @@ class TransformersEngine:
         share_prefix: whether what all prompts of a call begin with is computed once.
         num_workers: processes that compute the batches of a call side by side, each with one thread, on a CPU alone
             (`side_by_side`); they are forked by the thread that calls. 1 computes them here, with all threads.
-        stored_answers: stores the answers of each call batch by batch, so that a later process which makes the same call
-            computes the other batches alone, with the same result; None stores none.
+        stored_answers: stores the answers of each call batch by batch, so that a later process which makes the same
+            call computes the other batches alone, with the same result; None stores none.
     """
 
     def __init__(
