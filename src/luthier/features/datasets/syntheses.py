@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from luthier.core.defaults import SYNTHESIS_TOKENS
 from luthier.core.errors import DataError, RequestError, RowProblem, StillRunningError
 from luthier.features.datasets.prices import Prices, check_budget, check_prices
 from luthier.features.generation.engines import BatchUse, find_teacher
@@ -146,7 +147,7 @@ def synthesise(
     judge: str | None = None,
     min_support: float = 0.6,
     max_rows: int | None = None,
-    max_new_tokens: int = 256,
+    max_new_tokens: int = SYNTHESIS_TOKENS,
     temperature: float = 0.0,
     seed: int = 0,
     prices: Prices | None = None,

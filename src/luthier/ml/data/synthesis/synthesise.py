@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from luthier.core.conversation import ends_in_thoughts, without_thoughts
-from luthier.core.defaults import SECOND_VERDICT_TOKENS
+from luthier.core.defaults import SECOND_VERDICT_TOKENS, SYNTHESIS_TOKENS
 from luthier.core.errors import OverlongError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, Prompt
@@ -64,7 +64,7 @@ class SynthesisOptions:
     kind: Kind = "qa"
     pairs_per_passage: int = 1
     min_support: float = 0.6
-    max_new_tokens: int = 256
+    max_new_tokens: int = SYNTHESIS_TOKENS
     temperature: float = 0.0
     seed: int = 0
 
