@@ -12,7 +12,7 @@ from luthier.core.errors import OverlongError
 from luthier.core.ports import Generation, Progress, Prompt, SilentProgress
 from luthier.ml.data.synthesis.synthesise import Attempt, Passage, SynthesisOptions, attempts, refused_row_of, row_of
 from luthier.ml.inference.engine_wrappers import CachedEngine
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 TEXT = "The front of a violin is made of spruce. The back is made of maple. Stradivari worked in Cremona until 1737."
 

@@ -14,7 +14,7 @@ from luthier.core.ports import Generation, Progress, Prompt
 from luthier.ml.evaluation.grounding.claims import Entailment, verdict_in
 from luthier.ml.evaluation.grounding.corpus import Corpus
 from luthier.ml.evaluation.judge.verdicts import VERDICT_TOKENS
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 CORPUS = Corpus(
     {"a": "W.C.A. § 21-4-12. The employee tells the employer within thirty days."}, forms=("state_statute",)
