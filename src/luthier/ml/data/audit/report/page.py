@@ -5,7 +5,6 @@ The views are plain text; everything is escaped where it is put into the templat
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.page import page_environment
 from luthier.ml.data.audit.report.charts import audit_charts
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.evaluation.statistics.intervals import TAIL
+from luthier.ml.evaluation.statistics.resampling import share_ends
 
 GRADE_TONES: Final[dict[Grade, str]] = {"A": "good", "B": "good", "C": "open", "D": "bad", "F": "bad"}
 GRADE_WORDS: Final[dict[Grade, str]] = {
@@ -32,7 +33,6 @@ SEVERITY_TONES: Final = {"error": "bad", "warning": "open", "info": "quiet"}
 NUM_OPEN_EXAMPLES: Final = 2
 FOLD_CHARACTERS: Final = 480
 MAX_CHARACTERS: Final = 6_000
-_Z: Final = 1.959963984540054
 _NUM_DETAILS: Final = 16
 _REPAIR: Final = "luthier data repair"
 
@@ -179,15 +179,8 @@ def estimate_interval(finding: Finding) -> str:
     # bool is an int in Python.
     if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
         return ""
-    low, high = wilson(finding.fraction, size)
+    low, high = share_ends(finding.fraction * size, size, TAIL)
     return f"[{figures.percent(low)}, {figures.percent(high)}]"
-
-
-def wilson(fraction: float, num: int) -> tuple[float, float]:
-    """The 95% interval of a fraction seen in `num` draws (Wilson, "Probable inference", 1927)."""
-    centre = (fraction + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
-    reach = _Z / (1 + _Z**2 / num) * math.sqrt(fraction * (1 - fraction) / num + _Z**2 / (4 * num**2))
-    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def _pieces(fix: str) -> tuple[tuple[str, bool], ...]:
