@@ -13,6 +13,7 @@ from typing import Final
 
 from luthier.core.results.audit import SEVERITIES, Audit, Finding, FindingExample, Grade
 from luthier.core.system.files import replace_text
+from luthier.core.text.names import shortened
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.page import page_environment
@@ -207,7 +208,7 @@ def _details(finding: Finding) -> tuple[tuple[str, str], ...]:
         if name in ("kind", "sort") or not isinstance(value, str | int | float):
             continue
         text = value if isinstance(value, str) else figures.plain(value)
-        found.append((name.replace("_", " "), text if len(text) <= 200 else f"{text[:199]}…"))
+        found.append((name.replace("_", " "), shortened(text, 200)))
     return tuple(found[:_NUM_DETAILS])
 
 
