@@ -294,7 +294,7 @@ def _drawn(request: Request, found: Standing, plan: Plan | None) -> dict[str, An
     curves = series.first_look(found.run_id, 0 if found.record is None else found.record.step, FIRST_POINTS)
     return {
         "run": found,
-        "charts": [] if plan is None else run_charts(curves, plan.objective.loss_unit),
+        "charts": [] if plan is None else run_charts(curves, plan.objective.loss_unit, plan.objective.name),
         "machine": machine_charts(curves),
         "steps_per_epoch": plan.training.num_steps_per_epoch if plan and plan.data.has_epochs else None,
         "layout": layout_of(curves),

@@ -22,7 +22,7 @@ from luthier.core.events import (
     WarningRaised,
 )
 from luthier.core.plan import Plan
-from luthier.core.registry import REWARD_METRICS, TRACKERS
+from luthier.core.registry import OBJECTIVES, REWARD_METRICS, TRACKERS
 from luthier.core.run import Bill, BudgetPlan, RunRecord
 from luthier.core.tracking import is_address
 from luthier.features.planning.quotes import load_quote
@@ -92,13 +92,16 @@ MOST_COMPARED: Final = len(_OF_RUNS)
 """Each run has its own colour."""
 
 
-def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
+def run_charts(curves: Curves, loss_unit: str, objective: str = "") -> list[Plot]:
     """Loss first, then rate, norm and speed, then each measure.
 
     Args:
         curves: The series of the run.
         loss_unit: Empty where loss has none.
+        objective: Its name, which gives measures their titles; a measure without one is called as its key.
     """
+    rules = OBJECTIVES.find(objective)
+    titles = _TITLES if rules is None else _TITLES | rules.measures
     by_chart: dict[str, list[Series]] = {name: [] for name in _TITLES}
     order = list(_ROLES)
     own = {key: points for key, points in curves.points.items() if key[0] not in (CLOCK[0], *MACHINE_CHARTS)}
@@ -112,7 +115,7 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
     return [
         Plot(
             key=chart,
-            title=_TITLES.get(chart) or chart.replace("_", " ").capitalize(),
+            title=titles.get(chart) or chart.replace("_", " ").capitalize(),
             x=STEP,
             y=Axis(
                 _TITLES.get(chart, chart.replace("_", " ")).lower(),

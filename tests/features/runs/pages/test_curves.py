@@ -32,6 +32,14 @@ def test_the_reward_of_a_metric_has_its_range_as_a_unit() -> None:
     }
 
 
+
+def test_a_measure_has_the_title_that_its_objective_gives() -> None:
+    curves = Curves({(name, "training"): [(1.0, 0.5)] for name in ("divergence", "token_accuracy")})
+    for objective, title in (("distillation", "Divergence from the teacher, nats a token"), ("gone", "Divergence")):
+        titles = {chart.key: chart.title for chart in run_charts(curves, "", objective)}
+        assert (titles["divergence"], titles["token_accuracy"]) == (title, "Token accuracy")
+
+
 def test_values_are_short() -> None:
     assert json.dumps(rounded([(1, 0.123456789), (4, 2e-9), (5, 3210.98)])) == "[[1, 0.12346], [4, 2e-09], [5, 3211.0]]"
 

@@ -54,8 +54,8 @@ class ObjectiveRules:
             `prepare` gets validation units alone (`Tools.is_streamed`).
         takes_adapted_head: Whether its loss takes the head as the method gives it (`TrainableModel.logit_parts`), so that
             the head can have an adapter.
-        measures: Titles of the charts of its measures, by name, in reports; `chosen_reward` and `rejected_reward` share
-            the chart `reward`. A measure without a title has none.
+        measures: Titles of the charts of its measures, by name. In reports a measure without a title has no chart, and
+            `chosen_reward` and `rejected_reward` share the chart `reward`.
         approach: How it learns, for the bill of materials of a bundle.
     """
 
