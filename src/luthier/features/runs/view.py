@@ -101,7 +101,7 @@ def run_charts(curves: Curves, loss_unit: str, objective: str = "") -> list[Plot
         objective: Its name, which gives measures their titles; a measure without one is called as its key.
     """
     rules = OBJECTIVES.find(objective)
-    titles = _TITLES if rules is None else _TITLES | rules.measures
+    titles = _TITLES if rules is None else {**_TITLES, **rules.measures}
     by_chart: dict[str, list[Series]] = {name: [] for name in _TITLES}
     order = list(_ROLES)
     own = {key: points for key, points in curves.points.items() if key[0] not in (CLOCK[0], *MACHINE_CHARTS)}
