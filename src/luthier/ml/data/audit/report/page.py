@@ -32,8 +32,6 @@ GRADE_WORDS: Final[dict[Grade, str]] = {
 }
 SEVERITY_TONES: Final = {"error": "bad", "warning": "open", "info": "quiet"}
 NUM_OPEN_EXAMPLES: Final = 2
-FOLD_CHARACTERS: Final = 480
-MAX_CHARACTERS: Final = 6_000
 _NUM_DETAILS: Final = 16
 _REPAIR: Final = "luthier data repair"
 
@@ -69,29 +67,6 @@ class FindingView:
     examples: tuple[FindingExample, ...]
     more_examples: tuple[FindingExample, ...]
     details: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """An excerpt: its start, and the whole where that is more.
-
-    Attributes:
-        start: what is shown first.
-        whole: up to 6,000 characters.
-        num_left_out: characters beyond that.
-    """
-
-    start: str
-    whole: str
-    num_left_out: int
-
-
-def fold(text: str) -> Text:
-    """Text beyond about 480 characters shows its start first; beyond 6,000 the rest is left out, and counted."""
-    whole = text[:MAX_CHARACTERS]
-    # A little more than the limit is shown whole: a fold that hides one line is a nuisance.
-    start = whole if len(whole) <= FOLD_CHARACTERS * 5 // 4 else whole[:FOLD_CHARACTERS]
-    return Text(start, whole, len(text) - len(whole))
 
 
 def headline(audit: Audit) -> str:
@@ -259,7 +234,7 @@ def render_audit(
         versions: name of a program -> its version.
         held_out: the file that it was compared with; None for none.
     """
-    environment = page_environment(TEMPLATES, fold)
+    environment = page_environment(TEMPLATES)
     return environment.get_template("audit.html.j2").render(
         audit=audit,
         name=Path(audit.file).name,
