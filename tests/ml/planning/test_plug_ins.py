@@ -208,7 +208,7 @@ def test_a_method_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     plan = make_plan({"method": {"name": "thin"}})
     assert (plan.method.rank, plan.method.targets) == (2, ("q_proj",))
     assert type(load_method(plan.method)).__name__ == "Thin"
-    assert fields.methods()[-1] == fields.Choice("thin", "Thin", "Two ranks are enough.")
+    assert fields.methods()[-1] == fields.SelectOption("thin", "Thin", "Two ranks are enough.")
     assert [field.name for field in fields.method_of("thin")] == ["method.rank", "method.targets"]
 
 
@@ -228,7 +228,7 @@ def test_an_objective_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     plan = make_plan({"objective": {"name": "plain"}})
     assert type(load_objective(plan.objective)).__name__ == "Plain"
     assert plan.sources["objective.name"].why == "their plain loss"
-    assert fields.objectives()[-1] == fields.Choice("plain", "Plain", "As it is.")
+    assert fields.objectives()[-1] == fields.SelectOption("plain", "Plain", "As it is.")
     assert "plain" in fields.fitting("chat")
     assert "plain" not in fields.fitting("preference")
 

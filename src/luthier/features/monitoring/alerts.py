@@ -21,7 +21,7 @@ from luthier.core.ids import new_id
 from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus, Signal, WatchReport
 from luthier.features.monitoring.alerts_store import Event, Settled
 from luthier.ml.charts.visible import shown
-from luthier.ml.drift.alerts import Standing, review_signals
+from luthier.ml.drift.alerts import AlertState, review_signals
 from luthier.platform.audit_log.service import record
 from luthier.platform.cli.figures import utc
 from luthier.platform.db.monitor_state import WatchDocument
@@ -316,7 +316,7 @@ class _StoredStates(FrozenModel):
     """The states of a model's signals. at: the end of the check that set them, in seconds since 1970."""
 
     at: float | None = None
-    standings: dict[str, Standing] = Field(default_factory=dict)
+    standings: dict[str, AlertState] = Field(default_factory=dict)
 
 
 def _opened(report: WatchReport, name: str) -> Alert:

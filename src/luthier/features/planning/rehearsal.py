@@ -27,7 +27,7 @@ from luthier.core.errors import LuthierError, RequestError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.plan import ObjectivePlan, Plan, TeacherPlan, ValueSource
-from luthier.core.ports import Attempt, Grade, SilentProgress
+from luthier.core.ports import Rollout, Grade, SilentProgress
 from luthier.core.system.files import replace_text, scratch_folder
 from luthier.core.system.libraries import code_stamp, version
 from luthier.platform.home.context import Context
@@ -471,7 +471,7 @@ def _prepared(
     return objective
 
 
-def _made_up_grades(attempts: Sequence[Attempt]) -> list[Grade]:
+def _made_up_grades(attempts: Sequence[Rollout]) -> list[Grade]:
     """Answers of one prompt differ in what they are worth, or nothing would be learned."""
     return [Grade(reward=float(number % 2), parts={"made up": float(number % 2)}) for number in range(len(attempts))]
 

@@ -24,7 +24,7 @@ DECIDED: Final = "decided for you"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SelectOption:
     """One of several values.
 
     Attributes:
@@ -67,7 +67,7 @@ class Field:
     step: float = 1.0
     unit: str = ""
     kind: Kind = "number"
-    options: tuple[Choice, ...] = ()
+    options: tuple[SelectOption, ...] = ()
     unset: str = DECIDED
     is_usual: bool = True
 
@@ -121,7 +121,7 @@ def _field(name: str, label: str, hint: str = "", words: Mapping[str, str] | Non
     elif str in others:
         kind = "line"
     titles = words or {value: _TITLES.get(value, value.replace("_", " ")) for value in values}
-    options = tuple(Choice(*item) for item in titles.items()) if kind == "choice" else ()
+    options = tuple(SelectOption(*item) for item in titles.items()) if kind == "choice" else ()
     return replace(Field(name, label, hint, kind=kind, options=options), **_rest)
 
 
@@ -412,23 +412,23 @@ SECTIONS: Final[Mapping[str, Sequence[Field]]] = {
 _FIRST_METHODS: Final = ("lora", "qlora", "full")
 
 
-def methods() -> list[Choice]:
+def methods() -> list[SelectOption]:
     """The methods to choose from, plug-ins last: the usual ones first, then in the order of their table."""
-    found = [Choice(name, rules.title, rules.summary) for name, rules in METHODS.declarations().items()]
+    found = [SelectOption(name, rules.title, rules.summary) for name, rules in METHODS.declarations().items()]
     # The sort is stable, so the others keep the order of their table.
     first = {name: place for place, name in enumerate(_FIRST_METHODS)}
     return sorted(found, key=lambda choice: first.get(choice.name, len(first)))
 
 
-def objectives() -> list[Choice]:
+def objectives() -> list[SelectOption]:
     """The objectives to choose from, plug-ins last."""
     found = OBJECTIVES.declarations().items()
-    return [Choice(name, rules.name or name, rules.summary or rules.title) for name, rules in found]
+    return [SelectOption(name, rules.name or name, rules.summary or rules.title) for name, rules in found]
 
 
-def optimizers() -> list[Choice]:
+def optimizers() -> list[SelectOption]:
     """The optimizers to choose from, plug-ins last."""
-    return [Choice(name, rules.title, rules.summary) for name, rules in OPTIMIZERS.declarations().items()]
+    return [SelectOption(name, rules.title, rules.summary) for name, rules in OPTIMIZERS.declarations().items()]
 
 
 def fitting(shape: Shape | None) -> set[str]:

@@ -45,7 +45,7 @@ from luthier.features.runs.series import (
     Key,
 )
 from luthier.features.runs.state import (
-    Judged,
+    EvaluationCache,
     Standing,
     bill_of,
     datasets_of,
@@ -216,7 +216,7 @@ _LOGGED_KINDS: Final = (
 DASH: Final = "\N{EN DASH}"
 
 
-def whole_page(context: Context, caller: Caller, judged: Judged, standing: Standing) -> dict[str, Any]:
+def whole_page(context: Context, caller: Caller, judged: EvaluationCache, standing: Standing) -> dict[str, Any]:
     """What the templates of a run know: what never changes, and what does."""
     record = standing.record
     plan = None if record is None else context.runs.plan(standing.run_id)
@@ -235,7 +235,7 @@ def _asked_for_people(context: Context, caller: Caller, asked: dict[str, str]) -
     return asked if dataset is None else asked | {"train": f"{dataset.name} v{dataset.version}"}
 
 
-def changing(context: Context, caller: Caller, judged: Judged, standing: Standing, plan: Plan | None) -> dict[str, Any]:
+def changing(context: Context, caller: Caller, judged: EvaluationCache, standing: Standing, plan: Plan | None) -> dict[str, Any]:
     """What is read again when something has happened."""
     run_id, record, places = standing.run_id, standing.record, run_paths(context, plan)
     events = context.runs.of_kinds(run_id, _LOGGED_KINDS, limit=LOGGED)

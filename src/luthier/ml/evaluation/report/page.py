@@ -33,7 +33,7 @@ from luthier.ml.evaluation.report import facts
 from luthier.ml.evaluation.report.charts import curve_charts, curves, measure_charts, rank_charts
 from luthier.ml.evaluation.report.evaluation_results import (
     Assessed,
-    Choice,
+    ChosenRow,
     choose_samples,
     confusion_charts,
     differences,
@@ -197,7 +197,7 @@ def _score(sample: Sample, metric: str | None) -> str:
     return "" if score is None else figures.number(score, 2)
 
 
-def _groups(chosen: Sequence[Choice], metric: str | None) -> list[dict[str, Any]]:
+def _groups(chosen: Sequence[ChosenRow], metric: str | None) -> list[dict[str, Any]]:
     """The chosen samples under three headings, numbered through."""
     titles = {"best": "Best", "worst": "Worst", "random": "Random"}
     numbered = [
