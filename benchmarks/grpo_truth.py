@@ -21,7 +21,7 @@ import torch
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.graders import Reward
 from luthier.core.plan import MethodPlan, ObjectivePlan
-from luthier.core.ports import Rollout, Grade, SilentProgress
+from luthier.core.ports import Grade, Rollout, SilentProgress
 from luthier.ml.data.tokenise.loss_mask import tokenise
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate

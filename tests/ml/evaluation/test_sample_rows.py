@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.evaluation import Evaluation, Metric, Sample, SystemResult
-from luthier.ml.evaluation.result_views import SampleFilter, Roles, choose_rows, scored_metrics
+from luthier.ml.evaluation.result_views import Roles, SampleFilter, choose_rows, scored_metrics
 
 TWO, ONE = Roles("tuned", "base"), Roles("tuned", None)
 

@@ -21,7 +21,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.core.ports import ProgressTask
     from luthier.ml.data.files.source import Source
-    from luthier.ml.data.synthesis.synthesise import SyntheticPair, Passage, SynthesisOptions
+    from luthier.ml.data.synthesis.synthesise import Passage, SynthesisOptions, SyntheticPair
     from luthier.ml.inference.engine_wrappers import CachedEngine, Usage
 
 Kind = Literal["qa", "instruction"]

@@ -20,8 +20,8 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.features.serving.shared_engines import LentAnswers, LentEngine
     from luthier.ml.inference.engine_wrappers import Keep
-    from luthier.ml.inference.stored_answers import StoredAnswers, StoredCall
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+    from luthier.ml.inference.stored_answers import StoredAnswers, StoredCall
 
 
 class SharedEngine:

@@ -27,7 +27,7 @@ from luthier.core.errors import LuthierError, RequestError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.plan import ObjectivePlan, Plan, TeacherPlan, ValueSource
-from luthier.core.ports import Rollout, Grade, SilentProgress
+from luthier.core.ports import Grade, Rollout, SilentProgress
 from luthier.core.system.files import replace_text, scratch_folder
 from luthier.core.system.libraries import code_stamp, version
 from luthier.platform.home.context import Context

@@ -235,7 +235,9 @@ def _asked_for_people(context: Context, caller: Caller, asked: dict[str, str]) -
     return asked if dataset is None else asked | {"train": f"{dataset.name} v{dataset.version}"}
 
 
-def changing(context: Context, caller: Caller, judged: EvaluationCache, standing: Standing, plan: Plan | None) -> dict[str, Any]:
+def changing(
+    context: Context, caller: Caller, judged: EvaluationCache, standing: Standing, plan: Plan | None
+) -> dict[str, Any]:
     """What is read again when something has happened."""
     run_id, record, places = standing.run_id, standing.record, run_paths(context, plan)
     events = context.runs.of_kinds(run_id, _LOGGED_KINDS, limit=LOGGED)

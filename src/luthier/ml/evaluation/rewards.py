@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.core.errors import RequestError
 from luthier.core.graders import LengthPenalty, Reward, RewardMetric
-from luthier.core.ports import Rollout, Grade
+from luthier.core.ports import Grade, Rollout
 from luthier.ml.evaluation.graders import fields_of, make_grader, sentence_bleu
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics

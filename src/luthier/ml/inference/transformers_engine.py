@@ -19,7 +19,6 @@ from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_gene
 from luthier.ml.inference.batches import Shared, shared_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
 from luthier.ml.inference.engine_prompts import prompts_with_tools, rewritten, text_of
-from luthier.ml.inference.stored_answers import StoredAnswers, continuations_of
 from luthier.ml.inference.likelihood import SCORES, ScoreBatches, Scorer, shared_states
 from luthier.ml.inference.models.architecture import context_tokens, padding_id
 from luthier.ml.inference.models.attention_proof import why_eager
@@ -30,6 +29,7 @@ from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.thinking import ThoughtAndAnswer
 from luthier.ml.inference.side_by_side import BatchRunner, Form, SideBySide, can_fork, one_after_another
+from luthier.ml.inference.stored_answers import StoredAnswers, continuations_of
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.tool_calls.forms import form_of
 

@@ -193,7 +193,9 @@ def once(request: Request, caller: Caller, context: Context, work: Callable[[], 
     return _answer_to(key, turn)
 
 
-def _done(context: Context, name: tuple[str, str], turn: IdempotencyDecision, work: Callable[[], Any], status_code: int) -> Response:
+def _done(
+    context: Context, name: tuple[str, str], turn: IdempotencyDecision, work: Callable[[], Any], status_code: int
+) -> Response:
     try:
         made = work()
         answer = made if isinstance(made, Response) else JSONResponse(jsonable_encoder(made), status_code=status_code)

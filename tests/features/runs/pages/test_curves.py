@@ -32,7 +32,6 @@ def test_the_reward_of_a_metric_has_its_range_as_a_unit() -> None:
     }
 
 
-
 def test_a_measure_has_the_title_that_its_objective_gives() -> None:
     curves = Curves({(name, "training"): [(1.0, 0.5)] for name in ("divergence", "token_accuracy")})
     for objective, title in (("distillation", "Divergence from the teacher, nats a token"), ("gone", "Divergence")):

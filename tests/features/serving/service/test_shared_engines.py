@@ -26,8 +26,8 @@ from luthier.features.recipes.checks import load_mapped
 from luthier.features.serving import shared_engines
 from luthier.features.serving.engine_lending import EngineLending
 from luthier.features.serving.inference_client import InferenceClient
-from luthier.ml.inference.stored_answers import AnswerFile
 from luthier.ml.inference.models import sources
+from luthier.ml.inference.stored_answers import AnswerFile
 from luthier.platform.home.context import Context
 
 SILENT = SilentProgress()

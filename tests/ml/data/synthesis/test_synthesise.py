@@ -10,7 +10,14 @@ import pytest
 
 from luthier.core.errors import OverlongError
 from luthier.core.ports import Generation, Progress, Prompt, SilentProgress
-from luthier.ml.data.synthesis.synthesise import SyntheticPair, Passage, SynthesisOptions, attempts, refused_row_of, row_of
+from luthier.ml.data.synthesis.synthesise import (
+    Passage,
+    SynthesisOptions,
+    SyntheticPair,
+    attempts,
+    refused_row_of,
+    row_of,
+)
 from luthier.ml.inference.engine_wrappers import CachedEngine
 from luthier.testing.fake_engine import FakeEngine
 

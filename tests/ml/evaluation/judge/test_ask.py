@@ -4,8 +4,8 @@ from luthier.core.defaults import SECOND_VERDICT_TOKENS
 from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.ml.evaluation.judge.verdicts import NoVerdict, ask_judge, read_preference
-from luthier.testing.fake_engine import FakeEngine
 from luthier.testing.engine_contract import CountingProgress
+from luthier.testing.fake_engine import FakeEngine
 
 SILENT = SilentProgress()
 

@@ -111,7 +111,10 @@ def test_what_it_was_trained_on_and_how() -> None:
     ("objective", "shown"),
     [
         (ObjectivePlan(name="sft"), "SFT: supervised fine-tuning on the answers"),
-        (ObjectivePlan(name="dpo", beta=0.1), "DPO: direct preference optimisation, against the model at the start, beta 0.1"),
+        (
+            ObjectivePlan(name="dpo", beta=0.1),
+            "DPO: direct preference optimisation, against the model at the start, beta 0.1",
+        ),
         (ObjectivePlan(name="embed"), "Embeddings: vectors of texts: those of a query and its document close"),
         (ObjectivePlan.model_construct(name="of_a_package_that_is_gone"), r"of\_a\_package\_that\_is\_gone"),
     ],

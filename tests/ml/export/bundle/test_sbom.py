@@ -58,7 +58,9 @@ def test_the_validator_finds_faults() -> None:
         ("embed", "embedding", "vector of numbers"),
     ],
 )
-def test_a_model_with_a_task_head_is_listed_with_what_it_gives(kind: TaskHeadKind | None, task: str, output: str) -> None:
+def test_a_model_with_a_task_head_is_listed_with_what_it_gives(
+    kind: TaskHeadKind | None, task: str, output: str
+) -> None:
     export = make_export()
     source = export.source.model_copy(update={"task_head": kind})
     document = sbom(export.model_copy(update={"source": source}), make_facts(), MANIFEST)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.ports import Rollout, Grade
+from luthier.core.ports import Grade, Rollout
 from luthier.features.planning.batch_schedules import _drawn
 from luthier.ml.planning.batch_shapes import num_computed_tokens
 from luthier.ml.training.objective_protocol import rows_of

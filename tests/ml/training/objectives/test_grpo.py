@@ -19,7 +19,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.graders import Reward
 from luthier.core.plan import ObjectivePlan, Plan
-from luthier.core.ports import Rollout, Grade, SilentProgress
+from luthier.core.ports import Grade, Rollout, SilentProgress
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.fit import EarlyStopping

@@ -186,7 +186,9 @@ def warnings_of(attempt: SyntheticPair) -> list[str]:
     return found
 
 
-def refused_row_of(attempt: SyntheticPair, options: SynthesisOptions, *, teacher: str, judge: str | None) -> dict[str, Any]:
+def refused_row_of(
+    attempt: SyntheticPair, options: SynthesisOptions, *, teacher: str, judge: str | None
+) -> dict[str, Any]:
     """The row of a refused pair, with its reason and the whole reply.
 
     Args:
@@ -266,7 +268,9 @@ def _is_hopeless(so_far: Sequence[SyntheticPair], options: SynthesisOptions) -> 
     return any(attempt.reason in ("too_long", *greedy) for attempt in so_far)
 
 
-def _teacher_prompt(passage: Passage, so_far: Sequence[SyntheticPair], number: int, options: SynthesisOptions) -> Prompt:
+def _teacher_prompt(
+    passage: Passage, so_far: Sequence[SyntheticPair], number: int, options: SynthesisOptions
+) -> Prompt:
     earlier = [attempt.prompt for attempt in so_far if attempt.prompt is not None]
     # From the passage and not from its line, so that rows put before it change neither the draws nor the cache.
     seed = int(sha256_document([options.seed, number, passage.text])[:7], 16)

@@ -52,8 +52,8 @@ class ObjectiveRules:
         task_head: The task head that replaces text output; None for objectives that generate text.
         needs_all_rows: What it needs of all rows before the first step; empty if training rows can be streamed, so that
             `prepare` gets validation units alone (`Tools.is_streamed`).
-        takes_adapted_head: Whether its loss takes the head as the method gives it (`TrainableModel.logit_parts`), so that
-            the head can have an adapter.
+        takes_adapted_head: Whether its loss takes the head as the method gives it (`TrainableModel.logit_parts`), so
+            that the head can have an adapter.
         measures: Titles of the charts of its measures, by name. In reports a measure without a title has no chart, and
             `chosen_reward` and `rejected_reward` share the chart `reward`.
         approach: How it learns, for the bill of materials of a bundle.
@@ -368,8 +368,8 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Reinforcement learning: samples answers and learns from their grades.",
         implementation="luthier.ml.training.objectives.grpo:Grpo",
         sees_step=True,
-        needs_all_rows="the prompt of every row before the first step: each must leave room for an answer and have what is "
-        "graded",
+        needs_all_rows="the prompt of every row before the first step: each must leave room for an answer and have "
+        "what is graded",
         approach="reinforcement-learning",
     ),
 }
