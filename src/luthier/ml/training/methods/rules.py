@@ -233,7 +233,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         "luthier.ml.training.methods.adalora:AdaLora",
         why_not="AdaLoRA's ranks are initial_rank and target_rank; other settings would be ignored",
         falls_with_width=True,
-        not_averaged="an average over the steps would bring back ranks that are switched off",
+        not_averaged="an average over the steps would restore ranks that are switched off",
     ),
     "qlora": replace(
         _LORA,
