@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import asdict
 
+from luthier.ml.evaluation.statistics.intervals import TAIL
+from luthier.ml.evaluation.statistics.resampling import share_ends
 from luthier.testing.traffic import CanaryWorld, found_at
 
 WORLDS = {
@@ -31,14 +32,6 @@ WORLDS = {
 }
 
 
-def wilson(num: int, of: int) -> tuple[float, float]:
-    """The 95% interval of a share."""
-    z, share = 1.959963984540054, num / of
-    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def main() -> None:
     """Run all worlds."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -50,7 +43,7 @@ def main() -> None:
         if not name.startswith(asked.only):
             continue
         found = sorted(at for seed in range(asked.trials) if (at := found_at(world, seed, error=asked.error)))
-        low, high = wilson(len(found), asked.trials)
+        low, high = share_ends(len(found), asked.trials, TAIL)
         row = {
             "world": name,
             "trials": asked.trials,

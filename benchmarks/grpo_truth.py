@@ -21,7 +21,7 @@ import torch
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.graders import Reward
 from luthier.core.plan import MethodPlan, ObjectivePlan
-from luthier.core.ports import Attempt, Grade, SilentProgress
+from luthier.core.ports import Grade, Rollout, SilentProgress
 from luthier.ml.data.tokenise.loss_mask import tokenise
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -34,7 +34,7 @@ _QUESTIONS = ("Name a tree.", "Say hello in French.")
 _SETTINGS: dict[str, Any] = {"num_samples": 4, "temperature": 0.9, "max_new_tokens": 16, "kl_weight": 0.04}
 
 
-def graded(attempts: Sequence[Attempt]) -> list[Grade]:
+def graded(attempts: Sequence[Rollout]) -> list[Grade]:
     """Rewards that differ: the shorter and the fewer vowels, the better."""
     return [Grade(-0.1 * a.num_new_tokens - 0.01 * sum(c in "aeiou" for c in a.text), {}) for a in attempts]
 

@@ -39,7 +39,7 @@ OTHER: Final[Mapping[str, str]] = {
 }
 """Variables that are no settings of a home: the commands that need them read them."""
 INTERNAL: Final = frozenset(
-    {"LUTHIER_CHANNEL_SECRET", "LUTHIER_LONE_SERVER", "LUTHIER_STARTED_BY", "LUTHIER_VLLM_STUB"}
+    {"LUTHIER_CHANNEL_SECRET", "LUTHIER_STANDALONE_CONFIG", "LUTHIER_STARTED_BY", "LUTHIER_VLLM_STUB"}
 )
 """Between processes of Luthier, and of its tests."""
 _ENTRY: Final = re.compile(r"\n {4}(\w+): ")

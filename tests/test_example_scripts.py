@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 import luthier
+from luthier.cli.main import main
 from luthier.core import registry
 from luthier.core.errors import RequestError
 from luthier.ml.evaluation.metrics.protocol import MeanMetric
 from luthier.ml.training.objective_protocol import PlainObjective
+from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "examples" / "scripts"
@@ -58,6 +60,14 @@ def test_a_script_runs_from_rows_to_its_last_line(
     runpy.run_path(str(SCRIPTS / name), run_name="__main__")
     printed = capsys.readouterr().out
     assert re.search(EXPECTED[name], printed), printed
+    # What a script registers, no other process knows: its runs can be shown there all the same.
+    registry._REGISTERED.clear()
+    with Context.open(tmp_path / "home") as context:
+        ids = [one.run_id for one in context.runs.list()]
+    assert ids
+    for run_id in ids:
+        assert luthier.load_run(run_id).plan.hash
+        assert main(["runs", "show", run_id]) == 0
 
 
 def make_metric(**attributes: object) -> type:

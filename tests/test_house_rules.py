@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -299,6 +301,84 @@ def test_every_source_folder_is_in_the_architecture() -> None:
     for folder in nonempty(sorted((ROOT / "src" / "luthier").iterdir())):
         if folder.is_dir() and folder.name != "__pycache__":
             assert f"{folder.name}/" in page, f"docs/architecture.md does not name {folder.name}/"
+
+
+def test_the_tables_of_folders_are_those_of_the_layers() -> None:
+    """The page lists folders lowest first, import-linter highest first; none is left out of either."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    for tier in ("features", "platform", "ml"):
+        (layers,) = (one["layers"] for one in contracts if one.get("containers") == [f"luthier.{tier}"])
+        assert re.findall(rf"^\| `{tier}/(\w+)/` \|", page, re.MULTILINE) == layers[::-1], tier
+        there = {path.parent.name for path in (ROOT / "src" / "luthier" / tier).glob("*/__init__.py")}
+        assert set(layers) == there, tier
+
+
+PRIVATE_WORDS = (
+    "anew", "arrivals", "askable", "asked_by", "asks", "beginnings", "came_to", "cargo", "continue_all", "crew", "deed",
+    "desk", "give_way", "keeper", "keeping", "listening", "lone", "lookout", "materials", "patiently", "roomy", "talk",
+    "telling", "told", "untold",
+)  # fmt: skip
+"""What earlier versions called things that the field has names for (docs/glossary.md, third column)."""
+PRIVATE_OF_CODE = ("gone", "kept", "most", "patience", "places")
+"""Of classes and functions alone: arguments and fields may be called so."""
+PUBLIC_ADDRESSES = {"features/human_eval/pages.py: deed"}
+"""A part of the address of a route, which is public."""
+_PRIVATE, _PRIVATE_OF_CODE = (
+    re.compile(rf"(?:^|_)(?:{'|'.join(words)})(?:_|$)") for words in (PRIVATE_WORDS, PRIVATE_OF_CODE)
+)
+
+
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """Names of classes, functions, arguments, fields and constants; not those within a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+            given = node.args
+            every = (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg)
+            yield from (one.arg for one in every if one is not None)
+        if isinstance(node, ast.Module | ast.ClassDef):
+            for one in node.body:
+                targets = one.targets if isinstance(one, ast.Assign) else [one.target] if is_annotated(one) else []
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def is_annotated(node: ast.AST) -> TypeGuard[ast.AnnAssign]:
+    return isinstance(node, ast.AnnAssign)
+
+
+def private_names(tree: ast.AST) -> list[str]:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    code = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    words = {name: re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() for name in names_in(tree)}
+    return [
+        name
+        for name, parts in words.items()
+        if _PRIVATE.search(parts) or (name in code and _PRIVATE_OF_CODE.search(parts))
+    ]
+
+
+def test_names_are_the_terms_of_the_field(trees: dict[Path, ast.Module]) -> None:
+    offenders = {
+        f"{where(path).removeprefix('src/luthier/')}: {name}"
+        for path, tree in trees.items()
+        for name in [*private_names(tree), *([path.stem] if _PRIVATE.search(path.stem) else [])]
+    }
+    assert offenders == PUBLIC_ADDRESSES, "docs/glossary.md has the names of the field"
+
+
+def test_a_private_name_is_found_wherever_one_is_given() -> None:
+    code = """
+ROOMY_SIZE = 1
+class AdmissionDesk:
+    told: int
+    def kept_rows(self, *, num_told: int = 0, masks=(), kept=1):
+        asks = 1
+"""
+    assert private_names(ast.parse(code)) == ["ROOMY_SIZE", "AdmissionDesk", "told", "kept_rows", "num_told"]
 
 
 def test_recipe_fields_are_all_documented_in_the_readme_or_reference() -> None:

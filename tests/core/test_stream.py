@@ -74,3 +74,18 @@ def test_a_step_has_room_for_a_token_of_each_answer():
 def test_what_cannot_draft_is_refused(document):
     with pytest.raises(ValidationError):
         SpeculativeConfig.model_validate(document)
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_greedy"),
+    [
+        ({}, False),
+        ({"temperature": 0.0}, True),
+        ({"temperature": 0.00009}, True),
+        ({"temperature": 0.0001}, False),
+        ({"top_p": 0.0}, True),
+        ({"temperature": 0.7, "top_p": 0.01}, False),
+    ],
+)
+def test_the_likeliest_token_is_taken_at_the_lowest_temperatures(asked: dict[str, float], is_greedy: bool) -> None:
+    assert Sampling(**asked).is_greedy is is_greedy

@@ -273,7 +273,8 @@ class ObjectivePlan(FrozenModel):
     @property
     def learns_preferences(self) -> bool:
         """Whether answers are compared; False for a plug-in that is no longer installed."""
-        return OBJECTIVES.is_known(self.name) and bool(OBJECTIVES.declaration(self.name).learns_preferences)
+        rules = OBJECTIVES.find(self.name)
+        return rules is not None and bool(rules.learns_preferences)
 
     @property
     def draws(self) -> bool:

@@ -164,7 +164,7 @@ class Score(FrozenModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Rollout:
     """One answer that a model wrote to the prompt of a row while it was trained.
 
     Attributes:
@@ -195,7 +195,7 @@ class Grade:
     parts: dict[str, float]
 
 
-Grading = Callable[[Sequence[Attempt]], list[Grade]]
+Grading = Callable[[Sequence[Rollout]], list[Grade]]
 """Grades attempts, in order: what training needs from judging without knowing how it judges."""
 
 

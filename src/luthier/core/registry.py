@@ -13,16 +13,26 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.metadata import EntryPoint
-from typing import Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import PydanticCustomError
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.import_string import import_string
 
+if TYPE_CHECKING:
+    from pydantic import ValidationInfo
+
 _OUR_GROUPS: Final = "luthier."
 _REGISTERED: Final[dict[tuple[str, str], EntryPoint]] = {}
 """What `register` was given in this process, by group and name."""
+STORED: Final = MappingProxyType({"is_stored": True})
+"""The pydantic context of documents that Luthier has written: plans, recipes, studies.
+
+A name in them may be of a plug-in that this process does not have: its package was removed, or a script registered it
+and has ended. Such a run can still be shown, served and exported; what needs the plug-in itself says so by loading it.
+"""
 
 
 def entry_points(group: str) -> list[EntryPoint]:
@@ -117,13 +127,17 @@ class Registry:
         """Whether a name is in the table or brought by a plug-in."""
         return name in self.built_in or name in self.plug_ins()
 
-    def validated(self, name: str) -> str:
+    def validated(self, name: str, info: ValidationInfo) -> str:
         """The name, for a field of a pydantic model.
+
+        Args:
+            name: As it was given.
+            info: With the context `STORED` any name is valid.
 
         Raises:
             PydanticCustomError: The name is unknown; the context lists all known ones.
         """
-        if not self.is_known(name):
+        if info.context is not STORED and not self.is_known(name):
             # The type that pydantic gives for a Literal, so that one handler formats both kinds of error.
             raise PydanticCustomError("literal_error", f"not {self.kind}", {"expected": ", ".join(self.names())})
         return name
@@ -181,6 +195,12 @@ class Registry:
             expected=f"an attribute `rules` of type {self.declares.replace(':', '.')}, or such an object itself",
             do="ask the author of the package that brings it",
         )
+
+    def find(self, name: str) -> Any | None:
+        """What is declared under a name; None where it is unknown or cannot be loaded."""
+        with suppress(NotFoundError):
+            return self.declaration(name)
+        return None
 
     def declarations(self) -> dict[str, Any]:
         """All declarations by name, without plug-ins that cannot be loaded: those are refused where they are named."""

@@ -24,6 +24,8 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.task_head import Pooling, TaskHeadKind
 
 MAX_CHOICES: Final = 16
+GREEDY_BELOW: Final = 1e-4
+"""At this temperature the softmax is one-hot already; with a much smaller one it would overflow."""
 
 
 class Sampling(FrozenModel):
@@ -44,6 +46,11 @@ class Sampling(FrozenModel):
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature < GREEDY_BELOW or self.top_p == 0
 
 
 class TextRequest(FrozenModel):

@@ -27,7 +27,7 @@ from luthier.features.home_page.progress import Rail
 from luthier.features.human_eval import rate_pages as rate
 from luthier.features.inbox.assignments import Assignments
 from luthier.features.runs.series import RunSeries
-from luthier.features.runs.state import Judged
+from luthier.features.runs.state import EvaluationCache
 from luthier.platform.auth.oidc import OidcClient, Provider
 from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.auth.rate_limiter import FailureLimit
@@ -123,7 +123,7 @@ def create_pages(context: Context) -> FastAPI:
     app.state.oidc = None if provider is None else OidcClient(provider)
     app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work, app.state.form_drafts = ShownOnce(), PageWork(), FormDrafts()
-    app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
+    app.state.judged, app.state.run_series = EvaluationCache(context), RunSeries(context)
     app.state.rail, app.state.assignments = Rail(context), Assignments(context)
     routes = tuple(page_routes())  # hundreds, in order
     # Where a person may be sent back to after signing in.

@@ -37,7 +37,7 @@ from luthier.platform.processes.stop_signals import interrupting_signals
 from luthier.platform.processes.supervisor import Supervisor
 from luthier.server.service import api_program, has_key, wait_until_it_answers
 
-STANDALONE_CONFIG: Final = "LUTHIER_LONE_SERVER"
+STANDALONE_CONFIG: Final = "LUTHIER_STANDALONE_CONFIG"
 """The variable that tells the process what to serve."""
 _SHORTEST_KEY: Final = 16
 _LOAD_SECONDS: Final = 1800.0

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from luthier.core.text.names import display_name, distinct_names, family_name
+from luthier.core.text.names import display_name, distinct_names, family_name, shortened
 
 NOVEMBER = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
 
@@ -44,3 +44,7 @@ def test_what_is_unknown_is_left_out_and_what_is_long_is_cut() -> None:
 )
 def test_the_family_of_a_base_model(name: str, family: str) -> None:
     assert family_name(name) == family
+
+
+def test_a_text_that_is_too_long_ends_with_an_ellipsis() -> None:
+    assert [shortened(text, 5) for text in ("", "lathe", "lathes")] == ["", "lathe", "lath…"]

@@ -13,7 +13,7 @@ from luthier.ml.baselines.search import POPULAR, RANDOM, WORDS, search_baselines
 from luthier.ml.evaluation.compare import judge
 from luthier.ml.evaluation.retrieval import SearchTask, ranked, retrieval_task
 from luthier.ml.evaluation.systems import SystemUnderTest
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 NAMES = ("ndcg_at_10", "recall_at_1", "mrr")
 

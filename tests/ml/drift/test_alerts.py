@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from luthier.core.records.monitoring import AlertRule, Signal, SignalState
-from luthier.ml.drift.alerts import Standing, looks_to_close, review_signals
+from luthier.ml.drift.alerts import AlertState, looks_to_close, review_signals
 
 HOUR = 3600.0
 RULE = AlertRule(open_after=1, close_after=3)
@@ -17,7 +17,7 @@ def signal(state: SignalState, name: str = "errors") -> Signal:
 
 def told(states: Iterable[SignalState], rule: AlertRule = RULE, *, every: float = HOUR) -> list[str]:
     """What a signal is told of in each look: +, - or nothing."""
-    standings: Mapping[str, Standing] = {}
+    standings: Mapping[str, AlertState] = {}
     words = []
     for number, state in enumerate(states):
         found = review_signals([signal(state)], standings, at=1e9 + number * every, rule=rule)
@@ -91,5 +91,5 @@ def test_a_clock_that_jumps_opens_and_closes_nothing() -> None:
 
 
 def test_the_wait_is_bounded() -> None:
-    many = Standing(is_open=True, opened_at=tuple(float(n) for n in range(50)))
+    many = AlertState(is_open=True, opened_at=tuple(float(n) for n in range(50)))
     assert looks_to_close(many, RULE) == 24

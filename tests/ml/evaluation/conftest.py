@@ -6,7 +6,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
 from luthier.core.ports import Prompt
 from luthier.ml.evaluation.compare import SystemUnderTest
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 
 def make_system(name, answers, references, *, nats=1.0, shots=0, adapter=None, tokens=4, max_new_tokens=50):

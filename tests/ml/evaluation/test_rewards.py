@@ -9,7 +9,7 @@ import sacrebleu
 from pydantic import ValidationError
 
 from luthier.core.graders import Reward
-from luthier.core.ports import Attempt
+from luthier.core.ports import Rollout
 from luthier.ml.evaluation.metrics.registry import BUILT_IN, REWARD_NAMES, load_metrics
 from luthier.ml.evaluation.rewards import Rewards, names
 
@@ -18,7 +18,7 @@ ITEMS = {"row:1": {"reference": "the front is made of spruce"}, "row:2": {"refer
 
 def worth(output: str, *rewards: Any, row: str = "row:1", num_new_tokens: int = 5) -> Any:
     graded = Rewards([Reward.model_validate(r) for r in rewards], ITEMS)
-    return graded([Attempt(row, output, num_new_tokens, True)])[0]
+    return graded([Rollout(row, output, num_new_tokens, True)])[0]
 
 
 @pytest.mark.parametrize("metric", [name for name in REWARD_NAMES if name != "meteor"])  # see its own tests

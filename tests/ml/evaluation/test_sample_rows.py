@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.evaluation import Evaluation, Metric, Sample, SystemResult
-from luthier.ml.evaluation.result_views import Choice, Roles, choose_rows, scored_metrics
+from luthier.ml.evaluation.result_views import Roles, SampleFilter, choose_rows, scored_metrics
 
 TWO, ONE = Roles("tuned", "base"), Roles("tuned", None)
 
@@ -41,23 +41,23 @@ def evaluation(before: list[float | None], after: list[float | None], *, higher_
 
 
 def test_worst_first_is_by_the_gain_and_rows_without_one_come_last() -> None:
-    found = choose_rows(evaluation([1, 1, None, 0], [1, 0, 1, 1]), TWO, Choice(metric="m"))
+    found = choose_rows(evaluation([1, 1, None, 0], [1, 0, 1, 1]), TWO, SampleFilter(metric="m"))
     assert [(row.row_id, row.gain) for row in found] == [("r1", -1), ("r0", 0), ("r3", 1), ("r2", None)]
 
 
 def test_where_lower_is_better_a_lower_score_is_a_gain() -> None:
-    found = choose_rows(evaluation([5, 5], [9, 2], higher_is_better=False), TWO, Choice(metric="m", order="best"))
+    found = choose_rows(evaluation([5, 5], [9, 2], higher_is_better=False), TWO, SampleFilter(metric="m", order="best"))
     assert [(row.row_id, row.gain) for row in found] == [("r1", 3), ("r0", -4)]
 
 
 def test_without_a_baseline_the_score_itself_ranks_and_nobody_is_better() -> None:
     judged = evaluation([0, 0], [3, 1])
-    assert [row.gain for row in choose_rows(judged, ONE, Choice(metric="m"))] == [1, 3]
-    assert choose_rows(judged, ONE, Choice(metric="m", better="candidate")) == []
+    assert [row.gain for row in choose_rows(judged, ONE, SampleFilter(metric="m"))] == [1, 3]
+    assert choose_rows(judged, ONE, SampleFilter(metric="m", better="candidate")) == []
 
 
 def test_without_scores_rows_come_as_in_the_file() -> None:
     judged = evaluation([None, None], [None, None])
     assert scored_metrics(judged) == []
-    assert [row.row_id for row in choose_rows(judged, TWO, Choice())] == ["r0", "r1"]
-    assert choose_rows(judged, TWO, Choice(low=0.0)) == []
+    assert [row.row_id for row in choose_rows(judged, TWO, SampleFilter())] == ["r0", "r1"]
+    assert choose_rows(judged, TWO, SampleFilter(low=0.0)) == []

@@ -4,7 +4,7 @@ from luthier.core.errors import OverlongError, RequestError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.ml.inference.engine_wrappers import CachedEngine, Usage
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 SILENT = SilentProgress()
 

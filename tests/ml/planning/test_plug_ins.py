@@ -13,11 +13,13 @@ from tests.fixtures.plug_ins import installed_package
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import OptimizerName, Recipe
+from luthier.features.planning.streamed_objectives import refused_objective
 from luthier.features.run_drafts import fields
 from luthier.features.suites.cli import parse_metrics
 from luthier.ml.charts.judged_rows import metric_heading
 from luthier.ml.data.audit.run import check_names, load_checks
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
+from luthier.ml.evaluation.report.charts import measure_charts
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning import memory
 from luthier.ml.planning.devices import device_of
@@ -27,6 +29,7 @@ from luthier.ml.planning.workload import workload_of
 from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.optimizers.protocol import load_rule
+from luthier.testing.records import make_step
 
 MakePlan = Callable[..., Plan]
 ENTRY_POINTS = """
@@ -84,7 +87,7 @@ FORGETFUL = SignSgd
 class Thin(PlainMethod):
     rules = MethodRules(
         {"rank": (2, "thin"), "targets": ("q_proj", "queries")}, (1e-3, "fast"), low_rank_parameters, "lora", "Thin",
-        "Two ranks are enough.",
+        "Two ranks are enough.", can_be_compiled=True, not_averaged="its ranks move",
     )
 
 
@@ -99,11 +102,14 @@ class Old:
 
 
 class Plain(PlainObjective):
-    rules = ObjectiveRules("their plain loss", {}, ("chat", "prompt_completion"), name="Plain", summary="As it is.")
+    rules = ObjectiveRules(
+        "their plain loss", {}, ("chat", "prompt_completion"), name="Plain", summary="As it is.", needs_all_rows="",
+        takes_adapted_head=True, measures={"focus": "Focus, share of tokens"},
+    )
 
 
 class Bare:
-    rules = Plain.rules
+    rules = ObjectiveRules("their bare loss", {}, ("chat", "prompt_completion"))
 
     def __init__(self, plan, tools):
         self.plan, self.tools = plan, tools
@@ -202,7 +208,7 @@ def test_a_method_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     plan = make_plan({"method": {"name": "thin"}})
     assert (plan.method.rank, plan.method.targets) == (2, ("q_proj",))
     assert type(load_method(plan.method)).__name__ == "Thin"
-    assert fields.methods()[-1] == fields.Choice("thin", "Thin", "Two ranks are enough.")
+    assert fields.methods()[-1] == fields.SelectOption("thin", "Thin", "Two ranks are enough.")
     assert [field.name for field in fields.method_of("thin")] == ["method.rank", "method.targets"]
 
 
@@ -222,9 +228,36 @@ def test_an_objective_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
     plan = make_plan({"objective": {"name": "plain"}})
     assert type(load_objective(plan.objective)).__name__ == "Plain"
     assert plan.sources["objective.name"].why == "their plain loss"
-    assert fields.objectives()[-1] == fields.Choice("plain", "Plain", "As it is.")
+    assert fields.objectives()[-1] == fields.SelectOption("plain", "Plain", "As it is.")
     assert "plain" in fields.fitting("chat")
     assert "plain" not in fields.fitting("preference")
+
+
+def test_a_method_says_whether_it_is_compiled_and_averaged(make_plan: MakePlan) -> None:
+    assert make_plan({"method": {"name": "thin"}, "training": {"compile": True}}).training.compile
+    with pytest.raises(RecipeError, match=r"compile is true with method dora[\s\S]*olora, old, thin"):
+        make_plan({"method": {"name": "dora"}, "training": {"compile": True}})
+    with pytest.raises(RecipeError, match=r"average ema with method thin[\s\S]*its ranks move"):
+        make_plan({"method": {"name": "thin"}, "training": {"average": {"kind": "ema"}}})
+
+
+def test_an_objective_says_whether_its_rows_are_streamed_and_its_head_adapted(make_plan: MakePlan) -> None:
+    assert refused_objective(recipe(objective={"name": "plain"})) is None
+    assert refused_objective(recipe(objective={"name": "bare"})) == (
+        "objective bare",
+        "all rows before the first step",
+        "choose one of sft, classify, regress, rank, embed, dpo, ipo, orpo, kto, simpo, plain",
+    )
+    head: dict[str, Any] = {"method": {"name": "lora", "targets": ["q_proj", "lm_head"]}}
+    assert make_plan(head | {"objective": {"name": "plain"}}).method.targets == ("lm_head", "q_proj")
+    with pytest.raises(RecipeError, match=r"objective bare with an adapter on lm_head[\s\S]*, plain: other losses"):
+        make_plan(head | {"objective": {"name": "bare"}})
+
+
+def test_a_measure_with_a_title_has_a_chart_in_the_report() -> None:
+    steps = [make_step(n).model_copy(update={"measures": {"focus": n / 4, "untitled": 1.0}}) for n in (1, 2)]
+    (chart,) = measure_charts(steps, "plain")
+    assert (chart.title, chart.caption) == ("Focus, share of tokens", "Training from 0.25 to 0.5.")
 
 
 def test_a_check_is_run_after_ours() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
-from luthier.ml.planning import adapter
 from luthier.ml.planning.learning_rates import default_rate
+from luthier.ml.training.objectives.rules import RULES
 
 MakePlan = Callable[..., Plan]
 
@@ -211,7 +212,7 @@ def test_a_loss_that_does_not_know_of_it_is_refused_with_an_adapter_on_the_head(
 ) -> None:
     asked = {"method": {"name": "lora", "targets": ["q_proj", "lm_head"]}}
     assert make_plan(asked).method.targets == ("lm_head", "q_proj")
-    monkeypatch.setattr(adapter, "_WITH_ADAPTED_HEAD", ("dpo",))
+    monkeypatch.setitem(RULES, "sft", replace(RULES["sft"], takes_adapted_head=False))
     with pytest.raises(RecipeError, match=r"objective sft with an adapter on lm_head[\s\S]*leave lm_head out"):
         make_plan(asked)
     assert make_plan({"method": {"name": "lora", "targets": ["q_proj", "embed_tokens"]}})

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Keeping = Literal["off", "metadata", "sampled", "full"]
+LoggingMode = Literal["off", "metadata", "sampled", "full"]
 MOST_DAYS_KEPT: Final = 36_500

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.records.logging_mode import Keeping
+from luthier.core.records.logging_mode import LoggingMode
 
 
 class TrafficPolicy(FrozenModel):
@@ -24,7 +24,7 @@ class TrafficPolicy(FrozenModel):
         keep_days: files of days before that are deleted.
     """
 
-    keep: Keeping = "metadata"
+    keep: LoggingMode = "metadata"
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     mask_personal_data: bool = True
     keep_days: Annotated[int, Field(ge=1)] = 30

@@ -118,7 +118,7 @@ class WinRate(FrozenModel):
     rows_needed: int | None = None
 
 
-class Standing(FrozenModel):
+class SystemStrength(FrozenModel):
     """A system's place among all: the logarithm of its strength by Bradley and Terry, 0 on average of all systems.
 
     Attributes:
@@ -190,7 +190,7 @@ class PanelFigures(FrozenModel):
     num_ratings: int
     agreements: tuple[Agreement, ...] = ()
     win_rates: tuple[WinRate, ...] = ()
-    standings: tuple[Standing, ...] = ()
+    standings: tuple[SystemStrength, ...] = ()
     ranking_caution: str = ""
     scores: tuple[MeanScore, ...] = ()
     differences: tuple[ScoreDifference, ...] = ()

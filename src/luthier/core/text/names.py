@@ -53,3 +53,8 @@ def family_name(base_model_name: str) -> str:
         if family.casefold().startswith(known.casefold()):
             return known + family[len(known) :]
     return family
+
+
+def shortened(text: str, most: int) -> str:
+    """The text where it has at most that many characters, else its beginning with an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

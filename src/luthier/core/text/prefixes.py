@@ -31,7 +31,7 @@ def best_groups(
 ) -> list[tuple[int, int, int]]:
     """Disjoint groups of sorted rows that save the most: (start, stop, common tokens), `stop` not included.
 
-    A group of m rows with P common tokens saves P * (m * rows_at_once - 1) tokens and costs `cost_tokens`; beginnings
+    A group of m rows with P common tokens saves P * (m * rows_at_once - 1) tokens and costs `cost_tokens`; prefixes
     shorter than `least_tokens` are not shared.
 
     Rows sorted by their tokens that share a prefix are neighbours, and the common prefixes of neighbours span a tree

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
+from luthier.platform.cli.figures import utc
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,15 +106,12 @@ def _show_all(console: Console, found: list[ApiKey]) -> None:
     table = make_table(headers, num_text_columns=6)
     for key in found:
         limits = [f"{limit:,}" if limit is not None else "-" for limit in (key.requests_per_minute, key.tokens_per_day)]
-        ends, revoked = _when(key.expires_at) or "never", _when(key.revoked_at) or "no"
+        ends = "never" if key.expires_at is None else f"{utc(key.expires_at)} UTC"
+        revoked = "no" if key.revoked_at is None else f"{utc(key.revoked_at)} UTC"
         table.add_row(
             key.key_id, visible(key.name), visible(key.project_id), " ".join(key.scopes), ends, revoked, *limits
         )
     console.print(table)
-
-
-def _when(seconds: float | None) -> str:
-    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 COMMANDS: dict[str, Callable[..., Answer]] = {"create": create, "list": list_keys, "revoke": revoke}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -22,6 +21,7 @@ from luthier.platform.cli.command import (
     checked_url,
     open_context,
 )
+from luthier.platform.cli.figures import utc
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,7 @@ def invite(
 
     def tell(console: Console) -> None:
         console.print(str(document["url"]), soft_wrap=True)
-        console.print(f"creates one {role}, once, until {_when(made.invitation.expires_at)}; shown only once")
+        console.print(f"creates one {role}, once, until {utc(made.invitation.expires_at)} UTC; shown only once")
         if is_loopback(root):
             console.print(f"only this machine reaches {root}: give --url, or set LUTHIER_PUBLIC_URL", soft_wrap=True)
 
@@ -103,10 +103,6 @@ def _invitation_document(one: Invitation, now: float) -> dict[str, object]:
     return {"id": one.invitation_id, "status": one.state(now), **values}
 
 
-def _when(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
-
-
 def _show(console: Console, found: Sequence[Invitation], now: float) -> None:
     from luthier.platform.cli.console import make_table, visible
 
@@ -117,7 +113,7 @@ def _show(console: Console, found: Sequence[Invitation], now: float) -> None:
     for one in found:
         state = f"accepted by {one.accepted_by}" if one.accepted_by else one.state(now)
         texts = (one.recipient or "-", one.role, state, one.created_by)
-        table.add_row(*map(visible, texts), _when(one.expires_at), one.invitation_id)
+        table.add_row(*map(visible, texts), f"{utc(one.expires_at)} UTC", one.invitation_id)
     console.print(table)
 
 
@@ -344,7 +340,7 @@ def _show_all(console: Console, found: Sequence[Member], projects: dict[str, str
         return
     table = make_table(["name", "role", "project", "since (UTC)", "member"], num_text_columns=5)
     for member in found:
-        since = f"{datetime.fromtimestamp(member.created_at, UTC):%Y-%m-%d %H:%M}"
+        since = utc(member.created_at)
         project = projects.get(member.project_id, member.project_id)
         table.add_row(visible(member.name), member.role, visible(project), since, member.member_id)
     console.print(table)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
+from luthier.platform.cli.figures import utc
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,9 +79,8 @@ def _show_all(console: Console, found: list[AuditEntry]) -> None:
         return
     table = make_table(["number", "when (UTC)", "who", "what", "to what", "more"], num_text_columns=6)
     for entry in found:
-        when = f"{datetime.fromtimestamp(entry.created_at, UTC):%Y-%m-%d %H:%M:%S}"
         words = (entry.actor, entry.action, entry.subject, entry.document)
-        table.add_row(str(entry.number), when, *(visible(word) for word in words))
+        table.add_row(str(entry.number), utc(entry.created_at, is_exact=True), *(visible(word) for word in words))
     console.print(table)
 
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.defaults import TEACHER_TOKENS
 from luthier.core.errors import DataError, RequestError
 from luthier.features.datasets.prices import Prices, check_prices
 from luthier.features.datasets.syntheses import check_files, estimate, refused_file
@@ -79,7 +80,7 @@ def answer(
     output: Path,
     mapping: Mapping[str, str] | None = None,
     max_rows: int | None = None,
-    max_new_tokens: int = 512,
+    max_new_tokens: int = TEACHER_TOKENS,
     temperature: float = 0.0,
     seed: int = 0,
     prices: Prices | None = None,

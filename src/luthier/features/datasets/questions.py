@@ -34,7 +34,6 @@ SERVER_BATCHES: Final = "server-batches"
 """The same for the configured model by its Batch API."""
 BATCH_PASSAGES: Final = 8
 """Small batches: progress after each, and little to repeat after a stop."""
-MAX_NEW_TOKENS: Final = 256
 MAX_PAIRS: Final = 5
 _SAMPLED: Final = 50
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")

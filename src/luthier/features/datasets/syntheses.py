@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from luthier.core.defaults import SYNTHESIS_TOKENS
 from luthier.core.errors import DataError, RequestError, RowProblem, StillRunningError
 from luthier.features.datasets.prices import Prices, check_budget, check_prices
 from luthier.features.generation.engines import BatchUse, find_teacher
@@ -20,7 +21,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.core.ports import ProgressTask
     from luthier.ml.data.files.source import Source
-    from luthier.ml.data.synthesis.synthesise import Attempt, Passage, SynthesisOptions
+    from luthier.ml.data.synthesis.synthesise import Passage, SynthesisOptions, SyntheticPair
     from luthier.ml.inference.engine_wrappers import CachedEngine, Usage
 
 Kind = Literal["qa", "instruction"]
@@ -130,7 +131,7 @@ class SynthesisRun:
 class _Tally:
     num_pairs: int = 0
     support: float = 0.0
-    refused: list[Attempt] = field(default_factory=list)
+    refused: list[SyntheticPair] = field(default_factory=list)
     num_done: int = 0
     stopped_by_budget: bool = False
 
@@ -146,7 +147,7 @@ def synthesise(
     judge: str | None = None,
     min_support: float = 0.6,
     max_rows: int | None = None,
-    max_new_tokens: int = 256,
+    max_new_tokens: int = SYNTHESIS_TOKENS,
     temperature: float = 0.0,
     seed: int = 0,
     prices: Prices | None = None,
@@ -341,7 +342,7 @@ class _Meter:
             is_over = self.highest_cost > 0 and cost + self.highest_cost > self.run.budget_usd
             tally.stopped_by_budget = tally.num_done < self.num_rows and is_over
 
-    def reporting_waits(self, found: Iterator[Attempt]) -> Iterator[Attempt]:
+    def reporting_waits(self, found: Iterator[SyntheticPair]) -> Iterator[SyntheticPair]:
         """The attempts; reports what was spent, and batches that go on at the provider, before it raises."""
         try:
             yield from found
@@ -447,7 +448,7 @@ def _cost(prices: Prices, teacher: CachedEngine, judge: CachedEngine | None) -> 
     return cost, "the teacher's new tokens at the prices given; the judge's are not in it, since it has no prices"
 
 
-def _counts(refused: list[Attempt]) -> dict[str, int]:
+def _counts(refused: list[SyntheticPair]) -> dict[str, int]:
     return dict(Counter(str(attempt.reason) for attempt in refused).most_common())
 
 
@@ -456,7 +457,7 @@ def refused_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.refused.jsonl")
 
 
-def _no_rows_error(file: Path, teacher: str, refused: list[Attempt], refused_file: Path) -> DataError:
+def _no_rows_error(file: Path, teacher: str, refused: list[SyntheticPair], refused_file: Path) -> DataError:
     from luthier.ml.data.files.bad_field import problem_of
 
     counts = ", ".join(f"{number:,} {reason}" for reason, number in _counts(refused).items())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import Caller
+from luthier.core.defaults import SYNTHESIS_TOKENS
 from luthier.core.errors import (
     BusyError,
     DataError,
@@ -28,7 +29,6 @@ from luthier.core.system.files import replace_text
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.questions import (
     BATCH_PASSAGES,
-    MAX_NEW_TOKENS,
     QuestionOrder,
     check_is_configured,
     order_of,
@@ -145,7 +145,7 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
         output=output,
         pairs_per_passage=order.pairs_per_passage,
         max_rows=order.max_passages,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=SYNTHESIS_TOKENS,
         prices=order.prices,
         force=True,
         run=SynthesisRun(

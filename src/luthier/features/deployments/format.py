@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -12,6 +11,7 @@ from luthier.core.access import project_option
 from luthier.core.text.counted import counted
 from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.console import facts, make_table, visible
+from luthier.platform.cli.figures import utc
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +81,7 @@ def show_all(console: Console, found: Sequence[DeploymentView]) -> None:
                 _percent(share.fraction),
                 f"{view.num_requests.get(share.target, 0):,}",
                 str(revision.number) if is_first else "",
-                _when(revision.created_at) if is_first else "",
+                utc(revision.created_at) if is_first else "",
             )
     console.print(table)
 
@@ -95,8 +95,8 @@ def show_one(console: Console, view: DeploymentView) -> None:
         console,
         [
             ("name", made.name),
-            ("made", f"{_when(made.created_at)} UTC"),
-            ("revision", f"{made.revision.number}, {_WORDS[made.revision.kind]} {_when(made.revision.created_at)} UTC"),
+            ("made", f"{utc(made.created_at)} UTC"),
+            ("revision", f"{made.revision.number}, {_WORDS[made.revision.kind]} {utc(made.revision.created_at)} UTC"),
         ],
     )
     console.print()
@@ -110,7 +110,7 @@ def show_one(console: Console, view: DeploymentView) -> None:
         is_now = one.number == made.revision.number
         goes_to = ", ".join(f"{visible(share.target)} {_percent(share.fraction)}" for share in one.shares)
         back = "" if one.before is None else str(one.before)
-        table.add_row(f"{one.number}", _WORDS[one.kind], goes_to, _when(one.created_at), back, style="bold" * is_now)
+        table.add_row(f"{one.number}", _WORDS[one.kind], goes_to, utc(one.created_at), back, style="bold" * is_now)
     console.print(table)
 
 
@@ -149,7 +149,3 @@ def _show_gate(console: Console, revision: Revision) -> None:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.3g}%"
-
-
-def _when(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"

@@ -35,7 +35,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
-_MAX_TOLD = 20
+_MAX_SHOWN = 20
 
 
 def pass_gates(
@@ -90,7 +90,7 @@ def _facts_of_override(revision: Revision) -> dict[str, Any] | None:
         "outcome_sha256": passage.sha256(),
         "targets": sorted({one.target for one in passage.checked if not one.outcome.passed}),
         "num_failed": len(passage.failed),
-        "failed": list(passage.failed[:_MAX_TOLD]),
+        "failed": list(passage.failed[:_MAX_SHOWN]),
     }
 
 
@@ -111,9 +111,9 @@ def _refused(found: GatePassage) -> ConflictError:
     targets = sorted({one.target for one in found.checked if not one.outcome.passed})
     num_rules = sum(len(one.outcome.outcomes) for one in found.checked)
     head = f"the gate refuses {', '.join(targets)}: {len(found.failed)} of {num_rules} rules are not met"
-    lines = [*found.failed[:_MAX_TOLD]]
-    if len(found.failed) > _MAX_TOLD:
-        lines.append(f"and {len(found.failed) - _MAX_TOLD} more")
+    lines = [*found.failed[:_MAX_SHOWN]]
+    if len(found.failed) > _MAX_SHOWN:
+        lines.append(f"and {len(found.failed) - _MAX_SHOWN} more")
     return ConflictError(
         "\n    ".join([f"{head}:", *lines]),
         expected="a model that meets every rule",

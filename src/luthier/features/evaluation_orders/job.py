@@ -53,12 +53,12 @@ def carry_out(context: Context, job: Job) -> Outcome:
 @contextlib.contextmanager
 def _stored_answers(context: Context, job: Job) -> Iterator[None]:
     """Have answers stored as they come while the block runs, and report those of earlier attempts."""
-    from luthier.ml.inference.kept_answers import AnswerFile
+    from luthier.ml.inference.stored_answers import AnswerFile
 
     file = answers_file(context, job.job_id)
     file.parent.mkdir(parents=True, exist_ok=True)
-    context.kept_answers = AnswerFile(file)
-    if num := context.kept_answers.num_answers:
+    context.stored_answers = AnswerFile(file)
+    if num := context.stored_answers.num_answers:
         with context.progress.task(f"Continuing after {num:,} answers of an earlier attempt", None, ""):
             pass
     try:
@@ -70,7 +70,7 @@ def _stored_answers(context: Context, job: Job) -> Iterator[None]:
                 file.unlink(missing_ok=True)
         raise
     finally:
-        context.kept_answers = None
+        context.stored_answers = None
 
 
 def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:

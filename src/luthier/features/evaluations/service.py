@@ -407,7 +407,7 @@ def _judge(
     bar, people = on_judged_rows(bar, held_out.path, examples, answers_as_sets(candidates))
     of_labels = label_metrics(metrics, examples, train)
     rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
-    heads = heads or JudgedHeads(None, kept_answers=context.kept_answers, shares=context)
+    heads = heads or JudgedHeads(None, stored_answers=context.stored_answers, shares=context)
     with closing(EnginePool(heads.open, heads.over_base)) as pool:
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         judged = every.judged

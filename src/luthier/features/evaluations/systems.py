@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.metrics.ranking import Ranked
     from luthier.ml.evaluation.retrieval import SearchTask
     from luthier.ml.evaluation.systems import SystemUnderTest
-    from luthier.ml.inference.kept_answers import AnswerFile
+    from luthier.ml.inference.stored_answers import AnswerFile
     from luthier.ml.inference.task_model import TaskAnswers, TaskModel
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
@@ -220,7 +220,7 @@ class JudgedHeads:
     Args:
         stop: asked between batches; a reason ends the evaluation with StoppedError.
         num_workers: as for `open_engine`.
-        kept_answers: where generated answers are stored as they come; None stores none.
+        stored_answers: where generated answers are stored as they come; None stores none.
         shares: the home whose server writes texts with a model that it has in memory; None never asks it. Likelihoods
             and hidden states are those of an engine of its own.
 
@@ -232,10 +232,10 @@ class JudgedHeads:
         self,
         stop: StopCheck | None,
         num_workers: int | None = None,
-        kept_answers: AnswerFile | None = None,
+        stored_answers: AnswerFile | None = None,
         shares: Context | None = None,
     ) -> None:
-        self._stop, self._num_workers, self._kept_answers, self._shares = stop, num_workers, kept_answers, shares
+        self._stop, self._num_workers, self._stored_answers, self._shares = stop, num_workers, stored_answers, shares
         self._heads: dict[str, TaskAnswers] = {}
         self.max_workers: int | None = None
 
@@ -255,8 +255,8 @@ class JudgedHeads:
         """The engine of a candidate, whose texts the server may write, with the own one where it is loaded."""
         if self._shares is None or candidate.has_task_head:
             return self._own(candidate) if own is None else own
-        kept = None if self._kept_answers is None else self._kept_answers.of_engine(answers_key(candidate))
-        return SharedEngine(self._shares, candidate, lambda: self._own(candidate), kept_answers=kept, own=own)
+        kept = None if self._stored_answers is None else self._stored_answers.of_engine(answers_key(candidate))
+        return SharedEngine(self._shares, candidate, lambda: self._own(candidate), stored_answers=kept, own=own)
 
     def _own(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
         return self._known(candidate, open_judged(candidate, stop=self._stop, num_workers=self._num_workers))
@@ -268,8 +268,8 @@ class JudgedHeads:
 
         if isinstance(engine, TransformersEngine):
             loaded = engine
-            if self._kept_answers is not None:
-                loaded.kept_answers = self._kept_answers.of_engine(answers_key(candidate))
+            if self._stored_answers is not None:
+                loaded.stored_answers = self._stored_answers.of_engine(answers_key(candidate))
         else:
             self._heads[candidate.name] = engine
             loaded = engine.model.engine

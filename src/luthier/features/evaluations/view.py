@@ -30,10 +30,10 @@ from luthier.ml.evaluation.result_views import (
     MAX_CONFUSION_LABELS,
     ORDERS,
     Better,
-    Choice,
     Kind,
     Order,
     Roles,
+    SampleFilter,
     SampleRow,
     bar_mark,
     choose_rows,
@@ -175,7 +175,7 @@ def samples_shown(
     try:
         choice = _choice(asked, metrics)
     except RequestError as wrong:
-        error, choice = wrong, Choice(metric=metrics[0] if metrics else None)
+        error, choice = wrong, SampleFilter(metric=metrics[0] if metrics else None)
     rows = choose_rows(evaluation, who, choice)
     # Ceiling division; an empty result still has one (empty) page.
     num_pages = max(1, -(-len(rows) // _PAGE))
@@ -203,7 +203,7 @@ def samples_shown(
     }
 
 
-def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
+def _choice(asked: dict[str, str], metrics: list[str]) -> SampleFilter:
     """The checked request.
 
     Raises:
@@ -219,7 +219,7 @@ def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
     better: Better = asked["better"]  # type: ignore[assignment]
     kind: Kind = asked["kind"]  # type: ignore[assignment]
     order: Order = asked["order"]  # type: ignore[assignment]
-    return Choice(
+    return SampleFilter(
         metric=asked["metric"] or (metrics[0] if metrics else None),
         words=asked["q"],
         better=better,

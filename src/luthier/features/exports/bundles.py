@@ -14,6 +14,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.plan import Plan
 from luthier.core.records.export import Export
+from luthier.core.registry import STORED
 from luthier.core.run import RunRecord, TrainResult
 from luthier.platform.home.context import Context
 
@@ -296,7 +297,7 @@ def _without_folders(plan: Plan) -> Plan:
             model[name] = without_folders(model[name])
     document["evaluation"]["reflection_model"] = without_folders(document["evaluation"]["reflection_model"])
     # `sources` explains where each value came from, with paths; the hash ignores it.
-    return Plan.model_validate(document | {"sources": {}})
+    return Plan.model_validate(document | {"sources": {}}, context=STORED)
 
 
 def _datasets(plan: Plan) -> tuple[DatasetFacts, ...]:

@@ -123,8 +123,7 @@ def _export_head(
     format = head_format(source, to)
     precision = head_precision(to, format, quantise)
     examples, notes = proof_examples(context, source, held_out, num_prompts)
-    # ONNX is built from a merged folder and copied behind its head: three times the weights at the peak.
-    needed = _count_of(source.base_path) * (2 if precision == "float16" else 4) * (3 if to == "onnx" else 1)
+    needed = _count_of(source.base_path) * (2 if precision == "float16" else 4) * format.num_copies
     with staged_folder(
         final, needed_bytes=needed, what=f"{to} in {precision}", register=register_of(context)
     ) as folder:

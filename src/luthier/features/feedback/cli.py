@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from luthier.core.text.counted import counted
 from luthier.core.text.printed_commands import in_home
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
+from luthier.platform.cli.figures import utc
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,13 +163,12 @@ def _show(console: Console, found: Sequence[Feedback]) -> None:
         line = "no feedback yet: POST /api/v1/feedback, the playground, or `luthier feedback import FILE`"
         console.print(in_home(line))
         return
-    table = make_table(["when", "answer", "model", "author", "thumb", "words", "score"], num_text_columns=6)
+    table = make_table(["when (UTC)", "answer", "model", "author", "thumb", "words", "score"], num_text_columns=6)
     for one in found:
         words = f"should be: {one.correction}" if one.correction else one.comment
         shown = " ".join(words.split())
-        when = f"{datetime.fromtimestamp(one.created_at, UTC):%Y-%m-%d %H:%M}"
         texts = [one.exchange_id, one.model, one.author or "-", one.thumb or "-", shown[:80]]
-        table.add_row(when, *map(visible, texts), "-" if one.score is None else f"{one.score:g}")
+        table.add_row(utc(one.created_at), *map(visible, texts), "-" if one.score is None else f"{one.score:g}")
     console.print(table)
 
 

@@ -20,8 +20,8 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.features.serving.shared_engines import LentAnswers, LentEngine
     from luthier.ml.inference.engine_wrappers import Keep
-    from luthier.ml.inference.kept_answers import KeptAnswers, StoredCall
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+    from luthier.ml.inference.stored_answers import StoredAnswers, StoredCall
 
 
 class SharedEngine:
@@ -32,7 +32,7 @@ class SharedEngine:
         candidate: A base model or a run that gives text.
         open_own: Opens its own engine.
         num_expected: Answers that the whole work needs, where it asks for them in several calls.
-        kept_answers: Where the server's answers are stored as they come; None stores none. `open_own` sees to its own.
+        stored_answers: Stores the server's answers as they come; None stores none. `open_own` sees to its own.
         keep: Called with each answer of the server as it comes, too.
         own: Its own engine, where it is open already.
     """
@@ -44,12 +44,12 @@ class SharedEngine:
         open_own: Callable[[], Engine],
         *,
         num_expected: int = 0,
-        kept_answers: KeptAnswers | None = None,
+        stored_answers: StoredAnswers | None = None,
         keep: Keep = lambda *_: None,
         own: Engine | None = None,
     ) -> None:
         self._context, self._candidate, self._open_own = context, candidate, open_own
-        self._num_expected, self._kept_answers, self._keep = num_expected, kept_answers, keep
+        self._num_expected, self._stored_answers, self._keep = num_expected, stored_answers, keep
         self._own = own
         self._has_written = False
         self._notes: dict[str, None] = {}
@@ -79,7 +79,7 @@ class SharedEngine:
             DivergedError: The model's logits are NaN.
             StoppedError: The stop check returned a reason.
         """
-        kept = self._kept_answers
+        kept = self._stored_answers
         call = None if kept is None else kept("text", prompts)
         # Answers that an earlier attempt has stored count, whichever engine wrote them and whichever is there now: a
         # kill often ends the server as well.

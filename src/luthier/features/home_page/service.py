@@ -106,7 +106,7 @@ class Now(FrozenModel):
     has_more: bool
 
 
-class Judged(FrozenModel):
+class LatestVerdict(FrozenModel):
     """A verdict in short.
 
     Attributes:
@@ -202,7 +202,7 @@ def look_now(context: Context, project_id: str) -> Now:
     )
 
 
-def last_verdicts(context: Context, project_id: str, *, limit: int) -> list[Judged]:
+def last_verdicts(context: Context, project_id: str, *, limit: int) -> list[LatestVerdict]:
     """The verdicts of the newest evaluations of a project, newest first."""
     ids = context.evaluations.newest_of(project_id, limit=limit)
     found = (_judged(context, evaluation_id) for evaluation_id in ids)
@@ -312,11 +312,11 @@ def _base_model(job: Job) -> str:
     return Path(str(asked)).name if str(asked).startswith("/") else str(asked)
 
 
-_known: Final[dict[tuple[str, str], Judged | None]] = {}
+_known: Final[dict[tuple[str, str], LatestVerdict | None]] = {}
 _MAX_KNOWN: Final = 1000
 
 
-def _judged(context: Context, evaluation_id: str) -> Judged | None:
+def _judged(context: Context, evaluation_id: str) -> LatestVerdict | None:
     """Evaluations never change, and hold all that was written for them: each is read once."""
     # The home too: tests and embedded use open several in one process.
     key = (str(context.home), evaluation_id)
@@ -331,7 +331,7 @@ def _judged(context: Context, evaluation_id: str) -> Judged | None:
     return found
 
 
-def _summary(evaluation: Evaluation) -> Judged | None:
+def _summary(evaluation: Evaluation) -> LatestVerdict | None:
     verdict = evaluation.verdict
     if verdict is None:
         return None
@@ -339,7 +339,7 @@ def _summary(evaluation: Evaluation) -> Judged | None:
     pair = (verdict.metric, who.candidate, who.baseline) if who and who.baseline else None
     pairs = {(one.metric, one.candidate, one.baseline): one for one in evaluation.comparisons}
     values = {system.name: system.metrics.get(verdict.metric) for system in evaluation.systems}
-    return Judged(
+    return LatestVerdict(
         evaluation_id=evaluation.evaluation_id,
         run_id=evaluation.run_id,
         created_at=evaluation.created_at,

@@ -20,6 +20,7 @@ from typing import Final
 
 from luthier.core.conversation import Message
 from luthier.core.dataset import Example
+from luthier.core.defaults import RATED_TOKENS
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Prompt
@@ -76,7 +77,7 @@ def answer_rows(
     *,
     mapping: Mapping[str, str] | None = None,
     most_rows: int = USUAL_NUM_ROWS,
-    max_new_tokens: int = 256,
+    max_new_tokens: int = RATED_TOKENS,
     allow_leakage: bool = False,
 ) -> AnsweredRows:
     """Have each system answer the rows of a file; earlier answers come from the home's cache.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, ProjectOption, caller_of, open_context
+from luthier.platform.cli.figures import utc
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +82,9 @@ def snooze(
     seconds = parse_duration(span, option="SPAN")
     with open_context(home) as context:
         made = inbox.snooze(context, caller_of(context, project), item, seconds)
-    return _changed(as_json, made, f"hidden until {_when(made.mark.snoozed_until)}")
+    until = made.mark.snoozed_until
+    assert until is not None, "it was snoozed just now"
+    return _changed(as_json, made, f"hidden until {utc(until)} UTC")
 
 
 def reopen(
@@ -126,10 +129,6 @@ def _document(one: InboxEntry) -> dict[str, Any]:
         "due": None if due is None else datetime.fromtimestamp(due, UTC).date().isoformat(),
         "overdue": one.is_overdue,
     }
-
-
-def _when(moment: float | None) -> str:
-    return "-" if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M}"
 
 
 def _show(console: Console, found: Sequence[InboxEntry], show: str) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.ids import sha256_bytes
+from luthier.core.text.names import shortened
 from luthier.features.deployments.canary_release import last_seen
 from luthier.features.inbox.records import Work
 from luthier.features.model_cards.service import target_names
@@ -197,8 +198,7 @@ def job_address(context: Context, job: Job) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _MAX_DETAIL_CHARACTERS else f"{line[: _MAX_DETAIL_CHARACTERS - 1]}…"
+    return shortened(" ".join(text.split()), _MAX_DETAIL_CHARACTERS)
 
 
 def _time_of(made_id: str) -> float | None:

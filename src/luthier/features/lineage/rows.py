@@ -213,8 +213,8 @@ def parents_of(plan: Plan) -> list[str]:
     folder = Path(plan.base_model.path)
     # A merged export carries the evaluation of its run, if there was one, and a bill of materials that names the run;
     # used as a base model, it leads back to that run. The outcome of a full fine-tuning is in the folder of its run.
-    evaluation, materials = (_document(folder / name) for name in (EVALUATION, SBOM))
-    found = [str(evaluation.get("run_id")), *_runs_in(materials), *folder.parts]
+    evaluation, bill = (_document(folder / name) for name in (EVALUATION, SBOM))
+    found = [str(evaluation.get("run_id")), *_runs_in(bill), *folder.parts]
     if plan.objective.teacher is not None:
         found.append(plan.objective.teacher.name.removeprefix("teacher "))
     return list(dict.fromkeys(one for one in found if is_id(one, "run")))
@@ -229,10 +229,10 @@ def _document(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _runs_in(materials: Mapping[str, Any]) -> list[str]:
+def _runs_in(bill: Mapping[str, Any]) -> list[str]:
     """The run that a bill of materials of a bundle names."""
     try:
-        properties = materials["metadata"]["component"]["modelCard"]["properties"]
+        properties = bill["metadata"]["component"]["modelCard"]["properties"]
         return [str(one["value"]) for one in properties if one["name"] == "luthier:run"]
     except (KeyError, TypeError):
         return []

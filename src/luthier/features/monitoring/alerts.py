@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
@@ -22,8 +21,9 @@ from luthier.core.ids import new_id
 from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus, Signal, WatchReport
 from luthier.features.monitoring.alerts_store import Event, Settled
 from luthier.ml.charts.visible import shown
-from luthier.ml.drift.alerts import Standing, review_signals
+from luthier.ml.drift.alerts import AlertState, review_signals
 from luthier.platform.audit_log.service import record
+from luthier.platform.cli.figures import utc
 from luthier.platform.db.monitor_state import WatchDocument
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails, webhooks
@@ -125,7 +125,7 @@ def _line(text: str) -> str:
 
 
 def _when(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{utc(moment)} UTC"
 
 
 log = logging.getLogger("luthier.alerts")
@@ -316,7 +316,7 @@ class _StoredStates(FrozenModel):
     """The states of a model's signals. at: the end of the check that set them, in seconds since 1970."""
 
     at: float | None = None
-    standings: dict[str, Standing] = Field(default_factory=dict)
+    standings: dict[str, AlertState] = Field(default_factory=dict)
 
 
 def _opened(report: WatchReport, name: str) -> Alert:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 Shape = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
-"""A micro-batch: the beginnings that are computed once (`collate`), and of each row its tokens and its learned ones."""
+"""A micro-batch: the prefixes that are computed once (`collate`), and of each row its tokens and its learned ones."""
 
 
 def of_training(

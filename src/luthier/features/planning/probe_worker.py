@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.child_process.channel import Channel
+from luthier.core.registry import STORED
 from luthier.core.system.files import scratch_folder
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def probe(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Train given steps by a plan's settings in a child process, with an event after each.
 
     Args:
-        document: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens of its shared beginnings and
+        document: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens of its shared prefixes and
             the rows, a row its tokens and how many of them are learned.
         channel: of the child process.
 
@@ -54,7 +55,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     from luthier.ml.training.objectives.rules import load_objective
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
-    plan = _shortened(Plan.model_validate(plan_document), len(steps))
+    plan = _shortened(Plan.model_validate(plan_document, context=STORED), len(steps))
     device = plan.training.device
     if plan.objective.draws:  # the rows given stand for drawn answers, and what is probed is how long learning takes
         plan = plan.model_copy(update={"objective": ObjectivePlan(name="sft")})
@@ -116,7 +117,7 @@ def _refused(plan: Plan, model: TrainableModel, steps: list[Any]) -> str | None:
     """The first setting of training with which the model computes something else; None where there is none."""
     from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
 
-    if any(any(beginnings) for step in steps for beginnings, _ in step) and not model.can_share_prefix():
+    if any(any(prefixes) for step in steps for prefixes, _ in step) and not model.can_share_prefix():
         return "shared_prefix"
     if plan.training.packing and why_not_packed(model) is not None:
         return "packing"
@@ -192,11 +193,11 @@ def _made_up(
     made, shared_tokens = [], {}
     for step in steps:
         batches = []
-        for beginnings, rows in step:
+        for prefixes, rows in step:
             first = len(units)
-            shared_tokens[first] = tuple(beginnings)
+            shared_tokens[first] = tuple(prefixes)
             # Without prefixes one empty list represents all rows.
-            shared = [array("i", (draw.randrange(vocabulary) for _ in range(num))) for num in beginnings or [0]]
+            shared = [array("i", (draw.randrange(vocabulary) for _ in range(num))) for num in prefixes or [0]]
             made_up = []
             for number, (num_tokens, num_learned) in enumerate(rows):
                 beginning = shared[number * len(shared) // len(rows)]

@@ -139,9 +139,9 @@ Tell = Callable[[str], None]
 
 
 class ProbeBatch(NamedTuple):
-    """A micro-batch. beginnings: tokens of those that are computed once; rows: tokens, learned tokens."""
+    """A micro-batch. prefixes: tokens of each that is computed once; rows: tokens, learned tokens."""
 
-    beginnings: tuple[int, ...]
+    prefixes: tuple[int, ...]
     rows: tuple[tuple[int, int], ...]
 
     @property
@@ -151,10 +151,10 @@ class ProbeBatch(NamedTuple):
 
     @property
     def num_computed(self) -> int:
-        """Positions that are computed, padding included and common beginnings once."""
+        """Positions that are computed, padding included and common prefixes once."""
         from luthier.ml.planning.batch_shapes import num_computed_tokens
 
-        return num_computed_tokens([row[0] for row in self.rows], self.beginnings)
+        return num_computed_tokens([row[0] for row in self.rows], self.prefixes)
 
 
 ProbeStep = Sequence[ProbeBatch]
@@ -250,7 +250,7 @@ def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
         lies_so = shares_prefix or training.packing
         found = [schedules.shapes_of_drawn(prepared, schedule, n, training.micro_batch_tokens) for n in range(count)]
         made: list[ProbeStep] = [
-            [ProbeBatch(beginnings if lies_so else (), rows) for beginnings, rows in shapes] for shapes in found
+            [ProbeBatch(prefixes if lies_so else (), rows) for prefixes, rows in shapes] for shapes in found
         ]
         return _chosen(made)
     made = [
@@ -302,7 +302,7 @@ def measure(
     # Taken after the child has ended, over the same stretch of time as the steps.
     busy_cores = others.busy_cores()
     lengths = [[[row[0] for row in batch.rows] for batch in step] for step in steps]
-    shared = [[batch.beginnings for batch in step] for step in steps]
+    shared = [[batch.prefixes for batch in step] for step in steps]
     rows = [row for step in steps[1:] for batch in step for row in batch.rows]
     learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
     # Time comes from the steps that were timed, peak memory from all of them: the warm-up counts for memory.

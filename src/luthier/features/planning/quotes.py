@@ -272,7 +272,7 @@ def _drawn_batches(
     return batches_of(
         [[[row[0] for row in rows] for _, rows in step] for step in steps],
         learned_fraction=sum(row[1] for row in rows) / sum(row[0] for row in rows),
-        shared=[[beginnings for beginnings, _ in step] for step in steps],
+        shared=[[prefixes for prefixes, _ in step] for step in steps],
     )
 
 

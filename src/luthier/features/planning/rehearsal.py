@@ -27,7 +27,7 @@ from luthier.core.errors import LuthierError, RequestError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.plan import ObjectivePlan, Plan, TeacherPlan, ValueSource
-from luthier.core.ports import Attempt, Grade, SilentProgress
+from luthier.core.ports import Grade, Rollout, SilentProgress
 from luthier.core.system.files import replace_text, scratch_folder
 from luthier.core.system.libraries import code_stamp, version
 from luthier.platform.home.context import Context
@@ -331,10 +331,10 @@ MAX_NEW_TOKENS: Final = 3
 
 
 class _OneStep:
-    """A schedule of one step: all units in one micro-batch, which shares these beginnings."""
+    """A schedule of one step: all units in one micro-batch, which shares these prefixes."""
 
-    def __init__(self, num_units: int, beginnings: tuple[int, ...]) -> None:
-        self._batch, self._beginnings = tuple(range(num_units)), beginnings
+    def __init__(self, num_units: int, prefixes: tuple[int, ...]) -> None:
+        self._batch, self._prefixes = tuple(range(num_units)), prefixes
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]:  # noqa: ARG002
         return (self._batch,)
@@ -343,7 +343,7 @@ class _OneStep:
         return (self._batch,)
 
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:  # noqa: ARG002
-        return self._beginnings
+        return self._prefixes
 
     def epoch_of(self, step: int) -> float:
         return float(step)
@@ -404,8 +404,8 @@ def take_step(
     made = made_up_units(rows_per_unit, model.vocabulary_size, with_replay=plan.data.replay is not None)
     units = with_made_up_targets(made, plan.objective.task_head)
     objective = _prepared(plan, model, units, folder, template, teacher)
-    beginnings = shared_prefix_tokens(model, units) if rows_per_unit > 1 else ()
-    schedule = _OneStep(len(units), beginnings)
+    prefixes = shared_prefix_tokens(model, units) if rows_per_unit > 1 else ()
+    schedule = _OneStep(len(units), prefixes)
     # No checkpoint is written, so no hash is needed.
     state = LoopState(plan_hash="", early_stopping=EarlyStopping(patience=1))
     state, event = one_step(plan, model, objective, optimizer, units, schedule, state)
@@ -418,7 +418,7 @@ def take_step(
             do="choose another method, another objective or another base model",
         )
     if plan.data.validation is not None:
-        validate(model, objective, [(units, beginnings)], state, SilentProgress())
+        validate(model, objective, [(units, prefixes)], state, SilentProgress())
 
 
 def made_up_units(rows_per_unit: int, vocabulary: int, *, with_replay: bool = False) -> list[Unit]:
@@ -471,7 +471,7 @@ def _prepared(
     return objective
 
 
-def _made_up_grades(attempts: Sequence[Attempt]) -> list[Grade]:
+def _made_up_grades(attempts: Sequence[Rollout]) -> list[Grade]:
     """Answers of one prompt differ in what they are worth, or nothing would be learned."""
     return [Grade(reward=float(number % 2), parts={"made up": float(number % 2)}) for number in range(len(attempts))]
 

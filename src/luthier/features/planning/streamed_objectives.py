@@ -1,23 +1,15 @@
 """Objectives of streamed rows: those that look at one row, or the rows of one step, at a time.
 
-What an objective needs of all rows before the first step cannot be had of a stream, and is refused by name.
+What an objective needs of all rows before the first step (`ObjectiveRules.needs_all_rows`) cannot be had of a stream,
+and is refused by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.recipe import Recipe
-
-STREAMED: Final = ("sft", "dpo", "ipo", "orpo", "simpo", "kto", "classify", "regress", "rank", "embed")
-_NEEDS: Final[Mapping[str, str]] = {
-    "distillation": "a pass of the teacher over all rows before the first step",
-    "grpo": "the prompt of every row before the first step: each must leave room for an answer and have what is graded",
-    "pretraining": "all texts before the first step: they are cut and filled into blocks",
-}
+from luthier.core.registry import OBJECTIVES
 
 
 def refused_objective(recipe: Recipe) -> tuple[str, str, str] | None:
@@ -27,12 +19,13 @@ def refused_objective(recipe: Recipe) -> tuple[str, str, str] | None:
         return None
     from luthier.ml.training.objectives.rules import rules_of
 
-    if asked.name not in STREAMED:
-        needs = _NEEDS.get(asked.name, "all rows before the first step")
-        return f"objective {asked.name}", needs, f"choose one of {', '.join(STREAMED)}"
+    rules = rules_of(asked.name)
+    if rules.needs_all_rows:
+        streamed = (name for name, one in OBJECTIVES.declarations().items() if not one.needs_all_rows)
+        return f"objective {asked.name}", rules.needs_all_rows, f"choose one of {', '.join(streamed)}"
     if asked.class_weights == "balanced":
         return "objective.class_weights balanced", "the number of rows of each class", "remove it"
-    if rules_of(asked.name).reference_passes and recipe.method is not None and recipe.method.name == "full":
+    if rules.reference_passes and recipe.method is not None and recipe.method.name == "full":
         return (
             f"objective {asked.name} with method full",
             "a second copy of all weights: the reference of each step is computed by the model as it began",

@@ -476,7 +476,8 @@ def tokenise_sample(
 
 
 def _stream_plan(rows: StreamedRows, counts: StreamCounts, *, is_given: bool) -> StreamPlan:
-    from luthier.ml.data.audit.report.page import wilson
+    from luthier.ml.evaluation.statistics.intervals import TAIL
+    from luthier.ml.evaluation.statistics.resampling import share_ends
 
     num = max(1, counts.num_rows)
     sizes = [size for size in rows.sizes if size is not None]
@@ -488,7 +489,7 @@ def _stream_plan(rows: StreamedRows, counts: StreamCounts, *, is_given: bool) ->
         num_dropped=counts.num_dropped,
         num_truncated=counts.num_truncated,
         num_left_out=counts.num_left_out,
-        dropped_fraction=Bounds(*wilson(counts.num_dropped / num, num)),
-        truncated_fraction=Bounds(*wilson(counts.num_truncated / num, num)),
+        dropped_fraction=Bounds(*share_ends(counts.num_dropped, num, TAIL)),
+        truncated_fraction=Bounds(*share_ends(counts.num_truncated, num, TAIL)),
         num_rows=rows.num_rows,
     )

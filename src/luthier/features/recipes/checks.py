@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from luthier.core.data_sources import SourcePlan, check_remote, is_pattern, is_remote
 from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
 from luthier.core.errors import OverlongError, RecipeError, RequestError
-from luthier.core.evaluation_plan import Bar, GoodEnoughRecipe, MetricName
+from luthier.core.evaluation_plan import SHARES_OF_CORRECT, Bar, GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id
 from luthier.core.recipe import Recipe
 from luthier.platform.home.context import Context
@@ -361,14 +361,13 @@ def _bar_of_people(asked: GoodEnoughRecipe, metric: str, examples: Sequence[Exam
     Raises:
         RequestError: the metric is no accuracy, the file has no such column, or fewer than 20 rows have two answers.
     """
-    from luthier.ml.evaluation.label_confidence import ACCURACIES
     from luthier.ml.evaluation.verdict import bar_of_agreement
 
     column = asked.agreement or ""
-    if metric not in ACCURACIES:
+    if metric not in SHARES_OF_CORRECT:
         raise RequestError(
             f"good_enough requires {asked.wanted} by {metric}",
-            expected=f"a share of right answers: {', '.join(ACCURACIES)}",
+            expected=f"a share of right answers: {', '.join(SHARES_OF_CORRECT)}",
             do="name one of these as good_enough.metric, and among the metrics",
         )
     agreed = agreed_rows(metric, column, examples, file)

@@ -62,7 +62,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Origin:
     """Whose results are those of a target.
 
     Attributes:
@@ -215,7 +215,7 @@ def newest_outcome(context: Context, project_id: str, run_id: str, gate_file: Pa
         NotFoundError: No such file.
         RequestError: The file holds no rules; every wrong place is named.
     """
-    return _checked(context, project_id, gate_file, _results(context, project_id, Judged(run_id=run_id)))
+    return _checked(context, project_id, gate_file, _results(context, project_id, Origin(run_id=run_id)))
 
 
 def outcome_of_target(context: Context, caller: Caller, share: Share, gate_file: Path) -> GateOutcome:
@@ -224,33 +224,33 @@ def outcome_of_target(context: Context, caller: Caller, share: Share, gate_file:
     return _checked(context, caller.project_id, gate_file, _results(context, caller.project_id, judged))
 
 
-def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
+def judged_behind(context: Context, caller: Caller, share: Share) -> Origin:
     """Whose results are those of a target; none for an export of other weights than its run has now."""
     judged = _origin(context, caller, share)
     is_export = share.target.startswith(EXPORT)
     if judged.run_id is None or not is_export or _holds_present_result(context, caller, share, judged.run_id):
         return judged
     why = f"{share.target} was made of other weights than {judged.run_id} has now, and its results are about these."
-    return Judged(set_aside=(why,))
+    return Origin(set_aside=(why,))
 
 
-def _origin(context: Context, caller: Caller, share: Share) -> Judged:
+def _origin(context: Context, caller: Caller, share: Share) -> Origin:
     """The run, base model or checkpoint that a target comes from."""
     target = share.target
     if target.startswith(EXPORT):
         target = _source_of(context, caller, target.removeprefix(EXPORT), share.folder)
         if not target:
-            return Judged(set_aside=(f"Of the export {share.target} it is not known here what it was made from.",))
+            return Origin(set_aside=(f"Of the export {share.target} it is not known here what it was made from.",))
     if is_tuned_name(target):
         tuned = context.tuned_models.get(caller.project_id, target)
         if tuned.step is not None:
             words = f"{target} is a checkpoint: the results of its run are about what came out in the end."
-            return Judged(set_aside=(words,), checkpoint=target, saved=Saved(tuned.created_at, tuned.adapter_path))
-        return Judged(run_id=tuned.run_id)
-    return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)
+            return Origin(set_aside=(words,), checkpoint=target, saved=Saved(tuned.created_at, tuned.adapter_path))
+        return Origin(run_id=tuned.run_id)
+    return Origin(run_id=target) if is_id(target, "run") else Origin(base=target)
 
 
-def own_run_behind(context: Context, caller: Caller, share: Share) -> Judged:
+def own_run_behind(context: Context, caller: Caller, share: Share) -> Origin:
     """The run that made a target, for what reads its recipe or rows: that of another project counts as unknown.
 
     A project that permits its model to others gives away neither.
@@ -259,7 +259,7 @@ def own_run_behind(context: Context, caller: Caller, share: Share) -> Judged:
     owner = None if judged.run_id is None else context.runs.project_of(judged.run_id)
     if owner in (None, caller.project_id):
         return judged
-    return Judged(set_aside=(f"{share.target} was made by another project, which shares the model alone",))
+    return Origin(set_aside=(f"{share.target} was made by another project, which shares the model alone",))
 
 
 def newest_suites(context: Context, project_id: str, subject: str) -> list[SuiteResult]:
@@ -327,7 +327,7 @@ def _checked(context: Context, project_id: str, gate_file: Path, results: Result
     return check(gate, results, gate_sha256=sha256_file(gate_file), is_calibrated=is_calibrated)
 
 
-def _results(context: Context, project_id: str, judged: Judged) -> Results:
+def _results(context: Context, project_id: str, judged: Origin) -> Results:
     from luthier.ml.evaluation.gate import Results
 
     subject = judged.subject

@@ -14,6 +14,7 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.core.registry import STORED
 from luthier.core.text.counted import counted
 from luthier.features.datasets import derived_versions as dataset_splits
 from luthier.features.datasets import service as dataset_versions
@@ -152,7 +153,7 @@ def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
     """
     study = context.studies.get(study_id, caller.project_id)
     trials = context.studies.trials(study_id)
-    recipe = Recipe.model_validate(with_stored_keys(winning_document(study, trials)))
+    recipe = Recipe.model_validate(with_stored_keys(winning_document(study, trials)), context=STORED)
     plan = context.runs.plan(trials[study.winner or 0].run_id)
     return _fork_of_plan(context, caller, plan.model_copy(update={"recipe": recipe}), {})
 

@@ -24,7 +24,7 @@ DECIDED: Final = "decided for you"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SelectOption:
     """One of several values.
 
     Attributes:
@@ -67,7 +67,7 @@ class Field:
     step: float = 1.0
     unit: str = ""
     kind: Kind = "number"
-    options: tuple[Choice, ...] = ()
+    options: tuple[SelectOption, ...] = ()
     unset: str = DECIDED
     is_usual: bool = True
 
@@ -121,7 +121,7 @@ def _field(name: str, label: str, hint: str = "", words: Mapping[str, str] | Non
     elif str in others:
         kind = "line"
     titles = words or {value: _TITLES.get(value, value.replace("_", " ")) for value in values}
-    options = tuple(Choice(*item) for item in titles.items()) if kind == "choice" else ()
+    options = tuple(SelectOption(*item) for item in titles.items()) if kind == "choice" else ()
     return replace(Field(name, label, hint, kind=kind, options=options), **_rest)
 
 
@@ -412,23 +412,23 @@ SECTIONS: Final[Mapping[str, Sequence[Field]]] = {
 _FIRST_METHODS: Final = ("lora", "qlora", "full")
 
 
-def methods() -> list[Choice]:
+def methods() -> list[SelectOption]:
     """The methods to choose from, plug-ins last: the usual ones first, then in the order of their table."""
-    found = [Choice(name, rules.title, rules.summary) for name, rules in METHODS.declarations().items()]
+    found = [SelectOption(name, rules.title, rules.summary) for name, rules in METHODS.declarations().items()]
     # The sort is stable, so the others keep the order of their table.
     first = {name: place for place, name in enumerate(_FIRST_METHODS)}
     return sorted(found, key=lambda choice: first.get(choice.name, len(first)))
 
 
-def objectives() -> list[Choice]:
+def objectives() -> list[SelectOption]:
     """The objectives to choose from, plug-ins last."""
     found = OBJECTIVES.declarations().items()
-    return [Choice(name, rules.name or name, rules.summary or rules.title) for name, rules in found]
+    return [SelectOption(name, rules.name or name, rules.summary or rules.title) for name, rules in found]
 
 
-def optimizers() -> list[Choice]:
+def optimizers() -> list[SelectOption]:
     """The optimizers to choose from, plug-ins last."""
-    return [Choice(name, rules.title, rules.summary) for name, rules in OPTIMIZERS.declarations().items()]
+    return [SelectOption(name, rules.title, rules.summary) for name, rules in OPTIMIZERS.declarations().items()]
 
 
 def fitting(shape: Shape | None) -> set[str]:
@@ -445,7 +445,7 @@ def objective_fields() -> dict[str, tuple[Field, ...]]:
     """The fields that each objective takes."""
     found = {}
     for name, rules in OBJECTIVES.declarations().items():
-        own: tuple[Field, ...] = _OF_SFT if name == "sft" else _OF_GRPO if name == "grpo" else ()
+        own = _OF_GRPO if "num_samples" in rules.settings else _OF_SFT
         # The temperature of drawing answers has another range than those of a teacher and of similarities.
         own += _OF_TEACHER if rules.needs_teacher else _OF_VECTORS if rules.task_head == "embed" else ()
         found[name] = _fields("objective", rules.settings, own)

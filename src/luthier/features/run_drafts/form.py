@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from luthier.core.aliases import with_new_keys
 from luthier.core.errors import RecipeError
+from luthier.core.registry import OBJECTIVES
 from luthier.features.recipes.file import RecipeDocument, parse_value
 from luthier.features.recipes.service import Problem, problems_of, read_text, value_at, with_values, write_text
 from luthier.features.run_drafts.fields import (
@@ -75,6 +76,16 @@ class Draft:
         """The value at a dotted key; None where there is none."""
         return None if self.keys is None else value_at(self.keys, place)
 
+    def text_at(self, place: str) -> str:
+        """The text at a dotted key; empty where there is none or another value, which is one of the problems."""
+        value = self.at(place)
+        return value if isinstance(value, str) else ""
+
+    @property
+    def objective(self) -> Any:
+        """The declaration of its objective, SFT where none is named; None where there is no such objective."""
+        return OBJECTIVES.find(self.text_at("objective.name") or "sft")
+
     def problem(self, place: str) -> str:
         """What is wrong at a dotted key; empty where nothing is."""
         inner = (f"{place}.", f"{place}[")  # a key of a mapping, an item of a list
@@ -129,8 +140,8 @@ def fields_of(draft: Draft) -> dict[str, Sequence[Field]]:
     """The fields that the form shows for a draft, by their section."""
     return {
         **SECTIONS,
-        "method": method_of(draft.at("method.name")),
-        "objective": objective_of(draft.at("objective.name")),
+        "method": method_of(draft.text_at("method.name")),
+        "objective": objective_of(draft.text_at("objective.name")),
     }
 
 
@@ -221,9 +232,10 @@ def _not_of_objective(keys: Mapping[str, Any], name: str | None) -> dict[str, An
         known = value_at(keys, one.name)
         if one.options and known is not None and one.shown(known) not in {choice.name for choice in one.options}:
             changed[one.name] = None
-    if name != "distillation":
+    rules = OBJECTIVES.find(name)
+    if rules is None or not rules.needs_teacher:
         changed["objective.teacher"] = None
-    if name != "grpo":
+    if rules is None or "rewards" not in rules.settings:
         changed["objective.rewards"] = None
     elif value_at(keys, "objective.rewards") is None:
         changed["objective.rewards"] = [dict(reward) for reward in FIRST_REWARD]

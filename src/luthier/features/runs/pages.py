@@ -23,7 +23,7 @@ from luthier.features.runs import run_files
 from luthier.features.runs import state as run_control
 from luthier.features.runs import views as project_runs
 from luthier.features.runs.series import CLOCK, TRAINING, VALIDATION, RunSeries
-from luthier.features.runs.state import Judged, Standing, bill_of, last_step, name_of, page_of_runs, standing
+from luthier.features.runs.state import EvaluationCache, Standing, bill_of, last_step, name_of, page_of_runs, standing
 from luthier.features.runs.view import (
     FIRST_POINTS,
     MOST_COMPARED,
@@ -95,7 +95,7 @@ def compare(
         raise RequestError(came, expected=f"two to {MOST_COMPARED} runs", do="choose fewer of them")
     found = [standing(context, caller, run_id) for run_id in ids]
     # Of the app, so that evaluations stay read from page to page.
-    judged: Judged = request.app.state.judged
+    judged: EvaluationCache = request.app.state.judged
     for one in found:
         if one.record is None:
             raise RequestError(
@@ -116,7 +116,7 @@ def compare(
 
 
 def _values(
-    context: Context, caller: Caller, judged: Judged, series: RunSeries, found: Sequence[Standing]
+    context: Context, caller: Caller, judged: EvaluationCache, series: RunSeries, found: Sequence[Standing]
 ) -> dict[str, Any]:
     ids = [one.run_id for one in found]
     records = [one.record for one in found if one.record is not None]
@@ -294,7 +294,7 @@ def _drawn(request: Request, found: Standing, plan: Plan | None) -> dict[str, An
     curves = series.first_look(found.run_id, 0 if found.record is None else found.record.step, FIRST_POINTS)
     return {
         "run": found,
-        "charts": [] if plan is None else run_charts(curves, plan.objective.loss_unit),
+        "charts": [] if plan is None else run_charts(curves, plan.objective.loss_unit, plan.objective.name),
         "machine": machine_charts(curves),
         "steps_per_epoch": plan.training.num_steps_per_epoch if plan and plan.data.has_epochs else None,
         "layout": layout_of(curves),

@@ -308,7 +308,7 @@ class RunPage:
     num_left: int = 0
 
 
-class Judged:
+class EvaluationCache:
     """Evaluations without their samples, which may be large: read once, kept in short, since none is ever changed."""
 
     def __init__(self, context: Context) -> None:
@@ -341,7 +341,7 @@ class Judged:
 def page_of_runs(
     context: Context,
     caller: Caller,
-    judged: Judged,
+    judged: EvaluationCache,
     *,
     before: str | None = None,
     status: EntryStatus | None = None,
@@ -390,7 +390,7 @@ def page_of_runs(
 
 
 def rows_of(
-    context: Context, caller: Caller, judged: Judged, entries: Sequence[RunEntry], columns: Sequence[str] = ()
+    context: Context, caller: Caller, judged: EvaluationCache, entries: Sequence[RunEntry], columns: Sequence[str] = ()
 ) -> list[RunRow]:
     """The lines of these entries, in their order. columns: keys of the values that are shown."""
     # All plans, names and verdicts are read together for the page, not line by line.

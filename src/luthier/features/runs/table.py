@@ -16,7 +16,7 @@ from luthier.features.runs.entries_store import STATUSES, EntryStatus
 from luthier.features.runs.filter_language import Filter, names_in, parse_filter
 from luthier.features.runs.filter_query import ALIASES, PLAN_FIELDS, RESULT_FIELDS, Order, is_value, key_of
 from luthier.features.runs.labels import view_query
-from luthier.features.runs.state import Judged, RunPage, RunRow, page_of_runs
+from luthier.features.runs.state import EvaluationCache, RunPage, RunRow, page_of_runs
 from luthier.ml.charts import figures
 from luthier.platform.db.run_values import METRIC, Value
 from luthier.platform.home.context import Context
@@ -190,7 +190,7 @@ class Table:
     error: RequestError | None = None
 
 
-def table_of(context: Context, caller: Caller, judged: Judged, asked: TableRequest) -> Table:
+def table_of(context: Context, caller: Caller, judged: EvaluationCache, asked: TableRequest) -> Table:
     """The rows that an address asks for, with the heads of their columns."""
     try:
         tree, order = parse_filter(asked.filter), asked.order

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePath
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.dataset import coverage
@@ -21,9 +21,8 @@ from luthier.core.events import (
     ValidationDone,
     WarningRaised,
 )
-from luthier.core.graders import RewardMetric
 from luthier.core.plan import Plan
-from luthier.core.registry import TRACKERS
+from luthier.core.registry import OBJECTIVES, REWARD_METRICS, TRACKERS
 from luthier.core.run import Bill, BudgetPlan, RunRecord
 from luthier.core.tracking import is_address
 from luthier.features.planning.quotes import load_quote
@@ -46,7 +45,7 @@ from luthier.features.runs.series import (
     Key,
 )
 from luthier.features.runs.state import (
-    Judged,
+    EvaluationCache,
     Standing,
     bill_of,
     datasets_of,
@@ -93,13 +92,16 @@ MOST_COMPARED: Final = len(_OF_RUNS)
 """Each run has its own colour."""
 
 
-def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
+def run_charts(curves: Curves, loss_unit: str, objective: str = "") -> list[Plot]:
     """Loss first, then rate, norm and speed, then each measure.
 
     Args:
         curves: The series of the run.
         loss_unit: Empty where loss has none.
+        objective: Its name, which gives measures their titles; a measure without one is called as its key.
     """
+    rules = OBJECTIVES.find(objective)
+    titles = _TITLES if rules is None else {**_TITLES, **rules.measures}
     by_chart: dict[str, list[Series]] = {name: [] for name in _TITLES}
     order = list(_ROLES)
     own = {key: points for key, points in curves.points.items() if key[0] not in (CLOCK[0], *MACHINE_CHARTS)}
@@ -113,7 +115,7 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
     return [
         Plot(
             key=chart,
-            title=_TITLES.get(chart) or chart.replace("_", " ").capitalize(),
+            title=titles.get(chart) or chart.replace("_", " ").capitalize(),
             x=STEP,
             y=Axis(
                 _TITLES.get(chart, chart.replace("_", " ")).lower(),
@@ -147,7 +149,8 @@ def machine_charts(curves: Curves) -> list[Plot]:
 
 def _unit(chart: str) -> str:
     """Of the reward that a metric gives: always from 0 to 1, where evaluation counts BLEU and chrF from 0 to 100."""
-    return "0 to 1" if chart.removeprefix("reward_") in get_args(RewardMetric) and chart.startswith("reward_") else ""
+    is_of_metric = chart.startswith("reward_") and REWARD_METRICS.is_known(chart.removeprefix("reward_"))
+    return "0 to 1" if is_of_metric else ""
 
 
 def clock_of(standing: Standing, curves: Curves) -> list[Point]:
@@ -213,7 +216,7 @@ _LOGGED_KINDS: Final = (
 DASH: Final = "\N{EN DASH}"
 
 
-def whole_page(context: Context, caller: Caller, judged: Judged, standing: Standing) -> dict[str, Any]:
+def whole_page(context: Context, caller: Caller, judged: EvaluationCache, standing: Standing) -> dict[str, Any]:
     """What the templates of a run know: what never changes, and what does."""
     record = standing.record
     plan = None if record is None else context.runs.plan(standing.run_id)
@@ -232,7 +235,9 @@ def _asked_for_people(context: Context, caller: Caller, asked: dict[str, str]) -
     return asked if dataset is None else asked | {"train": f"{dataset.name} v{dataset.version}"}
 
 
-def changing(context: Context, caller: Caller, judged: Judged, standing: Standing, plan: Plan | None) -> dict[str, Any]:
+def changing(
+    context: Context, caller: Caller, judged: EvaluationCache, standing: Standing, plan: Plan | None
+) -> dict[str, Any]:
     """What is read again when something has happened."""
     run_id, record, places = standing.run_id, standing.record, run_paths(context, plan)
     events = context.runs.of_kinds(run_id, _LOGGED_KINDS, limit=LOGGED)

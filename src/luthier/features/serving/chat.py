@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import httpx2
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.defaults import CHAT_TOKENS
 from luthier.core.errors import LuthierError, RequestError, WorkError, error_from
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started, StreamEvent, TextRequest
 from luthier.core.system.process_setup import start_daemon
@@ -145,7 +146,7 @@ class Chat:
     clients: Sequence[ChatClient]
     system: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    max_new_tokens: int = 512
+    max_new_tokens: int = CHAT_TOKENS
     turns: list[Turn] = field(default_factory=list)
 
     def ask(self, question: str, show: Callable[[list[Reply]], None]) -> Turn:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.defaults import CHAT_TOKENS
 from luthier.platform.cli.command import ANY_MODEL, Answer, EngineOption, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def chat(
     ] = 0,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", metavar="N", min=1, help="Maximum tokens of an answer.")
-    ] = 512,
+    ] = CHAT_TOKENS,
     engine: EngineOption = "auto",
     as_json: JsonOption = False,
     home: HomeOption = None,

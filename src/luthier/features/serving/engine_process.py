@@ -419,10 +419,10 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the channel when it has finished
 
-    def tell(told: Sequence[tuple[str, StreamEvent]]) -> None:
+    def tell(events: Sequence[tuple[str, StreamEvent]]) -> None:
         # Joined as strings: pydantic serialises each event directly, without an intermediate document.
-        events = ",".join(f'["{key}",{event.model_dump_json()}]' for key, event in told)
-        channel.emit_json(f"[{events}]")
+        parts = ",".join(f'["{key}",{event.model_dump_json()}]' for key, event in events)
+        channel.emit_json(f"[{parts}]")
 
     @cache
     def precision() -> Precision:

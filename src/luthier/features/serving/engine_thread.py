@@ -312,9 +312,9 @@ class EngineThread:
                         # Only local computation takes turns: an engine that waits for another server would block all
                         # others.
                         sharing.before_step(self._served.engine, engine)
-                        told = engine.poll(_WAIT_SECONDS)
+                        events = engine.poll(_WAIT_SECONDS)
                         sharing.after_step(engine)
-                    self._tell([(str(key), event) for key, event in told])
+                    self._tell([(str(key), event) for key, event in events])
                 else:
                     # Where the last request was cancelled, no step follows after which the cores would be free.
                     sharing.leave(engine)
@@ -456,12 +456,12 @@ class EngineThread:
         self._adapters.move_to_end(adapter)
         return True
 
-    def _tell(self, told: Sequence[tuple[str, StreamEvent]]) -> None:
-        if not told:
+    def _tell(self, events: Sequence[tuple[str, StreamEvent]]) -> None:
+        if not events:
             return
         # Sent before it is removed: once nothing is open, the scheduler may close this engine.
-        self._engine_context.tell(told)
-        for key, event in told:
+        self._engine_context.tell(events)
+        for key, event in events:
             if isinstance(event, Failed | Pooled):
                 self._forget(key)
             elif isinstance(event, Ended) and key in self._open:

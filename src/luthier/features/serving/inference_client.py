@@ -105,9 +105,9 @@ class AdmissionQueue:
         if has_ended:
             self._ends.append(self._clock())
 
-    def _busy(self, num: int, num_told: int, whose: str, expected: str) -> BusyError:
+    def _busy(self, num: int, num_shown: int, whose: str, expected: str) -> BusyError:
         return BusyError(
-            f"{num_told} requests{whose} are in progress or waiting already",
+            f"{num_shown} requests{whose} are in progress or waiting already",
             expected=expected,
             do="ask again after the seconds of the header Retry-After",
             retry_seconds=self._retry_seconds(num),
@@ -207,8 +207,8 @@ class InferenceClient:
             return self.ask(as_loaded(pick.served), request, hear, key=key)
         made = PickedRequest(
             pick,
-            lambda taken, told: self._ask(
-                as_loaded(taken.served), request, told, key, taken, had_slot=taken is not pick
+            lambda taken, hear_each: self._ask(
+                as_loaded(taken.served), request, hear_each, key, taken, had_slot=taken is not pick
             ),
             hear,
             self._balance,

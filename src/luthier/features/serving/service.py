@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
+from luthier.core.defaults import SECOND_VERDICT_TOKENS
 from luthier.core.errors import LuthierError, WorkError, error_from
 from luthier.core.ids import sha256_document
 from luthier.core.stream import (
@@ -42,8 +43,6 @@ log = logging.getLogger("luthier.service")
 _Asked = TypeVar("_Asked", TextRequest, PoolingRequest)
 GRADE_TOKENS: Final = 256
 """Of an answer that grades, which sets no limit; a thought before it is in addition."""
-ROOMY_GRADE_TOKENS: Final = 4096
-"""Of a second attempt, after one that was cut off before its verdict."""
 
 
 @dataclass(slots=True)
@@ -365,7 +364,7 @@ def answer(
         model: Its name.
         messages: Chat messages, the last of which is answered.
         max_tokens: Maximum new tokens, those of a thought among them; None: `GRADE_TOKENS`, and a thought;
-            where that is too few, `ROOMY_GRADE_TOKENS`.
+            where that is too few, `SECOND_VERDICT_TOKENS`.
         temperature: Sampling temperature; 0 is greedy.
         seed: Of sampling.
 
@@ -406,13 +405,13 @@ def whole_grade(model: str, ask: Callable[[int], tuple[str, bool]], *, has_own_l
     from luthier.ml.evaluation.graders import has_result
 
     # What leads to a verdict has numbers and labels of its own: a reply without its end is no grade.
-    for most in (GRADE_TOKENS, ROOMY_GRADE_TOKENS):
+    for most in (GRADE_TOKENS, SECOND_VERDICT_TOKENS):
         text, is_cut = ask(most)
         # A limit of the grader itself is meant: one token is enough for a digit.
         if has_own_limit or not is_cut or has_result(text):
             return text
     raise WorkError(
-        f"{model} was cut off after {ROOMY_GRADE_TOKENS:,} tokens, before its verdict",
+        f"{model} was cut off after {SECOND_VERDICT_TOKENS:,} tokens, before its verdict",
         expected="a grade",
         do="have the grader ask for the verdict alone",
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildProcess, how_it_ended, result_of, wait_any
 from luthier.core.ports import ProgressTask
+from luthier.core.registry import STORED
 from luthier.core.run import StopReason
 from luthier.core.system import facilities
 from luthier.core.workflows.study import Study, Trial
@@ -339,7 +340,7 @@ def _carry_out(
             told = time.monotonic()
             channel.emit({"step": step})
 
-    plan = Plan.model_validate(task["plan"])
+    plan = Plan.model_validate(task["plan"], context=STORED)
     prepared = replace(prepare_again(context, plan, data_loader=data_loader), held_out=None)
     priced = Priced(prepared, 0.0, tuple(task["steps"]), True, task["machine_share"])
     began, trial = time.perf_counter(), Trial.model_validate(task["trial"])

@@ -115,14 +115,14 @@ def engine_of(context: Context, system: System) -> Engine:
     if system.adapter_path is not None:
         # Its engine may open late: a missing adapter of the last system must not surface after an hour.
         check_adapter(system.adapter_path)
-    kept = None if context.kept_answers is None else context.kept_answers.of_engine(answers_key(system))
+    kept = None if context.stored_answers is None else context.stored_answers.of_engine(answers_key(system))
 
     def open_own() -> Engine:
         engine = open_engine(system)
-        engine.kept_answers = kept
+        engine.stored_answers = kept
         return engine
 
-    return SharedEngine(context, system, open_own, kept_answers=kept)
+    return SharedEngine(context, system, open_own, stored_answers=kept)
 
 
 class ServerEngine:

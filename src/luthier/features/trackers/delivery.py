@@ -25,6 +25,7 @@ from luthier.core.plan import Plan
 from luthier.core.registry import TRACKERS
 from luthier.core.run import RunRecord
 from luthier.core.system.process_setup import lower_priority, start_daemon
+from luthier.core.text.names import shortened
 from luthier.core.tracking import TrackerPlan, without_credentials
 from luthier.features.trackers.service import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.figures import Clock, parameters_of, points_of, summary_of, texts_of
@@ -290,7 +291,7 @@ def _reason(error: Exception, environment: Mapping[str, str]) -> str:
     secrets = {environment.get(name, "") for name in named}
     for secret in sorted((one for one in secrets if len(one) >= _MIN_SECRET), key=len, reverse=True):
         text = text.replace(secret, "…")
-    return text if len(text) <= _MAX_ERROR else f"{text[: _MAX_ERROR - 1]}…"
+    return shortened(text, _MAX_ERROR)
 
 
 def serve(document: dict[str, Any], channel: Channel) -> dict[str, Any]:

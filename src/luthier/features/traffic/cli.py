@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.records.logging_mode import MOST_DAYS_KEPT, Keeping
+from luthier.core.records.logging_mode import MOST_DAYS_KEPT, LoggingMode
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
+from luthier.platform.cli.figures import utc
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from luthier.features.traffic.service import TrafficSummary
 
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="Name or id of the project.")]
-_KEEPS: dict[Keeping, str] = {
+_KEEPS: dict[LoggingMode, str] = {
     "off": "nothing",
     "metadata": "times, sizes, user and outcome; no texts",
     "sampled": "the text of a share, metadata of all",
@@ -29,7 +29,7 @@ _KEEPS: dict[Keeping, str] = {
 
 def policy(
     keep: Annotated[
-        Keeping | None, typer.Option("--keep", help="; ".join(f"{name}: {text}" for name, text in _KEEPS.items()))
+        LoggingMode | None, typer.Option("--keep", help="; ".join(f"{name}: {text}" for name, text in _KEEPS.items()))
     ] = None,
     fraction: Annotated[
         float | None,
@@ -164,7 +164,8 @@ def _show_all(console: Console, found: Sequence[Exchange], counts: TrafficSummar
             who = visible(one.model) + (f" -> {visible(one.target)}" if one.target not in ("", one.model) else "")
             ended = visible(one.finish_reason) if one.status < 400 else f"{one.status} {visible(one.error_code)}"
             tokens = f"{one.num_prompt_tokens:,} + {one.num_new_tokens:,}"
-            table.add_row(_time(one.at), visible(one.exchange_id), who, ended, tokens, f"{one.seconds:.2f}")
+            at = utc(one.at, is_exact=True)
+            table.add_row(at, visible(one.exchange_id), who, ended, tokens, f"{one.seconds:.2f}")
         console.print(table)
     exchanges = counted(counts.num_exchanges, "exchange")
     words = f"{exchanges}, {counts.num_with_text:,} with text, {counts.num_failed:,} failed"
@@ -178,7 +179,7 @@ def _show(console: Console, one: Exchange) -> None:
 
     rows = [(name, str(value)) for name, value in _document(one).items() if value not in (None, "", False)]
     # The stored time is a number of seconds, which is not readable.
-    facts(console, [*(row for row in rows if row[0] != "at"), ("at", f"{_time(one.at)} UTC")])
+    facts(console, [*(row for row in rows if row[0] != "at"), ("at", f"{utc(one.at, is_exact=True)} UTC")])
     if not one.has_text:
         console.print("its text was not stored")
     for message in one.messages or ():
@@ -187,10 +188,6 @@ def _show(console: Console, one: Exchange) -> None:
         console.print(f"\n{visible(str(message.get('role')))}: {visible(str(content))}", soft_wrap=True)
     if one.answer is not None:
         console.print(f"\nanswer: {visible(one.answer)}", soft_wrap=True)
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 COMMANDS: dict[str, Callable[..., Answer]] = {

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.records.logging_mode import MOST_DAYS_KEPT, Keeping
+from luthier.core.records.logging_mode import MOST_DAYS_KEPT, LoggingMode
 from luthier.core.records.traffic import TrafficPolicy
 from luthier.core.text.counted import counted
 from luthier.core.text.written_numbers import typed_number
@@ -28,7 +28,7 @@ PAGE = Page("Traffic", "/settings/traffic", "read", order=80, group="settings")
 
 _ADDRESS: Final = "/settings/traffic"
 _DAY_SECONDS: Final = 86_400
-_KEEPS: Final[tuple[tuple[Keeping, str], ...]] = (
+_KEEPS: Final[tuple[tuple[LoggingMode, str], ...]] = (
     ("off", "nothing is kept"),
     ("metadata", "times, sizes, user and outcome; no texts"),
     ("sampled", "the text of a share, metadata of all"),
@@ -47,7 +47,7 @@ def change(
     request: Request,
     context: HomeContext,
     caller: Admin,
-    keep: Annotated[Keeping, Form()],
+    keep: Annotated[LoggingMode, Form()],
     percent: Annotated[str, Form(max_length=20)] = "",
     mask: Annotated[str, Form(max_length=10)] = "",
     keep_days: Annotated[str, Form(max_length=20)] = "",

@@ -44,7 +44,7 @@ class StoredText(FrozenModel):
     created_at: float = 0.0
 
 
-Kept = TypeVar("Kept", bound=StoredText)
+Stored = TypeVar("Stored", bound=StoredText)
 
 
 def stored_model(name: str) -> str:
@@ -52,14 +52,14 @@ def stored_model(name: str) -> str:
     return fitted(name, _MODEL_CHARACTERS)
 
 
-class StoredTextStore(Store, Generic[Kept]):
+class StoredTextStore(Store, Generic[Stored]):
     """The stored texts of one kind, of all projects. Every method is one short transaction."""
 
     records: ClassVar[RecordTable]  # type: ignore[type-arg]
 
-    def add(self, one: Kept) -> Kept:
+    def add(self, one: Stored) -> Stored:
         """Keep a new one."""
-        made: Kept = self._insert(self.records, one)
+        made: Stored = self._insert(self.records, one)
         return made
 
     def remove(self, project_id: str, key: str) -> None:
@@ -95,7 +95,7 @@ class StoredTextStore(Store, Generic[Kept]):
         since: float | None = None,
         until: float | None = None,
         metadata: Mapping[str, str] | None = None,
-    ) -> list[tuple[int, Kept]]:
+    ) -> list[tuple[int, Stored]]:
         """The next of them, each with the number of its row.
 
         Args:
@@ -134,8 +134,8 @@ class StoredTextStore(Store, Generic[Kept]):
         order: Order = "asc",
         since: float | None = None,
         until: float | None = None,
-        fits: Callable[[Kept], bool] = lambda _: True,
-    ) -> Iterator[Kept]:
+        fits: Callable[[Stored], bool] = lambda _: True,
+    ) -> Iterator[Stored]:
         """All that meet the conditions, read a few at a time.
 
         Args:

@@ -17,6 +17,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
+from luthier.core.registry import STORED
 from luthier.core.run import TrainResult
 from luthier.core.system.files import replace_text
 from luthier.features.planning.service import Prepared, prepare_share
@@ -111,7 +112,7 @@ def train_as_follower(context: Context) -> None:
         if "ended" in document:
             return
         folder = context.settings.run_folder(document["run_id"])
-        prepared = prepare_share(context, Plan.model_validate(document["plan"]))
+        prepared = prepare_share(context, Plan.model_validate(document["plan"], context=STORED))
         train_worker(prepared, silent_hooks(folder), world)
 
 

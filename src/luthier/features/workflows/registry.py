@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from luthier.core.import_string import import_string
+from luthier.core.registry import STORED
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind
 from luthier.platform.workflows.engine import Workflow
 
@@ -31,10 +32,10 @@ def workflow_of(kind: PipelineKind) -> Workflow:
 
 def lines_of(workflow: Workflow, pipeline: Pipeline) -> dict[str, list[str]]:
     """For each stage the reason for an early end, its findings, and the ids of what it made."""
-    specs = {one.name: one for one in workflow.stages(workflow.request.model_validate(pipeline.asked))}
+    specs = {one.name: one for one in workflow.stages(workflow.request.model_validate(pipeline.asked, context=STORED))}
     found = {}
     for stage in pipeline.stages:
-        outcome = specs[stage.name].outcome.model_validate(stage.came)
+        outcome = specs[stage.name].outcome.model_validate(stage.came, context=STORED)
         made = [made_id for _, made_id in outcome.made()]
         found[stage.name] = [*([stage.reason] if stage.reason else []), *outcome.lines(), *made]
     return found

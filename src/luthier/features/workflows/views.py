@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller, project_option
 from luthier.core.errors import NotFoundError
+from luthier.core.registry import STORED
 from luthier.core.system.files import is_held
 from luthier.core.text.printed_commands import in_home
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
@@ -267,7 +267,7 @@ def _status(pipeline: Pipeline, is_at_work: bool) -> Status:
 
 def _stage_view(run: WorkflowRun, spec: StageSpec, stage: Stage, is_at_work: bool, now: float) -> StageView:
     status: Status = "interrupted" if stage.status == "running" and not is_at_work else stage.status
-    outcome = spec.outcome.model_validate(stage.came)
+    outcome = spec.outcome.model_validate(stage.came, context=STORED)
     return StageView(
         name=stage.name,
         about=spec.title,
@@ -387,7 +387,8 @@ def show_all(console: Console, found: Sequence[WorkflowView]) -> None:
     table = make_table(["id", "kind", "asked", "status", "stage", "began", "took"], num_text_columns=6)
     for view in found:
         one = view.pipeline
-        cells = [one.pipeline_id, one.kind, view.asked, view.status, view.stage or "-", _when(one.created_at)]
+        began = f"{figures.utc(one.created_at)} UTC"
+        cells = [one.pipeline_id, one.kind, view.asked, view.status, view.stage or "-", began]
         table.add_row(*(visible(cell) for cell in cells), figures.duration(view.seconds))
     console.print(table)
 
@@ -405,7 +406,7 @@ def show(console: Console, view: WorkflowView, report_path: str | None) -> None:
     left = "" if view.remaining_seconds is None else f"; about {figures.duration(view.remaining_seconds)} left"
     say(f"{one.pipeline_id}: {view.noun}, {view.status}")
     say(f"asked: {view.asked}")
-    say(f"began {_when(one.created_at)}; worked {figures.duration(view.seconds)}{left}")
+    say(f"began {figures.utc(one.created_at)} UTC; worked {figures.duration(view.seconds)}{left}")
     for number, stage in enumerate(view.stages, start=1):
         took = "" if stage.seconds is None else f", {figures.duration(stage.seconds)}"
         say(f"  {number}/{len(view.stages)} {stage.name}: {stage.status}{took}")
@@ -446,7 +447,3 @@ def teller() -> Tell:
         stderr_console().print(visible(line), soft_wrap=True)
 
     return tell
-
-
-def _when(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from luthier.core.text.names import shortened
 from luthier.ml.charts.figures import MINUS
 from luthier.ml.charts.spec import Point, Role, tick_step
 
@@ -124,8 +125,7 @@ def text_width(text: str, size: float = TEXT_PIXELS) -> float:
 
 def short(text: str, most: int = 24) -> str:
     """The text on one line of at most that many characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return shortened(" ".join(text.split()), most)
 
 
 def two_lines(text: str, most: int = 24) -> list[str]:

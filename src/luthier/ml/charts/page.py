@@ -1,8 +1,7 @@
-"""A report page: the template environment, and a chart with its text."""
+"""A report page: the template environment, a chart with its text, and excerpts of long texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,8 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.visible import shown
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
+_FOLD_LINES: Final = 14
+_MAX_CHARACTERS: Final = 6_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,49 @@ class Chart:
     svg: Markup
 
 
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """Text of a model or a person, as much as a page shows.
+
+    Attributes:
+        start: what is shown first.
+        whole: up to 6,000 characters.
+        num_characters: length of the text.
+        num_left_out: characters beyond `whole`.
+    """
+
+    start: str
+    whole: str
+    num_characters: int
+    num_left_out: int
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the start is not the whole."""
+        return len(self.start) < len(self.whole)
+
+
+def fold(text: str, characters: int) -> Excerpt:
+    """Text beyond about `characters` or 14 lines shows its start first; beyond 6,000 the rest is left out.
+
+    How much is left out is in the result, and on the page.
+    """
+    whole = text[:_MAX_CHARACTERS]
+    start = "\n".join(whole.split("\n")[:_FOLD_LINES])[:characters]
+    # A little more than the limit is shown whole: a fold that hides one line is a nuisance.
+    if len(whole) - len(start) < characters // 4 and whole.count("\n") < _FOLD_LINES * 5 // 4:
+        start = whole
+    return Excerpt(start, whole, len(text), len(text) - len(whole))
+
+
 @cache
-def page_environment(templates: Path, fold: Callable[..., Any] | None = None) -> Environment:
+def page_environment(templates: Path) -> Environment:
     """Templates of a report; everything is escaped, and what a browser would hide is made visible.
 
     One for all reports of a folder: it keeps the compiled templates, and compiling them costs more than filling them.
 
     Args:
         templates: the folder that is searched first; then what all reports share (`style.css`).
-        fold: the filter `fold`, which shortens long texts.
     """
     made = Environment(
         loader=FileSystemLoader([templates, TEMPLATES]),
@@ -46,8 +81,7 @@ def page_environment(templates: Path, fold: Callable[..., Any] | None = None) ->
         keep_trailing_newline=True,
     )
     made.filters |= {"plain": figures.plain, "short": figures.short_digest, "drawn_chart": _drawn, "t": _as_it_is}
-    if fold is not None:
-        made.filters["fold"] = fold
+    made.filters["fold"] = fold
     return made
 
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from luthier.core.text.names import shortened
+
 # C0 but tab and line feed, C1, soft hyphen, zero-width and directional marks, line separators, lone surrogates,
 # byte order mark, non-characters.
 _HIDDEN: Final = re.compile(
@@ -38,7 +40,7 @@ _MAX_CHARACTERS: Final = 300
 def text(value: str, limit: int = _MAX_CHARACTERS) -> str:
     """One line that Markdown shows unchanged; longer ones are cut, and hidden characters show as their code points."""
     line = _HIDDEN.sub(lambda match: f"U+{ord(match[0]):04X}", " ".join(value.split()))
-    escaped = _SPECIAL.sub(r"\\\1", line if len(line) <= limit else f"{line[: limit - 1]}…")
+    escaped = _SPECIAL.sub(r"\\\1", shortened(line, limit))
     return _MARKER.sub(r"\1\\\2", escaped)
 
 

@@ -18,7 +18,7 @@ REMEMBERED_SECONDS: Final = 7 * 24 * 3600.0
 MAX_LOOKS_TO_CLOSE: Final = 24
 
 
-class Standing(FrozenModel):
+class AlertState(FrozenModel):
     """The state of a signal between looks.
 
     Attributes:
@@ -42,13 +42,13 @@ class Review:
         opened, closed: names of signals.
     """
 
-    standings: Mapping[str, Standing]
+    standings: Mapping[str, AlertState]
     opened: tuple[str, ...]
     closed: tuple[str, ...]
 
 
 def review_signals(
-    signals: Sequence[Signal], standings: Mapping[str, Standing], *, at: float, rule: AlertRule
+    signals: Sequence[Signal], standings: Mapping[str, AlertState], *, at: float, rule: AlertRule
 ) -> Review:
     """Process one look at all signals of a model.
 
@@ -64,7 +64,7 @@ def review_signals(
     states: dict[str, SignalState] = dict.fromkeys(standings, "steady")
     # Missing signals were set to "steady" above; those of this look replace that.
     states |= {signal.name: signal.state for signal in signals}
-    after = {name: _next(standings.get(name, Standing()), state, at, rule) for name, state in states.items()}
+    after = {name: _next(standings.get(name, AlertState()), state, at, rule) for name, state in states.items()}
     was_open = {name for name, standing in standings.items() if standing.is_open}
     is_open = {name for name, standing in after.items() if standing.is_open}
     kept = {name: standing for name, standing in after.items() if standing.num_changed or standing.opened_at}
@@ -73,14 +73,14 @@ def review_signals(
     )
 
 
-def looks_to_close(standing: Standing, rule: AlertRule) -> int:
+def looks_to_close(standing: AlertState, rule: AlertRule) -> int:
     """How many steady looks in a row close the alert of a signal in this state."""
     times = max(1, len(standing.opened_at))
     # Doubled with each opening. The shift is bounded, since the length of `opened_at` is not.
     return max(rule.close_after, min(MAX_LOOKS_TO_CLOSE, rule.close_after << min(times - 1, 10)))
 
 
-def _next(before: Standing, state: SignalState, at: float, rule: AlertRule) -> Standing:
+def _next(before: AlertState, state: SignalState, at: float, rule: AlertRule) -> AlertState:
     # By distance: where the clock was set back, openings of "the future" are no newer than the past ones.
     recent = tuple(moment for moment in before.opened_at if before.is_open or abs(at - moment) < REMEMBERED_SECONDS)
     now = before.model_copy(update={"opened_at": recent})

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.evaluation import Coverage, LabelConfidence, Metric, ReliabilityBin
-from luthier.core.evaluation_plan import Bar
+from luthier.core.evaluation_plan import SHARES_OF_CORRECT, Bar
 from luthier.core.text.counted import counted
 from luthier.ml.charts.spec import Axis, Mark, OwnName, Plot, Role, Series, points_of
 from luthier.ml.evaluation.metrics.calibration import (
@@ -38,8 +38,6 @@ MIN_ROWS: Final = 20
 """Minimum held-out rows for calibration or a threshold."""
 _FIRST_ROWS: Final = 5
 _MAX_POINTS: Final = 200
-ACCURACIES: Final = ("label_accuracy", "exact_match", "exact_match_ignoring_case")
-"""Metrics whose bar is a label accuracy."""
 
 
 def trained_labels(labels: Sequence[str], training: Sequence[str]) -> tuple[str, ...]:
@@ -143,7 +141,7 @@ def arranged(probabilities: Array, classes: Sequence[str], labelling: Labelling)
 
 def is_accuracy(bar: Bar | None) -> bool:
     """Whether coverage can be computed for this bar."""
-    return bar is not None and bar.metric in ACCURACIES and 0 < bar.value < 1
+    return bar is not None and bar.metric in SHARES_OF_CORRECT and 0 < bar.value < 1
 
 
 def coverage_at(of: LabelConfidence, accuracy: float) -> Coverage:

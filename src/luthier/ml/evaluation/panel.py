@@ -35,7 +35,7 @@ from luthier.core.results.human_eval_report import (
     PanelReport,
     RaterReport,
     ScoreDifference,
-    Standing,
+    SystemStrength,
     WinRate,
 )
 from luthier.core.results.suite import Criterion
@@ -229,7 +229,7 @@ def _ranking(table: RatingsTable) -> dict[str, Any]:
     except RequestError as error:  # systems that were never compared: too few ratings yet
         return {"ranking_caution": f"There is no ranking yet: {error.came}."}
     found = [
-        Standing(system=name, value=one.value, low=_finite(one.low), high=_finite(one.high))
+        SystemStrength(system=name, value=one.value, low=_finite(one.low), high=_finite(one.high))
         for name, one in zip(names, ranking.strengths, strict=True)
     ]
     caution = (

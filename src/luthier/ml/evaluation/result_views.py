@@ -175,7 +175,7 @@ class SampleRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampleFilter:
     """Filter and order of rows. Empty words, kinds and limits do not filter.
 
     Attributes:
@@ -204,7 +204,7 @@ def scored_metrics(evaluation: Evaluation) -> list[str]:
     return sorted(names, key=lambda name: name != first)
 
 
-def choose_rows(evaluation: Evaluation, roles: Roles, choice: Choice) -> list[SampleRow]:
+def choose_rows(evaluation: Evaluation, roles: Roles, choice: SampleFilter) -> list[SampleRow]:
     """The matching rows, in order; rows without a gain come last when ordered by it."""
     found = [row for row in _rows(evaluation, roles, choice.metric) if _fits(row, roles, choice)]
     # Rows are already in file order.
@@ -245,7 +245,7 @@ def _score(sample: Sample | None, metric: str | None) -> float | None:
     return None if sample is None or metric is None else sample.scores.get(metric)
 
 
-def _fits(row: SampleRow, roles: Roles, choice: Choice) -> bool:
+def _fits(row: SampleRow, roles: Roles, choice: SampleFilter) -> bool:
     mine = row.samples.get(roles.candidate)
     score = _score(mine, choice.metric)
     if choice.low is not None and (score is None or score < choice.low):

@@ -9,12 +9,12 @@ from typing import Any
 
 from luthier.core.errors import RequestError
 from luthier.core.graders import LengthPenalty, Reward, RewardMetric
-from luthier.core.ports import Attempt, Grade
+from luthier.core.ports import Grade, Rollout
 from luthier.ml.evaluation.graders import fields_of, make_grader, sentence_bleu
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
 
-Part = Callable[[Attempt, Mapping[str, Any]], float]
+Part = Callable[[Rollout, Mapping[str, Any]], float]
 
 
 def need_answers(rewards: Sequence[Reward]) -> bool:
@@ -42,11 +42,11 @@ class Rewards:
             (name, reward.weight, _part(reward)) for name, reward in zip(names(rewards), rewards, strict=True)
         ]
 
-    def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
+    def __call__(self, attempts: Sequence[Rollout]) -> list[Grade]:
         """One grade per answer, in order."""
         return [self._grade(attempt) for attempt in attempts]
 
-    def _grade(self, attempt: Attempt) -> Grade:
+    def _grade(self, attempt: Rollout) -> Grade:
         item = self._items[attempt.row_id]
         parts = {name: part(attempt, item) for name, _, part in self._parts}
         return Grade(sum(weight * parts[name] for name, weight, _ in self._parts), parts)
@@ -84,7 +84,7 @@ def _metric(name: RewardMetric) -> Part:
             do="choose another metric in objective.rewards",
         )
 
-    def grade(attempt: Attempt, item: Mapping[str, Any]) -> float:
+    def grade(attempt: Rollout, item: Mapping[str, Any]) -> float:
         observed = Observations(outputs=[attempt.text], references=[item["reference"]])
         # Scaled to 0 to 1, so that weights mean the same for all figures.
         return (float(metric.aggregate(metric.statistics(observed)[0])) - lower) / (upper - lower)
@@ -95,7 +95,7 @@ def _metric(name: RewardMetric) -> Part:
 def _length(penalty: LengthPenalty) -> Part:
     over, room = penalty.free_tokens, penalty.max_tokens - penalty.free_tokens
 
-    def grade(attempt: Attempt, item: Mapping[str, Any]) -> float:  # noqa: ARG001 - of any row
+    def grade(attempt: Rollout, item: Mapping[str, Any]) -> float:  # noqa: ARG001 - of any row
         # Falls evenly from 0 at `free_tokens` to -1 at `max_tokens`.
         return -min(1.0, max(0.0, (attempt.num_new_tokens - over) / room))
 

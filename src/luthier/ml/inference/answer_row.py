@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ from luthier.ml.inference.tool_calls.grammars import COMPACT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# At this temperature the softmax is already one-hot; a much smaller one would overflow.
-_GREEDY_BELOW: Final = 1e-4
-
 
 class Sampler:
     """Samples the tokens of one answer. Equal logits, options and seeds give equal tokens.
@@ -44,7 +41,7 @@ class Sampler:
         self._rules = rules
         self._counts: dict[int, int] = {}
         self._generator: torch.Generator | None = None
-        if rules.temperature >= _GREEDY_BELOW and rules.top_p > 0:
+        if not rules.is_greedy:
             self._generator = torch.Generator(device=device)
             # torch takes seeds of 63 bits.
             self._generator.manual_seed((rules.seed + number) % (1 << 63))

@@ -79,7 +79,7 @@ class ScoringPath:
         """One sentence, for logs and cards."""
         text = "its head over the states of many rows" if self.by_head else "its own forward pass, a row at a time"
         if self.by_head and self.shares:
-            text += ", shared beginnings once"
+            text += ", shared prefixes once"
         return f"{text} ({self.reason})" if self.reason else text
 
 

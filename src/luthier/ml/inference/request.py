@@ -266,20 +266,20 @@ class PrefillTurns:
 
 
 def next_prefill_batch(
-    first: QueuedPrompt, arrivals: Sequence[QueuedPrompt], fits: Callable[[int], bool], max_rows: int
+    first: QueuedPrompt, queue: Sequence[QueuedPrompt], fits: Callable[[int], bool], max_rows: int
 ) -> list[QueuedPrompt]:
     """The next request, and requests of similar length to prefill with it.
 
     Args:
         first: the next request.
-        arrivals: the queue including `first`, without requests that cannot share its batch.
+        queue: the waiting requests with `first`, without those that cannot share its batch.
         fits: whether rows of that many tokens can be padded.
         max_rows: of a batch.
     """
     # A long prompt is processed alone: its cache has a different length, and parts of others would delay it.
     if first.prefix is not None or first.next_part():
         return [first]
-    fitting = [one for one in arrivals if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
+    fitting = [one for one in queue if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
     if first not in fitting:
         return [first]
     parts = length_batches([one.num_remaining for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)

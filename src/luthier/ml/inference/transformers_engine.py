@@ -19,7 +19,6 @@ from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_gene
 from luthier.ml.inference.batches import Shared, shared_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
 from luthier.ml.inference.engine_prompts import prompts_with_tools, rewritten, text_of
-from luthier.ml.inference.kept_answers import KeptAnswers, continuations_of
 from luthier.ml.inference.likelihood import SCORES, ScoreBatches, Scorer, shared_states
 from luthier.ml.inference.models.architecture import context_tokens, padding_id
 from luthier.ml.inference.models.attention_proof import why_eager
@@ -30,6 +29,7 @@ from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.thinking import ThoughtAndAnswer
 from luthier.ml.inference.side_by_side import BatchRunner, Form, SideBySide, can_fork, one_after_another
+from luthier.ml.inference.stored_answers import StoredAnswers, continuations_of
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.tool_calls.forms import form_of
 
@@ -61,8 +61,8 @@ class TransformersEngine:
         share_prefix: whether what all prompts of a call begin with is computed once.
         num_workers: processes that compute the batches of a call side by side, each with one thread, on a CPU alone
             (`side_by_side`); they are forked by the thread that calls. 1 computes them here, with all threads.
-        kept_answers: where the answers of each call are stored batch by batch, so that a later process which makes the
-            same call computes the other batches alone, with the same result; None stores none.
+        stored_answers: stores the answers of each call batch by batch, so that a later process which makes the same
+            call computes the other batches alone, with the same result; None stores none.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TransformersEngine:
         self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
         self.num_workers = 1
-        self.kept_answers: KeptAnswers | None = None
+        self.stored_answers: StoredAnswers | None = None
         self._notes: dict[str, None] = {}
         # Recorded for the report: eager attention is slower, and the user should see why it was chosen.
         reason = why_eager(self._causal)
@@ -177,7 +177,7 @@ class TransformersEngine:
         if not requests:
             return []
         decoder = self.open_decoder()
-        known, keep = continuations_of(self.kept_answers, prompts)
+        known, keep = continuations_of(self.stored_answers, prompts)
         with progress.task("Writing answers", len(requests), "answers", done=len(known)) as task:
             found = batch_generate(
                 decoder,

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.recipe import LayersRecipe
+from luthier.core.registry import OBJECTIVES
 from luthier.core.text.suggest import suggest_ids
 from luthier.ml.inference.models.structure import LinearLayer, Role, Structure
+from luthier.ml.training.objectives.rules import rules_of
 
 if TYPE_CHECKING:
     from luthier.core.system.bounded_regex import BoundedPattern
@@ -27,8 +29,6 @@ _LEFT_OUT: Final[dict[Role, str]] = {
     "kernel": "matrices that other code reads past their module, where an adapter would be ignored",
     "outside": "matrices outside the language model, which text does not go through",
 }
-_WITH_ADAPTED_HEAD: Final = ("sft", "pretraining", "distillation", "dpo", "ipo", "orpo", "kto", "simpo")
-"""Objectives whose loss takes the head as the method gives it (`TrainableModel.logit_parts`)."""
 _PATTERN: Final = "re:"
 _ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
 
@@ -213,10 +213,11 @@ def refuse_adapted_head(structure: Structure, targets: Sequence[str], objective:
     """Raise RecipeError where the head carries an adapter that the loss of the objective would not see."""
     # The head comes last, behind the embeddings.
     head = structure.outer_layers[-1:]
-    if objective not in _WITH_ADAPTED_HEAD and any(_matches(layer, t) for layer in head for t in targets):
+    if any(_matches(layer, t) for layer in head for t in targets) and not rules_of(objective).takes_adapted_head:
+        others = ", ".join(name for name, one in OBJECTIVES.declarations().items() if one.takes_adapted_head)
         raise RecipeError(
             f"objective {objective} with an adapter on {head[0].name}",
-            expected=f"{', '.join(_WITH_ADAPTED_HEAD)}: other losses are computed from the head of the base",
+            expected=f"{others}: other losses are computed from the head of the base",
             do=f"leave {head[0].name} out of method.targets",
         )
 

@@ -43,7 +43,7 @@ class Batches:
         length: padded length of a row, weighted by its tokens.
         num_micro_batches: of all devices together.
         num_learned: tokens that a loss is computed at.
-        shared_keys: most keys that a token of a micro-batch with common beginnings meets on average, 0 where nothing is
+        shared_keys: most keys that a token of a micro-batch with common prefixes meets on average, 0 where nothing is
             shared.
         shared_kept_keys: of these, those whose probabilities a CPU keeps.
     """
@@ -79,20 +79,20 @@ def splits_by_length(objective: ObjectivePlan) -> bool:
     return rules_of(objective.name).splits_by_length and objective.router_aux_loss is None
 
 
-def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = (), *, apart: bool = False) -> int:
+def num_computed_tokens(lengths: Sequence[int], prefixes: Sequence[int] = (), *, apart: bool = False) -> int:
     """Tokens that go through the model in a micro-batch whose rows have these lengths.
 
     Args:
         lengths: tokens of each row.
-        beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
+        prefixes: tokens that equally many rows after one another begin with, computed once for them, with no padding
             anywhere; none for plain rows, which are padded to the longest.
         apart: whether plain rows of two lengths go through the model apart (`splits_by_length`).
     """
-    if not beginnings:
+    if not prefixes:
         groups = in_two_lengths(lengths) if apart else [range(len(lengths))]
         return sum(max(lengths[i] for i in group) * len(group) for group in groups)
     # Rows of one group follow each other; its beginning is counted once instead of once a row.
-    return sum(lengths) - (len(lengths) // len(beginnings) - 1) * sum(beginnings)
+    return sum(lengths) - (len(lengths) // len(prefixes) - 1) * sum(prefixes)
 
 
 def batches_of(
@@ -107,7 +107,7 @@ def batches_of(
     Args:
         steps: for each step and micro-batch the lengths of its rows, in tokens.
         learned_fraction: learned tokens as a share of all tokens.
-        shared: for each step and micro-batch the tokens of the beginnings that are computed once
+        shared: for each step and micro-batch the tokens of the prefixes that are computed once
             (`num_computed_tokens`); None where nothing is shared.
         apart: whether plain rows of two lengths go through the model apart.
 
@@ -117,8 +117,8 @@ def batches_of(
     tokens = computed = weighted = shared_keys = shared_kept_keys = 0.0
     shapes: set[tuple[int, int]] = set()
     num_steps = num_micro = 0
-    beginnings: Iterable[Iterable[Sequence[int]]] = repeat(repeat(())) if shared is None else shared
-    for micro_batches, prefixes in zip(steps, beginnings, strict=False):
+    of_steps: Iterable[Iterable[Sequence[int]]] = repeat(repeat(())) if shared is None else shared
+    for micro_batches, prefixes in zip(steps, of_steps, strict=False):
         num_steps += 1
         for lengths, prefix in zip(micro_batches, prefixes, strict=False):
             longest = max(lengths)
@@ -128,7 +128,7 @@ def batches_of(
             weighted += size * longest
             met, kept = _shared_keys(lengths, prefix)
             shared_keys, shared_kept_keys = max(shared_keys, met / size), max(shared_kept_keys, kept / size)
-            # Shared beginnings and two lengths leave rows of unequal parts: the mean replaces their padded length.
+            # Shared prefixes and two lengths leave rows of unequal parts: the mean replaces their padded length.
             shapes.add((len(lengths), math.ceil(size / len(lengths))))
     if not computed:
         raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")
@@ -154,15 +154,15 @@ def blocked_keys(length: float) -> float:
     return (BLOCK_TOKENS**2 * whole * (whole + 1) / 2 + rest * length) / length
 
 
-def _shared_keys(lengths: Sequence[int], beginnings: Sequence[int]) -> tuple[float, float]:
+def _shared_keys(lengths: Sequence[int], prefixes: Sequence[int]) -> tuple[float, float]:
     """Keys met by all tokens of a micro-batch together, in attention's padding, and those of kept probabilities."""
-    if not any(beginnings):
+    if not any(prefixes):
         return 0.0, 0.0
-    num_suffixes = len(lengths) // len(beginnings)
-    before = max(beginnings)
+    num_suffixes = len(lengths) // len(prefixes)
+    before = max(prefixes)
     # Suffixes are padded to the longest one, and attend to the longest beginning before them.
-    own = max(length - beginnings[number // num_suffixes] for number, length in enumerate(lengths))
-    first = len(beginnings) * before * blocked_keys(before)
+    own = max(length - prefixes[number // num_suffixes] for number, length in enumerate(lengths))
+    first = len(prefixes) * before * blocked_keys(before)
     others = len(lengths) * own * (before + own)
     kept = first * (before <= KEPT_MAX_TOKENS) + others * (before + own <= KEPT_MAX_TOKENS)
     return float(first + others), float(kept)

@@ -14,6 +14,7 @@ from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import DataPlan, ObjectivePlan, Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch, TrainingRecipe
+from luthier.core.registry import METHODS
 from luthier.core.system.facilities import can_fork
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
@@ -24,6 +25,7 @@ from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.prompt_variants import in_order
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import Workload, workload_of
+from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
 
 if TYPE_CHECKING:
@@ -32,10 +34,6 @@ if TYPE_CHECKING:
 COMPILE_SECONDS: Final = 180.0
 """What compiling the layers of a model is assumed to take, forward and backward, once a run: it was not measured
 on an accelerator for this project, so a run must be predicted to gain more than that."""
-
-COMPILED_METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora")
-"""Methods whose matrices a compiler sees through; others would have it compile every layer by itself."""
-
 
 _EACH_CORE: Final = (
     "each core computes its own micro-batches, in steps and validations, with one thread: none waits for another"
@@ -207,10 +205,11 @@ def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
             expected="an objective that learns from given rows: writing answers would compile the layers each time",
             do="remove training.compile",
         )
-    if asked is True and plan.method.name not in COMPILED_METHODS:
+    if asked is True and not method_rules(plan.method.name).can_be_compiled:
+        compiled = ", ".join(name for name, rules in METHODS.declarations().items() if rules.can_be_compiled)
         raise RecipeError(
             f"training.compile is true with method {plan.method.name}",
-            expected=f"one of the methods {', '.join(COMPILED_METHODS)}",
+            expected=f"one of the methods {compiled}",
             do="remove training.compile, or choose one of these methods",
         )
     if asked is True and plan.method.expert_targets:
@@ -255,7 +254,7 @@ def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, s
         return False, "a compiler does not see through experts: which one a token meets is known only as it runs"
     if plan.objective.router_aux_loss is not None:
         return False, "the loss of the routers reads their logits out of the layers"
-    if plan.method.name not in COMPILED_METHODS:
+    if not method_rules(plan.method.name).can_be_compiled:
         return False, f"a compiler does not see through the matrices of method {plan.method.name}"
     try:
         device = this_machine(hardware)

@@ -11,6 +11,7 @@ from luthier.core.plan import AveragePlan, OptimizerPlan
 from luthier.core.recipe import AverageRecipe, OptimizerRecipe
 from luthier.ml.planning import defaults
 from luthier.ml.planning.defaults import Provenance
+from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.optimizers.rules import rules_of
 
 
@@ -121,16 +122,16 @@ def resolve_average(
     """How the weights are averaged, or None.
 
     Raises:
-        RecipeError: settings of the other kind, an average that would begin after the last step, and AdaLoRA: an
-            average over steps with different ranks has ranks that were switched off.
+        RecipeError: settings of the other kind, an average that would begin after the last step, or a method whose
+            weights cannot be averaged.
     """
     if recipe is None:
         sources.note("training.average", "default", "off: the weights of the best step count (docs/regularisation.md)")
         return None
-    if method == "adalora":
+    if why := method_rules(method).not_averaged:
         raise RecipeError(
-            f"training.average {recipe.kind} with method adalora",
-            expected="another method: an average over the steps would bring back ranks that are switched off",
+            f"training.average {recipe.kind} with method {method}",
+            expected=f"another method: {why}",
             do="remove training.average, or take lora",
         )
     given = [name for name in ("decay", "from_step", "every_steps") if getattr(recipe, name) is not None]

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from luthier.core.aliases import new_key, stored_key, typed_key
 from luthier.core.errors import RequestError, validation_reason
 from luthier.core.plan import Plan
+from luthier.core.registry import METHODS
 from luthier.core.workflows.study import ALPHA_OVER_RANK, DATA_FRACTION, Parameter, Plain, Space, StartPoint, Values
 
 LOW_RANK: Final = ("lora", "rslora", "dora", "loraplus", "qlora")
@@ -69,8 +70,8 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
         Parameter(name="training.warmup_fraction", kind="choice", choices=(0.0, 0.03, 0.1), why="how it begins"),
         Parameter(name="training.weight_decay", kind="choice", choices=(0.0, 0.01, 0.1), why="against overfitting"),
     ]
-    # Those that take dropout; but rank and schedule of the last three are left as they are.
-    if method.name in (*LOW_RANK, "pissa", "olora", "adalora"):
+    rules = METHODS.find(method.name)
+    if rules is not None and "dropout" in rules.settings:
         found.append(
             Parameter(name="method.dropout", kind="choice", choices=(0.0, 0.05, 0.1, 0.2), why="against overfitting")
         )

@@ -18,6 +18,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, MachineSampled, RunStarted, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, TrainResult
+from luthier.core.text.names import shortened
 from luthier.ml.tracking.protocol import Parameter, Point
 
 _MEBIBYTE: Final = 1 << 20
@@ -167,7 +168,7 @@ def _parameter(value: Any) -> Parameter:
         return value
     shown = _without_folders(value)
     text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+    return shortened(text, MAX_TEXT)
 
 
 def _without_folders(value: Any) -> Any:

@@ -14,11 +14,11 @@ from luthier.core.events import Event, StepDone, ValidationDone, comparable_loss
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
 from luthier.core.run import Fit, Remedy
+from luthier.ml.training.methods.rules import rules_of
 
 _FEW_ROWS: Final = 2000
 _MAX_DROPOUT: Final = 0.3
 _SMALL_RANK: Final = 8
-_NOT_ADAPTED: Final = ("full", "ia3", "prompt_tuning")
 
 
 def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ...]:
@@ -72,11 +72,12 @@ def _held_back(plan: Plan) -> list[Remedy]:
 
     Label smoothing is not listed: it raises the loss that this advice is about (docs/benchmarks.md).
     """
-    training, method, found = plan.training, plan.method, list[Remedy]()
+    training, method, rules = plan.training, plan.method, rules_of(plan.method.name)
+    found = list[Remedy]()
     if not training.neftune_alpha:
         text = "Put noise on the embeddings (NEFTune), so that no row is ever seen twice."
         found.append(Remedy(text=text, settings=("training.neftune_alpha=5",)))
-    if method.name not in _NOT_ADAPTED and method.dropout < _MAX_DROPOUT:
+    if "dropout" in rules.settings and method.dropout < _MAX_DROPOUT:
         # At least 0.1: less has no effect that a validation set could show.
         more = min(_MAX_DROPOUT, max(0.1, 2 * method.dropout))
         text = f"Raise dropout from {method.dropout:g} to {more:g}."
@@ -86,7 +87,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
         half, alpha = method.rank // 2, method.alpha / method.rank * (method.rank // 2)
         text = f"Reduce its capacity: rank {half} instead of {method.rank}, at the same scale."
         found.append(Remedy(text=text, settings=(f"method.rank={half}", f"method.alpha={alpha:g}")))
-    if training.average is None and method.name != "adalora":
+    if training.average is None and not rules.not_averaged:
         text = "Average the weights over the steps: what is kept is smoother than any one step."
         found.append(Remedy(text=text, settings=("training.average.kind=ema",)))
     if not training.weight_decay and method.name != "ia3":  # its factors never decay
@@ -106,7 +107,7 @@ def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
     found = [Remedy(text=f"Train longer: twice the {training.num_steps:,} steps.", settings=(more,))]
     text = f"Or use larger steps: twice the learning rate of {training.learning_rate:g}."
     found.append(Remedy(text=text, settings=(f"training.learning_rate={2 * training.learning_rate:g}",)))
-    if method.name not in _NOT_ADAPTED and method.dropout > 0:
+    if method.dropout > 0:
         text = f"Remove the dropout of {method.dropout:g}: nothing was memorised."
         found.append(Remedy(text=text, settings=("method.dropout=0",)))
     return tuple(found)
@@ -124,7 +125,7 @@ def for_astray(plan: Plan) -> tuple[Remedy, ...]:
     if training.schedule == "constant":
         text = "Let the learning rate fall towards the end: it was constant."
         found.append(Remedy(text=text, settings=("training.lr_schedule=cosine",)))
-    if training.average is None and plan.method.name != "adalora":
+    if training.average is None and not rules_of(plan.method.name).not_averaged:
         text = "Average the weights over the steps: it evens out steps that go to and fro."
         found.append(Remedy(text=text, settings=("training.average.kind=ema",)))
     return tuple(found)

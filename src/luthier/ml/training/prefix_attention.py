@@ -47,7 +47,7 @@ class PrefixLayout:
         num_groups, num = len(self.prefix_tokens), len(self.suffix_tokens)
         if not num or num % num_groups or min(self.suffix_tokens) < 1 or min(self.prefix_tokens) < 0:
             raise ValueError(
-                f"{num_groups} beginnings of {self.prefix_tokens} tokens with {num} suffixes of {self.suffix_tokens}: "
+                f"{num_groups} prefixes of {self.prefix_tokens} tokens with {num} suffixes of {self.suffix_tokens}: "
                 "each beginning needs equally many suffixes, of one token or more"
             )
 

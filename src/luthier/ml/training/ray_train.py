@@ -71,7 +71,7 @@ def fit(
     on_gpus: bool,
     cpus_per_worker: int,
     take: Answer,
-    listening: Callable[[], AbstractContextManager[Callable[[], str | None]]],
+    stop_signals: Callable[[], AbstractContextManager[Callable[[], str | None]]],
 ) -> None:
     """Call `work(job, answer, stop)` in each of `num_workers` processes of the cluster that this machine belongs to.
 
@@ -83,8 +83,8 @@ def fit(
         on_gpus: whether each process gets a GPU.
         cpus_per_worker: CPU cores that Ray reserves for each process.
         take: called with each answer, in this thread.
-        listening: entered after Ray has started, since Ray installs its own signal handlers; yields a function that is
-            called a few times per second and returns the reason to stop, if any, which is passed on to the workers.
+        stop_signals: entered after Ray has started, since Ray installs its own signal handlers; yields a function that
+            is called a few times per second and returns the reason to stop, if any, which is passed on to the workers.
 
     Raises:
         RequestError: Ray is not installed.
@@ -115,7 +115,7 @@ def fit(
         # fit() blocks: the main thread stays free for signals, and for passing answers on.
         thread = start_daemon(run, "ray-train")
         has_sent_stop = has_ended = False
-        with listening() as stop_requested:
+        with stop_signals() as stop_requested:
             while not has_ended:
                 thread.join(_LOOK_SECONDS)
                 # Read before the last `take`: answers that came with the end are still delivered.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.text.byte_sizes import size as size
@@ -31,6 +32,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def utc(moment: float, *, is_exact: bool = False) -> str:
+    """`2026-11-25 09:30`, exact `2026-11-25 09:30:12`: seconds since 1970 as a time in UTC; say so beside it."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S" if is_exact else "%Y-%m-%d %H:%M")
 
 
 def usd(amount: float) -> str:

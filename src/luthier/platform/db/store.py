@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import LuthierError, NotFoundError
+from luthier.core.registry import STORED
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
 
@@ -63,7 +64,7 @@ def json_of(model: type[BaseModel]) -> Codec:
     """The codec of an optional model as JSON text, NULL for None."""
     return Codec(
         lambda value: None if value is None else value.model_dump_json(),
-        lambda text: None if text is None else model.model_validate_json(text),
+        lambda text: None if text is None else model.model_validate_json(text, context=STORED),
     )
 
 
@@ -148,7 +149,7 @@ class RecordTable(Generic[Record]):
             loaded = {self._fields[name]: codec.load(row[name]) for name, codec in self._codecs.items()}
             return self.record(**(values | loaded))
         assert issubclass(self.record, BaseModel)
-        record = self.record.model_validate_json(row["document"])
+        record = self.record.model_validate_json(row["document"], context=STORED)
         # Columns change without rewriting the document, so where both have a value the column's counts.
         changed = {name: row[name] for name in self.overlay}
         return record.model_copy(update=changed) if changed else record

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from luthier.features.traffic.stored_completions import StoredCompletionStore
     from luthier.features.traffic.stored_responses import StoredResponseStore
     from luthier.features.workflows.store import PipelineStore
-    from luthier.ml.inference.kept_answers import AnswerFile
+    from luthier.ml.inference.stored_answers import AnswerFile
     from luthier.platform.audit_log.service import AuditLogStore
     from luthier.platform.auth.invitations_store import InvitationStore
     from luthier.platform.auth.members_store import MemberStore
@@ -182,7 +182,7 @@ class Context:
         self.settings, self.progress = settings, progress
         self._patience_seconds = database_patience_seconds
         self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
-        self.kept_answers: AnswerFile | None = None  # where a job that evaluates stores answers as they come
+        self.stored_answers: AnswerFile | None = None  # where a job that evaluates stores answers as they come
         self.owner_project_id: str | None = None  # whose runs are begun here, where they have no job of their own
         # Called before each stage and trial; raises NotAllowedError where who started a job may no longer do it.
         self.check_access: Callable[[], None] = lambda: None

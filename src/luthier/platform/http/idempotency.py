@@ -37,7 +37,7 @@ TAKE_OVER_SECONDS: Final = 60.0
 """Longer than any work that is done behind such a key may take."""
 
 
-class Turn(FrozenModel):
+class IdempotencyDecision(FrozenModel):
     """What a request with an idempotency key has to do.
 
     Attributes:
@@ -59,13 +59,13 @@ class Turn(FrozenModel):
 class IdempotencyStore(Store):
     """The idempotency keys of one database."""
 
-    def begin(self, project_id: str, key: str, request_sha256: str) -> Turn:
+    def begin(self, project_id: str, key: str, request_sha256: str) -> IdempotencyDecision:
         """Ask whose turn it is."""
         with self._write() as connection:
             now = self._database.clock(connection)
             is_it = _is(project_id, key)
             row = connection.execute(select(table).where(is_it)).mappings().first()
-            mine = Turn(kind="work", ticket=now)
+            mine = IdempotencyDecision(kind="work", ticket=now)
             if row is None:
                 values = {"project_id": project_id, "key": key, "request_sha256": request_sha256, "created_at": now}
                 connection.execute(insert(table).values(**values))
@@ -75,15 +75,15 @@ class IdempotencyStore(Store):
             if row["status"] is None and age < -SLACK_SECONDS:
                 is_over = True  # the clock was set back since: its own time to be taken over is hours away
             if row["request_sha256"] != request_sha256 and not is_over:
-                return Turn(kind="other")
+                return IdempotencyDecision(kind="other")
             if is_over:
                 # The new time is the new ticket: the one who held it before can neither finish nor forget the row now.
                 values = {"request_sha256": request_sha256, "created_at": now, "status": None, "answer": None}
                 connection.execute(update(table).where(is_it).values(**values))
                 return mine
             if row["status"] is None:
-                return Turn(kind="wait", seconds=TAKE_OVER_SECONDS - age)
-            return Turn(kind="replay", status=row["status"], answer=row["answer"])
+                return IdempotencyDecision(kind="wait", seconds=TAKE_OVER_SECONDS - age)
+            return IdempotencyDecision(kind="replay", status=row["status"], answer=row["answer"])
 
     def finish(self, project_id: str, key: str, ticket: float, *, status: int, answer: str) -> None:
         """Store the answer; without effect where another request has taken the work over.
@@ -193,7 +193,9 @@ def once(request: Request, caller: Caller, context: Context, work: Callable[[], 
     return _answer_to(key, turn)
 
 
-def _done(context: Context, name: tuple[str, str], turn: Turn, work: Callable[[], Any], status_code: int) -> Response:
+def _done(
+    context: Context, name: tuple[str, str], turn: IdempotencyDecision, work: Callable[[], Any], status_code: int
+) -> Response:
     try:
         made = work()
         answer = made if isinstance(made, Response) else JSONResponse(jsonable_encoder(made), status_code=status_code)
@@ -217,7 +219,7 @@ def _write_down(how_it_ended: Callable[[], None]) -> None:
         log.warning("what came of a request with an Idempotency-Key is not kept: %s", error.came)
 
 
-def _answer_to(key: str, turn: Turn) -> Response:
+def _answer_to(key: str, turn: IdempotencyDecision) -> Response:
     if turn.kind == "replay":
         return Response(
             turn.answer,

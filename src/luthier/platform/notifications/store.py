@@ -89,7 +89,7 @@ class DueDelivery(FrozenModel):
 
 _KEPT_SECONDS: Final = 30 * 24 * 3600.0
 _MOST_AT_ONCE: Final = 500
-_IS_UNTOLD: Final = jobs.c.status.in_(ENDED) & (jobs.c.announced == 0)
+_IS_UNANNOUNCED: Final = jobs.c.status.in_(ENDED) & (jobs.c.announced == 0)
 _WEBHOOKS: Final = RecordTable(
     webhooks,
     Webhook,
@@ -177,13 +177,13 @@ class WebhookStore(Store):
         A job that was resumed after its end ends a second time, and is announced a second time.
         """
         with self._database.read() as connection:
-            to_do = select(jobs.c.number).where(_IS_UNTOLD).limit(1)
+            to_do = select(jobs.c.number).where(_IS_UNANNOUNCED).limit(1)
             # Looked at every second: a read does not take the turn of a writer.
             if connection.execute(to_do).first() is None:
                 return 0
         with self._write() as connection:
             now = self._database.clock(connection)
-            ended = select(jobs).where(_IS_UNTOLD).order_by(jobs.c.number).limit(_MOST_AT_ONCE)
+            ended = select(jobs).where(_IS_UNANNOUNCED).order_by(jobs.c.number).limit(_MOST_AT_ONCE)
             # Announced here and nowhere else, in the transaction that inserts the messages: each end exactly once.
             rows = connection.execute(ended.with_for_update(skip_locked=True)).mappings().all()
             hooks = connection.execute(

@@ -25,6 +25,7 @@ from luthier.core.aliases import command_of
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document, sha256_file
+from luthier.core.registry import STORED
 from luthier.core.system.files import file_lock
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.platform.home.context import Context
@@ -205,7 +206,7 @@ class WorkflowRun:
 
     def __post_init__(self) -> None:
         if self.spec is None:
-            self.spec = self.workflow.request.model_validate(self.pipeline.asked)
+            self.spec = self.workflow.request.model_validate(self.pipeline.asked, context=STORED)
 
     @property
     def id(self) -> str:
@@ -234,7 +235,7 @@ class WorkflowRun:
             name: Of the stage.
             kind: The type of its result.
         """
-        return kind.model_validate(self.pipeline.came(name))
+        return kind.model_validate(self.pipeline.came(name), context=STORED)
 
 
 def silent(_pipeline: Pipeline, _stage: Stage) -> None:

@@ -170,7 +170,7 @@ def test_a_model_that_writes_nothing_usable_is_shown_with_what_it_wrote(
 def test_a_model_of_this_machine_writes_and_no_path_of_it_is_shown(
     context: Context, version: DatasetVersion, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthesis_job, "MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr(synthesis_job, "SYNTHESIS_TOKENS", 8)
     sources.pull(str(tiny_model), context.home, context.progress)
     (found,) = questions.teachers(context)
     assert (found.value, found.is_here, found.address) == (f"model:{tiny_model.name}", True, "")

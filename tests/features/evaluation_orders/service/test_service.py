@@ -31,8 +31,8 @@ from luthier.features.recipes.service import load_recipe
 from luthier.features.runs.views import read_evaluation
 from luthier.features.training import jobs
 from luthier.ml.inference.decode import Decoder
-from luthier.ml.inference.kept_answers import AnswerFile
 from luthier.ml.inference.models import sources
+from luthier.ml.inference.stored_answers import AnswerFile
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context

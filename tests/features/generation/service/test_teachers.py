@@ -11,10 +11,10 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.features.generation.engines import BatchUse, api_key, find_teacher, parse_address
 from luthier.features.models.service import pull_model
-from luthier.ml.inference.fake import FakeEngine
 from luthier.ml.inference.models import sources
 from luthier.ml.inference.openai.http import OpenAIHttpEngine
 from luthier.platform.home.context import Context
+from luthier.testing.fake_engine import FakeEngine
 from luthier.testing.records import RUN_ID, make_plan, make_record, make_result
 
 PROMPT = Prompt(text="Once", max_new_tokens=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.features.inbox.service.test_service import correct, member
@@ -20,6 +21,7 @@ def test_the_inbox_by_commands(luthier, home: Path) -> None:  # type: ignore[no-
     assert "2999-12-31" in luthier("inbox", "list", "--for", "Ben").out
     assert luthier("inbox", "list", "--for", "Cleo", "--json").document == []
     assert luthier("inbox", "snooze", entry["id"], "3d", "--json").document["status"] == "snoozed"
+    assert re.search(r"hidden until \d{4}-\d\d-\d\d \d\d:\d\d UTC", luthier("inbox", "snooze", entry["id"], "3d").out)
     assert "nothing is done" in luthier("inbox", "list", "--show", "done").out
     assert "open again" in luthier("inbox", "reopen", entry["id"]).out
     assert luthier("inbox", "done", entry["id"], "--json").document["status"] == "done"

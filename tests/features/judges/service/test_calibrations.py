@@ -14,8 +14,8 @@ from luthier.core.results.human_eval import RatingsTable
 from luthier.features.judges import service
 from luthier.features.judges.service import calibrate, calibrations, is_calibrated
 from luthier.ml.evaluation.judge import verdicts
-from luthier.ml.inference.fake import FakeEngine
 from luthier.platform.home.context import Context
+from luthier.testing.fake_engine import FakeEngine
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
 from luthier.testing.records import add_run
 

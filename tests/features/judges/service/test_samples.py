@@ -12,7 +12,7 @@ from luthier.features.judges import service as judges
 from luthier.features.judges.service import judged_by
 from luthier.features.monitoring import service as monitoring
 from luthier.ml.drift.traffic.files import SCHEMA
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 FRAME_AT = 1_000.0
 

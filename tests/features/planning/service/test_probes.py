@@ -75,7 +75,7 @@ def test_the_steps_of_a_probe_are_the_plans_own(prepared: Prepared) -> None:
             assert all(row in rows for row in probed)
             assert all(batch.num_computed <= training.micro_batch_tokens for batch in step)
         # every row begins with the same system turn
-        assert shares_prefix == any(batch.beginnings for step in steps for batch in step)
+        assert shares_prefix == any(batch.prefixes for step in steps for batch in step)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -122,3 +123,16 @@ def test_another_optimizer_or_objective_drops_what_it_would_refuse() -> None:
     one_value |= {"evaluation.good_enough.metric": "bleu", "data.canaries.num": ""}
     keys = read_form(one_value, {}).keys
     assert keys == {"evaluation": {"good_enough": {"value": 0.9, "metric": "bleu"}}, "data": {"train": "f"}}
+
+
+def test_an_objective_of_a_package_keeps_its_teacher_and_its_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = replace(OBJECTIVES["distillation"], implementation="", settings={"rewards": (None, "what is graded")})
+    monkeypatch.setitem(OBJECTIVES, "theirs", theirs)
+    text = "objective: {name: theirs, teacher: large, rewards: [{metric: bleu, weight: 1.0}]}\n"
+    draft = read_form({"text": text, "side": "fields", "objective.name": "theirs"}, {})
+    assert draft.keys == {
+        "objective": {"name": "theirs", "teacher": "large", "rewards": [{"metric": "bleu", "weight": 1.0}]}
+    }
+    assert draft.objective is theirs
+    keys = read_form({"text": text, "side": "fields", "objective.name": "sft"}, {}).keys
+    assert keys == {"objective": {"name": "sft"}}

@@ -217,6 +217,26 @@ def test_what_is_wrong_is_shown_where_it_belongs(
         assert post(one, text=text, side="text").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("wrong", "place"),
+    [
+        ("base_model: [tiny]", "base_model"),
+        ("base_model: {name: tiny}", "base_model"),
+        ("base_model: tiny\nmethod: {name: [lora]}", "method.name"),
+        ("base_model: tiny\nobjective: {name: {a: b}}", "objective.name"),
+    ],
+)
+def test_a_name_that_is_no_text_is_one_of_the_problems(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]], wrong: str, place: str
+) -> None:
+    one, text = browser("train"), f"{wrong}\ndata: {{train: {dataset[1]}}}\n"
+    for headers in (HTMX, {}):
+        answer = one.post("/runs/new/plan", data={"text": text, "side": "text"}, headers=headers)
+        assert answer.status_code == 200
+        assert place in answer.text
+    assert asked == []
+
+
 def test_another_method_or_objective_drops_what_it_would_refuse(
     browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
 ) -> None:

@@ -21,6 +21,24 @@ def test_loss_comes_first_and_measures_last() -> None:
     assert layout_of(curves) == "loss/minimised,loss/training,loss/validation,token_accuracy/training"
 
 
+def test_the_reward_of_a_metric_has_its_range_as_a_unit() -> None:
+    names = ("reward_token_f1", "reward_spread", "reward", "reward_bleu")
+    charts = run_charts(Curves({(name, "training"): [(1.0, 0.5)] for name in names}), "")
+    assert {chart.key: chart.y.unit for chart in charts if chart.key in names} == {
+        "reward_token_f1": "0 to 1",
+        "reward_spread": "",
+        "reward": "",
+        "reward_bleu": "0 to 1",
+    }
+
+
+def test_a_measure_has_the_title_that_its_objective_gives() -> None:
+    curves = Curves({(name, "training"): [(1.0, 0.5)] for name in ("divergence", "token_accuracy")})
+    for objective, title in (("distillation", "Divergence from the teacher, nats a token"), ("gone", "Divergence")):
+        titles = {chart.key: chart.title for chart in run_charts(curves, "", objective)}
+        assert (titles["divergence"], titles["token_accuracy"]) == (title, "Token accuracy")
+
+
 def test_values_are_short() -> None:
     assert json.dumps(rounded([(1, 0.123456789), (4, 2e-9), (5, 3210.98)])) == "[[1, 0.12346], [4, 2e-09], [5, 3211.0]]"
 

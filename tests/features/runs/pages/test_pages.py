@@ -14,6 +14,7 @@ from luthier.core.access import Caller
 from luthier.core.data_sources import SourceFile, SourcePlan
 from luthier.core.data_stream import Bounds, StreamCounts, StreamPlan
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
+from luthier.core.recipe import ObjectiveRecipe
 from luthier.core.run import Fit, Remedy
 from luthier.core.tracking import TrackerPlan
 from luthier.features.datasets.service import create_dataset, keep_rows
@@ -416,3 +417,23 @@ def test_streamed_rows_are_shown_with_their_interval_and_what_was_read(home: Con
     assert "800 rows were streamed (0 whole epochs); 3 dropped as too long (0.jsonl:7 and 2 more)" in page
     assert f"talks (hub:org/talks): 3 files, streamed, {'0' * 40}" in page
     assert "secret" not in page
+
+
+def test_a_run_with_plug_ins_that_the_server_does_not_have_is_shown(home: Context, browser: Browser) -> None:
+    """As one of a script that registered its own objective and metric: no other process knows them."""
+    plan, name = make_plan(), "focal_of_a_script"
+    changes = {
+        "objective": plan.objective.model_copy(update={"name": name}),
+        "evaluation": plan.evaluation.model_copy(update={"metrics": (name,)}),
+        "recipe": plan.recipe.model_copy(update={"objective": ObjectiveRecipe.model_construct(name=name)}),
+    }
+    record = make_record(status="succeeded", result=make_result())
+    home.runs.create(record, plan.model_copy(update=changes))
+    tell(home, RUN_ID, [make_step(1)])
+    one = browser("read")
+    answer = one.get(f"/runs/{RUN_ID}")
+    assert answer.status_code == 200
+    assert name in answer.text
+    assert one.get("/runs").status_code == 200
+    assert one.get(f"/runs/{RUN_ID}?part=charts", headers=HTMX).status_code == 200
+    assert series_of(one)["points"]

@@ -14,7 +14,7 @@ from luthier.features.datasets.service import add_version, create_dataset, keep_
 from luthier.features.evaluations.store import EvaluationStore
 from luthier.features.runs import views as project_runs
 from luthier.features.runs.entries_store import RunEntryStore
-from luthier.features.runs.state import Judged, asked_of, page_of_runs
+from luthier.features.runs.state import EvaluationCache, asked_of, page_of_runs
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -31,7 +31,7 @@ def test_a_line_says_what_was_trained_on_what_and_how_it_was_judged(context: Con
     tell(context, RUN_ID, events_of(1, 20, 20))
     context.evaluations.save(make_evaluation("eval-20261125-093000-aaaaaa", run_id=RUN_ID, value=0.1))
     context.evaluations.save(make_evaluation("eval-20261125-093000-bbbbbb", run_id=RUN_ID, value=0.7))
-    (row,) = page_of_runs(context, OWN, Judged(context)).rows
+    (row,) = page_of_runs(context, OWN, EvaluationCache(context)).rows
     assert row.dataset is not None
     assert (row.dataset.name, row.dataset.version, row.dataset.dataset_id) == ("Mine", 2, dataset.dataset_id)
     assert (row.base_model, row.method, row.train_file) == ("tiny", "lora", "train.jsonl")
@@ -48,7 +48,7 @@ def test_a_waiting_one_names_its_dataset_by_the_file_that_was_asked_for(context:
     create_dataset(context, OWN, "Mine", file)
     asked = {"base_model": "tiny", "data": {"train": file.file_id}}
     context.jobs.submit(Job(job_id="job-1", kind="train", document={"asked": asked}, run_id=RUN_ID))
-    (row,) = page_of_runs(context, OWN, Judged(context)).rows
+    (row,) = page_of_runs(context, OWN, EvaluationCache(context)).rows
     assert row.dataset is not None
     assert (row.dataset.name, row.base_model) == ("Mine", "tiny")
 
@@ -56,7 +56,7 @@ def test_a_waiting_one_names_its_dataset_by_the_file_that_was_asked_for(context:
 def test_evaluations_are_read_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = add_run(context, "a")
     context.evaluations.save(make_evaluation(run_id=run_id))
-    judged, read, get = Judged(context), list[str](), EvaluationStore.get
+    judged, read, get = EvaluationCache(context), list[str](), EvaluationStore.get
     monkeypatch.setattr(EvaluationStore, "get", lambda store, its_id: (read.append(its_id), get(store, its_id))[1])
     for _ in range(3):
         assert judged.of_runs([run_id])[run_id].verdict is not None
@@ -66,12 +66,12 @@ def test_evaluations_are_read_once(context: Context, monkeypatch: pytest.MonkeyP
 def test_pages_of_one_project(context: Context) -> None:
     for letter in "abc":
         add_run(context, letter)
-    first = page_of_runs(context, OWN, Judged(context), limit=2)
+    first = page_of_runs(context, OWN, EvaluationCache(context), limit=2)
     assert ([row.run_id[-1] for row in first.rows], first.older) == (["c", "b"], "run-20261125-093000-bbbbbb")
-    last = page_of_runs(context, OWN, Judged(context), limit=2, before=first.older)
+    last = page_of_runs(context, OWN, EvaluationCache(context), limit=2, before=first.older)
     assert ([row.run_id[-1] for row in last.rows], last.older) == (["a"], None)
     other = Caller(project_id=create_project(context, "Other").project_id)
-    assert page_of_runs(context, other, Judged(context)).rows == []
+    assert page_of_runs(context, other, EvaluationCache(context)).rows == []
 
 
 @pytest.mark.parametrize(

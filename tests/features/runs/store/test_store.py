@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from luthier.core import registry
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.estimate import Estimate
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
@@ -275,3 +277,33 @@ def test_the_newest_events_of_several_runs(runs: RunStore, run: str, record: Mak
     }
     assert {run_id: runs.last(run_id, "step") for run_id in (run, other)} == {run: step(3), other: step(2)}
     assert runs.newest([], ("step",)) == {}
+
+
+class Absent:
+    """What a script registers: its process alone knows it."""
+
+    name = "absent_plug_in"
+
+
+def test_a_plan_is_read_where_its_plug_ins_are_not_known(
+    runs: RunStore, record: MakeRecord, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    for one in (registry.METRICS, registry.OBJECTIVES, registry.METHODS, registry.OPTIMIZERS):
+        registry.register(one.group, Absent)
+    document = plan.model_dump(mode="json")
+    for section in ("objective", "method"):
+        document[section]["name"] = Absent.name
+        document["recipe"][section] = {"name": Absent.name}
+    document["training"]["optimizer"]["name"] = Absent.name
+    document["recipe"]["training"] = {"optimizer": {"name": Absent.name}}
+    document["evaluation"]["metrics"] = [Absent.name]
+    document["recipe"]["evaluation"] = {"metrics": [Absent.name]}
+    theirs = Plan.model_validate(document)
+    runs.create(record(), theirs)
+    registry._REGISTERED.clear()
+    assert runs.plan(RUN) == theirs
+    assert runs.plan(RUN).hash == theirs.hash
+    assert runs.plan(RUN).objective.loss_unit == "nats a learned token"
+    with pytest.raises(ValidationError, match="not an objective"):
+        Plan.model_validate(document)  # what somebody asks for now is refused

@@ -26,8 +26,8 @@ from luthier.features.recipes.checks import load_mapped
 from luthier.features.serving import shared_engines
 from luthier.features.serving.engine_lending import EngineLending
 from luthier.features.serving.inference_client import InferenceClient
-from luthier.ml.inference.kept_answers import AnswerFile
 from luthier.ml.inference.models import sources
+from luthier.ml.inference.stored_answers import AnswerFile
 from luthier.platform.home.context import Context
 
 SILENT = SilentProgress()
@@ -336,12 +336,12 @@ def test_a_kill_loses_and_doubles_no_answer(job: Context, base: Candidate, serve
         if AnswerFile(path).num_answers == 7:
             raise Killed
 
-    first = SharedEngine(job, base, never, kept_answers=AnswerFile(path).of_engine("tiny"), keep=die)
+    first = SharedEngine(job, base, never, stored_answers=AnswerFile(path).of_engine("tiny"), keep=die)
     with pytest.raises(Killed):
         first.generate(PROMPTS, SILENT)
     # What was under way is cancelled: the server does not write for nobody.
     wait_until(lambda: server.inference_client.num_under_way == 0)
-    again = SharedEngine(job, base, never, kept_answers=AnswerFile(path).of_engine("tiny"))
+    again = SharedEngine(job, base, never, stored_answers=AnswerFile(path).of_engine("tiny"))
     found = again.generate(PROMPTS, SILENT)
     assert again.num_shared == len(PROMPTS) - 7
     assert AnswerFile(path).num_answers == len(PROMPTS)
@@ -361,10 +361,10 @@ def test_stored_answers_count_whichever_engine_goes_on(job: Context, base: Candi
 
         def open_own() -> Any:
             engine = own(base)()
-            engine.kept_answers = kept
+            engine.stored_answers = kept
             return engine
 
-        return SharedEngine(job, base, open_own, kept_answers=kept, keep=keep)
+        return SharedEngine(job, base, open_own, stored_answers=kept, keep=keep)
 
     def die(*_: Any) -> None:
         if AnswerFile(by_server).num_answers == 7:

@@ -10,9 +10,16 @@ import pytest
 
 from luthier.core.errors import OverlongError
 from luthier.core.ports import Generation, Progress, Prompt, SilentProgress
-from luthier.ml.data.synthesis.synthesise import Attempt, Passage, SynthesisOptions, attempts, refused_row_of, row_of
+from luthier.ml.data.synthesis.synthesise import (
+    Passage,
+    SynthesisOptions,
+    SyntheticPair,
+    attempts,
+    refused_row_of,
+    row_of,
+)
 from luthier.ml.inference.engine_wrappers import CachedEngine
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 TEXT = "The front of a violin is made of spruce. The back is made of maple. Stradivari worked in Cremona until 1737."
 
@@ -46,7 +53,7 @@ def run(
     texts: list[str] | None = None,
     judge: CachedEngine | None = None,
     **options: Any,
-) -> list[Attempt]:
+) -> list[SyntheticPair]:
     passages = [Passage(f"rows.jsonl:{n + 1}", text, {"file": "a.md"}) for n, text in enumerate(texts or [TEXT])]
     teacher = engine(reply if callable(reply) else lambda _: reply)
     return list(attempts(passages, teacher, judge, SynthesisOptions(**options), SilentProgress()))

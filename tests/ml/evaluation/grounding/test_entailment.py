@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import pytest
 from tests.vacuous import nonempty
 
+from luthier.core.defaults import SECOND_VERDICT_TOKENS
 from luthier.core.errors import OverlongError
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.ml.evaluation.grounding.claims import Entailment, verdict_in
 from luthier.ml.evaluation.grounding.corpus import Corpus
-from luthier.ml.evaluation.judge.verdicts import ROOMY_TOKENS, VERDICT_TOKENS
-from luthier.ml.inference.fake import FakeEngine
+from luthier.ml.evaluation.judge.verdicts import VERDICT_TOKENS
+from luthier.testing.fake_engine import FakeEngine
 
 CORPUS = Corpus(
     {"a": "W.C.A. § 21-4-12. The employee tells the employer within thirty days."}, forms=("state_statute",)
@@ -106,7 +107,7 @@ def test_a_judge_whose_thought_fills_its_answer_is_asked_again_with_more_room() 
 
     claim = "The employee tells the employer within thirty days."
     assert Entailment(FakeEngine(answer), CORPUS).verdicts([claim]) == [[True]]
-    assert limits == [VERDICT_TOKENS, ROOMY_TOKENS]
+    assert limits == [VERDICT_TOKENS, SECOND_VERDICT_TOKENS]
 
 
 class ShortOfContext(FakeEngine):

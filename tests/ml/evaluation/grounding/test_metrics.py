@@ -22,7 +22,7 @@ from luthier.ml.evaluation.grounding.claims import (
 )
 from luthier.ml.evaluation.grounding.corpus import Corpus
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 CORPUS = Corpus(
     {

@@ -8,7 +8,7 @@ from luthier.core.ports import SilentProgress
 from luthier.core.records.calibration import FEWEST_ITEMS, LOWEST_KAPPA
 from luthier.core.results.human_eval import RatingRow, RatingsTable
 from luthier.ml.evaluation.judge.against_people import Occasion, calibrate, targets_of
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 SILENT = SilentProgress()
 OCCASION = Occasion(

@@ -1,10 +1,11 @@
 import pytest
 
+from luthier.core.defaults import SECOND_VERDICT_TOKENS
 from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.ml.evaluation.judge.verdicts import ROOMY_TOKENS, NoVerdict, ask_judge, read_preference
-from luthier.ml.inference.fake import FakeEngine
+from luthier.ml.evaluation.judge.verdicts import NoVerdict, ask_judge, read_preference
 from luthier.testing.engine_contract import CountingProgress
+from luthier.testing.fake_engine import FakeEngine
 
 SILENT = SilentProgress()
 
@@ -76,7 +77,7 @@ def test_what_was_cut_off_gets_more_room():
 
     prompt = Prompt(text="Which?", max_new_tokens=256)
     assert ask_judge(Moody(answer), [prompt], read_preference, SILENT) == ["B"]
-    assert limits == [256, ROOMY_TOKENS]
+    assert limits == [256, SECOND_VERDICT_TOKENS]
 
 
 def test_nothing_is_asked_where_there_is_nothing_to_ask():

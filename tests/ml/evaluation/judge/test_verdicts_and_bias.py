@@ -9,7 +9,7 @@ from luthier.core.errors import WorkError
 from luthier.core.ports import SilentProgress
 from luthier.ml.evaluation.judge.bias import bias_of, bias_sentences, check_missing, pair_statistics, people_statistics
 from luthier.ml.evaluation.judge.verdicts import NoVerdict, Pair, PairVerdict, judge_answers, judge_pairs
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 SILENT = SilentProgress()
 PAIRS = [Pair(f"question {n}", "good " + "word " * (n % 7), "bad " + "word " * (n % 5)) for n in range(40)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nltk.translate.meteor_score import single_meteor_score
 
 from luthier.core.graders import Reward
-from luthier.core.ports import Attempt
+from luthier.core.ports import Rollout
 from luthier.core.recipe import Recipe
 from luthier.ml.charts.judged_rows import metric_heading
 from luthier.ml.evaluation.metrics.protocol import Observations
@@ -67,7 +67,7 @@ def test_a_recipe_names_it_and_reports_call_it_by_its_title() -> None:
     assert metric_heading("meteor") == "METEOR"
     # as a reward, the reference itself is worth nearly 1: one run is less of a penalty the longer it is
     assert Rewards([Reward.model_validate("meteor")], {"row:1": {"reference": "the front is spruce"}})(
-        [Attempt("row:1", "the front is spruce", 4, True)]
+        [Rollout("row:1", "the front is spruce", 4, True)]
     )[0].reward == pytest.approx(1 - 0.5 / 4**3)
 
 

@@ -97,3 +97,20 @@ def test_a_figure_outside_of_its_bounds_is_refused(system_of: Any) -> None:
 def test_every_metric_says_what_it_can_be(name: str) -> None:
     for metric in nonempty(registry.load_metrics([name])):
         assert registry.bounds_of(metric).lower < registry.bounds_of(metric).upper
+
+
+class Nearest(Shouting):
+    """A figure of a search, by its declaration alone."""
+
+    name, needs = "nearest", "ranking"
+
+
+def test_which_figures_are_of_a_search_is_declared_by_the_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [name for name in (*registry.BUILT_IN, "macro_f1", "unknown") if registry.reads_order(name)]
+    assert found == ["ndcg_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "mrr"]
+    entries = [EntryPoint("nearest", f"{__name__}:Nearest", "luthier.metrics")]
+    monkeypatch.setattr(core_registry, "entry_points", lambda group: entries if group == "luthier.metrics" else [])
+    here = ModuleType(__name__)
+    here.Nearest = Nearest  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, __name__, here)
+    assert registry.reads_order("nearest")

@@ -11,8 +11,8 @@ from tests.vacuous import nonempty
 from luthier.core.aliases import new_key
 from luthier.core.recipe import DataRecipe, Recipe
 from luthier.core.run import Fit, Remedy
-from luthier.ml.charts.page import TEMPLATES
-from luthier.ml.evaluation.report import facts, page
+from luthier.ml.charts.page import TEMPLATES, fold
+from luthier.ml.evaluation.report import facts
 from luthier.ml.evaluation.report.page import render_report
 from luthier.ml.evaluation.verdict_view import verdict_view
 from luthier.testing.records import make_plan
@@ -210,14 +210,14 @@ def test_long_text_is_folded_and_endless_text_says_what_is_left_out(
 
 
 def test_fold_never_hides_without_saying() -> None:
-    short, long = page.fold("a\nb", 360), page.fold("x" * 5000, 360)
+    short, long = fold("a\nb", 360), fold("x" * 5000, 360)
     assert not short.is_folded
     assert short.start == "a\nb"
     assert long.is_folded
     assert len(long.start) == 360
     assert long.num_left_out == 0
-    assert not page.fold("x" * 400, 360).is_folded
-    assert page.fold("\n" * 40, 360).is_folded
+    assert not fold("x" * 400, 360).is_folded
+    assert fold("\n" * 40, 360).is_folded
 
 
 def test_the_page_stays_small_whatever_is_on_it(documents: Any, evaluation_of: Callable[..., Any]) -> None:

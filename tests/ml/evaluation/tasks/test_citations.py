@@ -15,7 +15,7 @@ from luthier.ml.evaluation.grounding import find
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.tasks.citations import Citations
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, task_kind
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 DOCUMENTS = {"a": "W.C.A. § 21-4-12. The employee tells the employer within thirty days. Part AB-123."}
 

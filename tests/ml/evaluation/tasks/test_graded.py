@@ -6,7 +6,7 @@ from luthier.core.errors import DataError, OverlongError, RequestError
 from luthier.core.results.suite import GradedTask
 from luthier.ml.evaluation.sandbox.runners import isolation
 from luthier.ml.evaluation.tasks.protocol import Resources, task_kind
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 CHECK = {
     "type": "string_check",

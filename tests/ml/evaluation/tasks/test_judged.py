@@ -13,7 +13,7 @@ from luthier.core.results.suite import PairwiseTask, RubricTask
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.statistics import bootstrap_interval, paired_bootstrap
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, task_kind
-from luthier.ml.inference.fake import FakeEngine
+from luthier.testing.fake_engine import FakeEngine
 
 NUM = 20
 PAIRWISE = PairwiseTask(kind="pairwise", name="style", data="rows.jsonl")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.estimate import Estimate
+from luthier.core.plan import ObjectivePlan
 from luthier.core.records.export import Export, ExportSource, ParityReport
 from luthier.core.run import Bill
 from luthier.ml.export.bundle import BundleFacts, add_bundle_files
@@ -106,6 +107,13 @@ def make_facts(*, title: str = RUN_ID, licence: str | None = "Apache-2.0", run: 
         ),
         command=f"luthier export {RUN_ID} --to gguf --quantise q8_0",
     )  # fmt: skip
+
+
+def with_objective(facts: BundleFacts, objective: ObjectivePlan) -> BundleFacts:
+    """The facts of a run that had this objective."""
+    assert facts.run is not None
+    plan = facts.run.plan.model_copy(update={"objective": objective})
+    return facts.model_copy(update={"run": facts.run.model_copy(update={"plan": plan})})
 
 
 def write_model(folder: Path) -> Path:

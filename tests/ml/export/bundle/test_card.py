@@ -10,9 +10,11 @@ from huggingface_hub import ModelCard, ModelCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from tests.ml.export.bundle.conftest import make_export, make_facts, make_parity
+from tests.ml.export.bundle.conftest import make_export, make_facts, make_parity, with_objective
 
+from luthier.core.plan import ObjectivePlan
 from luthier.core.records.export import Export
+from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.front_matter import front_matter
@@ -103,6 +105,37 @@ def test_what_it_was_trained_on_and_how() -> None:
         "    luthier export",
     ):
         assert expected in text, expected
+
+
+@pytest.mark.parametrize(
+    ("objective", "shown"),
+    [
+        (ObjectivePlan(name="sft"), "SFT: supervised fine-tuning on the answers"),
+        (
+            ObjectivePlan(name="dpo", beta=0.1),
+            "DPO: direct preference optimisation, against the model at the start, beta 0.1",
+        ),
+        (ObjectivePlan(name="embed"), "Embeddings: vectors of texts: those of a query and its document close"),
+        (ObjectivePlan.model_construct(name="of_a_package_that_is_gone"), r"of\_a\_package\_that\_is\_gone"),
+    ],
+)
+def test_the_objective_is_called_as_it_declares(objective: ObjectivePlan, shown: str) -> None:
+    assert f"| Objective | {shown}" in body(make_export(), with_objective(make_facts(), objective))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("classify", "classes with probabilities"),
+        ("regress", "numbers"),
+        ("rank", "the relevance of documents to a query"),
+        ("embed", "vectors of texts"),
+    ],
+)
+def test_a_model_with_a_task_head_has_learned_no_text(kind: TaskHeadKind, given: str) -> None:
+    head = TaskHead(kind=kind, width=8)
+    text = body(make_export(), with_objective(make_facts(), ObjectivePlan(name=kind, task_head=head)))
+    assert f"| Loss mask | none: no text is learned; the model gives {given} |" in text
 
 
 def test_what_is_not_known_is_said() -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ml.export.bundle.conftest import make_export, make_facts
+from tests.ml.export.bundle.conftest import make_export, make_facts, with_objective
 
+from luthier.core.plan import ObjectivePlan
 from luthier.core.records.export import Export
+from luthier.core.task_head import TaskHeadKind
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.manifest import BundleFile, Manifest
 from luthier.ml.export.bundle.provenance import sbom
@@ -44,6 +46,43 @@ def test_the_validator_finds_faults() -> None:
     document = sbom(make_export(), make_facts(), MANIFEST)
     document["components"][0]["type"] = "no such type"
     assert faults(document) is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "output"),
+    [
+        (None, "text generation", "text"),
+        ("classify", "classification", "labels with probabilities"),
+        ("regress", "regression", "number"),
+        ("rank", "ranking", "number"),
+        ("embed", "embedding", "vector of numbers"),
+    ],
+)
+def test_a_model_with_a_task_head_is_listed_with_what_it_gives(
+    kind: TaskHeadKind | None, task: str, output: str
+) -> None:
+    export = make_export()
+    source = export.source.model_copy(update={"task_head": kind})
+    document = sbom(export.model_copy(update={"source": source}), make_facts(), MANIFEST)
+    assert faults(document) is None
+    parameters = document["metadata"]["component"]["modelCard"]["modelParameters"]
+    assert (parameters["task"], parameters["outputs"]) == (task, [{"format": output}])
+
+
+@pytest.mark.parametrize(
+    ("objective", "approach"),
+    [
+        ("sft", {"type": "supervised"}),
+        ("pretraining", {"type": "self-supervised"}),
+        ("grpo", {"type": "reinforcement-learning"}),
+        ("of_a_package_that_is_gone", None),
+    ],
+)
+def test_how_it_learned_is_what_its_objective_declares(objective: str, approach: dict[str, str] | None) -> None:
+    facts = with_objective(make_facts(), ObjectivePlan.model_construct(name=objective))
+    document = sbom(make_export(), facts, MANIFEST)
+    assert faults(document) is None
+    assert document["metadata"]["component"]["modelCard"]["modelParameters"].get("approach") == approach
 
 
 def test_model_base_rows_and_packages(whole_bundle: Path) -> None:

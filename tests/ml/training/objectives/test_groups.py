@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.ports import Attempt, Grade
+from luthier.core.ports import Grade, Rollout
 from luthier.features.planning.batch_schedules import _drawn
 from luthier.ml.planning.batch_shapes import num_computed_tokens
 from luthier.ml.training.objective_protocol import rows_of
@@ -22,7 +22,7 @@ from luthier.ml.training.objectives.sampling import Sample
 def answer(name: str, reward: float, num_prompt: int = 3, num_new: int = 2) -> Answer:
     ids = array("i", [7] * num_prompt + [9] * num_new)
     row = TokenisedExample(name, ids, bytes(num_prompt) + b"\1" * num_new)
-    return Answer(Sample("row", row, Attempt("row", "", num_new, True), ()), Grade(reward, {"x": reward}))
+    return Answer(Sample("row", row, Rollout("row", "", num_new, True), ()), Grade(reward, {"x": reward}))
 
 
 def group_of(rewards: Sequence[float], *, divide_by_spread: bool = True) -> Group:

@@ -19,7 +19,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.graders import Reward
 from luthier.core.plan import ObjectivePlan, Plan
-from luthier.core.ports import Attempt, Grade, SilentProgress
+from luthier.core.ports import Grade, Rollout, SilentProgress
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.fit import EarlyStopping
@@ -35,12 +35,12 @@ MakeModel = Callable[..., TrainableModel]
 TEMPERATURE = 0.8
 
 
-def by_ids(attempts: Sequence[Attempt]) -> list[Grade]:
+def by_ids(attempts: Sequence[Rollout]) -> list[Grade]:
     """A reward that differs from answer to answer."""
     return [Grade(0.1 * (len(a.text) % 7) + 0.01 * a.num_new_tokens, {"x": 1.0}) for a in attempts]
 
 
-def alike(attempts: Sequence[Attempt]) -> list[Grade]:
+def alike(attempts: Sequence[Rollout]) -> list[Grade]:
     return [Grade(0.5, {"x": 0.5}) for _ in attempts]
 
 

@@ -23,6 +23,8 @@ from luthier.platform.cli import figures
         (figures.duration, 59.7, "1 min 00 s"),
         (figures.duration, 185, "3 min 05 s"),
         (figures.duration, 7800, "2 h 10 min"),
+        (figures.utc, 1_700_000_000.0, "2023-11-14 22:13"),
+        (lambda moment: figures.utc(moment, is_exact=True), 1_700_000_000.0, "2023-11-14 22:13:20"),
         (figures.number, None, "-"),
         (figures.number, 0.00012345, "0.0001234"),
         (figures.number, 12345.6, "12,346"),

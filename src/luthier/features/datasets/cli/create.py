@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.defaults import SYNTHESIS_TOKENS, TEACHER_TOKENS
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     Answer,
@@ -191,7 +192,9 @@ def synthesise(
         typer.Option("--min-support", min=0, max=1, help="Share of an answer's words that must be in the passage."),
     ] = 0.6,
     max_rows: MaxRowsOption = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of a reply.")] = 256,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens of a reply.")
+    ] = SYNTHESIS_TOKENS,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
     price_input: PromptPriceOption = None,
@@ -285,7 +288,9 @@ def answer(
     ],
     mapping: MappingOption = None,
     max_rows: MaxRowsOption = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longer answers are refused.")] = 512,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Longer answers are refused.")
+    ] = TEACHER_TOKENS,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
     price_input: PromptPriceOption = None,

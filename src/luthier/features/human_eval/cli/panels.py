@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.defaults import RATED_TOKENS
 from luthier.core.json_limits import json_utf8
 from luthier.core.text.counted import counted
 from luthier.core.text.printed_commands import in_home
@@ -112,7 +113,7 @@ def create(
     name: _Name = "",
     seed: _Seed = None,
     mapping: MappingOption = None,
-    max_new_tokens: _MaxNewTokens = 256,
+    max_new_tokens: _MaxNewTokens = RATED_TOKENS,
     allow_leakage: _AllowLeakage = False,
     url: LinksUrlOption = None,
     project: ProjectOption = "default",

@@ -13,6 +13,7 @@ from luthier.core.errors import CheckpointError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, event_adapter
 from luthier.core.plan import Plan
+from luthier.core.registry import STORED
 from luthier.core.run import RunRecord
 from luthier.core.system.files import replace_file, sync_tree
 from luthier.features.planning.budgets import with_caps
@@ -256,7 +257,7 @@ def _adopt_ledgers(folder: Path, spent: Sequence[_Spent]) -> None:
 
 
 def _adopt_record(context: Context, document: dict[str, Any], found: list[Event], *, is_ended: bool) -> None:
-    record, plan = RunRecord.model_validate(document["record"]), Plan.model_validate(document["plan"])
+    record, plan = RunRecord.model_validate(document["record"]), Plan.model_validate(document["plan"], context=STORED)
     evaluation = document["evaluation"]
     try:
         known = context.runs.plan(record.run_id)

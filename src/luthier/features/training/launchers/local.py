@@ -26,6 +26,7 @@ from luthier.core.errors import LuthierError, PeerLostError, RequestError, WorkE
 from luthier.core.events import Event, RunStarted, StepDone, WarningRaised, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, ProgressTask
+from luthier.core.registry import STORED
 from luthier.core.run import StopReason, TrainResult
 from luthier.core.system import facilities
 from luthier.core.system.files import storage_full
@@ -110,7 +111,7 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
     from luthier.ml.training.distributed import joined
     from luthier.platform.home.context import Context
 
-    plan = Plan.model_validate(job["plan"])
+    plan = Plan.model_validate(job["plan"], context=STORED)
 
     def emit(event: Event) -> None:
         answer({"event": event.model_dump(mode="json")})

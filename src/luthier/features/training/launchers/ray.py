@@ -104,7 +104,7 @@ class RayLauncher:
                 on_gpus=plan.training.device == "cuda",
                 cpus_per_worker=max(1, plan.training.num_threads // self.num_processes),
                 take=take,
-                listening=stop_signals,
+                stop_signals=stop_signals,
             )
         assert answers.result is not None
         meter.take_up()

@@ -19,6 +19,7 @@ from luthier.core.defaults import NUM_DRAWS
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult, Verdict
 from luthier.core.evaluation_plan import EvaluationPlan
+from luthier.core.registry import STORED
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.core.workflows.pipeline import (
     SYSTEM_KINDS,
@@ -442,7 +443,7 @@ def write_auto_report(context: Context, _caller: Caller, pipeline: Pipeline, pat
     from luthier.ml.evaluation.report.workflow_pages import AutoStage, write_auto_page
 
     workflow = workflow_of("auto")
-    spec = AutomlSpec.model_validate(pipeline.asked)
+    spec = AutomlSpec.model_validate(pipeline.asked, context=STORED)
     titles, lines = {one.name: one.title for one in workflow.stages(spec)}, lines_of(workflow, pipeline)
     stages = [
         AutoStage(

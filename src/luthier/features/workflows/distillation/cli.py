@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from luthier.core.defaults import TEACHER_TOKENS
 from luthier.core.text.counted import counted
 from luthier.platform.cli.command import (
     ANY_MODEL,
@@ -67,7 +68,7 @@ def distill(
         typer.Option(
             "--max-new-tokens", min=1, help="Maximum tokens of a teacher's answer; longer ones are not learned."
         ),
-    ] = 512,
+    ] = TEACHER_TOKENS,
     batch: Annotated[
         bool,
         typer.Option("--batch", help="Use the Batch API of a teacher behind a server; it answers within a day."),

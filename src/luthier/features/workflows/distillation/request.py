@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.defaults import TEACHER_TOKENS
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document, sha256_file
@@ -54,7 +55,7 @@ class DistilRequest:
     recipe: Path | None = None
     overrides: Sequence[str] = ()
     mapping: Mapping[str, str] | None = None
-    max_new_tokens: int = 512
+    max_new_tokens: int = TEACHER_TOKENS
     uses_batch_api: bool = False
 
 

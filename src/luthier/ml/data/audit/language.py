@@ -52,8 +52,8 @@ def check(request: AuditRequest) -> list[Finding]:
     if not has_prompts(table):
         return [_mix(answers, "answers"), *_strays(table, answers, learned(table))]
     prompts = languages(table.rows.texts("prompt"), request.progress)
-    num_told = [int((side["language"] != UNDETERMINED).sum()) for side in (answers, prompts)]
-    if num_told[0] < table.height / 2 and num_told[0] < num_told[1]:
+    num_known = [int((side["language"] != UNDETERMINED).sum()) for side in (answers, prompts)]
+    if num_known[0] < table.height / 2 and num_known[0] < num_known[1]:
         found = [_mix(prompts, "prompts"), *_strays(table, prompts, table.rows.texts("prompt"))]
     else:
         found = [_mix(answers, "answers"), *_strays(table, answers, learned(table))]

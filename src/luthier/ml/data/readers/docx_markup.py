@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.text.counted import counted
+from luthier.core.text.names import shortened
 
 _DOCUMENT: Final = "word/document.xml"
 _STYLES: Final = "word/styles.xml"
@@ -215,4 +216,4 @@ def _remove(paragraph: Any) -> None:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")
+    return repr(shortened(text, _MAX_SHOWN))

@@ -15,7 +15,7 @@ from luthier.ml.data.readers.document import Document
 from luthier.ml.data.readers.markdown import sections_of
 from luthier.ml.data.readers.text import decode
 
-_SHARE_TOLD = 0.99
+_WHOLE_SHARE = 0.99
 _HEAD_BYTES: Final = 4096
 _STATED: Final = re.compile(
     rb"<meta\s[^>]{0,300}?\bcharset\s{0,9}=\s{0,9}[\"']?\s{0,9}([\w:.-]{1,40})"
@@ -63,7 +63,7 @@ def read(path: Path) -> Document:
         # Without white space, since Markdown and plain text differ in it.
         share = len("".join(found.split())) / max(len("".join(everything.split())), 1)
         left_out = f"{1 - share:.0%} of the page's text was left out as menus, footers and the like"
-        return Document(tuple(sections_of(found)), (*warnings, *([left_out] if share < _SHARE_TOLD else [])))
+        return Document(tuple(sections_of(found)), (*warnings, *([left_out] if share < _WHOLE_SHARE else [])))
     if everything:
         no_main = "no main text was found: all text of the page was taken"
         return Document(tuple(sections_of(everything)), (*warnings, no_main))

@@ -20,6 +20,7 @@ from typing import Final
 import pypdfium2
 
 from luthier.core.errors import DataError, library_reason
+from luthier.core.text.names import shortened
 from luthier.ml.data.readers.document import Document, Section
 
 FEWEST_PAGES: Final = 3
@@ -249,8 +250,7 @@ def _in_order(page: Sequence[str], run: Sequence[int]) -> tuple[list[int], list[
 
 
 def _short(line: str) -> str:
-    text = " ".join(line.split())
-    return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")
+    return repr(shortened(" ".join(line.split()), _MAX_SHOWN))
 
 
 def _pages_in_words(pages: Sequence[int]) -> str:

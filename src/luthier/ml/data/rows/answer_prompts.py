@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, Row
+from luthier.core.defaults import TEACHER_TOKENS
 from luthier.core.errors import OverlongError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, Prompt
@@ -50,7 +51,7 @@ class AnswerOptions:
         keeps_thoughts: rows get the teacher's thought as `reasoning_content`; else they get the answer alone.
     """
 
-    max_new_tokens: int = 512
+    max_new_tokens: int = TEACHER_TOKENS
     temperature: float = 0.0
     seed: int = 0
     keeps_thoughts: bool = False

@@ -113,7 +113,7 @@ def _is_listing(path: Path) -> bool:
     return isinstance(first, dict) and {"source_row", "reason"} <= first.keys()
 
 
-def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
+def check_replaceable(path: Path, what: str, *prefixes: bytes) -> None:
     """Check that a file is absent, empty, or of the kind that is about to replace it.
 
     A page or a chart that is written again replaces the one before; a file of rows by the same name stays.
@@ -121,7 +121,7 @@ def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
     Args:
         path: the file to be written.
         what: its kind, for the message.
-        beginnings: how files of that kind begin, in lower case.
+        prefixes: how files of that kind begin, in lower case.
 
     Raises:
         ConflictError: another kind of file has that name.
@@ -130,7 +130,7 @@ def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
         return
     with path.open("rb") as file:
         head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if head and not head.startswith(beginnings):
+    if head and not head.startswith(prefixes):
         raise ConflictError(
             f"{path} already exists, and is not a {what}",
             expected=f"a name that is free, or a {what} to replace",

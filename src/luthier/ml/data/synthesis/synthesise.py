@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from luthier.core.conversation import ends_in_thoughts, without_thoughts
+from luthier.core.defaults import SECOND_VERDICT_TOKENS, SYNTHESIS_TOKENS
 from luthier.core.errors import OverlongError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, Prompt
@@ -44,7 +45,6 @@ ReasonCode = Literal[
 ]
 BATCH_PASSAGES: Final = 32
 _JUDGE_TOKENS: Final = 16
-_ROOMY_TOKENS: Final = 4096
 _MAX_NAMED: Final = 5
 
 
@@ -64,7 +64,7 @@ class SynthesisOptions:
     kind: Kind = "qa"
     pairs_per_passage: int = 1
     min_support: float = 0.6
-    max_new_tokens: int = 256
+    max_new_tokens: int = SYNTHESIS_TOKENS
     temperature: float = 0.0
     seed: int = 0
 
@@ -85,7 +85,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class SyntheticPair:
     """One pair that was requested, and its fate.
 
     Attributes:
@@ -106,7 +106,7 @@ class Attempt:
     reason: ReasonCode | None = None
     explanation: str = ""
 
-    def refused(self, reason: ReasonCode, explanation: str) -> Attempt:
+    def refused(self, reason: ReasonCode, explanation: str) -> SyntheticPair:
         """The same attempt, not to be kept."""
         return replace(self, reason=reason, explanation=explanation)
 
@@ -120,7 +120,7 @@ def attempts(
     *,
     batch_done: Callable[[int], None] = lambda _: None,
     batch_passages: int = BATCH_PASSAGES,
-) -> Iterator[Attempt]:
+) -> Iterator[SyntheticPair]:
     """Every pair that was requested, kept or refused, in the order of the passages; at least one for each passage.
 
     The passages are streamed in batches; `batch_done` is called after each with its number of passages. Of a
@@ -141,7 +141,7 @@ def attempts(
     stream = iter(passages)
     while batch := list(islice(stream, batch_passages)):
         # By passage: rounds go over all passages, and the output is in the order of the passages.
-        made: list[list[Attempt]] = [[] for _ in batch]
+        made: list[list[SyntheticPair]] = [[] for _ in batch]
         for number in range(options.pairs_per_passage):
             _write_round(batch, made, number, teacher, judge, options, progress, kept)
         for of_passage in made:
@@ -150,7 +150,7 @@ def attempts(
 
 
 def row_of(
-    attempt: Attempt, options: SynthesisOptions, *, teacher: str, judge: str | None, with_passage: bool = False
+    attempt: SyntheticPair, options: SynthesisOptions, *, teacher: str, judge: str | None, with_passage: bool = False
 ) -> dict[str, Any]:
     """The row of a kept pair: prompt, completion, and a provenance that marks it as synthetic.
 
@@ -171,7 +171,7 @@ _SURE_SUPPORT: Final = 0.8
 _COPIED_SHARE: Final = 0.9
 
 
-def warnings_of(attempt: Attempt) -> list[str]:
+def warnings_of(attempt: SyntheticPair) -> list[str]:
     """What a reader should check of a kept pair; empty for most, and wrong for certain for none."""
     prompt, completion = attempt.prompt or "", attempt.completion or ""
     found = []
@@ -186,7 +186,9 @@ def warnings_of(attempt: Attempt) -> list[str]:
     return found
 
 
-def refused_row_of(attempt: Attempt, options: SynthesisOptions, *, teacher: str, judge: str | None) -> dict[str, Any]:
+def refused_row_of(
+    attempt: SyntheticPair, options: SynthesisOptions, *, teacher: str, judge: str | None
+) -> dict[str, Any]:
     """The row of a refused pair, with its reason and the whole reply.
 
     Args:
@@ -206,7 +208,7 @@ def refused_row_of(attempt: Attempt, options: SynthesisOptions, *, teacher: str,
     }
 
 
-def _provenance(attempt: Attempt, options: SynthesisOptions, teacher: str, judge: str | None) -> dict[str, Any]:
+def _provenance(attempt: SyntheticPair, options: SynthesisOptions, teacher: str, judge: str | None) -> dict[str, Any]:
     return {
         **attempt.passage.provenance,
         "synthetic": True,
@@ -220,7 +222,7 @@ def _provenance(attempt: Attempt, options: SynthesisOptions, teacher: str, judge
 
 def _write_round(
     batch: Sequence[Passage],
-    made: list[list[Attempt]],
+    made: list[list[SyntheticPair]],
     number: int,
     teacher: CachedEngine,
     judge: CachedEngine | None,
@@ -245,7 +247,7 @@ def _write_round(
     ]
     if number == 0:
         for place in set(range(len(batch))) - set(asked):
-            made[place].append(Attempt(batch[place]).refused("blank_passage", "the passage holds no text"))
+            made[place].append(SyntheticPair(batch[place]).refused("blank_passage", "the passage holds no text"))
     prompts = [_teacher_prompt(batch[place], made[place], number, options) for place in asked]
     replies = teacher.generate_each(prompts, progress)
     # One round of all passages is one call to the teacher, so that it can batch them.
@@ -259,14 +261,16 @@ def _write_round(
             kept[normalised(final.prompt or "")] = final.passage.id
 
 
-def _is_hopeless(so_far: Sequence[Attempt], options: SynthesisOptions) -> bool:
+def _is_hopeless(so_far: Sequence[SyntheticPair], options: SynthesisOptions) -> bool:
     """Whether asking again can only give the same: over the context, or greedy with nothing new in the prompt."""
     # At temperature 0 the same prompt has the same reply; only a kept question changes the next prompt.
     greedy: tuple[ReasonCode, ...] = ("unparsable", "cut_off") if options.temperature == 0 else ()
     return any(attempt.reason in ("too_long", *greedy) for attempt in so_far)
 
 
-def _teacher_prompt(passage: Passage, so_far: Sequence[Attempt], number: int, options: SynthesisOptions) -> Prompt:
+def _teacher_prompt(
+    passage: Passage, so_far: Sequence[SyntheticPair], number: int, options: SynthesisOptions
+) -> Prompt:
     earlier = [attempt.prompt for attempt in so_far if attempt.prompt is not None]
     # From the passage and not from its line, so that rows put before it change neither the draws nor the cache.
     seed = int(sha256_document([options.seed, number, passage.text])[:7], 16)
@@ -280,11 +284,11 @@ def _teacher_prompt(passage: Passage, so_far: Sequence[Attempt], number: int, op
 
 def _examined(
     passage: Passage, reply: Generation | OverlongError, options: SynthesisOptions, kept: Mapping[str, str]
-) -> Attempt:
+) -> SyntheticPair:
     """The attempt after everything that needs no judge."""
     if isinstance(reply, OverlongError):
-        return Attempt(passage).refused("too_long", f"{reply.came}; expected {reply.expected}")
-    attempt = Attempt(passage, reply=reply.text)
+        return SyntheticPair(passage).refused("too_long", f"{reply.came}; expected {reply.expected}")
+    attempt = SyntheticPair(passage, reply=reply.text)
     found = parse_pair(reply.text, options.kind)
     is_cut = reply.finish_reason == "length"
     if is_cut and (isinstance(found, Unparsable) or found.is_open):
@@ -296,7 +300,7 @@ def _examined(
     return _if_new(_if_supported(_if_standing_alone(attempt), options), kept)
 
 
-def _if_standing_alone(attempt: Attempt) -> Attempt:
+def _if_standing_alone(attempt: SyntheticPair) -> SyntheticPair:
     prompt, completion = attempt.prompt or "", attempt.completion or ""
     if normalised(prompt) == normalised(completion):
         return attempt.refused("same_as_question", "question and answer are the same")
@@ -306,7 +310,7 @@ def _if_standing_alone(attempt: Attempt) -> Attempt:
     return attempt
 
 
-def _if_supported(attempt: Attempt, options: SynthesisOptions) -> Attempt:
+def _if_supported(attempt: SyntheticPair, options: SynthesisOptions) -> SyntheticPair:
     if attempt.reason is not None:
         return attempt
     prompt, completion = attempt.prompt or "", attempt.completion or ""
@@ -329,14 +333,14 @@ def _if_supported(attempt: Attempt, options: SynthesisOptions) -> Attempt:
     return attempt
 
 
-def _if_new(attempt: Attempt, kept: Mapping[str, str]) -> Attempt:
+def _if_new(attempt: SyntheticPair, kept: Mapping[str, str]) -> SyntheticPair:
     if attempt.reason is not None:
         return attempt
     earlier = kept.get(normalised(attempt.prompt or ""))
     return attempt.refused("duplicate", f"asked before, from {earlier}") if earlier is not None else attempt
 
 
-def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Progress) -> None:
+def _judge(new: dict[int, SyntheticPair], judge: CachedEngine, seed: int, progress: Progress) -> None:
     """Ask the judge about every attempt that is not refused yet, and refuse where it does not say yes."""
     # The judge is asked last, and only about pairs that all cheaper checks have passed.
     standing = [place for place, attempt in new.items() if attempt.reason is None]
@@ -351,8 +355,8 @@ def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Pr
     replies = judge.generate_each(prompts, progress)
     # The thought of a model behind a server counts among the tokens of its answer, which then never begins.
     again = [number for number, reply in enumerate(replies) if _is_all_thought(reply)]
-    roomy = [prompts[number].model_copy(update={"max_new_tokens": _ROOMY_TOKENS}) for number in again]
-    for number, reply in zip(again, judge.generate_each(roomy, progress) if roomy else (), strict=True):
+    longer = [prompts[number].model_copy(update={"max_new_tokens": SECOND_VERDICT_TOKENS}) for number in again]
+    for number, reply in zip(again, judge.generate_each(longer, progress) if longer else (), strict=True):
         replies[number] = reply
     for place, reply in zip(standing, replies, strict=True):
         if isinstance(reply, OverlongError):

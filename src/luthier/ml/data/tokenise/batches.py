@@ -171,7 +171,7 @@ class StepSchedule:
         return self._micro_batches(mine) if len(mine) else ()
 
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
-        """Tokens of the beginnings that are computed once: one of each unit, one of all examples, or none.
+        """Tokens of the prefixes that are computed once: one of each unit, one of all examples, or none.
 
         Rows that lie end to end have one in any case, of no tokens where they begin with nothing in common.
         """
@@ -350,7 +350,7 @@ class ReplaySchedule:
         return (*own, *(tuple(self.num_task + i for i in batch) for batch in general))
 
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
-        """Tokens of the beginnings in a micro-batch that are computed once."""
+        """Tokens of the prefixes in a micro-batch that are computed once."""
         # The first index decides: a micro-batch never mixes the two kinds.
         if micro_batch[0] < self.num_task:
             return self.task.shared_tokens(micro_batch)

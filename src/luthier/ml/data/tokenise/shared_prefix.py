@@ -1,4 +1,4 @@
-"""Shared beginnings: of the texts of a column, and of tokenised rows, so that training can compute them once.
+"""Shared prefixes: of the texts of a column, and of tokenised rows, so that training can compute them once.
 
 A system prompt, a few-shot header or a long instruction is in front of every example of many files. `common_prefix`
 finds it in texts. Tokenised examples with the same beginning form a family; a micro-batch of one family computes that
@@ -118,7 +118,7 @@ def _whole_words(text: str, length: int) -> str:
 
 
 MIN_TOKENS: Final = 16
-"""Shorter beginnings are not worth the second attention product."""
+"""Shorter prefixes are not worth the second attention product."""
 
 MICRO_BATCH_TOKENS: Final = 100
 """What one micro-batch more costs, in tokens: thinner products, one more call of every layer (docs/log.md)."""
@@ -197,7 +197,7 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
 
 
 def _in_order(units: Sequence[Sequence[TokenisedExample]], more_than: float) -> tuple[I64, list[int]]:
-    """The order of units by their beginnings, and how many tokens each has in common with the next one.
+    """The order of units by their prefixes, and how many tokens each has in common with the next one.
 
     Args:
         units: as of `find_families`.
@@ -206,7 +206,7 @@ def _in_order(units: Sequence[Sequence[TokenisedExample]], more_than: float) -> 
     if isinstance(units, Units) and (units.num_rows == 1).all() and (found := behind_views(units.rows)) is not None:
         return _stored_order(*found, more_than)
     keys = [_shareable_start(unit) for unit in units]
-    # Sorted by bytes, equal beginnings are adjacent, so common prefixes of neighbours describe all groups (as in a
+    # Sorted by bytes, equal prefixes are adjacent, so common prefixes of neighbours describe all groups (as in a
     # suffix array). Any total order will do, hence little-endian bytes.
     order = sorted(range(len(keys)), key=keys.__getitem__)
     common = [common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(len(keys) - 1)]
@@ -214,9 +214,9 @@ def _in_order(units: Sequence[Sequence[TokenisedExample]], more_than: float) -> 
 
 
 def _stored_order(rows: StoredRows, positions: I64, more_than: float) -> tuple[I64, list[int]]:
-    """The same of rows that are in files: their beginnings are read only as deep as a group could save something.
+    """The same of rows that are in files: their prefixes are read only as deep as a group could save something.
 
-    Rows that are left in one branch of the tree of beginnings have the same key, so there are few keys, and the groups
+    Rows that are left in one branch of the tree of prefixes have the same key, so there are few keys, and the groups
     that are worth something are the same.
     """
     depths, branches = common_depths(rows, positions, more_than)

@@ -243,7 +243,7 @@ def lengths_of(rows: Sequence[TokenisedExample]) -> I64:
 def common_depths(rows: StoredRows, positions: I64, more_than: float) -> tuple[I64, I64]:
     """How far each row runs along with more than some number of others.
 
-    Going down the tree of beginnings, a row is followed as long as more rows than that number share what it began with
+    Going down the tree of prefixes, a row is followed as long as more rows than that number share what it began with
     and may share it. A family of rows that is worth a micro-batch of its own has more members
     (`shared_prefix.find_families`), so what a row has beyond that depth decides nothing.
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from luthier.core.conversation import Conversation, Message, ends_in_thoughts, json_objects, without_thoughts
+from luthier.core.defaults import SECOND_VERDICT_TOKENS
 from luthier.core.errors import OverlongError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Engine, Generation, Progress, ProgressTask, Prompt
@@ -266,7 +267,6 @@ Read = Callable[[Generation], T | NoVerdict]
 
 RETRY_TEMPERATURE: Final = 0.7
 RETRY_SEED: Final = 1
-ROOMY_TOKENS: Final = 4096
 # If a batch of questions fails, it is bisected down to the failing one.
 _PARTS: Final = 8
 # After this many failed single questions in a row the judge counts as unavailable.
@@ -304,7 +304,7 @@ def ask_judge(engine: Engine, prompts: Sequence[Prompt], read: Read[T], progress
 def _retried(prompt: Prompt, first: object) -> Prompt:
     is_cut = isinstance(first, NoVerdict) and first.kind == "cut off"
     changes = {"temperature": RETRY_TEMPERATURE, "seed": prompt.seed + RETRY_SEED}
-    room = {"max_new_tokens": max(ROOMY_TOKENS, prompt.max_new_tokens)} if is_cut else {}
+    room = {"max_new_tokens": max(SECOND_VERDICT_TOKENS, prompt.max_new_tokens)} if is_cut else {}
     return prompt.model_copy(update={**changes, **room})
 
 

@@ -89,8 +89,11 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
 
 
 def reads_order(name: str) -> bool:
-    """Whether a figure is about document ranking, so that no text is generated for it."""
-    return name in _OF_RANKINGS
+    """Whether a figure is about document ranking, so that no text is generated for it; False if it is not known."""
+    try:
+        return needs_of([name]) == {"ranking"}
+    except (NotFoundError, RequestError):
+        return False
 
 
 def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.events import PLAIN_LOSS, TASK_LOSS, Event, StepDone, ValidationDone, comparable_loss
+from luthier.core.registry import OBJECTIVES
 from luthier.core.run import Fit
 from luthier.ml.charts.figures import rough
 from luthier.ml.charts.page import Chart
@@ -224,20 +225,18 @@ def _how_drawn(curves: Curves, smoothed: bool) -> str:
     return " ".join(parts)
 
 
-_TITLES: Final = {
-    "reward_accuracy": "Reward accuracy, share of examples",
-    "reward_margin": "Reward margin",
-    "reward": "Rewards",
-    "log_probability": "Log-probability of a completion, nats",
-    "kl": "Distance from the start (KL estimate), nats a completion",
-    "nll_loss": "Loss, the part of cross-entropy",
-    "odds_ratio_loss": "Loss, the part of the odds ratio",
-}
 _SIDES: Final = ("chosen", "rejected")
 
 
-def measure_charts(events: Sequence[Event]) -> list[Chart]:
-    """A chart for each measure of a preference objective, with training and, dashed, validation."""
+def measure_charts(events: Sequence[Event], objective: str) -> list[Chart]:
+    """A chart for each measure to which the objective gives a title, with training and, dashed, validation.
+
+    Args:
+        events: of the run.
+        objective: its name; one that is no longer installed gives no titles.
+    """
+    rules = OBJECTIVES.find(objective)
+    titles: Mapping[str, str] = {} if rules is None else rules.measures
     steps = sorted({e.step: e for e in events if isinstance(e, StepDone)}.values(), key=lambda e: e.step)
     checks = sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.values(), key=lambda e: e.step)
     names = dict.fromkeys(name for step in steps for name in step.measures)
@@ -246,10 +245,14 @@ def measure_charts(events: Sequence[Event]) -> list[Chart]:
         # `chosen_reward` and `rejected_reward` share one chart.
         side, _, rest = name.partition("_")
         groups.setdefault(rest if side in _SIDES else name, []).append(name)
-    return [_chart(group, members, steps, checks) for group, members in groups.items() if group in _TITLES]
+    return [
+        _chart(group, titles[group], members, steps, checks) for group, members in groups.items() if group in titles
+    ]
 
 
-def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> Chart:
+def _chart(
+    group: str, title: str, names: Sequence[str], steps: Sequence[StepDone], checks: Sequence[ValidationDone]
+) -> Chart:
     roles: tuple[Role, ...] = ("tuned", "base") if len(names) > 1 else ("other-1",)
     series, words = [], []
     for name, role in zip(names, roles, strict=False):
@@ -265,7 +268,7 @@ def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: 
     text = f"{'; '.join(words).capitalize()}."
     chart = Plot(
         f"chart-{group.replace('_', '-')}",
-        _TITLES[group],
+        title,
         Axis("step"),
         Axis(""),
         series,

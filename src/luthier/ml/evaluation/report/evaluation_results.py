@@ -218,7 +218,7 @@ Kind = Literal["best", "worst", "random"]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenRow:
     """One row with what every system made of it.
 
     Attributes:
@@ -251,7 +251,7 @@ class Choices:
 
     rule: str
     metric: str | None
-    chosen: tuple[Choice, ...]
+    chosen: tuple[ChosenRow, ...]
     num_rows: int
 
 
@@ -314,10 +314,10 @@ def _kinds(evaluation: Evaluation, rows: Sequence[str], gains: Mapping[str, floa
     return kinds + [(row, "random") for row in rest[:num_random]]
 
 
-def _choice(evaluation: Evaluation, by_system: BySystem, sample: Sample, kind: Kind, gain: float | None) -> Choice:
+def _choice(evaluation: Evaluation, by_system: BySystem, sample: Sample, kind: Kind, gain: float | None) -> ChosenRow:
     row = sample.row_id
     outputs = tuple((s, by_system[s.name][row]) for s in evaluation.systems if row in by_system.get(s.name, {}))
-    return Choice(kind, row, outputs[0][1].prompt, sample.reference, gain, outputs)
+    return ChosenRow(kind, row, outputs[0][1].prompt, sample.reference, gain, outputs)
 
 
 def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: int, num_unscored: int) -> str:

@@ -21,6 +21,7 @@ from luthier.core.dataset import DatasetProfile, coverage, reading_notes, sequen
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, MethodPlan, Plan
+from luthier.core.registry import METHODS, OBJECTIVES
 from luthier.core.run import RunRecord
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
@@ -29,19 +30,6 @@ from luthier.ml.evaluation.report.rewarded import best_validation
 from luthier.ml.evaluation.verdict_view import VerdictView, verdict_view
 
 MAX_IDS: Final = 12
-METHOD_TITLES: Final = {
-    "full": "full fine-tuning",
-    "lora": "LoRA",
-    "rslora": "rsLoRA",
-    "dora": "DoRA",
-    "loraplus": "LoRA+",
-    "pissa": "PiSSA",
-    "olora": "OLoRA",
-    "adalora": "AdaLoRA",
-    "qlora": "QLoRA",
-    "ia3": "IA3",
-    "prompt_tuning": "prompt tuning",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +137,9 @@ def _reward(events: Sequence[Event], steps: Sequence[StepDone]) -> Fact:
 
 
 def method_title(plan: Plan) -> str:
-    """The method in prose."""
-    return METHOD_TITLES.get(plan.method.name, plan.method.name)
+    """What the method is called; the name of one that is no longer installed."""
+    rules = METHODS.find(plan.method.name)
+    return plan.method.name if rules is None else str(rules.title)
 
 
 def model_facts(record: RunRecord, plan: Plan, licence: str) -> list[Fact]:
@@ -174,15 +163,17 @@ def model_facts(record: RunRecord, plan: Plan, licence: str) -> list[Fact]:
 
 def _objective(plan: Plan) -> Fact:
     objective = plan.objective
+    rules = OBJECTIVES.find(objective.name)
+    name = objective.name if rules is None else rules.name or objective.name
     if not objective.draws:
         source = plan.sources.get("objective.name")
-        usual = "supervised fine-tuning on the answers" if objective.name == "sft" else ""
-        return Fact("Objective", objective.name.upper(), usual if source is None else source.why)
+        usual = "" if rules is None else rules.title
+        return Fact("Objective", name, usual if source is None else source.why)
     parts = [f"{reward.name} x {reward.weight:g}" for reward in objective.rewards or ()]
     note = (
         f"{objective.num_samples} answers a prompt, up to {objective.max_new_tokens} tokens, worth {', '.join(parts)}"
     )
-    return Fact("Objective", "GRPO", note)
+    return Fact("Objective", name, note)
 
 
 def _method_note(method: MethodPlan) -> str:

@@ -33,7 +33,7 @@ from luthier.ml.evaluation.report import facts
 from luthier.ml.evaluation.report.charts import curve_charts, curves, measure_charts, rank_charts
 from luthier.ml.evaluation.report.evaluation_results import (
     Assessed,
-    Choice,
+    ChosenRow,
     choose_samples,
     confusion_charts,
     differences,
@@ -50,47 +50,9 @@ from luthier.ml.evaluation.result_views import Roles, roles
 from luthier.ml.evaluation.verdict_text import listed
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-FOLD_LINES: Final = 14
-MAX_CHARACTERS: Final = 6_000
-
 MAX_EXAMPLE_CHARACTERS: Final = 20_000
 
 MaskedExample = Sequence[tuple[str, bool]]
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Text of a model or a person, as much as the page shows.
-
-    Attributes:
-        start: what is shown first.
-        whole: up to 6,000 characters.
-        num_characters: length of the text.
-        num_left_out: characters that only report.json has.
-    """
-
-    start: str
-    whole: str
-    num_characters: int
-    num_left_out: int
-
-    @property
-    def is_folded(self) -> bool:
-        """Whether the start is not the whole."""
-        return len(self.start) < len(self.whole)
-
-
-def fold(text: str, characters: int) -> Text:
-    """Text beyond about `characters` or 14 lines shows its start first; beyond 6,000 the rest is left out.
-
-    How much is left out is in the result, and on the page.
-    """
-    whole = text[:MAX_CHARACTERS]
-    start = "\n".join(whole.split("\n")[:FOLD_LINES])[:characters]
-    # A little more than the limit is shown whole: a fold that hides one line is a nuisance.
-    if len(whole) - len(start) < characters // 4 and whole.count("\n") < FOLD_LINES * 5 // 4:
-        start = whole
-    return Text(start, whole, len(text), len(text) - len(whole))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +88,12 @@ def render_page(data: ReportData) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     record, plan, events, evaluation = data.record, data.plan, data.events, data.evaluation
     fit = record.result.fit if record.result else None
-    environment = page_environment(TEMPLATES, fold)
+    environment = page_environment(TEMPLATES)
     of_rewards = rewarded(plan, events, data.drawn)
     charts = curve_charts(curves(events), plan.objective.loss_unit, fit)
+    measured = measure_charts(events, plan.objective.name)
+    # The loss of drawn answers lies near 0 in every case: the reward is shown in its place.
+    shown_charts = [*charts, *measured] if of_rewards is None else [*of_rewards.charts, *charts[1:]]
     return environment.get_template("report.html.j2").render(
         record=record,
         plan=plan,
@@ -142,8 +107,7 @@ def render_page(data: ReportData) -> str:
         splits=facts.split_facts(plan, record.result.stream if record.result else None),
         example=shown_example(data.example),
         example_left_out=max(0, sum(len(text) for text, _ in data.example) - MAX_EXAMPLE_CHARACTERS),
-        # the loss of drawn answers lies near 0 in every case: the reward is shown in its place
-        curves=[*charts, *measure_charts(events)] if of_rewards is None else [*of_rewards.charts, *charts[1:]],
+        curves=shown_charts,
         rewarded=of_rewards,
         fit=fit,
         ranks=rank_charts(record.result.ranks if record.result else {}),
@@ -233,7 +197,7 @@ def _score(sample: Sample, metric: str | None) -> str:
     return "" if score is None else figures.number(score, 2)
 
 
-def _groups(chosen: Sequence[Choice], metric: str | None) -> list[dict[str, Any]]:
+def _groups(chosen: Sequence[ChosenRow], metric: str | None) -> list[dict[str, Any]]:
     """The chosen samples under three headings, numbered through."""
     titles = {"best": "Best", "worst": "Worst", "random": "Random"}
     numbered = [

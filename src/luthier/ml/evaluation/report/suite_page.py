@@ -20,7 +20,7 @@ from luthier.ml.charts.spec import OTHERS, Axis, IntervalRow, Intervals, Mark, O
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.label_confidence import reliability_plot
 from luthier.ml.evaluation.report.evaluation_results import choose_samples, confusion_chart
-from luthier.ml.evaluation.report.page import TEMPLATES, fold
+from luthier.ml.evaluation.report.page import TEMPLATES
 from luthier.ml.evaluation.result_views import Result, Summary, TaskView, as_evaluation, summary, task_view
 
 _WIDTH: Final = 460
@@ -171,7 +171,7 @@ def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
         result: of the tasks.
         values: what else this template shows.
     """
-    environment = page_environment(TEMPLATES, fold)
+    environment = page_environment(TEMPLATES)
     found = summary(result)
     tasks = result.tasks if isinstance(result, SuiteResult) else result.probes
     common = {

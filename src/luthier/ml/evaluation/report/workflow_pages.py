@@ -33,7 +33,7 @@ from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import Axis, Mark, Note, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.report.evaluation_results import interval_chart
-from luthier.ml.evaluation.report.page import TEMPLATES, fold, judged_view
+from luthier.ml.evaluation.report.page import TEMPLATES, judged_view
 from luthier.ml.evaluation.result_views import Roles
 
 _COLOURS: Final[dict[SystemKind, Role]] = {
@@ -69,7 +69,7 @@ def write_model_comparison_page(result: ModelComparisonResult, path: Path) -> Pa
 
 def render_model_comparison_page(result: ModelComparisonResult) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
-    environment = page_environment(TEMPLATES, fold)
+    environment = page_environment(TEMPLATES)
     spec, answer = result.spec, result.recommendation
     systems = [*(one.result for one in result.standings), *result.baselines]
     units = units_of(systems)
@@ -340,7 +340,7 @@ def write_auto_page(
     Raises:
         StorageFullError: the disk is full.
     """
-    environment = page_environment(TEMPLATES, fold)
+    environment = page_environment(TEMPLATES)
     verdict = None if evaluation is None else evaluation.verdict
     tone, badge = _tone(stages, evaluation)
     spent = [(one.name, one.hours, one.hours / spec.hours) for one in stages]
@@ -424,7 +424,7 @@ def render_student(student: Student) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     assert student.evaluation is not None
     assert student.verdict is not None
-    environment = page_environment(TEMPLATES, fold)
+    environment = page_environment(TEMPLATES)
     return environment.get_template("distilled.html.j2").render(
         student=student,
         verdict=student.verdict,

@@ -13,6 +13,8 @@ from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
 from luthier.core.records.export import Export, ParityReport
+from luthier.core.registry import OBJECTIVES
+from luthier.core.task_head import what_it_gives
 from luthier.ml.charts import figures, visible
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.charts.visible import code, table
@@ -209,19 +211,6 @@ def _licence(base: BaseFacts, *, is_tuned: bool) -> str:
     return "## Licence\n\n" + "\n\n".join(lines)
 
 
-_OBJECTIVES: Final = {
-    "sft": "supervised fine-tuning",
-    "pretraining": "continued pretraining",
-    "distillation": "distillation from a teacher",
-    "dpo": "DPO",
-    "ipo": "IPO",
-    "orpo": "ORPO",
-    "kto": "KTO",
-    "simpo": "SimPO",
-    "classify": "classification by a task head",
-    "regress": "regression by a task head",
-    "grpo": "GRPO: reinforcement learning from rewards",
-}
 _SPLITS: Final = {
     "train": "train",
     "validation": "validation (steered training)",
@@ -353,7 +342,9 @@ def _method(method: MethodPlan) -> str:
 
 
 def _objective(objective: ObjectivePlan) -> str:
-    words = [_OBJECTIVES.get(objective.name, visible.text(objective.name))]
+    rules = OBJECTIVES.find(objective.name)
+    title = objective.name if rules is None else f"{rules.name}: {rules.title}" if rules.name else rules.title
+    words = [visible.text(title)]
     if objective.beta is not None:
         words.append(f"beta {objective.beta:g}")
     if objective.teacher is not None:
@@ -362,6 +353,8 @@ def _objective(objective: ObjectivePlan) -> str:
 
 
 def _mask(plan: Plan) -> str:
+    if (head := plan.objective.task_head) is not None:
+        return f"none: no text is learned; the model gives {what_it_gives(head.kind)}"
     if plan.objective.draws:
         return "answers that the model wrote itself, by their rewards"
     if plan.objective.name == "pretraining" or plan.data.train.shape == "text":

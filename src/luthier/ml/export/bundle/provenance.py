@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from luthier.core.evaluation import Evaluation
 from luthier.core.records.export import Export
+from luthier.core.registry import OBJECTIVES
+from luthier.core.task_head import TaskHeadKind
 from luthier.ml.export.bundle import front_matter
 from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, PackageFacts
 from luthier.ml.export.bundle.front_matter import tuned_system
@@ -150,7 +152,14 @@ def _byproduct(name: str, path: str, manifest: Manifest, annotations: dict[str, 
 
 _MODEL, _BASE = "model", "base-model"
 _EXPRESSION: Final = re.compile(r"[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*")
-_APPROACHES: Final = {"pretraining": "self-supervised", "grpo": "reinforcement-learning"}
+_TASKS: Final[dict[TaskHeadKind | None, tuple[str, str]]] = {
+    None: ("text generation", "text"),
+    "classify": ("classification", "labels with probabilities"),
+    "regress": ("regression", "number"),
+    "rank": ("ranking", "number"),
+    "embed": ("embedding", "vector of numbers"),
+}
+"""What a model does and what it gives, by its task head."""
 
 
 def sbom(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, Any]:
@@ -204,15 +213,16 @@ def _model(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, 
 
 
 def _model_card(export: Export, facts: BundleFacts) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"task": "text generation", "inputs": [{"format": "text"}]}
-    parameters["outputs"] = [{"format": "text"}]
+    task, output = _TASKS[export.source.task_head]
+    parameters: dict[str, Any] = {"task": task, "inputs": [{"format": "text"}], "outputs": [{"format": output}]}
     properties: dict[str, str] = {"luthier:format": export.format, "luthier:precision": export.precision}
     if facts.base.architecture is not None:
         parameters |= {"architectureFamily": "transformer", "modelArchitecture": facts.base.architecture}
     limits = [*export.warnings]
     if (run := facts.run) is not None:
-        approach = _APPROACHES.get(run.plan.objective.name, "supervised")
-        parameters["approach"] = {"type": approach}
+        # A plug-in that is no longer installed leaves out how it learns: the schema has no word for "not known".
+        if (rules := OBJECTIVES.find(run.plan.objective.name)) is not None:
+            parameters["approach"] = {"type": rules.approach}
         parameters["datasets"] = [{"ref": _data_ref(dataset)} for dataset in run.datasets]
         bill = run.result.bill
         properties |= {

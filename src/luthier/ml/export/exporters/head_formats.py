@@ -41,6 +41,7 @@ class HeadFormat:
         modules: Modules required to write and check it.
         install: The argument of `pip install` for these modules.
         distributions: Packages used, for the bill of materials.
+        num_copies: The most copies of the weights that its folder holds while it is written.
     """
 
     title: str
@@ -54,6 +55,7 @@ class HeadFormat:
     modules: tuple[str, ...] = ()
     install: str = ""
     distributions: tuple[str, ...] = ()
+    num_copies: int = 1
 
 
 _ALL: Final[tuple[TaskHeadKind, ...]] = ("classify", "regress", "rank", "embed")
@@ -92,6 +94,7 @@ HEAD_FORMATS: Final[Mapping[str, HeadFormat]] = {
         modules=("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir"),
         install="luthier[onnx]",
         distributions=("onnx", "onnx-ir", "onnxruntime-genai", "onnxruntime"),
+        num_copies=3,  # built from a merged folder, and copied behind its head
     ),
 }
 

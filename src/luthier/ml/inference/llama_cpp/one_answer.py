@@ -11,7 +11,6 @@ from luthier.core.stream import Ended, Piece, TextRequest, TokenLikelihood, Writ
 from luthier.ml.inference.engine_prompts import CallsInText
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
 
-_GREEDY_BELOW: Final = 1e-4
 # llama.cpp cannot tell the answer from the prompt: a longer window would penalise the words of a long prompt.
 _PENALISED_TOKENS: Final = 64
 # The largest seed means "any" to llama.cpp.
@@ -46,7 +45,6 @@ def request_body(
         reuses_prompts: whether the slot resumes from what it has read.
     """
     rules = asked.sampling
-    is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
     body: dict[str, Any] = {
         "prompt": list(ids),
         "max_tokens": max_new_tokens,
@@ -58,13 +56,13 @@ def request_body(
         # Together: the slot continues from what it has read of this prompt before.
         "id_slot": slot,
         "cache_prompt": reuses_prompts,
-        "temperature": 0.0 if is_greedy else rules.temperature,
+        "temperature": 0.0 if rules.is_greedy else rules.temperature,
         # In the order of `Sampler`: temperature, then top_p. llama.cpp's default list has more samplers, and top_p
         # first. The likeliest token alone is left by top_k, which spares a softmax over the whole vocabulary.
-        "samplers": ["penalties", "top_k"] if is_greedy else ["penalties", "temperature", "top_p"],
-        "top_k": 1 if is_greedy else 0,
+        "samplers": ["penalties", "top_k"] if rules.is_greedy else ["penalties", "temperature", "top_p"],
+        "top_k": 1 if rules.is_greedy else 0,
         "min_p": 0.0,
-        "top_p": 1.0 if is_greedy else rules.top_p,
+        "top_p": 1.0 if rules.is_greedy else rules.top_p,
         "seed": (rules.seed + choice) % _NUM_SEEDS,  # each choice draws for itself
         "frequency_penalty": rules.frequency_penalty,
         "presence_penalty": rules.presence_penalty,

@@ -34,7 +34,7 @@ _SELF: Final = "self"
 _STARTING: Final = ("_init_weights", "__init__")
 """Methods that initialise weights before use."""
 _FILLS: Final = ("init", "nn.init", "torch.nn.init")
-_ASKS: Final = frozenset(("dtype", "is_floating_point", "itemsize", "element_size", "nbytes"))
+_PRECISION_ATTRIBUTES: Final = frozenset(("dtype", "is_floating_point", "itemsize", "element_size", "nbytes"))
 """Attributes of a tensor that expose its precision without computing with it."""
 _SAME: Final = frozenset(("device", "is_cuda", "is_meta", "shape", "size", "ndim", "dim", "requires_grad"))
 """Attributes that do not depend on how a matrix is stored, or that only slow branches of a few old models read."""
@@ -157,7 +157,7 @@ class _Reads(ast.NodeVisitor):
         is_of_weight = isinstance(node.value, ast.Attribute) and node.value.attr == "weight"
         if is_of_weight and node.attr in _SAME:
             return
-        if node.attr in _ASKS and self._note(node.value, is_used=False):
+        if node.attr in _PRECISION_ATTRIBUTES and self._note(node.value, is_used=False):
             return
         if not self._note(node, is_used=True):
             self.generic_visit(node)

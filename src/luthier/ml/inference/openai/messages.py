@@ -18,7 +18,6 @@ from luthier.core.ports import Generation
 from luthier.core.stream import TextRequest
 from luthier.ml.inference.models.templates.thinking import TAGS, ThoughtAndAnswer
 
-_GREEDY_BELOW: Final = 1e-4
 # The limit of OpenAI; further stop texts are detected here.
 _MAX_STOPS: Final = 4
 
@@ -75,14 +74,13 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
         limit_name: what the server calls the limit of new tokens.
     """
     rules = asked.sampling
-    is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
     body: dict[str, Any] = {
         "model": model,
         "stream": True,
         # Without it a stream contains no usage.
         "stream_options": {"include_usage": True},
-        "temperature": 0.0 if is_greedy else rules.temperature,
-        "top_p": 1.0 if is_greedy else rules.top_p,
+        "temperature": 0.0 if rules.is_greedy else rules.temperature,
+        "top_p": 1.0 if rules.is_greedy else rules.top_p,
         # Each choice is a separate request: with the same seed all answers would be equal.
         "seed": _seed(rules.seed + choice),
         limit_name: asked.max_new_tokens,

@@ -43,7 +43,7 @@ from luthier.ml.inference.thoughts import Thinking
 
 log = logging.getLogger("luthier.engines")
 
-DEFAULT_ASKS: Final = 32
+DEFAULT_REQUESTS: Final = 32
 NUM_ATTEMPTS: Final = 4
 _CONNECT_SECONDS: Final = 15.0
 _CLOSE_SECONDS: Final = 10.0
@@ -90,7 +90,7 @@ class OpenAIStreamEngine:
         model: str,
         *,
         api_key: str | None = None,
-        most_answers: int = DEFAULT_ASKS,
+        most_answers: int = DEFAULT_REQUESTS,
         timeout_seconds: float = 300.0,
         first_pause_seconds: float = 0.5,
         extra: Mapping[str, Any] | None = None,

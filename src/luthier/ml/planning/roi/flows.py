@@ -41,6 +41,7 @@ from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.results.roi import ALTERNATIVES, Case, Changed, Gain, Money, Range, Share, Tuned, Way
 from luthier.core.results.roi_result import Kind, MeasuredBaseline, MeasuredGains
+from luthier.ml.evaluation.statistics.intervals import TAIL
 from luthier.ml.evaluation.statistics.resampling import share_ends
 from luthier.ml.planning.roi import words
 
@@ -59,7 +60,6 @@ ALONE: Final = "verdict.alone"
 _ASSUMED_ALONE: Final = "tuned.alone"
 SHOT_TOKENS: Final = "verdict.shot_tokens"
 _BASELINES: Final = "alternatives.baselines"
-_TAIL: Final = 0.025
 _Z: Final = float(ndtri(0.975))
 _OWNERS: Final = {
     "today": "today's way",
@@ -145,7 +145,7 @@ def given_accuracy(case: Case) -> Share | None:
     counted = case.today.counted
     if counted is None:
         return case.today.accuracy
-    low, high = share_ends(counted.num_correct, counted.num_answers, _TAIL)
+    low, high = share_ends(counted.num_correct, counted.num_answers, TAIL)
     return Share(low=low, typical=counted.num_correct / counted.num_answers, high=high)
 
 

@@ -41,6 +41,8 @@ class MethodRules:
         can_be_sharded: Whether it works with sharded weights: its step never needs a whole weight, and its base is not
             packed.
         alpha_over_rank: The scale alpha / rank that sets alpha where its default is derived.
+        can_be_compiled: Whether a compiler sees through its matrices; otherwise it would compile every layer by itself.
+        not_averaged: Why its weights cannot be averaged over steps; empty if they can.
     """
 
     settings: Mapping[str, Setting]
@@ -56,6 +58,8 @@ class MethodRules:
     takes_outer: bool = False
     can_be_sharded: bool = False
     alpha_over_rank: float = 2.0
+    can_be_compiled: bool = False
+    not_averaged: str = ""
 
 
 def rules_of(name: str) -> MethodRules:
@@ -133,6 +137,7 @@ _LORA: Final = MethodRules(
     takes_experts=True,
     takes_outer=True,
     can_be_sharded=True,
+    can_be_compiled=True,
 )
 # The initial product is subtracted with the same scale with which it is added, so the scale cancels out.
 _FROM_BASE: Final = replace(
@@ -156,6 +161,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         why_not="full fine-tuning has no adapter, and a base whose every weight changes cannot be quantised",
         falls_with_width=True,
         can_be_sharded=True,
+        can_be_compiled=True,
     ),
     "lora": _LORA,
     "rslora": replace(
@@ -174,6 +180,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         takes_experts=False,
         takes_outer=False,
         can_be_sharded=False,
+        can_be_compiled=False,
     ),
     "loraplus": replace(
         _LORA,
@@ -226,6 +233,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         "luthier.ml.training.methods.adalora:AdaLora",
         why_not="AdaLoRA's ranks are initial_rank and target_rank; other settings would be ignored",
         falls_with_width=True,
+        not_averaged="an average over the steps would restore ranks that are switched off",
     ),
     "qlora": replace(
         _LORA,
@@ -235,6 +243,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         summary="LoRA over a base held in 4 bits: least memory, slower, a coarser base.",
         implementation="luthier.ml.training.methods.lora:QLora",
         can_be_sharded=False,
+        can_be_compiled=False,
     ),
     "ia3": MethodRules(
         {"targets": (None, "keys, values and the MLP's last matrix, as in the paper"), "layers": (None, "every layer")},

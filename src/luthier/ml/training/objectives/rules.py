@@ -7,8 +7,8 @@ declares the same in the attribute `rules` of its class.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.dataset import DatasetProfile, Shape
 from luthier.core.defaults import NEW_TOKENS
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from luthier.ml.training.objective_protocol import Objective, Tools
 
 Setting = tuple[Any, str]
+Approach = Literal["supervised", "self-supervised", "reinforcement-learning"]
+"""Approaches to learning, by the names of CycloneDX 1.6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,13 @@ class ObjectiveRules:
         sees_step: Whether it needs all rows of a step together, so that micro-batches cannot be computed independently.
         splits_by_length: Whether rows of two lengths go through the model apart, so that none is padded to the others.
         task_head: The task head that replaces text output; None for objectives that generate text.
+        needs_all_rows: What it needs of all rows before the first step; empty if training rows can be streamed, so that
+            `prepare` gets validation units alone (`Tools.is_streamed`).
+        takes_adapted_head: Whether its loss takes the head as the method gives it (`TrainableModel.logit_parts`), so
+            that the head can have an adapter.
+        measures: Titles of the charts of its measures, by name. In reports a measure without a title has no chart, and
+            `chosen_reward` and `rejected_reward` share the chart `reward`.
+        approach: How it learns, for the bill of materials of a bundle.
     """
 
     title: str
@@ -69,6 +78,10 @@ class ObjectiveRules:
     sees_step: bool = False
     splits_by_length: bool = False
     task_head: TaskHeadKind | None = None
+    needs_all_rows: str = "all rows before the first step"
+    takes_adapted_head: bool = False
+    measures: Mapping[str, str] = field(default_factory=dict)
+    approach: Approach = "supervised"
 
 
 def rules_of(name: str) -> ObjectiveRules:
@@ -97,6 +110,14 @@ _BETA: Final = (
 _SMOOTHING: Final = (0.0, "labels are used as they are; 0.1 assumes that one in ten is reversed")
 # A factor on the method's own rate: an absolute rate would be wrong for full fine-tuning.
 _SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
+_STREAMED: Final = ""
+"""Nothing is needed of all rows: each step has its own alone."""
+_OF_PAIRS: Final[Mapping[str, str]] = {
+    "reward_accuracy": "Reward accuracy, share of examples",
+    "reward_margin": "Reward margin",
+    "reward": "Rewards",
+    "log_probability": "Log-probability of a completion, nats",
+}
 _EACH: Final = (1.0, "both kinds have equal weight; give a much rarer kind more (KTO, section 4.1)")
 
 RULES: Final[Mapping[str, ObjectiveRules]] = {
@@ -115,6 +136,8 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         name="SFT",
         summary="Learn the answers of the rows.",
         implementation="luthier.ml.training.objectives.sft:Sft",
+        needs_all_rows=_STREAMED,
+        takes_adapted_head=True,
     ),
     "pretraining": ObjectiveRules(
         "continued pre-training on plain text, in blocks",
@@ -124,6 +147,9 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         name="Continued pre-training",
         summary="Continue pretraining on plain texts, in blocks.",
         implementation="luthier.ml.training.objectives.sft:Pretraining",
+        needs_all_rows="all texts before the first step: they are cut and filled into blocks",
+        takes_adapted_head=True,
+        approach="self-supervised",
     ),
     "distillation": ObjectiveRules(
         "the answers, and at each of their tokens the teacher's distribution",
@@ -145,6 +171,12 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         name="Distillation",
         summary="Learn the answers, and the distribution of a larger teacher.",
         implementation="luthier.ml.training.objectives.distillation:Distillation",
+        needs_all_rows="a pass of the teacher over all rows before the first step",
+        takes_adapted_head=True,
+        measures={
+            "cross_entropy": "Cross-entropy with the answers, nats a token",
+            "divergence": "Divergence from the teacher, nats a token",
+        },
     ),
     "classify": ObjectiveRules(
         "a class for each prompt, by a separate layer in place of text",
@@ -162,6 +194,8 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn which label each prompt has, with a probability; no text is written.",
         implementation="luthier.ml.training.objectives.heads:Classify",
         task_head="classify",
+        needs_all_rows=_STREAMED,
+        measures={"accuracy": "Accuracy, share of rows"},
     ),
     "regress": ObjectiveRules(
         "a number for each prompt, by a separate layer in place of text",
@@ -171,6 +205,8 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn the number that each prompt has; no text is written.",
         implementation="luthier.ml.training.objectives.heads:Regress",
         task_head="regress",
+        needs_all_rows=_STREAMED,
+        measures={"absolute_error": "Mean absolute error"},
     ),
     "rank": ObjectiveRules(
         "how relevant a document is to a query, by a separate layer in place of text",
@@ -181,6 +217,8 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn which document answers a query better; no text is written. Rows with chosen and rejected.",
         implementation="luthier.ml.training.objectives.heads:Ranking",
         task_head="rank",
+        needs_all_rows=_STREAMED,
+        measures={"pair_accuracy": "Pair accuracy, share of pairs"},
     ),
     "embed": ObjectiveRules(
         "vectors of texts: those of a query and its document close, all others of a step far apart",
@@ -203,6 +241,8 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         task_head="embed",
         sees_step=True,
         splits_by_length=True,
+        needs_all_rows=_STREAMED,
+        measures={"nearest_is_right": "Own document nearest, share of queries"},
     ),
     "dpo": ObjectiveRules(
         "direct preference optimisation, against the model at the start",
@@ -215,6 +255,9 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn to prefer one answer to another, held near the start. Rows with chosen and rejected.",
         implementation="luthier.ml.training.objectives.preference:Dpo",
         learns_preferences=True,
+        needs_all_rows=_STREAMED,
+        takes_adapted_head=True,
+        measures=_OF_PAIRS,
     ),
     "ipo": ObjectiveRules(
         "identity preference optimisation: a margin a token to reach and not to pass",
@@ -227,6 +270,9 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn preferences up to a margin: holds back where labels are certain.",
         implementation="luthier.ml.training.objectives.preference:Ipo",
         learns_preferences=True,
+        needs_all_rows=_STREAMED,
+        takes_adapted_head=True,
+        measures=_OF_PAIRS,
     ),
     "orpo": ObjectiveRules(
         "odds-ratio preference optimisation: answers and preferences learned together",
@@ -242,6 +288,13 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.preference:Orpo",
         learns_preferences=True,
         sees_step=True,
+        needs_all_rows=_STREAMED,
+        takes_adapted_head=True,
+        measures={
+            **_OF_PAIRS,
+            "nll_loss": "Loss, the part of cross-entropy",
+            "odds_ratio_loss": "Loss, the part of the odds ratio",
+        },
     ),
     "kto": ObjectiveRules(
         "Kahneman-Tversky optimisation: single answers, each desired or not",
@@ -257,6 +310,9 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.preference:Kto",
         learns_preferences=True,
         sees_step=True,
+        needs_all_rows=_STREAMED,
+        takes_adapted_head=True,
+        measures={**_OF_PAIRS, "kl": "Distance from the start (KL estimate), nats a completion"},
     ),
     "simpo": ObjectiveRules(
         "simple preference optimisation: likelihood a token, without a reference",
@@ -272,6 +328,9 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Learn preferences by likelihood a token, without a reference.",
         implementation="luthier.ml.training.objectives.preference:Simpo",
         learns_preferences=True,
+        needs_all_rows=_STREAMED,
+        takes_adapted_head=True,
+        measures=_OF_PAIRS,
     ),
     "grpo": ObjectiveRules(
         "reinforcement learning: the model's own answers, graded against each other",
@@ -309,6 +368,9 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         summary="Reinforcement learning: samples answers and learns from their grades.",
         implementation="luthier.ml.training.objectives.grpo:Grpo",
         sees_step=True,
+        needs_all_rows="the prompt of every row before the first step: each must leave room for an answer and have "
+        "what is graded",
+        approach="reinforcement-learning",
     ),
 }
 

@@ -15,7 +15,7 @@ import torch
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
-from luthier.core.ports import Attempt
+from luthier.core.ports import Rollout
 from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -36,7 +36,7 @@ class Sample:
 
     row_id: str
     tokens: TokenisedExample
-    attempt: Attempt
+    attempt: Rollout
     log_probabilities: tuple[float, ...]
 
     @property
@@ -132,6 +132,6 @@ def _sample(
     return Sample(
         row_id=row.id,
         tokens=TokenisedExample(f"{row.id}#{number}", array("i", own + new), mask),
-        attempt=Attempt(row.id, written.content, len(new), found.stopped, written.reasoning),
+        attempt=Rollout(row.id, written.content, len(new), found.stopped, written.reasoning),
         log_probabilities=tuple(found.log_probabilities),
     )

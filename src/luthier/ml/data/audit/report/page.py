@@ -5,7 +5,6 @@ The views are plain text; everything is escaped where it is put into the templat
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,14 @@ from typing import Final
 
 from luthier.core.results.audit import SEVERITIES, Audit, Finding, FindingExample, Grade
 from luthier.core.system.files import replace_text
+from luthier.core.text.names import shortened
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.page import page_environment
 from luthier.ml.data.audit.report.charts import audit_charts
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.evaluation.statistics.intervals import TAIL
+from luthier.ml.evaluation.statistics.resampling import share_ends
 
 GRADE_TONES: Final[dict[Grade, str]] = {"A": "good", "B": "good", "C": "open", "D": "bad", "F": "bad"}
 GRADE_WORDS: Final[dict[Grade, str]] = {
@@ -30,9 +32,6 @@ GRADE_WORDS: Final[dict[Grade, str]] = {
 }
 SEVERITY_TONES: Final = {"error": "bad", "warning": "open", "info": "quiet"}
 NUM_OPEN_EXAMPLES: Final = 2
-FOLD_CHARACTERS: Final = 480
-MAX_CHARACTERS: Final = 6_000
-_Z: Final = 1.959963984540054
 _NUM_DETAILS: Final = 16
 _REPAIR: Final = "luthier data repair"
 
@@ -68,29 +67,6 @@ class FindingView:
     examples: tuple[FindingExample, ...]
     more_examples: tuple[FindingExample, ...]
     details: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """An excerpt: its start, and the whole where that is more.
-
-    Attributes:
-        start: what is shown first.
-        whole: up to 6,000 characters.
-        num_left_out: characters beyond that.
-    """
-
-    start: str
-    whole: str
-    num_left_out: int
-
-
-def fold(text: str) -> Text:
-    """Text beyond about 480 characters shows its start first; beyond 6,000 the rest is left out, and counted."""
-    whole = text[:MAX_CHARACTERS]
-    # A little more than the limit is shown whole: a fold that hides one line is a nuisance.
-    start = whole if len(whole) <= FOLD_CHARACTERS * 5 // 4 else whole[:FOLD_CHARACTERS]
-    return Text(start, whole, len(text) - len(whole))
 
 
 def headline(audit: Audit) -> str:
@@ -179,15 +155,8 @@ def estimate_interval(finding: Finding) -> str:
     # bool is an int in Python.
     if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
         return ""
-    low, high = wilson(finding.fraction, size)
+    low, high = share_ends(finding.fraction * size, size, TAIL)
     return f"[{figures.percent(low)}, {figures.percent(high)}]"
-
-
-def wilson(fraction: float, num: int) -> tuple[float, float]:
-    """The 95% interval of a fraction seen in `num` draws (Wilson, "Probable inference", 1927)."""
-    centre = (fraction + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
-    reach = _Z / (1 + _Z**2 / num) * math.sqrt(fraction * (1 - fraction) / num + _Z**2 / (4 * num**2))
-    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def _pieces(fix: str) -> tuple[tuple[str, bool], ...]:
@@ -214,7 +183,7 @@ def _details(finding: Finding) -> tuple[tuple[str, str], ...]:
         if name in ("kind", "sort") or not isinstance(value, str | int | float):
             continue
         text = value if isinstance(value, str) else figures.plain(value)
-        found.append((name.replace("_", " "), text if len(text) <= 200 else f"{text[:199]}…"))
+        found.append((name.replace("_", " "), shortened(text, 200)))
     return tuple(found[:_NUM_DETAILS])
 
 
@@ -265,7 +234,7 @@ def render_audit(
         versions: name of a program -> its version.
         held_out: the file that it was compared with; None for none.
     """
-    environment = page_environment(TEMPLATES, fold)
+    environment = page_environment(TEMPLATES)
     return environment.get_template("audit.html.j2").render(
         audit=audit,
         name=Path(audit.file).name,

@@ -51,7 +51,7 @@ class AnswerFile:
         """Answers that are stored."""
         return sum(map(len, self._places.values()))
 
-    def of_engine(self, key: Hashable) -> KeptAnswers:
+    def of_engine(self, key: Hashable) -> StoredAnswers:
         """The answers of one engine.
 
         Args:
@@ -116,12 +116,12 @@ class StoredCall:
         self._file.keep(self._name, new)
 
 
-KeptAnswers = Callable[[str, Sequence[Prompt]], StoredCall]
+StoredAnswers = Callable[[str, Sequence[Prompt]], StoredCall]
 """The stored answers of a call of one engine: by the form of the answers, and the prompts."""
 
 
 def continuations_of(
-    kept: KeptAnswers | None, prompts: Sequence[Prompt]
+    kept: StoredAnswers | None, prompts: Sequence[Prompt]
 ) -> tuple[dict[int, Continuation], Callable[[Mapping[int, Continuation]], None]]:
     """What is stored of a call as continuations, and what stores more; None stores nothing."""
     if kept is None:

@@ -2,8 +2,8 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.ml.inference.fake import FakeEngine
 from luthier.testing.engine_contract import EngineContract, ask
+from luthier.testing.fake_engine import FakeEngine
 
 
 class TestContract(EngineContract):

@@ -11,7 +11,7 @@ import pytest
 from luthier.core.errors import StoppedError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.ml.inference.decode import Decoder
-from luthier.ml.inference.kept_answers import AnswerFile, continuations_of
+from luthier.ml.inference.stored_answers import AnswerFile, continuations_of
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 SILENT = SilentProgress()
@@ -37,7 +37,7 @@ def test_stopped_work_goes_on_with_the_same_batches_and_the_same_result(
     monkeypatch.setattr(Decoder, "run", counted)
     stops = iter([None] * 9 + ["no time"] * 99)
     engine = TransformersEngine.open(str(tiny), dtype=precision, batch_tokens=200, stop=lambda: next(stops))
-    engine.kept_answers = AnswerFile(tmp_path / "answers").of_engine("tiny")
+    engine.stored_answers = AnswerFile(tmp_path / "answers").of_engine("tiny")
     with pytest.raises(StoppedError):
         engine.generate(PROMPTS, SILENT)
     kept = AnswerFile(tmp_path / "answers")
@@ -45,7 +45,7 @@ def test_stopped_work_goes_on_with_the_same_batches_and_the_same_result(
     assert 0 < num_kept < len(PROMPTS)
     ran.clear()
     engine = TransformersEngine.open(str(tiny), dtype=precision, batch_tokens=200)
-    engine.kept_answers = kept.of_engine("tiny")
+    engine.stored_answers = kept.of_engine("tiny")
     assert engine.generate(PROMPTS, SILENT) == expected
     assert sum(ran) == len(PROMPTS) - num_kept
     # Once all are there, nothing is computed.
