@@ -155,7 +155,7 @@ def test_numbers_with_decimal_commas_are_read_and_written_so_and_the_head_says_i
     targets = targets_of(rows, TaskHead.model_validate_json(head.model_dump_json()))
     assert [round(head.offset + head.scale * one[0], 6) for one in targets if one] == [1200.5, 10.0, 30.0, 2000.0]
     assert target_text(targets[0] or (), head) == "1.200,50 €"
-    plain = fit_task_head("regress", {"train": _examples("def test_a_head_reads_the_prompt_of_inference_and_no_token_of_the_answer,200.50", ".00")}, 8, multi_label=False)
+    plain = fit_task_head("regress", {"train": _examples("$1,200.50", "$10.00")}, 8, multi_label=False)
     assert plain.notes == ()
 
 
