@@ -324,8 +324,8 @@ def fuzzy_match(output: str, reference: str) -> float:
     return 2.0 * common_subsequence_length(output, reference) / (len(output) + len(reference))
 
 
-# A comma is a decimal one, as in "8,5", unless it separates thousands; a list such as 3,4,5 has none. Digits are bounded
-# so that a judge that repeats one does not take long to read.
+# A comma is a decimal one, as in "8,5", unless it separates thousands; a list such as 3,4,5 has none. Digits are
+# bounded so that a judge that repeats one does not take long to read.
 _NUMBER: Final = r"-?(?:\d{1,20},\d{1,20}(?![.,]?\d)|\d{1,20}(?:\.\d{1,20})?|(?<!\w)\.\d{1,20})(?:[eE][-+]?\d{1,3})?"
 _THOUSANDS: Final = re.compile(r"-?[1-9]\d{0,2},\d{3}\b")
 _ANY_NUMBER: Final = re.compile(_NUMBER)

@@ -15,7 +15,8 @@ def write_prices(file: Path, num: int, first: int = 0, *, is_german: bool = True
     """A square metre is 12.35; in German 1.234,50 is what is 1,234.50 elsewhere."""
     signs = str.maketrans(",.", ".,") if is_german else {}
     sizes = range(30 + first, 30 + first + num)
-    rows = [{"prompt": f"A flat of {size} m2.", "completion": f"{12.35 * size:,.2f}".translate(signs)} for size in sizes]
+    prices = {size: f"{12.35 * size:,.2f}".translate(signs) for size in sizes}
+    rows = [{"prompt": f"A flat of {size} m2.", "completion": price} for size, price in prices.items()]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
