@@ -29,7 +29,7 @@ _LONGEST: Final = 60
 """Tokens of an answer that is copied."""
 _MAX_ROWS: Final = 1_000
 _MAX_CHARACTERS: Final = 400_000
-_LEAST_CHARACTERS: Final = 100_000
+_LEAST_CHARACTERS: Final = 50_000
 """Of prompts for the rules of one of many fields."""
 _MAX_FIELDS: Final = 20
 _LOOKED_AT: Final = 200

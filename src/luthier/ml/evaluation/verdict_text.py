@@ -27,8 +27,9 @@ _BASELINES = {
     "ridge": "ridge regression",
     "copy": "rules that copy from the prompt",
 }
-# Baselines that order documents, by name: their kinds mean something else where answers are given.
-_SEARCHES = {
+# Baselines whose kind has others, too: those that order documents, and the text as it is.
+_BY_NAME = {
+    "unchanged text": "the unchanged text",
     "BM25": "BM25",
     "most popular documents": "the order of the most popular documents",
     "random order": "a random order",
@@ -43,8 +44,8 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
         results: all systems of the evaluation; a few-shot one is named after the same model without examples among
             them.
     """
-    if system.name in _SEARCHES:
-        return _SEARCHES[system.name]
+    if system.name in _BY_NAME:
+        return _BY_NAME[system.name]
     if not system.is_model:
         # Two ways to find the nearest row have one kind: the name says which, in brackets.
         _, bracket, way = system.name.partition(" (")
