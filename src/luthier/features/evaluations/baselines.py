@@ -51,11 +51,15 @@ def fit_baselines(
     from luthier.ml.inference.models.token_table import token_table
 
     looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
-    if not train or not looks_at_text or not have_text_answers(examples):
+    if not looks_at_text or not have_text_answers(examples):
         return BaselineSet()
+    if not train:
+        return BaselineSet(left_out=(NO_TRAINING_ROWS,))
     return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
 
 
+NO_TRAINING_ROWS: Final = "no baselines: the training rows are not known; --few-shot-from FILE names them"
+"""Why an evaluation of models that no run of this home has made has no baselines."""
 AS_SETS: Final = "Labels of a row are compared as a set: their order, case, spaces and repetitions do not count."
 """A note on evaluations of heads that give several labels."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.features.evaluations.baselines import NO_TRAINING_ROWS
 from luthier.features.evaluations.service import evaluate
 from luthier.platform.home.context import Context
 
@@ -48,3 +49,13 @@ def test_answers_that_are_no_numbers_have_no_distance(context: Context, tiny_mod
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = evaluate(context, [str(tiny_model)], data=file, metrics=["exact_match"], max_new_tokens=3)
     assert list(found.systems[0].metrics) == ["exact_match", "exact_match_ignoring_case"]
+
+
+def test_an_evaluation_without_training_rows_says_why_it_has_no_baselines(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = write_prices(tmp_path / "test.jsonl", 12)
+    found = evaluate(context, [str(tiny_model)], data=data, metrics=["exact_match"], max_new_tokens=3)
+    assert found.baselines_left_out == (NO_TRAINING_ROWS,)
+    likelihood = evaluate(context, [str(tiny_model)], data=data, metrics=["perplexity"])
+    assert likelihood.baselines_left_out == ()
