@@ -58,8 +58,8 @@ def fit_baselines(
     return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
 
 
-NO_TRAINING_ROWS: Final = "no baselines: the training rows are not known; --few-shot-from FILE names them"
-"""Why an evaluation of models that no run of this home has made has no baselines."""
+NO_TRAINING_ROWS: Final = "no baselines: no training rows are known to fit them on (luthier eval: --few-shot-from FILE)"
+"""Why there are none in an evaluation of models that no run of this home has made."""
 AS_SETS: Final = "Labels of a row are compared as a set: their order, case, spaces and repetitions do not count."
 """A note on evaluations of heads that give several labels."""
 
