@@ -61,7 +61,7 @@ def rows_for_rules(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
 
     Of JSON answers with many fields fewer, since each has rules of its own.
     """
-    num_fields = len(_commonest_fields(rows)) or 1
+    num_fields = len(commonest_fields(rows)) or 1
     return evenly(within(rows, max(_MAX_CHARACTERS // num_fields, _LEAST_CHARACTERS)), _MAX_ROWS)
 
 
@@ -72,11 +72,11 @@ def copied_answers(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]
         NotApplicable: answers are rarely in their prompts, repeat as labels do, or follow no common words; of JSON
             answers, all fields are so, or most answers have other fields.
     """
-    fields = _commonest_fields(rows)
+    fields = commonest_fields(rows)
     return _copied_objects(rows_for_rules(rows), prompts, fields) if fields else copied_texts(rows, prompts)
 
 
-def _commonest_fields(rows: Sequence[TaskRow]) -> tuple[FieldPath, ...]:
+def commonest_fields(rows: Sequence[TaskRow]) -> tuple[FieldPath, ...]:
     """The fields of the JSON objects that the answers are; none where most are no objects."""
     some = [fields_of(row.answer) for row in evenly(rows, _LOOKED_AT)]
     shapes = Counter(tuple(fields) for fields in some if fields)
