@@ -9,11 +9,11 @@ import pytest
 from luthier.ml.baselines.rows import NotApplicable, TaskRow
 from luthier.ml.baselines.unchanged import unchanged_texts
 
-WORDS = "the house near river was sold last year because its old roof let in too much rain every single winter".split()
+TEXT = "the house near river was sold last year because its old roof let in too much rain every single winter"
 
 
 def sentence(number: int) -> str:
-    return " ".join(random.Random(number).sample(WORDS, 12))
+    return " ".join(random.Random(number).sample(TEXT.split(), 12))
 
 
 def corrected(number: int, *, before: str = "Correct this:\n", after: str = "\nAnswer:") -> TaskRow:

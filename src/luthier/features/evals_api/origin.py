@@ -77,7 +77,9 @@ def origin_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> Origin:
     if exact:
         said.append(f"{exact:,} of {rows.num_rows:,} items were trained on: the figures look too good.")
     if same_prompt:
-        said.append(f"{same_prompt:,} of {rows.num_rows:,} items have a prompt that was trained on with another answer.")
+        said.append(
+            f"{same_prompt:,} of {rows.num_rows:,} items have a prompt that was trained on with another answer."
+        )
     outcome = tuned.run_id if tuned.step is None else None
     return Origin(outcome or run.model, tuned.run_id, outcome, exact, tuple(said))
 

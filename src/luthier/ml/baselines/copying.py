@@ -99,9 +99,7 @@ def _copied_objects(rows: Sequence[TaskRow], prompts: Sequence[str], paths: tupl
     if not num_copied:
         raise NotApplicable("no field of the JSON answers is copied from the prompt")
     style = style_of([row.answer for row, _ in own])
-    return [
-        written({path: column[place] for path, column in columns.items()}, style) for place in range(len(prompts))
-    ]
+    return [written({path: column[place] for path, column in columns.items()}, style) for place in range(len(prompts))]
 
 
 def _column(seen: Sequence[str], values: Sequence[Any], prompts: Sequence[str]) -> tuple[list[Any], bool]:
@@ -113,7 +111,7 @@ def _column(seen: Sequence[str], values: Sequence[Any], prompts: Sequence[str]) 
     rows = [TaskRow(prompt, text) for prompt, text in zip(seen, texts, strict=True)]
     is_text = 2 * sum(isinstance(one, str) and not isinstance(one, Raw) for one in values) >= len(values)
     # Of values that are no texts the rows' own spelling is JSON; what is copied need not be.
-    known = {text: value for text, value in zip(texts, values, strict=True)}
+    known = dict(zip(texts, values, strict=True))
     found, is_copied = _texts_of_field(rows, prompts)
     return [known.get(text, text if is_text else _number(text)) for text in found], is_copied
 

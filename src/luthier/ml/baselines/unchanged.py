@@ -5,7 +5,6 @@ Where little of a text changes, a copy of it is already close to every reference
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 from collections import Counter
@@ -54,7 +53,9 @@ def _common_start(texts: Sequence[str]) -> str:
     # In order, all texts between two have what these two begin with alike: the ends of the order may be others.
     ordered = sorted(texts)
     num = int(_MOST_UNLIKE * len(ordered))
-    found = os.path.commonprefix([ordered[num], ordered[-1 - num]])
+    one, other = ordered[num], ordered[-1 - num]
+    length = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    found = one[:length]
     # Up to the last space: words that happen to begin alike are part of the text.
     return found[: max(found.rfind(" "), found.rfind("\n")) + 1]
 

@@ -48,6 +48,7 @@ JUDGE = {
 
 needs_sandbox = pytest.mark.skipif(not isolation().seccomp, reason="this machine cannot lock a process down")
 
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Context]:
     """A home with a base model and one run; every test has evals of its own."""
@@ -209,4 +210,3 @@ def test_nothing_of_another_projects_rows_is_given_away(shared: Context, monkeyp
     found = result_of(shared, monkeypatch, [taught("say a", "a")])
     assert (found.tasks[0].num_leaked, found.run_id) == (0, None)
     assert "another project" in found.tasks[0].cautions[0]
-

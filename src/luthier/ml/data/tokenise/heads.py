@@ -285,8 +285,8 @@ def _fit_numbers(examples: Sequence[Example], answers: Sequence[str], width: int
 def _no_numbers(problems: Sequence[RowProblem], num_rows: int) -> DataError:
     return DataError(
         f"{len(problems):,} of {num_rows:,} answers are not numbers",
-        expected="a number in every answer, at most with a short unit, such as 12, 1,234.50, $9 or 3 kg, or with decimal "
-        "commas throughout: 1.234,50",
+        expected="a number in every answer, at most with a short unit, such as 12, 1,234.50, $9 or 3 kg, or with "
+        "decimal commas throughout: 1.234,50",
         do="correct or remove these rows, or choose objective: {name: classify} for labels",
         problems=problems,
     )
