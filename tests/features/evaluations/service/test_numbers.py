@@ -44,7 +44,7 @@ def test_how_far_numbers_are_off_is_measured_beside_how_many_are_equal(
 
 
 def test_answers_that_are_no_numbers_have_no_distance(context: Context, tiny_model: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"Say {n}", "completion": f"word {n}"} for n in range(12)]
+    rows = [{"prompt": f"Say {n}", "completion": "abcdefghijkl"[n:]} for n in range(12)]
     file = tmp_path / "words.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = evaluate(context, [str(tiny_model)], data=file, metrics=["exact_match"], max_new_tokens=3)
