@@ -5,6 +5,8 @@ Metrics, rows, ways to prompt the base model, and what has to be reached.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,10 +16,43 @@ from luthier.core.registry import METRICS
 
 MetricName = Annotated[str, AfterValidator(METRICS.validated), Field(json_schema_extra=METRICS.add_names)]
 Switch = Literal["auto"] | bool
+SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
+"""The metrics that are the share of rows with a correct answer."""
+
+
+_COSTS: Final = ("cost_of_an_error", "cost_of_an_answer")
+
+
+def _by_costs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The accuracy from which on an answer by the model costs no more than one by a person, as a value.
+
+    With accuracy p the model's errors cost (1 - p) * cost_of_an_error an answer; a person costs cost_of_an_answer, and
+    is taken to be right.
+
+    Raises:
+        ValueError: one of the two costs is missing or no positive number, an answer costs as much as an error, or
+            the metric is no share of right answers.
+    """
+    rest = {key: value for key, value in given.items() if key not in _COSTS}
+    costs = [given.get(name) for name in _COSTS]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) or not 0 < one < math.inf for one in costs):
+        raise ValueError("both cost_of_an_error and cost_of_an_answer, as amounts above 0")
+    error, answer = (float(one) for one in costs if one is not None)
+    if answer >= error:
+        raise ValueError("cost_of_an_answer below cost_of_an_error: otherwise an error costs no more than a check")
+    if rest.keys() & {"value", "agreement"}:
+        raise ValueError("costs without value and agreement: the value follows from the costs")
+    metric = rest.get("metric") or "exact_match"
+    if metric not in SHARES_OF_CORRECT:
+        raise ValueError(f"a metric that is a share of right answers: {', '.join(SHARES_OF_CORRECT)}")
+    # Six digits: 1 - 2 / 20 is 0.9 to a reader, and not a float beside it.
+    return {**rest, "metric": metric, "value": round(1 - answer / error, 6)}
 
 
 class GoodEnoughRecipe(FrozenModel):
     """What the tuned model has to reach to be good enough; a number alone, `good_enough: 0.9`, is the value.
+
+    `{cost_of_an_error: 20, cost_of_an_answer: 2}` is the value 0.9: from there on, its errors cost less than people.
 
     Attributes:
         metric: one that is measured, such as `label_accuracy`; None: the one that the verdict rests on.
@@ -39,9 +74,11 @@ class GoodEnoughRecipe(FrozenModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_number(cls, given: Any) -> Any:
+    def _plain(cls, given: Any) -> Any:
         # bool is a subclass of int: `good_enough: true` must stay an error.
-        return {"value": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return {"value": given}
+        return _by_costs(given) if isinstance(given, Mapping) and given.keys() & {*_COSTS} else given
 
     @model_validator(mode="after")
     def _one_of_two(self) -> GoodEnoughRecipe:
@@ -123,10 +160,6 @@ class EvaluationRecipe(FrozenModel):
     def second_answers(self) -> str:
         """The column with a second person's answers that its bar needs; empty for none."""
         return "" if self.good_enough is None else self.good_enough.agreement or ""
-
-
-SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
-"""The metrics that are the share of rows with a correct answer."""
 
 
 class Bar(FrozenModel):

@@ -38,14 +38,17 @@ class NumberFormat(FrozenModel):
 
     Attributes:
         before, after: the text around it, such as a unit.
-        decimals: digits behind the point.
+        decimals: digits behind the decimal mark.
         has_commas: whether thousands are separated.
+        decimal_mark, thousands_mark: the signs before decimals and between thousands.
     """
 
     before: str = ""
     after: str = ""
     decimals: int = 0
     has_commas: bool = False
+    decimal_mark: str = "."
+    thousands_mark: str = ","
 
 
 class TaskHead(FrozenModel):

@@ -6,7 +6,19 @@ import json
 
 import pytest
 
-from luthier.core.text.written_numbers import number_format, read_number, typed_number, write_number
+from luthier.core.text.written_numbers import (
+    POINT,
+    NumberMarks,
+    marks_in_texts,
+    marks_note,
+    marks_of,
+    number_format,
+    number_marks,
+    numbers_in,
+    read_number,
+    typed_number,
+    write_number,
+)
 
 
 @pytest.mark.parametrize("value", [1e-05, 2.5e-05, -3e-07, 0.0001, 0.25, 12.0, 1e16, 1.5e22, 5e-324])
@@ -93,3 +105,104 @@ def test_what_is_typed_and_no_number_is_refused(text: str) -> None:
 
 def test_a_number_behind_an_ellipsis_is_left_open() -> None:
     assert read_number("...5") is None
+
+
+COMMA = NumberMarks(",", ".")
+MARKS = [
+    (["12,50 €", "1.000,00 €", "9,99 €"], COMMA),
+    (["$12.50", "$1,000.00"], POINT),
+    (["0,125 kg", "1,250 kg"], COMMA),
+    (["0.125", "12.500"], POINT),
+    (["1.250.000", "12.500", "900"], COMMA),
+    (["1,250,000", "12,500"], POINT),
+    # Whole numbers: three decimals would be there in every row, or without a 0 at their end.
+    (["950", "1.200", "12.500", "480"], COMMA),
+    (["950", "1.225", "12.375"], POINT),
+    (["3", "1.200"], POINT),
+    (["1500", "950", "1.200"], POINT),
+    (["1.000", "12.500"], POINT),
+    (["1.250", "2.500", "1e-05"], POINT),
+    # One slip is no convention, and neither is a draw.
+    ([*["1,250"] * 40, "3,5"], POINT),
+    (["3,5", "3.5"], POINT),
+    (["3,5", "4,5", "3.5"], COMMA),
+    (["1 234,50", "999,00", "12 000,00"], NumberMarks(",", " ")),
+    (["1'234.50", "999.00"], NumberMarks(".", "'")),
+    (["1\u202f234,5", "12,5"], NumberMarks(",", "\u202f")),
+    (["01.02.2024", "1.2.3", "yes", "", "1,2,3", "x" * 10_000], POINT),
+    ([], POINT),
+]
+
+
+@pytest.mark.parametrize(("answers", "marks"), MARKS, ids=lambda one: str(one)[:40])
+def test_rows_show_together_which_mark_is_that_of_decimals(answers: list[str], marks: NumberMarks) -> None:
+    assert number_marks(answers) == marks
+    assert number_marks(reversed(answers)) == marks
+
+
+@pytest.mark.parametrize(
+    ("text", "marks", "value", "decimals", "is_grouped"),
+    [
+        ("12.500", COMMA, 12500.0, 0, True),
+        ("12.500", POINT, 12.5, 3, False),
+        ("1.234,50 €", COMMA, 1234.5, 2, True),
+        ("0,125", COMMA, 0.125, 3, False),
+        (",5", COMMA, 0.5, 1, False),
+        ("-1.000.000", COMMA, -1_000_000.0, 0, True),
+        ("\u22123,5 kg", COMMA, -3.5, 1, False),
+        ("1 234,5", NumberMarks(",", " "), 1234.5, 1, True),
+        ("1\u00a0234,5", NumberMarks(",", " "), 1234.5, 1, True),
+        ("12.000", NumberMarks(",", " "), 12000.0, 0, True),
+        ("1\u2019234.5", NumberMarks(".", "'"), 1234.5, 1, True),
+    ],
+)
+def test_a_number_is_read_by_the_marks_of_its_rows(
+    text: str, marks: NumberMarks, value: float, decimals: int, is_grouped: bool
+) -> None:
+    found = read_number(text, marks)
+    assert found is not None
+    assert (found.value, found.decimals, found.has_commas) == (value, decimals, is_grouped)
+
+
+@pytest.mark.parametrize(
+    ("text", "marks"), [("3.5", COMMA), ("1.2345", COMMA), ("1 234", POINT), ("1.23.456", COMMA), ("1 23,5", COMMA)]
+)
+def test_what_these_marks_cannot_mean_is_no_number(text: str, marks: NumberMarks) -> None:
+    assert read_number(text, marks) is None
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [["1.234,50 €", "9,99 €"], ["$1,234.50", "$9.99"], ["950", "12.500"], ["1 234,5", "2,0"], ["1'234.50", "9.99"]],
+)
+def test_a_number_is_written_as_its_rows_are_and_read_again(answers: list[str]) -> None:
+    marks = number_marks(answers)
+    read = [one for answer in answers if (one := read_number(answer, marks)) is not None]
+    form = number_format(read, marks)
+    assert len(read) == len(answers)
+    assert write_number(read[0].value, form) == answers[0] or read[0].decimals != form.decimals
+    assert marks_of(form) == marks
+    again = read_number(write_number(1_234_567.0, form), marks_of(form))
+    assert again is not None
+    assert again.value == 1_234_567.0
+
+
+def test_numbers_within_a_text_are_read_by_its_marks() -> None:
+    text = "Wohnung 54,5 m2, 12.500 Einwohner, Zimmer 3."
+    assert numbers_in(text, COMMA) == [54.5, 2.0, 12500.0, 3.0]
+    assert marks_in_texts([text]) == COMMA
+    assert numbers_in("54.5 m, 12,500 and 1,2345", POINT) == [54.5, 12500.0, 1.0, 2345.0]
+    assert marks_in_texts(["54.5 m", "no number"]) == POINT
+
+
+def test_how_numbers_are_read_is_said_where_it_could_be_otherwise() -> None:
+    comma = ["9,99", "12.500", "1,50"]
+    note = marks_note(comma, number_marks(comma))
+    assert "decimal comma" in note
+    assert "'12.500' is 12500" in note
+    assert "'9,99' is 9.99" in marks_note(["9,99", "1,50"], COMMA)
+    unclear = ["1.000", "12.500"]
+    note = marks_note(unclear, number_marks(unclear))
+    assert "decimal point" in note
+    assert "'1.000' is 1," in note
+    assert marks_note(["12.5", "1.000"], POINT) == marks_note(["1,000", "7"], POINT) == marks_note([], POINT) == ""

@@ -69,3 +69,27 @@ def test_digits_that_no_float_holds_stop_neither_prompts_nor_answers() -> None:
 def test_answers_of_another_kind_are_left_out(answers: list[str], reason: str) -> None:
     with pytest.raises(NotApplicable, match=reason):
         ridge_regression([TaskRow(f"q {n}", answer) for n, answer in enumerate(answers)], ["q"])
+
+
+def test_numbers_with_decimal_commas_are_learned_as_those_with_points() -> None:
+    signs = str.maketrans(",.", ".,")
+    train, held_out = flats(100), flats(20, start=500)
+    swapped = [TaskRow(row.prompt, row.answer.translate(signs)) for row in train]
+    prompts = [row.prompt for row in held_out]
+    found = ridge_regression(swapped, prompts)
+    assert [text.translate(signs) for text in found] == ridge_regression(train, prompts)
+    assert any("." in text for text in found)
+    assert len(rows_for_regression(swapped)) == 100
+
+
+def test_whole_numbers_with_points_between_thousands_are_no_decimals() -> None:
+    rows = [TaskRow(f"{n} boxes", f"{50 * n:,}".replace(",", ".")) for n in range(1, 61)]
+    (found,) = ridge_regression(rows, ["40 boxes"])
+    assert float(found.replace(".", "")) == pytest.approx(2000, rel=0.02)
+
+
+def test_decimals_in_prompts_are_read_as_they_are_written_there() -> None:
+    """The answers are whole numbers and show nothing: a thousand times the number in the prompt."""
+    rows = [TaskRow(f"{n / 4:g} ha".replace(".", ","), str(250 * n)) for n in range(1, 61)]
+    (found,) = ridge_regression(rows, ["7,5 ha"])
+    assert float(found) == pytest.approx(7500, rel=0.01)

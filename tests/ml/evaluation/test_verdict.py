@@ -307,3 +307,20 @@ def test_a_rouge_of_letters_that_it_does_not_see_is_warned_of(reference, is_warn
     base, tuned = (answering(name, [reference], [reference]) for name in ("base", "tuned"))
     caveats = verdict([base, tuned], [compared(base, tuned, "better")], primary="rouge_l").caveats
     assert sum("ROUGE sees the letters a-z and digits alone" in caveat for caveat in caveats) == is_warned
+
+
+@pytest.mark.parametrize(("word", "is_warned"), [("worse", True), ("not distinguishable", True), ("better", False)])
+def test_a_regression_that_is_as_near_is_named_where_equal_numbers_decide(word, is_warned):
+    base = system("base", exact_match=0.0, nmae=0.9)
+    ridge = system("ridge regression", exact_match=0.0, nmae=0.1).model_copy(update={"kind": "ridge"})
+    tuned = system("tuned", adapter="a", exact_match=0.2, nmae=0.2)
+    found = [compared(one, tuned, "better", "exact_match") for one in (base, ridge)]
+    found += [compared(base, tuned, "not distinguishable", "nmae"), compared(ridge, tuned, word, "nmae")]
+    caveats = verdict([base, ridge, tuned], found, primary="exact_match").caveats
+    warned = [caveat for caveat in caveats if "near miss" in caveat]
+    assert len(warned) == is_warned
+    if is_warned:
+        assert "not shown to be nearer than those of ridge regression (normalised absolute error)" in warned[0]
+        assert "--metrics nmae" in warned[0]
+    # Where nearness decides, the verdict itself says it.
+    assert not any("near miss" in one for one in verdict([base, ridge, tuned], found, primary="nmae").caveats)

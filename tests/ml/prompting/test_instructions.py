@@ -98,3 +98,19 @@ def test_it_is_put_before_all_else_and_behind_a_system_prompt_of_the_row() -> No
     assert [m.content for m in user.conversation.messages] == ["Say it.\n\nViolin", "good"]
     assert user.reference == "good"
     assert with_instruction(row(1, "a", "b"), "", as_system=True) == row(1, "a", "b")
+
+
+def test_json_answers_are_asked_for_in_their_form() -> None:
+    rows = [
+        row(n, f"{n} boxes from Lyon {n}", f'{{"boxes": {n}, "from": {{"city": "Lyon {n}"}}, "paid": true, "of": [1]}}')
+        for n in range(30)
+    ]
+    found = derive_instruction(rows)
+    assert found is not None
+    assert found.task == "extraction"
+    form = '{"boxes": 0, "from": {"city": "..."}, "paid": true, "of": []}'
+    assert all(text.endswith(form) for text in nonempty(found.variants))
+    long = [row(n, f"{n} boxes", "{" + ", ".join(f'"key {k}": "{n}"' for k in range(90)) + "}") for n in range(30)]
+    other = derive_instruction(long)
+    assert other is not None
+    assert other.needs_examples

@@ -251,7 +251,7 @@ def row_of_response(one: StoredResponse) -> SourceRow:
     messages += [_chat_turn(item) for item in one.document["input"] if item["type"] != "reasoning"]
     calls = [_chat_call(item) for item in response["output"] if item["type"] == "function_call"]
     written = [item for item in response["output"] if item["type"] == "message"]
-    text = "".join(_text_of(item["content"]) for item in written)
+    text = "".join(text_of(item["content"]) for item in written)
     message = {"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {})
     reason = "length" if response["status"] == "incomplete" else "tool_calls" if calls else "stop"
     item = {"id": one.response_id, "input": messages, "output": [message], "metadata": one.labels, "model": one.model}
@@ -269,8 +269,8 @@ def _chat_turn(item: Mapping[str, Any]) -> dict[str, Any]:
     if item["type"] == "function_call":
         return {"role": "assistant", "content": None, "tool_calls": [_chat_call(item)]}
     if item["type"] == "function_call_output":
-        return {"role": "tool", "tool_call_id": item["call_id"], "content": _text_of(item["output"])}
-    return {"role": item["role"], "content": _text_of(item["content"])}
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": text_of(item["output"])}
+    return {"role": item["role"], "content": text_of(item["content"])}
 
 
 def _chat_call(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def sample_fields(sample: Mapping[str, Any] | None) -> dict[str, Any]:
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if first is not None:
         message: dict[str, Any] = first["message"] if isinstance(first.get("message"), dict) else {}
-        found.setdefault("output_text", _text_of(message.get("content")))
+        found.setdefault("output_text", text_of(message.get("content")))
         found.setdefault("output_tools", message.get("tool_calls") or [])
         found.setdefault("finish_reason", first.get("finish_reason") or "")
     if isinstance(text := found.get("output_text"), str) and "output_json" not in found:
@@ -354,7 +354,8 @@ def sample_fields(sample: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-def _text_of(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """The text of a message; of several parts that of all of them."""
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
@@ -391,7 +392,7 @@ def _chat_message(turn: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content := message.get("content"), list) and any(
         isinstance(part, Mapping) and part.get("type") in ("input_text", "output_text") for part in content
     ):
-        message["content"] = _text_of([dict(part) if isinstance(part, Mapping) else {"text": part} for part in content])
+        message["content"] = text_of([dict(part) if isinstance(part, Mapping) else {"text": part} for part in content])
     return message
 
 

@@ -16,6 +16,7 @@ from luthier.core.json_limits import json_text
 from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.results.suite import SuiteResult, TaskResult
 from luthier.features.evals_api.data import Rows
+from luthier.features.evals_api.origin import Origin, origin_of
 from luthier.features.evals_api.records import Eval, EvalRun, OutputItem, score_range
 from luthier.features.serving.graders import GraderRequest, LabelModelRequest, MultiRequest, ScoreModelRequest
 from luthier.platform.home.context import Context
@@ -39,12 +40,20 @@ def keep_report(context: Context, one: Eval, run: EvalRun, rows: Rows) -> None:
     try:
         context.assessments.get("suite", SuiteResult, run.project_id, run.result_id)
     except NotFoundError:
-        made = report_of(context, one, run, rows)
-        subject = run.model or run.eval_id
-        context.assessments.save("suite", made.result_id, made, project_id=run.project_id, subject=subject)
+        origin = origin_of(context, one, run, rows)
+        made = report_of(context, one, run, rows, origin)
+        # A checkpoint is no outcome of its run, but its result goes with the run.
+        context.assessments.save(
+            "suite",
+            made.result_id,
+            made,
+            project_id=run.project_id,
+            subject=origin.subject,
+            run_id=origin.run_id,
+        )
 
 
-def report_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> SuiteResult:
+def report_of(context: Context, one: Eval, run: EvalRun, rows: Rows, origin: Origin) -> SuiteResult:
     """The figures of all graders over the items that were graded."""
     import numpy as np
 
@@ -83,9 +92,10 @@ def report_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> SuiteRes
         suite=one.name or one.eval_id,
         # Of graders and rows: reports of two models are comparable where they have the same.
         fingerprint=sha256_document([criteria, rows.sha256]),
+        run_id=origin.outcome,
         candidate=system,
         systems=(system,),
-        tasks=tuple(tasks),
+        tasks=tuple(_with_origin(task, origin) for task in tasks),
         seconds=max(0.0, time.time() - run.created_at),
     )
 
@@ -148,6 +158,12 @@ def _task(
         comparisons=(),
         cautions=tuple(cautions),
     )
+
+
+def _with_origin(task: TaskResult, origin: Origin) -> TaskResult:
+    """The task with what its items have in common with training rows."""
+    cautions = (*origin.cautions, *task.cautions)
+    return task.model_copy(update={"num_leaked": origin.num_leaked, "cautions": cautions})
 
 
 def _with_judges(task: TaskResult, graders: Sequence[GraderRequest]) -> TaskResult:

@@ -93,13 +93,14 @@ _NOT_RECORDED: Final = (
 
 
 def _method(system: SystemResult, name: str) -> Instructions:
-    from luthier.ml.baselines.predict import COPY, LINEAR, NEAREST, RIDGE
+    from luthier.ml.baselines.predict import COPY, LINEAR, NEAREST, RIDGE, UNCHANGED
 
     methods = {
         NEAREST: ("luthier.ml.baselines.nearest", "nearest_by_words", "answers"),
         LINEAR: ("luthier.ml.baselines.labels", "linear_classifier", "answers.outputs"),
         RIDGE: ("luthier.ml.baselines.numbers", "ridge_regression", "answers"),
         COPY: ("luthier.ml.baselines.copying", "copied_answers", "answers"),
+        UNCHANGED: ("luthier.ml.baselines.unchanged", "unchanged_texts", "answers"),
     }
     if system.name not in methods:
         return Instructions(name, "", "", (_DESCRIBED,))

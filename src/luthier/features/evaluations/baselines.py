@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -13,6 +14,7 @@ from luthier.core.dataset import Example
 from luthier.core.evaluation import Verdict
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.ports import Progress
+from luthier.core.text.written_numbers import marks_note, number_marks
 from luthier.features.evaluations.label_scores import LIKELIEST_LABEL, LabelledRows, likeliest_label, untrained_base
 from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, prompts_that_fit
 from luthier.features.evaluations.systems import answers_as_sets, search_kind, search_systems
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
     from luthier.ml.evaluation.compare import Judged, SystemUnderTest
     from luthier.ml.evaluation.metrics.protocol import MetricDefinition
+    from luthier.ml.evaluation.metrics.reference_based import NormalisedAbsoluteError
 
 
 def fit_baselines(
@@ -48,11 +51,15 @@ def fit_baselines(
     from luthier.ml.inference.models.token_table import token_table
 
     looks_at_text = any(metric.needs == "text" for metric in as_definitions(metrics))
-    if not train or not looks_at_text or not have_text_answers(examples):
+    if not looks_at_text or not have_text_answers(examples):
         return BaselineSet()
+    if not train:
+        return BaselineSet(left_out=(NO_TRAINING_ROWS,))
     return predict(train, examples, progress=context.progress, embeddings=token_table(base_model))
 
 
+NO_TRAINING_ROWS: Final = "no baselines: no training rows are known to fit them on (luthier eval: --few-shot-from FILE)"
+"""Why there are none in an evaluation of models that no run of this home has made."""
 AS_SETS: Final = "Labels of a row are compared as a set: their order, case, spaces and repetitions do not count."
 """A note on evaluations of heads that give several labels."""
 
@@ -105,7 +112,8 @@ def judged_together(
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
 
-    definitions, start = as_definitions([*metrics[0], *metrics[1]]), time.perf_counter()
+    start = time.perf_counter()
+    definitions, of_numbers = _with_distances(as_definitions([*metrics[0], *metrics[1]]), rows.train, rows.examples)
     if (kind := search_kind(candidates)) is not None:
         ordered = search_systems(kind, candidates, pool, rows.examples, rows.train)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
@@ -134,8 +142,43 @@ def judged_together(
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
     judged = draws_together(judged, draws, definitions)
     slow = slow_note(baselines, baselines.seconds + time.perf_counter() - start)
-    notes = (*of_search, *of_sets, *baselines.notes, *slow)
+    notes = (*of_search, *of_sets, *of_numbers, *baselines.notes, *slow)
     return Together(every, by_candidate, tuple(systems), judged, notes, left_out)
+
+
+_NUM_LOOKED_AT: Final = 20_000
+"""Training rows by which it is decided how numbers are written, equally spaced."""
+
+
+def _with_distances(
+    metrics: list[MetricDefinition], train: Sequence[Example], examples: Sequence[Example]
+) -> tuple[list[MetricDefinition], tuple[str, ...]]:
+    """The metrics, with how far numbers are off where the answers are numbers, and a note on how these are read.
+
+    Few numbers are equal to the digit: by exact match alone, a regression that is always near would be no alternative.
+    """
+    from luthier.ml.baselines.numbers import are_numbers
+    from luthier.ml.evaluation.metrics.reference_based import NormalisedAbsoluteError
+
+    is_asked = any(isinstance(one, NormalisedAbsoluteError) for one in metrics)
+    if not have_text_answers(examples) or all(one.needs != "text" for one in metrics):
+        return metrics, ()
+    if not is_asked and not are_numbers([one.reference or "" for one in examples]):
+        return metrics, ()
+    distance, note = _distance(train, examples)
+    found: list[MetricDefinition] = [distance if isinstance(one, NormalisedAbsoluteError) else one for one in metrics]
+    found += [] if is_asked else [distance]
+    return found, (f"{note[0].upper()}{note[1:]}.",) if note else ()
+
+
+def _distance(train: Sequence[Example], examples: Sequence[Example]) -> tuple[NormalisedAbsoluteError, str]:
+    """How far numbers are off, by the marks that all rows write, and a clause on these."""
+    from luthier.ml.evaluation.metrics.reference_based import NormalisedAbsoluteError
+
+    some = islice(train, 0, None, max(1, len(train) // _NUM_LOOKED_AT))
+    answers = [one.reference for one in (*some, *examples) if one.reference is not None]
+    marks = number_marks(answers)
+    return NormalisedAbsoluteError(marks), marks_note(answers, marks)
 
 
 def _as_sets(
@@ -224,11 +267,14 @@ def with_learning_curve(
         candidates: that were evaluated; a head among them that gives several labels has answers compared as sets.
     """
     from luthier.ml.baselines.learning_curve import learning_curve
+    from luthier.ml.evaluation.metrics.reference_based import NormalisedAbsoluteError
     from luthier.ml.evaluation.metrics.registry import as_definitions
 
     if verdict is None or not baselines.predictions:
         return verdict
     metric = as_definitions([verdict.metric])[0]
+    if isinstance(metric, NormalisedAbsoluteError):
+        metric, _ = _distance(train, examples)
     if metric.needs != "text":
         return verdict
     left = _allowed_seconds(seconds) - baselines.seconds

@@ -19,6 +19,7 @@ from luthier.core.evaluation_plan import MetricName
 from luthier.core.ids import is_trained_name
 from luthier.core.ports import Engine, Progress, Prompt, StopCheck
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, task_head_in
+from luthier.core.text.written_numbers import marks_of
 from luthier.features.generation.engines import EnginePool
 from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.resolve import Candidate, answers_key, engine_key, judged_over_base, open_judged
@@ -293,7 +294,8 @@ class JudgedHeads:
             name, figure = "auroc", area_under_curve(head.probabilities.double().numpy(), own)
         else:
             outputs = [sample.output for sample in result.samples]
-            name, figure = "absolute_error", absolute_error(outputs, references)
+            marks = marks_of(head.model.head.number_format)
+            name, figure = "absolute_error", absolute_error(outputs, references, marks)
         return result if figure is None else result.model_copy(update={"metrics": result.metrics | {name: figure}})
 
 

@@ -298,7 +298,7 @@ def good_enough_of(given: object) -> GoodEnoughRecipe | None:
     except ValidationError:
         raise RequestError(
             f"good_enough={given!r}",
-            expected="a number, or a mapping with value or agreement and, where you like, metric",
+            expected="a number, or a mapping with value, agreement or two costs and, where you like, metric",
             do='write for example: good_enough=0.9, good_enough={"metric": "label_accuracy", "value": 0.9}, or '
             'good_enough={"agreement": "second_label"}',
         ) from None

@@ -3,6 +3,8 @@
 A rule is "after these one to three words, up to that word" or "after these words, that many words". The rules form a
 decision list: the first that finds its words in a prompt copies from it.
 
+Answers that are JSON objects, as of an invoice, are copied field by field and put together in the form of the rows.
+
 Sources: Kushmerick, "Wrapper induction: Efficiency and expressiveness", 2000 (extraction by the text to the left and to
 the right); Rivest, "Learning Decision Lists", 1987.
 """
@@ -12,9 +14,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
-from luthier.ml.baselines.labels import commonest_answer
+from luthier.core.text.written_numbers import read_number
+from luthier.ml.baselines.json_fields import FieldPath, Raw, dumped, fields_of, style_of, written
+from luthier.ml.baselines.labels import commonest_answer, linear_classifier
 from luthier.ml.baselines.rows import NotApplicable, TaskRow, evenly, same_label, within
 
 _TOKEN: Final = re.compile(r"\w+|[^\w\s]|\n")
@@ -24,6 +29,12 @@ _LONGEST: Final = 60
 """Tokens of an answer that is copied."""
 _MAX_ROWS: Final = 1_000
 _MAX_CHARACTERS: Final = 400_000
+_LEAST_CHARACTERS: Final = 50_000
+"""Of prompts for the rules of one of many fields."""
+_MAX_FIELDS: Final = 20
+_LOOKED_AT: Final = 200
+"""Rows by which it is decided whether answers are JSON, equally spaced."""
+_JSON_NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _MAX_CANDIDATES: Final = 150
 _MAX_RULES: Final = 20
 _LEAST_PRECISION: Final = 0.5
@@ -46,17 +57,90 @@ class _Text(NamedTuple):
 
 
 def rows_for_rules(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
-    """The rows that rules are learned from: equally spaced ones where prompts are long, at most 1,000."""
-    return evenly(within(rows, _MAX_CHARACTERS), _MAX_ROWS)
+    """The rows that rules are learned from: equally spaced ones where prompts are long, at most 1,000.
+
+    Of JSON answers with many fields fewer, since each has rules of its own.
+    """
+    num_fields = len(commonest_fields(rows)) or 1
+    return evenly(within(rows, max(_MAX_CHARACTERS // num_fields, _LEAST_CHARACTERS)), _MAX_ROWS)
 
 
 def copied_answers(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
+    """What rules copy from each prompt; where answers are JSON objects, of each field by rules of its own.
+
+    Raises:
+        NotApplicable: answers are rarely in their prompts, repeat as labels do, or follow no common words; of JSON
+            answers, all fields are so, or most answers have other fields.
+    """
+    fields = commonest_fields(rows)
+    return _copied_objects(rows_for_rules(rows), prompts, fields) if fields else copied_texts(rows, prompts)
+
+
+def commonest_fields(rows: Sequence[TaskRow]) -> tuple[FieldPath, ...]:
+    """The fields of the JSON objects that the answers are; none where most are no objects."""
+    some = [fields_of(row.answer) for row in evenly(rows, _LOOKED_AT)]
+    shapes = Counter(tuple(fields) for fields in some if fields)
+    if shapes.total() <= 0.9 * len(some):
+        return ()
+    return shapes.most_common(1)[0][0]
+
+
+def _copied_objects(rows: Sequence[TaskRow], prompts: Sequence[str], paths: tuple[FieldPath, ...]) -> list[str]:
+    """JSON objects for the prompts, with the fields of most rows."""
+    parsed = [(row, fields_of(row.answer)) for row in rows]
+    own = [(row, fields) for row, fields in parsed if fields is not None and tuple(fields) == paths]
+    if len(own) < 0.5 * len(rows) or len(paths) > _MAX_FIELDS:
+        raise NotApplicable("the JSON answers have different fields, or more than 20")
+    columns, num_copied = {}, 0
+    for path in paths:
+        values = [fields[path] for _, fields in own]
+        columns[path], is_copied = _column([row.prompt for row, _ in own], values, prompts)
+        num_copied += is_copied
+    if not num_copied:
+        raise NotApplicable("no field of the JSON answers is copied from the prompt")
+    style = style_of([row.answer for row, _ in own])
+    return [written({path: column[place] for path, column in columns.items()}, style) for place in range(len(prompts))]
+
+
+def _column(seen: Sequence[str], values: Sequence[Any], prompts: Sequence[str]) -> tuple[list[Any], bool]:
+    """A field for each prompt, and whether rules copy it.
+
+    Another one is answered by a linear classifier if its values repeat as labels do, else with the commonest value.
+    """
+    texts = [one if isinstance(one, str) else dumped(one) for one in values]
+    rows = [TaskRow(prompt, text) for prompt, text in zip(seen, texts, strict=True)]
+    is_text = 2 * sum(isinstance(one, str) and not isinstance(one, Raw) for one in values) >= len(values)
+    # Of values that are no texts the rows' own spelling is JSON; what is copied need not be.
+    known = dict(zip(texts, values, strict=True))
+    found, is_copied = _texts_of_field(rows, prompts)
+    return [known.get(text, text if is_text else _number(text)) for text in found], is_copied
+
+
+def _texts_of_field(rows: Sequence[TaskRow], prompts: Sequence[str]) -> tuple[list[str], bool]:
+    with suppress(NotApplicable):
+        return copied_texts(rows, prompts), True
+    with suppress(NotApplicable):
+        return linear_classifier(rows, prompts).outputs, False
+    with suppress(NotApplicable):
+        return commonest_answer(rows, len(prompts)), False
+    return [rows[0].answer] * len(prompts), False
+
+
+def _number(text: str) -> Raw:
+    """A copied text as a JSON number; null where it is none."""
+    if _JSON_NUMBER.fullmatch(text):
+        return Raw(text)
+    found = read_number(text)
+    return Raw("null" if found is None else f"{found.value:.15g}")
+
+
+def copied_texts(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
     """What the first rule that applies copies from each prompt; the commonest answer, or nothing, where none does.
 
     Raises:
         NotApplicable: answers are rarely in their prompts, repeat as labels do, or follow no common words.
     """
-    used = rows_for_rules(rows)
+    used = evenly(within(rows, _MAX_CHARACTERS), _MAX_ROWS)
     texts = [_tokens(row.prompt) for row in used]
     found = [_occurrences(text, row.answer) for text, row in zip(texts, used, strict=True)]
     if sum(map(bool, found)) < 0.5 * len(used) or not used:
@@ -94,8 +178,9 @@ def _occurrences(text: _Text, answer: str) -> list[tuple[int, int]]:
 def _learn(rows: Sequence[TaskRow], texts: Sequence[_Text], found: Sequence[list[tuple[int, int]]]) -> list[_Rule]:
     support: Counter[_Rule] = Counter()
     for text, spans in zip(texts, found, strict=True):
-        # A row counts once for each rule, however often its answer occurs.
-        support.update({rule for start, end in spans for rule in _rules_of(text, start, end)})
+        # A row counts once for each rule, however often its answer occurs. No set: of equally good rules the first is
+        # taken, and the order of a set of texts differs from process to process.
+        support.update(list(dict.fromkeys(rule for start, end in spans for rule in _rules_of(text, start, end))))
     candidates = [rule for rule, count in support.most_common(_MAX_CANDIDATES) if count >= 2]
     answers = [same_label(row.answer) for row in rows]
     outcomes = {

@@ -11,7 +11,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.core.text.written_numbers import NUMBER, number_format, read_number, write_number
+from luthier.core.text.written_numbers import (
+    NumberMarks,
+    marks_in_texts,
+    number_format,
+    number_marks,
+    numbers_in,
+    read_number,
+    write_number,
+)
 from luthier.ml.baselines.rows import NotApplicable, TaskRow, evenly
 
 _WORDS: Final = r"(?u)\b[^\W\d]+\b"
@@ -26,7 +34,8 @@ _MOST_ROWS: Final = 2_000
 
 def rows_for_regression(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
     """The rows that a regression is fitted on: of those whose answers are numbers at most 2,000, equally spaced."""
-    return evenly([row for row in rows if read_number(row.answer) is not None], _MOST_ROWS)
+    marks = number_marks(row.answer for row in rows)
+    return evenly([row for row in rows if read_number(row.answer, marks) is not None], _MOST_ROWS)
 
 
 def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
@@ -35,15 +44,19 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
     Raises:
         NotApplicable: fewer than ten rows, answers that are not numbers, or all the same number.
     """
-    written = [read_number(row.answer) for row in rows]
+    answers = [row.answer for row in rows]
+    marks = number_marks(answers)
+    written = [read_number(answer, marks) for answer in answers]
     kept = evenly([(row, one) for row, one in zip(rows, written, strict=True) if one is not None], _MOST_ROWS)
-    if not are_numbers([row.answer for row in rows]):
+    if not are_numbers(answers):
         raise NotApplicable("the answers are not numbers" if len(rows) >= _LEAST_ROWS else "fewer than ten rows")
     values = np.array([one.value for _, one in kept])
     if values.min() == values.max():
         raise NotApplicable("all answers are the same number")
-    found = _predict([row.prompt for row, _ in kept], values, prompts)
-    form = number_format([one for _, one in kept])
+    seen = [row.prompt for row, _ in kept]
+    # Prompts are written as their answers are; where these do not show how, prompts show it themselves.
+    found = _predict(seen, values, prompts, number_marks(answers, marks_in_texts(seen)))
+    form = number_format([one for _, one in kept], marks)
     # Nothing beyond what was seen: a line leaves the range of the answers, where an answer of that kind would not.
     inside = np.clip(found, values.min(), values.max())
     return [write_number(float(value), form) for value in inside]
@@ -51,11 +64,14 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
 
 def are_numbers(answers: Sequence[str]) -> bool:
     """Whether answers are numbers, perhaps with a unit: nearly all of at least ten."""
-    num = sum(read_number(one) is not None for one in answers)
+    marks = number_marks(answers)
+    num = sum(read_number(one, marks) is not None for one in answers)
     return len(answers) >= _LEAST_ROWS and num >= _LEAST_SHARE * len(answers)
 
 
-def _predict(texts: Sequence[str], values: np.ndarray[Any, Any], prompts: Sequence[str]) -> np.ndarray[Any, Any]:
+def _predict(
+    texts: Sequence[str], values: np.ndarray[Any, Any], prompts: Sequence[str], marks: NumberMarks
+) -> np.ndarray[Any, Any]:
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import RidgeCV
@@ -69,19 +85,18 @@ def _predict(texts: Sequence[str], values: np.ndarray[Any, Any], prompts: Sequen
         seen, asked = words.fit_transform(texts), words.transform(prompts)
     except ValueError:  # prompts of digits alone
         seen, asked = csr_matrix((len(texts), 0)), csr_matrix((len(prompts), 0))
-    own, other = scale.fit_transform(_numbers(texts)), scale.transform(_numbers(prompts))
+    own, other = scale.fit_transform(_numbers(texts, marks)), scale.transform(_numbers(prompts, marks))
     fitted = RidgeCV(alphas=np.logspace(-3, 3, 13)).fit(hstack([seen, csr_matrix(own)]).toarray(), values)
     result: np.ndarray[Any, Any] = fitted.predict(hstack([asked, csr_matrix(other)]).toarray())
     return result
 
 
-def _numbers(texts: Sequence[str]) -> np.ndarray[Any, Any]:
+def _numbers(texts: Sequence[str], marks: NumberMarks) -> np.ndarray[Any, Any]:
     """The first numbers of each text, how many there are, and how long it is: [texts, 2 x 8 + 2]."""
     table = np.zeros((len(texts), 2 * _MOST_NUMBERS + 2))
     for row, text in enumerate(texts):
-        written = (float(one.replace(",", "").replace("\u2212", "-")) for one in NUMBER.findall(text))
         # Hundreds of digits are a key, and infinite as a float.
-        found = [one for one in written if abs(one) <= _LARGEST]
+        found = [one for one in numbers_in(text, marks) if abs(one) <= _LARGEST]
         first = found[:_MOST_NUMBERS]
         table[row, : len(first)] = first
         # The sign keeps its meaning, and a factor of ten is one step.

@@ -28,6 +28,7 @@ from luthier.ml.baselines.nearest import (
 )
 from luthier.ml.baselines.numbers import ridge_regression, rows_for_regression
 from luthier.ml.baselines.rows import MAX_ROWS, NotApplicable, TaskRow, prompt_text, task_rows
+from luthier.ml.baselines.unchanged import unchanged_texts
 from luthier.ml.evaluation.systems import SystemUnderTest
 
 
@@ -95,6 +96,7 @@ EMBEDDED: Final = "nearest training row (embeddings)"
 LINEAR: Final = "linear classifier"
 RIDGE: Final = "ridge regression"
 COPY: Final = "copy rules"
+UNCHANGED: Final = "unchanged text"
 POPULARITY: Final = "most popular of those offered"
 
 
@@ -208,6 +210,7 @@ def _ways(num_prompts: int, embeddings: TokenEmbeddings | None) -> Iterator[Way]
     yield QUICK[LINEAR]
     yield QUICK[RIDGE]
     yield Way(COPY, "copy", copied_answers, rows_for_rules)
+    yield Way(UNCHANGED, "copy", unchanged_texts)
 
 
 def as_system(predictions: Predictions, beside: SystemUnderTest) -> SystemUnderTest:

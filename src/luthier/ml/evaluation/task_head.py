@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 
 from luthier.core.evaluation import Metric
 from luthier.core.records.bounds import Bounds
-from luthier.core.text.written_numbers import read_number
+from luthier.core.text.written_numbers import NumberMarks, number_marks, read_number
 from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums
 from luthier.ml.evaluation.statistics.intervals import TAIL, Interval, bootstrap_interval
 
@@ -107,13 +107,22 @@ def _lower_end_of_one(num_own: float, num_other: float) -> float:
     return low
 
 
-def absolute_error(outputs: Sequence[str], references: Sequence[str]) -> Metric | None:
+def absolute_error(
+    outputs: Sequence[str], references: Sequence[str], marks: NumberMarks | None = None
+) -> Metric | None:
     """The mean distance of numbers from those of the rows, in their unit; None where an output is not a number.
 
     Rows whose own answer is not a number are left out.
+
+    Args:
+        outputs: what the head gives.
+        references: of the rows.
+        marks: of decimals and thousands; None finds them in the references.
     """
+    marks = marks or number_marks(references)
     pairs = [
-        (read_number(output), read_number(reference)) for output, reference in zip(outputs, references, strict=True)
+        (read_number(output, marks), read_number(reference, marks))
+        for output, reference in zip(outputs, references, strict=True)
     ]
     known = [(output, reference) for output, reference in pairs if reference is not None]
     errors = [abs(output.value - reference.value) for output, reference in known if output is not None]

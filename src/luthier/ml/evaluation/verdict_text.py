@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
+from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import is_trained_name
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
 from luthier.ml.evaluation.metrics.classification import label
@@ -26,8 +27,9 @@ _BASELINES = {
     "ridge": "ridge regression",
     "copy": "rules that copy from the prompt",
 }
-# Baselines that order documents, by name: their kinds mean something else where answers are given.
-_SEARCHES = {
+# Baselines whose kind has others, too: those that order documents, and the text as it is.
+_BY_NAME = {
+    "unchanged text": "the unchanged text",
     "BM25": "BM25",
     "most popular documents": "the order of the most popular documents",
     "random order": "a random order",
@@ -42,8 +44,8 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
         results: all systems of the evaluation; a few-shot one is named after the same model without examples among
             them.
     """
-    if system.name in _SEARCHES:
-        return _SEARCHES[system.name]
+    if system.name in _BY_NAME:
+        return _BY_NAME[system.name]
     if not system.is_model:
         # Two ways to find the nearest row have one kind: the name says which, in brackets.
         _, bracket, way = system.name.partition(" (")
@@ -342,6 +344,7 @@ def caveats(
         )
     if num_rows_in_file is not None and num_rows_in_file > num_rows:
         found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were evaluated.")
+    found += _nearer_numbers(comparisons, metric, results)
     found += constant_answers(results) if are_labels else ()
     found += _not_seen_by_rouge(judged)
     found += _cut_off(results)
@@ -364,6 +367,25 @@ def caveats(
             "beforehand; each of the others shows a difference by chance 1 time in 20."
         )
     return tuple(found)
+
+
+def _nearer_numbers(comparisons: Sequence[Comparison], metric: str, results: Sequence[SystemResult]) -> list[str]:
+    """Baselines that are beaten by a share of right answers, and not by how far their numbers are off."""
+    by_name = {result.name: result for result in results}
+    beaten = {c.baseline for c in comparisons if c.metric == metric and c.verdict == "better"}
+    near = [
+        c.baseline
+        for c in comparisons
+        if c.metric == "nmae" and c.baseline in beaten and c.verdict != "better" and not by_name[c.baseline].is_model
+    ]
+    if metric not in SHARES_OF_CORRECT or not near:
+        return []
+    return [
+        f"Answers are numbers, and {metric_title(metric)} counts a near miss as wrong: its numbers are not shown to be "
+        f"nearer than those of {listed([system_title(by_name[name], results) for name in near])} "
+        f"({metric_title('nmae')}). If near is good enough: "
+        "--metrics nmae,exact_match, or evaluation.metrics in the recipe."
+    ]
 
 
 def _not_seen_by_rouge(judged: SystemResult) -> list[str]:

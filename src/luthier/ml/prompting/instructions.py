@@ -15,6 +15,8 @@ from typing import Final, Literal
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import TemplateError
+from luthier.ml.baselines.copying import commonest_fields
+from luthier.ml.baselines.json_fields import JsonStyle, Raw, fields_of, written
 from luthier.ml.baselines.numbers import are_numbers
 from luthier.ml.baselines.rows import TaskRow, same_label, spellings, task_rows
 from luthier.ml.evaluation.metrics.classification import answer_labels, label
@@ -28,6 +30,8 @@ _SHARED_WORDS: Final = 3
 _COPIED_SHARE: Final = 0.8
 _LONGEST_COPY: Final = 200
 """Characters of an answer that is taken for words of its prompt."""
+_LONGEST_FORM: Final = 600
+"""Characters of a JSON object that an instruction shows."""
 _OPENING_ROLES: Final = ("system", "developer")
 
 
@@ -92,6 +96,14 @@ def instruction_for(rows: Sequence[TaskRow]) -> Instruction:
             (
                 f"Answer with a number alone, written like {sample}.",
                 f"Work out the number that is asked for. Reply with the number only, in the form {sample}.",
+            ),
+        )
+    if form := _json_form(rows):
+        return Instruction(
+            "extraction",
+            (
+                f"Answer with a JSON object of this form, and nothing else: {form}",
+                f"Read the text and fill in this JSON object. Reply with the object only: {form}",
             ),
         )
     if _are_copied(rows):
@@ -182,6 +194,22 @@ def _share_words(rows: Sequence[TaskRow]) -> bool:
         if ends and max(ends.values()) >= max(2, len(rows) / 2):
             return True
     return False
+
+
+def _json_form(rows: Sequence[TaskRow]) -> str:
+    """The JSON object that answers are, with its keys alone; empty where they are none, or where it is long."""
+    paths = commonest_fields(rows)
+    fields = (fields_of(row.answer) for row in rows)
+    like = next((one for one in fields if one and tuple(one) == paths), {})
+    form = written({path: _blank(value) for path, value in like.items()}, JsonStyle()) if like else ""
+    return form if len(form) <= _LONGEST_FORM else ""
+
+
+def _blank(value: object) -> object:
+    """What says of which type a value is."""
+    if isinstance(value, Raw):
+        return Raw("0")
+    return "..." if isinstance(value, str) else [] if isinstance(value, list) else value
 
 
 def _are_copied(rows: Sequence[TaskRow]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import io
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
+    from luthier.core.errors import RequestError
     from luthier.core.evaluation_plan import GoodEnoughRecipe
     from luthier.platform.home.context import Context
 
@@ -89,8 +91,9 @@ GoodEnoughOption = Annotated[
     typer.Option(
         "--good-enough",
         metavar="[METRIC=]VALUE",
-        help="The target that the model must reach: 0.9, label_accuracy=0.9, or agreement=COLUMN: how often a second "
-        "person's answers in that column agree with the rows. The verdict states whether it is reached.",
+        help="The target that the model must reach: 0.9, label_accuracy=0.9, agreement=COLUMN (how often a second "
+        "person's answers in that column agree with the rows), or error=20,answer=2 (what a wrong answer costs, and an "
+        "answer by a person). The verdict states whether it is reached.",
     ),
 ]
 OptimisedPromptOption = Annotated[
@@ -215,31 +218,52 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def parse_good_enough(text: str | None) -> GoodEnoughRecipe | None:
-    """`label_accuracy=0.9`, `0.9` by the metric that the verdict rests on, or `agreement=COLUMN`. None stays None.
+    """`label_accuracy=0.9`, `0.9`, `agreement=COLUMN`, or `error=20,answer=2`. None stays None.
+
+    A number alone is about the metric that the verdict rests on; costs of an error and of an answer by a person are
+    about the share of right answers.
 
     Raises:
         RequestError: There is no number or column in it, or nothing before the equals sign.
     """
     if text is None:
         return None
-    from luthier.core.errors import RequestError
     from luthier.core.evaluation_plan import GoodEnoughRecipe
 
     if text.startswith("agreement=") and text.partition("=")[2].strip():
         return GoodEnoughRecipe(agreement=text.partition("=")[2].strip())
+    if costs := _COSTS.fullmatch(text.replace(" ", "")):
+        return _by_costs(text, *map(float, costs.groups()))
     metric, separator, value = text.rpartition("=")
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or bool(separator) != bool(metric.strip()):
-        raise RequestError(
-            f"--good-enough {text!r}",
-            expected="a number, the name of a metric, an equals sign and a number, or agreement= and a column",
-            do="write for example: --good-enough 0.9, --good-enough label_accuracy=0.9 or "
-            "--good-enough agreement=second_label",
-        )
+        raise _wrong_bar(text, "a number, METRIC=NUMBER, agreement=COLUMN, or error=COST,answer=COST")
     return GoodEnoughRecipe(metric=metric.strip() or None, value=number)
+
+
+_COSTS: Final = re.compile(r"error=(\d+(?:\.\d+)?),answer=(\d+(?:\.\d+)?)")
+
+
+def _by_costs(text: str, error: float, answer: float) -> GoodEnoughRecipe:
+    from luthier.core.evaluation_plan import GoodEnoughRecipe
+
+    if not 0 < answer < error:
+        raise _wrong_bar(text, "costs above 0, that of an error above that of an answer by a person")
+    return GoodEnoughRecipe.model_validate({"cost_of_an_error": error, "cost_of_an_answer": answer})
+
+
+def _wrong_bar(text: str, expected: str) -> RequestError:
+    from luthier.core.errors import RequestError
+
+    return RequestError(
+        f"--good-enough {text!r}",
+        expected=expected,
+        do="write for example: --good-enough 0.9, --good-enough label_accuracy=0.9, --good-enough "
+        "agreement=second_label, or --good-enough error=20,answer=2",
+    )
 
 
 EngineOption = Annotated[

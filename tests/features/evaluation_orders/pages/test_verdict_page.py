@@ -76,6 +76,14 @@ def test_the_statistics_are_behind_details_and_open_by_address(home: Context, br
     assert '<details class="verdict-details" id="details" open>' in one.get(f"{PAGE}?details=1").text
 
 
+def test_alternatives_that_do_not_fit_the_rows_are_listed_with_the_reason(home: Context, browser: Browser) -> None:
+    evaluation = of_rival(system(LINEAR, 0.78, kind="linear"))
+    keep(home, evaluation.model_copy(update={"baselines_left_out": ("copy rules: <b>labels</b> repeat",)}))
+    page = browser("read").get(PAGE).text
+    inside = page[page.index("Alternatives that do not fit these rows") :]
+    assert "copy rules: &lt;b&gt;labels&lt;/b&gt; repeat" in inside[: inside.index("</details>")]
+
+
 CASES = {
     "use_model": (
         judged(0.9, [system("base", 0.1)], ["better"], word="better"),

@@ -88,6 +88,14 @@ def test_a_bar_may_be_the_agreement_of_two_people() -> None:
     assert parse_good_enough(None) is None
 
 
+def test_a_bar_may_follow_from_what_errors_and_people_cost(luthier) -> None:  # type: ignore[no-untyped-def]
+    by_costs = GoodEnoughRecipe(metric="exact_match", value=0.9)
+    assert parse_good_enough("error=20,answer=2") == parse_good_enough("error=5, answer=0.5") == by_costs
+    for text in ("error=2,answer=20", "error=2,answer=2", "error=0,answer=0", "error=20,answer=many"):
+        done = luthier("eval", "run-1", "base", "--data", "t.jsonl", "--good-enough", text, "--json")
+        assert (done.code, f"--good-enough {text!r}" in done.err) == (2, True), text
+
+
 def test_a_bar_is_about_rows_and_not_about_suites(luthier) -> None:  # type: ignore[no-untyped-def]
     done = luthier("eval", "run-1", "--suite", "s.yaml", "--good-enough", "0.9")
     assert done.code == 2

@@ -7,11 +7,13 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, RecipeError
+from luthier.core.task_head import TaskHead
 from luthier.ml.data.tokenise.heads import (
     canonical_answer,
     class_matrix,
     class_numbers,
     fit_task_head,
+    target_text,
     targets_of,
     tokenise_prompt,
     with_targets,
@@ -141,6 +143,27 @@ def test_numbers_as_text_are_read_with_their_units() -> None:
     assert sum(one**2 for one in numbers) / 3 == pytest.approx(1)
     with pytest.raises(DataError, match="1 of 2 answers are not numbers"):
         fit_task_head("regress", {"train": _examples("7", "about 7 or 8")}, 8, multi_label=False)
+
+
+def test_numbers_with_decimal_commas_are_read_and_written_so_and_the_head_says_it() -> None:
+    rows = _examples("1.200,50 €", "10,00 €", "30,00 €", "2.000 €")
+    fitted = fit_task_head("regress", {"train": rows, "held_out": _examples("5,50 €", "5.5 €")}, 8, multi_label=False)
+    head = fitted.head
+    assert (head.lowest, head.highest) == (10.0, 2000.0)
+    assert any("decimal comma" in note and "'2.000 €' is 2000" in note for note in fitted.notes)
+    assert any("1 of 2 held-out rows" in note and "5.5 €" in note for note in fitted.notes)
+    targets = targets_of(rows, TaskHead.model_validate_json(head.model_dump_json()))
+    assert [round(head.offset + head.scale * one[0], 6) for one in targets if one] == [1200.5, 10.0, 30.0, 2000.0]
+    assert target_text(targets[0] or (), head) == "1.200,50 €"
+    plain = fit_task_head("regress", {"train": _examples("$1,200.50", "$10.00")}, 8, multi_label=False)
+    assert plain.notes == ()
+
+
+def test_a_head_of_an_older_version_reads_numbers_with_a_decimal_point() -> None:
+    old = {"before": "", "after": " kg", "decimals": 1, "has_commas": True}
+    head = TaskHead.model_validate({"kind": "regress", "width": 8, "number_format": old, "offset": 1.0, "scale": 2.0})
+    assert targets_of(_examples("1,003.0 kg"), head) == [(501.0,)]
+    assert target_text((501.0,), head) == "1,003.0 kg"
 
 
 def test_a_head_reads_the_prompt_of_inference_and_no_token_of_the_answer(chat: ChatTemplate) -> None:

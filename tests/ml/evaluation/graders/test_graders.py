@@ -232,6 +232,37 @@ def test_a_score_is_read_from_the_verdict_and_not_from_what_leads_to_it(said: st
     assert score_in(said, 0.0, 10.0) == score
 
 
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ("The answer meets 2 of 3 criteria. Score: 9", 9.0),
+        ("All 3 facts are there, so I give it 9.", 9.0),
+        ("It names 4 of the 5 causes. I would rate this answer a **7**.", 7.0),
+        ("With 2 faults in 3 sentences this is 8 out of 10.", 8.0),
+        ("Of 12 words 3 are wrong: 6/10", 6.0),
+        ("Clarity score: 3. Style score: 4.\nOverall score: 7", 7.0),
+        ("Stil: 3, Inhalt: 2\nGesamtnote: 2", 2.0),
+        ("1. It is right.\n2. It is short.\n\nRating: 8", 8.0),
+        ("3 of 4 facts are missing.\n\n2", 2.0),
+        ("Reasons: 2 faults and 1 gap.\n\n**6**", 6.0),
+        ("8\nIt lists 3 causes.", 8.0),
+        ("**7**, since 2 of 3 are named", 7.0),
+        ("I give it 6 points, 6/10.", 6.0),
+        # Any of several numbers could be meant: no score is better than the first one.
+        ("I checked 3 claims and 2 sources.", None),
+        ("Clarity score: 3. Style score: 4.", None),
+        ("On a rating scale from 1 to 10, it is better than 5 others.", None),
+        ("It is right in 3 of 4 cases.", None),
+        ("4/5", None),
+        ("Score " + "1" * 20_000, None),
+        ("total " * 20_000 + "score", None),
+    ],
+    ids=lambda one: str(one)[:50],
+)
+def test_numbers_of_reasons_are_no_scores(said: str, score: float | None) -> None:
+    assert score_in(said, 0.0, 10.0) == score
+
+
 def test_a_label_is_read_from_the_result_and_without_thoughts() -> None:
     labels, passing = ["correct", "wrong"], ["correct"]
     assert label_in('{"steps": ["not wrong"], "result": "correct"}', labels, passing) == 1.0

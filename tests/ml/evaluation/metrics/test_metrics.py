@@ -12,7 +12,9 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError
 from luthier.core.ports import Score
+from luthier.core.text.written_numbers import NumberMarks
 from luthier.ml.evaluation.metrics.protocol import Observations
+from luthier.ml.evaluation.metrics.reference_based import NormalisedAbsoluteError
 from luthier.ml.evaluation.metrics.registry import BUILT_IN, FAMILIES, load_metrics
 
 WORDS = st.sampled_from(["the", "cat", "cats", "sat", "on", "a", "mat", ".", "Grüße", "x1", "running"])
@@ -98,6 +100,19 @@ def test_nmae_is_the_distance_as_a_share_of_the_range_of_the_references(output, 
     pairs = [("$500", "$500"), (output, "$1,100"), ("$1,500", "$1,500"), ("$500", "$500")]
     assert value("nmae", pairs) == pytest.approx(error / 4)
     assert metric("nmae").statistics(observed(pairs))[1].tolist() == pytest.approx([error, 1.0])
+
+
+def test_numbers_are_read_as_the_references_write_them_or_as_all_rows_do():
+    pairs = [("1.500", "1.000"), ("2.000", "2.000")]
+    german = [*pairs, ("0,00", "0,00")]
+    # From 0 to 2,000, of which the first answer is 500 off.
+    assert value("nmae", german) == pytest.approx(0.25 / 3)
+    assert value("nmae", [("1.5", "1,5"), ("2,5", "2,5")]) == 0.5  # no number by a decimal comma
+    # Two whole numbers show nothing: a decimal point by themselves, thousands beside all other rows.
+    assert value("nmae", [("750", "1.000"), ("500", "2.000")]) == 1.0
+    by_rows = NormalisedAbsoluteError(NumberMarks(",", "."))
+    stats = by_rows.statistics(observed([("750", "1.000"), ("500", "2.000")]))
+    assert stats[:, 0].tolist() == pytest.approx([0.25, 1.0])
 
 
 def test_nmae_has_a_figure_where_there_is_no_range_and_where_a_reference_is_no_number():

@@ -141,6 +141,41 @@ def test_prose_and_further_queries_behind_a_blank_line_are_no_part_of_a_query(af
     assert query_of(f"(SELECT a FROM t)\n\n{after}") == "(SELECT a FROM t)"
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Here is the query:\n\n",
+        "The query is: ",
+        "With this table as a start, I count the rows.\n\n",
+        "Sure!\n",
+        "To answer it, read t.\n\nQuery:\n",
+        "Update: I select a.\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT a FROM t WHERE b = 'x: SELECT'",
+        "WITH twos AS (\n  SELECT b FROM t\n)\n\nSELECT b FROM twos",
+        "(SELECT a FROM t) UNION SELECT b FROM t",
+    ],
+)
+def test_prose_before_a_query_is_no_part_of_it(before, query):
+    assert query_of(before + query) == query
+    assert query_of(f"{before}{query};\n\nIt reads t.") == query
+
+
+def test_where_a_query_in_lower_case_or_in_code_marks_begins():
+    assert query_of("The query is `SELECT a FROM t`.") == "SELECT a FROM t"
+    assert query_of("**SQL:** SELECT a FROM t") == "SELECT a FROM t"
+    assert query_of("The query is: `SELECT `a` FROM t`, as asked.") == "SELECT `a` FROM t"
+    assert query_of("I select a.\nselect a from t") == "select a from t"
+    assert query_of("From t, one reads a:\nselect a from t") == "select a from t"
+    # Statements that are no queries stay whole: their inner query is not what was asked for.
+    assert query_of("INSERT INTO u\nSELECT a FROM t") == "INSERT INTO u\nSELECT a FROM t"
+    assert query_of("I do not know.") == "I do not know."
+
+
 def test_a_query_that_never_ends_is_read_up_to_its_first_blank_line():
     assert query_of("SELECT Score (all FROM 1-77-2\n\nQ: next\n\nWho?") == "SELECT Score (all FROM 1-77-2"
 

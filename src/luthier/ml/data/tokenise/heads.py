@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from luthier.core.dataset import Example, Split, TokenisedExample
 from luthier.core.errors import DataError, RecipeError, RowProblem
 from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
-from luthier.core.text.written_numbers import number_format, read_number, write_number
+from luthier.core.text.written_numbers import (
+    marks_note,
+    marks_of,
+    number_format,
+    number_marks,
+    read_number,
+    write_number,
+)
 from luthier.ml.baselines.rows import same_label, spellings
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.files.sequences import changed
@@ -239,7 +246,8 @@ def _labels(answer: str, separator: str) -> list[str] | None:
 
 
 def _fit_numbers(examples: Sequence[Example], answers: Sequence[str], width: int) -> FittedHead:
-    read = [read_number(answer) for answer in answers]
+    marks = number_marks(answers)
+    read = [read_number(answer, marks) for answer in answers]
     problems = [
         problem_of(e.id, value=shorten(answer), reason="is no number", field="answer")
         for e, answer, one in zip(examples, answers, read, strict=True)
@@ -260,6 +268,8 @@ def _fit_numbers(examples: Sequence[Example], answers: Sequence[str], width: int
     if len(forms) > 1:
         shown = ", ".join(f"{before}N{after} ({num:,})" for (before, after), num in forms.most_common(_SHOWN))
         notes = (f"numbers are written in {len(forms)} ways, and all are assumed to have the same unit: {shown}",)
+    if note := marks_note(answers, marks):
+        notes = (*notes, note)
     head = TaskHead(
         kind="regress",
         width=width,
@@ -267,7 +277,7 @@ def _fit_numbers(examples: Sequence[Example], answers: Sequence[str], width: int
         scale=pstdev(values),
         lowest=min(values),
         highest=max(values),
-        number_format=number_format(written),
+        number_format=number_format(written, marks),
     )
     return FittedHead(head, notes)
 
@@ -275,7 +285,8 @@ def _fit_numbers(examples: Sequence[Example], answers: Sequence[str], width: int
 def _no_numbers(problems: Sequence[RowProblem], num_rows: int) -> DataError:
     return DataError(
         f"{len(problems):,} of {num_rows:,} answers are not numbers",
-        expected="a number in every answer, at most with a short unit, such as 12, 1,234.50, $9 or 3 kg",
+        expected="a number in every answer, at most with a short unit, such as 12, 1,234.50, $9 or 3 kg, or with "
+        "decimal commas throughout: 1.234,50",
         do="correct or remove these rows, or choose objective: {name: classify} for labels",
         problems=problems,
     )
@@ -294,8 +305,9 @@ def targets_of(examples: Sequence[Example], head: TaskHead) -> list[tuple[float,
         return [class_numbers(answer, head) for answer in answers]
     found: list[tuple[float, ...] | None] = []
     problems = []
+    marks = marks_of(head.number_format)
     for example, answer in zip(examples, answers, strict=True):
-        one = read_number(answer)
+        one = read_number(answer, marks)
         if one is None:
             problems.append(problem_of(example.id, value=shorten(answer), reason="is no number", field="answer"))
             continue
@@ -347,7 +359,9 @@ def _notes_of_judged(splits: Mapping[Split, Sequence[Example]], head: TaskHead) 
 
 
 def _is_possible(answer: str, head: TaskHead) -> bool:
-    return class_numbers(answer, head) is not None if head.kind == "classify" else read_number(answer) is not None
+    if head.kind == "classify":
+        return class_numbers(answer, head) is not None
+    return read_number(answer, marks_of(head.number_format)) is not None
 
 
 def class_numbers(answer: str, head: TaskHead) -> tuple[int, ...] | None:

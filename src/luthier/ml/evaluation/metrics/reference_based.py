@@ -12,11 +12,12 @@ import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
 
-from luthier.core.text.written_numbers import read_number
+from luthier.core.text.written_numbers import NumberMarks, number_marks, read_number
 from luthier.ml.evaluation.metrics.protocol import Array, MeanOfRows, Needs, Observations, mean_statistics
 from luthier.ml.evaluation.metrics.rouge import rouge_l, rouge_n, stem
 
@@ -84,16 +85,21 @@ def _words(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
+@dataclass(frozen=True)
 class NormalisedAbsoluteError(MeanOfRows):
     """Mean distance of numbers from those of the references, as a share of the range of these: 0 where all are equal.
 
     An answer that is no number, or farther away than the range is wide, counts 1, so that every system has a figure on
     every row. Units and thousands separators are read as `read_number` does. Where all references are the same number,
     another one counts 1; where a reference is no number, the texts are compared.
+
+    marks: of decimals and thousands, as the rows of the dataset write them; None finds them in the references.
+
     Source: Willmott and Matsuura, "Advantages of the mean absolute error (MAE) over the root mean square error (RMSE)
     in assessing average model performance", 2005.
     """
 
+    marks: NumberMarks | None = None
     name: ClassVar[str] = "nmae"
     title: ClassVar[str] = "normalised absolute error"
     unit: ClassVar[str] = "0 to 1"
@@ -101,12 +107,13 @@ class NormalisedAbsoluteError(MeanOfRows):
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: the share of the range, one."""
-        numbers = [read_number(reference) for reference in observed.references]
+        marks = self.marks or number_marks(observed.references)
+        numbers = [read_number(reference, marks) for reference in observed.references]
         known = [number.value for number in numbers if number is not None]
         ends = (min(known), max(known)) if known else (0.0, 0.0)
         errors = []
         for output, reference, number in zip(observed.outputs, observed.references, numbers, strict=True):
-            said = read_number(output)
+            said = read_number(output, marks)
             if number is None:
                 errors.append(float(output.strip() != reference.strip()))
             else:

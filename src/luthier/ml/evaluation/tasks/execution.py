@@ -378,18 +378,31 @@ _NEED_MORE: Final = frozenset((
     "INTERSECT", "HAVING", "AS", "IN", "LIKE", "BETWEEN", "CASE", "WHEN", "THEN", "ELSE", "LIMIT", "OFFSET",
 ))
 # fmt: on
+_BEFORE_A_WORD: Final = re.compile(r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/|\()*", re.DOTALL)
+_FIRST_WORD: Final = re.compile(
+    r"(?:SELECT|VALUES)\b|(?:INSERT|REPLACE|MERGE)\s+INTO\b|DELETE\s+FROM\b|UPDATE\s+\S+\s+SET\b|EXPLAIN\s+\w"
+    r"|(?:CREATE|DROP|ALTER)\s+(?:\w+\s+)?(?:TABLE|VIEW|INDEX|TRIGGER)\b"
+    # "With this table as a start" is prose.
+    r"|WITH\s+(?:RECURSIVE\s+)?(?:\w+|\"[^\"]+\"|`[^`]+`|\[[^\]]+\])\s*(?:\([^()]*\)\s*)?"
+    r"AS\s*(?:(?:NOT\s+)?MATERIALIZED\s*)?\(",
+    re.IGNORECASE,
+)
+_BEHIND_PROSE: Final = re.compile(
+    r"(?:^|(?P<colon>:)|(?=`))[\s*]*(?P<mark>`?)(?P<query>\(*\s*(?P<word>SELECT|VALUES|WITH)\b)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def query_of(answer: str) -> str:
     """The query of an answer: its first fenced block, else its text up to where the query ends; no last semicolon.
 
     Of a block only a blank line behind a semicolon ends it: others are inside of the query, as between the parts of a
-    WITH. In a text prose may follow them: there a blank line ends a query that is finished, unless what follows begins
-    with a further clause of it.
+    WITH. In a text prose may be before the query and follow it: a blank line ends a query that is finished, unless what
+    follows begins with a further clause of it.
     """
     if blocks := fenced_blocks(answer):
         return _without_semicolon(re.split(rf";[ \t\r]*{_BLANK_LINE}", blocks[0].strip(), maxsplit=1)[0])
-    text = first_block(answer).strip()
+    text = _without_prose_before(first_block(answer).strip())
     blank_lines = list(re.finditer(_BLANK_LINE, text))
     for place, blank in enumerate(blank_lines):
         following = blank_lines[place + 1].start() if place + 1 < len(blank_lines) else len(text)
@@ -400,6 +413,29 @@ def query_of(answer: str) -> str:
     tokens = [token for token in tokens_of(text) if token.kind != "space"]
     end = blank_lines[0].start() if blank_lines and _is_unfinished(tokens) else len(text)
     return _without_semicolon(text[:end])
+
+
+def _without_prose_before(text: str) -> str:
+    """The text from its query on, where it begins with prose: "The query is: SELECT ..."; all of it where it does not.
+
+    A query begins behind a colon or a mark of code, or in capitals at the start of a line; else at that of any line.
+    """
+    if _begins_a_query(text):
+        return text
+    places = [one for one in _BEHIND_PROSE.finditer(text) if _begins_a_query(text[one.start("query") :])]
+    if not places:
+        return text
+    sure = (one for one in places if one["colon"] or one["mark"] or one["word"].isupper())
+    place = next(sure, places[0])
+    query = text[place.start("query") :]
+    # Code within a line ends at its mark, which names may have, too.
+    end = query.rfind("`") if place["mark"] else -1
+    return query[:end] if end > 0 else query
+
+
+def _begins_a_query(text: str) -> bool:
+    before = _BEFORE_A_WORD.match(text)
+    return _FIRST_WORD.match(text, before.end() if before is not None else 0) is not None
 
 
 def _without_semicolon(query: str) -> str:
