@@ -208,7 +208,7 @@ class QueuedPrompt:
         prepared: its tokens and limits.
         adapter: name of its adapter; None for the base.
         owner: used for fair scheduling; None counts as one owner.
-        prefix: the computed part of a long prompt.
+        prefix: the part of it that is computed: of a long prompt, or of an earlier one that begins so.
     """
 
     key: Hashable
@@ -268,7 +268,7 @@ class PrefillTurns:
 def next_prefill_batch(
     first: QueuedPrompt, arrivals: Sequence[QueuedPrompt], fits: Callable[[int], bool], max_rows: int
 ) -> list[QueuedPrompt]:
-    """The next request, and requests of similar length to prefill with it.
+    """The next request, and requests of similar length behind the same prefix to prefill with it.
 
     Args:
         first: the next request.
@@ -277,9 +277,13 @@ def next_prefill_batch(
         max_rows: of a batch.
     """
     # A long prompt is processed alone: its cache has a different length, and parts of others would delay it.
-    if first.prefix is not None or first.next_part():
+    if first.next_part():
         return [first]
-    fitting = [one for one in arrivals if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
+    fitting = [
+        one
+        for one in arrivals
+        if one.prefix is first.prefix and not one.next_part() and fits(one.prepared.num_tokens)
+    ]
     if first not in fitting:
         return [first]
     parts = length_batches([one.num_remaining for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
