@@ -10,7 +10,7 @@ from luthier.core.stream import EngineSettings, Served, TextRequest
 from luthier.ml.inference.decode import Batch, Decoder
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
-from luthier.ml.inference.prompt_cache import BLOCK_TOKENS, PromptCache, num_common
+from luthier.ml.inference.prompt_cache import BLOCK_TOKENS, PromptCache, cache_bytes, num_common
 from luthier.ml.inference.streaming import StreamingEngine, open_stream_engine
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.stream_contract import GREEDY, write_all
@@ -195,7 +195,7 @@ def keys_of(prefix):
 
 
 def test_a_beginning_has_whole_blocks_of_its_own_tokens_and_not_the_last_token():
-    cache, ids = PromptCache(), list(range(1, 100))
+    cache, ids = PromptCache(1 << 20), list(range(1, 100))
     kept(cache, ids)
     found = cache.find(ids, None)
     assert found.num_tokens == 96
@@ -208,7 +208,7 @@ def test_a_beginning_has_whole_blocks_of_its_own_tokens_and_not_the_last_token()
 
 
 def test_what_prompts_have_in_common_is_kept_once():
-    cache, system = PromptCache(), list(range(1, 129))
+    cache, system = PromptCache(1 << 20), list(range(1, 129))
     for number in range(3):
         kept(cache, [*system, *range(1000 * (number + 1), 1000 * (number + 1) + 40)])
     assert cache.num_bytes == TOKEN_BYTES * (128 + 3 * 40)
@@ -238,8 +238,13 @@ def test_the_least_recently_used_prompts_go_first_and_never_one_that_another_con
     assert cache.find(ids, None).num_tokens == 96
 
 
+def test_the_memory_of_prompts_grows_with_the_model():
+    assert cache_bytes(270_000_000) == 256 << 20
+    assert cache_bytes(16_000_000_000) == 1_000_000_000
+
+
 def test_the_prompts_of_an_adapter_are_forgotten_with_it():
-    cache, ids = PromptCache(), list(range(1, 100))
+    cache, ids = PromptCache(1 << 20), list(range(1, 100))
     kept(cache, ids)
     kept(cache, ids, "adapter")
     cache.drop("adapter")

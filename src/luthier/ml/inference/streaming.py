@@ -38,7 +38,7 @@ from luthier.ml.inference.decoding_proof import DecodingPath
 from luthier.ml.inference.kv_cache import RowBatch
 from luthier.ml.inference.mixed_adapters import MixedAdapters
 from luthier.ml.inference.pooling import DIVERGED, PoolingQueue
-from luthier.ml.inference.prompt_cache import CACHE_BYTES, PromptCache
+from luthier.ml.inference.prompt_cache import PromptCache, cache_bytes
 from luthier.ml.inference.request import (
     PrefillTurns,
     Prepared,
@@ -88,7 +88,7 @@ def open_stream_engine(served: Served) -> StreamingEngine:
     streaming = StreamingEngine(
         engine,
         max_rows=served.settings.max_num_seqs or MAX_STREAM_ROWS,
-        prompt_bytes=CACHE_BYTES if caches_prompts else 0,
+        prompt_bytes=None if caches_prompts else 0,
     )
     if streaming.path.kind != "batched":
         log.warning("%s writes %s", served.path, streaming.path.describe())
@@ -106,7 +106,8 @@ class StreamingEngine:
         engine: an open engine; closed together with this object.
         max_rows: maximum concurrent answers.
         batch_tokens: maximum tokens in their KV cache, including padding.
-        prompt_bytes: of keys and values of earlier prompts that are kept for later ones; 0 keeps none.
+        prompt_bytes: of keys and values of earlier prompts that are kept for later ones; 0 keeps none, None takes
+            `cache_bytes` of the weights.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class StreamingEngine:
         *,
         max_rows: int = MAX_STREAM_ROWS,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        prompt_bytes: int = CACHE_BYTES,
+        prompt_bytes: int | None = None,
     ) -> None:
         # NaN in one row must not raise: it would end the answers of all other rows.
         self._engine, self._decoder = engine, engine.open_decoder(may_diverge=True)
@@ -127,7 +128,8 @@ class StreamingEngine:
         self._prepared: dict[Hashable, Prepared] = {}
         self._prefill_queue: list[QueuedPrompt] = []
         self._pooling = PoolingQueue(engine, self._decoder, self._adapters, max_rows)
-        self._turns, self._prompts = PrefillTurns(), PromptCache(prompt_bytes)
+        self._turns = PrefillTurns()
+        self._prompts = PromptCache(cache_bytes(self._num_base_bytes) if prompt_bytes is None else prompt_bytes)
         self._rows: dict[int, AnswerRow] = {}
         self._groups: list[RowGroup] = []
         self._next_row = 0
