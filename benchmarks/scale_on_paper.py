@@ -65,7 +65,8 @@ def main() -> None:
         print(line_of(run))
     for example in examples:
         found_here = example.prediction
-        print(f"\n{found_here.hours} hours, {found_here.num_steps:,} steps of {found_here.step_seconds} s, {found_here.usd} USD")
+        print(f"\n{found_here.hours} hours, {found_here.num_steps:,} steps of {found_here.step_seconds} s")
+        print(f"  {found_here.usd} USD")
         for option in example.layouts:
             print(f"  {option.title}: {tokens(option)}, {gib(option)}; {option.words}")
 

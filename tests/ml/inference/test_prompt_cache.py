@@ -156,9 +156,9 @@ def test_a_model_with_windows_continues_within_them(tmp_path):
 
 
 def test_nothing_is_kept_where_that_is_switched_off(tiny, computed):
-    served = Served(path=str(tiny), sha256="", precision="float32", settings=EngineSettings(enable_prefix_caching=False))
+    served = Served(path=str(tiny), sha256="", precision="float32")
     sums = []
-    for settings in (served.settings, EngineSettings()):
+    for settings in (EngineSettings(enable_prefix_caching=False), EngineSettings()):
         streaming = open_stream_engine(served.model_copy(update={"settings": settings}))
         write_all(streaming, {"a": request(SYSTEM)})
         computed.clear()

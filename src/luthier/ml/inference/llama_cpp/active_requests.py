@@ -278,8 +278,8 @@ class Writing:
     def has_room_for(self, num: int, num_tokens: int, adapter: Path | None = None) -> bool:
         """Whether answers can be taken up; those of one request alone always can.
 
-        While answers with another adapter wait for the ones that llama.cpp computes now, no further ones are: as long as
-        new answers joined these, the others would wait.
+        While answers with another adapter wait for the ones that llama.cpp computes now, none are: as long as new ones
+        joined these, the others would wait.
 
         Args:
             num: of answers.

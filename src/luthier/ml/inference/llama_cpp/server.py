@@ -297,9 +297,9 @@ class LlamaServer:
 STEP_TOKENS: Final = 512
 """Tokens of one step by default. llama.cpp's default of 2,048 blocks active answers for as long as all of them take."""
 _CHECKPOINTS: Final = 4
-"""Copies of a slot's state, which llama.cpp makes of models with windows or recurrent states: from one of the last the
-next turn of a conversation continues. Its default of 32 a slot would take gigabytes that no budget has counted: a copy of
-Gemma 3 4B, with 29 windows of 1,024 tokens, has 0.12 GB."""
+"""Copies of the state of a slot, which llama.cpp makes of models with windows or recurrent states: the next turn of a
+conversation continues from one of the last. Its default of 32 a slot would take gigabytes that no budget has counted:
+a copy of Gemma 3 4B, with 29 windows of 1,024 tokens, has 0.12 GB."""
 
 
 def _share_steps(params: Any, num_slots: int, num_threads: int, settings: EngineSettings) -> None:
