@@ -153,6 +153,13 @@ def test_a_model_with_windows_continues_within_them(tmp_path):
     for text in texts:
         assert write_all(streaming, {"a": request(text)}).texts["a", 0] == alone(engine, text)
     assert streaming._prompts.num_bytes > 0
+    # Together they would be wider than the window, with padding behind their common beginning.
+    long, short = f"{begin}And the back? Maple. And the neck? Maple, too.", f"{begin}Why?"
+    requests = {"long": request(long, 4), "short": request(short, 200 - num_tokens(engine, short))}
+    assert num_tokens(engine, long) + requests["short"].max_new_tokens > 200
+    heard = write_all(streaming, requests)
+    for key, text in (("long", long), ("short", short)):
+        assert heard.texts[key, 0] == alone(engine, text, requests[key].max_new_tokens)
 
 
 def test_nothing_is_kept_where_that_is_switched_off(tiny, computed):

@@ -289,4 +289,8 @@ def next_prefill_batch(
     parts = length_batches([one.num_remaining for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
     # Of the batches by length, the one with `first`; the others follow later.
     own = fitting.index(first)
-    return [fitting[place] for place in next(part for part in parts if own in part)]
+    begun = [fitting[place] for place in next(part for part in parts if own in part)]
+    requests = [one.prepared.request for one in begun]
+    widest = max(len(one.ids) for one in requests) + max(one.max_new_tokens for one in requests)
+    # Behind a prefix the padding of shorter rows is in the middle of their tokens, where windows count it.
+    return begun if first.prefix is None or fits(widest) else [first]
