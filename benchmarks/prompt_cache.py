@@ -52,7 +52,7 @@ def main() -> None:
             found[side].append(seconds)
             fresh = [[talk[0], Message(role="user", content=f"{one} Tell me.")] for one in QUESTIONS]
             together[side].append(answered(streaming, fresh)[0])
-            num_tokens = streaming.num_prompt_tokens(streaming.prepare(request(talk)))
+            num_tokens = streaming.num_prompt_tokens(streaming.prepare(request(talk[:-1])))
     document = {
         "first_token_seconds_by_turn": {side: medians(rounds) for side, rounds in found.items()},
         "first_token_seconds_of_four_at_once": {
