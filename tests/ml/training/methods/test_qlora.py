@@ -82,12 +82,10 @@ def test_a_base_in_16_bits_is_trained_in_float32(
     for name, layer in layers:
         plain = name.removeprefix("base_model.model.").removesuffix(".base_layer")
         base.get_submodule(plain).weight.data = layer.weight.float()
-    for one, other in zip(
-        (p for n, p in base.named_parameters() if "embed" in n or "norm" in n),
-        (p for n, p in packed.base.named_parameters() if "embed" in n or "norm" in n),
-        strict=True,
-    ):
-        one.data = other.data.clone()
+    wide = {n: p for n, p in packed.base.named_parameters() if any(part in n for part in ("embed", "norm", "lm_head"))}
+    for name, weight in wide.items():
+        base.get_parameter(name).data = weight.data.clone()
+    assert len(wide) >= 6
     whole = TrainableModel(base, Lora(plan.method), plan.training.seed)
     with torch.no_grad():
         mine = [p for p in packed.module.parameters() if p.requires_grad]
