@@ -169,7 +169,9 @@ def logits(model: nn.Module) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3_text", "gemma3n_text", "qwen3", "phi3", "granite", "mamba", "falcon"])
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma2", "gemma3_text", "gemma3n_text", "qwen3", "phi3", "granite", "mamba", "falcon"]
+)
 def test_a_base_of_16_bits_computes_in_float32_as_if_it_had_been_read_so(name: str, tmp_path: Path) -> None:
     """Also what is in no file, such as scales of embeddings and angles of positions, which bfloat16 would round."""
     torch.manual_seed(0)
