@@ -1,23 +1,26 @@
 """Request preparation for a transformers model (token ids, constraint, output parsing), and the prefill queue.
 
-The queue contains requests whose prompts are not prefilled yet, and chooses the next batch.
+The queue contains requests whose prompts are not prefilled yet, and chooses the next batch; a group has rows whose
+answers are decoded together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt
 from luthier.core.stream import PoolingRequest, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
-from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
+from luthier.ml.inference.decode import PREFILL_TOKENS, Batch, Prefix, Request
 from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation
+from luthier.ml.inference.kv_cache import RowBatch, shallow
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls.channels import CallReader
@@ -294,3 +297,40 @@ def next_prefill_batch(
     widest = max(len(one.ids) for one in requests) + max(one.max_new_tokens for one in requests)
     # Behind a prefix the padding of shorter rows is in the middle of their tokens, where windows count it.
     return begun if first.prefix is None or fits(widest) else [first]
+
+
+@dataclass(slots=True, eq=False)
+class RowGroup:
+    """Rows that share a batch.
+
+    Attributes:
+        batch: the rows and their cache.
+        logits: [rows, vocabulary] of the next token of each.
+        num_room: remaining tokens in preallocated buffers; None for an ordinary cache.
+    """
+
+    batch: Batch | RowBatch
+    logits: Tensor
+    num_room: int | None
+
+    def keep(self, rows: Collection[int]) -> None:
+        """Drop all rows but these."""
+        places = [place for place, number in enumerate(self.batch.rows) if number in rows]
+        if places and len(places) < len(self.batch.rows):
+            self.batch.keep(places)
+            self.logits = self.logits[torch.tensor(places, device=self.logits.device)]
+        elif not places:
+            # A batch without rows cannot be indexed; whoever holds the group removes it.
+            self.batch.rows = []
+
+    def taken(self, rows: Collection[int]) -> RowGroup:
+        """These of its rows as a group of their own, which leaves this one; the group itself where it has no others."""
+        left = [number for number in self.batch.rows if number not in rows]
+        if not left or not isinstance(self.batch, Batch):
+            return self
+        part = RowGroup(replace(self.batch, cache=shallow(self.batch.cache)), self.logits, self.num_room)
+        part.keep(rows)
+        self.keep(left)
+        # It is as wide as the rows that have left it: laid out again without their columns.
+        self.num_room = 0
+        return part

@@ -45,9 +45,9 @@ from luthier.ml.inference.request import (
     PreparedPooling,
     QueuedPrompt,
     RequestPreparer,
+    RowGroup,
     next_prefill_batch,
 )
-from luthier.ml.inference.row_groups import RowGroup
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 log = logging.getLogger("luthier.engines")
