@@ -114,9 +114,7 @@ def tokens(option: LayoutOption) -> str:
 
 def gib(option: LayoutOption) -> str:
     """The peak of one device, with its range."""
-    value, low, high = (
-        getattr(option.peak_memory_bytes, name) / 2**30 for name in ("value", "low", "high")
-    )
+    value, low, high = (getattr(option.peak_memory_bytes, name) / 2**30 for name in ("value", "low", "high"))
     return f"{value:.0f} ({low:.0f} to {high:.0f})"
 
 

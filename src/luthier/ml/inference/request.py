@@ -283,9 +283,7 @@ def next_prefill_batch(
     if first.next_part():
         return [first]
     fitting = [
-        one
-        for one in arrivals
-        if one.prefix is first.prefix and not one.next_part() and fits(one.prepared.num_tokens)
+        one for one in arrivals if one.prefix is first.prefix and not one.next_part() and fits(one.prepared.num_tokens)
     ]
     if first not in fitting:
         return [first]
