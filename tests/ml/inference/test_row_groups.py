@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.vacuous import nonempty
 
 from luthier.core.stream import TextRequest
 from luthier.ml.inference.streaming import StreamingEngine
@@ -89,5 +90,5 @@ def test_no_row_is_padded_beyond_memory_whatever_comes(engine):
     streaming = StreamingEngine(engine, batch_tokens=400)
     heard = write_all(streaming, requests)
     assert len(heard.ends) == 12
-    for number, asked in requests.items():
+    for number, asked in nonempty(requests.items()):
         assert heard.texts[number, 0] == alone(engine, asked)
