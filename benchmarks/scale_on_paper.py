@@ -23,9 +23,10 @@ from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning.devices import alternatives_to, device_of, load_prices
 from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
 from luthier.ml.planning.quote import make_quote
+from luthier.ml.planning.workload import WorkMethod
 
 SCALE = Path(__file__).with_name("published_scale.yaml")
-RUNS = (
+RUNS: tuple[tuple[str, str, WorkMethod], ...] = (
     ("Llama 3.1 8B, LoRA", "llama-3.1-8b", "lora"),
     ("Llama 3.1 8B, all weights", "llama-3.1-8b", "full"),
     ("Llama 3.1 70B, LoRA", "llama-3.1-70b", "lora"),
@@ -43,19 +44,11 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for title, model, method in RUNS:
         for num in NUM_DEVICES:
-            described = HypotheticalRun(
-                num_rows=1_000_000,
-                mean_tokens=2000,
-                max_tokens=4096,
-                method=method,  # type: ignore[arg-type]
-                epochs=1,
-                global_batch_size=4 * num,
-                micro_batch_tokens=8192,
-            )
-            found.append({"title": title, "num_devices": num} | layouts_of(quoted(model, described, num)))
+            quote = quoted(model, described_for(method, num), num)
+            found.append({"title": title, "num_devices": num} | layouts_of(quote))
     examples = [
         quoted("llama-3.1-8b", HypotheticalRun(num_rows=10_000, mean_tokens=600, global_batch_size=16), 8),
-        quoted("qwen3-30b-a3b", HypotheticalRun(1_000_000, 2000, "full", global_batch_size=256), 64),
+        quoted("qwen3-30b-a3b", described_for("full", 64), 64),
     ]
     if args.as_json:
         document = {"runs": found, "examples": [example.prediction for example in examples]}
@@ -69,6 +62,19 @@ def main() -> None:
         print(f"  {found_here.usd} USD")
         for option in example.layouts:
             print(f"  {option.title}: {tokens(option)}, {gib(option)}; {option.words}")
+
+
+def described_for(method: WorkMethod, num_devices: int) -> HypotheticalRun:
+    """The run of the table."""
+    return HypotheticalRun(
+        num_rows=1_000_000,
+        mean_tokens=2000,
+        max_tokens=4096,
+        method=method,
+        epochs=1,
+        global_batch_size=4 * num_devices,
+        micro_batch_tokens=8192,
+    )
 
 
 def quoted(model: str, described: HypotheticalRun, num_devices: int) -> Quote:
