@@ -37,7 +37,7 @@ from luthier.core.task_head import Pooling, TaskHead
 from luthier.core.tracking import TrackerPlan
 
 Source = Literal["asked", "default", "measured", "derived"]
-Quantisation = Literal["nf4", "int8"]
+Quantisation = Literal["nf4", "int8", "bfloat16"]
 
 
 class ValueSource(FrozenModel):

@@ -27,7 +27,7 @@ ObjectiveName = Annotated[str, AfterValidator(OBJECTIVES.validated), Field(json_
 OptimizerName = Annotated[str, AfterValidator(OPTIMIZERS.validated), Field(json_schema_extra=OPTIMIZERS.add_names)]
 NllTokens = Literal["all", "answer"]
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
-QuantisationName = Literal["auto", "nf4", "int8"]
+QuantisationName = Literal["auto", "nf4", "int8", "bfloat16"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 LossWeighting = Literal["token", "sample", "fixed", "dft"]

@@ -103,6 +103,7 @@ def test_a_container_has_as_many_cores_as_its_share_of_their_time(
 )
 def test_threads_are_as_many_as_torch_takes(monkeypatch: pytest.MonkeyPatch, asked: str | None, num: int) -> None:
     monkeypatch.setattr(process_setup, "num_usable_cores", lambda: 6)
+    monkeypatch.setattr(process_setup, "core_kinds", lambda usable: None)
     monkeypatch.setenv("OMP_NUM_THREADS", asked or "")
     if asked is None:
         monkeypatch.delenv("OMP_NUM_THREADS")

@@ -1,7 +1,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.inference.batches import CALL_TOKENS, common_prefix_length, in_two_lengths, length_batches
+from luthier.ml.inference.batches import (
+    CALL_TOKENS,
+    common_prefix_length,
+    in_two_lengths,
+    length_batches,
+    memory_batches,
+    padded_tokens,
+)
 
 
 @given(st.lists(st.integers(1, 50)), st.integers(1, 200), st.integers(1, 8))
@@ -45,3 +52,36 @@ def test_the_common_prefix_is_the_longest_that_all_share(shared, tails):
 
 def test_no_sequences_share_nothing():
     assert common_prefix_length([]) == 0
+
+
+def padded(lengths, batches):
+    return sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+
+
+def test_short_rows_have_a_batch_of_their_own_only_where_a_long_one_would_pad_them_beyond_memory():
+    lengths = [10, 100, 10, 10]
+    assert memory_batches(lengths, 400) == [[1, 0, 2, 3]]
+    assert memory_batches(lengths, 399) == [[1], [0, 2, 3]]
+    assert memory_batches([], 5) == []
+
+
+@given(st.lists(st.integers(1, 300), max_size=30), st.integers(1, 4000))
+def test_rows_are_divided_until_they_fit_or_none_is_padded(lengths, most_tokens):
+    batches = memory_batches(lengths, most_tokens)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert padded_tokens(lengths, batches) == padded(lengths, batches)
+    if padded(lengths, batches) > most_tokens:
+        assert padded(lengths, batches) == sum(lengths)
+    if len(lengths) * max(lengths, default=0) <= most_tokens:
+        assert len(batches) <= 1
+
+
+@given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 60), st.randoms())
+def test_the_same_lengths_are_divided_in_the_same_way_in_any_order(lengths, most_tokens, random):
+    """Rows are divided again with each step: another division of the same rows would copy all keys and values."""
+    shuffled = random.sample(lengths, len(lengths))
+    found = [
+        sorted(sorted(rows[index] for index in batch) for batch in memory_batches(rows, most_tokens))
+        for rows in (lengths, shuffled)
+    ]
+    assert found[0] == found[1]

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from tests.vacuous import nonempty
@@ -9,7 +10,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
 from luthier.core.stream import Ended, EngineSettings, Sampling, Served, SpeculativeConfig, TextRequest
 from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine, open_stream_engine
-from luthier.ml.inference.llama_cpp.server import STEP_TOKENS, LlamaServer
+from luthier.ml.inference.llama_cpp.server import STEP_TOKENS, LlamaServer, _share_steps
 from luthier.ml.inference.stream_registry import unused_settings
 from luthier.testing.stream_contract import GREEDY, StreamEngineContract, question, write_all
 
@@ -175,3 +176,20 @@ def test_what_an_engine_does_not_use_is_named():
     assert unused_settings("transformers", DRAFTS) == ["max_num_batched_tokens", "speculative_config"]
     assert unused_settings("of_a_plug_in", EngineSettings(enable_prefix_caching=False)) == ["enable_prefix_caching"]
     assert unused_settings("transformers", EngineSettings()) == []
+
+
+def test_few_copies_of_a_slots_state_are_kept():
+    """llama.cpp's default of 32 a slot takes gigabytes of a model with windows, which no budget has counted."""
+    params = SimpleNamespace(speculative=None)
+    _share_steps(params, 16, 2, EngineSettings())
+    assert 1 <= params.n_ctx_checkpoints <= 4
+    assert params.cache_ram_mib == 0
+
+
+def test_the_installed_llama_cpp_takes_the_number_of_copies():
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    assert params.n_ctx_checkpoints > 4
+    _share_steps(params, 16, 2, EngineSettings())
+    assert params.n_ctx_checkpoints <= 4

@@ -97,3 +97,74 @@ def test_an_answer_whose_end_was_read_before_another_request_is_polled_all_the_s
     assert writing.keys == {"first"}
     assert [type(event) for _, event in writing.poll(_EndingServer(), 0)] == [Started, Ended]
     assert not writing.keys
+
+
+def test_a_conversation_keeps_its_slot_beside_prompts_that_begin_with_the_same_template():
+    """A few tokens of a template are in every prompt: the next request must not overwrite what it cannot use."""
+    header, talk = [1, 2, 3], list(range(100, 300))
+    slots = Slots(4, 10_000)
+    own = slots.take("talk", None, [*header, *talk], 500)
+    slots.give_back(own)
+    for number in range(3):
+        other = slots.take(number, None, [*header, 1000 + number, 1001, 1002, 1003], 20)
+        assert other != own
+        slots.give_back(other)
+    assert slots.take("talk", None, [*header, *talk, 7, 8], 500) == own
+
+
+def test_a_slot_is_taken_for_a_beginning_that_is_most_of_what_it_has_read():
+    system = list(range(50))
+    slots = Slots(2, 10_000)
+    first = slots.take("a", None, [*system, 90, 91, 92], 100)
+    slots.give_back(first)
+    assert slots.take("b", None, [*system, 80, 81], 100) == first
+
+
+def test_short_prompts_get_lower_numbers_than_long_ones_that_are_being_read():
+    """llama.cpp reads prompts in the order of its slots: a short one behind a long one would wait for all of it."""
+    slots = Slots(4, 100_000, step_tokens=8)
+    long = slots.take("long", None, list(range(1, 90)), 100)
+    short = [slots.take(number, None, [200 + number, 300], 10) for number in range(2)]
+    assert max(short) < long
+    # A conversation stays where its beginning is known.
+    slots.give_back(long)
+    assert slots.take("again", None, list(range(1, 92)), 100) == long
+
+
+def _running(writing, *adapters):
+    found = [
+        Choice(str(number), 0, TextRequest(text="a"), adapter, [1], 4, _Reader())
+        for number, adapter in enumerate(adapters)
+    ]
+    writing._running.update(found)
+    return found
+
+
+def test_no_answer_is_taken_up_beside_an_adapter_that_others_wait_for():
+    """llama.cpp computes one adapter until none of its answers is left: with ever new ones others would never begin."""
+    now = 0.0
+    writing = Writing(8, 10_000, clock=lambda: now)
+    busy, waits = _running(writing, "busy", "waits")
+    assert writing.has_room_for(1, 5, "busy")
+    now = 3.0
+    writing._inbox.put((busy, "a chunk"))
+    writing.settle()
+    assert not writing.has_room_for(1, 5, "busy")
+    assert not writing.has_room_for(1, 5, None)
+    assert writing.has_room_for(1, 5, "waits")
+    # Its turn has come.
+    now = 4.0
+    writing._inbox.put((waits, "a chunk"))
+    writing.settle()
+    assert writing.has_room_for(1, 5, "busy")
+
+
+def test_an_answer_that_nobody_waits_for_holds_up_no_others():
+    now = 0.0
+    writing = Writing(8, 10_000, clock=lambda: now)
+    busy, waits = _running(writing, "busy", "waits")
+    waits.stop.set()
+    now = 3.0
+    writing._inbox.put((busy, "a chunk"))
+    writing.settle()
+    assert writing.has_room_for(1, 5, "busy")

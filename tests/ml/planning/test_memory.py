@@ -88,6 +88,20 @@ def test_a_base_that_is_packed_on_a_cpu_is_read_whole_first(
     assert fixed + growing < 2 * 2 * llama.num_parameters
 
 
+def test_a_base_in_16_bits_takes_half_of_the_memory_while_it_is_read_too(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    """Products are computed in float32; embeddings, head and norms are held in it."""
+    wide = {"compute": "float32", "adapters": "float32", "rows": 1, "length": 1, "rank": 1}
+    half, whole = (make_workload(llama, "qlora", base=base, **wide) for base in ("bfloat16", "float32"))
+    parameters, matrices = llama.num_parameters, llama.num_packed_parameters
+    assert predict_memory(half, device).weights_bytes == 2 * matrices + 4 * (parameters - matrices)
+    fixed, growing, _ = memory_terms(half, device)
+    assert 2 * 2 * parameters <= fixed + growing < 2 * 4 * parameters
+    fixed, growing, _ = memory_terms(whole, device)
+    assert fixed + growing >= 2 * 4 * parameters
+
+
 def test_adalora_begins_with_half_as_many_ranks_again(llama: Structure, make_workload: Make) -> None:
     lora, adalora = make_workload(llama), make_workload(llama, "adalora")
     ranks = 6 * len(lora.targeted)

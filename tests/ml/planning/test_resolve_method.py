@@ -126,6 +126,7 @@ def test_places_name_runs_of_layers(make_plan: MakePlan) -> None:
         ("auto", False, "int8", "derived"),
         ("int8", True, "int8", "asked"),
         ("nf4", True, "nf4", "asked"),
+        ("bfloat16", False, "bfloat16", "asked"),
     ],
 )
 def test_how_the_base_is_held(

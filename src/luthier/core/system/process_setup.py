@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn
 
 from luthier.core.errors import BusyError
 from luthier.core.system import facilities
+from luthier.core.system.core_topology import ALL_CORES, core_kinds
 
 # About 50 microseconds: longer than the gaps between operations of a step, shorter than a turn of another process.
 _SPIN_COUNT = "20000"
@@ -86,14 +87,31 @@ def cores_of_quota() -> int | None:
 
 
 def usable_threads() -> int:
-    """Threads for a library that needs a number: OMP_NUM_THREADS where it is set, else one a usable core.
+    """Threads for a library that needs a number: OMP_NUM_THREADS where it is set, else one a usable core that pays.
 
     This is the rule of torch, so that other libraries (llama.cpp) use as many. Threads of llama.cpp wait for each
     other by spinning: one too many costs far more than one too few.
     """
+    if (asked := _asked_threads()) is not None:
+        return asked
+    kinds = core_kinds(facilities.usable_cores())
+    return num_usable_cores() if kinds is None else min(num_usable_cores(), kinds.num_that_pay)
+
+
+def why_threads(num_threads: int) -> str:
+    """Why so many threads, as a phrase for plans.
+
+    Args:
+        num_threads: that are used.
+    """
+    kinds = None if _asked_threads() is not None else core_kinds(facilities.usable_cores())
+    return ALL_CORES if kinds is None or kinds.num_that_pay != num_threads else kinds.why
+
+
+def _asked_threads() -> int | None:
     # "4,2" is for nested loops: the first number counts.
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(asked) if asked.isdecimal() and int(asked) > 0 else num_usable_cores()
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else None
 
 
 def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:

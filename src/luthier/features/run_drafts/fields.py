@@ -297,7 +297,7 @@ _OF_METHODS: Final = (
     _field(
         "method.quantisation",
         "Frozen base",
-        words={"auto": "automatic", "nf4": "in 4 bits (nf4)", "int8": "in 8 bits (int8)"},
+        words={"auto": "automatic", "nf4": "in 4 bits (nf4)", "int8": "in 8 bits (int8)", "bfloat16": "in bfloat16"},
     ),
     _field("method.targets", "Matrices", "names, groups or patterns", is_usual=False),
     _field("method.layers.first", "First layers", "how many", unset="every layer", is_usual=False),

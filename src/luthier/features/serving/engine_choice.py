@@ -32,7 +32,7 @@ from luthier.core.stream import Served
 from luthier.core.system.extras import install_command
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.core.system.gpu_device import has_gpu
-from luthier.core.system.process_setup import num_usable_cores, wait_longer
+from luthier.core.system.process_setup import num_usable_cores, usable_threads, wait_longer
 from luthier.core.task_head import is_task_model
 from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split, weight_bytes
 from luthier.features.serving.targets import stamp, stamp_of
@@ -421,7 +421,7 @@ def _time_once(context: Context, folder: Path, pairs: list[tuple[Served, Served]
     document = {
         "own": [own.model_dump(mode="json") for own, _ in pairs],
         "copy": [copy.model_dump(mode="json") for _, copy in pairs],
-        "num_threads": threads or max(1, cores // 2),
+        "num_threads": threads or usable_threads(),
         "rates_folder": str(context.settings.rates_folder),
     }
     title = f"Timing engines for {folder.name}"
@@ -435,11 +435,11 @@ def _time_once(context: Context, folder: Path, pairs: list[tuple[Served, Served]
 
 @cache
 def _machine() -> list[str]:
-    """What speeds hold for: this machine and its processor, and the versions of what computes."""
+    """What speeds hold for: this machine, its processor and threads, and the versions of what computes."""
     from luthier.ml.planning.hardware import cpu_name
 
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
-    return [platform.node(), cpu_name(), *versions, *_versions()]
+    return [platform.node(), cpu_name(), f"{usable_threads()} threads", *versions, *_versions()]
 
 
 def time_engines(document: dict[str, Any], channel: Channel) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from luthier.core.stream import (
     TextRequest,
     stream_event,
 )
-from luthier.core.system.process_setup import num_usable_cores
+from luthier.core.system.process_setup import usable_threads
 from luthier.features.serving.engine_balance import EngineBalance, EnginePick
 from luthier.features.serving.open_request import OnEvent, OpenRequest, PickedRequest, document_of, num_choices_of
 from luthier.platform.home.settings import Settings
@@ -420,7 +420,7 @@ class _Child(QueuedProcess):
         document = {
             "most_models": self._settings.max_loaded_models,
             "memory_bytes": self._settings.serving_memory_bytes,
-            "num_threads": self._settings.serving_threads or max(1, num_usable_cores() // 2),
+            "num_threads": self._settings.serving_threads or usable_threads(),
             "has_threads": self._settings.serving_threads > 0,
             "settings": self._settings.engine_settings.model_dump(mode="json"),
             "rates_folder": str(self._settings.rates_folder),

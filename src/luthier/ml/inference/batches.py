@@ -64,6 +64,40 @@ def in_two_lengths(lengths: Sequence[int]) -> list[list[int]]:
     return [sorted(order[:cut]), sorted(order[cut:])]
 
 
+def memory_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Divide rows that are padded to the longest of their batch into as few batches as memory needs.
+
+    All stay together where they fit, padding included, since each batch reads all weights. Else the batch with the most
+    padding is divided, where that saves the most of it; rows of equal length are never divided.
+
+    Args:
+        lengths: tokens of each row.
+        most_tokens: of all batches together, padding included; more where there is no padding left to save.
+
+    Returns:
+        Batches of indices into `lengths`, the longest rows first.
+    """
+    batches = [sorted(range(len(lengths)), key=lambda index: -lengths[index])] if lengths else []
+    while padded_tokens(lengths, batches) > most_tokens:
+        saved, number, cut = max(
+            (
+                ((len(batch) - cut) * (lengths[batch[0]] - lengths[batch[cut]]), number, cut)
+                for number, batch in enumerate(batches)
+                for cut in range(1, len(batch))
+            ),
+            default=(0, 0, 0),
+        )
+        if not saved:
+            break
+        batches[number : number + 1] = [batches[number][:cut], batches[number][cut:]]
+    return batches
+
+
+def padded_tokens(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> int:
+    """The tokens of all rows, each padded to the longest of its batch."""
+    return sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+
+
 def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
     """The number of leading tokens that all sequences share."""
     if not sequences:

@@ -118,11 +118,16 @@ def holds_keys(layer: Any) -> bool:
     return isinstance(layer, DynamicLayer)
 
 
-def expanded(cache: DynamicCache, num_rows: int) -> DynamicCache:
-    """The same keys and values for every row, as views: nothing is copied until the first update."""
-    # Shallow copies of cache and layers: setting their tensors does not change the shared prefix.
+def shallow(cache: DynamicCache) -> DynamicCache:
+    """A copy of cache and layers with the same tensors: setting others there does not change the original."""
     result = copy.copy(cache)
     result.layers = [copy.copy(layer) for layer in cache.layers]
+    return result
+
+
+def expanded(cache: DynamicCache, num_rows: int) -> DynamicCache:
+    """The same keys and values for every row, as views: nothing is copied until the first update."""
+    result = shallow(cache)
     for layer in filter(holds_keys, result.layers):
         # A view with stride 0 over the rows; the first update concatenates and thereby copies.
         layer.keys = layer.keys.expand(num_rows, -1, -1, -1)

@@ -1,23 +1,26 @@
 """Request preparation for a transformers model (token ids, constraint, output parsing), and the prefill queue.
 
-The queue contains requests whose prompts are not prefilled yet, and chooses the next batch.
+The queue contains requests whose prompts are not prefilled yet, and chooses the next batch; a group has rows whose
+answers are decoded together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt
 from luthier.core.stream import PoolingRequest, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
-from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
+from luthier.ml.inference.decode import PREFILL_TOKENS, Batch, Prefix, Request
 from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation
+from luthier.ml.inference.kv_cache import RowBatch, shallow
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls.channels import CallReader
@@ -208,7 +211,7 @@ class QueuedPrompt:
         prepared: its tokens and limits.
         adapter: name of its adapter; None for the base.
         owner: used for fair scheduling; None counts as one owner.
-        prefix: the computed part of a long prompt.
+        prefix: the part of it that is computed: of a long prompt, or of an earlier one that begins so.
     """
 
     key: Hashable
@@ -268,7 +271,7 @@ class PrefillTurns:
 def next_prefill_batch(
     first: QueuedPrompt, queue: Sequence[QueuedPrompt], fits: Callable[[int], bool], max_rows: int
 ) -> list[QueuedPrompt]:
-    """The next request, and requests of similar length to prefill with it.
+    """The next request, and requests of similar length behind the same prefix to prefill with it.
 
     Args:
         first: the next request.
@@ -277,12 +280,55 @@ def next_prefill_batch(
         max_rows: of a batch.
     """
     # A long prompt is processed alone: its cache has a different length, and parts of others would delay it.
-    if first.prefix is not None or first.next_part():
+    if first.next_part():
         return [first]
-    fitting = [one for one in queue if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
+    fitting = [
+        one for one in queue if one.prefix is first.prefix and not one.next_part() and fits(one.prepared.num_tokens)
+    ]
     if first not in fitting:
         return [first]
     parts = length_batches([one.num_remaining for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
     # Of the batches by length, the one with `first`; the others follow later.
     own = fitting.index(first)
-    return [fitting[place] for place in next(part for part in parts if own in part)]
+    begun = [fitting[place] for place in next(part for part in parts if own in part)]
+    requests = [one.prepared.request for one in begun]
+    widest = max(len(one.ids) for one in requests) + max(one.max_new_tokens for one in requests)
+    # Behind a prefix the padding of shorter rows is in the middle of their tokens, where windows count it.
+    return begun if first.prefix is None or fits(widest) else [first]
+
+
+@dataclass(slots=True, eq=False)
+class RowGroup:
+    """Rows that share a batch.
+
+    Attributes:
+        batch: the rows and their cache.
+        logits: [rows, vocabulary] of the next token of each.
+        num_room: remaining tokens in preallocated buffers; None for an ordinary cache.
+    """
+
+    batch: Batch | RowBatch
+    logits: Tensor
+    num_room: int | None
+
+    def keep(self, rows: Collection[int]) -> None:
+        """Drop all rows but these."""
+        places = [place for place, number in enumerate(self.batch.rows) if number in rows]
+        if places and len(places) < len(self.batch.rows):
+            self.batch.keep(places)
+            self.logits = self.logits[torch.tensor(places, device=self.logits.device)]
+        elif not places:
+            # A batch without rows cannot be indexed; whoever holds the group removes it.
+            self.batch.rows = []
+
+    def taken(self, rows: Collection[int]) -> RowGroup:
+        """These of its rows as a group of their own, which leaves this one; the group itself where it has no others."""
+        left = [number for number in self.batch.rows if number not in rows]
+        if not left or not isinstance(self.batch, Batch):
+            return self
+        part = RowGroup(replace(self.batch, cache=shallow(self.batch.cache)), self.logits, self.num_room)
+        part.keep(rows)
+        self.keep(left)
+        # It is as wide as the rows that have left it: laid out again without their columns.
+        self.num_room = 0
+        return part

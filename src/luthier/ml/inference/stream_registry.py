@@ -22,7 +22,7 @@ BUILT_IN = {
 }
 
 _USED_SETTINGS = {
-    "transformers": {"max_num_seqs"},
+    "transformers": {"enable_prefix_caching", "max_num_seqs"},
     "llama_cpp": set(EngineSettings.model_fields),
     "vllm": set(EngineSettings.model_fields),
 }

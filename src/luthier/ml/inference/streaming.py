@@ -1,16 +1,17 @@
 """Continuous batching: concurrent answers by one model, each with its own adapter and streamed.
 
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, with any adapters
-(`mixed_adapters`). Requests join and leave between two steps: new prompts are prefilled together and join with their
-first token; a finished answer leaves immediately. An answer that does not fit into the sliding windows of the model is
-decoded separately. So is every answer of a model that cannot batch rows (`decoding_proof`).
+(`mixed_adapters`); where a long one would make it too wide for memory, short ones have a batch of their own. Requests
+join and leave between two steps: new prompts are prefilled together and join with their first token; a finished answer
+leaves immediately. A prompt that begins as an earlier one continues from there (`prompt_cache`). An answer that does
+not fit into the sliding windows of the model is decoded separately. So is every answer of a model that cannot batch
+rows (`decoding_proof`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import Final
 
 import torch
@@ -31,17 +32,20 @@ from luthier.core.task_head import TaskHeadKind, is_task_model, refuse_other_use
 from luthier.ml.inference.accelerator import device_type, usual_precision
 from luthier.ml.inference.answer_row import AnswerRow
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS
+from luthier.ml.inference.batches import memory_batches, padded_tokens
 from luthier.ml.inference.decode import Batch
 from luthier.ml.inference.decoding_proof import DecodingPath
 from luthier.ml.inference.kv_cache import RowBatch
 from luthier.ml.inference.mixed_adapters import MixedAdapters
 from luthier.ml.inference.pooling import DIVERGED, PoolingQueue
+from luthier.ml.inference.prompt_cache import PromptCache, cache_bytes
 from luthier.ml.inference.request import (
     PrefillTurns,
     Prepared,
     PreparedPooling,
     QueuedPrompt,
     RequestPreparer,
+    RowGroup,
     next_prefill_batch,
 )
 from luthier.ml.inference.transformers_engine import TransformersEngine
@@ -80,27 +84,17 @@ def open_stream_engine(served: Served) -> StreamingEngine:
         quantisation=served.quantisation,
         for_task_head=has_head,
     )
-    streaming = StreamingEngine(engine, max_rows=served.settings.max_num_seqs or MAX_STREAM_ROWS)
+    caches_prompts = served.settings.enable_prefix_caching is not False
+    streaming = StreamingEngine(
+        engine,
+        max_rows=served.settings.max_num_seqs or MAX_STREAM_ROWS,
+        prompt_bytes=None if caches_prompts else 0,
+    )
     if streaming.path.kind != "batched":
         log.warning("%s writes %s", served.path, streaming.path.describe())
     if has_head:
         streaming.load_task_head(None, folder)
     return streaming
-
-
-@dataclass(slots=True, eq=False)
-class _Group:
-    """Rows that share a batch.
-
-    Attributes:
-        batch: the rows and their cache.
-        logits: [rows, vocabulary] of the next token of each.
-        num_room: remaining tokens in preallocated buffers; None for an ordinary cache.
-    """
-
-    batch: Batch | RowBatch
-    logits: Tensor
-    num_room: int | None
 
 
 class StreamingEngine:
@@ -112,6 +106,8 @@ class StreamingEngine:
         engine: an open engine; closed together with this object.
         max_rows: maximum concurrent answers.
         batch_tokens: maximum tokens in their KV cache, including padding.
+        prompt_bytes: of keys and values of earlier prompts that are kept for later ones; 0 keeps none, None takes
+            `cache_bytes` of the weights.
     """
 
     def __init__(
@@ -120,6 +116,7 @@ class StreamingEngine:
         *,
         max_rows: int = MAX_STREAM_ROWS,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        prompt_bytes: int | None = None,
     ) -> None:
         # NaN in one row must not raise: it would end the answers of all other rows.
         self._engine, self._decoder = engine, engine.open_decoder(may_diverge=True)
@@ -132,8 +129,9 @@ class StreamingEngine:
         self._prefill_queue: list[QueuedPrompt] = []
         self._pooling = PoolingQueue(engine, self._decoder, self._adapters, max_rows)
         self._turns = PrefillTurns()
+        self._prompts = PromptCache(cache_bytes(self._num_base_bytes) if prompt_bytes is None else prompt_bytes)
         self._rows: dict[int, AnswerRow] = {}
-        self._groups: list[_Group] = []
+        self._groups: list[RowGroup] = []
         self._next_row = 0
 
     @property
@@ -154,8 +152,8 @@ class StreamingEngine:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of weights, adapters and task heads in bytes."""
-        return self._num_base_bytes + self._adapters.num_bytes + self._pooling.num_bytes
+        """Memory of weights, adapters, task heads and kept prompts in bytes."""
+        return self._num_base_bytes + self._adapters.num_bytes + self._pooling.num_bytes + self._prompts.num_bytes
 
     def load_adapter(self, name: str, path: str) -> None:
         """Load an adapter as `name`; no effect if it is already loaded.
@@ -182,6 +180,7 @@ class StreamingEngine:
         """Unload an adapter without open requests."""
         self._adapters.unload(name)
         self._pooling.unload_head(name)
+        self._prompts.drop(name)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
         """Start generating with the base or an adapter; false if there is no room now: retry after a `poll`."""
@@ -275,6 +274,7 @@ class StreamingEngine:
         """Release the weights; the engine cannot be used afterwards."""
         self._rows, self._groups, self._prefill_queue = {}, [], []
         self._pooling.clear()
+        self._prompts.clear()
         self._engine.close()
 
     def _check(self, adapter: str | None, kind: TaskHeadKind | None) -> None:
@@ -295,17 +295,19 @@ class StreamingEngine:
         waiting = [one.prepared for one in self._prefill_queue]
         if not self._rows and not waiting:
             return True
-        num_rows = len(self._rows) + prepared.num_rows + sum(one.num_rows for one in waiting)
-        known = [*(row.num_tokens for row in self._rows.values()), *(one.num_tokens for one in waiting)]
-        # The batch is rectangular: every row takes the memory of the longest.
-        num_tokens = num_rows * max(prepared.num_tokens, *known)
-        return num_rows <= share * self._max_rows and num_tokens <= share * self._batch_tokens
+        lengths = [row.num_tokens for row in self._rows.values()]
+        for one in (*waiting, prepared):
+            lengths += [one.num_tokens] * one.num_rows
+        # A batch is rectangular: every row takes the memory of the longest.
+        num_tokens = padded_tokens(lengths, memory_batches(lengths, int(share * self._batch_tokens)))
+        return len(lengths) <= share * self._max_rows and num_tokens <= share * self._batch_tokens
 
     def _begin(self) -> list[KeyedEvent]:
         """Prefill new prompts; their first tokens follow with the next step."""
         if not self._prefill_queue:
             return []
         first = self._turns.first(self._prefill_queue)
+        self._resume(first)
         # If adapters cannot be mixed, a pass may contain rows of only one adapter.
         beside = [one for one in self._prefill_queue if self._adapters.mixes or one.adapter == first.adapter]
         begun = next_prefill_batch(first, beside, self._decoder.fits_windows, self._max_rows)
@@ -318,6 +320,7 @@ class StreamingEngine:
         self._prefill_queue = [one for one in self._prefill_queue if one not in begun]
         requests = [one.prepared.request for one in begun]
         batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
+        self._keep_prompts(begun, batch)
         # One row per choice: the prompt's cache row is copied, not recomputed.
         places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
         if len(places) > len(begun):
@@ -331,7 +334,7 @@ class StreamingEngine:
             for choice in range(one.prepared.num_rows)
         ]
         self._rows.update(zip(batch.rows, rows, strict=True))
-        self._groups.append(_Group(batch, logits, None))
+        self._groups.append(RowGroup(batch, logits, None))
         return [
             (
                 one.key,
@@ -342,6 +345,27 @@ class StreamingEngine:
             )
             for one in begun
         ]
+
+    def _resume(self, first: QueuedPrompt) -> None:
+        """Continue a prompt, and others of the queue that begin as it does, from what is kept of an earlier one."""
+        if first.prefix is not None or not self._decoder.fits_windows(first.prepared.num_tokens):
+            return
+        first.prefix = prefix = self._prompts.find(first.prepared.request.ids, first.adapter)
+        if prefix is None or first.next_part():  # a long rest is read in parts, which extend the prefix
+            return
+        known = list(first.prepared.request.ids[: prefix.num_tokens])
+        for one in self._prefill_queue:
+            ids = one.prepared.request.ids
+            if one.prefix is None and one.adapter == first.adapter and list(ids[: len(known)]) == known != list(ids):
+                one.prefix = prefix
+                if one.next_part():
+                    one.prefix = None
+
+    def _keep_prompts(self, begun: Sequence[QueuedPrompt], batch: Batch | RowBatch) -> None:
+        """Keep what was computed of prompts, for those that begin so."""
+        for place, one in enumerate(begun):
+            if isinstance(batch, Batch) and self._decoder.fits_windows(one.prepared.num_tokens):
+                self._prompts.add(one.prepared.request.ids, one.adapter, batch, place)
 
     def _step(self) -> list[KeyedEvent]:
         """Generate one token of every answer."""
@@ -361,7 +385,7 @@ class StreamingEngine:
                 events += new_events
             going = [token for token, number in zip(tokens, group.batch.rows, strict=True) if number in self._rows]
             # Before the step: the batch must contain exactly the rows for which `going` has tokens.
-            self._drop_from(group)
+            group.keep(self._rows)
             if going:
                 adapters = [self._rows[number].adapter for number in group.batch.rows]
                 # rows that run separately are choices of one request, with one adapter
@@ -400,41 +424,40 @@ class StreamingEngine:
             del self._rows[number]
 
     def _join(self) -> None:
-        """Merge new rows into the common batch, and enlarge its cache if it is full.
+        """Bring rows together in as few batches as memory allows, and enlarge the cache of one that is full.
 
         If rows of different adapters cannot share a batch, each adapter has a separate batch.
         """
-        batches: dict[str | None, list[_Group]] = {}
-        for group in filter(self._fits, self._groups):
-            adapter = None if self._adapters.mixes else self._rows[group.batch.rows[0]].adapter
-            batches.setdefault(adapter, []).append(group)
-        for fitting in batches.values():
-            # One group with room left: nothing to do, as in most steps.
-            if all(group.num_room for group in fitting) and len(fitting) < 2:
-                continue
-            for group in fitting:
-                # Padding that only finished rows needed must not be copied.
-                group.batch.trim()
-            batch = self._decoder.join([one.batch for one in fitting if isinstance(one.batch, Batch)], _ROOM_TOKENS)
-            joined = _Group(batch, torch.cat([group.logits for group in fitting]), _ROOM_TOKENS)
-            self._groups = [joined, *(other for other in self._groups if other not in fitting)]
+        numbers = [number for group in filter(self._fits, self._groups) for number in group.batch.rows]
+        lengths = [self._rows[number].num_tokens for number in numbers]
+        for places in memory_batches(lengths, self._batch_tokens):
+            batches: dict[str | None, set[int]] = {}
+            for number in (numbers[place] for place in places):
+                batches.setdefault(None if self._adapters.mixes else self._rows[number].adapter, set()).add(number)
+            for rows in batches.values():
+                self._bring_together(rows)
 
-    def _fits(self, group: _Group) -> bool:
+    def _bring_together(self, rows: set[int]) -> None:
+        """Make one group of these rows, which all fit into the windows of the model."""
+        parts = [group for group in self._groups if not rows.isdisjoint(group.batch.rows)]
+        # They are one already, with room left: nothing to do, as in most steps.
+        if len(parts) == 1 and parts[0].num_room and rows.issuperset(parts[0].batch.rows):
+            return
+        taken = [group.taken(rows) for group in parts]
+        for group in taken:
+            # Padding that only finished rows needed must not be copied.
+            group.batch.trim()
+        batch = self._decoder.join([one.batch for one in taken if isinstance(one.batch, Batch)], _ROOM_TOKENS)
+        joined = RowGroup(batch, torch.cat([group.logits for group in taken]), _ROOM_TOKENS)
+        self._groups = [joined, *(group for group in self._groups if group.batch.rows and group not in taken)]
+
+    def _fits(self, group: RowGroup) -> bool:
         """Whether these rows can be padded without padding counting in a window of the model."""
         return self._decoder.fits_windows(max(self._rows[number].num_tokens for number in group.batch.rows))
 
-    def _drop_from(self, group: _Group) -> None:
-        places = [place for place, number in enumerate(group.batch.rows) if number in self._rows]
-        if places and len(places) < len(group.batch.rows):
-            group.batch.keep(places)
-            group.logits = group.logits[torch.tensor(places, device=group.logits.device)]
-        elif not places:
-            # A batch without rows cannot be indexed; `_drop_ended` removes the group.
-            group.batch.rows = []
-
     def _drop_ended(self) -> None:
         for group in self._groups:
-            self._drop_from(group)
+            group.keep(self._rows)
         self._groups = [group for group in self._groups if group.batch.rows]
 
 

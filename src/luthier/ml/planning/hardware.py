@@ -13,9 +13,10 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from luthier.core.cost import BF16_MUST_WIN_BY, MachineLoad
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.system.core_topology import ALL_CORES
 from luthier.core.system.free_cores import OtherProcesses
 from luthier.core.system.machine_memory import memory_bytes
-from luthier.core.system.process_setup import num_usable_cores, usable_threads
+from luthier.core.system.process_setup import num_usable_cores, usable_threads, why_threads
 from luthier.ml.inference import accelerator
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
@@ -50,6 +51,8 @@ class Hardware(FrozenModel):
     """Of one accelerator; 0 without one, or where it is not known."""
     accelerator_gb_per_second: float = 0.0
     """Memory traffic of one accelerator; 0 likewise, and where it had no 512 MiB free."""
+    threads_why: str = ALL_CORES
+    """Why so many threads: cores may differ in speed, and hardware threads share cores."""
 
 
 class Rates(FrozenModel):
@@ -143,11 +146,13 @@ def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
     device = _device()
     single, half = found.float32, found.bfloat16
     total, available = memory_bytes()
+    # torch takes a thread for each core of the machine, also where a container has a share of their time.
+    num_threads = min(torch.get_num_threads(), usable_threads())
     return Hardware(
         cpu_name=cpu_name(),
         num_cores=num_usable_cores(),
-        # torch takes a thread for each core of the machine, also where a container has a share of their time.
-        num_threads=min(torch.get_num_threads(), usable_threads()),
+        num_threads=num_threads,
+        threads_why=why_threads(num_threads),
         memory_bytes=total,
         memory_available_bytes=available,
         device=device,

@@ -139,6 +139,13 @@ def _num(layers: Iterable[LinearLayer]) -> int:
 
 _FP32: Final = 4.0
 _PACKED: Final = ("nf4", "int8")
+
+
+def _is_packed(workload: Workload) -> bool:
+    """Whether matrices are held otherwise than they are computed with."""
+    return workload.base in _PACKED or BYTES[workload.base] < BYTES[workload.compute]
+
+
 # Resident size of a process that has imported what a run needs, before a model is loaded (measured: docs/log.md).
 _CPU_RUNTIME_BYTES: Final = 0.62e9
 # Context, libraries and their workspaces on an accelerator.
@@ -347,7 +354,7 @@ def _interval(
 def _weights(workload: Workload) -> float:
     """The base as it is held; packing takes linear layers only, the rest (experts in one tensor, too) stays wide."""
     s = workload.structure
-    if workload.base in _PACKED:
+    if _is_packed(workload):
         packed = s.num_packed_parameters
         return packed * BYTES[workload.base] + (s.num_parameters - packed) * BYTES[workload.compute]
     return s.num_parameters * BYTES[workload.base]
@@ -422,8 +429,11 @@ def _loading(workload: Workload, device: Device) -> float:
     the precision that is computed in, before its first matrix is packed; a GPU gets its matrices one at a time.
     """
     if device.is_cpu:
-        is_packed = workload.base in _PACKED
-        return 2.0 * (workload.structure.num_parameters * BYTES[workload.compute] if is_packed else _weights(workload))
+        if not _is_packed(workload):
+            return 2.0 * _weights(workload)
+        # In 16 bits it is read as it is kept, and what is not packed is widened afterwards.
+        read_as = workload.base if workload.base == "bfloat16" else workload.compute
+        return max(2.0 * workload.structure.num_parameters * BYTES[read_as], _weights(workload))
     return _weights(workload)
 
 

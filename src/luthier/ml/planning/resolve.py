@@ -273,7 +273,7 @@ def _training(
     packing = packs(r.packing, hardware, sources)
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     sources.note("training.forward", "default", "the fast path: each part of it is proved when the model is loaded")
-    threads = pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine"))
+    threads = pick("training.num_threads", r.num_threads, (hardware.num_threads, hardware.threads_why))
     workers, pieces = side_by_side(r, objective, data, hardware, threads, batch, sources)
     every = defaults.CHECKPOINT_EVERY_STEPS
     return TrainingPlan(

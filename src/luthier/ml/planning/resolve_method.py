@@ -34,7 +34,8 @@ def choose_quantisation(asked: QuantisationName | None, device: str) -> tuple[Qu
     """The kind, where it comes from, and why.
 
     nf4: NormalFloat of 4 bits with doubly quantised scales (Dettmers et al., 2023, arXiv:2305.14314, section 3), about
-    0.52 bytes a weight. int8: one scale an output, 1 byte a weight.
+    0.52 bytes a weight. int8: one scale an output, 1 byte a weight. bfloat16: 2 bytes, and nothing is rounded of a base
+    that was published so; for products in float32.
 
     Raises:
         RecipeError: nf4 without the library that computes it.
@@ -47,7 +48,7 @@ def choose_quantisation(asked: QuantisationName | None, device: str) -> tuple[Qu
             expected="the library that packs weights into 4 bits",
             do=f"install it ({install_command('nf4')}), or leave method.quantisation out: int8 needs no library",
         )
-    if asked in ("nf4", "int8"):
+    if asked in ("nf4", "int8", "bfloat16"):
         return asked, "asked", "in the recipe"
     if device == "mps":
         return "int8", "derived", f"{LIBRARY} was not tested on mps: 1 byte a weight, by Luthier itself"

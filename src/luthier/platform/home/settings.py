@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         serving_queue: The most requests that are running or waiting.
         serving_queue_per_key: The most requests of one key that are running or waiting.
         serving_idle_seconds: After how long without a request all models are unloaded.
-        serving_threads: Threads of the engine process; 0 takes half of the cores.
+        serving_threads: Threads of the engine process; 0 takes as many as other processes leave cores free.
         serving_engine: The engine for models with their own weights: `auto` uses llama.cpp where a GGUF copy exists
             that is proved and faster, `transformers` never does.
         serving_expected_answers: How many answers are usually generated at once. If memory holds only one of a model's

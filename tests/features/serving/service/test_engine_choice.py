@@ -403,3 +403,14 @@ def test_a_share_of_a_deployment_is_answered_by_its_copy(context: Context, child
     made = choose_engines(context, {"support": own})["support"].served
     assert made.engine == "llama_cpp"
     assert route(context, caller, "support").served == made
+
+
+@pytest.mark.parametrize(("asked", "num_threads"), [(0, 6), (2, 2)])
+def test_both_engines_are_timed_with_the_threads_that_they_serve_with(
+    context: Context, children: Children, base: Served, monkeypatch: pytest.MonkeyPatch, asked: int, num_threads: int
+) -> None:
+    """llama.cpp takes one a core: timed with half of that, the model's own engine would look slower than it is."""
+    monkeypatch.setattr(engine_choice, "usable_threads", lambda: 6)
+    context.settings = context.settings.model_copy(update={"serving_threads": asked})
+    choose_engines(context, {"base": base})
+    assert [document["num_threads"] for name, document in children.asked if name == "time_engines"] == [num_threads]

@@ -280,3 +280,16 @@ def test_the_engine_that_the_load_asks_for_is_loaded_in_the_background(
     assert loads == [{"load": OWN.model_dump(mode="json"), "num_bytes": 300}]
     assert [one["model"]["engine"] for one in sent if "ask" in one] == ["llama_cpp"] * 7
     assert two.client.num_requests == {("llama_cpp", "load"): 4, ("llama_cpp", "loading"): 3}
+
+
+@pytest.mark.parametrize(("asked", "num_threads"), [(0, 6), (2, 2)])
+def test_an_engine_may_have_all_cores_that_others_leave_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, num_threads: int
+) -> None:
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(inference_client, "usable_threads", lambda: 6)
+    monkeypatch.setattr(inference_client, "ChildProcess", lambda _, document, **__: started.append(document))
+    monkeypatch.setattr(inference_client._Child, "_live", lambda _: None)
+    inference_client._Child(Settings(home=tmp_path, serving_threads=asked)).start()
+    assert [one["num_threads"] for one in started] == [num_threads]
+    assert [one["has_threads"] for one in started] == [asked > 0]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from luthier.core.errors import RequestError
+from luthier.ml.data.audit.conflicting_completion import AtOdds
+from luthier.ml.data.repair import remove
 
 Write = Callable[..., Path]
 LONG = " ".join(f"word{n}" for n in range(60))
@@ -144,3 +148,17 @@ def test_rows_that_differ_in_their_tools_alone_all_stay(jsonl: Write, make: Any)
     nearly["messages"][0]["content"] += " Please."
     made = make(jsonl(rows[0], rows[1], nearly), only=["near_duplicate"], force=True)
     assert made.fate == {1: "kept", 2: "kept", 3: "removed"}
+
+
+def test_many_rows_of_one_prompt_without_a_majority_are_each_paired_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them with one answer, then half with the other: a search for each row would look at all of a half."""
+    num = 60_000
+    answers = np.repeat([7, 8], num // 2)
+    at_odds = AtOdds(np.arange(num), np.zeros(num, dtype=np.int64), answers, 2)
+    monkeypatch.setattr(remove, "prompts_of", lambda table: None)
+    monkeypatch.setattr(remove, "rows_at_odds", lambda table, prompts: at_odds)
+    audit: Any = SimpleNamespace(table=SimpleNamespace(lines=np.arange(1, num + 1)))
+    found = [(line, other) for line, other, _ in remove._conflicting(audit)]
+    assert found[:2] == [(1, num // 2 + 1), (2, num // 2 + 1)]
+    assert found[-1] == (num, 1)
+    assert len(found) == num

@@ -15,6 +15,7 @@ from luthier.ml.inference.models.architecture import empty_model
 from luthier.ml.inference.models.forward import text_inputs
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.quantised import (
+    Bf16Linear,
     Int8Linear,
     Nf4Linear,
     PackedLinear,
@@ -25,6 +26,7 @@ from luthier.ml.inference.models.quantised import (
 from luthier.ml.inference.models.structure import structure_of
 
 KINDS = [
+    Bf16Linear,
     Int8Linear,
     pytest.param(Nf4Linear, marks=pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="no bitsandbytes")),
 ]
@@ -158,3 +160,32 @@ def test_a_read_that_only_a_pass_shows_leaves_the_matrix_wide(
     )
     assert quantise(model, "int8") == 2 * 6
     assert not isinstance(model.model.layers[1].mlp.down_proj, PackedLinear)
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    ids = torch.arange(1, 25)[None]
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=ids, **text_inputs(model, ids)).logits
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma2", "gemma3_text", "gemma3n_text", "qwen3", "phi3", "granite", "mamba", "falcon"]
+)
+def test_a_base_of_16_bits_computes_in_float32_as_if_it_had_been_read_so(name: str, tmp_path: Path) -> None:
+    """Also what is in no file, such as scales of embeddings and angles of positions, which bfloat16 would round."""
+    torch.manual_seed(0)
+    config = family_config(FAMILIES[name], vocabulary=96, tokens={"bos_token_id": 0, "pad_token_id": 0})
+    made = empty_model(config, device="cpu", dtype=torch.float32)
+    made.to(torch.bfloat16).save_pretrained(tmp_path)
+    whole = load_model(tmp_path, dtype="float32", attention="sdpa")
+    packed = load_model(tmp_path, dtype="float32", attention="sdpa", quantisation="bfloat16")
+    layers = [layer for layer in packed.modules() if isinstance(layer, PackedLinear)]
+    assert layers
+    assert {layer.weight.dtype for layer in layers} == {torch.bfloat16}
+    own = {id(layer.weight) for layer in layers}
+    assert {one.dtype for one in packed.parameters() if id(one) not in own} == {torch.float32}
+    assert packed.dtype == torch.float32
+    buffers = dict(whole.named_buffers())
+    assert [place for place, one in packed.named_buffers() if not torch.equal(one, buffers[place])] == []
+    torch.testing.assert_close(logits(packed), logits(whole), atol=1e-6, rtol=1e-5)

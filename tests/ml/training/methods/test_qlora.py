@@ -67,3 +67,32 @@ def test_the_share_is_of_all_weights_however_packed(make_plan: MakePlan, make_mo
         whole.num_parameters,
         whole.num_trainable_parameters,
     )
+
+
+def test_a_base_in_16_bits_is_trained_in_float32(
+    make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample]
+) -> None:
+    """The tiny base is not rounded twice: its weights in bfloat16 are those that are unpacked."""
+    targets = ("q_proj", "down_proj")
+    plan = make_plan("qlora", settings={"quantisation": "bfloat16", "targets": targets}, precision="float32")
+    packed = make_model(plan)
+    base = load_model(plan.base_model.path, dtype="float32", attention="sdpa")
+    layers = [(name, m) for name, m in packed.module.named_modules() if isinstance(m, PackedLinear)]
+    assert len(layers) == 2 * 7
+    for name, layer in layers:
+        plain = name.removeprefix("base_model.model.").removesuffix(".base_layer")
+        base.get_submodule(plain).weight.data = layer.weight.float()
+    wide = {n: p for n, p in packed.base.named_parameters() if any(part in n for part in ("embed", "norm", "lm_head"))}
+    for name, weight in wide.items():
+        base.get_parameter(name).data = weight.data.clone()
+    assert len(wide) >= 6
+    whole = TrainableModel(base, Lora(plan.method), plan.training.seed)
+    with torch.no_grad():
+        mine = [p for p in packed.module.parameters() if p.requires_grad]
+        theirs = [p for p in whole.module.parameters() if p.requires_grad]
+        for one, other in zip(mine, theirs, strict=True):
+            one.copy_(torch.randn(one.shape) * 0.05)
+            other.copy_(one)
+    assert {p.dtype for p in mine} == {torch.float32}
+    one, other = gradients(packed, examples), gradients(whole, examples)
+    torch.testing.assert_close(one, other, atol=1e-4 * float(other.abs().max()), rtol=0)

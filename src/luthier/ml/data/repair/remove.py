@@ -209,8 +209,11 @@ def _conflicting(audit: AuditRequest) -> Iterator[_Twin]:
             said = f"answers the prompt of {{row}} differently from {num} of its {len(rows)} rows do"
             yield from ((line, first, said) for line, answer in rows if answer != most)
         else:
+            # The first row that answers otherwise is the first of all, or the first one that differs from that.
+            first, its_answer = rows[0]
+            second = next(line for line, answer in rows if answer != its_answer)
             for line, answer in rows:
-                other = next(other for other, theirs in rows if theirs != answer)
+                other = second if answer == its_answer else first
                 yield line, other, "answers the prompt of {row} differently, and no answer has a majority"
 
 

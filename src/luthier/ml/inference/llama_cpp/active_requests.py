@@ -5,6 +5,10 @@ reads goes into one inbox, which is read by the one thread that owns the engine.
 
 A slot keeps the keys and values of the last prompt that was read in it, with the adapter that read it; a request with
 the same beginning and the same adapter continues from there.
+
+llama.cpp goes through its slots by number. Of the prompts to be read it takes the first, so that short ones get lower
+numbers than long ones. Answers with another adapter than that of the first answer wait until there is none with this
+one any more, so that no further ones begin while others wait (`Writing.has_room_for`).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +28,7 @@ from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Ended, Failed, Piece, TextRequest
 from luthier.core.system.process_setup import start_daemon
 from luthier.ml.inference.llama_cpp.one_answer import AnswerReader, request_body
-from luthier.ml.inference.llama_cpp.server import LlamaServer
+from luthier.ml.inference.llama_cpp.server import STEP_TOKENS, LlamaServer
 
 
 @dataclass(slots=True)
@@ -34,6 +38,7 @@ class _Slot:
     adapter: Hashable | None = None
     ids: Sequence[int] = ()
     last_used: int = 0
+    is_long: bool = False
 
 
 class Slots:
@@ -42,11 +47,12 @@ class Slots:
     Args:
         num_slots: answers that can be written in parallel.
         pool_tokens: of all that are in use at the same time.
+        step_tokens: of one step; a prompt with more of them to read is a long one.
     """
 
-    def __init__(self, num_slots: int, pool_tokens: int) -> None:
+    def __init__(self, num_slots: int, pool_tokens: int, step_tokens: int = STEP_TOKENS) -> None:
         self._slots = [_Slot() for _ in range(num_slots)]
-        self._pool_tokens = pool_tokens
+        self._pool_tokens, self._step_tokens = pool_tokens, step_tokens
         self._clock = 0
 
     @property
@@ -60,7 +66,11 @@ class Slots:
         return num <= len(self._slots) - self.num_used and used + num * num_tokens <= self._pool_tokens
 
     def take(self, user: Hashable, adapter: Hashable | None, ids: Sequence[int], num_tokens: int) -> int:
-        """The number of a free slot, the one with the longest beginning that can be used again; it is taken.
+        """The number of a free slot, which is taken.
+
+        It is the one with the longest beginning that can be used again, of those in which no more is lost than that:
+        nearly all prompts begin with the same few tokens of a template, and a conversation would lose its slot to the
+        next request whatever that is. Where there is none, it is the one that has been idle longest.
 
         Args:
             user: the request that takes it.
@@ -69,18 +79,28 @@ class Slots:
             num_tokens: tokens of prompt and longest answer.
         """
         free = [number for number, slot in enumerate(self._slots) if slot.user is None]
-
-        def worth(number: int) -> tuple[int, int]:
-            slot = self._slots[number]
-            # Keys and values depend on the adapter that read the prompt: those of another are worthless.
-            known = _num_alike(slot.ids, ids) if slot.adapter == adapter else 0
-            # The most tokens that need not be read again; of equals, the slot that has been idle longest.
-            return known, -slot.last_used
-
-        chosen = max(free, key=worth)
+        # Keys and values depend on the adapter that read the prompt: those of another are worthless.
+        known = {
+            number: _num_alike(self._slots[number].ids, ids) if self._slots[number].adapter == adapter else 0
+            for number in free
+        }
+        useful = [number for number in free if known[number] and 2 * known[number] >= len(self._slots[number].ids)]
+        fitting = useful or self._in_order(free, is_long=len(ids) > self._step_tokens)
+        # The most tokens that need not be read again; of equals, the slot that has been idle longest.
+        chosen = max(fitting, key=lambda number: (known[number] if useful else 0, -self._slots[number].last_used))
         self._clock += 1
-        self._slots[chosen] = _Slot(user, num_tokens, adapter, ids, self._clock)
+        is_long = len(ids) - known[chosen] > self._step_tokens
+        self._slots[chosen] = _Slot(user, num_tokens, adapter, ids, self._clock, is_long)
         return chosen
+
+    def _in_order(self, free: list[int], *, is_long: bool) -> list[int]:
+        """Of these slots the ones in which short prompts are read before long ones; all of them if there is none."""
+        if is_long:
+            found = [number for number in free if number >= len(self._slots) // 2]
+        else:
+            long_ones = [number for number, slot in enumerate(self._slots) if slot.user is not None and slot.is_long]
+            found = [number for number in free if number < min(long_ones, default=len(self._slots))]
+        return found or free
 
     def give_back(self, number: int) -> None:
         """Nothing is written in it any more; what it has read stays."""
@@ -95,6 +115,7 @@ def _num_alike(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 _END_SECONDS: Final = 60.0
+_WAIT_SECONDS: Final = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +132,7 @@ class Choice:
         reader: turns chunks into events.
         grammar, shown_marks: as `request_body` takes them.
         slot: of the server; -1 while it waits.
+        heard_at: when llama.cpp said something of it last, or got it.
         stop: set when no client waits for more of it; its thread then stops llama.cpp.
         pause: set when it is to continue with another server; its thread then stops llama.cpp.
     """
@@ -125,6 +147,7 @@ class Choice:
     grammar: str | None = None
     shown_marks: tuple[str, ...] = ()
     slot: int = -1
+    heard_at: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
     pause: threading.Event = field(default_factory=threading.Event)
     _num_prompt: int = field(init=False)
@@ -171,12 +194,22 @@ class Writing:
         num_slots: answers that can be written in parallel.
         pool_tokens: tokens of all of them whose keys and values fit into memory.
         reuses_prompts: as `request_body` takes it.
+        step_tokens: as `Slots` takes it.
+        clock: seconds on a clock that is never set.
     """
 
-    def __init__(self, num_slots: int, pool_tokens: int, *, reuses_prompts: bool = True) -> None:
-        self._num_slots, self._pool_tokens = num_slots, pool_tokens
-        self._reuses_prompts = reuses_prompts
-        self._slots = Slots(num_slots, pool_tokens)
+    def __init__(
+        self,
+        num_slots: int,
+        pool_tokens: int,
+        *,
+        reuses_prompts: bool = True,
+        step_tokens: int = STEP_TOKENS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._new_slots = partial(Slots, num_slots, pool_tokens, step_tokens)
+        self._reuses_prompts, self._clock = reuses_prompts, clock
+        self._slots = self._new_slots()
         # Written by the threads of answers, read by the engine's thread; all other state is the engine's alone.
         self._inbox: queue.SimpleQueue[tuple[Choice, str | None]] = queue.SimpleQueue()
         self._waiting: deque[Choice] = deque()
@@ -242,13 +275,33 @@ class Writing:
         for choice in (*self._paused, *self._waiting):
             self._fail(choice, error)
 
-    def has_room_for(self, num: int, num_tokens: int) -> bool:
-        """Whether that many answers of that many tokens can be taken up; those of one request alone always can."""
-        return self.is_idle or (not self._waiting and self._slots.has_room_for(num, num_tokens))
+    def has_room_for(self, num: int, num_tokens: int, adapter: Path | None = None) -> bool:
+        """Whether answers can be taken up; those of one request alone always can.
+
+        While answers with another adapter wait for the ones that llama.cpp computes now, none are: as long as new ones
+        joined these, the others would wait.
+
+        Args:
+            num: of answers.
+            num_tokens: of each.
+            adapter: path of their adapter; None for the base.
+        """
+        if self.is_idle:
+            return True
+        return not self._waiting and self._slots.has_room_for(num, num_tokens) and not self._gives_way(adapter)
+
+    def _gives_way(self, adapter: Path | None) -> bool:
+        """Whether an answer with another adapter has waited for long while others were written."""
+        going = [choice for choice in self._running if choice.is_going]
+        return any(
+            one.adapter != adapter and other.adapter != one.adapter and other.heard_at - one.heard_at > _WAIT_SECONDS
+            for one in going
+            for other in going
+        )
 
     def forget_slots(self) -> None:
         """The server is a new one."""
-        self._slots = Slots(self._num_slots, self._pool_tokens)
+        self._slots = self._new_slots()
 
     def begin(self, server: LlamaServer, started: KeyedEvent, choices: Sequence[Choice]) -> None:
         """Begin with the choices of one request, after the event for it."""
@@ -311,6 +364,7 @@ class Writing:
                 shown_marks=choice.shown_marks,
                 reuses_prompts=self._reuses_prompts,
             )
+            choice.heard_at = self._clock()
             self._running.add(choice)
             try:
                 # A daemon, so that a hanging answer does not keep the process alive.
@@ -327,6 +381,7 @@ class Writing:
             choice, chunk = self._inbox.get(timeout=wait_seconds) if wait_seconds else self._inbox.get_nowait()
         except queue.Empty:
             return
+        choice.heard_at = self._clock()
         if chunk is None:
             # The thread has ended: only now is its slot free.
             self._running.discard(choice)

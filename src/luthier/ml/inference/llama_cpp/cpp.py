@@ -44,6 +44,7 @@ from luthier.ml.inference.llama_cpp.prompts import (
 from luthier.ml.inference.llama_cpp.server import (
     CACHE_BYTES,
     DEFAULT_SLOTS,
+    STEP_TOKENS,
     CachePrecision,
     LlamaServer,
     bytes_of_a_token,
@@ -111,7 +112,10 @@ class LlamaCppEngine:
         self._restoring = threading.Lock()
         # A slot that begins as a prompt resumes from what it has read, unless that is switched off.
         self._writing = Writing(
-            num_slots, self._pool_tokens, reuses_prompts=settings.enable_prefix_caching is not False
+            num_slots,
+            self._pool_tokens,
+            reuses_prompts=settings.enable_prefix_caching is not False,
+            step_tokens=settings.max_num_batched_tokens or STEP_TOKENS,
         )
         # None after `close`, and while no server could be opened again: the next request then tries to.
         self._server: LlamaServer | None = None
@@ -269,10 +273,10 @@ class LlamaCppEngine:
         else:
             server = found
         request, ids, form = prepared.request, prepared.ids, prepared.form
-        if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens):
-            return False
         # Again: the server that was opened for it may have been opened without it.
         path = None if adapter is None else self._adapters.path(adapter)
+        if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens, path):
+            return False
         # llama.cpp leaves special tokens out of a text, unless they are named; other texts it ignores here.
         marks = () if form is None else form.marks
         choices = [

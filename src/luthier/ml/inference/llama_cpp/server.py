@@ -296,6 +296,10 @@ class LlamaServer:
 
 STEP_TOKENS: Final = 512
 """Tokens of one step by default. llama.cpp's default of 2,048 blocks active answers for as long as all of them take."""
+_CHECKPOINTS: Final = 4
+"""Copies of the state of a slot, which llama.cpp makes of models with windows or recurrent states: the next turn of a
+conversation continues from one of the last. Its default of 32 a slot would take gigabytes that no budget has counted:
+a copy of Gemma 3 4B, with 29 windows of 1,024 tokens, has 0.12 GB."""
 
 
 def _share_steps(params: Any, num_slots: int, num_threads: int, settings: EngineSettings) -> None:
@@ -306,6 +310,7 @@ def _share_steps(params: Any, num_slots: int, num_threads: int, settings: Engine
     params.n_ubatch = min(params.n_batch, STEP_TOKENS)
     params.cont_batching = True
     params.cache_ram_mib = 0  # see above: it would mix up adapters
+    params.n_ctx_checkpoints = _CHECKPOINTS
     if settings.speculative_config is not None:
         _draft(params.speculative, settings.speculative_config, num_threads)
 

@@ -62,10 +62,12 @@ def load_model(
     kind = auto_class(load_config(folder))
     # A model to be packed is read on the CPU: unpacked it may not fit onto the device.
     straight = device != "cpu" and quantisation is None
+    # Read as it is kept: in a wider precision all of it would be in memory at once.
+    read_as = "bfloat16" if quantisation == "bfloat16" else dtype
     load = partial(
         kind.from_pretrained,
         folder,
-        dtype=_DTYPES[dtype],
+        dtype=_DTYPES[read_as],
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -89,10 +91,40 @@ def load_model(
         setattr(model.config, _RESCALING, 0)
     if quantisation is not None:
         quantise(model, quantisation, device)
+    if read_as != dtype:
+        _widen(model, kind, _DTYPES[dtype])
     loaded: PreTrainedModel = model.to(device).eval()
     # Last: the test runs the model in its final form, packed and on its device.
     use_proved_attention(loaded)
     return loaded
+
+
+@torch.no_grad()
+def _widen(model: PreTrainedModel, kind: Any, dtype: torch.dtype) -> None:
+    """Have all that is not packed in a wider precision, as if it had been read in that.
+
+    Args:
+        model: with packed matrices.
+        kind: the class that it was read by.
+        dtype: what it computes in.
+    """
+    from accelerate import init_empty_weights
+
+    packed = {id(layer.weight) for layer in model.modules() if isinstance(layer, PackedLinear)}
+    for weight in model.parameters():
+        if id(weight) not in packed and weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
+    model.config.dtype = dtype
+    # What is in no file is computed when a model is made, and rounded there: it is taken from one without weights.
+    with _loading, quiet_transformers(), init_empty_weights(include_buffers=False):
+        wide = kind.from_config(model.config, trust_remote_code=False, dtype=dtype)
+    for name, buffer in wide.named_buffers():
+        place, _, own = name.rpartition(".")
+        owner = model.get_submodule(place)
+        if own in owner._non_persistent_buffers_set:
+            setattr(owner, own, buffer.to(model.device))
+        elif (kept := getattr(owner, own)).is_floating_point():
+            setattr(owner, own, kept.to(dtype))
 
 
 def check_weights(path: str | Path) -> None:

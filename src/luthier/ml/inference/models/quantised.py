@@ -95,6 +95,18 @@ class Int8Linear(PackedLinear):
         return self.weight.to(dtype).mul_(self.scale.to(dtype))
 
 
+class Bf16Linear(PackedLinear):
+    """Sixteen bits per weight: the very weights of a base that was published in bfloat16, for products in float32."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer)
+        self.weight = nn.Parameter(layer.weight.detach().bfloat16(), requires_grad=False)
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """The weights in that precision."""
+        return self.weight.to(dtype)
+
+
 class Nf4Linear(PackedLinear):
     """Four bits a weight in blocks of 64 with doubly quantised scales (Dettmers et al., 2023, arXiv:2305.14314,
     section 3), packed and unpacked by bitsandbytes."""
@@ -150,7 +162,7 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") ->
     Returns:
         The number of packed layers.
     """
-    layer_kind = {"int8": Int8Linear, "nf4": Nf4Linear}[kind]
+    layer_kind = {"bfloat16": Bf16Linear, "int8": Int8Linear, "nf4": Nf4Linear}[kind]
     past = _read_in_a_pass(model)
     found = {name: layer for name, layer in packable_layers(model).items() if _place(model, name) not in past}
     for name, layer in found.items():
