@@ -384,7 +384,7 @@ def test_the_progress_of_a_job_is_shown_in_the_language_of_the_page(monkeypatch:
     ("english", "german"),
     [("Pausing: a checkpoint is written first", "Wird pausiert: Zuerst wird ein Checkpoint geschrieben"),
      ("The work ended unexpectedly (SIGKILL): it resumes from the last checkpoint",
-      "Die Arbeit endete unerwartet (SIGKILL): er setzt am letzten Checkpoint fort"),
+      "Der Job endete unerwartet (SIGKILL): er setzt am letzten Checkpoint fort"),
      ("Continuing after 6 answers of an earlier attempt", "Fortsetzung nach 6 Antworten eines früheren Versuchs"),
      ("Proving it equal in llama.cpp: 3 of 8 prompts", "Gleichheit wird geprüft in llama.cpp: 3 von 8 Prompts"),
      ("job job-1 is an export", "Job job-1: ein Export")],
