@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from tests.features.monitoring.pages.test_pages import HOSTILE, asked, is_harmless
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
