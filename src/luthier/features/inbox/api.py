@@ -89,9 +89,7 @@ def annotate(request: Request, context: HomeContext, caller: Trainer, asked: Ann
 
 
 @router.post("/{item}/assign", summary="Assign an entry", responses=documented(404))
-def assign(
-    request: Request, context: HomeContext, caller: Trainer, item: _Item, asked: AssignBody
-) -> InboxItemView:
+def assign(request: Request, context: HomeContext, caller: Trainer, item: _Item, asked: AssignBody) -> InboxItemView:
     """The member gets a mail where they gave an address; webhooks get `luthier.inbox.assigned`."""
     return _view(inbox.assign(context, caller, item, asked.assignee, due=asked.due, root=_root(request)))
 

@@ -66,8 +66,8 @@ def delete_run(context: Context, caller: Caller, run_id: str, *, with_models: bo
 
     Raises:
         NotFoundError: The project has no such run.
-        ConflictError: Its job waits, works or is paused, a deployment routes to it or to a model of it, or a model of it
-            is registered and is not to be deleted.
+        ConflictError: Its job waits, works or is paused, a deployment routes to it or to a model of it, or a model of
+            it is registered and is not to be deleted.
     """
     found = standing(context, caller, run_id)
     if not found.is_over and found.status != "interrupted":

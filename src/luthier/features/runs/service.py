@@ -303,7 +303,8 @@ def set_aside(context: Context, run_id: str, *, with_models: bool = False) -> Ru
         raise ConflictError(
             f"run {run_id} is the source of {', '.join(models[:3])}",
             expected="a run without registered models",
-            do=f"delete them first: DELETE /v1/models/{models[0]}; or with the run: luthier runs rm {run_id} --with-models",
+            do=f"delete them first: DELETE /v1/models/{models[0]}; or with the run: "
+            f"luthier runs rm {run_id} --with-models",
         )
     for model in models:
         if num := len(context.deployments.routing_to(model)):

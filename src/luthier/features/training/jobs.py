@@ -17,7 +17,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths

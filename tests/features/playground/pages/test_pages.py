@@ -264,9 +264,7 @@ def test_a_correction_from_the_playground_waits_for_review(home: Context, browse
 
 
 @pytest.mark.parametrize("thumb", ["down", "up"])
-def test_a_thumb_after_a_correction_leaves_it_in_review(
-    home: Context, browser: Browser, tiny: str, thumb: str
-) -> None:
+def test_a_thumb_after_a_correction_leaves_it_in_review(home: Context, browser: Browser, tiny: str, thumb: str) -> None:
     set_traffic_policy(home, Caller(), TrafficPolicy(keep="full"))
     client = browser("infer", "read")
     talk = asked_once(client)

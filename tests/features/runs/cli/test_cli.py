@@ -142,7 +142,9 @@ def test_rm(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
 def test_rm_with_the_models_that_were_registered_of_it(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
     with Context.open(home) as context:
         context.tuned_models.add(
-            TunedModel(model_id="ft:a", project_id="default", job_id="j", run_id=run, base_model="tiny", adapter_path="/")
+            TunedModel(
+                model_id="ft:a", project_id="default", job_id="j", run_id=run, base_model="tiny", adapter_path="/"
+            )
         )
     refused = luthier("runs", "rm", run)
     assert refused.code == 2

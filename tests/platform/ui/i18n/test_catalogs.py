@@ -357,7 +357,7 @@ def test_a_unit_has_its_scale_in_the_language_of_the_page() -> None:
 
 
 def test_the_progress_of_a_job_is_shown_in_the_language_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its events are stored in English, with their figures; the page translates title, unit and the time that is left."""
+    """Its events are stored in English, with their figures; the page translates title, unit and time that is left."""
     said: list[str] = []
     events = SimpleNamespace(append=lambda _job_id, _code, message: said.append(message))
     monkeypatch.setattr(attempt, "_REPORT_SECONDS", 0.0)
