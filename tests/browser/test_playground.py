@@ -237,3 +237,26 @@ def test_a_model_with_a_task_head_is_tried_in_a_form_of_its_own(
         expect(page.locator("#text")).to_have_value("Which wood is light?")
         assert violations(page) == [], kind
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), kind
+
+
+def test_a_conversation_outlives_the_session_that_it_was_begun_in(
+    served: tuple[Context, str], chat: Callable[..., Page], make_page: MakePage
+) -> None:
+    page = chat("model=tiny")
+    ended = page.locator(".facts-line", has_text="tokens read")
+    say(page, "Which wood?")
+    expect(ended).to_have_count(1, timeout=SECONDS)
+    answer = page.locator(".turn.answer .words").inner_text()
+    page.context.clear_cookies()
+    say(page, "And the back?")
+    page.wait_for_url("**/sign-in?next=*")
+    make_page.errors.clear()  # type: ignore[attr-defined] # the browser itself notes the status 401
+    page.fill("#key", create_key(served[0], "again", scopes=("read", "infer"))[1])
+    page.press("#key", "Enter")
+    page.wait_for_url("**/playground?model=tiny")
+    assert page.locator(".turn.user .words").all_text_contents() == ["Which wood?", "And the back?"]
+    assert page.locator(".turn.answer .words").inner_text() == answer
+    page.locator("[name=do][value=again]").click()
+    expect(ended).to_have_count(2, timeout=SECONDS)
+    page.goto(f"{served[1]}/playground?model=tiny")
+    expect(page.locator(".turn")).to_have_count(0)

@@ -13,6 +13,7 @@ from typing import Final
 
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
 from luthier.core.results.suite import SafetyResult, SuiteResult
+from luthier.core.text.counted import counted
 from luthier.features.evaluation_orders.service import EvaluationOrder, answers_file, check_suite, order_of
 from luthier.features.files.references import job_file
 from luthier.platform.files import service as files
@@ -59,7 +60,7 @@ def _stored_answers(context: Context, job: Job) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     context.stored_answers = AnswerFile(file)
     if num := context.stored_answers.num_answers:
-        with context.progress.task(f"Continuing after {num:,} answers of an earlier attempt", None, ""):
+        with context.progress.task(f"Continuing after {counted(num, 'answer')} of an earlier attempt", None, ""):
             pass
     try:
         yield

@@ -94,6 +94,21 @@ def give(context: Context, caller: Caller, said: FeedbackInput) -> FeedbackResul
     return _give(context, _exchange(context, caller.project_id, said.exchange_id), said)
 
 
+def give_thumb(context: Context, caller: Caller, said: FeedbackInput) -> FeedbackResult:
+    """Store a thumb of an author on an answer; what they have said of it otherwise, such as a correction, stays.
+
+    Raises:
+        NotFoundError: No such answer in the project's traffic.
+    """
+    author = _author(said)
+    known = context.feedback.of_exchanges(caller.project_id, [said.exchange_id])
+    before = next((one for one in known if one.author == author), None)
+    if before is None:
+        return give(context, caller, said)
+    kept = {"score": before.score, "correction": before.correction, "comment": before.comment}
+    return give(context, caller, said.model_copy(update=kept))
+
+
 def _give(context: Context, exchange: Exchange, said: FeedbackInput) -> FeedbackResult:
     given = _feedback(context, exchange, said)
     # Feedback first, review second: a crash in between loses a place in the queue, never the feedback.
@@ -172,7 +187,6 @@ def feedback_of(context: Context, project_id: str, exchange_ids: Iterable[str]) 
 
 
 def _feedback(context: Context, exchange: Exchange, said: FeedbackInput) -> Feedback:
-    author = " ".join(said.author.split())
     correction, comment = _masked(context, exchange.project_id, (said.correction or "").strip(), said.comment.strip())
     if said.thumb is None and said.score is None and not correction:
         raise RequestError(
@@ -187,8 +201,12 @@ def _feedback(context: Context, exchange: Exchange, said: FeedbackInput) -> Feed
         score=said.score,
         correction=correction or None,
         comment=comment,
-        author=author,
+        author=_author(said),
     )
+
+
+def _author(said: FeedbackInput) -> str:
+    return " ".join(said.author.split())
 
 
 def _masked(context: Context, project_id: str, *texts: str) -> list[str]:

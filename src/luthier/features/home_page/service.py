@@ -27,6 +27,7 @@ from luthier.features.runs.views import without_paths
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redact_text, reference_paths
 from luthier.platform.jobs.kinds import KINDS
 from luthier.platform.jobs.records import Job
 
@@ -250,7 +251,7 @@ def _of_job(context: Context, job: Job, record: RunRecord | None, events: Mappin
     # A job of the fine-tuning API passes the lane `validate` before it waits for `train`.
     stage = "checking the files" if job.lane == "validate" else "preparing: loading model and rows"
     if not job.run_id:
-        stage = f"in progress: {job.kind}"
+        stage = _newest_event(context, job) or "in progress"
     return Running(
         run_id=job.run_id or None,
         job_id=job.job_id,
@@ -261,6 +262,12 @@ def _of_job(context: Context, job: Job, record: RunRecord | None, events: Mappin
         since=job.created_at,
         address=job_address(context, job),
     )
+
+
+def _newest_event(context: Context, job: Job) -> str:
+    """What an attempt has reported last, such as `Writing answers: 16 of 200 answers`; empty before that."""
+    newest, _ = context.job_events.page(job.job_id, limit=1)
+    return redact_text(newest[0].message, reference_paths(context, job.document)) if newest else ""
 
 
 def _of_run(

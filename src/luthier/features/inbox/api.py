@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 
 from luthier.core.frozen_model import ClosedModel
@@ -82,15 +82,16 @@ def list_all(
 
 
 @router.post("/annotations", status_code=201, summary="Have a dataset annotated", responses=documented(404))
-def annotate(context: HomeContext, caller: Trainer, asked: AnnotationBody) -> InboxItemView:
+def annotate(request: Request, context: HomeContext, caller: Trainer, asked: AnnotationBody) -> InboxItemView:
     """An entry for a member, whether the annotation was begun or not."""
-    return _view(inbox.ask_to_annotate(context, caller, asked.dataset, asked.assignee, due=asked.due))
+    root = _root(request)
+    return _view(inbox.ask_to_annotate(context, caller, asked.dataset, asked.assignee, due=asked.due, root=root))
 
 
 @router.post("/{item}/assign", summary="Assign an entry", responses=documented(404))
-def assign(context: HomeContext, caller: Trainer, item: _Item, asked: AssignBody) -> InboxItemView:
+def assign(request: Request, context: HomeContext, caller: Trainer, item: _Item, asked: AssignBody) -> InboxItemView:
     """The member gets a mail where they gave an address; webhooks get `luthier.inbox.assigned`."""
-    return _view(inbox.assign(context, caller, item, asked.assignee, due=asked.due))
+    return _view(inbox.assign(context, caller, item, asked.assignee, due=asked.due, root=_root(request)))
 
 
 @router.post("/{item}/done", summary="Mark an entry as done", responses=documented(404, 409))
@@ -109,6 +110,11 @@ def snooze(context: HomeContext, caller: Trainer, item: _Item, asked: SnoozeBody
 def reopen(context: HomeContext, caller: Trainer, item: _Item) -> InboxItemView:
     """One that was snoozed or marked as done."""
     return _view(inbox.reopen(context, caller, item))
+
+
+def _root(request: Request) -> str:
+    """What links in messages begin with, for a project without an address of links."""
+    return f"{request.url.scheme}://{request.url.netloc}"
 
 
 def _view(one: InboxEntry) -> InboxItemView:

@@ -16,7 +16,6 @@ from luthier.features.inbox.records import DUE_SECONDS, REMINDER, InboxEntry, In
 from luthier.features.inbox.store import Event
 from luthier.platform.auth.members import caller_for
 from luthier.platform.auth.members_store import Member
-from luthier.platform.auth.public_address import link_root
 from luthier.platform.db.monitor_state import WatchDocument
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
@@ -82,7 +81,7 @@ def _messages(
 ) -> tuple[list[Event], list[WatchDocument]]:
     project_id = entry.mark.project_id
     day = entry.due_day
-    link = f"{link_root(context, project_id)}{entry.work.address}"
+    link = f"{inbox.message_root(context, project_id)}{entry.work.address}"
     data: dict[str, Any] = {
         "id": entry.item_id,
         "kind": entry.work.kind,

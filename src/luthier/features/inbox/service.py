@@ -37,6 +37,8 @@ from luthier.platform.notifications import mails
 
 MAX_SNOOZE_SECONDS: Final = 366 * 24 * 3600.0
 _MAIL: Final = "inbox_mail"
+_ROOT: Final = "inbox_root"
+"""The kind of the document with the address at which something was assigned last: a reminder is sent by no request."""
 _COUNT_SECONDS: Final = 10.0
 _MAX_COUNTS: Final = 1000
 
@@ -109,7 +111,7 @@ def assign(
         item_id: The entry.
         member_name: The name of a member of the project; None for nobody.
         due: The last day on which it is in time (UTC); None for no date.
-        root: What links begin with, for a project without an address of links.
+        root: What links begin with, for a project without an address of links; reminders have it, too.
 
     Raises:
         NotFoundError: No such entry or member.
@@ -148,6 +150,8 @@ def assign(
         # takes something up themselves gets no message now, and is reminded.
         noted = Reminders(assignee_id=member.member_id, due_at=due_at, sent=("due",))
         documents.append(WatchDocument(caller.project_id, REMINDER, item_id, noted.model_dump_json()))
+    if member is not None and root:
+        documents.append(WatchDocument(caller.project_id, _ROOT, "", root.rstrip("/")))
     facts = {"about": _about(entry.work), "to": None if member is None else member.name, "due": due and str(due)}
     with context.database.transaction():
         context.inbox.save(mark, events=events, documents=documents)
@@ -226,6 +230,17 @@ def reopen(context: Context, caller: Caller, item_id: str) -> InboxEntry:
     entry = _settled_by(context, caller, item_id)
     changes = {"snoozed_until": None, "done_at": None, "done_by": "", "done_mark": ""}
     return _changed(context, caller, entry, changes, "inbox.reopened", {})
+
+
+def message_root(context: Context, project_id: str, root: str = "") -> str:
+    """What links in messages begin with; empty where no address is known, since only commands have assigned anything.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        root: Of the request that sends the message, for a project without an address of links; empty without one.
+    """
+    return link_root(context, project_id, root) or context.watches.get(project_id, _ROOT) or ""
 
 
 def mail_address(context: Context, caller: Caller) -> str:
@@ -394,7 +409,7 @@ def _messages(
     """What webhooks and the member get to know; nothing where the caller takes something up themselves."""
     if member is None or member.member_id == caller.member_id:
         return [], []
-    link = f"{link_root(context, caller.project_id, root)}{entry.work.address}"
+    link = f"{message_root(context, caller.project_id, root)}{entry.work.address}"
     data = {
         "id": entry.item_id,
         "kind": entry.work.kind,

@@ -169,9 +169,11 @@ def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
 def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
     now = context.access.now()
     failed = context.jobs.list(status="failed", project_id=caller.project_id, limit=_MAX_JOBS)
+    # A run that was deleted has no page any more, and nobody is to look at it.
+    gone = context.run_labels.deleted_of([job.run_id for job in failed if job.run_id])
     for job in failed:
         ended = job.finished_at if job.finished_at is not None else job.updated_at
-        if now - ended <= FAILED_SECONDS:
+        if now - ended <= FAILED_SECONDS and job.run_id not in gone:
             reason = str((job.error or {}).get("came", "no reason was stored"))
             yield Work(
                 kind="job",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, delete, select
 
 from luthier.core.errors import NotFoundError
 from luthier.core.frozen_model import FrozenModel
@@ -129,6 +129,11 @@ class TunedModelStore(Store):
             NotFoundError: The project has no such model.
         """
         self._delete(_MODELS, model_id, project_id=project_id)
+
+    def delete_of_run(self, run_id: str) -> None:
+        """Forget all models that a run has made; their files stay."""
+        with self._write() as connection:
+            connection.execute(delete(tuned_models).where(tuned_models.c.run_id == run_id))
 
 
 def _is_permitted(project_id: str) -> ColumnElement[bool]:

@@ -178,7 +178,10 @@ def undo(
             notice = "there is no decision of yours to undo"
             return _lead(request, context, caller, _review_view(context, caller, first, model, status, notice=notice))
         item = last.review_id
-    again = review_queue.undo(context, caller, item)
+    try:
+        again = review_queue.undo(context, caller, item)
+    except ConflictError as error:  # somebody else was quicker, or another tab
+        return _page(request, context, caller, _review_view(context, caller, item, model, status, error=error))
     view = _review_view(context, caller, again.review_id, model, "waiting", notice="it waits again")
     return _lead(request, context, caller, view)
 

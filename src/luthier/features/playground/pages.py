@@ -245,17 +245,21 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
     try:
         shown.sides = sides_of(form)
         thumb, said = _said_of(shown, form, caller)
-        given = feedback.give(context, caller, said)
+        # A thumb after a correction says nothing of the correction, which waits for review.
+        given = (feedback.give_thumb if said.correction is None else feedback.give)(context, caller, said)
     except LuthierError as error:
         if is_script:
             return _refused(request, error)
         shown.error = error
         return _page(request, list_playground_models(context, caller), shown, status=status_of(error))
-    shown.notice = "Saved for review." if given.feedback.correction else "Thanks, it is saved."
-    if thumb == "down" and not given.feedback.correction:
+    if said.correction is not None:
+        shown.notice = f"Saved, but {given.why_not}." if given.why_not else "Saved for review."
+    elif given.feedback.correction:
+        shown.notice = "Saved; your correction stays."
+    elif thumb == "down":
         shown.notice = "Saved. What should it have said? Write it below the answer and send it for review."
-    if given.why_not and given.feedback.correction:
-        shown.notice = f"Saved, but {given.why_not}."
+    else:
+        shown.notice = "Thanks, it is saved."
     if is_script:
         return JSONResponse({"thumb": thumb, "words": _language(request)(shown.notice)})
     return _lead(request, shown)

@@ -5,6 +5,7 @@ Of an evaluation that does not say what its model answers alone, the answer rest
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
@@ -30,6 +31,8 @@ QUESTIONS: Final = {
     "cost_of_an_error": "cost of a wrong answer",
 }
 _Text = Annotated[str, Query(max_length=40)]
+_EITHER: Final = re.compile(r"[1-9]\d{0,2}\.\d{3}")
+"""A thousand or more, as `1.000` in German, or a number with three decimals."""
 
 
 def _asked(answers_per_week: _Text = "", minutes_each: _Text = "", cost_of_an_error: _Text = "") -> dict[str, str]:
@@ -153,6 +156,13 @@ def _answered(result: RoiResult, assumed: str = "") -> ShortAnswer:
 
 
 def _number(words: str, text: str) -> float:
+    if _EITHER.fullmatch(text):
+        # A thousand times more or less decides what it is worth; no reader of the page can tell which was meant.
+        raise RequestError(
+            f"{words}: a point with three digits behind it can be read in two ways",
+            expected="a figure such as 1000 or 2.5",
+            do="write it without a separator of thousands, or with fewer decimals",
+        )
     try:
         return typed_number(text)
     except ValueError as error:

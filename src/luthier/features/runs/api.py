@@ -182,9 +182,14 @@ def track_run(context: HomeContext, caller: Trainer, run_id: Id) -> JobView:
 
 
 @router.delete("/runs/{run_id}", summary="Delete a run", responses=documented(404, 409))
-def delete_run(context: HomeContext, caller: Trainer, run_id: Id, background: BackgroundTasks) -> DeletedRun:
-    """Delete a run with its checkpoints, weights, evaluations and report; refused while something uses it."""
-    changes.delete_run(context, caller, run_id)
+def delete_run(
+    context: HomeContext, caller: Trainer, run_id: Id, background: BackgroundTasks, with_models: bool = False
+) -> DeletedRun:
+    """Delete a run with its checkpoints, weights, evaluations and report; refused while something uses it.
+
+    with_models: delete the models that are registered of it, too; without it they are a reason to refuse.
+    """
+    changes.delete_run(context, caller, run_id, with_models=with_models)
     background.add_task(changes.sweep, context)
     return DeletedRun(id=run_id)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, RequestError
 from luthier.core.run import RunRecord
 from luthier.features.runs.labels import LabelChanges, RunLabels
 from luthier.features.runs.service import set_aside, sweep_removed
@@ -48,20 +48,26 @@ def edit_runs(context: Context, caller: Caller, run_ids: Sequence[str], changes:
         NotFoundError: The project has no such run.
         RequestError: No run is chosen, a text is too long, or a tag is none.
     """
-    if not run_ids:
-        raise RequestError("no run is chosen", expected="one run or more", do="tick the runs, then choose what to do")
+    _check_chosen(run_ids)
     with context.database.transaction():
         for run_id in run_ids:
             edit_run(context, caller, run_id, changes)
     return len(run_ids)
 
 
-def delete_run(context: Context, caller: Caller, run_id: str) -> RunRecord:
+def delete_run(context: Context, caller: Caller, run_id: str, *, with_models: bool = False) -> RunRecord:
     """Delete a run of the project; its files are gone after the next `sweep`.
+
+    Args:
+        context: The home.
+        caller: Whose run it is.
+        run_id: The run.
+        with_models: Whether the models that were registered of it are deleted, too.
 
     Raises:
         NotFoundError: The project has no such run.
-        ConflictError: Its job waits, works or is paused, a deployment routes to it, or a model of it is registered.
+        ConflictError: Its job waits, works or is paused, a deployment routes to it or to a model of it, or a model of
+            it is registered and is not to be deleted.
     """
     found = standing(context, caller, run_id)
     if not found.is_over and found.status != "interrupted":
@@ -73,9 +79,44 @@ def delete_run(context: Context, caller: Caller, run_id: str) -> RunRecord:
             f"run {run_id} has never started", expected="a run with a plan", do="archive it: the list then hides it"
         )
     with context.database.transaction():
-        removed = set_aside(context, run_id)
+        models = context.tuned_models.of_run(run_id)
+        removed = set_aside(context, run_id, with_models=with_models)
+        for model in models:
+            record(context, caller, "model.deleted", model, {"run_id": run_id})
         record(context, caller, "run.deleted", run_id, {"base_model": removed.base_model, "status": removed.status})
     return removed
+
+
+def delete_runs(
+    context: Context, caller: Caller, run_ids: Sequence[str], *, with_models: bool = False
+) -> tuple[int, list[LuthierError]]:
+    """Delete several runs of the project: all that can be.
+
+    Args:
+        context: The home.
+        caller: Whose runs they are.
+        run_ids: The runs.
+        with_models: Whether the models that were registered of them are deleted, too.
+
+    Returns:
+        How many were deleted, and for each of the others why not.
+
+    Raises:
+        RequestError: No run is chosen.
+    """
+    _check_chosen(run_ids)
+    refused = list[LuthierError]()
+    for run_id in run_ids:
+        try:
+            delete_run(context, caller, run_id, with_models=with_models)
+        except LuthierError as error:
+            refused.append(error)
+    return len(run_ids) - len(refused), refused
+
+
+def _check_chosen(run_ids: Sequence[str]) -> None:
+    if not run_ids:
+        raise RequestError("no run is chosen", expected="one run or more", do="tick the runs, then choose what to do")
 
 
 def sweep(context: Context) -> None:

@@ -101,7 +101,13 @@ def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = N
 
 
 def rm(
-    run_id: RunArgument, checkpoints: CheckpointsOption = None, as_json: JsonOption = False, home: HomeOption = None
+    run_id: RunArgument,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="Also delete the models (ft:...) that are registered of it.")
+    ] = False,
+    checkpoints: CheckpointsOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> Answer:
     """Delete a run with its checkpoints, adapter, evaluations and report, and what this home has uploaded of it."""
     from contextlib import suppress
@@ -115,7 +121,7 @@ def rm(
         with suppress(LuthierError):  # the store does not answer: the removal of the uploads is tried again later
             is_elsewhere = is_continued_elsewhere(context, run_id, context.settings.run_folder(run_id))
         # The old record, for the message about it.
-        record = runs.remove_run(context, run_id)
+        record = runs.remove_run(context, run_id, with_models=with_models)
 
     def tell(console: Console) -> None:
         console.print(f"removed {run_id}", soft_wrap=True)

@@ -142,6 +142,13 @@ class RunLabelStore(Store):
         mark = self._scalar(select(run_labels.c.is_archived).where(run_labels.c.run_id == run_id))
         return bool(mark == DELETED)
 
+    def deleted_of(self, run_ids: Sequence[str]) -> set[str]:
+        """Those of these runs that were deleted, and of which only the job is still there."""
+        if not run_ids:
+            return set()
+        found = select(run_labels.c.run_id).where(run_labels.c.run_id.in_(run_ids), run_labels.c.is_archived == DELETED)
+        return set(self._scalars(found))
+
     def default_names(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The default names of the runs that have begun."""
         is_name = run_values.c.run_id.in_(run_ids) & (run_values.c.key == "name")

@@ -12,7 +12,8 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, RequestError
+from luthier.core.text.counted import counted
 from luthier.features.runs import changes as run_changes
 from luthier.features.runs import labels
 from luthier.features.runs.labels import MAX_NAME, MAX_NOTE, LabelChanges
@@ -30,6 +31,7 @@ from luthier.features.runs.table import (
 from luthier.features.runs.view import MOST_COMPARED
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state, own_address
 
@@ -40,7 +42,7 @@ _Text = Annotated[str, Form(max_length=MAX_NAME + 100)]
 _Note = Annotated[str, Form(max_length=2 * MAX_NOTE)]
 """Browsers send two characters for the end of a line, and let a person write `MAX_NOTE` that count it as one."""
 _Address = Annotated[str, Form(max_length=6_000)]
-Action = Literal["archive", "restore", "star", "unstar", "tag", "untag", "group"]
+Action = Literal["archive", "restore", "star", "unstar", "tag", "untag", "group", "delete"]
 _DONE: Final[dict[Action, str]] = {
     "archive": "archived", "restore": "restored", "star": "starred", "unstar": "without a star", "tag": "tagged",
     "untag": "without the tag", "group": "in the group",
@@ -132,14 +134,30 @@ def edit_chosen(
     word: _Text = "",
     back: _Address = "/runs",
 ) -> Response:
-    """Change what is written about the chosen runs; where that is refused, they stay chosen."""
+    """Change what is written about the chosen runs, or delete them; where that is refused, they stay chosen."""
     try:
+        if do == "delete":
+            return _delete_chosen(request, context, caller, run, _list_address(back))
         number = run_changes.edit_runs(context, caller, run, _changes(do, word))
     except LuthierError as error:
         return _list(request, context, caller, _request_of(_list_address(back)), chosen=run, word=word, error=error)
     shown = f" {word.strip()}" if do in ("tag", "untag", "group") else ""
     notice = f"{number:,} {'run is' if number == 1 else 'runs are'} {_DONE[do]}{shown}."
     return redirect(request, _list_address(back), notice)
+
+
+def _delete_chosen(request: Request, context: Context, caller: Caller, chosen: Sequence[str], back: str) -> Response:
+    """Delete runs with the models that were registered of them: all that can be. Their files may be large."""
+
+    def work() -> Led:
+        num_deleted, refused = run_changes.delete_runs(context, caller, chosen, with_models=True)
+        run_changes.sweep(context)
+        notices = [f"{counted(num_deleted, 'run is', 'runs are')} deleted."] if num_deleted else []
+        if refused:
+            notices.append(f"Not deleted: {counted(len(refused), 'run')}, the first since {refused[0].came}.")
+        return Led(back, " ".join(notices))
+
+    return page_work(request).answer(request, "The runs are being deleted", work, back=back)
 
 
 def _changes(do: Action, word: str) -> LabelChanges:
@@ -217,9 +235,21 @@ def star_run(
 
 
 @router.post("/runs/{run_id}/delete")
-def delete_run(request: Request, context: HomeContext, caller: Trainer, run_id: str) -> Response:
-    """Delete a run with its files, unless something uses it. The files go after the answer: they may be large."""
-    run_changes.delete_run(context, caller, run_id)
+def delete_run(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    run_id: str,
+    with_models: Annotated[Literal["", "1"], Form()] = "",
+) -> Response:
+    """Delete a run with its files, unless something uses it. The files go after the answer: they may be large.
+
+    with_models: whether the models that are registered of it are deleted, too, as the page has said.
+    """
+    try:
+        run_changes.delete_run(context, caller, run_id, with_models=bool(with_models))
+    except ConflictError as error:
+        return run_page(request, context, caller, standing(context, caller, run_id), error=error)
     answer = redirect(request, "/runs", f"The run {run_id} is deleted.")
     answer.background = BackgroundTask(run_changes.sweep, context)
     return answer

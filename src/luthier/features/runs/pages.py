@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, RequestError
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, TrainResult
@@ -318,7 +318,7 @@ def run_page(
         caller: Who looks at it.
         found: The run.
         edited: What the form of its name and tags held; None: what is stored.
-        error: Why that was refused; it decides the status of the response.
+        error: Why that, or another action, was refused; it decides the status of the response.
     """
     plan = None if found.record is None else context.runs.plan(found.run_id)
     name, labels = name_of(context, found)
@@ -327,10 +327,12 @@ def run_page(
         "name": name,
         "labels": labels,
         "edited": edited or labels.as_json() | {"tags": " ".join(labels.tags)},
-        "edit_error": error,
+        "is_edited": edited is not None,
+        "action_error": error,
         "copies": None if plan is None else run_files.copies_of(context, plan),
         "logs": run_files.logs_of(context, found, plan),
         "has_weights": run_files.has_weights(context, found),
+        "models": context.tuned_models.of_run(found.run_id),
     }
     return render(request, "runs/run.html", values, status=200 if error is None else status_of(error))
 
@@ -346,7 +348,10 @@ def report(context: HomeContext, caller: Reader, run_id: str) -> Response:
 @router.post("/runs/{run_id}/pause")
 def pause(request: Request, context: HomeContext, caller: Trainer, run_id: str) -> Response:
     """Have it stop after its step."""
-    job = run_control.pause(context, caller, run_id)
+    try:
+        job = run_control.pause(context, caller, run_id)
+    except ConflictError as error:
+        return _as_it_is(request, context, caller, run_id, error)
     notice = "It pauses after this step, with a checkpoint." if job.status == "running" else "The run is paused."
     return redirect(request, f"/runs/{run_id}", notice)
 
@@ -354,20 +359,34 @@ def pause(request: Request, context: HomeContext, caller: Trainer, run_id: str) 
 @router.post("/runs/{run_id}/resume")
 def resume(request: Request, context: HomeContext, caller: Trainer, run_id: str) -> Response:
     """Queue it again."""
-    run_control.resume(context, caller, run_id)
+    try:
+        run_control.resume(context, caller, run_id)
+    except ConflictError as error:
+        return _as_it_is(request, context, caller, run_id, error)
     return redirect(request, f"/runs/{run_id}", "The run is queued again; it continues from its last checkpoint.")
 
 
 @router.post("/runs/{run_id}/track")
 def track(request: Request, context: HomeContext, caller: Trainer, run_id: str) -> Response:
     """Have a worker deliver what its trackers do not have."""
-    tracker_job.start(context, caller, run_id)
+    try:
+        tracker_job.start(context, caller, run_id)
+    except ConflictError as error:
+        return _as_it_is(request, context, caller, run_id, error)
     return redirect(request, f"/runs/{run_id}", "The rest is delivered by a job.")
 
 
 @router.post("/runs/{run_id}/cancel")
 def cancel(request: Request, context: HomeContext, caller: Trainer, run_id: str) -> Response:
     """End it for good."""
-    job = run_control.cancel(context, caller, run_id)
+    try:
+        job = run_control.cancel(context, caller, run_id)
+    except ConflictError as error:
+        return _as_it_is(request, context, caller, run_id, error)
     notice = "It ends after this step." if job.status == "running" else "The run is cancelled."
     return redirect(request, f"/runs/{run_id}", notice)
+
+
+def _as_it_is(request: Request, context: Context, caller: Caller, run_id: str, error: LuthierError) -> Response:
+    """The page of a run whose state has changed meanwhile, as in another tab, with the reason on top."""
+    return run_page(request, context, caller, standing(context, caller, run_id), error=error)

@@ -21,6 +21,7 @@ from luthier.core.events import (
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
 from luthier.core.task_head import TaskHead, task_head_in
+from luthier.core.text.counted import counted
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
@@ -249,14 +250,20 @@ def view_run(context: Context, run_id: str) -> RunView:
     return view_of(context, context.runs.get(run_id))
 
 
-def remove_run(context: Context, run_id: str) -> RunRecord:
+def remove_run(context: Context, run_id: str, *, with_models: bool = False) -> RunRecord:
     """Delete a run and its folder with checkpoints, adapter and report; returns the deleted run.
+
+    Args:
+        context: The home.
+        run_id: The run.
+        with_models: Whether the models that were registered of it are deleted, too.
 
     Raises:
         NotFoundError: There is none in the project.
         ConflictError: A process is working on it, or it is in use (see `set_aside`).
     """
-    record = set_aside(context, run_id)
+    with context.database.transaction():
+        record = set_aside(context, run_id, with_models=with_models)
     sweep_removed(context)
     return record
 
@@ -266,13 +273,18 @@ def leaves_uploads(context: Context, run_id: str) -> bool:
     return context.settings.checkpoints is None and (context.settings.run_folder(run_id) / OWN_LEASE).is_file()
 
 
-def set_aside(context: Context, run_id: str) -> RunRecord:
+def set_aside(context: Context, run_id: str, *, with_models: bool = False) -> RunRecord:
     """Begin the removal of a run, which `sweep_removed` finishes; takes milliseconds. Returns the run.
+
+    Args:
+        context: The home, in a transaction of the caller: where the removal is refused, no model is deleted either.
+        run_id: The run.
+        with_models: Whether the models that were registered of it are deleted, too.
 
     Raises:
         NotFoundError: There is no such run.
         ConflictError: A process is working on it, a deployment routes to it or to a model of it, or a model that was
-            made by it is registered.
+            made by it is registered and is not to be deleted.
     """
     from luthier.core.system import facilities
     from luthier.core.system.files import file_lock, replace_file
@@ -280,19 +292,28 @@ def set_aside(context: Context, run_id: str) -> RunRecord:
     record = context.runs.get(run_id)
     models = context.tuned_models.of_run(run_id)
     # Deleting the weights would break the clients of that name. A run is deployed by its own project alone; a model of
-    # it may be by others, whose names are not shown: it has to be deleted first, which is refused while it answers.
+    # it may be by others, whose names are not shown.
     if names := context.deployments.routing_to(run_id):
         raise ConflictError(
             f"run {run_id} answers as {', '.join(names)}",
             expected="a run that no deployment routes to",
             do=f"deploy another one first, or remove the name: luthier deployments {names[0]} --remove",
         )
-    if models:
+    if models and not with_models:
         raise ConflictError(
             f"run {run_id} is the source of {', '.join(models[:3])}",
             expected="a run without registered models",
-            do=f"delete them first: DELETE /v1/models/{models[0]}",
+            do=f"delete them first: DELETE /v1/models/{models[0]}; or with the run: "
+            f"luthier runs rm {run_id} --with-models",
         )
+    for model in models:
+        if num := len(context.deployments.routing_to(model)):
+            raise ConflictError(
+                f"{counted(num, 'deployment routes', 'deployments route')} to {model}, a model of run {run_id}",
+                expected="a run whose models no deployment routes to",
+                do="deploy another model there first, or remove the deployment",
+            )
+    context.tuned_models.delete_of_run(run_id)
     folder = context.settings.run_folder(run_id)
     if folder.is_dir():
         removed = folder.with_name(f"{_REMOVED}{run_id}")
@@ -315,6 +336,8 @@ def sweep_removed(context: Context) -> None:
         with suppress(NotFoundError):  # its row went first, or another process sweeps, too
             # Where a process has held it again, its job was resumed since, and the row is of the new run.
             if not (context.settings.run_folder(run_id) / "lock").exists():
+                # A kill between the folder and the rows has left the models, whose weights are gone.
+                context.tuned_models.delete_of_run(run_id)
                 context.runs.delete(run_id)
         if (folder / OWN_LEASE).is_file():
             try:

@@ -17,7 +17,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
@@ -55,17 +55,12 @@ def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
 
 
 def ask(context: Context, job_id: str, wish: Wish) -> Job:
-    """Pause or cancel a job; a running one finishes its step and writes a checkpoint first.
+    """Pause or cancel a job; a running one that trains finishes its step and writes a checkpoint first.
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: The job has ended, is being cancelled, is paused already, or cannot pause since it does not
-            train.
+        ConflictError: The job has ended, is being cancelled, is paused already, or is of a kind that cannot be paused.
     """
-    if wish == "pause" and (kind := context.jobs.get(job_id).kind) != "train":
-        raise ConflictError(
-            f"job {job_id} is an {kind}", expected="a job that trains", do="cancel it, and ask for it again later"
-        )
     return context.jobs.ask(job_id, wish)
 
 

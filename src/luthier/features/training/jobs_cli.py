@@ -66,7 +66,7 @@ def cancel(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = 
 
 
 def pause(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Pause a job; a running one writes a checkpoint first."""
+    """Pause a job that trains, writes questions or carries out a workflow; what it has done is kept."""
     from luthier.features.training import jobs
 
     with open_context(home) as context:
@@ -74,7 +74,7 @@ def pause(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = N
 
 
 def resume(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Queue a paused or failed job again: it resumes from its last checkpoint."""
+    """Queue a paused or failed job again: one that trains resumes from its last checkpoint."""
     from luthier.features.training import jobs
 
     with open_context(home) as context:

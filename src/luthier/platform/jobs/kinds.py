@@ -23,6 +23,8 @@ class KindRules:
         noun: Within the message that it was created; empty for the name of the kind.
         continues: What another attempt does, behind the title.
         picked_up: What becomes of a job that has crashed, as the end of a sentence.
+        pauses: What becomes of the work when a running job is paused, as the end of a sentence; empty for kinds that
+            cannot be paused.
         hides_queries: Whether the document of a job that has succeeded or was cancelled loses the queries of its
             addresses, which may hold a signature or a key. Such a job is never resumed.
     """
@@ -33,7 +35,14 @@ class KindRules:
     noun: str = ""
     continues: str = "begins again"
     picked_up: str = "it begins again"
+    pauses: str = ""
     hides_queries: bool = False
+
+    @property
+    def with_article(self) -> str:
+        """The title within a sentence: `an export`."""
+        name = self.title[0].lower() + self.title[1:]
+        return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 KINDS: Final[Mapping[JobKind, KindRules]] = {
@@ -47,6 +56,7 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         noun="fine-tuning job",
         continues="resumes from its last checkpoint",
         picked_up="it resumes from the last checkpoint",
+        pauses="a checkpoint is written first",
     ),
     "export": KindRules("Export", "luthier.features.exports.requests:carry_out"),
     "evaluation": KindRules(
@@ -59,12 +69,18 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
     "import": KindRules(
         "Import", "luthier.features.datasets.import_job:carry_out", continues="continues", hides_queries=True
     ),
-    "synthesis": KindRules("Synthesis", "luthier.features.datasets.synthesis_job:carry_out", continues="continues"),
+    "synthesis": KindRules(
+        "Synthesis",
+        "luthier.features.datasets.synthesis_job:carry_out",
+        continues="continues",
+        pauses="the answers so far are kept",
+    ),
     "workflow": KindRules(
         "Workflow",
         "luthier.features.workflows.job:carry_out",
         continues="continues with the stage that it was in",
         picked_up="it continues with the stage that it was in",
+        pauses="what its stages have made is kept",
     ),
     "tracking": KindRules("Delivery to trackers", "luthier.features.trackers.job:carry_out"),
 }

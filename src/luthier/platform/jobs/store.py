@@ -309,10 +309,18 @@ class JobStore:
             wish: `pause` or `cancel`.
 
         Raises:
-            ConflictError: It has ended, is being cancelled already, or is paused and should pause.
+            ConflictError: It has ended, is being cancelled already, is paused and should pause, or is of a kind that
+                cannot be paused.
         """
         with self._database.write() as connection:
             row, now = locked_row(connection, job_id), self._database.clock(connection)
+            rules = KINDS[row["kind"]]
+            if wish == "pause" and not rules.pauses:
+                raise ConflictError(
+                    f"job {job_id} is {rules.with_article}",
+                    expected="a job that trains, writes questions or carries out a workflow",
+                    do="cancel it, or wait until it ends",
+                )
             # Under the row's lock, so that a worker cannot start or finish the job between the check and the change.
             status = row["status"]
             if status in ENDED or (status, wish) == ("paused", "pause") or row["wish"] == "cancel":
@@ -323,7 +331,7 @@ class JobStore:
                     do="check it: the change may already be made",
                 )
             if status == "running":
-                message = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
+                message = f"Pausing: {rules.pauses}" if wish == "pause" else "Cancelling"
                 insert_event(connection, now, job_id, message)
                 # The worker reads it with its next look at the job; nothing else reaches a process on another machine.
                 connection.execute(update(jobs).where(is_row(row)).values(wish=wish, updated_at=now))

@@ -98,6 +98,9 @@ def test_work_that_makes_no_run_is_listed_without_one(context: Context) -> None:
     context.jobs.claim("w")
     running = overview.look_now(context, "default").running[0]
     assert (running.run_id, running.name) == (None, "Fine-tuning job")
+    assert running.stage == "Fine-tuning job started"
+    context.job_events.append(running.job_id or "", "progress-1-1", "Reading documents: 2 of 9 files")
+    assert overview.look_now(context, "default").running[0].stage == "Reading documents: 2 of 9 files"
 
 
 def test_a_run_of_a_command_is_running_while_its_process_lives(context: Context) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tests.features.inbox.service.test_service import annotated, correct, member
 
+from luthier.features.inbox import service as inbox
 from luthier.platform.auth.service import create_project
+from luthier.platform.notifications import mails
 
 PLACE = "/api/v1/inbox"
 
@@ -56,3 +58,13 @@ def test_a_dataset_is_given_to_an_annotator(visitor, home) -> None:  # type: ign
     create_project(home, "mine")
     other = visitor("train", project="mine")
     assert other.post(f"{PLACE}/annotations", json={"dataset": dataset_id, "assignee": "Ben"}).status_code == 404
+
+
+def test_the_mail_about_an_assignment_leads_to_the_server_of_the_request(visitor, home) -> None:  # type: ignore[no-untyped-def]
+    correct(home)
+    inbox.set_mail_address(home, member(home, "Ben", "trainer"), "ben@example.org")
+    client = visitor("read", "train")
+    (entry,) = client.get(PLACE).json()["data"]
+    assert client.post(f"{PLACE}/{entry['id']}/assign", json={"assignee": "Ben"}).status_code == 200
+    (mail,) = mails.list_mails(home, "default")
+    assert mail.text.split()[-1] == f"{str(client.base_url).rstrip('/')}/review?model=shop-bot"

@@ -13,6 +13,7 @@ from luthier.core.access import Caller
 from luthier.features.inbox import service as inbox
 from luthier.features.inbox.records import DUE_SECONDS, InboxEntry
 from luthier.features.inbox.reminders import remind_due
+from luthier.platform.auth.public_address import set_public_address
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.platform.notifications.webhooks import create_webhook, list_deliveries
@@ -114,3 +115,20 @@ def test_who_takes_something_up_for_today_is_reminded(context: Context, ben: Cal
     assert [remind_due(context), remind_due(context)] == [1, 0]
     assert reminders(context) == ["due"]
     assert len(subjects(context)) == 1
+
+
+def test_a_reminder_has_the_address_that_the_work_was_assigned_at(context: Context, ben: Caller) -> None:
+    """No request sends it; without an address of links in the project its link would have no host."""
+    (entry,) = of(context, "review")
+    mark = inbox.assign(
+        context, ADMIN, entry.item_id, "Ben", due=today() + timedelta(days=9), root="https://luthier.example/"
+    ).mark
+    context.inbox.save(mark.model_copy(update={"due_at": context.access.now() + 600}))
+    assert remind_due(context) == 1
+    links = [one.text.split()[-1] for one in mails.list_mails(context, "default") if ": Review" in one.subject]
+    assert links == ["https://luthier.example/review?model=shop-bot"] * 2
+    set_public_address(context, ADMIN, "https://pages.example")
+    context.inbox.save(mark.model_copy(update={"due_at": context.access.now() - 1}))
+    assert remind_due(context) == 1
+    texts = [one.text for one in mails.list_mails(context, "default") if "overdue" in one.subject]
+    assert ["https://pages.example/review?model=shop-bot" in one for one in texts] == [True]

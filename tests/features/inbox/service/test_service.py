@@ -23,6 +23,7 @@ from luthier.features.feedback.service import FeedbackInput
 from luthier.features.inbox import service as inbox
 from luthier.features.inbox.records import InboxEntry
 from luthier.features.monitoring.alerts_store import Settled
+from luthier.features.runs.changes import delete_run
 from luthier.features.traffic import service as traffic
 from luthier.platform.auth.members import add_member, caller_for, remove_member
 from luthier.platform.auth.service import create_project
@@ -31,7 +32,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.platform.notifications import mails
 from luthier.platform.notifications.webhooks import create_webhook, list_deliveries
-from luthier.testing.records import add_run
+from luthier.testing.records import add_run, make_plan, make_record
 
 ADMIN, PASSWORD = Caller(name="Ada"), "correct horse battery"
 
@@ -135,6 +136,19 @@ def test_a_failed_job_leads_to_its_own_page(context: Context) -> None:
         "Import failed": "/datasets/jobs/job-import",
         "Workflow failed": "/pipelines/jobs/job-workflow",
     }
+
+
+def test_the_failed_job_of_a_deleted_run_waits_for_nobody(context: Context) -> None:
+    """Its page is gone with the run: an entry would lead nowhere."""
+    for letter in "ab":
+        run_id = f"run-20261125-093000-{letter * 6}"
+        context.jobs.submit(Job(job_id=f"job-{letter}", kind="train", document={}, run_id=run_id))
+        taken = context.jobs.claim("w")
+        assert taken is not None
+        context.runs.create(make_record(run_id, status="failed"), make_plan())
+        context.jobs.finish(taken.job_id, taken.attempt, "failed", error={"type": "WorkError", "came": "no room"})
+    delete_run(context, ADMIN, "run-20261125-093000-aaaaaa")
+    assert [entry.work.address for entry in of(context, "job")] == ["/runs/run-20261125-093000-bbbbbb"]
 
 
 def test_an_entry_is_assigned_with_a_date_and_the_member_gets_messages(context: Context) -> None:

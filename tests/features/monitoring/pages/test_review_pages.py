@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from tests.features.monitoring.pages.test_pages import HOSTILE, asked, is_harmless
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
@@ -55,6 +56,18 @@ def test_accept_reject_edit_undo_without_scripts(browser, home) -> None:  # type
     assert "0 of 1" not in client.get("/review?status=rejected").text
     client.post("/review/undo", data={"item": ids[1]})
     assert statuses(home)[ids[1]] == "waiting"
+
+
+@pytest.mark.parametrize("headers", [{}, {"HX-Request": "true"}], ids=["page", "part"])
+def test_what_another_tab_has_reset_already_is_said_beside_the_item(browser, home, headers: dict[str, str]) -> None:  # type: ignore[no-untyped-def]
+    ids, client = queued(home), browser("read", "train")
+    client.post("/review/decide", data=form_of(client.get("/review").text) | {"decision": "accept"})
+    assert client.post("/review/undo", data={"item": ids[0]}).status_code == 303
+    again = client.post("/review/undo", data={"item": ids[0]}, headers=headers)
+    assert again.status_code == 409
+    assert 'id="desk"' in again.text
+    assert form_of(again.text)["item"] == ids[0]
+    assert statuses(home)[ids[0]] == "waiting"
 
 
 def test_with_scripts_the_desk_alone_is_swapped(browser, home) -> None:  # type: ignore[no-untyped-def]

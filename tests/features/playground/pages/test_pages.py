@@ -263,6 +263,21 @@ def test_a_correction_from_the_playground_waits_for_review(home: Context, browse
     assert (item.source, item.status, item.correction) == ("correction", "waiting", f"It should say {HOSTILE}".strip())
 
 
+@pytest.mark.parametrize("thumb", ["down", "up"])
+def test_a_thumb_after_a_correction_leaves_it_in_review(home: Context, browser: Browser, tiny: str, thumb: str) -> None:
+    set_traffic_policy(home, Caller(), TrafficPolicy(keep="full"))
+    client = browser("infer", "read")
+    talk = asked_once(client)
+    client.post("/playground/feedback", data=form(talk=talk, said="correct:1:1", **{"reference-1-1": "Maple."}))
+    asked = {"Accept": "application/json"}
+    told = client.post("/playground/feedback", data=form(talk=talk, said=f"{thumb}:1:1"), headers=asked).json()
+    assert told == {"thumb": thumb, "words": "Saved; your correction stays."}
+    (kept,) = home.feedback.list("default")
+    assert (kept.thumb, kept.correction) == (thumb, "Maple.")
+    (item,) = home.review_items.list("default")
+    assert (item.status, item.correction) == ("waiting", "Maple.")
+
+
 @pytest.mark.parametrize(
     ("said", "status"),
     [("up:1:0", 422), ("up:1:9", 422), ("burn:1:1", 422), ("", 422), ("correct:1:1", 422), ("up:9:1", 422)],

@@ -90,3 +90,16 @@ def test_an_evaluation_that_the_project_has_not_is_not_found(browser: Browser) -
 
 def test_it_needs_somebody_who_may_read(browser: Browser) -> None:
     assert browser("infer").get("/worth").status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/worth", "/evaluations/{evaluation}"])
+def test_a_thousand_that_may_be_a_one_is_asked_again(home: Context, browser: Browser, path: str) -> None:
+    """`1.000` is a thousand to a German reader, and 1 to a program."""
+    evaluation = make_evaluation()
+    home.evaluations.save(evaluation)
+    address = path.replace("{evaluation}", evaluation.evaluation_id)
+    query = "answers_per_week=1.000&minutes_each=2&cost_of_an_error=0"
+    page = browser("read").get(f"{address}?{query}")
+    assert "can be read in two ways" in page.text
+    assert 'value="1.000"' in page.text, "it is there to be corrected"
+    assert "can be read in two ways" not in browser("read").get(f"{address}?{query.replace('1.000', '1000')}").text

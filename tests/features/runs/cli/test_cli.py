@@ -8,6 +8,7 @@ from tests.task_heads import add_head_run
 from tests.vacuous import nonempty
 
 from luthier.core.task_head import TASK_HEAD_FILE
+from luthier.features.models.store import TunedModel
 from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record, make_result, make_step
@@ -136,6 +137,21 @@ def test_rm(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
     assert luthier("runs", "rm", run, "--json").document == removed
     assert luthier("runs", "rm", run).code == 2
     assert luthier("runs", "list", "--json").document == []
+
+
+def test_rm_with_the_models_that_were_registered_of_it(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
+        context.tuned_models.add(
+            TunedModel(
+                model_id="ft:a", project_id="default", job_id="j", run_id=run, base_model="tiny", adapter_path="/"
+            )
+        )
+    refused = luthier("runs", "rm", run)
+    assert refused.code == 2
+    assert f"luthier runs rm {run} --with-models" in refused.err.replace("\n", " ")
+    assert luthier("runs", "rm", run, "--with-models", "--json").document["removed"] == run
+    with Context.open(home) as context:
+        assert context.tuned_models.list("default") == []
 
 
 def test_rm_names_uploads_that_it_cannot_reach(luthier, run: str, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from luthier.core.ports import SilentProgress
 from luthier.core.tracking import TrackerPlan, TrackerRecipe
+from luthier.features.models.store import TunedModel
 from luthier.features.trackers.service import TrackerState, save_state
 from luthier.platform.auth.service import create_project
 from luthier.platform.files.service import add_file
@@ -166,7 +167,14 @@ def test_runs_are_edited_filtered_sorted_and_deleted(visitor, home) -> None:  # 
         assert other.status_code == 404
     assert reader.delete(place).status_code == 403
     assert trainer.delete(place).json() == {"id": ids[0], "object": "run", "deleted": True}
-    assert listed("sort=lr") == [ids[1], ids[2]]
+    model = TunedModel(
+        model_id="ft:b", project_id="default", job_id="j", run_id=ids[1], base_model="tiny", adapter_path="/a"
+    )
+    home.tuned_models.add(model)
+    assert trainer.delete(f"/api/v1/runs/{ids[1]}").status_code == 409
+    assert trainer.delete(f"/api/v1/runs/{ids[1]}?with_models=true").status_code == 200
+    assert home.tuned_models.list("default") == []
+    assert listed("sort=lr") == [ids[2]]
 
 
 def test_trackers_are_shown_without_places_and_get_the_rest_by_a_job(visitor, home) -> None:  # type: ignore[no-untyped-def]

@@ -17,11 +17,13 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.data_stream import Bounds, StreamPlan
 from luthier.core.events import GpuSample, MachineSampled, SampleAnswer, SamplesAnswered
+from luthier.features.models.store import TunedModel
 from luthier.features.runs.changes import edit_run
 from luthier.features.runs.labels import LabelChanges
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
+from luthier.platform.ui import page_work
 from luthier.testing.records import (
     RUN_ID,
     add_run,
@@ -406,3 +408,58 @@ def test_the_end_of_the_log_is_shown_without_paths(home: Context, browser: Brows
     assert "/home/ada" not in piece
     assert seen in piece, "addresses and fractions are no paths"
     assert "<script>alert" not in piece
+
+
+def add_model(home: Context, run_id: str, name: str) -> str:
+    return home.tuned_models.add(
+        TunedModel(model_id=name, project_id="default", job_id="j", run_id=run_id, base_model="tiny", adapter_path="/a")
+    ).model_id
+
+
+def test_a_run_of_the_server_is_deleted_from_its_page_with_its_registered_model(
+    home: Context, browser: Browser
+) -> None:
+    """Each run that a page has started registers its result as a model."""
+    run_id, trainer = add_run(home, "a"), browser("read", "train")
+    add_model(home, run_id, "ft:tiny:default::a")
+    refused = trainer.post(f"/runs/{run_id}/delete")
+    assert refused.status_code == 409
+    assert "ft:tiny:default::a" in refused.text
+    assert f'action="/runs/{run_id}/delete"' in refused.text, "its own page says why"
+    fields = re.search(rf'action="/runs/{run_id}/delete".*?name="(with_models)" value="(1)"', refused.text, re.S)
+    assert fields is not None
+    assert trainer.post(f"/runs/{run_id}/delete", data={fields[1]: fields[2]}).headers["location"] == "/runs"
+    assert home.tuned_models.list("default") == []
+    assert home.runs.some([run_id]) == {}
+
+
+def test_the_chosen_runs_are_deleted_and_the_rest_says_why_not(
+    home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_work, "WAIT_SECONDS", 60.0)
+    runs, trainer = [add_run(home, letter) for letter in "abc"], browser("read", "train")
+    add_model(home, runs[0], "ft:tiny:default::a")
+    home.jobs.submit(Job(job_id="job-1", kind="train", document={}, run_id=runs[1]))
+    form = {"run": runs[:2], "do": "delete", "back": "/runs?sort=lr"}
+    assert browser("read").post("/runs/edit", data=form).status_code == 403
+    answer = trainer.post("/runs/edit", data=form)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/runs?sort=lr")
+    said = trainer.get("/runs?sort=lr").text
+    assert f"1 run is deleted. Not deleted: 1 run, the first since run {runs[1]} is queued." in said
+    assert set(home.runs.some(runs)) == {runs[1], runs[2]}
+    assert trainer.post("/runs/edit", data={"do": "delete"}).status_code == 422
+
+
+@pytest.mark.parametrize("what", ["pause", "resume", "cancel", "track"])
+def test_what_another_tab_has_done_meanwhile_is_said_on_the_page_of_the_run(
+    home: Context, browser: Browser, what: str
+) -> None:
+    run_id = add_run(home, "a")
+    home.jobs.submit(Job(job_id="job-1", kind="train", document={}, run_id=run_id))
+    job = home.jobs.claim("w")
+    assert job is not None
+    home.jobs.finish(job.job_id, job.attempt, "succeeded")
+    refused = browser("read", "train").post(f"/runs/{run_id}/{what}")
+    assert refused.status_code == 409
+    assert "what to do" in refused.text
+    assert f'data-run="/runs/{run_id}"' in refused.text

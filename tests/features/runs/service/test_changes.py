@@ -7,8 +7,9 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.features.models.store import TunedModel
-from luthier.features.runs.changes import delete_run, edit_here, edit_run, edit_runs
+from luthier.features.runs.changes import delete_run, delete_runs, edit_here, edit_run, edit_runs
 from luthier.features.runs.labels import MAX_TAGS, LabelChanges, RunLabels, delete_view, save_view
 from luthier.features.runs.state import standing
 from luthier.platform.auth.service import create_project
@@ -152,6 +153,46 @@ def test_a_run_in_use_is_not_deleted(context: Context) -> None:
     assert "DELETE /v1/models/" in caught.value.do
     context.tuned_models.delete("default", model.model_id)
     delete_run(context, OWN, run_id)
+
+
+def registered(context: Context, run_id: str, name: str, step: int | None = None) -> str:
+    model = TunedModel(model_id=f"ft:tiny:default::{name}", project_id="default", job_id="j", run_id=run_id,
+                       base_model="tiny", adapter_path="/a", step=step, checkpoint_id=None, metrics={})  # fmt: skip
+    return context.tuned_models.add(model).model_id
+
+
+def test_a_run_is_deleted_with_the_models_that_were_registered_of_it(context: Context) -> None:
+    run_id, other = add_run(context, "a"), add_run(context, "b")
+    gone = {registered(context, run_id, "a"), registered(context, run_id, "a-ckpt-2", step=2)}
+    stays = registered(context, other, "b")
+    delete_run(context, OWN, run_id, with_models=True)
+    assert [one.model_id for one in context.tuned_models.list("default")] == [stays]
+    entries = [(entry.action, entry.subject) for entry in context.audit_log.newest(limit=3)]
+    assert entries[0] == ("run.deleted", run_id)
+    assert set(entries[1:]) == {("model.deleted", model) for model in gone}
+
+
+def test_a_model_that_a_deployment_routes_to_keeps_its_run_and_the_other_models(context: Context) -> None:
+    run_id = add_run(context, "a")
+    models = [registered(context, run_id, "a"), registered(context, run_id, "b")]
+    share = Share(target=models[1], fraction=1.0)
+    revision = Revision(number=1, kind="deploy", shares=(share,))
+    project = create_project(context, "Other").project_id
+    context.deployments.add(Deployment(deployment_id="dep-1", project_id=project, name="shop", revision=revision))
+    with pytest.raises(ConflictError, match="1 deployment routes to ft:tiny:default::b"):
+        delete_run(context, OWN, run_id, with_models=True)
+    assert sorted(one.model_id for one in context.tuned_models.list("default")) == models
+    assert context.settings.run_folder(run_id).is_dir()
+
+
+def test_of_several_runs_all_that_can_be_are_deleted(context: Context) -> None:
+    first, second = add_run(context, "a"), add_run(context, "b")
+    registered(context, second, "b")
+    num, refused = delete_runs(context, OWN, [first, "run-20261125-093000-ffffff", second])
+    assert (num, [type(error) for error in refused]) == (1, [NotFoundError, ConflictError])
+    assert delete_runs(context, OWN, [second], with_models=True) == (1, [])
+    with pytest.raises(RequestError, match="no run is chosen"):
+        delete_runs(context, OWN, [])
 
 
 def test_a_run_that_has_not_ended_is_not_deleted(context: Context) -> None:

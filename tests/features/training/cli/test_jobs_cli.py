@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job, JobKind
+
 
 def test_an_empty_queue_says_how_to_fill_it(luthier) -> None:  # type: ignore[no-untyped-def]
     assert luthier("jobs", "list", "--json").document == []
@@ -30,6 +33,20 @@ def test_queued_paused_resumed_cancelled(luthier, tmp_path: Path) -> None:  # ty
     again = luthier("jobs", "cancel", job_id)
     assert again.code == 2
     assert "is cancelled" in again.err
+
+
+def test_a_workflow_and_a_job_that_writes_questions_are_paused_as_on_their_pages(luthier, home) -> None:  # type: ignore[no-untyped-def]
+    kinds: tuple[JobKind, ...] = ("workflow", "synthesis", "evaluation")
+    names = {"form": "tune", "workflow_id": "study-1", "name": "Notes", "teacher": "x", "candidate": "x"}
+    with Context.open(home) as context:
+        for kind in kinds:
+            document = {kind: names | {"label": "rows", "result_id": "eval-1"}}
+            context.jobs.submit(Job(job_id=f"job-{kind}", kind=kind, document=document, run_id=""))
+    assert luthier("jobs", "pause", "job-workflow", "--json").document["status"] == "paused"
+    assert luthier("jobs", "pause", "job-synthesis", "--json").document["status"] == "paused"
+    refused = luthier("jobs", "pause", "job-evaluation")
+    assert refused.code == 2
+    assert "is an evaluation" in refused.err
 
 
 def test_a_wrong_recipe_is_refused_before_it_is_queued(luthier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -10,6 +11,7 @@ from typing import get_args
 import pytest
 from tests.vacuous import nonempty
 
+from luthier.core.errors import ConflictError
 from luthier.platform.db.database import Database
 from luthier.platform.jobs.events import JobEventStore
 from luthier.platform.jobs.kinds import KINDS, KindRules, attempt_of
@@ -67,3 +69,24 @@ def test_the_queue_knows_no_kind_by_name(database: Database, monkeypatch: pytest
         "Tuning started",
         ["Tuning goes on", "Tuning cancelled"],
     )
+
+
+PAUSABLE = ("train", "synthesis", "workflow")
+"""What the pages of runs, of questions and of workflows offer to pause."""
+
+
+@pytest.mark.parametrize("kind", get_args(JobKind))
+def test_kinds_that_keep_their_work_can_be_paused_and_the_others_say_what_they_are(
+    database: Database, kind: JobKind
+) -> None:
+    store, events = JobStore(database), JobEventStore(database)
+    store.submit(Job(job_id="job-1", kind=kind, document={}, run_id=""))
+    assert store.claim("w1") is not None
+    if kind in PAUSABLE:
+        assert store.ask("job-1", "pause").shown_status == "pausing"
+        assert re.fullmatch(r"Pausing: [a-z ]+", events.page("job-1")[0][0].message)
+        return
+    with pytest.raises(ConflictError, match=r"^job job-1 is (an export|an evaluation|a batch|an import|a delivery to)"):
+        store.ask("job-1", "pause")
+    assert store.get("job-1").shown_status == "running"
+    assert store.ask("job-1", "cancel").shown_status == "cancelling"

@@ -6,6 +6,8 @@ import re
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from babel.messages.extract import extract_from_dir
@@ -16,6 +18,8 @@ from tests.vacuous import nonempty
 import luthier
 from luthier.ml.evaluation.metrics.classification import BrierScore, CalibrationError, MacroF1
 from luthier.ml.evaluation.metrics.registry import BUILT_IN, load_metrics
+from luthier.ml.evaluation.systems import Titled
+from luthier.platform.jobs import attempt
 from luthier.platform.ui.i18n import expressions
 from luthier.platform.ui.i18n.catalog import LOCALE, Catalog, catalog
 from luthier.platform.ui.i18n.environments import Coverage, messages_of, words
@@ -350,3 +354,40 @@ def test_a_unit_has_its_scale_in_the_language_of_the_page() -> None:
     assert german("-1 to 1") == "-1 bis 1"
     assert german("0.25 to 0.5") == "0,25 bis 0,5"
     assert german("per token") == "je Token"
+
+
+def test_the_progress_of_a_job_is_shown_in_the_language_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events are stored in English, with their figures; the page translates title, unit and time that is left."""
+    said: list[str] = []
+    events = SimpleNamespace(append=lambda _job_id, _code, message: said.append(message))
+    monkeypatch.setattr(attempt, "_REPORT_SECONDS", 0.0)
+    context: Any = SimpleNamespace(job_events=events)
+    job: Any = SimpleNamespace(job_id="job-1", attempt=1)
+    progress = attempt.JobProgress(context, job)
+    with Titled(progress, "tuned + 4 examples").task("Writing answers", 1200, "answers") as task:
+        task.advance(16)
+        task.advance(1184)
+    with progress.task("Resampling", 1, "steps"):
+        pass
+    german = [words("de")(one) for one in said]
+    assert german[0] == "tuned + 4 examples: Antworten werden geschrieben"
+    assert re.fullmatch(
+        r"tuned \+ 4 examples: Antworten werden geschrieben: 16 von 1\.200 Antworten, noch etwa \S+ \S+", german[1]
+    )
+    assert german[2:] == [
+        "tuned + 4 examples: Antworten werden geschrieben: 1.200 von 1.200 Antworten",
+        "Intervalle werden geschätzt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("english", "german"),
+    [("Pausing: a checkpoint is written first", "Wird pausiert: Zuerst wird ein Checkpoint geschrieben"),
+     ("The work ended unexpectedly (SIGKILL): it resumes from the last checkpoint",
+      "Der Job endete unerwartet (SIGKILL): er setzt am letzten Checkpoint fort"),
+     ("Continuing after 6 answers of an earlier attempt", "Fortsetzung nach 6 Antworten eines früheren Versuchs"),
+     ("Proving it equal in llama.cpp: 3 of 8 prompts", "Gleichheit wird geprüft in llama.cpp: 3 von 8 Prompts"),
+     ("job job-1 is an export", "Job job-1: ein Export")],
+)  # fmt: skip
+def test_what_a_job_says_of_itself_is_translated(english: str, german: str) -> None:
+    assert words("de")(english) == german

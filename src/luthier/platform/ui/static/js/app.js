@@ -103,11 +103,26 @@ document.addEventListener("click", (event) => {
   if (tip) { event.preventDefault(); delete tip.dataset.byHover; } // a click keeps open what hovering has opened
 });
 
+// A page is come back to by a reload, by the history, or by the sign-in that one of its own requests has led to: then it
+// shows again what this tab has kept. The note of the last is good for half an hour, as forms are on the server.
+const LEFT = "luthier-left", LEFT_MS = 1800000;
+function isReturnFromSignIn() {
+  try {
+    const [at, from] = (sessionStorage.getItem(LEFT) ?? "").split(" ");
+    if (from !== `${location.pathname}${location.search}`) return false;
+    sessionStorage.removeItem(LEFT);
+    return Date.now() - Number(at) < LEFT_MS;
+  } catch { return false; } // storage may be forbidden
+}
+const isReturn = performance.getEntriesByType("navigation")[0]?.type !== "navigate" || isReturnFromSignIn();
+
 // Requests of our scripts carry the address of the current page, so that a sign-in can return to it.
 window.Luthier = Object.assign(window.Luthier ?? {}, {
+  isReturn,
   async ask(address, options = {}) {
     const answer = await fetch(address, { ...options, headers: { ...options.headers, "HX-Current-URL": location.href } });
     if (answer.status !== 401) return answer;
+    try { sessionStorage.setItem(LEFT, `${Date.now()} ${location.pathname}${location.search}`); } catch { /* not kept, then */ }
     location.href = answer.headers.get("HX-Redirect") ?? "/sign-in";
     return new Promise(() => {}); // the page is left
   },
@@ -115,7 +130,6 @@ window.Luthier = Object.assign(window.Luthier ?? {}, {
 
 // A form with `data-keep` survives a reload: what was entered is kept for this tab until it is sent. Its value names the
 // fields to keep; empty: all of them, except passwords and files.
-const isReturn = performance.getEntriesByType("navigation")[0]?.type !== "navigate";
 for (const form of document.querySelectorAll("form[data-keep]")) {
   const key = `luthier-form:${location.pathname}${location.search}:${form.id}`, names = form.dataset.keep.split(" ").filter(Boolean);
   const kept = () => [...form.elements].filter((one) => one.name && !/hidden|file|password|submit|button/.test(one.type) && (!names.length || names.includes(one.name)));

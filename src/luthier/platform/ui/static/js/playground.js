@@ -3,7 +3,7 @@ const form = document.querySelector("form#chat");
 const message = form?.elements.namedItem("message");
 const status = form?.querySelector("[data-status]");
 const sides = [];
-const isReturn = performance.getEntriesByType("navigation")[0]?.type !== "navigate";
+const { isReturn } = window.Luthier;
 
 function clone(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);

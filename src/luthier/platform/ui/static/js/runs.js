@@ -11,12 +11,20 @@ const asked = words?.textContent, most = Number(button?.dataset.most);
 
 function count() {
   if (!button) return;
-  const chosen = document.querySelectorAll("#run-rows input[name=run]:checked").length;
+  const runs = [...document.querySelectorAll("#run-rows input[name=run]")], chosen = runs.filter((one) => one.checked).length;
+  const all = document.querySelector("[data-choose-all]");
+  if (all) {
+    all.checked = chosen > 0 && chosen === runs.length;
+    all.indeterminate = chosen > 0 && chosen < runs.length;
+  }
   button.disabled = chosen < 2 || chosen > most;
   if (!chosen) words.textContent = asked;
   else words.textContent = chosen > most ? Luthier.t("{count} chosen: at most {most} can be compared", { count: chosen, most }) : Luthier.t("{count} chosen", { count: chosen });
 }
 
-document.addEventListener("change", count);
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-choose-all]")) for (const one of document.querySelectorAll("#run-rows input[name=run]")) one.checked = event.target.checked;
+  count();
+});
 document.addEventListener("htmx:afterSettle", count);
 count();
