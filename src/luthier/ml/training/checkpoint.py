@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -94,6 +95,8 @@ class LoopState(FrozenModel):
         window_loss_weight: of the steps since the last validation.
         seconds: wall time of all steps.
         stream: where the rows of the next step are, of rows that are streamed.
+        versions: of the libraries that have computed the last step, by name; empty in checkpoints of before they were
+            noted.
     """
 
     plan_hash: str
@@ -108,6 +111,7 @@ class LoopState(FrozenModel):
     seconds: float = 0.0
     early_stopping: EarlyStopping
     stream: StreamPosition | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ checkpoint. With several processes (`distributed.World`) each takes its share of
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -290,13 +291,15 @@ def _resume(
         world.broadcast_tensors(optimizer.masters)
         optimizer.round_into_model()
         watch = EarlyStopping(patience=plan.training.early_stopping_patience)
-        return LoopState(plan_hash=plan.hash, early_stopping=watch)
+        return LoopState(plan_hash=plan.hash, early_stopping=watch, versions=_versions())
     _refuse_foreign(checkpoint, plan)
+    if (message := _other_versions(checkpoint.state)) is not None:
+        warn(step, "other_versions", message)
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
     model.method.load_state(all_but_averages(checkpoint.method))
     average.load_state(checkpoint.method, optimizer.weight_state())
     schedule.resume_at(checkpoint.state.stream)
-    return checkpoint.state
+    return checkpoint.state.model_copy(update={"versions": _versions()})
 
 
 def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
@@ -306,6 +309,23 @@ def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
             expected=f"one of this run's plan {plan.hash[:12]}",
             do="start a new run: a checkpoint cannot be carried over to another plan",
         )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what computes a step."""
+    return {name: importlib.metadata.version(name) for name in ("luthier", "torch", "transformers", "peft")}
+
+
+def _other_versions(state: LoopState) -> str | None:
+    """What has another version than when this checkpoint was written; None for nothing, and where it is not known."""
+    pairs = ((name, state.versions.get(name, now), now) for name, now in _versions().items())
+    changed = [f"{name} {now} in place of {before}" for name, before, now in pairs if before != now]
+    if not changed:
+        return None
+    return (
+        f"resumed after step {state.step} with {', '.join(changed)}: the steps from here on may differ in their last digits "
+        "from those of an undisturbed run"
+    )
 
 
 def _stopped_early(state: LoopState) -> StopReason:
