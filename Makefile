@@ -20,6 +20,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+GPU_DEVICES ?= /dev/nvidiactl /dev/dxg
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 RESULTS := build/tests.xml
 TESTS  ?= tests
 
@@ -108,24 +110,33 @@ clean:
 
 # Stamps: written after an install that went well, so that the next call does not install again. An install with the
 # test tools covers the plain one.
-$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/installed $(VENV)/installed-docs $(VENV)/installed-gguf
 
+# PyPI's torch for Linux brings CUDA's libraries, several GiB. Without an NVIDIA GPU the build for processors is installed before it, where
+# PyTorch's index answers; what torch needs comes with Luthier.
+$(VENV)/torch-checked: | $(BIN)/python
+	@if [ "$$(uname -s)" = Linux ] && [ -z "$(wildcard $(GPU_DEVICES))" ] && \
+	  ! $(BIN)/python -c 'import importlib.util as u; raise SystemExit(u.find_spec("torch") is None)'; then \
+	  $(PIP) --retries 1 --timeout 15 --no-deps --index-url $(TORCH_INDEX) 'torch>=2.9' || \
+	  echo "$(TORCH_INDEX) does not answer: torch of PyPI is installed, with CUDA's libraries" >&2; fi
+	@touch $@
+
 # Not for `make test`: on a busy machine Ray's processes do not start in the time that it gives them.
-$(VENV)/installed-ray: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-ray: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e '.[ray]'
 	@touch $@ $(VENV)/installed
 
-$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e '.[docs]'
 	@touch $@ $(VENV)/installed
 
-$(VENV)/installed-gguf: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-gguf: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e '.[gguf]'
 	@touch $@ $(VENV)/installed
 
