@@ -45,6 +45,8 @@ _BESIDE: Final[Mapping[str, Lane]] = {
 Jobs of `remote` wait for other hosts most of the time: one that is slow holds up neither the models of this machine nor
 the jobs of the next hosts.
 """
+_PAUSED_KINDS: Final = ("train", "workflow", "synthesis")
+"""Jobs that go on where they were; the pages pause the same."""
 _LOOK_SECONDS: Final[Mapping[Lane, float]] = {"infer": 1.0, "remote": 2.0}
 """Such jobs take minutes: that one begins a little later costs less than looking more often."""
 
@@ -77,12 +79,13 @@ def ask(context: Context, job_id: str, wish: Wish) -> Job:
 
     Raises:
         NotFoundError: There is no such job.
-        ConflictError: The job has ended, is being cancelled, is paused already, or cannot pause since it does not
-            train.
+        ConflictError: The job has ended, is being cancelled, is paused already, or is of a kind that cannot pause.
     """
-    if wish == "pause" and (kind := context.jobs.get(job_id).kind) != "train":
+    if wish == "pause" and (kind := context.jobs.get(job_id).kind) not in _PAUSED_KINDS:
         raise ConflictError(
-            f"job {job_id} is an {kind}", expected="a job that trains", do="cancel it, and ask for it again later"
+            f"job {job_id} is {'an' if kind[0] in 'aei' else 'a'} {kind}, which cannot pause",
+            expected=f"a job of the kind {', '.join(_PAUSED_KINDS)}",
+            do="wait for it, or cancel it and start it again later",
         )
     return context.jobs.ask(job_id, wish)
 

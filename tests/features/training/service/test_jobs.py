@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from tests.clock import wait_until
@@ -23,7 +23,7 @@ from luthier.features.training import jobs
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
-from luthier.platform.jobs.records import Job, Lane
+from luthier.platform.jobs.records import Job, JobKind, Lane
 from luthier.platform.jobs.worker import Pace, Worker
 
 MakeRecipe = Callable[..., Path]
@@ -200,3 +200,15 @@ def test_a_worker_until_idle_waits_for_what_crashed_and_for_a_database_that_does
     ended = [(job.job_id, job.status, job.attempt) for job in context.jobs.list()]
     assert ended == [("job-2", "failed", 1), ("job-1", "succeeded", 1), ("job-0", "succeeded", 3)]
     assert (done.num_attempts, [job.job_id for job in done.failed], done.waiting) == (5, ["job-2"], ())
+
+
+@pytest.mark.parametrize("kind", get_args(JobKind))
+def test_the_kinds_of_jobs_that_go_on_where_they_were_can_pause(context: Context, kind: JobKind) -> None:
+    job = context.jobs.submit(Job(job_id="job-1", kind=kind, document={kind: {}}, run_id=""))
+    if kind in ("train", "workflow", "synthesis"):
+        assert jobs.ask(context, job.job_id, "pause").status == "paused"
+        assert jobs.resume(context, job.job_id).status == "queued"
+    else:
+        with pytest.raises(ConflictError, match=f"is an? {kind}, which cannot pause"):
+            jobs.ask(context, job.job_id, "pause")
+    assert jobs.ask(context, job.job_id, "cancel").status == "cancelled"
