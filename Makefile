@@ -4,6 +4,7 @@
 # make drill        the slow ones: kills again and again, whole stories, long simulations
 # make types        mypy as on macOS and on Windows (make lint does it for this system)
 # make build/vllm   vLLM's build for processors in an environment of its own, for the drills that run against it
+# make build/trackers  MLflow's server and Trackio in environments of their own, for the tests against them
 # make zoo          every family of models through the whole way, against plain transformers: the table of docs/models.md
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
@@ -161,6 +162,11 @@ $(VENV)/client-test: tests/client_packages.sh | $(BIN)/python
 # vLLM pins versions of its own. Where it cannot be installed, tests against it are skipped, each with its reason.
 build/vllm: tests/vllm_packages.sh | $(BIN)/python
 	bash tests/vllm_packages.sh $(BIN)/python
+
+# Neither fits into the test environment. Without them the tests against them are skipped.
+build/trackers: tests/tracker_packages.sh constraints.txt | $(BIN)/python
+	bash tests/tracker_packages.sh $(BIN)/python
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c "$$RIGHT_PYTHON"
