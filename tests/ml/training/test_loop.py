@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from luthier.core.events import CheckpointSaved, Event, RunEnded, StepDone, Vali
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
 from luthier.core.system import process_memory
+from luthier.core.system.libraries import version
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.loop import LoopOutcome, train
 from luthier.ml.training.model import TrainableModel, collate
@@ -283,9 +283,9 @@ def test_a_resume_with_another_version_of_a_library_is_said_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plan, version = make_plan(), importlib.metadata.version
+    plan = make_plan()
     with monkeypatch.context() as before, pytest.raises(KilledError):
-        before.setattr("importlib.metadata.version", lambda name: "2.0.9" if name == "torch" else version(name))
+        before.setattr("luthier.ml.training.loop.version", lambda name: "2.0.9" if name == "torch" else version(name))
         run(plan, make_model(plan), tmp_path, examples, kill_at=3)
     outcome, events = run(plan, make_model(plan), tmp_path, examples, pause_at=4)
     (said,) = [event for event in events if isinstance(event, WarningRaised)]

@@ -7,7 +7,6 @@ checkpoint. With several processes (`distributed.World`) each takes its share of
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from luthier.core.events import (
 from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus, StopReason
+from luthier.core.system.libraries import version
 from luthier.core.system.process_memory import keep_freed
 from luthier.ml.training.budget import Meter, bill_summary, remaining
 from luthier.ml.training.checkpoint import Checkpoint, CheckpointFolder, LoopState, SharedCheckpoints
@@ -313,7 +313,7 @@ def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
 
 def _versions() -> dict[str, str]:
     """Versions of what computes a step."""
-    return {name: importlib.metadata.version(name) for name in ("luthier", "torch", "transformers", "peft")}
+    return {name: version(name) for name in ("luthier", "torch", "transformers", "peft")}
 
 
 def _other_versions(state: LoopState) -> str | None:
