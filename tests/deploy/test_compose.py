@@ -65,6 +65,8 @@ def test_each_waits_for_what_it_needs() -> None:
         else:
             assert condition == "service_completed_successfully"
             assert services[other]["restart"] == "no", f"{name} waits for the end of {other}, which never ends"
+    # While a new database is made, its image has a server at the socket alone, which is stopped again.
+    assert "--host 127.0.0.1" in services["database"]["healthcheck"]["test"][1]
     assert set(services["prepare"]["depends_on"]) == {"database", "bucket"}
     for name in nonempty(("server", "worker", "worker-gpu")):
         assert set(services[name]["depends_on"]) == {"prepare"}
