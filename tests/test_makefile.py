@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,9 @@ def made(folder: Path, *, devices: str = "", has_torch: bool = False, fails: boo
     python.write_text(_PYTHON.format(log=log, has_no_torch=int(not has_torch), fails=int(fails)))
     python.chmod(0o755)
     command = ["make", f"VENV={folder / '.venv'}", f"GPU_DEVICES={devices}", str(folder / ".venv" / "installed")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    # Not as a part of the make that runs the tests.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return [line for line in log.read_text().splitlines() if "find_spec" not in line], done.stderr
 
 
