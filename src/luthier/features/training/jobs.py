@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -194,9 +194,7 @@ def work(
         beside = [worker(f"{name}:{suffix}", lane, fork_server) for suffix, lane in _BESIDE.items()]
         if until_idle:
             # The fork server starts with the first job, if any.
-            look_seconds = trains.pace.look
-            num_attempts = _until_idle([*beside, trains], context.jobs, stop_requested, look_seconds)
-            return _worked(context.jobs, num_attempts, set().union(*(one.job_ids for one in (*beside, trains))))
+            return _until_idle([*beside, trains], context.jobs, stop_requested)
         if fork_server is not None:
             fork_server.start()
         return Worked(_side_by_side(beside, trains, stop_requested))
@@ -222,9 +220,7 @@ def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.Ab
     )
 
 
-def _until_idle(
-    workers: Sequence[Worker], store: JobStore, stop_requested: Callable[[], str | None], look_seconds: float
-) -> int:
+def _until_idle(workers: Sequence[Worker], store: JobStore, stop_requested: Callable[[], str | None]) -> Worked:
     """Run one lane after the other, until all are empty and no job rests after a crash."""
     num_done = 0
     while True:
@@ -232,19 +228,15 @@ def _until_idle(
         num_now = sum(worker.work(stop_requested, until_idle=True) for worker in workers)
         num_done += num_now
         if stop_requested() is not None:
-            return num_done
+            break
         if num_now == 0:
             # These are due within seconds. A full disk or a batch at a provider may take days.
             if not any(job.num_crashes for job in store.list(status="queued")):
-                return num_done
-            time.sleep(look_seconds)
-
-
-def _worked(store: JobStore, num_attempts: int, job_ids: Collection[str]) -> Worked:
-    """How the jobs of a worker that ends are now."""
-    found = [store.get(job_id) for job_id in sorted(job_ids)]
+                break
+            time.sleep(min(worker.pace.look for worker in workers))
+    found = [store.get(job_id) for job_id in sorted(set().union(*(worker.job_ids for worker in workers)))]
     return Worked(
-        num_attempts,
+        num_done,
         failed=tuple(job for job in found if job.status == "failed"),
         waiting=tuple(job for job in found if job.status == "queued"),
     )
