@@ -234,7 +234,8 @@ def _until_idle(workers: Sequence[Worker], store: JobStore, stop_requested: Call
             if not any(job.num_crashes for job in store.list(status="queued")):
                 break
             time.sleep(min(worker.pace.look for worker in workers))
-    found = [store.get(job_id) for job_id in sorted(set().union(*(worker.job_ids for worker in workers)))]
+    job_ids = {job_id for worker in workers for job_id in worker.job_ids}
+    found = [store.get(job_id) for job_id in sorted(job_ids)]
     return Worked(
         num_done,
         failed=tuple(job for job in found if job.status == "failed"),
