@@ -61,6 +61,35 @@ def test_a_note_that_a_full_disk_has_cut_off_is_none(store: Path, tmp_path: Path
     assert stage([asked], SilentProgress()) == []
 
 
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_is_no_copy_is_never_replaced(store: Path, tmp_path: Path, is_folder: bool) -> None:
+    """Rows of one's own under the same path, as where jobs run in the folder that they were submitted from."""
+    target = tmp_path / "node" / "rows"
+    own = target / "own.jsonl" if is_folder else target
+    own.parent.mkdir(parents=True)
+    own.write_text("mine\n")
+    with pytest.raises(RequestError, match="is no copy that --stage has made"):
+        stage([f"{target}=file://{store}"], SilentProgress())
+    assert own.read_text() == "mine\n"
+    own.unlink()
+    assert stage([f"{target}=file://{store}"], SilentProgress()) == [target], "an empty folder is no content"
+    assert (target / "train.jsonl").read_text() == "1\n"
+
+
+def test_a_copy_that_was_killed_before_its_note_is_made_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, asked = tmp_path / "node" / "rows", f"{tmp_path / 'node' / 'rows'}=file://{store}"
+    written = staging.json.dumps
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(staging.json, "dumps", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stage([asked], SilentProgress())
+    assert (target / "train.jsonl").is_file()
+    assert staging.json.dumps is written
+    assert stage([asked], SilentProgress()) == [target]
+    assert stage([asked], SilentProgress()) == []
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nothing at file://"):
         stage([f"{tmp_path / 'rows'}=file://{tmp_path}/nothing"], SilentProgress())
