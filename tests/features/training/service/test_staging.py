@@ -11,6 +11,7 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import SilentProgress
+from luthier.core.system.files import replace_text
 from luthier.features.training import staging
 from luthier.features.training.staging import stage
 
@@ -80,12 +81,16 @@ def test_a_copy_that_was_killed_before_its_note_is_made_again(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, asked = tmp_path / "node" / "rows", f"{tmp_path / 'node' / 'rows'}=file://{store}"
-    written = staging.json.dumps
+
+    def killed_before_the_note(path: Path, text: str) -> None:
+        if text:
+            raise KeyboardInterrupt
+        replace_text(path, text)
+
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(staging.json, "dumps", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr("luthier.core.system.files.replace_text", killed_before_the_note)
         stage([asked], SilentProgress())
     assert (target / "train.jsonl").is_file()
-    assert staging.json.dumps is written
     assert stage([asked], SilentProgress()) == [target]
     assert stage([asked], SilentProgress()) == []
 
