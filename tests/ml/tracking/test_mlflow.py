@@ -128,3 +128,19 @@ def test_figures_and_parameters_that_a_recipe_names_freely_are_taken(tmp_path: P
     assert found.metrics["train/reward_exact match _strict_"] == 0.0
     assert found.metrics["train/reward_正解"] == 5 / 8
     assert {name.strip() for name in names} <= {value.strip() for value in found.params.values()}
+
+
+def test_an_experiment_that_is_a_path_and_a_tag_of_any_text_end_like_others(tmp_path: Path, store: str) -> None:
+    """Databricks has such experiments only; a model of that name would be refused, at the end of each delivery."""
+    from mlflow import MlflowClient
+
+    name = "/Shared/mails: v2"
+    note = "the model is registered as Shared-mails-v2: MLflow takes neither / nor : in such a name"
+    settings = {"location": store, "project": name, "registered_model": name, "tags": ("prod (eu)?", "/")}
+    run = deliver_to("mlflow", tmp_path, notes=[note], **settings)
+    client = MlflowClient(tracking_uri=store)
+    found = client.get_run(run.tracker_run_id)
+    assert client.get_experiment(found.info.experiment_id).name == name
+    assert (found.info.status, found.data.tags["prod _eu_"]) == ("FINISHED", "true")
+    (version,) = client.search_model_versions(f"run_id = '{run.tracker_run_id}'")
+    assert version.name == "Shared-mails-v2"

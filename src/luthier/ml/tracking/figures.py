@@ -23,7 +23,8 @@ from luthier.ml.tracking.protocol import Parameter, Point
 
 _MEBIBYTE: Final = 1 << 20
 _NOT_IN_A_NAME: Final = re.compile(r"[^\w\-. :/]+")
-_MAX_NAME: Final = 250
+_MAX_NAME: Final = 240
+"""Bytes of a name: a few less than MLflow takes, for a prefix."""
 MAX_TEXT: Final = 500
 """Characters of a parameter: the least that a tracker's server takes."""
 
@@ -220,7 +221,7 @@ def _interval(name: str, value: float, low: float, high: float) -> dict[str, flo
 
 
 def metric_name(name: str) -> str:
-    """A name that all trackers take: letters, digits, `_`, `-`, `.`, `:`, `/` and blanks, at most 250 bytes.
+    """A name that all trackers take: letters, digits, `_`, `-`, `.`, `:`, `/` and blanks, at most 240 bytes.
 
     Names of graders, metrics and systems are free text, and MLflow refuses a whole delivery over one name.
     """
