@@ -298,7 +298,7 @@ def test_ray_without_an_image_is_refused() -> None:
         ("Recipe One", "luthier-recipe-one"),
         ("support_mails_gemma3_27b_it_lora_october", "luthier-support-mails-gemma3-27b-it-lora-octobe"),
         # Cut in the middle of two words: the dash between them would be the last character.
-        ("support_mails_gemma3_27b_it_lora_r_to_be_64", "luthier-support-mails-gemma3-27b-it-lora-r-to"),
+        ("support_mails_gemma3_27b_it_lora_rr_to_be", "luthier-support-mails-gemma3-27b-it-lora-rr-to"),
         ("正解", "luthier"),
     ],
 )
