@@ -342,8 +342,9 @@ def test_the_next_machine_sends_nothing_again_that_a_server_has(
     assert "theirs-1" not in json.dumps(carried), "who writes to a bucket names no run of a tracker"
     Recorded.points.clear()
     service.adopt_deliveries(next_machine, run_id, carried)
-    for step in (3, 4):  # step 3 is trained again
-        next_machine.runs.append(run_id, make_step(step))
+    next_machine.runs.truncate_after(run_id, 2)
+    for event in (RunStarted(from_step=2, num_steps=10), make_step(3), SAMPLE, make_step(4)):
+        next_machine.runs.append(run_id, event)
     Delivery(next_machine, run_id, PLAN).deliver()
     assert steps() == [4]
     assert steps("system/run_cores") == [3], "of the last step the server may have no sample"
@@ -362,14 +363,16 @@ def test_what_is_said_of_other_trackers_and_cannot_be_read_is_passed_over(
     Delivery(context, run_id, PLAN).deliver()
     (carried,) = service.delivered_here(context, run_id)
     service.adopt_deliveries(next_machine, run_id, [carried | changes, "nothing", None])
+    service.adopt_deliveries(next_machine, run_id, 5)
     folder = next_machine.settings.run_folder(run_id)
     assert not (folder / service.FOLDER).exists()
     assert load_state(folder, "mlflow").last_step == 0
 
 
+@pytest.mark.parametrize("url", ["/home/me/.luthier/mlflow.db", "", "http://localhost:5000/#/runs/1", "http://[::1]:5000"])
 def test_what_a_tracker_keeps_on_one_machine_is_sent_again_by_the_next(
-    context: Context, run_id: str, monkeypatch: pytest.MonkeyPatch
+    context: Context, run_id: str, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setattr(Recorded, "begin", lambda self, run: RemoteRun("1", "/home/me/.luthier/mlflow.db"))
+    monkeypatch.setattr(Recorded, "begin", lambda self, run: RemoteRun("1", url))
     assert Delivery(context, run_id, PLAN).deliver().last_step == 3
     assert service.delivered_here(context, run_id) == []

@@ -10,9 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
+from luthier.core.data_sources import LOOPBACK
 from luthier.core.errors import ConflictError, RequestError, UnsupportedError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
@@ -145,10 +147,15 @@ def delivered_here(context: Context, run_id: str) -> list[dict[str, Any]]:
     folder = context.settings.run_folder(run_id)
     states = [load_state(folder, one.name) for one in context.runs.plan(run_id).tracking]
     names = set(DeliveredElsewhere.model_fields)
-    return [one.model_dump(mode="json", include=names) for one in states if one.tracker_run_id and is_address(one.url)]
+    return [one.model_dump(mode="json", include=names) for one in states if one.tracker_run_id and _is_elsewhere(one.url)]
 
 
-def adopt_deliveries(context: Context, run_id: str, documents: Sequence[Any]) -> None:
+def _is_elsewhere(url: str) -> bool:
+    """Whether it is the address of a server that other machines find there, too."""
+    return is_address(url) and urlsplit(url).hostname not in LOOPBACK
+
+
+def adopt_deliveries(context: Context, run_id: str, documents: Any) -> None:
     """Note what another machine has delivered of a run, so that this one does not send it again.
 
     Args:
@@ -160,7 +167,7 @@ def adopt_deliveries(context: Context, run_id: str, documents: Sequence[Any]) ->
 
     folder, project_id = context.settings.run_folder(run_id), context.runs.project_of(run_id)
     plans = {one.name: one for one in context.runs.plan(run_id).tracking}
-    for document in documents:
+    for document in documents if isinstance(documents, list) else ():
         try:
             theirs = DeliveredElsewhere.model_validate(document)
         except ValidationError:

@@ -232,7 +232,7 @@ def _adopt(
         (folder / QUOTE_NAME).write_text(document["quote"], encoding="utf-8")
     _adopt_record(context, _moved(document, document["folder"], str(folder)), found, is_ended=bool(upload.result))
     # Uploads of earlier versions do not say.
-    adopt_deliveries(context, upload.run_id, document.get("trackers", ()))
+    adopt_deliveries(context, upload.run_id, document.get("trackers"))
 
 
 def _spent_of(bucket: RunBucket, upload: Upload, document: dict[str, Any]) -> _Spent:
