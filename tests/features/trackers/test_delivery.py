@@ -369,7 +369,9 @@ def test_what_is_said_of_other_trackers_and_cannot_be_read_is_passed_over(
     assert load_state(folder, "mlflow").last_step == 0
 
 
-@pytest.mark.parametrize("url", ["/home/me/.luthier/mlflow.db", "", "http://localhost:5000/#/runs/1", "http://[::1]:5000"])
+@pytest.mark.parametrize(
+    "url", ["/home/me/.luthier/mlflow.db", "", "http://localhost:5000/#/runs/1", "http://[::1]:5000"]
+)
 def test_what_a_tracker_keeps_on_one_machine_is_sent_again_by_the_next(
     context: Context, run_id: str, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:

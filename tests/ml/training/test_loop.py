@@ -284,9 +284,10 @@ def test_a_resume_with_another_version_of_a_library_is_said_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = make_plan()
-    with monkeypatch.context() as before, pytest.raises(KilledError):
+    with monkeypatch.context() as before:
         before.setattr("luthier.ml.training.loop.version", lambda name: "2.0.9" if name == "torch" else version(name))
-        run(plan, make_model(plan), tmp_path, examples, kill_at=3)
+        with pytest.raises(KilledError):
+            run(plan, make_model(plan), tmp_path, examples, kill_at=3)
     outcome, events = run(plan, make_model(plan), tmp_path, examples, pause_at=4)
     (said,) = [event for event in events if isinstance(event, WarningRaised)]
     assert (said.code, said.step) == ("other_versions", 2)

@@ -147,7 +147,9 @@ def delivered_here(context: Context, run_id: str) -> list[dict[str, Any]]:
     folder = context.settings.run_folder(run_id)
     states = [load_state(folder, one.name) for one in context.runs.plan(run_id).tracking]
     names = set(DeliveredElsewhere.model_fields)
-    return [one.model_dump(mode="json", include=names) for one in states if one.tracker_run_id and _is_elsewhere(one.url)]
+    return [
+        one.model_dump(mode="json", include=names) for one in states if one.tracker_run_id and _is_elsewhere(one.url)
+    ]
 
 
 def _is_elsewhere(url: str) -> bool:

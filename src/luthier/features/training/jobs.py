@@ -58,8 +58,8 @@ class Worked:
     Attributes:
         num_attempts: Jobs that it took; one that it took again counts again.
         failed: Of one that ends when no job is left: those of these jobs that have failed.
-        waiting: Of one that ends when no job is left: those of these jobs that are in the queue again, since the disk is
-            full, a batch at a provider has not ended, or the worker was stopped.
+        waiting: Of one that ends when no job is left: those of these jobs that are in the queue again, since the disk
+            is full, a batch at a provider has not ended, or the worker was stopped.
     """
 
     num_attempts: int

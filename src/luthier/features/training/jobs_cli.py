@@ -141,7 +141,9 @@ def _show_worked(console: Console, done: Worked) -> None:
             why = "" if job.error is None else f": {job.error.get('message') or job.error['came']}"
             console.print(f"{what}: {job.job_id}{why}")
     for job in done.failed:
-        console.print(in_home(f"`luthier jobs show {job.job_id}` has more; `luthier jobs resume {job.job_id}` tries it again"))
+        console.print(
+            in_home(f"`luthier jobs show {job.job_id}` has more; `luthier jobs resume {job.job_id}` tries it again")
+        )
 
 
 def _document(job: Job) -> dict[str, object]:

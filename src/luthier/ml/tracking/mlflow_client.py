@@ -140,7 +140,7 @@ class MLflow(Tracker):
         return f"{server}/#/experiments/{experiment_id}/runs/{self._id}" if server.startswith("http") else server
 
     def _model_name(self) -> str | None:
-        """What the model is registered as; None for not at all. Names of experiments may be paths, those of models not."""
+        """What the model is registered as; None for not at all. Experiments may be called like paths, models not."""
         name = self._run.plan.registered_model
         return None if name is None else "-".join(filter(None, _NOT_IN_A_MODEL.split(name))).strip(".") or "luthier"
 

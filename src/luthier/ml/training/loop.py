@@ -323,8 +323,8 @@ def _other_versions(state: LoopState) -> str | None:
     if not changed:
         return None
     return (
-        f"resumed after step {state.step} with {', '.join(changed)}: the steps from here on may differ in their last digits "
-        "from those of an undisturbed run"
+        f"resumed after step {state.step} with {', '.join(changed)}: the steps from here on may differ in their last "
+        "digits from those of an undisturbed run"
     )
 
 

@@ -87,9 +87,10 @@ def test_a_copy_that_was_killed_before_its_note_is_made_again(
             raise KeyboardInterrupt
         replace_text(path, text)
 
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as killed:
         killed.setattr("luthier.core.system.files.replace_text", killed_before_the_note)
-        stage([asked], SilentProgress())
+        with pytest.raises(KeyboardInterrupt):
+            stage([asked], SilentProgress())
     assert (target / "train.jsonl").is_file()
     assert stage([asked], SilentProgress()) == [target]
     assert stage([asked], SilentProgress()) == []

@@ -217,7 +217,6 @@ def test_the_configuration_that_the_card_marks_as_the_default_is_taken_and_pinne
     hub.card = {"configs": [entries[0], {**entries[1], "default": True}]}
     assert contents(fetched(tmp_path, "hub:org/qa")) == [hub.files["test.jsonl"]]
     assert contents(fetched(tmp_path, "hub:org/qa/train")) == [hub.files["train.jsonl"]]
-    # A conversion has no card: its commit alone would not say which one it was.
     hub.files = {"qa.py": b""}
     hub.card = {"configs": [{"config_name": "de", "default": True}, {"config_name": "en"}]}
     hub.branches[CONVERTED] = {"de/train/0000.parquet": parquet(row(1)), "en/train/0000.parquet": parquet(row(2))}
@@ -225,6 +224,8 @@ def test_the_configuration_that_the_card_marks_as_the_default_is_taken_and_pinne
     assert contents(found) == [parquet(row(1))]
     pinned = look_up("hub:org/qa").pinned
     assert pinned == f"hub:org/qa@{hub.commit_of(CONVERTED)}/de"
+    # The branch of the conversion has no card: its commit alone would not say which one it was.
+    hub.card = {}
     assert contents(fetched(tmp_path / "third", pinned)) == [parquet(row(1))]
 
 

@@ -76,7 +76,7 @@ def test_without_a_penalty_of_its_own_ollama_s_is_turned_off(tiny_model):
     assert not [text for name, text in found if text.startswith("num_ctx") or name == "ADAPTER"]
 
 
-.mark.parametrize(
+@pytest.mark.parametrize(
     ("settings", "temperature"),
     [
         ({}, "temperature 0"),
