@@ -95,8 +95,7 @@ class LoopState(FrozenModel):
         window_loss_weight: of the steps since the last validation.
         seconds: wall time of all steps.
         stream: where the rows of the next step are, of rows that are streamed.
-        versions: of the libraries that have computed the last step, by name; empty in checkpoints of before they were
-            noted.
+        versions: of the libraries that have computed the last step, by name; empty where they were not noted.
     """
 
     plan_hash: str
@@ -416,7 +415,9 @@ class _FromFirst(Mapping[str, Tensor]):
         tensor = self.own[name] if self.world.is_first else torch.empty(shape, dtype=getattr(torch, dtype))
         self.world.broadcast_tensors([tensor])
         # the key of a moment ends with the name of its weight (first.NAME), and so does that of an average
-        return like(tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(_behind(name)))
+        return like(
+            tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(name.partition(".")[2])
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self.forms
@@ -426,10 +427,6 @@ class _FromFirst(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.forms)
-
-
-def _behind(name: str) -> str:
-    return name.partition(".")[2]
 
 
 def _form(tensor: Tensor) -> tuple[str, list[int]]:
