@@ -74,9 +74,7 @@ def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
             file.write(there.reshape(-1).view(torch.uint8).numpy().data)
 
 
-_PREFIX = "step-"
-_MANIFEST = "manifest.json"
-_METHOD = "method.safetensors"
+_PREFIX, _MANIFEST, _METHOD = "step-", "manifest.json", "method.safetensors"
 
 
 class LoopState(FrozenModel):
