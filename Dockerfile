@@ -31,16 +31,23 @@ ENV PATH=/opt/luthier/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK
 RUN python -m venv /opt/luthier
 COPY constraints.txt /src/constraints.txt
 COPY --from=wheel /wheels/ /wheels/
+# EXTRAS of Luthier (docs/install.md), and other PACKAGES such as gcsfs. The file lets messages about missing ones show the right command.
 
 FROM environment AS environment-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --index-url "${TORCH_INDEX}" "torch>=2.9"
-RUN pip install -c /src/constraints.txt "$(ls /wheels/luthier-*.whl)[postgresql,s3,otel,oidc,gguf]"
+ARG EXTRAS=postgresql,s3,otel,oidc,gguf
+ARG PACKAGES=
+RUN pip install -c /src/constraints.txt "$(ls /wheels/luthier-*.whl)[${EXTRAS}]" ${PACKAGES} \
+    && echo "--target cpu -t luthier:cpu --build-arg EXTRAS=${EXTRAS}" > /opt/luthier/image-options
 
 FROM environment AS environment-cuda
 # The wheels of the index bring CUDA's libraries. Without liger-kernel: Triton compiles at run time, and the last stage has no compiler.
 RUN pip install "torch>=2.9"
-RUN pip install -c /src/constraints.txt "$(ls /wheels/luthier-*.whl)[postgresql,s3,otel,oidc,gguf,nf4]"
+ARG EXTRAS=postgresql,s3,otel,oidc,gguf,nf4
+ARG PACKAGES=
+RUN pip install -c /src/constraints.txt "$(ls /wheels/luthier-*.whl)[${EXTRAS}]" ${PACKAGES} \
+    && echo "--target cuda -t luthier:cuda --build-arg EXTRAS=${EXTRAS}" > /opt/luthier/image-options
 
 # What both images share: no compiler, no package of the build, an account without rights, one folder that is written.
 FROM ${PYTHON_IMAGE} AS runtime
@@ -54,15 +61,16 @@ RUN apt-get update \
 ENV PATH=/opt/luthier/bin:$PATH \
     LUTHIER_HOME=/data \
     LUTHIER_LOG_FORMAT=json \
+    HF_HOME=/data/cache/huggingface \
     PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8520
 STOPSIGNAL SIGTERM
-# Python in place of curl, which is not there. A container that is only a worker turns it off: it answers no HTTP.
+# Python in place of curl, which is not there, and past any HTTP_PROXY. A container that is only a worker turns it off: it answers no HTTP.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=90s --retries=4 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8520/healthz', timeout=8)"]
+    CMD ["python", "-c", "import urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:8520/healthz', timeout=8)"]
 ENTRYPOINT ["tini", "--", "luthier"]
 CMD ["server", "start", "--host", "0.0.0.0", "--port", "8520", "--workers", "1"]
 

@@ -4,6 +4,7 @@
 # make drill        the slow ones: kills again and again, whole stories, long simulations
 # make types        mypy as on macOS and on Windows (make lint does it for this system)
 # make build/vllm   vLLM's build for processors in an environment of its own, for the drills that run against it
+# make build/trackers  MLflow's server and Trackio in environments of their own, for the tests against them
 # make zoo          every family of models through the whole way, against plain transformers: the table of docs/models.md
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
@@ -20,6 +21,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+GPU_DEVICES ?= /dev/nvidiactl /dev/dxg
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 RESULTS := build/tests.xml
 TESTS  ?= tests
 
@@ -108,24 +111,33 @@ clean:
 
 # Stamps: written after an install that went well, so that the next call does not install again. An install with the
 # test tools covers the plain one.
-$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/installed $(VENV)/installed-docs $(VENV)/installed-gguf
 
+# PyPI's torch for Linux brings CUDA's libraries, several GiB. Without an NVIDIA GPU the build for processors is installed before it, where
+# PyTorch's index answers; what torch needs comes with Luthier.
+$(VENV)/torch-checked: | $(BIN)/python
+	@if [ "$$(uname -s)" = Linux ] && [ -z "$(wildcard $(GPU_DEVICES))" ] && \
+	  ! $(BIN)/python -c 'import importlib.util as u; raise SystemExit(u.find_spec("torch") is None)'; then \
+	  $(PIP) --retries 1 --timeout 15 --no-deps --index-url $(TORCH_INDEX) 'torch>=2.9' || \
+	  echo "$(TORCH_INDEX) does not answer: torch of PyPI is installed, with CUDA's libraries" >&2; fi
+	@touch $@
+
 # Not for `make test`: on a busy machine Ray's processes do not start in the time that it gives them.
-$(VENV)/installed-ray: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-ray: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e '.[ray]'
 	@touch $@ $(VENV)/installed
 
-$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e '.[docs]'
 	@touch $@ $(VENV)/installed
 
-$(VENV)/installed-gguf: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-gguf: pyproject.toml constraints.txt | $(BIN)/python $(VENV)/torch-checked
 	$(PIP) -c constraints.txt -e '.[gguf]'
 	@touch $@ $(VENV)/installed
 
@@ -150,6 +162,11 @@ $(VENV)/client-test: tests/client_packages.sh | $(BIN)/python
 # vLLM pins versions of its own. Where it cannot be installed, tests against it are skipped, each with its reason.
 build/vllm: tests/vllm_packages.sh | $(BIN)/python
 	bash tests/vllm_packages.sh $(BIN)/python
+
+# Neither fits into the test environment. Without them the tests against them are skipped.
+build/trackers: tests/tracker_packages.sh constraints.txt | $(BIN)/python
+	bash tests/tracker_packages.sh $(BIN)/python
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c "$$RIGHT_PYTHON"

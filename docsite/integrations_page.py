@@ -54,6 +54,12 @@ TRACKERS: Final = (
         "tests/ml/tracking/test_mlflow.py",
     ),
     Integration(
+        "MLflow's server",
+        "mlflow-skinny",
+        "the same at a real `mlflow server`, which is away at first; a drill, with `make build/trackers`",
+        "tests/ml/tracking/test_mlflow_server.py",
+    ),
+    Integration(
         "Weights & Biases",
         "wandb",
         "an offline run, read back from its own records",
@@ -62,7 +68,7 @@ TRACKERS: Final = (
     Integration(
         "Trackio",
         "trackio",
-        "a local run, read back by Trackio's storage; runs where the extra `trackio` is installed",
+        "a local run, read back by Trackio's storage; runs with the extra `trackio` or `make build/trackers`",
         "tests/ml/tracking/test_trackio.py",
     ),
 )

@@ -31,9 +31,25 @@ def test_commands_settings_and_targets_exist() -> None:
         one = services[name]
         check_command(one["command"])
         assert unknown_variables(one["environment"], ELSEWHERE) == [], name
-        assert one["build"]["target"] in stages()
         assert one["volumes"] == ["home:/data"]
         assert (one["read_only"], one["cap_drop"]) == (True, ["ALL"])
+
+
+def test_each_image_is_built_by_one_service_that_all_others_of_it_wait_for() -> None:
+    """Compose builds in parallel: two that build the same image end with "already exists"."""
+    services = compose()["services"]
+    builders = {name: one["image"] for name, one in services.items() if "build" in one}
+    assert sorted(builders.values()) == ["luthier:cpu", "luthier:cuda"]
+    for name, image in builders.items():
+        assert services[name]["build"]["target"] == image.partition(":")[2]
+        assert services[name]["build"]["target"] in stages()
+    for name in nonempty(OURS):
+        assert services[name]["image"] in builders.values(), name
+        needed, waits = {name}, list(services[name]["depends_on"])
+        while waits:
+            needed.add(waits[-1])
+            waits += services[waits.pop()].get("depends_on", {})
+        assert services[name]["image"] in {builders[one] for one in needed & set(builders)}, name
 
 
 def test_each_waits_for_what_it_needs() -> None:
@@ -49,6 +65,8 @@ def test_each_waits_for_what_it_needs() -> None:
         else:
             assert condition == "service_completed_successfully"
             assert services[other]["restart"] == "no", f"{name} waits for the end of {other}, which never ends"
+    # While a new database is made, its image has a server at the socket alone, which is stopped again.
+    assert "--host 127.0.0.1" in services["database"]["healthcheck"]["test"][1]
     assert set(services["prepare"]["depends_on"]) == {"database", "bucket"}
     for name in nonempty(("server", "worker", "worker-gpu")):
         assert set(services[name]["depends_on"]) == {"prepare"}

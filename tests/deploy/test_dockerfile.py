@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.deploy.settings import check_command
 from tests.vacuous import nonempty
 
+from luthier.core.system.extras import command_for, install_command
+
 ROOT = Path(__file__).parents[2]
 BUILD_TOOLS = re.compile(r"\b(gcc|g\+\+|build-essential|make|cmake|git|curl|wget|nodejs|npm|python3-dev|cargo|rustc)\b")
 INSTRUCTIONS = {
@@ -94,6 +96,21 @@ def test_the_extras_exist() -> None:
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    named = re.findall(r"\.whl\)\[([\w,-]+)\]", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    named = [rest.partition("=")[2] for word, rest in instructions() if word == "ARG" and rest.startswith("EXTRAS=")]
+    assert len(named) == 2
     for one in nonempty(named):
         assert set(one.split(",")) <= set(extras)
+
+
+def test_extras_are_an_argument_of_the_build_that_messages_name(tmp_path: Path) -> None:
+    """In a container nothing can be installed for good: `pip install` would be the wrong advice."""
+    for target in nonempty(("cpu", "cuda")):
+        (default,) = [rest for word, rest in whole(f"environment-{target}") if rest.startswith("EXTRAS=")]
+        (made,) = [rest for word, rest in whole(f"environment-{target}") if "image-options" in rest]
+        assert '[${EXTRAS}]" ${PACKAGES}' in made
+        written, place = re.search(r'echo "([^"]+)" > (\S+)', made).groups()  # type: ignore[union-attr]
+        assert place == "/opt/luthier/image-options"
+        (tmp_path / "image-options").write_text(written.replace("${EXTRAS}", default.removeprefix("EXTRAS=")) + "\n")
+        command = f"docker build --target {target} -t luthier:{target} --build-arg {default}"
+        assert install_command("mlflow", str(tmp_path)) == f"{command},mlflow ."
+        assert command_for("gcsfs", str(tmp_path)) == f"{command} --build-arg PACKAGES=gcsfs ."

@@ -134,11 +134,19 @@ def test_the_hook_prepares_before_the_release_and_needs_nothing_of_it() -> None:
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     spec = job["spec"]["template"]["spec"]
     assert spec["containers"][0]["args"] == ["server", "prepare"]
-    assert "serviceAccountName" not in spec
+    # Nor the account of the release: this one is of a hook that comes first, with the same role.
+    accounts = {one["metadata"]["name"]: one["metadata"]["annotations"] for one in of_kind("full", "ServiceAccount")}
+    own = accounts[spec["serviceAccountName"]]
+    assert own["helm.sh/hook"] == job["metadata"]["annotations"]["helm.sh/hook"]
+    assert int(own["helm.sh/hook-weight"]) < int(job["metadata"]["annotations"]["helm.sh/hook-weight"])
+    assert own["eks.amazonaws.com/role-arn"] == accounts["lu"]["eks.amazonaws.com/role-arn"]
     # A key that is made would end with the home of this pod.
     (key,) = [one for one in spec["containers"][0]["env"] if one["name"] == "LUTHIER_ADMIN_KEY"]
     assert key["valueFrom"]["secretKeyRef"]["optional"] is False
     assert all("persistentVolumeClaim" not in volume for volume in nonempty(spec["volumes"]))
+    (plain,) = of_kind("default", "Job")
+    assert "serviceAccountName" not in plain["spec"]["template"]["spec"]
+    assert [one["metadata"]["name"] for one in of_kind("default", "ServiceAccount")] == ["lu"]
 
 
 def test_gpu_workers_go_to_gpu_nodes_and_follow_the_queue() -> None:
@@ -161,6 +169,15 @@ def test_gpu_workers_go_to_gpu_nodes_and_follow_the_queue() -> None:
         assert trigger["metadata"]["valueLocation"] == f'luthier_jobs{{status="{trigger["name"]}"}}'
         assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
     assert of_kind("default", "ScaledObject") == of_kind("default", "TriggerAuthentication") == []
+
+
+def test_a_gpu_worker_needs_no_other_limit_and_no_largest_number() -> None:
+    (spec,) = [one["spec"] for one in of_kind("bare", "Deployment") if one["metadata"]["name"] == "lu-worker-gpu"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert container["resources"] == {"requests": {"cpu": "4"}, "limits": {"nvidia.com/gpu": 1}}
+    assert container["image"] == "luthier:cuda"
+    (scaled,) = of_kind("bare", "ScaledObject")
+    assert (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]) == (0, 4)
 
 
 def test_the_metric_of_the_queue_is_there(home: Any) -> None:

@@ -285,7 +285,8 @@ class HubDataset:
     Attributes:
         repo: `org/name`.
         revision: a branch, tag or commit; None for the newest.
-        config: the name of a configuration; None for the only one, or the one called `default`.
+        config: the name of a configuration; None for the only one, the one that the card marks as the
+            default, or the one called `default`.
         file: a data file of the repository; None for those of a split.
         split: None for `train`.
     """

@@ -27,3 +27,15 @@ def test_the_limit_of_a_container_counts_where_it_is_lower(tmp_path: Path, monke
     statistics.unlink()
     used.write_text("1200\n")
     assert machine_memory.memory_bytes() == (1000, 0)
+
+
+def test_nothing_else_decides_by_the_memory_of_the_whole_machine() -> None:
+    """In a container it would take what the container does not have, and be killed."""
+    package = Path(machine_memory.__file__).parents[2]
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "virtual_memory(" in path.read_text(encoding="utf-8")
+    }
+    # The second one shows what the machine does.
+    assert found == {"core/system/machine_memory.py", "core/system/machine_usage.py"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from tests.clock import wait_until
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError, WorkError
-from luthier.core.events import RunEnded, RunStarted, ValidationDone, WarningRaised
+from luthier.core.events import MachineSampled, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.tracking import TrackerPlan
 from luthier.features.trackers import delivery, job, reporting, service
 from luthier.features.trackers.delivery import Delivery
@@ -312,3 +313,68 @@ def test_a_job_delivers_and_fails_while_the_tracker_does_not_answer(context: Con
         job.start(context, Caller(), run_id)
     with pytest.raises(NotFoundError):
         job.start(context, Caller(project_id="other"), run_id)
+
+
+SAMPLE = MachineSampled(
+    step=3, at=1000.0, run_cores=1.0, machine_cores=1.0, num_cores=2, run_memory_bytes=1, machine_memory_bytes=1,
+    memory_bytes=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def next_machine(tmp_path: Path) -> Iterator[Context]:
+    """Another machine that knows the run by its upload: its events, in a database of its own."""
+    with Context.open(tmp_path / "next") as context:
+        context.settings.run_folder(RUN_ID).mkdir(parents=True)
+        context.runs.create(make_record(status="running"), make_plan().model_copy(update={"tracking": (PLAN,)}))
+        context.runs.append(RUN_ID, RunStarted(from_step=0, num_steps=10))
+        for event in (make_step(1), make_step(2), SAMPLE.model_copy(update={"step": 2}), make_step(3), SAMPLE):
+            context.runs.append(RUN_ID, event)
+        yield context
+
+
+def test_the_next_machine_sends_nothing_again_that_a_server_has(
+    context: Context, run_id: str, next_machine: Context
+) -> None:
+    Delivery(context, run_id, PLAN).deliver()
+    carried = json.loads(json.dumps(service.delivered_here(context, run_id)))
+    assert [(one["name"], one["last_step"]) for one in carried] == [("mlflow", 3)]
+    assert "theirs-1" not in json.dumps(carried), "who writes to a bucket names no run of a tracker"
+    Recorded.points.clear()
+    service.adopt_deliveries(next_machine, run_id, carried)
+    next_machine.runs.truncate_after(run_id, 2)
+    for event in (RunStarted(from_step=2, num_steps=10), make_step(3), SAMPLE, make_step(4)):
+        next_machine.runs.append(run_id, event)
+    Delivery(next_machine, run_id, PLAN).deliver()
+    assert steps() == [4]
+    assert steps("system/run_cores") == [3], "of the last step the server may have no sample"
+    assert Recorded.begun[-1].tracker_run_id == "", "found by the id of the run"
+    service.adopt_deliveries(next_machine, run_id, carried)
+    assert load_state(next_machine.settings.run_folder(run_id), "mlflow").last_step == 4, "it has come further"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"project": "other"}, {"name": "wandb"}, {"name": "../mlflow"}, {"number": 0}, {"last_step": -1}, {"more": 1}],
+)
+def test_what_is_said_of_other_trackers_and_cannot_be_read_is_passed_over(
+    context: Context, run_id: str, next_machine: Context, changes: dict[str, object]
+) -> None:
+    Delivery(context, run_id, PLAN).deliver()
+    (carried,) = service.delivered_here(context, run_id)
+    service.adopt_deliveries(next_machine, run_id, [carried | changes, "nothing", None])
+    service.adopt_deliveries(next_machine, run_id, 5)
+    folder = next_machine.settings.run_folder(run_id)
+    assert not (folder / service.FOLDER).exists()
+    assert load_state(folder, "mlflow").last_step == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["/home/me/.luthier/mlflow.db", "", "http://localhost:5000/#/runs/1", "http://[::1]:5000"]
+)
+def test_what_a_tracker_keeps_on_one_machine_is_sent_again_by_the_next(
+    context: Context, run_id: str, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(Recorded, "begin", lambda self, run: RemoteRun("1", url))
+    assert Delivery(context, run_id, PLAN).deliver().last_step == 3
+    assert service.delivered_here(context, run_id) == []

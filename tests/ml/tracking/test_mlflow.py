@@ -11,7 +11,9 @@ from tests.ml.tracking.tracked_run import BEGAN, RUN_ID, deliver_to
 
 from luthier.core.errors import NotFoundError
 from luthier.ml.tracking import mlflow_model
+from luthier.ml.tracking.figures import Clock, metric_name, points_of
 from luthier.ml.tracking.protocol import TrackedRun
+from luthier.testing.records import make_step
 
 # Of classes that are not used here, and of an example of inputs, which a signature makes unnecessary.
 pytestmark = [
@@ -105,3 +107,40 @@ def test_a_base_model_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no base model in '/gone'") as caught:
         mlflow_model._load_pyfunc(str(tmp_path))
     assert "model_config" in caught.value.do
+
+
+def test_figures_and_parameters_that_a_recipe_names_freely_are_taken(tmp_path: Path, store: str) -> None:
+    """MLflow refuses a whole request over one name: a grader's name must not keep a run from being reported."""
+    from mlflow import MlflowClient
+
+    from luthier.ml.tracking.mlflow_client import MLflow
+
+    names = ("exact match (strict)?", "a//b/", "../up", "./here", "Kürze: 100%", "正解", "long " * 80, "long " * 81)
+    step = make_step(1).model_copy(update={"measures": {f"reward_{name}": n / 8 for n, name in enumerate(names)}})
+    run = deliver_to("mlflow", tmp_path, location=store)
+    parameters = {metric_name(f"recipe.objective.grader.graders.{name}.type"): name for name in names}
+    tracker = MLflow()
+    tracker.begin(replace(run, parameters={**run.parameters, **parameters}))
+    tracker.log(points_of([step], Clock(None, BEGAN)))
+    found = MlflowClient(tracking_uri=store).get_run(run.tracker_run_id).data
+    rewards = {name: value for name, value in found.metrics.items() if name.startswith("train/reward_")}
+    assert sorted(rewards.values()) == [n / 8 for n in range(len(names))]
+    assert found.metrics["train/reward_exact match _strict_"] == 0.0
+    assert found.metrics["train/reward_正解"] == 5 / 8
+    assert {name.strip() for name in names} <= {value.strip() for value in found.params.values()}
+
+
+def test_an_experiment_that_is_a_path_and_a_tag_of_any_text_end_like_others(tmp_path: Path, store: str) -> None:
+    """Databricks has such experiments only; a model of that name would be refused, at the end of each delivery."""
+    from mlflow import MlflowClient
+
+    name = "/Shared/mails: v2"
+    note = "the model is registered as Shared-mails-v2: MLflow takes neither / nor : in such a name"
+    settings = {"location": store, "project": name, "registered_model": name, "tags": ("prod (eu)?", "/")}
+    run = deliver_to("mlflow", tmp_path, notes=[note], **settings)
+    client = MlflowClient(tracking_uri=store)
+    found = client.get_run(run.tracker_run_id)
+    assert client.get_experiment(found.info.experiment_id).name == name
+    assert (found.info.status, found.data.tags["prod _eu_"]) == ("FINISHED", "true")
+    (version,) = client.search_model_versions(f"run_id = '{run.tracker_run_id}'")
+    assert version.name == "Shared-mails-v2"

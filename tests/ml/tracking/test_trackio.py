@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trackio", reason="needs luthier[trackio]")
+ROOT = Path(__file__).parents[3]
+OWN = ROOT / "build" / "trackio" / "bin" / "python"
+PYTHON = sys.executable if find_spec("trackio") else str(OWN)
+pytestmark = pytest.mark.skipif(not Path(PYTHON).exists(), reason="needs luthier[trackio], or make build/trackers")
 
 _DELIVER = """
 import sys
@@ -29,9 +33,14 @@ print(json.dumps({
 
 def test_a_local_run_is_read_back(tmp_path: Path) -> None:
     # A process of its own: where the store is, is read when the package is imported.
-    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "store")}
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "store"), "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, "-c", _DELIVER, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
+        [PYTHON, "-c", _DELIVER, str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["runs"] == ["run-20261125-093000-aaaaaa"]

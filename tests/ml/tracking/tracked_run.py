@@ -41,8 +41,8 @@ def make_outcome(folder: Path) -> RunOutcome:
     )
 
 
-def deliver_to(name: str, folder: Path, **settings: object) -> TrackedRun:
-    """Deliver the run as two processes do it; returns it with the tracker's own id."""
+def deliver_to(name: str, folder: Path, *, notes: Sequence[str] = (), **settings: object) -> TrackedRun:
+    """Deliver the run as two processes do it; returns it with the tracker's own id. notes: of its end."""
     plan = TrackerPlan.model_validate({"name": name, "project": "mails", "tags": ("october",)} | settings)
     run = TrackedRun(
         run_id=RUN_ID,
@@ -62,6 +62,6 @@ def deliver_to(name: str, folder: Path, **settings: object) -> TrackedRun:
     second = make_tracker(name)
     assert second.begin(run).tracker_run_id == run.tracker_run_id, "the same run goes on"
     second.log(points([4, 5]))
-    assert second.end(make_outcome(folder)) == []
+    assert second.end(make_outcome(folder)) == list(notes)
     second.close()
     return run

@@ -18,6 +18,7 @@ from luthier.core.events import CheckpointSaved, Event, RunEnded, StepDone, Vali
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
 from luthier.core.system import process_memory
+from luthier.core.system.libraries import version
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.loop import LoopOutcome, train
 from luthier.ml.training.model import TrainableModel, collate
@@ -273,6 +274,43 @@ def test_a_broken_checkpoint_is_said_and_stepped_over(
     assert "continuing from the earlier step 2" in outcome.warnings[0]
     for name, expected in nonempty(weights(model).items()):
         assert torch.equal(weights(resumed)[name], expected)
+
+
+def test_a_resume_with_another_version_of_a_library_is_said_once(
+    make_plan: MakePlan,
+    make_model: MakeModel,
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = make_plan()
+    with monkeypatch.context() as before:
+        before.setattr("luthier.ml.training.loop.version", lambda name: "2.0.9" if name == "torch" else version(name))
+        with pytest.raises(KilledError):
+            run(plan, make_model(plan), tmp_path, examples, kill_at=3)
+    outcome, events = run(plan, make_model(plan), tmp_path, examples, pause_at=4)
+    (said,) = [event for event in events if isinstance(event, WarningRaised)]
+    assert (said.code, said.step) == ("other_versions", 2)
+    assert f"with torch {version('torch')} in place of 2.0.9:" in said.message
+    assert outcome.warnings == (said.message,)
+    outcome, events = run(plan, make_model(plan), tmp_path, examples)
+    assert (outcome.status, outcome.state.step) == ("succeeded", 6)
+    assert outcome.warnings == (), "step 4 was computed with the present versions"
+
+
+def test_a_checkpoint_of_before_versions_were_noted_is_resumed(
+    make_plan: MakePlan,
+    make_model: MakeModel,
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = make_plan()
+    with monkeypatch.context() as before:
+        before.setattr("luthier.ml.training.loop._versions", dict)
+        run(plan, make_model(plan), tmp_path, examples, pause_at=3)
+    outcome, _ = run(plan, make_model(plan), tmp_path, examples)
+    assert (outcome.status, outcome.warnings) == ("succeeded", ())
 
 
 def test_padding_changes_nothing(make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample]) -> None:

@@ -68,6 +68,7 @@ capabilities: {drop: [ALL]}
   {{- if .Values.home.shared }}
   persistentVolumeClaim: {claimName: {{ include "luthier.claim" . }}}
   {{- else }}
+  {{- $_ := required "artifacts: with home.shared=false pods share nothing but the database and this bucket" .Values.artifacts }}
   emptyDir: {sizeLimit: {{ .Values.home.size }}}
   {{- end }}
 - name: tmp

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import RequestError
@@ -51,6 +51,7 @@ EXTRAS: Final[Mapping[str, Extra]] = {
 
 
 _PLAIN: Final = re.compile(r"[\w.-]+")
+_EXTRA: Final = re.compile(r"luthier\[([\w,-]+)\]")
 
 
 def missing_modules(extra: str) -> tuple[str, ...]:
@@ -85,16 +86,31 @@ def command_for(requirement: str, prefix: str | None = None) -> str:
         requirement: What pip takes, such as `luthier[s3]` or `gcsfs`.
         prefix: Where this Python is installed; None: as it is.
     """
-    parts = PurePath(sys.prefix if prefix is None else prefix).parts
+    place = Path(sys.prefix if prefix is None else prefix)
+    parts = place.parts
     # Brackets are patterns for shells, '<' and '>' open files. Single quotes are part of the name for that of Windows.
     quote = "" if _PLAIN.fullmatch(requirement) else '"' if os.name == "nt" else "'"
     wanted = f"{quote}{requirement}{quote}"
+    if (options := _image_options(place)) is not None:
+        extra = _EXTRA.fullmatch(requirement)
+        return f"docker build {options}{f',{extra[1]}' if extra else f' --build-arg PACKAGES={wanted}'} ."
     if "pipx" in parts:
         return f"pipx runpip luthier install {wanted}"
     if "uv" in parts and "tools" in parts:
         return f'uv pip install --python "$(uv tool dir)/luthier" {wanted}'
     # An environment of uv has no pip: the pip of the shell would be that of another one.
     return f"pip install {wanted}" if _is_there("pip") else f"uv pip install {wanted}"
+
+
+def _image_options(prefix: Path) -> str | None:
+    """The options that build a container image again, the last one being its extras; None outside of one.
+
+    `Dockerfile` writes the file. Nothing can be installed into a running container for good.
+    """
+    try:
+        return (prefix / "image-options").read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 def require_extra(extra: str, need: str, otherwise: str = "") -> None:

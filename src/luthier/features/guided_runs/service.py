@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import psutil
-
 from luthier.core.access import Caller
 from luthier.core.dataset import Shape
 from luthier.core.errors import RequestError
+from luthier.core.system.machine_memory import memory_bytes
 from luthier.core.text.names import display_name
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.guided_runs.goals import GOALS, Goal, GoalName, Size, goal_for
@@ -212,6 +211,6 @@ def _fitting(here: Mapping[str, ModelView], found: Found, size: Size) -> dict[st
     by_size = sorted(known.items(), key=lambda item: item[1].num_parameters)
     if size == "quick":
         return dict(by_size[:1])
-    memory = psutil.virtual_memory().total
+    memory = memory_bytes()[0]
     possible = [item for item in by_size if _BYTES_A_PARAMETER * item[1].num_parameters <= memory] or by_size[:1]
     return dict(reversed(possible[-_MAX_CANDIDATES:]))

@@ -146,12 +146,11 @@ def check_model(
 
 def _computed_with(context: Context, model: LocalModel) -> tuple[str, str, str | None]:
     """The folder to compute with, which layers are in it, and why nothing can be computed where that is so."""
-    import psutil
-
+    from luthier.core.system.machine_memory import memory_bytes
     from luthier.ml.inference.models import sources
 
     # 4 bytes a parameter in float32. The reference and the trained copy are in memory together, so less than a half.
-    if 4 * model.num_parameters <= _MAX_SHARE * psutil.virtual_memory().available:
+    if 4 * model.num_parameters <= _MAX_SHARE * memory_bytes()[1]:
         return str(model.path), "all", None
     try:
         shallow = sources.pull(f"layers:{_NUM_LAYERS}@{model.name}", context.home, context.progress)

@@ -20,7 +20,7 @@ from typing import Any, Final
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import ConflictError, LuthierError
-from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.events import BillUpdated, Event, MachineSampled, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.registry import TRACKERS
 from luthier.core.run import RunRecord
@@ -192,13 +192,17 @@ class Delivery:
             )
 
     def _new(self, events: Sequence[Event]) -> list[Event]:
-        """The events without steps that were trained again after a kill: their figures are the same."""
+        """The events without steps that were trained again after a kill: their figures are the same.
+
+        Nor with what the machine did before the last step: another machine may have sent that.
+        """
         state = self.state
         return [
             event
             for event in events
             if not (isinstance(event, StepDone) and event.step <= state.last_step)
             and not (isinstance(event, ValidationDone) and event.step <= state.last_validation)
+            and not (isinstance(event, MachineSampled | BillUpdated) and event.step < state.last_step)
         ]
 
     def _end(self, record: RunRecord, plan: Plan) -> None:

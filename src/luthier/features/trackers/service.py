@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
+from pydantic import Field, ValidationError
+
+from luthier.core.data_sources import LOOPBACK
 from luthier.core.errors import ConflictError, RequestError, UnsupportedError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
@@ -113,6 +117,73 @@ def save_state(run_folder: Path, state: TrackerState) -> None:
     path = state_path(run_folder, state.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, state.model_dump_json())
+
+
+class DeliveredElsewhere(FrozenModel):
+    """What a machine has delivered of a run to the server of a tracker, as it goes to the next machine with its upload.
+
+    Without the id of the run there, which the next one finds by the id of ours: whoever may write to the bucket must
+    not have figures sent into other runs.
+
+    Attributes:
+        name: The tracker.
+        project: The project there.
+        number: Which of the runs there it is.
+        last_step: The last step of training that is delivered.
+        last_validation: The same of validations.
+        last_at: When that was, in seconds since 1970.
+    """
+
+    name: str
+    project: str
+    number: Annotated[int, Field(ge=1)] = 1
+    last_step: Annotated[int, Field(ge=0)] = 0
+    last_validation: Annotated[int, Field(ge=0)] = 0
+    last_at: float | None = None
+
+
+def delivered_here(context: Context, run_id: str) -> list[dict[str, Any]]:
+    """What the servers of a run's trackers have of it, as documents; folders and databases stay with this machine."""
+    folder = context.settings.run_folder(run_id)
+    states = [load_state(folder, one.name) for one in context.runs.plan(run_id).tracking]
+    names = set(DeliveredElsewhere.model_fields)
+    return [
+        one.model_dump(mode="json", include=names) for one in states if one.tracker_run_id and _is_elsewhere(one.url)
+    ]
+
+
+def _is_elsewhere(url: str) -> bool:
+    """Whether it is the address of a server that other machines find there, too."""
+    return is_address(url) and urlsplit(url).hostname not in LOOPBACK
+
+
+def adopt_deliveries(context: Context, run_id: str, documents: Any) -> None:
+    """Note what another machine has delivered of a run, so that this one does not send it again.
+
+    Args:
+        context: The home, which knows the run.
+        run_id: Of the run.
+        documents: As `delivered_here` gives them; what cannot be read is passed over.
+    """
+    from luthier.features.trackers.delivery import own_plan
+
+    folder, project_id = context.settings.run_folder(run_id), context.runs.project_of(run_id)
+    plans = {one.name: one for one in context.runs.plan(run_id).tracking}
+    for document in documents if isinstance(documents, list) else ():
+        try:
+            theirs = DeliveredElsewhere.model_validate(document)
+        except ValidationError:
+            continue
+        # In another project of the tracker there is another run.
+        plan = plans.get(theirs.name)
+        if plan is None or own_plan(plan, project_id, TrackerState(name=plan.name)).project != theirs.project:
+            continue
+        here = load_state(folder, theirs.name)
+        if here.number < theirs.number:
+            here = TrackerState(name=theirs.name, number=theirs.number)
+        if here.number == theirs.number and here.last_step < theirs.last_step:
+            known = theirs.model_dump(include={"last_step", "last_validation", "last_at"})
+            save_state(folder, here.model_copy(update=known))
 
 
 def with_tracking(context: Context, plan: Plan, recipe: Recipe, environment: Mapping[str, str]) -> Plan:

@@ -26,6 +26,8 @@ INTERRUPTED: Final = 85
 _NOT_INSTALLED: Final = "luthier is not installed on this node: write the file again with --setup COMMAND"
 _DEFAULT_HOURS: Final = 24.0
 _ACCELERATOR: Final = "A100-80GB"
+_MAX_NAME: Final = 47
+"""Characters that KubeRay takes for the name of a job."""
 _BUDGET_MARGIN: Final = 1.1
 _SETUP_HOURS: Final = 0.5
 """Beside what a budget counts, a job installs, downloads and waits."""
@@ -88,8 +90,8 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """A name valid on every system: lower-case letters, digits and dashes."""
-        return re.sub(r"[^a-z0-9]+", "-", f"luthier-{self.recipe.stem}".lower()).strip("-")[:50]
+        """A name valid on every system: lower-case letters, digits and dashes, the last one none."""
+        return re.sub(r"[^a-z0-9]+", "-", f"luthier-{self.recipe.stem}".lower())[:_MAX_NAME].strip("-")
 
     @property
     def num_devices(self) -> int:

@@ -9,9 +9,10 @@ import contextlib
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,7 @@ from luthier.platform.processes.process import Outcome
 
 if TYPE_CHECKING:
     from luthier.core.child_process.fork_client import ForkServer
+    from luthier.platform.jobs.store import JobStore
     from luthier.platform.jobs.worker import Pace, Worker
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -45,6 +47,22 @@ the jobs of the next hosts.
 """
 _LOOK_SECONDS: Final[Mapping[Lane, float]] = {"infer": 1.0, "remote": 2.0}
 """Such jobs take minutes: that one begins a little later costs less than looking more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What a worker has done when it ends.
+
+    Attributes:
+        num_attempts: Jobs that it took; one that it took again counts again.
+        failed: Of one that ends when no job is left: those of these jobs that have failed.
+        waiting: Of one that ends when no job is left: those of these jobs that are in the queue again, since the disk
+            is full, a batch at a provider has not ended, or the worker was stopped.
+    """
+
+    num_attempts: int
+    failed: tuple[Job, ...] = ()
+    waiting: tuple[Job, ...] = ()
 
 
 def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
@@ -97,7 +115,7 @@ def work(
     tell: Callable[[str], None],
     until_idle: bool = False,
     pace: Pace | None = None,
-) -> int:
+) -> Worked:
     """Run a worker: take jobs until a stop is requested, or until none is left.
 
     Files of new jobs are validated in parallel, so that errors are known while another job trains.
@@ -107,11 +125,11 @@ def work(
         name: Of the worker, and of its folder.
         stop_requested: The reason of a requested stop; None while there is none.
         tell: Gets lines about what is done.
-        until_idle: Whether it ends when no job is left.
+        until_idle: Whether it ends when no job is left; those that were tried and crashed are waited for.
         pace: How often it looks for jobs; None for the usual times.
 
     Returns:
-        The number of attempts.
+        What it has done.
 
     Raises:
         RequestError: The name cannot be part of a path.
@@ -168,10 +186,10 @@ def work(
         beside = [worker(f"{name}:{suffix}", lane, fork_server) for suffix, lane in _BESIDE.items()]
         if until_idle:
             # The fork server starts with the first job, if any.
-            return _until_idle([*beside, trains], stop_requested)
+            return _until_idle([*beside, trains], context.jobs, stop_requested)
         if fork_server is not None:
             fork_server.start()
-        return _side_by_side(beside, trains, stop_requested)
+        return Worked(_side_by_side(beside, trains, stop_requested))
 
 
 def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[ForkServer | None]:
@@ -194,15 +212,27 @@ def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.Ab
     )
 
 
-def _until_idle(workers: Sequence[Worker], stop_requested: Callable[[], str | None]) -> int:
-    """Run one lane after the other, until all are empty."""
+def _until_idle(workers: Sequence[Worker], store: JobStore, stop_requested: Callable[[], str | None]) -> Worked:
+    """Run one lane after the other, until all are empty and no job rests after a crash."""
     num_done = 0
     while True:
         # Validation first, since that lane feeds the others; all are repeated until a round finds nothing.
         num_now = sum(worker.work(stop_requested, until_idle=True) for worker in workers)
         num_done += num_now
-        if num_now == 0 or stop_requested() is not None:
-            return num_done
+        if stop_requested() is not None:
+            break
+        if num_now == 0:
+            # These are due within seconds. A full disk or a batch at a provider may take days.
+            if not any(job.num_crashes for job in store.list(status="queued")):
+                break
+            time.sleep(min(worker.pace.look for worker in workers))
+    job_ids = {job_id for worker in workers for job_id in worker.job_ids}
+    found = [store.get(job_id) for job_id in sorted(job_ids)]
+    return Worked(
+        num_done,
+        failed=tuple(job for job in found if job.status == "failed"),
+        waiting=tuple(job for job in found if job.status == "queued"),
+    )
 
 
 def _side_by_side(beside: Sequence[Worker], trains: Worker, stop_requested: Callable[[], str | None]) -> int:

@@ -15,6 +15,7 @@ from luthier.platform.cli.command import Answer, HomeOption, JsonOption, SetOpti
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.features.training.jobs import Worked
     from luthier.platform.jobs.records import Job
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job, from `luthier jobs list`.")]
@@ -88,7 +89,9 @@ def worker(
             "--name", metavar="NAME", help="Name of this worker, unique in the queue.", show_default="the machine's"
         ),
     ] = None,
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="Exit when no job is left.")] = False,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="Exit when no job is left; with 1 if one has failed.")
+    ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -96,6 +99,8 @@ def worker(
 
     Ctrl-C or SIGTERM puts the running job back into the queue, with a checkpoint. A job whose worker died is taken over
     by the next one. Several workers may share a queue, each with its own name.
+
+    With `--until-idle` the exit code is 1 if a job that it took has failed or waits for another attempt, else 0.
     """
     import platform
 
@@ -117,10 +122,28 @@ def worker(
         # One worker per machine by default: the same name takes back its jobs after a crash.
         name = name or platform.node()
         tell = teller(context.settings.log_format, name)
-        num_attempts = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)
+        done = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)
+        was_stopped = stop_requested() is not None
+    document: dict[str, object] = {"num_attempts": done.num_attempts}
+    if until_idle:
+        document["failed"] = [job.job_id for job in done.failed]
+        document["waiting"] = [job.job_id for job in done.waiting]
+    # What waits after a stop waits because of it, as it was asked for.
+    is_left = bool(done.waiting) and not was_stopped
+    return Answer(as_json, document, lambda console: _show_worked(console, done), int(bool(done.failed) or is_left))
+
+
+def _show_worked(console: Console, done: Worked) -> None:
     # A job that was requeued and taken again counts twice.
-    document = {"num_attempts": num_attempts}
-    return Answer(as_json, document, lambda console: console.print(f"attempts made: {num_attempts:,}"))
+    console.print(f"attempts made: {done.num_attempts:,}")
+    for what, found in (("failed", done.failed), ("in the queue again", done.waiting)):
+        for job in found:
+            why = "" if job.error is None else f": {job.error.get('message') or job.error['came']}"
+            console.print(f"{what}: {job.job_id}{why}")
+    for job in done.failed:
+        console.print(
+            in_home(f"`luthier jobs show {job.job_id}` has more; `luthier jobs resume {job.job_id}` tries it again")
+        )
 
 
 def _document(job: Job) -> dict[str, object]:

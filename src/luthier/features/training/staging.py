@@ -49,7 +49,7 @@ def stage(texts: Sequence[str], progress: Progress) -> list[Path]:
         progress: Shows the copied objects.
 
     Raises:
-        RequestError: A text is wrong, or no driver knows a URL.
+        RequestError: A text is wrong, no driver knows a URL, or something else than a copy is at a path.
         NotFoundError: There is nothing at a URL.
         WorkError: The store does not answer.
         StorageFullError: The disk is full.
@@ -79,6 +79,7 @@ def _staged(asked: Staged, progress: Progress) -> bool:
             _refuse_leading_out(asked, name)
         if target.exists() and _noted(marker) == found:
             return False
+        _refuse_other_content(asked, target, marker)
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -91,11 +92,23 @@ def _staged(asked: Staged, progress: Progress) -> bool:
                     files.get_file(source, str(place))
                 bar.advance()
         sync_tree(partial)
-        marker.unlink(missing_ok=True)
+        # No note of a whole copy any more, and from now on what is there is a copy.
+        replace_text(marker, "")
         _replace(partial if "" not in found else partial / target.name, target)
         shutil.rmtree(partial, ignore_errors=True)
         replace_text(marker, json.dumps(found))
     return True
+
+
+def _refuse_other_content(asked: Staged, target: Path, marker: Path) -> None:
+    """Raise RequestError where something else than a copy is at the path: it would be deleted."""
+    if marker.exists() or not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    raise RequestError(
+        f"{target} is there already, and is no copy that --stage has made",
+        expected="a path without content, or with an earlier copy, which is replaced where the store has changed",
+        do=f"copy {asked.url} to another path, move this one away, or leave --stage out where these are the rows",
+    )
 
 
 def _noted(marker: Path) -> Any:

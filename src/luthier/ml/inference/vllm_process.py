@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import IO, Final
 
 import httpx2
-import psutil
 
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.ports import Progress
 from luthier.core.system import facilities
 from luthier.core.system.files import SHORT_TEMPORARY, scratch_folder
+from luthier.core.system.machine_memory import memory_bytes
 from luthier.core.system.process_setup import dying_with_parent
 
 COMMAND: Final = "LUTHIER_VLLM_COMMAND"
@@ -286,13 +286,13 @@ def _inherited(command: Sequence[str]) -> dict[str, str]:
         environment.pop("PYTHONPATH", None)
     if not _GPU.exists():
         # vLLM's build for processors would take nearly all memory for keys and values.
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_cache_gib(psutil.virtual_memory().total)))
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_cache_gib(memory_bytes()[0])))
     return environment
 
 
-def _cache_gib(memory_bytes: int) -> int:
-    """A quarter of the machine's memory, in GiB, at least 1."""
-    return max(1, memory_bytes // 4 >> 30)
+def _cache_gib(total_bytes: int) -> int:
+    """A quarter of the memory that this process may use, in GiB, at least 1."""
+    return max(1, total_bytes // 4 >> 30)
 
 
 def _free_port() -> int:

@@ -16,13 +16,16 @@ from luthier.core.aliases import new_key
 from luthier.core.data_sources import without_queries
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, MachineSampled, RunStarted, StepDone, ValidationDone
+from luthier.core.ids import sha256_bytes
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, TrainResult
 from luthier.core.text.names import shortened
 from luthier.ml.tracking.protocol import Parameter, Point
 
 _MEBIBYTE: Final = 1 << 20
-_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_\-. :/]+")
+_NOT_IN_A_NAME: Final = re.compile(r"[^\w\-. :/]+")
+_MAX_NAME: Final = 240
+"""Bytes of a name: a few less than MLflow takes, for a prefix."""
 MAX_TEXT: Final = 500
 """Characters of a parameter: the least that a tracker's server takes."""
 
@@ -54,7 +57,7 @@ def values_of(event: Event) -> dict[str, float]:
             found = _of_machine(event)
         case BillUpdated():
             found = _of_bill(event.bill)
-    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+    return {metric_name(name): float(value) for name, value in found.items() if math.isfinite(value)}
 
 
 def _of_machine(event: MachineSampled) -> dict[str, float]:
@@ -152,7 +155,7 @@ def parameters_of(run_id: str, plan: Plan) -> dict[str, Parameter]:
     for split, profile in profiles.items():
         if profile is not None:
             found |= {f"data.{split}.sha256": profile.sha256, f"data.{split}.num_rows": profile.num_rows}
-    return {name: _parameter(value) for name, value in found.items() if value is not None}
+    return {metric_name(name): _parameter(value) for name, value in found.items() if value is not None}
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -219,8 +222,15 @@ def _interval(name: str, value: float, low: float, high: float) -> dict[str, flo
 
 
 def metric_name(name: str) -> str:
-    """A name that all trackers take: letters, digits, `_`, `-`, `.`, `:`, `/` and blanks."""
-    return _NOT_IN_A_NAME.sub("_", name)
+    """A name that all trackers take: letters, digits, `_`, `-`, `.`, `:`, `/` and blanks, at most 240 bytes.
+
+    Names of graders, metrics and systems are free text, and MLflow refuses a whole delivery over one name.
+    """
+    # Parts between slashes are folders to MLflow: none may be empty or lead up.
+    plain = "/".join(part for part in _NOT_IN_A_NAME.sub("_", name).split("/") if part.strip("."))
+    digest = sha256_bytes(name.encode(errors="replace"))[:8]
+    kept = plain.encode()[: _MAX_NAME - 9].decode(errors="ignore")
+    return plain if len(plain.encode()) <= _MAX_NAME else f"{kept}_{digest}"
 
 
 def texts_of(evaluation: Evaluation | None, warnings: Sequence[str]) -> dict[str, str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 from luthier.core.errors import NotFoundError
+from luthier.ml.tracking.figures import metric_name
 from luthier.ml.tracking.protocol import Point, RemoteRun, RunOutcome, TextModel, TrackedRun, Tracker, TrackerRules
 from luthier.ml.tracking.registry import TRACKERS
 
@@ -21,6 +23,7 @@ _MAX_TAG: Final = 5000
 _STATUSES: Final = {"succeeded": "FINISHED", "failed": "FAILED", "paused": "SCHEDULED"}
 """A paused run is to be continued, which is what MLflow calls scheduled."""
 _KEY: Final = "luthier.key"
+_NOT_IN_A_MODEL: Final = re.compile(r"\s*[/:]+\s*")
 LOADER: Final = "luthier.ml.tracking.mlflow_model"
 Item = TypeVar("Item")
 
@@ -85,8 +88,11 @@ class MLflow(Tracker):
         if outcome.report is not None:
             self._client.log_artifact(self._id, str(outcome.report), "report")
         notes = []
+        name = self._model_name()
         if outcome.model is not None:
-            self._log_model(outcome.model)
+            self._log_model(outcome.model, name)
+            if name is not None and name != self._run.plan.registered_model:
+                notes.append(f"the model is registered as {name}: MLflow takes neither / nor : in such a name")
         elif outcome.weights is not None:
             self._client.log_artifacts(self._id, str(outcome.weights), "weights")
             notes.append("the weights are stored as files and not registered: its registry gets models that write text")
@@ -120,7 +126,9 @@ class MLflow(Tracker):
     def _created(self, experiment_id: str) -> str:
         run = self._run
         own = {"mlflow.source.name": "luthier", _KEY: run.key}
-        tags = run.tags | dict.fromkeys(run.plan.tags, "true") | own
+        # A tag that nothing is left of has no letter in it.
+        chosen = dict.fromkeys(filter(None, map(metric_name, run.plan.tags)), "true")
+        tags = run.tags | chosen | own
         began = int(run.created_at * 1000)
         made = self._client.create_run(experiment_id, start_time=began, run_name=run.name, tags=tags)
         return str(made.info.run_id)
@@ -131,7 +139,12 @@ class MLflow(Tracker):
         server = without_credentials(self._client.tracking_uri).rstrip("/")
         return f"{server}/#/experiments/{experiment_id}/runs/{self._id}" if server.startswith("http") else server
 
-    def _log_model(self, model: TextModel) -> None:
+    def _model_name(self) -> str | None:
+        """What the model is registered as; None for not at all. Experiments may be called like paths, models not."""
+        name = self._run.plan.registered_model
+        return None if name is None else "-".join(filter(None, _NOT_IN_A_MODEL.split(name))).strip(".") or "luthier"
+
+    def _log_model(self, model: TextModel, name: str | None) -> None:
         """Log the weights as a pyfunc model with signature, and register it."""
         import mlflow
         from mlflow.models import ModelSignature
@@ -156,17 +169,18 @@ class MLflow(Tracker):
                 model_config={"template": model.template},
                 # Named, not inferred: inferring loads the model in a process of its own.
                 pip_requirements=["luthier"],
-                registered_model_name=self._run.plan.registered_model,
+                registered_model_name=name,
                 metadata={"luthier.run_id": self._run.run_id, "luthier.plan_hash": self._run.plan_hash},
                 tags={"luthier.run_id": self._run.run_id},
             )
 
     def _is_registered(self) -> bool:
         """Whether a delivery before this one has registered the model."""
-        if self._run.plan.registered_model is None:
+        name = self._model_name()
+        if name is None:
             return False
         versions = self._client.search_model_versions(f"run_id = '{self._id}'")
-        return any(one.name == self._run.plan.registered_model for one in versions)
+        return any(one.name == name for one in versions)
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -73,9 +74,7 @@ def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
             file.write(there.reshape(-1).view(torch.uint8).numpy().data)
 
 
-_PREFIX = "step-"
-_MANIFEST = "manifest.json"
-_METHOD = "method.safetensors"
+_PREFIX, _MANIFEST, _METHOD = "step-", "manifest.json", "method.safetensors"
 
 
 class LoopState(FrozenModel):
@@ -94,6 +93,7 @@ class LoopState(FrozenModel):
         window_loss_weight: of the steps since the last validation.
         seconds: wall time of all steps.
         stream: where the rows of the next step are, of rows that are streamed.
+        versions: of the libraries that have computed the last step, by name; empty where they were not noted.
     """
 
     plan_hash: str
@@ -108,6 +108,7 @@ class LoopState(FrozenModel):
     seconds: float = 0.0
     early_stopping: EarlyStopping
     stream: StreamPosition | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +413,9 @@ class _FromFirst(Mapping[str, Tensor]):
         tensor = self.own[name] if self.world.is_first else torch.empty(shape, dtype=getattr(torch, dtype))
         self.world.broadcast_tensors([tensor])
         # the key of a moment ends with the name of its weight (first.NAME), and so does that of an average
-        return like(tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(_behind(name)))
+        return like(
+            tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(name.partition(".")[2])
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self.forms
@@ -422,10 +425,6 @@ class _FromFirst(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.forms)
-
-
-def _behind(name: str) -> str:
-    return name.partition(".")[2]
 
 
 def _form(tensor: Tensor) -> tuple[str, list[int]]:

@@ -27,6 +27,7 @@ from luthier.core.events import (
 from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus, StopReason
+from luthier.core.system.libraries import version
 from luthier.core.system.process_memory import keep_freed
 from luthier.ml.training.budget import Meter, bill_summary, remaining
 from luthier.ml.training.checkpoint import Checkpoint, CheckpointFolder, LoopState, SharedCheckpoints
@@ -290,13 +291,15 @@ def _resume(
         world.broadcast_tensors(optimizer.masters)
         optimizer.round_into_model()
         watch = EarlyStopping(patience=plan.training.early_stopping_patience)
-        return LoopState(plan_hash=plan.hash, early_stopping=watch)
+        return LoopState(plan_hash=plan.hash, early_stopping=watch, versions=_versions())
     _refuse_foreign(checkpoint, plan)
+    if (message := _other_versions(checkpoint.state)) is not None:
+        warn(step, "other_versions", message)
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
     model.method.load_state(all_but_averages(checkpoint.method))
     average.load_state(checkpoint.method, optimizer.weight_state())
     schedule.resume_at(checkpoint.state.stream)
-    return checkpoint.state
+    return checkpoint.state.model_copy(update={"versions": _versions()})
 
 
 def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
@@ -306,6 +309,23 @@ def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
             expected=f"one of this run's plan {plan.hash[:12]}",
             do="start a new run: a checkpoint cannot be carried over to another plan",
         )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what computes a step."""
+    return {name: version(name) for name in ("luthier", "torch", "transformers", "peft")}
+
+
+def _other_versions(state: LoopState) -> str | None:
+    """What has another version than when this checkpoint was written; None for nothing, and where it is not known."""
+    pairs = ((name, state.versions.get(name, now), now) for name, now in _versions().items())
+    changed = [f"{name} {now} in place of {before}" for name, before, now in pairs if before != now]
+    if not changed:
+        return None
+    return (
+        f"resumed after step {state.step} with {', '.join(changed)}: the steps from here on may differ in their last "
+        "digits from those of an undisturbed run"
+    )
 
 
 def _stopped_early(state: LoopState) -> StopReason:

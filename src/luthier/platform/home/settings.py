@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LOG_NAME: Final = "log.txt"
 """The log in the folder of a run, and in that of an attempt of a job."""
+_MAX_SECONDS: Final = 10 * 365.25 * 86400
+"""Ten years: calls of the operating system and of torch refuse much longer times."""
 _IMPORT_SOURCE: Final = re.compile(
     r"none|hub(:[\w.-]+(/[\w.-]+)?)?|https|(https|s3|gs)://[^\s/?#@*\[\]{}]+(/[^\s?#*\[\]{}]*)?"
 )
@@ -132,7 +134,9 @@ class Settings(BaseSettings):
             the browser uses.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     home: Path = Field(default=Path("~/.luthier"))
     database: SecretStr | None = None
@@ -140,11 +144,11 @@ class Settings(BaseSettings):
     checkpoints: SecretStr | None = None
     checkpoint_key: SecretStr | None = None
     checkpoint_allow_unsigned: bool = False
-    upload_wait_seconds: float = Field(default=600.0, ge=0)
+    upload_wait_seconds: float = Field(default=600.0, ge=0, le=_MAX_SECONDS)
     max_file_bytes: int = Field(default=8 << 30, gt=0)
-    collective_timeout_seconds: float = Field(default=1800.0, gt=0)
-    tracker_wait_seconds: float = Field(default=60.0, ge=0)
-    lease_seconds: float = Field(default=90.0, ge=10.0)
+    collective_timeout_seconds: float = Field(default=1800.0, gt=0, le=_MAX_SECONDS)
+    tracker_wait_seconds: float = Field(default=60.0, ge=0, le=_MAX_SECONDS)
+    lease_seconds: float = Field(default=90.0, ge=10.0, le=_MAX_SECONDS)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
     remote_data_cache_bytes: int = Field(default=100 << 30, ge=0)
     mixtures_cache_bytes: int = Field(default=50 << 30, ge=0)
@@ -162,13 +166,13 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(default=4 << 20, gt=0)
     allowed_hosts: str = ""
     trusted_proxies: str = ""
-    unhealthy_restart_seconds: float = Field(default=120.0, ge=0)
+    unhealthy_restart_seconds: float = Field(default=120.0, ge=0, le=_MAX_SECONDS)
 
     max_loaded_models: int = Field(default=2, ge=1)
     serving_memory_bytes: int = Field(default=0, ge=0)
     serving_queue: int = Field(default=64, ge=1)
     serving_queue_per_key: int = Field(default=48, ge=1)
-    serving_idle_seconds: float = Field(default=600.0, gt=0)
+    serving_idle_seconds: float = Field(default=600.0, gt=0, le=_MAX_SECONDS)
     serving_threads: int = Field(default=0, ge=0)
     serving_engine: Literal["auto", "transformers"] = "auto"
     serving_expected_answers: int = Field(default=0, ge=0)
@@ -179,17 +183,15 @@ class Settings(BaseSettings):
     speculative_config: str = ""
     share_engine: Literal["exact", "always", "never"] = "exact"
     share_engine_from: int = Field(default=64, ge=1)
-    share_engine_wait_seconds: float = Field(default=120.0, ge=0)
+    share_engine_wait_seconds: float = Field(default=120.0, ge=0, le=_MAX_SECONDS)
     default_max_tokens: int = Field(default=1024, ge=1)
     moderation_model: str = ""
     moderation_safe_labels: str = "safe"
-    serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
+    serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0)
     teacher: str = ""
-    teacher_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    teacher_usd_per_million_new_tokens: float | None = Field(
-        default=None, ge=0, allow_inf_nan=False, validate_default=True
-    )
+    teacher_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
+    teacher_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, validate_default=True)
     teacher_batch_api: bool = False
     teacher_batch_discount_percent: float = Field(default=0.0, ge=0, le=100)
     smtp: SecretStr | None = None

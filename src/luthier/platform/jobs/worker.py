@@ -80,6 +80,8 @@ class Worker:
         tells_stop: bool = True,
     ) -> None:
         self.tells_stop = tells_stop
+        self.job_ids: set[str] = set()
+        """Of the jobs that it has taken."""
         self.name, self.store, self.command, self.step_of, self.folder = name, store, command, step_of, folder
         self.tell, self.pace, self.lanes, self.fork_server = tell, pace or Pace(), lanes, fork_server
 
@@ -98,16 +100,17 @@ class Worker:
         num_done = 0
         while (reason := stop_requested()) is None:
             # Before the claim: the lease counts from some moment after this one.
-            leased = elapsed()
+            leased, is_answered = elapsed(), True
             try:
                 job = self.store.claim(self.name, self.lanes)
             except LuthierError as error:
                 self.tell(f"waiting for the database: {error.came}")
-                job = None
+                job, is_answered = None, False
             if job is not None:
                 num_done += 1
+                self.job_ids.add(job.job_id)
                 self._run(job, leased, stop_requested)
-            elif until_idle:
+            elif until_idle and is_answered:
                 return num_done
             else:
                 _wait(self.pace.look, stop_requested)

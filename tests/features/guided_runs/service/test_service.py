@@ -65,10 +65,7 @@ def names(
 
 @pytest.fixture(autouse=True)
 def _memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Memory:
-        total = 6 * 1000.0
-
-    monkeypatch.setattr(service.psutil, "virtual_memory", lambda: Memory)
+    monkeypatch.setattr(service, "memory_bytes", lambda: (6 * 1000, 0))
 
 
 def test_quick_takes_the_smallest_and_better_the_largest_that_may_fit() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+
+import pytest
 
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job, JobKind
+from luthier.platform.jobs.worker import Worker
 
 
 def test_an_empty_queue_says_how_to_fill_it(luthier) -> None:  # type: ignore[no-untyped-def]
     assert luthier("jobs", "list", "--json").document == []
     assert "luthier jobs submit RECIPE" in luthier("jobs", "list").out
     done = luthier("worker", "--until-idle", "--name", "w", "--json")
-    assert done.document == {"num_attempts": 0}
+    assert (done.code, done.document) == (0, {"num_attempts": 0, "failed": [], "waiting": []})
 
 
 def test_queued_paused_resumed_cancelled(luthier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -61,8 +65,31 @@ def test_a_job_that_failed_says_why(luthier, tmp_path: Path) -> None:  # type: i
     recipe.write_text(f"base_model: {tmp_path / 'nowhere'}\ndata: {{train: rows.jsonl}}\n")
     job_id = luthier("jobs", "submit", recipe, "--json").document["job_id"]
     worked = luthier("worker", "--until-idle", "--name", "w")
+    assert worked.code == 1
     assert "attempts made: 1" in worked.out
+    assert f"failed: {job_id}" in worked.out
+    assert f"luthier jobs resume {job_id}" in worked.out
+    again = luthier("worker", "--until-idle", "--name", "w", "--json")
+    assert (again.code, again.document["failed"]) == (0, []), "it took none that failed"
     shown = luthier("jobs", "show", job_id).out
     assert "failed" in shown
     assert "nowhere" in shown
     assert "what to do" in shown
+
+
+@pytest.mark.parametrize(("is_stopped", "code"), [(False, 1), (True, 0)])
+def test_a_job_that_is_put_back_fails_the_command_unless_a_stop_was_requested(
+    luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stopped: bool, code: int
+) -> None:  # type: ignore[no-untyped-def]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base_model: smollm2-135m-instruct\ndata: {train: rows.jsonl}\n")
+    job_id = luthier("jobs", "submit", recipe, "--json").document["job_id"]
+
+    def full(self: Worker, job: Job, *_: object) -> None:
+        self.store.give_back(job.job_id, job.attempt, rest_seconds=60.0)
+        if is_stopped:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Worker, "_run", full)
+    done = luthier("worker", "--until-idle", "--name", "w", "--json")
+    assert (done.code, done.document) == (code, {"num_attempts": 1, "failed": [], "waiting": [job_id]})

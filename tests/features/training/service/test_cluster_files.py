@@ -290,3 +290,19 @@ def test_what_the_file_of_a_system_has_no_place_for_is_refused() -> None:
 def test_ray_without_an_image_is_refused() -> None:
     with pytest.raises(RequestError, match="a Ray job without --image"):
         launch_file("ray", LAUNCH)
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("Recipe One", "luthier-recipe-one"),
+        ("support_mails_gemma3_27b_it_lora_october", "luthier-support-mails-gemma3-27b-it-lora-octobe"),
+        # Cut in the middle of two words: the dash between them would be the last character.
+        ("support_mails_gemma3_27b_it_lora_rr_to_be", "luthier-support-mails-gemma3-27b-it-lora-rr-to"),
+        ("正解", "luthier"),
+    ],
+)
+def test_the_name_of_a_job_is_one_for_kubernetes_and_skypilot(stem: str, name: str) -> None:
+    """KubeRay takes 47 characters, and both refuse a name that ends with a dash."""
+    launch = replace(LAUNCH, recipe=Path(f"/data/{stem}.yaml"))
+    assert (launch.name, len(name) <= 47) == (name, True)

@@ -10,23 +10,25 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from tests.clock import wait_until
 from tests.fixtures.forked_children import SessionForkServer
 from tests.fixtures.held import HELD
 
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError, RequestError, UnreachableError
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import jobs
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
-from luthier.platform.jobs.records import Job
-from luthier.platform.jobs.worker import Pace
+from luthier.platform.jobs.records import Job, JobKind, Lane
+from luthier.platform.jobs.worker import Pace, Worker
 
 MakeRecipe = Callable[..., Path]
 QUICK = Pace(look=0.05, ping=0.2, beat=0.5)
+ERROR: dict[str, Any] = {"type": "WorkError", "came": "no rows", "expected": "rows", "do": "add some"}
 
 
 def submit(context: Context, recipe: Path) -> Job:
@@ -168,3 +170,45 @@ def test_jobs_that_wait_for_slow_hosts_hold_up_neither_the_next_hosts_nor_local_
         "remote-2": "job-2",
         "remote-3": "job-3",
     }
+
+
+def test_a_worker_until_idle_waits_for_what_crashed_and_for_a_database_that_does_not_answer(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.platform.jobs.store.FIRST_REST_SECONDS", 0.2)
+    for number, lane in enumerate(("train", "infer", "train")):
+        job = Job(job_id=f"job-{number}", kind="synthesis", document={"synthesis": {}}, run_id="", lane=lane)  # type: ignore[arg-type]
+        context.jobs.submit(job)
+    claim, refused = context.jobs.claim, list[str]()
+
+    def attempt(worker: Worker, job: Job, *_: object) -> None:
+        if job.job_id == "job-0" and job.attempt < 3:
+            worker.store.crash(job.job_id, job.attempt, "out of memory")
+        else:
+            ending = ("failed", ERROR) if job.job_id == "job-2" else ("succeeded", None)
+            worker.store.finish(job.job_id, job.attempt, *ending)
+
+    def absent_once(worker: str, lanes: tuple[Lane, ...]) -> Job | None:
+        if worker not in refused:
+            refused.append(worker)
+            raise UnreachableError("the database does not answer", expected="an answer", do="wait")
+        return claim(worker, lanes)
+
+    monkeypatch.setattr(Worker, "_run", attempt)
+    monkeypatch.setattr(context.jobs, "claim", absent_once)
+    done = jobs.work(context, "w", stop_requested=lambda: None, tell=lambda _: None, until_idle=True, pace=QUICK)
+    ended = [(job.job_id, job.status, job.attempt) for job in context.jobs.list()]
+    assert ended == [("job-2", "failed", 1), ("job-1", "succeeded", 1), ("job-0", "succeeded", 3)]
+    assert (done.num_attempts, [job.job_id for job in done.failed], done.waiting) == (5, ["job-2"], ())
+
+
+@pytest.mark.parametrize("kind", get_args(JobKind))
+def test_the_kinds_of_jobs_that_go_on_where_they_were_can_pause(context: Context, kind: JobKind) -> None:
+    job = context.jobs.submit(Job(job_id="job-1", kind=kind, document={kind: {}}, run_id=""))
+    if kind in ("train", "workflow", "synthesis"):
+        assert jobs.ask(context, job.job_id, "pause").status == "paused"
+        assert jobs.resume(context, job.job_id).status == "queued"
+    else:
+        with pytest.raises(ConflictError, match=f"is an? {kind}, which cannot pause"):
+            jobs.ask(context, job.job_id, "pause")
+    assert jobs.ask(context, job.job_id, "cancel").status == "cancelled"

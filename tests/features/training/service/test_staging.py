@@ -11,6 +11,7 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import SilentProgress
+from luthier.core.system.files import replace_text
 from luthier.features.training import staging
 from luthier.features.training.staging import stage
 
@@ -58,6 +59,40 @@ def test_a_note_that_a_full_disk_has_cut_off_is_none(store: Path, tmp_path: Path
     (tmp_path / "node" / ".rows.staged.json").write_text("")
     assert stage([asked], SilentProgress()) == [target]
     assert (target / "train.jsonl").read_text() == "1\n"
+    assert stage([asked], SilentProgress()) == []
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_is_no_copy_is_never_replaced(store: Path, tmp_path: Path, is_folder: bool) -> None:
+    """Rows of one's own under the same path, as where jobs run in the folder that they were submitted from."""
+    target = tmp_path / "node" / "rows"
+    own = target / "own.jsonl" if is_folder else target
+    own.parent.mkdir(parents=True)
+    own.write_text("mine\n")
+    with pytest.raises(RequestError, match="is no copy that --stage has made"):
+        stage([f"{target}=file://{store}"], SilentProgress())
+    assert own.read_text() == "mine\n"
+    own.unlink()
+    assert stage([f"{target}=file://{store}"], SilentProgress()) == [target], "an empty folder is no content"
+    assert (target / "train.jsonl").read_text() == "1\n"
+
+
+def test_a_copy_that_was_killed_before_its_note_is_made_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, asked = tmp_path / "node" / "rows", f"{tmp_path / 'node' / 'rows'}=file://{store}"
+
+    def killed_before_the_note(path: Path, text: str) -> None:
+        if text:
+            raise KeyboardInterrupt
+        replace_text(path, text)
+
+    with monkeypatch.context() as killed:
+        killed.setattr("luthier.core.system.files.replace_text", killed_before_the_note)
+        with pytest.raises(KeyboardInterrupt):
+            stage([asked], SilentProgress())
+    assert (target / "train.jsonl").is_file()
+    assert stage([asked], SilentProgress()) == [target]
     assert stage([asked], SilentProgress()) == []
 
 

@@ -15,7 +15,7 @@ from tests.hub_server import COMMIT, Hub, serving
 from luthier.core.errors import DataSourceError, NotFoundError
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.remote import download
-from luthier.ml.data.remote.cache import FetchedSource, fetch
+from luthier.ml.data.remote.cache import FetchedSource, fetch, look_up
 from luthier.ml.data.remote.hub_dataset import configs_of
 
 CONVERTED = "refs/convert/parquet"
@@ -210,6 +210,23 @@ def test_of_several_configurations_one_is_named(hub: Hub, tmp_path: Path) -> Non
     with pytest.raises(NotFoundError, match=r"has several configurations[\s\S]*one of: test, train"):
         fetched(tmp_path, "hub:org/qa")
     assert contents(fetched(tmp_path, "hub:org/qa/test")) == [hub.files["test.jsonl"]]
+
+
+def test_the_configuration_that_the_card_marks_as_the_default_is_taken_and_pinned(hub: Hub, tmp_path: Path) -> None:
+    entries = [{"config_name": one, "data_files": f"{one}.jsonl"} for one in ("train", "test")]
+    hub.card = {"configs": [entries[0], {**entries[1], "default": True}]}
+    assert contents(fetched(tmp_path, "hub:org/qa")) == [hub.files["test.jsonl"]]
+    assert contents(fetched(tmp_path, "hub:org/qa/train")) == [hub.files["train.jsonl"]]
+    hub.files = {"qa.py": b""}
+    hub.card = {"configs": [{"config_name": "de", "default": True}, {"config_name": "en"}]}
+    hub.branches[CONVERTED] = {"de/train/0000.parquet": parquet(row(1)), "en/train/0000.parquet": parquet(row(2))}
+    found = fetched(tmp_path / "other", "hub:org/qa")
+    assert contents(found) == [parquet(row(1))]
+    pinned = look_up("hub:org/qa").pinned
+    assert pinned == f"hub:org/qa@{hub.commit_of(CONVERTED)}/de"
+    # The branch of the conversion has no card: its commit alone would not say which one it was.
+    hub.card = {}
+    assert contents(fetched(tmp_path / "third", pinned)) == [parquet(row(1))]
 
 
 def test_a_gated_dataset_says_how_to_get_it(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

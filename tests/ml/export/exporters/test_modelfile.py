@@ -61,7 +61,7 @@ def read_modelfile(text: str) -> list[tuple[str, str]]:
 
 
 def test_every_line_is_an_instruction_or_a_comment(tiny_model):
-    turns = turns_of(ChatTemplate.load(tiny_model), top_k=20, repetition_penalty=1.05)
+    turns = turns_of(ChatTemplate.load(tiny_model), do_sample=True, top_k=20, repetition_penalty=1.05)
     found = read_modelfile(modelfile("base.gguf", turns, adapter="adapter.gguf", context_tokens=4096))
     assert found[:2] == [("FROM", "./base.gguf"), ("ADAPTER", "./adapter.gguf")]
     assert [name for name, _ in found[2:]] == ["TEMPLATE", *["PARAMETER"] * 4]
@@ -74,6 +74,21 @@ def test_without_a_penalty_of_its_own_ollama_s_is_turned_off(tiny_model):
     found = read_modelfile(modelfile("model.gguf", turns_of(ChatTemplate.load(tiny_model))))
     assert ("PARAMETER", "repeat_penalty 1.0") in found
     assert not [text for name, text in found if text.startswith("num_ctx") or name == "ADAPTER"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "temperature"),
+    [
+        ({}, "temperature 0"),
+        ({"do_sample": False, "temperature": 0.7, "top_p": 0.8}, "temperature 0"),
+        ({"do_sample": True, "temperature": 0.7}, "temperature 0.7"),
+        ({"temperature": 0.6}, "temperature 0.6"),
+    ],
+)
+def test_a_model_that_does_not_sample_does_not_sample_in_ollama(tiny_model, settings, temperature):
+    """Ollama's own temperature is 0.8: a verdict on greedy answers would not be about what its users get."""
+    found = read_modelfile(modelfile("model.gguf", turns_of(ChatTemplate.load(tiny_model), **settings)))
+    assert [text for name, text in found if name == "PARAMETER" and text.startswith("temperature")] == [temperature]
 
 
 def test_the_plain_layout_can_be_said(tmp_path):

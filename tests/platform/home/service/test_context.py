@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from annotated_types import Le
+from pydantic import ValidationError
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.stream import EngineSettings, SpeculativeConfig
@@ -100,6 +104,10 @@ def test_opening_a_home_needs_no_heavy_library(tmp_path: Path) -> None:
         ("LUTHIER_TEACHER", "https://key@host/v1#m", "expected http"),
         ("LUTHIER_TEACHER_USD_PER_MILLION_NEW_TOKENS", "1", "one price without the other"),
         ("LUTHIER_LEASE_SECONDS", "soon", "valid number"),
+        ("LUTHIER_LEASE_SECONDS", "inf", "finite number"),
+        ("LUTHIER_SERVING_IDLE_SECONDS", "nan", "finite number"),
+        ("LUTHIER_UPLOAD_WAIT_SECONDS", "1e18", "less than or equal to"),
+        ("LUTHIER_TEACHER_BATCH_DISCOUNT_PERCENT", "nan", "finite number"),
         ("LUTHIER_MAX_NUM_BATCHED_TOKENS", "8", "it needs 32 or more"),
         ("LUTHIER_SPECULATIVE_CONFIG", "ngram", "JSON"),
         ("LUTHIER_SPECULATIVE_CONFIG", '{"method": "ngram"}', "num_speculative_tokens: Field required"),
@@ -133,3 +141,18 @@ def test_engines_are_opened_with_the_settings_of_the_environment(
     monkeypatch.setenv("LUTHIER_MAX_NUM_SEQS", "65")
     with pytest.raises(RequestError, match=r"LUTHIER_MAX_NUM_BATCHED_TOKENS: .*it needs 65 or more"):
         Settings.read(tmp_path)
+
+
+def test_no_setting_is_infinite_and_the_longest_time_is_one_that_can_be_waited_for() -> None:
+    numbers = {name for name, field in Settings.model_fields.items() if field.annotation in (float, float | None)}
+    seconds = {name for name in numbers if name.endswith("_seconds")}
+    assert {"lease_seconds", "upload_wait_seconds", "serving_idle_seconds"} <= seconds
+    for name in numbers - {"teacher_usd_per_million_new_tokens", "teacher_usd_per_million_prompt_tokens"}:
+        for value in ("inf", "nan"):
+            with pytest.raises(ValidationError, match="finite number"):
+                Settings.model_validate({name: value})
+    for name in seconds:
+        (most,) = [rule.le for rule in Settings.model_fields[name].metadata if isinstance(rule, Le)]
+        assert isinstance(most, float)
+        assert most < threading.TIMEOUT_MAX
+        assert timedelta(seconds=most)

@@ -18,6 +18,7 @@ from luthier.core.run import RunRecord
 from luthier.core.system.files import replace_file, sync_tree
 from luthier.features.planning.budgets import with_caps
 from luthier.features.planning.quotes import QUOTE_NAME
+from luthier.features.trackers.service import adopt_deliveries, delivered_here
 from luthier.features.training.checkpoint_uploads.bucket import ALLOW_UNSIGNED, RunBucket, StoredFile, Upload, damaged
 from luthier.features.training.checkpoint_uploads.uploader import step_of
 from luthier.platform.home.context import Context
@@ -46,7 +47,7 @@ class GatheredRun:
         self._context, self._run_id = context, run_id
 
     def state(self) -> dict[str, Any]:
-        """Record, plan, evaluation and ledger as a document."""
+        """Record, plan, evaluation, ledger and what trackers have, as a document."""
         from luthier.ml.training.ledger import Ledger
 
         runs, run_id = self._context.runs, self._run_id
@@ -65,6 +66,7 @@ class GatheredRun:
             "spent_by_home": {name: share.model_dump(mode="json") for name, share in ledger.shares().items()},
             "quote": quote.read_text(encoding="utf-8") if quote.is_file() else None,
             "folder": str(folder),
+            "trackers": delivered_here(self._context, run_id),
         }
 
     def events(self, after: int) -> tuple[list[dict[str, Any]], int]:
@@ -230,6 +232,8 @@ def _adopt(
     if document["quote"] is not None and not (folder / QUOTE_NAME).is_file():
         (folder / QUOTE_NAME).write_text(document["quote"], encoding="utf-8")
     _adopt_record(context, _moved(document, document["folder"], str(folder)), found, is_ended=bool(upload.result))
+    # Uploads of earlier versions do not say.
+    adopt_deliveries(context, upload.run_id, document.get("trackers"))
 
 
 def _spent_of(bucket: RunBucket, upload: Upload, document: dict[str, Any]) -> _Spent:

@@ -12,7 +12,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -79,11 +79,15 @@ def look_up_dataset(dataset: HubDataset) -> RemoteSource:
         return _source(dataset, listing, [dataset.file], listing.licence)
     script = f"{dataset.repo.partition('/')[2]}.py"
     # Of the card: the branch of the conversion has none.
+    default = next((str(one.get("config_name")) for one in listing.configs if one.get("default") is True), None)
     configs, licence = Configs(), listing.licence
     if script not in listing.files:
         configs = configs_of(listing.data_files, listing.configs)
     if not configs:
         listing, configs = _converted(dataset, listing, script)
+    if dataset.config is None and len(configs) > 1 and default in configs:
+        # Named from here on: the conversion has no card that a resumed run could find it in.
+        dataset = replace(dataset, config=default)
     return _source(dataset, listing, _chosen(dataset, configs), licence)
 
 

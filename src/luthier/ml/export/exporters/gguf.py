@@ -42,9 +42,9 @@ _PARAMETERS: Final = {
 def modelfile(weights: str, turns: Turns, *, adapter: str = "", context_tokens: int | None = None) -> str:
     """The text of a Modelfile.
 
-    The sampling settings are those of the generation config. Where it has no penalty of repetition there is none:
-    Ollama's own would write other answers than those that were evaluated. The beginning-of-text token is left out:
-    Ollama adds it itself.
+    The sampling settings are those of the generation config. Where it has no penalty of repetition there is none, and
+    where it does not sample, neither does Ollama: its own settings would write other answers than those that were
+    evaluated. The beginning-of-text token is left out: Ollama adds it itself.
 
     Args:
         weights: name of the GGUF file in the same folder.
@@ -65,6 +65,10 @@ def modelfile(weights: str, turns: Turns, *, adapter: str = "", context_tokens: 
     if context_tokens is not None:
         lines.append(f"PARAMETER num_ctx {context_tokens}")
     sampling = {own: turns.settings.get(name) for name, own in _PARAMETERS.items()}
+    does_sample = turns.settings.get("do_sample")
+    # As transformers reads it: without `do_sample` the likeliest token is taken. Some configs forget it.
+    if does_sample is False or (does_sample is None and not _is_number(sampling["temperature"])):
+        sampling["temperature"] = 0
     if not _is_number(sampling[_REPEAT_PENALTY]):
         lines.append(f"PARAMETER {_REPEAT_PENALTY} 1.0")
     lines += [f"PARAMETER {name} {value}" for name, value in sampling.items() if _is_number(value)]

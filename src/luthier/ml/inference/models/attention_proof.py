@@ -20,11 +20,11 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-import psutil
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from luthier.core.system.machine_memory import memory_bytes
 from luthier.ml.inference import accelerator
 from luthier.ml.inference.models.architecture import causal_model, language_model, layers_of, prefix_length, text_config
 from luthier.ml.inference.models.forward import FORWARD_ERRORS, accepted, text_inputs
@@ -158,7 +158,7 @@ def _wide(base: PreTrainedModel) -> Iterator[None]:
 def _free_bytes(device: torch.device) -> int:
     if accelerator.is_accelerator(device):
         return accelerator.free_bytes(device)
-    return int(psutil.virtual_memory().available)
+    return memory_bytes()[1]
 
 
 _NUM_PADDED: Final = 5
