@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
+from luthier.core.ids import sha256_document
 from luthier.core.ports import Prompt
-from luthier.core.stream import CallPiece, EndReason, TextRequest, WrittenToken
+from luthier.core.stream import CallPiece, EndReason, TextRequest, WrittenToken, joined_calls
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
 from luthier.ml.inference.tool_calls.call_spans import CallSpans
 from luthier.ml.inference.tool_calls.channels import CallReader
@@ -118,23 +119,39 @@ def _folded(conversation: Conversation) -> Conversation:
     return conversation.model_copy(update={"messages": tuple(rest)})
 
 
+def _shows_tools(template: ChatTemplate) -> bool:
+    """Whether prompts name the tools: some templates read them elsewhere, as Phi-4-mini's in the system message."""
+    if "tools" not in text_of(template):
+        return False
+    name = "price_of_wood"
+    function = {"name": name, "description": "Of a wood.", "parameters": {"type": "object", "properties": {}}}
+    question = {"role": "user", "content": "Which wood?"}
+    text = template.attempt(None, [question], ({"type": "function", "function": function},), opens=True)
+    # A template that fails says so of the request itself.
+    return text is None or name in text
+
+
 class ToolFormat:
     """How tools enter one model's prompt, and how its calls are parsed.
 
     Args:
         template: Text of the model's chat template; empty for none.
         special: Special tokens of its vocabulary.
+        shows_tools: Whether its prompts name the tools that may be called; None takes one that reads a variable of
+            that name for one that does.
     """
 
-    def __init__(self, template: str, special: Iterable[str] = ()) -> None:
-        self._knows_tools, self._knows_calls = "tools" in template, "tool_calls" in template
+    def __init__(self, template: str, special: Iterable[str] = (), *, shows_tools: bool | None = None) -> None:
+        self._knows_tools = "tools" in template if shows_tools is None else shows_tools
+        self._knows_calls = "tool_calls" in template
         self._form, self._special = form_of(template), frozenset(special)
 
     @classmethod
     def of(cls, template: ChatTemplate) -> ToolFormat:
         """That of a template with its tokenizer."""
         added = template.tokenizer.added_tokens_decoder.values()
-        return cls(text_of(template), (token.content for token in added if token.special))
+        special = (token.content for token in added if token.special)
+        return cls(text_of(template), special, shows_tools=_shows_tools(template))
 
     def has_special_marks(self, form: ToolForm | None) -> bool:
         """Whether calls are marked by special tokens, which decoding usually omits.
@@ -185,13 +202,54 @@ def prompts_with_tools(prompts: Sequence[Prompt], template: ChatTemplate, opted:
     """
     if template.kind == "plain":
         return list(prompts)
-    tools = ToolFormat(text_of(template))
+    tools = ToolFormat.of(template)
     found = []
     for prompt in prompts:
         if prompt.conversation is not None:
             prompt = prompt.model_copy(update={"conversation": tools.written(prompt.conversation, opted)})
         found.append(prompt)
     return found
+
+
+class WholeAnswers:
+    """Takes calls of tools out of whole answers, as engines that stream do.
+
+    Args:
+        template: of the model.
+    """
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._tools, self._backend = ToolFormat.of(template), template.tokenizer.backend_tokenizer
+
+    def decode(self, prompt: Prompt) -> Callable[[Sequence[int]], str] | None:
+        """Decodes the answer to a prompt with the marks of its calls; None where the usual decoding shows them."""
+        if not self._tools.has_special_marks(self._form(prompt)):
+            return None
+        return lambda ids: str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def split(self, prompt: Prompt, text: str) -> tuple[str, tuple[dict[str, Any], ...]]:
+        """The text of an answer without its calls, and the calls in OpenAI's format.
+
+        Args:
+            prompt: the answered prompt, with the tools that may be called.
+            text: the answer without its thought.
+        """
+        form = self._form(prompt)
+        if form is None:
+            return text, ()
+        reader = form.reader(TextRequest(conversation=prompt.conversation))
+        said, pieces = reader.add(text)
+        rest, more = reader.end()
+        calls = joined_calls([*pieces, *more])
+        # Ids follow from prompt and answer, so that equal work gives equal rows.
+        asked = prompt.model_dump(mode="json", include={"conversation"}) if calls else None
+        ids = [f"call_{sha256_document([asked, text, number])[:24]}" for number in range(len(calls))]
+        return said + rest, tuple(call | {"id": own} for call, own in zip(calls, ids, strict=True))
+
+    def _form(self, prompt: Prompt) -> ToolForm | None:
+        if prompt.conversation is None:
+            return None
+        return self._tools.form(TextRequest(conversation=prompt.conversation))
 
 
 class CallsInText:

@@ -184,17 +184,26 @@ class Thoughts:
         """Whether the prompt ends inside reasoning."""
         return self.form.is_open(str(self._backend.decode(list(prompt_ids[-_TAIL_TOKENS:]), skip_special_tokens=False)))
 
-    def split(self, ids: Sequence[int], *, is_open: bool) -> tuple[ThoughtAndAnswer, int]:
-        """Split generated tokens, and count those of the reasoning including delimiters."""
+    def split(
+        self, ids: Sequence[int], *, is_open: bool, decode: Callable[[Sequence[int]], str] | None = None
+    ) -> tuple[ThoughtAndAnswer, int]:
+        """Split generated tokens, and count those of the reasoning including delimiters.
+
+        Args:
+            ids: of the answer.
+            is_open: whether the prompt has opened the reasoning.
+            decode: tokens to text, where more special tokens must be visible than those of the reasoning.
+        """
+        decode = decode or self.decode
         reader = self.form.reader(is_open=is_open)
-        first, last = reader.add(self.decode(ids)), reader.end()
+        first, last = reader.add(decode(ids)), reader.end()
         found = ThoughtAndAnswer(
             first.reasoning + last.reasoning or None, first.content + last.content, reader.is_closed
         )
         if not reader.has_thought:
             return found, 0
         # Token by token: token and character boundaries differ, so the split text cannot be counted.
-        tokens = ThoughtTokens(self.form, self.decode, is_open=is_open)
+        tokens = ThoughtTokens(self.form, decode, is_open=is_open)
         for token in ids:
             tokens.take(token)
         return found, tokens.num_thinking
