@@ -258,10 +258,14 @@ class CallsInText:
     Args:
         asked: the request that the answer belongs to.
         form: the call format; None if nothing may be called.
+
+    Attributes:
+        for_stops: another reader of the same calls, in which stop texts do not count; None where there are none.
     """
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
         self._reader: CallReader | None = None if form is None else form.reader(asked)
+        self.for_stops: CallReader | None = form.reader(asked) if form is not None and asked.stop else None
         self._places: CallSpans | None = None
         if self._reader is not None and asked.num_top is not None:
             self._reader = self._places = CallSpans(self._reader)

@@ -144,6 +144,7 @@ class RequestPreparer:
             end_ids=frozenset(self._engine.template.end_of_turn_ids),
             constraint=None if prepared.constraint is None else prepared.constraint(),
             calls=calls,
+            calls_for_stops=form.reader(asked) if form is not None and asked.stop else None,
             thinking=prepared.thinking,
         )
 
