@@ -219,13 +219,12 @@ class WholeAnswers:
     """
 
     def __init__(self, template: ChatTemplate) -> None:
-        self._tools, self._backend = ToolFormat.of(template), template.tokenizer.backend_tokenizer
+        self._tools = ToolFormat.of(template)
 
-    def decode(self, prompt: Prompt) -> Callable[[Sequence[int]], str] | None:
-        """Decodes the answer to a prompt with the marks of its calls; None where the usual decoding shows them."""
-        if not self._tools.has_special_marks(self._form(prompt)):
-            return None
-        return lambda ids: str(self._backend.decode(list(ids), skip_special_tokens=False))
+    def marks(self, prompt: Prompt) -> tuple[str, ...]:
+        """The special tokens that mark calls in the answer to a prompt, and that decoding usually hides."""
+        form = self._form(prompt)
+        return () if form is None or not self._tools.has_special_marks(form) else form.marks
 
     def split(self, prompt: Prompt, text: str) -> tuple[str, tuple[dict[str, Any], ...]]:
         """The text of an answer without its calls, and the calls in OpenAI's format.

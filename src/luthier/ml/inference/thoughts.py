@@ -132,7 +132,7 @@ class Thoughts:
         delimiters = "\n".join(self.form.delimiters)
         self.shown = tuple(content for content in special.values() if content in delimiters)
         # `skip_special_tokens` would also hide special delimiters, so the others are filtered here (`decode`).
-        self._hidden = frozenset(number for number, content in special.items() if content not in self.shown)
+        self._hidden = {number: content for number, content in special.items() if content not in self.shown}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens as text, without special tokens except those that delimit reasoning."""
@@ -142,21 +142,28 @@ class Thoughts:
             self._backend.decode([number for number in ids if number not in self._hidden], skip_special_tokens=False)
         )
 
+    def decoder(self, marks: Sequence[str]) -> Callable[[Sequence[int]], str]:
+        """As `decode`, with these texts visible where they are special tokens, such as the marks of tool calls."""
+        hidden = frozenset(number for number, content in self._hidden.items() if content not in marks)
+        return lambda ids: str(
+            self._backend.decode([number for number in ids if number not in hidden], skip_special_tokens=False)
+        )
+
     def is_open(self, prompt_ids: Sequence[int]) -> bool:
         """Whether the prompt ends inside reasoning."""
         return self.form.is_open(str(self._backend.decode(list(prompt_ids[-_TAIL_TOKENS:]), skip_special_tokens=False)))
 
     def split(
-        self, ids: Sequence[int], *, is_open: bool, decode: Callable[[Sequence[int]], str] | None = None
+        self, ids: Sequence[int], *, is_open: bool, marks: Sequence[str] = ()
     ) -> tuple[ThoughtAndAnswer, int]:
         """Split generated tokens, and count those of the reasoning including delimiters.
 
         Args:
             ids: of the answer.
             is_open: whether the prompt has opened the reasoning.
-            decode: tokens to text, where more special tokens must be visible than those of the reasoning.
+            marks: special tokens that are visible in the text, beside those of the reasoning.
         """
-        decode = decode or self.decode
+        decode = self.decoder(marks) if marks else self.decode
         reader = self.form.reader(is_open=is_open)
         first, last = reader.add(decode(ids)), reader.end()
         found = ThoughtAndAnswer(

@@ -483,8 +483,8 @@ class TransformersEngine:
             found, num_thinking = ThoughtAndAnswer(None, str(text), is_closed=True), 0
         else:
             is_open = self._thoughts.is_open(request.ids)
-            decode = self._answers.decode(prompt)
-            found, num_thinking = self._thoughts.split(continuation.ids, is_open=is_open, decode=decode)
+            marks = self._answers.marks(prompt)
+            found, num_thinking = self._thoughts.split(continuation.ids, is_open=is_open, marks=marks)
         said, calls = self._answers.split(prompt, found.content)
         return Generation(
             text=said,

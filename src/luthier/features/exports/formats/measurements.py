@@ -411,8 +411,8 @@ class _RecordedEngine:
     def _generation(self, prompt: Prompt, row: RowQuality, one: TokenisedExample) -> Generation:
         # A template may end the prompt inside a thought; the text then starts there without an opening tag.
         is_open = self._thoughts.is_open(one.input_ids[: one.num_prompt_tokens])
-        decode = self._answers.decode(prompt)
-        found, num_thinking = self._thoughts.split(row.written, is_open=is_open, decode=decode)
+        marks = self._answers.marks(prompt)
+        found, num_thinking = self._thoughts.split(row.written, is_open=is_open, marks=marks)
         said, calls = self._answers.split(prompt, found.content)
         return Generation(
             text=said,

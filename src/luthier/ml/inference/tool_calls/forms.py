@@ -7,8 +7,10 @@
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
     Mistral from Small 3.2 on   [TOOL_CALLS]f[ARGS]{...}[TOOL_CALLS]...                                  [TOOL_CALLS]
     gpt-oss                     in a channel of its own (`channels`)                       <|channel|>commentary
-    Kimi K2, DeepSeek V3 to     as Hermes, and in forms of their own (`native`)                         their own marks
-    V3.1, LFM2, Gemma 4
+    Seed-OSS, LongCat           as Hermes and in tags, between marks of their own                       <seed:tool_call>
+    Kimi K2, DeepSeek from V3,  as Hermes, and in forms of their own (`native`)                         their own marks
+    LFM2, Gemma 4, MiniMax M2,
+    FunctionGemma, Olmo 3, ...
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
     Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
     all others                  as Hermes
@@ -45,7 +47,25 @@ from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tool_calls import channels
 from luthier.ml.inference.tool_calls.arguments import CallArguments
 from luthier.ml.inference.tool_calls.grammars import TokenId, functions_of, required_calls, strict_calls
-from luthier.ml.inference.tool_calls.native import DEEPSEEK, GEMMA, KIMI, LFM, NativeCallReader, NativeForm, calls_of
+from luthier.ml.inference.tool_calls.native import (
+    APERTUS,
+    COMMAND,
+    DEEPSEEK,
+    DEEPSEEK_V3_2,
+    DEEPSEEK_V4,
+    DSML,
+    FUNCTION_GEMMA,
+    GEMMA,
+    JAMBA,
+    KIMI,
+    LFM,
+    MINIMAX,
+    NEMOTRON,
+    OLMO,
+    NativeCallReader,
+    NativeForm,
+    calls_of,
+)
 from luthier.ml.inference.tool_calls.tagged import may_begin, tagged_call
 
 _BLANKS: Final = " \t\r\n"
@@ -393,6 +413,15 @@ _FORMS: Final = (
     # The first templates of LFM2.5 write no calls, and so none of their marks.
     ("List of tools: [", replace(HERMES, native=LFM)),
     ("<|tool_call>call:", replace(HERMES, native=GEMMA)),
+    ("<start_function_call>", replace(HERMES, native=FUNCTION_GEMMA)),
+    ("<minimax:tool_call>", replace(HERMES, native=MINIMAX)),
+    ("<function_calls>", replace(HERMES, native=OLMO)),
+    ("<TOOLCALL>", replace(HERMES, native=NEMOTRON)),
+    ("<tool_calls>", replace(HERMES, native=JAMBA)),
+    ("<|START_ACTION|>", replace(HERMES, native=COMMAND)),
+    ("<|tools_prefix|>", replace(HERMES, native=APERTUS)),
+    ("<seed:tool_call>", ToolForm("<seed:tool_call>", "</seed:tool_call>")),
+    ("<longcat_tool_call>", ToolForm("<longcat_tool_call>", "</longcat_tool_call>")),
     ("<tool_call>", HERMES),
     ("<call>", ToolForm("<call>", "</call>")),
     ("[TOOL_CALLS]", ToolForm("[TOOL_CALLS]", "", has_special_marks=True, is_list=True)),
@@ -405,6 +434,9 @@ _FORMS: Final = (
 
 def form_of(template: str) -> ToolForm:
     """The tool call format of a model with this chat template."""
+    if DSML in template:
+        # Templates put the tags together from parts, so that none of them is written out.
+        return replace(HERMES, native=DEEPSEEK_V3_2 if "function_calls" in template else DEEPSEEK_V4)
     return next((form for mark, form in _FORMS if mark in template), HERMES)
 
 
