@@ -1,4 +1,4 @@
-"""Calls in the forms of Seed-OSS, MiniMax M2, DeepSeek V3.2 and V4, FunctionGemma, Olmo 3, Nemotron, Cohere and others."""
+"""Calls in the forms of Seed-OSS, MiniMax M2, DeepSeek V3.2 and V4, FunctionGemma, Olmo 3, Nemotron and others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.ml.inference.tool_calls.reading import ASK, asked, read
 from luthier.ml.inference.engine_prompts import ToolFormat
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import Thoughts
-from luthier.ml.inference.tool_calls.forms import HERMES, form_of
+from luthier.ml.inference.tool_calls.forms import HERMES, form_of, with_tools_as_text
 from luthier.testing.tiny import CHAT_TEMPLATE
 
 # How a template of each family shows its form: in most, the mark is written out; DeepSeek's is put together.
@@ -21,9 +21,12 @@ MINIMAX = "{%- set toolcall_begin_token = '<minimax:tool_call>' -%}"
 V3_2, V4 = "{{ '<' + '｜DSML｜' + 'function_calls>' }}", "{{ '<' + '｜DSML｜' + 'tool_calls>' }}{{ m.tool_calls }}"
 FUNCTION_GEMMA = "{{ '<start_function_call>call:' + name }}"
 OLMO, NEMOTRON, JAMBA = "<function_calls>", "<TOOLCALL>", "<tool_calls>"
-COMMAND, APERTUS, LONGCAT = "<|START_ACTION|>", "<|tools_prefix|>", "<longcat_tool_call>"
+COMMAND, APERTUS = "<|START_ACTION|>", "<|tools_prefix|>"
 TWO = [("clock", {"a": "}"}), ("get_weather", {"city": "Cremona", "days": 2})]
-OBJECTS = '{"name": "clock", "arguments": {"a": "}"}}, {"name": "get_weather", "arguments": {"city": "Cremona", "days": 2}}'
+OBJECTS = (
+    '{"name": "clock", "arguments": {"a": "}"}}, '
+    '{"name": "get_weather", "arguments": {"city": "Cremona", "days": 2}}'
+)
 
 
 def invoked(mark: str = "", types: tuple[str, str] = ("", "")) -> str:
@@ -56,10 +59,6 @@ TEXTS = {
     '    {"tool_call_id": "1", "tool_name": "get_weather", "parameters": {"city": "Cremona", "days": 2}}\n'
     "]<|END_ACTION|>",
     APERTUS: '<|tools_prefix|>[{"clock": {"a": "}"}}, {"get_weather": {"city": "Cremona", "days": 2}}]<|tools_suffix|>',
-    LONGCAT: '<longcat_tool_call>{"name": "clock", "arguments": {"a": "}"}}</longcat_tool_call><longcat_tool_call>'
-    "get_weather\n<longcat_arg_key>".replace("<longcat_arg_key>", "<arg_key>")
-    + "city</arg_key>\n<arg_value>Cremona</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n"
-    "</longcat_tool_call>",
 }
 
 
@@ -84,7 +83,7 @@ def test_an_answer_without_calls_is_its_text(template: str) -> None:
         assert read(text, template=template)[:2] == (text, [])
 
 
-@pytest.mark.parametrize("template", [one for one in TEXTS if form_of(one).begin == HERMES.begin], ids=str)
+@pytest.mark.parametrize("template", TEXTS, ids=str)
 def test_calls_that_a_grammar_has_forced_are_read_too(template: str) -> None:
     """Required calls are JSON between the marks of Hermes, strict ones JSON between those of the family."""
     native = form_of(template).native
@@ -95,6 +94,12 @@ def test_calls_that_a_grammar_has_forced_are_read_too(template: str) -> None:
     for text in forced:
         said, calls, _ = read(text, template=template)
         assert (said, [(name, json.loads(arguments)) for name, arguments in calls]) == ("", TWO[:1])
+
+
+def test_tools_as_text_are_described_as_before_for_all_of_these_families() -> None:
+    """Rows that were trained as text stay as they are."""
+    for template in TEXTS:
+        assert with_tools_as_text(ASK, form_of(template)) == with_tools_as_text(ASK, HERMES)
 
 
 def test_only_the_first_call_is_read_where_one_is_allowed() -> None:
@@ -116,7 +121,8 @@ def test_only_the_first_call_is_read_where_one_is_allowed() -> None:
     ],
 )
 def test_values_in_tags_have_the_type_that_tag_or_schema_says(written: str, value: object) -> None:
-    text = f'<minimax:tool_call><invoke name="get_weather"><parameter {written}</parameter></invoke></minimax:tool_call>'
+    call = f'<invoke name="get_weather"><parameter {written}</parameter></invoke>'
+    text = f"<minimax:tool_call>{call}</minimax:tool_call>"
     _, ((name, arguments),), _ = read(text, template=MINIMAX)
     assert name == "get_weather"
     assert list(json.loads(arguments).values()) == [value]

@@ -7,10 +7,9 @@
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
     Mistral from Small 3.2 on   [TOOL_CALLS]f[ARGS]{...}[TOOL_CALLS]...                                  [TOOL_CALLS]
     gpt-oss                     in a channel of its own (`channels`)                       <|channel|>commentary
-    Seed-OSS, LongCat           as Hermes and in tags, between marks of their own                       <seed:tool_call>
     Kimi K2, DeepSeek from V3,  as Hermes, and in forms of their own (`native`)                         their own marks
-    LFM2, Gemma 4, MiniMax M2,
-    FunctionGemma, Olmo 3, ...
+    LFM2, Gemma 4, Seed-OSS,
+    MiniMax M2, Olmo 3, ...
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
     Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
     all others                  as Hermes
@@ -62,6 +61,7 @@ from luthier.ml.inference.tool_calls.native import (
     MINIMAX,
     NEMOTRON,
     OLMO,
+    SEED,
     NativeCallReader,
     NativeForm,
     calls_of,
@@ -414,14 +414,13 @@ _FORMS: Final = (
     ("List of tools: [", replace(HERMES, native=LFM)),
     ("<|tool_call>call:", replace(HERMES, native=GEMMA)),
     ("<start_function_call>", replace(HERMES, native=FUNCTION_GEMMA)),
+    ("<seed:tool_call>", replace(HERMES, native=SEED)),
     ("<minimax:tool_call>", replace(HERMES, native=MINIMAX)),
     ("<function_calls>", replace(HERMES, native=OLMO)),
     ("<TOOLCALL>", replace(HERMES, native=NEMOTRON)),
     ("<tool_calls>", replace(HERMES, native=JAMBA)),
     ("<|START_ACTION|>", replace(HERMES, native=COMMAND)),
     ("<|tools_prefix|>", replace(HERMES, native=APERTUS)),
-    ("<seed:tool_call>", ToolForm("<seed:tool_call>", "</seed:tool_call>")),
-    ("<longcat_tool_call>", ToolForm("<longcat_tool_call>", "</longcat_tool_call>")),
     ("<tool_call>", HERMES),
     ("<call>", ToolForm("<call>", "</call>")),
     ("[TOOL_CALLS]", ToolForm("[TOOL_CALLS]", "", has_special_marks=True, is_list=True)),

@@ -11,6 +11,7 @@ understands.
     LFM2, LFM2.5       <|tool_call_start|>[NAME(key="value"), ...]<|tool_call_end|>
     Gemma 4            <|tool_call>call:NAME{key:<|"|>value<|"|>}<tool_call|>
     FunctionGemma      <start_function_call>call:NAME{key:<escape>value<escape>}<end_function_call>
+    Seed-OSS           <seed:tool_call><function=NAME>...</function></seed:tool_call>                    (`tagged`)
     MiniMax M2         <minimax:tool_call><invoke name="NAME">...</invoke>...</minimax:tool_call>    (`tagged`)
     DeepSeek V3.2      <｜DSML｜function_calls><｜DSML｜invoke name="NAME">...; V4: <｜DSML｜tool_calls>
     Olmo 3             <function_calls>NAME(key="value"), a call a line</function_calls>
@@ -37,7 +38,7 @@ from luthier.core.stream import CallPiece
 from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tool_calls.arguments import CallArguments
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.tagged import invoked_calls
+from luthier.ml.inference.tool_calls.tagged import invoked_calls, tagged_call
 from luthier.ml.inference.tool_calls.values import (
     ESCAPE,
     QUOTE,
@@ -163,6 +164,16 @@ def _listed(begin: str, end: str, read: Callable[[str], Calls | None]) -> Native
     return NativeForm(begins=(begin,), end=end, whole=lambda text, _: read(text))
 
 
+def _tagged(begin: str, end: str) -> NativeForm:
+    """A family whose calls are in tags between two marks, one call each."""
+
+    def whole(text: str, tools: Mapping[str, Any]) -> Calls | None:
+        one = tagged_call(text, tools)
+        return json_calls(text) if one is None else [one]
+
+    return NativeForm(begins=(begin,), end=end, whole=whole)
+
+
 def _invoked(begin: str, end: str, mark: str = "") -> NativeForm:
     """A family whose calls are in `invoke` tags between two marks."""
 
@@ -173,6 +184,7 @@ def _invoked(begin: str, end: str, mark: str = "") -> NativeForm:
     return NativeForm(begins=(begin,), end=end, whole=whole, inner=(mark,) if mark else ())
 
 
+SEED: Final = _tagged("<seed:tool_call>", "</seed:tool_call>")
 MINIMAX: Final = _invoked("<minimax:tool_call>", "</minimax:tool_call>")
 DEEPSEEK_V3_2: Final = _invoked(f"<{DSML}function_calls>", f"</{DSML}function_calls>", DSML)
 DEEPSEEK_V4: Final = _invoked(f"<{DSML}tool_calls>", f"</{DSML}tool_calls>", DSML)

@@ -1,7 +1,7 @@
 """Tool calls that are written in tags rather than as JSON, between the marks of a call or of several.
 
     Qwen3-Coder, Qwen3.5, Nemotron 3, Seed-OSS  <function=NAME><parameter=KEY>VALUE</parameter>...</function>
-    GLM from 4.5 on, LongCat                    NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>...
+    GLM from 4.5 on                             NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>...
     MiniMax M2                                  <invoke name="NAME"><parameter name="KEY">VALUE</parameter>...</invoke>
     DeepSeek V3.2, V4                           the same, with ｜DSML｜ before the name of each tag, and string="true"
                                                 where a value is a text, "false" where it is JSON
