@@ -103,6 +103,7 @@ class ToolCallReader:
         self._is_open = False  # of the object of the call: further keys may follow its arguments
         self._opening = begin  # emitted as text if it turns out not to be a call
         self._only_whole = only_whole
+        self._num_closed = -1  # braces in what was last tried as JSON
         self.num_calls = 0
 
     @property
@@ -199,10 +200,13 @@ class ToolCallReader:
 
     def _whole(self, calls: list[CallPiece]) -> str:
         """Parse a complete call with another key order; returns what turned out to be text."""
-        # Parsed again with each piece: an incomplete JSON object raises ValueError.
         opened = self._held.lstrip(_BLANKS)
         if opened and not opened.startswith("{"):
             return self._tagged(opened, calls)
+        # Parsed again where another brace may have completed it: an incomplete JSON object raises ValueError.
+        before, self._num_closed = self._num_closed, opened.count("}")
+        if before == self._num_closed and not (self._end and self._end in opened):
+            return ""
         try:
             found, length = json.JSONDecoder().raw_decode(opened)
         except ValueError:
@@ -237,7 +241,7 @@ class ToolCallReader:
 
     def _begun(self, name: str) -> CallPiece:
         self.num_calls += 1
-        self._opening = ""  # it is part of this call
+        self._opening, self._num_closed = "", -1  # it is part of this call
         return CallPiece(index=self.num_calls - 1, call_id=f"call_{uuid.uuid4().hex[:24]}", name=name)
 
     def _more_arguments(self, arguments: CallArguments) -> list[CallPiece]:
@@ -275,7 +279,7 @@ class ToolCallReader:
 
     def _give_up(self) -> str:
         """Not a call: its beginning is text, and a call may still follow."""
-        self._is_inside = False
+        self._is_inside, self._num_closed = False, -1
         opening = "" if self._only_whole else self._opening
         return opening + (self._take(len(self._held)) if self._only_whole else "")
 
