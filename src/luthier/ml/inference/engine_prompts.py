@@ -18,7 +18,7 @@ prompt that cannot fit is rejected before tokenisation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
@@ -30,7 +30,7 @@ from luthier.core.stream import CallPiece, EndReason, TextRequest, WrittenToken,
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
 from luthier.ml.inference.tool_calls.call_spans import CallSpans
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.forms import ToolForm, form_of, with_calls_as_text, with_tools_as_text
+from luthier.ml.inference.tool_calls.forms import HERMES, ToolForm, form_of, with_calls_as_text, with_tools_as_text
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -249,6 +249,18 @@ class WholeAnswers:
         if prompt.conversation is None:
             return None
         return self._tools.form(TextRequest(conversation=prompt.conversation))
+
+
+def text_with_calls(text: str, calls: Iterable[Mapping[str, Any]]) -> str:
+    """An answer with its tool calls as text, in the form of Hermes: for people who compare answers.
+
+    Args:
+        text: the answer without its calls.
+        calls: in OpenAI's format; what has no function is left out.
+    """
+    functions = [one for call in calls if isinstance(one := call.get("function"), dict)]
+    written = [HERMES.written(str(one.get("name")), str(one.get("arguments") or "{}")) for one in functions]
+    return "\n".join([*([text] if text else ()), *written])
 
 
 class CallsInText:
