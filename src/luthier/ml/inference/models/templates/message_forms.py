@@ -161,7 +161,7 @@ class MessageForms:
         """The messages as a client of this model sends them: with ids of calls that the model knows."""
         if not (self.shortens_ids or self.names_ids):
             return list(messages)
-        identified = _with_ids(messages)
+        identified = with_ids(messages)
         return _with_named_ids(identified) if self.names_ids else identified
 
     def applied(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -267,8 +267,12 @@ def _writes_ids_alone(render: Render, forms: MessageForms) -> bool:
     return _writes(text, _ANSWER) and _writes(text, _LONG_ID) and not _writes(text, name) and _writes(named, name)
 
 
-def _with_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with an id for each call without one; results without one answer the calls in their order."""
+def with_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with an id for each call without one; results without one answer the calls in their order.
+
+    Args:
+        messages: in OpenAI's format; they are not changed.
+    """
     made, open_ids, num_calls = list[dict[str, Any]](), list[str](), 0
     for message in messages:
         if calls := message.get("tool_calls"):
