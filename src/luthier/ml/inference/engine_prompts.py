@@ -4,7 +4,7 @@ A recipe may rewrite system turns, tools and reasoning for templates that do not
 
     data.system: fold           the system text, a blank line, then the first user turn
     data.tools: as_text         tools as text in the system turn, calls and their results as text, as the server does
-                                for templates without tools (`ml/inference/tool_calls/forms.py`)
+                                for templates without tools (`ml/inference/tool_calls/as_text.py`)
     data.reasoning: as_text     <think>, the reasoning, </think>, then the answer, all as content
     data.reasoning: drop        the answer without its reasoning
 
@@ -28,9 +28,10 @@ from luthier.core.ids import sha256_document
 from luthier.core.ports import Prompt
 from luthier.core.stream import CallPiece, EndReason, TextRequest, WrittenToken, joined_calls
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
+from luthier.ml.inference.tool_calls.as_text import with_calls_as_text, with_tools_as_text
 from luthier.ml.inference.tool_calls.call_spans import CallSpans
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.forms import HERMES, ToolForm, form_of, with_calls_as_text, with_tools_as_text
+from luthier.ml.inference.tool_calls.forms import HERMES, ToolForm, form_of
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate

@@ -12,7 +12,8 @@ from tests.ml.inference.tool_calls.reading import ASK, asked, read
 from luthier.ml.inference.engine_prompts import ToolFormat
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import Thoughts
-from luthier.ml.inference.tool_calls.forms import HERMES, form_of, with_tools_as_text
+from luthier.ml.inference.tool_calls.as_text import with_tools_as_text
+from luthier.ml.inference.tool_calls.forms import HERMES, form_of
 from luthier.testing.tiny import CHAT_TEMPLATE
 
 # How a template of each family shows its form: in most, the mark is written out; DeepSeek's is put together.

@@ -39,7 +39,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from luthier.core.conversation import Conversation, Message
 from luthier.core.json_limits import json_text
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.ml.inference.models.templates.thinking import num_open
@@ -320,6 +319,7 @@ class ToolForm:
         is_list: calls are in one JSON list.
         in_channels: the model writes calls in channels; required ones have the delimiters.
         native: the model's own form, which is read as well; required calls have the delimiters.
+        joins_results: the template refuses two turns of the user in a row, which results as text would be.
     """
 
     begin: str
@@ -330,6 +330,7 @@ class ToolForm:
     is_list: bool = False
     in_channels: bool = False
     native: NativeForm | None = None
+    joins_results: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -435,64 +436,17 @@ _FORMS: Final = (
 )
 
 
+_ALTERNATES: Final = "must alternate"
+"""What such templates say: Gemma's, and those of Llama 2 and Mistral."""
+
+
 def form_of(template: str) -> ToolForm:
     """The tool call format of a model with this chat template."""
+    return replace(_own_form(template), joins_results=_ALTERNATES in template)
+
+
+def _own_form(template: str) -> ToolForm:
     if DSML in template:
         # Templates put the tags together from parts, so that none of them is written out.
         return replace(HERMES, native=DEEPSEEK_V3_2 if "function_calls" in template else DEEPSEEK_V4)
     return next((form for mark, form in _FORMS if mark in template), HERMES)
-
-
-TOOLS_PROMPT: Final = """\
-You may call these functions. To call one, write:
-{example}
-and nothing after it; its result comes in the next message.
-Functions, one a line, with the JSON schema of their arguments:
-{functions}"""
-"""The system text that describes tools. example: of a call. functions: one per line."""
-TOOL_RESPONSE: Final = ("<tool_response>", "</tool_response>")
-"""A tool result with its delimiters."""
-
-
-def with_tools_as_text(conversation: Conversation, form: ToolForm) -> Conversation:
-    """The same conversation as plain text messages; unchanged if it involves no tools."""
-    messages = [_as_text(message, form) for message in conversation.messages]
-    if conversation.tools:
-        functions = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in conversation.tools)
-        words = TOOLS_PROMPT.format(example=form.written("...", "{...}", quotes=False), functions=functions)
-        if messages and messages[0].role in ("system", "developer"):
-            content = f"{messages[0].content or ''}\n\n{words}"
-            messages[0] = messages[0].model_copy(update={"content": content})
-        else:
-            messages.insert(0, Message(role="system", content=words))
-    # Without `tools`: a template that supports them must not write them again.
-    return Conversation(messages=tuple(messages))
-
-
-def _as_text(message: Message, form: ToolForm) -> Message:
-    if message.role in ("tool", "function"):
-        begin, end = TOOL_RESPONSE
-        # As a user turn: templates without tools reject the role `tool`.
-        return Message(role="user", content=f"{begin}{message.content or ''}{end}")
-    if not message.tool_calls:
-        return message
-    calls = [
-        form.written(call["function"]["name"], call["function"].get("arguments") or "{}") for call in message.tool_calls
-    ]
-    parts = [message.content] if message.content else []
-    return message.model_copy(update={"content": "\n".join([*parts, *calls]), "tool_calls": ()})
-
-
-def with_calls_as_text(conversation: Conversation, form: ToolForm) -> Conversation:
-    """The same conversation with calls as text of their turns, for templates that write tools and no calls."""
-    messages, num_before = list[Message](), 0
-    for message in conversation.messages:
-        if message.tool_calls:
-            text = form.calls_text(message.tool_calls, num_before)
-            between = "\n" if message.content and form.native is None else ""
-            changed = {"content": f"{message.content or ''}{between}{text}", "tool_calls": ()}
-            num_before += len(message.tool_calls)
-            messages.append(message.model_copy(update=changed))
-        else:
-            messages.append(message)
-    return conversation.model_copy(update={"messages": tuple(messages)})
