@@ -417,7 +417,7 @@ def _conversation(body: ChatBody, tools: list[Tool]) -> Conversation:
                 role=message.role,
                 content=text or "",
                 name=message.name,
-                tool_calls=tuple(call.model_dump() for call in message.tool_calls or ()),
+                tool_calls=tuple(call.document() for call in message.tool_calls or ()),
                 tool_call_id=message.tool_call_id,
                 reasoning=message.thought,
             )
