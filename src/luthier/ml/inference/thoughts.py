@@ -153,9 +153,7 @@ class Thoughts:
         """Whether the prompt ends inside reasoning."""
         return self.form.is_open(str(self._backend.decode(list(prompt_ids[-_TAIL_TOKENS:]), skip_special_tokens=False)))
 
-    def split(
-        self, ids: Sequence[int], *, is_open: bool, marks: Sequence[str] = ()
-    ) -> tuple[ThoughtAndAnswer, int]:
+    def split(self, ids: Sequence[int], *, is_open: bool, marks: Sequence[str] = ()) -> tuple[ThoughtAndAnswer, int]:
         """Split generated tokens, and count those of the reasoning including delimiters.
 
         Args:

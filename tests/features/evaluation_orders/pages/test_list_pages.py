@@ -272,7 +272,10 @@ def test_one_system_alone_and_none_with_samples(home: Context, browser: Browser)
 
 
 def test_tool_calls_of_an_answer_are_shown_beside_its_text(home: Context, browser: Browser) -> None:
-    calls = ({"id": "c1", "type": "function", "function": {"name": "price", "arguments": '{"wood": "<b>Fichte</b>"}'}}, {})
+    calls = (
+        {"id": "c1", "type": "function", "function": {"name": "price", "arguments": '{"wood": "<b>Fichte</b>"}'}},
+        {},
+    )
     calling = system("base", 0.1, [sample(1, "", 0.0).model_copy(update={"tool_calls": calls}), sample(2, "b", 0.0)])
     assert ["tool_calls" in one.model_dump() for one in calling.samples] == [True, False]
     home.evaluations.save(judged(None).model_copy(update={"comparisons": (), "verdict": None, "systems": (calling,)}))

@@ -174,8 +174,8 @@ def test_a_row_whose_tools_or_turns_the_template_drops_is_refused(chat: ChatTemp
     """The server would describe the tools in the prompt, so that the head would read what it never learned."""
     tokenizer = copy.deepcopy(chat.tokenizer)
     tokenizer.chat_template = (
-        "{% for m in messages if m.role != 'system' or not drops %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for m in messages if m.role != 'system' or not drops %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     template = ChatTemplate(tokenizer, "chat", options={"drops": lost == "system"})
     (example,) = _examples("yes")

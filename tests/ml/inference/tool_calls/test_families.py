@@ -17,7 +17,7 @@ from luthier.ml.inference.tool_calls.forms import HERMES, form_of
 from luthier.testing.tiny import CHAT_TEMPLATE
 
 # How a template of each family shows its form: in most, the mark is written out; DeepSeek's is put together.
-SEED = "{%- set toolcall_begin_token = \"<seed:tool_call>\" -%}"
+SEED = '{%- set toolcall_begin_token = "<seed:tool_call>" -%}'
 MINIMAX = "{%- set toolcall_begin_token = '<minimax:tool_call>' -%}"
 V3_2, V4 = "{{ '<' + '｜DSML｜' + 'function_calls>' }}", "{{ '<' + '｜DSML｜' + 'tool_calls>' }}{{ m.tool_calls }}"
 FUNCTION_GEMMA = "{{ '<start_function_call>call:' + name }}"
@@ -25,8 +25,7 @@ OLMO, NEMOTRON, JAMBA = "<function_calls>", "<TOOLCALL>", "<tool_calls>"
 COMMAND, APERTUS = "<|START_ACTION|>", "<|tools_prefix|>"
 TWO = [("clock", {"a": "}"}), ("get_weather", {"city": "Cremona", "days": 2})]
 OBJECTS = (
-    '{"name": "clock", "arguments": {"a": "}"}}, '
-    '{"name": "get_weather", "arguments": {"city": "Cremona", "days": 2}}'
+    '{"name": "clock", "arguments": {"a": "}"}}, {"name": "get_weather", "arguments": {"city": "Cremona", "days": 2}}'
 )
 
 

@@ -175,7 +175,7 @@ def _message(choice: Choice) -> dict[str, Any]:
 
 
 def _joined(calls: Sequence[CallPiece]) -> list[CallPiece]:
-    """The pieces with those of one call joined: older clients take two entries of one index in a chunk for two calls."""
+    """The pieces, those of one call joined: older clients take two entries of one index in a chunk for two calls."""
     found: list[CallPiece] = []
     for call in calls:
         if call.name is None and found and found[-1].index == call.index:

@@ -4,8 +4,8 @@
     arguments   of a tool call: an object; or JSON text, for templates that write the value unchanged
     name        of a tool result: omitted as in OpenAI's format; or the tool's name, for templates that require it
     id          of a tool call, of any length; or of nine letters and digits, for templates that refuse others
-                (Mistral's); or `functions.NAME:NUMBER`, for templates that write it in place of the name (Kimi K2's); both
-                get ids where rows have none
+                (Mistral's); or `functions.NAME:NUMBER`, for templates that write it in place of the name (Kimi K2's);
+                both get ids where rows have none
 
 With the wrong format a template drops the content, writes the Python repr of an object, or raises.
 
