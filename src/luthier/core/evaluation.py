@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation_plan import Bar, Prompting, ThinkingFigures
@@ -47,6 +47,7 @@ class Sample(FrozenModel):
         scores: this sample's own figures, for metrics that have them, by name.
         reasoning: the thought; None where there is none.
         num_thinking_tokens: of the thought, None where a server does not report it.
+        tool_calls: calls of tools, in OpenAI's format, which are no part of `output`.
     """
 
     row_id: str
@@ -58,6 +59,15 @@ class Sample(FrozenModel):
     scores: dict[str, float] = Field(default_factory=dict)
     reasoning: str | None = None
     num_thinking_tokens: int | None = 0
+    tool_calls: tuple[dict[str, Any], ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without calls where there are none: documents of other samples stay as they are."""
+        document: dict[str, Any] = write(self)
+        if not document.get("tool_calls", ...):
+            del document["tool_calls"]
+        return document
 
 
 class SystemResult(FrozenModel):

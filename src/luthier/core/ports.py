@@ -126,8 +126,7 @@ class Generation(FrozenModel):
         num_thinking_tokens: of the thought, its delimiters included; None where a server does not say it.
         ends_in_thought: the answer never began.
         token_ids: all new tokens, where the caller requests them from a local engine; never stored.
-        tool_calls: calls of tools, in OpenAI's format, from engines that separate them from the text; batches of the
-            engine transformers leave them in it.
+        tool_calls: calls of tools, in OpenAI's format, which are no part of the text.
     """
 
     text: str

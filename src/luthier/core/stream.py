@@ -360,6 +360,21 @@ class CallPiece(FrozenModel):
     arguments: str = ""
 
 
+def joined_calls(pieces: Iterable[CallPiece]) -> tuple[dict[str, Any], ...]:
+    """The calls that these pieces make up, in OpenAI's format.
+
+    Args:
+        pieces: in the order in which they were written; the first one of a call has its name.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        if piece.name is not None:
+            function = {"name": piece.name, "arguments": ""}
+            found[piece.index] = {"id": piece.call_id, "type": "function", "function": function}
+        found[piece.index]["function"]["arguments"] += piece.arguments
+    return tuple(found.values())
+
+
 class Piece(FrozenModel):
     """More of an answer: whole characters only.
 

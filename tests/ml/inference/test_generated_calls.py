@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from luthier.core.ports import Generation
-from luthier.core.stream import CallPiece, Ended, Piece, Started
-from luthier.ml.inference.engine_wrappers import StreamedAnswer
+import pytest
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.ids import sha256_document
+from luthier.core.ports import Generation, Prompt, SilentProgress
+from luthier.core.stream import CallPiece, Ended, Piece, Started, TextRequest
+from luthier.ml.inference.decode import Continuation
+from luthier.ml.inference.engine_prompts import ToolFormat
+from luthier.ml.inference.engine_wrappers import CachedEngine, StreamedAnswer
+from luthier.ml.inference.fake import FakeEngine
+from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.openai.messages import generation_of
+from luthier.ml.inference.transformers_engine import TransformersEngine
+from luthier.testing.tiny import CHAT_TEMPLATE
 
 CALLS: list[dict[str, Any]] = [
     {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "x"}'}},
@@ -52,3 +66,88 @@ def test_what_is_stored_of_an_answer_without_calls_is_as_before() -> None:
     }  # fmt: skip
     calling = plain.model_copy(update={"tool_calls": tuple(CALLS), "token_ids": None})
     assert Generation.model_validate_json(calling.model_dump_json()) == calling
+
+
+WOOD: dict[str, Any] = {"type": "function", "function": {"name": "price", "parameters": {"type": "object"}}}
+QUESTION = Conversation(messages=(Message(role="user", content="How much?"),), tools=(WOOD,))
+SPECIAL = CHAT_TEMPLATE.replace("</call>", "").replace("<call>", "[TOOL_CALLS]")
+
+
+def engine_that_writes(
+    text: str, tiny: Path, monkeypatch: pytest.MonkeyPatch, template: str = CHAT_TEMPLATE, special: str = ""
+) -> TransformersEngine:
+    """An engine whose answers are the tokens of this text, which is a stand-in for what its model would write."""
+    tokenizer = copy.deepcopy(ChatTemplate.load(tiny).tokenizer)
+    tokenizer.chat_template = template
+    if special:
+        tokenizer.add_tokens([special], special_tokens=True)
+    model = load_model(tiny, dtype="float32", attention="sdpa")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    monkeypatch.setattr(
+        "luthier.ml.inference.transformers_engine.batch_generate",
+        lambda decoder, requests, *more, **options: [Continuation(list(ids), end_id=0) for _ in requests],
+    )
+    return TransformersEngine(model, ChatTemplate(tokenizer, "chat"))
+
+
+@pytest.mark.parametrize(
+    ("template", "special", "text"),
+    [
+        (CHAT_TEMPLATE, "", 'I look.\n<call>{"name": "price", "arguments": {"wood": "maple"}}</call>'),
+        (SPECIAL, "[TOOL_CALLS]", 'I look.[TOOL_CALLS][{"name": "price", "arguments": {"wood": "maple"}}]'),
+    ],
+    ids=["in text", "behind a special token"],
+)
+def test_a_batch_has_the_calls_of_its_answers_beside_their_text(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, template: str, special: str, text: str
+) -> None:
+    engine = engine_that_writes(text, tiny, monkeypatch, template, special)
+    prompt = Prompt(conversation=QUESTION, max_new_tokens=8)
+    without = Prompt(conversation=QUESTION.model_copy(update={"tools": ()}), max_new_tokens=8)
+    made, again, plain = engine.generate([prompt, prompt, without], SilentProgress())
+    assert made.text == "I look."
+    assert [call["function"] for call in made.tool_calls] == [{"name": "price", "arguments": '{"wood": "maple"}'}]
+    assert made == again, "equal prompts and answers have calls with equal ids"
+    assert made.tool_calls[0]["id"].startswith("call_")
+    assert (plain.text, plain.tool_calls) == (text.replace(special, "") if special else text, ())
+
+
+class Unused:
+    """A store that nothing reads."""
+
+    def find(self, keys: Sequence[str]) -> dict[str, Generation]:
+        raise AssertionError(keys)
+
+    def keep(self, new: Mapping[str, Generation], *, engine: str) -> None:
+        raise AssertionError(engine)
+
+
+def test_answers_that_were_stored_with_calls_in_their_text_are_written_again() -> None:
+    def key(name: str, prompt: Prompt) -> str:
+        return CachedEngine(lambda _: FakeEngine({}), Unused(), name="m", identity={"engine": name}).key(prompt)
+
+    def old(name: str, prompt: Prompt) -> str:
+        unset = {"json_schema", "max_thinking_tokens"}
+        return sha256_document({"engine": {"engine": name}, "prompt": prompt.model_dump(mode="json", exclude=unset)})
+
+    tools, plain = Prompt(conversation=QUESTION), Prompt(text="a")
+    names = ("transformers", "openai_http")
+    found = [(name, one is tools, key(name, one) == old(name, one)) for name in names for one in (tools, plain)]
+    assert found == [
+        ("transformers", True, False), ("transformers", False, True),
+        ("openai_http", True, True), ("openai_http", False, True),
+    ]  # fmt: skip
+
+
+def test_tools_are_described_where_a_template_reads_them_from_elsewhere(tiny: Path) -> None:
+    """As Phi-4-mini's, which reads tools of a system message alone."""
+    tokenizer = copy.deepcopy(ChatTemplate.load(tiny).tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% if m.tools %}{{ m.tools }}{% endif %}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template = ChatTemplate(tokenizer, "chat")
+    written = template.render(ToolFormat.of(template).conversation(TextRequest(conversation=QUESTION)))
+    assert '"name": "price"' in written
+    knowing = ChatTemplate.load(tiny)
+    assert ToolFormat.of(knowing).conversation(TextRequest(conversation=QUESTION)) == QUESTION

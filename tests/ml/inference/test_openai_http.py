@@ -66,6 +66,20 @@ def test_the_request_is_as_the_api_wants_it(engine, server):
     ]
 
 
+def test_calls_of_rows_without_ids_get_some(engine):
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = (
+        Message(role="user", content="Why?"),
+        Message(role="assistant", tool_calls=(call, call | {"id": "own"})),
+        Message(role="tool", content="a"),
+        Message(role="tool", content="b"),
+    )
+    _, body, _ = engine.request_of(Prompt(conversation=Conversation(messages=messages)), 0)
+    _, called, *results = body["messages"]
+    ids = [one["id"] for one in called["tool_calls"]]
+    assert ids == ["call_0", "own"] == [one["tool_call_id"] for one in results]
+
+
 def test_passing_troubles_are_tried_again(engine, server):
     server.troubles = [
         Trouble(429, {"error": {"message": "slow down"}}, {"Retry-After": "0"}),

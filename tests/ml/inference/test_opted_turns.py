@@ -104,3 +104,35 @@ def test_tools_are_in_a_prompt_of_a_batch_as_they_are_in_one_of_the_server(templ
         behind = written.rpartition("How much is spruce?")[2]
         assert ("price" in written, "price" in behind, "spruce" in behind) == (True, True, True)
     assert prompts_with_tools(prompts, ChatTemplate(own, "plain"), OptedTurns()) == prompts
+
+
+def test_results_of_tools_are_one_turn_where_a_template_demands_that_turns_alternate(template: ChatTemplate) -> None:
+    """As Gemma's, which has no place for tools: agents send two results, or a text behind one."""
+    turn = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    check = (
+        "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    )
+    system = "{% for m in messages if m.role == 'system' %}" + turn + "{% endfor %}"
+    jinja = system + "{% for m in messages if m.role != 'system' %}" + check + turn + "{% endfor %}"
+    calls = tuple(
+        {"id": f"c{n}", "type": "function", "function": {"name": "price", "arguments": "{}"}} for n in range(2)
+    )
+    messages = (
+        Message(role="user", content="How much?"),
+        Message(role="assistant", tool_calls=calls),
+        Message(role="tool", tool_call_id="c0", content="12"),
+        Message(role="tool", tool_call_id="c1", content="13"),
+        Message(role="user", content="So?"),
+    )
+    row = Conversation(messages=messages, tools=ROWS["tools"].tools)
+    results = ["<tool_response>12</tool_response>", "<tool_response>13</tool_response>", "So?"]
+    for text, expected in ((jinja, ["\n".join(results)]), (jinja.replace(check, ""), results)):
+        own = copy.deepcopy(template.tokenizer)
+        own.chat_template = text
+        other = ChatTemplate(own, "chat")
+        made = ToolFormat.of(other).written(row, OptedTurns())
+        assert [one.role for one in made.messages] == ["system", "user", "assistant"] + ["user"] * len(expected)
+        assert [one.content for one in made.messages[3:]] == expected
+        assert "So?" in other.render(made)
+        assert _rewritten(OptedTurns(tools_as_text=True), made, other) == made

@@ -1,14 +1,18 @@
 from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.ml.inference.tool_calls.reading import ASK
 from tokenizers import Tokenizer, decoders, models
 
-from luthier.core.stream import Piece, Sampling, TextRequest
+from luthier.core.stream import Piece, Sampling, TextRequest, joined_calls
 from luthier.ml.inference.answer_row import AnswerRow, Sampler
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
-from luthier.ml.inference.thoughts import StopTexts, TextStream
+from luthier.ml.inference.stop_texts import StopsBesideCalls, StopTexts
+from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, TextStream
+from luthier.ml.inference.tool_calls.forms import form_of
 from luthier.testing.tiny import make_tiny_model
 
 _TOKENIZERS = {}
@@ -109,3 +113,52 @@ def test_tokens_of_an_answer_have_the_blanks_that_its_text_has():
     assert [token.chosen.token for token in tokens] == ["The", " front", "s", "\ufffd", "\ufffd", " of"]
     assert [token.offset for token in tokens] == [0, 3, 9, 10, 10, 11]
     assert [token.top[1].token for token in tokens] == ["of", " of", " of", " of", " of", "s"]
+
+
+@given(few, st.lists(st.text("ab", min_size=1, max_size=4), max_size=4), st.lists(st.integers(0, 12), max_size=6))
+def test_a_stop_text_is_found_where_tools_may_be_called_as_where_none_may(text, stops, cuts):
+    edges = [0, *sorted(min(place, len(text)) for place in cuts), len(text)]
+    finder = StopsBesideCalls(stops, form_of("<tool_call>").reader(TextRequest(conversation=ASK)))
+    told = "".join(finder.add(text[start:end]) for start, end in pairwise(edges)) + finder.end()
+    assert (told, finder.found_text is not None) == cut(text, stops)
+
+
+def answered(text, template, stops, width):
+    """An answer in pieces of `width` characters: its text, its calls as (name, arguments), and its stop text."""
+    asked = TextRequest(conversation=ASK, stop=stops)
+    form = form_of(template)
+    answer, reader = AnswerText(asked, NO_THINKING, form.reader(asked)), form.reader(asked)
+    written = "".join(answer.add(text[place : place + width], 0)[1] for place in range(0, len(text), width))
+    said, pieces = reader.add(written + answer.end(0)[1])
+    rest, more = reader.end()
+    functions = [call["function"] for call in joined_calls([*pieces, *more])]
+    return said + rest, [(one["name"], one["arguments"]) for one in functions], answer.stop_text
+
+
+DEEPSEEK, SEP = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"
+
+
+@pytest.mark.parametrize("width", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("template", "text", "stops", "expected"),
+    [
+        ("<tool_call>", 'I look.\n<tool_call>\n{"name": "clock", "arguments": {"a": "x"}}\n</tool_call>', ("\n",),
+         ("I look.", [("clock", '{"a": "x"}')], None)),
+        ("<tool_call>", 'One. <tool_call>{"name": "clock", "arguments": {"a": "End"}}</tool_call> Two. End. Three',
+         ("End",), ("One. Two.", [("clock", '{"a": "End"}')], "End")),
+        ("<tool_call>", 'One. End <tool_call>{"name": "clock", "arguments": {}}</tool_call>', ("End",),
+         ("One. ", [], "End")),
+        ("<tool_call>", 'ab<tool_call>{"name": "clock", "arguments": {}}</tool_call>cd', ("bc",),
+         ("abcd", [("clock", "{}")], None)),
+        ("<tool_call>", 'It is <tool_call>{"name": "rm", "arguments": {"a": "End"}}</tool_call>', ("End",),
+         ('It is <tool_call>{"name": "rm", "arguments": {"a": "', [], "End")),
+        (DEEPSEEK, f'{DEEPSEEK}function{SEP}clock\n```json\n{{"a": 1}}\n```<｜tool▁call▁end｜>', ("```", "\n"),
+         ("", [("clock", '{"a": 1}')], None)),
+        ("python_tag", '{"name": "clock", "parameters": {"a": "}"}}', ("}",), ("", [("clock", '{"a": "}"}')], None)),
+        ("python_tag", '{"a": 1} End', ("End",), ('{"a": 1} ', [], "End")),
+        ("<|channel|>commentary", '<|channel|>commentary to=functions.clock<|message|>{"a": "End"}', ("End",),
+         ("", [("clock", '{"a": "End"}')], None)),
+    ],
+)  # fmt: skip
+def test_a_stop_text_ends_the_text_of_an_answer_and_cuts_no_call(template, text, stops, expected, width):
+    assert answered(text, template, stops, width) == expected

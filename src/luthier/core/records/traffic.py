@@ -5,7 +5,9 @@ Of an exchange only as much is kept as the project's policy says. Feedback has a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +30,25 @@ class TrafficPolicy(FrozenModel):
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
     mask_personal_data: bool = True
     keep_days: Annotated[int, Field(ge=1)] = 30
+
+
+_CALLS: Final = "tool_calls"
+
+
+def answer_of_calls(calls: Sequence[dict[str, Any]]) -> str:
+    """Tool calls as the log keeps them in the place of an answer."""
+    return json.dumps({_CALLS: list(calls)}, ensure_ascii=False)
+
+
+def is_of_calls(answer: str) -> bool:
+    """Whether a text is what the log keeps of an answer with tool calls: no text that a model could learn."""
+    if not answer.lstrip().startswith("{"):
+        return False
+    try:
+        found = json.loads(answer)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and set(found) == {_CALLS} and isinstance(found[_CALLS], list)
 
 
 class Exchange(FrozenModel):

@@ -246,7 +246,7 @@ def _end(name: str, text: str) -> float | None:
 
 
 def _outputs(evaluation: Evaluation, who: Roles, row: SampleRow, marks: str) -> list[dict[str, Any]]:
-    """What each system wrote. spans: of `word_diff`; None where it is shown without marks."""
+    """What each system wrote, and its tool calls. spans: of `word_diff`; None where it is shown without marks."""
     from luthier.ml.data.diff.row_changes import word_diff
 
     against = row.samples.get(who.baseline or "") if marks == "baseline" else None
@@ -258,5 +258,7 @@ def _outputs(evaluation: Evaluation, who: Roles, row: SampleRow, marks: str) -> 
             # The word diff is quadratic in the number of words: long texts are shown without marks.
             if other and sample is not against and 0 < len(sample.output) <= _MAX_MARKED >= len(other):
                 spans = word_diff(other, sample.output)
-            outputs.append({"system": system, "sample": sample, "spans": spans})
+            functions = [call.get("function") for call in sample.tool_calls]
+            calls = [f"{one.get('name')} {one.get('arguments')}" for one in functions if isinstance(one, dict)]
+            outputs.append({"system": system, "sample": sample, "spans": spans, "calls": calls})
     return outputs

@@ -18,7 +18,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import ConflictError, DataError, LuthierError
 from luthier.core.ids import sha256_bytes
-from luthier.core.records.traffic import ReviewItem
+from luthier.core.records.traffic import ReviewItem, is_of_calls
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.decided_rows import detected_shape
@@ -39,6 +39,8 @@ MAX_COMPARED_ROWS: Final = 50_000
 _DETAIL: Final = "review_ids"
 _LEARNED: Final = "review_learned"
 """In the details of a version: a digest of the answer that was added, by review id."""
+CALLS_TOOLS: Final = "it calls tools, and the log has neither its text nor the definitions of the tools"
+"""Why an accepted answer is no row: it would teach the JSON in which the log keeps calls."""
 _DIGEST_CHARACTERS: Final = 16
 _FROM_ELSEWHERE: Final = ("split", "import", "documents")
 """Versions of these origins hold none of the rows of the version before."""
@@ -256,6 +258,8 @@ def _fields_of(
     item: ReviewItem, shape: str, mapping: Mapping[str, str], first: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, str]:
     """The fields of a row, or why the answer does not fit the columns."""
+    if is_of_calls(item.learned):
+        return None, CALLS_TOOLS
     chat = learning(item.messages, item.learned)["messages"]
 
     def column(name: str) -> str:

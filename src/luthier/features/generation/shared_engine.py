@@ -122,7 +122,7 @@ class SharedEngine:
 
     def _lent(self, prompts: Sequence[Prompt]) -> LentEngine | None:
         if self._has_written or any(one.conversation is not None and one.conversation.tools for one in prompts):
-            # Of prompts with tools the server takes calls apart, which an engine of one's own leaves in the text.
+            # The server draws ids of calls, which an engine of one's own derives from prompt and answer.
             return None
         lent = self._context.shared_engines.of(self._candidate, max(len(prompts), self._num_expected))
         if lent is not None:

@@ -22,7 +22,7 @@ from luthier.core.conversation import Message
 from luthier.core.dataset import Example
 from luthier.core.defaults import RATED_TOKENS
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation import Evaluation, Sample
 from luthier.core.ports import Generation, Prompt
 from luthier.core.results.human_eval import AttentionCheck, RatedAnswer, RatingItem, RatingKind
 from luthier.features.models.prompts import readable
@@ -101,6 +101,7 @@ def answer_rows(
     from luthier.features.generation.engines import find_teacher
     from luthier.features.models.names import runs_of
     from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.inference.engine_prompts import text_with_calls
 
     _check_names(systems)
     loaded = load_file(data, mapping=column_map(context, runs_of(context, systems), data, mapping).mapping)
@@ -123,7 +124,8 @@ def answer_rows(
         written[name] = [one if isinstance(one, Generation) else None for one in found]
     rows = []
     for place, example in enumerate(examples):
-        texts = {name: one.text for name in systems if (one := written[name][place]) is not None}
+        made = {name: one for name in systems if (one := written[name][place]) is not None}
+        texts = {name: text_with_calls(one.text, one.tool_calls) for name, one in made.items()}
         # A row that one system could not answer would have no pair; blind rating needs all of them.
         if len(texts) == len(systems):
             rows.append(_row(example, texts))
@@ -164,11 +166,17 @@ def answers_of(
             prompt=first[row_id].prompt,
             messages=(),
             reference=first[row_id].reference,
-            answers={name: samples[name][row_id].output for name in chosen},
+            answers={name: _shown(samples[name][row_id]) for name in chosen},
         )
         for row_id in kept
     )
     return _checked(AnsweredRows(chosen, evaluation.evaluation_id, rows))
+
+
+def _shown(sample: Sample) -> str:
+    from luthier.ml.inference.engine_prompts import text_with_calls
+
+    return text_with_calls(sample.output, sample.tool_calls)
 
 
 def _row(example: Example, texts: Mapping[str, str]) -> AnsweredRow:

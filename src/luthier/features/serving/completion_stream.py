@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from anyio import to_thread
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Message
+from luthier.core.records.traffic import answer_of_calls
 from luthier.core.stream import Piece, StreamEvent, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.models import Routed
@@ -189,4 +189,4 @@ class CompletionStream:
         else:
             return None
         calls = choice.tool_calls()
-        return messages, json.dumps({"tool_calls": calls}, ensure_ascii=False) if calls else choice.text
+        return messages, answer_of_calls(calls) if calls else choice.text

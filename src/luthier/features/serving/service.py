@@ -29,6 +29,7 @@ from luthier.core.stream import (
     Started,
     TextRequest,
     WrittenToken,
+    joined_calls,
 )
 from luthier.core.task_head import refuse_other_use
 from luthier.features.serving.engine_balance import EnginePick, PickReason
@@ -81,14 +82,7 @@ class Choice:
 
     def tool_calls(self) -> list[dict[str, Any]]:
         """The tool calls, in OpenAI's format."""
-        found: dict[int, dict[str, Any]] = {}
-        for piece in self.calls:
-            if piece.name is not None:
-                function = {"name": piece.name, "arguments": ""}
-                found[piece.index] = {"id": piece.call_id, "type": "function", "function": function}
-            # As OpenAI streams calls: the first piece carries the name, later ones only add to the arguments.
-            found[piece.index]["function"]["arguments"] += piece.arguments
-        return list(found.values())
+        return list(joined_calls(self.calls))
 
 
 @dataclass(slots=True)

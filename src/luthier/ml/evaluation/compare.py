@@ -337,6 +337,7 @@ def _samples(outcome: _Outcome, metrics: Sequence[MetricDefinition]) -> tuple[Sa
             scores={name: float(values[row]) for name, values in own.items() if np.isfinite(values[row])},
             reasoning=written.reasoning,
             num_thinking_tokens=written.num_thinking_tokens,
+            tool_calls=written.tool_calls,
         )
         for row, written in enumerate(outcome.generations or _choices(outcome))
     )

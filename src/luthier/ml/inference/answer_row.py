@@ -156,6 +156,7 @@ class AnswerRow:
         end_ids: ids of the tokens that end the answer.
         constraint: restricts sampling; None for no restriction.
         calls: separates tool calls from text; None if no tool may be called.
+        calls_for_stops: another reader of the same calls, in which stop texts do not count; None where there are none.
         thinking: delimiters of its reasoning, and its budget.
         has_ended: whether its last event was emitted.
         num_new_tokens: tokens generated so far, without the end token.
@@ -172,6 +173,7 @@ class AnswerRow:
     end_ids: frozenset[int]
     constraint: Constraint | None = None
     calls: CallReader | None = None
+    calls_for_stops: CallReader | None = None
     thinking: Thinking = NO_THINKING
     has_ended: bool = False
     num_new_tokens: int = 0
@@ -187,7 +189,7 @@ class AnswerRow:
 
     def __post_init__(self) -> None:
         self._text = TextStream(self.decode)
-        self._answer = AnswerText(self.asked, self.thinking)
+        self._answer = AnswerText(self.asked, self.thinking, self.calls_for_stops)
         # Only where likelihoods are requested: it reads character by character.
         is_placed = self.asked.num_top is not None
         self._places = CallSpans(self.calls) if is_placed and self.calls is not None else None

@@ -4,7 +4,7 @@ A recipe may rewrite system turns, tools and reasoning for templates that do not
 
     data.system: fold           the system text, a blank line, then the first user turn
     data.tools: as_text         tools as text in the system turn, calls and their results as text, as the server does
-                                for templates without tools (`ml/inference/tool_calls/forms.py`)
+                                for templates without tools (`ml/inference/tool_calls/as_text.py`)
     data.reasoning: as_text     <think>, the reasoning, </think>, then the answer, all as content
     data.reasoning: drop        the answer without its reasoning
 
@@ -18,18 +18,20 @@ prompt that cannot fit is rejected before tokenisation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
+from luthier.core.ids import sha256_document
 from luthier.core.ports import Prompt
-from luthier.core.stream import CallPiece, EndReason, TextRequest, WrittenToken
+from luthier.core.stream import CallPiece, EndReason, TextRequest, WrittenToken, joined_calls
 from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
+from luthier.ml.inference.tool_calls.as_text import with_calls_as_text, with_tools_as_text
 from luthier.ml.inference.tool_calls.call_spans import CallSpans
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.forms import ToolForm, form_of, with_calls_as_text, with_tools_as_text
+from luthier.ml.inference.tool_calls.forms import HERMES, ToolForm, form_of
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -118,23 +120,39 @@ def _folded(conversation: Conversation) -> Conversation:
     return conversation.model_copy(update={"messages": tuple(rest)})
 
 
+def _shows_tools(template: ChatTemplate) -> bool:
+    """Whether prompts name the tools: some templates read them elsewhere, as Phi-4-mini's in the system message."""
+    if "tools" not in text_of(template):
+        return False
+    name = "price_of_wood"
+    function = {"name": name, "description": "Of a wood.", "parameters": {"type": "object", "properties": {}}}
+    question = {"role": "user", "content": "Which wood?"}
+    text = template.attempt(None, [question], ({"type": "function", "function": function},), opens=True)
+    # A template that fails says so of the request itself.
+    return text is None or name in text
+
+
 class ToolFormat:
     """How tools enter one model's prompt, and how its calls are parsed.
 
     Args:
         template: Text of the model's chat template; empty for none.
         special: Special tokens of its vocabulary.
+        shows_tools: Whether its prompts name the tools that may be called; None takes one that reads a variable of
+            that name for one that does.
     """
 
-    def __init__(self, template: str, special: Iterable[str] = ()) -> None:
-        self._knows_tools, self._knows_calls = "tools" in template, "tool_calls" in template
+    def __init__(self, template: str, special: Iterable[str] = (), *, shows_tools: bool | None = None) -> None:
+        self._knows_tools = "tools" in template if shows_tools is None else shows_tools
+        self._knows_calls = "tool_calls" in template
         self._form, self._special = form_of(template), frozenset(special)
 
     @classmethod
     def of(cls, template: ChatTemplate) -> ToolFormat:
         """That of a template with its tokenizer."""
         added = template.tokenizer.added_tokens_decoder.values()
-        return cls(text_of(template), (token.content for token in added if token.special))
+        special = (token.content for token in added if token.special)
+        return cls(text_of(template), special, shows_tools=_shows_tools(template))
 
     def has_special_marks(self, form: ToolForm | None) -> bool:
         """Whether calls are marked by special tokens, which decoding usually omits.
@@ -185,7 +203,7 @@ def prompts_with_tools(prompts: Sequence[Prompt], template: ChatTemplate, opted:
     """
     if template.kind == "plain":
         return list(prompts)
-    tools = ToolFormat(text_of(template))
+    tools = ToolFormat.of(template)
     found = []
     for prompt in prompts:
         if prompt.conversation is not None:
@@ -194,16 +212,72 @@ def prompts_with_tools(prompts: Sequence[Prompt], template: ChatTemplate, opted:
     return found
 
 
+class WholeAnswers:
+    """Takes calls of tools out of whole answers, as engines that stream do.
+
+    Args:
+        template: of the model.
+    """
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._tools = ToolFormat.of(template)
+
+    def marks(self, prompt: Prompt) -> tuple[str, ...]:
+        """The special tokens that mark calls in the answer to a prompt, and that decoding usually hides."""
+        form = self._form(prompt)
+        return () if form is None or not self._tools.has_special_marks(form) else form.marks
+
+    def split(self, prompt: Prompt, text: str) -> tuple[str, tuple[dict[str, Any], ...]]:
+        """The text of an answer without its calls, and the calls in OpenAI's format.
+
+        Args:
+            prompt: the answered prompt, with the tools that may be called.
+            text: the answer without its thought.
+        """
+        form = self._form(prompt)
+        if form is None:
+            return text, ()
+        reader = form.reader(TextRequest(conversation=prompt.conversation))
+        said, pieces = reader.add(text)
+        rest, more = reader.end()
+        calls = joined_calls([*pieces, *more])
+        # Ids follow from prompt and answer, so that equal work gives equal rows.
+        asked = prompt.model_dump(mode="json", include={"conversation"}) if calls else None
+        ids = [f"call_{sha256_document([asked, text, number])[:24]}" for number in range(len(calls))]
+        return said + rest, tuple(call | {"id": own} for call, own in zip(calls, ids, strict=True))
+
+    def _form(self, prompt: Prompt) -> ToolForm | None:
+        if prompt.conversation is None:
+            return None
+        return self._tools.form(TextRequest(conversation=prompt.conversation))
+
+
+def text_with_calls(text: str, calls: Iterable[Mapping[str, Any]]) -> str:
+    """An answer with its tool calls as text, in the form of Hermes: for people who compare answers.
+
+    Args:
+        text: the answer without its calls.
+        calls: in OpenAI's format; what has no function is left out.
+    """
+    functions = [one for call in calls if isinstance(one := call.get("function"), dict)]
+    written = [HERMES.written(str(one.get("name")), str(one.get("arguments") or "{}")) for one in functions]
+    return "\n".join([*([text] if text else ()), *written])
+
+
 class CallsInText:
     """Parses calls from the text of one answer.
 
     Args:
         asked: the request that the answer belongs to.
         form: the call format; None if nothing may be called.
+
+    Attributes:
+        for_stops: another reader of the same calls, in which stop texts do not count; None where there are none.
     """
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
         self._reader: CallReader | None = None if form is None else form.reader(asked)
+        self.for_stops: CallReader | None = form.reader(asked) if form is not None and asked.stop else None
         self._places: CallSpans | None = None
         if self._reader is not None and asked.num_top is not None:
             self._reader = self._places = CallSpans(self._reader)

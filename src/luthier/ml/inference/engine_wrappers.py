@@ -20,7 +20,17 @@ from typing import Any, Final, Protocol
 from luthier.core.errors import OverlongError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Engine, Generation, Progress, Prompt, StreamEngine
-from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, StreamEvent, TextRequest
+from luthier.core.stream import (
+    CallPiece,
+    Ended,
+    Failed,
+    Piece,
+    Sampling,
+    Started,
+    StreamEvent,
+    TextRequest,
+    joined_calls,
+)
 
 Keep = Callable[[Prompt, Generation], None]
 
@@ -87,7 +97,12 @@ class CachedEngine:
         """The cache key of a prompt."""
         # Keys from before schemas and reasoning budgets existed remain valid.
         unset = {name for name in ("json_schema", "max_thinking_tokens") if getattr(prompt, name) is None}
-        return sha256_document({"engine": self._identity, "prompt": prompt.model_dump(mode="json", exclude=unset)})
+        document: dict[str, Any] = {"engine": self._identity, "prompt": prompt.model_dump(mode="json", exclude=unset)}
+        has_tools = prompt.conversation is not None and bool(prompt.conversation.tools)
+        if has_tools and self._identity.get("engine") == "transformers":
+            # Answers from before this engine took calls out of the text have them there, or have lost their marks.
+            document["has_calls_apart"] = True
+        return sha256_document(document)
 
     def generate_each(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation | OverlongError]:
         """One answer per prompt, in order; an error in place of the answer if a prompt exceeds the context.
@@ -166,7 +181,7 @@ class StreamedAnswer:
 
     def __init__(self) -> None:
         self._text = self._thought = ""
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._calls: list[CallPiece] = []
         self.num_prompt_tokens = 0
 
     def hear(self, event: StreamEvent) -> Generation | None:
@@ -176,11 +191,7 @@ class StreamedAnswer:
         elif isinstance(event, Piece):
             self._text += event.text
             self._thought += event.reasoning
-            for call in event.calls:
-                if call.name is not None:
-                    function = {"name": call.name, "arguments": ""}
-                    self._calls[call.index] = {"id": call.call_id, "type": "function", "function": function}
-                self._calls[call.index]["function"]["arguments"] += call.arguments
+            self._calls += event.calls
         elif isinstance(event, Ended):
             return Generation(
                 text=self._text,
@@ -192,7 +203,7 @@ class StreamedAnswer:
                 num_thinking_tokens=event.num_thinking_tokens,
                 ends_in_thought=event.ends_in_thought,
                 token_ids=event.token_ids,
-                tool_calls=tuple(self._calls.values()),
+                tool_calls=joined_calls(self._calls),
             )
         return None
 

@@ -51,7 +51,7 @@ class Prepared:
         form: the tool call format; None if no tool may be called.
         thinking: delimiters and budget of its reasoning.
         constraint: creates the constraint of one choice, if any.
-        decode: converts tokens to text, where reasoning is detected.
+        decode: converts tokens to text, with the marks of reasoning and of calls; None for the usual way.
     """
 
     asked: TextRequest
@@ -121,7 +121,10 @@ class RequestPreparer:
         thinking = thoughts.of_answer(request.ids, asked.max_thinking_tokens, room)
         request = replace(request, max_new_tokens=request.max_new_tokens + thinking.max_tokens)
         constraint = None if constraint is None else thoughts.constrained(constraint, is_open=thinking.is_open)
-        return Prepared(asked, request, constraint, form, thinking, thoughts.decode)
+        # Marks of calls are special tokens in many vocabularies; the others stay hidden.
+        marks = form.marks if form is not None and self._tools.has_special_marks(form) else ()
+        decode = thoughts.decoder(marks) if marks else thoughts.decode
+        return Prepared(asked, request, constraint, form, thinking, decode)
 
     def row(self, key: Hashable, choice: int, adapter: str | None, prepared: Prepared) -> AnswerRow:
         """The initial state of one answer.
@@ -143,10 +146,11 @@ class RequestPreparer:
             num_tokens=prepared.num_tokens,
             # The `n` choices of a request differ only by their seed.
             sampler=Sampler(asked.sampling, choice, self._device),
-            decode=self._decode_all if self._tools.has_special_marks(form) else decode,
+            decode=decode,
             end_ids=frozenset(self._engine.template.end_of_turn_ids),
             constraint=None if prepared.constraint is None else prepared.constraint(),
             calls=calls,
+            calls_for_stops=form.reader(asked) if form is not None and asked.stop else None,
             thinking=prepared.thinking,
         )
 
@@ -193,9 +197,6 @@ class RequestPreparer:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
-
-    def _decode_all(self, ids: Sequence[int]) -> str:
-        return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
 
 # Longer prompts are prefilled in parts of this many tokens, between decoding steps of other requests.

@@ -3,7 +3,7 @@
 Reasoning is detected by the format of the model's chat template (`models/templates/thinking.py`). A model whose
 template does not support reasoning may still have learned to write it in `<think>` tags, so an answer that begins with
 `<think>` is split for every model. This applies only to conversations: the continuation of a plain text is text. Text
-is sent in whole characters only, without any part of a stop text.
+is sent in whole characters only, without any part of a stop text (`stop_texts`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from luthier.ml.inference.models.templates.thinking import (
     ThinkingFormat,
     ThoughtAndAnswer,
     ThoughtReader,
-    num_open,
     thinking_format,
 )
 from luthier.ml.inference.models.templates.thinking_probe import options_of, thinking_switches
+from luthier.ml.inference.stop_texts import StopsBesideCalls
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+    from luthier.ml.inference.tool_calls.channels import CallReader
 
 _UNKNOWN = "\ufffd"
 
@@ -78,45 +79,6 @@ class TextStream:
     def _open_text(self) -> str:
         before = self._decode(self._ids[self._context : self._emitted])
         return self._decode(self._ids[self._context :])[len(before) :]
-
-
-class StopTexts:
-    """Detects stop texts, also across pieces.
-
-    If several match, the one completed first counts, so that the result does not depend on how the text is divided into
-    pieces.
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [stop for stop in stops if stop]
-        self._held = ""
-        self.found_text: str | None = None
-
-    @property
-    def found(self) -> bool:
-        """Whether a stop text is complete."""
-        return self.found_text is not None
-
-    def add(self, text: str) -> str:
-        """The text so far that is certainly not part of a stop text. Sets `found_text` when one is complete."""
-        if not self._stops or self.found:
-            return "" if self.found else text
-        self._held += text
-        # By the end position of the stop text: the one completed first.
-        matches = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if matches:
-            end, place = min(matches)
-            self.found_text = self._held[place:end]
-            return self._take(place)
-        return self._take(len(self._held) - max(num_open(self._held, stop) for stop in self._stops))
-
-    def end(self) -> str:
-        """Flush what was held back, at the end of the text."""
-        return "" if self.found else self._take(len(self._held))
-
-    def _take(self, num: int) -> str:
-        taken, self._held = self._held[:num], self._held[num:]
-        return taken
 
 
 # The opening delimiter of reasoning is at the end of a prompt and has few tokens.
@@ -170,7 +132,7 @@ class Thoughts:
         delimiters = "\n".join(self.form.delimiters)
         self.shown = tuple(content for content in special.values() if content in delimiters)
         # `skip_special_tokens` would also hide special delimiters, so the others are filtered here (`decode`).
-        self._hidden = frozenset(number for number, content in special.items() if content not in self.shown)
+        self._hidden = {number: content for number, content in special.items() if content not in self.shown}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens as text, without special tokens except those that delimit reasoning."""
@@ -180,21 +142,35 @@ class Thoughts:
             self._backend.decode([number for number in ids if number not in self._hidden], skip_special_tokens=False)
         )
 
+    def decoder(self, marks: Sequence[str]) -> Callable[[Sequence[int]], str]:
+        """As `decode`, with these texts visible where they are special tokens, such as the marks of tool calls."""
+        hidden = frozenset(number for number, content in self._hidden.items() if content not in marks)
+        return lambda ids: str(
+            self._backend.decode([number for number in ids if number not in hidden], skip_special_tokens=False)
+        )
+
     def is_open(self, prompt_ids: Sequence[int]) -> bool:
         """Whether the prompt ends inside reasoning."""
         return self.form.is_open(str(self._backend.decode(list(prompt_ids[-_TAIL_TOKENS:]), skip_special_tokens=False)))
 
-    def split(self, ids: Sequence[int], *, is_open: bool) -> tuple[ThoughtAndAnswer, int]:
-        """Split generated tokens, and count those of the reasoning including delimiters."""
+    def split(self, ids: Sequence[int], *, is_open: bool, marks: Sequence[str] = ()) -> tuple[ThoughtAndAnswer, int]:
+        """Split generated tokens, and count those of the reasoning including delimiters.
+
+        Args:
+            ids: of the answer.
+            is_open: whether the prompt has opened the reasoning.
+            marks: special tokens that are visible in the text, beside those of the reasoning.
+        """
+        decode = self.decoder(marks) if marks else self.decode
         reader = self.form.reader(is_open=is_open)
-        first, last = reader.add(self.decode(ids)), reader.end()
+        first, last = reader.add(decode(ids)), reader.end()
         found = ThoughtAndAnswer(
             first.reasoning + last.reasoning or None, first.content + last.content, reader.is_closed
         )
         if not reader.has_thought:
             return found, 0
         # Token by token: token and character boundaries differ, so the split text cannot be counted.
-        tokens = ThoughtTokens(self.form, self.decode, is_open=is_open)
+        tokens = ThoughtTokens(self.form, decode, is_open=is_open)
         for token in ids:
             tokens.take(token)
         return found, tokens.num_thinking
@@ -330,17 +306,22 @@ class GuideBehindThought:
 class AnswerText:
     """The streamed text of one answer, without its reasoning and up to a stop text.
 
-    A stop text ends the answer; within reasoning it is ignored.
+    A stop text ends the answer; within reasoning and calls of tools it is ignored.
+
+    Args:
+        asked: the request.
+        thinking: how reasoning is delimited and limited.
+        calls: reads calls of tools, for the search for stop texts alone; None where nothing may be called.
 
     Attributes:
         num_thinking: tokens of the reasoning so far, including delimiters.
         num_dropped: characters of the text so far that are not part of the answer: reasoning and delimiters.
     """
 
-    def __init__(self, asked: TextRequest, thinking: Thinking) -> None:
+    def __init__(self, asked: TextRequest, thinking: Thinking, calls: CallReader | None = None) -> None:
         form = thinking.form
         self._reader: ThoughtReader | None = None if form is None else form.reader(is_open=thinking.is_open)
-        self._stops = StopTexts(asked.stop)
+        self._stops = StopsBesideCalls(asked.stop, calls)
         self._most_new, self._most_thinking = asked.max_new_tokens, thinking.max_tokens
         self.num_thinking = self.num_dropped = 0
         self._num_read = self._num_answered = 0
@@ -361,7 +342,7 @@ class AnswerText:
     @property
     def found_stop(self) -> bool:
         """Whether a stop text has ended the answer."""
-        return self._stops.found
+        return self._stops.found_text is not None
 
     @property
     def stop_text(self) -> str | None:

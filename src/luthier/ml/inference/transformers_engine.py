@@ -18,7 +18,7 @@ from luthier.ml.inference.answer_row import ConstraintFactory
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_generate
 from luthier.ml.inference.batches import Shared, shared_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
-from luthier.ml.inference.engine_prompts import prompts_with_tools, rewritten, text_of
+from luthier.ml.inference.engine_prompts import WholeAnswers, prompts_with_tools, rewritten, text_of
 from luthier.ml.inference.likelihood import SCORES, ScoreBatches, Scorer, shared_states
 from luthier.ml.inference.models.architecture import context_tokens, padding_id
 from luthier.ml.inference.models.attention_proof import why_eager
@@ -79,6 +79,7 @@ class TransformersEngine:
         self._model: PreTrainedModel | PeftModel | None = model
         self._trained_prompt = virtual_tokens(model)
         self._template, self._opted = template, opted_turns
+        self._answers = WholeAnswers(template)
         self._batch_tokens, self._stop = batch_tokens, stop
         self._pad_id = padding_id(self._causal, template.tokenizer.pad_token_id)
         self._context_tokens = context_tokens(model.config)
@@ -158,7 +159,7 @@ class TransformersEngine:
 
         Prompts run in batches of similar length. A common prefix of all prompts is computed once if it has at least 32
         tokens. Neither changes the output, except for the last bits of floating-point sums. Answers are returned
-        without their reasoning, which may take `max_thinking_tokens` in addition.
+        without their calls of tools and their reasoning, which may take `max_thinking_tokens` in addition.
 
         Args:
             prompts: conversations or texts with their limits.
@@ -482,13 +483,16 @@ class TransformersEngine:
             found, num_thinking = ThoughtAndAnswer(None, str(text), is_closed=True), 0
         else:
             is_open = self._thoughts.is_open(request.ids)
-            found, num_thinking = self._thoughts.split(continuation.ids, is_open=is_open)
+            marks = self._answers.marks(prompt)
+            found, num_thinking = self._thoughts.split(continuation.ids, is_open=is_open, marks=marks)
+        said, calls = self._answers.split(prompt, found.content)
         return Generation(
-            text=found.content,
+            text=said,
             num_prompt_tokens=len(request.ids) - len(self._trained_prompt),
             num_new_tokens=len(continuation.ids),
             finish_reason="stop" if continuation.stopped else "length",
             reasoning=found.reasoning,
             num_thinking_tokens=num_thinking,
             ends_in_thought=not found.is_closed,
+            tool_calls=calls,
         )

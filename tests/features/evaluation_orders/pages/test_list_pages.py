@@ -271,6 +271,19 @@ def test_one_system_alone_and_none_with_samples(home: Context, browser: Browser)
     assert "evaluated by likelihood alone" in browser("read").get("/evaluations/eval-2").text
 
 
+def test_tool_calls_of_an_answer_are_shown_beside_its_text(home: Context, browser: Browser) -> None:
+    calls = (
+        {"id": "c1", "type": "function", "function": {"name": "price", "arguments": '{"wood": "<b>Fichte</b>"}'}},
+        {},
+    )
+    calling = system("base", 0.1, [sample(1, "", 0.0).model_copy(update={"tool_calls": calls}), sample(2, "b", 0.0)])
+    assert ["tool_calls" in one.model_dump() for one in calling.samples] == [True, False]
+    home.evaluations.save(judged(None).model_copy(update={"comparisons": (), "verdict": None, "systems": (calling,)}))
+    page = browser("read").get(f"/evaluations/{ID}").text
+    assert page.count("Tool calls:") == 1
+    assert "price {&#34;wood&#34;: &#34;&lt;b&gt;Fichte&lt;/b&gt;&#34;}" in page
+
+
 def test_labels_have_a_confusion_table_and_the_bar_is_said(home: Context, browser: Browser) -> None:
     found = make_evaluation("eval-20261125-093000-cccccc")
     assert found.verdict is not None

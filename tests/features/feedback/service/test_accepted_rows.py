@@ -11,7 +11,7 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.records.traffic import ReviewItem
+from luthier.core.records.traffic import ReviewItem, answer_of_calls
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.feedback import accepted_rows
 from luthier.features.feedback import review as review_queue
@@ -205,6 +205,18 @@ def test_answers_take_the_columns_of_the_dataset(context: Context) -> None:
     text = dataset(context, "texts", '{"text":"Hello."}\n')
     with pytest.raises(ConflictError, match="the shape text"):
         add_accepted(context, ME, text)
+
+
+def test_an_answer_of_tool_calls_is_left_out_with_a_reason(context: Context) -> None:
+    """The log keeps calls as JSON in the place of the answer: a model would learn to write that."""
+    function = {"name": "price", "arguments": '{"wood": "maple"}'}
+    logged = answer_of_calls([{"id": "call_1", "type": "function", "function": function}])
+    faq = dataset(context, "faq", CHAT)
+    accept(context, 1, answer=logged)
+    accept(context, 2, answer='{"tool_calls": "is a word of ours"}')
+    made = add_accepted(context, ME, faq)
+    assert (made.num_added, dict(made.left_out)) == (1, {accepted_rows.CALLS_TOOLS: 1})
+    assert "tool_calls" in rows_of(context, faq)[1]["messages"][-1]["content"]
 
 
 def test_of_one_prompt_the_later_decision_is_added(context: Context) -> None:

@@ -323,6 +323,20 @@ def test_answers_come_from_an_evaluation(context: Context) -> None:
         answers_of(evaluation, [names[0], names[0]])
 
 
+def test_raters_see_the_tool_calls_of_an_answer() -> None:
+    calls = ({"id": "c1", "type": "function", "function": {"name": "price", "arguments": '{"wood": "maple"}'}}, {})
+    evaluation = make_evaluation("eval-1")
+    changed = {"output": "", "tool_calls": calls}
+    calling = [
+        one.model_copy(update={"samples": tuple(sample.model_copy(update=changed) for sample in one.samples)})
+        for one in evaluation.systems
+    ]
+    found = answers_of(evaluation.model_copy(update={"systems": tuple(calling)}), most_rows=1)
+    (row,) = found.rows
+    written = '<tool_call>{"name": "price", "arguments": {"wood": "maple"}}</tool_call>'
+    assert list(row.answers.values()) == [written] * len(found.systems)
+
+
 def test_systems_answer_rows_now(context: Context, tiny_model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", [chat_row(n) for n in range(4)])
     found = answer_rows(context, [str(tiny_model)], data, most_rows=3, max_new_tokens=4)

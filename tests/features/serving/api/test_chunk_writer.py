@@ -51,3 +51,22 @@ def test_texts_begin_without_a_chunk_of_their_own() -> None:
     lines = [*writer.event(Piece(choice=1, text="b")), *writer.event(Piece(choice=0, text="a"))]
     found = [json.loads(line.removeprefix(b"data: "))["choices"][0] for line in lines]
     assert [(one["index"], one["text"]) for one in found] == [(1, "b"), (0, "a")]
+
+
+def test_a_chunk_has_one_entry_of_each_call() -> None:
+    """Two entries of one index in the first list of calls are two calls to older clients of OpenAI."""
+    calls = (
+        CallPiece(index=0, arguments="}"),
+        CallPiece(index=1, call_id="call_1", name="f"),
+        CallPiece(index=1, arguments='{"a"'),
+        CallPiece(index=1, arguments=": 1}"),
+        CALL.model_copy(update={"index": 2, "call_id": "call_2"}),
+    )
+    (_, chunk) = chunks_of([Piece(text="", calls=calls)])
+    assert chunk["choices"][0]["delta"] == {
+        "tool_calls": [
+            {"index": 0, "function": {"arguments": "}"}},
+            {"index": 1, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+            {"index": 2, "id": "call_2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        ]
+    }

@@ -22,12 +22,12 @@ from luthier.core.evaluation import (
 )
 from luthier.core.evaluation_plan import Bar, EvaluationRecipe, GoodEnoughRecipe
 from luthier.core.recipe import Recipe
-from luthier.core.records.traffic import ReviewItem
+from luthier.core.records.traffic import ReviewItem, answer_of_calls
 from luthier.core.run import RunRecord
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets.service import add_version, create_dataset, get_version, keep_rows
 from luthier.features.deployments import service as deployments
-from luthier.features.feedback.accepted_rows import learning, targets
+from luthier.features.feedback.accepted_rows import CALLS_TOOLS, learning, targets
 from luthier.features.training import service as training
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.retraining import workflow as retrains
@@ -321,6 +321,14 @@ def test_earlier_answers_are_not_learned_and_what_cannot_be_read_is_counted(cont
     learned = [message.is_learned for message in example_of(found.rows[0]).conversation.messages]  # type: ignore[union-attr]
     assert learned == [False, False, False, True]
     assert [reason for reason in found.left_out if reason.startswith("cannot be read")]
+
+
+def test_answers_of_tool_calls_are_not_learned_as_text(context: Context) -> None:
+    function = {"name": "price", "arguments": "{}"}
+    logged = answer_of_calls([{"id": "call_1", "type": "function", "function": function}])
+    context.review_items.add([item(1), item(2, source="rating", correction=None, answer=logged)])
+    found = reviewed_rows(context, ME, "support", from_traffic=False)
+    assert (len(found.rows), found.left_out) == (1, {CALLS_TOOLS: 1})
 
 
 def test_a_corrected_row_takes_the_place_of_the_old_one(untrained: None, context: Context) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
-from luthier.core.errors import DataError, RecipeError
+from luthier.core.errors import DataError, RecipeError, TemplateError
 from luthier.core.task_head import TaskHead
 from luthier.ml.data.tokenise.heads import (
     canonical_answer,
@@ -19,6 +21,7 @@ from luthier.ml.data.tokenise.heads import (
     with_targets,
 )
 from luthier.ml.data.tokenise.preview import preview_head_row
+from luthier.ml.inference.engine_prompts import ToolFormat, rewritten_examples
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
@@ -187,3 +190,31 @@ def test_a_preview_shows_what_is_read_and_what_the_head_should_give(chat: ChatTe
     assert shown.target == "yes"
     assert [span.learned for span in shown.spans].count(True) == 1
     assert shown.spans[-1].learned
+
+
+@pytest.mark.parametrize("lost", ["tools", "system", None])
+def test_a_row_whose_tools_or_turns_the_template_drops_is_refused(chat: ChatTemplate, lost: str | None) -> None:
+    """The server would describe the tools in the prompt, so that the head would read what it never learned."""
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role != 'system' or not drops %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template = ChatTemplate(tokenizer, "chat", options={"drops": lost == "system"})
+    (example,) = _examples("yes")
+    assert example.conversation is not None
+    tools = ({"type": "function", "function": {"name": "price", "parameters": {"type": "object"}}},)
+    messages = (Message(role="system", content="You build guitars."), *example.conversation.messages)
+    conversation = Conversation(messages=messages, tools=tools if lost == "tools" else ())
+    row = example.model_copy(update={"conversation": conversation})
+    if lost is None:
+        assert tokenise_prompt(row, template).num_tokens > 10
+        return
+    with pytest.raises(TemplateError, match={"tools": "1 tools", "system": "drops or changes"}[lost]):
+        tokenise_prompt(row, template)
+    opted = OptedTurns(tools_as_text=True, folds_system=True)
+    (changed,) = rewritten_examples(opted, [row], template)
+    assert changed.prompt is not None
+    ids = tokenise_prompt(changed, template).input_ids[:-1]
+    served = ToolFormat.of(template).written(conversation.up_to(2), opted)
+    assert list(ids) == template.ids(template.render(served, add_generation_prompt=True))

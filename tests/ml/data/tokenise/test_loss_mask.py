@@ -307,6 +307,17 @@ def test_content_that_holds_the_end_of_turn_is_refused(chat: ChatTemplate) -> No
     assert caught.value.problems[0].field == "messages[0].content"
 
 
+def test_a_call_whose_arguments_hold_the_end_of_turn_is_refused(chat: ChatTemplate) -> None:
+    """Also where JSON escapes it: templates write the character itself."""
+    for written in ("<|im_end|>", "\\u003c|im_end|>"):
+        function = {"name": "price", "arguments": f'{{"of": [{{"wood": "a{written}b"}}]}}'}
+        call = {"id": "c1", "type": "function", "function": function}
+        row = _example(("user", "a"), Message(role="assistant", tool_calls=(call,)), id="r.jsonl:3")
+        with pytest.raises(DataError, match="holds control text") as caught:
+            tokenise(row, chat)
+        assert caught.value.problems[0].field == "messages[1].tool_calls"
+
+
 def test_nothing_to_learn_is_refused(chat: ChatTemplate) -> None:
     nothing = _example(("user", "a"), Message(role="assistant", content="b", weight=0), id="r.jsonl:2")
     with pytest.raises(DataError, match="none of them is learned"):

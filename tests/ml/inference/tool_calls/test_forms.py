@@ -11,7 +11,8 @@ from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.rendering import render_template
 from luthier.ml.inference.streaming import StreamingEngine
-from luthier.ml.inference.tool_calls.forms import HERMES, form_of, with_tools_as_text
+from luthier.ml.inference.tool_calls.as_text import with_tools_as_text
+from luthier.ml.inference.tool_calls.forms import HERMES, form_of
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.tiny import make_tiny_model
 

@@ -9,7 +9,8 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.stream import TextRequest
 from luthier.ml.inference.engine_prompts import ToolFormat
 from luthier.ml.inference.models.templates.rendering import render_template
-from luthier.ml.inference.tool_calls.forms import HERMES, form_of, with_tools_as_text
+from luthier.ml.inference.tool_calls.as_text import with_tools_as_text
+from luthier.ml.inference.tool_calls.forms import HERMES, form_of
 from luthier.ml.inference.tool_calls.values import gemma_call, python_calls, python_text
 
 KIMI, DEEPSEEK, LFM, GEMMA = (

@@ -337,6 +337,7 @@ def judge_formats(
     from luthier.ml.inference.engine_prompts import rewritten_examples
 
     template = source_template(source)
+    prompts = tuple(Prompt(conversation=one.prompt, max_new_tokens=max_new_tokens) for one in examples)
     examples = rewritten_examples(source.opted_turns, examples, template)
     writes = have_text_answers(examples)
     # of a row that must be cut the last answer alone is measured
@@ -351,9 +352,7 @@ def judge_formats(
             adapter=source.adapter_path,
             num_few_shot=0,
             engine=_RecordedEngine(label, found, template, tokenised),
-            prompts=tuple(Prompt(conversation=e.prompt, max_new_tokens=max_new_tokens) for e in examples)
-            if writes
-            else (),
+            prompts=prompts if writes else (),
             references=tuple(e.reference or "" for e in examples) if writes else (),
             row_ids=tuple(e.id for e in examples),
             # Samples are dropped below, so the prompts are not read; the tuple only has to have one entry a row.
@@ -399,26 +398,31 @@ class _RecordedEngine:
     def __init__(
         self, name: str, found: Quality, template: ChatTemplate, tokenised: Sequence[TokenisedExample]
     ) -> None:
+        from luthier.ml.inference.engine_prompts import WholeAnswers
         from luthier.ml.inference.thoughts import Thoughts
 
         self.name, self._found, self._thoughts, self._tokenised = name, found, Thoughts(template), tokenised
+        self._answers = WholeAnswers(template)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
-        """The text that the format wrote to each prompt, without thoughts."""
-        return [self._generation(row, one) for row, one in zip(self._found.rows, self._tokenised, strict=True)]
+        """The text that the format wrote to each prompt, without thoughts and calls of tools."""
+        return [self._generation(*one) for one in zip(prompts, self._found.rows, self._tokenised, strict=True)]
 
-    def _generation(self, row: RowQuality, one: TokenisedExample) -> Generation:
+    def _generation(self, prompt: Prompt, row: RowQuality, one: TokenisedExample) -> Generation:
         # A template may end the prompt inside a thought; the text then starts there without an opening tag.
         is_open = self._thoughts.is_open(one.input_ids[: one.num_prompt_tokens])
-        found, num_thinking = self._thoughts.split(row.written, is_open=is_open)
+        marks = self._answers.marks(prompt)
+        found, num_thinking = self._thoughts.split(row.written, is_open=is_open, marks=marks)
+        said, calls = self._answers.split(prompt, found.content)
         return Generation(
-            text=found.content,
+            text=said,
             num_prompt_tokens=one.num_prompt_tokens,
             num_new_tokens=len(row.written),
             finish_reason="stop" if row.is_ended else "length",
             reasoning=found.reasoning,
             num_thinking_tokens=num_thinking,
             ends_in_thought=not found.is_closed,
+            tool_calls=calls,
         )
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002

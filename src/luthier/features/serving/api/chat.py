@@ -131,7 +131,7 @@ class ChatResponseBuilder:
         if piece.text or not (piece.calls or piece.reasoning):
             delta["content"] = piece.text
         if piece.calls:
-            delta["tool_calls"] = [_call_delta(call) for call in piece.calls]
+            delta["tool_calls"] = [_call_delta(call) for call in _joined(piece.calls)]
         return self._chunk(piece.choice, delta, logprobs=self._likelihoods(piece.answer_tokens))
 
     def end(self, ended: Ended) -> dict[str, Any]:
@@ -172,6 +172,17 @@ def _message(choice: Choice) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
     thought = {"reasoning_content": choice.reasoning} if choice.reasoning else {}
     return message | thought | ({"tool_calls": calls} if calls else {})
+
+
+def _joined(calls: Sequence[CallPiece]) -> list[CallPiece]:
+    """The pieces, those of one call joined: older clients take two entries of one index in a chunk for two calls."""
+    found: list[CallPiece] = []
+    for call in calls:
+        if call.name is None and found and found[-1].index == call.index:
+            found[-1] = found[-1].model_copy(update={"arguments": found[-1].arguments + call.arguments})
+        else:
+            found.append(call)
+    return found
 
 
 def _call_delta(call: CallPiece) -> dict[str, Any]:
@@ -406,7 +417,7 @@ def _conversation(body: ChatBody, tools: list[Tool]) -> Conversation:
                 role=message.role,
                 content=text or "",
                 name=message.name,
-                tool_calls=tuple(call.model_dump() for call in message.tool_calls or ()),
+                tool_calls=tuple(call.document() for call in message.tool_calls or ()),
                 tool_call_id=message.tool_call_id,
                 reasoning=message.thought,
             )

@@ -19,6 +19,7 @@ from luthier.features.serving.api.block_order import BlockOrder, Part
 from luthier.features.serving.api.counting import counted
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
 from luthier.features.serving.api.message_turns import message_request
+from luthier.features.serving.api.sent_back import INVALID_JSON
 from luthier.features.serving.service import Answer, Choice
 from luthier.features.traffic.log import CLIENT_GONE
 from luthier.platform.http.anthropic import check_headers, error_document
@@ -99,8 +100,6 @@ def _renamed(error: ApiError) -> ApiError:
     return ApiError(error.status, message, type=error.type, param=name, code=error.code, headers=error.headers)
 
 
-INVALID_JSON: Final = "invalid_json"
-"""The key of a call's input that holds what the model wrote, where that is no JSON object."""
 _Kind = Literal["thinking", "text", "tool_use"]
 _NO_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_ID: Final = 100

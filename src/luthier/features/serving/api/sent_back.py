@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from luthier.core.frozen_model import StrictModel
 
+INVALID_JSON: Final = "invalid_json"
+"""The key of the arguments of a call that holds what the model wrote, where that is no JSON object."""
 AddedByClient = Annotated[Any, Field(exclude=True)]
 """What `parse`, `stream` and `runTools` of OpenAI's clients add: accepted as by the hosted service, and not read.
 
 It is left out of what is dumped, and so of prompts and of what is stored.
 """
+
+
+def arguments_sent_back(text: str) -> str:
+    """The arguments of an earlier call as the JSON object that chat templates write.
+
+    A model may write something else, and clients send it back with the error that it was: as with the hosted service,
+    the conversation goes on.
+
+    Args:
+        text: As the model wrote them; empty and null for none.
+    """
+    try:
+        found = from_json(text, allow_inf_nan=False) if text.strip() else None
+    except ValueError:
+        return json.dumps({INVALID_JSON: text}, ensure_ascii=False)
+    if found is None:
+        return "{}"
+    return text if isinstance(found, dict) else json.dumps({INVALID_JSON: text}, ensure_ascii=False)
 
 
 class Refusal(StrictModel):
@@ -60,3 +82,8 @@ class ToolCall(StrictModel):
     type: Literal["function"] = "function"
     function: CalledFunction
     index: AddedByClient = None
+
+    def document(self) -> dict[str, Any]:
+        """In the format of chat templates."""
+        function = {"name": self.function.name, "arguments": arguments_sent_back(self.function.arguments)}
+        return {"id": self.id, "type": self.type, "function": function}

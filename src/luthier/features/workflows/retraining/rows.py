@@ -16,11 +16,11 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import ConflictError, DataError
 from luthier.core.recipe import Recipe
-from luthier.core.records.traffic import ReviewItem
+from luthier.core.records.traffic import ReviewItem, is_of_calls
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import DatasetVersion
-from luthier.features.feedback.accepted_rows import learning
+from luthier.features.feedback.accepted_rows import CALLS_TOOLS, learning
 from luthier.features.model_cards.service import rows_by_digest
 from luthier.features.planning.training_data import load_splits
 from luthier.ml.data.rows.chat_rows import chat_row
@@ -344,8 +344,9 @@ def _add(found: Reviewed, row: dict[str, Any], source: str) -> None:
     except BadFieldError as error:
         found.left_out[f"cannot be read: {error.field} {error.reason}"[:200]] += 1
         return
-    if not row["messages"][-1]["content"].strip():
-        found.left_out["the answer is empty"] += 1
+    answer = row["messages"][-1]["content"]
+    if reason := CALLS_TOOLS if is_of_calls(answer) else "" if answer.strip() else "the answer is empty":
+        found.left_out[reason] += 1
         return
     found.rows.append(row | {"source": source})
     found.by_source[source] += 1

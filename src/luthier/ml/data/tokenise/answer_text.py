@@ -9,7 +9,7 @@ rendering that belongs to the answer is found behind the last turn before it, an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -381,9 +381,14 @@ def missing_calls(message: Message, text: str) -> Iterator[str]:
         function = call["function"]
         if function["name"] not in text:
             yield f"the name {function['name']!r}"
-        for leaf in _leaves(json.loads(function["arguments"])):
+        for leaf in argument_texts(call):
             if not stands_in(leaf, text):
                 yield f"the argument {leaf!r}"
+
+
+def argument_texts(call: Mapping[str, Any]) -> Iterator[str]:
+    """All texts in the arguments of a call, names of arguments included."""
+    return _leaves(json.loads(call["function"]["arguments"]))
 
 
 def _leaves(value: Any) -> Iterator[str]:

@@ -35,6 +35,7 @@ from luthier.core.text.written_numbers import (
 from luthier.ml.baselines.rows import same_label, spellings
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.files.sequences import changed
+from luthier.ml.data.tokenise.proof import check_context
 
 if TYPE_CHECKING:
     from luthier.ml.data.tokenise.template import Template
@@ -417,7 +418,7 @@ def tokenise_prompt(example: Example, template: Template) -> TokenisedExample:
 
     Raises:
         DataError: the row has no prompt.
-        TemplateError: the template fails on it.
+        TemplateError: the template fails on it, or drops a turn or the tools of it.
     """
     prompt = example.prompt
     if prompt is None:
@@ -428,6 +429,8 @@ def tokenise_prompt(example: Example, template: Template) -> TokenisedExample:
             do="take the row out, or choose objective: {name: sft} for plain text",
             problems=[problem],
         )
-    ids, _ = template.encode(template.render(prompt, add_generation_prompt=True))
+    text = template.render(prompt, add_generation_prompt=True)
+    check_context(example.id, prompt, text, template)
+    ids, _ = template.encode(text)
     # Any id serves as the slot: it is predicted, never read. The last one of the prompt is in every vocabulary.
     return TokenisedExample(example.id, array("i", [*ids, ids[-1]]), bytes([*bytes(len(ids)), 1]))

@@ -26,6 +26,7 @@ from luthier.core.errors import DataError, TemplateError
 from luthier.core.recipe import ObjectiveRecipe
 from luthier.core.task_head import Pooling, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
+from luthier.ml.data.tokenise.answer_text import argument_texts
 from luthier.ml.data.tokenise.heads import tokenise_prompt
 from luthier.ml.data.tokenise.proof import ProvedText, prove
 from luthier.ml.data.tokenise.search import tokenise_for_embedding, tokenise_for_ranking
@@ -315,7 +316,9 @@ def _check_no_control_text(example: Example, template: Template) -> None:
     """A turn that holds the end-of-turn text would end there for the model, whatever the template says."""
     messages = example.conversation.messages if example.conversation is not None else ()
     for index, message in enumerate(messages):
-        for name, text in (("content", message.content), ("reasoning_content", message.reasoning)):
+        texts = [("content", message.content), ("reasoning_content", message.reasoning)]
+        texts += [("tool_calls", one) for call in message.tool_calls for one in argument_texts(call)]
+        for name, text in texts:
             if text is None or template.end_of_turn not in text:
                 continue
             at = text.index(template.end_of_turn)

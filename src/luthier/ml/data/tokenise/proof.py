@@ -293,13 +293,13 @@ def prove(
     whole = _in_one(conversation, turns, answers, template)
     if whole is not None:
         _check_joined(turns, whole)
-        _check_context(row_id, conversation, whole.text, template)
+        check_context(row_id, conversation, whole.text, template)
         return (whole,)
     if joins and not only_last and len(answers) > 1:
         return (_joined(row_id, conversation, turns, answers, template),)
     made = []
     for turn, answer in list(zip(turns, answers, strict=True))[-1 if only_last else 0 :]:
-        _check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
+        check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
         made.append(_proved(answer.text, [answer]))
     return tuple(made)
 
@@ -336,8 +336,8 @@ def _joined(
         for shift, one in zip(shifts, answers, strict=True)
     ]
     for turn, answer in zip(turns, answers, strict=True):  # nothing is lost of what each answer needs
-        _check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
-    _check_context(row_id, conversation.up_to(turns[-1].index + 1), text, template)
+        check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
+    check_context(row_id, conversation.up_to(turns[-1].index + 1), text, template)
     made = replace(_proved(text, answers), spans=tuple(moved), is_joined=True, differs=differs)
     _check_joined(turns, made)
     return made
@@ -363,8 +363,18 @@ def _check_joined(turns: Sequence[Turn], proved: ProvedText) -> None:
             )
 
 
-def _check_context(row_id: str, conversation: Conversation, text: str, template: Template) -> None:
-    """Nothing that the row holds as context may be lost: an answer to an unseen request teaches invention."""
+def check_context(row_id: str, conversation: Conversation, text: str, template: Template) -> None:
+    """Nothing that the row holds as context may be lost: an answer to an unseen request teaches invention.
+
+    Args:
+        row_id: of the row, for errors.
+        conversation: the turns and tools that the text is to show.
+        text: as the template has rendered them.
+        template: that rendered it.
+
+    Raises:
+        TemplateError: a turn, a call or a tool is not in the text.
+    """
     num_messages = len(conversation.messages)
     for index, message in enumerate(conversation.messages):
         turn = Turn(row_id, index, message, num_messages)

@@ -31,7 +31,8 @@ from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.models.architecture import load_config, num_embeddings
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.thought_writing import FIELDS, TAGS
-from luthier.ml.inference.tool_calls.forms import TOOL_RESPONSE, TOOLS_PROMPT, ToolForm, form_of
+from luthier.ml.inference.tool_calls.as_text import TOOL_RESPONSE, TOOLS_PROMPT
+from luthier.ml.inference.tool_calls.forms import ToolForm, form_of
 
 _SYSTEM: Final = "['system', 'developer']"
 _TURNS: Final = "trained.turns"
@@ -158,7 +159,7 @@ def _thoughts(*, keeps: bool) -> Iterator[str]:
 
 
 def _tools(template: ChatTemplate, form: ToolForm) -> Iterator[str]:
-    """The same as `ml.inference.tool_prompt.with_tools_as_text`."""
+    """The same as `ml.inference.tool_calls.as_text.with_tools_as_text`."""
     # The server's text, split at a character that it cannot contain, where Jinja inserts the tools.
     before, _, after = TOOLS_PROMPT.format(
         example=form.written("...", "{...}", quotes=False), functions="\0"

@@ -93,7 +93,7 @@ class AnswerReader:
 
     def __init__(self, asked: TextRequest, choice: int, calls: CallsInText, thinking: Thinking = NO_THINKING) -> None:
         self._asked, self._choice, self._calls = asked, choice, calls
-        self._answer = AnswerText(asked, thinking)
+        self._answer = AnswerText(asked, thinking, calls.for_stops)
         self._num_new = self._num_characters = self._num_emitted = self._num_before = 0
         self._open_tokens: list[WrittenToken] = []
         self.received = ""

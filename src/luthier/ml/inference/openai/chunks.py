@@ -101,7 +101,7 @@ class ChunkReader:
         self._asked, self._choice, self._in_text = asked, choice, calls or CallsInText(asked, None)
         self._is_chat = asked.conversation is not None
         usual = Thinking(TAGS) if self._is_chat else NO_THINKING
-        self._answer = AnswerText(asked, thinking or usual)
+        self._answer = AnswerText(asked, thinking or usual, self._in_text.for_stops)
         self._most_new = asked.max_new_tokens + (thinking or usual).max_tokens
         self._num_thinking = 0
         self._num_new: int | None = None

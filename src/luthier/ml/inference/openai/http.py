@@ -26,7 +26,7 @@ from luthier.ml.inference.openai.messages import (
     bad_answer,
     error_of,
     generation_of,
-    message_document,
+    message_documents,
     response_format,
     server_words,
     without_key,
@@ -180,7 +180,7 @@ class OpenAIHttpEngine:
             body[_FORM] = response_format(prompt.json_schema)
         if prompt.conversation is None:
             return "completions", {**body, "prompt": prompt.text}, prompt.max_new_tokens
-        body["messages"] = [message_document(message) for message in prompt.conversation.messages]
+        body["messages"] = message_documents(prompt.conversation.messages)
         if prompt.conversation.tools:
             body["tools"] = list(prompt.conversation.tools)
         return "chat/completions", body, prompt.max_new_tokens + (prompt.max_thinking_tokens or 0)

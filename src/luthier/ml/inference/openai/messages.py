@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import httpx2
@@ -16,6 +16,7 @@ from luthier.core.conversation import Message
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import Generation
 from luthier.core.stream import TextRequest
+from luthier.ml.inference.models.templates.message_forms import with_ids
 from luthier.ml.inference.models.templates.thinking import TAGS, ThoughtAndAnswer
 
 # The limit of OpenAI; further stop texts are detected here.
@@ -47,6 +48,11 @@ def message_document(message: Message) -> dict[str, Any]:
     if not message.tool_calls:
         document.pop("tool_calls")
     return {"content": None, **document}
+
+
+def message_documents(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Turns in the API's format. Rows may have calls without ids, which hosted services reject."""
+    return with_ids([message_document(message) for message in messages])
 
 
 def response_format(schema: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
         if asked.num_top is not None:
             body["logprobs"] = asked.num_top
         return body
-    body["messages"] = [message_document(message) for message in asked.conversation.messages]
+    body["messages"] = message_documents(asked.conversation.messages)
     if options := asked.trained_options | asked.template_options:
         body["chat_template_kwargs"] = options
     if asked.reasoning_effort is not None:

@@ -254,15 +254,17 @@ class OpenAIStreamEngine:
         while True:
             retry_after = None
             # A new reader per attempt: a failed attempt may have left state.
-            reader = ChunkReader(ask.asked, choice, None if ask.calls is None else ask.calls(), ask.thinking)
+            calls = None if ask.calls is None else ask.calls()
+            reader = ChunkReader(ask.asked, choice, calls, ask.thinking)
             path = stream_path(ask.asked)
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
             body = stream_body(ask.asked, ask.model, choice, limit_name) | ask.extra
             if ask.thinking is not None:
                 body[limit_name] += ask.thinking.max_tokens
-                if ask.thinking.form is not None and not ask.thinking.form.prompt_closes:
-                    # The server would stop within the reasoning, too: the reader finds stop texts of the answer.
-                    body.pop("stop", None)
+            thinks = ask.thinking is not None and ask.thinking.form is not None and not ask.thinking.form.prompt_closes
+            if thinks or (calls is not None and calls.for_stops is not None):
+                # The server would stop within reasoning and calls, too: the reader finds stop texts of the answer.
+                body.pop("stop", None)
             has_begun = False
             try:
                 async with self._client.stream("POST", f"{self._url}/{path}", json=body) as response:

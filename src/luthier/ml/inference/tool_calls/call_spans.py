@@ -34,6 +34,10 @@ class CallSpans:
         """Characters that are held back."""
         return self._reader.num_held
 
+    def kinds(self, start: int) -> bytes:
+        """Of each decided character from this one on, in order, whether it is of the text."""
+        return bytes(self._is_text[start:])
+
     def add(self, text: str) -> tuple[str, list[CallPiece]]:
         """Process more text; returns what is certain so far: plain text and parts of calls."""
         written, calls = "", list[CallPiece]()

@@ -7,8 +7,9 @@
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
     Mistral from Small 3.2 on   [TOOL_CALLS]f[ARGS]{...}[TOOL_CALLS]...                                  [TOOL_CALLS]
     gpt-oss                     in a channel of its own (`channels`)                       <|channel|>commentary
-    Kimi K2, DeepSeek V3 to     as Hermes, and in forms of their own (`native`)                         their own marks
-    V3.1, LFM2, Gemma 4
+    Kimi K2, DeepSeek from V3,  as Hermes, and in forms of their own (`native`)                         their own marks
+    LFM2, Gemma 4, Seed-OSS,
+    MiniMax M2, Olmo 3, ...
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
     Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
     all others                  as Hermes
@@ -38,14 +39,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from luthier.core.conversation import Conversation, Message
 from luthier.core.json_limits import json_text
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tool_calls import channels
 from luthier.ml.inference.tool_calls.arguments import CallArguments
 from luthier.ml.inference.tool_calls.grammars import TokenId, functions_of, required_calls, strict_calls
-from luthier.ml.inference.tool_calls.native import DEEPSEEK, GEMMA, KIMI, LFM, NativeCallReader, NativeForm, calls_of
+from luthier.ml.inference.tool_calls.native import (
+    APERTUS,
+    COMMAND,
+    DEEPSEEK,
+    DEEPSEEK_V3_2,
+    DEEPSEEK_V4,
+    DSML,
+    FUNCTION_GEMMA,
+    GEMMA,
+    JAMBA,
+    KIMI,
+    LFM,
+    MINIMAX,
+    NEMOTRON,
+    OLMO,
+    SEED,
+    NativeCallReader,
+    NativeForm,
+    calls_of,
+)
 from luthier.ml.inference.tool_calls.tagged import may_begin, tagged_call
 
 _BLANKS: Final = " \t\r\n"
@@ -83,6 +102,7 @@ class ToolCallReader:
         self._is_open = False  # of the object of the call: further keys may follow its arguments
         self._opening = begin  # emitted as text if it turns out not to be a call
         self._only_whole = only_whole
+        self._num_closed = -1  # braces in what was last tried as JSON
         self.num_calls = 0
 
     @property
@@ -179,10 +199,13 @@ class ToolCallReader:
 
     def _whole(self, calls: list[CallPiece]) -> str:
         """Parse a complete call with another key order; returns what turned out to be text."""
-        # Parsed again with each piece: an incomplete JSON object raises ValueError.
         opened = self._held.lstrip(_BLANKS)
         if opened and not opened.startswith("{"):
             return self._tagged(opened, calls)
+        # Parsed again where another brace may have completed it: an incomplete JSON object raises ValueError.
+        before, self._num_closed = self._num_closed, opened.count("}")
+        if before == self._num_closed and not (self._end and self._end in opened):
+            return ""
         try:
             found, length = json.JSONDecoder().raw_decode(opened)
         except ValueError:
@@ -217,7 +240,7 @@ class ToolCallReader:
 
     def _begun(self, name: str) -> CallPiece:
         self.num_calls += 1
-        self._opening = ""  # it is part of this call
+        self._opening, self._num_closed = "", -1  # it is part of this call
         return CallPiece(index=self.num_calls - 1, call_id=f"call_{uuid.uuid4().hex[:24]}", name=name)
 
     def _more_arguments(self, arguments: CallArguments) -> list[CallPiece]:
@@ -255,7 +278,7 @@ class ToolCallReader:
 
     def _give_up(self) -> str:
         """Not a call: its beginning is text, and a call may still follow."""
-        self._is_inside = False
+        self._is_inside, self._num_closed = False, -1
         opening = "" if self._only_whole else self._opening
         return opening + (self._take(len(self._held)) if self._only_whole else "")
 
@@ -296,6 +319,7 @@ class ToolForm:
         is_list: calls are in one JSON list.
         in_channels: the model writes calls in channels; required ones have the delimiters.
         native: the model's own form, which is read as well; required calls have the delimiters.
+        joins_results: the template refuses two turns of the user in a row, which results as text would be.
     """
 
     begin: str
@@ -306,6 +330,7 @@ class ToolForm:
     is_list: bool = False
     in_channels: bool = False
     native: NativeForm | None = None
+    joins_results: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -393,6 +418,14 @@ _FORMS: Final = (
     # The first templates of LFM2.5 write no calls, and so none of their marks.
     ("List of tools: [", replace(HERMES, native=LFM)),
     ("<|tool_call>call:", replace(HERMES, native=GEMMA)),
+    ("<start_function_call>", replace(HERMES, native=FUNCTION_GEMMA)),
+    ("<seed:tool_call>", replace(HERMES, native=SEED)),
+    ("<minimax:tool_call>", replace(HERMES, native=MINIMAX)),
+    ("<function_calls>", replace(HERMES, native=OLMO)),
+    ("<TOOLCALL>", replace(HERMES, native=NEMOTRON)),
+    ("<tool_calls>", replace(HERMES, native=JAMBA)),
+    ("<|START_ACTION|>", replace(HERMES, native=COMMAND)),
+    ("<|tools_prefix|>", replace(HERMES, native=APERTUS)),
     ("<tool_call>", HERMES),
     ("<call>", ToolForm("<call>", "</call>")),
     ("[TOOL_CALLS]", ToolForm("[TOOL_CALLS]", "", has_special_marks=True, is_list=True)),
@@ -403,61 +436,17 @@ _FORMS: Final = (
 )
 
 
+_ALTERNATES: Final = "must alternate"
+"""What such templates say: Gemma's, and those of Llama 2 and Mistral."""
+
+
 def form_of(template: str) -> ToolForm:
     """The tool call format of a model with this chat template."""
+    return replace(_own_form(template), joins_results=_ALTERNATES in template)
+
+
+def _own_form(template: str) -> ToolForm:
+    if DSML in template:
+        # Templates put the tags together from parts, so that none of them is written out.
+        return replace(HERMES, native=DEEPSEEK_V3_2 if "function_calls" in template else DEEPSEEK_V4)
     return next((form for mark, form in _FORMS if mark in template), HERMES)
-
-
-TOOLS_PROMPT: Final = """\
-You may call these functions. To call one, write:
-{example}
-and nothing after it; its result comes in the next message.
-Functions, one a line, with the JSON schema of their arguments:
-{functions}"""
-"""The system text that describes tools. example: of a call. functions: one per line."""
-TOOL_RESPONSE: Final = ("<tool_response>", "</tool_response>")
-"""A tool result with its delimiters."""
-
-
-def with_tools_as_text(conversation: Conversation, form: ToolForm) -> Conversation:
-    """The same conversation as plain text messages; unchanged if it involves no tools."""
-    messages = [_as_text(message, form) for message in conversation.messages]
-    if conversation.tools:
-        functions = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in conversation.tools)
-        words = TOOLS_PROMPT.format(example=form.written("...", "{...}", quotes=False), functions=functions)
-        if messages and messages[0].role in ("system", "developer"):
-            content = f"{messages[0].content or ''}\n\n{words}"
-            messages[0] = messages[0].model_copy(update={"content": content})
-        else:
-            messages.insert(0, Message(role="system", content=words))
-    # Without `tools`: a template that supports them must not write them again.
-    return Conversation(messages=tuple(messages))
-
-
-def _as_text(message: Message, form: ToolForm) -> Message:
-    if message.role in ("tool", "function"):
-        begin, end = TOOL_RESPONSE
-        # As a user turn: templates without tools reject the role `tool`.
-        return Message(role="user", content=f"{begin}{message.content or ''}{end}")
-    if not message.tool_calls:
-        return message
-    calls = [
-        form.written(call["function"]["name"], call["function"].get("arguments") or "{}") for call in message.tool_calls
-    ]
-    parts = [message.content] if message.content else []
-    return message.model_copy(update={"content": "\n".join([*parts, *calls]), "tool_calls": ()})
-
-
-def with_calls_as_text(conversation: Conversation, form: ToolForm) -> Conversation:
-    """The same conversation with calls as text of their turns, for templates that write tools and no calls."""
-    messages, num_before = list[Message](), 0
-    for message in conversation.messages:
-        if message.tool_calls:
-            text = form.calls_text(message.tool_calls, num_before)
-            between = "\n" if message.content and form.native is None else ""
-            changed = {"content": f"{message.content or ''}{between}{text}", "tool_calls": ()}
-            num_before += len(message.tool_calls)
-            messages.append(message.model_copy(update=changed))
-        else:
-            messages.append(message)
-    return conversation.model_copy(update={"messages": tuple(messages)})

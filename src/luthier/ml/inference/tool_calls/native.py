@@ -10,6 +10,14 @@ understands.
     DeepSeek V3.1      <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>...
     LFM2, LFM2.5       <|tool_call_start|>[NAME(key="value"), ...]<|tool_call_end|>
     Gemma 4            <|tool_call>call:NAME{key:<|"|>value<|"|>}<tool_call|>
+    FunctionGemma      <start_function_call>call:NAME{key:<escape>value<escape>}<end_function_call>
+    Seed-OSS           <seed:tool_call><function=NAME>...</function></seed:tool_call>                    (`tagged`)
+    MiniMax M2         <minimax:tool_call><invoke name="NAME">...</invoke>...</minimax:tool_call>    (`tagged`)
+    DeepSeek V3.2      <｜DSML｜function_calls><｜DSML｜invoke name="NAME">...; V4: <｜DSML｜tool_calls>
+    Olmo 3             <function_calls>NAME(key="value"), a call a line</function_calls>
+    Nemotron Nano 2    <TOOLCALL>[{"name": "NAME", "arguments": {...}}, ...]</TOOLCALL>; Jamba: <tool_calls>
+    Command R7B, A     <|START_ACTION|>[{"tool_name": "NAME", "parameters": {...}}, ...]<|END_ACTION|>
+    Apertus            <|tools_prefix|>[{"NAME": {...}}, ...]<|tools_suffix|>
 
 The ids that Kimi K2 writes are not kept: they begin at 0 in each conversation, and its template gets such ids for any
 other (`message_forms`).
@@ -30,7 +38,18 @@ from luthier.core.stream import CallPiece
 from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tool_calls.arguments import CallArguments
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.values import QUOTE, Calls, gemma_call, python_calls, python_text
+from luthier.ml.inference.tool_calls.tagged import invoked_calls, tagged_call
+from luthier.ml.inference.tool_calls.values import (
+    ESCAPE,
+    QUOTE,
+    Calls,
+    gemma_call,
+    json_calls,
+    keyed_calls,
+    python_calls,
+    python_lines,
+    python_text,
+)
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r"(?P<name>[a-zA-Z0-9_-]{1,64})"
@@ -39,6 +58,8 @@ NUMBER: Final = "#"
 """Stands for a number in `NativeForm.leads`."""
 Lead = tuple[tuple[str, ...], str]
 """What is written before the JSON of the arguments, in parts each of which may be a special token, and behind it."""
+Whole = Callable[[str, Mapping[str, Any]], Calls | None]
+"""Reads all that is between marks, given the schema of the arguments of each tool by its name; None for no calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +73,7 @@ class NativeForm:
         close: the mark that ends a section; empty where there are none.
         head: what is between the mark of a call and the JSON of its arguments, with the group `name`; None where
             `whole` reads the call.
-        whole: reads all that is between the marks of a call, for arguments that are not JSON.
+        whole: reads all that is between the marks, for arguments that are not JSON, and for lists.
         inner: marks inside of a call.
         leads: how a call with JSON for its arguments may be written, with `{name}` and `NUMBER`; none where it is a
             list of JSON.
@@ -65,7 +86,7 @@ class NativeForm:
     call: str = ""
     close: str = ""
     head: re.Pattern[str] | None = None
-    whole: Callable[[str], Calls | None] | None = None
+    whole: Whole | None = None
     inner: tuple[str, ...] = ()
     leads: tuple[Lead, ...] = ()
     writes: Callable[[Calls, int], str] | None = None
@@ -113,15 +134,65 @@ DEEPSEEK: Final = NativeForm(
     inner=("<｜tool▁sep｜>",),
     leads=((("{name}", "<｜tool▁sep｜>"), ""), (("function", "<｜tool▁sep｜>", "{name}\n```json\n"), "\n```")),
 )
-LFM: Final = NativeForm(begins=("<|tool_call_start|>",), end="<|tool_call_end|>", whole=python_calls, writes=_lfm_text)
+LFM: Final = NativeForm(
+    begins=("<|tool_call_start|>",),
+    end="<|tool_call_end|>",
+    whole=lambda text, _: python_calls(text),
+    writes=_lfm_text,
+)
 GEMMA: Final = NativeForm(
     begins=("<|tool_call>",),
     end="<tool_call|>",
-    whole=gemma_call,
+    whole=lambda text, _: gemma_call(text),
     inner=(QUOTE,),
     # Its reader takes JSON, too.
     leads=((("call:{name}",), ""),),
 )
+FUNCTION_GEMMA: Final = NativeForm(
+    begins=("<start_function_call>",),
+    end="<end_function_call>",
+    whole=lambda text, _: gemma_call(text, ESCAPE),
+    inner=(ESCAPE,),
+    leads=((("call:{name}",), ""),),
+)
+DSML: Final = "｜DSML｜"
+"""Is in each tag of DeepSeek V3.2 and V4; one token of their vocabularies."""
+
+
+def _listed(begin: str, end: str, read: Callable[[str], Calls | None]) -> NativeForm:
+    """A family whose calls are in one list between two marks."""
+    return NativeForm(begins=(begin,), end=end, whole=lambda text, _: read(text))
+
+
+def _tagged(begin: str, end: str) -> NativeForm:
+    """A family whose calls are in tags between two marks, one call each."""
+
+    def whole(text: str, tools: Mapping[str, Any]) -> Calls | None:
+        one = tagged_call(text, tools)
+        return json_calls(text) if one is None else [one]
+
+    return NativeForm(begins=(begin,), end=end, whole=whole)
+
+
+def _invoked(begin: str, end: str, mark: str = "") -> NativeForm:
+    """A family whose calls are in `invoke` tags between two marks."""
+
+    def whole(text: str, tools: Mapping[str, Any]) -> Calls | None:
+        # A list of JSON is what a grammar of strict calls makes.
+        return json_calls(text) or invoked_calls(text, tools, mark)
+
+    return NativeForm(begins=(begin,), end=end, whole=whole, inner=(mark,) if mark else ())
+
+
+SEED: Final = _tagged("<seed:tool_call>", "</seed:tool_call>")
+MINIMAX: Final = _invoked("<minimax:tool_call>", "</minimax:tool_call>")
+DEEPSEEK_V3_2: Final = _invoked(f"<{DSML}function_calls>", f"</{DSML}function_calls>", DSML)
+DEEPSEEK_V4: Final = _invoked(f"<{DSML}tool_calls>", f"</{DSML}tool_calls>", DSML)
+OLMO: Final = _listed("<function_calls>", "</function_calls>", python_lines)
+NEMOTRON: Final = _listed("<TOOLCALL>", "</TOOLCALL>", json_calls)
+JAMBA: Final = _listed("<tool_calls>", "</tool_calls>", json_calls)
+COMMAND: Final = _listed("<|START_ACTION|>", "<|END_ACTION|>", json_calls)
+APERTUS: Final = _listed("<|tools_prefix|>", "<|tools_suffix|>", keyed_calls)
 
 
 class NativeCallReader:
@@ -170,7 +241,7 @@ class NativeCallReader:
         left, self._held = self._held, ""
         if self._state == "head":
             # The mark that ends a call may be left out where the answer ends with it.
-            found = None if self._form.whole is None else self._known(self._form.whole(left))
+            found = None if self._form.whole is None else self._known(self._form.whole(left, self._tools))
             left = self._opening + left if found is None else self._written(found)
         elif self._state != "text":
             left = ""
@@ -238,7 +309,7 @@ class NativeCallReader:
         body, end, _ = self._held.partition(self._form.end)
         if not end:
             return ""
-        found = self._known(self._form.whole(body))
+        found = self._known(self._form.whole(body, self._tools))
         if found is None:
             return self._give_up()
         self._take(len(body) + len(end))

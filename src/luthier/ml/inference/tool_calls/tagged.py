@@ -1,7 +1,10 @@
-"""Tool calls that are written in tags rather than as JSON, between the marks of a call.
+"""Tool calls that are written in tags rather than as JSON, between the marks of a call or of several.
 
-    Qwen3-Coder, Qwen3.5, Nemotron 3    <function=NAME><parameter=KEY>VALUE</parameter>...</function>
-    GLM from 4.5 on                     NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>...
+    Qwen3-Coder, Qwen3.5, Nemotron 3, Seed-OSS  <function=NAME><parameter=KEY>VALUE</parameter>...</function>
+    GLM from 4.5 on                             NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>...
+    MiniMax M2                                  <invoke name="NAME"><parameter name="KEY">VALUE</parameter>...</invoke>
+    DeepSeek V3.2, V4                           the same, with ｜DSML｜ before the name of each tag, and string="true"
+                                                where a value is a text, "false" where it is JSON
 
 Tags may be on lines of their own. A value is a text as it is, or anything else as JSON or as Python writes it; which of
 both it is follows from the schema of the tool.
@@ -64,10 +67,49 @@ def tagged_call(text: str, tools: Mapping[str, Any]) -> tuple[str, dict[str, Any
         place = found.end()
     if is_tail.fullmatch(text, place) is None:
         return None
-    schema = tools[name] if isinstance(tools[name], dict) else {}
-    own = schema.get("properties")
-    own = own if isinstance(own, dict) else {}
-    return name, {key: _value(value, _kinds(own.get(key), schema)) for key, value in given.items()}
+    return name, {key: _typed(key, value, tools[name]) for key, value in given.items()}
+
+
+def invoked_calls(text: str, tools: Mapping[str, Any], mark: str = "") -> list[tuple[str, dict[str, Any]]] | None:
+    """Names and arguments of calls in `invoke` tags; None where the text is something else.
+
+    Args:
+        text: all that is between the marks of the calls.
+        tools: the schema of the arguments of each tool, by its name; None for a tool without one.
+        mark: what is before the name of each tag.
+    """
+    own = re.escape(mark)
+    head = re.compile(rf'\s*<{own}invoke name="([^"<>\n]+)"\s*>')
+    parameter = re.compile(
+        rf'\s*<{own}parameter name="([^"<>\n]+)"(?:\s+string="(true|false)")?\s*>(.*?)</{own}parameter>', re.DOTALL
+    )
+    tail = re.compile(rf"\s*</{own}invoke>\s*")
+    calls: list[tuple[str, dict[str, Any]]] = []
+    place = 0
+    while place < len(text):
+        begun = head.match(text, place)
+        if begun is None:
+            return None
+        name, place = begun[1].strip(), begun.end()
+        arguments: dict[str, Any] = {}
+        while (found := parameter.match(text, place)) is not None:
+            key, place = found[1].strip(), found.end()
+            if found[2] is None:
+                arguments[key] = _typed(key, found[3], tools.get(name))
+            else:
+                arguments[key] = found[3] if found[2] == "true" else _value(found[3], {"other"})
+        if (ended := tail.match(text, place)) is None:
+            return None
+        calls.append((name, arguments))
+        place = ended.end()
+    return calls or None
+
+
+def _typed(key: str, text: str, schema: Any) -> Any:
+    """The value of a parameter, by the schema of the arguments."""
+    root = schema if isinstance(schema, dict) else {}
+    own = root.get("properties")
+    return _value(text, _kinds(own.get(key) if isinstance(own, dict) else None, root))
 
 
 def _value(text: str, kinds: set[str]) -> Any:

@@ -1,13 +1,17 @@
-"""Arguments of tool calls that are not written as JSON.
+"""Calls between the marks of a family: lists of JSON, and arguments that are not written as JSON.
 
-    LFM2       [get_weather(city="Cremona", days=2), clock()]      calls as Python writes them, or a list of JSON
-    Gemma 4    call:get_weather{city:<|"|>Cremona<|"|>,days:2}     keys and values with a quotation mark of its own
+    LFM2, Olmo 3       [get_weather(city="Cremona", days=2), clock()]     calls as Python writes them
+    Gemma 4            call:get_weather{city:<|"|>Cremona<|"|>,days:2}    keys and values with its own quotation mark
+    FunctionGemma      call:get_weather{city:<escape>Cremona<escape>}     the same with another one
+    Nemotron, Jamba    [{"name": "clock", "arguments": {}}]               a list of JSON
+    Command R7B, A     [{"tool_name": "clock", "parameters": {}}]         a list of JSON
+    Apertus            [{"clock": {}}]                                    a list of JSON
 
-The chat templates of both write texts as they are, without escaping quotes in them. So a text in quotes ends at the
-quote that is followed by what may follow a value.
+The chat templates of LFM2 and Gemma write texts as they are, without escaping quotes in them. So a text in quotes ends
+at the quote that is followed by what may follow a value.
 
 Sources: Liquid AI, "Tool Use" of its documentation, and the chat template of LFM2.5-8B-A1B; Google, "Function calling
-with Gemma 4", and the chat template of gemma-4-31B-it.
+with Gemma 4", and the chat template of gemma-4-31B-it; the chat templates of the other families.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ Calls = list[tuple[str, dict[str, Any]]]
 
 QUOTE: Final = '<|"|>'
 """Begins and ends a text in a call of Gemma 4."""
+ESCAPE: Final = "<escape>"
+"""The same in a call of FunctionGemma."""
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _PYTHON_KEY: Final = re.compile(r"[^\s=,()\[\]{}'\"]{1,256}")
 _BARE_KEY: Final = re.compile(r"[^:,{}\[\]<>\"]{1,256}")
@@ -50,7 +56,7 @@ def python_calls(text: str) -> Calls | None:
     """
     cursor = _Cursor(text)
     try:
-        if (listed := _json_calls(text)) is not None:
+        if (listed := json_calls(text)) is not None:
             return listed
         is_list = cursor.takes("[")
         calls: Calls = []
@@ -64,18 +70,38 @@ def python_calls(text: str) -> Calls | None:
     return calls or None
 
 
+def python_lines(text: str) -> Calls | None:
+    """The calls as Olmo 3 writes them, one a line; None where the text is something else.
+
+    Args:
+        text: all that is between the marks of the calls.
+    """
+    if text.lstrip().startswith("["):
+        return python_calls(text)
+    cursor = _Cursor(text)
+    calls: Calls = []
+    try:
+        while not cursor.is_at_end:
+            calls.append(_python_call(cursor))
+            cursor.takes(",")
+    except (ValueError, RecursionError):
+        return None
+    return calls or None
+
+
 def python_text(name: str, arguments: dict[str, Any]) -> str:
     """A call as LFM2 writes it, inside of its list."""
     return f"{name}({', '.join(f'{key}={_python_of(value)}' for key, value in arguments.items())})"
 
 
-def gemma_call(text: str) -> Calls | None:
+def gemma_call(text: str, quote: str = QUOTE) -> Calls | None:
     """The call of Gemma 4; None where the text is none.
 
     Args:
         text: all that is between the marks of the call.
+        quote: begins and ends a text in it.
     """
-    cursor = _Cursor(text)
+    cursor = _Cursor(text, quote)
     try:
         cursor.need("call:")
         name = cursor.match(_NAME)
@@ -90,10 +116,10 @@ def gemma_call(text: str) -> Calls | None:
 
 
 class _Cursor:
-    """A place in a text; each method skips white space first."""
+    """A place in a text; each method skips white space first. quote: begins and ends a text of Gemma's."""
 
-    def __init__(self, text: str) -> None:
-        self.text, self.place = text, 0
+    def __init__(self, text: str, quote: str = QUOTE) -> None:
+        self.text, self.place, self.quote = text, 0, quote
 
     @property
     def rest(self) -> str:
@@ -155,21 +181,44 @@ class _Cursor:
         return str(found)
 
 
-def _json_calls(text: str) -> Calls | None:
-    """The calls of a list of JSON objects; None where the text is something else."""
+def json_calls(text: str) -> Calls | None:
+    """The calls of a list of JSON objects, or of one such object; None where the text is something else.
+
+    Args:
+        text: all that is between the marks of the list.
+    """
+    calls: Calls = []
+    for one in _json_objects(text):
+        name = one.get("name", one.get("tool_name"))
+        arguments = one.get("arguments", one.get("parameters")) or {}
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            return None
+        calls.append((name, arguments))
+    return calls or None
+
+
+def keyed_calls(text: str) -> Calls | None:
+    """The calls of a list of objects whose only key is a name, as Apertus writes it; else as `json_calls`.
+
+    Args:
+        text: all that is between the marks of the list.
+    """
+    objects = _json_objects(text)
+    calls = [(name, arguments) for one in objects if len(one) == 1 for name, arguments in one.items()]
+    if not calls or len(calls) < len(objects) or not all(isinstance(arguments, dict) for _, arguments in calls):
+        return json_calls(text)
+    return calls
+
+
+def _json_objects(text: str) -> list[dict[str, Any]]:
+    """The objects of a list of JSON, or the only one; none where the text is something else."""
     try:
         found = json.loads(text)
-    except ValueError:
-        return None
-    calls: Calls = []
-    for one in found if isinstance(found, list) else [found]:
-        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
-            return None
-        arguments = one.get("arguments", one.get("parameters")) or {}
-        if not isinstance(arguments, dict):
-            return None
-        calls.append((one["name"], arguments))
-    return calls or None
+        json.dumps(found, allow_nan=False)  # Python reads infinities, too
+    except (ValueError, RecursionError):
+        return []
+    listed = found if isinstance(found, list) else [found]
+    return listed if all(isinstance(one, dict) for one in listed) else []
 
 
 def _json_object(text: str) -> dict[str, Any] | None:
@@ -271,8 +320,8 @@ def _gemma_object(cursor: _Cursor) -> dict[str, Any]:
     while not cursor.takes("}"):
         if found:
             cursor.need(",")
-        if cursor.takes(QUOTE):
-            key = cursor.up_to(QUOTE)
+        if cursor.takes(cursor.quote):
+            key = cursor.up_to(cursor.quote)
         elif cursor.begins('"'):
             key = cursor.json_text()
         else:
@@ -283,8 +332,8 @@ def _gemma_object(cursor: _Cursor) -> dict[str, Any]:
 
 
 def _gemma_value(cursor: _Cursor) -> Any:
-    if cursor.takes(QUOTE):
-        return cursor.up_to(QUOTE)
+    if cursor.takes(cursor.quote):
+        return cursor.up_to(cursor.quote)
     if cursor.begins('"'):
         return cursor.json_text()
     if cursor.takes("{"):

@@ -145,3 +145,31 @@ def test_ids_hold_the_name_and_the_number_of_a_call_where_the_template_writes_no
         "functions.stock:1", "functions.price:0", "functions.price:7", "functions.stock:3", "call_unknown",
     ]  # fmt: skip
     assert AS_USUAL.sent(messages) == messages
+
+
+def test_calls_without_ids_get_some_where_the_template_needs_them_and_results_follow_in_order() -> None:
+    def call(name: str, **more: Any) -> dict[str, Any]:
+        return {"type": "function", "function": {"name": name, "arguments": {}}} | more
+
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "How much?"},
+        {"role": "assistant", "content": "", "tool_calls": [call("price"), call("stock", id="own"), call("price")]},
+        {"role": "tool", "content": "first"},
+        {"role": "tool", "content": "of stock", "tool_call_id": "own"},
+        {"role": "tool", "content": "last"},
+        {"role": "assistant", "content": "", "tool_calls": [call("price")]},
+        {"role": "tool", "content": "again"},
+    ]
+    before, called = json.dumps(messages), ("price", "stock", "price", "price")
+    for forms, expected in (
+        (MessageForms(names_ids=True), [f"functions.{name}:{n}" for n, name in enumerate(called)]),
+        (MessageForms(shortens_ids=True), None),
+    ):
+        made = forms.applied(forms.sent(messages))
+        ids = [one["id"] for message in made for one in message.get("tool_calls", ())]
+        results = [message["tool_call_id"] for message in made if message["role"] == "tool"]
+        assert results == ids
+        assert len(set(ids)) == 4
+        assert ids == expected or (expected is None and all(len(one) == 9 and one.isalnum() for one in ids))
+    assert MessageForms(names_results=True).sent(messages) == messages
+    assert json.dumps(messages) == before

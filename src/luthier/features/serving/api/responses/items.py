@@ -15,7 +15,7 @@ from luthier.core.conversation import Message
 from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
 from luthier.features.serving.api.answering import Unsupported
-from luthier.features.serving.api.sent_back import Refusal
+from luthier.features.serving.api.sent_back import Refusal, arguments_sent_back
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
 
@@ -323,7 +323,7 @@ def _joined(turn: Message, item: Item) -> Message:
     if isinstance(item, ReasoningItem):
         return turn.model_copy(update={"reasoning": "\n".join(filter(None, (turn.reasoning, item.text))) or None})
     if isinstance(item, CallItem):
-        function = {"name": item.name, "arguments": item.arguments}
+        function = {"name": item.name, "arguments": arguments_sent_back(item.arguments)}
         call = {"id": item.call_id, "type": "function", "function": function}
         return turn.model_copy(update={"tool_calls": (*turn.tool_calls, call)})
     assert isinstance(item, MessageItem)

@@ -4,7 +4,8 @@
     arguments   of a tool call: an object; or JSON text, for templates that write the value unchanged
     name        of a tool result: omitted as in OpenAI's format; or the tool's name, for templates that require it
     id          of a tool call, of any length; or of nine letters and digits, for templates that refuse others
-                (Mistral's); or `functions.NAME:NUMBER`, for templates that write it in place of the name (Kimi K2's)
+                (Mistral's); or `functions.NAME:NUMBER`, for templates that write it in place of the name (Kimi K2's);
+                both get ids where rows have none
 
 With the wrong format a template drops the content, writes the Python repr of an object, or raises.
 
@@ -158,7 +159,10 @@ class MessageForms:
 
     def sent(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages as a client of this model sends them: with ids of calls that the model knows."""
-        return _with_named_ids(messages) if self.names_ids else list(messages)
+        if not (self.shortens_ids or self.names_ids):
+            return list(messages)
+        identified = with_ids(messages)
+        return _with_named_ids(identified) if self.names_ids else identified
 
     def applied(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages in this format; the given ones are not modified."""
@@ -261,6 +265,28 @@ def _writes_ids_alone(render: Render, forms: MessageForms) -> bool:
     text, named = (render(forms.applied(one), False) for one in (turns, _with_named_ids(turns)))
     name = CALLS[0]["function"]["name"]
     return _writes(text, _ANSWER) and _writes(text, _LONG_ID) and not _writes(text, name) and _writes(named, name)
+
+
+def with_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with an id for each call without one; results without one answer the calls in their order.
+
+    Args:
+        messages: in OpenAI's format; they are not changed.
+    """
+    made, open_ids, num_calls = list[dict[str, Any]](), list[str](), 0
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            named = [call | {"id": call.get("id") or f"call_{num}"} for num, call in enumerate(calls, num_calls)]
+            num_calls += len(calls)
+            open_ids = [str(call["id"]) for call in named]
+            made.append(message | {"tool_calls": named})
+        elif message["role"] == "tool" and open_ids:
+            answered = str(message.get("tool_call_id") or open_ids[0])
+            open_ids = [one for one in open_ids if one != answered]
+            made.append(message | {"tool_call_id": answered})
+        else:
+            made.append(message)
+    return made
 
 
 def _with_named_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
