@@ -278,13 +278,10 @@ def _source_of(context: Context, caller: Caller, name: str, folder: str | None) 
     """The run or base model that an export was made from; empty where that is not known."""
     if is_id(name, "exp"):
         return context.exports.get(caller.project_id, name).source
-    from luthier.ml.export.bundle.manifest import EVALUATION
+    from luthier.ml.export.bundle.provenance import read_origin
 
-    try:
-        found = json.loads((Path(folder or "") / EVALUATION).read_text(encoding="utf-8")).get("run_id")
-        return str(found) if found and context.runs.project_of(str(found)) == caller.project_id else ""
-    except (OSError, ValueError, AttributeError, NotFoundError):
-        return ""
+    found = read_origin(Path(folder or "")).run_ids
+    return next((one for one in found if context.runs.project_of(one) == caller.project_id), "")
 
 
 def _holds_present_result(context: Context, caller: Caller, share: Share, run_id: str) -> bool:
@@ -304,15 +301,9 @@ def _exported_digest(context: Context, caller: Caller, share: Share) -> str | No
     if is_id(name, "exp"):
         made = context.exports.get(caller.project_id, name).document
         return None if made is None else made.source.adapter_sha256
-    from luthier.ml.export.bundle.manifest import LINEAGE
-    from luthier.ml.export.bundle.provenance import TRAINED_ROLE
+    from luthier.ml.export.bundle.provenance import read_origin
 
-    try:
-        found = json.loads((Path(share.folder or "") / LINEAGE).read_text(encoding="utf-8"))
-        parts = found["predicate"]["buildDefinition"]["resolvedDependencies"]
-        return next((str(one["digest"]["sha256"]) for one in parts if one["annotations"]["role"] == TRAINED_ROLE), None)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    return read_origin(Path(share.folder or "")).trained_sha256
 
 
 def _checked(context: Context, project_id: str, gate_file: Path, results: Results) -> GateOutcome:
