@@ -356,7 +356,10 @@ def is_of_present_result(context: Context, run_id: str, one: SuiteResult | Safet
 
 def present_evaluation(context: Context, run_id: str) -> Evaluation | None:
     """The newest evaluation of a run that is about the weights that it has now; None where there is none."""
-    saved = _saved_result(context, run_id)
+    return _evaluation_of(context, run_id, _saved_result(context, run_id))
+
+
+def _evaluation_of(context: Context, run_id: str, saved: Saved | None) -> Evaluation | None:
     # Without a training client the newest one is.
     found = context.evaluations.list(run_id=run_id, limit=1 if saved is None else _MAX_EVALUATIONS)
     return next((one for one in found if _is_about(one, saved)), None)
@@ -485,6 +488,6 @@ def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
         is_evaluated = evaluation is not None and _is_about(evaluation, saved)
     else:
         saved = _saved_result(context, judged.run_id)
-        is_evaluated = present_evaluation(context, judged.run_id) is not None
+        is_evaluated = _evaluation_of(context, judged.run_id, saved) is not None
     suites = newest_suites(context, caller.project_id, judged.subject)
     return is_evaluated or any(_is_about(one, saved) for one in suites)
