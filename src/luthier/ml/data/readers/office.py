@@ -26,8 +26,9 @@ _ENCRYPTED: Final = re.compile(rb"<(?:\w+:)?CipherReference\s[^>]*?\bURI=[\"']([
 
 
 def read_docx(path: Path) -> Document:
-    """A section a heading; tables as Markdown, footnotes and endnotes at the end. Headers, footers and comments are not
-    read, and tables of contents are left out, which a warning says.
+    """A section a heading; tables as Markdown, footnotes and endnotes at the end.
+
+    Headers, footers, comments and tables of contents are left out, which warnings say.
     """
     changed, notes = prepared(path)
     converter = DocxConverter()
