@@ -169,7 +169,7 @@ def edited(path: Path, part: str, before: bytes, after: bytes) -> Path:
     """A copy of an archive with what a pattern finds in one of its parts replaced."""
     target = path.with_name(f"edited-{path.name}")
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
-        for entry in source.namelist():
+        for entry in nonempty(source.namelist()):
             data = source.read(entry)
             if entry == part:
                 data, num = re.subn(before, after, data)
