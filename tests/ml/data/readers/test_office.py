@@ -214,3 +214,13 @@ def test_xlsx_counts_comments_charts_and_pictures(make_xlsx: Make, tmp_path: Pat
     found = xlsx.read(path)
     assert "Mondays" not in found.sections[0].text
     assert found.warnings == ("2 comments not read", "1 chart not read", "1 picture not read")
+
+
+def test_pptx_counts_comments(make_pptx: Make) -> None:
+    path = make_pptx([("One", "Body", "")])
+    comment = '<p:cm authorId="0"><p:pos x="1" y="1"/><p:text>Too long.</p:text></p:cm>'
+    space = 'xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main"'
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("ppt/comments/comment1.xml", f"<p:cmLst {space}>{comment * 2}</p:cmLst>")
+    found = office.read_pptx(path)
+    assert (found.sections, found.warnings) == ((Section("Body", 1, ("One",)),), ("2 comments not read",))
