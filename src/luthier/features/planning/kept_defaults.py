@@ -101,7 +101,7 @@ def _shown(value: Any) -> str:
 
 
 def _filled(own: FrozenModel, values: Mapping[str, Any]) -> FrozenModel:
-    update = {}
+    update: dict[str, Any] = {}
     for key, value in values.items():
         found = getattr(own, key)
         if found is None:
@@ -117,11 +117,15 @@ def _decided(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     from luthier.ml.training.objectives.rules import rules_of as objective_rules
 
     found = _training(recipe.training or TrainingRecipe(), plan)
-    for section, rules_of in (("method", method_rules), ("objective", objective_rules)):
+    settings = {
+        "method": set(method_rules(plan.method.name).settings),
+        "objective": set(objective_rules(plan.objective.name).settings),
+    }
+    for section, taken in settings.items():
         asked, made = getattr(recipe, section), getattr(plan, section)
         if asked is None:
             found[f"{section}.name"] = made.name
-        known = set(rules_of(made.name).settings) - _LEFT_OPEN
+        known = taken - _LEFT_OPEN
         if getattr(asked, "layers", None) is not None or getattr(made, "expert_targets", ()):
             known -= {"targets"}  # the plan names matrices, and not by layers or with the experts
         for key, value in _settings(made, known).items():
