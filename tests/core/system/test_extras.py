@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError

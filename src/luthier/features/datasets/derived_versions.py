@@ -416,7 +416,7 @@ def split_of(context: Context, caller: Caller, version: DatasetVersion) -> Split
     # Repairs and annotations keep their parent, so the chain of parents leads back to the split.
     chain = dataset_versions.ancestry(context, caller, version)
     one = next((other for other in chain if other.origin == "split"), None)
-    if one is None or not OF_SPLIT <= one.details.keys():
+    if one is None or not one.details.keys() >= OF_SPLIT:
         return None
     name, document = one.details["of"]["name"], one.details["split"]
     sides: dict[str, DatasetVersion] = {}

@@ -180,7 +180,7 @@ def _side(context: Context, caller: Caller, version: DatasetVersion) -> str:
     """Which side of a split or of a retraining a version is; empty for none."""
     chain = list(dataset_versions.ancestry(context, caller, version))
     made = next((one for one in chain if one.origin == "split"), None)
-    if made is not None and OF_SPLIT <= made.details.keys():
+    if made is not None and made.details.keys() >= OF_SPLIT:
         return str(made.details["side"])
     # The rows that a retraining holds out, and whatever was made of them.
     return next((str(one.details["side"]) for one in chain if "side" in one.details), "")

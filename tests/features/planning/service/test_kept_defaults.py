@@ -1,4 +1,4 @@
-"""What was stored under other defaults keeps them: the values that its recipe leaves open, and what follows from them."""
+"""What was stored under other defaults keeps them: values that its recipe leaves open, and what follows from them."""
 
 from __future__ import annotations
 

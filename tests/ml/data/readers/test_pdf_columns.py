@@ -136,4 +136,15 @@ def codes(text: str) -> str:
 def test_text_from_right_to_left_is_read_in_the_order_of_speech(tmp_path: Path) -> None:
     lines = ["שלום עולם", "ספר טוב"]
     path = pdf_of(tmp_path / "page.pdf", column([codes(line) for line in lines], 300), TO_UNICODE)
-    assert pdf.read(path).sections[0].text.split() == "שלום עולם ספר טוב".split()
+    assert pdf.read(path).sections[0].text.split() == ["שלום", "עולם", "ספר", "טוב"]
+
+
+def test_a_single_digit_in_a_column_of_its_own_is_no_part_of_the_word_before_it(tmp_path: Path) -> None:
+    rows = [("Oak board", "7.50", "12"), ("Pear", "6", "3"), ("Elm", "7", "x"), ("Lime", "8", "9")]
+    drawn = [
+        (left, 700.0 - 14 * number, cell)
+        for number, row in enumerate(rows)
+        for left, cell in zip((72.0, 310.0, 400.0), row, strict=True)
+    ]
+    wanted = " ".join(" ".join(row) for row in rows)
+    assert text_of(pdf_of(tmp_path / "page.pdf", drawn)) == wanted

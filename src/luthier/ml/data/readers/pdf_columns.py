@@ -1,4 +1,4 @@
-"""The text of a PDF page in reading order, where two columns of prose were drawn line by line.
+"""The text of a PDF page as it is read: in the order of its columns, and with blanks between its cells.
 
 PDFium gives text in the order in which it was drawn. Nearly all programs draw one column after the other; some draw
 line by line over both, and what is read then mixes two texts in every line. Such a page is read by columns: what
@@ -26,6 +26,9 @@ _MAX_GAP: Final = 0.12
 _FEWEST_SWITCHES: Final = 0.8
 _FULL_LINE: Final = 0.7
 _GOES_ON: Final = 0.3
+_SIGN_WIDTH: Final = 1.5
+_GAP: Final = 0.5
+"""Both in heights of the sign, or of what is before it."""
 
 
 class Box(NamedTuple):
@@ -42,7 +45,7 @@ def page_text(text_page: pypdfium2.PdfTextPage) -> str:
     boxes = [Box(*text_page.get_rect(number)) for number in range(text_page.count_rects())]
     gutter = _gutter(boxes)
     if gutter is None or not _goes_on(text_page, [box for box in boxes if box.right <= gutter]):
-        return str(text_page.get_text_bounded())
+        return _with_gaps(text_page, boxes)
     left, right = min(box.left for box in boxes) - 1, max(box.right for box in boxes) + 1
     at, parts = max(box.top for box in boxes) + 1, list[str]()
 
@@ -57,6 +60,29 @@ def page_text(text_page: pypdfium2.PdfTextPage) -> str:
         at = bottom
     read_columns(min(box.bottom for box in boxes) - 1)
     return "\n".join(part.strip("\r\n") for part in parts if part.strip())
+
+
+def _with_gaps(text_page: pypdfium2.PdfTextPage, boxes: Sequence[Box]) -> str:
+    """The text with a blank before each single sign that is apart from what is before it in its line.
+
+    PDFium has a line end there, or nothing at all: a column of numbers of one digit would be part of the words beside
+    it.
+    """
+    text, places = str(text_page.get_text_bounded()), list[int]()
+    for before, box in pairwise(boxes):
+        height = max(box.top - box.bottom, before.top - before.bottom)
+        is_sign = 0 < box.right - box.left < _SIGN_WIDTH * height
+        is_beside = min(box.top, before.top) - max(box.bottom, before.bottom) > 0
+        if is_sign and is_beside and box.left - before.right > _GAP * height:
+            index = text_page.get_index(box.left + (box.right - box.left) / 5, (box.bottom + box.top) / 2, 1, 1)
+            if index and text_page.get_text_range(index - 1, 1) != " ":
+                places.append(index)
+    # Text outside of the page's box is in the one and not in the other: then places are not those of the text.
+    if not places or "".join(text_page.get_text_range().split()) != "".join(text.split()):
+        return text
+    cuts = [0, *sorted(set(places)), text_page.count_chars()]
+    pieces = [text_page.get_text_range(start, end - start) for start, end in pairwise(cuts)]
+    return " ".join([*(piece.rstrip("\r\n") for piece in pieces[:-1]), pieces[-1]])
 
 
 def _wide_lines(boxes: Sequence[Box]) -> list[tuple[float, float]]:
