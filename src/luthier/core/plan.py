@@ -308,6 +308,7 @@ class OptimizerPlan(FrozenModel):
         epsilon: added to the root of the second moment.
         momentum: of Muon.
         num_iterations: Newton-Schulz iterations of Muon.
+        adamw_rate_factor: of Muon: the rate of what AdamW updates, as a share of `learning_rate`; None, as before: 1.
         options: settings of an optimizer that another package brings, all of them.
     """
 
@@ -317,6 +318,7 @@ class OptimizerPlan(FrozenModel):
     epsilon: float = 1e-8
     momentum: float | None = None
     num_iterations: int | None = None
+    adamw_rate_factor: float | None = None
     options: dict[str, bool | int | float | str] | None = None
 
 
@@ -447,10 +449,9 @@ class Plan(FrozenModel):
         unused["task_head_notes"] = True  # words about what is in the plan already
         own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
         excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
-        if self.training.optimizer == OptimizerPlan():  # so do plans of before there was a choice
-            excluded["training"]["optimizer"] = True
-        elif not self.training.optimizer.options:
-            excluded["training"]["optimizer"] = {"options"}
+        # So do plans of before there was a choice.
+        later_settings = {n for n in ("options", "adamw_rate_factor") if not getattr(self.training.optimizer, n)}
+        excluded["training"]["optimizer"] = self.training.optimizer == OptimizerPlan() or later_settings
         excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
         # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:

@@ -324,11 +324,11 @@ class OptimizerRecipe(FrozenModel):
     Attributes:
         name: the rule.
         beta1: decay of the first moment.
-        beta2: decay of the second moment; `auto`: so that its half-life in tokens is that of the default at the
-            default batch size.
+        beta2: decay of the second moment; `auto`: by batch size, so that its half-life in tokens is the default's.
         epsilon: added to the root of the second moment.
         momentum: of Muon.
         num_iterations: Newton-Schulz iterations of Muon.
+        adamw_rate_factor: of Muon: the learning rate of the weights that AdamW updates, as a share of `learning_rate`.
         options: settings of an optimizer that another package brings.
     """
 
@@ -338,6 +338,7 @@ class OptimizerRecipe(FrozenModel):
     epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
     momentum: Fraction | None = None
     num_iterations: Annotated[int, Field(ge=1, lt=100)] | None = None
+    adamw_rate_factor: Annotated[float, Field(gt=0, le=100)] | None = None
     options: dict[str, bool | int | float | str] | None = None
 
     @model_validator(mode="before")
@@ -371,8 +372,7 @@ class TrainingRecipe(FrozenModel):
         max_steps: steps at most.
         global_batch_size: examples a step, of all devices.
         micro_batch_tokens: tokens computed together, padding included; changes memory and speed, not the gradient.
-        micro_batch_workers: on a CPU, processes that compute micro-batches of steps and validations, and batches of
-            judging, side by side, each with one thread; 1 for one process, with all its threads.
+        micro_batch_workers: on a CPU, processes of one thread each that compute micro-batches and batches of judging.
         optimizer: how weights move by their gradients.
         learning_rate: peak of the learning rate.
         schedule: how the rate falls after the warm-up.

@@ -232,6 +232,8 @@ class Served(FrozenModel):
         path: the folder or file of its weights.
         sha256: of the base's weights, so that a base pulled again is loaded again.
         adapter_path: None for a base model and for one that was trained whole.
+        adapter_stamp: of the files of an adapter that is opened as part of its base; the process that loads models sets
+            it.
         template: how it reads prompts.
         precision: None takes what is fastest on this machine.
         quantisation: how the base is packed; None for plain weights.
@@ -248,6 +250,7 @@ class Served(FrozenModel):
     path: str
     sha256: str
     adapter_path: str | None = None
+    adapter_stamp: str = ""
     template: Literal["auto", "chat", "plain"] = "auto"
     precision: Literal["float32", "bfloat16"] | None = None
     quantisation: Quantisation | None = None

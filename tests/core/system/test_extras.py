@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
 from luthier.core.system import extras
@@ -27,10 +28,15 @@ def declared() -> dict[str, list[str]]:
 
 def test_every_extra_is_known_and_all_brings_each() -> None:
     assert set(EXTRAS) == set(declared()) - OF_DEVELOPERS - {"all"}
-    (one,) = declared()["all"]
-    named = re.fullmatch(r"luthier\[([\w,-]+)\]", one)
-    assert named is not None
-    assert set(named[1].split(",")) == set(EXTRAS) - OF_CUDA
+    named: dict[str, set[str]] = {}
+    for one in nonempty(declared()["all"]):
+        found = re.fullmatch(r"luthier\[([\w,-]+)\](?:; (.+))?", one)
+        assert found is not None
+        named.setdefault(found[2] or "", set()).update(found[1].split(","))
+    # What needs a compiler there is left out of it.
+    assert named.keys() == {"", "python_version < '3.13'"}
+    assert named["python_version < '3.13'"] == {"law"}
+    assert named[""] | {"law"} == set(EXTRAS) - OF_CUDA
 
 
 def test_every_install_command_of_the_code_names_an_extra() -> None:

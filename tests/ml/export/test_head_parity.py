@@ -46,9 +46,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def make_head(base: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeHead:
-    def make(name: str, *, is_adapter: bool = True) -> ExportSource:
+    def make(name: str, *, is_adapter: bool = True, **changed: Any) -> ExportSource:
         folder = tmp_path_factory.mktemp("heads") / name
-        head = make_head_folder(base, folder, is_adapter=is_adapter, seed=5, **HEADS[name])
+        head = make_head_folder(base, folder, is_adapter=is_adapter, seed=5, **HEADS[name] | changed)
         return ExportSource(
             name=name,
             run_id=None,
@@ -94,6 +94,23 @@ def test_a_whole_model_and_sixteen_bits(make_head: MakeHead, tmp_path: Path) -> 
         exported(source, "sentence_transformers", tmp_path / precision, precision)
         report = proof(source, tmp_path / precision, "sentence_transformers", precision)
         assert report.passed, report.reasons
+
+
+def test_documents_whose_relevance_in_onnx_is_the_same_are_in_order_by_their_logits(
+    make_head: MakeHead, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    notes = exported(make_head("rank", temperature=1e-4), "onnx", tmp_path / "out")
+    assert any("logit" in note for note in notes)
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    ids = np.arange(3, 35, dtype=np.int64).reshape(16, 2)
+    relevance, logit = session.run(["relevance", "logit"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    assert [one.name for one in session.get_outputs()] == ["relevance", "logit"], "the first one is as before"
+    assert (relevance.shape, logit.shape) == ((16, 1), (16, 1))
+    assert len(np.unique(relevance)) < len(np.unique(logit)) == 16
+    expected = 1 / (1 + np.exp(-np.clip(logit.astype(np.float64), -700, 700)))
+    np.testing.assert_allclose(relevance, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["classify", "mean"])

@@ -41,8 +41,19 @@ def test_a_folder_that_is_gone_keeps_its_name(tmp_path: Path) -> None:
     assert names.of(str(folder)) == f"{folder}#2"
 
 
-def test_a_file_keeps_its_name(tmp_path: Path) -> None:
+def test_a_file_that_was_written_again_has_another_name(tmp_path: Path) -> None:
     names, file = AdapterNames(), tmp_path / "adapter.gguf"
-    for content in (b"a", b"other"):
+    for content, name in ((b"a", str(file)), (b"other", f"{file}#2")):
         file.write_bytes(content)
-        assert names.of(str(file)) == str(file)
+        assert [names.of(str(file)), names.of(str(file))] == [name, name]
+    file.unlink()
+    assert names.of(str(file)) == f"{file}#2"
+
+
+def test_so_has_a_folder_whose_gguf_file_was_written_again(tmp_path: Path) -> None:
+    names, folder = AdapterNames(), tmp_path / "one"
+    write(folder, b"a", 1_000)
+    (folder / "adapter.gguf").write_bytes(b"a")
+    assert names.of(str(folder)) == str(folder)
+    (folder / "adapter.gguf").write_bytes(b"other")
+    assert names.of(str(folder)) == f"{folder}#2"

@@ -114,3 +114,22 @@ def test_a_name_belongs_to_one_file(files: list[Path]) -> None:
     adapters.remove("a")
     with pytest.raises(RequestError, match="'a'"):
         adapters.path("a")
+
+
+def test_a_file_that_was_written_again_is_another_version_and_alone_at_fault_where_it_does_not_load(
+    files: list[Path],
+) -> None:
+    adapters = with_all(files[:2])
+    server: Any = adapters.open(Opened())
+    before = adapters.version
+    adapters.add("a#2", files[0])
+    assert adapters.version == before, "it is the same file"
+    files[0].write_bytes(b"other")
+    adapters.add("a#3", files[0])
+    assert adapters.version > before
+    opened = Opened(files[0])
+    again: Any = adapters.open(opened, server.adapters, before)
+    assert (again.adapters, opened.tried) == (files[1:2], [files[:2], files[1:2]])
+    with pytest.raises(WorkError, match="adapter 'a#3' is not loaded"):
+        adapters.path("a#3")
+    assert adapters.path("b") == files[1]

@@ -25,6 +25,7 @@ from luthier.core.ports import SilentProgress
 from luthier.core.stream import Ended, EngineSettings, Failed, Sampling, Served, TextRequest
 from luthier.core.system import free_cores
 from luthier.core.system.free_cores import FreeCores
+from luthier.ml.inference.adapter_names import AdapterNames
 from luthier.ml.inference.llama_cpp import cpp
 from luthier.ml.inference.llama_cpp import server as llama_server
 from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine, open_stream_engine
@@ -610,6 +611,23 @@ def test_a_server_that_does_not_open_with_an_adapter_goes_on_without_it(tiny_ggu
             engine.ask("a", question("Why?"), "gone")
         assert write_all(engine, {"a": question("Why?")}).texts["a", 0] == wanted
         assert engine._server is opened, "one that does not load opens no server again and again"
+
+
+def test_an_adapter_that_was_written_again_answers_with_its_new_weights(tiny_gguf, gguf_adapters, tmp_path):
+    names, file = AdapterNames(), tmp_path / "adapter.gguf"
+    texts = []
+    with closing(LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")) as engine:
+        for source in gguf_adapters[:2]:
+            Path(shutil.copy(source, tmp_path / "new.gguf")).replace(file)
+            name = names.of(str(file))
+            engine.load_adapter(name, str(file))
+            texts.append(write_all(engine, {0: question("Why?")}, {0: name}).texts[0, 0])
+            opened = engine._server
+            assert write_all(engine, {0: question("Why?")}, {0: name}).texts[0, 0] == texts[-1]
+            assert engine._server is opened, "what has not changed opens no other server"
+    with closing(LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")) as engine:
+        engine.load_adapter("second", str(gguf_adapters[1]))
+        assert write_all(engine, {0: question("Why?")}, {0: "second"}).texts[0, 0] == texts[1] != texts[0]
 
 
 def test_of_several_late_adapters_only_the_one_that_does_not_load_is_refused(

@@ -22,7 +22,8 @@ def resolved(asked: Any, method: str = "full", device: str = "cpu", batch_size: 
 
 
 def test_a_name_alone_takes_the_defaults() -> None:
-    assert resolved("muon") == OptimizerPlan(name="muon", momentum=0.95, num_iterations=5)
+    wanted = OptimizerPlan(name="muon", momentum=0.95, num_iterations=5, adamw_rate_factor=0.2)
+    assert resolved("muon") == wanted
     assert resolved({"name": "adamw_8bit", "beta2": 0.95}) == OptimizerPlan(name="adamw_8bit", beta2=0.95)
 
 
@@ -74,6 +75,36 @@ def test_muon_learns_at_five_times_the_rate_unless_asked_otherwise(make_plan: Ma
     assert "5 times AdamW's" in muon.sources["training.learning_rate"].why
     asked = make_plan(full | {"training": {"optimizer": "muon", "learning_rate": 3e-4}})
     assert asked.training.learning_rate == 3e-4
+
+
+def test_what_adamw_updates_beside_muon_has_the_rate_that_it_has_alone(make_plan: MakePlan) -> None:
+    full = {"method": {"name": "full"}}
+    training = make_plan(full | {"training": {"optimizer": "muon"}}).training
+    assert training.optimizer.adamw_rate_factor is not None
+    alone = make_plan(full).training.learning_rate
+    assert training.learning_rate * training.optimizer.adamw_rate_factor == pytest.approx(alone)
+    asked = {"name": "muon", "adamw_rate_factor": 1}
+    one_rate = make_plan(full | {"training": {"optimizer": asked}})
+    values = {row["name"]: row["value"] for row in one_rate.values()}
+    assert values["training.optimizer"]["adamw_rate_factor"] == 1
+    with pytest.raises(RecipeError, match=r"adamw_rate_factor[\s\S]*remove it"):
+        resolved({"name": "lion", "adamw_rate_factor": 0.5})
+
+
+def test_a_muon_plan_of_before_the_second_rate_keeps_its_hash_and_its_one_rate(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan({"method": {"name": "full"}, "training": {"optimizer": "muon"}})
+    document = plan.model_dump(mode="json")
+    del document["training"]["optimizer"]["adamw_rate_factor"]
+    before = Plan.model_validate(document)
+    assert before.training.optimizer.adamw_rate_factor is None
+    hashed: list[Any] = []
+    monkeypatch.setattr("luthier.core.plan.sha256_document", lambda given: hashed.append(given) or str(len(hashed)))
+    assert before.hash != plan.hash
+    of_then = {"name", "beta1", "beta2", "epsilon", "momentum", "num_iterations"}
+    assert hashed[0]["training"]["optimizer"].keys() == of_then
+    assert hashed[1]["training"]["optimizer"].keys() == of_then | {"adamw_rate_factor"}
 
 
 def test_paging_needs_a_device_to_page_from() -> None:

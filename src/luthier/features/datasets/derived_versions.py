@@ -260,6 +260,8 @@ def _prepared(context: Context, caller: Caller, version: DatasetVersion, choice:
 
 SIDES: Final = {"train": "train", "validation": "validation", "held_out": "held-out"}
 """The sides of a split, and what is put behind the name of the dataset for each."""
+OF_SPLIT: Final = frozenset({"of", "split", "side"})
+"""Details of a version that is a side of a split."""
 _MAX_NAME_CHARACTERS: Final = 85
 _MAX_STRATA: Final = 100
 
@@ -411,12 +413,10 @@ def split_of(context: Context, caller: Caller, version: DatasetVersion) -> Split
     Raises:
         NotFoundError: An earlier version that it was made from no longer exists.
     """
-    one: DatasetVersion | None = version
     # Repairs and annotations keep their parent, so the chain of parents leads back to the split.
-    while one is not None and one.origin != "split":
-        parent = one.parent
-        one = None if parent is None else dataset_versions.get_version(context, caller, one.dataset_id, parent)
-    if one is None or not {"of", "split", "side"} <= one.details.keys():
+    chain = dataset_versions.ancestry(context, caller, version)
+    one = next((other for other in chain if other.origin == "split"), None)
+    if one is None or not one.details.keys() >= OF_SPLIT:
         return None
     name, document = one.details["of"]["name"], one.details["split"]
     sides: dict[str, DatasetVersion] = {}

@@ -277,9 +277,30 @@ def get_version(context: Context, caller: Caller, dataset_id: str, number: int |
     for version in versions:
         if number in (None, version.number):
             return version
-    raise NotFoundError(
+    raise _no_version(dataset_id, number, versions[0].number)
+
+
+def ancestry(context: Context, caller: Caller, version: DatasetVersion) -> Iterator[DatasetVersion]:
+    """A version and those that it was made from, one after another, with one query for all of them.
+
+    Raises:
+        NotFoundError: An earlier version that it was made from no longer exists.
+    """
+    yield version
+    if version.parent is None:
+        return
+    known = {one.number: one for one in show_dataset(context, caller, version.dataset_id)[1]}
+    while version.parent is not None:
+        if version.parent not in known:
+            raise _no_version(version.dataset_id, version.parent, max(known))
+        version = known[version.parent]
+        yield version
+
+
+def _no_version(dataset_id: str, number: int | None, newest: int) -> NotFoundError:
+    return NotFoundError(
         f"no version {number} of dataset {dataset_id}",
-        expected=f"a number from 1 to {versions[0].number}",
+        expected=f"a number from 1 to {newest}",
         do="see the versions of the dataset",
     )
 

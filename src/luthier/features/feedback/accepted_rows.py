@@ -22,7 +22,7 @@ from luthier.core.records.traffic import ReviewItem, is_of_calls
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.decided_rows import detected_shape
-from luthier.features.datasets.derived_versions import split_of
+from luthier.features.datasets.derived_versions import OF_SPLIT
 from luthier.features.datasets.rows import open_rows
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.feedback.review import accepted
@@ -180,15 +180,12 @@ def learning(messages: Sequence[Mapping[str, Any]], answer: str) -> dict[str, An
 
 def _side(context: Context, caller: Caller, version: DatasetVersion) -> str:
     """Which side of a split or of a retraining a version is; empty for none."""
-    if version.parent is None:
-        return str(version.details.get("side", ""))
-    if (origin := split_of(context, caller, version)) is not None:
-        return origin.side
+    chain = list(dataset_versions.ancestry(context, caller, version))
+    made = next((one for one in chain if one.origin == "split"), None)
+    if made is not None and made.details.keys() >= OF_SPLIT:
+        return str(made.details["side"])
     # The rows that a retraining holds out, and whatever was made of them.
-    one: DatasetVersion | None = version
-    while one is not None and "side" not in one.details:
-        one = None if one.parent is None else dataset_versions.get_version(context, caller, one.dataset_id, one.parent)
-    return "" if one is None else str(one.details["side"])
+    return next((str(one.details["side"]) for one in chain if "side" in one.details), "")
 
 
 def _added_before(versions: Sequence[DatasetVersion]) -> dict[str, str]:

@@ -7,7 +7,6 @@ This is for the right to be forgotten, and for tracing where an answer comes fro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -208,34 +207,15 @@ def is_the_row(fields: Mapping[str, Any], wanted: str) -> bool:
 
 def parents_of(plan: Plan) -> list[str]:
     """The runs whose outcome a run has begun from: the one that is or was merged into its base, and its teacher."""
-    from luthier.ml.export.bundle.manifest import EVALUATION, SBOM
+    from luthier.ml.export.bundle.provenance import read_origin
 
     folder = Path(plan.base_model.path)
-    # A merged export carries the evaluation of its run, if there was one, and a bill of materials that names the run;
-    # used as a base model, it leads back to that run. The outcome of a full fine-tuning is in the folder of its run.
-    evaluation, bill = (_document(folder / name) for name in (EVALUATION, SBOM))
-    found = [str(evaluation.get("run_id")), *_runs_in(bill), *folder.parts]
+    # A merged export names its run; used as a base model, it leads back to it. The outcome of a full fine-tuning is in
+    # the folder of its run.
+    found = [*read_origin(folder).run_ids, *folder.parts]
     if plan.objective.teacher is not None:
         found.append(plan.objective.teacher.name.removeprefix("teacher "))
     return list(dict.fromkeys(one for one in found if is_id(one, "run")))
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; empty where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _runs_in(bill: Mapping[str, Any]) -> list[str]:
-    """The run that a bill of materials of a bundle names."""
-    try:
-        properties = bill["metadata"]["component"]["modelCard"]["properties"]
-        return [str(one["value"]) for one in properties if one["name"] == "luthier:run"]
-    except (KeyError, TypeError):
-        return []
 
 
 def _splits_with(

@@ -278,13 +278,10 @@ def _source_of(context: Context, caller: Caller, name: str, folder: str | None) 
     """The run or base model that an export was made from; empty where that is not known."""
     if is_id(name, "exp"):
         return context.exports.get(caller.project_id, name).source
-    from luthier.ml.export.bundle.manifest import EVALUATION
+    from luthier.ml.export.bundle.provenance import read_origin
 
-    try:
-        found = json.loads((Path(folder or "") / EVALUATION).read_text(encoding="utf-8")).get("run_id")
-        return str(found) if found and context.runs.project_of(str(found)) == caller.project_id else ""
-    except (OSError, ValueError, AttributeError, NotFoundError):
-        return ""
+    found = read_origin(Path(folder or "")).run_ids
+    return next((one for one in found if context.runs.project_of(one) == caller.project_id), "")
 
 
 def _holds_present_result(context: Context, caller: Caller, share: Share, run_id: str) -> bool:
@@ -304,15 +301,9 @@ def _exported_digest(context: Context, caller: Caller, share: Share) -> str | No
     if is_id(name, "exp"):
         made = context.exports.get(caller.project_id, name).document
         return None if made is None else made.source.adapter_sha256
-    from luthier.ml.export.bundle.manifest import LINEAGE
-    from luthier.ml.export.bundle.provenance import TRAINED_ROLE
+    from luthier.ml.export.bundle.provenance import read_origin
 
-    try:
-        found = json.loads((Path(share.folder or "") / LINEAGE).read_text(encoding="utf-8"))
-        parts = found["predicate"]["buildDefinition"]["resolvedDependencies"]
-        return next((str(one["digest"]["sha256"]) for one in parts if one["annotations"]["role"] == TRAINED_ROLE), None)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    return read_origin(Path(share.folder or "")).trained_sha256
 
 
 def _checked(context: Context, project_id: str, gate_file: Path, results: Results) -> GateOutcome:
@@ -365,7 +356,10 @@ def is_of_present_result(context: Context, run_id: str, one: SuiteResult | Safet
 
 def present_evaluation(context: Context, run_id: str) -> Evaluation | None:
     """The newest evaluation of a run that is about the weights that it has now; None where there is none."""
-    saved = _saved_result(context, run_id)
+    return _evaluation_of(context, run_id, _saved_result(context, run_id))
+
+
+def _evaluation_of(context: Context, run_id: str, saved: Saved | None) -> Evaluation | None:
     # Without a training client the newest one is.
     found = context.evaluations.list(run_id=run_id, limit=1 if saved is None else _MAX_EVALUATIONS)
     return next((one for one in found if _is_about(one, saved)), None)
@@ -494,6 +488,6 @@ def _is_judged(context: Context, caller: Caller, share: Share) -> bool:
         is_evaluated = evaluation is not None and _is_about(evaluation, saved)
     else:
         saved = _saved_result(context, judged.run_id)
-        is_evaluated = present_evaluation(context, judged.run_id) is not None
+        is_evaluated = _evaluation_of(context, judged.run_id, saved) is not None
     suites = newest_suites(context, caller.project_id, judged.subject)
     return is_evaluated or any(_is_about(one, saved) for one in suites)

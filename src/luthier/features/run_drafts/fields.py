@@ -390,6 +390,7 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "training.optimizer.epsilon": "each optimizer has its own settings",
     "training.optimizer.momentum": "each optimizer has its own settings",
     "training.optimizer.num_iterations": "each optimizer has its own settings",
+    "training.optimizer.adamw_rate_factor": "each optimizer has its own settings",
     "training.optimizer.options": "a mapping, for optimizers of other packages",
     "tracking": "a list; without it, the server's environment decides where runs are reported to",
 }

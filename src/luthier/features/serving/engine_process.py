@@ -80,10 +80,12 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
     )
     if served.adapter_path is None:
         return settled, None
+    from luthier.ml.inference.adapter_names import adapter_stamp
     from luthier.ml.inference.low_rank import why_not_shared
 
     if why_not_shared(served.adapter_path):
-        return settled, None
+        # Files that were written again are another model: the loaded one has the old weights.
+        return settled.model_copy(update={"adapter_stamp": adapter_stamp(Path(served.adapter_path))}), None
     return settled.model_copy(update={"adapter_path": None}), served.adapter_path
 
 

@@ -182,7 +182,7 @@ class Answering:
         served = pick.served
         # Fields at their defaults are left out, so that they do not change the fingerprints of models that lack them.
         unset = {name for name in ("template_options", "opted_turns") if getattr(served, name) in ((), AS_THEY_ARE)}
-        unset |= {"settings", "fallback", "hands_over", "rates"}  # what does not answer this request
+        unset |= {"adapter_stamp", "settings", "fallback", "hands_over", "rates"}  # what does not answer this request
         digest = sha256_document(served.model_dump(mode="json", exclude=unset))
         return cls(served.engine, pick.reason, f"fp_{digest[:10]}")
 

@@ -13,7 +13,16 @@ import typer
 from luthier.core.text.counted import counted
 from luthier.core.text.printed_commands import in_home
 from luthier.features.studies import cli_options as tune_options
-from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption, SetOption, open_context
+from luthier.platform.cli.command import (
+    Answer,
+    ForceOption,
+    HomeOption,
+    JsonOption,
+    ProjectOption,
+    SetOption,
+    caller_of,
+    open_context,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,12 +84,10 @@ def tune(
     return Answer(as_json, _document(found, ran, verdict), lambda console: _show(console, found, ran, verdict))
 
 
-def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """List the studies, newest first."""
-    from luthier.core.access import DEFAULT_PROJECT
-
+def list_studies(project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """List the studies of a project, newest first."""
     with open_context(home) as context:
-        found = context.studies.list(DEFAULT_PROJECT)
+        found = context.studies.list(caller_of(context, project).project_id)
         trials = context.studies.trials_of([study.study_id for study in found])
     documents = [_summary(study, trials[study.study_id]) for study in found]
     return Answer(as_json, documents, lambda console: _show_all(console, documents))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.errors import RequestError
+from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, OptimizerRecipe, Recipe, TrainingRecipe
@@ -33,6 +33,7 @@ from luthier.core.workflows.study import (
     Trial,
 )
 from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.planning.kept_defaults import changed_defaults, kept_format, with_values
 from luthier.features.planning.service import make_plan
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies.end import bring_up_own, confirm, finish, with_report
@@ -194,6 +195,7 @@ def go_on(
         study = _with_budget(study, hours, usd)
         # Planned again, which refuses rows that have changed since.
         own = make_plan(context, study.spec.recipe, base_dir=Path())
+        study, own = _with_first_defaults(context, study, own)
         final_hours = _final_hours(context, study, own, data_loader)
         workers = pool.enter_context(worker_pool(context, study, held))
         search = Search(context, study, own, final_hours, tell, workers, began, data_loader)
@@ -204,6 +206,34 @@ def go_on(
         with suppress(PausedError):  # the study records it
             run_stages(run, lambda pipeline: _keep(search, pipeline))
         return search.study
+
+
+def _with_first_defaults(context: Context, study: Study, own: Plan) -> tuple[Study, Plan]:
+    """The study and the plan of its recipe, with the defaults of its first trial.
+
+    A version with other defaults would train the remaining trials otherwise than those that they are held against.
+
+    Args:
+        context: The home.
+        study: The study.
+        own: The plan of its recipe, as made now.
+    """
+    trials = context.studies.trials(study.study_id)
+    try:
+        first = context.runs.plan(trials[0].run_id) if trials else own
+    except NotFoundError:  # it was not begun, or its run was removed
+        return study, own
+    if not (kept := changed_defaults(study.spec.recipe, own, first)):
+        return study, own
+    recipe = with_values(study.spec.recipe, kept)
+    try:
+        own = make_plan(context, recipe, base_dir=Path())
+    except RecipeError as error:
+        note = f"it began with other defaults than those of this version, which cannot be kept: {error.came}"
+        return study.model_copy(update={"notes": tuple(dict.fromkeys((*study.notes, note)))}), own
+    note = f"it keeps defaults that it began with, and that this version has otherwise: {kept_format(kept)}"
+    spec = study.spec.model_copy(update={"recipe": recipe})
+    return study.model_copy(update={"spec": spec, "notes": (*study.notes, note)}), own
 
 
 def _record(study: Study) -> Pipeline:

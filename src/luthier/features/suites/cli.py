@@ -271,15 +271,15 @@ def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_jso
         outcome = None
         if gate is not None:
             from luthier.features.release_gates.service import check_gate
-            from luthier.features.suites.task_runs import project_of_results
+            from luthier.features.suites.task_runs import project_of_model
 
-            outcome = check_gate(context, project_of_results(context, found.run_id), gate, evaluation=found)
+            outcome = check_gate(context, project_of_model(context, systems[0]), gate, evaluation=found)
     return _answer(as_json, found, outcome, lambda console: _show_evaluation(console, found))
 
 
 def _by_suite(systems: list[str], asked: _AskedSuite, *, as_json: bool, home: Path | None) -> Answer:
     from luthier.features.suites.service import run_suite
-    from luthier.features.suites.task_runs import project_of_results
+    from luthier.features.suites.task_runs import project_of_model
 
     with open_context(home) as context:
         _read_gate(asked.gate)
@@ -296,7 +296,7 @@ def _by_suite(systems: list[str], asked: _AskedSuite, *, as_json: bool, home: Pa
         if asked.gate is not None:
             from luthier.features.release_gates.service import check_gate
 
-            outcome = check_gate(context, project_of_results(context, found.run_id), asked.gate, suite=found)
+            outcome = check_gate(context, project_of_model(context, systems[0]), asked.gate, suite=found)
     if asked.html is not None:
         from luthier.ml.evaluation.report.suite_page import write_suite_page
 

@@ -106,6 +106,15 @@ def project_of_results(context: Context, run_id: str | None) -> str:
     return owner or DEFAULT_PROJECT
 
 
+def project_of_model(context: Context, name: str) -> str:
+    """The project whose calibrations hold for a model that a command names: that of its run, also of a checkpoint.
+
+    Raises:
+        NotFoundError: There is no such model.
+    """
+    return project_of_results(context, run_of(context, name))
+
+
 def engine_of(context: Context, system: System) -> Engine:
     """The engine that runs a system; a server's answers are kept in the home, so that none is paid for twice."""
     if isinstance(system, Server):

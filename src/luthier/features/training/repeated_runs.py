@@ -21,6 +21,7 @@ from luthier.core.recipe import BudgetRecipe, Recipe, TrainingRecipe
 from luthier.core.run import RunRecord
 from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, LearningCurve
 from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.planning.kept_defaults import as_planned, changed_defaults, with_values
 from luthier.features.planning.quotes import quote_of
 from luthier.features.planning.service import Prepared, prepare, with_batch_and_rate
 from luthier.features.recipes.service import with_absolute_paths
@@ -289,11 +290,12 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
         training = (same.training or TrainingRecipe()).model_copy(update={"seed": seed})
         recipe = same.model_copy(update={"training": training})
         wanted = _content(recipe, plan)
-        done = (one.run_id for one in context.runs.list() if one.status == "succeeded")
-        known = next((one for one in done if _content_of(context.runs.plan(one)) == wanted), None)
+        known = _with_content(context, wanted, plan)
         if known is None:
             began = time.perf_counter()
             prepared = prepare(context, recipe, base_dir=Path())
+            if kept := changed_defaults(recipe, prepared.plan, plan):
+                prepared = prepare(context, with_values(recipe, kept), base_dir=Path())
             prepare_again(context, plan, ready=prepared)  # rejects other content at the same paths
             # Not evaluated here: the caller evaluates all seeds together.
             prepared = replace(prepared, held_out=None, replay_held_out=None)
@@ -321,6 +323,28 @@ def _owned_by(context: Context, project_id: str | None) -> Iterator[None]:
         context.owner_project_id = before
 
 
+def _with_content(context: Context, wanted: tuple[Recipe, object], like: Plan) -> str | None:
+    """The newest successful run of this content; None where there is none.
+
+    Args:
+        context: The home.
+        wanted: As of `_content`.
+        like: A plan with the same names of method, objective and optimizer.
+    """
+    for record in context.runs.list():
+        if record.status != "succeeded" or record.method != like.method.name:
+            continue
+        plan = context.runs.plan(record.run_id)
+        # Names first: of a plug-in that was removed the settings are not known any more.
+        if _names(plan) == _names(like) and _content_of(plan) == wanted:
+            return record.run_id
+    return None
+
+
+def _names(plan: Plan) -> tuple[str, str, str]:
+    return plan.method.name, plan.objective.name, plan.training.optimizer.name
+
+
 def _content_of(plan: Plan) -> tuple[Recipe, object]:
     return _content(plan.recipe, plan)
 
@@ -340,6 +364,6 @@ def _content(recipe: Recipe, plan: Plan) -> tuple[Recipe, object]:
     teacher = plan.objective.teacher
     return (
         # With the values of the plan: a recipe that leaves them open is another one under other defaults.
-        with_batch_and_rate(recipe, plan).model_copy(update={"data": data, "base_model": plan.base_model.sha256}),
+        as_planned(recipe, plan).model_copy(update={"data": data, "base_model": plan.base_model.sha256}),
         teacher and (teacher.sha256, teacher.adapter_sha256),
     )

@@ -137,6 +137,10 @@ def _config(connection: Connection) -> Config:
 _ASK_AGAIN_SECONDS: Final = 0.5
 
 
+class OutdatedError(ConflictError):
+    """A newer version of Luthier has migrated the database while this process was running."""
+
+
 class _Held(threading.local):
     """The connections that a thread holds open around its reads and its writes."""
 
@@ -260,6 +264,19 @@ class Database:
         """The revision of the tables, read from the database now; the code's is `SCHEMA_VERSION`."""
         with self.read() as connection:
             return version_of(connection)
+
+    def check_version(self, connection: Connection) -> None:
+        """Check in a transaction that the tables are still those of this version.
+
+        Raises:
+            OutdatedError: A newer version has migrated them.
+        """
+        if (found := version_of(connection)) != SCHEMA_VERSION:
+            raise OutdatedError(
+                f"the database {self.name} has schema {found} by now, and this process is of schema {SCHEMA_VERSION}",
+                expected="servers and workers of one version",
+                do="stop it, install the version of the others, and start it again",
+            )
 
     def watch(self) -> Watch:
         """A fast check of whether the database has changed. It is closed with the database."""

@@ -142,7 +142,11 @@ class JobStore:
         Args:
             worker: Its name; there is one process of a name.
             lanes: The kinds of work that it does.
+
+        Raises:
+            OutdatedError: A newer version has migrated the database: its jobs are for workers of that version.
         """
+        is_checked = False
         with self._database.write() as connection:
             now = self._database.clock(connection)
             # Before any lease is compared with `now`: a clock that was just set forward must not expire all of them.
@@ -150,6 +154,9 @@ class JobStore:
             # A loop: closing a lost job is no work for this worker, which then takes the next one in the same
             # transaction.
             while (row := self._next(connection, worker, now, lanes)) is not None:
+                if not is_checked:
+                    self._database.check_version(connection)
+                    is_checked = True
                 if row["status"] == "running":
                     self._end_attempt(connection, row, now, "the worker that held it is gone", is_lost=True)
                     # Too many crashes, or a pending pause or cancel, has closed it: look for the next one.

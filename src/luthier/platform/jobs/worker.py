@@ -12,6 +12,7 @@ from typing import Final
 from luthier.core.child_process.fork_client import ForkServer, NotStartedError
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import elapsed
+from luthier.platform.db.database import OutdatedError
 from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.jobs.store import JobStore, LeaseLostError
 from luthier.platform.processes.process import Attempt
@@ -96,6 +97,9 @@ class Worker:
 
         Returns:
             The number of attempts.
+
+        Raises:
+            OutdatedError: A newer version has migrated the database; jobs wait for a worker of that version.
         """
         num_done = 0
         while (reason := stop_requested()) is None:
@@ -103,6 +107,8 @@ class Worker:
             leased, is_answered = elapsed(), True
             try:
                 job = self.store.claim(self.name, self.lanes)
+            except OutdatedError:
+                raise
             except LuthierError as error:
                 self.tell(f"waiting for the database: {error.came}")
                 job, is_answered = None, False

@@ -23,6 +23,7 @@ from luthier.features.models.service import ModelView, pull_model
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
 from luthier.ml.export.bundle import add_bundle_files, verify
+from luthier.ml.export.bundle.provenance import read_origin
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record, make_result
 
@@ -133,6 +134,20 @@ def test_a_run_as_its_bundle_tells_it(trained: tuple[Context, RunRecord, Plan], 
         "held-out rows": {"sha256": plan.data.held_out.sha256 if plan.data.held_out else ""},
         "trained weights": {"sha256": record.result.adapter_sha256},
     }
+
+
+@pytest.mark.parametrize("kept", [("lineage.intoto.json",), ("sbom.cdx.json",), ("evaluation.json",), ()])
+def test_each_document_of_a_bundle_leads_back_to_its_run(
+    trained: tuple[Context, RunRecord, Plan], made: Path, kept: tuple[str, ...]
+) -> None:
+    _, record, _ = trained
+    assert record.result is not None
+    assert read_origin(made) == ((record.run_id,), record.result.adapter_sha256)
+    for name in DOCUMENTS:
+        if name not in kept:
+            (made / name).unlink(missing_ok=True)
+    digest = record.result.adapter_sha256 if "lineage.intoto.json" in kept else None
+    assert read_origin(made) == ((record.run_id,) if kept else (), digest)
 
 
 def test_no_folder_of_this_machine_and_no_row_stands_in_it(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.records.traffic import ReviewItem, answer_of_calls
 from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.store import DatasetStore, DatasetVersion
 from luthier.features.feedback import accepted_rows
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback.accepted_rows import add_accepted, add_to_new_dataset, targets
@@ -183,6 +184,26 @@ def test_held_out_rows_and_what_is_nearly_one_are_not_added(context: Context) ->
     with pytest.raises(ConflictError, match="is the held-out side of a split"):
         add_accepted(context, ME, side)
     assert [one.dataset.name for one in targets(context, ME)] == ["faq"]
+
+
+def test_a_held_out_side_is_known_after_many_changes_and_read_at_once(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = {"dataset_id": "data-20261125-093000-aaaaaa", "name": "all", "version": 1}
+    side = dataset(context, "all-held-out", CHAT, of=of, side="held_out", split={})
+    file = dataset_versions.keep_rows(context, ME, [CHAT.encode()], "rows.jsonl")
+    for parent in range(1, 6):
+        dataset_versions.add_version(context, ME, side, file, origin="annotation", parent=parent)
+    read: list[str] = []
+    versions = DatasetStore.versions
+
+    def counted(store: DatasetStore, dataset_id: str) -> Sequence[DatasetVersion]:
+        read.append(dataset_id)
+        return versions(store, dataset_id)
+
+    monkeypatch.setattr(DatasetStore, "versions", counted)
+    assert targets(context, ME) == []
+    assert read == [side]
 
 
 def test_answers_take_the_columns_of_the_dataset(context: Context) -> None:

@@ -277,6 +277,18 @@ def test_losses_of_llama_factory(tmp_path: Path, more: dict[str, Any], objective
     assert found.keys["objective"] == objective
 
 
+@pytest.mark.parametrize(
+    ("more", "adamw_rate_factor"),
+    [({}, None), ({"use_muon": True}, 1.0), ({"optim": "muon"}, 1.0), ({"use_muon": True, "optim": "lion"}, None)],
+)
+def test_muon_of_another_trainer_has_one_rate_for_all_weights(
+    tmp_path: Path, more: dict[str, Any], adamw_rate_factor: float | None
+) -> None:
+    document = {"model_name_or_path": "org/base", "finetuning_type": "full", "dataset": "support", **more}
+    found = made(tmp_path, document | {"dataset_dir": str(FILES / "data")}, overrides=["data.template=chat"])
+    assert found.keys["training"]["optimizer"].get("adamw_rate_factor") == adamw_rate_factor
+
+
 def test_trl_turns_dropout_off_for_preferences(tmp_path: Path) -> None:
     document = trl(use_peft=True, lora_dropout=0.1, lora_target_modules="all-linear")
     assert made(tmp_path, document, trainer="dpo").keys["method"]["dropout"] == 0.0

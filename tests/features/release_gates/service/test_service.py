@@ -371,6 +371,22 @@ def test_results_of_a_run_count_for_an_export_of_the_weights_that_it_has(
     )
 
 
+def test_an_export_of_a_run_without_an_evaluation_counts_as_that_of_its_run(
+    context: Context, good: str, tmp_path: Path
+) -> None:
+    """Its bundle has no evaluation, and names the run in its lineage: the results of suites are there all the same."""
+    run = {"name": good, "digest": {"sha256": "1" * 64}, "annotations": {"role": "run", "file": "plan.json"}}
+    document = {"predicate": {"runDetails": {"byproducts": [run]}}}
+    (tmp_path / LINEAGE).write_text(json.dumps(document), encoding="utf-8")
+    share = Share(target=f"export:{tmp_path.name}", fraction=1, folder=str(tmp_path))
+    assert outcome_of_target(context, ME, share, gate(context)).passed
+    assert unjudged_targets(context, ME, [share]) == ()
+    context.access.add_project("proj-other", "other")
+    assert judged_behind(context, Caller(project_id="proj-other"), share).run_id is None
+    (tmp_path / LINEAGE).write_text("[" * 100_000, encoding="utf-8")
+    assert unjudged_targets(context, ME, [share]) == (share.target,)
+
+
 def test_the_evaluation_of_a_run_of_another_project_neither_counts_nor_is_shown(context: Context, good: str) -> None:
     path, result = gate(context, "rules:\n  - {metric: exact_match, at_least: 0.1}\n"), context.runs.get(good).result
     assert result is not None

@@ -41,6 +41,11 @@ def test_an_adapter_that_cannot_share_is_part_of_what_is_opened(tiny_model: Path
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
     opened, over_it = split(served, no_precision)
     assert (opened.adapter_path, over_it) == (str(adapter), None)
+    assert split(served, no_precision) == (opened, None)
+    (adapter / "adapter_model.safetensors").write_bytes(b"0" * 101)
+    again, _ = split(served, no_precision)
+    assert again != opened, "the loaded one has the weights of before"
+    assert again.model_copy(update={"adapter_stamp": opened.adapter_stamp}) == opened
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(ModelSourceError, match="adapter_config"):
         split(served, no_precision)

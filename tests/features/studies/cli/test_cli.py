@@ -8,6 +8,7 @@ import pytest
 import yaml
 from tests.homes import add_study
 
+from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 
 
@@ -35,6 +36,12 @@ def test_a_search_its_list_and_its_recipe(luthier, recipe, tmp_path):
     assert (done.document["status"], len([t for t in trials if t["kind"] == "search"])) == ("done", 3)
     assert "trial 0 (the original recipe): paused" in done.err
     assert study_id in luthier("studies", "list").out
+    elsewhere = "study-20260101-000000-aaaaaa"
+    with Context.open(tmp_path / "home") as context:
+        copy = context.studies.get(study_id).model_copy(update={"study_id": elsewhere})
+        context.studies.create(copy, create_project(context, "other").project_id)
+    listed = [luthier("studies", "list", *more, "--json").document for more in ((), ("--project", "other"))]
+    assert [[one["study_id"] for one in found] for found in listed] == [[study_id], [elsewhere]]
     shown = luthier("studies", "show", study_id).out
     assert "3 recipes were tried" in shown
     assert "preparing and deciding" in shown

@@ -30,6 +30,7 @@ from luthier.features.studies.search import StudyFailedError
 from luthier.features.studies.service import StudyRequest
 from luthier.features.studies.store import StudyStore
 from luthier.features.studies.trials import price, train_to
+from luthier.ml.planning import defaults
 from luthier.platform.home.context import Context
 
 SPACE = {
@@ -268,6 +269,30 @@ def test_killed_at_each_of_its_writes_it_ends_with_the_same_trials_and_bytes(con
     both = (done, calm)
     known = {trial.run_id for one in both for trial in context.studies.trials(one.study_id)}
     assert {one.run_id for one in context.runs.list()} == known | {one.final_run_id for one in both}
+
+
+def test_a_study_keeps_the_defaults_that_it_began_with(context, recipe, monkeypatch):
+    few = {"most_trials": 2, "rungs": (0.5, 1.0)}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(defaults, "WEIGHT_DECAY", (0.05, "an earlier default"))
+        study = studies.begin(context, request(recipe, **few))
+        put = StudyStore.put_trial
+
+        def ended(store, study_id, trial):
+            put(store, study_id, trial)
+            if trial.results:
+                raise Killed
+
+        earlier.setattr(StudyStore, "put_trial", ended)
+        with pytest.raises(Killed):
+            studies.go_on(context, study.study_id)
+    assert studies.make_plan(context, recipe, base_dir=Path()).training.weight_decay == 0
+    done = studies.go_on(context, study.study_id)
+    assert done.status == "done"
+    runs = [*(trial.run_id for trial in context.studies.trials(study.study_id)), done.final_run_id]
+    assert len(runs) > 3
+    assert {context.runs.plan(run_id).training.weight_decay for run_id in runs} == {0.05}
+    assert [note for note in done.notes if "weight_decay 0.05" in note and "keeps defaults" in note] == [done.notes[-1]]
 
 
 def test_a_study_that_is_done_without_its_page_gets_it(searched):

@@ -12,10 +12,15 @@ from luthier.core.evaluation_plan import GoodEnoughRecipe
 from luthier.core.results.suite import GateOutcome, RuleOutcome, SuiteResult, TaskResult, TasksVerdict
 from luthier.features.evaluations import service as evaluations
 from luthier.features.evaluations.prompted import AskedPrompts
+from luthier.features.models.store import TunedModel
 from luthier.features.suites import service as suites
 from luthier.features.suites.cli import parse_metrics
+from luthier.platform.auth.service import create_project
 from luthier.platform.cli.command import parse_good_enough
-from luthier.testing.records import make_evaluation
+from luthier.platform.home.context import Context
+from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
+
+SERVED = "http://server/v1#model"
 
 
 def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -175,13 +180,41 @@ def test_a_failing_gate_is_told_by_the_exit_code(  # type: ignore[no-untyped-def
     monkeypatch.setattr(gates, "read_gate", lambda path: None)
     monkeypatch.setattr(gates, "check_gate", lambda *_, **given: outcome)
     page = tmp_path / "new" / "page.html"
-    done = luthier("eval", "run-1", "--suite", "s.yaml", "--gate", "gate.yaml", "--html", page)
+    done = luthier("eval", SERVED, "--suite", "s.yaml", "--gate", "gate.yaml", "--html", page)
     assert done.code == 1
     assert "gate failed: 1 of 1 rules not met" in done.out
     assert "answers is too low." in done.out
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    document = luthier("eval", "run-1", "--suite", "s.yaml", "--gate", "gate.yaml", "--json").document
+    document = luthier("eval", SERVED, "--suite", "s.yaml", "--gate", "gate.yaml", "--json").document
     assert document["gate"]["passed"] is False
+
+
+@pytest.mark.parametrize("way", ["--data", "--suite"])
+@pytest.mark.parametrize("step", [None, 3])
+def test_a_gate_looks_for_calibrations_in_the_project_of_a_tuned_model_or_checkpoint(  # type: ignore[no-untyped-def]
+    luthier, home: Path, asked_of_suites: dict[str, Any], monkeypatch: pytest.MonkeyPatch, way: str, step: int | None
+) -> None:
+    from luthier.features.release_gates import service as gates
+
+    with Context.open(home) as context:
+        other = create_project(context, "other").project_id
+        name = f"ft:tiny:{other}:mine:abc" + ("" if step is None else f":ckpt-step-{step}")
+        context.runs.create(make_record(status="succeeded", result=make_result()), make_plan(), other)
+        context.tuned_models.add(
+            TunedModel(model_id=name, project_id=other, job_id="", run_id=RUN_ID, base_model="tiny",
+                       adapter_path="adapter", step=step)
+        )  # fmt: skip
+    looked_in: list[str] = []
+
+    def check_gate(_: Context, project_id: str, *__: object, **___: object) -> GateOutcome:
+        looked_in.append(project_id)
+        return GateOutcome(passed=True, gate_sha256="0", outcomes=())
+
+    monkeypatch.setattr(evaluations, "evaluate", lambda *_, **__: make_evaluation())
+    monkeypatch.setattr(gates, "read_gate", lambda _: None)
+    monkeypatch.setattr(gates, "check_gate", check_gate)
+    assert luthier("eval", name, way, "file", "--gate", "gate.yaml").code == 0
+    assert looked_in == [other]
 
 
 @pytest.mark.parametrize(

@@ -337,3 +337,9 @@ def test_other_seeds_have_the_batch_size_and_the_rate_of_the_run_whatever_the_de
         assert now.learning_rate == then.learning_rate
         assert now.seed == then.seed + 1
         assert runs_of_other_seeds(context, first, 1) == [second], "it is known by its values"
+        # A value that no earlier version of this function has kept.
+        with monkeypatch.context() as later:
+            later.setattr(defaults, "WEIGHT_DECAY", (0.05, "a later default"))
+            (third,) = set(runs_of_other_seeds(context, first, 2)) - {second}
+            assert context.runs.plan(third).training.weight_decay == then.weight_decay == 0
+            assert runs_of_other_seeds(context, first, 2) == [second, third]

@@ -21,6 +21,7 @@ from luthier.core.errors import DataError, LeakageError, LuthierError, RecipeErr
 from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER, Student
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import recipe_from
+from luthier.features.training import service as training_service
 from luthier.features.training.service import train
 from luthier.features.workflows.distillation import rows as student_judging
 from luthier.features.workflows.distillation import workflow as students
@@ -31,6 +32,7 @@ from luthier.ml.evaluation.report import workflow_pages as distilled
 from luthier.ml.inference.engine_wrappers import CachedEngine
 from luthier.ml.inference.models import cache
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+from luthier.ml.planning import defaults
 from luthier.ml.training import loop
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -186,6 +188,35 @@ def test_without_values_in_the_recipe_both_have_the_batch_size_and_the_rate_of_t
     for plan in plans:
         assert (plan.training.global_batch_size, plan.training.num_steps) == (8, 4)
         assert plan.training.learning_rate == expected.learning_rate
+
+
+def test_the_student_without_a_teacher_has_the_defaults_that_the_other_one_was_trained_with(
+    context: Context,
+    tiny_model: Path,
+    rows: Path,
+    recipe: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    request = DistilRequest(str(tiny_model), str(tiny_model), rows, kind="logit", recipe=recipe())
+    trained = []
+
+    def once(*given: Any, **more: Any) -> Any:
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(train(*given, **more))
+        return trained[0]
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(defaults, "WEIGHT_DECAY", (0.05, "an earlier default"))
+        earlier.setattr(training_service, "train", once)
+        with pytest.raises(KeyboardInterrupt):
+            distil(context, request)
+    student = distil(context, request)
+    assert student.taught is not None
+    assert student.alone is not None
+    assert student.taught.run_id == trained[0].record.run_id
+    plans = [context.runs.plan(one.run_id) for one in (student.taught, student.alone)]
+    assert [plan.training.weight_decay for plan in plans] == [0.05, 0.05]
 
 
 @pytest.mark.parametrize(

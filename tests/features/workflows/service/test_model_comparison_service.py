@@ -30,6 +30,7 @@ from luthier.features.workflows.model_comparison.answers import instructed
 from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 from luthier.features.workflows.model_comparison.sizes import Pace, choose_sizes
 from luthier.features.workflows.model_comparison.workflow import page_of
+from luthier.ml.planning import defaults
 from luthier.platform.workflows.engine import PausedError
 from luthier.testing.tiny import make_tiny_model
 
@@ -233,14 +234,14 @@ def test_a_training_that_diverges_leaves_the_others_in(context, asked, monkeypat
     from luthier.core.errors import DivergedError
     from luthier.features.training import service as training
 
-    whole = training.train
+    whole = training.train_prepared
 
-    def train(context, recipe, **rest):
-        if recipe.base_model.endswith("other"):
+    def train(context, prepared, **rest):
+        if prepared.plan.recipe.base_model.endswith("other"):
             raise DivergedError("loss is nan", expected="a number", do="lower it")
-        return whole(context, recipe, **rest)
+        return whole(context, prepared, **rest)
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "train_prepared", train)
     result = run(context, asked())
     assert [one.result.name for one in result.standings if one.kind == "tuned"] == ["one tuned"]
     assert any("other has no tuned result: loss is nan" in line for line in result.recommendation.cautions)
@@ -371,11 +372,11 @@ def test_a_wish_to_stop_pauses_it_and_a_spent_budget_does_not(context, asked, mo
         "one": StopReason("SIGTERM came", "interrupted"),
         "other": StopReason("budget of 1 h: 1 h spent, no wish to stop was received", "budget"),
     }
-    whole = training.train
+    whole = training.train_prepared
 
-    def train(context, recipe, **rest):
-        done = whole(context, recipe, **rest)
-        reason = reasons.get(recipe.base_model.rpartition("/")[2])
+    def train(context, prepared, **rest):
+        done = whole(context, prepared, **rest)
+        reason = reasons.get(prepared.plan.recipe.base_model.rpartition("/")[2])
         if reason is None:
             return done
         result = done.record.result.model_copy(
@@ -384,7 +385,7 @@ def test_a_wish_to_stop_pauses_it_and_a_spent_budget_does_not(context, asked, mo
         record = done.record.model_copy(update={"status": "paused", "stopped_because": reason, "result": result})
         return TrainOutcome(record, done.plan, None, ())
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "train_prepared", train)
     pipeline = showdowns.begin(context, asked())
     with pytest.raises(PausedError, match="SIGTERM came"):
         showdowns.go_on(context, pipeline.pipeline_id)
@@ -392,3 +393,28 @@ def test_a_wish_to_stop_pauses_it_and_a_spent_budget_does_not(context, asked, mo
     result = showdowns.go_on(context, pipeline.pipeline_id)  # the run of the first is found done
     assert [one.reason[:25] for one in result.tunings] == ["", "its training stopped afte"]
     assert any("budget of 1 h" in line for line in result.recommendation.cautions)
+
+
+def test_every_contender_is_trained_by_the_defaults_that_the_comparison_began_with(context, asked, monkeypatch):
+    from luthier.features.training import service as training
+
+    whole, trained = training.train_prepared, []
+
+    def train(context, prepared, **rest):
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(whole(context, prepared, **rest))
+        return trained[0]
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(defaults, "WEIGHT_DECAY", (0.05, "an earlier default"))
+        earlier.setattr(training, "train_prepared", train)
+        pipeline = showdowns.begin(context, asked(hours=1.0))
+        with pytest.raises(KeyboardInterrupt):
+            showdowns.go_on(context, pipeline.pipeline_id)
+    result = showdowns.go_on(context, pipeline.pipeline_id)
+    plans = [context.runs.plan(one.run_id) for one in result.tunings]
+    assert [plan.training.weight_decay for plan in plans] == [0.05, 0.05]
+    assert [plan.budget is not None and plan.budget.hours is not None for plan in plans] == [True, True]
+    rates = [plan.training.learning_rate for plan in plans]
+    assert rates == [one.learning_rate for one in result.spec.contenders]

@@ -98,3 +98,19 @@ def test_escapes_in_arguments_of_tool_calls_hide_nothing(jsonl: Callable[..., Pa
     path = jsonl(*({"messages": [user, {"role": "assistant", "tool_calls": one}]} for one in calls))
     (finding,) = check_personal_data(AuditRequest(build_table(path)))
     assert (finding.details["kind"], finding.lines) == ("email", (1, 2))
+
+
+def test_values_in_the_definitions_of_tools_are_found(jsonl: Callable[..., Path]) -> None:
+    turns = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "At zoe@firm.de."}]
+    described = {"name": "find", "description": 'Ask:\nann.miller@firm.de "now"', "parameters": {"type": "object"}}
+    tools = [{"type": "function", "function": described}]
+    side = {"prompt": turns[:1], "chosen": turns[1:], "rejected": [{"role": "assistant", "content": "No."}]}
+    (finding,) = check_personal_data(AuditRequest(build_table(jsonl(*[{"messages": turns, "tools": tools}] * 3))))
+    assert (finding.lines, finding.details["num_values"], finding.details["num_distinct_values"]) == ((1, 2, 3), 6, 2)
+    plain = {"messages": [turns[0], {"role": "assistant", "content": "Here."}]}
+    path = jsonl(plain, plain | {"tools": tools}, plain | {"tools": []})
+    (finding,) = check_personal_data(AuditRequest(build_table(path)))
+    assert (finding.lines, finding.examples[0].note) == ((2,), "e-mail address an…@firm.de")
+    assert "Here.\nfunction\nfind\nAsk:\nan…@firm.de" in finding.examples[0].excerpt
+    (finding,) = check_personal_data(AuditRequest(build_table(jsonl(side | {"tools": tools}))))
+    assert finding.details["num_values"] == 2

@@ -48,3 +48,13 @@ def test_a_secret_in_a_thought_is_found_whatever_name_the_thought_has(jsonl: Cal
     assert "gh" + "p_… (40 characters)" in finding.examples[0].excerpt
     (finding,) = check_secrets(AuditRequest(build_table(jsonl(rows[3]))))
     assert finding.lines == (1,)
+
+
+def test_a_secret_in_the_definition_of_a_tool_is_found(jsonl: Callable[..., Path]) -> None:
+    turns = [{"role": "user", "content": "Deploy."}, {"role": "assistant", "content": "Done."}]
+    tools = [{"type": "function", "function": {"name": "deploy", "description": f"Calls with {TOKEN}"}}]
+    path = jsonl({"messages": turns}, {"messages": turns, "tools": tools})
+    (finding,) = check_secrets(AuditRequest(build_table(path)))
+    assert (finding.lines, finding.details["num_secrets"]) == ((2,), 1)
+    assert "gh" + "p_… (40 characters)" in finding.examples[0].excerpt
+    assert TOKEN not in finding.model_dump_json()

@@ -108,3 +108,20 @@ def test_what_is_not_read_is_counted(read: Callable[..., Document]) -> None:
     comments = "".join(f'<w:comment w:id="{n}">{paragraph(run("why?"))}</w:comment>' for n in range(2))
     found = read(paragraph(run("Text.") + chart), comments=comments)
     assert (text_of(found), found.warnings) == ("Text.", ("1 chart not read", "2 comments not read"))
+
+
+def test_headers_and_footers_are_named_once_and_page_numbers_are_not(make_docx: Make) -> None:
+    spaces = f'xmlns:w="{W}" xmlns:mc="{MC}" xmlns:wps="{WPS}"'
+    pages = [
+        f"<w:hdr {spaces}>{paragraph(run('Acme Ltd') + '<w:r><w:tab/></w:r>' + run('Confidential'))}</w:hdr>",
+        f"<w:hdr {spaces}>{paragraph(run('Acme Ltd') + '<w:r><w:tab/></w:r>' + run('Confidential'))}</w:hdr>",
+        f"<w:hdr {spaces}>{paragraph(run('Draft') + f'<w:r>{NEW_BOX}</w:r>')}</w:hdr>",
+    ]
+    parts = {f"word/header{number}.xml": text for number, text in enumerate(pages, start=1)}
+    parts["word/footer1.xml"] = f"<w:ftr {spaces}>{paragraph(run('- 7 -'))}</w:ftr>"
+    found = office.read_docx(make_docx([("", "Text.")], parts))
+    assert text_of(found) == "Text."
+    said = "3 lines of headers and footers not read: 'Acme Ltd Confidential', 'Draft', 'In a box.'"
+    assert found.warnings == (said,)
+    only_numbers = {name: text for name, text in parts.items() if "footer" in name}
+    assert office.read_docx(make_docx([("", "Text.")], only_numbers)).warnings == ()

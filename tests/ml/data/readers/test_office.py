@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable
 from datetime import datetime
@@ -159,3 +160,67 @@ def test_an_epub_with_encrypted_chapters_is_refused(make_epub: Make, file: str, 
             office.read_epub(path)
     else:
         assert office.read_epub(path).sections[-1].text.endswith("Text.")
+
+
+EMPTY = rb"<v(?: ?/>|></v>)"
+
+
+def edited(path: Path, part: str, before: bytes, after: bytes) -> Path:
+    """A copy of an archive with what a pattern finds in one of its parts replaced."""
+    target = path.with_name(f"edited-{path.name}")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
+        for entry in nonempty(source.namelist()):
+            data = source.read(entry)
+            if entry == part:
+                data, num = re.subn(before, after, data)
+                assert num == 1
+            copy.writestr(entry, data)
+    return target
+
+
+def test_xlsx_formulas_that_were_saved_as_zero_and_never_computed_are_empty(make_xlsx: Make) -> None:
+    """XlsxWriter saves 0 for every formula, and has the workbook computed when it is opened."""
+    whole = make_xlsx({"Prices": [["item", "sum", "half"], ["Oak", "=1+1", "=3/2"], ["Ash", 0, "=0"]]})
+    sheet = "xl/worksheets/sheet1.xml"
+    never = edited(whole, sheet, rb"(<f>1\+1</f>)" + EMPTY, rb"\1<v>0</v>")
+    saved = edited(never, sheet, rb"(<f>3/2</f>)" + EMPTY, rb"\1<v>1.5</v>")
+    path = edited(saved, sheet, rb"(<f>0</f>)" + EMPTY, rb"\1<v>0</v>")
+    found = xlsx.read(path)
+    assert found.sections[0].text.splitlines()[2:] == ["| Oak |  | 1.5 |", "| Ash | 0 |"]
+    assert "2 formulas without saved result in the sheet 'Prices', read as empty cells (B2, C3)" in found.warnings[0]
+    computed = edited(path, "xl/workbook.xml", b'fullCalcOnLoad="1"', b'fullCalcOnLoad="0"')
+    assert xlsx.read(computed).sections[0].text.splitlines()[2:] == ["| Oak | 0 | 1.5 |", "| Ash | 0 | 0 |"]
+    assert xlsx.read(computed).warnings == ()
+
+
+def test_xlsx_counts_comments_charts_and_pictures(make_xlsx: Make, tmp_path: Path) -> None:
+    import openpyxl
+    from openpyxl.chart import BarChart, Reference
+    from openpyxl.comments import Comment
+    from openpyxl.drawing.image import Image
+    from PIL import Image as Picture
+
+    path = make_xlsx({"Prices": [["item", "price"], ["Oak", 7], ["Ash", 9]]})
+    book = openpyxl.load_workbook(path)
+    sheet = book["Prices"]
+    for place in ("A2", "A3"):
+        sheet[place].comment = Comment("Only on Mondays.", "Ann")
+    chart = BarChart()
+    chart.add_data(Reference(sheet, min_col=2, min_row=1, max_row=3), titles_from_data=True)
+    sheet.add_chart(chart, "E1")
+    Picture.new("RGB", (4, 4)).save(tmp_path / "dot.png")
+    sheet.add_image(Image(str(tmp_path / "dot.png")), "E20")
+    book.save(path)
+    found = xlsx.read(path)
+    assert "Mondays" not in found.sections[0].text
+    assert found.warnings == ("2 comments not read", "1 chart not read", "1 picture not read")
+
+
+def test_pptx_counts_comments(make_pptx: Make) -> None:
+    path = make_pptx([("One", "Body", "")])
+    comment = '<p:cm authorId="0"><p:pos x="1" y="1"/><p:text>Too long.</p:text></p:cm>'
+    space = 'xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main"'
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("ppt/comments/comment1.xml", f"<p:cmLst {space}>{comment * 2}</p:cmLst>")
+    found = office.read_pptx(path)
+    assert (found.sections, found.warnings) == ((Section("Body", 1, ("One",)),), ("2 comments not read",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable
 from datetime import date, datetime
@@ -152,3 +153,18 @@ def test_rows_of_a_workbook_have_places_as_others_have(workbook: Write, tmp_path
     index = build_index(path, tmp_path / "index")
     assert [index.line(place) for place in range(index.num_rows)] == [2, 4]
     assert index.row(1) == Row("rows.xlsx", 4, {"text": "two"})
+
+
+def test_a_formula_that_was_saved_as_zero_and_never_computed_is_refused(workbook: Write, tmp_path: Path) -> None:
+    """As XlsxWriter saves it: 0 for every formula, in a workbook that is computed when it is opened."""
+    whole = workbook({"A": [["prompt", "completion"], ["How many?", "=1+1"]]})
+    path = tmp_path / "never.xlsx"
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in nonempty(source.namelist()):
+            data = source.read(entry)
+            if entry == "xl/worksheets/sheet1.xml":
+                data, num = re.subn(rb"(<f>1\+1</f>)<v(?: ?/>|></v>)", rb"\1<v>0</v>", data)
+                assert num == 1
+            target.writestr(entry, data)
+    with pytest.raises(DataError, match="formulas without saved results on the sheet 'A': B2"):
+        load_file(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from tests.vacuous import nonempty
 
@@ -14,10 +15,13 @@ from luthier.ml.training.optimizer import MasterOptimizer
 MUON = OptimizerPlan(name="muon", momentum=0.95, num_iterations=5)
 
 
+@pytest.mark.parametrize("factor", [None, 0.2])
 def test_each_parameter_moves_as_it_should(
-    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel]
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], factor: float | None
 ) -> None:
-    plan = make_plan("full", learning_rate=1e-2, clip_gradient_norm=1e30, optimizer=MUON)
+    """The second rate is that of what AdamW updates; a plan without one, as before, has one rate for both."""
+    muon = MUON.model_copy(update={"adamw_rate_factor": factor})
+    plan = make_plan("full", learning_rate=1e-2, clip_gradient_norm=1e30, optimizer=muon)
     optimizer = MasterOptimizer(make_model(plan).module, plan.training)
     draw = torch.Generator().manual_seed(0)
     before = {name: master.clone() for name, master in optimizer.weight_state().items()}
@@ -38,8 +42,9 @@ def test_each_parameter_moves_as_it_should(
             assert values.median() > 0.6
             polar = left @ right
             assert (moved * polar).sum() / moved.norm() / polar.norm() > 0.95
-        else:  # AdamW's first step has size one in each entry
-            torch.testing.assert_close(moved, slopes[name].sign(), rtol=1e-3, atol=1e-3)
+        else:  # AdamW's first step has the size of its rate in each entry
+            wanted = slopes[name].sign() * (1.0 if factor is None else factor)
+            torch.testing.assert_close(moved, wanted, rtol=1e-3, atol=1e-3)
     assert num_matrices == 2 * 7
     remembered = optimizer.moment_state()
     assert sum(name.startswith("momentum.") for name in remembered) == num_matrices

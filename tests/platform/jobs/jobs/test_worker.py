@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from luthier.core.child_process import fork_client
 from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.errors import UnreachableError
 from luthier.core.system.clock_jump import elapsed
-from luthier.platform.db.database import Database
+from luthier.platform.db.database import Database, OutdatedError
 from luthier.platform.jobs.records import Job, Wish
 from luthier.platform.jobs.store import JobStore
 from luthier.platform.jobs.worker import Pace, Worker
@@ -442,6 +443,15 @@ def test_a_disk_without_room_for_an_attempt_is_waited_for(house: House, monkeypa
     assert house.work() == 1
     job = house.queue.get(job_id)
     assert (job.status, job.num_crashes) == ("queued", 0)
+
+
+def test_a_worker_whose_database_was_migrated_by_a_newer_version_ends_and_leaves_its_jobs(house: House) -> None:
+    job_id = house.submit()
+    with house.queue._database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(OutdatedError, match="schema 9999"):
+        house.work()
+    assert (house.queue.get(job_id).status, house.steps(job_id)) == ("queued", 0)
 
 
 def test_shorter_leases_are_renewed_more_often() -> None:

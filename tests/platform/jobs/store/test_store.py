@@ -12,7 +12,8 @@ from sqlalchemy import insert, text, update
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.platform.db.database import Database
+from luthier.platform.db.database import Database, OutdatedError
+from luthier.platform.db.tables import SCHEMA_VERSION
 from luthier.platform.db.tables import jobs as table
 from luthier.platform.jobs.records import Job, Lane, with_caller
 from luthier.platform.jobs.store import (
@@ -70,6 +71,20 @@ def test_oldest_first_and_each_once(queue: JobStore) -> None:
     assert queue.claim("w4") is None
     assert [job.job_id for job in queue.list()] == ["job-3", "job-2", "job-1"]
     assert [job.job_id for job in queue.list(status="running", limit=1)] == ["job-3"]
+
+
+def test_a_worker_of_an_older_version_takes_no_job_of_a_migrated_database(queue: JobStore, database: Database) -> None:
+    assert queue.claim("w") is None
+    submit(queue, 1)
+    put = text("UPDATE alembic_version SET version_num = :version")
+    with database.write() as connection:
+        connection.execute(put, {"version": "9999"})
+    with pytest.raises(OutdatedError, match=f"schema 9999 by now, and this process is of schema {SCHEMA_VERSION}"):
+        queue.claim("w")
+    assert (queue.get("job-1").status, queue.get("job-1").attempt) == ("queued", 0)
+    with database.write() as connection:
+        connection.execute(put, {"version": SCHEMA_VERSION})
+    assert claimed(queue).job_id == "job-1"
 
 
 def of_workflow(number: int, workflow_id: str, project_id: str = "default") -> Job:

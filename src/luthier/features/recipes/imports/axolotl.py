@@ -7,7 +7,6 @@ from typing import Any, Final
 from luthier.features.recipes.imports import trackers
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets
 from luthier.features.recipes.imports.hf_arguments import (
-    OPTIMIZERS,
     SCHEDULES,
     number,
     put_batch,
@@ -15,6 +14,7 @@ from luthier.features.recipes.imports.hf_arguments import (
     put_choice,
     put_decays,
     put_length,
+    put_optimizer,
     put_precision,
     put_steps,
     put_warmup,
@@ -340,7 +340,7 @@ def _put_training(t: Translation, objective: str) -> None:
     put_choice(t, "training.lr_schedule", SCHEDULES, "lr_scheduler", "cosine")
     put_warmup(t, "warmup_steps", "warmup_ratio", "max_steps", 0.03,
                is_ignored=t.take("lr_scheduler") == "constant")  # fmt: skip
-    put_choice(t, "training.optimizer.name", OPTIMIZERS, "optimizer", "adamw_torch_fused")
+    put_optimizer(t, "optimizer", "adamw_torch_fused")
     put_decays(t, "weight_decay", "max_grad_norm", 0.0)
     for key, place in (
         ("adam_beta1", "training.optimizer.beta1"), ("adam_beta2", "training.optimizer.beta2"),

@@ -144,7 +144,7 @@ def put_training(
     put_choice(t, "training.lr_schedule", SCHEDULES, key("lr_scheduler_type"), defaults.schedule)
     put_warmup(t, key("warmup_steps"), key("warmup_ratio"), key("max_steps"), defaults.warmup,
                is_ignored=schedule == "constant")  # fmt: skip
-    put_choice(t, "training.optimizer.name", OPTIMIZERS, key("optim"), defaults.optimizer)
+    put_optimizer(t, key("optim"), defaults.optimizer)
     put_decays(t, key("weight_decay"), key("max_grad_norm"), defaults.weight_decay)
     for name in ("beta1", "beta2", "epsilon"):
         if (value := t.take(key(f"adam_{name}"))) is not None:
@@ -178,6 +178,19 @@ def put_choice(t: Translation, place: str, known: dict[str, str], key: str, defa
         t.put(place, known[value], key, default=default)
     else:
         t.refuse(key, f"there is no such choice here; known: {', '.join(known)}", set_by=place)
+
+
+def put_optimizer(t: Translation, key: str, default: str) -> None:
+    """Translate the name of an optimizer; other trainers have one learning rate for all that Muon and AdamW update.
+
+    Args:
+        t: The translation under way.
+        key: Their key.
+        default: Their name where the file has no such key.
+    """
+    put_choice(t, "training.optimizer.name", OPTIMIZERS, key, default)
+    if t.recipe.get("training.optimizer.name") == "muon":
+        t.put("training.optimizer.adamw_rate_factor", 1.0)
 
 
 def put_length(t: Translation, epochs_key: str, steps_key: str, default: float) -> None:

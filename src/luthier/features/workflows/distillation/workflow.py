@@ -286,13 +286,17 @@ def _side_recipe(run: WorkflowRun, side: Side) -> Recipe:
 
     Their defaults depend on the objective, and the two would differ in more than the teacher.
     """
+    from luthier.features.planning.kept_defaults import changed_defaults, with_values
     from luthier.features.planning.service import make_plan, with_batch_and_rate
 
     rows, is_logit = run.outcome("answers", StudentRows), run.spec.kind == "logit"
     alone = _recipe(run.spec, rows.gold, teacher=None)
     if side == "alone":
         # As the other one was trained, perhaps by a version with other defaults.
-        return with_batch_and_rate(alone, run.context.runs.plan(run.outcome("taught", Trained).run_id))
+        before, taught = run.context.runs.plan(run.outcome("taught", Trained).run_id), _side_recipe(run, "taught")
+        kept = changed_defaults(taught, make_plan(run.context, taught, base_dir=run.folder), before)
+        kept = {name: value for name, value in kept.items() if not name.startswith("objective.")}
+        return with_values(with_batch_and_rate(alone, before), kept)
     taught = _recipe(run.spec, rows.taught, teacher=run.spec.teacher if is_logit else None)
     return with_batch_and_rate(taught, make_plan(run.context, alone, base_dir=run.folder)) if is_logit else taught
 

@@ -14,9 +14,12 @@ from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import RequestError
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation_plan import MetricName
+from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.registry import METHODS
+from luthier.core.run import RunRecord
+from luthier.core.system.files import replace_text
 from luthier.core.workflows.pipeline import Contender, ModelComparisonSpec
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.workflows.model_comparison.answers import Rows, labelled_rows, read_rows_of, write_chosen
@@ -245,6 +248,9 @@ def _spec(
     recipes = [request.recipe(model.name, train_file, epochs) for model in models]
     # Prepared again with the chosen size: steps and tokens depend on it.
     plans = [prepare(context, recipe, base_dir=Path()) for recipe in recipes]
+    for number, prepared in enumerate(plans):
+        # Each is trained by this plan, also where a version with other defaults goes on with the comparison.
+        replace_text(plan_file(train_file.parent, number), prepared.plan.model_dump_json())
     share = sizes.num_examples / len(rows.train)
     return ModelComparisonSpec(
         contenders=tuple(
@@ -274,6 +280,50 @@ def _spec(
         usd_per_hour=_usd_per_hour(plans[0]),
         cautions=_cautions(request, rows, paces),
     )
+
+
+def plan_file(folder: Path, number: int) -> Path:
+    """The plan of a contender's training, in the folder of the comparison; versions up to 0.1.0 have stored none."""
+    return folder / f"plan-{number}.json"
+
+
+def train_contender(
+    context: Context, spec: ModelComparisonSpec, folder: Path, number: int, *, run_id: str, budget: BudgetRecipe
+) -> RunRecord:
+    """Train a contender by the plan that was made with the comparison, whatever the defaults are by now.
+
+    Args:
+        context: The home.
+        spec: Of the comparison.
+        folder: Of the comparison.
+        number: Of the contender.
+        run_id: Of the run.
+        budget: What it may take.
+
+    Raises:
+        ConflictError: The model or the rows are not those of the plan.
+        DivergedError: The loss or a gradient is not a number.
+        BudgetTooSmallError: The budget does not hold it.
+    """
+    from luthier.features.planning.budgets import with_budget
+    from luthier.features.planning.service import prepare_again
+    from luthier.features.training import service as training
+
+    began, path = time.perf_counter(), plan_file(folder, number)
+    if not path.is_file():
+        recipe = recipe_of(
+            spec.contenders[number].model,
+            spec.train_file,
+            mapping=spec.map,
+            method=spec.method,
+            seed=spec.seed,
+            epochs=spec.epochs,
+            budget=budget,
+        )
+        return training.train(context, recipe, base_dir=Path("/"), run_id=run_id).record
+    prepared = prepare_again(context, Plan.model_validate_json(path.read_bytes()))
+    prepared = replace(prepared, plan=with_budget(context, prepared.plan, budget, None))
+    return training.train_prepared(context, prepared, began=began, run_id=run_id).record
 
 
 def _labels(models: Sequence[LocalModel]) -> list[str]:

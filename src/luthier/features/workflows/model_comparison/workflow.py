@@ -21,7 +21,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import DivergedError, NotFoundError
 from luthier.core.estimate import Estimate
 from luthier.core.ids import new_id
-from luthier.core.recipe import BudgetRecipe, Recipe
+from luthier.core.recipe import BudgetRecipe
 from luthier.core.run import RunRecord
 from luthier.core.workflows.pipeline import (
     SYSTEM_KINDS,
@@ -49,8 +49,8 @@ from luthier.features.workflows.model_comparison.request import (
     check,
     pull_all,
     read_all,
-    recipe_of,
     sized,
+    train_contender,
 )
 from luthier.features.workflows.registry import file_name, model_names, short
 from luthier.platform.home.context import Context
@@ -178,7 +178,7 @@ def _tune(run: WorkflowRun, number: int) -> Trained:
     contender = run.spec.contenders[number]
     begun = run.outcome(_tuning(contender.label), Trained)
     # The id was stored before the training began, so that its run is found after a kill.
-    reason = _train(run, begun.run_id, contender.model, _cap_hours(run, number))
+    reason = _train(run, begun.run_id, number, _cap_hours(run, number))
     trained = begun.model_copy(update={"reason": reason})
     # killed processes count too
     return trained.model_copy(update={"seconds": _short_training(run, trained, number).hours * 3600})
@@ -248,7 +248,7 @@ def _cap_hours(run: WorkflowRun, number: int) -> float:
     return float(max(_MIN_HOURS, left * share))
 
 
-def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
+def _train(run: WorkflowRun, run_id: str, number: int, hours: float) -> str:
     """Train or resume; returns the reason why it did not finish, empty if it did."""
     from luthier.features.training import service as training
 
@@ -261,8 +261,7 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
             if record.status not in ("succeeded", "failed"):
                 record = training.resume(context, run_id, budget=budget, is_judged=False).record
         except NotFoundError:
-            recipe = _recipe(run.spec, model, budget)
-            record = training.train(context, recipe, base_dir=Path("/"), run_id=run_id).record
+            record = train_contender(context, run.spec, run.folder, number, run_id=run_id, budget=budget)
     # A candidate that cannot be trained is a finding, and the others continue.
     except (DivergedError, BudgetTooSmallError) as error:
         return error.came
@@ -277,18 +276,6 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
             do=f"resume it: luthier compare-models --resume {run.id}, or the automl run that it belongs to",
         )
     return f"its training stopped after {record.step:,} of {record.num_steps:,} steps: {reason}"
-
-
-def _recipe(spec: ModelComparisonSpec, model: str, budget: BudgetRecipe) -> Recipe:
-    return recipe_of(
-        model,
-        spec.train_file,
-        mapping=spec.map,
-        method=spec.method,
-        seed=spec.seed,
-        epochs=spec.epochs,
-        budget=budget,
-    )
 
 
 def _judge(run: WorkflowRun) -> ModelComparisonResult:

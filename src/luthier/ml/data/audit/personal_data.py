@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import polars as pl
@@ -53,7 +54,7 @@ def check_personal_data(request: AuditRequest) -> Sequence[Finding]:
     table = request.table
     found: dict[tuple[Kind, bool], _Found] = defaultdict(_Found)
     with request.progress.task("search personal data", table.height, "row") as task:
-        for start, part in table.rows.map(_found_in, "text", shared=(names_left_out,), advance=task.advance):
+        for start, part in table.rows.map(_found_in, "text", "tools", shared=(names_left_out,), advance=task.advance):
             for key, one in part.items():
                 found[key].extend(one, start)
     findings = []
@@ -103,16 +104,50 @@ def _found_in(part: pl.DataFrame, names_left_out: str | None) -> dict[tuple[Kind
             expected="presidio and its spaCy model on all machines of the cluster, or on none",
             do="install the same packages on all machines",
         )
-    texts = part["text"]
-    if find_names is None:
-        # One pass in Rust over the column; names have no pattern, so with a name finder every row is searched.
-        candidates = np.flatnonzero(may_hold_personal_data(texts).to_numpy())
-    else:
-        candidates = np.arange(len(texts))
+    # Names have no pattern, so with a name finder every row is searched; else one pass in Rust over the column.
+    may_hold = may_hold_personal_data if find_names is None else _any_text
     found: dict[tuple[Kind, bool], _Found] = defaultdict(_Found)
-    for at, text in zip(candidates.tolist(), texts.gather(candidates).to_list(), strict=True):
-        _add_row(found, at, text, find_personal_data(text, find_names))
+    for at, text, spans in _rows_with(part, may_hold, partial(find_personal_data, find_names=find_names)):
+        _add_row(found, at, text, spans)
     return found
+
+
+def _any_text(texts: pl.Series) -> pl.Series:
+    return texts.is_not_null()
+
+
+_Value = TypeVar("_Value", Span, Secret)
+
+
+def _rows_with(
+    part: pl.DataFrame,
+    may_hold: Callable[[pl.Series], pl.Series],
+    find: Callable[[str], Sequence[_Value]],
+) -> Iterator[tuple[int, str, list[_Value]]]:
+    """Position, text and values of each row in which any are found; the tools of a row follow its text.
+
+    Args:
+        part: rows with `text` and `tools`.
+        may_hold: booleans, false only where nothing would be found.
+        find: the values of a text.
+    """
+    texts, tools = part["text"], part["tools"]
+    # Most rows have one of few sets of tools, so each set is searched once.
+    sets = tools.drop_nulls().unique()
+    in_tools = {one: found for one in sets.filter(may_hold(sets)).to_list() if (found := find(one))}
+    is_candidate = may_hold(texts)
+    if in_tools:
+        is_candidate |= tools.is_in(list(in_tools)).fill_null(value=False)
+    candidates = is_candidate.arg_true()
+    shown = zip(candidates.to_list(), texts.gather(candidates), tools.gather(candidates), strict=True)
+    for at, text, own in shown:
+        values, whole = list(find(text)), text
+        if own in in_tools:
+            behind = len(text) + 1
+            values += [replace(one, start=one.start + behind, end=one.end + behind) for one in in_tools[own]]
+            whole = f"{text}\n{own}"
+        if values:
+            yield at, whole, values
 
 
 def _add_row(found: dict[tuple[Kind, bool], _Found], position: int, text: str, spans: Sequence[Span]) -> None:
@@ -209,7 +244,7 @@ def check_secrets(request: AuditRequest) -> Sequence[Finding]:
     notes: dict[int, str] = {}
     excerpts: dict[int, str] = {}
     with request.progress.task("search secrets", table.height, "row") as task:
-        for start, found in table.rows.map(_secrets_in, "text", advance=task.advance):
+        for start, found in table.rows.map(_secrets_in, "text", "tools", advance=task.advance):
             for row in found:
                 positions.append(start + row.at)
                 kinds.update(row.kinds)
@@ -253,11 +288,8 @@ class _SecretRow:
 
 
 def _secrets_in(part: pl.DataFrame) -> list[_SecretRow]:
-    candidates = may_hold_secrets(part["text"]).arg_true()
     found: list[_SecretRow] = []
-    for at, text in zip(candidates.to_list(), part["text"].gather(candidates).to_list(), strict=True):
-        if not (secrets := find_secrets(text)):
-            continue
+    for at, text, secrets in _rows_with(part, may_hold_secrets, find_secrets):
         note = shown = ""
         if len(found) < _NUM_SHOWN:
             note = "; ".join(f"{secret.kind}: {masked_secret(secret.value)}" for secret in secrets[:3])

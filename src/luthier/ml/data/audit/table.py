@@ -39,6 +39,7 @@ SCHEMA: Final[Mapping[str, Any]] = {
     "line": pl.UInt32,
     "text": pl.String,
     "said": pl.String,
+    "tools": pl.String,
     "prompt": pl.String,
     "completion": pl.String,
     "content_key": pl.String,
@@ -63,6 +64,7 @@ class AuditTable:
         line         u32   line in the file (row number where the format has no lines)
         text         str   all that a model could see of the row, turns separated by a line break; never null
         said         str   `text` without what the assistant thought (`reasoning_content`); null without thoughts
+        tools        str   the texts in the definitions of the tools that the assistant may call; null without any
         prompt       str   the turns before the last learned answer; null for plain text and unmapped rows
         completion   str   the last learned answer with its tool calls; null likewise
         content_key  str   digest of all turns with their roles, after normalisation (`data.normalise`), not thoughts
@@ -325,8 +327,8 @@ def _batches(rows: Iterable[Row | RowProblem], form: RowForm, count_tokens: Coun
             except BadFieldError as error:
                 problems.append(problem_in(row, error, form.mapping))
         lines.append(_line(row, example, form.group_by))
-        tools.append(_tools(example) if count_tokens is not None else "")
-        num_characters += len(lines[-1][1])
+        tools.append(_tools_as_written(example) if count_tokens is not None else "")
+        num_characters += len(lines[-1][1]) + len(lines[-1][3] or "")
         if len(lines) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
             yield _frame(lines, tools, count_tokens), problems, num_records
             lines, tools, problems, num_characters, num_records = [], [], [], 0, 0
@@ -339,9 +341,14 @@ def _frame(lines: list[tuple[Any, ...]], tools: list[str], count_tokens: CountTo
     return made if count_tokens is None else _with_tokens(made, tools, count_tokens)
 
 
-def _tools(example: Example | None) -> str:
+def _tools_of(example: Example | None) -> tuple[dict[str, Any], ...]:
+    # Both sides of a preference have the same tools.
+    return () if example is None or example.conversation is None else example.conversation.tools
+
+
+def _tools_as_written(example: Example | None) -> str:
     """The tools of a row as a template writes them, nearly; "" without tools."""
-    tools = () if example is None or example.conversation is None else example.conversation.tools
+    tools = _tools_of(example)
     return json.dumps(tools, ensure_ascii=False, default=str) if tools else ""
 
 
@@ -353,8 +360,10 @@ def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any,
     if example is not None and _thinks(example):
         said, text = text, _texts(example, thoughts=True)[0]
     keys = RowKeys(normalised_digest(text), None, None, None) if example is None else keys_of(example)
+    # Texts alone: the escapes of JSON would hide what is in them.
+    tools = _storable("\n".join(strings_in(list(_tools_of(example))))) or None
     origin = (source_of(row.fields, group_by), label_of(row.fields), row_id_of(row.fields))
-    return (row.line, text, said, prompt, completion, *keys, *map(_storable, origin), None)
+    return (row.line, text, said, tools, prompt, completion, *keys, *map(_storable, origin), None)
 
 
 def _thinks(example: Example) -> bool:

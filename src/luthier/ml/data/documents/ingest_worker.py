@@ -25,6 +25,7 @@ from luthier.core.ids import sha256_bytes, sha256_document, sha256_file
 from luthier.core.system.files import is_disk_full, replace_file
 from luthier.ml.data import readers
 from luthier.ml.data.documents.chunk import Chunk, CountTokens, chunk, count_words
+from luthier.ml.data.files import cell_text, sheet_markup
 from luthier.ml.data.provenance import PROVENANCE
 from luthier.ml.data.readers.document import Document, Section, check_signature, load_reader, well_formed
 from luthier.ml.data.rows.outputs import json_line
@@ -103,6 +104,7 @@ def _code_sha256(module: str) -> str:
     # readers of others.
     own = (Path(__file__).parent, Path(readers.__file__).parent)
     files = {file for folder in own for file in folder.glob("*.py")}
+    files |= {Path(one.__file__) for one in (cell_text, sheet_markup) if one.__file__}  # what reads cells of workbooks
     spec = find_spec(module)
     if spec is not None and spec.origin is not None and Path(spec.origin).is_file():
         files.add(Path(spec.origin))

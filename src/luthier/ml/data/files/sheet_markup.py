@@ -23,6 +23,13 @@ _UNSAVED: Final = re.compile(
     rb"\s*<(?:\w+:)?f(?:\s[^>]*)?(?:/>|>[^<]*</(?:\w+:)?f>)"
     rb"\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
+# A program that computes nothing, such as XlsxWriter, saves 0 for a formula and has the workbook computed when opened.
+_UNCOMPUTED: Final = re.compile(
+    rb"<(?:\w+:)?c\s(?![^>]*?\bt=\"(?:str|b|e|s)\")[^>]*?\br=\"([A-Z]+[0-9]+)\"[^>]*>"
+    rb"\s*<(?:\w+:)?f(?:\s[^>]*)?(?:/>|>[^<]*</(?:\w+:)?f>)\s*<(?:\w+:)?v>0</(?:\w+:)?v>\s*</(?:\w+:)?c>"
+)
+_WORKBOOK: Final = "xl/workbook.xml"
+_COMPUTED_WHEN_OPENED: Final = re.compile(rb"<(?:\w+:)?calcPr\s[^>]*?\bfullCalcOnLoad=\"(?:1|true)\"")
 _HIDDEN_ROW: Final = re.compile(rb"<(?:\w+:)?row\s[^>]*?\bhidden=\"(?:1|true)\"")
 _HIDDEN_COLUMNS: Final = re.compile(rb"<(?:\w+:)?col\s(?=[^>]*?\bhidden=\"(?:1|true)\")[^>]*>")
 _PLACE: Final = re.compile(rb"\b(min|max)=\"([0-9]{1,7})\"")
@@ -34,7 +41,8 @@ class SheetMarkup:
 
     Attributes:
         merged: ranges of merged cells, such as `A1:B2`.
-        unsaved: cells with a formula that has no saved result.
+        unsaved: cells with a formula that has no saved result; 0 is none in a workbook that is to be computed when
+            opened.
         num_hidden_rows: rows that the spreadsheet program does not show, by a filter, too.
         num_hidden_columns: columns likewise; those up to the last possible one, as the rest of a sheet, do not count.
     """
@@ -56,11 +64,15 @@ def sheet_markup(path: Path, part: str) -> SheetMarkup:
     columns: dict[int, bytes] = {}
     tail, num_read = b"", 0
     with zipfile.ZipFile(path) as archive, archive.open(part.lstrip("/")) as file:
+        has_workbook = _WORKBOOK in archive.namelist()
+        is_uncomputed = has_workbook and _COMPUTED_WHEN_OPENED.search(archive.read(_WORKBOOK)) is not None
         while block := file.read(_BLOCK_BYTES):
             window, begin = tail + block, num_read - len(tail)
             num_read += len(block)
             merged.update(found.decode() for found in _MERGED.findall(window))
             unsaved.update(found.decode() for found in _UNSAVED.findall(window))
+            if is_uncomputed:
+                unsaved.update(found.decode() for found in _UNCOMPUTED.findall(window))
             # By their places in the whole: an overlap finds what is across two blocks, and some things twice.
             rows.update(begin + found.start() for found in _HIDDEN_ROW.finditer(window))
             columns |= {begin + found.start(): found[0] for found in _HIDDEN_COLUMNS.finditer(window)}

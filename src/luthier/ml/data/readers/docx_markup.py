@@ -24,6 +24,8 @@ from luthier.core.text.names import shortened
 _DOCUMENT: Final = "word/document.xml"
 _STYLES: Final = "word/styles.xml"
 _COMMENTS: Final = "word/comments.xml"
+_RUNNING: Final = re.compile(r"word/(?:header|footer)\d*\.xml")
+_NUM_SHOWN: Final = 3
 _WITH_TEXT: Final = (_DOCUMENT, "word/footnotes.xml", "word/endnotes.xml")
 _W: Final = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _MC: Final = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
@@ -68,6 +70,7 @@ def prepared(path: Path) -> tuple[io.BytesIO | None, tuple[str, ...]]:
                 notes += [*_unread(root), *([left_out] if left_out else [])]
             if _move_texts(root) or left_out:
                 changed[part] = etree.tostring(root, xml_declaration=True, encoding="UTF-8", standalone=True)
+        notes += _running_texts(archive, parser)
         if _COMMENTS in names:
             num = sum(1 for _ in etree.fromstring(archive.read(_COMMENTS), parser).iter(f"{_W}comment"))
             notes += [f"{counted(num, 'comment')} not read"] if num else []
@@ -79,6 +82,24 @@ def prepared(path: Path) -> tuple[io.BytesIO | None, tuple[str, ...]]:
                 copy.writestr(entry.filename, changed.get(entry.filename) or archive.read(entry))
     out.seek(0)
     return out, tuple(notes)
+
+
+def _running_texts(archive: zipfile.ZipFile, parser: Any) -> Iterator[str]:
+    """What headers and footers say: it is on every page, and no part of the text. Page numbers alone are not named."""
+    from lxml import etree
+
+    found: dict[str, None] = {}  # each once: a document has one for first, odd and even pages
+    for part in sorted(filter(_RUNNING.fullmatch, archive.namelist())):
+        texts: dict[Any, list[str]] = {}  # by paragraph: those in text boxes are inside of others
+        for node in etree.fromstring(archive.read(part), parser).iter(f"{_W}t", f"{_W}tab"):
+            paragraph = next(node.iterancestors(f"{_W}p"), None)
+            texts.setdefault(paragraph, []).append(" " if node.tag == f"{_W}tab" else node.text or "")
+        lines = (" ".join("".join(parts).split()) for parts in texts.values())
+        found |= {line: None for line in lines if any(letter.isalpha() for letter in line)}
+    if found:
+        shown = ", ".join(_short(line) for line in list(found)[:_NUM_SHOWN])
+        more = f" and {len(found) - _NUM_SHOWN:,} more" if len(found) > _NUM_SHOWN else ""
+        yield f"{counted(len(found), 'line')} of headers and footers not read: {shown}{more}"
 
 
 def _unread(document: Any) -> Iterator[str]:

@@ -11,6 +11,7 @@ from markitdown import StreamInfo
 from markitdown.converters import DocxConverter, EpubConverter, PptxConverter
 
 from luthier.core.errors import DataError
+from luthier.core.text.counted import counted
 from luthier.ml.data.readers.document import Document, Section
 from luthier.ml.data.readers.docx_markup import prepared
 from luthier.ml.data.readers.html_tables import WholeRows
@@ -21,13 +22,15 @@ _NOTE: Final = re.compile(r"\[\[(\d+)\]\]\(#(?:foot|end)note-\d+\)")
 _BACK: Final = re.compile(r" ?\[↑\]\(#(?:foot|end)note-ref-\d+\)")
 _TITLE_BREAK: Final = re.compile(r"(?m)^(# .*?)\x0b")
 _DIAGRAM: Final = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}relIds"
+_COMMENTS: Final = re.compile(r"ppt/comments/\w+\.xml")
 _ENCRYPTION: Final = "META-INF/encryption.xml"
 _ENCRYPTED: Final = re.compile(rb"<(?:\w+:)?CipherReference\s[^>]*?\bURI=[\"']([^\"']+)")
 
 
 def read_docx(path: Path) -> Document:
-    """A section a heading; tables as Markdown, footnotes and endnotes at the end. Headers, footers and comments are not
-    read, and tables of contents are left out, which a warning says.
+    """A section a heading; tables as Markdown, footnotes and endnotes at the end.
+
+    Headers, footers, comments and tables of contents are left out, which warnings say.
     """
     changed, notes = prepared(path)
     converter = DocxConverter()
@@ -65,7 +68,18 @@ def _unread_slides(path: Path) -> list[str]:
     hidden = [number for number, slide in slides if slide._element.get("show") in ("0", "false")]
     drawn = [number for number, slide in slides if next(slide._element.iter(_DIAGRAM), None) is not None]
     notes = ((hidden, "hidden slides were read"), (drawn, "diagrams (SmartArt) were not read, on slides"))
-    return [f"{said}: {', '.join(map(str, numbers))}" for numbers, said in notes if numbers]
+    found = [f"{said}: {', '.join(map(str, numbers))}" for numbers, said in notes if numbers]
+    return [*found, *([f"{counted(num, 'comment')} not read"] if (num := _num_comments(path)) else [])]
+
+
+def _num_comments(path: Path) -> int:
+    from lxml import etree
+
+    # The document is untrusted: no entities, no network, no external DTD.
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
+    with zipfile.ZipFile(path) as archive:
+        parts = [archive.read(name) for name in archive.namelist() if _COMMENTS.fullmatch(name)]
+    return sum(1 for part in parts for _ in etree.fromstring(part, parser).iter("{*}cm"))
 
 
 def read_epub(path: Path) -> Document:

@@ -22,6 +22,7 @@ import pypdfium2
 from luthier.core.errors import DataError, library_reason
 from luthier.core.text.names import shortened
 from luthier.ml.data.readers.document import Document, Section
+from luthier.ml.data.readers.pdf_columns import page_text
 
 FEWEST_PAGES: Final = 3
 FEWEST_LINES: Final = 4
@@ -329,7 +330,7 @@ def _page_lines(pdf: pypdfium2.PdfDocument, index: int) -> list[str]:
     try:
         text_page = page.get_textpage()
         try:
-            found = _SOFT_HYPHEN.sub("", text_page.get_text_bounded())
+            found = _SOFT_HYPHEN.sub("", page_text(text_page))
             text = _DIVIDED.sub(_MARK, found).replace("\r", "")
             return [_SPACES.sub(" ", line).strip() for line in text.split("\n")]
         finally:

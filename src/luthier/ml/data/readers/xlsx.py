@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from openpyxl import load_workbook  # type: ignore[import-untyped]
 from openpyxl.utils.cell import range_boundaries  # type: ignore[import-untyped]
@@ -16,12 +19,16 @@ from luthier.ml.data.files.cell_text import cell_text
 from luthier.ml.data.files.sheet_markup import SheetMarkup, cells_shown, sheet_markup
 from luthier.ml.data.readers.document import Document, Section
 
+_CHART: Final = re.compile(r"xl/charts/chart(?:Ex)?\d*\.xml")
+_COMMENTS: Final = re.compile(r"xl/(?:comments/)?comments?\d*\.xml")
+_DRAWING: Final = re.compile(r"xl/drawings/drawing\d*\.xml")
+
 
 def read(path: Path) -> Document:
     """A section a sheet, named by it: a Markdown table. Of a formula the value last computed is read.
 
     Empty rows are left out, and empty columns at the right. A value of merged cells is in each of their rows, since a
-    passage may hold one of them alone. Charts and pictures are not read.
+    passage may hold one of them alone. Comments, charts, pictures and text boxes are not read, which warnings say.
     """
     book = load_workbook(path, read_only=True, data_only=True)
     try:
@@ -30,7 +37,7 @@ def read(path: Path) -> Document:
             # Private, but the only way from a sheet to its part in the archive.
             markup = sheet_markup(path, str(sheet._worksheet_path))
             sheet.reset_dimensions()  # a wrong size in the file would cut rows off without a word
-            if text := "\n".join(_table(sheet.iter_rows(), _merged(markup))):
+            if text := "\n".join(_table(sheet.iter_rows(), _merged(markup), markup.unsaved)):
                 sections.append(Section(text, None, (sheet.title,)))
             if sheet.sheet_state != "visible":
                 warnings.append(f"the sheet {sheet.title!r} is hidden, and was read")
@@ -40,7 +47,31 @@ def read(path: Path) -> Document:
         book.close()
     if charts:
         warnings.append(f"{len(charts)} chart sheets were not read: {', '.join(charts[:5])}")
-    return Document(tuple(sections), tuple(warnings))
+    return Document(tuple(sections), (*warnings, *_unread(path, len(charts))))
+
+
+def _unread(path: Path, num_chart_sheets: int) -> Iterator[str]:
+    """What has text that is not read: comments, charts, pictures, and text in drawings."""
+    from lxml import etree
+
+    found: Counter[str] = Counter()
+    # The document is untrusted: no entities, no network, no external DTD.
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if _CHART.fullmatch(name):
+                found["chart"] += 1
+            elif name.startswith("xl/media/"):
+                found["picture"] += 1
+            elif _COMMENTS.fullmatch(name):
+                found["comment"] += sum(1 for _ in etree.fromstring(archive.read(name), parser).iter("{*}comment"))
+            elif _DRAWING.fullmatch(name):
+                boxes = etree.fromstring(archive.read(name), parser).iter("{*}txBody")
+                found["text box"] += sum(any(text.text for text in box.iter("{*}t")) for box in boxes)
+    found["chart"] -= min(found["chart"], num_chart_sheets)  # named by their sheets
+    for noun in ("comment", "chart", "picture", "text box"):
+        if num := found[noun]:
+            yield f"{counted(num, noun, 'text boxes' if noun == 'text box' else '')} not read"
 
 
 def _notes(title: str, markup: SheetMarkup) -> Iterator[str]:
@@ -76,11 +107,15 @@ def _merged(markup: SheetMarkup) -> list[_Merged]:
     return sorted(found, key=lambda one: (one.first, one.column))
 
 
-def _table(rows: Iterator[Sequence[Any]], merged: list[_Merged]) -> Iterator[str]:
+def _table(rows: Iterator[Sequence[Any]], merged: list[_Merged], unsaved: Collection[str]) -> Iterator[str]:
     is_first, waiting = True, list(reversed(merged))
     open_: dict[_Merged, str] = {}
     for number, row in enumerate(rows, start=1):
         cells = [_cell(cell.value, cell.number_format) for cell in row]
+        if unsaved:
+            # An empty cell has no place, and a formula that was never computed may hold a 0.
+            places = (getattr(cell, "coordinate", "") for cell in row)
+            cells = ["" if place in unsaved else text for place, text in zip(places, cells, strict=True)]
         while cells and not cells[-1]:
             cells.pop()
         if not cells:

@@ -5,23 +5,28 @@
     externalParameters      the request: the format, and the plan of the run
     byproducts              the run and its evaluation, the facts between the rows and the export
 
-The SBOM lists the model, its base, its rows and the packages.
+The SBOM lists the model, its base, its rows and the packages. `read_origin` reads back which run is behind a bundle.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
-from typing import Any, Final
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from luthier.core.evaluation import Evaluation
+from luthier.core.ids import is_id
 from luthier.core.records.export import Export
 from luthier.core.registry import OBJECTIVES
 from luthier.core.task_head import TaskHeadKind
 from luthier.ml.export.bundle import front_matter
 from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, PackageFacts
 from luthier.ml.export.bundle.front_matter import tuned_system
-from luthier.ml.export.bundle.manifest import EVALUATION, GGUF_PARITY, PARITY, PLAN, Manifest
+from luthier.ml.export.bundle.manifest import EVALUATION, GGUF_PARITY, LINEAGE, PARITY, PLAN, SBOM, Manifest
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
@@ -29,7 +34,9 @@ BUILD_TYPE: Final = "urn:luthier:export:v1"
 BUILDER_ID: Final = "urn:luthier:export"
 WEIGHTS_DIGEST: Final = "luthierWeightsV1"
 """The digest of a base model: SHA-256 of the canonical JSON {name of a weight file: its SHA-256}."""
-BASE_ROLE, TRAINED_ROLE = "base model", "trained weights"
+BASE_ROLE, TRAINED_ROLE, RUN_ROLE = "base model", "trained weights", "run"
+RUN_PROPERTY: Final = "luthier:run"
+"""The property of a bill of materials that names the run."""
 _ROLES: Final = {
     "train": "training rows",
     "validation": "validation rows",
@@ -63,6 +70,67 @@ def lineage(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str,
             "runDetails": _details(export, facts, manifest),
         },
     }
+
+
+class Origin(NamedTuple):
+    """What a bundle says of the run behind it.
+
+    Attributes:
+        run_ids: the run, as its documents name it; more than one where they do not agree, none where it is not named.
+        trained_sha256: digest of the trained weights that it was made of; None where it is not stated.
+    """
+
+    run_ids: tuple[str, ...]
+    trained_sha256: str | None
+
+
+def read_origin(folder: Path) -> Origin:
+    """The origin of a bundle by its lineage, bill of materials and evaluation; nothing of it is verified.
+
+    Args:
+        folder: of the bundle, or of anything else, which says nothing.
+    """
+    statement, materials, evaluation = (_document(folder / name) for name in (LINEAGE, SBOM, EVALUATION))
+    found: list[Any] = []
+    # A bundle has an evaluation only where its run has one; the run is also in the other two.
+    with suppress(LookupError, TypeError):
+        byproducts = statement["predicate"]["runDetails"]["byproducts"]
+        found += [one["name"] for one in byproducts if one["annotations"]["role"] == RUN_ROLE]
+    with suppress(LookupError, TypeError):
+        properties = materials["metadata"]["component"]["modelCard"]["properties"]
+        found += [one["value"] for one in properties if one["name"] == RUN_PROPERTY]
+    found.append(evaluation.get("run_id"))
+    trained = None
+    with suppress(LookupError, TypeError):
+        trained = str(dependency(statement, TRAINED_ROLE)["digest"]["sha256"])
+    return Origin(tuple(dict.fromkeys(one for one in map(str, found) if is_id(one, "run"))), trained)
+
+
+def dependency(statement: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """The first dependency of a lineage that has a role.
+
+    Args:
+        statement: the lineage, as `lineage` writes it.
+        role: such as `BASE_ROLE`.
+
+    Raises:
+        KeyError: there is none, or the statement has no dependencies.
+        TypeError: the statement is of another form.
+    """
+    found: list[dict[str, Any]] = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    for one in found:
+        if one["annotations"]["role"] == role:
+            return one
+    raise KeyError(role)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def base_uri(base: BaseFacts) -> str | None:
@@ -118,7 +186,7 @@ def _byproducts(export: Export, facts: BundleFacts, manifest: Manifest) -> list[
     found = []
     if (run := facts.run) is not None:
         annotations: dict[str, Any] = {
-            "role": "run",
+            "role": RUN_ROLE,
             "startedOn": run.created_at,
             "finishedOn": run.ended_at,
             "status": run.result.status,
@@ -226,7 +294,7 @@ def _model_card(export: Export, facts: BundleFacts) -> dict[str, Any]:
         parameters["datasets"] = [{"ref": _data_ref(dataset)} for dataset in run.datasets]
         bill = run.result.bill
         properties |= {
-            "luthier:run": run.run_id,
+            RUN_PROPERTY: run.run_id,
             "luthier:plan-hash": run.plan_hash,
             "luthier:method": run.plan.method.name,
             "luthier:objective": run.plan.objective.name,

@@ -28,7 +28,13 @@ from luthier.ml.export.bundle.manifest import (
     read_manifest,
     walk,
 )
-from luthier.ml.export.bundle.provenance import BASE_ROLE, PREDICATE_TYPE, STATEMENT_TYPE, WEIGHTS_DIGEST
+from luthier.ml.export.bundle.provenance import (
+    BASE_ROLE,
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    WEIGHTS_DIGEST,
+    dependency,
+)
 from luthier.ml.export.bundle.signature import SignatureError, check, check_files, read_public_key
 
 if TYPE_CHECKING:
@@ -292,12 +298,11 @@ def _documents(folder: Path, manifest: Manifest) -> tuple[list[Fault], dict[str,
     ]
     try:
         statement = json.loads(_small_file(folder / LINEAGE) or b"")
-        dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-        base = next(one for one in dependencies if one["annotations"]["role"] == BASE_ROLE)
+        base = dependency(statement, BASE_ROLE)
         stated = {"name": base["name"], "sha256": base["digest"][WEIGHTS_DIGEST], "uri": base.get("uri", "")}
         subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
         kinds = (statement["_type"], statement["predicateType"])
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
+    except (ValueError, KeyError, TypeError) as error:
         what = f"cannot be understood ({type(error).__name__})"
         return [*faults, Fault(kind="lineage", path=LINEAGE, what=what)], {}
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):

@@ -6,6 +6,7 @@ added after the hidden states. The graph runs in plain ONNX Runtime.
     input_ids, attention_mask   [rows, tokens] int64, padded on the right
     probabilities               [rows, classes] (classify); number (regress), relevance (rank): [rows, 1]; embedding:
                                 [rows, width], of length 1 (embed)
+    logit                       [rows, 1] of relevance, for the order of documents (rank)
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 MODEL: Final = "model.onnx"
 OUTPUTS: Final = {"classify": "probabilities", "regress": "number", "rank": "relevance", "embed": "embedding"}
+LOGIT: Final = "logit"
 _HIDDEN: Final = "hidden_states"
 
 
@@ -71,7 +73,10 @@ def write_onnx(
         # Under their old names, which are written inside the graph.
         for data in built.glob(f"{MODEL}.*"):
             shutil.copyfile(data, target / data.name)
-    return head_companions(source, target, head, context, f"{OUTPUTS[head.kind]}: nothing is left to apply")
+    gives = f"{OUTPUTS[head.kind]}: nothing is left to apply"
+    if head.kind == "rank":
+        gives += f"; sort documents by {LOGIT}, the second output, since relevance near 0 and 1 is rounded"
+    return head_companions(source, target, head, context, gives)
 
 
 def _without_cache(source: ExportSource, model: onnx.ModelProto, head_size: int) -> None:
@@ -146,7 +151,8 @@ def _with_head(model: onnx.ModelProto, head: TaskHead, layer: TaskHeadLayer | No
         # torch keeps [outputs, width] and MatMul takes [width, outputs]; the copy makes the transposed view contiguous.
         weight, bias = folded(head, layer)
         product = node("MatMul", [states, constant("head.weight", weight.numpy().T.copy())], "head_product")
-        sums = node("Add", [product, constant("head.bias", bias.numpy())], "head_outputs")
+        name = LOGIT if head.kind == "rank" else "head_outputs"
+        sums = node("Add", [product, constant("head.bias", bias.numpy())], name)
         if head.kind == "regress":
             node("Identity", [sums], output)
         elif head.kind == "classify" and not head.is_multi_label:
@@ -156,3 +162,6 @@ def _with_head(model: onnx.ModelProto, head: TaskHead, layer: TaskHeadLayer | No
     # An embedding has no outputs of its own: it is as wide as the hidden states.
     width = head.num_outputs or head.width
     graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch_size", width]))
+    if head.kind == "rank":
+        # In float32 the sigmoid of all logits above 17 is 1: these have an order where relevance has none.
+        graph.output.append(helper.make_tensor_value_info(LOGIT, TensorProto.FLOAT, ["batch_size", width]))

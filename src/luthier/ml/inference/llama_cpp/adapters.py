@@ -30,7 +30,11 @@ class _Refusal:
 
 
 class Adapters:
-    """The adapters that an engine was given. Used by one thread only, except for `paths`.
+    """The adapters that an engine was given. Used by one thread only, except for `paths` and `version`.
+
+    Attributes:
+        version: counts the files that were added again with other content: a server of an earlier version holds what
+            they were.
 
     Args:
         clock: seconds on a clock that is never set.
@@ -40,6 +44,9 @@ class Adapters:
         self._clock = clock
         self._paths: dict[str, Path] = {}
         self._refused: dict[Path, _Refusal] = {}
+        self._stamps: dict[Path, tuple[int, int] | None] = {}
+        self._changed: dict[Path, int] = {}
+        self.version = 0
 
     @property
     def paths(self) -> list[Path]:
@@ -58,6 +65,11 @@ class Adapters:
                 expected="one adapter a name",
                 do="unload the first, or choose another name",
             )
+        stamp = _stamp(file)
+        if self._stamps.setdefault(file, stamp) != stamp:
+            self._stamps[file] = stamp
+            self.version += 1
+            self._changed[file] = self.version
 
     def remove(self, name: str) -> None:
         """Forget a name. That its file does not load stays known: it may be added again a moment later."""
@@ -85,7 +97,12 @@ class Adapters:
             ) from refusal.error
         return path
 
-    def open(self, open_server: Callable[[Sequence[Path]], LlamaServer], before: Sequence[Path] = ()) -> LlamaServer:
+    def open(
+        self,
+        open_server: Callable[[Sequence[Path]], LlamaServer],
+        before: Sequence[Path] = (),
+        version: int | None = None,
+    ) -> LlamaServer:
         """A server over all adapters that load; those that do not are refused from now on.
 
         One server is open at a time: two copies of the weights may not fit into memory.
@@ -93,11 +110,14 @@ class Adapters:
         Args:
             open_server: opens one over adapters.
             before: adapters that have loaded before.
+            version: of that time; None for the present one.
 
         Raises:
             WorkError: it does not open without the other adapters, either.
         """
         wanted = self.paths
+        if version is not None:
+            before = [path for path in before if self._changed.get(path, 0) <= version]
         late = [path for path in wanted if path not in before]
         try:
             return open_server(wanted)

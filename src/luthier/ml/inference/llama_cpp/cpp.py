@@ -103,7 +103,7 @@ class LlamaCppEngine:
         self._draft = draft
         self._pool_tokens = pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
         self._adapters = Adapters()
-        self._loaded: Sequence[Path] = ()  # adapters of the last server
+        self._loaded: tuple[Sequence[Path], int] = ((), 0)  # adapters of the last server, and their version
         self._prepared: dict[Hashable, tuple[TextRequest, PreparedRequest]] = {}
         # Held while the server is opened again, and to count who reads with it.
         self._reading = threading.Condition(threading.Lock())
@@ -305,7 +305,7 @@ class LlamaCppEngine:
         if not self._has_other_threads(server):
             self._next.discard()
             return
-        self._next.begin(self._cores.count, self._adapters.paths)
+        self._next.begin(self._cores.count, self._adapters.paths, self._adapters.version)
         if self._next.is_opening or self._next.is_blocked:
             return
         with self._reading:
@@ -335,7 +335,7 @@ class LlamaCppEngine:
         # What waits for the end of answers finds a server that is open by then. One that nothing has to wait for is
         # opened in the place of the other.
         if not has_too_many and not (must and self._writing.is_idle):
-            self._next.begin(self._cores.count, self._adapters.paths)
+            self._next.begin(self._cores.count, self._adapters.paths, self._adapters.version)
         # Reopened only while the old server neither reads nor writes.
         with self._reading:
             if not self._num_reading and self._writing.is_idle:
@@ -422,15 +422,16 @@ class LlamaCppEngine:
             return server
         # `prepare` comes here from any thread, `admit` from its own: one of them opens, the others wait for it.
         with self._restoring:
-            return self._server or self._use(self._adapters.open(self._open_server, self._loaded))
+            return self._server or self._use(self._adapters.open(self._open_server, *self._loaded))
 
     def _use(self, server: LlamaServer) -> LlamaServer:
-        self._server, self._loaded = server, server.adapters
+        self._server, self._loaded = server, (server.adapters, server.adapters_version)
         self._reader.use(server)
         return server
 
     def _open_server(self, adapters: Sequence[Path]) -> LlamaServer:
-        return LlamaServer(
+        version = self._adapters.version  # before any file is read
+        server = LlamaServer(
             self._model,
             adapters,
             num_slots=self._num_slots,
@@ -440,9 +441,13 @@ class LlamaCppEngine:
             chat_template=dayless_template(self._header),
             settings=self._settings,
         )
+        server.adapters_version = version
+        return server
 
     def _is_stale(self, server: LlamaServer) -> bool:
-        return not set(self._adapters.paths) <= set(server.adapters)
+        """Whether it lacks an adapter, or holds one as it was before its file was written again."""
+        has_all = set(self._adapters.paths) <= set(server.adapters)
+        return not has_all or server.adapters_version != self._adapters.version
 
     def _has_other_threads(self, server: LlamaServer) -> bool:
         """Whether it has more threads than may compute, or so many fewer that opening it again pays."""
@@ -451,7 +456,7 @@ class LlamaCppEngine:
 
     def _reopen(self, server: LlamaServer) -> LlamaServer:
         """A server with all adapters that are loaded now and can be; raises an error where none can be opened."""
-        if (ready := self._next.take(self._cores.count, self._adapters.paths)) is not None:
+        if (ready := self._next.take(self._cores.count, self._adapters.paths, self._adapters.version)) is not None:
             self._writing.forget_slots()
             self._use(ready)
             close_soon(server)
@@ -462,7 +467,7 @@ class LlamaCppEngine:
         # The new server's slots hold no prompts.
         self._writing.forget_slots()
         # Where none opens, none is left, and `_check_open` tries again.
-        return self._use(self._adapters.open(self._open_server, server.adapters))
+        return self._use(self._adapters.open(self._open_server, server.adapters, server.adapters_version))
 
 
 def open_stream_engine(served: Served) -> LlamaCppEngine:

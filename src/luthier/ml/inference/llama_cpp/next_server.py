@@ -37,7 +37,7 @@ class NextServer:
         self._open_server, self._has_room = open_server, has_room
         self._opening: _Opening | None = None
         self._leaving: _Opening | None = None
-        self._wanted: tuple[int, frozenset[Path]] | None = None
+        self._wanted: tuple[int, frozenset[Path], int] | None = None
 
     @property
     def is_opening(self) -> bool:
@@ -54,14 +54,15 @@ class NextServer:
         """Whether one that is not needed any more is still being opened: no other one is begun until it is closed."""
         return self._leaving is not None and not self._leaving.done.is_set()
 
-    def begin(self, num_threads: int, adapters: Collection[Path]) -> None:
+    def begin(self, num_threads: int, adapters: Collection[Path], version: int = 0) -> None:
         """Begin to open one, if memory has room for it; once for the same threads and adapters, and one at a time.
 
         Args:
             num_threads: that it will have.
             adapters: that it will hold.
+            version: of their files (`Adapters.version`).
         """
-        wanted = num_threads, frozenset(adapters)
+        wanted = num_threads, frozenset(adapters), version
         if self._wanted == wanted:
             return
         self.discard()
@@ -75,9 +76,9 @@ class NextServer:
             except BusyError:  # as without room
                 self._opening = None
 
-    def take(self, num_threads: int, adapters: Collection[Path]) -> LlamaServer | None:
-        """The server with these threads and adapters, once it is open; None where none is opened, or it has failed."""
-        opening, wanted = self._opening, (num_threads, frozenset(adapters))
+    def take(self, num_threads: int, adapters: Collection[Path], version: int = 0) -> LlamaServer | None:
+        """The server that was begun with these, once it is open; None where none is opened, or it has failed."""
+        opening, wanted = self._opening, (num_threads, frozenset(adapters), version)
         if opening is None or self._wanted != wanted:
             self.discard()
             return None

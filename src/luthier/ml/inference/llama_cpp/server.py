@@ -165,6 +165,7 @@ class LlamaServer:
         settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
         self.adapters, self.num_threads = tuple(adapters), num_threads
+        self.adapters_version = 0  # of `Adapters`; set by the engine
         self._grammars: dict[str, bool] = {}  # by digest, the oldest first
         # No names of adapters but their order: the id of an adapter is its place in this list.
         params = _parameters(model, self.adapters)

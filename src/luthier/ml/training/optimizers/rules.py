@@ -134,6 +134,7 @@ _ADAM: Final = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 # Two codes of one byte, and two scales of four bytes for each 256 of them (`blockwise`).
 _PACKED: Final = 2.0 + 2 * FP32 / 256
 _MUON_ITERATIONS: Final = 5
+_MUON_RATE: Final = 5.0
 
 
 def _two_moments(sizes: TrainedSizes) -> StateBytes:
@@ -259,14 +260,18 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
         "Full fine-tuning, if a trial run shows that it is worth the time of its matrix products.",
         "luthier.ml.training.optimizers.update_rules:Muon",
         # the betas are those of what AdamW moves
-        _ADAM | {"momentum": 0.95, "num_iterations": _MUON_ITERATIONS},
+        _ADAM | {"momentum": 0.95, "num_iterations": _MUON_ITERATIONS, "adamw_rate_factor": 1 / _MUON_RATE},
         _momentum,
         passing_bytes=_orthogonal,
         moved_bytes=(8.0, 8.0),
         step_flops=_iterations,
         has_second_moment=True,
         # Muon's update has a root mean square of 0.2, AdamW's first ones have nearly 1 (docs/log.md).
-        learning_rate_factor=(5.0, "5 times AdamW's, since Muon's updates are that much smaller"),
+        learning_rate_factor=(
+            _MUON_RATE,
+            f"{_MUON_RATE:g} times AdamW's, since Muon's updates are that much smaller; what AdamW updates "
+            "(embeddings, head, vectors, stacked experts) has this rate times optimizer.adamw_rate_factor",
+        ),
         only_full="Muon evens out the singular values of a whole matrix's update, and an adapter's two thin matrices "
         "are none",
     ),

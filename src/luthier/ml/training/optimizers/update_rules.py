@@ -15,7 +15,9 @@ Lion: the step is sign(beta1 m + (1 - beta1) g), and the momentum then moves by 
 
 Muon: Nesterov momentum of a matrix with all singular values brought near one by five Newton-Schulz iterations in
 bf16. Embeddings, an untied head, vectors and stacks of matrices (experts) are AdamW's. The update is scaled by 0.2
-sqrt(larger side), the size of AdamW's in long training: one learning rate and one weight decay serve both.
+sqrt(larger side), the size of AdamW's in long training. AdamW's first updates are five times as large, and fine-tuning
+ends among them: so by default AdamW has a fifth of the rate (`adamw_rate_factor`), which is its own default. With a
+factor of 1 one rate serves both, as in pre-training (Liu et al.).
 
 Sources: Loshchilov & Hutter, 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2. Dettmers
 et al., 2022, "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861, section 2 and figure 2. Li et al.,
@@ -29,6 +31,7 @@ Training", arXiv:2502.16982, equation 4.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import ClassVar, Final, NamedTuple
 
@@ -351,7 +354,9 @@ class Muon:
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None:
         self.matrices = tuple(x for x in trained if x.place == "matrix" and x.master.dim() == 2)
-        self.rest = AdamW([x for x in trained if x not in self.matrices], plan)
+        factor = 1.0 if plan.adamw_rate_factor is None else plan.adamw_rate_factor
+        rest = [x for x in trained if x not in self.matrices]
+        self.rest = AdamW([replace(x, rate_factor=factor * x.rate_factor) for x in rest], plan)
         self.muon = torch.optim.Muon(
             in_groups(self.matrices),
             momentum=plan.momentum or 0.0,
