@@ -21,7 +21,7 @@ FILES = {
             print("nobody reads this")
             assert tmp_path_factory.getbasetemp().name.startswith("fork-")
         def test_fails():
-            print("said before the failure")
+            print("said before " + "the failure")
             assert [1, 2] == [1, 3]
         @pytest.mark.skip(reason="not here")
         def test_is_skipped(): pass
@@ -29,13 +29,13 @@ FILES = {
         def test_is_expected_to_fail(): assert not 1
         def test_warns(): warnings.warn("of a " + "warning")
     """,
-    "test_two.py": """
+    "test_deadly.py": """
         import os, signal
         def test_before(): pass
         def test_dies(): os.kill(os.getpid(), signal.SIGKILL)
         def test_behind(): pass
     """,
-    "test_three.py": """
+    "test_session.py": """
         import pytest
         @pytest.fixture(scope="session")
         def bad():
@@ -87,9 +87,17 @@ def test_each_test_has_its_outcome_and_one_whose_process_dies_has_failed(place: 
     assert "ended badly" in error, "of a fixture of the session, which ends with its process"
     outcomes = {name: tag for name, tag, _ in found if tag != "error"}
     assert outcomes == {
-        **{"test_passes": "passed", "test_fails": "failure", "test_is_skipped": "skipped", "test_warns": "passed"},
-        **{"test_is_expected_to_fail": "skipped", "test_before": "passed", "test_dies": "failure"},
-        **{"test_behind": "passed", "test_with_it": "passed", "test_first": "passed", "test_second": "passed"},
+        "test_passes": "passed",
+        "test_fails": "failure",
+        "test_is_skipped": "skipped",
+        "test_warns": "passed",
+        "test_is_expected_to_fail": "skipped",
+        "test_before": "passed",
+        "test_dies": "failure",
+        "test_behind": "passed",
+        "test_with_it": "passed",
+        "test_first": "passed",
+        "test_second": "passed",
     }
     assert code == pytest.ExitCode.TESTS_FAILED
     assert [message for name, _, message in found if name == "test_dies"] == [
