@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import re
 import tomllib
@@ -16,6 +17,7 @@ from tests.vacuous import nonempty, unguarded_loops
 
 ROOT = Path(__file__).resolve().parents[1]
 AUDIT_LOG = "luthier.platform.audit_log"
+Functions = dict[Path, list[ast.FunctionDef | ast.AsyncFunctionDef]]
 MAX_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 500, 65, 110
 """Of a file, and of a function without its docstring: a described argument is no reason to split a function."""
 
@@ -28,13 +30,21 @@ def texts() -> dict[Path, str]:
 
 @pytest.fixture(scope="module")
 def trees(texts: dict[Path, str]) -> dict[Path, ast.Module]:
-    return {path: ast.parse(text) for path, text in texts.items()}
+    """Millions of objects, all of which stay: the garbage collector would walk over them again and again."""
+    gc.disable()
+    try:
+        found = {path: ast.parse(text) for path, text in texts.items()}
+        gc.freeze()  # they have no cycles: what refers to them frees them
+    finally:
+        gc.enable()
+    return found
 
 
-def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
+@pytest.fixture(scope="module")
+def functions(trees: dict[Path, ast.Module]) -> Functions:
+    """Those of each file, also within others."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    return {path: [node for node in ast.walk(tree) if isinstance(node, kinds)] for path, tree in trees.items()}
 
 
 def docstring_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -113,13 +123,13 @@ def test_files_stay_small(texts: dict[Path, str]) -> None:
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}, "split these files"
 
 
-def test_functions_stay_small(trees: dict[Path, ast.Module]) -> None:
+def test_functions_stay_small(functions: Functions) -> None:
     offenders = []
-    for path, tree in trees.items():
+    for path, of_file in nonempty(functions.items()):
         if "migrations/versions" in where(path):  # a migration lists tables from top to bottom
             continue
         most = MOST_LOOP_LINES if where(path).endswith("ml/training/loop.py") else MOST_FUNCTION_LINES
-        for function in functions(tree):
+        for function in of_file:
             length = (function.end_lineno or 0) - function.lineno - docstring_lines(function)
             if length >= most:
                 offenders.append(f"{where(path)}: {function.name} has {length} lines")
@@ -286,10 +296,10 @@ def test_errors_without_condition_are_found(docstring: str, num_wrong: int) -> N
     assert len(list(errors_without_condition(docstring))) == num_wrong
 
 
-def test_no_open_keyword_arguments_in_public_functions(trees: dict[Path, ast.Module]) -> None:
+def test_no_open_keyword_arguments_in_public_functions(functions: Functions) -> None:
     offenders = []
-    for path, tree in trees.items():
-        for function in functions(tree):
+    for path, of_file in nonempty(functions.items()):
+        for function in of_file:
             argument = function.args.kwarg
             if argument is not None and not argument.arg.startswith("_") and not function.name.startswith("_"):
                 offenders.append(f"{where(path)}: {function.name} takes **{argument.arg}")

@@ -25,12 +25,11 @@ NAME = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="session")
-def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_home(run_folder: Path) -> Path:
     """A home with the base model, for all processes of a session. LUTHIER_TEST_HOME names one that outlives it."""
     if shared := os.environ.get("LUTHIER_TEST_HOME"):
         return Path(shared)
-    base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "model-home"
+    home = run_folder / "model-home"
     home.mkdir(exist_ok=True)
     return home
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from luthier.ml.data.text.languages import UNDETERMINED, LanguageModel, languages, load_language_model
+from luthier.ml.data.text.language_model import LanguageModel, load_language_model
+from luthier.ml.data.text.languages import UNDETERMINED, languages
 
 SENTENCES = {
     "en": "The violin maker planed the spruce top until it rang like a bell.",
