@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from luthier.ml.inference.fake import FakeEngine
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.ids import sha256_document
@@ -16,7 +17,6 @@ from luthier.core.stream import CallPiece, Ended, Piece, Started, TextRequest
 from luthier.ml.inference.decode import Continuation
 from luthier.ml.inference.engine_prompts import ToolFormat
 from luthier.ml.inference.engine_wrappers import CachedEngine, StreamedAnswer
-from luthier.ml.inference.fake import FakeEngine
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.openai.messages import generation_of

@@ -126,7 +126,7 @@ def _decided(recipe: Recipe, plan: Plan) -> dict[str, Any]:
         if asked is None:
             found[f"{section}.name"] = made.name
         known = taken - _LEFT_OPEN
-        if getattr(asked, "layers", None) is not None or getattr(made, "expert_targets", ()):
+        if getattr(asked, "layers", None) is not None or bool(getattr(made, "expert_targets", None)):
             known -= {"targets"}  # the plan names matrices, and not by layers or with the experts
         for key, value in _settings(made, known).items():
             if asked is None or getattr(asked, key) is None:

@@ -446,7 +446,7 @@ def objective_fields() -> dict[str, tuple[Field, ...]]:
     """The fields that each objective takes."""
     found = {}
     for name, rules in OBJECTIVES.declarations().items():
-        own = _OF_GRPO if "num_samples" in rules.settings else _OF_SFT
+        own: tuple[Field, ...] = _OF_GRPO if "num_samples" in rules.settings else _OF_SFT
         # The temperature of drawing answers has another range than those of a teacher and of similarities.
         own += _OF_TEACHER if rules.needs_teacher else _OF_VECTORS if rules.task_head == "embed" else ()
         found[name] = _fields("objective", rules.settings, own)

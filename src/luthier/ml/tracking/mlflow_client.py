@@ -88,11 +88,11 @@ class MLflow(Tracker):
         if outcome.report is not None:
             self._client.log_artifact(self._id, str(outcome.report), "report")
         notes = []
-        name = self._model_name()
+        registered = self._model_name()
         if outcome.model is not None:
-            self._log_model(outcome.model, name)
-            if name is not None and name != self._run.plan.registered_model:
-                notes.append(f"the model is registered as {name}: MLflow takes neither / nor : in such a name")
+            self._log_model(outcome.model, registered)
+            if registered is not None and registered != self._run.plan.registered_model:
+                notes.append(f"the model is registered as {registered}: MLflow takes neither / nor : in such a name")
         elif outcome.weights is not None:
             self._client.log_artifacts(self._id, str(outcome.weights), "weights")
             notes.append("the weights are stored as files and not registered: its registry gets models that write text")

@@ -293,8 +293,8 @@ def _resume(
         watch = EarlyStopping(patience=plan.training.early_stopping_patience)
         return LoopState(plan_hash=plan.hash, early_stopping=watch, versions=_versions())
     _refuse_foreign(checkpoint, plan)
-    if (message := _other_versions(checkpoint.state)) is not None:
-        warn(step, "other_versions", message)
+    if (versions := _other_versions(checkpoint.state)) is not None:
+        warn(step, "other_versions", versions)
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
     model.method.load_state(all_but_averages(checkpoint.method))
     average.load_state(checkpoint.method, optimizer.weight_state())

@@ -139,4 +139,4 @@ def _is_full(lines: Sequence[Box]) -> bool:
 def _goes_on(text_page: pypdfium2.PdfTextPage, column: Sequence[Box]) -> bool:
     """Whether lines of a column go on in lower case, as those of prose do and cells of a table do not."""
     begins = [text_page.get_text_bounded(*line).lstrip()[:1] for line in _lines(column)]
-    return sum(begin.islower() for begin in begins) >= _GOES_ON * len(begins)
+    return bool(sum(begin.islower() for begin in begins) >= _GOES_ON * len(begins))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
@@ -162,13 +163,16 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") ->
     Returns:
         The number of packed layers.
     """
-    layer_kind = {"bfloat16": Bf16Linear, "int8": Int8Linear, "nf4": Nf4Linear}[kind]
+    kinds: dict[str, Callable[[nn.Linear], PackedLinear]] = {
+        "bfloat16": Bf16Linear, "int8": Int8Linear, "nf4": Nf4Linear,
+    }  # fmt: skip
+    packed = kinds[kind]
     past = _read_in_a_pass(model)
     found = {name: layer for name, layer in packable_layers(model).items() if _place(model, name) not in past}
     for name, layer in found.items():
         parent, _, own = name.rpartition(".")
         # One at a time: at most one layer exists in both forms.
-        setattr(model.get_submodule(parent), own, layer_kind(layer.to(device)))
+        setattr(model.get_submodule(parent), own, packed(layer.to(device)))
     return len(found)
 
 
