@@ -79,7 +79,7 @@ def described_for(method: WorkMethod, num_devices: int) -> HypotheticalRun:
 
 def quoted(model: str, described: HypotheticalRun, num_devices: int) -> Quote:
     """The quote of a run on so many H100."""
-    models = {}
+    models: dict[str, Any] = {}
     for file in (TABLE, SCALE):
         models |= yaml.safe_load(file.read_text(encoding="utf-8"))["models"]
     structure, device = structure_of(models[model]), device_of(f"h100:{num_devices}", _NO_MACHINE)

@@ -9,10 +9,11 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
 from luthier.core.stream import Ended, EngineSettings, Sampling, Served, SpeculativeConfig, TextRequest
+from luthier.ml.inference.llama_cpp import active_requests
 from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine, open_stream_engine
 from luthier.ml.inference.llama_cpp.server import STEP_TOKENS, LlamaServer, _share_steps
 from luthier.ml.inference.stream_registry import unused_settings
-from luthier.testing.stream_contract import GREEDY, StreamEngineContract, question, write_all
+from luthier.testing.stream_contract import GREEDY, Heard, StreamEngineContract, question, write_all
 
 DRAFTS = EngineSettings(
     max_num_seqs=4,
@@ -193,3 +194,24 @@ def test_the_installed_llama_cpp_takes_the_number_of_copies():
     assert params.n_ctx_checkpoints > 4
     _share_steps(params, 16, 2, EngineSettings())
     assert params.n_ctx_checkpoints <= 4
+
+
+def test_an_answer_begins_while_others_keep_coming_with_another_adapter(tiny_gguf, gguf_adapters, monkeypatch):
+    """llama.cpp computes the adapter of its first answer alone, as long as there is one with it."""
+    monkeypatch.setattr(active_requests, "_WAIT_SECONDS", 0.05)
+    with closing(LlamaCppEngine(tiny_gguf, num_threads=1, num_slots=4)) as engine:
+        for name, path in zip(("busy", "other"), gguf_adapters, strict=True):
+            engine.load_adapter(name, str(path))
+        heard, num_busy = Heard(), 0
+        waits = question("Why?", max_new_tokens=2)
+        is_asked = False
+        while ("waits", 0) not in heard.ends:
+            assert num_busy < 60, "the other adapter has no turn"
+            num_open = len([key for key in engine.keys if key != "waits"])
+            asked = question(f"Which wood is number {num_busy}?", max_new_tokens=100)
+            if num_open < 2 and engine.ask(num_busy, asked, "busy"):
+                num_busy += 1
+            if heard.started and not is_asked:
+                is_asked = engine.ask("waits", waits, "other")
+            heard.hear(engine)
+        assert num_busy >= 2
