@@ -372,7 +372,7 @@ class TrainingRecipe(FrozenModel):
         max_steps: steps at most.
         global_batch_size: examples a step, of all devices.
         micro_batch_tokens: tokens computed together, padding included; changes memory and speed, not the gradient.
-        micro_batch_workers: on a CPU, processes of one thread each that compute micro-batches and batches of judging.
+        micro_batch_workers: on a CPU, processes of one thread each for micro-batches and judging; 1: one, all threads.
         optimizer: how weights move by their gradients.
         learning_rate: peak of the learning rate.
         schedule: how the rate falls after the warm-up.
