@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.clock import wait_until
 from tests.fixtures import forked_children
-from tests.fixtures.forked_children import FORKED, SessionForkServer, environment_kept
+from tests.fixtures.forked_children import FORKED, TEMPLATE, SessionForkServer, environment_kept
 from tests.fixtures.forked_command import shell_folder
 from tests.vacuous import nonempty
 
@@ -195,6 +195,7 @@ def test_what_is_forked_dies_with_the_fork_server_of_a_session_that_is_killed(tm
     code = """
 import os, sys, time
 from tests.fixtures.forked_children import SessionForkServer
+os.environ.pop("TESTS_FORK_TEMPLATE", None)
 server = SessionForkServer()
 server._modules = ("json",)
 script = server.script("import os, time; print(os.getppid(), flush=True); time.sleep(600)")
@@ -282,3 +283,26 @@ def test_what_a_test_leaves_in_the_environment_ends_with_it_and_keeps_nothing_fr
     assert (os.environ["GONE_TESTED"], os.environ["CHANGED_TESTED"]) == ("before", "before")
     assert "MLFLOW_TRACKING_URI" not in os.environ
     assert os.environ.pop("TORCH_WARM_POOL") == "0", "what libraries set while they are loaded hinders no fork"
+
+
+def test_a_server_of_a_session_is_forked_from_that_of_the_run_and_ends_with_its_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(TEMPLATE, raising=False)
+    of_run = SessionForkServer()
+    of_run._modules = ("json",)
+    with of_run:
+        with of_run.script("pass") as script:  # it listens
+            script.communicate()
+        monkeypatch.setenv(TEMPLATE, of_run.address)
+        own = SessionForkServer()
+        own._modules = ("json",)
+        with own:
+            with own.script("import os; print(os.getppid())") as script:
+                out, errors = script.communicate()
+            assert (int(out), errors) == (own.pid, "")
+            pid = own.pid
+            assert psutil.Process(pid).ppid() == of_run.pid
+        assert pid is not None
+        wait_until(lambda: not _runs(pid))
+        assert of_run.told == own.told == []
