@@ -273,8 +273,7 @@ class ObjectivePlan(FrozenModel):
     @property
     def learns_preferences(self) -> bool:
         """Whether answers are compared; False for a plug-in that is no longer installed."""
-        rules = OBJECTIVES.find(self.name)
-        return rules is not None and bool(rules.learns_preferences)
+        return bool((rules := OBJECTIVES.find(self.name)) and rules.learns_preferences)
 
     @property
     def draws(self) -> bool:

@@ -32,7 +32,7 @@ def test_hardware_threads_of_one_core_count_once(tmp_path: Path) -> None:
     kinds = core_kinds(frozenset(range(8)), root)
     assert kinds == CoreKinds(8, (1.0,) * 4)
     assert kinds.num_that_pay == 4
-    assert kinds.why == "one for each of 4 cores: their 8 hardware threads share arithmetic units"
+    assert kinds.why == "one for each core (4): the 8 hardware threads share arithmetic units"
     # A process that is kept to one thread of each of two cores.
     assert core_kinds(frozenset({0, 1}), root) == CoreKinds(2, (1.0, 1.0))
 

@@ -106,7 +106,14 @@ NEVER_ONE: Final = (
     *("Gains are those of evaluation", "Figures of {name}", "There are only ", "by a threshold from ", "{num} sure, "),
     *("{name} reaches {asked} at no threshold", "{num} ({num_rows} rows) to ", "{num} comparisons ", "{num} metrics "),
     *("No loss of general ability", "Tuning cost ", "{system} thought before ", "{num} draws", "{num} recipes were"),
-    *("{num} concerns", "all {num} tasks", "full fine-tuning would fit", "rank {rank_asked}", "{num_learned_tokens}"),
+    *(
+        "{num} concerns",
+        "all {num} tasks",
+        "all {num} cores, though",
+        "full fine-tuning would fit",
+        "rank {rank_asked}",
+        "{num_learned_tokens}",
+    ),
     *("{tokens} in {num_examples} rows", "{num_examples} {name} rows are", "only {num_shots} training rows"),
     *(
         "needs {num} more hour",

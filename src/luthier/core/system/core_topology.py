@@ -58,10 +58,7 @@ class CoreKinds:
                 "they do more"
             )
         if self.num_hardware_threads > num_cores:
-            return (
-                f"one for each of {num} cores: their {self.num_hardware_threads} hardware threads share arithmetic "
-                "units"
-            )
+            return f"one for each core ({num}): the {self.num_hardware_threads} hardware threads share arithmetic units"
         return ALL_CORES
 
 

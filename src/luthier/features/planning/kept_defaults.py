@@ -87,7 +87,7 @@ def with_values(recipe: Recipe, kept: KeptValues) -> Recipe:
     return recipe.model_copy(update=changed)
 
 
-def kept_format(kept: KeptValues) -> str:
+def defaults_format(kept: KeptValues) -> str:
     """The values as text, by the keys that people write."""
     return ", ".join(f"{new_key(name)} {_shown(value)}" for name, value in kept.items())
 

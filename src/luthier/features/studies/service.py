@@ -33,7 +33,7 @@ from luthier.core.workflows.study import (
     Trial,
 )
 from luthier.features.planning.budgets import BudgetTooSmallError
-from luthier.features.planning.kept_defaults import changed_defaults, kept_format, with_values
+from luthier.features.planning.kept_defaults import changed_defaults, defaults_format, with_values
 from luthier.features.planning.service import make_plan
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies.end import bring_up_own, confirm, finish, with_report
@@ -231,7 +231,7 @@ def _with_first_defaults(context: Context, study: Study, own: Plan) -> tuple[Stu
     except RecipeError as error:
         note = f"it began with other defaults than those of this version, which cannot be kept: {error.came}"
         return study.model_copy(update={"notes": tuple(dict.fromkeys((*study.notes, note)))}), own
-    note = f"it keeps defaults that it began with, and that this version has otherwise: {kept_format(kept)}"
+    note = f"it keeps defaults that it began with, and that this version has otherwise: {defaults_format(kept)}"
     spec = study.spec.model_copy(update={"recipe": recipe})
     return study.model_copy(update={"spec": spec, "notes": (*study.notes, note)}), own
 

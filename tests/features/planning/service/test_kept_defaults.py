@@ -10,7 +10,7 @@ from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.features.planning.kept_defaults import as_planned, changed_defaults, kept_format, with_values
+from luthier.features.planning.kept_defaults import as_planned, changed_defaults, defaults_format, with_values
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import recipe_from
 from luthier.ml.planning import defaults
@@ -59,7 +59,7 @@ def test_values_of_other_defaults_are_kept_and_those_of_the_recipe_stay(
         "training.learning_rate",
         "training.warmup_fraction",
     }
-    assert "weight_decay 0.05" in kept_format(kept)
+    assert "weight_decay 0.05" in defaults_format(kept)
     again = planned(context, with_values(recipe, kept))
     assert again.training == before.training != today.training
     assert again.training.schedule == "linear"

@@ -150,8 +150,8 @@ def encode_rendered(
         encoded: the ids of its texts, as far as they are known.
 
     Raises:
-        TemplateError: as for `tokenise_sides`.
-        DataError: as for `tokenise_sides`.
+        TemplateError: an answer cannot be encoded apart, or a completion that is preferred or rated has to be cut.
+        DataError: nothing would be learned, or both sides of a pair become the same tokens.
     """
     example = rendered.example
     if _is_single(example):

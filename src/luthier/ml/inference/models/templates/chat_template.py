@@ -280,18 +280,13 @@ class ChatTemplate:
         return [self._beginning, *encoding.ids], [(0, 0), *encoding.offsets]
 
     def ids(self, text: str) -> list[int]:
-        """The token ids of `encode`, without character ranges.
-
-        Other threads keep running while a long text is tokenised, unlike in `encode`.
-        """
+        """The token ids of `encode`, without character ranges; other threads keep running, unlike in `encode`."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """As `ids` of each text, on all cores (RAYON_NUM_THREADS, or TOKENIZERS_PARALLELISM=false for one)."""
         found = [one.ids for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-        if self._beginning is None:
-            return found
-        return [ids if ids[:1] == [self._beginning] else [self._beginning, *ids] for ids in found]
+        return [ids if self._beginning in (None, *ids[:1]) else [self._beginning, *ids] for ids in found]
 
     def least_tokens(self, text: str) -> int:
         """A lower bound on the tokens of the text, from its bytes; 0 if this tokenizer allows none."""
