@@ -110,6 +110,7 @@ NEVER_ONE: Final = (
         "{num} concerns",
         "all {num} tasks",
         "all {num} cores, though",
+        "one for each core ({num}): ",
         "full fine-tuning would fit",
         "rank {rank_asked}",
         "{num_learned_tokens}",

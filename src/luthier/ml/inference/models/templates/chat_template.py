@@ -82,11 +82,10 @@ def template_digest(template: str | dict[str, str] | None) -> str:
 class ChatTemplate:
     """The chat template of a model, with its tokenizer.
 
-    Made by `load`. Attributes: kind; sha256 of the template text (or of the name "plain"); tokenizer; end_of_turn,
-    the text of the token that ends an assistant's answer; end_of_text, that of the tokenizer's own end, which ends a
-    plain text; end_of_turn_ids, the token ids that end a generation: the template's own first, then the tokenizer's
-    and the generation config's; end_texts, the texts of these; options, the variables passed to the template in
-    addition to the conversation, such as `enable_thinking`.
+    Made by `load`. Attributes: kind; sha256 of the template text (or of the name "plain"); tokenizer; end_of_turn, the
+    text of the token that ends an assistant's answer; end_of_text, that of the tokenizer's own end, which ends a plain
+    text; end_of_turn_ids, the token ids that end a generation: the template's own first, then the tokenizer's and the
+    generation config's; end_texts, their texts; options, variables of the template such as `enable_thinking`.
     """
 
     def __init__(
@@ -285,8 +284,9 @@ class ChatTemplate:
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """As `ids` of each text, on all cores (RAYON_NUM_THREADS, or TOKENIZERS_PARALLELISM=false for one)."""
-        found = [one.ids for one in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-        return [ids if self._beginning in (None, *ids[:1]) else [self._beginning, *ids] for ids in found]
+        found: list[list[int]] = [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        first = self._beginning
+        return found if first is None else [ids if ids[:1] == [first] else [first, *ids] for ids in found]
 
     def least_tokens(self, text: str) -> int:
         """A lower bound on the tokens of the text, from its bytes; 0 if this tokenizer allows none."""
