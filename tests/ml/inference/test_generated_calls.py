@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from luthier.ml.inference.fake import FakeEngine
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.ids import sha256_document
@@ -21,6 +20,7 @@ from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.openai.messages import generation_of
 from luthier.ml.inference.transformers_engine import TransformersEngine
+from luthier.testing.fake_engine import FakeEngine
 from luthier.testing.tiny import CHAT_TEMPLATE
 
 CALLS: list[dict[str, Any]] = [
