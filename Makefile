@@ -24,8 +24,6 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 GPU_DEVICES ?= /dev/nvidiactl /dev/dxg
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 RESULTS := build/tests.xml
-# Forked from one that has collected all tests; elsewhere each process collects them.
-PROCESSES := $(if $(filter Linux,$(shell uname -s)),--forks 3,-n 2 --dist loadfile --no-loadscope-reorder)
 TESTS  ?= tests
 
 .DELETE_ON_ERROR:
@@ -38,7 +36,7 @@ quickstart: $(VENV)/installed $(VENV)/assets
 test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest -m "not drill" $(PROCESSES) --hypothesis-profile=same-examples --junitxml=$(RESULTS)
+	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=same-examples --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 coverage: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
