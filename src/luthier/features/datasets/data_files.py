@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.audit.base import ToxicityModel
     from luthier.ml.data.audit.table import AuditTable
     from luthier.ml.data.diff.compare import DatasetDiff
-    from luthier.ml.data.files.row_frames import RowWorkers
+    from luthier.ml.data.files.row_workers import RowWorkers
     from luthier.ml.data.split.split_file import FileSplit
 
 
@@ -108,7 +108,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     """
     from luthier.ml.data.audit.base import AuditRequest
     from luthier.ml.data.audit.run import load_checks, run_audit
-    from luthier.ml.data.files.row_frames import IN_PROCESS
+    from luthier.ml.data.files.row_workers import IN_PROCESS
 
     options = options or AuditOptions()
     load_checks(options.only)  # an unknown id is an error before a long file is read

@@ -11,7 +11,7 @@ from luthier.core.errors import RequestError
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.files.row_frames import RowWorkers
+    from luthier.ml.data.files.row_workers import RowWorkers
     from luthier.ml.data.files.spill import Spill
 
 
@@ -31,7 +31,7 @@ def row_workers(context: Context, on: str | None, *files: Path | None) -> Iterat
         StorageFullError: There is no room for the parts that workers get.
     """
     from luthier.ml.data.files.process_workers import num_process_workers, process_workers
-    from luthier.ml.data.files.row_frames import IN_PROCESS
+    from luthier.ml.data.files.row_workers import IN_PROCESS
 
     if on is None:
         # A file that is missing is an error of whatever opens it, with its own message.

@@ -12,7 +12,7 @@ from luthier.core.task_head import SEARCH_KINDS
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.files.row_frames import RowWorkers
+    from luthier.ml.data.files.row_workers import RowWorkers
     from luthier.ml.data.tokenise.loss_mask import Learning
 
 _SAMPLED_ROWS: Final = 100
@@ -37,7 +37,7 @@ def tokenising_workers(context: Context, examples: Sequence[Example]) -> Iterato
         StorageFullError: There is no room for the parts that workers get.
     """
     from luthier.ml.data.files.process_workers import num_process_workers, process_workers
-    from luthier.ml.data.files.row_frames import IN_PROCESS
+    from luthier.ml.data.files.row_workers import IN_PROCESS
     from luthier.ml.data.tokenise.tokenised_rows import num_characters_of
 
     # Rows at equal distances: those that are in files are parsed for each pass over all of them.

@@ -13,7 +13,7 @@ from tests.fixtures.pickled_workers import PickledWorkers
 from tests.ml.data.many_rows import write_many
 
 from luthier.ml.data.files import ray_workers
-from luthier.ml.data.files.row_frames import IN_PROCESS
+from luthier.ml.data.files.row_workers import IN_PROCESS
 
 Luthier = Any
 

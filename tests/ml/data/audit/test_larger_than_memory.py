@@ -21,7 +21,7 @@ from luthier.ml.data.audit import table as table_module
 from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import AuditTable, build_table
-from luthier.ml.data.files.row_frames import IN_PROCESS, RowWorkers
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.repair import screen
 from luthier.ml.data.repair.request import RepairRequest, choose_actions

@@ -16,7 +16,7 @@ from luthier.core.results.audit import Audit
 from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import build_table
-from luthier.ml.data.files.row_frames import IN_PROCESS
+from luthier.ml.data.files.row_workers import IN_PROCESS
 from luthier.ml.data.rows import row_batches
 from luthier.ml.data.rows.formats import load_file
 

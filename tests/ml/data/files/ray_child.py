@@ -25,7 +25,7 @@ from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import build_table
 from luthier.ml.data.files import ray_workers
 from luthier.ml.data.files.ray_workers import RayWorkers
-from luthier.ml.data.files.row_frames import IN_PROCESS, RowWorkers
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.repair.request import RepairRequest, choose_actions
 from luthier.ml.data.repair.run import repair_file

@@ -21,7 +21,7 @@ from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import build_table
 from luthier.ml.data.files import process_workers as of_processes
 from luthier.ml.data.files.process_workers import ProcessWorkers, num_process_workers, process_workers
-from luthier.ml.data.files.row_frames import IN_PROCESS, RowWorkers
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.repair.request import RepairRequest, choose_actions
 from luthier.ml.data.repair.run import repair_file

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.fixtures.pickled_workers import PickledWorkers
 
 from luthier.ml.data.files import row_frames
-from luthier.ml.data.files.row_frames import IN_PROCESS, RowFrames, map_texts, take_texts, text_parts, where_texts
+from luthier.ml.data.files.row_frames import RowFrames, map_texts, take_texts, text_parts, where_texts
+from luthier.ml.data.files.row_workers import IN_PROCESS
 from luthier.ml.data.files.spill import Spill
 
 SCHEMA = {"line": pl.UInt32, "text": pl.String, "prompt": pl.String}

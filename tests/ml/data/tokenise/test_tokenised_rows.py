@@ -12,7 +12,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import DataError, TemplateError
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.files.process_workers import ProcessWorkers, process_workers
-from luthier.ml.data.files.row_frames import RowWorkers
+from luthier.ml.data.files.row_workers import RowWorkers
 from luthier.ml.data.tokenise import tokenised_rows
 from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
 from luthier.ml.data.tokenise.tokenised_rows import in_this_process, tokenise_all

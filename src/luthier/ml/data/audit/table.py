@@ -23,7 +23,8 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.core.ids import canonical_json, sha256_file
 from luthier.core.ports import Progress, ProgressTask, SilentProgress
 from luthier.ml.data.files.bad_field import BadFieldError
-from luthier.ml.data.files.row_frames import IN_PROCESS, RowFrames, RowWorkers, map_with_items
+from luthier.ml.data.files.row_frames import RowFrames
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers, map_with_items
 from luthier.ml.data.files.source import Source, changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.provenance import label_of, row_id_of, source_of

@@ -108,7 +108,7 @@ class _Worker:
 
 
 class ProcessWorkers:
-    """Processes of this machine; a `row_frames.RowWorkers`. To be used by one thread.
+    """Processes of this machine; a `row_workers.RowWorkers`. To be used by one thread.
 
     Args:
         children: run `serve`.
@@ -133,7 +133,7 @@ class ProcessWorkers:
         return len(self._workers)
 
     def map(self, function: Callable[..., Result], items: Iterable[Any], *shared: Any) -> Iterator[Result]:
-        """See `row_frames.RowWorkers`.
+        """See `row_workers.RowWorkers`.
 
         Raises:
             LuthierError: the function raised it.

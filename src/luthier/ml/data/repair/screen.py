@@ -17,7 +17,7 @@ import polars as pl
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem, WorkError
-from luthier.ml.data.files.row_frames import RowWorkers
+from luthier.ml.data.files.row_workers import RowWorkers
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.personal_data.find import may_hold_personal_data, why_not
 from luthier.ml.data.personal_data.recognizers import Span

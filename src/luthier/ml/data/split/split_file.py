@@ -26,7 +26,8 @@ from luthier.core.ports import Progress, SilentProgress
 from luthier.ml.data.audit.table import AuditTable, build_table
 from luthier.ml.data.dedup.equal_values import Digests, column_digests, first_positions
 from luthier.ml.data.dedup.near_duplicates import near_duplicate_groups
-from luthier.ml.data.files.row_frames import IN_PROCESS, RowFrames, RowWorkers, TextColumn
+from luthier.ml.data.files.row_frames import RowFrames, TextColumn
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers
 from luthier.ml.data.files.source import changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder

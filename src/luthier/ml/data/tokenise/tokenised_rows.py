@@ -17,7 +17,7 @@ from luthier.core.errors import DataError, LuthierError, OverlongError, RowProbl
 from luthier.core.ports import Progress
 from luthier.core.task_head import SEARCH_KINDS
 from luthier.ml.data.files.bad_field import problem_of
-from luthier.ml.data.files.row_frames import IN_PROCESS, RowWorkers
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers
 from luthier.ml.data.files.sequences import SequenceWriter
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Rendered, encode_rendered, render_sides, tokenise_sides
