@@ -210,7 +210,8 @@ class World:
         """`fake`: no other engine is asked whether an adapter can share its base."""
         file = self.folder / name
         file.write_bytes(b"0" * self.sizes.get(name, 1))
-        if adapter is not None:
+        # A file that is written again is another adapter.
+        if adapter is not None and not (self.folder / adapter).exists():
             (self.folder / adapter).write_bytes(b"0" * 10)
         return Served(engine="fake", path=str(file), sha256="", adapter_path=adapter and str(self.folder / adapter))
 
