@@ -209,6 +209,8 @@ def test_the_kinds_of_jobs_that_go_on_where_they_were_can_pause(context: Context
         assert jobs.ask(context, job.job_id, "pause").status == "paused"
         assert jobs.resume(context, job.job_id).status == "queued"
     else:
-        with pytest.raises(ConflictError, match="expected: a job that trains, writes questions or carries out a workflow"):
+        with pytest.raises(
+            ConflictError, match="expected: a job that trains, writes questions or carries out a workflow"
+        ):
             jobs.ask(context, job.job_id, "pause")
     assert jobs.ask(context, job.job_id, "cancel").status == "cancelled"
