@@ -11,9 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
-
-from luthier.core.frozen_model import FrozenModel
+from luthier.core.frozen_model import FrozenModel, SparseModel
 
 if TYPE_CHECKING:
     from luthier.core.plan import DataPlan
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
-class Message(FrozenModel):
+class Message(SparseModel):
     """One turn.
 
     Attributes:
@@ -45,16 +43,7 @@ class Message(FrozenModel):
     weight: Literal[0, 1] | None = None
     reasoning: str | None = None
     learn_reasoning: bool | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the fields of reasoning where they are not used: digests of turns that have none stay as they are."""
-        document: dict[str, Any] = write(self)
-        for name in ("reasoning", "learn_reasoning"):
-            # `...` as default: a field that was excluded already is not there to be deleted.
-            if document.get(name, ...) is None:
-                del document[name]
-        return document
+    later_fields = ("reasoning", "learn_reasoning")
 
     @property
     def is_learned(self) -> bool:

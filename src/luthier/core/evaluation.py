@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation_plan import Bar, Prompting, ThinkingFigures
-from luthier.core.frozen_model import FrozenModel
+from luthier.core.frozen_model import FrozenModel, SparseModel
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
 NOT_DISTINGUISHABLE: Final = "not distinguishable"
@@ -34,7 +34,7 @@ class Metric(FrozenModel):
     higher_is_better: bool
 
 
-class Sample(FrozenModel):
+class Sample(SparseModel):
     """What one system made of one held-out row.
 
     Attributes:
@@ -60,14 +60,7 @@ class Sample(FrozenModel):
     reasoning: str | None = None
     num_thinking_tokens: int | None = 0
     tool_calls: tuple[dict[str, Any], ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without calls where there are none: documents of other samples stay as they are."""
-        document: dict[str, Any] = write(self)
-        if not document.get("tool_calls", ...):
-            del document["tool_calls"]
-        return document
+    later_fields = ("tool_calls",)
 
 
 class SystemResult(FrozenModel):

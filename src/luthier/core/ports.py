@@ -6,14 +6,14 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.errors import RequestError
 from luthier.core.events import Event
-from luthier.core.frozen_model import FrozenModel
+from luthier.core.frozen_model import FrozenModel, SparseModel
 from luthier.core.stream import Decoding, PoolingRequest, StreamEvent, TextRequest
 
 EventSink = Callable[[Event], None]
@@ -114,7 +114,7 @@ class Prompt(FrozenModel):
             )
 
 
-class Generation(FrozenModel):
+class Generation(SparseModel):
     """What an engine wrote: the answer without its thought, and without the end-of-turn token.
 
     Attributes:
@@ -138,14 +138,7 @@ class Generation(FrozenModel):
     ends_in_thought: bool = False
     token_ids: tuple[int, ...] | None = Field(default=None, exclude=True)
     tool_calls: tuple[dict[str, Any], ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without calls where there are none: what is stored of other answers stays as it is."""
-        document: dict[str, Any] = write(self)
-        if not document.get("tool_calls", ...):
-            del document["tool_calls"]
-        return document
+    later_fields = ("tool_calls",)
 
 
 class Score(FrozenModel):

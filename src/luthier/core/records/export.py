@@ -6,14 +6,14 @@ model.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.frozen_model import FrozenModel
+from luthier.core.frozen_model import FrozenModel, SparseModel
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
 from luthier.core.task_head import TaskHeadKind
@@ -26,7 +26,7 @@ ExportPrecision = Annotated[str, Field(pattern=NAME_PATTERN)]
 """How weights are stored: 32 and 16 bits by the name of the type, fewer by the name of the packing in that format."""
 
 
-class ExportSource(FrozenModel):
+class ExportSource(SparseModel):
     """The exported model, as trained.
 
     Attributes:
@@ -64,27 +64,13 @@ class ExportSource(FrozenModel):
     opted_turns: OptedTurns = AS_THEY_ARE
     context_tokens: int | None = None
     task_head: TaskHeadKind | None = None
+    # Manifests of older exports are hashed.
+    later_fields = ("template_options", "opted_turns", "context_tokens", "task_head")
 
     @property
     def folder(self) -> str:
         """Where the result of training is: the adapter, or the whole model."""
         return self.adapter_path or self.base_path
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without unset fields: documents of exports without them do not change."""
-        document: dict[str, Any] = write(self)
-        for name, unused in (
-            ("template_options", {}),
-            ("opted_turns", AS_THEY_ARE),
-            ("context_tokens", None),
-            ("task_head", None),
-        ):
-            if getattr(self, name) == unused:
-                # Manifests of older exports are hashed: a field that they never had must not appear when they are
-                # written again.
-                document.pop(name, None)
-        return document
 
 
 class ParityReport(FrozenModel):
@@ -164,7 +150,7 @@ class HeadParityReport(FrozenModel):
     reasons: tuple[str, ...] = ()
 
 
-class Export(FrozenModel):
+class Export(SparseModel):
     """What `luthier export` has made.
 
     Attributes:
@@ -195,20 +181,13 @@ class Export(FrozenModel):
     bundle_sha256: str | None = None
     gguf_parity: ParityReport | None = None
     head_parity: HeadParityReport | None = None
+    later_fields = ("head_parity",)
 
     @property
     def is_proved(self) -> bool:
         """Whether it was compared with its source, and is equal to it."""
         report = self.parity or self.head_parity
         return report is not None and report.passed
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what only models with a task head have, so that documents of all others stay as they are."""
-        document: dict[str, Any] = write(self)
-        if self.head_parity is None:
-            document.pop("head_parity", None)
-        return document
 
 
 class ServerExport(FrozenModel):

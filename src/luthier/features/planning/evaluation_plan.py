@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from luthier.ml.data.files.spill import Spill
 
 
-def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+def with_judging(
+    context: Context, plan: Plan, judged: Sequence[Example], train: Sequence[Example], num_shown: int
+) -> Plan:
     """The plan with all that is evaluated next to the tuned model, and what has to be reached.
 
     Args:
@@ -41,6 +43,7 @@ def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train:
         plan: With everything else.
         judged: The held-out rows; none where nothing is evaluated.
         train: The training rows that are good answers.
+        num_shown: Of these, how many can be examples in a prompt (`few_shot.num_usable`).
 
     Raises:
         RequestError: The request cannot be evaluated by these rows and metrics.
@@ -52,7 +55,7 @@ def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train:
         plan = _with_usual_metrics(plan, judged)
         _check_judged(plan, judged, train)
     plan = _with_labels(_with_bar(plan, judged, train), judged, train)
-    plan = _with_reflection(context, _with_prompts(plan, judged, train))
+    plan = _with_reflection(context, _with_prompts(plan, judged, train, num_shown))
     return _with_reference(context, plan, judged)
 
 
@@ -112,14 +115,13 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
     return plan.model_copy(update={"evaluation": evaluation})
 
 
-def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
+def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example], num_shown: int) -> Plan:
     """The plan with the ways to prompt the base model that are evaluated next to the tuned one.
 
     Raises:
         RequestError, RecipeError: the request cannot be evaluated by these rows and metrics.
     """
     from luthier.core.evaluation_plan import EvaluationRecipe
-    from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.planning.prompt_variants import with_prompt_variants
     from luthier.ml.prompting.instructions import derive_instruction
 
@@ -128,7 +130,7 @@ def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example
         plan.recipe.evaluation or EvaluationRecipe(),
         # A model that searches documents writes no answers: nothing to prompt its base for.
         are_texts_judged=bool(judged) and have_text_answers(judged) and not _searches(plan),
-        num_shown=num_usable(train, held_out=judged),
+        num_shown=num_shown,
         instruction=derive_instruction(train),
     )
 

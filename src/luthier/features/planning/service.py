@@ -240,6 +240,8 @@ def prepare(
     _refuse_unknown_tokens(splits, template, structure.vocabulary_size)
     data = with_provenance(context, data_plan(recipe, splits, template.fixed_day))
     judged = splits["held_out"].examples if "held_out" in splits else ()
+    shown = splits["train"].good_examples
+    num_shown = num_usable(shown, held_out=judged)
     plan = resolve.resolve(
         recipe,
         model=model,
@@ -250,7 +252,7 @@ def prepare(
         hardware=hardware_of(context),
         has_text_answers=have_text_answers(judged),
         are_pairs=bool(judged) and are_pairs(judged),
-        num_shots=num_usable(splits["train"].good_examples, held_out=judged),
+        num_shots=num_shown,
         answers=answer_lengths(judged, template) if judged and have_text_answers(judged) else None,
         task_head=None if found.task_head is None else found.task_head.head,
         task_head_notes=() if found.task_head is None else found.task_head.notes,
@@ -259,7 +261,7 @@ def prepare(
         ),
         num_processes=num_processes,
     )
-    plan = with_judging(context, plan, judged, splits["train"].good_examples)
+    plan = with_judging(context, plan, judged, shown, num_shown)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
