@@ -9,8 +9,8 @@ network. In the first environment (`core`, without extras) it times `luthier --v
 answer, with an empty home, and trains a tiny model with an evaluation. Versions are those of `constraints.txt`, torch
 is `--torch`.
 
-Prints one JSON document, and a table on stderr. Ends with 1 where an install, a start or the run fails. Seconds of a
-busy machine mean nothing.
+Prints one JSON document at its end, and on stderr a row of a table after each set. Ends with 1 where an install, a
+start or the run fails. Seconds of a busy machine mean nothing.
 """
 
 from __future__ import annotations
@@ -171,20 +171,16 @@ def smoke(python: Path, luthier: Path, folder: Path) -> dict[str, Any]:
     return {"seconds": seconds, "status": document["status"]}
 
 
-def table(wheel: Path, found: list[Installed]) -> str:
-    """The installs as a table of Markdown."""
-    lines = [
-        f"wheel: {wheel.stat().st_size / 2**20:.1f} MiB",
-        "",
-        "| extras | packages | downloads | installed | without torch | pip install |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for one in found:
-        sizes = (f"{size / 2**20:,.0f} MiB" for size in (
-            one.downloaded_bytes, one.installed_bytes, one.without_torch_bytes
-        ))  # fmt: skip
-        lines.append(f"| {one.extras} | {one.num_packages} | {' | '.join(sizes)} | {one.seconds:.0f} s |")
-    return "\n".join(lines)
+HEAD = (
+    "| extras | packages | downloads | installed | without torch | pip install |\n|---|---:|---:|---:|---:|---:|"
+)
+
+
+def row(one: Installed) -> str:
+    """An install as a row of the table."""
+    sizes = (one.downloaded_bytes, one.installed_bytes, one.without_torch_bytes)
+    shown = " | ".join(f"{size / 2**20:,.0f} MiB" for size in sizes)
+    return f"| {one.extras} | {one.num_packages} | {shown} | {one.seconds:.0f} s |"
 
 
 def main() -> None:
@@ -203,9 +199,11 @@ def main() -> None:
         wheel = (options.wheel or build(folder)).resolve()
         document["python"] = run([options.python, "--version"], folder).strip()
         document |= {"torch": options.torch, "wheel_bytes": wheel.stat().st_size}
+        print(f"wheel: {wheel.stat().st_size / 2**20:.1f} MiB\n\n{HEAD}", file=sys.stderr, flush=True)
         for extras in options.sets:
             place = folder / extras
             found.append(install(options, wheel, extras, place))
+            print(row(found[-1]), file=sys.stderr, flush=True)  # as it comes: a later set may fail, or take minutes
             if extras == options.sets[0]:
                 python, luthier = place / "bin" / "python", place / "bin" / "luthier"
                 document["luthier_version"] = command_start(luthier, folder)
@@ -213,7 +211,6 @@ def main() -> None:
                 document["smoke"] = smoke(python, luthier, folder)
             shutil.rmtree(place)
         document["installs"] = [asdict(one) for one in found]
-        print(table(wheel, found), file=sys.stderr)
     print(json.dumps(document, indent=2))
 
 
