@@ -30,6 +30,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "dropout 0.3": {"method": {"dropout": 0.3}},
     "weight_decay 0.1": {"training": {"weight_decay": 0.1}},
     "label_smoothing 0.1": {"objective": {"label_smoothing": 0.1}},
+    "dft": {"objective": {"loss_weighting": "dft"}},
     "neftune_alpha 5": {"training": {"neftune_alpha": 5}},
     "average ema": {"training": {"average": {"kind": "ema"}}},
     "average uniform": {"training": {"average": {"kind": "uniform"}}},
