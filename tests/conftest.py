@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.fixtures.postgresql_databases import PostgresqlDatabases
 
 # For all tests; what a folder's own conftest defines comes first.
-_FIXTURES = ("api", "forked_workers", "native", "pages", "real_vllm", "service", "store")
+_FIXTURES = ("api", "native", "pages", "real_vllm", "service", "store")
 pytest_plugins = tuple(f"tests.fixtures.{name}" for name in _FIXTURES)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -84,8 +84,6 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     between them.
     """
     config, here = session.config, Path(__file__).parent
-    if config.getoption("forks") and not config.option.collectonly:
-        _load_for_all(config)
     if settings.get_current_profile_name() == "same-examples":
         _draw_no_constants()
     if int(getattr(config, "workerinput", {}).get("workerid", "gw0")[2:]) % 2 and config.args == [here.name]:
@@ -99,17 +97,32 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         sys.dont_write_bytecode = writes_none
 
 
-def _load_for_all(config: pytest.Config) -> None:
-    """Have the libraries of forked programs loaded now, beside the collection, once for all processes of the run."""
-    from tests.fixtures import shared_answers
-    from tests.fixtures.forked_children import TEMPLATE, SessionForkServer
+_TEMPLATE = pytest.StashKey[str]()
 
-    folder = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
-    os.environ[shared_answers.FOLDER] = str(folder / "shared-answers")
-    server = SessionForkServer()
-    config.add_cleanup(server.close)
-    server.start()
-    os.environ[TEMPLATE] = server.address
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist: called where tests are shared out, before a process starts
+def pytest_configure_node(node: Any) -> None:
+    """All processes of the run fork their servers from one that has loaded the libraries of forked programs."""
+    from tests.fixtures import shared_answers
+    from tests.fixtures.forked_children import SessionForkServer
+
+    config = node.config
+    if _TEMPLATE not in config.stash:
+        folder = config._tmp_path_factory.getbasetemp()
+        os.environ[shared_answers.FOLDER] = str(folder / "shared-answers")
+        server = SessionForkServer()
+        config.add_cleanup(server.close)
+        server.start()
+        config.stash[_TEMPLATE] = server.address
+    node.workerinput["fork_template"] = config.stash[_TEMPLATE]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the process is one of several: what the one that has started it has loaded for all."""
+    from tests.fixtures.forked_children import TEMPLATE
+
+    if address := getattr(config, "workerinput", {}).get("fork_template"):
+        os.environ[TEMPLATE] = address
 
 
 def _draw_no_constants() -> None:
@@ -234,10 +247,8 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A folder that all test processes of a run share: the one above their own."""
-    from tests.fixtures.forked_workers import is_forked
-
     own = tmp_path_factory.getbasetemp()
-    return own.parent if is_forked(request.config) or hasattr(request.config, "workerinput") else own
+    return own.parent if hasattr(request.config, "workerinput") else own
 
 
 @pytest.fixture(scope="session")
