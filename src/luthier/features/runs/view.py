@@ -23,7 +23,7 @@ from luthier.core.events import (
 )
 from luthier.core.plan import Plan
 from luthier.core.registry import OBJECTIVES, REWARD_METRICS, TRACKERS
-from luthier.core.run import Bill, BudgetPlan, RunRecord
+from luthier.core.run import Bill, BudgetPlan, RunRecord, StopCause
 from luthier.core.tracking import is_address
 from luthier.features.planning.quotes import load_quote
 from luthier.features.runs.labels import asked_of
@@ -214,6 +214,10 @@ _LOGGED_KINDS: Final = (
     "run_ended",
 )
 DASH: Final = "\N{EN DASH}"
+_CUT_SHORT: Final[Mapping[StopCause, str]] = {
+    "early_stopping": "stopped early: the validation loss no longer improved",
+    "budget": "stopped by its budget",
+}
 
 
 def whole_page(context: Context, caller: Caller, judged: EvaluationCache, standing: Standing) -> dict[str, Any]:
@@ -307,7 +311,7 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
     bill, left = bill_of(context, record), left_seconds(standing, last_bill(context, standing.run_id))
     return {
         "step": f"step {figures.count(done)} of {figures.count(record.num_steps)}",
-        "left": f"about {figures.duration(left)} left" if left is not None else "",
+        "left": f"about {figures.duration(left)} left" if left is not None else _cut_short(standing),
         "loss": _loss(step.loss) if step else DASH,
         "loss_note": _loss_note(step),
         "validation": _loss(validation.loss) if isinstance(validation, ValidationDone) else DASH,
@@ -316,6 +320,13 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
         "spent": _hours(bill.hours) if bill else DASH,
         "money": usd(bill.usd.value) if bill and bill.usd else DASH,
     }
+
+
+def _cut_short(standing: Standing) -> str:
+    """Why a run that is over has not done all of its steps, where that was intended."""
+    if not standing.is_over or standing.record is None:
+        return ""
+    return _CUT_SHORT.get(standing.record.stop_cause, "")
 
 
 def _loss_note(step: StepDone | None) -> str:

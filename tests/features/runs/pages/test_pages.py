@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from html import unescape
 from typing import Any
@@ -15,7 +16,7 @@ from luthier.core.data_sources import SourceFile, SourcePlan
 from luthier.core.data_stream import Bounds, StreamCounts, StreamPlan
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.recipe import ObjectiveRecipe
-from luthier.core.run import Fit, Remedy
+from luthier.core.run import Fit, Remedy, StopCause
 from luthier.core.tracking import TrackerPlan
 from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.features.models.store import TunedModel
@@ -218,11 +219,33 @@ def test_a_judged_one_shows_its_verdict_and_its_report(home: Context, browser: B
     verdict = text[text.index('id="verdict-title"') :]
     assert verdict.index("<svg") < verdict.index('id="action"') < verdict.index("Cannot tell.")
     assert 'class="verdict-title"' in text
+    assert text.index('id="verdict-title"') < text.index('data-live="step"'), "the answer comes first"
     assert f"/runs/{run_id}/report" in text
     report = one.get(f"/runs/{run_id}/report")
     assert "script-src" not in report.headers["content-security-policy"]
     assert "default-src 'none'; style-src 'unsafe-inline'" in report.headers["content-security-policy"]
     assert str(home.home) not in report.text
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [("early_stopping", "stopped early"), ("budget", "stopped by its budget"), ("completed", "")],
+)
+def test_a_run_that_has_ended_before_its_last_step_says_why(
+    home: Context, browser: Browser, cause: StopCause, expected: str
+) -> None:
+    job = running(home, 30, 100)
+    ended = {"status": "succeeded", "stopped_because": "so it was", "stop_cause": cause}
+    home.runs.update(
+        RUN_ID, status="succeeded", stopped_because="so it was", result=make_result().model_copy(update=ended)
+    )
+    home.jobs.finish(job.job_id, job.attempt, "succeeded")
+    text = browser("read").get(f"/runs/{RUN_ID}").text
+    (left,) = re.findall('data-live="left">([^<]*)<', text)
+    assert left.startswith(expected)
+    assert bool(left) == bool(expected)
+    assert "step 30 of 100" in text
+    assert "data-progress" not in text, "nothing is in progress"
 
 
 def test_snapshots_can_be_asked_by_who_may(home: Context, browser: Browser) -> None:
