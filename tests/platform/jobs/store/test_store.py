@@ -117,7 +117,7 @@ def test_who_finds_nothing_takes_no_turn_to_write(
     submit(queue, 2)
     pass_time("job-2", not_before=2e9)
     assert asked("c", "train") == ("job-2", True), "no rest is so long: the clock was set back"
-    queue.crash("job-2", queue.get("job-2").attempt, "SIGKILL")
+    queue.give_back("job-2", queue.get("job-2").attempt, rest_seconds=60.0)
     assert asked("c", "train") == (None, False), "it rests"
 
 
