@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from luthier.core.system.process_setup import wait_briefly
-
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
     from sqlalchemy.engine import URL, Engine
@@ -42,8 +40,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As children of one thread have it, so that the fork server of the session can fork them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("RAYON_NUM_THREADS", "1")
-# As our programs do: where a test computes with two threads, each would wait for milliseconds for one without a core.
-wait_briefly()
 
 # A fork server of its own is dear for a worker that does one job: see `shared_fork_server`.
 os.environ.setdefault("LUTHIER_FORK_SERVER", "0")

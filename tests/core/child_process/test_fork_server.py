@@ -32,9 +32,7 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def server(told: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[ForkServer]:
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):  # which the test session sets for itself
-        monkeypatch.delenv(name, raising=False)
+def server(told: list[str]) -> Iterator[ForkServer]:
     with ForkServer(("json", "argparse"), tell=told.append, free_variables=FREE) as server:
         yield server
 
@@ -254,8 +252,9 @@ def test_free_variables_may_differ(told: list[str], errors: IO[bytes], monkeypat
 
 
 def test_a_variable_that_every_program_sets_for_itself_is_no_difference(
-    server: ForkServer, errors: IO[bytes]
+    server: ForkServer, errors: IO[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     seen = json.loads(said(forked(server, errors, "describe")))["environment"]
     assert "GOMP_SPINCOUNT" not in seen
 
