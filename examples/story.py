@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,8 +67,7 @@ def commands_of(page: str) -> list[str]:
 
 def run(page: Path) -> None:
     """Run all commands of a page, each shown before it begins."""
-    shell = Shell(ROOT, os.environ)
-    shell.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shell = Shell(ROOT, os.environ | {"PATH": _path()})
     for commands in commands_of(page.read_text(encoding="utf-8")):
         print("\n" + "\n".join(f"$ {line}" for line in commands.splitlines()), flush=True)
         shell.run(commands)
@@ -100,13 +100,20 @@ def load_ipython_extension(ipython: Any) -> None:
     """Give a notebook `%%console`, whose shell begins in the notebook's folder and environment."""
     # A kernel tells its children to colour and move the cursor, which a notebook's text cannot show.
     kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
-    shell = Shell(Path.cwd(), kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
+    shell = Shell(Path.cwd(), kept | {"PATH": _path()})
 
     def console(line: str, cell: str) -> None:  # noqa: ARG001 - as IPython calls it
         """Run the cell in bash."""
         shell.run(cell, lambda text: print(text, end="", flush=True))
 
     ipython.register_magic_function(console, "cell")
+
+
+def _path() -> str:
+    """PATH as it is, where `python` is this one already; else with this one's folder first."""
+    folder, path = Path(sys.executable).parent, os.environ["PATH"]
+    found = shutil.which("python", path=path)
+    return path if found is not None and Path(found).parent == folder else f"{folder}{os.pathsep}{path}"
 
 
 def _commands(block: str) -> list[str]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,6 +116,23 @@ def test_every_command_of_a_tutorial_runs(name: str, workplace: tuple[Path, dict
     }
     for words in nonempty(wanted[name]):
         assert words.lower() in told.lower(), words
+
+
+def test_a_notebook_has_the_commands_of_a_path_that_has_its_python_and_else_those_beside_its_python(
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, other = tmp_path / "own", Path(sys.executable).parent
+    for folder, name in ((own, "luthier"), (tmp_path / "older", "python")):
+        folder.mkdir()
+        (folder / name).write_text("#!/bin/sh\necho mine\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    registered: list[Any] = []
+    ipython = SimpleNamespace(register_magic_function=lambda function, kind: registered.append(function))
+    for path, luthier in ((own, own), (tmp_path / "older", other)):
+        monkeypatch.setenv("PATH", os.pathsep.join(map(str, (path, other, "/usr/bin", "/bin"))))
+        story.load_ipython_extension(ipython)
+        registered.pop()("", "command -v luthier python")
+        assert capsys.readouterr().out.split() == [str(luthier / "luthier"), str(other / "python")]
 
 
 def test_a_shell_remembers_folder_and_variables_and_tells_of_failures(story: Any, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def _prefer_float32(context: Context) -> None:
     assert hardware_of(context).precision == "float32"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def keys_and_server(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, fork_server: SessionForkServer
 ) -> Iterator[Any]:

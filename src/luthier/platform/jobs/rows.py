@@ -19,7 +19,7 @@ from luthier.core.system.clock_jump import JumpWatch
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.tables import jobs
 from luthier.platform.jobs.events import created, insert_event
-from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.records import Job, Lane
 
 
 class LeaseWatch:
@@ -78,6 +78,26 @@ _MOST_COMPARED: Final = 100
 # Polls ask these so often that putting them together costs more than carrying them out.
 _BY_ID: Final = select(jobs).where(jobs.c.job_id == bindparam("its_id"))
 _OF_PROJECT: Final = _BY_ID.where(jobs.c.project_id == bindparam("its_project"))
+_now: Final = bindparam("now")
+_CLAIMABLE: Final = (
+    select(jobs.c.number)
+    .where(
+        (
+            (jobs.c.status == "running")
+            & (
+                (jobs.c.worker == bindparam("its_worker"))
+                | (jobs.c.lease_until < _now)
+                | (jobs.c.lease_until > bindparam("latest_end"))
+            )
+        )
+        | (
+            (jobs.c.status == "queued")
+            & jobs.c.lane.in_(bindparam("lanes", expanding=True))
+            & ((jobs.c.not_before <= _now) | (jobs.c.not_before > bindparam("latest_rest")))
+        )
+    )
+    .limit(1)
+)
 
 
 class LeaseLostError(ConflictError):
@@ -108,6 +128,29 @@ def add_job(connection: Connection, now: float, job: Job) -> Job:
     connection.execute(insert(jobs).values(**values))
     insert_event(connection, now, job.job_id, created(job.kind, job.job_id), code="created")
     return job_by_id(connection, job.job_id)
+
+
+def may_be_claimed(
+    connection: Connection, worker: str, lanes: Sequence[Lane], now: float, latest_end: float, latest_rest: float
+) -> bool:
+    """Whether a claim may find a job: one that the worker could take, or a lease of any lane that has to be watched.
+
+    Args:
+        connection: A transaction that reads.
+        worker: Its name.
+        lanes: The lanes that it takes jobs from.
+        now: Seconds since 1970 by the database's clock.
+        latest_end: A lease that ends later cannot come from this clock.
+        latest_rest: Nor can a rest that ends later.
+    """
+    values = {
+        "its_worker": worker,
+        "lanes": list(lanes),
+        "now": now,
+        "latest_end": latest_end,
+        "latest_rest": latest_rest,
+    }
+    return connection.execute(_CLAIMABLE, values).first() is not None
 
 
 def held_row(connection: Connection, job_id: str, attempt: int) -> RowMapping:

@@ -40,6 +40,7 @@ from luthier.platform.jobs.rows import (
     job_of_run,
     job_of_workflow,
     locked_row,
+    may_be_claimed,
 )
 
 __all__ = ["LEASE_SECONDS", "MOST_CRASHES", "JobStore", "LeaseLostError"]
@@ -146,6 +147,8 @@ class JobStore:
         Raises:
             OutdatedError: A newer version has migrated the database: its jobs are for workers of that version.
         """
+        if not self._may_claim(worker, lanes):
+            return None
         is_checked = False
         with self._database.write() as connection:
             now = self._database.clock(connection)
@@ -380,25 +383,42 @@ class JobStore:
             insert_event(connection, now, job_id, resumed(row["kind"]))
             return job_by_id(connection, job_id)
 
+    def _may_claim(self, worker: str, lanes: tuple[Lane, ...]) -> bool:
+        """Whether there is anything to claim, seen by one read: workers without work look several times a second.
+
+        A claim that finds nothing would take six statements, and a turn to write.
+        """
+        with self._database.read() as connection:
+            now = self._database.clock(connection)
+            if may_be_claimed(connection, worker, lanes, now, *self._latest(now)):
+                return True
+        # The claim would have noticed a clock that was set, and that no lease ends too late.
+        self._leases.look(now, self.lease_seconds)
+        self._leases.unrenewed((), self.lease_seconds)
+        return False
+
+    def _latest(self, now: float) -> tuple[float, float]:
+        """The latest ends of a lease and of a rest: of later ones the clock was set back after they were written."""
+        return now + self.lease_seconds + SLACK_SECONDS, now + LONGEST_REST_SECONDS + SLACK_SECONDS
+
     def _next(self, connection: Connection, worker: str, now: float, lanes: tuple[Lane, ...]) -> RowMapping | None:
         running, queued = jobs.c.status == "running", jobs.c.status == "queued"
         is_ours, may_have_run_out = jobs.c.lane.in_(lanes), self._leases.may_have_run_out()
-        # An end beyond `now` plus a lease cannot come from this clock: it was set back after the lease was written.
+        latest_end, latest_rest = self._latest(now)
         # Of every lane: the workers of all lanes share this watch, which forgets the leases that it does not see.
         too_late = select(jobs.c.number, jobs.c.attempt, jobs.c.lease_until).where(
-            running, jobs.c.lease_until > now + self.lease_seconds + SLACK_SECONDS
+            running, jobs.c.lease_until > latest_end
         )
         lost = self._leases.unrenewed(
             [(row.number, row.attempt, row.lease_until) for row in connection.execute(too_late)], self.lease_seconds
         )
-        rests_too_long = jobs.c.not_before > now + LONGEST_REST_SECONDS + SLACK_SECONDS
         # In order of urgency: what this worker held itself, expired leases, leases with an impossible end, then the
         # queue.
         for condition in (
             running & (jobs.c.worker == worker),
             running & ((jobs.c.lease_until < now) if may_have_run_out else false()),
             running & jobs.c.number.in_(lost),
-            queued & ((jobs.c.not_before <= now) | rests_too_long),
+            queued & ((jobs.c.not_before <= now) | (jobs.c.not_before > latest_rest)),
         ):
             # skip_locked: on PostgreSQL two workers that ask at once get two jobs; SQLite has one writer anyway.
             query: Select[Any] = select(jobs).where(condition, is_ours).order_by(jobs.c.number).limit(1)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import text
 
@@ -83,6 +84,21 @@ class House:
     def steps(self, job_id: str) -> int:
         path = self.folder / f"{job_id}.count"
         return int(path.read_text()) if path.exists() else 0
+
+    def hang(self, process: subprocess.Popen[bytes]) -> None:
+        """Stop a worker outside of a transaction: within one it would keep all others from writing."""
+
+        def hangs() -> bool:
+            process.send_signal(signal.SIGSTOP)
+            self.wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+            try:
+                self.queue._database.check_write(within_seconds=1.0)
+            except UnreachableError:
+                process.send_signal(signal.SIGCONT)
+                return False
+            return True
+
+        self.wait_for(hangs)
 
     def wait_for(self, seen: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
@@ -237,7 +253,7 @@ def test_a_worker_stopped_past_its_lease_loses_the_job_and_knows_it(house: House
     with supervisor(house, "a", lease=4.0) as first:
         house.wait_for(lambda: house.steps(job_id) > 2)
         pid = int((house.folder / "jobs" / job_id / "attempt-0001" / "pid").read_text())
-        first.send_signal(signal.SIGSTOP)
+        house.hang(first)
         house.wait_for(lambda: not _is_running(pid))  # its guard ends the child before the lease does
         at = house.steps(job_id)
         assert at < 40

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Final
 
 import pytest
-from sqlalchemy import insert, text, update
+from sqlalchemy import Connection, insert, text, update
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
@@ -85,6 +86,39 @@ def test_a_worker_of_an_older_version_takes_no_job_of_a_migrated_database(queue:
     with database.write() as connection:
         connection.execute(put, {"version": SCHEMA_VERSION})
     assert claimed(queue).job_id == "job-1"
+
+
+def test_who_finds_nothing_takes_no_turn_to_write(
+    queue: JobStore, database: Database, monkeypatch: pytest.MonkeyPatch, pass_time: Age
+) -> None:
+    """Each lane of an idle worker asks several times a second, beside all that others write."""
+    begun: list[bool] = []
+    begin = Database._begin
+
+    def counted(self: Database, stack: ExitStack, *, is_write: bool) -> Connection:
+        begun.append(is_write)
+        return begin(self, stack, is_write=is_write)
+
+    def asked(worker: str, *lanes: Lane) -> tuple[str | None, bool]:
+        begun.clear()
+        found = queue.claim(worker, lanes)
+        assert begun
+        return None if found is None else found.job_id, any(begun)
+
+    monkeypatch.setattr(Database, "_begin", counted)
+    assert asked("a", "train") == (None, False)
+    submit(queue, 1)
+    assert asked("a", "validate") == (None, False)
+    assert asked("a", "train") == ("job-1", True)
+    assert asked("b", "train") == (None, False)
+    assert asked("a", "train") == ("job-1", True), "what it held when it died"
+    pass_time("job-1", lease_until=0.0)
+    assert asked("b", "train") == ("job-1", True)
+    submit(queue, 2)
+    pass_time("job-2", not_before=2e9)
+    assert asked("c", "train") == ("job-2", True), "no rest is so long: the clock was set back"
+    queue.give_back("job-2", queue.get("job-2").attempt, rest_seconds=60.0)
+    assert asked("c", "train") == (None, False), "it rests"
 
 
 def of_workflow(number: int, workflow_id: str, project_id: str = "default") -> Job:
