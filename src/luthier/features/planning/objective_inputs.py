@@ -78,12 +78,12 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
     if plan.objective.max_new_tokens is None:
         return
     most = room_tokens - plan.objective.max_new_tokens
-    rows = [row for split in splits for row in split.tokenised]
-    over = [row for row in rows if row.num_prompt_tokens > most]
+    # Ids alone: the rows may be in files, larger than memory.
+    over = [row.id for split in splits for row in split.tokenised if row.num_prompt_tokens > most]
     if over:
         verb = "prompt is" if len(over) == 1 else "prompts are"
         raise OverlongError(
-            f"{len(over):,} {verb} longer than {most:,} tokens, such as that of {over[0].id}",
+            f"{len(over):,} {verb} longer than {most:,} tokens, such as that of {over[0]}",
             expected=f"room for objective.max_new_tokens {plan.objective.max_new_tokens:,} behind every prompt",
             do="lower objective.max_new_tokens, or take these rows out",
         )

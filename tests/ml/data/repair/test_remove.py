@@ -162,3 +162,31 @@ def test_many_rows_of_one_prompt_without_a_majority_are_each_paired_once(monkeyp
     assert found[:2] == [(1, num // 2 + 1), (2, num // 2 + 1)]
     assert found[-1] == (num, 1)
     assert len(found) == num
+
+
+def test_rows_of_a_template_are_compared_with_the_first_that_stay_and_not_with_all(
+    jsonl: Write, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is near to the first row, which has another answer, and none to another one: all of them stay."""
+    words = [f"w{n}" for n in range(302)]
+    rows = [pair(" ".join(["first", *words]), "no")]
+    for number in range(12):
+        own = list(words)
+        for place in range(8):  # words of its own, so that it shares about 0.85 with the first and 0.73 with another
+            own[3 * (8 * number + place) + 1] = f"v{number}x{place}"
+        rows.append(pair(" ".join([f"row{number}", *own]), "yes"))
+    copied = rows[2]["prompt"] + " again"
+    rows.append(pair(copied, "yes"))  # near to the second of them
+    nums: list[int] = []
+    real = remove.jaccards
+
+    def counted(*pairs: Any) -> Any:
+        nums.append(len(pairs[1]))
+        return real(*pairs)
+
+    monkeypatch.setattr(remove, "jaccards", counted)
+    monkeypatch.setattr(remove, "_MAX_COMPARED", 4)
+    made = make(jsonl(*rows), only=["near_duplicate"])
+    assert made.fate == {**dict.fromkeys(range(1, 14), "kept"), 14: "removed"}
+    assert made.reasons[14][0].endswith("of rows.jsonl:3")
+    assert nums == [1, 2, 3, *[4] * 9]

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import ConflictError, DataError, RequestError
 from luthier.core.ids import sha256_bytes, sha256_file
+from luthier.ml.data.audit import earlier_rows
+from luthier.ml.data.audit.earlier_rows import EarlierRows
 from luthier.ml.data.repair import run
 
 Write = Callable[..., Path]
@@ -212,3 +214,30 @@ def test_rows_of_mixed_shapes_stay_and_are_told(jsonl: Write, make: Any) -> None
     made = make(jsonl(pair("a?", "x"), chat, chat))
     assert made.fate == {1: "kept", 2: "kept", 3: "removed"}
     assert [left["check"] for left in made.repaired.document["left"]] == ["schema"]
+
+
+def test_rows_taken_from_the_first_table_give_the_same_repair_as_rows_that_are_all_read_again(
+    jsonl: Write, make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    texts = ["It is CafÃ© time", "It is Café time", "Write to anna@acme-corp.com", "and on and on and on " * 20, ""]
+    rows: list[dict[str, Any] | str] = [pair(f"always there, {n}?", f"This is in order, {n}.") for n in range(30)]
+    rows += [pair("question?", text) for text in texts]
+    rows += ["{broken", json.dumps({"prompt": "p"}), json.dumps({"prompt": 1, "completion": "x"})]
+    file = jsonl(*rows)
+    file.write_bytes(file.read_bytes() + '{"prompt": "which?", "completion": "café"}\n'.encode("cp1252"))
+    num_taken: list[int] = []
+    real = EarlierRows.frames
+
+    def frames(self: EarlierRows, *rest: Any) -> Any:
+        num_taken.append(self.table.height - len(self.changed))
+        return real(self, *rest)
+
+    monkeypatch.setattr(EarlierRows, "frames", frames)
+    one = make(file, output=tmp_path / "one" / "clean.jsonl")
+    monkeypatch.setattr(earlier_rows, "_MOST_CHANGED", -1)
+    two = make(file, output=tmp_path / "two" / "clean.jsonl")
+    assert len(num_taken) == 1
+    assert num_taken[0] >= 30
+    assert {"kept", "changed", "removed"} == set(one.fate.values())
+    for name in ("output", "manifest", "summary"):
+        assert getattr(one.repaired, name).read_bytes() == getattr(two.repaired, name).read_bytes()

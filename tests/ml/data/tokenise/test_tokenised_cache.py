@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+import tracemalloc
+from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -17,7 +19,10 @@ from tests.vacuous import nonempty
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import OverlongError
+from luthier.ml.data.files import sequences
+from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise import tokenised_cache
+from luthier.ml.data.tokenise.token_store import StoredRows, row_writer
 from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache, key_of
 from luthier.ml.data.tokenise.tokenised_rows import Tokenised, tokenise_all
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -253,9 +258,15 @@ def test_the_entries_read_longest_ago_make_room(ask: Ask, tmp_path: Path) -> Non
     assert sum(entry.stat().st_size for entry in left) <= limit
 
 
-def test_what_is_larger_than_the_whole_cache_is_not_kept(ask: Ask, tmp_path: Path) -> None:
-    assert ask(max_bytes=100) == ask(max_bytes=0)
+def test_what_is_larger_than_the_whole_cache_is_not_kept_and_that_is_shown(
+    ask: Ask, tmp_path: Path, shown: Shown
+) -> None:
+    made = ask(max_bytes=100)
+    assert made == ask(max_bytes=0)
     assert not (tmp_path / "cache").exists()
+    size = 5 * sum(row.num_tokens for row in made.examples)
+    said = f"Tokens are not cached: they take {size:,} bytes, and the whole cache 100"
+    assert shown.titles == ["Tokenising", said, "Tokenising"]
 
 
 def test_a_folder_that_cannot_be_written_is_told_of(ask: Ask, tmp_path: Path, shown: Shown) -> None:
@@ -270,3 +281,55 @@ def test_rows_that_are_refused_leave_nothing(ask: Ask, tmp_path: Path) -> None:
         with pytest.raises(OverlongError):
             ask(overlong="error", max_length_tokens=20)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("overlong", ["truncate", "drop"])
+def test_rows_in_files_are_kept_and_read_as_those_in_memory(
+    overlong: str, ask: Ask, chat: ChatTemplate, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tokenise_all(ROWS, chat, max_length_tokens=10_000, overlong="error", progress=shown)
+    most = sorted(row.num_tokens for row in whole.examples)[5]
+    how: dict[str, Any] = {"overlong": overlong, "max_length_tokens": most}
+    shown.titles.clear()
+    monkeypatch.setattr(tokenised_cache, "_ROWS_AT_A_TIME", 4)
+    place = tmp_path / "scratch"
+    first = ask(spill=Spill(0, place), **how)
+    assert first.dropped_ids or first.truncated_ids
+    assert isinstance(first.examples, StoredRows)
+    (entry,) = entries(tmp_path)
+    monkeypatch.setattr(tokenised_cache, "tokenise_all", refuse)
+    again = ask(spill=Spill(0, place), **how)
+    assert isinstance(again.examples, StoredRows)
+    in_memory = ask(**how)
+    assert entries(tmp_path) == [entry]
+    assert shown.titles == ["Tokenising", "Tokens from the cache", "Tokens from the cache"]
+    for found in (first, again):
+        assert tuple(found.examples) == in_memory.examples
+        assert (tuple(found.kept), tuple(found.row_counts)) == (in_memory.kept, in_memory.row_counts)
+        assert (found.dropped_ids, found.truncated_ids) == (in_memory.dropped_ids, in_memory.truncated_ids)
+    monkeypatch.undo()
+    assert ask(max_bytes=0, **how) == in_memory
+
+
+def test_an_entry_is_never_in_memory_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenised_cache, "_ROWS_AT_A_TIME", 20)
+    monkeypatch.setattr(sequences, "_BLOCK_RECORDS", 20)
+    num, length = 2_000, 1_000
+    writer = row_writer(Spill(0, tmp_path))
+    for number in range(num):
+        writer.append(TokenisedExample(f"r:{number}", array("i", [number]) * length, b"\0" + b"\1" * (length - 1)))
+    made = Tokenised(writer.sequence(), (), (), array("q", range(0, num, 2)), row_counts=array("i", [2]) * (num // 2))
+    cache, place = TokenisedCache(tmp_path / "cache"), tmp_path / "cache" / "entry"
+    tracemalloc.start()
+    try:
+        cache._keep(place, made)
+        found, trouble = tokenised_cache._read(place, Spill(0, tmp_path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert trouble is None
+    assert found is not None
+    assert list(found.examples) == list(made.examples)
+    assert (found.kept, found.row_counts) == (made.kept, made.row_counts)
+    assert place.stat().st_size > 5 * num * length
+    assert peak < place.stat().st_size / 3

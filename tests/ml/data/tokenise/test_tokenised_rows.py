@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from luthier.core.ports import SilentProgress
 from luthier.ml.data.files.process_workers import ProcessWorkers, process_workers
 from luthier.ml.data.files.row_workers import RowWorkers
 from luthier.ml.data.tokenise import tokenised_rows
-from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
+from luthier.ml.data.tokenise.loss_mask import Learning, render_sides, tokenise_sides
 from luthier.ml.data.tokenise.tokenised_rows import in_this_process, tokenise_all
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
@@ -129,3 +130,28 @@ def test_batches_end_where_there_is_much_text(monkeypatch: pytest.MonkeyPatch, c
     )
 
     assert sizes == [3, 3, 2]
+
+
+def test_texts_of_conversations_of_many_turns_are_encoded_some_at_a_time(
+    chat: ChatTemplate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text before each answer is one of them: together they are many times as long as the rows."""
+    rows = [_chat(n, *(f"Turn {n} of {turn}, which says a little." for turn in range(20))) for n in range(8)]
+    texts = [list(dict.fromkeys(render_sides(row, chat, Learning()).texts(chat))) for row in rows]
+    of_rows = [sum(map(len, some)) for some in texts]
+    assert min(of_rows) > 5 * tokenised_rows.num_characters_of(rows[0])
+    how: dict[str, Any] = {"max_length_tokens": 5_000, "overlong": "error", "progress": SilentProgress()}
+    expected = tokenise_all(rows, chat, **how)
+    num_characters: list[int] = []
+    real = ChatTemplate.encode_all
+
+    def counted(self: ChatTemplate, some: Sequence[str]) -> list[list[int]]:
+        num_characters.append(sum(map(len, some)))
+        return real(self, some)
+
+    limit = 2 * max(of_rows)
+    monkeypatch.setattr(ChatTemplate, "encode_all", counted)
+    monkeypatch.setattr(tokenised_rows, "_ENCODED_CHARACTERS", limit)
+    assert tokenise_all(rows, chat, **how) == expected
+    assert sum(num_characters) >= sum(of_rows)
+    assert max(num_characters) < limit + max(of_rows)

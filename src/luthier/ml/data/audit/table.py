@@ -22,6 +22,7 @@ from luthier.core.dataset import Example, Row, Shape
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.ids import canonical_json, sha256_file
 from luthier.core.ports import Progress, ProgressTask, SilentProgress
+from luthier.ml.data.audit.earlier_rows import EarlierRows, Frames
 from luthier.ml.data.files.bad_field import BadFieldError
 from luthier.ml.data.files.row_frames import RowFrames
 from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers, map_with_items
@@ -88,6 +89,7 @@ class AuditTable:
         num_rows: every record, also those that could not be read and so are not in the table.
         problems: of records that cannot be read, and of rows in the table that cannot be mapped to their shape.
         mapping: field of the shape -> column, as asked for and as found.
+        group_by: the field that gives the column `source`; None for those that name a document.
         unused: every column that goes into no field.
         shown_name: the name under which it was uploaded; None for a file of this machine.
     """
@@ -103,6 +105,7 @@ class AuditTable:
     problems: tuple[RowProblem, ...]
     rows: RowFrames = field(repr=False)
     mapping: Mapping[str, str] = field(default_factory=dict)
+    group_by: str | None = None
     unused: tuple[str, ...] = ()
     shown_name: str | None = None
 
@@ -151,6 +154,7 @@ def build_table(
     progress: Progress | None = None,
     spill: Spill | None = None,
     workers: RowWorkers = IN_PROCESS,
+    earlier: EarlierRows | None = None,
 ) -> AuditTable:
     """Read a data file of any format into an AuditTable.
 
@@ -163,6 +167,7 @@ def build_table(
         progress: shows both passes.
         spill: the budget of memory, and where rows beyond it go; None for one of its own.
         workers: who maps the rows, and who looks at them in the checks.
+        earlier: rows that are not mapped again, where the file is mapped as they were.
 
     Raises:
         NotFoundError: there is no such file.
@@ -184,8 +189,12 @@ def build_table(
     found, reason, problem = _shape(detector, mapping, group_by)
     form = RowForm(found.shape, found.mapping, found.group) if found else RowForm(None, mapping, group_by)
     rows = RowFrames(SCHEMA, spill, workers)
+    if earlier is not None and earlier.fit(form, num_rows, has_tokens=count_tokens is not None):
+        frames = earlier.frames(source, lambda rows: _batches(rows, form, count_tokens))
+    else:
+        frames = _frames(source, form, count_tokens, workers)
     with progress.task("read rows", num_rows, "row") as task:
-        num_read, problems = _fill(rows, _frames(source, form, count_tokens, workers), num_rows, task)
+        num_read, problems = _fill(rows, frames, num_rows, task)
     # The digest is computed again only where the file has another state: it may have been touched, or copied back.
     if num_read != num_rows or (_state_of(path) != before and sha256_file(path) != sha256):
         raise changed_while_read(source.name)
@@ -201,6 +210,7 @@ def build_table(
         problems=tuple(problems),
         rows=rows,
         mapping=form.mapping,
+        group_by=form.group_by,
         unused=found.unused if found is not None else (),
         shown_name=shown_name,
     )
@@ -281,10 +291,7 @@ class RowForm:
     group_by: str | None
 
 
-_Frames = tuple[pl.DataFrame, list[RowProblem], int]
-
-
-def _frames(source: Source, form: RowForm, count_tokens: CountTokens | None, workers: RowWorkers) -> Iterator[_Frames]:
+def _frames(source: Source, form: RowForm, count_tokens: CountTokens | None, workers: RowWorkers) -> Iterator[Frames]:
     """Frames of the rows in order, what is wrong with their records, and how many records that are."""
     if workers.are_remote:
         for found in workers.map(_frames_of, row_batches(source), form, count_tokens):
@@ -293,9 +300,7 @@ def _frames(source: Source, form: RowForm, count_tokens: CountTokens | None, wor
     yield from _batches(read_rows(source), form, count_tokens)
 
 
-def _fill(
-    rows: RowFrames, frames: Iterator[_Frames], num_rows: int, task: ProgressTask
-) -> tuple[int, list[RowProblem]]:
+def _fill(rows: RowFrames, frames: Iterator[Frames], num_rows: int, task: ProgressTask) -> tuple[int, list[RowProblem]]:
     """Add all frames to the table; how many records that are, and what is wrong with them."""
     num_read, problems = 0, list[RowProblem]()
     for frame, wrong, num_records in frames:
@@ -306,11 +311,11 @@ def _fill(
     return num_read, problems
 
 
-def _frames_of(batch: RowBatch, form: RowForm, count_tokens: CountTokens | None) -> list[_Frames]:
+def _frames_of(batch: RowBatch, form: RowForm, count_tokens: CountTokens | None) -> list[Frames]:
     return list(_batches(batch.rows(), form, count_tokens))
 
 
-def _batches(rows: Iterable[Row | RowProblem], form: RowForm, count_tokens: CountTokens | None) -> Iterator[_Frames]:
+def _batches(rows: Iterable[Row | RowProblem], form: RowForm, count_tokens: CountTokens | None) -> Iterator[Frames]:
     """As `_frames`: at most 20,000 rows or 64 million characters at a time."""
     lines: list[tuple[Any, ...]] = []
     tools: list[str] = []

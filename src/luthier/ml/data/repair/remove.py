@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from luthier.core.errors import RequestError
 from luthier.core.results.audit import Finding
@@ -17,13 +18,14 @@ from luthier.ml.data.audit.run import load_checks
 from luthier.ml.data.audit.table import AuditTable, with_rows
 from luthier.ml.data.dedup.equal_values import column_digests, first_positions, matches
 from luthier.ml.data.dedup.near_duplicates import near_clusters
-from luthier.ml.data.dedup.shingles import jaccard
+from luthier.ml.data.dedup.shingles import jaccard, jaccards, shingles_of
 from luthier.ml.data.files.row_frames import TextColumn
 from luthier.ml.data.repair.request import Action, Note, Notes, RepairRequest, add_note, lines_of
 from luthier.ml.data.text.normalise import normalised
 from luthier.ml.data.text.words import I64
 
 _NEAR_AT_ONCE = 5_000
+_MAX_COMPARED = 100
 _CONTAMINATION = {
     "exact": "says the same as a row of the held-out file",
     "near": "says nearly the same as a row of the held-out file",
@@ -139,6 +141,7 @@ def _near(audit: AuditRequest) -> Iterator[_Twin]:
     made = near_clusters(texts, threshold=THRESHOLD, progress=audit.progress)
     # By kept row and own answer and tools the rows that stay, since one of these is not that of the kept row.
     stays: dict[tuple[int, str], list[int]] = defaultdict(list)
+    lines = table.lines
     dropped = np.flatnonzero(made.kept != np.arange(len(made.kept)))
     for start in range(0, len(dropped), _NEAR_AT_ONCE):  # some at a time: rows may be on disk
         places = dropped[start : start + _NEAR_AT_ONCE]
@@ -153,11 +156,11 @@ def _near(audit: AuditRequest) -> Iterator[_Twin]:
             else:
                 # A line feed, which no normalised text has.
                 others.append((at, line, f"{normalised(answer or '')}\n{tools}"))
-        yield from _near_among_others(table, texts, others, made.kept, stays)
+        yield from _near_among_others(lines, texts, others, made.kept, stays)
 
 
 def _near_among_others(
-    table: AuditTable,
+    lines: npt.NDArray[np.uint32],
     texts: TextColumn,
     others: Sequence[tuple[int, int, str]],
     kept: I64,
@@ -166,23 +169,30 @@ def _near_among_others(
     """Of rows that differ from the kept row they are near to in answer or tools, those with a like that does not.
 
     Args:
-        table: the file.
+        lines: of all rows of the table.
         texts: the texts to compare rows by.
         others: position and line of the rows, and their answers (normalised) with their tools.
         kept: the kept row of each row of the table.
-        stays: by kept row and answer the rows that stay; those that stay of `others` are added.
+        stays: by kept row and answer the first 100 rows that stay; those that stay of `others` are added.
     """
+    if not others:
+        return
     known = {other for at, _, answer in others for other in stays.get((int(kept[at]), answer), ())}
-    wanted = sorted(known | {at for at, _, _ in others})
-    text_of = dict(zip(wanted, texts.take(wanted).to_list(), strict=True))
+    wanted = np.asarray(sorted(known | {at for at, _, _ in others}), dtype=np.int64)
+    # Each set once: a row may be compared with a hundred others.
+    shingles = shingles_of(texts.take(wanted), spill=texts.rows.spill)
     for at, line, answer in others:
         staying = stays[int(kept[at]), answer]
-        # Negative positions, so that max() takes the first row of equally similar ones.
-        alike = [(jaccard(text_of[at], text_of[other]), -other) for other in staying]
-        if alike and max(alike)[0] >= THRESHOLD:
-            best, other = max(alike)
-            yield line, int(table.rows.value(-other, "line")), _near_reason(best)
-        else:
+        if staying:
+            ones = np.searchsorted(wanted, [at] * len(staying))
+            similarities = jaccards(shingles, ones, shingles, np.searchsorted(wanted, staying))
+            best = int(similarities.argmax())  # the first row of equally similar ones
+            if similarities[best] >= THRESHOLD:
+                yield line, int(lines[staying[best]]), _near_reason(float(similarities[best]))
+                continue
+        # Rows made from a template may all stay. As in `near_clusters`, each is compared with the first hundred alone,
+        # or the time would grow with the square of their number.
+        if len(staying) < _MAX_COMPARED:
             staying.append(at)
 
 

@@ -15,6 +15,7 @@ from luthier.core.errors import DataError, RequestError
 from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.json_limits import json_text, json_utf8
 from luthier.core.results.audit import Audit, Finding
+from luthier.ml.data.audit.earlier_rows import EarlierRows
 from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import AuditTable, build_table
 from luthier.ml.data.files.source import changed_while_read, open_source
@@ -272,7 +273,7 @@ def _removed(request: RepairRequest, changed: Changed, audited: Audit) -> Notes:
     table = request.audit.table
     found: Sequence[Finding] | None = audited.findings
     if changed.changed:
-        table = replace(_table(request, changed.path), file=table.file)
+        table = replace(_table(request, changed.path, _unchanged(request, changed)), file=table.file)
         # The audit's findings are of the original rows: changed rows must be checked again.
         found = None
     for line, notes in removals(request, table, removed, found).items():
@@ -281,7 +282,14 @@ def _removed(request: RepairRequest, changed: Changed, audited: Audit) -> Notes:
     return removed
 
 
-def _table(request: RepairRequest, path: Path) -> AuditTable:
+def _unchanged(request: RepairRequest, changed: Changed) -> EarlierRows | None:
+    """The rows that are as they were; None where the file is no JSONL, as the working file is."""
+    if open_source(request.file).format != "jsonl":
+        return None
+    return EarlierRows(request.audit.table, changed.changed)
+
+
+def _table(request: RepairRequest, path: Path, earlier: EarlierRows | None = None) -> AuditTable:
     return build_table(
         path,
         mapping=request.mapping,
@@ -289,4 +297,5 @@ def _table(request: RepairRequest, path: Path) -> AuditTable:
         progress=request.audit.progress,
         spill=request.audit.table.rows.spill,
         workers=request.audit.table.rows.workers,
+        earlier=earlier,
     )

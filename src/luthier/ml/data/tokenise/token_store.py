@@ -108,7 +108,7 @@ class TokenStore:
         self._ids.append(np.frombuffer(b"".join(row.input_ids.tobytes() for row in records), dtype=np.int32))
         self._masks.append(np.frombuffer(b"".join(row.loss_mask for row in records), dtype=np.uint8))
         self._shareable.append(np.asarray([shareable_tokens(row) for row in records], dtype=np.int64))
-        self._others.extend([_other_fields(row) for row in records])
+        self._others.extend([other_fields(row) for row in records])
 
     def sequence(self) -> StoredRows:
         """All of them."""
@@ -121,8 +121,8 @@ class TokenStore:
         )
 
 
-def _other_fields(row: TokenisedExample) -> list[Any]:
-    # In the order of the fields of TokenisedExample, without its tokens and mask.
+def other_fields(row: TokenisedExample) -> list[Any]:
+    """What a row has beside its tokens and mask, in the order of the fields of `TokenisedExample`, for JSON."""
     return [
         row.id,
         row.num_truncated_tokens,
@@ -147,19 +147,23 @@ def _decoded(data: bytes) -> list[Any]:
 
 def units_as_json(units: Sequence[Unit]) -> bytes:
     """Units as a JSON document, to be handed to another process."""
-    found = [[[row.input_ids.tolist(), row.loss_mask.hex(), _other_fields(row)] for row in unit] for unit in units]
+    found = [[[row.input_ids.tolist(), row.loss_mask.hex(), other_fields(row)] for row in unit] for unit in units]
     return json.dumps(found).encode()
 
 
 def units_from_json(data: bytes) -> list[Unit]:
     """The units of `units_as_json`."""
-    return [tuple(_row(ids, mask, others) for ids, mask, others in unit) for unit in json.loads(data)]
+    return [
+        tuple(row_of(array("i", ids), bytes.fromhex(mask), others) for ids, mask, others in unit)
+        for unit in json.loads(data)
+    ]
 
 
-def _row(ids: list[int], mask: str, others: list[Any]) -> TokenisedExample:
+def row_of(ids: array[int], mask: bytes, others: list[Any]) -> TokenisedExample:
+    """A row from its tokens, its mask and its `other_fields`, also where these come from JSON."""
     row_id, *rest, differs, target = others
     rest += [tuple(differs), tuple(target)]  # JSON has lists alone
-    return TokenisedExample(row_id, array("i", ids), bytes.fromhex(mask), *rest)
+    return TokenisedExample(row_id, ids, mask, *rest)
 
 
 class Units(LazySequence[Unit]):

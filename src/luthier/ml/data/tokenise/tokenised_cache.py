@@ -4,12 +4,16 @@ An entry is named by a digest of all that its tokens depend on: the examples the
 what is done with long rows, and the versions of what computes them. Whatever changes, the name changes with it; nothing
 is ever looked up by a file's name or date. An entry is one file:
 
-    luthier-tokenised 6                           a line
-    {"ids": [...], "num_tokens": [...], ...}      a line
-    token ids, int32, of all examples
-    loss masks, a byte a token, of all examples
+    luthier-tokenised 7                           a line
+    {"num_rows": ..., "dropped_ids": [...], ...}  a line
+    which examples are left, int64, and how many rows each has, int32
+    of each thousand rows:
+        [["rows.jsonl:1", num_tokens, ...], ...]  a line
+        token ids, int32
+        loss masks, a byte a token
     SHA-256 of everything above, 32 bytes
 
+It is written and read a thousand rows at a time, so that rows that are larger than memory are kept as well.
 It is written beside its place and moved there whole, so a kill leaves no half entry and two writers write the same one.
 The digest is checked at each reading: a damaged entry is reported, and made again.
 """
@@ -18,20 +22,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 import uuid
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from pydantic_core import to_json
 
-from luthier.core.dataset import Example, Overlong, TokenisedExample
+from luthier.core.dataset import Example, Overlong
 from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.ports import Progress
 from luthier.core.system.files import replace_file
@@ -40,13 +44,14 @@ from luthier.ml.data.files.bounded_folder import Entry, mark_used, remove_oldest
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning
 from luthier.ml.data.tokenise.template import Template
-from luthier.ml.data.tokenise.token_store import row_writer
+from luthier.ml.data.tokenise.token_store import lengths_of, other_fields, row_of, row_writer
 from luthier.ml.data.tokenise.tokenised_rows import StartWorkers, Tokenised, in_this_process, tokenise_all
 
 DEFAULT_MAX_BYTES: Final = 1 << 30
-_MAGIC: Final = b"luthier-tokenised 6\n"
+_MAGIC: Final = b"luthier-tokenised 7\n"
 _DIGEST_BYTES: Final = 32
 _ROWS_AT_A_TIME: Final = 1000
+_PIECE_BYTES: Final = 1 << 20
 _PARTIAL_SECONDS: Final = 3600.0  # what a killed writer left; a living one is never this slow
 _VERSIONS: Final = ("luthier", "tokenizers", "transformers", "jinja2")
 
@@ -86,8 +91,7 @@ class TokenisedCache:
             overlong: what is done with longer rows.
             learning: which tokens are learned.
             progress: shows the tokenising or the read from the cache.
-            spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory. Rows in files
-                are not kept in the cache.
+            spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory.
             start_workers: who tokenises what is not in the cache.
 
         Raises:
@@ -111,23 +115,21 @@ class TokenisedCache:
             with progress.task(f"Rows are tokenised again: {trouble}", total=None, unit="rows"):
                 pass
         made = tokenise_all(examples, template, **how)
-        if not isinstance(made.examples, tuple):
-            # An entry is made and read in memory as a whole.
-            with progress.task("Tokens are in files, larger than memory, and not kept", total=None, unit="rows"):
-                pass
-            return made
         try:
-            self._keep(place, made)
+            trouble = self._keep(place, made)
         except OSError as error:
-            with progress.task(f"Tokens are not cached: {error.strerror or error}", total=None, unit="rows"):
+            trouble = str(error.strerror or error)
+        if trouble is not None:
+            with progress.task(f"Tokens are not cached: {trouble}", total=None, unit="rows"):
                 pass
         return made
 
-    def _keep(self, place: Path, made: Tokenised) -> None:
+    def _keep(self, place: Path, made: Tokenised) -> str | None:
+        """Write an entry; why there is none where the rows are larger than the whole cache."""
         # 4 bytes for the id and 1 for the mask of each token.
-        size = sum(5 * example.num_tokens for example in made.examples)
+        size = 5 * int(lengths_of(made.examples).sum())
         if size > self.max_bytes:
-            return
+            return f"they take {size:,} bytes, and the whole cache {self.max_bytes:,}"
         self.folder.mkdir(parents=True, exist_ok=True)
         # Unique to this writer: two processes may tokenise the same rows at once.
         partial = self.folder / f".{place.name}.{uuid.uuid4().hex}.partial"
@@ -143,6 +145,7 @@ class TokenisedCache:
         finally:
             partial.unlink(missing_ok=True)
         self._make_room(place)
+        return None
 
     def _make_room(self, newest: Path) -> None:
         """Remove the entries that were read longest ago, and what killed writers left."""
@@ -186,63 +189,69 @@ def key_of(examples: Sequence[Example], template: Template, settings: dict[str, 
 
 def _pieces(made: Tokenised) -> Iterator[bytes]:
     header = {
-        "ids": [example.id for example in made.examples],
-        "num_tokens": [example.num_tokens for example in made.examples],
-        "num_truncated_tokens": [example.num_truncated_tokens for example in made.examples],
-        "is_wanted": [example.is_wanted for example in made.examples],
-        "is_replayed": [example.is_replayed for example in made.examples],
+        "num_rows": len(made.examples),
+        "num_kept": len(made.kept),
+        "num_counts": len(made.row_counts),
         "dropped_ids": made.dropped_ids,
         "truncated_ids": made.truncated_ids,
-        "kept": made.kept,
         "rows_per_example": made.rows_per_example,
-        "row_counts": made.row_counts,
-        "has_thought": [example.has_thought for example in made.examples],
-        "skips_thought": [example.skips_thought for example in made.examples],
-        "is_joined": [example.is_joined for example in made.examples],
-        "differs": [example.differs for example in made.examples],
-        "target": [example.target for example in made.examples],
     }
     yield _MAGIC
     yield json.dumps(header).encode() + b"\n"
-    for example in made.examples:
-        yield example.input_ids.tobytes()
-    for example in made.examples:
-        yield example.loss_mask
+    yield np.asarray(made.kept, dtype=np.int64).tobytes()
+    yield np.asarray(made.row_counts, dtype=np.int32).tobytes()
+    for start in range(0, len(made.examples), _ROWS_AT_A_TIME):
+        rows = made.examples[start : start + _ROWS_AT_A_TIME]
+        yield json.dumps([[row.num_tokens, *other_fields(row)] for row in rows]).encode() + b"\n"
+        yield b"".join(row.input_ids.tobytes() for row in rows)
+        yield b"".join(row.loss_mask for row in rows)
 
 
 def _read(place: Path, spill: Spill | None) -> tuple[Tokenised | None, str | None]:
     """An entry, or None with a word about it where it is there and cannot be used."""
     try:
-        data = place.read_bytes()
+        with place.open("rb") as file:
+            if not _is_whole(file):
+                return None, f"entry {place.name[:12]} of the cache is damaged"
+            # The modification time is the time of the last read, by which _make_room removes entries. Where the entry
+            # is another user's, or has just been removed, it is read all the same.
+            mark_used(place)
+            return _tokenised_in(file, spill), None
     except FileNotFoundError:
         return None, None
     except OSError as error:
         return None, f"an entry of the cache cannot be read ({error.strerror or error})"
-    # The modification time is the time of the last read, by which _make_room removes entries. Where the entry is
-    # another user's, or has just been removed, it is read all the same.
-    mark_used(place)
-    # A view: entries reach a gigabyte, and slices of bytes would copy.
-    body = memoryview(data)[:-_DIGEST_BYTES]
-    if len(data) < _DIGEST_BYTES or hashlib.sha256(body).digest() != data[-_DIGEST_BYTES:]:
-        return None, f"entry {place.name[:12]} of the cache is damaged"
-    end = data.index(b"\n", len(_MAGIC))
-    header = json.loads(data[len(_MAGIC) : end])
-    lengths = header["num_tokens"]
-    # Token offsets of the rows, [n + 1]; int32 ids lie at 4 bytes a token, masks at 1 behind all ids.
-    borders = [0, *np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()]
-    masks = end + 1 + 4 * borders[-1]
+
+
+def _is_whole(file: IO[bytes]) -> bool:
+    """Whether a file ends with the digest of all that is before it."""
+    left = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
+    digest = hashlib.sha256()
+    # Piece by piece: entries reach a gigabyte.
+    while left > 0 and (piece := file.read(min(left, _PIECE_BYTES))):
+        digest.update(piece)
+        left -= len(piece)
+    return left == 0 and file.read() == digest.digest()
+
+
+def _tokenised_in(file: IO[bytes], spill: Spill | None) -> Tokenised:
+    """What an entry holds, which is known to be whole."""
+    file.seek(len(_MAGIC))
+    header = json.loads(file.readline())
+    kept, counts = array("q"), array("i")
+    kept.frombytes(file.read(kept.itemsize * header["num_kept"]))
+    counts.frombytes(file.read(counts.itemsize * header["num_counts"]))
     examples = row_writer(spill)
-    names = ("num_truncated_tokens", "is_wanted", "is_replayed", "has_thought", "skips_thought", "is_joined")
-    others = zip(*(header[name] for name in names), strict=True)
-    rows = zip(header["ids"], pairwise(borders), others, header["differs"], header["target"], strict=True)
-    for row_id, (start, stop), rest, differs, target in rows:
-        ids = array("i")
-        ids.frombytes(body[end + 1 + 4 * start : end + 1 + 4 * stop])
-        mask = bytes(body[masks + start : masks + stop])
-        examples.append(
-            replace(TokenisedExample(row_id, ids, mask, *rest), differs=tuple(differs), target=tuple(target))
-        )
-    # JSON has lists alone; Tokenised is compared and hashed with tuples.
-    dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
-    counts = tuple(header["row_counts"])
-    return Tokenised(examples.sequence(), dropped, truncated, kept, header["rows_per_example"], counts), None
+    for _ in range(0, header["num_rows"], _ROWS_AT_A_TIME):
+        found = json.loads(file.readline())
+        all_ids = [array("i") for _ in found]
+        for ids, (num_tokens, *_) in zip(all_ids, found, strict=True):
+            ids.frombytes(file.read(ids.itemsize * num_tokens))
+        for ids, (num_tokens, *others) in zip(all_ids, found, strict=True):
+            examples.append(row_of(ids, file.read(num_tokens), others))
+    rows = examples.sequence()
+    # JSON has lists alone; Tokenised is compared and hashed with tuples, where all is in memory.
+    dropped, truncated = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids"))
+    if isinstance(rows, tuple):
+        return Tokenised(rows, dropped, truncated, tuple(kept), header["rows_per_example"], tuple(counts))
+    return Tokenised(rows, dropped, truncated, kept, header["rows_per_example"], counts)

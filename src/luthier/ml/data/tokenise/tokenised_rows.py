@@ -27,6 +27,7 @@ from luthier.ml.data.tokenise.token_store import Unit, row_writer
 StartWorkers = Callable[[], AbstractContextManager[RowWorkers]]
 _BATCH_ROWS: Final = 200
 _BATCH_CHARACTERS: Final = 4 << 20
+_ENCODED_CHARACTERS: Final = 2 << 20
 
 
 def in_this_process() -> AbstractContextManager[RowWorkers]:
@@ -146,27 +147,52 @@ def tokenise_batch(
     Raises:
         TemplateError: no mask can be proved for one of them.
     """
-    rendered: list[Rendered | LuthierError | None] = []
+    rendered: list[_Rendering] = []
     for example in examples:
         try:
             rendered.append(None if learning.task_head is not None else render_sides(example, template, learning))
         except LuthierError as error:
             # Raised below, after the rows before it, so that the first error is that of the first row.
             rendered.append(error)
-    texts = dict.fromkeys(text for one in rendered if isinstance(one, Rendered) for text in one.texts(template))
-    encoded: Encoded = dict(zip(texts, template.encode_all(list(texts)), strict=True))
     found: list[Unit | list[RowProblem]] = []
-    for example, one in zip(examples, rendered, strict=True):
-        try:
-            if isinstance(one, LuthierError):
-                raise one
-            if one is None:
-                found.append(tokenise_sides(example, template, learning))
-            else:
-                found.append(encode_rendered(one, template, learning, encoded))
-        except DataError as error:
-            found.append(list(error.problems))
+    for some, encoded in _encoded(list(zip(examples, rendered, strict=True)), template):
+        for example, one in some:
+            try:
+                if isinstance(one, LuthierError):
+                    raise one
+                if one is None:
+                    found.append(tokenise_sides(example, template, learning))
+                else:
+                    found.append(encode_rendered(one, template, learning, encoded))
+            except DataError as error:
+                found.append(list(error.problems))
     return found
+
+
+_Rendering = Rendered | LuthierError | None
+_Rows = list[tuple[Example, _Rendering]]
+
+
+def _encoded(rows: _Rows, template: Template) -> Iterator[tuple[_Rows, Encoded]]:
+    """Some of the rows at a time, with the ids of their texts.
+
+    The text before each answer is encoded by itself, so that the texts of a conversation of many turns are many times
+    as long as the conversation.
+    """
+    some: _Rows = []
+    texts: dict[str, None] = {}
+    num_characters = 0
+    for example, one in rows:
+        some.append((example, one))
+        if isinstance(one, Rendered):
+            for text in one.texts(template):
+                num_characters += 0 if text in texts else len(text)
+                texts[text] = None
+        if num_characters >= _ENCODED_CHARACTERS:
+            yield some, dict(zip(texts, template.encode_all(list(texts)), strict=True))
+            some, texts, num_characters = [], {}, 0
+    if some:
+        yield some, dict(zip(texts, template.encode_all(list(texts)), strict=True))
 
 
 class _Collected:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from luthier.core.errors import ModelSourceError, NotFoundError, library_reason
 
@@ -23,6 +23,7 @@ _NUM_BYTES: Final = 256
 _NORMALIZERS: Final = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "Nmt", "ByteLevel"})
 _SPLITTERS: Final = frozenset({"ByteLevel", "Split", "Digits", "Metaspace", "Punctuation", "UnicodeScripts"})
 _BLANKS: Final = re.compile(r"\s+")
+_BATCH_CHARACTERS: Final = 2 << 20
 
 
 class TokenBytes:
@@ -140,7 +141,28 @@ def token_counter(folder: Path) -> CountTokens:
 
 
 def _num_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    return [len(encoding) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [len(encoding) for encoding in encodings(tokenizer, texts)]
+
+
+def encodings(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Encoding]:
+    """What a tokenizer makes of each text, without added special tokens, on all cores.
+
+    An encoding takes some hundred bytes a token, so that those of two million characters at a time are in memory.
+
+    Args:
+        tokenizer: encodes.
+        texts: any number of them.
+    """
+    batch: list[str] = []
+    num_characters = 0
+    for text in texts:
+        batch.append(text)
+        num_characters += len(text)
+        if num_characters >= _BATCH_CHARACTERS:
+            yield from tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            batch, num_characters = [], 0
+    if batch:
+        yield from tokenizer.encode_batch_fast(batch, add_special_tokens=False)
 
 
 def load_backend(folder: Path) -> Tokenizer:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from luthier.core.errors import ModelSourceError, NotFoundError
-from luthier.ml.inference.models.token_counter import load_backend
+from luthier.ml.inference.models.token_counter import encodings, load_backend
 from luthier.ml.inference.models.weights import weight_files
 
 _TABLE: Final = re.compile(r"(^|\.)(embed_tokens|wte|tok_embeddings|word_embeddings|embed_in|embeddings)\.weight$")
@@ -37,8 +37,7 @@ class TokenTable:
         """The ids of each text, without special tokens and without ids beyond the table."""
         # A lone surrogate is not a character that a tokenizer accepts.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        found = self._tokenizer.encode_batch_fast(clean, add_special_tokens=False)
-        return [[one for one in encoding.ids if one < self._num_rows] for encoding in found]
+        return [[one for one in encoding.ids if one < self._num_rows] for encoding in encodings(self._tokenizer, clean)]
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The embeddings of these tokens in float32: [ids, width]."""

@@ -55,7 +55,7 @@ from luthier.ml.inference.models.templates.thought_writing import (
     split_thought,
     tags_of_prompts,
 )
-from luthier.ml.inference.models.token_counter import TokenBytes
+from luthier.ml.inference.models.token_counter import TokenBytes, encodings
 
 _RENDER_ERRORS = (
     jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError,
@@ -284,7 +284,7 @@ class ChatTemplate:
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """As `ids` of each text, on all cores (RAYON_NUM_THREADS, or TOKENIZERS_PARALLELISM=false for one)."""
-        found: list[list[int]] = [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        found: list[list[int]] = [encoding.ids for encoding in encodings(self._backend, texts)]
         first = self._beginning
         return found if first is None else [ids if ids[:1] == [first] else [first, *ids] for ids in found]
 
