@@ -36,7 +36,7 @@ COPY --from=wheel /wheels/ /wheels/
 FROM environment AS environment-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --index-url "${TORCH_INDEX}" "torch>=2.9"
-ARG EXTRAS=postgresql,s3,otel,oidc,gguf
+ARG EXTRAS=postgresql,s3,otel,oidc,passkeys,gguf
 ARG PACKAGES=
 RUN pip install -c /src/constraints.txt "$(ls /wheels/luthier-*.whl)[${EXTRAS}]" ${PACKAGES} \
     && echo "--target cpu -t luthier:cpu --build-arg EXTRAS=${EXTRAS}" > /opt/luthier/image-options
@@ -44,7 +44,7 @@ RUN pip install -c /src/constraints.txt "$(ls /wheels/luthier-*.whl)[${EXTRAS}]"
 FROM environment AS environment-cuda
 # The wheels of the index bring CUDA's libraries. Without liger-kernel: Triton compiles at run time, and the last stage has no compiler.
 RUN pip install "torch>=2.9"
-ARG EXTRAS=postgresql,s3,otel,oidc,gguf,nf4
+ARG EXTRAS=postgresql,s3,otel,oidc,passkeys,gguf,nf4
 ARG PACKAGES=
 RUN pip install -c /src/constraints.txt "$(ls /wheels/luthier-*.whl)[${EXTRAS}]" ${PACKAGES} \
     && echo "--target cuda -t luthier:cuda --build-arg EXTRAS=${EXTRAS}" > /opt/luthier/image-options

@@ -167,6 +167,12 @@ SERVICES: Final = (
     Integration(
         "OpenID Connect", "Authlib", "sign-in, against a provider of the tests", "tests/fixtures/oidc_provider.py"
     ),
+    Integration(
+        "Passkeys",
+        "webauthn",
+        "a passkey is added and signs in, with an authenticator of the tests and with that of Chromium",
+        "tests/features/accounts/pages/test_passkeys_pages.py",
+    ),
 )
 _HEAD: Final = """# Integrations
 

@@ -317,11 +317,21 @@ def _of_projects(home: Context, made: homes.Made) -> dict[str, str]:
     from luthier.platform.auth import members
     from luthier.platform.auth import service as access
     from luthier.platform.auth.invitations import invite
+    from luthier.platform.auth.passkeys_store import Passkey
     from luthier.platform.files.uploads import create_upload
     from luthier.platform.notifications.store import EVENT_TYPES, Webhook
 
     key, _ = access.create_key(home, "mine", scopes=("read",))
     member = members.add_member(home, ME, "ada", "correct horse battery staple", "viewer")
+    passkey = Passkey(
+        passkey_id="passkey-20261125-093000-aaaaaa",
+        member_id=member.member_id,
+        name="Laptop",
+        credential_id="AAAA",
+        rp_id="localhost",
+        public_key="AAAA",
+        sign_count=0,
+    )
     address = Webhook(
         webhook_id="webhook-20261125-093000-aaaaaa",
         project_id="default",
@@ -344,6 +354,7 @@ def _of_projects(home: Context, made: homes.Made) -> dict[str, str]:
     return {
         "key_id": key.key_id,
         "member_id": member.member_id,
+        "passkey_id": home.passkeys.add(passkey).passkey_id,
         "webhook_id": webhook.webhook_id,
         "upload_id": upload.upload_id,
         "exchange_id": exchange.exchange_id,

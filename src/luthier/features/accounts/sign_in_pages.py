@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, Request
+from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from luthier.core.errors import BusyError, LuthierError, RequestError
-from luthier.platform.auth import members
+from luthier.platform.auth import members, passkeys
 from luthier.platform.auth.members import member_by_password
 from luthier.platform.auth.oidc import OidcClient
 from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.ui.errors import status_of, with_retry_after
 from luthier.platform.ui.render import redirect, render
-from luthier.platform.ui.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, own_address, remember
+from luthier.platform.ui.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, host_of, own_address, remember
 
 router = APIRouter()
 
@@ -60,7 +61,7 @@ async def sign_in(
         # address.
         secret = await queue.attempt(address_of(request), begin)
     except BusyError as error:
-        return sign_in_form(request, own_address(next), error, name=name)
+        return await run_in_threadpool(sign_in_form, request, own_address(next), error, name=name)
     if secret is None:
         refused = RequestError(
             # One answer for a wrong name and a wrong password: it does not reveal which names exist.
@@ -68,7 +69,7 @@ async def sign_in(
             expected="a key or a password that is valid on this server",
             do="correct it; `luthier keys create` makes a new key",
         )
-        return sign_in_form(request, own_address(next), refused, name=name)
+        return await run_in_threadpool(sign_in_form, request, own_address(next), refused, name=name)
     return let_in(request, secret, own_address(next))
 
 
@@ -122,8 +123,14 @@ def sign_in_form(
         name: What was given as the name of a member, which the form keeps.
     """
     client: OidcClient | None = request.app.state.oidc
-    values = {"next_address": next_address, "error": error, "sign_out_address": sign_out_address, "name": name}
+    values: dict[str, Any] = {
+        "next_address": next_address,
+        "error": error,
+        "sign_out_address": sign_out_address,
+        "name": name,
+    }
     values |= {"provider": None if client is None else client.provider.name}
+    values |= {"has_passkeys": passkeys.is_offered_at(request.app.state.context, host_of(request))}
     if error is None:
         return render(request, "accounts/sign_in.html", values)
     return with_retry_after(render(request, "accounts/sign_in.html", values, status=status_of(error)), error)

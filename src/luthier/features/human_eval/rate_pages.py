@@ -134,7 +134,7 @@ def undo(request: Request, context: HomeContext, came: Came, token: str) -> Resp
 
 def _is_other(session: Session, rater: Rater) -> bool:
     """Whether a member is signed in who is not the rater by name; keys and the person at the machine try links out."""
-    return session.how in ("password", "oidc") and session.caller.name != rater.name
+    return session.how in ("password", "oidc", "passkey") and session.caller.name != rater.name
 
 
 def _of_somebody_else(

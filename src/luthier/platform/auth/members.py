@@ -108,6 +108,8 @@ def change_role(context: Context, caller: Caller, member_id: str, role: Role) ->
 def change_password(context: Context, caller: Caller, member_id: str, password: str) -> Member:
     """Give a member another password, and end their sessions.
 
+    An admin who gives it also removes their passkeys: whoever had access loses it. With one's own passkeys stay.
+
     Raises:
         NotFoundError: The project has no such member.
         RequestError: The password is too short or too long.
@@ -118,7 +120,9 @@ def change_password(context: Context, caller: Caller, member_id: str, password: 
     stored = hashed(password)
     with context.database.transaction():
         changed = context.members.change(caller.project_id, member_id, password=stored)
-        record(context, caller, "member.password_changed", member_id)
+        num_removed = 0 if caller.member_id == member_id else context.passkeys.remove_all(member_id)
+        facts = {"num_passkeys_removed": num_removed} if num_removed else {}
+        record(context, caller, "member.password_changed", member_id, facts)
     return changed
 
 
@@ -276,6 +280,8 @@ def session_of(context: Context, secret: str) -> Session | None:
     how: SignInWay = "key" if known.key else "password" if known.member else "link"
     if known.is_external:
         how = "oidc"
+    elif known.passkey_id is not None:
+        how = "passkey"
     return Session(
         caller=caller,
         project_name=known.project_name,
@@ -313,13 +319,14 @@ def caller_for(member: Member) -> Caller:
     )
 
 
-def begin_session(context: Context, caller: Caller, *, how: str) -> str:
+def begin_session(context: Context, caller: Caller, *, how: str, passkey_id: str | None = None) -> str:
     """A new session for a caller whose identity was proved; returns its secret.
 
     Args:
         context: The home.
         caller: The member.
         how: By what, for the audit log.
+        passkey_id: The passkey that has proved it; the session ends with it.
     """
     # A new secret with each sign-in: one that was planted in the browser before is worth nothing afterwards.
     secret = secrets.token_urlsafe(_NUM_SECRET_BYTES)
@@ -330,8 +337,10 @@ def begin_session(context: Context, caller: Caller, *, how: str) -> str:
             seconds=SESSION_SECONDS,
             member_id=caller.member_id,
             key_id=caller.key_id,
+            passkey_id=passkey_id,
         )
-        record(context, caller, "session.begun", caller.key_id or caller.member_id or "local", {"how": how})
+        facts = {"how": how} if passkey_id is None else {"how": how, "passkey": passkey_id}
+        record(context, caller, "session.begun", caller.key_id or caller.member_id or "local", facts)
     return secret
 
 

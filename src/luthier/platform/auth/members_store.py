@@ -18,7 +18,7 @@ from luthier.platform.db.tables import member_identities, members, projects, sig
 
 Role = Literal["viewer", "trainer", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
-SignInWay = Literal["key", "password", "link", "oidc"]
+SignInWay = Literal["key", "password", "link", "oidc", "passkey"]
 """How a session was begun; oidc: by the identity provider."""
 SCOPES_OF: Final[dict[Role, tuple[Scope, ...]]] = {
     "viewer": ("read", "infer"),
@@ -96,6 +96,7 @@ class KnownSession:
         expires_at: When it ends unless it is used before.
         now: The time of this read.
         is_external: Whether the member signs in by the identity provider.
+        passkey_id: The passkey that it was begun with; None for all other ways.
     """
 
     project_id: str
@@ -107,6 +108,7 @@ class KnownSession:
     expires_at: float
     now: float
     is_external: bool = False
+    passkey_id: str | None = None
 
 
 MEMBERS: Final = RecordTable(
@@ -204,6 +206,7 @@ class MemberStore(Store):
         seconds: float,
         member_id: str | None = None,
         key_id: str | None = None,
+        passkey_id: str | None = None,
     ) -> None:
         """Store a session.
 
@@ -213,8 +216,10 @@ class MemberStore(Store):
             seconds: How long it lasts without being used.
             member_id: The member who signed in; None for a key or a person at the machine.
             key_id: The key that signed in; None for a member or a person at the machine.
+            passkey_id: The passkey that the member signed in with; None for all other ways.
         """
         values: dict[str, Any] = {"project_id": project_id, "member_id": member_id, "key_id": key_id}
+        values["passkey_id"] = passkey_id
         with self._write() as connection:
             now = self._database.clock(connection)
             _SESSIONS.insert(connection, OpenSession(digest, now, now, now + seconds), **values)
@@ -242,7 +247,7 @@ class MemberStore(Store):
             member_id, key_id = row["member_id"], row["key_id"]
             member = None if member_id is None else MEMBERS.get(connection, member_id)
             key = None if key_id is None else KEYS.get(connection, key_id)
-        same = ("project_id", "project_name", "created_at", "seen_at", "expires_at")
+        same = ("project_id", "project_name", "created_at", "seen_at", "expires_at", "passkey_id")
         values = {name: row[name] for name in same}
         is_external = row["subject"] is not None
         return KnownSession(member=member, key=key, now=float(row["now"]), is_external=is_external, **values)

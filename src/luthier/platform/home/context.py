@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from luthier.platform.auth.invitations_store import InvitationStore
     from luthier.platform.auth.members_store import MemberStore
     from luthier.platform.auth.oidc_store import OidcStore
+    from luthier.platform.auth.passkeys_store import PasskeyStore
     from luthier.platform.auth.password_hashing import PasswordThreads
     from luthier.platform.auth.store import AccessStore, UsageStore
     from luthier.platform.db.database import Database
@@ -88,6 +89,7 @@ _STORES: Final[Mapping[str, str]] = {
     "invitations": "luthier.platform.auth.invitations_store:InvitationStore",
     "inbox": "luthier.features.inbox.store:InboxStore",
     "oidc": "luthier.platform.auth.oidc_store:OidcStore",
+    "passkeys": "luthier.platform.auth.passkeys_store:PasskeyStore",
     "datasets": "luthier.features.datasets.store:DatasetStore",
     "exports": "luthier.features.exports.store:ExportStore",
     "audit_log": "luthier.platform.audit_log.service:AuditLogStore",
@@ -149,6 +151,8 @@ class Context:
     """Who does what of the inboxes of the projects of this home."""
     oidc: OidcStore
     """Sign-in by an identity provider: groups, identities, and sign-ins in progress."""
+    passkeys: PasskeyStore
+    """The passkeys of members."""
     datasets: DatasetStore
     """The datasets of the projects of this home."""
     exports: ExportStore

@@ -60,6 +60,11 @@ def root_of(request: Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc}"
 
 
+def host_of(request: Request) -> str:
+    """The name of this server that a request came by, in small letters and without a port."""
+    return (request.url.hostname or "").lower()
+
+
 async def context_of(request: Request) -> Context:
     """The open home that the pages work in."""
     context: Context = request.app.state.context

@@ -20,9 +20,10 @@ from luthier.features.runs import state as run_state
 from luthier.features.traffic.policy import set_traffic_policy
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.audit_log.service import GENESIS_HASH, AuditEntry
-from luthier.platform.auth import members
+from luthier.platform.auth import members, passkeys
 from luthier.platform.auth import service as access
 from luthier.platform.auth.members_store import Member
+from luthier.platform.auth.passkeys_store import Passkey
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.testing.records import add_run
@@ -146,6 +147,8 @@ def fill(context: Context) -> None:
     """One of each of the things that are changed."""
     context.access.add_key(ApiKey(key_id="key-9", project_id="default", name="k", scopes=("read",)), "0" * 64)
     context.members.add(Member(member_id="member-1", project_id="default", name="Ada", role="viewer"), "hash")
+    passkey = {"passkey_id": "passkey-1", "name": "Laptop", "credential_id": "c", "rp_id": "localhost"}
+    context.passkeys.add(Passkey(member_id="member-1", public_key="k", sign_count=0, **passkey))
     file = datasets.keep_rows(context, Caller(), [b'{"text": "a"}\n'], "rows.jsonl")
     datasets.create_dataset(context, Caller(), "Rows", file)
     add_run(context, "a")
@@ -179,6 +182,7 @@ CHANGES: dict[str, Callable[[Context], object]] = {
     "member.role_changed": lambda context: members.change_role(context, Caller(), ada(context).member_id, "admin"),
     "member.removed": lambda context: members.remove_member(context, Caller(), ada(context).member_id),
     "session.begun": lambda context: members.sign_in_as(context, ada(context)),
+    "passkey.removed": lambda context: passkeys.remove_passkey(context, members.caller_for(ada(context)), "passkey-1"),
     "dataset.removed": lambda context: datasets.remove_dataset(context, Caller(), rows(context)),
     "deployment.deployed": lambda context: deployments.deploy(context, Caller(), "support", OTHER_RUN),
     "deployment.deleted": lambda context: deployments.remove(context, Caller(), "chat"),

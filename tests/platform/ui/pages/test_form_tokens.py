@@ -34,6 +34,7 @@ TEMPLATES = {  # by the name that pages say
     },
 }
 WITHOUT = {
+    "accounts/passkey.html": "a session begins",
     "accounts/sign_in.html": "a session begins",
     "base.html": "a session ends",
     "language.html": "a browser keeps the language; sent twice, it keeps the same",

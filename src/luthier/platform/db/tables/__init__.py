@@ -42,6 +42,7 @@ from luthier.platform.db.tables.server import (
     key_usage,
     member_identities,
     members,
+    passkeys,
     projects,
     row_decisions,
     sign_in_flows,
@@ -78,7 +79,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0022"
+SCHEMA_VERSION = "0023"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -113,6 +114,7 @@ __all__ = [
     "members",
     "metadata",
     "model_usage",
+    "passkeys",
     "pipelines",
     "plans",
     "projects",

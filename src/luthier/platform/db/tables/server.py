@@ -271,6 +271,29 @@ web_sessions = Table(
     Column("created_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
+    # That it was begun with; it ends with it. No foreign key: SQLite adds a column with one only by copying the table.
+    Column("passkey_id", String(64)),
+)
+
+# What members sign in with in place of a password (WebAuthn). credential_id and public_key (COSE) are base64url.
+passkeys = Table(
+    "passkeys",
+    metadata,
+    number(),
+    Column("passkey_id", String(64), nullable=False),
+    Column("member_id", String(64), ForeignKey("members.member_id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("credential_id", String(1400), nullable=False),  # by the authenticator, at most 1,023 bytes
+    Column("rp_id", String(255), nullable=False),  # the host that it signs in at
+    Column("public_key", Text, nullable=False),
+    Column("sign_count", BigInteger, nullable=False),  # of the last sign-in; 0 of authenticators that do not count
+    Column("created_at", Double, nullable=False),
+    Column("used_at", Double),
+    UniqueConstraint("passkey_id"),
+    UniqueConstraint("credential_id"),
+    Index(None, "member_id"),
+    Index(None, "rp_id"),
+    sqlite_autoincrement=True,
 )
 
 # Links that sign a person at the machine in, once.

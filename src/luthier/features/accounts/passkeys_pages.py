@@ -1,0 +1,157 @@
+"""/settings/account/passkeys: add and remove passkeys of one's own. /sign-in/passkey: sign in with one."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Form, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from luthier.core.errors import BusyError, LuthierError, RequestError
+from luthier.features.accounts.account_pages import ADDRESS, account_page, take_password_try
+from luthier.features.accounts.sign_in_pages import let_in, sign_in_form
+from luthier.platform.auth import passkeys
+from luthier.platform.auth.password_hashing import SignInQueue
+from luthier.platform.auth.rate_limiter import TokenBuckets
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.settings_tabs import Id
+from luthier.platform.ui.visitor import COOKIE, HomeContext, Visitor, address_of, host_of, own_address
+
+log = logging.getLogger("luthier.web")
+
+router = APIRouter()
+
+STARTS_PER_MINUTE: Final = 30
+"""Sign-ins that one address may begin; each is a row in the database for ten minutes."""
+_starts = TokenBuckets(clock=time.monotonic)
+_BROWSER: Final = "luthier_passkey"
+_PATH: Final = "/sign-in/passkey"
+_SECONDS: Final = 600
+_LIST: Final = f"{ADDRESS}/passkeys"
+_Text = Annotated[str, Form(max_length=2000)]
+_Credential = Annotated[str, Form(max_length=100_000)]
+"""What an authenticator answers, as JSON: some keys and certificates have kilobytes."""
+
+
+@router.post(f"{_LIST}/begin")
+async def begin(
+    request: Request,
+    context: HomeContext,
+    caller: Visitor,
+    name: _Text = "",
+    current: _Text = "",
+    public_url: _Text = "",
+) -> Response:
+    """Check the password, and lead to the page in which the browser asks the authenticator for a passkey."""
+
+    def work() -> passkeys.Ceremony:
+        return passkeys.begin_registration(
+            context, caller, name=name, password=current, browser=request.cookies[COOKIE], public_url=public_url
+        )
+
+    try:
+        take_password_try(caller)
+        made = await context.password_threads.run(caller.member_id or "", work)
+    # It has its own page with Retry-After.
+    except BusyError:
+        raise
+    except LuthierError as error:
+        values = {"error": error, "passkey_form": {"name": name, "public_url": public_url}}
+        return await run_in_threadpool(account_page, request, context, values, status=status_of(error))
+    address = shown_once(request).put(request, ADDRESS, {"passkey_ceremony": made})
+    return redirect(request, f"{address}#passkeys")
+
+
+@router.post(_LIST)
+def add(
+    request: Request, context: HomeContext, caller: Visitor, challenge: _Text = "", credential: _Credential = ""
+) -> Response:
+    """Keep the passkey that the authenticator has made."""
+    browser = request.cookies[COOKIE]
+    try:
+        made = passkeys.finish_registration(
+            context, caller, challenge=challenge, credential=credential, browser=browser
+        )
+    except LuthierError as error:
+        return account_page(request, context, {"error": error}, status=status_of(error))
+    return redirect(request, ADDRESS, f"You can now sign in with the passkey {made.name}.")
+
+
+@router.post(f"{_LIST}/{{passkey_id}}/remove")
+def remove(request: Request, context: HomeContext, caller: Visitor, passkey_id: Id) -> Response:
+    """Remove a passkey; browsers that have signed in with it are signed out."""
+    try:
+        removed = passkeys.remove_passkey(context, caller, passkey_id)
+    except LuthierError as error:
+        return account_page(request, context, {"error": error}, status=status_of(error))
+    return redirect(request, ADDRESS, f"The passkey {removed.name} is removed, and signs in no more.")
+
+
+@router.get(_PATH)
+def begin_sign_in(request: Request, context: HomeContext, next: str = "/") -> Response:
+    """The page in which the browser asks the person for a passkey."""
+    address = own_address(next)
+    taken = _starts.take(address_of(request), STARTS_PER_MINUTE)
+    if not taken.is_allowed:
+        busy = BusyError(
+            "too many sign-ins were started from this address",
+            expected=f"at most {STARTS_PER_MINUTE} a minute",
+            do="try again in a minute",
+            retry_seconds=taken.wait_seconds,
+        )
+        return sign_in_form(request, address, busy)
+    # One secret for all sign-ins of a browser, so that two tabs can sign in at the same time.
+    browser = request.cookies.get(_BROWSER) or secrets.token_urlsafe(32)
+    try:
+        made = passkeys.begin_sign_in(context, host=host_of(request), browser=browser)
+    except LuthierError as error:
+        return sign_in_form(request, address, error)
+    answer = render(request, "accounts/passkey.html", {"ceremony": made, "next_address": address})
+    # Strict: unlike a provider's answer, the form comes from a page of this server.
+    answer.set_cookie(
+        _BROWSER,
+        browser,
+        max_age=_SECONDS,
+        path=_PATH,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+@router.post(_PATH)
+def finish_sign_in(
+    request: Request,
+    context: HomeContext,
+    challenge: _Text = "",
+    credential: _Credential = "",
+    next: _Text = "/",
+) -> Response:
+    """Sign in the member whose passkey has answered."""
+    browser, address = request.cookies.get(_BROWSER, ""), own_address(next)
+    queue: SignInQueue = request.app.state.sign_ins
+    secret, refused = "", None
+    try:
+        # The same limit as sign-in by password.
+        with queue.limit.attempt(address_of(request)) as attempt:
+            try:
+                secret = passkeys.finish_sign_in(context, challenge=challenge, credential=credential, browser=browser)
+            except RequestError as error:
+                # Kept until the end of the block: an attempt that an error ends counts for nothing.
+                refused, attempt.failed = error, True
+    except BusyError as busy:
+        return sign_in_form(request, address, busy)
+    if refused is not None:
+        log.info("refused a sign-in with a passkey from %s: %s", address_of(request), refused.came)
+        return sign_in_form(request, address, refused)
+    answer = let_in(request, secret, address)
+    # It has done its work; a new sign-in gets a new secret.
+    answer.delete_cookie(_BROWSER, path=_PATH)
+    return answer
