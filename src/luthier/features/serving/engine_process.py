@@ -305,14 +305,15 @@ class Scheduler:
                 self._thread_of_request = {
                     key: own for key, own in self._thread_of_request.items() if own is not engine_thread
                 }
-        lacking = 0 if self._lacking is None else self._lacking[1]
-        # The last one is the most recently used and stays even over the budget: the next request would only reload it.
-        for engine_thread in list(self._engine_threads.values())[:-1]:
-            if (
-                engine_thread.is_idle
-                and not engine_thread.is_closing
-                and self._num_bytes() + lacking > self._memory_bytes
-            ):
+        engine_threads = list(self._engine_threads.values())
+        # The most recently used one stays even over the budget: the next request would only reload it. Where an engine
+        # lacks memory for an adapter, that is the one that stays: the last request may have been for another one.
+        kept, lacking = self._lacking or (engine_threads[-1] if engine_threads else None, 0)
+        for engine_thread in engine_threads:
+            # What is closing counts as free: else all idle ones would be closed before the first has ended.
+            if self._num_bytes(with_closing=False) + lacking <= self._memory_bytes:
+                break
+            if engine_thread is not kept and engine_thread.is_idle and not engine_thread.is_closing:
                 engine_thread.close()
         # Ended requests are dropped in bulk: engines do not report single ends to the scheduler.
         if len(self._thread_of_request) > 1024:
@@ -389,10 +390,10 @@ class Scheduler:
         num_models = sum(self._own_of.get(model) not in own for model in models)
         return num_models <= self._most_models and num_bytes <= self._memory_bytes
 
-    def _num_bytes(self) -> int:
+    def _num_bytes(self, *, with_closing: bool = True) -> int:
         with self._engine_threads_lock:
             engine_threads = list(self._engine_threads.values())
-        return sum(engine_thread.num_bytes for engine_thread in engine_threads)
+        return sum(one.num_bytes for one in engine_threads if with_closing or not one.is_closing)
 
     def _has_room(self, engine_thread: EngineThread, num_bytes: int) -> bool:
         """Whether an adapter may be loaded; called from engine threads."""

@@ -481,6 +481,29 @@ def test_an_adapter_gets_the_memory_of_a_model_that_nobody_asks(world: World) ->
     assert world.log[2:] == ["close b", "load one"]
 
 
+def test_an_adapter_gets_the_memory_of_a_model_that_was_asked_after_its_own(world: World) -> None:
+    world.sizes = {"a": 40, "b": 50}
+    world.gates["a"] = threading.Event()
+    world.open_desk(memory_bytes=100)
+    world.answered(world.ask("b"))
+    waits = world.ask("a", "one")
+    world.until(lambda: waits in world.scheduler._thread_of_request)
+    # While `a` is being loaded, the other model is used once more.
+    world.answered(world.ask("b"))
+    world.gates["a"].set()
+    assert world.answered(waits) == ["a:one"]
+    assert world.log == ["open b", "open a", "close b", "load one"]
+
+
+def test_no_more_models_are_closed_for_an_adapter_than_have_to_be(world: World) -> None:
+    world.sizes = {"a": 30, "b": 30, "c": 30}
+    world.open_desk(most_models=9, memory_bytes=100)
+    for name in ("a", "b", "c"):
+        world.answered(world.ask(name))
+    assert world.answered(world.ask("c", "one"), world.ask("b")) == ["c:one", "b:"]
+    assert world.log == ["open a", "open b", "open c", "close a", "load one"]
+
+
 def test_an_adapter_that_can_never_be_held_is_refused(world: World) -> None:
     world.sizes = {"a": 95}
     world.open_desk(memory_bytes=100)
