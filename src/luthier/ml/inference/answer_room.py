@@ -71,7 +71,7 @@ def growth_share(prompts: Iterable[QueuedPrompt]) -> float:
     where one of these may have used it.
 
     Args:
-        prompts: what each row began with.
+        prompts: what each row began with, and those that are not read yet.
     """
     return RESERVE if len({prompt.owner for prompt in prompts}) > 1 else 1.0
 

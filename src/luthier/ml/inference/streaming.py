@@ -315,7 +315,7 @@ class StreamingEngine:
 
     def _pause(self) -> None:
         """Pause the youngest answers where all that is written does not fit into memory any more; one always stays."""
-        share, num_before = growth_share(self._prompt_of.values()), len(self._rows)
+        share, num_before = growth_share((*self._prompt_of.values(), *self._prefill_queue)), len(self._rows)
         while len(self._rows) > 1 and not self._room.holds(self._lengths(), share):
             number = youngest({number: self._prompt_of[number] for number in self._rows})
             self._paused.append(paused(self._prompt_of[number], self._rows.pop(number)))
