@@ -99,4 +99,4 @@ def paused(prompt: QueuedPrompt, row: AnswerRow) -> QueuedPrompt:
         ids=[*prompt.prepared.request.ids[:num_prompt], *row.token_ids],
         max_new_tokens=row.max_new_tokens - row.num_new_tokens,
     )
-    return replace(prompt, prepared=replace(prompt.prepared, request=request), row=row, prefix=None)
+    return replace(prompt, prepared=replace(prompt.prepared, request=request), row=row)

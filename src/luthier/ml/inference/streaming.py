@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -140,7 +141,7 @@ class StreamingEngine:
         self._turns = PrefillTurns()
         self._prompts = PromptCache(cache_bytes(self._num_base_bytes) if prompt_bytes is None else prompt_bytes)
         self._rows: dict[int, AnswerRow] = {}
-        self._prompt_of: dict[int, QueuedPrompt] = {}  # of a row: what it began with
+        self._prompt_of: dict[int, QueuedPrompt] = {}  # of a row: what it began with, without keys and values
         self._groups: list[RowGroup] = []
         self._next_row = 0
 
@@ -357,7 +358,7 @@ class StreamingEngine:
             for choice in range(one.num_rows)
         ]
         self._rows.update(zip(batch.rows, rows, strict=True))
-        self._prompt_of.update(zip(batch.rows, (begun[place] for place in places), strict=True))
+        self._prompt_of.update(zip(batch.rows, (replace(begun[place], prefix=None) for place in places), strict=True))
         self._groups.append(RowGroup(batch, logits, None))
         return [
             (
