@@ -161,6 +161,12 @@ class _Waiting:
     only_loaded: bool = False
 
 
+def _is_of_earlier_files(known: Served, model: Served) -> bool:
+    """Whether an engine holds a model as its files were before they were written again."""
+    now = {"sha256": model.sha256, "adapter_stamp": model.adapter_stamp}
+    return known != model and known.model_copy(update=now) == model
+
+
 class Scheduler:
     """Hands requests to engine threads, opens engines, and closes idle ones.
 
@@ -358,6 +364,14 @@ class Scheduler:
         num_bytes = weight_bytes(model.path) + weight_bytes(model.adapter_path)
         if num_bytes > self._memory_bytes:
             raise too_large(model, num_bytes)
+        earlier = [(known, own) for known, own in self._engine_threads.items() if _is_of_earlier_files(known, model)]
+        for known, own in earlier:
+            if own.is_idle and not own.is_closing:
+                own.close()
+            elif not own.is_idle:
+                leaving.add(known)
+        if earlier:  # nobody asks it any more, and vLLM takes nearly all memory of a GPU
+            return None
         if self._is_place([*self._engine_threads, model], self._num_bytes() + num_bytes):
             return self._open(model, num_bytes)
         by_use = [(known, own) for known, own in self._engine_threads.items() if not own.is_closing]

@@ -297,6 +297,22 @@ def test_an_adapter_that_was_written_again_answers_with_what_is_in_its_folder(wo
     assert world.log == ["open a", "load one", "load one#2"]
 
 
+def test_an_engine_over_files_that_were_written_again_makes_room_before_the_next_is_opened(world: World) -> None:
+    """vLLM takes nearly all memory of a GPU: a second one beside it could not be opened."""
+    world.open_desk(most_models=9)
+    before = world.model("a")
+    assert world.answered(world.ask(before), world.ask("b")) == ["a:", "b:"]
+    world.hold.add("a")
+    held = world.ask(before)
+    world.until(lambda: world.num_begun("a") == 1)
+    later = world.ask(before.model_copy(update={"sha256": "another"}))
+    assert world.answered(world.ask("b")) == ["b:"]
+    assert world.log == ["open a", "open b"], "an answer that is being written keeps the weights it began with"
+    world.hold.clear()
+    assert world.answered(held, later) == ["a:", "a:"]
+    assert world.log == ["open a", "open b", "close a", "open a"]
+
+
 def test_a_request_for_a_loaded_model_alone_loads_none(world: World) -> None:
     world.open_desk(most_models=1)
     early = world.ask("a", only_loaded=True)
