@@ -3,7 +3,7 @@
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, with any adapters
 (`mixed_adapters`); where a long one would make it too wide for memory, short ones have a batch of their own. Requests
 join and leave between two steps: new prompts are prefilled together and join with their first token; a finished answer
-leaves immediately. Where what is written outgrows memory, the youngest answers are paused (`answer_room`). A prompt that
+leaves immediately. Where what is written outgrows memory, the youngest answers pause (`answer_room`). A prompt that
 begins as an earlier one continues from there (`prompt_cache`). An answer that does not fit into the sliding windows of
 the model is decoded separately. So is every answer of a model that cannot batch rows (`decoding_proof`).
 """

@@ -110,7 +110,7 @@ _DELIVERY_STATUSES: Final = ("pending", "delivered", "failed")
 _LOOPBACK: Final = ("127.", "::1", "::ffff:127.")
 _FORWARDING: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Upper ends of the intervals that requests are counted in. Answers of models take minutes; the library ends at 10 s."""
+"""Upper ends of the intervals by which requests are counted. Answers take minutes; the library ends at 10 s."""
 
 
 class Metrics:
