@@ -119,8 +119,8 @@ def test_what_waits_for_room_is_cancelled_with_its_request(engine, small_blocks)
 
 def test_the_owner_with_the_most_answers_makes_room(engine, small_blocks):
     streaming = StreamingEngine(engine, batch_tokens=100)
-    for number, text in enumerate(TEXTS[:3]):
-        prepared = streaming.prepare(request(text, 70))
+    for number in range(3):
+        prepared = streaming.prepare(request(TEXTS[number], 70))
         assert streaming.admit(f"many {number}", prepared, None, owner="many")
     streaming.poll(0)
     assert streaming.admit("one", streaming.prepare(request(TEXTS[3], 70)), None, owner="one", may_exceed=True)
