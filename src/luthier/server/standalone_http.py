@@ -14,6 +14,7 @@ import sys
 
 from luthier.core.system.facilities import write_stacks_on_request
 from luthier.core.system.process_setup import follow_starter, run_to_end
+from luthier.features.serving.fresh_models import FreshModels
 from luthier.platform.auth.authenticator import StaticKeyAuthenticator
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
@@ -32,7 +33,7 @@ def main(argument: str) -> None:
         set_up_logging(context.settings.log_format, "serve")
         _ = context.database  # made and brought up to date before the first request
         # Before the app is made, which leaves out the routes that need a whole home.
-        context.only = config.models
+        context.only = FreshModels(context.home, config.models)
         app = create_app(
             context, authenticator=StaticKeyAuthenticator(context, config.key_digests, is_open=config.is_open)
         )

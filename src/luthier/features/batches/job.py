@@ -117,7 +117,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
     except SystemExit:
         if context.jobs.get(job.job_id).wish != "cancel":
             raise
-        _end_cancelled(context, job)
+        end_cancelled(context, job)
         return Outcome(status="paused")  # which the worker makes cancelled, as it was asked to
 
 
@@ -150,12 +150,14 @@ def _carried_out(context: Context, job: Job, one: Batch) -> Outcome:
     return Outcome(status="succeeded")
 
 
-def _end_cancelled(context: Context, job: Job) -> None:
+def end_cancelled(context: Context, job: Job) -> None:
     """End a batch whose job was cancelled; what was answered until then becomes its files."""
     one = context.batches.of_job(job.job_id)
     if one.has_ended:
         return
-    with _Files(context.settings.jobs_folder / job.job_id) as written:
+    folder = context.settings.jobs_folder / job.job_id
+    folder.mkdir(parents=True, exist_ok=True)  # no attempt has begun
+    with _Files(folder) as written:
         done = written.read()
     # One that is finalizing has all answers.
     status = {} if one.status == "finalizing" else {"status": "cancelling"}

@@ -13,6 +13,7 @@ from luthier.features.datasets.imports import ImportOrder, RemoteOrder
 from luthier.features.datasets.questions import QuestionOrder
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.cancelled import clean_up_cancelled
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
@@ -146,10 +147,8 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
     with context.database.transaction():
         after = context.jobs.ask(job_id, "cancel")
         record(context, caller, f"{shown.job.kind}.cancelled", job_id)
-    # A running attempt deletes them itself: it may be reading them.
-    if shown.is_import and after.status == "cancelled":
-        imports.forget_files(context, shown.job)
-        imports.forget_work(context, shown.job)
+    # A running attempt does that itself: it may be reading them.
+    clean_up_cancelled(context, after)
 
 
 def pause(context: Context, caller: Caller, job_id: str) -> None:

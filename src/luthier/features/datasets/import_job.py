@@ -22,7 +22,15 @@ from luthier.core.system.process_setup import num_usable_cores
 from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.documents import ingest
-from luthier.features.datasets.imports import OVERLAP_TOKENS, ImportOrder, forget_files, kind_of, order_of, work_folder
+from luthier.features.datasets.imports import (
+    OVERLAP_TOKENS,
+    ImportOrder,
+    forget_abandoned,
+    forget_files,
+    kind_of,
+    order_of,
+    work_folder,
+)
 from luthier.features.datasets.row_files import RowFile, grouped, read_row_file, write_group
 from luthier.features.datasets.store import DatasetVersion
 from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX, Unpacking, unpack
@@ -150,6 +158,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         from luthier.features.datasets import remote_import_job
 
         return remote_import_job.carry_out(context, job, order, order.source)
+    forget_abandoned(context)
     done = _Import(context, job, order)
     if (found := _found_before(done)) is not None:  # the attempt before died between its work and its last word
         return _succeeded(done, found)
@@ -158,7 +167,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
             _read_all(done)
     except SystemExit:
         # Stopped: what was read stays, so that the next attempt continues. Of a cancelled job nothing stays.
-        shutil.rmtree(done.work / "documents", ignore_errors=True)
+        _forget_layout(done)
         if context.jobs.get(job.job_id).wish == "cancel":
             forget_files(context, job)
             shutil.rmtree(done.work, ignore_errors=True)
@@ -166,9 +175,16 @@ def carry_out(context: Context, job: Job) -> Outcome:
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
+        _forget_layout(done)
         return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)), found=done.found())
     _keep_found(done, done.found())
     return _succeeded(done, done.found())
+
+
+def _forget_layout(done: _Import) -> None:
+    """Remove the files that were laid out and unpacked, which each attempt does again; what was read of them stays."""
+    for folder in (done.work / "documents", done.work / "tables"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _succeeded(done: _Import, found: dict[str, Any]) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -252,6 +253,24 @@ def forget_work(context: Context, job: Job) -> None:
     # The query of an address in them may hold a signature or a key.
     for order in (context.settings.jobs_folder / job.job_id).glob(f"attempt-*/{JOB_NAME}"):
         order.unlink(missing_ok=True)
+
+
+def forget_cancelled(context: Context, job: Job) -> None:
+    """Remove what a cancelled import has left: the files that were added, and its work."""
+    forget_files(context, job)
+    forget_work(context, job)
+
+
+def forget_abandoned(context: Context) -> None:
+    """Remove the work of failed and cancelled imports that nobody has resumed for a week: it counts nowhere."""
+    for work in context.settings.jobs_folder.glob("*/import"):
+        # OSError: another attempt is at the same folder.
+        with contextlib.suppress(NotFoundError, OSError):
+            if context.jobs.get(work.parent.name).status not in ("failed", "cancelled"):
+                continue
+            newest = max((file.stat().st_mtime for file in work.rglob("*")), default=work.stat().st_mtime)
+            if time.time() - newest >= KEPT_SECONDS:
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def forget_files(context: Context, job: Job) -> None:

@@ -20,7 +20,6 @@ from luthier.core.errors import (
     DataSourceError,
     FileQuotaError,
     LuthierError,
-    NotFoundError,
     StorageFullError,
     UnreachableError,
     library_words_hidden,
@@ -29,10 +28,10 @@ from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentTask
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.imports import (
-    KEPT_SECONDS,
     ImportOrder,
     RemoteOrder,
     fitting_columns,
+    forget_abandoned,
     forget_work,
     work_folder,
 )
@@ -130,7 +129,7 @@ def carry_out(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
         UnreachableError: The source or the database cannot be reached; the job is tried again.
     """
     work = work_folder(context, job)
-    _forget_abandoned(context)
+    forget_abandoned(context)
     made = _made_by(context, job)
     if made is not None:  # the attempt before died between its work and its last word
         forget_work(context, job)
@@ -152,18 +151,6 @@ def carry_out(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
         return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)))
     forget_work(context, job)
     return Outcome(status="succeeded", found=found)
-
-
-def _forget_abandoned(context: Context) -> None:
-    """Remove what failed imports have downloaded where nobody has resumed them for a week: it counts nowhere."""
-    for part in context.settings.jobs_folder.glob("*/import/download"):
-        # OSError: another attempt is at the same folder.
-        with contextlib.suppress(NotFoundError, OSError):
-            if context.jobs.get(part.parent.parent.name).status not in ("failed", "cancelled"):
-                continue
-            newest = max(file.stat().st_mtime for file in (part, *part.rglob("*")))
-            if time.time() - newest >= KEPT_SECONDS:
-                shutil.rmtree(part.parent, ignore_errors=True)
 
 
 def _imported(context: Context, job: Job, order: ImportOrder, source: RemoteOrder) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.cancelled import clean_up_cancelled
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
@@ -205,8 +206,12 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
     with context.database.transaction():
         job = context.jobs.ask(job_id, "cancel")
         record(context, caller, "evaluation.cancelled", job_id)
-    if job.status in ENDED:  # else the attempt removes them as it ends
-        answers_file(context, job.job_id).unlink(missing_ok=True)
+    clean_up_cancelled(context, job)  # a running attempt does that as it ends
+
+
+def forget_answers(context: Context, job: Job) -> None:
+    """Remove the answers that attempts of a cancelled job have stored."""
+    answers_file(context, job.job_id).unlink(missing_ok=True)
 
 
 def answers_file(context: Context, job_id: str) -> Path:

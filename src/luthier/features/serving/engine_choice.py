@@ -183,7 +183,7 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
         )
     if served.adapter_path is None:
         return _Copies(folder, base)
-    own = folder / "adapters" / _adapter_key(served.adapter_path)
+    own = folder / "adapters" / adapter_key(served.adapter_path)
     adapter = _copy(context, name, served, own, make, base=folder)
     if isinstance(adapter, str) or adapter.why_not is not None:
         return adapter if isinstance(adapter, str) else str(adapter.why_not)
@@ -254,7 +254,8 @@ def _versions() -> tuple[str, ...]:
     return tuple(importlib.metadata.version(name) for name in _PACKAGES.values())
 
 
-def _adapter_key(adapter_path: str) -> str:
+def adapter_key(adapter_path: str) -> str:
+    """The name of the folder that holds the copy of an adapter, as its files are now."""
     folder = Path(adapter_path)
     files = [file for file in (folder / "adapter_model.safetensors", folder / "adapter_config.json") if file.is_file()]
     return sha256_document([str(folder), stamp_of(files)])[:16]

@@ -161,6 +161,12 @@ class _Waiting:
     only_loaded: bool = False
 
 
+def _is_of_earlier_files(known: Served, model: Served) -> bool:
+    """Whether an engine holds a model as its files were before they were written again."""
+    now = {"sha256": model.sha256, "adapter_stamp": model.adapter_stamp}
+    return known != model and known.model_copy(update=now) == model
+
+
 class Scheduler:
     """Hands requests to engine threads, opens engines, and closes idle ones.
 
@@ -305,14 +311,15 @@ class Scheduler:
                 self._thread_of_request = {
                     key: own for key, own in self._thread_of_request.items() if own is not engine_thread
                 }
-        lacking = 0 if self._lacking is None else self._lacking[1]
-        # The last one is the most recently used and stays even over the budget: the next request would only reload it.
-        for engine_thread in list(self._engine_threads.values())[:-1]:
-            if (
-                engine_thread.is_idle
-                and not engine_thread.is_closing
-                and self._num_bytes() + lacking > self._memory_bytes
-            ):
+        engine_threads = list(self._engine_threads.values())
+        # The most recently used one stays even over the budget: the next request would only reload it. Where an engine
+        # lacks memory for an adapter, that is the one that stays: the last request may have been for another one.
+        kept, lacking = self._lacking or (engine_threads[-1] if engine_threads else None, 0)
+        for engine_thread in engine_threads:
+            # What is closing counts as free: else all idle ones would be closed before the first has ended.
+            if self._num_bytes(with_closing=False) + lacking <= self._memory_bytes:
+                break
+            if engine_thread is not kept and engine_thread.is_idle and not engine_thread.is_closing:
                 engine_thread.close()
         # Ended requests are dropped in bulk: engines do not report single ends to the scheduler.
         if len(self._thread_of_request) > 1024:
@@ -357,6 +364,14 @@ class Scheduler:
         num_bytes = weight_bytes(model.path) + weight_bytes(model.adapter_path)
         if num_bytes > self._memory_bytes:
             raise too_large(model, num_bytes)
+        earlier = [(known, own) for known, own in self._engine_threads.items() if _is_of_earlier_files(known, model)]
+        for known, own in earlier:
+            if own.is_idle and not own.is_closing:
+                own.close()
+            elif not own.is_idle:
+                leaving.add(known)
+        if earlier:  # nobody asks it any more, and vLLM takes nearly all memory of a GPU
+            return None
         if self._is_place([*self._engine_threads, model], self._num_bytes() + num_bytes):
             return self._open(model, num_bytes)
         by_use = [(known, own) for known, own in self._engine_threads.items() if not own.is_closing]
@@ -389,10 +404,10 @@ class Scheduler:
         num_models = sum(self._own_of.get(model) not in own for model in models)
         return num_models <= self._most_models and num_bytes <= self._memory_bytes
 
-    def _num_bytes(self) -> int:
+    def _num_bytes(self, *, with_closing: bool = True) -> int:
         with self._engine_threads_lock:
             engine_threads = list(self._engine_threads.values())
-        return sum(engine_thread.num_bytes for engine_thread in engine_threads)
+        return sum(one.num_bytes for one in engine_threads if with_closing or not one.is_closing)
 
     def _has_room(self, engine_thread: EngineThread, num_bytes: int) -> bool:
         """Whether an adapter may be loaded; called from engine threads."""

@@ -313,8 +313,9 @@ def _deployment(context: Context, caller: Caller, name: str) -> Deployment | Non
 
 
 def _only(only: Mapping[str, Served], name: str) -> Served:
-    if name in only:
-        return only[name]
+    # Once: it may look at the files of the model.
+    if (found := only.get(name)) is not None:
+        return found
     raise NotFoundError(
         f"the model {name!r} is not served here", expected=f"one of {', '.join(only)}", do="ask one of these"
     )

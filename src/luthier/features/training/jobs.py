@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,7 @@ from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import reported_step
+from luthier.platform.jobs.cancelled import clean_up_cancelled
 from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish, with_caller
 from luthier.platform.processes.process import Outcome
 
@@ -79,7 +81,9 @@ def ask(context: Context, job_id: str, wish: Wish) -> Job:
         NotFoundError: There is no such job.
         ConflictError: The job has ended, is being cancelled, is paused already, or is of a kind that cannot be paused.
     """
-    return context.jobs.ask(job_id, wish)
+    job = context.jobs.ask(job_id, wish)
+    clean_up_cancelled(context, job)  # a running attempt does that itself
+    return job
 
 
 def resume(context: Context, job_id: str) -> Job:
@@ -175,6 +179,7 @@ def work(
             lanes=(lane,),
             fork_server=fork_server,
             tells_stop=lane == "train",
+            on_cancelled=partial(clean_up_cancelled, context),
         )
 
     with (

@@ -160,6 +160,7 @@ class AnswerRow:
         thinking: delimiters of its reasoning, and its budget.
         has_ended: whether its last event was emitted.
         num_new_tokens: tokens generated so far, without the end token.
+        token_ids: of them.
     """
 
     key: Hashable
@@ -177,13 +178,13 @@ class AnswerRow:
     thinking: Thinking = NO_THINKING
     has_ended: bool = False
     num_new_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
     _text: TextStream = field(init=False)
     _answer: AnswerText = field(init=False)
     _places: CallSpans | None = field(init=False)
     _num_characters: int = 0
     _num_emitted: int = 0
     _open_tokens: list[WrittenToken] = field(default_factory=list)
-    _ids: list[int] = field(default_factory=list)
     _closing: list[int] = field(default_factory=list)
     _is_closed: bool = False
 
@@ -226,8 +227,7 @@ class AnswerRow:
             # The end token itself is neither counted nor decoded.
             return token, self._end("stop")
         self.num_new_tokens += 1
-        if self.asked.returns_token_ids:
-            self._ids.append(token)
+        self.token_ids.append(token)
         if self.asked.num_top is not None:
             # From the model's own logits, before penalties and constraint: what OpenAI's API reports.
             self._open_tokens.append(self._likelihoods(token, logits))
@@ -276,7 +276,7 @@ class AnswerRow:
             num_new_tokens=self.num_new_tokens,
             num_thinking_tokens=self._answer.num_thinking,
             ends_in_thought=self._answer.ends_in_thought,
-            token_ids=tuple(self._ids) if self.asked.returns_token_ids else None,
+            token_ids=tuple(self.token_ids) if self.asked.returns_token_ids else None,
             stop_text=self._answer.stop_text,
         )
         return [*events, ended]

@@ -213,6 +213,8 @@ class QueuedPrompt:
         adapter: name of its adapter; None for the base.
         owner: used for fair scheduling; None counts as one owner.
         prefix: the part of it that is computed: of a long prompt, or of an earlier one that begins so.
+        order: its number in the order of arrival.
+        row: the answer that it continues; None where it begins one for each choice.
     """
 
     key: Hashable
@@ -220,6 +222,13 @@ class QueuedPrompt:
     adapter: str | None
     owner: str | None = None
     prefix: Prefix | None = None
+    order: int = 0
+    row: AnswerRow | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """The number of answers that continue it."""
+        return self.prepared.num_rows if self.row is None else 1
 
     @property
     def num_remaining(self) -> int:

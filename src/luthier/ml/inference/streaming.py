@@ -3,15 +3,16 @@
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, with any adapters
 (`mixed_adapters`); where a long one would make it too wide for memory, short ones have a batch of their own. Requests
 join and leave between two steps: new prompts are prefilled together and join with their first token; a finished answer
-leaves immediately. A prompt that begins as an earlier one continues from there (`prompt_cache`). An answer that does
-not fit into the sliding windows of the model is decoded separately. So is every answer of a model that cannot batch
-rows (`decoding_proof`).
+leaves immediately. Where what is written outgrows memory, the youngest answers pause (`answer_room`). A prompt that
+begins as an earlier one continues from there (`prompt_cache`). An answer that does not fit into the sliding windows of
+the model is decoded separately. So is every answer of a model that cannot batch rows (`decoding_proof`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -30,9 +31,18 @@ from luthier.core.stream import (
 )
 from luthier.core.task_head import TaskHeadKind, is_task_model, refuse_other_use
 from luthier.ml.inference.accelerator import device_type, usual_precision
+from luthier.ml.inference.answer_room import (
+    RESERVE,
+    AnswerRoom,
+    growth_share,
+    paused,
+    prompt_tokens,
+    row_tokens,
+    youngest,
+)
 from luthier.ml.inference.answer_row import AnswerRow
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS
-from luthier.ml.inference.batches import memory_batches, padded_tokens
+from luthier.ml.inference.batches import memory_batches
 from luthier.ml.inference.decode import Batch
 from luthier.ml.inference.decoding_proof import DecodingPath
 from luthier.ml.inference.kv_cache import RowBatch
@@ -57,8 +67,6 @@ _TEXT_ERRORS: Final = (ArithmeticError, AttributeError, LookupError, RecursionEr
 MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
 # The cache grows by this many tokens at a time: growing copies the cache, and not all answers get long.
 _ROOM_TOKENS: Final = 64
-# Reserve for owners without running requests when all places are taken: a quarter of rows and tokens.
-_RESERVE: Final = 1.25
 
 
 def open_stream_engine(served: Served) -> StreamingEngine:
@@ -120,17 +128,20 @@ class StreamingEngine:
     ) -> None:
         # NaN in one row must not raise: it would end the answers of all other rows.
         self._engine, self._decoder = engine, engine.open_decoder(may_diverge=True)
-        self._max_rows, self._batch_tokens = max_rows, batch_tokens
+        self._room = AnswerRoom(max_rows, batch_tokens)
         self._adapters = MixedAdapters(engine.causal)
         device = engine.causal.get_input_embeddings().weight.device
         self._reader = RequestPreparer(engine, device=device, num_logits=engine.num_logits)
         self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
         self._prepared: dict[Hashable, Prepared] = {}
         self._prefill_queue: list[QueuedPrompt] = []
+        self._paused: list[QueuedPrompt] = []  # in the order of arrival
+        self._num_admitted = 0
         self._pooling = PoolingQueue(engine, self._decoder, self._adapters, max_rows)
         self._turns = PrefillTurns()
         self._prompts = PromptCache(cache_bytes(self._num_base_bytes) if prompt_bytes is None else prompt_bytes)
         self._rows: dict[int, AnswerRow] = {}
+        self._prompt_of: dict[int, QueuedPrompt] = {}  # of a row: what it began with, without keys and values
         self._groups: list[RowGroup] = []
         self._next_row = 0
 
@@ -147,7 +158,7 @@ class StreamingEngine:
     @property
     def keys(self) -> set[Hashable]:
         """The keys of the requests in progress."""
-        waiting = {one.key for one in self._prefill_queue} | self._pooling.keys
+        waiting = {one.key for one in (*self._prefill_queue, *self._paused)} | self._pooling.keys
         return {row.key for row in self._rows.values()} | waiting
 
     @property
@@ -232,9 +243,12 @@ class StreamingEngine:
         if isinstance(prepared, PreparedPooling):
             self._pooling.add(key, prepared, adapter, owner)
             return True
-        if not self._has_room_for(prepared, _RESERVE if may_exceed else 1.0):
+        prompt = QueuedPrompt(key, prepared, adapter, owner, order=self._num_admitted)
+        # Paused answers go first.
+        if (self._paused and not may_exceed) or not self._has_room_for(prompt, RESERVE if may_exceed else 1.0):
             return False
-        self._prefill_queue.append(QueuedPrompt(key, prepared, adapter, owner))
+        self._num_admitted += 1
+        self._prefill_queue.append(prompt)
         return True
 
     def ask_pooling(self, key: Hashable, request: PoolingRequest, adapter: str | None) -> bool:
@@ -258,10 +272,8 @@ class StreamingEngine:
     def cancel(self, key: Hashable) -> None:
         """Cancel this request; no effect if it has ended."""
         self._prepared.pop(key, None)
-        self._prefill_queue = [one for one in self._prefill_queue if one.key != key]
         self._pooling.cancel(key)
-        for number in [number for number, row in self._rows.items() if row.key == key]:
-            del self._rows[number]
+        self._forget(key)
         self._drop_ended()
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:  # noqa: ARG002 - it computes and never blocks
@@ -272,7 +284,8 @@ class StreamingEngine:
 
     def close(self) -> None:
         """Release the weights; the engine cannot be used afterwards."""
-        self._rows, self._groups, self._prefill_queue = {}, [], []
+        self._rows, self._groups, self._prefill_queue, self._paused = {}, [], [], []
+        self._prompt_of = {}
         self._pooling.clear()
         self._prompts.clear()
         self._engine.close()
@@ -285,32 +298,43 @@ class StreamingEngine:
             raise NotFoundError(f"the adapter {adapter!r}", expected="one that is loaded", do="load it first")
         refuse_other_use(adapter or self._engine.causal.name_or_path, self._pooling.kind_of(adapter), kind)
 
-    def _has_room_for(self, prepared: Prepared, share: float) -> bool:
+    def _has_room_for(self, prompt: QueuedPrompt, share: float) -> bool:
         """Whether it fits together with the running requests; a single one always does.
 
         Args:
-            prepared: the request.
+            prompt: the request.
             share: fraction of the ordinary capacity that may be used.
         """
-        waiting = [one.prepared for one in self._prefill_queue]
-        if not self._rows and not waiting:
+        if not self._rows and not self._prefill_queue:
             return True
-        lengths = [row.num_tokens for row in self._rows.values()]
-        for one in (*waiting, prepared):
-            lengths += [one.num_tokens] * one.num_rows
-        # A batch is rectangular: every row takes the memory of the longest.
-        num_tokens = padded_tokens(lengths, memory_batches(lengths, int(share * self._batch_tokens)))
-        return len(lengths) <= share * self._max_rows and num_tokens <= share * self._batch_tokens
+        return self._room.has_place_for([*self._lengths(), *prompt_tokens(prompt)], share)
+
+    def _lengths(self) -> list[int]:
+        """Tokens that are reserved for each answer, those of prompts that are not read yet among them."""
+        lengths = [row_tokens(row) for row in self._rows.values()]
+        return lengths + [length for one in self._prefill_queue for length in prompt_tokens(one)]
+
+    def _pause(self) -> None:
+        """Pause the youngest answers where all that is written does not fit into memory any more; one always stays."""
+        share, num_before = growth_share((*self._prompt_of.values(), *self._prefill_queue)), len(self._rows)
+        while len(self._rows) > 1 and not self._room.holds(self._lengths(), share):
+            number = youngest({number: self._prompt_of[number] for number in self._rows})
+            self._paused.append(paused(self._prompt_of[number], self._rows.pop(number)))
+        if len(self._rows) < num_before:
+            self._paused.sort(key=lambda one: one.order)
+            self._drop_ended()
 
     def _begin(self) -> list[KeyedEvent]:
-        """Prefill new prompts; their first tokens follow with the next step."""
+        """Prefill new prompts, and paused answers; their next tokens follow with the next step."""
+        while self._paused and self._has_room_for(self._paused[0], 1.0):
+            self._prefill_queue.append(self._paused.pop(0))
         if not self._prefill_queue:
             return []
         first = self._turns.first(self._prefill_queue)
         self._resume(first)
         # If adapters cannot be mixed, a pass may contain rows of only one adapter.
         beside = [one for one in self._prefill_queue if self._adapters.mixes or one.adapter == first.adapter]
-        begun = next_prefill_batch(first, beside, self._decoder.fits_windows, self._max_rows)
+        begun = next_prefill_batch(first, beside, self._decoder.fits_windows, self._room.max_rows)
         self._adapters.use([one.adapter for one in begun])
         # Only if windows allow a shared prefix: other models process a long prompt in one pass.
         if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
@@ -322,18 +346,19 @@ class StreamingEngine:
         batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
         self._keep_prompts(begun, batch)
         # One row per choice: the prompt's cache row is copied, not recomputed.
-        places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
+        places = [place for place, one in enumerate(begun) for _ in range(one.num_rows)]
         if len(places) > len(begun):
             batch.keep(places)
             logits = logits[torch.tensor(places, device=logits.device)]
         batch.rows = list(range(self._next_row, self._next_row + len(places)))
         self._next_row += len(places)
         rows = [
-            self._reader.row(one.key, choice, one.adapter, one.prepared)
+            one.row or self._reader.row(one.key, choice, one.adapter, one.prepared)
             for one in begun
-            for choice in range(one.prepared.num_rows)
+            for choice in range(one.num_rows)
         ]
         self._rows.update(zip(batch.rows, rows, strict=True))
+        self._prompt_of.update(zip(batch.rows, (replace(begun[place], prefix=None) for place in places), strict=True))
         self._groups.append(RowGroup(batch, logits, None))
         return [
             (
@@ -344,6 +369,7 @@ class StreamingEngine:
                 ),
             )
             for one in begun
+            if one.row is None
         ]
 
     def _resume(self, first: QueuedPrompt) -> None:
@@ -364,11 +390,12 @@ class StreamingEngine:
     def _keep_prompts(self, begun: Sequence[QueuedPrompt], batch: Batch | RowBatch) -> None:
         """Keep what was computed of prompts, for those that begin so."""
         for place, one in enumerate(begun):
-            if isinstance(batch, Batch) and self._decoder.fits_windows(one.prepared.num_tokens):
+            if one.row is None and isinstance(batch, Batch) and self._decoder.fits_windows(one.prepared.num_tokens):
                 self._prompts.add(one.prepared.request.ids, one.adapter, batch, place)
 
     def _step(self) -> list[KeyedEvent]:
         """Generate one token of every answer."""
+        self._pause()
         self._join()
         events: list[KeyedEvent] = []
         for group in self._groups:
@@ -402,24 +429,27 @@ class StreamingEngine:
         """One token of one answer; a failure ends only its own request."""
         row = self._rows[number]
         if not is_sound:
-            self._fail(row.key)
+            self._forget(row.key)
             return likeliest, [(row.key, Failed.of(DIVERGED))]
         try:
             token, new_events = row.write(logits, likeliest)
         except LuthierError as error:
-            self._fail(row.key)
+            self._forget(row.key)
             return likeliest, [(row.key, Failed.of(error))]
         except _TEXT_ERRORS as error:
             # Generated text is parsed (tool calls, reasoning, JSON). A bug in a parser must not end the answers of all
             # other requests, as an exception out of `poll` would.
             log.exception("an answer could not be read while it was written")
-            self._fail(row.key)
+            self._forget(row.key)
             return likeliest, [(row.key, Failed.of(_unreadable(error)))]
         if row.has_ended:
             del self._rows[number]
         return token, [(row.key, event) for event in new_events]
 
-    def _fail(self, key: Hashable) -> None:
+    def _forget(self, key: Hashable) -> None:
+        """Write no more of a request; the rows of its batches are dropped by `_drop_ended`."""
+        self._prefill_queue = [one for one in self._prefill_queue if one.key != key]
+        self._paused = [one for one in self._paused if one.key != key]
         for number in [number for number, row in self._rows.items() if row.key == key]:
             del self._rows[number]
 
@@ -429,8 +459,8 @@ class StreamingEngine:
         If rows of different adapters cannot share a batch, each adapter has a separate batch.
         """
         numbers = [number for group in filter(self._fits, self._groups) for number in group.batch.rows]
-        lengths = [self._rows[number].num_tokens for number in numbers]
-        for places in memory_batches(lengths, self._batch_tokens):
+        lengths = [row_tokens(self._rows[number]) for number in numbers]
+        for places in memory_batches(lengths, self._room.batch_tokens):
             batches: dict[str | None, set[int]] = {}
             for number in (numbers[place] for place in places):
                 batches.setdefault(None if self._adapters.mixes else self._rows[number].adapter, set()).add(number)
@@ -456,6 +486,7 @@ class StreamingEngine:
         return self._decoder.fits_windows(max(self._rows[number].num_tokens for number in group.batch.rows))
 
     def _drop_ended(self) -> None:
+        self._prompt_of = {number: one for number, one in self._prompt_of.items() if number in self._rows}
         for group in self._groups:
             group.keep(self._rows)
         self._groups = [group for group in self._groups if group.batch.rows]

@@ -27,6 +27,8 @@ class KindRules:
             cannot be paused.
         hides_queries: Whether the document of a job that has succeeded or was cancelled loses the queries of its
             addresses, which may hold a signature or a key. Such a job is never resumed.
+        cancelled: `module:function` that removes what a cancelled job has left where its attempt could not; empty where
+            nothing has to be removed. Called again for a job that has nothing left, it does nothing.
     """
 
     title: str
@@ -37,6 +39,7 @@ class KindRules:
     picked_up: str = "it begins again"
     pauses: str = ""
     hides_queries: bool = False
+    cancelled: str = ""
 
     @property
     def with_article(self) -> str:
@@ -63,11 +66,18 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         "Evaluation",
         "luthier.features.evaluation_orders.job:carry_out",
         by_document={"eval_run": "luthier.features.evals_api.job:carry_out"},
+        cancelled="luthier.features.evaluation_orders.service:forget_answers",
     ),
-    "batch": KindRules("Batch", "luthier.features.batches.job:carry_out"),
+    "batch": KindRules(
+        "Batch", "luthier.features.batches.job:carry_out", cancelled="luthier.features.batches.job:end_cancelled"
+    ),
     # What documents were read to, and what a model has written, is kept between attempts.
     "import": KindRules(
-        "Import", "luthier.features.datasets.import_job:carry_out", continues="continues", hides_queries=True
+        "Import",
+        "luthier.features.datasets.import_job:carry_out",
+        continues="continues",
+        hides_queries=True,
+        cancelled="luthier.features.datasets.imports:forget_cancelled",
     ),
     "synthesis": KindRules(
         "Synthesis",

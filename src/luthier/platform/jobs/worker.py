@@ -64,6 +64,7 @@ class Worker:
         lanes: The lanes that it takes jobs from.
         fork_server: Starts the processes of jobs from loaded libraries; None has each load its own.
         tells_stop: Whether its log has a line about its end; of several in one process one says it for all.
+        on_cancelled: Called with each job that it has written down as cancelled.
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class Worker:
         lanes: tuple[Lane, ...] = ("train",),
         fork_server: ForkServer | None = None,
         tells_stop: bool = True,
+        on_cancelled: Callable[[Job], None] = lambda _: None,
     ) -> None:
-        self.tells_stop = tells_stop
+        self.tells_stop, self.on_cancelled = tells_stop, on_cancelled
         self.job_ids: set[str] = set()
         """Of the jobs that it has taken."""
         self.name, self.store, self.command, self.step_of, self.folder = name, store, command, step_of, folder
@@ -226,6 +228,8 @@ class Worker:
                 time.sleep(self.pace.look)
             else:
                 self.tell(f"{job.job_id}: {after.shown_status}")
+                if after.status == "cancelled":
+                    self.on_cancelled(after)
                 return
 
     def _record_outcome(self, job: Job, attempt: Attempt, wish: Wish | None, *, is_stopping: bool) -> Job:

@@ -24,6 +24,7 @@ from luthier.features.batches import service
 from luthier.features.batches.records import BatchRequest
 from luthier.features.batches.store import BatchView
 from luthier.features.serving.api import offline
+from luthier.features.training import jobs
 from luthier.platform.auth import access_check
 from luthier.platform.auth.service import create_key, revoke_key
 from luthier.platform.files import service as files
@@ -189,6 +190,34 @@ def test_a_batch_whose_job_was_cancelled_keeps_what_was_answered(
     assert [one["custom_id"] for one in made] == [f"id-{number}" for number in range(5)]
     assert (view.batch.num_completed, view.batch.num_failed) == (5, 0)
     assert not (opened.settings.jobs_folder / job.job_id / "output.jsonl").exists()
+
+
+def test_a_batch_whose_waiting_job_was_cancelled_keeps_what_was_answered(
+    opened: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `luthier jobs cancel` between two attempts, or before the first one."""
+    start(opened, lines(20))
+    monkeypatch.setattr(batch_job, "NUM_AT_ONCE", 1)
+    job = claimed(opened)
+
+    def say(text: str) -> str:
+        if text == "say 5":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return text
+
+    answering(opened, say)
+    with pytest.raises(SystemExit):
+        batch_job.carry_out(opened, job)
+    opened.jobs.give_back(job.job_id, job.attempt)
+    other = start(opened, lines(3))
+    for one in (job, other.job):
+        jobs.ask(opened, one.job_id, "cancel")
+    view = opened.batches.get("default", job.document["batch_id"])
+    assert (view.job.status, view.batch.status) == ("cancelled", "cancelled")
+    assert [one["custom_id"] for one in content(opened, view.batch.output_file_id)] == [f"id-{n}" for n in range(5)]
+    assert not (opened.settings.jobs_folder / job.job_id / "output.jsonl").exists()
+    unbegun = opened.batches.get("default", other.batch.batch_id).batch
+    assert (unbegun.status, unbegun.output_file_id) == ("cancelled", None)
 
 
 def test_an_expired_batch_says_so_of_every_request_that_is_left(

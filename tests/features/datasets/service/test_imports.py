@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
-from luthier.features.datasets import data_jobs
+from luthier.features.datasets import data_jobs, imports
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.rows import look_of, rows_page
+from luthier.features.training import jobs
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -340,6 +342,39 @@ def test_cancelling_a_waiting_import_deletes_its_files(context: Context) -> None
     assert context.jobs.get(job.job_id).status == "cancelled"
     with pytest.raises(ConflictError):
         data_jobs.go_on(context, ME, job.job_id)
+
+
+def test_an_import_that_the_command_cancels_leaves_nothing(context: Context) -> None:
+    """`luthier jobs cancel` knows no kind of job, and no attempt is running that could do it."""
+    job = add(context, {"a.txt": b"one", "b.txt": b"two"}).job
+    assert job is not None
+    work = imports.work_folder(context, job)
+    work.mkdir(parents=True)  # as an attempt leaves it that was stopped
+    (work / "passages.jsonl").write_text("{}\n", encoding="utf-8")
+    assert len(files.list_files(context, "default")[0]) == 2
+    assert jobs.ask(context, job.job_id, "cancel").status == "cancelled"
+    assert files.list_files(context, "default")[0] == []
+    assert not work.exists()
+
+
+def test_a_failed_import_keeps_nothing_that_another_attempt_makes_again(context: Context) -> None:
+    add(context, {"a.zip": zipped({"in/1.bin": "x" * 1000}), "b.txt": b""})
+    job = work_once(context)
+    assert job.status == "failed"
+    work = imports.work_folder(context, job)
+    assert [name for name in ("documents", "tables") if (work / name).exists()] == []
+    # Its files are gone after a week, so that it cannot be resumed: then its work goes, too.
+    work.mkdir(parents=True, exist_ok=True)
+    place = work / "passages.jsonl"
+    place.write_text("{}\n", encoding="utf-8")
+    add(context, {"c.txt": TEXT.format(1).encode(), "d.txt": b"More."}, name="Texts")
+    work_once(context)
+    assert place.exists()
+    for one in nonempty(list(work.rglob("*"))):
+        os.utime(one, (0, 0))
+    add(context, {"e.txt": TEXT.format(2).encode(), "f.txt": b"Less."}, name="Others")
+    work_once(context)
+    assert not work.exists()
 
 
 def test_names_of_files_lead_nowhere(context: Context, tmp_path: Path) -> None:

@@ -297,6 +297,22 @@ def test_an_adapter_that_was_written_again_answers_with_what_is_in_its_folder(wo
     assert world.log == ["open a", "load one", "load one#2"]
 
 
+def test_an_engine_over_files_that_were_written_again_makes_room_before_the_next_is_opened(world: World) -> None:
+    """vLLM takes nearly all memory of a GPU: a second one beside it could not be opened."""
+    world.open_desk(most_models=9)
+    before = world.model("a")
+    assert world.answered(world.ask(before), world.ask("b")) == ["a:", "b:"]
+    world.hold.add("a")
+    held = world.ask(before)
+    world.until(lambda: world.num_begun("a") == 1)
+    later = world.ask(before.model_copy(update={"sha256": "another"}))
+    assert world.answered(world.ask("b")) == ["b:"]
+    assert world.log == ["open a", "open b"], "an answer that is being written keeps the weights it began with"
+    world.hold.clear()
+    assert world.answered(held, later) == ["a:", "a:"]
+    assert world.log == ["open a", "open b", "close a", "open a"]
+
+
 def test_a_request_for_a_loaded_model_alone_loads_none(world: World) -> None:
     world.open_desk(most_models=1)
     early = world.ask("a", only_loaded=True)
@@ -481,6 +497,30 @@ def test_an_adapter_gets_the_memory_of_a_model_that_nobody_asks(world: World) ->
     assert world.log[2:] == ["close b", "load one"]
 
 
+def test_an_adapter_gets_the_memory_of_a_model_that_was_asked_after_its_own(world: World) -> None:
+    world.sizes = {"a": 40, "b": 50}
+    world.gates["a"] = threading.Event()
+    world.open_desk(memory_bytes=100)
+    world.answered(world.ask("b"))
+    waits = world.ask("a", "one")
+    world.until(lambda: waits in world.scheduler._thread_of_request)
+    # While `a` is being loaded, the other model is used once more.
+    world.answered(world.ask("b"))
+    world.gates["a"].set()
+    assert world.answered(waits) == ["a:one"]
+    assert world.log == ["open b", "open a", "close b", "load one"]
+
+
+def test_no_more_models_are_closed_for_an_adapter_than_have_to_be(world: World) -> None:
+    world.sizes = {"a": 30, "b": 30, "c": 30}
+    world.open_desk(most_models=9, memory_bytes=100)
+    for name in ("a", "b", "c"):
+        world.answered(world.ask(name))
+    assert world.answered(world.ask("c", "one")) == ["c:one"]
+    assert world.answered(world.ask("b")) == ["b:"]
+    assert world.log == ["open a", "open b", "open c", "close a", "load one"]
+
+
 def test_an_adapter_that_can_never_be_held_is_refused(world: World) -> None:
     world.sizes = {"a": 95}
     world.open_desk(memory_bytes=100)
@@ -636,9 +676,9 @@ def test_an_engine_may_count_memory_while_another_goes(world: World) -> None:
         lambda _: None, most_models=2, memory_bytes=100, precision=lambda: "float32", open_engine=world.open_engine
     )
     engines: Any = scheduler._engine_threads
-    asking: Any = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False)
+    asking: Any = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False, is_closing=False)
     key = SlowKey()
-    other = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False)
+    other = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False, is_closing=False)
     engines[key], engines["other"] = asking, other
     engines["gone"] = SimpleNamespace(num_bytes=20, has_closed=True, failure=None)
     answers: list[object] = []

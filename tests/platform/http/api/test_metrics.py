@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from luthier.core.errors import WorkError
@@ -42,6 +43,17 @@ def test_requests_are_counted_by_route_and_never_by_address(visitor) -> None:  #
     assert found["luthier_http_request_seconds_count", labelled(method="GET", route="unmatched")] == 20
     assert found["luthier_http_requests_in_flight", ()] == 1, "the one that asks"
     assert [labels for key, labels in found if key == "luthier_build_info"]
+
+
+def test_long_answers_are_told_apart_by_their_time(home: Context) -> None:
+    counted = measures.Metrics(home)
+    for seconds in (0.2, 45.0, 45.0, 90.0, 1000.0):
+        counted.count("POST", "/v1/chat/completions", 200, seconds)
+    found = figures(generate_latest(counted.registry).decode())
+    where = {"method": "POST", "route": "/v1/chat/completions"}
+    ends = ("0.25", "10.0", "30.0", "60.0", "120.0", "300.0", "+Inf")
+    name = "luthier_http_request_seconds_bucket"
+    assert [found[name, labelled(le=end, **where)] for end in ends] == [1, 1, 1, 3, 4, 4, 5]
 
 
 def test_the_state_of_the_home(visitor, home: Context) -> None:  # type: ignore[no-untyped-def]

@@ -46,6 +46,7 @@ class House:
         if self.fork_server is not None:
             self.fork_server.start()
         self.stop: str | None = None
+        self.cancelled = list[Job]()
 
     def submit(self, mode: str = "plain", number: int = 1) -> str:
         job = Job(job_id=f"job-{number}", kind="train", document={"mode": mode}, run_id=f"run-{number}")
@@ -71,6 +72,7 @@ class House:
             tell=self.told.append,
             pace=pace,
             fork_server=self.fork_server,
+            on_cancelled=self.cancelled.append,
         )
 
     def work(self, pace: Pace = QUICK) -> int:
@@ -191,6 +193,8 @@ def test_who_does_not_hear_is_killed_after_the_grace(house: House) -> None:
     thread.join(60)
     assert house.queue.get(job_id).status == "cancelled"
     assert house.steps(job_id) < 40
+    # Nothing of its attempt was done when it was killed: whoever holds the rules of its kind removes what is left.
+    assert [(job.job_id, job.status) for job in house.cancelled] == [(job_id, "cancelled")]
 
 
 @both_ways
