@@ -28,7 +28,7 @@ from luthier.features.datasets.imports import RemoteOrder, work_folder
 from luthier.features.datasets.remote_imports import address_of, check_allowed, source_of, start_again, start_import
 from luthier.features.datasets.rows import rows_page
 from luthier.features.datasets.store import DatasetVersion
-from luthier.ml.data.remote import download
+from luthier.core.system import download
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
