@@ -14,20 +14,24 @@ from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation, SystemKind
 from luthier.core.evaluation_plan import Prompting
 from luthier.features.evaluations.alternative import alternative_of
-from luthier.ml.baselines.predict import COPY, EMBEDDED, LINEAR, NEAREST, RIDGE
+from luthier.ml.baselines.predict import COPY, EMBEDDED, LINEAR, NEAREST, POPULARITY, RIDGE, UNCHANGED
 
 ROWS = {
     LINEAR: [(f"the wine tastes {'sweet' if n % 2 else 'sour'} {n}", "good" if n % 2 else "bad") for n in range(40)],
     NEAREST: [("where is the bridge", "in the town"), ("who made the violin", "a luthier")],
     RIDGE: [(f"{n} metres", str(2 * n)) for n in range(40)],
     COPY: [(f"colour: blue{n} shape: round{n}", f"round{n}") for n in range(40)],
+    UNCHANGED: [(f"Correct: the {n} bows are made of old wood", f"The {n} bows are made of old wood") for n in range(40)],
+    POPULARITY: [(f"red or blue, number {n}?", "red" if n % 3 else "blue") for n in range(40)],
 }
-KINDS: dict[str, SystemKind] = {LINEAR: "linear", NEAREST: "nearest", RIDGE: "ridge", COPY: "copy", EMBEDDED: "nearest"}
+KINDS: dict[str, SystemKind] = {LINEAR: "linear", NEAREST: "nearest", RIDGE: "ridge", COPY: "copy", UNCHANGED: "copy", POPULARITY: "popularity", EMBEDDED: "nearest"}
 QUESTIONS = {
     LINEAR: ("the wine tastes sweet", "['good']"),
     NEAREST: ("who plays the violin", "['a luthier']"),
     RIDGE: ("20 metres", "['40']"),
     COPY: ("colour: red shape: square", "['square']"),
+    UNCHANGED: ("Correct: nine violins are made of spruce", "['nine violins are made of spruce']"),
+    POPULARITY: ("blue or red?", "['red']"),
 }
 
 
