@@ -11,9 +11,7 @@ from luthier.core.system.files import is_disk_full
 
 
 def _source(file: RemoteFile) -> RemoteSource:
-    return RemoteSource(
-        "c0ffee", (file,), lambda *_: None, lambda _: False, repo="org/tiny", failed=ModelSourceError
-    )
+    return RemoteSource("c0ffee", (file,), lambda *_: None, lambda _: False, repo="org/tiny", failed=ModelSourceError)
 
 
 def test_an_error_that_nothing_explains_is_passed_on_and_is_not_its_own_cause(tmp_path: Path) -> None:
@@ -45,7 +43,9 @@ def test_a_server_that_sends_without_end_is_stopped_at_the_size_that_it_stated(t
     file = RemoteFile("model.safetensors", 10, open_at)
     with (
         SilentProgress().task("", 10, "bytes") as task,
-        pytest.raises(ModelSourceError, match="model.safetensors of org/tiny: the server sends more than the 10 bytes"),
+        pytest.raises(
+            ModelSourceError, match=r"model.safetensors of org/tiny: the server sends more than the 10 bytes"
+        ),
     ):
         download(_source(file), file, tmp_path / "part", task)
     assert sent == [0, 1]

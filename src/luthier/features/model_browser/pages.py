@@ -35,9 +35,7 @@ PAGE = Page(
     key="m",
     group="use",
     # Not `models pull`: no page fetches a model.
-    advised=(
-        Advised(commands=("models list", "models show", "models rm", "export"), calls=("models", "fine_tuning")),
-    ),
+    advised=(Advised(commands=("models list", "models show", "models rm", "export"), calls=("models", "fine_tuning")),),
     elsewhere=("/exports",),
 )
 DEPLOYMENTS = Page(

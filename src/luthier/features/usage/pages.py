@@ -14,9 +14,7 @@ from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter()
-PAGE = Page(
-    "Usage", "/settings/usage", "read", order=70, group="settings", advised=(Advised(commands=("usage",)),)
-)
+PAGE = Page("Usage", "/settings/usage", "read", order=70, group="settings", advised=(Advised(commands=("usage",)),))
 
 _SPANS: Final = (7, 30, 90)
 _ROLES: Final[tuple[Role, ...]] = ("tuned", "other-1", "other-2", "other-3")

@@ -214,7 +214,7 @@ def _ways(num_prompts: int, embeddings: TokenEmbeddings | None) -> Iterator[Way]
 
 
 def function_of(name: str) -> Callable[[_Rows, Sequence[str]], list[str] | Classified] | None:
-    """The function by which a baseline answers prompts from rows alone; None for one that takes more, and for others."""
+    """The function by which a baseline answers prompts from rows alone; None where it takes more, and for others."""
     found = next((way.answer for way in _ways(1, None) if way.name == name), None)
     # A lambda hands on something else, such as the number of prompts.
     return None if found is None or found.__name__ == "<lambda>" else found

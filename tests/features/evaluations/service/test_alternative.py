@@ -21,10 +21,20 @@ ROWS = {
     NEAREST: [("where is the bridge", "in the town"), ("who made the violin", "a luthier")],
     RIDGE: [(f"{n} metres", str(2 * n)) for n in range(40)],
     COPY: [(f"colour: blue{n} shape: round{n}", f"round{n}") for n in range(40)],
-    UNCHANGED: [(f"Correct: the {n} bows are made of old wood", f"The {n} bows are made of old wood") for n in range(40)],
+    UNCHANGED: [
+        (f"Correct: the {n} bows are made of old wood", f"The {n} bows are made of old wood") for n in range(40)
+    ],
     POPULARITY: [(f"red or blue, number {n}?", "red" if n % 3 else "blue") for n in range(40)],
 }
-KINDS: dict[str, SystemKind] = {LINEAR: "linear", NEAREST: "nearest", RIDGE: "ridge", COPY: "copy", UNCHANGED: "copy", POPULARITY: "popularity", EMBEDDED: "nearest"}
+KINDS: dict[str, SystemKind] = {
+    LINEAR: "linear",
+    NEAREST: "nearest",
+    RIDGE: "ridge",
+    COPY: "copy",
+    UNCHANGED: "copy",
+    POPULARITY: "popularity",
+    EMBEDDED: "nearest",
+}
 QUESTIONS = {
     LINEAR: ("the wine tastes sweet", "['good']"),
     NEAREST: ("who plays the violin", "['a luthier']"),

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from tests.hub_server import Hub, read_files, serving
 
-from luthier.core.system.files import file_lock
 from luthier.core.system import download
+from luthier.core.system.files import file_lock
 from luthier.ml.training import checkpoint
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.platform.home.context import Context

@@ -117,7 +117,10 @@ def test_a_page_of_a_package_takes_over_calls_and_none_of_ours(monkeypatch: pyte
         "/plug-ins/costs",
         "read",
         order=5,
-        advised=(Advised(commands=("runs",), calls=("costs",)), Advised(calls=("costs/x",), title="<X>", address='/a"b')),
+        advised=(
+            Advised(commands=("runs",), calls=("costs",)),
+            Advised(calls=("costs/x",), title="<X>", address='/a"b'),
+        ),
     )
     pages = {**PAGES, "costs": theirs}
     monkeypatch.setattr(render, "declared", lambda: pages)
