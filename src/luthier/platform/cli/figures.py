@@ -18,8 +18,9 @@ _LEAST = 0.0001
 
 def count(number: int | float) -> str:
     """`1,234`; from a million on `135.0M`."""
-    for limit, letter in ((1e9, "B"), (1e6, "M")):
-        if abs(number) >= limit:
+    # From 999,950,000 on millions would be shown as 1,000.0M.
+    for least, limit, letter in ((0.99995e9, 1e9, "B"), (1e6, 1e6, "M")):
+        if abs(number) >= least:
             return f"{number / limit:,.1f}{letter}"
     return f"{number:,.0f}"
 
