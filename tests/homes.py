@@ -252,7 +252,7 @@ def add_auto(
         {"page": "report.html", "seconds": 0.4},
     ]
     stages = []
-    for place, name in enumerate(spec.stage_names):
+    for place, name in enumerate(("audit", "repair", "split", "showdown", "tune", "judge", "report")):
         fields = {"status": "done", "came": came[place]} if place < num_done else last if place == num_done else {}
         stages.append(Stage.model_validate({"name": name} | dict(fields)))
     return _add(home, AUTO_ID, "auto", spec.model_dump(mode="json"), stages, project_id)

@@ -110,3 +110,21 @@ def test_values_reach_keys_at_any_depth_of_the_recipe():
     made = recipe_with(Recipe.model_validate(asked), {"training.optimizer.beta2": 0.99, "training.average.kind": "ema"})
     assert made["training"]["optimizer"] == {"name": "adamw", "beta1": 0.9, "beta2": 0.99}
     assert made["training"]["average"] == {"kind": "ema"}
+
+
+def test_what_a_method_declares_decides_what_of_it_is_searched():
+    plan = make_plan()
+
+    def searched(method):
+        of_method = plan.model_copy(update={"method": plan.method.model_copy(update={"name": method})})
+        return set(names(default_space(of_method, most_rank=16)))
+
+    together = {"method.rank", ALPHA_OVER_RANK, "method.targets"}
+    assert together | {"method.name"} <= searched("lora")
+    for method in ("loraplus", "qlora", "pissa", "olora"):
+        assert searched(method) >= together
+        assert "method.name" not in searched(method), "chosen for a reason"
+    for method in ("full", "ia3", "adalora", "prompt_tuning", "of a package that is gone"):
+        assert not searched(method) & together
+    assert "training.weight_decay" not in searched("ia3"), "its factors never decay"
+    assert "training.weight_decay" in searched("lora") & searched("full") & searched("of a package that is gone")

@@ -87,9 +87,6 @@ class Pipeline(FrozenModel):
         return self.model_copy(update={"stages": stages})
 
 
-STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judge", "report")
-
-
 class AutomlSpec(FrozenModel):
     """The request, and what `features.workflows.automl.request.completed` made of it before any work.
 
@@ -130,11 +127,6 @@ class AutomlSpec(FrozenModel):
     seed: int = 0
     always_tunes: bool = False
     is_probed: bool = True
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """The stages in their order; only documents have to be read in first."""
-        return STAGES if self.is_folder else STAGES[1:]
 
 
 DistilKind = Literal["sequence", "logit"]

@@ -13,12 +13,12 @@ from luthier.platform.auth import service as access
 from luthier.platform.home.context import Context
 from luthier.platform.home.duration import parse_duration
 from luthier.platform.ui.forms import shown_once
-from luthier.platform.ui.render import Page, redirect
+from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import Id, show, whole_number
 from luthier.platform.ui.visitor import Admin, HomeContext
 
 router = APIRouter()
-PAGE = Page("Keys", "/settings/keys", "admin", order=20, group="settings")
+PAGE = Page("Keys", "/settings/keys", "admin", order=20, group="settings", advised=(Advised(commands=("keys",)),))
 
 _ADDRESS: Final = "/settings/keys"
 _SPANS: Final = {"7d": "in 7 days", "30d": "in 30 days", "90d": "in 90 days", "365d": "in a year", "": "never"}

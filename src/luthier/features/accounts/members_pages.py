@@ -18,12 +18,14 @@ from luthier.platform.auth.public_address import public_address
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
-from luthier.platform.ui.render import Page, redirect
+from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import Id, show
 from luthier.platform.ui.visitor import Admin, HomeContext, root_of
 
 router = APIRouter()
-PAGE = Page("Members", "/settings/members", "admin", order=30, group="settings")
+PAGE = Page(
+    "Members", "/settings/members", "admin", order=30, group="settings", advised=(Advised(commands=("users",)),)
+)
 
 ADDRESS: Final = "/settings/members"
 SPANS: Final = {"1d": "in a day", "7d": "in 7 days", "30d": "in 30 days", "90d": "in 90 days"}

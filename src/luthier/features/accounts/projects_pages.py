@@ -14,12 +14,14 @@ from luthier.platform.auth import service as service
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import error_page, status_of
 from luthier.platform.ui.forms import shown_once
-from luthier.platform.ui.render import Page, redirect
+from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import Admin, HomeContext
 
 router = APIRouter()
-PAGE = Page("Projects", "/settings/projects", "admin", order=40, group="settings")
+PAGE = Page(
+    "Projects", "/settings/projects", "admin", order=40, group="settings", advised=(Advised(commands=("projects",)),)
+)
 
 _ADDRESS: Final = "/settings/projects"
 

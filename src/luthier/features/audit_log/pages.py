@@ -15,12 +15,19 @@ from luthier.ml.charts.figures import plain
 from luthier.platform.audit_log import service
 from luthier.platform.audit_log.service import AuditEntry
 from luthier.platform.home.context import Context
-from luthier.platform.ui.render import Page, ago, is_fragment_request, render
+from luthier.platform.ui.render import Advised, Page, ago, is_fragment_request, render
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import Admin, HomeContext
 
 router = APIRouter()
-PAGE = Page("Audit log", "/settings/audit-log", "admin", order=60, group="settings")
+PAGE = Page(
+    "Audit log",
+    "/settings/audit-log",
+    "admin",
+    order=60,
+    group="settings",
+    advised=(Advised(commands=("audit-log",)),),
+)
 
 _ADDRESS: Final = "/settings/audit-log"
 _A_PAGE: Final = 50

@@ -29,11 +29,19 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FilesForm, FormError, received_files
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import FIELD
-from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
+from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import Asker, HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/batches")
-PAGE = Page("Batches", router.prefix, "read", order=77, key="b", group="use")
+PAGE = Page(
+    "Batches",
+    router.prefix,
+    "read",
+    order=77,
+    key="b",
+    group="use",
+    advised=(Advised(commands=("batches",), calls=("batches",)),),
+)
 
 _A_PAGE: Final = 50
 _KNOWN_FILES: Final = 50

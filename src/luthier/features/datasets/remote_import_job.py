@@ -26,6 +26,7 @@ from luthier.core.errors import (
 )
 from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentTask
+from luthier.core.system.download import RemoteSource
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.imports import (
     ImportOrder,
@@ -39,7 +40,6 @@ from luthier.features.datasets.remote_imports import SOURCE, look_up_allowed, pa
 from luthier.features.datasets.remote_rows import GatheredRows, gather, is_stored_as_one_file
 from luthier.features.datasets.store import DatasetVersion
 from luthier.ml.data.remote.cache import FetchedSource, fetch_found
-from luthier.ml.data.remote.download import RemoteSource
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths

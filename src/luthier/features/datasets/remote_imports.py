@@ -25,7 +25,7 @@ from luthier.platform.jobs.records import Job
 from luthier.platform.processes.analysis import WarmChild
 
 if TYPE_CHECKING:
-    from luthier.ml.data.remote.download import RemoteSource
+    from luthier.core.system.download import RemoteSource
 
 SOURCE: Final = "source"
 """The key of `details` of a version that says where its rows come from."""

@@ -23,7 +23,7 @@ from luthier.platform.files.service import safe_filename, suffix_of
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.remote.download import RemoteFile, RemoteSource
+    from luthier.core.system.download import RemoteFile, RemoteSource
 
 SHOWN_ROWS: Final = 10
 MAX_SECONDS: Final = 60.0
@@ -95,7 +95,10 @@ def _rows_of(found: RemoteSource, folder: Path) -> dict[str, Any]:
     except LuthierError:
         raise
     except Exception as error:
-        raise found.explain(error, file.name) or error from error
+        explained = found.explain(error, found.named(file))
+        if explained is None:
+            raise
+        raise explained from error
     return _first_rows(place)
 
 

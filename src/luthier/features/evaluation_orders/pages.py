@@ -36,7 +36,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
-from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
+from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/evaluations")
@@ -183,7 +183,16 @@ def _number(text: str) -> int | None:
     return int(text)
 
 
-PAGE = Page("Evaluations", "/evaluations", "read", order=50, key="e", group="evaluate")
+PAGE = Page(
+    "Evaluations",
+    "/evaluations",
+    "read",
+    order=50,
+    key="e",
+    group="evaluate",
+    advised=(Advised(commands=("eval",), title="Evaluate a model", address="/evaluations/new"),),
+    elsewhere=("/worth",),
+)
 
 _LIST: Final = 50
 _WORDS: Final = (*get_args(VerdictWord), "none")

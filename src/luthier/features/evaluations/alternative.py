@@ -93,19 +93,12 @@ _NOT_RECORDED: Final = (
 
 
 def _method(system: SystemResult, name: str) -> Instructions:
-    from luthier.ml.baselines.predict import COPY, LINEAR, NEAREST, RIDGE, UNCHANGED
+    from luthier.ml.baselines.predict import function_of
 
-    methods = {
-        NEAREST: ("luthier.ml.baselines.nearest", "nearest_by_words", "answers"),
-        LINEAR: ("luthier.ml.baselines.labels", "linear_classifier", "answers.outputs"),
-        RIDGE: ("luthier.ml.baselines.numbers", "ridge_regression", "answers"),
-        COPY: ("luthier.ml.baselines.copying", "copied_answers", "answers"),
-        UNCHANGED: ("luthier.ml.baselines.unchanged", "unchanged_texts", "answers"),
-    }
-    if system.name not in methods:
+    function = function_of(system.name)
+    if function is None:
         return Instructions(name, "", "", (_DESCRIBED,))
-    module, function, answers = methods[system.name]
-    text = _PROGRAM.format(module=module, function=function, answers=answers)
+    text = _PROGRAM.format(module=function.__module__, function=function.__name__)
     return Instructions(name, "program", text, _PROGRAM_NOTES)
 
 
@@ -123,6 +116,7 @@ from luthier.ml.baselines.rows import TaskRow
 with open("train.jsonl", encoding="utf-8") as file:
     lines = [json.loads(line) for line in file]
 rows = [TaskRow(prompt=line["prompt"], answer=line["answer"]) for line in lines]
+# A classifier answers with probabilities, too.
 answers = {function}(rows, ["YOUR QUESTION"])
-print({answers})
+print(getattr(answers, "outputs", answers))
 """

@@ -33,8 +33,6 @@ REPLAY_FILES: Final = ("file", "held_out")
 """Fields of `data.replay` that name files; the last one may be a share instead."""
 SUITE_FILES: Final = ("data", "few_shot_from", "database", "corpus", "json_schema")
 """Fields of a suite's task that name files; a schema may be written out instead."""
-ROW_FILES: Final = ("database_field",)
-"""Fields of a task that name a field of its rows, in which each row may name a file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.human_names import HumanNames
-from luthier.platform.ui.render import Page, redirect, render
+from luthier.platform.ui.render import Advised, Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
 
 MEASURES: Final = {
@@ -222,7 +222,15 @@ def _drawn(names: Sequence[str], found: Sequence[Estimate]) -> list[IntervalRow]
 
 
 router = APIRouter(prefix="/evaluations/panels")
-PAGE = Page("Panels", router.prefix, "read", order=55, key="l", group="evaluate")
+PAGE = Page(
+    "Panels",
+    router.prefix,
+    "read",
+    order=55,
+    key="l",
+    group="evaluate",
+    advised=(Advised(commands=("human-eval",), title="Panels of raters"),),
+)
 
 _ADDRESS: Final = "/evaluations/panels"
 _MAX_EVALUATIONS: Final = 100

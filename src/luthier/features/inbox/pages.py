@@ -16,11 +16,19 @@ from luthier.features.inbox.records import KIND_TITLES, InboxShow
 from luthier.platform.home.context import Context
 from luthier.platform.home.duration import parse_duration
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.render import Page, redirect, render
+from luthier.platform.ui.render import Advised, Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state, own_address, root_of
 
 router = APIRouter(prefix="/inbox")
-PAGE = Page("Inbox", "/inbox", "read", order=15, key="i", count="luthier.features.inbox.service:open_count")
+PAGE = Page(
+    "Inbox",
+    "/inbox",
+    "read",
+    order=15,
+    key="i",
+    count="luthier.features.inbox.service:open_count",
+    advised=(Advised(commands=("inbox",)),),
+)
 
 SPANS: Final = {"1d": "for a day", "3d": "for 3 days", "7d": "for a week", "30d": "for 30 days"}
 _SHOWS: Final[dict[InboxShow, str]] = {"for_you": "For you", "open": "All open", "snoozed": "Snoozed", "done": "Done"}

@@ -23,12 +23,30 @@ from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.i18n.environments import words
-from luthier.platform.ui.render import Page, page_language, redirect, render
+from luthier.platform.ui.render import Advised, Page, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter()
-PAGE = Page("Models", "/models", "read", order=70, key="m", group="use")
-DEPLOYMENTS = Page("Deployments", "/deployments", "read", order=75, key="y", group="use")
+PAGE = Page(
+    "Models",
+    "/models",
+    "read",
+    order=70,
+    key="m",
+    group="use",
+    # Not `models pull`: no page fetches a model.
+    advised=(Advised(commands=("models list", "models show", "models rm", "export"), calls=("models", "fine_tuning")),),
+    elsewhere=("/exports",),
+)
+DEPLOYMENTS = Page(
+    "Deployments",
+    "/deployments",
+    "read",
+    order=75,
+    key="y",
+    group="use",
+    advised=(Advised(commands=("deployments", "deploy", "promote", "rollback"), calls=("deployments",)),),
+)
 
 _MAX: Final = 20
 Tab = Literal["tuned", "deployments", "base", "lineage"]

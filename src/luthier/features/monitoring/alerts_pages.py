@@ -8,11 +8,19 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.features.monitoring import alerts
-from luthier.platform.ui.render import Page, render
+from luthier.platform.ui.render import Advised, Page, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/monitor/alerts")
-PAGE = Page("Alerts", router.prefix, "read", order=84, key="a", group="watch")
+PAGE = Page(
+    "Alerts",
+    router.prefix,
+    "read",
+    order=84,
+    key="a",
+    group="watch",
+    advised=(Advised(commands=("alerts",)),),
+)
 
 _MAX_SHOWN: Final = 100
 

@@ -27,7 +27,7 @@ from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Series
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.render import Page, redirect, render
+from luthier.platform.ui.render import Advised, Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 if TYPE_CHECKING:
@@ -90,7 +90,15 @@ def _chart(signal: Signal, past: Sequence[PastCheck]) -> Plot | None:
 
 router = APIRouter(prefix="/monitor")
 PAGE = Page("Monitor", "/monitor", "read", order=80, key="o", group="watch")
-TRAFFIC = Page("Traffic", "/monitor/exchanges", "read", order=82, key="f", group="watch")
+TRAFFIC = Page(
+    "Traffic",
+    "/monitor/exchanges",
+    "read",
+    order=82,
+    key="f",
+    group="watch",
+    advised=(Advised(commands=("traffic list",)),),
+)
 
 _PAGE: Final = 50
 _MAX_ALERTS: Final = 50

@@ -20,11 +20,19 @@ from luthier.features.monitoring import loop as monitor_loop
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.page_work import Led, page_work
-from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
+from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/review")
-PAGE = Page("Review", "/review", "read", order=90, key="v", group="data")
+PAGE = Page(
+    "Review",
+    "/review",
+    "read",
+    order=90,
+    key="v",
+    group="data",
+    advised=(Advised(commands=("feedback",), calls=("feedback",)),),
+)
 
 _STATUSES: Final[tuple[ReviewStatus, ...]] = get_args(ReviewStatus)
 _MAX_SEEN_CHARACTERS: Final = 64

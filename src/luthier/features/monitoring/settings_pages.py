@@ -18,12 +18,19 @@ from luthier.platform.notifications import webhooks
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.page_work import Led, page_work
-from luthier.platform.ui.render import Page, redirect
+from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import show, whole_number
 from luthier.platform.ui.visitor import Admin, HomeContext, Reader
 
 router = APIRouter()
-PAGE = Page("Alerts", "/settings/alerts", "read", order=57, group="settings")
+PAGE = Page(
+    "Alerts",
+    "/settings/alerts",
+    "read",
+    order=57,
+    group="settings",
+    advised=(Advised(commands=("alerts settings",), title="Alert settings"),),
+)
 
 _ADDRESS: Final = "/settings/alerts"
 _Text = Annotated[str, Form(max_length=20_000)]

@@ -303,10 +303,6 @@ class TrainingDataLoader:
 
 _FAR: Final = 1 << 40
 _SAMPLED_ROWS: Final = 100
-_TOKENISING_MODULES: Final = (
-    "luthier.ml.data.tokenise.tokenised_rows",
-    "luthier.ml.inference.models.templates.chat_template",
-)
 
 
 def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan]) -> TrainingData:

@@ -14,12 +14,14 @@ from luthier.features.release_gates.service import MAX_GATE_CHARACTERS
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.render import Page, redirect
+from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import Admin, HomeContext, Reader
 
 router = APIRouter()
-PAGE = Page("Release gate", "/settings/gate", "read", order=55, group="settings")
+PAGE = Page(
+    "Release gate", "/settings/gate", "read", order=55, group="settings", advised=(Advised(commands=("gates",)),)
+)
 
 _ADDRESS: Final = "/settings/gate"
 _EXAMPLE: Final = """rules:

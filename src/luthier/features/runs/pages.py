@@ -48,11 +48,19 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, run_paths
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.i18n.environments import words as page_words
-from luthier.platform.ui.render import Page, is_fragment_request, page_language, redirect, render
+from luthier.platform.ui.render import Advised, Page, is_fragment_request, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
-PAGE = Page("Runs", "/runs", "read", order=30, key="r", group="train")
+PAGE = Page(
+    "Runs",
+    "/runs",
+    "read",
+    order=30,
+    key="r",
+    group="train",
+    advised=(Advised(commands=("runs", "jobs", "train"), calls=("runs", "fine_tuning/jobs")),),
+)
 
 
 LETTERS: Final = "ABCDEFGH"

@@ -19,12 +19,19 @@ from luthier.features.traffic.service import summary
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.page_work import Led, page_work
-from luthier.platform.ui.render import Page, redirect
+from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import show, whole_number
 from luthier.platform.ui.visitor import Admin, HomeContext, Reader
 
 router = APIRouter()
-PAGE = Page("Traffic", "/settings/traffic", "read", order=80, group="settings")
+PAGE = Page(
+    "Traffic",
+    "/settings/traffic",
+    "read",
+    order=80,
+    group="settings",
+    advised=(Advised(commands=("traffic policy",)),),
+)
 
 _ADDRESS: Final = "/settings/traffic"
 _DAY_SECONDS: Final = 86_400

@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from luthier.features.usage.service import ModelUse, UseOfDays, usage_by_model
 from luthier.ml.charts.spec import Axis, Bar, Bars, OwnName, Plot, Role, Series
-from luthier.platform.ui.render import Page
+from luthier.platform.ui.render import Advised, Page
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter()
-PAGE = Page("Usage", "/settings/usage", "read", order=70, group="settings")
+PAGE = Page("Usage", "/settings/usage", "read", order=70, group="settings", advised=(Advised(commands=("usage",)),))
 
 _SPANS: Final = (7, 30, 90)
 _ROLES: Final[tuple[Role, ...]] = ("tuned", "other-1", "other-2", "other-3")

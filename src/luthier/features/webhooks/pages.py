@@ -15,12 +15,14 @@ from luthier.platform.notifications import webhooks as service
 from luthier.platform.notifications.store import EVENT_TYPES, EventType
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
-from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
+from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.settings_tabs import Id, show
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
-PAGE = Page("Webhooks", "/settings/webhooks", "read", order=50, group="settings")
+PAGE = Page(
+    "Webhooks", "/settings/webhooks", "read", order=50, group="settings", advised=(Advised(calls=("webhooks",)),)
+)
 
 _ADDRESS: Final = "/settings/webhooks"
 _MAX_DELIVERIES: Final = 50

@@ -20,11 +20,20 @@ from luthier.features.workflows.start_pages import failure_of, resumed
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
 from luthier.platform.ui.human_names import HumanNames
-from luthier.platform.ui.render import Page, is_fragment_request, render
+from luthier.platform.ui.render import Advised, Page, is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/studies")
-PAGE = Page("Studies", "/studies", "read", order=40, key="t", group="train")
+PAGE = Page(
+    "Studies",
+    "/studies",
+    "read",
+    order=40,
+    key="t",
+    group="train",
+    advised=(Advised(commands=("studies", "pipelines")),),
+    elsewhere=("/pipelines",),
+)
 
 
 @router.get("")

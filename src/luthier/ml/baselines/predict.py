@@ -213,6 +213,13 @@ def _ways(num_prompts: int, embeddings: TokenEmbeddings | None) -> Iterator[Way]
     yield Way(UNCHANGED, "copy", unchanged_texts)
 
 
+def function_of(name: str) -> Callable[[_Rows, Sequence[str]], list[str] | Classified] | None:
+    """The function by which a baseline answers prompts from rows alone; None where it takes more, and for others."""
+    found = next((way.answer for way in _ways(1, None) if way.name == name), None)
+    # A lambda hands on something else, such as the number of prompts.
+    return None if found is None or found.__name__ == "<lambda>" else found
+
+
 def as_system(predictions: Predictions, beside: SystemUnderTest) -> SystemUnderTest:
     """A system that answers with these predictions.
 

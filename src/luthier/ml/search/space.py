@@ -14,7 +14,7 @@ arXiv:2405.09673, section 6; docs/tuning.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -26,8 +26,6 @@ from luthier.core.plan import Plan
 from luthier.core.registry import METHODS
 from luthier.core.workflows.study import ALPHA_OVER_RANK, DATA_FRACTION, Parameter, Plain, Space, StartPoint, Values
 
-LOW_RANK: Final = ("lora", "rslora", "dora", "loraplus", "qlora")
-"""Methods whose rank and alpha are searched together."""
 _TRIED_METHODS: Final = ("lora", "rslora", "dora")
 _KEYS: Final = ("parameters", "only", "without")
 _ENDS: Final = ("low", "high")
@@ -40,7 +38,7 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
         plan: of the recipe.
         most_rank: the smaller side of the smallest matrix that may carry an adapter.
     """
-    p, method = plan.training, plan.method
+    p, rules = plan.training, METHODS.find(plan.method.name)
     rate = p.learning_rate
     found = [
         Parameter(
@@ -53,7 +51,7 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
             log=True,
             why=f"a tenth to ten times the plan's {rate:g}: what matters most, by factors",
         ),
-        *_of_method(plan, most_rank),
+        *_of_method(plan, most_rank, set() if rules is None else rules.settings),
         Parameter(
             name="training.global_batch_size",
             kind="choice",
@@ -68,9 +66,11 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
         ),
         Parameter(name="training.schedule", kind="choice", choices=("cosine", "linear", "constant"), why="how it ends"),
         Parameter(name="training.warmup_fraction", kind="choice", choices=(0.0, 0.03, 0.1), why="how it begins"),
-        Parameter(name="training.weight_decay", kind="choice", choices=(0.0, 0.01, 0.1), why="against overfitting"),
     ]
-    rules = METHODS.find(method.name)
+    if rules is None or rules.takes_decay:
+        found.append(
+            Parameter(name="training.weight_decay", kind="choice", choices=(0.0, 0.01, 0.1), why="against overfitting")
+        )
     if rules is not None and "dropout" in rules.settings:
         found.append(
             Parameter(name="method.dropout", kind="choice", choices=(0.0, 0.05, 0.1, 0.2), why="against overfitting")
@@ -78,18 +78,19 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
     return Space(parameters=tuple(found))
 
 
-def _of_method(plan: Plan, most_rank: int) -> list[Parameter]:
+def _of_method(plan: Plan, most_rank: int, settings: Container[str]) -> list[Parameter]:
+    """The method and its own settings, where it has a rank and a scale, which are searched together."""
     method = plan.method
-    if method.name not in LOW_RANK:
+    if "rank" not in settings or "alpha" not in settings:
         return []
-    found = []
-    # LoRA+ and QLoRA were chosen for a reason (speed, memory), which another method would undo.
-    if method.name in _TRIED_METHODS:
-        found.append(
-            Parameter(name="method.name", kind="choice", choices=_TRIED_METHODS, why="how an update is written")
-        )
-    return [
-        *found,
+    # Others were chosen for a reason (speed, memory, a start from the base), which another method would undo.
+    is_tried = method.name in _TRIED_METHODS
+    found = (
+        [Parameter(name="method.name", kind="choice", choices=_TRIED_METHODS, why="how an update is written")]
+        if is_tried
+        else []
+    )
+    found += [
         Parameter(
             name="method.rank",
             kind="choice",
@@ -101,16 +102,20 @@ def _of_method(plan: Plan, most_rank: int) -> list[Parameter]:
             name=ALPHA_OVER_RANK,
             kind="choice",
             choices=(0.5, 1.0, 2.0, 4.0),
-            when={"method.name": tuple(n for n in _TRIED_METHODS if n != "rslora")} if found else {},
+            when={"method.name": tuple(n for n in _TRIED_METHODS if n != "rslora")} if is_tried else {},
             why="the scale of the update; rsLoRA has its own",
         ),
-        Parameter(
-            name="method.targets",
-            kind="choice",
-            choices=("all-linear", "attention"),
-            why="all matrices, or those of attention alone",
-        ),
     ]
+    if "targets" in settings:
+        found.append(
+            Parameter(
+                name="method.targets",
+                kind="choice",
+                choices=("all-linear", "attention"),
+                why="all matrices, or those of attention alone",
+            )
+        )
+    return found
 
 
 def _around(value: float, *, in_whole: bool = False) -> tuple[Plain, ...]:

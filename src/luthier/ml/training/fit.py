@@ -90,7 +90,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
     if training.average is None and not rules.not_averaged:
         text = "Average the weights over the steps: what is kept is smoother than any one step."
         found.append(Remedy(text=text, settings=("training.average.kind=ema",)))
-    if not training.weight_decay and method.name != "ia3":  # its factors never decay
+    if not training.weight_decay and rules.takes_decay:
         text = "Let the weights decay; on few steps at a small rate it does little."
         found.append(Remedy(text=text, settings=("training.weight_decay=0.1",)))
     return found

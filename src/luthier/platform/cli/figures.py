@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Figures as commands show them; those of pages and reports are in `ml/charts/figures.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.text.byte_sizes import size as size
+from luthier.ml.charts.figures import duration as page_duration
+from luthier.ml.charts.figures import with_spaces
 
 if TYPE_CHECKING:
     from luthier.core.estimate import Estimate
@@ -16,8 +18,9 @@ _LEAST = 0.0001
 
 def count(number: int | float) -> str:
     """`1,234`; from a million on `135.0M`."""
-    for limit, letter in ((1e9, "B"), (1e6, "M")):
-        if abs(number) >= limit:
+    # From 999,950,000 on millions would be shown as 1,000.0M.
+    for least, limit, letter in ((0.99995e9, 1e9, "B"), (1e6, 1e6, "M")):
+        if abs(number) >= least:
             return f"{number / limit:,.1f}{letter}"
     return f"{number:,.0f}"
 
@@ -25,13 +28,9 @@ def count(number: int | float) -> str:
 def duration(seconds: float) -> str:
     """`0.25 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds < 10:
+        # Steps of a small model take milliseconds, which pages and reports do not show.
         return f"{seconds:.2g} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return with_spaces(page_duration(seconds))
 
 
 def utc(moment: float, *, is_exact: bool = False) -> str:

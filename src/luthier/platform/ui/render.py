@@ -57,8 +57,23 @@ _MORE: Final = "More"
 _ABOVE_ORDER: Final = 20
 _BELOW_ORDER: Final = 1000
 """Pages of `main` with an order below the first are above the groups (Home), from the second on below (Settings)."""
-_BELONGS: Final = {"/exports": "/models", "/pipelines": "/studies", "/worth": "/evaluations"}
-"""The page of the navigation to which pages at another address belong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advised:
+    """Commands and API calls that become a link to a page where advice is shown on a page.
+
+    Attributes:
+        commands: Without `luthier`; `runs` is also `luthier runs list`.
+        calls: How addresses of the API begin, after `/v1/`: `files` is also `GET /v1/files/{id}`.
+        title: The text of the link; empty for the name of the page.
+        address: Where it leads; empty for the address of the page.
+    """
+
+    commands: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+    title: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +92,8 @@ class Page:
             (`name/list.html`); `base.html` is the layout that all pages extend.
         count: "module:function" of a number that the navigation shows beside the name: it gets the home and the caller,
             and has to be quick; empty for none.
+        advised: The commands and API calls of advice that lead here, or to a page that it contains.
+        elsewhere: Addresses that are not below its own and belong to it, too.
     """
 
     name: str
@@ -88,6 +105,8 @@ class Page:
     router: APIRouter | None = None
     templates: Path | None = None
     count: str = ""
+    advised: tuple[Advised, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
 @cache
@@ -151,11 +170,10 @@ def navigation_for(session: Session | None) -> list[NavigationGroup]:
 
 def current(path: str) -> str:
     """The address of the page of the navigation that an address belongs to; empty for none."""
-    path = next((to for start, to in _BELONGS.items() if path == start or path.startswith(f"{start}/")), path)
-    known = [page.address for page in entries()]
-    fitting = [one for one in known if path == one or (one != "/" and path.startswith(f"{one}/"))]
+    places = {place: page.address for page in entries() for place in (page.address, *page.elsewhere)}
+    fitting = [one for one in places if path == one or (one != "/" and path.startswith(f"{one}/"))]
     # The longest fit is the most specific entry.
-    return max(fitting, key=len, default="")
+    return places[max(fitting, key=len)] if fitting else ""
 
 
 def group_of(address: str) -> Group:
@@ -164,59 +182,36 @@ def group_of(address: str) -> Group:
     return next((page.group for page in entries() if page.address == found), "main")
 
 
-_RUNS, _MODELS = ("/runs", "Runs"), ("/models", "Models")
-_DEPLOYMENTS = ("/deployments", "Deployments")
-_FILES, _DATASETS = ("/datasets/new", "Add data"), ("/datasets", "Datasets")
-_HOME = ("/", "Home")
-_ROUTES: Final = {
-    "runs": _RUNS,
-    "fine_tuning/jobs": _RUNS,
-    "fine_tuning": _MODELS,
-    "models": _MODELS,
-    "files": _FILES,
-    "uploads": _FILES,
-    "deployments": _DEPLOYMENTS,
-    "batches": ("/batches", "Batches"),
-    "webhooks": ("/settings/webhooks", "Webhooks"),
-    "feedback": ("/review", "Review"),
-}
-"""The page for the first part of an API's address; any other leads to the home page, with its navigation."""
-_COMMANDS: Final = {
-    "runs": _RUNS,
-    "jobs": _RUNS,
-    "train": _RUNS,
-    "models list": _MODELS,
-    "models show": _MODELS,
-    "models rm": _MODELS,
-    "deployments": _DEPLOYMENTS,
-    "deploy": _DEPLOYMENTS,
-    "promote": _DEPLOYMENTS,
-    "rollback": _DEPLOYMENTS,
-    "export": _MODELS,
-    "eval": ("/evaluations/new", "Evaluate a model"),
-    "data repair": _DATASETS,
-    "data audit": _DATASETS,
-    "data split": _DATASETS,
-    "data diff": _DATASETS,
-    "keys": ("/settings/keys", "Keys"),
-    "users": ("/settings/members", "Members"),
-    "studies": ("/studies", "Studies"),
-    "pipelines": _HOME,
-    "alerts settings": ("/settings/alerts", "Alert settings"),
-    "alerts": ("/monitor", "Monitor"),
-    "traffic list": ("/monitor/exchanges", "Exchanges"),
-    "traffic policy": ("/settings/traffic", "Traffic"),
-    "usage": ("/settings/usage", "Usage"),
-    "audit-log": ("/settings/audit-log", "Audit log"),
-    "feedback": ("/review", "Review"),
-    "human-eval": ("/evaluations/panels", "Panels of raters"),
-}
+_HOME: Final = ("/", "Home")
 _CALL: Final = re.compile(r"\b(?:GET|POST|PUT|PATCH|DELETE) /(?:api/)?v1/([A-Za-z0-9_/{}.-]*)")
-_NAMES: Final = "|".join(sorted(map(re.escape, _COMMANDS), key=len, reverse=True))
-_COMMAND: Final = re.compile(rf"`luthier ({_NAMES})\b([^`]*)`|(?<![\w-])luthier ({_NAMES})(?![\w-])([^;,()]*)")
 _RUN_ID: Final = re.compile(r"\brun-[A-Za-z0-9-]+")
 # Advice that names a command and an API call for the same thing becomes one link.
 _TWICE: Final = re.compile(r"(<a [^>]*>[^<]*</a>),? or \1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """Address and title of the pages that advice leads to, by commands and by addresses of the API."""
+
+    commands: Mapping[str, tuple[str, str]]
+    calls: Mapping[str, tuple[str, str]]
+    command: re.Pattern[str]
+
+
+@cache
+def _links() -> _Links:
+    commands: dict[str, tuple[str, str]] = {}
+    calls: dict[str, tuple[str, str]] = {}
+    # Ours last, so that they win: a plug-in must not take the place of a page of ours.
+    for _, page in sorted(declared().items(), key=lambda item: item[0] in PAGES.built_in):
+        for one in page.advised:
+            place = (one.address or page.address, one.title or page.name)
+            commands |= dict.fromkeys(one.commands, place)
+            calls |= dict.fromkeys(one.calls, place)
+    # The longest first: `traffic policy` before `traffic`.
+    names = "|".join(sorted(map(re.escape, commands), key=len, reverse=True))
+    command = rf"`luthier ({names})\b([^`]*)`|(?<![\w-])luthier ({names})(?![\w-])([^;,()]*)"
+    return _Links(commands, calls, re.compile(command))
 
 
 def page_advice(advice: str, say: Callable[[str], str] = str) -> Markup:
@@ -227,25 +222,26 @@ def page_advice(advice: str, say: Callable[[str], str] = str) -> Markup:
     # Escaped first: an error may quote what a stranger sent, and only the links below may be markup.
     text = str(escape(visible(advice)))
     text = _CALL.sub(lambda found: _link(*_page_of_route(found[1]), say), text)
-    text = _COMMAND.sub(lambda found: _of_command(found[1] or found[3], found[2] or found[4] or "", say), text)
-    return Markup(_TWICE.sub(r"\1", text))  # noqa: S704 - escaped above; what was put in are addresses of this module
+    text = _links().command.sub(lambda found: _of_command(found[1] or found[3], found[2] or found[4] or "", say), text)
+    return Markup(_TWICE.sub(r"\1", text))  # noqa: S704 - escaped above, and so are the links that were put in
 
 
 def _page_of_route(path: str) -> tuple[str, str]:
-    known = [name for name in _ROUTES if path == name or path.startswith(f"{name}/")]
+    calls = _links().calls
+    known = [name for name in calls if path == name or path.startswith(f"{name}/")]
     # The longest name that fits: `fine_tuning/jobs` before `fine_tuning`.
-    return _ROUTES[max(known, key=len)] if known else _HOME
+    return calls[max(known, key=len)] if known else _HOME
 
 
 def _of_command(name: str, arguments: str, say: Callable[[str], str]) -> str:
-    address, title = _COMMANDS[name]
+    address, title = _links().commands[name]
     if address == "/runs" and (run := _RUN_ID.search(arguments)) is not None:
         address, title = f"/runs/{run[0]}", "its page"
     return _link(address, title, say)
 
 
 def _link(address: str, title: str, say: Callable[[str], str]) -> str:
-    return f'<a href="{address}">{escape(say(title))}</a>'
+    return f'<a href="{escape(address)}">{escape(say(title))}</a>'
 
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"

@@ -21,6 +21,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import sha256_bytes
+from luthier.core.system import download
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.datasets import data_jobs, remote_import_job, remote_imports
 from luthier.features.datasets import service as dataset_versions
@@ -28,7 +29,6 @@ from luthier.features.datasets.imports import RemoteOrder, work_folder
 from luthier.features.datasets.remote_imports import address_of, check_allowed, source_of, start_again, start_import
 from luthier.features.datasets.rows import rows_page
 from luthier.features.datasets.store import DatasetVersion
-from luthier.ml.data.remote import download
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings

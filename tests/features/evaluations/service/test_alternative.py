@@ -14,20 +14,44 @@ from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation, SystemKind
 from luthier.core.evaluation_plan import Prompting
 from luthier.features.evaluations.alternative import alternative_of
-from luthier.ml.baselines.predict import COPY, EMBEDDED, LINEAR, NEAREST, RIDGE
+from luthier.ml.baselines.labels import popular_among_offered
+from luthier.ml.baselines.predict import (
+    COPY,
+    EMBEDDED,
+    LINEAR,
+    MAJORITY,
+    NEAREST,
+    POPULARITY,
+    RIDGE,
+    UNCHANGED,
+    function_of,
+)
 
 ROWS = {
     LINEAR: [(f"the wine tastes {'sweet' if n % 2 else 'sour'} {n}", "good" if n % 2 else "bad") for n in range(40)],
     NEAREST: [("where is the bridge", "in the town"), ("who made the violin", "a luthier")],
     RIDGE: [(f"{n} metres", str(2 * n)) for n in range(40)],
     COPY: [(f"colour: blue{n} shape: round{n}", f"round{n}") for n in range(40)],
+    UNCHANGED: [
+        (f"Correct: {text}", f"{text}.")
+        for n in range(40)
+        for text in (f"{n} bows need {n + 3} hours of {('glue', 'sanding', 'work')[n % 3]}",)
+    ],
 }
-KINDS: dict[str, SystemKind] = {LINEAR: "linear", NEAREST: "nearest", RIDGE: "ridge", COPY: "copy", EMBEDDED: "nearest"}
+KINDS: dict[str, SystemKind] = {
+    LINEAR: "linear",
+    NEAREST: "nearest",
+    RIDGE: "ridge",
+    COPY: "copy",
+    UNCHANGED: "copy",
+    EMBEDDED: "nearest",
+}
 QUESTIONS = {
     LINEAR: ("the wine tastes sweet", "['good']"),
     NEAREST: ("who plays the violin", "['a luthier']"),
     RIDGE: ("20 metres", "['40']"),
     COPY: ("colour: red shape: square", "['square']"),
+    UNCHANGED: ("Correct: nine bows need a day of glue", "['nine bows need a day of glue']"),
 }
 
 
@@ -47,6 +71,12 @@ def test_the_program_answers_as_the_baseline_does(name: str, tmp_path: Path, mon
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(found.text.replace("YOUR QUESTION", question), {})
     assert printed.getvalue().strip() == answer
+
+
+def test_a_baseline_that_answers_from_rows_alone_names_its_function() -> None:
+    assert function_of(POPULARITY) is popular_among_offered
+    for name in (MAJORITY, EMBEDDED, "tuned"):
+        assert function_of(name) is None, name
 
 
 def test_a_method_that_needs_a_model_is_described_and_has_no_program() -> None:

@@ -137,7 +137,7 @@ def test_the_fields_of_files_are_those_that_are_resolved() -> None:
 
     assert fields(("DataRecipe",)) == set(file_references.RECIPE_FILES)
     assert fields(("ReplayRecipe",)) == set(file_references.REPLAY_FILES)
-    assert fields(TASKS) == {*file_references.SUITE_FILES, *file_references.ROW_FILES}
+    assert fields(TASKS) == {*file_references.SUITE_FILES, "database_field"}
 
 
 @pytest.fixture

@@ -6,9 +6,12 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.duplicates import check_near_duplicates
 from luthier.ml.data.audit.table import build_table
+from luthier.ml.data.dedup import near_duplicates
 
 Write = Callable[..., Path]
 WORDS = [f"word{number}" for number in range(2_000)]
@@ -65,3 +68,22 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(jsonl: Write) -> None:
 def test_files_of_one_row_no_row_and_empty_rows(jsonl: Write) -> None:
     for rows in ([{"text": "alone"}], ['{"no": "json'], [{"text": ""}, {"text": "!"}, {"text": ""}]):
         assert check_near_duplicates(AuditRequest(build_table(jsonl(*rows)))) == []
+
+
+def test_rows_of_a_long_chain_that_were_not_compared_with_all_of_it_are_counted(
+    jsonl: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(number) for number in range(2_000)]
+    request = AuditRequest(
+        build_table(jsonl(*({"text": " ".join(words[start : start + 60])} for start in range(0, 200, 4))))
+    )
+    (finding,) = check_near_duplicates(request)
+    details = finding.details
+    assert details["num_kept_in_chains"] == 24, "every second row but the first"
+    assert "num_unsettled" not in details
+    monkeypatch.setattr(near_duplicates, "_LEAST_COMPARISONS", 0)
+    monkeypatch.setattr(near_duplicates, "_MAX_ROUNDS", 2)
+    (finding,) = check_near_duplicates(request)
+    details = finding.details
+    # Of three rounds: rows 1, 3 and 5 go for 0, 2 and 4; row 6 is the next that others are compared with.
+    assert (details["num_kept_in_chains"], details["num_unsettled"]) == (3, 43)

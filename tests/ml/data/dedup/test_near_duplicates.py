@@ -115,6 +115,21 @@ def test_a_chain_is_one_cluster_but_its_far_end_stays() -> None:
     assert made.kept.tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
 
 
+def test_a_chain_of_more_than_a_hundred_kept_texts_is_settled_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [str(number) for number in range(2_000)]
+    chain = pl.Series([" ".join(words[start : start + 60]) for start in range(0, 1_000, 4)])
+    made = near_clusters(chain)
+    assert made.groups.tolist() == [0] * 250
+    assert made.kept.tolist() == [at - at % 2 for at in range(250)]
+    assert made.num_unsettled == 0
+    # What is left over where comparisons run out is counted, and stays.
+    monkeypatch.setattr("luthier.ml.data.dedup.near_duplicates._LEAST_COMPARISONS", 0)
+    monkeypatch.setattr("luthier.ml.data.dedup.near_duplicates._MAX_ROUNDS", 2)
+    short = near_clusters(chain)
+    assert short.kept.tolist() == [0, 0, 2, 2, 4, 4, *range(6, 250)]
+    assert short.num_unsettled == 243, "all but the four kept texts and the three that go for them"
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.randoms(use_true_random=False), st.integers(0, 3))
 def test_the_order_of_rows_does_not_change_the_clusters(rng: random.Random, seed: int) -> None:

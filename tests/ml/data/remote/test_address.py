@@ -14,8 +14,8 @@ import pytest
 from luthier.core.errors import DataSourceError, NotFoundError
 from luthier.core.ids import sha256_bytes
 from luthier.core.ports import SilentProgress
+from luthier.core.system import download
 from luthier.core.system.process_setup import start_daemon
-from luthier.ml.data.remote import download
 from luthier.ml.data.remote.address import look_up_address
 from luthier.ml.data.remote.cache import FetchedSource, FileFetcher, fetch, list_files
 

@@ -14,7 +14,7 @@ from tests.hub_server import COMMIT, Hub, serving
 
 from luthier.core.errors import DataSourceError, NotFoundError
 from luthier.core.ports import SilentProgress
-from luthier.ml.data.remote import download
+from luthier.core.system import download
 from luthier.ml.data.remote.cache import FetchedSource, fetch, look_up
 from luthier.ml.data.remote.hub_dataset import configs_of
 
@@ -158,7 +158,7 @@ def test_shards_come_in_order_and_what_arrived_of_one_is_continued(hub: Hub, tmp
 def test_an_interrupted_download_is_continued_by_the_next_process(hub: Hub, tmp_path: Path) -> None:
     hub.ignores_ranges = True  # so that no attempt gets further, and the first call gives up
     hub.cut_after, hub.num_cuts = {"train.jsonl": 20}, -1
-    with pytest.raises(DataSourceError, match=r"train.jsonl \(20 of 102 bytes are kept\)"):
+    with pytest.raises(DataSourceError, match=r"train.jsonl of org/qa \(20 of 102 bytes are kept\)"):
         fetched(tmp_path, "hub:org/qa")
     hub.cut_after, hub.ignores_ranges = {}, False
     assert contents(fetched(tmp_path, "hub:org/qa")) == [hub.files["train.jsonl"]]

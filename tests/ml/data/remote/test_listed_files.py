@@ -14,7 +14,8 @@ from tests.hub_server import COMMIT, Hub, serving
 
 from luthier.core.errors import DataSourceError, StorageFullError
 from luthier.core.ports import ProgressTask, SilentProgress
-from luthier.ml.data.remote import cache, download
+from luthier.core.system import download
+from luthier.ml.data.remote import cache
 from luthier.ml.data.remote.cache import FileFetcher, fetch, list_files
 
 SOURCE = "hub:org/talks"

@@ -11,8 +11,8 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import SilentProgress, SilentTask
+from luthier.core.system.download import download
 from luthier.ml.data.remote.cache import fetch
-from luthier.ml.data.remote.download import download
 from luthier.ml.data.remote.object_store import look_up_objects
 
 

@@ -12,6 +12,7 @@ from tests.hub_server import COMMIT, Hub, read_files, serving
 
 from luthier.core.errors import LuthierError, ModelSourceError, NotFoundError, StorageFullError
 from luthier.core.ports import SilentProgress
+from luthier.core.system import download
 from luthier.ml.inference.models import hub as hub_access
 from luthier.ml.inference.models import hub as hub_source
 from luthier.ml.inference.models import sources
@@ -28,7 +29,7 @@ def hub(tiny, monkeypatch) -> Iterator[Hub]:
         # The hub's client reads this one when it is imported; the tests as a whole run with it on.
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.setattr(hub_source.time, "sleep", lambda _: None)
+        monkeypatch.setattr(download.time, "sleep", lambda _: None)
         yield served
 
 
@@ -126,7 +127,7 @@ def test_a_server_that_knows_no_ranges_sends_it_all_again(hub, tmp_path):
 
 def test_a_connection_that_stays_broken_is_an_error_that_keeps_what_came(hub, tmp_path):
     hub.cut_after, hub.num_cuts = {WEIGHTS: 0}, -1
-    with pytest.raises(ModelSourceError, match=r"model.safetensors of org/tiny \(0 of \d+ bytes are kept\)"):
+    with pytest.raises(ModelSourceError, match=r"model.safetensors of org/tiny \(0 of [\d,]+ bytes are kept\)"):
         sources.pull(NAME, tmp_path, QUIET)
     assert sources.find(NAME, tmp_path) is None
     hub.num_cuts = 0
@@ -165,13 +166,18 @@ def test_a_pull_that_was_killed_goes_on_in_the_next_process(hub, tmp_path):
     assert ranges(hub) == [None, f"bytes={kept}-"]
 
 
-@pytest.mark.parametrize("change", [b"", b"too short", None])
-def test_a_file_of_the_wrong_size_is_given_up(hub, tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(b"", "keeps ending early"), (b"too short", "keeps ending early"), (None, r"sends more than the [\d,]+ bytes")],
+)
+def test_a_file_of_the_wrong_size_is_given_up(hub, tmp_path, change, reason):
     """The hub states one size and serves another, ending the connection in good order."""
     hub.served = {WEIGHTS: hub.files[WEIGHTS] + b"too long" if change is None else change}
-    with pytest.raises(ModelSourceError, match="keeps sending"):
+    with pytest.raises(ModelSourceError, match=f"model.safetensors of org/tiny: the server {reason}"):
         sources.pull(NAME, tmp_path, QUIET)
     assert len(ranges(hub)) < 12
+    part = next((tmp_path / "models").rglob(f"{WEIGHTS}.part"))
+    assert part.stat().st_size < len(hub.files[WEIGHTS]), "what is too much does not stay on the disk"
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, "config.json"])
@@ -373,7 +379,8 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_next_file
     def sync(path):
         flushed.append((path.name, (folder / path.name.removesuffix(".part")).is_file()))
 
-    monkeypatch.setattr(hub_source, "sync", sync)
+    for module in (download, hub_source):
+        monkeypatch.setattr(module, "sync", sync)
     model = hub_source.look_up("org/tiny", "main")
     hub_source.download(model, folder, QUIET)
     assert flushed == [step for file in model.files for step in ((f"{file.name}.part", False), ("d", False))]

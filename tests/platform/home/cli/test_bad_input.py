@@ -15,8 +15,8 @@ import pytest
 import yaml
 from tests.hub_server import Hub, read_files, serving
 
+from luthier.core.system import download
 from luthier.core.system.files import file_lock
-from luthier.ml.inference.models import hub as hub_source
 from luthier.ml.training import checkpoint
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.platform.home.context import Context
@@ -271,7 +271,7 @@ def hub(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setenv("HF_ENDPOINT", address)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.setattr(hub_source.time, "sleep", lambda _: None)
+        monkeypatch.setattr(download.time, "sleep", lambda _: None)
         yield served
 
 

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.surface.gather import commands, routes
 from tests.vacuous import nonempty
 
 import luthier
-from luthier.platform.ui.render import page_advice
-from luthier.server.pages import page_routes
+from luthier.platform.home.context import Context
+from luthier.platform.ui import render
+from luthier.platform.ui.render import Advised, Page, page_advice
+from luthier.server.api import create_app
+from luthier.server.pages import PAGES, page_routes
 
 Browser = Callable[..., TestClient]
 SOURCE = Path(luthier.__file__).parent
@@ -77,6 +81,9 @@ DEPLOYMENTS, BRING = '<a href="/deployments">Deployments</a>', '<a href="/datase
         ("list them: luthier deployments, or GET /api/v1/deployments", f"list them: {DEPLOYMENTS}"),
         ("go on: luthier train --resume run-2026-ab", 'go on: <a href="/runs/run-2026-ab">its page</a>'),
         ("upload the file first (POST /v1/files), and name it", f"upload the file first ({BRING}), and name it"),
+        ("list them: luthier pipelines list", 'list them: <a href="/studies">Studies</a>'),
+        ("see `luthier traffic list`", 'see <a href="/monitor/exchanges">Traffic</a>'),
+        ("see `luthier traffic policy`", 'see <a href="/settings/traffic">Traffic</a>'),
         ("make rows: luthier data ingest FILE", "make rows: luthier data ingest FILE"),
         ("other <b> & luthier models pull NAME", "other &lt;b&gt; &amp; luthier models pull NAME"),
         ("GET /v1/</a><script>", '<a href="/">Home</a>&lt;/a&gt;&lt;script&gt;'),
@@ -85,6 +92,45 @@ DEPLOYMENTS, BRING = '<a href="/deployments">Deployments</a>', '<a href="/datase
 )
 def test_what_a_page_says(advice: str, shown: str) -> None:
     assert str(page_advice(advice)) == shown
+
+
+def test_commands_and_calls_that_pages_take_over_exist_and_belong_to_one_page_each(tmp_path: Path) -> None:
+    known = [command.removeprefix("luthier").strip() for command in commands()]
+    with Context.open(tmp_path / "home") as home:
+        addresses = [route.partition("/v1/")[2] for route in routes(create_app(home))]
+    targets = [one for page in PAGES.values() for one in page.advised]
+    names = [name for one in targets for name in one.commands]
+    calls = [call for one in targets for call in one.calls]
+    assert len(names) > 20
+    assert len(calls) > 5
+    assert len(names) == len(set(names))
+    assert len(calls) == len(set(calls))
+    for name in names:
+        assert any(f"{one} ".startswith(f"{name} ") for one in known), name
+    for call in calls:
+        assert any(f"{one}/".startswith(f"{call}/") for one in addresses), call
+
+
+def test_a_page_of_a_package_takes_over_calls_and_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = Page(
+        "Costs",
+        "/plug-ins/costs",
+        "read",
+        order=5,
+        advised=(
+            Advised(commands=("runs",), calls=("costs",)),
+            Advised(calls=("costs/x",), title="<X>", address='/a"b'),
+        ),
+    )
+    pages = {**PAGES, "costs": theirs}
+    monkeypatch.setattr(render, "declared", lambda: pages)
+    render._links.cache_clear()
+    try:
+        assert str(page_advice("GET /v1/costs/1")) == '<a href="/plug-ins/costs">Costs</a>'
+        assert str(page_advice("GET /v1/costs/x")) == '<a href="/a&#34;b">&lt;X&gt;</a>'
+        assert str(page_advice("luthier runs list")) == '<a href="/runs">Runs</a>'
+    finally:
+        render._links.cache_clear()
 
 
 def test_a_page_that_is_not_there_leads_to_pages(browser: Browser) -> None:

@@ -25,7 +25,7 @@ from luthier.ml.data.provenance import PROVENANCE
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.processes.result_cache import CachedResult
-from luthier.platform.ui.render import Page, redirect, render
+from luthier.platform.ui.render import Advised, Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 TABS: Final[tuple[tuple[str, str], ...]] = (
@@ -172,7 +172,18 @@ def _rows(number: int, what: str = "row") -> str:
 
 router = APIRouter(prefix="/datasets")
 
-PAGE = Page("Datasets", "/datasets", "read", order=20, key="d", group="data")
+PAGE = Page(
+    "Datasets",
+    "/datasets",
+    "read",
+    order=20,
+    key="d",
+    group="data",
+    advised=(
+        Advised(commands=("data repair", "data audit", "data split", "data diff")),
+        Advised(calls=("files", "uploads"), title="Add data", address="/datasets/new"),
+    ),
+)
 
 ROWS_A_PAGE: Final = 20
 Number = Annotated[int | None, Query(ge=1, le=10**9)]

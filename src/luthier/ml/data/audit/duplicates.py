@@ -70,7 +70,8 @@ def check_near_duplicates(request: AuditRequest) -> list[Finding]:
 
     details: threshold, recall_at_threshold (of the search, by design), num_clusters, clusters (the 10 largest: size,
     up to 20 lines, first excerpt), histogram (similarity to the kept row -> rows), num_kept_in_chains (rows that are
-    linked to a cluster only through others and stay), shared_prefix (what was left out of the comparison).
+    linked to a cluster only through others and stay), num_unsettled (where there are any: rows of very long chains
+    that stay, since they were not compared with all of it), shared_prefix (what was left out of the comparison).
     """
     table = request.table
     # Positions of the first row of each set of copies: the search runs on those alone.
@@ -109,7 +110,8 @@ def check_near_duplicates(request: AuditRequest) -> list[Finding]:
                 "num_clusters": num_clusters,
                 "clusters": clusters,
                 "histogram": _histogram(made.similarities[dropped]),
-                "num_kept_in_chains": _num_chained(made),
+                "num_kept_in_chains": _num_chained(made) - made.num_unsettled,
+                **({"num_unsettled": made.num_unsettled} if made.num_unsettled else {}),
                 "shared_prefix": excerpt(prefix),
             },
         )

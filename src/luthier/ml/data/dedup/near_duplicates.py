@@ -50,6 +50,9 @@ from luthier.ml.data.text.words import I64
 
 _SIGMAS: Final = 4.0
 _MAX_ROUNDS: Final = 100
+"""Comparisons with kept texts, for each text of a cluster on average."""
+_LEAST_COMPARISONS: Final = 1_000_000
+"""However few texts there are: a chain of 2,000 takes as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class NearClusters:
         kept: int64 [n], for each text a kept text that it is a near-duplicate of (its own position where it is kept
             itself), so that no text is dropped for the sake of one that is dropped too.
         similarities: float64 [n] to the kept text.
-        num_unsettled: texts of long chains that are kept since 100 kept texts of their cluster were not near to them.
+        num_unsettled: texts of very long chains that are kept without having been compared with all kept texts of their
+            cluster.
     """
 
     groups: I64
@@ -120,9 +124,9 @@ def near_clusters(texts: Texts, *, threshold: float = 0.8, progress: Progress | 
     waiting = np.flatnonzero(groups != kept)
     # A cluster is a chain: its ends may be far apart. So each text is compared with kept texts, not with the chain.
     leaders = groups.copy()
-    for _ in range(_MAX_ROUNDS):
-        if not len(waiting):
-            break
+    num_left = max(_MAX_ROUNDS * len(waiting), _LEAST_COMPARISONS)
+    while len(waiting) and num_left > 0:
+        num_left -= len(waiting)
         found = search.similarities(waiting, leaders[waiting])
         near = found >= threshold
         kept[waiting[near]] = leaders[waiting[near]]

@@ -16,7 +16,7 @@ import httpx2
 
 from luthier.core.data_sources import LOOPBACK
 from luthier.core.errors import DataSourceError, LuthierError, NotFoundError, RequestError
-from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
+from luthier.core.system.download import Opened, RemoteFile, RemoteSource
 
 _TIMEOUT_SECONDS: Final = 30.0
 _MAX_REDIRECTS: Final = 20
@@ -52,7 +52,10 @@ def look_up_address(url: str, transport: Transport | None = None) -> RemoteSourc
             do="correct the host",
         ) from error
     except httpx2.HTTPError as error:
-        raise (explain(error, "") or error) from error
+        explained = explain(error, "")
+        if explained is None:
+            raise
+        raise explained from error
     stated, etag, changed = (headers.get(name, "") for name in ("content-length", "etag", "last-modified"))
     # A weak ETag does not promise equal bytes.
     strong = "" if etag.startswith("W/") else etag

@@ -22,9 +22,9 @@ from luthier.core.data_sources import HUB, check_remote, parse_hub_dataset
 from luthier.core.errors import DataSourceError, StorageFullError
 from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.ports import Progress, SilentProgress
+from luthier.core.system.download import RemoteSource, download, too_large
 from luthier.core.system.files import file_lock, replace_bytes, replace_file, sync
 from luthier.ml.data.files.bounded_folder import mark_used
-from luthier.ml.data.remote.download import RemoteSource, download, too_large
 from luthier.ml.data.remote.listing import SourceListing, changed_source, listing_of, narrowed
 
 if TYPE_CHECKING:

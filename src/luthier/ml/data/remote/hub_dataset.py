@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -20,12 +19,11 @@ from typing import Any, Final
 import httpx2
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from luthier.core.data_sources import DATA_SUFFIXES, HubDataset
 from luthier.core.errors import DataSourceError, LuthierError, NotFoundError
-from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
-from luthier.ml.inference.models.hub import endpoint, explained, is_passing
+from luthier.core.system.download import RemoteFile, RemoteSource
+from luthier.ml.inference.models.hub import endpoint, explained, is_passing, open_at
 
 Configs = dict[str, dict[str, list[str]]]
 """Paths of data files by configuration and split."""
@@ -268,26 +266,14 @@ def _source(dataset: HubDataset, listing: _Listing, paths: Sequence[str], licenc
             )
         url = hf_hub_url(dataset.repo, path, repo_type="dataset", revision=listing.commit, endpoint=endpoint())
         git_id = None if sha256 else sibling.blob_id
-        files.append(RemoteFile(PurePosixPath(path).name, sibling.size, partial(_open_at, url), sha256, git_id))
+        files.append(RemoteFile(PurePosixPath(path).name, sibling.size, partial(open_at, url), sha256, git_id))
     pinned = dataset.at(listing.commit).text
     explain = partial(_explained, dataset, listing.commit)
-    return RemoteSource(listing.commit, tuple(files), explain, is_passing, pinned, licence)
-
-
-@contextmanager
-def _open_at(url: str, start: int) -> Iterator[Opened]:
-    # No compression: ranges and sizes refer to the stored file.
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
-        hf_raise_for_status(response)
-        is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
-        yield Opened(start if is_rest else 0, response.iter_bytes())
+    return RemoteSource(listing.commit, tuple(files), explain, is_passing, pinned, licence, dataset.repo)
 
 
 def _explained(dataset: HubDataset, revision: str, error: Exception, what: str) -> LuthierError | None:
     known = (httpx2.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError)
     if not isinstance(error, known):
         return None
-    return explained(dataset.repo, revision, error, what and f"{what} of {dataset.repo}", kind="dataset")
+    return explained(dataset.repo, revision, error, what, kind="dataset")

@@ -12,7 +12,7 @@ from typing import Final
 
 from luthier.core.errors import DataSourceError
 from luthier.core.ports import Progress
-from luthier.ml.data.remote.download import RemoteSource
+from luthier.core.system.download import RemoteSource
 
 _SHOWN: Final = 3
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from luthier.core.errors import DataSourceError, LuthierError, NotFoundError
 from luthier.core.ids import sha256_bytes
 from luthier.core.system.artifact_transfer import open_root
-from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
+from luthier.core.system.download import Opened, RemoteFile, RemoteSource
 
 _BLOCK_BYTES: Final = 8 << 20
 _STAMPS: Final = ("ETag", "etag", "md5Hash", "LastModified", "updated", "created", "mtime")

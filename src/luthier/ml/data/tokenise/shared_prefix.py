@@ -138,11 +138,6 @@ class Families:
     families: I64
     prefix_tokens: I64
 
-    @property
-    def num_families(self) -> int:
-        """How many families there are."""
-        return int(self.families.max(initial=-1)) + 1
-
 
 @dataclass(frozen=True, slots=True)
 class UnitPrefixes:

@@ -14,8 +14,10 @@ import fnmatch
 import os
 import re
 import shutil
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,9 +32,18 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from luthier.core.errors import DataSourceError, ModelSourceError, NotFoundError, StorageFullError, first_line
+from luthier.core.errors import (
+    DataSourceError,
+    LuthierError,
+    ModelSourceError,
+    NotFoundError,
+    StorageFullError,
+    first_line,
+)
 from luthier.core.ids import sha256_file
-from luthier.core.ports import Progress, ProgressTask
+from luthier.core.ports import Progress
+from luthier.core.system.download import Opened, RemoteFile, RemoteSource
+from luthier.core.system.download import download as download_file
 from luthier.core.system.files import git_id, replace_file, sync
 from luthier.ml.inference.models.weights import no_safetensors
 
@@ -130,25 +141,7 @@ _CODE = ("*.py", "*.so", "*.dll")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. ()+=-]{0,199}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_NUM_ATTEMPTS = 5
 _TIMEOUT_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file at a commit. Exactly one digest is set.
-
-    Attributes:
-        name: in the repository.
-        num_bytes: its size.
-        sha256: of large files.
-        git_id: git's object id (SHA-1) of small files.
-    """
-
-    name: str
-    num_bytes: int
-    sha256: str | None
-    git_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +203,13 @@ def look_up(repo: str, revision: str) -> RemoteModel:
                 expected="size and digest of every file",
                 do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
             )
-        files.append(RemoteFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id))
+        url = hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint())
+        blob_id = None if sha256 else sibling.blob_id
+        files.append(RemoteFile(name, sibling.size, partial(open_at, url), sha256, blob_id))
     licence = (info.card_data.get("license") if info.card_data else None) or "not stated"
     never = sorted(name for name in siblings if any(fnmatch.fnmatch(name, pattern) for pattern in (*_CODE, *_PICKLES)))
     # Small ones first: the config before any weights.
-    by_size = tuple(sorted(files, key=lambda file: file.num_bytes))
+    by_size = tuple(sorted(files, key=lambda file: file.num_bytes or 0))
     return RemoteModel(repo, info.sha, str(licence), by_size, tuple(never))
 
 
@@ -229,7 +224,15 @@ def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     _remove_damaged(model, folder)
-    total = sum(file.num_bytes for file in model.files)
+    source = RemoteSource(
+        model.commit,
+        model.files,
+        partial(_explained_download, model),
+        is_passing,
+        repo=model.repo,
+        failed=ModelSourceError,
+    )
+    total = source.num_bytes or 0
     present = sum(_present_bytes(folder, file) for file in model.files)
     if total - present > (free := shutil.disk_usage(folder).free):
         raise StorageFullError(
@@ -242,7 +245,12 @@ def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
         for file in model.files:
             if not (folder / file.name).is_file():
                 task.note(file.name)
-                _fetch(model, file, folder, task)
+                part = folder / f"{file.name}.part"
+                download_file(source, file, part, task)
+                # The content is on the disk before its name, and its name before the next file: a power loss leaves a
+                # `.part` file.
+                replace_file(part, folder / file.name)
+                sync(folder)
 
 
 def _weight_names(repo: str, names: list[str]) -> set[str]:
@@ -258,73 +266,24 @@ def _weight_names(repo: str, names: list[str]) -> set[str]:
     )
 
 
-def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTask) -> None:
-    """Fetch one file, resuming after broken connections as long as each attempt makes progress."""
-    part = folder / f"{file.name}.part"
-    url = hf_hub_url(model.repo, file.name, revision=model.commit, endpoint=endpoint())
-    # An empty file of 0 bytes is complete without any request.
-    part.touch()
-    failures, best = 0, 0
-    while (size := part.stat().st_size) != file.num_bytes:
-        if size > file.num_bytes:  # not the content of this file
-            part.write_bytes(b"")
-            task.advance(-size)
-            size = 0
-        error: Exception | None = None
-        try:
-            _stream(url, part, size, task)
-        except (httpx2.TransportError, HfHubHTTPError, OfflineModeIsEnabled) as caught:
-            error = caught
-        after = part.stat().st_size
-        # An attempt with progress resets the count: a slow connection is not a failure.
-        failures = 0 if best < after <= file.num_bytes else failures + 1
-        best = max(best, min(after, file.num_bytes))
-        if failures >= _NUM_ATTEMPTS or (error is not None and not is_passing(error)):
-            what = f"{file.name} of {model.repo} ({after} of {file.num_bytes} bytes are kept)"
-            raise explained(model.repo, model.commit, error or _WrongSizeError(after), what) from error
-        # No pause after progress without an error: the server just closed the connection.
-        if failures or error is not None:
-            time.sleep(min(2.0**failures, 30.0) / 2)
-    _check(model, file, part, task)
-    # The content is synced before the rename, and the rename before the next file: a power loss leaves a `.part` file.
-    sync(part)
-    replace_file(part, folder / file.name)
-    sync(folder)
+def _explained_download(model: RemoteModel, error: Exception, what: str) -> LuthierError | None:
+    """The error of a connection for people; None for one that has another cause, such as the disk."""
+    if not isinstance(error, httpx2.HTTPError | HfHubHTTPError | OfflineModeIsEnabled):
+        return None
+    return explained(model.repo, model.commit, error, what)
 
 
-class _WrongSizeError(Exception):
-    def __init__(self, num_bytes: int) -> None:
-        super().__init__(f"the server keeps sending {num_bytes} bytes")
-
-
-def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
-    """Append the rest of a file to its part; start over if the server sends it from the beginning."""
+@contextmanager
+def open_at(url: str, start: int) -> Iterator[Opened]:
+    """Open a file of the hub from a byte on, or from its beginning where the server knows no ranges."""
     # No compression: ranges and sizes refer to the stored file.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
         hf_raise_for_status(response)
-        resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
-        if start and not resumed:
-            task.advance(-start)
-        # Written unbuffered: received data must be available to the next process, however this one ends.
-        with part.open("ab" if resumed else "wb", buffering=0) as out:
-            for chunk in response.iter_bytes():
-                out.write(chunk)
-                task.advance(len(chunk))
-
-
-def _check(model: RemoteModel, file: RemoteFile, part: Path, task: ProgressTask) -> None:
-    expected, digest = file.sha256 or str(file.git_id), _digest(file, part)
-    if digest != expected:
-        part.unlink()
-        task.advance(-file.num_bytes)
-        raise ModelSourceError(
-            f"{file.name} of {model.repo} came with digest {digest}; it was deleted",
-            expected=f"digest {expected}, as {endpoint()} states",
-            do="pull again; if it stays, the hub or the mirror in HF_ENDPOINT serves a damaged file",
-        )
+        is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        yield Opened(start if is_rest else 0, response.iter_bytes())
 
 
 def _digest(file: RemoteFile, path: Path) -> str:
@@ -345,7 +304,7 @@ def _remove_damaged(model: RemoteModel, folder: Path) -> None:
 
 def _present_bytes(folder: Path, file: RemoteFile) -> int:
     if (folder / file.name).is_file():
-        return file.num_bytes
+        return file.num_bytes or 0
     part = folder / f"{file.name}.part"
     return part.stat().st_size if part.is_file() else 0
 

@@ -43,6 +43,7 @@ class MethodRules:
         alpha_over_rank: The scale alpha / rank that sets alpha where its default is derived.
         can_be_compiled: Whether a compiler sees through its matrices; otherwise it would compile every layer by itself.
         not_averaged: Why its weights cannot be averaged over steps; empty if they can.
+        takes_decay: Whether weight decay acts on any of its parameters (`decays` of its class).
     """
 
     settings: Mapping[str, Setting]
@@ -60,6 +61,7 @@ class MethodRules:
     alpha_over_rank: float = 2.0
     can_be_compiled: bool = False
     not_averaged: str = ""
+    takes_decay: bool = True
 
 
 def rules_of(name: str) -> MethodRules:
@@ -253,6 +255,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
         "IA3",
         "Scales a few activations: thousands of parameters, for very narrow tasks.",
         "luthier.ml.training.methods.ia3:Ia3",
+        takes_decay=False,
     ),
     "prompt_tuning": MethodRules(
         {"num_virtual_tokens": (20, "longer prompts hardly help beyond 20 (Lester et al., 2021, section 3.2)")},

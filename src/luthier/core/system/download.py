@@ -1,4 +1,4 @@
-"""Download a file in pieces that survive an interruption: what has arrived is kept and continued, also elsewhere.
+"""Download a file so that an interruption loses nothing: what has arrived is kept, and continued by any process.
 
 A file is written as a part first. A connection that breaks off is opened again where the part ends, as long as each
 attempt receives something; the digest is compared before the part counts as the file.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from luthier.core.errors import DataSourceError, LuthierError
+from luthier.core.errors import DataSourceError, LuthierError, ModelSourceError
 from luthier.core.ids import sha256_file
 from luthier.core.ports import ProgressTask
 from luthier.core.system.files import disk_full_explained, git_id, is_disk_full, sync
@@ -66,10 +66,12 @@ class RemoteSource:
         revision: the commit, ETag or date of change, which another content does not share; empty where the server
             states neither.
         files: in the order in which their rows are read.
-        pinned: the name of the source with its revision; empty where it has none.
-        licence: as the hub states it; empty where it does not.
         explain: error and file -> the error for people, or None for one that is passed on.
         may_pass: whether the same request may go well a moment later.
+        pinned: the name of the source with its revision; empty where it has none.
+        licence: as the hub states it; empty where it does not.
+        repo: of the hub, which errors name beside a file; empty for other sources.
+        failed: the class of errors about what the server sends.
     """
 
     revision: str
@@ -78,12 +80,18 @@ class RemoteSource:
     may_pass: Callable[[Exception], bool]
     pinned: str = ""
     licence: str = ""
+    repo: str = ""
+    failed: type[DataSourceError | ModelSourceError] = DataSourceError
 
     @property
     def num_bytes(self) -> int | None:
         """The size of all files; None where the server does not state one of them."""
         sizes = [file.num_bytes for file in self.files]
         return None if None in sizes else sum(size or 0 for size in sizes)
+
+    def named(self, file: RemoteFile) -> str:
+        """A file as errors name it: `model.safetensors of org/name`."""
+        return f"{file.name} of {self.repo}" if self.repo else file.name
 
 
 def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressTask) -> str:
@@ -96,8 +104,8 @@ def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressT
         task: shows the bytes.
 
     Raises:
-        LuthierError: the connection fails, as `source.explain` describes it; what has arrived is kept.
-        DataSourceError: the content has another size or digest than stated; it is deleted.
+        LuthierError: the connection fails, as `source.explain` describes it; what has arrived is kept. Of class
+            `source.failed`: the content has another size or digest than stated; it is deleted.
         StorageFullError: the disk is full.
     """
     part.touch()
@@ -105,7 +113,7 @@ def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressT
     while not _is_whole(file, part, task):
         before, error = part.stat().st_size, None
         try:
-            _append(file, part, task)
+            _append(source, file, part, task)
             if file.num_bytes is None:
                 break
         except Exception as caught:
@@ -118,11 +126,15 @@ def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressT
         failures = 0 if max(best, before) < after else failures + 1
         best = max(best, after)
         if failures >= _NUM_ATTEMPTS or (error is not None and not source.may_pass(error)):
-            raise _failed(source, file, error, after) from error
+            failure = _failed(source, file, error, after)
+            # An error must not become its own cause: who follows the causes would never end.
+            if failure is error:
+                raise failure
+            raise failure from error
         if failures or error is not None:
             time.sleep(min(2.0**failures, 30.0) / 2)
     digest = sha256_file(part)
-    _check(file, part, digest, task)
+    _check(source, file, part, digest, task)
     sync(part)
     return digest
 
@@ -137,7 +149,7 @@ def _is_whole(file: RemoteFile, part: Path, task: ProgressTask) -> bool:
     return size == file.num_bytes
 
 
-def _append(file: RemoteFile, part: Path, task: ProgressTask) -> None:
+def _append(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressTask) -> None:
     size = part.stat().st_size
     with file.open_at(size) as (start, chunks), disk_full_explained(part):
         if start != size:
@@ -150,7 +162,12 @@ def _append(file: RemoteFile, part: Path, task: ProgressTask) -> None:
                 if file.num_bytes is not None and num_bytes > file.num_bytes:
                     task.advance(len(chunk) - num_bytes)
                     out.truncate(0)
-                    raise _too_much(file)
+                    raise source.failed(
+                        f"{source.named(file)}: the server sends more than the {file.num_bytes:,} bytes that it "
+                        "stated; nothing is kept",
+                        expected="as many bytes as stated: room on the disk was checked for them",
+                        do="try again; if it stays, the file is being written to, or the server is faulty",
+                    )
                 if file.max_bytes is not None and num_bytes > file.max_bytes:
                     out.truncate(0)
                     raise too_large(file.name, None, file.max_bytes)
@@ -174,34 +191,26 @@ def too_large(name: str, num_bytes: int | None, max_bytes: int) -> DataSourceErr
     )
 
 
-def _too_much(file: RemoteFile) -> DataSourceError:
-    return DataSourceError(
-        f"{file.name}: the server sends more than the {file.num_bytes:,} bytes that it stated; nothing is kept",
-        expected="as many bytes as stated: room on the disk was checked for them",
-        do="try again; if it stays, the file is being written to, or the server is faulty",
-    )
-
-
 def _failed(source: RemoteSource, file: RemoteFile, error: Exception | None, num_bytes: int) -> Exception:
     kept = f"{num_bytes:,} of {file.num_bytes:,} bytes are kept" if file.num_bytes else "nothing is kept"
     if error is None:
-        return DataSourceError(
-            f"{file.name}: the server keeps ending early ({kept})",
+        return source.failed(
+            f"{source.named(file)}: the server keeps ending early ({kept})",
             expected=f"{file.num_bytes:,} bytes" if file.num_bytes else "the whole file",
             do="try again later: the download continues where it ended",
         )
-    return source.explain(error, f"{file.name} ({kept})") or error
+    return source.explain(error, f"{source.named(file)} ({kept})") or error
 
 
-def _check(file: RemoteFile, part: Path, digest: str, task: ProgressTask) -> None:
+def _check(source: RemoteSource, file: RemoteFile, part: Path, digest: str, task: ProgressTask) -> None:
     found = digest if file.git_id is None else git_id(part)
     wanted = file.sha256 or file.git_id
     if wanted is not None and found != wanted:
         size = part.stat().st_size
         part.unlink()
         task.advance(-size)
-        raise DataSourceError(
-            f"{file.name} came with digest {found}; it was deleted",
+        raise source.failed(
+            f"{source.named(file)} came with digest {found}; it was deleted",
             expected=f"digest {wanted}, as its server states",
             do="try again; if it stays, the server or a mirror in between sends a damaged file",
         )
