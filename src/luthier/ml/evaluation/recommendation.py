@@ -165,7 +165,14 @@ def _use_in_part(case: Case) -> Recommendation | None:
     coverage = case.verdict.coverage
     if not case.is_better or coverage is None or not coverage.is_shown or not coverage.num_answered:
         return None
-    share = f"{100 * coverage.share:.0f}%"
+    if coverage.is_of_all:
+        return _of(
+            "use_model",
+            f"Use {case.subject} with its likeliest label.",
+            f"{_ahead_of_all(case)} Its likeliest label is shown to reach the required {_bar(case)} in all cases.",
+            case.judged,
+        )
+    share = coverage.percent
     return _of(
         "use_model",
         f"Use {case.subject} for the {share} of cases that it is sure of; people answer the others.",
@@ -337,7 +344,11 @@ def _weakness(case: Case) -> str:
         return " That needs no understanding of a row, so the model has learned little of the task."
     figure = rival.metrics.get(verdict.metric)
     if verdict.metric in SHARES_OF_CORRECT and figure is not None and figure.value == 0:
-        return " No system gives a right answer."
+        own = case.judged.metrics.get(verdict.metric)
+        if own is None or own.value == 0:
+            return " No system gives a right answer."
+        # These few rows do not settle a difference to nothing.
+        return f" {name_at_start(rival, case.evaluation.systems)} gives no right answer."
     bar = verdict.bar
     required = None if bar is None else rival.metrics.get(bar.metric)
     if case.misses_bar and bar is not None and required is not None and _over(required, bar.value) < 0:
