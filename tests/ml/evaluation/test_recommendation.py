@@ -188,6 +188,16 @@ def test_only_where_no_system_is_right_is_that_said() -> None:
     assert "5 percentage points ahead" in sometimes.reason
 
 
+@pytest.mark.parametrize("is_beaten", [True, False])
+def test_the_reason_says_that_the_commonest_answer_is_not_beaten_either(is_beaten: bool) -> None:
+    words: list[VerdictWord] = ["better", "better" if is_beaten else OPEN, OPEN]
+    found = recommend(judged(0.75, [BASE, COMMONEST, CLASSIFIER], words, word=OPEN))
+    assert found is not None
+    assert found.title == "Use a linear classifier instead."
+    said = " The tuned model is not shown to be better than the commonest answer either."
+    assert found.reason.endswith(said) is not is_beaten
+
+
 def test_a_teacher_is_no_rival() -> None:
     teacher = system("teacher big", 0.99)
     found = recommend(judged(0.8, [BASE, teacher], ["better", "worse"], word="better"))

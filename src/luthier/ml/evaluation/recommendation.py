@@ -44,6 +44,7 @@ class Case:
         judged: the system that the verdict is about.
         rival: the best of the systems that the judged one is not shown to be better than; None where there is none.
         gap: the comparison with it by the verdict's metric; None where it was not compared.
+        trivial: what answers without a look at the row and is not shown to be beaten; None where all of it is.
     """
 
     evaluation: Evaluation
@@ -51,6 +52,7 @@ class Case:
     judged: SystemResult
     rival: SystemResult | None
     gap: Comparison | None
+    trivial: SystemResult | None = None
 
     @property
     def is_better(self) -> bool:
@@ -133,7 +135,8 @@ def _case(evaluation: Evaluation, verdict: Verdict) -> Case:
     # Of equal ones the one without a language model, which costs least.
     figures = {name: sign * by_name[name].metrics[verdict.metric].value for name in names}
     best = max(figures, key=lambda name: (figures[name], not by_name[name].is_model), default="")
-    return Case(evaluation, verdict, judged, by_name.get(best), gaps.get(best))
+    trivial = next((by_name[name] for name in names if by_name[name].kind in _TRIVIAL), None)
+    return Case(evaluation, verdict, judged, by_name.get(best), gaps.get(best), trivial)
 
 
 def _sign(judged: SystemResult, verdict: Verdict) -> float:
@@ -235,19 +238,20 @@ def _use_prompt(case: Case) -> Recommendation | None:
         return None
     if rival.prompting is not None and rival.prompting.kind not in _PROMPTS:
         return None
-    return _of("use_prompt", f"Use {case.other}.", f"{_gap(case)}, and a prompt needs no training.", rival)
+    why = f"{_gap(case)}, and a prompt needs no training."
+    return _of("use_prompt", f"Use {case.other}.", f"{why}{_either(case)}", rival)
 
 
 def _use_simple_method(case: Case) -> Recommendation | None:
     if case.rival is None or case.rival.is_model:
         return None
     why = f"{_gap(case)}, which needs no language model."
-    return _of("use_simple_method", f"Use {case.other} instead.", why, case.rival)
+    return _of("use_simple_method", f"Use {case.other} instead.", f"{why}{_either(case)}", case.rival)
 
 
 def _use_other_model(case: Case) -> Recommendation | None:
     assert case.rival is not None
-    return _of("use_other_model", f"Use {case.other} as it is.", f"{_gap(case)}.", case.rival)
+    return _of("use_other_model", f"Use {case.other} as it is.", f"{_gap(case)}.{_either(case)}", case.rival)
 
 
 RULES: Final[tuple[Callable[[Case], Recommendation | None], ...]] = (
@@ -391,6 +395,14 @@ def _gap(case: Case) -> str:
     if case.gap is None:
         return f"{case.opening} is not shown to be better than {case.other}"
     return f"{case.opening} is {_distance(case, case.gap, case.other)}"
+
+
+def _either(case: Case) -> str:
+    """That the tuned model does not beat an answer without a look at the row, either: then little is worth using."""
+    if case.trivial is None or case.trivial is case.rival:
+        return ""
+    name = plain_name(case.trivial, case.evaluation.systems)
+    return f" {case.opening} is not shown to be better than {name} either."
 
 
 def _distance(case: Case, gap: Comparison, name: str) -> str:
