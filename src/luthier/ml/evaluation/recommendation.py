@@ -25,11 +25,10 @@ from luthier.core.results.recommendation import Action, Recommendation
 from luthier.ml.charts.figures import MINUS, decimals_for, number
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start
 from luthier.ml.evaluation.plain_names import judged_system, name_at_start, plain_name
-from luthier.ml.evaluation.verdict_text import LEAKED, held_out_rows, rounded_up
+from luthier.ml.evaluation.verdict_text import LEAKED, TRIVIAL, held_out_rows, rounded_up
 
 MAX_GROWTH: Final = 20
 """Times the evaluated rows: a difference that needs more rows than that is too small to collect them for."""
-_TRIVIAL: Final = ("majority", "popularity")
 _PROMPTS: Final = ("few_shot", "instruction", "optimised_prompt")
 _TEACHER: Final = "teacher "
 
@@ -135,7 +134,7 @@ def _case(evaluation: Evaluation, verdict: Verdict) -> Case:
     # Of equal ones the one without a language model, which costs least.
     figures = {name: sign * by_name[name].metrics[verdict.metric].value for name in names}
     best = max(figures, key=lambda name: (figures[name], not by_name[name].is_model), default="")
-    trivial = next((by_name[name] for name in names if by_name[name].kind in _TRIVIAL), None)
+    trivial = next((by_name[name] for name in names if by_name[name].kind in TRIVIAL), None)
     return Case(evaluation, verdict, judged, by_name.get(best), gaps.get(best), trivial)
 
 
@@ -344,7 +343,7 @@ def _weakness(case: Case) -> str:
     rival, verdict = case.rival, case.verdict
     if rival is None:
         return ""
-    if rival.kind in _TRIVIAL:
+    if rival.kind in TRIVIAL:
         return " That needs no understanding of a row, so the model has learned little of the task."
     figure = rival.metrics.get(verdict.metric)
     if verdict.metric in SHARES_OF_CORRECT and figure is not None and figure.value == 0:
