@@ -44,7 +44,7 @@ def kept_back(context: Context, system: str, loaded: LoadedFile) -> tuple[Loaded
         return loaded, ()
     num = len(part.examples)
     note = (
-        f"Of this file {counted(num, 'row is', 'rows are')} evaluated, which run {run_id} has kept back: it was trained "
-        "on the others."
+        f"Of this file {counted(num, 'row is', 'rows are')} evaluated, which run {run_id} has kept back: it was "
+        "trained on the others."
     )
     return replace(part.source, examples=part.examples, num_rows=num), (note,)
