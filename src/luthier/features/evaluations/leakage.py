@@ -63,7 +63,7 @@ def refuse_leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed
         raise LeakageError(
             f"{len(found.exact):,} of {len(held_out):,} held-out rows are in the training rows of the run",
             expected="rows that the model was not trained on",
-            do="take them out, or pass --allow-leakage (the verdict will note it)",
+            do="take them out, or allow them (--allow-leakage, on the page its checkbox): the verdict notes it",
             problems=found.exact,
         )
     return len(found.exact), len(found.same_prompt)

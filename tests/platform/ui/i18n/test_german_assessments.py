@@ -205,3 +205,14 @@ def test_a_name_has_the_case_and_the_letters_that_its_sentence_needs() -> None:
     reason, is_known = words("de").found(found.reason)
     assert is_known
     assert reason.endswith(" Das angepasste Modell ist auch nicht nachweislich besser als die häufigste Antwort.")
+
+
+def test_rows_that_were_trained_on_are_refused_in_german() -> None:
+    from luthier.core.dataset import Example
+    from luthier.core.errors import LeakageError
+    from luthier.features.evaluations.leakage import refuse_leakage
+
+    rows = [Example(id=f"t.jsonl:{n}", text=f"row {n}") for n in range(1, 3)]
+    with pytest.raises(LeakageError) as caught:
+        refuse_leakage(rows[:1], rows, allowed=False)
+    assert in_english([caught.value.came, caught.value.expected, caught.value.do]) == []
