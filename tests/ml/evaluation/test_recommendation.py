@@ -166,11 +166,13 @@ def test_where_it_is_sure_of_all_cases_none_is_left_to_people() -> None:
     assert found is not None
     assert (found.action, found.system) == ("use_model", "tuned")
     assert found.title == "Use the tuned model with its likeliest label."
-    assert "is shown to reach the required 0.9 by accuracy in all cases" in found.reason
+    assert "is shown to reach the required 0.9 by label accuracy in all cases" in found.reason
     assert "people" not in found.title + found.reason
 
 
-@pytest.mark.parametrize(("num_answered", "percent"), [(1, "1%"), (624, "62%"), (998, "99%"), (1000, "100%"), (0, "0%")])
+@pytest.mark.parametrize(
+    ("num_answered", "percent"), [(1, "1%"), (624, "62%"), (998, "99%"), (1000, "100%"), (0, "0%")]
+)
 def test_only_all_cases_are_a_hundred_percent(num_answered: int, percent: str) -> None:
     one = coverage(0.91).model_copy(
         update={"num_rows": 1000, "num_answered": num_answered, "share": num_answered / 1000}

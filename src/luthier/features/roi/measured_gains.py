@@ -306,9 +306,7 @@ def _baselines(
     return tuple(found)
 
 
-def _notes_on_baselines(
-    case: Case, evaluation: Evaluation, today: SystemResult | None, metric: str
-) -> Iterator[str]:
+def _notes_on_baselines(case: Case, evaluation: Evaluation, today: SystemResult | None, metric: str) -> Iterator[str]:
     """Which baselines without a language model could not be counted."""
     simple = [system for system in evaluation.systems if not system.is_model]
     if not simple:
