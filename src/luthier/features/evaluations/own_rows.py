@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.rows.formats import LoadedFile
 
 
-def kept_back(context: Context, system: str, loaded: LoadedFile) -> tuple[LoadedFile, tuple[str, ...]]:
+def held_out_of_run(context: Context, system: str, loaded: LoadedFile) -> tuple[LoadedFile, tuple[str, ...]]:
     """The rows of a file that are evaluated, and a note where these are not all of them.
 
     A run whose recipe takes a share of its training file as held-out rows (`data.held_out: 0.1`) was trained on the

@@ -23,7 +23,7 @@ from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_
 from luthier.features.evaluations.baselines import Together, fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.leakage import learned_rows, not_held_out
-from luthier.features.evaluations.own_rows import kept_back
+from luthier.features.evaluations.own_rows import held_out_of_run
 from luthier.features.evaluations.prompted import (
     NO_PROMPTS,
     NOT_PROMPTED,
@@ -286,7 +286,7 @@ def evaluate(
     systems, of_names = _by_run(context, systems)
     loaded, of_columns = load_mapped(context, runs_of(context, systems), data, mapping)
     if not (mapping or allow_leakage):  # else it is said how its rows are read, or that all of them are meant
-        loaded, of_own = kept_back(context, systems[0], loaded)
+        loaded, of_own = held_out_of_run(context, systems[0], loaded)
         of_columns += of_own
     resolved = [find_candidate(context, name) for name in systems]
     chosen = chosen_metrics(metrics, resolved, usual_metrics(loaded.examples))
