@@ -240,6 +240,19 @@ class Coverage(FrozenModel):
         """Whether the whole interval of the accuracy reaches the required one."""
         return self.low is not None and self.low >= self.asked
 
+    @property
+    def is_of_all(self) -> bool:
+        """Whether it answers every case."""
+        return 0 < self.num_answered == self.num_rows
+
+    @property
+    def percent(self) -> str:
+        """The share for a sentence, `62%`: none and all of the cases alone are 0% and 100%."""
+        whole = round(100 * self.share)
+        if 0 < self.num_answered < self.num_rows:
+            whole = min(99, max(1, whole))
+        return f"{whole}%"
+
 
 class LabelConfidence(FrozenModel):
     """How sure one system is of its labels, and how far that can be believed.

@@ -85,6 +85,13 @@ def test_a_model_no_better_than_a_classifier_is_not_called_better() -> None:
     assert (document["good_enough"], document["bar"]) == ("not_asked", None)
 
 
+@pytest.mark.parametrize(("num_right", "relation"), [(54, "not shown to be better than"), (20, "worse than")])
+def test_the_commonest_answer_is_nothing_to_use_instead(num_right: int, relation: str) -> None:
+    found = judged(share(num_right), {"base": ("model", share(0)), "commonest answer": ("majority", share(54))})
+    assert f"it is {relation} the commonest answer, which takes 0.7 s and no understanding of a row." in found.headline
+    assert "instead" not in found.headline
+
+
 @pytest.mark.parametrize("num_right", range(20, 81, 5))
 def test_a_classifier_within_the_interval_is_named_whatever_the_base_can_do(num_right: int) -> None:
     is_better = compared(share(num_right), "linear classifier", share(62)).verdict == "better"

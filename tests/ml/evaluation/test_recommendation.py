@@ -160,6 +160,46 @@ def test_where_lower_is_better_ahead_means_lower() -> None:
     assert "2.00 ahead of the untuned model (95% interval 1.92 to 2.08, by perplexity)" in found.reason
 
 
+def test_where_it_is_sure_of_all_cases_none_is_left_to_people() -> None:
+    of_all = coverage(0.91).model_copy(update={"num_answered": 100, "share": 1.0, "share_high": 1.0})
+    found = recommend(of_better(good_enough="no", bar=BAR, coverage=of_all))
+    assert found is not None
+    assert (found.action, found.system) == ("use_model", "tuned")
+    assert found.title == "Use the tuned model with its likeliest label."
+    assert "is shown to reach the required 0.9 by label accuracy in all cases" in found.reason
+    assert "people" not in found.title + found.reason
+
+
+@pytest.mark.parametrize(
+    ("num_answered", "percent"), [(1, "1%"), (624, "62%"), (998, "99%"), (1000, "100%"), (0, "0%")]
+)
+def test_only_all_cases_are_a_hundred_percent(num_answered: int, percent: str) -> None:
+    one = coverage(0.91).model_copy(
+        update={"num_rows": 1000, "num_answered": num_answered, "share": num_answered / 1000}
+    )
+    assert one.percent == percent
+
+
+def test_only_where_no_system_is_right_is_that_said() -> None:
+    never, sometimes = (recommend(judged(tuned, [BASE], [OPEN], word=OPEN)) for tuned in (0.0, 0.05))
+    assert never is not None
+    assert sometimes is not None
+    assert (never.action, sometimes.action) == ("larger_base", "larger_base")
+    assert never.reason.endswith(" No system gives a right answer.")
+    assert sometimes.reason.endswith(" The untuned model gives no right answer.")
+    assert "5 percentage points ahead" in sometimes.reason
+
+
+@pytest.mark.parametrize("is_beaten", [True, False])
+def test_the_reason_says_that_the_commonest_answer_is_not_beaten_either(is_beaten: bool) -> None:
+    words: list[VerdictWord] = ["better", "better" if is_beaten else OPEN, OPEN]
+    found = recommend(judged(0.75, [BASE, COMMONEST, CLASSIFIER], words, word=OPEN))
+    assert found is not None
+    assert found.title == "Use a linear classifier instead."
+    said = " The tuned model is not shown to be better than the commonest answer either."
+    assert found.reason.endswith(said) is not is_beaten
+
+
 def test_a_teacher_is_no_rival() -> None:
     teacher = system("teacher big", 0.99)
     found = recommend(judged(0.8, [BASE, teacher], ["better", "worse"], word="better"))

@@ -63,6 +63,7 @@ def test_the_picture_has_the_tuned_model_its_base_and_the_alternatives_from_best
     assert [round(end, 2) for end in interval] == [65, 85]
     assert view.chart.limit is not None
     assert view.chart.limit.x == 90, "the bar is on the scale of the axis"
+    assert view.chart.limit.name == "asked for: 90", "and so is its name"
     assert "tuned model 75 (65 to 85)" in view.chart.description
     assert view.picture.startswith("<svg")
     assert view.picture.count("<polygon") == 4

@@ -13,10 +13,12 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.evaluation import Evaluation, VerdictWord
+from luthier.core.ids import is_id
 from luthier.core.text.names import distinct_names
 from luthier.features.assessments import service as project_assessments
+from luthier.features.datasets.service import get_version
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.service import OrderKind, OrderView
 from luthier.features.evaluations import view as judged
@@ -26,6 +28,7 @@ from luthier.features.model_cards import service as project_models
 from luthier.features.roi.three_questions import QuestionsAsked, worth_part
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.runs.next_steps import next_steps
+from luthier.features.runs.state import datasets_of
 from luthier.features.runs.views import list_evaluations, read_evaluation, rows_names
 from luthier.ml.charts.judged_rows import forgetting_rows, tone_of
 from luthier.ml.evaluation.prompt_views import prompt_rows
@@ -57,7 +60,8 @@ def new(
     kind: OrderKind = "rows",
 ) -> Response:
     """The form."""
-    return _form_page(request, context, caller, {"candidate": model, "kind": kind})
+    given = {"candidate": model, "kind": kind, "rows": _own_rows(context, caller, model)}
+    return _form_page(request, context, caller, given)
 
 
 @router.post("/new")
@@ -137,6 +141,18 @@ def _done(request: Request, context: Context, caller: Caller, job_id: str, do: A
         view = evaluation_orders.show_order(context, caller, job_id)
         return _order_page(request, context, view, error)
     return redirect(request, f"/evaluations/orders/{job_id}")
+
+
+def _own_rows(context: Context, caller: Caller, candidate: str) -> str:
+    """The file with the held-out rows of a run, of which it may have evaluated a part; empty where it is no dataset."""
+    try:
+        plan = context.runs.plan(candidate) if is_id(candidate, "run") else None
+    except NotFoundError:
+        return ""
+    if plan is None or plan.data.held_out is None:
+        return ""
+    known = datasets_of(context, caller, plan).get(plan.data.held_out.sha256)
+    return "" if known is None else get_version(context, caller, known.dataset_id, known.version).file_id
 
 
 def _form_page(request: Request, context: Context, caller: Caller, given: dict[str, Any]) -> Response:

@@ -38,6 +38,18 @@ def training_rows(context: Context, systems: Sequence[str]) -> Sequence[Example]
     return chained(*(rows_of_run(context, run_id) for run_id in dict.fromkeys(runs) if run_id is not None))
 
 
+def learned_rows(
+    context: Context, systems: Sequence[str], held_out: Sequence[Example], allow_leakage: bool
+) -> tuple[Sequence[Example], tuple[int, int]]:
+    """The training rows of the candidate, otherwise those of the other runs; and what `refuse_leakage` returns for all.
+
+    Not both: the rows of an earlier run are often a subset of those of the candidate and would count twice.
+    """
+    own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
+    # For all runs: a compared run that was trained on held-out rows also invalidates the comparison.
+    return own or others, refuse_leakage(chained(own, others), held_out, allow_leakage)
+
+
 def refuse_leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:
     """The number of held-out rows among the rows of a training, and of those that share a prompt with one.
 
@@ -51,7 +63,7 @@ def refuse_leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed
         raise LeakageError(
             f"{len(found.exact):,} of {len(held_out):,} held-out rows are in the training rows of the run",
             expected="rows that the model was not trained on",
-            do="take them out, or pass --allow-leakage (the verdict will note it)",
+            do="take them out, or allow them (--allow-leakage, on the page its checkbox): the verdict notes it",
             problems=found.exact,
         )
     return len(found.exact), len(found.same_prompt)

@@ -22,7 +22,8 @@ from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import Together, fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
-from luthier.features.evaluations.leakage import not_held_out, refuse_leakage, training_rows
+from luthier.features.evaluations.leakage import learned_rows, not_held_out
+from luthier.features.evaluations.own_rows import held_out_of_run
 from luthier.features.evaluations.prompted import (
     NO_PROMPTS,
     NOT_PROMPTED,
@@ -52,7 +53,6 @@ from luthier.features.recipes.checks import (
     load_mapped,
     usual_metrics,
 )
-from luthier.ml.data.files.sequences import chained
 from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
@@ -285,15 +285,19 @@ def evaluate(
     check_asked(context, ways, few_shot_from)
     systems, of_names = _by_run(context, systems)
     loaded, of_columns = load_mapped(context, runs_of(context, systems), data, mapping)
+    if not (mapping or allow_leakage):  # else it is said how its rows are read, or that all of them are meant
+        loaded, of_own = held_out_of_run(context, systems[0], loaded)
+        of_columns += of_own
     resolved = [find_candidate(context, name) for name in systems]
     chosen = chosen_metrics(metrics, resolved, usual_metrics(loaded.examples))
     check_metrics(chosen, loaded.examples)
-    train, leaked = _learned_rows(context, systems, loaded.examples, allow_leakage)
+    train, leaked = learned_rows(context, systems, loaded.examples, allow_leakage)
     pool = _pool(context, systems, few_shot_from if ways.any else None, mapping, loaded.examples)
     shown = prompted_as_asked(partial(_base_of, context, systems, resolved), pool or train, ways, loaded.examples)
-    bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool, data)
+    bar, of_bar = bar_of(context, good_enough, systems[0], chosen, loaded.examples, train or pool, Path(loaded.file))
     notes = (*of_names, *of_columns, *of_bar)
-    rows = HeldOut(called or str(data), loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes, data)
+    name, file = called or str(data), Path(loaded.file)
+    rows = HeldOut(name, loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes, file)
     evaluation = _judge(
         context,
         [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
@@ -346,18 +350,6 @@ def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candid
     if runs[0] is None:
         return replace(resolved[0], name=resolved[0].model_name, adapter_path=None)
     return find_base(context, runs[0])
-
-
-def _learned_rows(
-    context: Context, systems: Sequence[str], held_out: Sequence[Example], allow_leakage: bool
-) -> tuple[Sequence[Example], tuple[int, int]]:
-    """The training rows of the candidate, otherwise those of the other runs; and what `refuse_leakage` returns for all.
-
-    Not both: the rows of an earlier run are often a subset of those of the candidate and would count twice.
-    """
-    own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
-    # For all runs: a compared run that was trained on held-out rows also invalidates the comparison.
-    return own or others, refuse_leakage(chained(own, others), held_out, allow_leakage)
 
 
 def _judge(

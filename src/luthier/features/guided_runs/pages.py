@@ -38,6 +38,7 @@ _WAIT_SECONDS: Final = 0.2
 _MAX_LISTED: Final = 6
 """More datasets than these are a list to choose from, in place of cards."""
 _SIZE_OF_FIRST_VISIT: Final[Size] = "quick"
+_ALREADY: Final = "This run was started already."
 
 _Data = Annotated[str, Query(max_length=80)]
 _Number = Annotated[int | None, Query(ge=1, lt=2**31)]
@@ -140,7 +141,7 @@ def run(
     size: Annotated[Size, Form()] = _SIZE_OF_FIRST_VISIT,
     draft: Annotated[str, Form(max_length=64, pattern="^[A-Za-z0-9]*$")] = "",
 ) -> Response:
-    """Queue the run of a size, once it is planned, and lead to it; a second click leads there, too."""
+    """Queue the run of a size, once it is planned, and lead to it; until it ends, a second click leads there, too."""
     wish = _wish(goal, dataset, None, base_model)
     found = service.find(context, caller, wish)
     back = _address(wish, size, draft)
@@ -157,10 +158,10 @@ def run(
         raise planned.error
     # Idempotent by the token of the page: a double click queues one run.
     with planner.starting(caller.project_id, draft, candidate.keys) as known:
-        if known.run_id is None:
-            known.run_id = recipe_job.start(context, caller, candidate.keys).run_id
+        job = recipe_job.start_once(context, caller, candidate.keys, known)
     name = service.name_of(found, candidate.model, context.access.now())
-    return redirect(request, f"/runs/{known.run_id}", f"“{name}” is queued. Its rows are checked first.")
+    words = f"“{name}” is queued. Its rows are checked first." if job.status == "queued" else _ALREADY
+    return redirect(request, f"/runs/{job.run_id}", words)
 
 
 @router.post("/model")

@@ -12,6 +12,7 @@ from luthier.core.access import Scope
 from luthier.features.home_page.service import last_verdicts
 from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import OPEN
 from luthier.platform.ui.render import GROUP_TITLES, Group
 
 State = Literal["done", "next", "later"]
@@ -100,16 +101,20 @@ def _data(context: Context, project_id: str) -> Progress | None:
 
 
 def _training(context: Context, project_id: str) -> Progress | None:
-    for status in ("running", "queued"):
-        jobs = context.jobs.list(status=status, project_id=project_id, limit=1)
-        if jobs and jobs[0].run_id:
-            return _at("train", "A run is in progress.", "Follow it", f"/runs/{jobs[0].run_id}", "read")
+    # By kind: the newest job may be one that reads documents or answers a batch.
+    if jobs := context.jobs.list(status=("running", "queued"), kinds=("train",), project_id=project_id, limit=1):
+        return _at("train", "A run is in progress.", "Follow it", f"/runs/{jobs[0].run_id}", "read")
     if context.runs.of_project(project_id, limit=1, status="succeeded"):
         return None
+    if jobs := context.jobs.list(status="paused", kinds=("train",), project_id=project_id, limit=1):
+        return _at("train", "A run is paused.", "Continue it", f"/runs/{jobs[0].run_id}", "read")
     return _at("train", "Your data is here.", "Train a model on it", "/start", "train")
 
 
 def _evaluation(context: Context, project_id: str) -> Progress:
+    if jobs := context.jobs.list(status=OPEN, kinds=("evaluation",), project_id=project_id, limit=1):
+        address = f"/evaluations/orders/{jobs[0].job_id}"
+        return _at("evaluate", "An evaluation is in progress.", "Follow it", address, "read")
     run = context.runs.of_project(project_id, limit=1, status="succeeded")[0]
     address = f"/evaluations/new?model={run.run_id}"
     return _at("evaluate", "The model is trained, and not evaluated yet.", "Evaluate it", address, "train")

@@ -23,8 +23,9 @@ from luthier.core.evaluation import (
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import is_id
 from luthier.core.results.roi import Case
-from luthier.core.results.roi_result import MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
+from luthier.core.results.roi_result import MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.text.suggest import suggest_ids
+from luthier.features.roi.answered_alone import answers_nothing, measured_alone, tuned_alone
 from luthier.platform.home.context import Context
 
 _DISTANCE: Final = "nmae"
@@ -33,8 +34,14 @@ _MIN_CORRELATED: Final = 10
 """Rows below which a correlation is mostly noise."""
 
 
-def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
+def measured_gains(context: Context, name: str, case: Case, *, has_file: bool = True) -> MeasuredGains:
     """The gains of a run's last evaluation, or of an evaluation named by its own id.
+
+    Args:
+        context: of the home.
+        name: of the run or the evaluation.
+        case: says how it is read.
+        has_file: the case is a file, whose keys can be changed; else it was made of three questions.
 
     Raises:
         NotFoundError: no such run or evaluation.
@@ -68,13 +75,13 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
         over_few_shot=None,
         today_value=min(1.0, max(0.0, figure.value)) if is_share and figure else None,
         shot_tokens=None,
-        notes=(*_notes(evaluation, metric), *_notes_on_baselines(evaluation, metric)),
+        notes=(*_notes(evaluation, metric), *_notes_on_baselines(case, evaluation, today, metric)),
         today_kind=kind,
         today_name=today.name if today else None,
         today_figure=figure,
         tuned_figure=own,
         baselines=_baselines(case, evaluation, today, tuned, metric),
-        alone=_alone(case, evaluation, tuned, is_tuned=True),
+        alone=tuned_alone(case, evaluation, tuned, has_file=has_file),
     )
     # Where few-shot prompting is today's way, it is no alternative as well; and where today's way reads no tokens, its
     # costs are unknown until the case says them.
@@ -269,46 +276,6 @@ def _by_row(system: SystemResult, metric: str) -> dict[str, float]:
     return {one.row_id: one.scores[metric] for one in system.samples if metric in one.scores}
 
 
-def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned: bool) -> MeasuredAlone | None:
-    """What a system answers alone at the accuracy that the case requires; None where it does not, or for nothing.
-
-    Raises:
-        RequestError: the tuned model has no probabilities of labels, or no threshold of them reaches the accuracy.
-    """
-    asked = case.verdict.alone_at
-    if asked is None:
-        return None
-    from luthier.ml.evaluation.label_confidence import coverage_at
-
-    known = next((one for one in evaluation.label_confidence if one.system == system.name), None)
-    if known is None:
-        if not is_tuned:
-            return None
-        why = evaluation.label_confidence_left_out or "its answers are not labels, or an older version evaluated it"
-        raise RequestError(
-            f"evaluation {evaluation.evaluation_id} does not say how sure {system.name} is of its answers: {why}",
-            expected="probabilities of labels, to choose what it answers alone",
-            do="evaluate again where answers are labels (docs/baselines.md), or remove verdict.alone_at from the case",
-        )
-    found = coverage_at(known, asked)
-    if found.threshold is None or found.accuracy is None or found.low is None or found.high is None:
-        if not is_tuned:
-            return None
-        raise RequestError(
-            f"{system.name} reaches {asked:g} at no threshold of confidence on {found.num_rows:,} rows, so it answers "
-            "nothing alone",
-            expected="an accuracy that it reaches on a part of the rows",
-            do="choose a lower verdict.alone_at if errors cost little, train on more rows, or use the model as a "
-            "suggestion that a person checks",
-        )
-    return MeasuredAlone(
-        asked=asked,
-        threshold=found.threshold,
-        share=Estimate(value=found.share, low=found.share_low, high=found.share_high),
-        accuracy=Estimate(value=found.accuracy, low=found.low, high=found.high),
-    )
-
-
 def _baselines(
     case: Case, evaluation: Evaluation, today: SystemResult | None, tuned: SystemResult, metric: str
 ) -> tuple[MeasuredBaseline, ...]:
@@ -321,6 +288,8 @@ def _baselines(
         figure = _figure(system, metric) if metric in system.metrics else None
         if system.is_model or system is today or comparison is None or figure is None:
             continue
+        if answers_nothing(case, evaluation, system, metric):
+            continue  # a note names it
         found.append(
             MeasuredBaseline(
                 name=system.name,
@@ -331,13 +300,13 @@ def _baselines(
                 tuned_is=ALTERNATIVE_WORDS[comparison.verdict],
                 seconds=system.seconds,
                 correlation=_correlation(system, today, tuned, metric),
-                alone=_alone(case, evaluation, system, is_tuned=False),
+                alone=measured_alone(case, evaluation, system),
             )
         )
     return tuple(found)
 
 
-def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
+def _notes_on_baselines(case: Case, evaluation: Evaluation, today: SystemResult | None, metric: str) -> Iterator[str]:
     """Which baselines without a language model could not be counted."""
     simple = [system for system in evaluation.systems if not system.is_model]
     if not simple:
@@ -349,6 +318,11 @@ def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
     unknown = [system.name for system in simple if metric not in system.metrics]
     if unknown:
         yield f"Not priced, since {metric} was not measured for them: {', '.join(unknown)}."
+    measured = [system for system in simple if system is not today and metric in system.metrics]
+    silent = [one.name for one in measured if answers_nothing(case, evaluation, one, metric)]
+    if silent:
+        asked, names = f"{case.verdict.alone_at:g}", ", ".join(silent)
+        yield f"Not priced, since they answer no part of the cases with the required accuracy of {asked}: {names}."
 
 
 def _evaluation(context: Context, name: str) -> Evaluation:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from luthier.core.errors import LuthierError
 from luthier.features.roi.service import compute_roi
-from luthier.features.roi.three_questions import QUESTIONS, questions_of
+from luthier.features.roi.three_questions import QUESTIONS, questions_of, why_assumed
 from luthier.features.runs.views import list_evaluations, read_evaluation, rows_names
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
@@ -46,7 +46,7 @@ def worth(
         "evaluation": evaluation,
     }
     judged = list_evaluations(context, caller.project_id, limit=_MAX_EVALUATIONS).evaluations
-    values: dict[str, Any] = {"given": given, "judged": judged, "error": None, "result": None}
+    values: dict[str, Any] = {"given": given, "judged": judged, "error": None, "result": None, "assumed": ""}
     values |= {
         "run_names": context.run_labels.names([one.run_id for one in judged if one.run_id]),
         "rows_names": rows_names(context, caller.project_id, [one.held_out_file for one in judged]),
@@ -71,10 +71,15 @@ def _answer(context: Context, project_id: str, given: dict[str, str]) -> dict[st
     from luthier.ml.planning.roi.report.page import roi_specs
 
     asked = questions_of(given)
+    verdict, assumed = None, ""
     if given["evaluation"]:
-        read_evaluation(context, project_id, given["evaluation"])  # one of another project is not found
-    result = compute_roi(context, asked, verdict=given["evaluation"] or None).result
+        # One of another project is not found.
+        evaluation = read_evaluation(context, project_id, given["evaluation"])
+        assumed = why_assumed(evaluation)
+        verdict = None if assumed else evaluation.evaluation_id
+    result = compute_roi(context, asked, verdict=verdict).result
     return {
+        "assumed": assumed,
         "result": result,
         "badge": answer.BADGES[result.answer],
         "tone": answer.TONES[result.answer],

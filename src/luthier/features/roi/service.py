@@ -69,7 +69,9 @@ def compute_roi(
     check_is_not_input(html, *([file] if isinstance(file, Path) else []), prices)
     table = load_prices(prices)
     case, assumed = (load_case(file), ()) if isinstance(file, Path) else case_of(file, is_measured=verdict is not None)
-    measured = measured_gains(context, verdict, case) if verdict is not None else None
+    measured = None
+    if verdict is not None:
+        measured = measured_gains(context, verdict, case, has_file=isinstance(file, Path))
     if measured is not None and measured.today_kind == "few_shot":
         # It may have been requested by its name: one word for it from here on.
         case = case.model_copy(update={"verdict": case.verdict.model_copy(update={"today": "few_shot"})})

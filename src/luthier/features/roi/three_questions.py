@@ -129,17 +129,26 @@ def questions_of(given: Mapping[str, str]) -> Questions:
 
 
 def _short_answer(context: Context, evaluation: Evaluation, asked: Questions) -> ShortAnswer:
+    assumed = why_assumed(evaluation)
+    measured = None if assumed else evaluation.evaluation_id
+    return _answered(compute_roi(context, asked, verdict=measured).result, assumed)
+
+
+def why_assumed(evaluation: Evaluation) -> str:
+    """Why an answer about a model has to rest on assumptions: its evaluation measured no share that it answers alone.
+
+    Empty where it did.
+    """
     judged = evaluation.systems[-1].name
     if any(one.system == judged for one in evaluation.label_confidence):
-        return _answered(compute_roi(context, asked, verdict=evaluation.evaluation_id).result)
+        return ""
     why = evaluation.label_confidence_left_out or (
         "its probabilities of labels are not stored" if evaluation.labels else "its answers are not labels"
     )
     # Without probabilities there is no measured share of cases that the model answers alone.
-    return _answered(
-        compute_roi(context, asked).result,
+    return (
         f"This evaluation does not measure which cases the model can answer alone ({why}). Assumed: 20% to 80% of "
-        "cases, 90% to 99% of these correctly. The figures of this page are not part of the calculation.",
+        "cases, 90% to 99% of these correctly. The figures of the evaluation are not part of the calculation."
     )
 
 

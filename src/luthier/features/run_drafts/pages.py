@@ -98,7 +98,7 @@ def plan(request: Request, context: HomeContext, caller: Trainer, form: Form) ->
 
 @router.post("/runs/new/start")
 def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -> Response:
-    """Queue the draft once it can be planned, and lead to its run; a second click leads there, too."""
+    """Queue the draft once it can be planned, and lead to its run; until that ends, a second click leads there, too."""
     visit = _Visit(request, context, caller)
     draft = read_form(form, visit.names)
     planned = visit.planned(draft, form)
@@ -108,12 +108,16 @@ def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -
         return visit.answer(draft, planned, {}, status=422)
     # Idempotent by the token of the draft: a double click queues one run.
     with visit.planner.starting(caller.project_id, draft.token, draft.keys) as known:
-        if known.run_id is None:
-            try:
-                known.run_id = recipe_job.start(context, caller, draft.keys).run_id
-            except LuthierError as error:
-                return visit.answer(draft, Planned(error=error), {}, status=status_of(error))
-    return redirect(request, f"/runs/{known.run_id}", "The run is queued. It first checks its rows.")
+        try:
+            job = recipe_job.start_once(context, caller, draft.keys, known)
+        except LuthierError as error:
+            return visit.answer(draft, Planned(error=error), {}, status=status_of(error))
+    is_new = job.status == "queued"
+    return redirect(
+        request,
+        f"/runs/{job.run_id}",
+        "The run is queued. It first checks its rows." if is_new else "This run was started already.",
+    )
 
 
 class _Visit:

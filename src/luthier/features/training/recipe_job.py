@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
@@ -22,8 +22,11 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths
 from luthier.platform.jobs.attempt import own_copy
-from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.records import OPEN, Job
 from luthier.platform.processes.process import Outcome
+
+if TYPE_CHECKING:
+    from luthier.features.planning.drafts import Started
 
 ASKED: Final = "asked"
 """The key of the requested recipe in the job document."""
@@ -54,6 +57,33 @@ def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
         made = context.jobs.submit(job)
         record(context, caller, "job.created", job.job_id, facts)
     return made
+
+
+def start_once(context: Context, caller: Caller, recipe: Mapping[str, Any], started: Started) -> Job:
+    """Queue the recipe of a draft, unless the run that the draft has started is still open.
+
+    A second click leads to the run of the first one. A page that one comes back to has the same draft: where its run
+    has failed, was cancelled or is done, the recipe is queued again.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        recipe: The recipe as plain keys.
+        started: What the draft has become; its run is set here.
+
+    Returns:
+        The job that makes the run, queued or further on.
+
+    Raises:
+        RequestError: Files or models are missing.
+        RecipeError: Keys or values are wrong; the message names all places.
+    """
+    known = None if started.run_id is None else context.jobs.of_run(started.run_id, caller.project_id)
+    if known is not None and known.status in OPEN:
+        return known
+    job = start(context, caller, recipe)
+    started.run_id = job.run_id
+    return job
 
 
 def _rows_in_log(asked: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from luthier.core.text.counted import counted
 from luthier.ml.charts import figures
 from luthier.ml.charts.visible import shown
 
@@ -81,7 +82,7 @@ def page_environment(templates: Path) -> Environment:
         keep_trailing_newline=True,
     )
     made.filters |= {"plain": figures.plain, "short": figures.short_digest, "drawn_chart": _drawn, "t": _as_it_is}
-    made.filters["fold"] = fold
+    made.filters |= {"fold": fold, "counted": counted}
     return made
 
 

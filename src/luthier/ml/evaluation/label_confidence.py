@@ -178,9 +178,8 @@ def coverage_sentence(coverage: Coverage, subject: str = "It") -> str:
         return (
             f"{subject} can answer no share of cases alone at {asked} accuracy: it is wrong too often where it is sure."
         )
-    is_all = coverage.num_answered == coverage.num_rows
-    cases = "all cases" if is_all else f"{100 * coverage.share:.0f}% of cases"
-    rest = "" if is_all else "; the rest goes to a person"
+    cases = "all cases" if coverage.is_of_all else f"{coverage.percent} of cases"
+    rest = "" if coverage.is_of_all else "; the rest goes to a person"
     if coverage.is_shown:
         return f"{subject} can answer {cases} alone at {asked} accuracy{rest}."
     return (

@@ -25,11 +25,10 @@ from luthier.core.results.recommendation import Action, Recommendation
 from luthier.ml.charts.figures import MINUS, decimals_for, number
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start
 from luthier.ml.evaluation.plain_names import judged_system, name_at_start, plain_name
-from luthier.ml.evaluation.verdict_text import LEAKED, held_out_rows, rounded_up
+from luthier.ml.evaluation.verdict_text import LEAKED, TRIVIAL, held_out_rows, rounded_up
 
 MAX_GROWTH: Final = 20
 """Times the evaluated rows: a difference that needs more rows than that is too small to collect them for."""
-_TRIVIAL: Final = ("majority", "popularity")
 _PROMPTS: Final = ("few_shot", "instruction", "optimised_prompt")
 _TEACHER: Final = "teacher "
 
@@ -44,6 +43,7 @@ class Case:
         judged: the system that the verdict is about.
         rival: the best of the systems that the judged one is not shown to be better than; None where there is none.
         gap: the comparison with it by the verdict's metric; None where it was not compared.
+        trivial: what answers without a look at the row and is not shown to be beaten; None where all of it is.
     """
 
     evaluation: Evaluation
@@ -51,6 +51,7 @@ class Case:
     judged: SystemResult
     rival: SystemResult | None
     gap: Comparison | None
+    trivial: SystemResult | None = None
 
     @property
     def is_better(self) -> bool:
@@ -133,7 +134,8 @@ def _case(evaluation: Evaluation, verdict: Verdict) -> Case:
     # Of equal ones the one without a language model, which costs least.
     figures = {name: sign * by_name[name].metrics[verdict.metric].value for name in names}
     best = max(figures, key=lambda name: (figures[name], not by_name[name].is_model), default="")
-    return Case(evaluation, verdict, judged, by_name.get(best), gaps.get(best))
+    trivial = next((by_name[name] for name in names if by_name[name].kind in TRIVIAL), None)
+    return Case(evaluation, verdict, judged, by_name.get(best), gaps.get(best), trivial)
 
 
 def _sign(judged: SystemResult, verdict: Verdict) -> float:
@@ -165,7 +167,14 @@ def _use_in_part(case: Case) -> Recommendation | None:
     coverage = case.verdict.coverage
     if not case.is_better or coverage is None or not coverage.is_shown or not coverage.num_answered:
         return None
-    share = f"{100 * coverage.share:.0f}%"
+    if coverage.is_of_all:
+        return _of(
+            "use_model",
+            f"Use {case.subject} with its likeliest label.",
+            f"{_ahead_of_all(case)} Its likeliest label is shown to reach the required {_bar(case)} in all cases.",
+            case.judged,
+        )
+    share = coverage.percent
     return _of(
         "use_model",
         f"Use {case.subject} for the {share} of cases that it is sure of; people answer the others.",
@@ -228,19 +237,20 @@ def _use_prompt(case: Case) -> Recommendation | None:
         return None
     if rival.prompting is not None and rival.prompting.kind not in _PROMPTS:
         return None
-    return _of("use_prompt", f"Use {case.other}.", f"{_gap(case)}, and a prompt needs no training.", rival)
+    why = f"{_gap(case)}, and a prompt needs no training."
+    return _of("use_prompt", f"Use {case.other}.", f"{why}{_either(case)}", rival)
 
 
 def _use_simple_method(case: Case) -> Recommendation | None:
     if case.rival is None or case.rival.is_model:
         return None
     why = f"{_gap(case)}, which needs no language model."
-    return _of("use_simple_method", f"Use {case.other} instead.", why, case.rival)
+    return _of("use_simple_method", f"Use {case.other} instead.", f"{why}{_either(case)}", case.rival)
 
 
 def _use_other_model(case: Case) -> Recommendation | None:
     assert case.rival is not None
-    return _of("use_other_model", f"Use {case.other} as it is.", f"{_gap(case)}.", case.rival)
+    return _of("use_other_model", f"Use {case.other} as it is.", f"{_gap(case)}.{_either(case)}", case.rival)
 
 
 RULES: Final[tuple[Callable[[Case], Recommendation | None], ...]] = (
@@ -333,11 +343,15 @@ def _weakness(case: Case) -> str:
     rival, verdict = case.rival, case.verdict
     if rival is None:
         return ""
-    if rival.kind in _TRIVIAL:
+    if rival.kind in TRIVIAL:
         return " That needs no understanding of a row, so the model has learned little of the task."
     figure = rival.metrics.get(verdict.metric)
     if verdict.metric in SHARES_OF_CORRECT and figure is not None and figure.value == 0:
-        return " No system gives a right answer."
+        own = case.judged.metrics.get(verdict.metric)
+        if own is None or own.value == 0:
+            return " No system gives a right answer."
+        # These few rows do not settle a difference to nothing.
+        return f" {name_at_start(rival, case.evaluation.systems)} gives no right answer."
     bar = verdict.bar
     required = None if bar is None else rival.metrics.get(bar.metric)
     if case.misses_bar and bar is not None and required is not None and _over(required, bar.value) < 0:
@@ -380,6 +394,14 @@ def _gap(case: Case) -> str:
     if case.gap is None:
         return f"{case.opening} is not shown to be better than {case.other}"
     return f"{case.opening} is {_distance(case, case.gap, case.other)}"
+
+
+def _either(case: Case) -> str:
+    """That the tuned model does not beat an answer without a look at the row, either: then little is worth using."""
+    if case.trivial is None or case.trivial is case.rival:
+        return ""
+    name = plain_name(case.trivial, case.evaluation.systems)
+    return f" {case.opening} is not shown to be better than {name} either."
 
 
 def _distance(case: Case, gap: Comparison, name: str) -> str:

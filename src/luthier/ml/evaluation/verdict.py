@@ -43,7 +43,15 @@ from luthier.ml.evaluation.metrics.registry import FAMILIES
 from luthier.ml.evaluation.metrics.scripts import num_words, text_metrics_in_order
 from luthier.ml.evaluation.statistics.intervals import LEVEL, TAIL, paired_bootstrap
 from luthier.ml.evaluation.statistics.resampling import share_ends
-from luthier.ml.evaluation.verdict_text import caveats, further_details, headline, listed, primary_details, system_title
+from luthier.ml.evaluation.verdict_text import (
+    TRIVIAL,
+    caveats,
+    further_details,
+    headline,
+    listed,
+    primary_details,
+    system_title,
+)
 
 SHORT_REFERENCE_WORDS = 5
 _WORDS: Final[dict[AlternativeWord, VerdictWord]] = {short: word for word, short in ALTERNATIVE_WORDS.items()}
@@ -209,6 +217,9 @@ def simple_sentence(
         return f"It is {also}better than {is_best} without a language model: {name}."
     opening = "But it" if all(one.verdict == "better" for one in models) and models else "It"
     relation = "worse than" if word == "worse" else "not shown to be better than"
+    if system.kind in TRIVIAL:
+        # Nobody would use that: it shows how little the evaluated system has learned.
+        return f"{opening} is {relation} {name}, which takes {took} and no understanding of a row."
     return f"{opening} is {relation} {name}, which takes {took}: use that instead."
 
 

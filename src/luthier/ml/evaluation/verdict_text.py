@@ -34,6 +34,8 @@ _BY_NAME = {
     "most popular documents": "the order of the most popular documents",
     "random order": "a random order",
 }
+TRIVIAL = ("majority", "popularity")
+"""Kinds of baselines that answer without a look at the row: no one would use them."""
 
 
 def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:

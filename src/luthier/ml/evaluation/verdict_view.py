@@ -189,7 +189,9 @@ def _chart(evaluation: Evaluation, metric: str, shown: Sequence[SystemResult], r
     if is_share:
         num = judged.num_samples
         axis, title = Axis("", low=0.0, high=float(num)), f"Right answers of {held_out_rows(num)}"
-        limit = None if limit is None else type(limit)(num * limit.x, limit.name)
+        if limit is not None:
+            # In rows, as the axis is.
+            limit = type(limit)(num * limit.x, f"{limit.name.partition(': ')[0]}: {num * limit.x:,.4g}")
     else:
         axis, title = metric_axis(metric), f"{metric_heading(metric)}{on_scale(first.unit)}, {_direction(first)}"
     caption = "Thin lines: 95% intervals."

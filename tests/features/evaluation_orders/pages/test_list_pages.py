@@ -25,7 +25,7 @@ from luthier.core.evaluation_plan import Bar
 from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.records import add_run, make_evaluation
+from luthier.testing.records import add_run, make_evaluation, make_plan
 
 Browser = Callable[..., TestClient]
 ID = "eval-20261126-120000-aaaaaa"
@@ -295,3 +295,23 @@ def test_labels_have_a_confusion_table_and_the_bar_is_said(home: Context, browse
     assert page.count('<table class="confusion">') == 2
     assert "r &lt;b&gt;" in page
     assert "r <b>" not in page
+
+
+def test_the_data_of_a_run_is_chosen_to_evaluate_what_it_has_kept_back(
+    home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quick run has evaluated a part of its held-out rows: all of them are the first that more rows can be."""
+    lines = [f'{{"prompt": "p{n}", "completion": "c{n}"}}\n'.encode() for n in range(30)]
+    own, other = (keep_rows(home, Caller(), lines[:num], f"{num}.jsonl") for num in (20, 30))
+    create_dataset(home, Caller(), "Letters", own)
+    create_dataset(home, Caller(), "Newer ones", other)
+    run_id = add_run(home, "a")
+    plan = make_plan(train_sha256=own.sha256)
+    held_out = plan.data.train.model_copy(update={"split": "held_out"})
+    plan = plan.model_copy(update={"data": plan.data.model_copy(update={"held_out": held_out})})
+    monkeypatch.setattr(type(home.runs), "plan", lambda *_: plan)
+    page = browser("train").get(f"/evaluations/new?model={run_id}").text
+    assert re.search(rf'<option value="{own.file_id}" selected>', page)
+    assert not re.search(rf'<option value="{other.file_id}" selected>', page)
+    nobody = browser("train").get("/evaluations/new?model=run-20261125-093000-ffffff")
+    assert nobody.status_code == 200

@@ -159,6 +159,25 @@ def test_it_starts_once(home: Context, browser: Browser, dataset: str, plans: Pl
     assert "“Client questions · tiny · " in unescape(one.get("/").text), "the notice has its name"
 
 
+@pytest.mark.parametrize(("status", "num_jobs"), [("running", 1), ("paused", 1), ("failed", 2), ("cancelled", 2)])
+def test_a_page_that_one_comes_back_to_starts_again_once_its_run_has_ended(
+    home: Context, browser: Browser, dataset: str, plans: Plans, status: str, num_jobs: int
+) -> None:
+    """The page of the browser's back button has the draft of the run that it has started."""
+    one = browser("train", "read")
+    form = sent(one.get(f"/start?dataset={dataset}").text)
+    one.post("/start/run", data=form)
+    (first,) = home.jobs.list()
+    with home.database.write() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET status = ?", (status,))
+    again = one.post("/start/run", data=form).headers["location"]
+    assert len(home.jobs.list()) == num_jobs
+    assert (again == f"/runs/{first.run_id}") == (num_jobs == 1)
+    notice = unescape(one.get("/").text)
+    assert ("This run was started already." in notice) == (num_jobs == 1)
+    assert ("is queued" in notice) == (num_jobs == 2)
+
+
 def test_it_does_not_start_before_it_is_planned_or_against_the_plan(
     home: Context, browser: Browser, dataset: str, plans: Plans
 ) -> None:

@@ -43,6 +43,29 @@ def test_each_step_follows_from_what_the_project_has(home: Context) -> None:
     assert progress_of(home, "default") is None, "over with the first verdict"
 
 
+@pytest.mark.parametrize(
+    ("status", "words"), [("running", "in progress"), ("queued", "in progress"), ("paused", "paused")]
+)
+def test_a_run_is_followed_whatever_else_the_project_has_started_since(home: Context, status: str, words: str) -> None:
+    create_dataset(home, Caller(), "Rows", keep_rows(home, Caller(), [b'{"text": "a"}\n'], "a.jsonl"))
+    run = home.jobs.submit(Job(job_id=new_id("job"), kind="train", document={}, run_id=new_id("run")))
+    home.jobs.submit(Job(job_id=new_id("job"), kind="import", document={}, run_id=""))
+    with home.database.write() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET status = ?", (status,))
+    found = progress_of(home, "default")
+    assert found is not None
+    assert (at(found), found.address) == ("train", f"/runs/{run.run_id}")
+    assert words in found.next_step
+
+
+def test_an_evaluation_that_is_under_way_is_not_ordered_again(home: Context) -> None:
+    add_run(home, "a")
+    job = home.jobs.submit(Job(job_id=new_id("job"), kind="evaluation", document={}, run_id=""))
+    found = progress_of(home, "default")
+    assert found is not None
+    assert (at(found), found.address) == ("evaluate", f"/evaluations/orders/{job.job_id}")
+
+
 def test_projects_have_steps_of_their_own(home: Context) -> None:
     other = create_project(home, "other")
     home.evaluations.save(make_evaluation(run_id=add_run(home, "a")))

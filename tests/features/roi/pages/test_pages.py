@@ -103,3 +103,17 @@ def test_a_thousand_that_may_be_a_one_is_asked_again(home: Context, browser: Bro
     assert "can be read in two ways" in page.text
     assert 'value="1.000"' in page.text, "it is there to be corrected"
     assert "can be read in two ways" not in browser("read").get(f"{address}?{query.replace('1.000', '1000')}").text
+
+
+def test_an_evaluation_without_a_measured_share_is_answered_with_the_assumed_one(
+    home: Context, browser: Browser
+) -> None:
+    """As beside its verdict: what is asked of a model that writes texts is no error."""
+    evaluation = make_evaluation()
+    home.evaluations.save(evaluation)
+    with_it = browser("read").get(f"{ASKED}&evaluation={evaluation.evaluation_id}")
+    without = browser("read").get(ASKED)
+    assert (with_it.status_code, without.status_code) == (200, 200)
+    assert "does not measure which cases the model can answer alone (its answers are not labels)" in with_it.text
+    assert "does not measure which cases" not in without.text
+    assert with_it.text.split('<h2 id="answer">')[1].split("</h2>")[0] in without.text, "the same answer"

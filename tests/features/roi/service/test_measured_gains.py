@@ -444,3 +444,51 @@ def test_an_accuracy_that_no_threshold_reaches_is_refused(answer: Any) -> None:
     judged = with_rows().model_copy(update={"label_confidence": (never,)})
     with pytest.raises(RequestError, match=r"reaches 0\.95 at no threshold of confidence on 200 rows"):
         answer(f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n", judged)
+
+
+def ask_three(context: Context, judged: Evaluation) -> RoiOutcome:
+    """The answer to the three questions about an evaluation: people are right in 95%."""
+    from luthier.ml.planning.roi.questions import Questions
+
+    context.runs.create(make_record(), make_plan())
+    context.evaluations.save(judged)
+    return compute_roi(context, Questions(answers_per_week=400, minutes_each=6, cost_of_an_error=1), verdict=RUN_ID)
+
+
+def test_to_answer_all_cases_less_accurately_is_no_alternative_to_answering_some_as_well_as_people(
+    context: Context,
+) -> None:
+    """An answer that is wrong in a third of all cases saves all work of people, and would be worth the most."""
+    known = (sure("tuned"), sure("linear classifier"))
+    found = ask_three(context, evaluation().model_copy(update={"label_confidence": known})).result
+    assert [way.name for way in found.alternatives] == ["linear classifier"]
+    assert found.use_instead in (None, "linear classifier")
+    (note,) = [one for one in found.notes if one.startswith("Not priced")]
+    assert note.endswith("with the required accuracy of 0.95: commonest answer, nearest training row (BM25).")
+
+
+def test_a_baseline_that_reaches_the_accuracy_on_all_cases_answers_all_of_them(answer: Any) -> None:
+    judged = evaluation().model_copy(update={"label_confidence": (sure("tuned"),)})
+    found = answer(f"{PEOPLE}verdict: {{today: given, alone_at: 0.65}}\n", judged).result
+    ways = {way.name: way for way in found.alternatives}
+    assert list(ways) == ["commonest answer", "linear classifier"], "the nearest row is right in 60%"
+    assert ways["commonest answer"].gain.typical == pytest.approx(0.675 - 0.95)
+    assert ways["commonest answer"].serving_per_month.typical == 0, "no case is left to people"
+
+
+def test_a_baseline_that_no_threshold_makes_accurate_enough_is_left_out(answer: Any) -> None:
+    never = sure("linear classifier").model_copy(update={"is_right": (False, True) * 100})
+    judged = with_rows().model_copy(update={"label_confidence": (sure("tuned"), never)})
+    found = answer(f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n", judged).result
+    assert found.alternatives == ()
+    assert any(note.endswith("required accuracy of 0.95: linear classifier.") for note in found.notes)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_three_questions_are_not_answered_by_keys_of_a_case_file(context: Context, is_known: bool) -> None:
+    never = sure("tuned").model_copy(update={"is_right": (False, True) * 100})
+    judged = with_rows().model_copy(update={"label_confidence": (never,) if is_known else ()})
+    with pytest.raises(RequestError) as caught:
+        ask_three(context, judged)
+    assert "alone_at" not in caught.value.do
+    assert ("suggestions that a person checks" if is_known else "is assumed then") in caught.value.do

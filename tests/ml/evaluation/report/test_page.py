@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.report_html import checked, words
 from tests.vacuous import nonempty
 
+import luthier
 from luthier.core.aliases import new_key
 from luthier.core.recipe import DataRecipe, Recipe
 from luthier.core.run import Fit, Remedy
@@ -301,3 +304,46 @@ def test_the_recipe_of_a_report_has_no_signature_of_an_address() -> None:
     written = facts.recipe_yaml(make_plan().model_copy(update={"recipe": Recipe(base_model="tiny", data=data)}))
     assert "https://rows.example/train.jsonl\n" in written
     assert "secret" not in written
+
+
+NUMBER_AND_NOUN = re.compile(
+    r"\}\} (?:held-out |more |general )?"
+    r"(?:answers|characters|days|examples|exchanges|labels|models|months|prompts|rounds|rows|runs|samples|sources|"
+    r"steps|tasks|tokens|warnings)\b"
+)
+NEVER_ONE = {
+    "model_comparison.html.j2": ("answers of at most {{ spec.max_new_tokens }} tokens",),
+    "formats.html.j2": ("{{ table.num_rounds }} rounds", "{{ table.num_timed }} prompts"),
+    "watch.html.j2": ("{{ days[1] }} days",),
+}
+"""Bounds and settings that are never 1."""
+
+
+def test_every_number_of_a_report_has_its_noun_in_both_forms() -> None:
+    wrong: list[str] = []
+    left_over: list[str] = []
+    for template in nonempty(sorted(Path(luthier.__file__).parent.rglob("*.j2"))):
+        text = re.sub(r"<[^>]+>", "", template.read_text(encoding="utf-8"))
+        known = NEVER_ONE.get(template.name, ())
+        left_over += [one for one in known if one not in text]
+        text = reduce(lambda rest, one: rest.replace(one, ""), known, text)
+        wrong += [f"{template.name}: {found[0]}" for found in NUMBER_AND_NOUN.finditer(text)]
+    assert wrong == [], 'write {{ num | counted("row") }}'
+    assert left_over == [], "no exception is left over"
+
+
+def test_one_row_one_answer_and_one_warning_are_singular(documents: Any, plan_of: Any) -> None:
+    evaluation = documents.evaluation
+    systems = tuple(one.model_copy(update={"num_cut_off": 1, "samples": one.samples[:1]}) for one in evaluation.systems)
+    one = evaluation.model_copy(update={"num_rows": 1, "systems": systems})
+    plan = plan_of()
+    plan = plan.model_copy(update={"data": plan.data.model_copy(update={"num_same_prompt": 1})})
+    result = documents.record.result.model_copy(update={"warnings": ()})
+    record = documents.record.model_copy(update={"result": result})
+    text = words(render(documents.but(evaluation=one, plan=plan, record=record, events=())))
+    assert "All were evaluated on the same 1 held-out row of" in text
+    assert "1 answer was cut off at the longest length allowed." in text
+    assert "The only held-out row, by " in text
+    assert "1 warning was raised in this run." in text
+    alone = one.model_copy(update={"systems": systems[-1:], "comparisons": (), "verdict": None})
+    assert "Measured on 1 held-out row, but without a verdict." in words(render(documents.but(evaluation=alone)))

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from tests.assessed import make_safety_result, make_suite_result, make_task
+from tests.ml.evaluation.judged_cases import judged, system
 from tests.vacuous import nonempty
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult, VerdictWord
 from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import TaskResult
 from luthier.ml.evaluation.gate import Results, check
+from luthier.ml.evaluation.recommendation import recommend
 from luthier.ml.evaluation.safety import summary
 from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
 from luthier.ml.evaluation.tasks_verdict import tasks_verdict
@@ -186,3 +188,33 @@ def test_every_outcome_of_a_gate_is_german() -> None:
     assert "are among the rows that the model was trained on" in outcome.outcomes[0].sentence
     found += [one.sentence for one in outcome.outcomes]
     assert in_english(sorted(set(found))) == []
+
+
+def test_a_name_has_the_case_and_the_letters_that_its_sentence_needs() -> None:
+    """`ein linearer Klassifikator` is no object of a verb, and `Das angepasste Modell` begins a sentence."""
+    others = [
+        system("base", 0.0),
+        system("commonest answer", 0.6, kind="majority"),
+        system("linear classifier", 0.78, kind="linear"),
+    ]
+    open_: VerdictWord = "not distinguishable"
+    found = recommend(judged(0.75, others, ["better", open_, open_], word=open_))
+    assert found is not None
+    assert found.reason.endswith(" The tuned model is not shown to be better than the commonest answer either.")
+    assert words("de").found(found.title) == ("Stattdessen empfohlen: ein linearer Klassifikator.", True)
+    reason, is_known = words("de").found(found.reason)
+    assert is_known
+    assert reason.endswith(" Das angepasste Modell ist auch nicht nachweislich besser als die häufigste Antwort.")
+
+
+def test_rows_that_were_trained_on_are_refused_in_german() -> None:
+    from luthier.core.dataset import Example
+    from luthier.core.errors import LeakageError
+    from luthier.features.evaluations.leakage import refuse_leakage
+
+    rows = [Example(id=f"t.jsonl:{n}", text=f"row {n}") for n in range(1, 3)]
+    with pytest.raises(LeakageError) as caught:
+        refuse_leakage(rows[:1], rows, allowed=False)
+    # Behind the first line are the rows, which are not ours to translate.
+    first = caught.value.came.split("\n")[0]
+    assert in_english([first, caught.value.expected, caught.value.do]) == []

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from luthier.core.events import PLAIN_LOSS, TASK_LOSS, Event, StepDone, ValidationDone, comparable_loss
 from luthier.core.registry import OBJECTIVES
 from luthier.core.run import Fit
+from luthier.core.text.counted import counted
 from luthier.ml.charts.figures import rough
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import Axis, Cell, Matrix, Note, Plot, Role, Series, Span, points_of
@@ -161,9 +162,8 @@ def _loss_in_words(curves: Curves) -> str:
         name for name, is_so in (("label smoothing", curves.is_plain), ("replayed rows", curves.is_of_task)) if is_so
     ]
     which = f", without {' and '.join(without)}," if without else ""
-    text = (
-        f"Training loss{which} went from {curves.loss[0]:.3f} to {curves.loss[-1]:.3f} in {curves.num_steps:,} steps."
-    )
+    steps = counted(curves.num_steps, "step")
+    text = f"Training loss{which} went from {curves.loss[0]:.3f} to {curves.loss[-1]:.3f} in {steps}."
     if not len(curves.validation_steps):
         return f"{text} There was no validation."
     words = f"{text} Validation loss went from {curves.validation_loss[0]:.3f} to {curves.validation_loss[-1]:.3f}"

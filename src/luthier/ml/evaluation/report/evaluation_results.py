@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
 from luthier.core.ids import sha256_bytes
 from luthier.core.results.suite import Confusion, GateOutcome, SafetyResult, SuiteResult
+from luthier.core.text.counted import counted
 from luthier.ml.charts.figures import common_decimals, interval, number
 from luthier.ml.charts.judged_rows import (
     DifferenceRow,
@@ -330,8 +331,11 @@ def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: in
     words = f"Of {num_rows:,} held-out rows: the 3 best and the 3 worst by {score}, and 4 random ones of the rest."
     if num_rows <= NUM_BEST + NUM_WORST + NUM_RANDOM:
         words = f"All {num_rows} held-out rows; best and worst by {score}."
+    if num_rows == 1:
+        words = f"The only held-out row, by {score}."
     if num_unscored:
-        words = f"{words} {num_unscored:,} rows have no such score and are among the random ones."
+        are = "is" if num_unscored == 1 else "are"
+        words += f" {counted(num_unscored, 'row has', 'rows have')} no such score and {are} among the random ones."
     unranked = ""
     if evaluation.verdict is not None and evaluation.verdict.metric != metric:
         title = start(metric_title(evaluation.verdict.metric))

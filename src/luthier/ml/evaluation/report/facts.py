@@ -23,6 +23,7 @@ from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, Wa
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.registry import METHODS, OBJECTIVES
 from luthier.core.run import RunRecord
+from luthier.core.text.counted import counted
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import Tone, tone_of
@@ -338,7 +339,7 @@ def _judged(evaluation: Evaluation, record: RunRecord, plan: Plan) -> Outcome:
         details, further = verdict.details[:num], verdict.details[num:]
         tone, steps = tone_of(verdict.word), _commands_of(view, record, plan)
         return Outcome(tone, verdict.title, verdict.headline, details, further, verdict.caveats, steps, view)
-    headline = f"Measured on {evaluation.num_rows:,} held-out rows, but without a verdict."
+    headline = f"Measured on {counted(evaluation.num_rows, 'held-out row')}, but without a verdict."
     why = (
         "A verdict needs at least two systems on the same rows."
         if len(evaluation.systems) < 2
@@ -376,11 +377,12 @@ def _not_judged(record: RunRecord, plan: Plan) -> Outcome:
                 ("Or let the next run hold out rows itself:", "luthier train recipe.yaml --set data.held_out=0.1"),
             ),
         )
+    waiting = counted(held_out.num_rows, "held-out row is", "held-out rows are")
     return Outcome(
         "quiet",
         "not evaluated",
         "The model was trained, but has not been evaluated yet.",
-        (f"{held_out.num_rows:,} held-out rows are waiting in {Path(held_out.file).name}.",),
+        (f"{waiting} waiting in {Path(held_out.file).name}.",),
         next_steps=(("Evaluate it:", eval_command(record, plan, held_out.file)),),
     )
 
