@@ -78,7 +78,7 @@ _MOST_COMPARED: Final = 100
 # Polls ask these so often that putting them together costs more than carrying them out.
 _BY_ID: Final = select(jobs).where(jobs.c.job_id == bindparam("its_id"))
 _OF_PROJECT: Final = _BY_ID.where(jobs.c.project_id == bindparam("its_project"))
-_now: Final = bindparam("now")
+_now: Final[BindParameter[Any]] = bindparam("now")
 _CLAIMABLE: Final = (
     select(jobs.c.number)
     .where(
