@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.fixtures.forked_children import SessionForkServer
-from tests.fixtures.held import HELD
 
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key
@@ -17,6 +15,8 @@ from luthier.platform.home import hardware_benchmark
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.testing.servers import running_server
+from tests.fixtures.forked_children import SessionForkServer
+from tests.fixtures.held import HELD
 
 VERSIONS: Final = ("oldest", "newest")
 """Of the `openai` package."""

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.fixtures.at_work import work
-from tests.fixtures.homes.make import KEY_FILE, ME, PASSWORD
-from tests.fixtures.homes.restore import copy_to_postgresql, unpack
 
 from luthier.features.deployments import service as deployments
 from luthier.features.studies import service as studies
@@ -21,6 +18,9 @@ from luthier.platform.auth.service import caller_of
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.server.api import create_app
+from tests.fixtures.at_work import work
+from tests.fixtures.homes.make import KEY_FILE, ME, PASSWORD
+from tests.fixtures.homes.restore import copy_to_postgresql, unpack
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

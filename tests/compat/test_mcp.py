@@ -14,9 +14,9 @@ import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from tests.fixtures.forked_command import shell_folder
 
 from luthier.testing.servers import RunningServer
+from tests.fixtures.forked_command import shell_folder
 
 ROWS = [{"prompt": f"What comes after {n}?", "completion": f"After {n} comes {n + 1}."} for n in range(24)]
 WATCHES = 60

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import openai
 import pytest
-from tests.compat.conftest import VERSIONS
 
 from luthier.testing.servers import PASSWORD, PostgresqlServer, RunningServer, home_server
+from tests.compat.conftest import VERSIONS
 
 STORY = Path(__file__).with_name("story.py")
 OLDEST = Path(__file__).parents[2] / "build" / "openai-oldest"

@@ -12,7 +12,6 @@ from typing import Any
 import anthropic
 import httpx2
 import pytest
-from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.access import Scope
 from luthier.features.models.service import pull_model
@@ -20,6 +19,7 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.testing.servers import RunningServer, running_server
+from tests.fixtures.forked_children import SessionForkServer
 
 FOLDER = Path(__file__).parents[2] / "build" / "third-party-clients"
 SCRIPT = Path(__file__).with_name("third_parties.py")

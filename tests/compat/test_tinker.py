@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from tests.ml.training.conftest import FixedSchedule
-from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
@@ -20,6 +18,8 @@ from luthier.features.tinker_api.records import parse_path
 from luthier.platform.auth.service import create_key, create_project
 from luthier.platform.home.context import Context
 from luthier.testing.servers import RunningServer
+from tests.ml.training.conftest import FixedSchedule
+from tests.vacuous import nonempty
 
 tinker = pytest.importorskip("tinker", reason="the package tinker of the test extra is not installed")
 
