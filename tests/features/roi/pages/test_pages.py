@@ -103,3 +103,21 @@ def test_a_thousand_that_may_be_a_one_is_asked_again(home: Context, browser: Bro
     assert "can be read in two ways" in page.text
     assert 'value="1.000"' in page.text, "it is there to be corrected"
     assert "can be read in two ways" not in browser("read").get(f"{address}?{query.replace('1.000', '1000')}").text
+
+
+@pytest.mark.parametrize("path", ["/worth", "/evaluations/{evaluation}"])
+def test_a_comma_before_three_digits_is_asked_again_where_the_page_has_it_before_decimals(
+    home: Context, browser: Browser, path: str
+) -> None:
+    """`1,125` is more than a thousand on a page in English, and a little over 1 on one in German."""
+    evaluation = make_evaluation()
+    home.evaluations.save(evaluation)
+    address = path.replace("{evaluation}", evaluation.evaluation_id)
+    url = f"{address}?answers_per_week=1,125&minutes_each=2&cost_of_an_error=0"
+    german = browser("read").get(url, headers={"Accept-Language": "de"})
+    assert "Ein Komma mit drei Ziffern dahinter" in german.text
+    assert 'value="1,125"' in german.text, "it is there to be corrected"
+    assert "two ways" not in browser("read").get(url).text
+    for clear in ("1125", "1,12"):
+        page = browser("read").get(url.replace("1,125", clear), headers={"Accept-Language": "de"})
+        assert "lässt sich auf zwei Arten lesen" not in page.text
