@@ -6,6 +6,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
+from luthier.core.plan import ObjectivePlan
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.study import ALPHA_OVER_RANK, Parameter, Space, recipe_with
 from luthier.ml.search.space import default_space, narrowed, narrowed_by
@@ -110,3 +111,28 @@ def test_values_reach_keys_at_any_depth_of_the_recipe():
     made = recipe_with(Recipe.model_validate(asked), {"training.optimizer.beta2": 0.99, "training.average.kind": "ema"})
     assert made["training"]["optimizer"] == {"name": "adamw", "beta1": 0.9, "beta2": 0.99}
     assert made["training"]["average"] == {"kind": "ema"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "dropout", "is_searched"),
+    [
+        ({"name": "sft"}, 0.0, True),
+        ({"name": "dpo", "beta": 0.1}, 0.0, False),
+        ({"name": "kto", "beta": 0.1}, 0.0, False),
+        ({"name": "orpo", "beta": 0.1}, 0.0, False),
+        ({"name": "dpo", "beta": 0.1}, 0.05, True),
+    ],
+)
+def test_dropout_is_searched_where_it_may_help_or_is_asked_for(objective, dropout, is_searched):
+    """Of preferences, log-probabilities are compared with those of a model without any: plans have none by default."""
+    plan = make_plan()
+    plan = plan.model_copy(
+        update={
+            "objective": ObjectivePlan(**objective),
+            "method": plan.method.model_copy(update={"dropout": dropout}),
+        }
+    )
+    space = default_space(plan, most_rank=16)
+    assert ("method.dropout" in names(space)) is is_searched
+    left = narrowed(space, {"without": ["method.dropout"]}, place="s")
+    assert set(names(left)) == set(names(space)) - {"method.dropout"}
