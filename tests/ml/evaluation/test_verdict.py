@@ -354,3 +354,16 @@ def test_right_labels_that_are_not_equal_to_their_references_are_counted(primary
             f"The tuned model names the right label in {num} answers that are not equal to it: exact"
         )
         assert said.endswith("--metrics label_accuracy, or evaluation.metrics in the recipe.")
+
+
+def test_one_right_label_that_is_not_equal_to_its_reference_is_named_in_the_singular():
+    figures = [system(name, exact_match=figure).metrics for name, figure in (("base", 1.0), ("tuned", 0.5))]
+    outputs = [["great", "bad"], ["great.", "bad"]]
+    results = [
+        answering(name, own, ["great", "bad"]).model_copy(update={"metrics": metrics})
+        for name, own, metrics in zip(("base", "tuned"), outputs, figures, strict=True)
+    ]
+    comparisons = [compared(*results, "worse", "exact_match")]
+    caveats = verdict(results, comparisons, primary="exact_match", are_labels=True).caveats
+    (said,) = [caveat for caveat in caveats if "names the right label" in caveat]
+    assert "in 1 answer that is not equal to it: exact match counts it as wrong" in said
