@@ -20,9 +20,9 @@ from published_figures import _NO_MACHINE, TABLE
 
 from luthier.core.cost import LayoutOption, Quote
 from luthier.ml.inference.models.structure import structure_of
-from luthier.ml.planning.devices import alternatives_to, device_of, load_prices
-from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
-from luthier.ml.planning.quote import make_quote
+from luthier.ml.planning.devices import device_of
+from luthier.ml.planning.hypothetical_run import HypotheticalRun
+from luthier.ml.planning.quote import hypothetical_quote
 from luthier.ml.planning.workload import WorkMethod
 
 SCALE = Path(__file__).with_name("published_scale.yaml")
@@ -83,17 +83,7 @@ def quoted(model: str, described: HypotheticalRun, num_devices: int) -> Quote:
     for file in (TABLE, SCALE):
         models |= yaml.safe_load(file.read_text(encoding="utf-8"))["models"]
     structure, device = structure_of(models[model]), device_of(f"h100:{num_devices}", _NO_MACHINE)
-    return make_quote(
-        lambda where: hypothetical_workload(structure, described, where),
-        device,
-        longest_tokens=described.longest_tokens,
-        num_rows=described.num_rows,
-        num_tokens=round(described.num_tokens),
-        prices=load_prices(),
-        market="on_demand",
-        other_devices=alternatives_to(device),
-        takes_what_fits=True,
-    )
+    return hypothetical_quote(structure, described, device)
 
 
 def layouts_of(quote: Quote) -> dict[str, Any]:

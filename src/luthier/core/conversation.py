@@ -1,17 +1,19 @@
 """Conversations in OpenAI's chat format, and how a reply of a model is read.
 
 A conversation is checked once and then trusted everywhere. `OptedTurns` are the turns that a recipe has rewritten for
-templates that have no place for them. A reply is read without its thoughts, and for the JSON objects that are in it.
+templates that have no place for them. A reply is read without its thoughts, and for the JSON objects that are in it;
+people see it with its calls of tools.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.frozen_model import FrozenModel, SparseModel
+from luthier.core.json_limits import json_text, json_utf8
 
 if TYPE_CHECKING:
     from luthier.core.plan import DataPlan
@@ -175,3 +177,27 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def text_with_calls(text: str, calls: Iterable[Mapping[str, Any]]) -> str:
+    """An answer with its tool calls as text, for people and judges who compare answers.
+
+    Equal calls are equal texts, in whatever order and with whatever spaces a model has written their arguments.
+
+    Args:
+        text: The answer without its calls.
+        calls: In OpenAI's format; what has no function is left out.
+    """
+    functions = [one for call in calls if isinstance(one := call.get("function"), dict)]
+    named = [(json_text(str(one.get("name"))), _in_order(one.get("arguments"))) for one in functions]
+    written = [f'<tool_call>{{"name": {name}, "arguments": {arguments}}}</tool_call>' for name, arguments in named]
+    return "\n".join([*([text] if text else ()), *written])
+
+
+def _in_order(arguments: Any) -> str:
+    """Arguments with their keys in alphabetical order; as they are where they are no JSON, as of a cut answer."""
+    try:
+        found = json.loads(arguments or "{}") if isinstance(arguments, str) or not arguments else arguments
+        return json_utf8(found, sort_keys=True).decode()
+    except (ValueError, TypeError, RecursionError):
+        return str(arguments)

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from luthier.core.conversation import text_with_calls
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation_plan import Bar, Prompting, ThinkingFigures
 from luthier.core.frozen_model import FrozenModel, SparseModel
@@ -62,6 +63,11 @@ class Sample(SparseModel):
     tool_calls: tuple[dict[str, Any], ...] = ()
     later_fields = ("tool_calls",)
 
+    @property
+    def shown(self) -> str:
+        """The answer as people compare it: its text and its calls of tools."""
+        return text_with_calls(self.output, self.tool_calls)
+
 
 class SystemResult(FrozenModel):
     """One system under evaluation: base, base with few-shot examples, or a tuned model.
@@ -76,7 +82,7 @@ class SystemResult(FrozenModel):
         samples: single answers, if they are kept.
         seconds: wall time of judging it.
         num_cut_off: outputs that ended at the token limit.
-        num_empty: outputs without any text.
+        num_empty: outputs without any text, and without calls of tools.
         thinking: how it thought; None where it did not.
         kind: a language model that writes, one with a task head, or a baseline without one, whose `seconds` are those
             of fitting and answering.

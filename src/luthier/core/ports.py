@@ -161,10 +161,11 @@ class Rollout:
 
     Attributes:
         row_id: the row.
-        text: the answer without its thought, which is what is graded.
-        num_new_tokens: of both.
+        text: the answer without its thought and its calls of tools.
+        num_new_tokens: of all of it.
         ended: by itself, not cut off.
         reasoning: the thought.
+        tool_calls: in OpenAI's format.
     """
 
     row_id: str
@@ -172,6 +173,7 @@ class Rollout:
     num_new_tokens: int
     ended: bool
     reasoning: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

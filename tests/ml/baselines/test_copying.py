@@ -84,6 +84,15 @@ def test_copied_numbers_are_valid_json() -> None:
     assert copied_answers(rows, ["Sum 1,234.50 EUR", "Sum unknown EUR"]) == ['{"sum": 1234.5}', '{"sum": null}']
 
 
+def test_copied_numbers_are_read_with_the_decimal_mark_of_the_prompts() -> None:
+    """A comma in the prices of the prompts shows that a point in their numbers separates thousands."""
+    rows = [TaskRow(f"Menge {n * 41} Stück zu {n},50 EUR", f'{{"count": {n * 41}}}') for n in range(1, 24)]
+    prompts = ["Menge 1.234 Stück zu 3,50 EUR", "Menge 12,5 Stück zu 3,50 EUR", "Menge 12.5 Stück zu 3,50 EUR"]
+    assert copied_answers(rows, prompts) == ['{"count": 1234}', '{"count": 12.5}', '{"count": 12.5}']
+    by_point = [TaskRow(row.prompt.replace(",", "."), row.answer) for row in rows]
+    assert copied_answers(by_point, ["Menge 1.234 Stück zu 3.50 EUR"]) == ['{"count": 1.234}']
+
+
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [

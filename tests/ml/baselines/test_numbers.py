@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
-from luthier.core.text.written_numbers import read_number
+from luthier.core.text.written_numbers import NumberMarks, number_marks, read_number
 from luthier.ml.baselines import numbers
 from luthier.ml.baselines.numbers import ridge_regression, rows_for_regression
 from luthier.ml.baselines.rows import NotApplicable, TaskRow
@@ -93,3 +95,31 @@ def test_decimals_in_prompts_are_read_as_they_are_written_there() -> None:
     rows = [TaskRow(f"{n / 4:g} ha".replace(".", ","), str(250 * n)) for n in range(1, 61)]
     (found,) = ridge_regression(rows, ["7,5 ha"])
     assert float(found) == pytest.approx(7500, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("before", "is_one"),
+    [
+        ("", True), ("-", True), ("€ ", True), ("US$", True), ("EUR ", True), ("Rs. ", True), ("ca. ", True),
+        ("~", True), ("x=", True), ("Sum: ", True),
+        ("class ", False), ("Grade ", False), ("Stufe ", False), ("Q", False),
+    ],
+)  # fmt: skip
+def test_a_word_before_digits_makes_them_the_name_of_a_class(before: str, is_one: bool) -> None:
+    answers = [f"{before}{number % 4 + 1}" for number in range(20)]
+    assert numbers.are_numbers(answers) is is_one
+
+
+def test_marks_are_looked_for_once_in_the_answers_and_once_for_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def marks(answers: Iterable[str], *more: NumberMarks) -> NumberMarks:
+        looked.append(len(more))
+        return number_marks(answers, *more)
+
+    monkeypatch.setattr(numbers, "number_marks", marks)
+    rows = [TaskRow(f"{n} Eier", f"{n},5 kg") for n in range(1, 41)]
+    (found,) = ridge_regression(rows, ["8 Eier"])
+    assert found.endswith(" kg")
+    assert "," in found
+    assert looked == [0, 1]

@@ -79,3 +79,22 @@ def test_parts_of_one_name_are_told_apart() -> None:
 def test_a_part_is_one_known_thing(wrong: Any) -> None:
     with pytest.raises(ValidationError):
         Reward.model_validate(wrong)
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "saw", "arguments": '{"wood": "maple"}'}}
+
+
+@pytest.mark.parametrize(
+    ("field", "calls", "reference"),
+    [
+        ("output_text", (CALL,), "I cut."),
+        ("output_tools[0].function.name", (CALL,), "saw"),
+        ("output_tools[0].function.name", (), ""),
+        ("output_tools[1].function.name", (CALL,), ""),
+        ("output_tools", (), "[]"),
+    ],
+)
+def test_graders_read_the_calls_of_an_answer(field: str, calls: Any, reference: str) -> None:
+    grader = {"type": "string_check", "input": f"{{{{sample.{field}}}}}", "reference": reference, "operation": "eq"}
+    graded = Rewards([Reward.model_validate({"grader": grader})], ITEMS)
+    assert graded([Rollout("row:2", "I cut.", 5, True, tool_calls=calls)])[0].reward == 1.0

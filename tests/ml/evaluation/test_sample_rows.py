@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from luthier.core.evaluation import Evaluation, Metric, Sample, SystemResult
 from luthier.ml.evaluation.result_views import Roles, SampleFilter, choose_rows, scored_metrics
 
@@ -61,3 +63,34 @@ def test_without_scores_rows_come_as_in_the_file() -> None:
     assert scored_metrics(judged) == []
     assert [row.row_id for row in choose_rows(judged, TWO, SampleFilter())] == ["r0", "r1"]
     assert choose_rows(judged, TWO, SampleFilter(low=0.0)) == []
+
+
+def test_an_answer_of_calls_alone_is_neither_empty_nor_the_same_as_another() -> None:
+    judged = evaluation([None] * 3, [None] * 3)
+
+    def call(name: str, arguments: str) -> tuple[dict[str, Any], ...]:
+        return ({"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}},)
+
+    written = [
+        [("", call("look", '{"a": 1, "b": 2}')), ("", call("look", '{"a": 1}')), ("", ())],
+        [("", call("look", '{"b":2,"a":1}')), ("", call("look", '{"a": 7}')), ("", ())],
+    ]
+    systems = tuple(
+        system.model_copy(
+            update={
+                "samples": tuple(
+                    sample.model_copy(update={"output": text, "tool_calls": calls})
+                    for sample, (text, calls) in zip(system.samples, own, strict=True)
+                )
+            }
+        )
+        for system, own in zip(judged.systems, written, strict=True)
+    )
+    judged = judged.model_copy(update={"systems": systems})
+
+    def rows(**asked: Any) -> list[str]:
+        return [row.row_id for row in choose_rows(judged, TWO, SampleFilter(**asked))]
+
+    assert (rows(kind="empty"), rows(kind="changed"), rows(kind="same")) == (["r2"], ["r1"], ["r0", "r2"])
+    assert rows(words="7") == ["r1"]
+    assert systems[1].samples[1].shown == '<tool_call>{"name": "look", "arguments": {"a": 7}}</tool_call>'

@@ -324,3 +324,46 @@ def test_a_regression_that_is_as_near_is_named_where_equal_numbers_decide(word, 
         assert "--metrics nmae" in warned[0]
     # Where nearness decides, the verdict itself says it.
     assert not any("near miss" in one for one in verdict([base, ridge, tuned], found, primary="nmae").caveats)
+
+
+@pytest.mark.parametrize(
+    ("primary", "num"), [("exact_match", 3), ("exact_match_ignoring_case", 2), ("rouge_l", None), ("exact_match", None)]
+)
+def test_right_labels_that_are_not_equal_to_their_references_are_counted(primary, num):
+    """Equality alone would make a model that ends its labels with a full stop one that is never right."""
+    references = ["great", "bad"] * 4
+    outputs = ["Great.", "Bad", "great\nfor it is loud", "bad", "bad.", "", "good.", "great"]
+    figures = [system(name, **{primary: figure}).metrics for name, figure in (("base", 1.0), ("tuned", 0.1))]
+    base, tuned = answering("base", references, references), answering("tuned", outputs, references)
+    results = [
+        base.model_copy(update={"metrics": figures[0]}),
+        tuned.model_copy(update={"metrics": figures[1], "adapter": "a"}),
+    ]
+    caveats = verdict(
+        results,
+        [compared(*results, "worse", primary)],
+        primary=primary,
+        are_labels=num is not None or "rouge" in primary,
+    ).caveats
+    found = [caveat for caveat in caveats if "names the right label" in caveat]
+    if num is None:
+        assert found == []
+    else:
+        (said,) = found
+        assert said.startswith(
+            f"The tuned model names the right label in {num} answers that are not equal to it: exact"
+        )
+        assert said.endswith("--metrics label_accuracy, or evaluation.metrics in the recipe.")
+
+
+def test_one_right_label_that_is_not_equal_to_its_reference_is_named_in_the_singular():
+    figures = [system(name, exact_match=figure).metrics for name, figure in (("base", 1.0), ("tuned", 0.5))]
+    outputs = [["great", "bad"], ["great.", "bad"]]
+    results = [
+        answering(name, own, ["great", "bad"]).model_copy(update={"metrics": metrics})
+        for name, own, metrics in zip(("base", "tuned"), outputs, figures, strict=True)
+    ]
+    comparisons = [compared(*results, "worse", "exact_match")]
+    caveats = verdict(results, comparisons, primary="exact_match", are_labels=True).caveats
+    (said,) = [caveat for caveat in caveats if "names the right label" in caveat]
+    assert "in 1 answer that is not equal to it: exact match counts it as wrong" in said

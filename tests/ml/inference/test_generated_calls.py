@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Prompt, SilentProgress
 from luthier.core.stream import CallPiece, Ended, Piece, Started, TextRequest
 from luthier.ml.inference.decode import Continuation
-from luthier.ml.inference.engine_prompts import ToolFormat
+from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat
 from luthier.ml.inference.engine_wrappers import CachedEngine, StreamedAnswer
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+from luthier.ml.inference.openai.chunks import ChunkReader
 from luthier.ml.inference.openai.messages import generation_of
+from luthier.ml.inference.thoughts import NO_THINKING
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.fake_engine import FakeEngine
 from luthier.testing.tiny import CHAT_TEMPLATE
@@ -151,3 +154,34 @@ def test_tools_are_described_where_a_template_reads_them_from_elsewhere(tiny: Pa
     assert '"name": "price"' in written
     knowing = ChatTemplate.load(tiny)
     assert ToolFormat.of(knowing).conversation(TextRequest(conversation=QUESTION)) == QUESTION
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_special_tokens_around_the_text_of_a_server_that_shows_all_are_left_out(tiny: Path, hides: bool) -> None:
+    """vLLM shows all special tokens of a vocabulary or none, and those around calls are needed."""
+    tokenizer = copy.deepcopy(ChatTemplate.load(tiny).tokenizer)
+    tokenizer.chat_template = SPECIAL
+    tokenizer.add_tokens(["[TOOL_CALLS]", "<|TEXT|>", "<|TEXT|>>"], special_tokens=True)
+    tools = ToolFormat.of(ChatTemplate(tokenizer, "chat"))
+    asked = TextRequest(conversation=QUESTION, num_top=1)
+    form = tools.form(asked)
+    hidden = tools.hidden(form, ()) if hides else None
+    whole = TextRequest(token_ids=(1,), num_top=1)
+    reader = ChunkReader(whole, 0, CallsInText(asked, form, hidden), NO_THINKING)
+    written = ["<|TEXT|>", "I look", ".", "<|TEXT|>>", "[TOOL_CALLS]", '[{"name": "price", "arguments": {}}]']
+    events: list[Piece | Ended] = []
+    for text in written:
+        likelihoods = {"tokens": [text], "token_logprobs": [-0.5], "top_logprobs": [{text: -0.5}]}
+        events += reader.read(json.dumps({"choices": [{"text": text, "logprobs": likelihoods}]}))
+    usage = {"prompt_tokens": 1, "completion_tokens": 6}
+    events += reader.read(json.dumps({"choices": [{"text": "", "finish_reason": "stop"}], "usage": usage}))
+    events += reader.end()
+    pieces = [event for event in events if isinstance(event, Piece)]
+    frame = ("", "") if hides else ("<|TEXT|>", "<|TEXT|>>")
+    assert "".join(piece.text for piece in pieces) == f"{frame[0]}I look.{frame[1]}"
+    shown = "".join(token.chosen.token for piece in pieces for token in piece.tokens)
+    assert shown == f"{frame[0]}I look.{frame[1]}"
+    assert [call.name for piece in pieces for call in piece.calls if call.name] == ["price"]
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert (ended.reason, ended.num_new_tokens) == ("tool_calls", 6)

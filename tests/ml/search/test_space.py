@@ -6,6 +6,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
+from luthier.core.plan import ObjectivePlan
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.study import ALPHA_OVER_RANK, Parameter, Space, recipe_with
 from luthier.ml.search.space import default_space, narrowed, narrowed_by
@@ -128,3 +129,28 @@ def test_what_a_method_declares_decides_what_of_it_is_searched():
         assert not searched(method) & together
     assert "training.weight_decay" not in searched("ia3"), "its factors never decay"
     assert "training.weight_decay" in searched("lora") & searched("full") & searched("of a package that is gone")
+
+
+@pytest.mark.parametrize(
+    ("objective", "dropout", "is_searched"),
+    [
+        ({"name": "sft"}, 0.0, True),
+        ({"name": "dpo", "beta": 0.1}, 0.0, False),
+        ({"name": "kto", "beta": 0.1}, 0.0, False),
+        ({"name": "orpo", "beta": 0.1}, 0.0, False),
+        ({"name": "dpo", "beta": 0.1}, 0.05, True),
+    ],
+)
+def test_dropout_is_searched_where_it_may_help_or_is_asked_for(objective, dropout, is_searched):
+    """Of preferences, log-probabilities are compared with those of a model without any: plans have none by default."""
+    plan = make_plan()
+    plan = plan.model_copy(
+        update={
+            "objective": ObjectivePlan(**objective),
+            "method": plan.method.model_copy(update={"dropout": dropout}),
+        }
+    )
+    space = default_space(plan, most_rank=16)
+    assert ("method.dropout" in names(space)) is is_searched
+    left = narrowed(space, {"without": ["method.dropout"]}, place="s")
+    assert set(names(left)) == set(names(space)) - {"method.dropout"}

@@ -33,11 +33,18 @@ class TrafficPolicy(FrozenModel):
 
 
 _CALLS: Final = "tool_calls"
+_TEXT: Final = "content"
 
 
-def answer_of_calls(calls: Sequence[dict[str, Any]]) -> str:
-    """Tool calls as the log keeps them in the place of an answer."""
-    return json.dumps({_CALLS: list(calls)}, ensure_ascii=False)
+def answer_of_calls(calls: Sequence[dict[str, Any]], text: str = "") -> str:
+    """An answer with tool calls as the log keeps it.
+
+    Args:
+        calls: In OpenAI's format.
+        text: What the answer says beside its calls.
+    """
+    said = {_TEXT: text} if text.strip() else {}
+    return json.dumps({**said, _CALLS: list(calls)}, ensure_ascii=False)
 
 
 def is_of_calls(answer: str) -> bool:
@@ -48,7 +55,8 @@ def is_of_calls(answer: str) -> bool:
         found = json.loads(answer)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and set(found) == {_CALLS} and isinstance(found[_CALLS], list)
+    is_one = isinstance(found, dict) and {_CALLS} <= set(found) <= {_CALLS, _TEXT}
+    return is_one and isinstance(found[_CALLS], list)
 
 
 class Exchange(FrozenModel):

@@ -39,6 +39,8 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
+from luthier.platform.ui.i18n.environments import decimal_mark
+from luthier.platform.ui.i18n.language import language_of
 from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
@@ -276,7 +278,9 @@ def show_evaluation(
         "rows_name": _rows_name(context, caller, evaluation),
         "run_name": "" if run_id is None else context.run_labels.names([run_id])[run_id],
         "steps": next_steps(context, caller, evaluation, None if view is None else view.recommendation),
-        "worth": None if evaluation.verdict is None else worth_part(context, evaluation, questions),
+        "worth": None
+        if evaluation.verdict is None
+        else worth_part(context, evaluation, questions, decimal_mark=decimal_mark(language_of(request))),
         "shows_details": bool(details),
         "details": lines,
         "further": further,
@@ -300,7 +304,7 @@ def worth(
 ) -> Response:
     """The answer to the three questions, for HTMX; for others the whole page with it."""
     evaluation = read_evaluation(context, caller.project_id, evaluation_id)
-    part = worth_part(context, evaluation, questions)
+    part = worth_part(context, evaluation, questions, decimal_mark=decimal_mark(language_of(request)))
     address = f"/evaluations/{evaluation.evaluation_id}?{urlencode(part.query)}"
     if not is_fragment_request(request):
         return redirect(request, f"{address}#worth")

@@ -39,7 +39,7 @@ MAX_COMPARED_ROWS: Final = 50_000
 _DETAIL: Final = "review_ids"
 _LEARNED: Final = "review_learned"
 """In the details of a version: a digest of the answer that was added, by review id."""
-CALLS_TOOLS: Final = "it calls tools, and the log has neither its text nor the definitions of the tools"
+CALLS_TOOLS: Final = "it calls tools, and the log does not have the definitions of the tools"
 """Why an accepted answer is no row: it would teach the JSON in which the log keeps calls."""
 _DIGEST_CHARACTERS: Final = 16
 _FROM_ELSEWHERE: Final = ("split", "import", "documents")

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.conversation import Message
+from luthier.core.conversation import Message, text_with_calls
 from luthier.core.dataset import Example
 from luthier.core.defaults import RATED_TOKENS
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Evaluation, Sample
+from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Prompt
 from luthier.core.results.human_eval import AttentionCheck, RatedAnswer, RatingItem, RatingKind
 from luthier.features.models.prompts import readable
@@ -101,7 +101,6 @@ def answer_rows(
     from luthier.features.generation.engines import find_teacher
     from luthier.features.models.names import runs_of
     from luthier.ml.data.rows.formats import load_file
-    from luthier.ml.inference.engine_prompts import text_with_calls
 
     _check_names(systems)
     loaded = load_file(data, mapping=column_map(context, runs_of(context, systems), data, mapping).mapping)
@@ -166,17 +165,11 @@ def answers_of(
             prompt=first[row_id].prompt,
             messages=(),
             reference=first[row_id].reference,
-            answers={name: _shown(samples[name][row_id]) for name in chosen},
+            answers={name: samples[name][row_id].shown for name in chosen},
         )
         for row_id in kept
     )
     return _checked(AnsweredRows(chosen, evaluation.evaluation_id, rows))
-
-
-def _shown(sample: Sample) -> str:
-    from luthier.ml.inference.engine_prompts import text_with_calls
-
-    return text_with_calls(sample.output, sample.tool_calls)
 
 
 def _row(example: Example, texts: Mapping[str, str]) -> AnsweredRow:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.conversation import OptedTurns
+from luthier.core.conversation import Conversation, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, OverlongError, RequestError, StoppedError
 from luthier.core.events import WarningRaised
@@ -58,7 +58,14 @@ def tools_for(prepared: Prepared, world: World) -> Tools:
         writes_files=world.is_first,
         is_streamed=prepared.train.stream is not None,
         over_ranks=world.sums,
+        prompts=_prompts_with_tools(splits) if prepared.plan.objective.draws else {},
     )
+
+
+def _prompts_with_tools(splits: Sequence[PreparedSplit]) -> dict[str, Conversation]:
+    """The prompts in which a model is offered tools, by the ids of their rows."""
+    prompts = ((example.id, example.prompt) for split in splits for example in split.examples)
+    return {row_id: prompt for row_id, prompt in prompts if prompt is not None and prompt.tools}
 
 
 def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int) -> None:
@@ -152,11 +159,11 @@ def _refuse_lost(example: Example, item: Mapping[str, Any], wanted: set[str], ne
 
 def _refuse_unfilled(example: Example, item: Mapping[str, Any], templates: Sequence[str]) -> None:
     """Refuse a row whose fields lack what a place such as `{{item.answer.value}}` refers to in them."""
-    from luthier.ml.evaluation.graders import filled
+    from luthier.ml.evaluation.graders import written_out
 
     for template in templates:
         try:
-            filled(template, "", item)
+            written_out(template, "", item)
         except RequestError as error:
             raise RequestError(f"{example.id}: {error.came}", expected=error.expected, do=error.do) from error
 

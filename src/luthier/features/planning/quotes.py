@@ -405,23 +405,11 @@ def estimate_quote(
     """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import hardware
-    from luthier.ml.planning.devices import alternatives_to, device_of, load_prices
-    from luthier.ml.planning.hypothetical_run import hypothetical_workload
-    from luthier.ml.planning.quote import make_quote
+    from luthier.ml.planning.devices import device_of
+    from luthier.ml.planning.quote import hypothetical_quote
 
     device = device_of(on, hardware.measure())
-    structure = read_structure(str(model))
-    return make_quote(
-        lambda where: hypothetical_workload(structure, described, where),
-        device,
-        longest_tokens=described.longest_tokens,
-        num_rows=described.num_rows,
-        num_tokens=round(described.num_tokens),
-        prices=prices if prices is not None else load_prices(),
-        market=market,
-        other_devices=alternatives_to(device),
-        takes_what_fits=True,
-    )
+    return hypothetical_quote(read_structure(str(model)), described, device, prices=prices, market=market)
 
 
 def advise(context: Context, prepared: Prepared, *, on: str | None = None, prices: PriceTable | None = None) -> Advice:

@@ -13,6 +13,8 @@ from luthier.features.roi.three_questions import QUESTIONS, questions_of, why_as
 from luthier.features.runs.views import list_evaluations, read_evaluation, rows_names
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.i18n.environments import decimal_mark
+from luthier.platform.ui.i18n.language import language_of
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
@@ -54,13 +56,13 @@ def worth(
     if not any(given[name] for name in (*QUESTIONS, "accuracy_today", "rate_per_hour", "currency")):
         return render(request, "roi/worth.html", values)
     try:
-        values |= _answer(context, caller.project_id, given)
+        values |= _answer(context, caller.project_id, given, decimal_mark(language_of(request)))
     except LuthierError as error:
         return render(request, "roi/worth.html", values | {"error": error}, status=status_of(error))
     return render(request, "roi/worth.html", values)
 
 
-def _answer(context: Context, project_id: str, given: dict[str, str]) -> dict[str, Any]:
+def _answer(context: Context, project_id: str, given: dict[str, str], mark: str) -> dict[str, Any]:
     """What the page shows below the form.
 
     Raises:
@@ -70,7 +72,7 @@ def _answer(context: Context, project_id: str, given: dict[str, str]) -> dict[st
     from luthier.ml.planning.roi import answer
     from luthier.ml.planning.roi.report.page import roi_specs
 
-    asked = questions_of(given)
+    asked = questions_of(given, decimal_mark=mark)
     verdict, assumed = None, ""
     if given["evaluation"]:
         # One of another project is not found.

@@ -33,6 +33,8 @@ QUESTIONS: Final = {
 _Text = Annotated[str, Query(max_length=40)]
 _EITHER: Final = re.compile(r"[1-9]\d{0,2}\.\d{3}")
 """A thousand or more, as `1.000` in German, or a number with three decimals."""
+_EITHER_BY_COMMA: Final = re.compile(r"[1-9]\d{0,2},\d{3}")
+"""The same with a comma, where the page itself has it before decimals."""
 
 
 def _asked(answers_per_week: _Text = "", minutes_each: _Text = "", cost_of_an_error: _Text = "") -> dict[str, str]:
@@ -95,35 +97,50 @@ class WorthPart:
         return {name: value for name, value in self.given.items() if value}
 
 
-def worth_part(context: Context, evaluation: Evaluation, given: Mapping[str, str]) -> WorthPart:
-    """The form, and the answer where the questions are answered. Wrong fields are an error of the part."""
+def worth_part(
+    context: Context, evaluation: Evaluation, given: Mapping[str, str], *, decimal_mark: str = "."
+) -> WorthPart:
+    """The form, and the answer where the questions are answered. Wrong fields are an error of the part.
+
+    Args:
+        context: The home.
+        evaluation: With its verdict.
+        given: The fields as they were typed.
+        decimal_mark: That of the page.
+    """
     if not any(given.values()):
         return WorthPart(evaluation.evaluation_id, given)
     # An answer is thousands of draws; the same questions on the same evaluation have the same one.
-    key = "\n".join((str(context.home), evaluation.evaluation_id, *given.values()))
+    key = "\n".join((str(context.home), evaluation.evaluation_id, decimal_mark, *given.values()))
     try:
-        answer = _KEPT.find(key) or _KEPT.keep(key, _short_answer(context, evaluation, questions_of(given)))
+        answer = _KEPT.find(key) or _KEPT.keep(
+            key, _short_answer(context, evaluation, questions_of(given, decimal_mark=decimal_mark))
+        )
     except LuthierError as error:
         return WorthPart(evaluation.evaluation_id, given, error=error)
     return WorthPart(evaluation.evaluation_id, given, answer)
 
 
-def questions_of(given: Mapping[str, str]) -> Questions:
+def questions_of(given: Mapping[str, str], *, decimal_mark: str = ".") -> Questions:
     """The questions from the fields of a form; `accuracy_today`, `rate_per_hour` and `currency` may be missing.
 
+    Args:
+        given: The fields as they were typed.
+        decimal_mark: That of the page: a number in which it may also separate thousands is refused.
+
     Raises:
-        RequestError: a figure is missing or is no number.
+        RequestError: a figure is missing, is no number, or could be either of two.
     """
     from luthier.ml.planning.roi.questions import Questions, read_accuracy
 
-    numbers = {name: _number(words, given.get(name, "")) for name, words in QUESTIONS.items()}
+    numbers = {name: _number(words, given.get(name, ""), decimal_mark) for name, words in QUESTIONS.items()}
     today, rate = given.get("accuracy_today", ""), given.get("rate_per_hour", "")
     accuracy, counted = read_accuracy(_share(today), "right answers today:") if today else (None, None)
     return Questions(
         **numbers,
         accuracy_today=accuracy,
         counted_today=counted,
-        rate_per_hour=_number("an hour of people", rate) if rate else None,
+        rate_per_hour=_number("an hour of people", rate, decimal_mark) if rate else None,
         currency=given.get("currency", "").upper() or "USD",
     )
 
@@ -164,11 +181,13 @@ def _answered(result: RoiResult, assumed: str = "") -> ShortAnswer:
     return ShortAnswer(badge, tone, result.headline, shown, result.num_draws, assumed)
 
 
-def _number(words: str, text: str) -> float:
-    if _EITHER.fullmatch(text):
+def _number(words: str, text: str, decimal_mark: str) -> float:
+    is_comma = decimal_mark == "," and _EITHER_BY_COMMA.fullmatch(text) is not None
+    if is_comma or _EITHER.fullmatch(text):
         # A thousand times more or less decides what it is worth; no reader of the page can tell which was meant.
+        sign = "comma" if is_comma else "point"
         raise RequestError(
-            f"{words}: a point with three digits behind it can be read in two ways",
+            f"{words}: a {sign} with three digits behind it can be read in two ways",
             expected="a figure such as 1000 or 2.5",
             do="write it without a separator of thousands, or with fewer decimals",
         )

@@ -189,4 +189,4 @@ class CompletionStream:
         else:
             return None
         calls = choice.tool_calls()
-        return messages, answer_of_calls(calls) if calls else choice.text
+        return messages, answer_of_calls(calls, choice.text) if calls else choice.text

@@ -396,7 +396,8 @@ def _one(
     ask: Ask,
     run_python: RunPython | None,
 ) -> Graded:
-    from luthier.ml.evaluation.graders import all_filled, label_in, sample_of_text, score_in
+    from luthier.ml.evaluation.graders import all_filled, sample_of_text
+    from luthier.ml.evaluation.judge.replies import label_in, score_in
 
     if isinstance(grader, PythonRequest):
         assert run_python is not None  # `check` has refused it otherwise
@@ -414,12 +415,8 @@ def _one(
     assert isinstance(grader, ScoreModelRequest | LabelModelRequest)
     messages = [{"role": one.role, "content": text} for one, text in zip(grader.input, texts, strict=True)]
     sampling = grader.sampling_params if isinstance(grader, ScoreModelRequest) else None
-    most: int | None = None
-    temperature, seed = 0.0, 0
-    if sampling is not None:
-        # Temperature 0 falls back to the default, which is 0 as well.
-        most, temperature = sampling.max_completions_tokens, sampling.temperature or temperature
-        seed = sampling.seed or seed
+    most = None if sampling is None else sampling.max_completions_tokens
+    temperature, seed = (0.0, 0) if sampling is None else (sampling.temperature or 0.0, sampling.seed or 0)
     try:
         said = ask(grader.model, messages, most, temperature, seed)
     # A failure on one row must not end the run.

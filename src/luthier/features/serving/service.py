@@ -396,7 +396,7 @@ def whole_grade(model: str, ask: Callable[[int], tuple[str, bool]], *, has_own_l
     Raises:
         WorkError: The reply is cut off before its verdict, with more room too.
     """
-    from luthier.ml.evaluation.graders import has_result
+    from luthier.ml.evaluation.judge.replies import has_result
 
     # What leads to a verdict has numbers and labels of its own: a reply without its end is no grade.
     for most in (GRADE_TOKENS, SECOND_VERDICT_TOKENS):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from luthier.core.text.written_numbers import read_number
+from luthier.core.text.written_numbers import NumberMarks, marks_in_texts, read_number
 from luthier.ml.baselines.json_fields import FieldPath, Raw, dumped, fields_of, style_of, written
 from luthier.ml.baselines.labels import commonest_answer, linear_classifier
 from luthier.ml.baselines.rows import NotApplicable, TaskRow, evenly, same_label, within
@@ -91,10 +91,11 @@ def _copied_objects(rows: Sequence[TaskRow], prompts: Sequence[str], paths: tupl
     own = [(row, fields) for row, fields in parsed if fields is not None and tuple(fields) == paths]
     if len(own) < 0.5 * len(rows) or len(paths) > _MAX_FIELDS:
         raise NotApplicable("the JSON answers have different fields, or more than 20")
+    marks = marks_in_texts(row.prompt for row, _ in own)
     columns, num_copied = {}, 0
     for path in paths:
         values = [fields[path] for _, fields in own]
-        columns[path], is_copied = _column([row.prompt for row, _ in own], values, prompts)
+        columns[path], is_copied = _column([row.prompt for row, _ in own], values, prompts, marks)
         num_copied += is_copied
     if not num_copied:
         raise NotApplicable("no field of the JSON answers is copied from the prompt")
@@ -102,7 +103,9 @@ def _copied_objects(rows: Sequence[TaskRow], prompts: Sequence[str], paths: tupl
     return [written({path: column[place] for path, column in columns.items()}, style) for place in range(len(prompts))]
 
 
-def _column(seen: Sequence[str], values: Sequence[Any], prompts: Sequence[str]) -> tuple[list[Any], bool]:
+def _column(
+    seen: Sequence[str], values: Sequence[Any], prompts: Sequence[str], marks: NumberMarks
+) -> tuple[list[Any], bool]:
     """A field for each prompt, and whether rules copy it.
 
     Another one is answered by a linear classifier if its values repeat as labels do, else with the commonest value.
@@ -113,7 +116,7 @@ def _column(seen: Sequence[str], values: Sequence[Any], prompts: Sequence[str]) 
     # Of values that are no texts the rows' own spelling is JSON; what is copied need not be.
     known = dict(zip(texts, values, strict=True))
     found, is_copied = _texts_of_field(rows, prompts)
-    return [known.get(text, text if is_text else _number(text)) for text in found], is_copied
+    return [known.get(text, text if is_text else _number(text, marks)) for text in found], is_copied
 
 
 def _texts_of_field(rows: Sequence[TaskRow], prompts: Sequence[str]) -> tuple[list[str], bool]:
@@ -126,11 +129,16 @@ def _texts_of_field(rows: Sequence[TaskRow], prompts: Sequence[str]) -> tuple[li
     return [rows[0].answer] * len(prompts), False
 
 
-def _number(text: str) -> Raw:
-    """A copied text as a JSON number; null where it is none."""
-    if _JSON_NUMBER.fullmatch(text):
+def _number(text: str, marks: NumberMarks) -> Raw:
+    """A copied text as a JSON number; null where it is none.
+
+    Args:
+        text: that was copied.
+        marks: of the numbers in prompts: `1.250` is a thousand and more where they have a decimal comma.
+    """
+    found = read_number(text, marks)
+    if _JSON_NUMBER.fullmatch(text) and (found is None or marks.decimal == "."):
         return Raw(text)
-    found = read_number(text)
     return Raw("null" if found is None else f"{found.value:.15g}")
 
 

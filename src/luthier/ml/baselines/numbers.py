@@ -6,6 +6,7 @@ by leaving one row out, which has a closed form (Golub, Heath and Wahba, "Genera
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,6 +25,13 @@ from luthier.ml.baselines.rows import NotApplicable, TaskRow, evenly
 
 _WORDS: Final = r"(?u)\b[^\W\d]+\b"
 _LEAST_SHARE: Final = 0.95
+_BEFORE_QUANTITIES: Final = frozenset(
+    {
+        *("rs", "kr", "fr", "sfr", "lei", "ft", "eur", "euro", "euros", "usd", "chf", "gbp"),
+        *("ca", "circa", "approx", "about", "around", "etwa", "rund", "env"),
+    }
+)
+"""Currencies that are written without a sign, and words for estimates, in lower case."""
 _LEAST_ROWS: Final = 10
 _MOST_NUMBERS: Final = 8
 _LARGEST: Final = 1e100
@@ -48,7 +56,7 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
     marks = number_marks(answers)
     written = [read_number(answer, marks) for answer in answers]
     kept = evenly([(row, one) for row, one in zip(rows, written, strict=True) if one is not None], _MOST_ROWS)
-    if not are_numbers(answers):
+    if not are_numbers(answers, marks):
         raise NotApplicable("the answers are not numbers" if len(rows) >= _LEAST_ROWS else "fewer than ten rows")
     values = np.array([one.value for _, one in kept])
     if values.min() == values.max():
@@ -62,11 +70,31 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
     return [write_number(float(value), form) for value in inside]
 
 
-def are_numbers(answers: Sequence[str]) -> bool:
-    """Whether answers are numbers, perhaps with a unit: nearly all of at least ten."""
-    marks = number_marks(answers)
-    num = sum(read_number(one, marks) is not None for one in answers)
+def are_numbers(answers: Sequence[str], marks: NumberMarks | None = None) -> bool:
+    """Whether answers are numbers, perhaps with a unit or a currency: nearly all of at least ten.
+
+    `class 3` is the name of something: with a word before its digits an answer counts where that may be a currency or
+    an estimate, or ends with a colon or an equals sign.
+
+    Args:
+        answers: of rows.
+        marks: of their numbers; None finds them.
+    """
+    marks = marks or number_marks(answers)
+    read = (read_number(one, marks) for one in answers)
+    num = sum(one is not None and _is_quantity(one.before) for one in read)
     return len(answers) >= _LEAST_ROWS and num >= _LEAST_SHARE * len(answers)
+
+
+def _is_quantity(before: str) -> bool:
+    """Whether a text before digits leaves them a quantity."""
+    word = before.strip()
+    if word.endswith((":", "=")) or not any(map(str.isalpha, word)):
+        return True
+    # ISO 4217 has codes of three capitals; US$ and R$ have a sign of their own.
+    has_sign = any(unicodedata.category(sign) == "Sc" for sign in word)
+    is_code = len(word) == 3 and word.isalpha() and word.isupper()
+    return has_sign or is_code or word.rstrip(".").casefold() in _BEFORE_QUANTITIES
 
 
 def _predict(

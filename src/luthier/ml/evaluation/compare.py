@@ -216,6 +216,7 @@ def _run(
         # What a search answers is the document that it puts first.
         generations = [_first_document(ranked) for ranked in rankings]
     outputs = system.compared([generation.text for generation in generations])
+    calls = [generation.tool_calls for generation in generations]
     references = system.compared(system.references)
     observed = Observations(
         outputs=outputs,
@@ -230,6 +231,8 @@ def _run(
         option_scores=options,
         option_bytes=[[len(text.encode()) for text in texts] for texts in system.option_texts],
         rankings=rankings,
+        tool_calls=calls,
+        first_tool_calls=calls if first is None else first.observed.tool_calls,
     )
     own = margins(observed) if rejected else []
     observed = replace(observed, first_margins=own if first is None else first.observed.first_margins)
@@ -308,7 +311,7 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
         metrics=found,
         samples=_samples(outcome, metrics),
         seconds=system.seconds_before + outcome.seconds,
-        num_empty=sum(not generation.text.strip() for generation in outcome.generations),
+        num_empty=sum(not one.text.strip() and not one.tool_calls for one in outcome.generations),
         num_cut_off=sum(generation.finish_reason == "length" for generation in outcome.generations),
         thinking=thinking_figures(outcome.generations),
         prompting=system.prompting,

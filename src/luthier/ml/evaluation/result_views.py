@@ -267,14 +267,14 @@ def _who_is_better(row: SampleRow) -> Better:
 
 def _is_kind(mine: Sample, other: Sample | None, kind: Kind) -> bool:
     if kind in ("changed", "same"):
-        return other is not None and (mine.output != other.output) == (kind == "changed")
+        return other is not None and (mine.shown != other.shown) == (kind == "changed")
     if kind == "empty":
-        return not mine.output.strip()
+        return not mine.shown.strip()
     return mine.finish_reason == ("length" if kind == "cut off" else "error")
 
 
 def _has_words(row: SampleRow, words: Sequence[str]) -> bool:
-    texts = [row.row_id, row.prompt, row.reference, *(sample.output for sample in row.samples.values())]
+    texts = [row.row_id, row.prompt, row.reference, *(sample.shown for sample in row.samples.values())]
     whole = "\n".join(texts).casefold()
     return all(word in whole for word in words)
 

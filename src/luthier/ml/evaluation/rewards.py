@@ -10,7 +10,7 @@ from typing import Any
 from luthier.core.errors import RequestError
 from luthier.core.graders import LengthPenalty, Reward, RewardMetric
 from luthier.core.ports import Grade, Rollout
-from luthier.ml.evaluation.graders import fields_of, make_grader, sentence_bleu
+from luthier.ml.evaluation.graders import fields_of, make_grader, sentence_bleu, written_sample
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
 
@@ -26,7 +26,8 @@ def need_answers(rewards: Sequence[Reward]) -> bool:
 class Rewards:
     """Grades answers by the rewards of a plan.
 
-    A reward is the sum of its parts times their weights.
+    A reward is the sum of its parts times their weights. Metrics read the text of an answer without its calls of tools,
+    as in evaluations; graders can read these, too.
 
     Args:
         rewards: the parts with their weights.
@@ -66,7 +67,7 @@ def _part(reward: Reward) -> Part:
         return _length(reward.length)
     if reward.grader is not None:
         grade = make_grader(reward.grader)
-        return lambda attempt, item: grade(attempt.text, item)
+        return lambda attempt, item: grade(written_sample(attempt.text, attempt.tool_calls), item)
     assert reward.metric is not None
     return _metric(reward.metric)
 

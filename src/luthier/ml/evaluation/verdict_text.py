@@ -14,7 +14,7 @@ from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResul
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import is_trained_name
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
-from luthier.ml.evaluation.metrics.classification import label
+from luthier.ml.evaluation.metrics.classification import label, num_other_spellings
 from luthier.ml.evaluation.metrics.registry import reads_order
 from luthier.ml.evaluation.metrics.scripts import NOT_SEEN, is_seen_by_rouge
 
@@ -347,6 +347,7 @@ def caveats(
     if num_rows_in_file is not None and num_rows_in_file > num_rows:
         found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were evaluated.")
     found += _nearer_numbers(comparisons, metric, results)
+    found += _other_spellings(judged, results, metric) if are_labels else ()
     found += constant_answers(results) if are_labels else ()
     found += _not_seen_by_rouge(judged)
     found += _cut_off(results)
@@ -388,6 +389,22 @@ def _nearer_numbers(comparisons: Sequence[Comparison], metric: str, results: Seq
         f"({metric_title('nmae')}). If near is good enough: "
         "--metrics nmae,exact_match, or evaluation.metrics in the recipe."
     ]
+
+
+def _other_spellings(judged: SystemResult, results: Sequence[SystemResult], metric: str) -> list[str]:
+    """A sentence for each model whose answers name the right label and are not equal to it."""
+    found = []
+    for system in results if metric in ("exact_match", "exact_match_ignoring_case") else ():
+        num = num_other_spellings([(one.output, one.reference) for one in system.samples], metric)
+        if num and system.kind == "model" and (system is judged or not system.is_prompted):
+            is_one = num == 1
+            answers, them, are = (("answers that are", "them", "they are"), ("answer that is", "it", "it is"))[is_one]
+            found.append(
+                f"{_subject(system, results)} names the right label in {num:,} {answers} not equal to it: "
+                f"{metric_title(metric)} counts {them} as wrong, label accuracy as right. If {are} right enough: "
+                "--metrics label_accuracy, or evaluation.metrics in the recipe."
+            )
+    return found
 
 
 def _not_seen_by_rouge(judged: SystemResult) -> list[str]:

@@ -229,7 +229,7 @@ def _picks(evaluation: Evaluation, metric: str, rival: SystemResult | None) -> P
     for kind, row_id in chosen.items():
         both = [(judged, own[row_id]), *([(other, theirs[row_id])] if other is not None and row_id in theirs else [])]
         answers = tuple(
-            PickedAnswer(name_at_start(one, systems), _excerpt(sample.output), _score(sample, ranking))
+            PickedAnswer(name_at_start(one, systems), _excerpt(sample.shown), _score(sample, ranking))
             for one, sample in both
         )
         sample = own[row_id]

@@ -18,7 +18,8 @@ prompt that cannot fit is rejected before tokenisation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
@@ -31,7 +32,7 @@ from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtW
 from luthier.ml.inference.tool_calls.as_text import with_calls_as_text, with_tools_as_text
 from luthier.ml.inference.tool_calls.call_spans import CallSpans
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.forms import HERMES, ToolForm, form_of
+from luthier.ml.inference.tool_calls.forms import ToolForm, form_of
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -146,6 +147,7 @@ class ToolFormat:
         self._knows_tools = "tools" in template if shows_tools is None else shows_tools
         self._knows_calls = "tool_calls" in template
         self._form, self._special = form_of(template), frozenset(special)
+        self._hidden = dict[frozenset[str], re.Pattern[str] | None]()
 
     @classmethod
     def of(cls, template: ChatTemplate) -> ToolFormat:
@@ -161,6 +163,20 @@ class ToolFormat:
             form: The call format; None if nothing may be called.
         """
         return form is not None and (form.has_special_marks or not self._special.isdisjoint(form.marks))
+
+    def hidden(self, form: ToolForm | None, shown: Sequence[str]) -> re.Pattern[str] | None:
+        """The special tokens that are no part of a text where a server writes all of them; None for none.
+
+        Args:
+            form: The call format, whose marks are part of it.
+            shown: Others that are.
+        """
+        tokens = self._special.difference(shown, () if form is None else form.marks)
+        if tokens not in self._hidden:
+            # The longest first: one may begin with another.
+            pattern = "|".join(re.escape(one) for one in sorted(tokens, key=lambda one: (-len(one), one)) if one)
+            self._hidden[tokens] = re.compile(pattern) if pattern else None
+        return self._hidden[tokens]
 
     def form(self, asked: TextRequest) -> ToolForm | None:
         """The call format, if there is anything to call.
@@ -252,30 +268,20 @@ class WholeAnswers:
         return self._tools.form(TextRequest(conversation=prompt.conversation))
 
 
-def text_with_calls(text: str, calls: Iterable[Mapping[str, Any]]) -> str:
-    """An answer with its tool calls as text, in the form of Hermes: for people who compare answers.
-
-    Args:
-        text: the answer without its calls.
-        calls: in OpenAI's format; what has no function is left out.
-    """
-    functions = [one for call in calls if isinstance(one := call.get("function"), dict)]
-    written = [HERMES.written(str(one.get("name")), str(one.get("arguments") or "{}")) for one in functions]
-    return "\n".join([*([text] if text else ()), *written])
-
-
 class CallsInText:
     """Parses calls from the text of one answer.
 
     Args:
         asked: the request that the answer belongs to.
         form: the call format; None if nothing may be called.
+        hidden: special tokens in the text of a server that are no part of the answer; None for none.
 
     Attributes:
         for_stops: another reader of the same calls, in which stop texts do not count; None where there are none.
     """
 
-    def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
+    def __init__(self, asked: TextRequest, form: ToolForm | None, hidden: re.Pattern[str] | None = None) -> None:
+        self._hidden = hidden
         self._reader: CallReader | None = None if form is None else form.reader(asked)
         self.for_stops: CallReader | None = form.reader(asked) if form is not None and asked.stop else None
         self._places: CallSpans | None = None
@@ -283,6 +289,10 @@ class CallsInText:
             self._reader = self._places = CallSpans(self._reader)
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         self._reports_calls = asked.tool_name is None
+
+    def shown(self, text: str) -> str:
+        """A piece of a server's text, in which special tokens are whole, without those that are hidden."""
+        return text if self._hidden is None else self._hidden.sub("", text)
 
     def split(self, text: str, *, is_last: bool) -> tuple[str, tuple[CallPiece, ...]]:
         """Process more text; returns what is certain so far: plain text and parts of calls."""

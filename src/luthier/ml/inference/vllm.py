@@ -225,7 +225,9 @@ class VllmEngine:
         # vLLM omits special tokens from the text, but delimiters of reasoning and calls must be visible.
         shows_special = bool(thinking.shown) or self._tools.has_special_marks(form)
         extra = {"skip_special_tokens": False} if shows_special else {}
-        return _Prepared(ids, partial(CallsInText, request, form), extra, thinking)
+        # It shows all of them then, or none.
+        hidden = self._tools.hidden(form, thinking.shown) if shows_special else None
+        return _Prepared(ids, partial(CallsInText, request, form, hidden), extra, thinking)
 
     def num_prompt_tokens(self, prepared: _Prepared) -> int:
         """Tokens of a prepared prompt."""

@@ -1,6 +1,7 @@
 """The quote of a run: layouts, prediction, price, people's work and what fits, for one device or all of them.
 
-`make_quote` is for one device. `compare` puts every method on every device side by side, the cheapest first.
+`make_quote` is for one device, `hypothetical_quote` for a run that is only described. `compare` puts every method on
+every device side by side, the cheapest first.
 
 Luthier holds whole copies (DDP) or sharded ones (FSDP2), one a device. Tensor, pipeline and expert parallel divide one
 copy among devices: other engines do that, and a plan names them where such a layout is clearly faster or is the only
@@ -22,7 +23,9 @@ from luthier.core.errors import RequestError
 from luthier.core.estimate import Estimate
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning.batch_shapes import Batches
+from luthier.ml.planning.devices import alternatives_to, load_prices
 from luthier.ml.planning.fit import METHOD_TITLES, WorkloadOn, cheapest_changes, made_to_fit, name_of, room, words_of
+from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import Calibration, fits, hours_by_part, predict
 from luthier.ml.planning.workload import BYTES, WHOLE_COPIES, Sharding, Workload, WorkMethod, with_method
@@ -100,6 +103,42 @@ def make_quote(
         room=room(workload, device, longest_tokens=longest_tokens, calibration=calibration),
         changes=changes,
         layouts=layouts,
+    )
+
+
+def hypothetical_quote(
+    structure: Structure,
+    described: HypotheticalRun,
+    device: Device,
+    *,
+    prices: PriceTable | None = None,
+    market: Market = "on_demand",
+) -> Quote:
+    """The quote of a run of which only the shape of the model is known, rows and a method.
+
+    Where the run does not fit unchanged, the fastest way that trains the same is priced.
+
+    Args:
+        structure: of the model.
+        described: the run.
+        device: where it runs.
+        prices: by device; None takes the shipped table.
+        market: on demand or spot.
+
+    Raises:
+        RequestError: the device has no price on this market, or more devices than a step has rows.
+        RecipeError: a rank above that of a matrix.
+    """
+    return make_quote(
+        lambda where: hypothetical_workload(structure, described, where),
+        device,
+        longest_tokens=described.longest_tokens,
+        num_rows=described.num_rows,
+        num_tokens=round(described.num_tokens),
+        prices=load_prices() if prices is None else prices,
+        market=market,
+        other_devices=alternatives_to(device),
+        takes_what_fits=True,
     )
 
 

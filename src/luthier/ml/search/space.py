@@ -23,11 +23,13 @@ from pydantic import ValidationError
 from luthier.core.aliases import new_key, stored_key, typed_key
 from luthier.core.errors import RequestError, validation_reason
 from luthier.core.plan import Plan
-from luthier.core.registry import METHODS
+from luthier.core.registry import METHODS, OBJECTIVES
 from luthier.core.workflows.study import ALPHA_OVER_RANK, DATA_FRACTION, Parameter, Plain, Space, StartPoint, Values
 
 _TRIED_METHODS: Final = ("lora", "rslora", "dora")
 _KEYS: Final = ("parameters", "only", "without")
+_NOT_ALWAYS: Final = ("method.dropout",)
+"""What some spaces do not have to begin with, so that a file may leave it out of any."""
 _ENDS: Final = ("low", "high")
 
 
@@ -71,11 +73,23 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
         found.append(
             Parameter(name="training.weight_decay", kind="choice", choices=(0.0, 0.01, 0.1), why="against overfitting")
         )
-    if rules is not None and "dropout" in rules.settings:
+    if _searches_dropout(plan):
         found.append(
             Parameter(name="method.dropout", kind="choice", choices=(0.0, 0.05, 0.1, 0.2), why="against overfitting")
         )
     return Space(parameters=tuple(found))
+
+
+def _searches_dropout(plan: Plan) -> bool:
+    """Whether dropout may help: not where log-probabilities are compared with those of a model without any.
+
+    A plan has it there only where its recipe asks for it (`planning.resolve`).
+    """
+    rules, objective = METHODS.find(plan.method.name), OBJECTIVES.find(plan.objective.name)
+    if rules is None or "dropout" not in rules.settings:
+        return False
+    is_noise = objective is not None and (objective.learns_preferences or not objective.takes_dropout)
+    return not is_noise or plan.method.dropout > 0
 
 
 def _of_method(plan: Plan, most_rank: int, settings: Container[str]) -> list[Parameter]:
@@ -161,7 +175,7 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
         given[name] = _parameter(name, value, place)
     without = [stored_key(typed_key(str(name))) for name in asked["without"]]
     known = {parameter.name: parameter for parameter in space.parameters}
-    if unknown := [name for name in without if name not in known]:
+    if unknown := [name for name in without if name not in known and name not in _NOT_ALWAYS]:
         shown = [new_key(name) for name in known]
         near = get_close_matches(unknown[0], shown, n=1)
         raise RequestError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from torch import Tensor
 
+from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Grading, Progress
@@ -35,6 +36,7 @@ class Tools:
         writes_files: false in all processes except one.
         is_streamed: whether training rows are read while the run trains, so that `prepare` gets validation units alone.
         over_ranks: sums numbers by name over all processes of the run, each of which calls it at the same place.
+        prompts: by id of a row whose prompt offers tools, that prompt: calls are taken out of the answers to it.
     """
 
     template: ChatTemplate | None = None
@@ -43,6 +45,7 @@ class Tools:
     writes_files: bool = True
     is_streamed: bool = False
     over_ranks: Callable[[Mapping[str, float]], dict[str, float]] = dict
+    prompts: Mapping[str, Conversation] = field(default_factory=dict)
 
 
 NO_TOOLS: Final = Tools()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, bindparam, insert, select
+from sqlalchemy import BindParameter, Connection, RowMapping, bindparam, insert, select
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.system.clock_jump import JumpWatch

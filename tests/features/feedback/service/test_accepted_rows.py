@@ -228,10 +228,11 @@ def test_answers_take_the_columns_of_the_dataset(context: Context) -> None:
         add_accepted(context, ME, text)
 
 
-def test_an_answer_of_tool_calls_is_left_out_with_a_reason(context: Context) -> None:
+@pytest.mark.parametrize("said", ["", "I look it up."])
+def test_an_answer_of_tool_calls_is_left_out_with_a_reason(said: str, context: Context) -> None:
     """The log keeps calls as JSON in the place of the answer: a model would learn to write that."""
     function = {"name": "price", "arguments": '{"wood": "maple"}'}
-    logged = answer_of_calls([{"id": "call_1", "type": "function", "function": function}])
+    logged = answer_of_calls([{"id": "call_1", "type": "function", "function": function}], said)
     faq = dataset(context, "faq", CHAT)
     accept(context, 1, answer=logged)
     accept(context, 2, answer='{"tool_calls": "is a word of ours"}')

@@ -117,3 +117,21 @@ def test_an_evaluation_without_a_measured_share_is_answered_with_the_assumed_one
     assert "does not measure which cases the model can answer alone (its answers are not labels)" in with_it.text
     assert "does not measure which cases" not in without.text
     assert with_it.text.split('<h2 id="answer">')[1].split("</h2>")[0] in without.text, "the same answer"
+
+
+@pytest.mark.parametrize("path", ["/worth", "/evaluations/{evaluation}"])
+def test_a_comma_before_three_digits_is_asked_again_where_the_page_has_it_before_decimals(
+    home: Context, browser: Browser, path: str
+) -> None:
+    """`1,125` is more than a thousand on a page in English, and a little over 1 on one in German."""
+    evaluation = make_evaluation()
+    home.evaluations.save(evaluation)
+    address = path.replace("{evaluation}", evaluation.evaluation_id)
+    url = f"{address}?answers_per_week=1,125&minutes_each=2&cost_of_an_error=0"
+    german = browser("read").get(url, headers={"Accept-Language": "de"})
+    assert "Ein Komma mit drei Ziffern dahinter" in german.text
+    assert 'value="1,125"' in german.text, "it is there to be corrected"
+    assert "two ways" not in browser("read").get(url).text
+    for clear in ("1125", "1,12"):
+        page = browser("read").get(url.replace("1,125", clear), headers={"Accept-Language": "de"})
+        assert "lässt sich auf zwei Arten lesen" not in page.text

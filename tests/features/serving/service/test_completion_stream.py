@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, OverlongError
-from luthier.core.stream import Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
+from luthier.core.records.traffic import is_of_calls
+from luthier.core.stream import CallPiece, Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed
@@ -134,3 +136,33 @@ def test_where_one_prompt_fails_the_others_are_not_answered_for_nobody(
     with pytest.raises(OverlongError, match="too long"):
         serving.complete(home, ME, "named", [TextRequest(text="long"), TextRequest(text="short")])
     assert "short" in cancelled
+
+
+@pytest.mark.parametrize("said", ["I look it up.", ""])
+def test_what_an_answer_says_beside_its_calls_is_logged_with_them(
+    said: str, home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = CallPiece(index=0, call_id="c1", name="price", arguments='{"wood": "maple"}')
+    events = (
+        Started(num_prompt_tokens=3),
+        Piece(text=said, num_new_tokens=1),
+        Piece(text="", calls=(call,), num_new_tokens=8),
+        Ended(reason="tool_calls", num_new_tokens=9),
+    )
+    writer(home, monkeypatch, *events)
+
+    async def follow() -> str:
+        stream = CompletionStream(home, ME, [TextRequest(text="x")])
+        await stream.begin(lambda: ROUTED)
+        for _ in events:
+            await stream.next()
+        words = stream._words()
+        await stream.leave()
+        assert words is not None
+        return words[1]
+
+    logged = asyncio.run(follow())
+    function = {"name": "price", "arguments": '{"wood": "maple"}'}
+    calls = [{"id": "c1", "type": "function", "function": function}]
+    assert json.loads(logged) == ({"content": said} if said else {}) | {"tool_calls": calls}
+    assert is_of_calls(logged)

@@ -19,11 +19,10 @@ from luthier.ml.evaluation.graders import (
     fuzzy_match,
     gleu,
     item_fields,
-    label_in,
     make_grader,
-    score_in,
     similarity,
 )
+from luthier.ml.evaluation.judge.replies import label_in, score_in
 
 ITEM = {"reference": "Spruce", "answer": {"wood": "spruce", "age": 12}}
 

@@ -6,6 +6,7 @@ import pytest
 
 from luthier.core.results.suite import Confusion
 from luthier.ml.evaluation.metrics.classification import (
+    LabelAccuracy,
     Labelling,
     MacroF1,
     answer_labels,
@@ -74,3 +75,32 @@ def test_a_label_called_other_keeps_its_name() -> None:
     labels = ("Other", "rest", "seldom")
     whole = Confusion(labels=labels, counts=((3, 0, 0, 0), (0, 2, 0, 0), (0, 0, 1, 0)))
     assert joined_labels(whole, 2).labels == ("Other", "rest", "all other labels")
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "is_right"),
+    [
+        ("Positive.", "positive", True),
+        ("positive", "Positive.", True),
+        (" POSITIVE \n", "positive", True),
+        ("positive .", "positive", True),
+        ("...", "...", True),
+        (".", ".", True),
+        (".", "", False),
+        ("positive!", "positive", False),
+        ("not positive.", "positive", False),
+        ("", "", False),
+    ],
+)
+def test_a_label_is_the_same_with_a_full_stop_at_its_end(output: str, reference: str, is_right: bool) -> None:
+    observed = Observations(outputs=[output], references=[reference])
+    assert LabelAccuracy().statistics(observed).tolist() == [[float(is_right), 1.0]]
+
+
+def test_a_full_stop_makes_no_label_of_its_own() -> None:
+    labels = answer_labels([*["good", "bad"] * 10, *["Good.", "bad."] * 5])
+    assert labels == ("bad", "good")
+    found = confusion(
+        Labelling(labels), Observations(outputs=["Good.", "bad", "fine."], references=["good", "bad.", "bad"])
+    )
+    assert found.counts == ((1, 0, 1), (0, 1, 0))

@@ -134,3 +134,11 @@ def test_the_page_escapes_what_a_model_wrote_and_keeps_all_in_the_document(plan:
     assert "<b>spruce" not in page
     assert "nats a learned token" not in page
     assert document["drawn"] == DRAWN
+
+
+def test_calls_of_tools_are_shown_with_the_text_of_an_answer(plan: Plan) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    found = rewarded(plan, EVENTS, [line(1, "", 0.5, tool_calls=[call])])
+    assert found is not None
+    ((shown,),) = (moment.answers for moment in found.moments)
+    assert shown.text == '<tool_call>{"name": "look", "arguments": {}}</tool_call>'

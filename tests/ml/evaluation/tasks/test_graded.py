@@ -1,5 +1,7 @@
 """Tasks of graders: what passes, what is scored, and what has to be there before anything runs."""
 
+from dataclasses import replace
+
 import pytest
 
 from luthier.core.errors import DataError, OverlongError, RequestError
@@ -145,3 +147,26 @@ def test_code_runs_where_task_and_command_allow_it(bench):
     for one, allows_code in ((task(CODE), True), (allowed, False)):
         with pytest.raises(RequestError, match="does not allow"):
             figures(one, bench, ["a"], [{}], allows_code=allows_code)
+
+
+def test_graders_read_the_calls_of_an_answer(bench):
+    call = {"id": "c1", "type": "function", "function": {"name": "saw", "arguments": "{}"}}
+    name = "{{sample.output_tools[0].function.name}}"
+    seen = []
+
+    def judge(prompt):
+        seen.append(prompt.conversation.messages[0].content)
+        return "1"
+
+    asked = SCORE | {
+        "name": "asked",
+        "input": [{"role": "user", "content": f"Rate {name} in {{{{sample.output_text}}}}"}],
+    }
+    one, kind = task(CHECK | {"input": name}, asked), task_kind("graded")
+    rows = [bench.row(number, a="saw") for number in (1, 2)]
+    observed = replace(bench.observed(rows, ["I cut.", "No."]), tool_calls=((call,), ()))
+    right, *_ = kind.metrics(one, rows, Resources(bench.folder, judge=FakeEngine(judge), judge_name="j"))
+    assert right.aggregate(right.statistics(observed)).tolist() == [1.0, 0.0]
+    for metric in kind.metrics(one, rows, Resources(bench.folder, judge=FakeEngine(judge), judge_name="j"))[1:]:
+        metric.statistics(observed)
+    assert set(seen) == {"Rate saw in I cut.", "Rate  in No."}

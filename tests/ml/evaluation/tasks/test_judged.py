@@ -191,3 +191,46 @@ def test_the_bias_of_several_systems_is_told_together():
     metric.statistics(observed(BETTER, FIRSTS))
     metric.statistics(observed([f"dull {number}" for number in range(NUM)], FIRSTS))
     assert "In 40 of 40 pairs" in " ".join(kind.cautions(PAIRWISE))
+
+
+def calls_of(*names, **arguments):
+    functions = [{"name": name, "arguments": json.dumps(arguments)} for name in names]
+    return tuple({"id": f"c{n}", "type": "function", "function": one} for n, one in enumerate(functions))
+
+
+def test_a_judge_sees_the_calls_of_an_answer_that_has_no_text():
+    """As people in panels do, with whom it is compared."""
+    seen = []
+
+    def answer(prompt):
+        text = prompt.conversation.messages[0].content
+        seen.append(text)
+        return prefers("lovely_wood")(prompt)
+
+    _, (metric,) = made(PAIRWISE, answer)
+    own, first = calls_of("lovely_wood", b=1, a=2), calls_of("look")
+    given = Observations(
+        outputs=["", "same"], first_outputs=["", "same"], prompts=["q1", "q2"], tool_calls=[own, ()],
+        first_tool_calls=[first, ()],
+    )  # fmt: skip
+    assert metric.aggregate(metric.statistics(given)).tolist() == [1.0, 0.5]
+    assert len(seen) == 2, "equal answers are not asked about"
+    for text in seen:
+        assert '<tool_call>{"name": "lovely_wood", "arguments": {"a": 2, "b": 1}}</tool_call>' in text
+        assert "(there is no text)" not in text
+
+
+def test_calls_that_differ_in_the_order_of_their_arguments_alone_are_a_tie():
+    _, (metric,) = made(PAIRWISE, lambda prompt: pytest.fail("equal answers are not asked about"))
+    given = Observations(
+        outputs=["So."], first_outputs=["So."], prompts=["q"], tool_calls=[calls_of("look", a=1, b=2)],
+        first_tool_calls=[calls_of("look", b=2, a=1)],
+    )  # fmt: skip
+    assert metric.aggregate(metric.statistics(given)).tolist() == [0.5]
+
+
+def test_scores_are_of_the_text_with_its_calls():
+    said = '{"relevance": 4, "coherence": 4, "accuracy": 4}'
+    _, metrics = made(RUBRIC, lambda prompt: said if "look" in prompt.conversation.messages[0].content else "")
+    given = Observations(outputs=["", "I look."], prompts=["q1", "q2"], tool_calls=[calls_of("look"), ()])
+    assert metrics[0].aggregate(metrics[0].statistics(given)).tolist() == [4.0, 4.0]

@@ -1,4 +1,4 @@
-"""Calls in the forms of Seed-OSS, MiniMax M2, DeepSeek V3.2 and V4, FunctionGemma, Olmo 3, Nemotron and others."""
+"""Calls in the forms of Seed-OSS, MiniMax, DeepSeek V3.2 and V4, FunctionGemma, Olmo 3, Nemotron, Step-3 and others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.tool_calls.as_text import with_tools_as_text
 from luthier.ml.inference.tool_calls.forms import HERMES, form_of
+from luthier.ml.inference.tool_calls.tagged import nested_calls
 from luthier.testing.tiny import CHAT_TEMPLATE
 
 # How a template of each family shows its form: in most, the mark is written out; DeepSeek's is put together.
@@ -23,6 +24,9 @@ V3_2, V4 = "{{ '<' + '｜DSML｜' + 'function_calls>' }}", "{{ '<' + '｜DSML｜
 FUNCTION_GEMMA = "{{ '<start_function_call>call:' + name }}"
 OLMO, NEMOTRON, JAMBA = "<function_calls>", "<TOOLCALL>", "<tool_calls>"
 COMMAND, APERTUS = "<|START_ACTION|>", "<|tools_prefix|>"
+COMMAND_R = "{{ 'Write Action: followed by a json-formatted list of actions that you want to perform' }}"
+INTERN, GIGACHAT, GIGACHAT_3_1 = "<|action_start|><|plugin|>", "function call<|role_sep|>", "<|function_call|>"
+STEP, MINIMAX_M3 = "<｜tool_calls_begin｜>", "{%- set mark = ']<]minimax[>[' -%}{{ mark + '<tool_call>' }}"
 TWO = [("clock", {"a": "}"}), ("get_weather", {"city": "Cremona", "days": 2})]
 OBJECTS = (
     '{"name": "clock", "arguments": {"a": "}"}}, {"name": "get_weather", "arguments": {"city": "Cremona", "days": 2}}'
@@ -59,6 +63,22 @@ TEXTS = {
     '    {"tool_call_id": "1", "tool_name": "get_weather", "parameters": {"city": "Cremona", "days": 2}}\n'
     "]<|END_ACTION|>",
     APERTUS: '<|tools_prefix|>[{"clock": {"a": "}"}}, {"get_weather": {"city": "Cremona", "days": 2}}]<|tools_suffix|>',
+    COMMAND_R: 'Action: ```json\n[\n    {\n        "tool_name": "clock",\n        "parameters": {"a": "}"}\n    },\n'
+    '    {\n        "tool_name": "get_weather",\n        "parameters": {"city": "Cremona", "days": 2}\n    }\n]\n```',
+    INTERN: '<|action_start|><|plugin|>\n{"name": "clock", "parameters": {"a": "}"}}<|action_end|>'
+    '<|action_start|><|plugin|>\n{"name": "get_weather", "parameters": {"city": "Cremona", "days": 2}}<|action_end|>',
+    GIGACHAT: f"function call<|role_sep|>\n[{OBJECTS}]",
+    GIGACHAT_3_1: f"<|function_call|>[{OBJECTS}]",
+    STEP: "<｜tool_calls_begin｜>\n"
+    + "\n".join(
+        f"<｜tool_call_begin｜>function<｜tool_sep｜>{one}<｜tool_call_end｜>"
+        for one in invoked("steptml:").replace("</steptml:invoke>\n<", "</steptml:invoke>|<").strip().split("|")
+    )
+    + "\n<｜tool_calls_end｜>",
+    MINIMAX_M3: (
+        '<tool_call>\n<invoke name="clock">\n<a>}</a>\n</invoke>\n<invoke name="get_weather">\n<city>Cremona</city>\n'
+        "<days>2</days>\n</invoke>\n</tool_call>"
+    ).replace("<", "]<]minimax[>[<"),
 }
 
 
@@ -90,7 +110,7 @@ def test_calls_that_a_grammar_has_forced_are_read_too(template: str) -> None:
     assert native is not None
     forced = [f"<tool_call>{OBJECTS.split(', {')[0]}</tool_call>"]
     if not native.leads:
-        forced.append(f"{native.begins[0]}[{OBJECTS.split(', {')[0]}]{native.end}")
+        forced.append(f"{native.begins[0]}{native.call}[{OBJECTS.split(', {')[0]}]{native.end}")
     for text in forced:
         said, calls, _ = read(text, template=template)
         assert (said, [(name, json.loads(arguments)) for name, arguments in calls]) == ("", TWO[:1])
@@ -157,3 +177,79 @@ def test_special_tokens_around_text_stay_hidden_where_those_of_calls_are_shown(t
     ids = tokenizer.encode(f"{frame[0]}I look.{frame[1]}{call}", add_special_tokens=False)
     assert Thoughts(template).decoder(form.marks)(ids) == f"I look.{call}"
     assert "START" not in Thoughts(template).decode(ids)
+
+
+@pytest.mark.parametrize("width", [1, 9, 1000])
+def test_each_message_of_gigachat_ends_with_a_mark_that_is_no_part_of_the_text(width: int) -> None:
+    first, second = OBJECTS.split(', {"name": "get', 1)
+    text = (
+        f"I look.<|message_sep|>\n\nfunction call<|role_sep|>\n{first}<|message_sep|>\n\nfunction call<|role_sep|>\n"
+        f'{{"name": "get{second}'
+    )
+    said, calls, _ = read(text, template=GIGACHAT, width=width)
+    assert (said, [(name, json.loads(arguments)) for name, arguments in calls]) == ("I look.", TWO)
+    assert read("It is noon.<|message_sep|>", template=GIGACHAT, width=width)[:2] == ("It is noon.", [])
+
+
+ORDER = {
+    "type": "object",
+    "properties": {
+        "customer": {"type": "integer"},
+        "note": {"type": "string"},
+        "lines": {"$ref": "#/$defs/lines"},
+        "address": {
+            "type": "object",
+            "properties": {"code": {"type": "string"}, "floor": {"type": ["integer", "null"]}},
+        },
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "$defs": {
+        "lines": {"type": "array", "items": {"type": "object", "properties": {"count": {"type": "integer"}}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("<customer>42</customer>", {"customer": 42}),
+        ("<note>a [b] c</note>", {"note": "a [b] c"}),
+        (
+            "<lines><item><count>3</count><sku>x-1</sku></item><item><count>4</count></item></lines>",
+            {"lines": [{"count": 3, "sku": "x-1"}, {"count": 4}]},
+        ),
+        ("<address>\n<code>007</code>\n<floor>null</floor>\n</address>", {"address": {"code": "007", "floor": None}}),
+        ("<tags></tags><address></address>", {"tags": [], "address": {}}),
+        ("<tags><item>12</item></tags>", {"tags": ["12"]}),
+        ("<other><item>x</item></other>", {"other": ["x"]}),
+        ("", {}),
+    ],
+)
+def test_values_of_minimax_m3_may_have_elements_of_their_own(written: str, value: object) -> None:
+    text = f'<invoke name="order">\n{written}\n</invoke>\n'.replace("<", "]<]minimax[>[<")
+    assert nested_calls(text, {"order": ORDER}, "]<]minimax[>[") == [("order", value)]
+
+
+def test_tags_without_their_mark_belong_to_a_value() -> None:
+    text = '<invoke name="order"><note>'.replace("<", "#<") + "<b>a</note> < b #</note>#</invoke>"
+    assert nested_calls(text, {"order": ORDER}, "#") == [("order", {"note": "<b>a</note> < b "})]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "words",
+        'words#<invoke name="order">#</invoke>',
+        '#<invoke name="order">',
+        '#<invoke name="order">#<note>a#</invoke>#</note>',
+        '#<invoke name="order">#<note>a#</note> b#</invoke>',
+        '#<invoke name="order">#<note>a#<b>c#</b>#</note>#</invoke>',
+        "#<invoke>#</invoke>",
+        '#<call name="order">#</call>',
+        '#<invoke name="order">' + "#<a>" * 5_000 + "#</a>" * 5_000 + "#</invoke>",
+    ],
+    ids=range(10),
+)
+def test_elements_that_do_not_fit_together_make_no_call(text: str) -> None:
+    assert nested_calls(text, {"order": ORDER}, "#") is None

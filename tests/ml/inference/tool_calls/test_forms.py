@@ -348,6 +348,9 @@ AS_PARAMETERS = GOOD.replace("arguments", "parameters"), BAD.replace("arguments"
         ("python_tag", AS_PARAMETERS[0], True),
         ("python_tag", AS_PARAMETERS[1], False),
         ("python_tag", "It is { late }.", True),
+        ("python_tag", "[see below] it is", True),
+        ("python_tag", "[see (below)]", False),
+        ("python_tag", "[get_weather(city='Paris')]", False),
     ],
 )
 def test_calls_of_strict_tools_match_their_schema_wherever_they_are(engine, streaming, template, text, is_right):

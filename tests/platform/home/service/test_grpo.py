@@ -20,9 +20,11 @@ from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.launchers.here import silent_hooks, train_worker
 from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.ml.inference.decode import Continuation
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training import loop
 from luthier.ml.training.distributed import World
-from luthier.ml.training.objectives import grpo
+from luthier.ml.training.objectives import grpo, sampling
 from luthier.platform.home.context import Context
 from luthier.testing.world import in_world
 
@@ -211,3 +213,44 @@ def test_two_processes_draw_what_one_draws(context: Context, make_recipe: MakeRe
         torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=0)
     first = [(tmp_path / name / "samples" / "step-00000001.jsonl").read_text().splitlines() for name in ("one", "two")]
     assert set(first[1]) & set(first[0])  # rank 0 keeps the first prompts of its own share
+
+
+def test_calls_of_tools_are_graded_beside_the_text_of_an_answer(
+    context: Context, make_recipe: MakeRecipe, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in evaluations: the text that is compared with the row's own has no calls."""
+    template = ChatTemplate.load(tiny_model)
+    text = 'It is noon.<call>{"name": "clock", "arguments": {"zone": "CET"}}</call>'
+    ids = template.tokenizer.encode(text, add_special_tokens=False)
+    written = Continuation(ids, template.end_of_turn_ids[0], [-1.0] * (len(ids) + 1))
+    monkeypatch.setattr(sampling, "batch_generate", lambda decoder, requests, *_, **__: [written for _ in requests])
+
+    def check(name: str, field: str, reference: str) -> dict[str, Any]:
+        said = {"input": f"{{{{sample.{field}}}}}", "reference": reference}
+        return {"grader": {"type": "string_check", "name": name, "operation": "eq"} | said}
+
+    rewards = [
+        "exact_match",
+        check("said", "output_text", "It is noon."),
+        check("called", "output_tools[0].function.name", "clock"),
+        check("silent", "output_tools", "[]"),
+    ]
+    recipe = make_recipe(
+        objective=OBJECTIVE | {"rewards": rewards, "num_samples": 2},
+        training={"max_steps": 1, "global_batch_size": 4, "precision": "float32"},
+        data={"train": "called.jsonl"},
+        method={"name": "lora"},
+    )
+    clock = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+    turns = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "It is noon."}]
+    rows = [{"messages": turns} | ({"tools": [clock]} if number < 3 else {}) for number in range(4)]
+    write_rows(recipe.parent / "called.jsonl", rows)
+    outcome = run(context, recipe)
+    (measures,) = steps(context, outcome)
+    # Three rows of four offer the tool; in the answer to the other one the call is text.
+    assert [measures[f"reward_{name}"] for name in ("exact_match", "said", "called", "silent")] == [0.75] * 3 + [0.25]
+    (kept,) = samples(context, outcome).values()
+    lines = [json.loads(line) for line in kept.decode().splitlines()]
+    shown = {line["output"]: [one["function"]["name"] for one in line.get("tool_calls", ())] for line in lines}
+    assert shown.items() <= {"It is noon.": ["clock"], text: []}.items()
+    assert shown

@@ -6,7 +6,7 @@ Functions on it are in `luthier.ml.evaluation.metrics.calibration`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 
 class LabelAccuracy:
-    """Fraction of outputs whose first line with text names the reference's label; white space and case are ignored.
+    """Fraction of outputs whose first line with text names the reference's label; white space, case and a full stop at
+    its end are ignored.
 
     Text after that line is ignored, so that verbose models are not penalised. An output without text is a miss.
     """
@@ -53,8 +54,22 @@ class LabelAccuracy:
 
 
 def label(text: str) -> str:
-    """The first line with text, stripped and case-folded; empty where there is none."""
-    return next((line.strip().casefold() for line in text.splitlines() if line.strip()), "")
+    """The first line with text, without white space around it and a full stop at its end, case-folded; or nothing."""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return (first.removesuffix(".").rstrip() or first).casefold()
+
+
+def num_other_spellings(answers: Iterable[tuple[str, str]], metric: str) -> int:
+    """How many answers name the label of their reference and are not equal to it.
+
+    Args:
+        answers: with their references.
+        metric: exact_match, or exact_match_ignoring_case.
+    """
+    fold = str.strip if metric == "exact_match" else lambda text: text.strip().casefold()
+    return sum(
+        fold(said) != fold(meant) and bool(label(said)) and label(said) == label(meant) for said, meant in answers
+    )
 
 
 MAX_LABELS: Final = 50
@@ -109,7 +124,7 @@ class Labelling:
 
     @staticmethod
     def key_of(text: str) -> str:
-        """The first line with text, case-folded: the key for equal labels."""
+        """The first line with text, case-folded and without a full stop: the key for equal labels."""
         return label(text)
 
     def place(self, text: str) -> int | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.core.conversation import text_with_calls
 from luthier.core.ports import Score
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Observations:
         option_scores: likelihood of each of a row's options.
         option_bytes: UTF-8 bytes of each of a row's options.
         rankings: the system's ranking of documents for each query.
+        tool_calls: calls of tools of each answer, in OpenAI's format; no part of `outputs`.
+        first_tool_calls: those of the first system.
     """
 
     outputs: Sequence[str] = ()
@@ -57,6 +60,22 @@ class Observations:
     option_scores: Sequence[Sequence[Score]] = ()
     option_bytes: Sequence[Sequence[int]] = ()
     rankings: Sequence[Ranked] = ()
+    tool_calls: Sequence[Sequence[Mapping[str, Any]]] = ()
+    first_tool_calls: Sequence[Sequence[Mapping[str, Any]]] = ()
+
+    def shown(self) -> list[str]:
+        """The answers as people and judges compare them: text and calls of tools."""
+        return _with_calls(self.outputs, self.tool_calls)
+
+    def first_shown(self) -> list[str]:
+        """The same of the first system."""
+        return _with_calls(self.first_outputs, self.first_tool_calls)
+
+
+def _with_calls(texts: Sequence[str], calls: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    if not any(calls):
+        return list(texts)
+    return [text_with_calls(text, own) for text, own in zip(texts, calls, strict=True)]
 
 
 class MetricDefinition(Protocol):

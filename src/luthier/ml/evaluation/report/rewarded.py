@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.core.conversation import text_with_calls
 from luthier.core.events import Event, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.ml.charts import figures
@@ -18,7 +19,8 @@ _WIDTH: Final = 460
 _HEIGHT: Final = 250
 
 Drawn = Mapping[str, Any]
-"""A line of a samples file: step, row_id, prompt, output, reward, advantage, num_new_tokens, finish_reason."""
+"""A line of a samples file: step, row_id, prompt, output, reward, advantage, num_new_tokens, finish_reason; tool_calls
+where there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ def _shown(title: str, line: Drawn) -> Shown:
     count = int(line["num_new_tokens"])
     cut = "Cut off after" if line["finish_reason"] == "length" else "Ended by itself after"
     note = f"{cut} {count:,} {'token' if count == 1 else 'tokens'}; advantage {figures.signed(line['advantage'], 2)}."
-    return Shown(title, figures.rough(float(line["reward"])), str(line["output"]), note)
+    text = text_with_calls(str(line["output"]), line.get("tool_calls", ()))
+    return Shown(title, figures.rough(float(line["reward"])), text, note)
 
 
 def _charts(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> tuple[Chart, ...]:

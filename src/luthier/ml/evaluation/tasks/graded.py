@@ -20,16 +20,8 @@ from luthier.core.graders import LabelModelSpec, MultiGrader, PythonGraderSpec, 
 from luthier.core.ports import Generation, Prompt
 from luthier.core.records.calibration import NoVerdictKind
 from luthier.core.results.suite import GradedTask, TaskFigures, TaskGrader
-from luthier.ml.evaluation.graders import (
-    fields_of,
-    filled,
-    has_result,
-    item_fields,
-    label_in,
-    make_grader,
-    sample_of_text,
-    score_in,
-)
+from luthier.ml.evaluation.graders import fields_of, item_fields, make_grader, written_out, written_sample
+from luthier.ml.evaluation.judge.replies import has_result, label_in, score_in
 from luthier.ml.evaluation.judge.verdicts import NoVerdict, ask_judge
 from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
 from luthier.ml.evaluation.sandbox.runners import PythonGrader, isolation, require_isolation
@@ -186,7 +178,9 @@ class _Scores:
         # Both figures of a grader read the same observations, one after the other.
         if self._seen is None or self._seen[0] is not observed:
             items = [item_of(self._task, item) or {} for item in observed.items]
-            scores = _graded(self._one.grader, observed.outputs, items, self._resources)
+            calls = observed.tool_calls or [()] * len(observed.outputs)
+            answers = [written_sample(*one) for one in zip(observed.outputs, calls, strict=True)]
+            scores = _graded(self._one.grader, answers, items, self._resources)
             self._num_graded += len(scores)
             self._num_unread += scores.count(None)
             self._seen = (observed, scores)
@@ -202,28 +196,32 @@ def item_of(task: GradedTask, row: Mapping[str, Any]) -> Mapping[str, Any] | Non
 
 
 def _graded(
-    grader: SuiteGrader, outputs: Sequence[str], items: Sequence[Mapping[str, Any]], resources: Resources
+    grader: SuiteGrader,
+    answers: Sequence[Mapping[str, Any]],
+    items: Sequence[Mapping[str, Any]],
+    resources: Resources,
 ) -> list[float | None]:
     """The score of each answer; None where the judge gave none that can be read, asked twice."""
-    pairs = list(zip(outputs, items, strict=True))
+    pairs = list(zip(answers, items, strict=True))
     if isinstance(grader, PythonGraderSpec):
         with ExitStack() as stack:
             code = stack.enter_context(PythonGrader(grader.source))
-            return [code.grade(sample_of_text(output), item).score for output, item in pairs]
+            return [code.grade(answer, item).score for answer, item in pairs]
     if isinstance(grader, ScoreModelSpec | LabelModelSpec):
         return _by_judge(grader, pairs, resources)
     grade = make_grader(grader)
-    return [grade(output, item) for output, item in pairs]
+    return [grade(answer, item) for answer, item in pairs]
 
 
 def _by_judge(
-    grader: ScoreModelSpec | LabelModelSpec, pairs: Sequence[tuple[str, Mapping[str, Any]]], resources: Resources
+    grader: ScoreModelSpec | LabelModelSpec,
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    resources: Resources,
 ) -> list[float | None]:
     assert resources.judge is not None  # `_check_allowed` has refused it otherwise
     prompts = []
-    for output, item in pairs:
-        sample = sample_of_text(output)
-        turns = tuple(Message(role=one.role, content=filled(one.content, sample, item)) for one in grader.input)
+    for answer, item in pairs:
+        turns = tuple(Message(role=one.role, content=written_out(one.content, answer, item)) for one in grader.input)
         prompts.append(Prompt(conversation=Conversation(messages=turns), max_new_tokens=_GRADE_TOKENS))
 
     def read(made: Generation) -> float | NoVerdict:

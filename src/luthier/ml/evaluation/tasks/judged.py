@@ -93,9 +93,9 @@ class WinRate:
         Raises:
             WorkError: most verdicts are none.
         """
-        firsts = observed.first_outputs or observed.outputs
-        texts = zip(observed.prompts, observed.outputs, firsts, strict=True)
-        pairs = [Pair(prompt, own, first) for prompt, own, first in texts]
+        own = observed.shown()
+        texts = zip(observed.prompts, own, observed.first_shown() or own, strict=True)
+        pairs = [Pair(prompt, answer, first) for prompt, answer, first in texts]
         verdicts = judge_pairs(self._judge.engine, self._criterion, pairs, self._judge.progress)
         # The first system is not compared with itself: that would dilute the share of missing verdicts.
         if any(pair.a != pair.b for pair in pairs):
@@ -133,7 +133,7 @@ class RubricScore:
         Raises:
             WorkError: most verdicts are none.
         """
-        found = self._scores.of(list(zip(observed.prompts, observed.outputs, strict=True)))
+        found = self._scores.of(list(zip(observed.prompts, observed.shown(), strict=True)))
         return _left_out([None if isinstance(one, NoVerdict) else float(one[self._criterion]) for one in found])
 
     def aggregate(self, sums: Array) -> Array:

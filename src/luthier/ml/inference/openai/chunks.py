@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -158,6 +158,7 @@ class ChunkReader:
             raise ValueError("has a thought that is not text")
         # The only count while streaming: `usage` arrives with the last chunk.
         self._num_chunks += bool(text) or bool(reasoning)
+        text = self._in_text.shown(text)
         self._num_thinking += bool(reasoning)
         calls = tuple(self._calls.piece(call) for call in delta.get("tool_calls") or ())
         if text or not calls:  # else they are of the calls
@@ -213,7 +214,7 @@ class ChunkReader:
         return bool(self._num_thinking) and not self._num_characters
 
     def _read_tokens(self, reported: Any, *, is_of_thought: bool) -> None:
-        found = _tokens_of(reported, self._num_characters, self._asked.num_top)
+        found = _tokens_of(reported, self._num_characters, self._asked.num_top, self._in_text.shown)
         if is_of_thought:
             # Their text is no part of that of the answer, in which places are counted.
             found = [token.model_copy(update={"offset": self._num_characters}) for token in found]
@@ -330,8 +331,11 @@ class _Calls:
         return bool(arguments.strip()) and known.is_whole()
 
 
-def _tokens_of(reported: Any, offset: int, num_top: int | None) -> list[WrittenToken]:
-    """Log-probabilities in the format of chats (`content`) or of completions (parallel lists)."""
+def _tokens_of(reported: Any, offset: int, num_top: int | None, shown: Callable[[str], str]) -> list[WrittenToken]:
+    """Log-probabilities in the format of chats (`content`) or of completions (parallel lists).
+
+    A hidden token has no text (`shown`), as the engine transformers gives it.
+    """
     if num_top is None or not isinstance(reported, dict):
         return []
     if (content := reported.get("content")) is not None:
@@ -346,13 +350,16 @@ def _tokens_of(reported: Any, offset: int, num_top: int | None) -> list[WrittenT
             (token, value, list((top or {}).items())) for token, value, top in zip(tokens, values, tops, strict=True)
         ]
     found = []
-    for token, value, top in rows:
+    for name, value, top in rows:
+        token = shown(name)
         likeliest = sorted(top, key=lambda pair: -float(pair[1]))[:num_top]
         found.append(
             WrittenToken(
                 chosen=TokenLikelihood(token=token, log_probability=float(value)),
                 offset=offset,
-                top=tuple(TokenLikelihood(token=name, log_probability=float(number)) for name, number in likeliest),
+                top=tuple(
+                    TokenLikelihood(token=shown(other), log_probability=float(number)) for other, number in likeliest
+                ),
             )
         )
         offset += len(token)

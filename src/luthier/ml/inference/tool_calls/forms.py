@@ -11,7 +11,8 @@
     LFM2, Gemma 4, Seed-OSS,
     MiniMax M2, Olmo 3, ...
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
-    Llama 3                     {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it
+    Llama 3 and 4               {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it, or
+                                [f(key="value"), ...] alone, as Python writes it
     all others                  as Hermes
 
 The format is chosen by searching the text of the model's chat template. Text that only looks like a call (invalid JSON,
@@ -48,24 +49,30 @@ from luthier.ml.inference.tool_calls.grammars import TokenId, functions_of, requ
 from luthier.ml.inference.tool_calls.native import (
     APERTUS,
     COMMAND,
+    COMMAND_R,
     DEEPSEEK,
     DEEPSEEK_V3_2,
     DEEPSEEK_V4,
     DSML,
     FUNCTION_GEMMA,
     GEMMA,
+    GIGACHAT,
+    INTERN,
     JAMBA,
     KIMI,
     LFM,
     MINIMAX,
+    MINIMAX_M3,
     NEMOTRON,
     OLMO,
     SEED,
+    STEP,
     NativeCallReader,
     NativeForm,
     calls_of,
 )
 from luthier.ml.inference.tool_calls.tagged import may_begin, tagged_call
+from luthier.ml.inference.tool_calls.values import may_begin_list, python_calls
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -131,6 +138,8 @@ class ToolCallReader:
     def end(self) -> tuple[str, list[CallPiece]]:
         """What was held back: no text comes any more."""
         left, self._held = self._held, ""
+        if self._only_whole and self._is_inside and (found := self._python_calls(left)):
+            return "", found
         # A truncated call stays as streamed: its arguments cannot be withdrawn.
         if self._arguments is not None or self._is_behind or (self.num_calls and not left.strip(_BLANKS)):
             return "", []
@@ -175,6 +184,9 @@ class ToolCallReader:
                 self._is_inside = False
                 self._take(1)
                 return ""
+        if self._only_whole and self._held.lstrip(_BLANKS).startswith("["):
+            # Read at the end of the answer: what follows could make it a text that begins so.
+            return "" if may_begin_list(self._held, self._tools) else self._give_up()
         # Name first, then arguments: in this order the arguments can be streamed.
         if (match := re.match(_NAME, self._held)) is not None:
             name = _json_text(match[1])
@@ -248,6 +260,13 @@ class ToolCallReader:
         if arguments.has_ended:
             self._arguments, self._is_behind, self._is_open = None, True, True
         return [CallPiece(index=self.num_calls - 1, arguments=text)] if text else []
+
+    def _python_calls(self, text: str) -> list[CallPiece]:
+        """The calls of a whole answer, as Python writes them; none where it is something else."""
+        found = python_calls(text) if may_begin_list(text, self._tools) else None
+        if found is None or any(name not in self._tools for name, _ in found):
+            return []
+        return [self._begun(name).model_copy(update={"arguments": json_text(own)}) for name, own in found[: self._most]]
 
     def _skip_end(self) -> None:
         """Parse the end of a call: further keys, braces, blanks and the closing delimiter."""
@@ -426,6 +445,12 @@ _FORMS: Final = (
     ("<tool_calls>", replace(HERMES, native=JAMBA)),
     ("<|START_ACTION|>", replace(HERMES, native=COMMAND)),
     ("<|tools_prefix|>", replace(HERMES, native=APERTUS)),
+    ("json-formatted list of actions", replace(HERMES, native=COMMAND_R)),
+    ("<|action_start|>", replace(HERMES, native=INTERN)),
+    ("function call<|role_sep|>", replace(HERMES, native=GIGACHAT)),
+    ("<|function_call|>", replace(HERMES, native=GIGACHAT)),
+    ("<｜tool_calls_begin｜>", replace(HERMES, native=STEP)),
+    ("]<]minimax[>[", replace(HERMES, native=MINIMAX_M3)),
     ("<tool_call>", HERMES),
     ("<call>", ToolForm("<call>", "</call>")),
     ("[TOOL_CALLS]", ToolForm("[TOOL_CALLS]", "", has_special_marks=True, is_list=True)),
@@ -433,6 +458,8 @@ _FORMS: Final = (
     ("<|channel|>commentary", ToolForm("<tool_call>", "</tool_call>", has_special_marks=True, in_channels=True)),
     ("python_tag", ToolForm("", "", key="parameters", begins_only_answers=True)),
     ('"parameters', ToolForm("", "", key="parameters", begins_only_answers=True)),
+    # Llama 4 and others whose system message asks for calls as Python writes them.
+    ("func_name1(", ToolForm("", "", key="parameters", begins_only_answers=True)),
 )
 
 

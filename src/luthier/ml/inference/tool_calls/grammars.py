@@ -25,6 +25,9 @@ COMPACT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_sep
 """Whitespace rules for JSON: arbitrary blanks would let a small model generate blanks until its limit."""
 _ANY_TEXT: Final = "TEXT: /(.|\\n)*/\n"
 _OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
+_LATER: Final = r"[ \t\r\n]*[^a-zA-Z0-9_\-( \t\r\n](.|\n)*|[ \t\r\n]+[a-zA-Z0-9_\-](.|\n)*"
+_NO_CALL: Final = rf"([ \t\r\n]*([^{{\[ \t\r\n](.|\n)*|\[[ \t\r\n]*[a-zA-Z0-9_\-]*({_LATER})?))?"
+"""A text that begins neither as JSON nor, with a bracket, a name and another bracket, as a list of calls of Python."""
 
 
 def required_calls(form: ToolForm, asked: TextRequest, token_id: TokenId) -> str:
@@ -87,7 +90,7 @@ def strict_calls(form: ToolForm, asked: TextRequest, token_id: TokenId, shown: S
     body = f"body: %json {json.dumps(call)}\n"
     if not form.begin:
         # A call is the whole answer: what begins as one must become one.
-        return f"start: body | PLAIN\nPLAIN: /([ \\t\\r\\n]*[^{{ \\t\\r\\n](.|\\n)*)?/\n{body}"
+        return f"start: body | PLAIN\nPLAIN: /{_NO_CALL}/\n{body}"
     end = _mark(form.end, token_id) if form.end else ""
     begun, rules = _after_mark("own", form.begin, "call", token_id)
     if form.native is not None:

@@ -18,6 +18,12 @@ understands.
     Nemotron Nano 2    <TOOLCALL>[{"name": "NAME", "arguments": {...}}, ...]</TOOLCALL>; Jamba: <tool_calls>
     Command R7B, A     <|START_ACTION|>[{"tool_name": "NAME", "parameters": {...}}, ...]<|END_ACTION|>
     Apertus            <|tools_prefix|>[{"NAME": {...}}, ...]<|tools_suffix|>
+    Command R, R+      Action: ```json, a list as that of Command R7B, ```
+    InternLM 2 to 3    <|action_start|><|plugin|>{"name": "NAME", "parameters": {...}}<|action_end|>
+    GigaChat 3         function call<|role_sep|>{"name": "NAME", "arguments": {...}}; 3.1: <|function_call|>{...}
+    Step-3             <｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="NAME">...
+                       </steptml:invoke><｜tool_call_end｜>...<｜tool_calls_end｜>                         (`tagged`)
+    MiniMax M3         <tool_call><invoke name="NAME">...</invoke>...</tool_call>, each tag behind a mark  (`tagged`)
 
 The ids that Kimi K2 writes are not kept: they begin at 0 in each conversation, and its template gets such ids for any
 other (`message_forms`).
@@ -38,7 +44,7 @@ from luthier.core.stream import CallPiece
 from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tool_calls.arguments import CallArguments
 from luthier.ml.inference.tool_calls.channels import CallReader
-from luthier.ml.inference.tool_calls.tagged import invoked_calls, tagged_call
+from luthier.ml.inference.tool_calls.tagged import invoked_calls, nested_calls, tagged_call
 from luthier.ml.inference.tool_calls.values import (
     ESCAPE,
     QUOTE,
@@ -75,6 +81,7 @@ class NativeForm:
             `whole` reads the call.
         whole: reads all that is between the marks, for arguments that are not JSON, and for lists.
         inner: marks inside of a call.
+        left_out: a mark that is no part of the text wherever it is; empty where there is none.
         leads: how a call with JSON for its arguments may be written, with `{name}` and `NUMBER`; none where it is a
             list of JSON.
         writes: earlier calls as text, for templates that write none; given are names and arguments, and how many calls
@@ -88,13 +95,14 @@ class NativeForm:
     head: re.Pattern[str] | None = None
     whole: Whole | None = None
     inner: tuple[str, ...] = ()
+    left_out: str = ""
     leads: tuple[Lead, ...] = ()
     writes: Callable[[Calls, int], str] | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
         """The texts around and in a call that may be special tokens of a vocabulary."""
-        found = (*self.begins, self.call, *self.inner, self.end, self.close)
+        found = (*self.begins, self.call, *self.inner, self.end, self.close, self.left_out)
         return tuple(dict.fromkeys(mark for mark in found if mark))
 
 
@@ -193,6 +201,52 @@ NEMOTRON: Final = _listed("<TOOLCALL>", "</TOOLCALL>", json_calls)
 JAMBA: Final = _listed("<tool_calls>", "</tool_calls>", json_calls)
 COMMAND: Final = _listed("<|START_ACTION|>", "<|END_ACTION|>", json_calls)
 APERTUS: Final = _listed("<|tools_prefix|>", "<|tools_suffix|>", keyed_calls)
+COMMAND_R: Final = NativeForm(
+    begins=("Action: ```json", "Action:```json"), end="```", whole=lambda text, _: json_calls(text)
+)
+INTERN: Final = NativeForm(
+    begins=("<|action_start|>",),
+    end="<|action_end|>",
+    inner=("<|plugin|>",),
+    # Without its second mark a list of JSON is read too, which is what a grammar of strict calls makes.
+    whole=lambda text, _: json_calls(text.strip().removeprefix("<|plugin|>")),
+)
+_GIGA_END: Final = "<|message_sep|>"
+_STEP_SEPARATOR: Final = "<｜tool_sep｜>"
+_SPACED: Final = "]<]minimax[>["
+"""Is before each tag of MiniMax M3; one token of its vocabulary."""
+
+
+def _step_calls(text: str, tools: Mapping[str, Any]) -> Calls | None:
+    kind, separator, call = text.partition(_STEP_SEPARATOR)
+    if separator and kind.strip() != "function":
+        return None
+    # Without separator it is a list of JSON, which is what a grammar of strict calls makes.
+    return invoked_calls(call, tools, "steptml:") if separator else json_calls(text)
+
+
+GIGACHAT: Final = NativeForm(
+    begins=("<|function_call|>", "function call<|role_sep|>"),
+    end=_GIGA_END,
+    inner=("<|role_sep|>",),
+    # Text before a call ends with the same mark, as each of its messages does.
+    left_out=_GIGA_END,
+    whole=lambda text, _: json_calls(text),
+)
+STEP: Final = NativeForm(
+    begins=("<｜tool_calls_begin｜>", "<｜tool_call_begin｜>"),
+    call="<｜tool_call_begin｜>",
+    end="<｜tool_call_end｜>",
+    close="<｜tool_calls_end｜>",
+    inner=(_STEP_SEPARATOR,),
+    whole=_step_calls,
+)
+MINIMAX_M3: Final = NativeForm(
+    begins=(f"{_SPACED}<tool_call>",),
+    end=f"{_SPACED}</tool_call>",
+    inner=(_SPACED, "<tool_call>", "</tool_call>"),
+    whole=lambda text, tools: json_calls(text) or nested_calls(text, tools, _SPACED),
+)
 
 
 class NativeCallReader:
@@ -263,16 +317,17 @@ class NativeCallReader:
     def _text(self) -> str:
         """Text up to the next mark; a mark of a call is taken."""
         form = self._form
-        marks = (*form.begins, form.close) if self._is_open and form.close else form.begins
+        others = (form.close if self._is_open else "", form.left_out)
+        marks = (*form.begins, *filter(None, others))
         places = [(place, mark) for mark in marks if (place := self._held.find(mark)) >= 0]
         if not places:
             return self._take(len(self._held) - max(num_open(self._held, mark) for mark in marks))
         place, mark = min(places)
         if place:
             return self._take(place)
-        if mark == form.close:
+        if mark in others:
             self._take(len(mark))
-            self._is_open = False
+            self._is_open = self._is_open and mark != form.close
             return ""
         if form.call and mark != form.call:
             rest = self._held[len(mark) :].lstrip(_BLANKS)
@@ -313,7 +368,7 @@ class NativeCallReader:
         if found is None:
             return self._give_up()
         self._take(len(body) + len(end))
-        self._state = "text"
+        self._state, self._is_open = "text", True
         return self._written(found)
 
     def _known(self, calls: Calls | None) -> Calls | None:

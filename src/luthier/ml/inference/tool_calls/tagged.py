@@ -5,6 +5,9 @@
     MiniMax M2                                  <invoke name="NAME"><parameter name="KEY">VALUE</parameter>...</invoke>
     DeepSeek V3.2, V4                           the same, with ｜DSML｜ before the name of each tag, and string="true"
                                                 where a value is a text, "false" where it is JSON
+    Step-3                                      the same, with steptml: before the name of each tag
+    MiniMax M3                                  <invoke name="NAME"><KEY>VALUE</KEY>...</invoke>, a mark before a tag;
+                                                a value may have elements of its own
 
 Tags may be on lines of their own. A value is a text as it is, or anything else as JSON or as Python writes it; which of
 both it is follows from the schema of the tool.
@@ -14,9 +17,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from luthier.core.json_limits import MAX_DEPTH
 from luthier.core.text.json_schema import referred
 
 _FUNCTION: Final = "<function="
@@ -27,6 +32,9 @@ _NAME: Final = re.compile(r"\s*([a-zA-Z0-9_-]{1,64})\s*")
 _KEY: Final = "<arg_key>"
 _PAIR: Final = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _WORDS: Final[dict[str, Any]] = {"True": True, "False": False, "None": None}
+_TAG: Final = re.compile(r"<(/?)([^<>\s/]{1,256})((?:\s[^<>]*)?)>")
+_TOOL: Final = re.compile(r"\s*name=\"([^\"<>\n]+)\"\s*")
+_ITEM: Final = "item"
 
 
 def may_begin(text: str, end: str, tools: Mapping[str, Any]) -> bool:
@@ -105,6 +113,83 @@ def invoked_calls(text: str, tools: Mapping[str, Any], mark: str = "") -> list[t
     return calls or None
 
 
+@dataclass(slots=True)
+class _Element:
+    """A tag with what is in it.
+
+    Attributes:
+        name: Of the tag.
+        rest: What is behind its name.
+        text: Before the first tag in it.
+        parts: The tags in it.
+    """
+
+    name: str
+    rest: str = ""
+    text: str = ""
+    parts: list[_Element] = field(default_factory=list)
+
+
+def nested_calls(text: str, tools: Mapping[str, Any], mark: str) -> list[tuple[str, dict[str, Any]]] | None:
+    """Names and arguments of calls whose parameters are elements of their names; None where the text is something else.
+
+    Args:
+        text: all that is between the marks of the calls.
+        tools: the schema of the arguments of each tool, by its name; None for a tool without one.
+        mark: what is before each tag: tags without it belong to a value.
+    """
+    first, *pieces = text.split(mark)
+    whole = _Element("")
+    open_ones = [whole]
+    for piece in pieces:
+        tag = _TAG.match(piece)
+        if tag is None or first.strip():
+            return None
+        inside = open_ones[-1]
+        if not tag[1] and inside.text.strip():
+            return None
+        if not tag[1]:
+            inside.parts.append(_Element(tag[2], tag[3], piece[tag.end() :]))
+            open_ones.append(inside.parts[-1])
+        elif tag[2] != inside.name or len(open_ones) == 1 or piece[tag.end() :].strip():
+            return None
+        else:
+            open_ones.pop()
+        if len(open_ones) > MAX_DEPTH:
+            return None
+    calls: list[tuple[str, dict[str, Any]]] = []
+    for one in whole.parts:
+        tool = _TOOL.fullmatch(one.rest)
+        if one.name != "invoke" or tool is None:
+            return None
+        name = tool[1].strip()
+        root = schema if isinstance(schema := tools.get(name), dict) else {}
+        calls.append(
+            (name, {part.name: _of_element(part, _property(root, part.name, root), root) for part in one.parts})
+        )
+    return calls if len(open_ones) == 1 and calls else None
+
+
+def _of_element(one: _Element, schema: Any, root: Mapping[str, Any]) -> Any:
+    kinds = _kinds(schema, root)
+    are_items = all(part.name == _ITEM for part in one.parts)
+    if not one.parts:
+        is_empty = not one.text.strip() and "string" not in kinds
+        if is_empty and kinds & {"array", "object"}:
+            return [] if "array" in kinds else {}
+        return _value(one.text, kinds)
+    if "array" in kinds or (are_items and "object" not in kinds):
+        items = next((node["items"] for node in _nodes(schema, root) if "items" in node), None)
+        return [_of_element(part, items, root) for part in one.parts]
+    return {part.name: _of_element(part, _property(schema, part.name, root), root) for part in one.parts}
+
+
+def _property(schema: Any, name: str, root: Mapping[str, Any]) -> Any:
+    """The schema of a property; None where there is none."""
+    of_objects = (node["properties"] for node in _nodes(schema, root) if isinstance(node.get("properties"), dict))
+    return next((own[name] for own in of_objects if name in own), None)
+
+
 def _typed(key: str, text: str, schema: Any) -> Any:
     """The value of a parameter, by the schema of the arguments."""
     root = schema if isinstance(schema, dict) else {}
@@ -131,6 +216,16 @@ def _value(text: str, kinds: set[str]) -> Any:
 def _kinds(schema: Any, root: Mapping[str, Any]) -> set[str]:
     """The types of JSON that a schema allows; none where it does not say it."""
     found: set[str] = set()
+    for node in _nodes(schema, root):
+        kinds = node.get("type")
+        found |= {one for one in (kinds if isinstance(kinds, list) else [kinds]) if isinstance(one, str)}
+        for value in [*_listed(node, "enum"), *([node["const"]] if "const" in node else ())]:
+            found.add("string" if isinstance(value, str) else "null" if value is None else "other")
+    return found
+
+
+def _nodes(schema: Any, root: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A schema and those that it is put together of."""
     waiting, seen = [schema], set[int]()
     while waiting:
         node = waiting.pop()
@@ -138,15 +233,11 @@ def _kinds(schema: Any, root: Mapping[str, Any]) -> set[str]:
         if not isinstance(node, dict) or id(node) in seen:
             continue
         seen.add(id(node))
-        kinds = node.get("type")
-        found |= {one for one in (kinds if isinstance(kinds, list) else [kinds]) if isinstance(one, str)}
-        for value in [*_listed(node, "enum"), *([node["const"]] if "const" in node else ())]:
-            found.add("string" if isinstance(value, str) else "null" if value is None else "other")
+        yield node
         for key in ("anyOf", "oneOf", "allOf"):
             waiting += _listed(node, key)
         if isinstance(reference := node.get("$ref"), str):
             waiting.append(referred(root, reference))
-    return found
 
 
 def _listed(node: Mapping[str, Any], key: str) -> list[Any]:

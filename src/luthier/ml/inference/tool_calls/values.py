@@ -1,6 +1,7 @@
 """Calls between the marks of a family: lists of JSON, and arguments that are not written as JSON.
 
-    LFM2, Olmo 3       [get_weather(city="Cremona", days=2), clock()]     calls as Python writes them
+    LFM2, Olmo 3,      [get_weather(city="Cremona", days=2), clock()]     calls as Python writes them
+    Llama 4
     Gemma 4            call:get_weather{city:<|"|>Cremona<|"|>,days:2}    keys and values with its own quotation mark
     FunctionGemma      call:get_weather{city:<escape>Cremona<escape>}     the same with another one
     Nemotron, Jamba    [{"name": "clock", "arguments": {}}]               a list of JSON
@@ -19,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
 Calls = list[tuple[str, dict[str, Any]]]
@@ -42,6 +43,8 @@ _ESCAPES: Final = {
     "\\": "\\", "'": "'", '"': '"', "n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "a": "\a",
     "0": "\0", "\n": "",
 }  # fmt: skip
+# No other spaces: the grammar of strict calls knows the same.
+_LIST_HEAD: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*([a-zA-Z0-9_-]{0,64})([ \t\r\n]*\()?")
 _BEHIND_VALUE: Final = re.compile(r"\s*(?:[,)\]}:]|\Z)")
 _ESCAPE: Final = re.compile(
     r"\\(?:u([0-9a-fA-F]{4})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL
@@ -68,6 +71,19 @@ def python_calls(text: str) -> Calls | None:
     except (ValueError, RecursionError):
         return None
     return calls or None
+
+
+def may_begin_list(text: str, tools: Container[str]) -> bool:
+    """Whether a text may be the beginning of a list of calls as Python writes it.
+
+    Args:
+        text: such as the beginning of an answer.
+        tools: the names of those that may be called.
+    """
+    head = _LIST_HEAD.match(text)
+    if head is None:
+        return False
+    return head[1] in tools if head[2] else not text[head.end() :].strip()
 
 
 def python_lines(text: str) -> Calls | None:

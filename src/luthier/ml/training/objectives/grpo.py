@@ -251,6 +251,8 @@ def keep_samples(folder: Path, step: int, groups: Sequence[Group], template: Cha
                 "num_new_tokens": answer.sample.attempt.num_new_tokens,
                 "finish_reason": "stop" if answer.sample.attempt.ended else "length",
             }
+            if answer.sample.attempt.tool_calls:
+                line["tool_calls"] = answer.sample.attempt.tool_calls
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     replace_text(folder / FOLDER / f"step-{step:08d}.jsonl", "".join(lines))
@@ -378,6 +380,7 @@ class Grpo(PlainObjective):
             max_new_tokens=self._max_new_tokens,
             temperature=temperature,
             seed=f"{self.tools.seed} {step}",
+            prompts=self.tools.prompts,
         )
         grades: list[Grade] = self._grade([sample.attempt for group in groups for sample in group])
         ready = iter(grades)

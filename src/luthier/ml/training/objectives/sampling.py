@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
+from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
-from luthier.core.ports import Rollout
+from luthier.core.ports import Prompt, Rollout
 from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
+from luthier.ml.inference.engine_prompts import WholeAnswers
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.training.model import TrainableModel
@@ -59,6 +63,7 @@ def draw_samples(
     max_new_tokens: int,
     temperature: float,
     seed: str,
+    prompts: Mapping[str, Conversation] = MappingProxyType({}),
 ) -> list[list[Sample]]:
     """Sample `num_samples` answers to the prompt of each row, in order.
 
@@ -73,6 +78,7 @@ def draw_samples(
         max_new_tokens: of an answer with its thought.
         temperature: of the softmax.
         seed: of the run and step.
+        prompts: by id of a row whose prompt offers tools, that prompt: calls are taken out of the answers to it.
     """
     if not rows:  # as a process that gets none of a small step
         return []
@@ -88,12 +94,35 @@ def draw_samples(
         decoder = Decoder(base, end_ids=template.end_of_turn_ids, pad_id=model.pad_id)
         prefix = None if prompt is None else _trained_prefix(decoder, prompt, requests)
         found = batch_generate(decoder, requests, lambda _: None, prefix=prefix)
-    thoughts = Thoughts(template)
+    reader = _AnswerReader(template, prompts)
     samples = [
-        _sample(row, ahead, number, requests[number], found[number], thoughts)
+        _sample(row, ahead, number, requests[number], found[number], reader)
         for number, row in enumerate(row for row in rows for _ in range(num_samples))
     ]
     return [samples[i : i + num_samples] for i in range(0, len(samples), num_samples)]
+
+
+class _AnswerReader:
+    """Turns sampled tokens into the answer that is graded, with the text that evaluations would give it.
+
+    Args:
+        template: of the model.
+        prompts: by id of a row whose prompt offers tools, that prompt.
+    """
+
+    def __init__(self, template: ChatTemplate, prompts: Mapping[str, Conversation]) -> None:
+        self._thoughts, self._prompts = Thoughts(template), prompts
+        self._answers = WholeAnswers(template) if prompts else None
+
+    def attempt(self, row_id: str, prompt_ids: list[int], found: Continuation, num_new_tokens: int) -> Rollout:
+        """The answer to the prompt of a row, without its thought and its calls."""
+        prompt = None if row_id not in self._prompts else Prompt(conversation=self._prompts[row_id])
+        marks = () if self._answers is None or prompt is None else self._answers.marks(prompt)
+        written, _ = self._thoughts.split(found.ids, is_open=self._thoughts.is_open(prompt_ids), marks=marks)
+        text, calls = written.content, tuple[dict[str, Any], ...]()
+        if self._answers is not None and prompt is not None:
+            text, calls = self._answers.split(prompt, text)
+        return Rollout(row_id, text, num_new_tokens, found.stopped, written.reasoning, calls)
 
 
 def _seed(words: str) -> int:
@@ -119,7 +148,7 @@ def _trained_prefix(decoder: Decoder, prompt: torch.Tensor, requests: Sequence[R
 
 
 def _sample(
-    row: TokenisedExample, ahead: int, number: int, request: Request, found: Continuation, thoughts: Thoughts
+    row: TokenisedExample, ahead: int, number: int, request: Request, found: Continuation, reader: _AnswerReader
 ) -> Sample:
     """The end token of an answer is learned with it; a truncated answer has none.
 
@@ -127,11 +156,10 @@ def _sample(
     """
     own = list(request.ids[ahead:])
     new = [*found.ids, *(() if found.end_id is None else (found.end_id,))]
-    written, _ = thoughts.split(found.ids, is_open=thoughts.is_open(own))
     mask = bytes(len(own)) + b"\1" * len(new)
     return Sample(
         row_id=row.id,
         tokens=TokenisedExample(f"{row.id}#{number}", array("i", own + new), mask),
-        attempt=Rollout(row.id, written.content, len(new), found.stopped, written.reasoning),
+        attempt=reader.attempt(row.id, own, found, len(new)),
         log_probabilities=tuple(found.log_probabilities),
     )

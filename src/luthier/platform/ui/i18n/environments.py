@@ -109,6 +109,11 @@ def figures_of(language: str) -> Figures:
     return Figures(language, lambda text: texts.sentence(text, lambda value: value) or text)
 
 
+def decimal_mark(language: str) -> str:
+    """The sign before the decimals of a number."""
+    return "." if language == ENGLISH else figures_of(language).decimal_mark
+
+
 def translated_environment(source: Environment, language: str) -> Environment:
     """The environment of the templates in a language; `source` has them in English."""
     assert source.loader is not None

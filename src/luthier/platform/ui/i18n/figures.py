@@ -39,6 +39,9 @@ class Figures:
     Args:
         language: The language, such as `de`.
         word: The translation of a short English text of this module, such as `never`.
+
+    Attributes:
+        decimal_mark: The sign before the decimals of a number.
     """
 
     def __init__(self, language: str, word: Callable[[str], str]) -> None:
@@ -46,7 +49,7 @@ class Figures:
 
         self._locale, self._word = Locale.parse(language), word
         symbols = self._locale.number_symbols["latn"]
-        self._decimal, self._group = str(symbols["decimal"]), str(symbols["group"])
+        self.decimal_mark, self._group = str(symbols["decimal"]), str(symbols["group"])
         self._percent = str(self._locale.percent_formats[None].pattern).lstrip("#,0.")
 
     def filters(self) -> dict[str, Callable[..., Any]]:
@@ -64,14 +67,14 @@ class Figures:
 
     def localised(self, text: str) -> str:
         """A text with the separators of its numbers as the language writes them; all else unchanged."""
-        if self._decimal != ".":
+        if self.decimal_mark != ".":
             # A comma between the ends of an interval would look like a decimal one.
             text = _INTERVAL.sub(r"[\1; \2]", text)
         text = _PERCENT.sub(self._percent, text)
         return _NUMBER.sub(lambda found: self._swapped(found[0]), text)
 
     def _swapped(self, number: str) -> str:
-        return number.replace(",", "\0").replace(".", self._decimal).replace("\0", self._group)
+        return number.replace(",", "\0").replace(".", self.decimal_mark).replace("\0", self._group)
 
     def _localised_filter(self, made: Callable[..., str]) -> Callable[..., str]:
         def localised(*values: Any) -> str:
