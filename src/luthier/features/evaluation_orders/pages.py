@@ -55,9 +55,10 @@ def new(
     caller: Trainer,
     model: Annotated[str, Query(max_length=1024)] = "",
     kind: OrderKind = "rows",
+    suite: Annotated[str, Query(max_length=1024)] = "",
 ) -> Response:
     """The form."""
-    return _form_page(request, context, caller, {"candidate": model, "kind": kind})
+    return _form_page(request, context, caller, {"candidate": model, "kind": kind, "suite": suite})
 
 
 @router.post("/new")
