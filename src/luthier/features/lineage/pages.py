@@ -72,8 +72,8 @@ def _page(request: Request, context: Context, caller: Caller, given: dict[str, A
     """given: what was searched for, with what was found or done, or why it could not be."""
     found, error = given.get("found"), given.get("error")
     run_ids = [] if found is None else [*(one.run_id for one in found.lineage.saw), *found.lineage.unknown]
-    empty = {"row": "", "found": None, "done": None, "error": None, "names": {}, "is_shown_before": False}
-    values: dict[str, Any] = empty | given
+    values: dict[str, Any] = {"row": "", "found": None, "done": None, "error": None, "names": {}}
+    values |= {"is_shown_before": False} | given
     values |= {
         "run_names": context.run_labels.names(run_ids),
         "least": MIN_CHARACTERS,

@@ -145,7 +145,7 @@ def test_only_admins_of_the_first_project_remove_what_all_projects_share(
 
 def found_check(folder: Path, status: str) -> ModelCheck:
     why = "" if status == "works" else f"{folder}/config.json names no layer"
-    checks = (Check(name="loss", status="works", path="eager attention"), Check(name="step", status=status, reason=why))  # type: ignore[arg-type]
+    checks = (Check(name="loss", status="works", path="eager attention"), Check(name="step", status=status, reason=why))
     return ModelCheck(
         model=str(folder), path=str(folder), architecture="LlamaForCausalLM", num_parameters=9,
         context_length_tokens=8, layers="all", checks=checks,
