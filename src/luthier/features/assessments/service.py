@@ -16,6 +16,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import SystemResult
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
+from luthier.features.models.result_files import report_data
 from luthier.features.planning.quotes import load_quote
 from luthier.features.release_gates.service import default_gate, newest_outcome, newest_safety, newest_suites
 from luthier.ml.charts.judged_rows import Tone, concerns_in_words, tone_of
@@ -178,6 +179,7 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
     from luthier.ml.evaluation.report.suite_page import write_safety_page, write_suite_page
 
     record, folder = context.runs.get(run_id), context.settings.run_folder(run_id)
+    report_data(context, run_id)  # fetched where another machine has trained it
     known, project_id = _known(folder), context.runs.project_of(run_id) or DEFAULT_PROJECT
     suites = newest_suites(context, project_id, run_id)
     safety, gate = newest_safety(context, project_id, run_id), gate_of(context, project_id, run_id)

@@ -60,9 +60,10 @@ def new(
     caller: Trainer,
     model: Annotated[str, Query(max_length=1024)] = "",
     kind: OrderKind = "rows",
+    suite: Annotated[str, Query(max_length=1024)] = "",
 ) -> Response:
     """The form."""
-    given = {"candidate": model, "kind": kind, "rows": _own_rows(context, caller, model)}
+    given = {"candidate": model, "kind": kind, "suite": suite, "rows": _own_rows(context, caller, model)}
     return _form_page(request, context, caller, given)
 
 

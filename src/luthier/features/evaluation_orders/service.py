@@ -237,8 +237,14 @@ def order_of(job: Job) -> EvaluationOrder:
     return EvaluationOrder.model_validate(job.document[ASKED])
 
 
-def keep_suite(context: Context, caller: Caller, text: str) -> StoredFile:
+def keep_suite(context: Context, caller: Caller, text: str, *, filename: str = "suite.yaml") -> StoredFile:
     """Store a suite that was written as text as a file of the project.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        text: The suite.
+        filename: The name of the file.
 
     Raises:
         RequestError: It is no plain YAML with tasks, or a task needs code, a judge or a path.
@@ -248,7 +254,7 @@ def keep_suite(context: Context, caller: Caller, text: str) -> StoredFile:
     with files.incoming_file(context) as incoming:
         # A form may contain unpaired surrogates, which UTF-8 cannot encode.
         incoming.write(text.encode("utf-8", "replace"))
-        return files.keep_file(context, caller.project_id, incoming, filename="suite.yaml", purpose="user_data")
+        return files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="user_data")
 
 
 def check_suite(context: Context, project_id: str, stored: StoredFile) -> Mapping[str, Any]:
@@ -286,11 +292,22 @@ def _checked(context: Context, project_id: str, name: str, text: str) -> Mapping
     return found
 
 
+def check_is_for_servers(suite: Mapping[str, Any]) -> None:
+    """Raise RequestError for a suite, as plain keys, with a task that runs code or asks a judge."""
+    for task in suite["tasks"]:
+        _refuse_for_operators(task)
+
+
 OPERATORS_KINDS: Final = ("lm_eval", "code", "pairwise", "rubric")
 """Tasks that run code or ask a judge: for who is at the machine."""
 
 
 def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> None:
+    _refuse_for_operators(task)
+    check_suite_files(context, project_id, task)
+
+
+def _refuse_for_operators(task: Mapping[str, Any]) -> None:
     name = str(task.get("name"))[:64]
     # A caller over the network must not get code run, or a third party's model called with the server's key.
     if needs_operator(task):
@@ -299,7 +316,6 @@ def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> N
             expected="tasks that need neither: a server runs no others",
             do="run this suite on the machine of the server: luthier eval RUN --suite FILE",
         )
-    check_suite_files(context, project_id, task)
 
 
 def needs_operator(task: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from luthier.core.json_limits import loads
 from luthier.core.records.traffic import Exchange, Feedback, Thumb
 from luthier.features.feedback import review as review_queue
 from luthier.features.traffic import service as traffic
+from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 
 MAX_CORRECTION_CHARACTERS: Final = 100_000
@@ -156,6 +157,10 @@ def import_feedback(context: Context, caller: Caller, path: Path) -> Imported:
                 came.num_queued += given.is_queued
             task.advance()
     came.refused.sort()
+    counts = {str(name): num for name, num in came.num_by_outcome.items()}
+    with context.database.transaction():
+        facts = counts | {"refused": len(came.refused), "waiting_for_review": came.num_queued}
+        record(context, caller, "feedback.imported", caller.project_id, facts)
     return came
 
 

@@ -13,7 +13,7 @@ from luthier.platform.cli.command import Answer, HomeOption, JsonOption, Project
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.features.lineage.forget import Forgotten
+    from luthier.features.lineage.forget import ForgetPreview, Forgotten
     from luthier.features.lineage.rows import RowLineage
 
 
@@ -53,18 +53,18 @@ def forget_row(
     What a model has learned stays in its weights: the models to retrain are listed.
     """
     from luthier.features.lineage.forget import forget_row as forget
-    from luthier.features.lineage.rows import row_lineage
+    from luthier.features.lineage.forget import preview_forget
 
     with open_context(home) as context:
         caller = caller_of(context, project)
         if not yes:
-            seen = row_lineage(context, caller, row)
-            return Answer(as_json, seen.as_json(), lambda console: _show(console, seen, then="do it with --yes"))
+            seen = preview_forget(context, caller, row)
+            return Answer(as_json, seen.as_json(), lambda console: _show_preview(console, seen))
         done = forget(context, caller, row)
     return Answer(as_json, done.as_json(), lambda console: _show_forgotten(console, done))
 
 
-def _show(console: Console, found: RowLineage, then: str = "") -> None:
+def _show(console: Console, found: RowLineage) -> None:
     from luthier.platform.cli.console import visible
 
     console.print(
@@ -91,8 +91,29 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
         lines = ", ".join(f"{line:,}" for line in bad.lines[:10]) + (" ..." if len(bad.lines) > 10 else "")
         num = counted(len(bad.lines), "row")
         console.print(visible(f"  {bad.file}: {num} could not be read and may hold it: line {lines}"), soft_wrap=True)
-    if then:
-        console.print(then)
+
+
+def _show_preview(console: Console, seen: ForgetPreview) -> None:
+    from luthier.platform.cli.console import visible
+
+    _show(console, seen.lineage)
+    for one in seen.newest:
+        text = f"{one.dataset.name}: {counted(one.num_rows, 'row')} of version {one.version.number} would be removed"
+        if one.is_all:
+            text = f"{one.dataset.name}: every row of version {one.version.number} matches, so nothing would be removed"
+        console.print(visible(text), soft_wrap=True)
+    for earlier in seen.earlier:
+        text = f"{earlier.dataset.name}: version {earlier.version.number} keeps {counted(earlier.num_rows, 'row')}"
+        console.print(visible(text), soft_wrap=True)
+    for other in seen.unread:
+        rows = "its file" if other.num_rows is None else counted(other.num_rows, "row")
+        text = f"{other.dataset.name}: of version {other.version.number} {rows} cannot be read, and may hold it"
+        console.print(visible(text), soft_wrap=True)
+    console.print(f"{counted(seen.num_reviews, 'item')} of the review would be removed")
+    if seen.num_feedback:
+        pieces = counted(seen.num_feedback, "piece", "pieces")
+        console.print(f"correction and comment of {pieces} of feedback would be removed", soft_wrap=True)
+    console.print("do it with --yes" if seen.changes_anything else "there is nothing to remove")
 
 
 def _show_forgotten(console: Console, done: Forgotten) -> None:

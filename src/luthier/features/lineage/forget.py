@@ -1,23 +1,25 @@
-"""Use case: a row is removed from future training, and its words from the review and from stored feedback.
+"""Use cases: a row is removed from future training, and its words from the review and from stored feedback.
+
+`preview_forget` shows what would change; `forget_row` does it:
 
 newest versions that hold it -> versions without it -> review items and feedback -> audit log -> what is left
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier.core.access import Caller
 from luthier.core.dataset import Row
-from luthier.core.errors import RequestError
+from luthier.core.errors import LuthierError, RequestError
 from luthier.core.ids import sha256_bytes
 from luthier.core.records.traffic import Feedback
 from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.store import DatasetVersion
+from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.feedback.review import review_id_of
 from luthier.features.lineage.rows import RowLineage, checked_row, is_the_row, row_lineage
 from luthier.platform.audit_log import service as audit_log
@@ -55,6 +57,106 @@ class Forgotten:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class VersionWithRow:
+    """A version of a dataset that holds the row.
+
+    Attributes:
+        dataset: The dataset.
+        version: The version.
+        num_rows: How many of its rows match.
+        is_all: Whether every row matches.
+    """
+
+    dataset: Dataset
+    version: DatasetVersion
+    num_rows: int
+    is_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadVersion:
+    """A version of a dataset that may hold the row.
+
+    Attributes:
+        dataset: The dataset.
+        version: The version.
+        num_rows: How many of its rows cannot be read; None where its file cannot be read.
+    """
+
+    dataset: Dataset
+    version: DatasetVersion
+    num_rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetPreview:
+    """What holds a row, and what forgetting it would change.
+
+    Attributes:
+        lineage: The runs that were given it, with what was made of them.
+        newest: Newest versions of datasets that hold it: each would get a next version without it.
+        earlier: Earlier versions that hold it. They would keep it until their dataset is removed.
+        unread: Versions that may hold it.
+        num_reviews: Items that would be removed from the review queue.
+        num_feedback: Feedback whose correction and comment would be removed.
+    """
+
+    lineage: RowLineage
+    newest: tuple[VersionWithRow, ...]
+    earlier: tuple[VersionWithRow, ...]
+    unread: tuple[UnreadVersion, ...]
+    num_reviews: int
+    num_feedback: int
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether there is anything to remove."""
+        return bool(self.newest or self.num_reviews or self.num_feedback)
+
+    @property
+    def is_found(self) -> bool:
+        """Whether anything holds the row, or was given it."""
+        return self.changes_anything or bool(self.earlier or self.lineage.files or self.lineage.saw)
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data forget --json` without `--yes`."""
+        return self.lineage.as_json() | {
+            "versions": [_version_json(one) for one in self.newest],
+            "earlier_versions": [_version_json(one) for one in self.earlier],
+            "unread_versions": [
+                {"dataset_id": one.dataset.dataset_id, "version": one.version.number, "num_rows": one.num_rows}
+                for one in self.unread
+            ],
+            "num_reviews": self.num_reviews,
+            "num_feedback": self.num_feedback,
+        }
+
+
+def preview_forget(context: Context, caller: Caller, row: str) -> ForgetPreview:
+    """What holds a row, in all versions of all datasets, and what `forget_row` would change. Nothing is changed.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        row: As `row_lineage` takes it.
+
+    Raises:
+        RequestError: Fewer than 8 characters.
+    """
+    wanted = checked_row(row)
+    newest, earlier, unread = _versions_with(context, caller, wanted)
+    feedback = context.feedback.list(caller.project_id)
+    return ForgetPreview(
+        lineage=row_lineage(context, caller, wanted),
+        newest=tuple(newest),
+        earlier=tuple(earlier),
+        unread=tuple(unread),
+        num_reviews=sum(_is_of(item, wanted) for item in context.review_items.list(caller.project_id)),
+        num_feedback=sum(_without_words(given, wanted) != given for given in feedback),
+    )
+
+
 def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     """Make versions without a row of all datasets whose newest version holds it, and remove it elsewhere.
 
@@ -78,6 +180,9 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     # Before any change: afterwards the newest versions would not show where the row was.
     lineage = row_lineage(context, caller, wanted)
     holding, unread, searched = _holding(context, caller, wanted)
+    # Of the others only earlier versions can hold it. They are searched, too: they would keep it in silence.
+    held = {newest.dataset_id for newest, _, _, _ in holding}
+    _, earlier, may_hold = _versions_with(context, caller, wanted, without=held)
     # Files first: to write them takes long, and a transaction is short. A full project forgets, too: no quota counts.
     files = [
         dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl", is_result=True)
@@ -115,7 +220,42 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         counts = {"num_reviews": len(reviews), "num_feedback": num_feedback}
         document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made]} | counts
         audit_log.record(context, caller, "row.forgotten", digest[:12], document)
-    return Forgotten(lineage, tuple(made), len(reviews), num_feedback, (*_left(lineage, made), *unread))
+    left = (*_left(lineage, made), *_left_earlier(earlier, may_hold, searched), *unread)
+    return Forgotten(lineage, tuple(made), len(reviews), num_feedback, left)
+
+
+def _version_json(one: VersionWithRow) -> dict[str, Any]:
+    return {"dataset_id": one.dataset.dataset_id, "version": one.version.number, "num_rows": one.num_rows}
+
+
+def _versions_with(
+    context: Context, caller: Caller, wanted: str, *, without: Collection[str] = ()
+) -> tuple[list[VersionWithRow], list[VersionWithRow], list[UnreadVersion]]:
+    """The newest and the earlier versions that hold a row, and those that may. without: datasets that are left out."""
+    newest, earlier, unread = list[VersionWithRow](), list[VersionWithRow](), list[UnreadVersion]()
+    # Versions share files: each is read once.
+    found_in = dict[tuple[str, str], tuple[int, int, int]]()
+    for dataset, _ in dataset_versions.list_datasets(context, caller):
+        if dataset.dataset_id in without:
+            continue
+        versions = dataset_versions.show_dataset(context, caller, dataset.dataset_id)[1]
+        for version in versions:
+            key = version.sha256, Path(version.filename).suffix
+            try:
+                if key not in found_in:
+                    path = dataset_versions.path_of(context, caller, version)
+                    kept, num_removed, _, num_unknown = _without(path, wanted)
+                    found_in[key] = num_removed, len(kept), num_unknown
+                num_rows, num_kept, num_unknown = found_in[key]
+            except LuthierError:
+                unread.append(UnreadVersion(dataset, version, None))
+                continue
+            if num_rows:
+                holding = newest if version.number == versions[0].number else earlier
+                holding.append(VersionWithRow(dataset, version, num_rows, is_all=not num_kept))
+            if num_unknown:
+                unread.append(UnreadVersion(dataset, version, num_unknown))
+    return newest, earlier, unread
 
 
 _Holding = tuple[DatasetVersion, list[bytes], int, int]
@@ -215,3 +355,16 @@ def _left(lineage: RowLineage, made: list[tuple[DatasetVersion, int]]) -> Iterat
         f"the file {bad.file} has {len(bad.lines):,} rows that cannot be read and may hold it"
         for bad in lineage.unreadable
     )
+
+
+def _left_earlier(
+    earlier: list[VersionWithRow], may_hold: list[UnreadVersion], searched: Mapping[str, int]
+) -> Iterator[str]:
+    """Earlier versions of datasets that were not changed. searched: the newest version of each dataset."""
+    for one in earlier:
+        yield f"version {one.version.number} of {one.version.dataset_id} keeps it: versions are never changed"
+    for other in may_hold:
+        number, dataset_id = other.version.number, other.version.dataset_id
+        if searched.get(dataset_id) != number:
+            what = "cannot be read" if other.num_rows is None else f"has {counted(other.num_rows, 'unreadable row')}"
+            yield f"version {number} of {dataset_id} {what}, and may hold it"

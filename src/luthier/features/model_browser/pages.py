@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Form, Query, Request
@@ -15,11 +16,14 @@ from luthier.features.assessments import service as project_assessments
 from luthier.features.deployments import service as deployments
 from luthier.features.exports import requests as server_exports
 from luthier.features.lineage.service import lineage_svg, model_lineage, project_lineage
+from luthier.features.model_browser.removal import may_remove_base
 from luthier.features.model_cards import service as project_models
+from luthier.features.model_checks.stored import StoredCheck, stored_check
 from luthier.features.release_gates.service import default_gate, remedy
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.serving.head_answers import example_request
 from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_paths, redact_text
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.i18n.environments import words
@@ -166,6 +170,8 @@ def _page(
             "exports": server_exports.list_exports(context, caller, sources=[base.name]),
             "names": [one.name for one in names],
             "deployments": [one.name for one in names if one.revision.share_of(base.name) is not None],
+            "checked": _checked(context, base),
+            "may_remove": base.is_here and may_remove_base(caller),
         }
         return render(request, "model_browser/base.html", values, status=status)
     # A checkpoint that another project has permitted: it may be used, but its run is not shown.
@@ -200,6 +206,19 @@ def _page(
         **_assessed(context, caller, run_id),
     }
     return render(request, "model_browser/tuned.html", values, status=status)
+
+
+def _checked(context: Context, base: project_models.BaseView) -> StoredCheck | None:
+    """The newest check of a base model, without places of this machine; None where there is none."""
+    found = None if base.model.sha256 is None else stored_check(context, base.model.sha256)
+    if found is None:
+        return None
+    places = home_paths(context) | {f"{base.model.path}/": ""}
+    checks = tuple(
+        one.model_copy(update={"reason": redact_text(one.reason, places), "remedy": redact_text(one.remedy, places)})
+        for one in found.check.checks
+    )
+    return replace(found, check=found.check.model_copy(update={"checks": checks}))
 
 
 def _assessed(context: Context, caller: Caller, run_id: str) -> dict[str, Any]:

@@ -119,10 +119,19 @@ def _stored_weights(context: Context, run_id: str, folder: str) -> dict[str, str
 
 def report_page(context: Context, run_id: str) -> Path:
     """The page of a run's report, fetched where another machine wrote it. It may be missing."""
-    page = context.settings.run_folder(run_id) / _REPORT_FILES[0]
+    return _report_file(context, run_id, _REPORT_FILES[0])
+
+
+def report_data(context: Context, run_id: str) -> Path:
+    """The report as a JSON document, fetched where another machine wrote it. It may be missing."""
+    return _report_file(context, run_id, _REPORT_FILES[1])
+
+
+def _report_file(context: Context, run_id: str, name: str) -> Path:
+    page = context.settings.run_folder(run_id) / name
     if page.is_file():
         return page
-    kept = context.artifacts.linked(run_id).get(f"{REPORT}/{_REPORT_FILES[0]}")
+    kept = context.artifacts.linked(run_id).get(f"{REPORT}/{name}")
     if kept is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         try:

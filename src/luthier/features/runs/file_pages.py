@@ -1,12 +1,14 @@
-"""Addresses of a run's files: its weights as ZIP, its metrics as CSV, its recipe as YAML, and the end of its log."""
+"""Addresses of a run's files: weights as ZIP, metrics as CSV, recipe as YAML, report, and the end of its log."""
 
 from __future__ import annotations
+
+import json
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from luthier.core.errors import NotFoundError
-from luthier.features.runs import run_files
+from luthier.features.runs import run_files, views
 from luthier.features.runs.state import standing
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
@@ -37,6 +39,21 @@ def recipe(context: HomeContext, caller: Reader, run_id: str) -> Response:
         )
     text = run_files.copies_of(context, context.runs.plan(run_id)).recipe
     return Response(text, media_type="application/yaml", headers=_attachment(f"{run_id}.yaml"))
+
+
+@router.get("/runs/{run_id}/report.html")
+def report_page(context: HomeContext, caller: Reader, run_id: str) -> Response:
+    """The report as one file, with its charts in it."""
+    text = views.report_of(context, caller.project_id, run_id)
+    return Response(text, media_type="text/html", headers=_attachment(f"{run_id}-report.html"))
+
+
+@router.get("/runs/{run_id}/report.json")
+def report_document(context: HomeContext, caller: Reader, run_id: str) -> Response:
+    """The report for programs: the run, its plan, its events and its evaluation."""
+    document = views.report_document_of(context, caller.project_id, run_id)
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
+    return Response(f"{text}\n", media_type="application/json", headers=_attachment(f"{run_id}-report.json"))
 
 
 @router.get("/runs/{run_id}/log")

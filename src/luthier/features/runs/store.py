@@ -380,6 +380,16 @@ class RunStore(Store):
         own = set(self._scalars(query))
         return [run_id for run_id in run_ids if run_id in own]
 
+    def over_base(self, base_model: str) -> Sequence[tuple[str, str, RunStatus]]:
+        """Id, project and status of the runs of all projects over a base model, newest first.
+
+        Args:
+            base_model: As recipes name it.
+        """
+        query = select(runs.c.run_id, _OWNER.label("owner"), runs.c.status).select_from(_WITH_JOBS)
+        query = query.where(runs.c.base_model == base_model).order_by(runs.c.number.desc())
+        return [(row["run_id"], row["owner"], row["status"]) for row in self._rows(query)]
+
     def some(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
         """These runs by their ids, if they exist."""
         found = self._list(RUNS, runs.c.run_id.in_(run_ids)) if run_ids else ()

@@ -16,7 +16,8 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.evaluation_overview import EvaluationOverview
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
-from luthier.features.models.result_files import report_page
+from luthier.core.tracking import hide_folders
+from luthier.features.models.result_files import report_data, report_page
 from luthier.features.runs import service as runs
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
@@ -197,12 +198,34 @@ def report_of(context: Context, project_id: str, run_id: str) -> str:
         # The report was written for users of this machine, so its paths are removed below.
         text = path.read_text(encoding="utf-8")
     except OSError:
-        raise NotFoundError(
-            f"run {run_id} has no report",
-            expected="a run that has ended or is paused",
-            do="wait until it has, then open the report again",
-        ) from None
+        raise _no_report(run_id) from None
     return redact_page(text, run_paths(context, context.runs.plan(run_id)))
+
+
+def report_document_of(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
+    """The report of a run as a JSON document, without places of this machine.
+
+    Raises:
+        NotFoundError: The project has no such run, or the run has no report.
+    """
+    _check(context, project_id, run_id)
+    try:
+        document = json.loads(report_data(context, run_id).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise _no_report(run_id) from None
+    # A plan of a version without trackers names none of their places.
+    if "tracking" in document["plan"]:
+        hide_folders(document["plan"])
+    found: dict[str, Any] = redact_paths(document, run_paths(context, context.runs.plan(run_id)))
+    return found
+
+
+def _no_report(run_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"run {run_id} has no report",
+        expected="a run that has ended or is paused",
+        do="wait until it has, then open the report again",
+    )
 
 
 @dataclass(frozen=True, slots=True)

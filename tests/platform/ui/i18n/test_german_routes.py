@@ -21,7 +21,7 @@ from luthier.server.home import create_home_app
 from luthier.server.pages import page_routes
 
 FILES = re.compile(
-    r"\.(csv|tar|zip|yaml|jsonl|\{file_format\})$|/(series|report|log|download|pairs\.jsonl|audit\w*\.html)$|/files/"
+    r"\.(csv|tar|zip|yaml|jsonl|\{file_format\})$|/(series|report(\.html|\.json)?|log|download|pairs\.jsonl|audit\w*\.html)$|/files/"
 )
 """Addresses of files: reports and downloads are English in every language."""
 SECRET = re.compile(r"\{token\}|^/work/")
