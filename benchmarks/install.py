@@ -171,9 +171,7 @@ def smoke(python: Path, luthier: Path, folder: Path) -> dict[str, Any]:
     return {"seconds": seconds, "status": document["status"]}
 
 
-HEAD = (
-    "| extras | packages | downloads | installed | without torch | pip install |\n|---|---:|---:|---:|---:|---:|"
-)
+HEAD = "| extras | packages | downloads | installed | without torch | pip install |\n|---|---:|---:|---:|---:|---:|"
 
 
 def row(one: Installed) -> str:
