@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
+from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.system.files import scratch_folder
 from luthier.core.text.byte_sizes import size
 from luthier.core.text.plain_yaml import parse_yaml, write_yaml
@@ -26,7 +27,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FilesForm, FormError, received_files
 from luthier.platform.http.path_redaction import redacted_errors
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.forms import FIELD, shown_once
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -63,9 +64,9 @@ async def take(request: Request, context: HomeContext, caller: Trainer) -> Respo
     given: dict[str, Any] = {}
     try:
         async with received_files(
-            request, context, file_fields=frozenset({"file", "data"}), fields=frozenset({"prompt"}), most_files=2
+            request, context, file_fields=frozenset({"file", "data"}), fields=frozenset({"prompt", FIELD}), most_files=2
         ) as (incoming, form):
-            given = dict(form.fields)
+            given = {name: value for name, value in form.fields.items() if name != FIELD}  # each page has its own
             return await run_in_threadpool(_import, request, context, caller, incoming, form)
     except ClientDisconnect:
         return Response(status_code=400)  # the client is gone
@@ -99,7 +100,10 @@ def _import(
         made = _made(context, caller, text, rows, prompt)
         return Led(shown_once(request).put(request, _ADDRESS, {"made": made}))
 
-    return page_work(request).answer(request, "The eval is being imported", work, back=_ADDRESS)
+    # Another file or another field is another submission, also by a form that was gone back to.
+    token = form.fields.get(FIELD, "")
+    once = sha256_document([token, text, sha256_bytes(rows or b""), prompt]) if token else ""
+    return page_work(request).answer(request, "The eval is being imported", work, back=_ADDRESS, once=once)
 
 
 def _made(context: Context, caller: Caller, text: str, rows: bytes | None, prompt: str | None) -> list[MadeSuite]:

@@ -397,8 +397,7 @@ def _other_spellings(judged: SystemResult, results: Sequence[SystemResult], metr
     for system in results if metric in ("exact_match", "exact_match_ignoring_case") else ():
         num = num_other_spellings([(one.output, one.reference) for one in system.samples], metric)
         if num and system.kind == "model" and (system is judged or not system.is_prompted):
-            is_one = num == 1
-            answers, them, are = (("answers that are", "them", "they are"), ("answer that is", "it", "it is"))[is_one]
+            answers, them, are = (("answers that are", "them", "they are"), ("answer that is", "it", "it is"))[num == 1]
             found.append(
                 f"{_subject(system, results)} names the right label in {num:,} {answers} not equal to it: "
                 f"{metric_title(metric)} counts {them} as wrong, label accuracy as right. If {are} right enough: "

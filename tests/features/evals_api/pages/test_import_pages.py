@@ -19,13 +19,17 @@ ADDRESS = "/evaluations/import"
 PLAIN = EVAL | {"testing_criteria": EVAL["testing_criteria"][:3]}
 
 
-def send(one: Any, *documents: Any, rows: str = "", prompt: str = "") -> Any:
+def send(one: Any, *documents: Any, rows: str = "", prompt: str = "", token: str = "") -> Any:
     sent = {"file": ("eval.json", json.dumps(list(documents)))} | ({"data": ("rows.jsonl", rows)} if rows else {})
-    return one.post(ADDRESS, files=sent, data={"prompt": prompt})
+    return one.post(ADDRESS, files=sent, data={"prompt": prompt, "form_token": token})
+
+
+def stored_files(home: Context) -> list[StoredFile]:
+    return list(files.list_files(home, "default", limit=100)[0])
 
 
 def stored(home: Context) -> dict[str, StoredFile]:
-    return {one.filename: one for one in files.list_files(home, "default", limit=100)[0]}
+    return {one.filename: one for one in stored_files(home)}
 
 
 def test_an_eval_becomes_a_suite_that_the_project_can_order(home: Context, browser: Browser) -> None:
@@ -57,6 +61,20 @@ def test_rows_and_the_field_of_the_prompt_come_with_the_form(home: Context, brow
     assert json.loads(line)["prompt"] == "Why?"
     suite = files.local_path(home, stored(home)["support_tone_facts.yaml"]).read_text(encoding="utf-8")
     assert yaml.safe_load(suite)["name"] == "support_tone_facts"
+
+
+def test_a_form_with_an_eval_that_is_sent_twice_makes_one_suite_and_another_file_another_one(
+    home: Context, browser: Browser
+) -> None:
+    one = browser("read", "train")
+    first, second = (send(one, PLAIN, RUN, token="a") for _ in range(2))
+    assert "Support: Tone &amp; Facts" in shown(one, first).text
+    assert second.status_code == 303
+    assert len(stored_files(home)) == 2, "a suite and its rows"
+    send(one, PLAIN | {"name": "Other"}, RUN, token="a")
+    assert len(stored_files(home)) == 4, "the form was gone back to, and another file chosen"
+    send(one, PLAIN, RUN, token="b")
+    assert len(stored_files(home)) == 6, "a form of its own"
 
 
 def test_an_eval_whose_graders_a_server_does_not_run_leaves_nothing_behind(home: Context, browser: Browser) -> None:

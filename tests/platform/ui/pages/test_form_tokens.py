@@ -37,6 +37,7 @@ WITHOUT = {
     "accounts/passkey.html": "a session begins",
     "accounts/sign_in.html": "a session begins",
     "base.html": "a session ends",
+    "feedback/import.html": "a file that is imported twice counts once",
     "language.html": "a browser keeps the language; sent twice, it keeps the same",
     "run_drafts/page.html": "its draft has a token of its own",
     "datasets/new.html": "one of two: a file goes up in pieces; the same rows make no second version",
