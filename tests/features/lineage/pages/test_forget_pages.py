@@ -83,7 +83,7 @@ def test_rows_are_previewed_then_removed_and_what_stays_is_shown(home: Context, 
     assert f'name="row" value="{SECRET}"' in page
     assert newest(home, held) == line(about()) + one
     page = shown(admin, admin.post(f"{ADDRESS}/remove", data={"row": SECRET})).text
-    assert f'<a href="/datasets/{held}?version=2">orders, version 2</a></dt><dd>1 row less</dd>' in page
+    assert f'<a href="/datasets/{held}?version=2">orders, version 2</a></dt><dd>1 row removed</dd>' in page
     assert "What still contains it" in page
     assert f'href="/datasets/{before}?version=1"' in page
     assert f'href="/datasets/{held}?version=1"' in page
