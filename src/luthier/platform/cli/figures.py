@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.text.byte_sizes import size as size
-from luthier.ml.charts.figures import duration as page_duration
-from luthier.ml.charts.figures import with_spaces
 
 if TYPE_CHECKING:
     from luthier.core.estimate import Estimate
@@ -30,7 +28,10 @@ def duration(seconds: float) -> str:
     if seconds < 10:
         # Steps of a small model take milliseconds, which pages and reports do not show.
         return f"{seconds:.2g} s"
-    return with_spaces(page_duration(seconds))
+    # Here, and not with the module: what shows no time starts without it.
+    from luthier.ml.charts import figures
+
+    return figures.with_spaces(figures.duration(seconds))
 
 
 def utc(moment: float, *, is_exact: bool = False) -> str:
