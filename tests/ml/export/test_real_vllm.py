@@ -34,7 +34,7 @@ from luthier.ml.export.parity import compare
 from luthier.ml.export.source_side import observe_source
 from luthier.ml.export.vllm_adapter_proof import TransformersProof, observe
 from luthier.ml.inference.models.loading import load_model
-from luthier.ml.inference.vllm import VllmEngine
+from luthier.ml.inference.vllm.engine import VllmEngine
 from luthier.testing.stream_contract import write_all
 from luthier.testing.tiny import make_tiny_model
 

@@ -25,7 +25,7 @@ from luthier.ml.inference.openai.chunks import ChunkReader
 from luthier.ml.inference.openai.messages import generation_of
 from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.transformers_engine import TransformersEngine
-from luthier.ml.inference.vllm import VllmEngine
+from luthier.ml.inference.vllm.engine import VllmEngine
 from luthier.testing.stream_contract import Heard, write_all
 from luthier.testing.tiny import (
     ANSWER,

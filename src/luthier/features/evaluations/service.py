@@ -22,8 +22,7 @@ from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import Together, fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
-from luthier.features.evaluations.leakage import learned_rows, not_held_out
-from luthier.features.evaluations.own_rows import held_out_of_run
+from luthier.features.evaluations.leakage import held_out_of_run, learned_rows, not_held_out
 from luthier.features.evaluations.prompted import (
     NO_PROMPTS,
     NOT_PROMPTED,

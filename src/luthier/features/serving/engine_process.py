@@ -49,7 +49,7 @@ from luthier.features.serving.open_request import request_of
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
     from luthier.features.models.resolve import Precision
-    from luthier.ml.inference.vllm_adapters import AdapterProof
+    from luthier.ml.inference.vllm.adapters import AdapterProof
 
 _WEIGHTS: Final = (".safetensors", ".gguf")
 
@@ -107,9 +107,9 @@ def open_engine(
         sys.stderr.write(f"luthier: the engine {served.engine} of {served.path} does not use {', '.join(unused)}\n")
     served = served.model_copy(update={"settings": settings})
     if served.engine == "vllm" and proofs_folder is not None:
-        from luthier.ml.inference import vllm
+        from luthier.ml.inference.vllm import engine
 
-        return vllm.open_stream_engine(served, _adapter_proof(served, proofs_folder))
+        return engine.open_stream_engine(served, _adapter_proof(served, proofs_folder))
     return open_stream_engine(served)
 
 

@@ -219,7 +219,7 @@ def _can_vllm() -> bool:
 def _is_installed(engine: str) -> bool:
     if engine != "vllm":
         return find_spec(_INSTALLED_BY[engine][0]) is not None
-    from luthier.ml.inference.vllm_process import is_installed
+    from luthier.ml.inference.vllm.process import is_installed
 
     # It may be in an environment of its own.
     return is_installed()

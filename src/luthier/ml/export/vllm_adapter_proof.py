@@ -36,7 +36,7 @@ from luthier.ml.inference.models.weights import read_json
 if TYPE_CHECKING:
     from luthier.ml.export.runtimes.protocol import LogProbabilities
     from luthier.ml.export.source_side import ObservedSource, SourceAnswer
-    from luthier.ml.inference.vllm_answers import Complete, VllmAnswers
+    from luthier.ml.inference.vllm.answers import Complete, VllmAnswers
 
 log = logging.getLogger("luthier.engines")
 
@@ -133,7 +133,7 @@ class TransformersProof:
             WorkError: vLLM does not answer.
         """
         from luthier.ml.export.parity import compare
-        from luthier.ml.inference.vllm_answers import VllmAnswers
+        from luthier.ml.inference.vllm.answers import VllmAnswers
 
         side = None if self._why_not is not None else self._sides.get(self._file(path))
         if side is None:

@@ -18,7 +18,7 @@ BUILT_IN = {
     "transformers": "luthier.ml.inference.streaming:open_stream_engine",
     "llama_cpp": "luthier.ml.inference.llama_cpp.cpp:open_stream_engine",
     "openai_http": "luthier.ml.inference.openai.stream:open_stream_engine",
-    "vllm": "luthier.ml.inference.vllm:open_stream_engine",
+    "vllm": "luthier.ml.inference.vllm.engine:open_stream_engine",
 }
 
 _USED_SETTINGS = {

@@ -59,9 +59,9 @@ OPERATOR: Final = {
 }
 OWN: Final = {
     "ml/inference/llama_cpp/server.py": "a child process on loopback",
-    "ml/inference/vllm.py": "a child process on loopback",
-    "ml/inference/vllm_adapters.py": "a child process on loopback",
-    "ml/inference/vllm_process.py": "a child process on loopback",
+    "ml/inference/vllm/engine.py": "a child process on loopback",
+    "ml/inference/vllm/adapters.py": "a child process on loopback",
+    "ml/inference/vllm/process.py": "a child process on loopback",
     "ml/export/runtimes/vllm_runtime.py": "a child process on loopback",
     "features/serving/borrowed_engine.py": "a socket in the home, to the server that lends its engine",
     "features/serving/engine_lending.py": "a listening socket in the home",

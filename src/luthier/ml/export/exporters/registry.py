@@ -207,7 +207,7 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
         },
         default=None,
         library="vllm",
-        program="luthier.ml.inference.vllm_process:is_installed",
+        program="luthier.ml.inference.vllm.process:is_installed",
         install="vllm",
         unrehearsed="vLLM takes long to start, and the proof opens the whole model in it",
         is_served=True,

@@ -20,8 +20,8 @@ from luthier.ml.inference.models.architecture import context_tokens, load_config
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.templates.jinja_sandbox import reads_clock, without_clock
 from luthier.ml.inference.models.weights import read_json
-from luthier.ml.inference.vllm_answers import NUM_LISTED, VllmAnswers
-from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
+from luthier.ml.inference.vllm.answers import NUM_LISTED, VllmAnswers
+from luthier.ml.inference.vllm.process import VllmProcess, vllm_command
 
 _MODEL: Final = "export"
 _MAX_CONTEXT_TOKENS: Final = 8192

@@ -29,9 +29,9 @@ from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.openai.stream import OpenAIStreamEngine
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.ml.inference.vllm_adapters import MAX_PROBE_TOKENS, PROBE, AdapterProof, VllmAdapters
-from luthier.ml.inference.vllm_answers import NO_DEFAULTS, NUM_LISTED
-from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
+from luthier.ml.inference.vllm.adapters import MAX_PROBE_TOKENS, PROBE, AdapterProof, VllmAdapters
+from luthier.ml.inference.vllm.answers import NO_DEFAULTS, NUM_LISTED
+from luthier.ml.inference.vllm.process import VllmProcess, vllm_command
 
 log = logging.getLogger("luthier.engines")
 

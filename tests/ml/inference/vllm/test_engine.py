@@ -21,11 +21,11 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import EngineSettings, Served, SpeculativeConfig, TextRequest
-from luthier.ml.inference import vllm_process
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.stream_registry import open_stream_engine
-from luthier.ml.inference.vllm import VllmEngine, settings_arguments
-from luthier.ml.inference.vllm_process import vllm_command
+from luthier.ml.inference.vllm import process as vllm_process
+from luthier.ml.inference.vllm.engine import VllmEngine, settings_arguments
+from luthier.ml.inference.vllm.process import vllm_command
 from luthier.testing.engine_contract import GenerationContract
 from luthier.testing.stream_contract import Heard, StreamEngineContract, listen, question, write_all
 
@@ -401,7 +401,7 @@ def test_a_vllm_of_another_environment_gets_none_of_the_packages_of_this_one(mon
 
 def test_the_child_ends_with_its_parent(tiny, tmp_path):
     script = (
-        "import sys, time; from luthier.ml.inference.vllm_process import VllmProcess; "
+        "import sys, time; from luthier.ml.inference.vllm.process import VllmProcess; "
         f"p = VllmProcess({STUB!r}, ['m', '--served-model-name', 'base']); p.start(); "
         "print(p._process.pid, flush=True); time.sleep(600)"
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import WorkError
-from luthier.ml.inference.vllm_answers import NUM_LISTED, VllmAnswers, largest_difference
+from luthier.ml.inference.vllm.answers import NUM_LISTED, VllmAnswers, largest_difference
 
 # As vLLM 0.32 answers a prompt of three tokens: nothing before the first, then one row a token, then the new one.
 _ANSWER: dict[str, Any] = {

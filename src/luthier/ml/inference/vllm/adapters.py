@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import httpx2
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
-from luthier.ml.inference.vllm_answers import Complete, VllmAnswers, largest_difference
+from luthier.ml.inference.vllm.answers import Complete, VllmAnswers, largest_difference
 
 log = logging.getLogger("luthier.engines")
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from luthier.core.errors import RequestError, WorkError
-from luthier.ml.inference.vllm_adapters import VllmAdapters
-from luthier.ml.inference.vllm_answers import Complete
+from luthier.ml.inference.vllm.adapters import VllmAdapters
+from luthier.ml.inference.vllm.answers import Complete
 
 
 class _Vllm:
