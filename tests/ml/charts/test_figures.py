@@ -71,6 +71,12 @@ def test_sizes_that_are_compared_have_one_kind_of_unit(num_bytes: int, beside: i
     assert figures.size(num_bytes, beside).replace("\N{NO-BREAK SPACE}", " ") == text
 
 
+def test_sizes_of_one_column_have_one_kind_of_units() -> None:
+    written = [figures.size(num_bytes, in_decimal=True) for num_bytes in (1 << 30, 9728 << 20, 1_180_000_000)]
+    assert [text.replace("\N{NO-BREAK SPACE}", " ") for text in written] == ["1.07 GB", "10.2 GB", "1.18 GB"]
+    assert figures.size(1 << 30).endswith("GiB"), "else a limit is written as it was set"
+
+
 @given(st.integers(min_value=0, max_value=1 << 50))
 def test_no_size_has_an_exponent_or_a_thousand_of_a_decimal_unit(num_bytes: int) -> None:
     digits, _, unit = figures.size(num_bytes).partition("\N{NO-BREAK SPACE}")

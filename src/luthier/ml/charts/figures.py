@@ -109,15 +109,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60:,}{NO_BREAK}h {minutes % 60:02d}{NO_BREAK}min"
 
 
-def size(num_bytes: float, beside: float | None = None) -> str:
+def size(num_bytes: float, beside: float | None = None, *, in_decimal: bool = False) -> str:
     """Bytes in the unit that fits: 2.64 GB; 8 GiB where a binary unit writes them exactly, as it does most limits.
 
     Args:
         num_bytes: What is written.
         beside: What it is compared with in the same place; in binary units where that is written in them.
+        in_decimal: Never in binary units: for a column of predictions, of which some are whole in them by chance.
     """
     whole = round(num_bytes if beside is None else beside)
-    base, units = (1024, _BINARY_UNITS) if _is_binary(whole) else (1000, _DECIMAL_UNITS)
+    base, units = (1024, _BINARY_UNITS) if _is_binary(whole) and not in_decimal else (1000, _DECIMAL_UNITS)
     value = float(num_bytes)
     for unit in units:
         # 999.5 and more would be shown as 1e+03 with three digits.
