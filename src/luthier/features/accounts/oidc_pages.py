@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -13,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError, NotFoundError
-from luthier.features.accounts.sign_in_pages import let_in, server_address, sign_in_form
+from luthier.features.accounts.sign_in_pages import StartCookie, check_may_start, let_in, server_address, sign_in_form
 from luthier.platform.auth import oidc_members
 from luthier.platform.auth import service as access
 from luthier.platform.auth.members_store import ROLES, Member
@@ -32,13 +31,10 @@ log = logging.getLogger("luthier.web")
 router = APIRouter()
 PAGE = Page("Sign-in", "/settings/sign-in", "admin", order=35, group="settings")
 
-STARTS_PER_MINUTE: Final = 30
-"""Sign-ins that one address may begin; each is a row in the database for ten minutes."""
 _starts = TokenBuckets(clock=time.monotonic)
-_BROWSER: Final = "luthier_sign_in"
 _PATH: Final = "/sign-in/oidc"
+_COOKIE: Final = StartCookie("luthier_sign_in", _PATH, samesite="lax")
 _CALLBACK: Final = f"{_PATH}/callback"
-_SECONDS: Final = 600
 _ADDRESS: Final = "/settings/sign-in"
 _Text = Annotated[str, Form(max_length=2000)]
 
@@ -47,35 +43,17 @@ _Text = Annotated[str, Form(max_length=2000)]
 def begin(request: Request, context: HomeContext, next: str = "/") -> Response:
     """Send the browser to the provider, with what proves later that the answer is to this very sign-in."""
     client, address = _client(request), own_address(next)
-    # Before the provider is asked: otherwise anybody could make this server send requests to it.
-    taken = _starts.take(address_of(request), STARTS_PER_MINUTE)
-    if not taken.is_allowed:
-        busy = BusyError(
-            "too many sign-ins were started from this address",
-            expected=f"at most {STARTS_PER_MINUTE} a minute",
-            do="try again in a minute",
-            retry_seconds=taken.wait_seconds,
-        )
-        return sign_in_form(request, address, busy)
     try:
+        # Before the provider is asked: otherwise anybody could make this server send requests to it.
+        check_may_start(request, _starts)
         where, flow = client.begin(client.provider.redirect_url or server_address(request, _CALLBACK))
     except LuthierError as error:
         return sign_in_form(request, address, error)
-    # One secret for all sign-ins of a browser, so that two tabs can sign in at the same time.
-    browser = request.cookies.get(_BROWSER) or secrets.token_urlsafe(32)
+    browser = _COOKIE.secret_of(request)
     document = {"nonce": flow.nonce, "verifier": flow.verifier, "redirect_url": flow.redirect_url, "next": address}
     oidc_members.begin_flow(context, browser, flow.state, document)
     answer = RedirectResponse(where, status_code=303)
-    # Lax: the provider sends the browser back by a link of its own, and the cookie has to come along.
-    answer.set_cookie(
-        _BROWSER,
-        browser,
-        max_age=_SECONDS,
-        path=_PATH,
-        httponly=True,
-        samesite="lax",
-        secure=request.url.scheme == "https",
-    )
+    _COOKIE.put(request, answer, browser)
     return answer
 
 
@@ -83,7 +61,7 @@ def begin(request: Request, context: HomeContext, next: str = "/") -> Response:
 def callback(request: Request, context: HomeContext) -> Response:
     """The provider's answer: sign in the member that the person is, or have them choose among their projects."""
     client, answer = _client(request), dict(request.query_params)
-    browser = request.cookies.get(_BROWSER, "")
+    browser = request.cookies.get(_COOKIE.name, "")
     queue: SignInQueue = request.app.state.sign_ins
     try:
         with queue.limit.attempt(address_of(request)) as attempt:
@@ -129,7 +107,7 @@ def choose(request: Request, context: HomeContext, choice: _Text = "", project: 
     """Sign in to one of the projects that were offered; an offer is good once, in the browser that it was made to."""
     _client(request)
     try:
-        known = oidc_members.take_flow(context, request.cookies.get(_BROWSER, ""), choice)
+        known = oidc_members.take_flow(context, request.cookies.get(_COOKIE.name, ""), choice)
         offered = dict(known.get("members", ()))
         # Only what was offered in this sign-in: the form could name any project.
         if project not in offered:
@@ -147,7 +125,7 @@ def choose(request: Request, context: HomeContext, choice: _Text = "", project: 
 def _signed_in(request: Request, context: Context, member: Member, address: str) -> Response:
     answer = let_in(request, oidc_members.sign_in_by_provider(context, member), address)
     # It has done its work; a new sign-in gets a new secret.
-    answer.delete_cookie(_BROWSER, path=_PATH)
+    answer.delete_cookie(_COOKIE.name, path=_PATH)
     return answer
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from typing import Annotated, Final
 
@@ -13,7 +12,7 @@ from starlette.responses import Response
 
 from luthier.core.errors import BusyError, LuthierError, RequestError
 from luthier.features.accounts.account_pages import ADDRESS, account_page, take_password_try
-from luthier.features.accounts.sign_in_pages import let_in, sign_in_form
+from luthier.features.accounts.sign_in_pages import StartCookie, check_may_start, let_in, sign_in_form
 from luthier.platform.auth import passkeys
 from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.auth.rate_limiter import TokenBuckets
@@ -27,12 +26,9 @@ log = logging.getLogger("luthier.web")
 
 router = APIRouter()
 
-STARTS_PER_MINUTE: Final = 30
-"""Sign-ins that one address may begin; each is a row in the database for ten minutes."""
 _starts = TokenBuckets(clock=time.monotonic)
-_BROWSER: Final = "luthier_passkey"
 _PATH: Final = "/sign-in/passkey"
-_SECONDS: Final = 600
+_COOKIE: Final = StartCookie("luthier_passkey", _PATH, samesite="strict")
 _LIST: Final = f"{ADDRESS}/passkeys"
 _Text = Annotated[str, Form(max_length=2000)]
 _Credential = Annotated[str, Form(max_length=100_000)]
@@ -97,32 +93,14 @@ def remove(request: Request, context: HomeContext, caller: Visitor, passkey_id: 
 def begin_sign_in(request: Request, context: HomeContext, next: str = "/") -> Response:
     """The page in which the browser asks the person for a passkey."""
     address = own_address(next)
-    taken = _starts.take(address_of(request), STARTS_PER_MINUTE)
-    if not taken.is_allowed:
-        busy = BusyError(
-            "too many sign-ins were started from this address",
-            expected=f"at most {STARTS_PER_MINUTE} a minute",
-            do="try again in a minute",
-            retry_seconds=taken.wait_seconds,
-        )
-        return sign_in_form(request, address, busy)
-    # One secret for all sign-ins of a browser, so that two tabs can sign in at the same time.
-    browser = request.cookies.get(_BROWSER) or secrets.token_urlsafe(32)
+    browser = _COOKIE.secret_of(request)
     try:
+        check_may_start(request, _starts)
         made = passkeys.begin_sign_in(context, host=host_of(request), browser=browser)
     except LuthierError as error:
         return sign_in_form(request, address, error)
     answer = render(request, "accounts/passkey.html", {"ceremony": made, "next_address": address})
-    # Strict: unlike a provider's answer, the form comes from a page of this server.
-    answer.set_cookie(
-        _BROWSER,
-        browser,
-        max_age=_SECONDS,
-        path=_PATH,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
+    _COOKIE.put(request, answer, browser)
     return answer
 
 
@@ -135,7 +113,7 @@ def finish_sign_in(
     next: _Text = "/",
 ) -> Response:
     """Sign in the member whose passkey has answered."""
-    browser, address = request.cookies.get(_BROWSER, ""), own_address(next)
+    browser, address = request.cookies.get(_COOKIE.name, ""), own_address(next)
     queue: SignInQueue = request.app.state.sign_ins
     secret, refused = "", None
     try:
@@ -153,5 +131,5 @@ def finish_sign_in(
         return sign_in_form(request, address, refused)
     answer = let_in(request, secret, address)
     # It has done its work; a new sign-in gets a new secret.
-    answer.delete_cookie(_BROWSER, path=_PATH)
+    answer.delete_cookie(_COOKIE.name, path=_PATH)
     return answer

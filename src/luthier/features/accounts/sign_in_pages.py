@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+import secrets
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Form, Request
 from fastapi.concurrency import run_in_threadpool
@@ -13,6 +15,7 @@ from luthier.platform.auth import members, passkeys
 from luthier.platform.auth.members import member_by_password
 from luthier.platform.auth.oidc import OidcClient
 from luthier.platform.auth.password_hashing import SignInQueue
+from luthier.platform.auth.rate_limiter import TokenBuckets
 from luthier.platform.ui.errors import status_of, with_retry_after
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, host_of, own_address, remember
@@ -21,6 +24,9 @@ router = APIRouter()
 
 FAILURES_PER_MINUTE: Final = 10
 """From one address, by key, password or link; who fails more often waits."""
+STARTS_PER_MINUTE: Final = 30
+"""Sign-ins in two steps that one address may begin; each is a row in the database for ten minutes."""
+_STARTED_SECONDS: Final = 600
 _Text = Annotated[str, Form(max_length=2000)]
 
 
@@ -150,3 +156,50 @@ def let_in(request: Request, secret: str, address: str) -> Response:
         address: The page that follows.
     """
     return remember(request, redirect(request, address), secret)
+
+
+@dataclass(frozen=True, slots=True)
+class StartCookie:
+    """Ties the second step of a sign-in to the browser of the first one.
+
+    Attributes:
+        name: Of the cookie.
+        path: The pages that it is sent to.
+        samesite: `lax` where another site leads the browser back, so that the cookie comes along.
+    """
+
+    name: str
+    path: str
+    samesite: Literal["lax", "strict"]
+
+    def secret_of(self, request: Request) -> str:
+        """One secret for all sign-ins of a browser, so that two tabs can sign in at the same time."""
+        return request.cookies.get(self.name) or secrets.token_urlsafe(32)
+
+    def put(self, request: Request, answer: Response, secret: str) -> None:
+        """Have the browser keep the secret for the second step."""
+        answer.set_cookie(
+            self.name,
+            secret,
+            max_age=_STARTED_SECONDS,
+            path=self.path,
+            httponly=True,
+            samesite=self.samesite,
+            secure=request.url.scheme == "https",
+        )
+
+
+def check_may_start(request: Request, starts: TokenBuckets) -> None:
+    """Count the start of a sign-in in two steps.
+
+    Raises:
+        BusyError: Too many were begun from this address.
+    """
+    taken = starts.take(address_of(request), STARTS_PER_MINUTE)
+    if not taken.is_allowed:
+        raise BusyError(
+            "too many sign-ins were started from this address",
+            expected=f"at most {STARTS_PER_MINUTE} a minute",
+            do="try again in a minute",
+            retry_seconds=taken.wait_seconds,
+        )

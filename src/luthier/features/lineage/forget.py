@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.access import Caller
 from luthier.core.dataset import Row
@@ -24,6 +24,9 @@ from luthier.features.feedback.review import review_id_of
 from luthier.features.lineage.rows import RowLineage, checked_row, is_the_row, row_lineage
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.data.rows.rows import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +247,7 @@ def _versions_with(
             try:
                 if key not in found_in:
                     path = dataset_versions.path_of(context, caller, version)
-                    kept, num_removed, _, num_unknown = _without(path, wanted)
-                    found_in[key] = num_removed, len(kept), num_unknown
+                    found_in[key] = _num_matching(path, wanted)
                 num_rows, num_kept, num_unknown = found_in[key]
             except LuthierError:
                 unread.append(UnreadVersion(dataset, version, None))
@@ -316,6 +318,25 @@ def _without_words(given: Feedback, wanted: str) -> Feedback | None:
     return given.model_copy(update={"correction": None, "comment": ""}) if has_rating else None
 
 
+def _records(path: Path, wanted: str) -> Iterator[tuple[Record, bool]]:
+    """The records of a file, and whether each is a row that matches."""
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_records
+
+    for record in read_records(open_source(path)):
+        yield record, isinstance(record.item, Row) and is_the_row(record.item.fields, wanted)
+
+
+def _num_matching(path: Path, wanted: str) -> tuple[int, int, int]:
+    """How many rows of a file match, how many lines would stay, and how many records cannot be read."""
+    num_removed, num_kept, num_unknown = 0, 0, 0
+    for record, is_removed in _records(path, wanted):
+        num_removed += is_removed
+        num_kept += not is_removed and record.raw is not None
+        num_unknown += not isinstance(record.item, Row)
+    return num_removed, num_kept, num_unknown
+
+
 def _without(path: Path, wanted: str) -> tuple[list[bytes], int, int, int]:
     """A file without the rows that match.
 
@@ -323,12 +344,9 @@ def _without(path: Path, wanted: str) -> tuple[list[bytes], int, int, int]:
         The lines that stay, as JSONL; how many rows match; how many cannot be read and have no line of JSONL, so that
         they do not stay; how many cannot be read at all, those included.
     """
-    from luthier.ml.data.files.source import open_source
-    from luthier.ml.data.rows.rows import read_records
-
     kept, num_removed, num_lost, num_unknown = [], 0, 0, 0
-    for record in read_records(open_source(path)):
-        if isinstance(record.item, Row) and is_the_row(record.item.fields, wanted):
+    for record, is_removed in _records(path, wanted):
+        if is_removed:
             num_removed += 1
             continue
         num_unknown += not isinstance(record.item, Row)

@@ -19,7 +19,7 @@ from tests.fixtures.oidc_provider import CLIENT, SECRET, Provider, key, running_
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError
-from luthier.features.accounts import oidc_pages
+from luthier.features.accounts import oidc_pages, sign_in_pages
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.auth import members, oidc_members
 from luthier.platform.auth.rate_limiter import TokenBuckets
@@ -361,8 +361,8 @@ def test_signing_out_ends_the_session_and_offers_that_of_the_provider(
 
 def test_too_many_sign_ins_of_one_address_have_to_wait(visitor: Visitors) -> None:
     one = visitor()
-    answers = [one.get("/sign-in/oidc").status_code for _ in range(oidc_pages.STARTS_PER_MINUTE + 1)]
-    assert answers == [303] * oidc_pages.STARTS_PER_MINUTE + [429]
+    answers = [one.get("/sign-in/oidc").status_code for _ in range(sign_in_pages.STARTS_PER_MINUTE + 1)]
+    assert answers == [303] * sign_in_pages.STARTS_PER_MINUTE + [429]
 
 
 def test_groups_are_mapped_on_the_page_by_admins_of_default_alone(

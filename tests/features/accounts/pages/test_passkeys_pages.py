@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from tests.fixtures.authenticator import NONSENSE, PRESENT, VERIFIED, Authenticator, to_bytes, to_text
 
 from luthier.core.access import Caller
-from luthier.features.accounts import account_pages, passkeys_pages
+from luthier.features.accounts import account_pages, passkeys_pages, sign_in_pages
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.auth import members, oidc_store, passkeys
 from luthier.platform.auth.members_store import Member, Role
@@ -391,7 +391,7 @@ def test_sign_ins_that_only_begin_are_limited_and_failures_count(visitor: Visito
     add("Ada")
     added(visitor("Ada"), Authenticator())
     one = visitor()
-    found = [one.get(SIGN_IN).status_code for _ in range(passkeys_pages.STARTS_PER_MINUTE + 1)]
+    found = [one.get(SIGN_IN).status_code for _ in range(sign_in_pages.STARTS_PER_MINUTE + 1)]
     assert (set(found[:-1]), found[-1]) == ({200}, 429)
     answers = [one.post(SIGN_IN, data={"challenge": "x", "credential": "{}"}).status_code for _ in range(11)]
     assert (set(answers[:-1]), answers[-1]) == ({422}, 429)
