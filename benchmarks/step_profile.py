@@ -2,12 +2,14 @@
 """Where the time of a training step goes, and how much of the machine's matrix ceiling it reaches.
 
     python benchmarks/step_profile.py --model FOLDER [--rows 8] [--length 119] [--shared 0] [--dropout 0.0]
+                                      [--numba-kernels] [--turns 0] [--precision auto]
 
 LoRA (rank 16, all matrices) on random tokens, 30 learned a row, forward and backward of one micro-batch. `--shared`:
 tokens that the rows begin with in common. The step is timed alone first; then torch's profiler says how its time is
 spread, by the function that each operation stands in: products with frozen matrices, thin products of the adapters,
 attention, norms and gates, the loss, the rest. What is left of the wall time is Python and dispatch. Needs a quiet
-machine: the profiler measures wall time. Prints one JSON document.
+machine: the profiler measures wall time. `--numba-kernels`: with loops compiled by Numba; `--turns N`: N steps with
+them and N without, by turns in one process. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ def main() -> None:
     cli.add_argument("--length", type=int, default=119)
     cli.add_argument("--shared", type=int, default=0)
     cli.add_argument("--dropout", type=float, default=0.0)
+    cli.add_argument("--numba-kernels", action="store_true")
+    cli.add_argument("--turns", type=int, default=0)
+    cli.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     args = cli.parse_args()
     from luthier.core.system.process_setup import keep_few_kernels
 
@@ -52,7 +57,8 @@ def main() -> None:
 
     from luthier.ml.planning.hardware import matrix_rate
 
-    model, batch = _model(args.model, args.dropout), _batch(args)
+    model, batch = _model(args, args.numba_kernels), _batch(args)
+    turns = _by_turns(args, batch)
     taken = [_step(model, batch) for _ in range(REPEATS + 2)][2:]
     ceiling = matrix_rate(getattr(torch, str(model.head.dtype).removeprefix("torch.")), "cpu")
     useful = batch.num_computed_tokens * _flops_a_token(model) + batch.num_trained_tokens * 4.0 * model.head.numel()
@@ -64,24 +70,41 @@ def main() -> None:
         "computed_tokens": batch.num_computed_tokens,
         "seconds": [round(s, 4) for s in sorted(taken)],
         "ceiling_gflops": round(ceiling, 1),
+        **turns,
         "share_of_ceiling": round(useful / min(taken) / 1e9 / ceiling, 3),
         "milliseconds": {name: round(s * 1e3, 1) for name, s in sorted(spread.items(), key=lambda x: -x[1])},
     }
     print(json.dumps(document | {"machine": describe()}, indent=2))
 
 
-def _model(folder: Path, dropout: float) -> Any:
+def _by_turns(args: argparse.Namespace, batch: Any) -> dict[str, Any]:
+    """Seconds of steps without and with loops compiled by Numba, and the median of their ratios."""
+    if not args.turns:
+        return {}
+    models = [_model(args, with_numba) for with_numba in (False, True)]
+    for model in models:
+        _step(model, batch)
+    taken = [[_step(model, batch) for model in models] for _ in range(args.turns)]
+    return {
+        "seconds_without_numba": [round(plain, 4) for plain, _ in taken],
+        "seconds_with_numba": [round(fast, 4) for _, fast in taken],
+        "times_as_fast_median": round(float(np.median([plain / fast for plain, fast in taken])), 3),
+    }
+
+
+def _model(args: argparse.Namespace, with_numba: bool) -> Any:
     from luthier.core.plan import MethodPlan
     from luthier.ml.inference.models.loading import load_model
     from luthier.ml.planning.hardware import measure
     from luthier.ml.training.methods.protocol import load_method
     from luthier.ml.training.model import TrainableModel
 
-    base = load_model(folder, dtype=measure().precision, attention="sdpa")
+    precision = measure().precision if args.precision == "auto" else args.precision
+    base = load_model(args.model, dtype=precision, attention="sdpa")
     method = MethodPlan(
-        name="lora", rank=RANK, alpha=2.0 * RANK, dropout=dropout, targets=_TARGETS, num_trainable_parameters=0
+        name="lora", rank=RANK, alpha=2.0 * RANK, dropout=args.dropout, targets=_TARGETS, num_trainable_parameters=0
     )
-    return TrainableModel(base, load_method(method), seed=0)
+    return TrainableModel(base, load_method(method), seed=0, numba_kernels=with_numba)
 
 
 def _batch(args: argparse.Namespace) -> Any:

@@ -371,6 +371,7 @@ class TrainingPlan(FrozenModel):
     sharding: ShardingName = "auto"
     packing: bool = False
     compile: bool = False
+    numba_kernels: bool = False
     forward: ForwardPath | None = None
     device: str
     validate_every_steps: int
@@ -467,7 +468,7 @@ class Plan(FrozenModel):
             excluded["evaluation"]["good_enough"] = unused_of_bar
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
-        later = ("neftune_alpha", "average", "packing", "compile")
+        later = ("neftune_alpha", "average", "packing", "compile", "numba_kernels")
         excluded["training"] |= {name: True for name in later if not getattr(self.training, name)}
         if self.training.min_micro_batches == 1:
             excluded["training"]["min_micro_batches"] = True

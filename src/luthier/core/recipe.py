@@ -390,6 +390,7 @@ class TrainingRecipe(FrozenModel):
         sharding: on several devices, whether each holds a copy of the weights (ddp) or a share of them (fsdp).
         packing: whether rows of a micro-batch are concatenated without padding.
         compile: whether layers are compiled by torch before the first step.
+        numba_kernels: whether elementwise work on a CPU is done by loops that Numba compiles.
         validate_every_steps: steps between two validations.
         checkpoint_every_steps: steps between two checkpoints.
         keep_checkpoints: how many of the last checkpoints are kept, in addition to the best.
@@ -420,6 +421,7 @@ class TrainingRecipe(FrozenModel):
     sharding: ShardingName | None = None
     packing: Switch | None = None
     compile: Switch | None = None
+    numba_kernels: Switch | None = None
     validate_every_steps: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
     keep_checkpoints: Annotated[int, Field(ge=1)] | None = None

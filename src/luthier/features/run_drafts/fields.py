@@ -180,6 +180,7 @@ MACHINE: Final = (
     _field("training.gradient_checkpointing", "Recompute activations", "less memory, more time"),
     _field("training.packing", "Packing", "rows end to end, without padding"),
     _field("training.compile", "Compile", "of the layers by torch, before the first step"),
+    _field("training.numba_kernels", "Compiled loops", "on a CPU: elementwise work in loops compiled by Numba"),
     _field("training.shared_prefix", "Shared prefixes", "computed once for the rows that share them"),
     _field(
         "training.sharding",

@@ -27,6 +27,7 @@ from luthier.ml.planning.resolve_for_device import (
     packs,
     side_by_side,
     usual_order,
+    with_numba_kernels_if_they_pay,
 )
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.ml.planning.resolve_objective import (
@@ -130,7 +131,7 @@ def resolve(
     if why := experts_do_not_fit(plan, structure, hardware):
         plan = made(why_no_experts=why, num_processes=num_processes)
     # Last: whether compiling pays depends on the whole plan.
-    return compiled_for(plan, structure, hardware)
+    return with_numba_kernels_if_they_pay(compiled_for(plan, structure, hardware), structure, hardware)
 
 
 def _resolved(

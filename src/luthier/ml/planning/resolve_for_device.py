@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, Literal
 
 from luthier.core.cost import Device
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 COMPILE_SECONDS: Final = 180.0
 """What compiling the layers of a model is assumed to take, forward and backward, once a run: it was not measured
 on an accelerator for this project, so a run must be predicted to gain more than that."""
+
+NUMBA_PACKAGE: Final = "numba"
+NUMBA_SECONDS: Final = 5.0
+"""What compiling the loops takes at the first use on a machine, both ways; about one second later (docs/log.md)."""
+NUMBA_MAX_THREADS: Final = 4
+"""Threads of one process above which torch's operations on all of them are taken to be faster than loops on one.
+Assumed: on one thread the loops take a quarter to two thirds of their time."""
 
 _EACH_CORE: Final = (
     "each core computes its own micro-batches, in steps and validations, with one thread: none waits for another"
@@ -225,19 +233,61 @@ def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
             do="remove training.compile, or set objective.router_aux_loss: off",
         )
     if isinstance(asked, bool):
-        return _with_acceleration(plan, asked, ValueSource(source="asked", why="in the recipe"))
+        return _with(plan, "compile", asked, ValueSource(source="asked", why="in the recipe"))
     does, why = _pays(plan, structure, hardware)
-    return _with_acceleration(plan, does, ValueSource(source="derived", why=why))
+    return _with(plan, "compile", does, ValueSource(source="derived", why=why))
 
 
-def _with_acceleration(plan: Plan, does: bool, source: ValueSource) -> Plan:
-    sources = {}
-    for name, found in plan.sources.items():
-        if name != "training.compile":
-            sources[name] = found
-        if name == "training.packing":  # next to it, where a reader looks for it
-            sources["training.compile"] = source
-    return plan.model_copy(update={"training": plan.training.model_copy(update={"compile": does}), "sources": sources})
+def with_numba_kernels_if_they_pay(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
+    """The plan with loops compiled by Numba or not: as requested, else where a CPU gains more than their start takes.
+
+    Raises:
+        RecipeError: They are requested where there is no CPU, no Numba, or a compiler that does their work.
+    """
+    asked = plan.recipe.training.numba_kernels if plan.recipe.training else None
+    why_not = _why_no_numba(plan, hardware)
+    if asked is True and why_not is not None:
+        raise RecipeError(
+            f"training.numba_kernels is true, but {why_not}",
+            expected="a CPU with Numba installed, at most 4 threads a process, and training.compile off",
+            do="remove training.numba_kernels",
+        )
+    if isinstance(asked, bool):
+        return _with(plan, "numba_kernels", asked, ValueSource(source="asked", why="in the recipe"))
+    if why_not is not None:
+        return _with(plan, "numba_kernels", False, ValueSource(source="derived", why=why_not))
+    plain = workload_of(plan, structure, this_machine(hardware))
+    faster, device = replace(plain, has_numba_kernels=True), this_machine(hardware)
+    saved = plan.training.num_steps * (step_seconds(plain, device).value - step_seconds(faster, device).value)
+    why = (
+        f"predicted to save {saved:,.0f} s of this run, for about {NUMBA_SECONDS:,.0f} s of compiling at the first use"
+    )
+    return _with(plan, "numba_kernels", saved > NUMBA_SECONDS, ValueSource(source="derived", why=why))
+
+
+def _why_no_numba(plan: Plan, hardware: Hardware) -> str | None:
+    training = plan.training
+    if hardware.device != "cpu":
+        return f"the loops are for CPUs, and this device is {hardware.device}"
+    if find_spec(NUMBA_PACKAGE) is None:
+        return "Numba is not installed"
+    if training.compile:
+        return "compiled layers fuse elementwise work by themselves"
+    if training.micro_batch_workers == 1 and training.num_threads > NUMBA_MAX_THREADS:
+        return f"torch spreads its operations over {training.num_threads} threads"
+    return None
+
+
+def _with(plan: Plan, field: Literal["compile", "numba_kernels"], does: bool, source: ValueSource) -> Plan:
+    name, sources = f"training.{field}", {}
+    # next to this one, where a reader looks for it
+    before = {"compile": "training.packing", "numba_kernels": "training.compile"}[field]
+    for other, found in plan.sources.items():
+        if other != name:
+            sources[other] = found
+        if other == before:
+            sources[name] = source
+    return plan.model_copy(update={"training": plan.training.model_copy(update={field: does}), "sources": sources})
 
 
 def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, str]:

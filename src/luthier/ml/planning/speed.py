@@ -52,6 +52,10 @@ _BANDWIDTH_SHARE: Final = {"cpu": 0.28, "gpu": 0.7}
 # An input that is drawn for, there and back: random words, their signs spread to a mask, and the input multiplied with
 # it.
 _DROPOUT_BYTES: Final = 14.0
+# Shares of both with loops compiled by Numba: normalisation and gates take less than half, rotary embedding, softmax
+# and residuals what they took; words are drawn many at a time, in registers (benchmarks/step_profile.py, docs/log.md).
+_NUMBA_TRAFFIC: Final = 0.66
+_NUMBA_DROPOUT: Final = 0.3
 _READS_WITH: Final = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Matrices that read the input of another one, by the names that training knows."""
 # Of each input and output of a matrix with an adapter: the thin product reads and adds to it, there and back.
@@ -222,7 +226,7 @@ def _traffic_bytes(workload: Workload) -> float:
         # One more forward pass in addition to two and a half: norms and activations are written once more, and read.
         passes += passes / 4
     layers = b.num_computed * workload.structure.num_layers * (count.kept + count.recomputed) * passes
-    return layers + _logit_traffic_bytes(workload)
+    return layers * (_NUMBA_TRAFFIC if workload.has_numba_kernels else 1.0) + _logit_traffic_bytes(workload)
 
 
 def _logit_traffic_bytes(workload: Workload) -> float:
@@ -251,7 +255,8 @@ def _dropout_bytes(workload: Workload, device: Device) -> float:
     # DoRA's are not; it is counted as LoRA.
     are_joined = device.is_cpu and workload.base == workload.compute
     inputs = _masked_inputs(ByIdentity(workload.targeted), are_joined=are_joined)
-    return workload.batches.num_computed * inputs * (3.0 if workload.gradient_checkpointing else 2.0) * _DROPOUT_BYTES
+    bytes_an_input = _DROPOUT_BYTES * (_NUMBA_DROPOUT if workload.has_numba_kernels else 1.0)
+    return workload.batches.num_computed * inputs * (3.0 if workload.gradient_checkpointing else 2.0) * bytes_an_input
 
 
 @lru_cache(maxsize=64)

@@ -54,6 +54,7 @@ class Workload:
         base: how frozen weights are held on the device.
         adapters: how trained weights are held on the device.
         has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
+        has_numba_kernels: whether loops compiled by Numba do elementwise work.
         num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
             start.
         step_passes: forward passes over the rows of each step in addition to those of the loss.
@@ -90,6 +91,7 @@ class Workload:
     gradient_checkpointing: bool
     num_steps: int
     has_fused_kernels: bool = True
+    has_numba_kernels: bool = False
     is_compiled: bool = False
     optimizer_in_backward: bool = False
     keeps_checkpoints_on_host: bool = False
@@ -267,6 +269,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         loss=loss_of(training.forward) if plan.objective.task_head is None else "task_head",
         gradient_checkpointing=training.gradient_checkpointing,
         is_compiled=training.compile and device.is_cpu == (training.device == "cpu"),
+        has_numba_kernels=training.numba_kernels and device.is_cpu,
         num_steps=training.num_steps,
         sharding="none" if device.num_devices == 1 else "fsdp" if training.sharding == "fsdp" else "ddp",
         num_validations=_num_validations(plan),

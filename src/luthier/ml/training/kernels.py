@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.ml.inference.accelerator import has_triton
+from luthier.ml.training import fused_operations
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 
 _NAME = "_luthier_recomputation"
@@ -118,6 +120,23 @@ def _gated(gate: Tensor, up: Tensor) -> Tensor:
     return F.silu(gate).mul_(up)  # in place on the tensor that silu has just made
 
 
+class FusedRmsNorm(torch.autograd.Function):
+    """`RmsNorm` in two loops, one there and one back (`fused_operations`)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        out, normal, inverse = fused_operations.rms_norm(x, weight, eps)
+        ctx.save_for_backward(normal, weight, inverse)
+        ctx.mark_non_differentiable(normal)
+        return out, normal
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        wants_weight = ctx.needs_input_grad[1]
+        grads = fused_operations.rms_norm_backward(gradients[0].contiguous(), *ctx.saved_tensors, wants_weight)
+        return *grads, None
+
+
 class SwiGlu(torch.autograd.Function):
     """silu(gate) * up (Shazeer, 2020, arXiv:2002.05202), recomputing silu in the backward pass instead of saving it."""
 
@@ -132,6 +151,19 @@ class SwiGlu(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         grad_up = F.silu(gate).mul_(grad)
         return torch.ops.aten.silu_backward(grad * up, gate), grad_up
+
+
+class FusedSwiGlu(torch.autograd.Function):
+    """`SwiGlu` in two loops, one there and one back (`fused_operations`)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return fused_operations.swiglu(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return fused_operations.swiglu_backward(gradients[0].contiguous(), *ctx.saved_tensors)
 
 
 class TrainedProduct(torch.autograd.Function):
@@ -169,23 +201,26 @@ def _linear_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def _norm_forward(module: nn.Module, *, with_numba: bool = False) -> Callable[[Tensor], Tensor]:
     eps = module.variance_epsilon
 
     def forward(x: Tensor) -> Tensor:
         weight: Tensor = module.weight  # type: ignore[assignment]  # read at each call: sharding replaces it
-        out, normal = RmsNorm.apply(x, weight, eps)
+        norm = FusedRmsNorm if with_numba and fused_operations.applies(x, weight) else RmsNorm
+        out, normal = norm.apply(x, weight, eps)
         return mark_recomputable(out, torch.mul, normal, weight)
 
     return forward
 
 
-def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def _gated_forward(module: nn.Module, *, with_numba: bool = False) -> Callable[[Tensor], Tensor]:
     gate, up, down = module.gate_proj, module.up_proj, module.down_proj
 
     def forward(x: Tensor) -> Tensor:
         gating, raised = gate(x), up(x)  # type: ignore[operator]
-        out: Tensor = down(mark_recomputable(SwiGlu.apply(gating, raised), _gated, gating, raised))  # type: ignore[operator]
+        is_fused = with_numba and fused_operations.applies(gating, raised)
+        gated, make = (FusedSwiGlu, fused_operations.swiglu) if is_fused else (SwiGlu, _gated)
+        out: Tensor = down(mark_recomputable(gated.apply(gating, raised), make, gating, raised))  # type: ignore[operator]
         return out
 
     return forward
@@ -237,8 +272,10 @@ def liger_cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor) -> tu
 Make = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 
 
-def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make], int]:
+def _replacements(module: nn.Module, with_liger: bool, with_numba: bool = False) -> tuple[dict[str, Make], int]:
     """Candidate replacements for a known module, by their suffix in reports, in the order of trial; and its width."""
+    theirs: Make
+    ours: Make
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         theirs, ours, width = _liger_norm_forward, _norm_forward, next(module.parameters()).shape[-1]
     elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
@@ -249,6 +286,8 @@ def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make],
     else:
         return {}, 0
     found: dict[str, Make] = {" (liger)": theirs} if with_liger else {}
+    if with_numba:
+        found[" (numba)"] = partial(ours, with_numba=True)
     return found | {"": ours}, width
 
 
@@ -275,7 +314,9 @@ def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width
     return all(_same(a, b) for a, b in zip(before, after, strict=True))
 
 
-def install(model: nn.Module, *, with_liger: bool = True, recomputes_trained: bool = True) -> Counter[str]:
+def install(
+    model: nn.Module, *, with_liger: bool = True, with_numba: bool = False, recomputes_trained: bool = True
+) -> Counter[str]:
     """Swap in every replacement that proves equal; returns how many modules of each class were swapped or kept.
 
     Trained matrices on a CPU compute what they did, and keep less for the backward pass; they are not counted. Not with
@@ -284,23 +325,25 @@ def install(model: nn.Module, *, with_liger: bool = True, recomputes_trained: bo
 
     Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ).
 
-    Keys of the result: a class name, followed by " (liger)" for a Liger kernel and by " (kept)" where no replacement
-    agreed.
+    Keys of the result: a class name, followed by " (liger)" for a Liger kernel, by " (numba)" for loops compiled by
+    Numba, and by " (kept)" where no replacement agreed.
 
     Args:
         model: with its adapter; its modules get the replacements.
         with_liger: also try the kernels of Liger Kernel, if installed.
+        with_numba: also try loops compiled by Numba, where `fused_operations` has them for the model's type of number.
         recomputes_trained: whether trained matrices on a CPU keep less for the backward pass.
     """
     swapped: Counter[str] = Counter()
     # packed matrices are integers; computation uses the precision of the unpacked weights
     like = next(p for p in model.parameters() if p.is_floating_point())
     with_liger = with_liger and has_liger(like.device)
+    with_numba = with_numba and fused_operations.applies(like.detach().new_empty(1))
     for module in model.modules():
         if recomputes_trained and _is_trained_linear(module):
             module.forward = _linear_forward(module)
             continue
-        found, width = _replacements(module, with_liger)
+        found, width = _replacements(module, with_liger, with_numba)
         for said, make in found.items():
             forward = make(module)
             if _same_function(module, forward, width, like):
@@ -321,14 +364,14 @@ def uninstall(model: nn.Module) -> None:
             vars(module).pop("forward", None)
 
 
-def linear_cross_entropy(head: Tensor, *, with_liger: bool = True) -> CrossEntropySum:
+def linear_cross_entropy(head: Tensor, *, with_liger: bool = True, with_numba: bool = False) -> CrossEntropySum:
     """The loss of a linear head: Liger Kernel's if it is installed and proves equal, otherwise ours.
 
     From reading the code, not from measurement (benchmarks/train_gpu.py measures it): ours passes over the logits of a
     chunk about seven times in fp32, theirs twice in the precision of the model.
     """
     if not (with_liger and has_liger(head.device)):
-        return cross_entropy_sum
+        return partial(cross_entropy_sum, numba_kernels=True) if with_numba else cross_entropy_sum
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(8, head.shape[1], generator=generator).to(head)
     targets = torch.randint(head.shape[0], (8,), generator=generator).to(head.device)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from luthier.ml.training import fused_operations
 from luthier.ml.training.kernels import save_input, saved_rows
 
 _DROPOUT_STEPS = 1 << 15
@@ -22,10 +23,16 @@ class Dropout(NamedTuple):
     """One dropout mask, identified by a key: the same key gives the same mask, so no mask is ever saved.
 
     Half the time and none of the memory of torch's own dropout on a CPU (docs/log.md).
+
+    Attributes:
+        probability: that an input is dropped.
+        key: of the mask, 0 to 2^62.
+        numba_kernels: whether loops compiled by Numba are used; the mask is the same.
     """
 
     probability: float
     key: int
+    numba_kernels: bool = False
 
     @property
     def keep_probability(self) -> float:
@@ -53,10 +60,26 @@ class Dropout(NamedTuple):
         return mask.view(like.shape).to(_INTEGERS[like.element_size()])
 
     def _random_words(self, count: int, device: torch.device) -> Tensor:
-        if device.type == "cpu":  # NumPy's raw streams are stable over versions and twice as fast as torch's
-            return torch.from_numpy(np.random.SFC64(self.key).random_raw(count).view(np.int64))
+        if device.type == "cpu":  # the same words as in `fused_operations.dropout`, and twice as fast as torch's
+            return torch.from_numpy(fused_operations.random_words(self.key, count).view(np.int64))
         generator = torch.Generator(device).manual_seed(self.key)
         return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
+
+    def of(self, x: Tensor) -> Tensor:
+        """x with dropped inputs set to zero and the others unscaled."""
+        if self._keep_steps == _DROPOUT_STEPS:
+            return x
+        if self.numba_kernels and fused_operations.applies(x):
+            return fused_operations.dropout(x, self.key, self._keep_steps)
+        return keep(x, self.mask(x))
+
+    def add_of_(self, total: Tensor, part: Tensor) -> Tensor:
+        """total + `of`(part), in place."""
+        if self._keep_steps == _DROPOUT_STEPS:
+            return total.add_(part)
+        if self.numba_kernels and fused_operations.applies(total, part):
+            return fused_operations.add_kept_(total, part, self.key, self._keep_steps)
+        return total.add_(keep(part, self.mask(part)))
 
 
 def keep(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -105,7 +128,7 @@ class LoraProduct(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # [N, in]
         # [N, rank]; the 1 / (1 - p) of dropout is part of `scale`
-        thin = keep(rows, None if dropout is None else dropout.mask(rows)) @ a.t()
+        thin = (rows if dropout is None else dropout.of(rows)) @ a.t()
         weight = base if isinstance(base, Tensor) else base.unpacked(x.dtype)
         out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
         out.addmm_(thin, b.t(), alpha=scale)  # [N, out], no second tensor of that size
@@ -118,19 +141,19 @@ class LoraProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = gradients
         rows, (weight, a, b, thin) = saved_rows(ctx)
-        mask = None if ctx.dropout is None else ctx.dropout.mask(rows)
+        dropout: Dropout | None = ctx.dropout
         grad = grad.reshape(-1, grad.shape[-1])  # [N, out]
         grad_b = (grad.t() @ thin).mul_(ctx.scale)  # [out, rank]
         grad_thin = (grad @ b).mul_(ctx.scale)  # [N, rank]
-        grad_a = grad_thin.t() @ keep(rows, mask)  # [rank, in]
+        grad_a = grad_thin.t() @ (rows if dropout is None else dropout.of(rows))  # [rank, in]
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ (weight if ctx.packed is None else ctx.packed.unpacked(grad.dtype))  # [N, in]
-            if mask is None:
+            if dropout is None:
                 grad_x.addmm_(grad_thin, a)
             else:
                 # The mask applies only to the adapter: the frozen matrix reads x without dropout.
-                grad_x.add_(keep(grad_thin @ a, mask))
+                dropout.add_of_(grad_x, grad_thin @ a)
             grad_x = grad_x.view(ctx.shape)
         return grad_x, None, None, grad_a, grad_b, None, None
 
@@ -165,7 +188,7 @@ class LoraProducts(torch.autograd.Function):
             factors: A [rank, in] and B [out, rank] of the first product, then of the second, and so on.
         """
         rows = x.reshape(-1, x.shape[-1])  # [N, in]
-        kept = keep(rows, None if dropout is None else dropout.mask(rows))
+        kept = rows if dropout is None else dropout.of(rows)
         readers = factors[::2]
         # one product with all A stacked, [sum of ranks, in]
         thins = (kept @ torch.cat(readers).t()).split([a.shape[0] for a in readers], 1)
@@ -182,21 +205,22 @@ class LoraProducts(torch.autograd.Function):
         num = len(gradients)
         rows, saved = saved_rows(ctx)
         bases, thins, factors = saved[:num], saved[num : 2 * num], saved[2 * num :]
-        mask = None if ctx.dropout is None else ctx.dropout.mask(rows)
+        dropout: Dropout | None = ctx.dropout
         grads = [g.reshape(-1, g.shape[-1]) for g in gradients]  # each [N, out]
         grad_bs = [(g.t() @ thin).mul_(scale) for g, thin, scale in zip(grads, thins, ctx.scales, strict=True)]
         grad_thins = [(g @ b).mul_(scale) for g, b, scale in zip(grads, factors[1::2], ctx.scales, strict=True)]
         together = torch.cat(grad_thins, 1)  # [N, sum of ranks]
-        grad_as = (together.t() @ keep(rows, mask)).split([a.shape[0] for a in factors[::2]])
+        kept = rows if dropout is None else dropout.of(rows)
+        grad_as = (together.t() @ kept).split([a.shape[0] for a in factors[::2]])
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grads[0] @ bases[0]
             for grad, base in zip(grads[1:], bases[1:], strict=True):
                 grad_x.addmm_(grad, base)
-            if mask is None:
+            if dropout is None:
                 grad_x.addmm_(together, torch.cat(factors[::2]))
             else:
-                grad_x.add_(keep(together @ torch.cat(factors[::2]), mask))
+                dropout.add_of_(grad_x, together @ torch.cat(factors[::2]))
             grad_x = grad_x.view(ctx.shape)
         return grad_x, None, None, None, None, *(g for pair in zip(grad_as, grad_bs, strict=True) for g in pair)
 

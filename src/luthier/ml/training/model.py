@@ -177,6 +177,7 @@ class TrainableModel:
         shared_prefix: whether an objective may compute common prefixes once in these passes.
         neftune_alpha: scale of the noise on embeddings; 0 adds none.
         with_liger: whether the kernels of Liger Kernel are tried, if installed.
+        numba_kernels: whether loops compiled by Numba do elementwise work, where they are proved.
         router_coefficient: factor of the router loss of a mixture of experts; None trains without it.
         task_head: the head that replaces text output; its layer is trained together with the method's parameters.
         forward: the path that was proved for this base; None proves it now.
@@ -198,6 +199,7 @@ class TrainableModel:
         shared_prefix: bool = True,
         neftune_alpha: float = 0.0,
         with_liger: bool = True,
+        numba_kernels: bool = False,
         router_coefficient: float | None = None,
         task_head: TaskHead | None = None,
         forward: ForwardPath | None = None,
@@ -209,16 +211,20 @@ class TrainableModel:
         self.own_attention = "eager" if self.path.attention == "eager" else attention_of(self.body)
         use_attention(self.body, attention.install() if self.path.attention == "fast" else self.own_attention)
         base.config.use_cache = False
+        method.numba_kernels = numba_kernels
         self.module: nn.Module = method.prepare(base, seed)
         for name in outside_modules(base):  # text bypasses vision towers, so only weight decay would change them
             base.get_submodule(name).requires_grad_(False)
         self.install_kernels = partial(
-            kernels.install, with_liger=with_liger, recomputes_trained=not gradient_checkpointing
+            kernels.install,
+            with_liger=with_liger,
+            with_numba=numba_kernels,
+            recomputes_trained=not gradient_checkpointing,
         )
         self.replaced: Counter[str] = self.install_kernels(self.module.eval())
         self.product_loss: CrossEntropySum = cross_entropy_sum
         if self.path.logits == "product":
-            self.product_loss = kernels.linear_cross_entropy(self.head, with_liger=with_liger)
+            self.product_loss = kernels.linear_cross_entropy(self.head, with_liger=with_liger, with_numba=numba_kernels)
         self.task_head = task_head
         if task_head is not None and task_head.num_outputs:
             # Added after the method, which would freeze it, and after the kernels, which would replace it. It is part
@@ -275,6 +281,7 @@ class TrainableModel:
             neftune_alpha=plan.training.neftune_alpha,
             router_coefficient=plan.objective.router_aux_loss,
             task_head=plan.objective.task_head,
+            numba_kernels=plan.training.numba_kernels,
             forward=known_forward(base, Path(plan.base_model.path)),
         )
 

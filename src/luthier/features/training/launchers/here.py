@@ -328,6 +328,7 @@ def _loaded(
     shares = _shares_prefix(plan, model, world, emit)
     packs = _packs(plan, model, world, emit, spreads=spreads)
     _compile(plan, model, emit, spreads=spreads)
+    _warn_without_loops(plan, emit)
     if spreads:
         spread(model, world)
     return model, shares, packs
@@ -370,6 +371,19 @@ def _packs(plan: Plan, model: TrainableModel, world: World, emit: Callable[[Even
     message = f"rows are not packed but padded, which takes longer and trains the same: {reason}"
     emit(WarningRaised(step=0, code="no_packing", message=message))
     return False
+
+
+def _warn_without_loops(plan: Plan, emit: Callable[[Event], None]) -> None:
+    """Warn where the plan has loops compiled by Numba and this machine does not use them."""
+    if not plan.training.numba_kernels:
+        return
+    import torch
+
+    from luthier.ml.training.fused_operations import why_not
+
+    if (reason := why_not(getattr(torch, plan.training.precision))) is not None:
+        message = f"elementwise work is done by torch's operations, which takes longer and trains the same: {reason}"
+        emit(WarningRaised(step=0, code="no_numba_kernels", message=message))
 
 
 def _compile(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.ml.training import fused_operations
+
 
 def cap_(logits: Tensor, cap: float | None) -> Tensor:
     """The logits, capped in place; unchanged with None."""
@@ -56,6 +58,7 @@ def _one_chunk(
     needs_gradient: bool,
     smoothing: float,
     cap: float | None,
+    numba_kernels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Smoothed and plain loss of a chunk, number of correct predictions, and the gradient of its logits if needed.
 
@@ -69,8 +72,12 @@ def _one_chunk(
         needs_gradient: whether the gradient is computed.
         smoothing: share of the target that is spread over the vocabulary.
         cap: of a soft cap on the logits; None for none.
+        numba_kernels: whether one loop does all of it where there is neither smoothing nor cap.
     """
     logits = rows @ weight.t()  # [n, vocabulary], in the precision of the model
+    if numba_kernels and cap is None and not smoothing and fused_operations.applies(logits):
+        losses, matches = fused_operations.cross_entropy_(logits, wanted[:, 0].contiguous(), needs_gradient)
+        return losses.sum(), losses.sum(), matches.sum(), logits if needs_gradient else None
     loss, plain = (torch.zeros((), dtype=wide, device=rows.device) for _ in range(2))
     correct = torch.zeros((), dtype=torch.int64, device=rows.device)
     for start in range(0, len(logits), WIDE_ROWS):
@@ -108,6 +115,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         weight: [vocabulary, width].
         targets: [N].
         cap: of a soft cap on the logits, or None.
+        numba_kernels: whether loops compiled by Numba are used.
 
     Returns:
         The sum in nats (a scalar, fp32 or wider), the same without smoothing (not differentiable), and the number of
@@ -123,6 +131,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         chunk: int,
         smoothing: float,
         cap: float | None = None,
+        numba_kernels: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
@@ -136,7 +145,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             rows = hidden[start : start + chunk]
             wanted = targets[start : start + chunk, None]
             loss, own, right, narrow = _one_chunk(
-                rows, weight, wanted, wide, needs_hidden or needs_weight, smoothing, cap
+                rows, weight, wanted, wide, needs_hidden or needs_weight, smoothing, cap, numba_kernels
             )
             total += loss
             plain += own
@@ -159,12 +168,17 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
 def cross_entropy_sum(
-    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK_ROWS, cap: float | None = None
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    chunk: int = CHUNK_ROWS,
+    cap: float | None = None,
+    numba_kernels: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropy in nats and number of correct predictions; shapes as in `ChunkedCrossEntropy`.
 
@@ -174,8 +188,9 @@ def cross_entropy_sum(
         targets: [N] int64.
         chunk: rows whose logits exist at one time.
         cap: of a soft cap on the logits; None for none.
+        numba_kernels: whether loops compiled by Numba are used.
     """
-    total, _, correct = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, 0.0, cap)
+    total, _, correct = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, 0.0, cap, numba_kernels)
     return total, correct
 
 

@@ -68,6 +68,7 @@ class AdaptedForward:
         self.thin: tuple[nn.Module, nn.Module] = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
         self.scale = float(layer.scaling[ADAPTER])
         self.joined: Joined | None = None
+        self.numba_kernels = False
 
     # Weights are read at each call, since sharding replaces them.
 
@@ -101,7 +102,7 @@ class AdaptedForward:
         if not (self.layer.training and self.probability > 0):
             return None
         # The key comes from torch's generator, which the loop seeds from (seed, step).
-        return Dropout(self.probability, int(torch.randint(2**62, ())))
+        return Dropout(self.probability, int(torch.randint(2**62, ())), self.numba_kernels)
 
     def scale_under(self, dropout: Dropout | None) -> float:
         """The scale, divided by the keep probability of the dropout."""
@@ -284,6 +285,7 @@ class Lora(PlainMethod):
         for name, layer in adapted.named_modules():
             if isinstance(layer, PeftLoraLinear) or _is_single(layer):
                 layer.forward = self.forward_of(name, layer)
+                layer.forward.numba_kernels = self.numba_kernels
                 if layer is model.get_output_embeddings():
                     self.head_forward = layer.forward
                 if config.lora_dropout != self.plan.dropout:  # compiled layers use PEFT's dropout

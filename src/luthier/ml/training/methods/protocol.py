@@ -38,6 +38,8 @@ class Method(Protocol):
     """Name of the saved folder: "adapter", or "model" if the result needs no base model."""
     can_share_prefix: ClassVar[bool]
     """Whether a shared prefix may be computed once for all its rows, and rows may be packed end to end."""
+    numba_kernels: bool
+    """Whether loops compiled by Numba may do its elementwise work (`fused_operations`); set before `prepare`."""
 
     def __init__(self, plan: MethodPlan) -> None: ...
 
@@ -121,6 +123,7 @@ class PlainMethod:
 
     folder_name: ClassVar[str] = "adapter"
     can_share_prefix: ClassVar[bool] = True
+    numba_kernels: bool = False
 
     def __init__(self, plan: MethodPlan) -> None:
         self.plan = plan
