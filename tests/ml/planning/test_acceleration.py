@@ -13,9 +13,10 @@ from tests.ml.planning.shapes import seven_billion
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.ml.inference.models.structure import Structure
+from luthier.ml.planning import resolve_for_device
 from luthier.ml.planning.devices import device_of
 from luthier.ml.planning.hardware import measure
-from luthier.ml.planning.resolve_for_device import COMPILE_SECONDS, compiled_for
+from luthier.ml.planning.resolve_for_device import COMPILE_SECONDS, NUMBA_SECONDS, compiled_for
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import packs_on, workload_of
 
@@ -56,7 +57,7 @@ def test_an_order_that_is_asked_for_stays(make_plan: MakePlan) -> None:
 def test_what_is_off_leaves_the_hash_as_it_was(make_plan: MakePlan) -> None:
     plan = make_plan()
     document = plan.model_dump(mode="json")
-    for name in ("packing", "compile"):
+    for name in ("packing", "compile", "numba_kernels"):
         del document["training"][name]
         changed = plan.model_copy(update={"training": plan.training.model_copy(update={name: True})})
         assert changed.hash != plan.hash
@@ -219,3 +220,55 @@ def test_workers_do_not_judge_where_memory_is_short(make_plan: MakePlan, large: 
     plan = make_plan(structure=large, held_out=profile("held_out", 50))
     assert plan.evaluation.num_workers == 1
     assert "would take up to" in plan.sources["evaluation.num_workers"].why
+
+
+def test_loops_compiled_by_numba_pay_for_long_runs_only(make_plan: MakePlan, large: Structure) -> None:
+    """The saving is the difference of two predicted steps, times the steps, and steps are predicted with them then."""
+    saved = {}
+    for num_steps, structure in ((1, {}), (1, {"structure": large}), (100, {"structure": large})):
+        plan = make_plan({"training": {"max_steps": num_steps}}, num_examples=1600, **structure)
+        said = re.search(r"save ([0-9,]+) s of this run, for about 5 s", plan.sources["training.numba_kernels"].why)
+        assert said is not None
+        saved[num_steps, bool(structure)] = int(said[1].replace(",", ""))
+        assert plan.training.numba_kernels is (saved[num_steps, bool(structure)] > NUMBA_SECONDS)
+    assert saved[1, False] == 0
+    assert saved[100, True] == pytest.approx(100 * saved[1, True], rel=0.1)
+    plain = workload_of(plan, large, device_of("cpu", measure()))
+    assert plain.has_numba_kernels
+    slower = replace(plain, has_numba_kernels=False)
+    device = device_of("cpu", measure())
+    assert step_seconds(plain, device).value < step_seconds(slower, device).value
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_loops_compiled_by_numba_are_as_requested(make_plan: MakePlan, asked: bool) -> None:
+    plan = make_plan({"training": {"numba_kernels": asked}})
+    assert plan.training.numba_kernels is asked
+    assert plan.sources["training.numba_kernels"].source == "asked"
+
+
+@pytest.mark.parametrize(
+    ("training", "accelerator", "is_installed", "why"),
+    [
+        ({}, H100, True, "the loops are for CPUs"),
+        ({}, None, False, "Numba is not installed"),
+        ({"compile": True}, None, True, "compiled layers fuse elementwise work"),
+        ({"num_threads": 8, "micro_batch_workers": 1}, None, True, "torch spreads its operations over 8 threads"),
+    ],
+)
+def test_loops_compiled_by_numba_are_not_used_where_they_cannot_or_do_not_help(
+    make_plan: MakePlan,
+    monkeypatch: pytest.MonkeyPatch,
+    large: Structure,
+    training: dict[str, object],
+    accelerator: str | None,
+    is_installed: bool,
+    why: str,
+) -> None:
+    monkeypatch.setattr(resolve_for_device, "find_spec", lambda _: object() if is_installed else None)
+    values = {"accelerator": accelerator, "structure": large, "num_examples": 1600}
+    plan = make_plan({"training": training}, **values)
+    assert plan.training.numba_kernels is False
+    assert why in plan.sources["training.numba_kernels"].why
+    with pytest.raises(RecipeError, match=why):
+        make_plan({"training": training | {"numba_kernels": True}}, **values)

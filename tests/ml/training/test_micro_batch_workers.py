@@ -143,6 +143,7 @@ def plan_with(make_plan: MakePlan) -> Callable[..., Plan]:
     [
         ("lora", {}),
         ("lora", {"precision": "bfloat16", "neftune_alpha": 5.0}),
+        ("lora", {"numba_kernels": True}),
         ("adalora", {}),
         ("dora", {}),  # whose layers keep the norms of their weights until these change
         ("full", {"learning_rate": 1e-3}),

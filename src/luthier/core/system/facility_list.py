@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -174,6 +175,14 @@ FACILITIES: Final = (
         "the allocator of the system as it is",
         "in a virtual machine up to a third of a step",
         lambda: (library := facilities.c_library()) is not None and hasattr(library, "gnu_get_libc_version"),
+    ),
+    Facility(
+        "compiled loops",
+        "elementwise work of training on a CPU, in one pass over its numbers",
+        "Numba",
+        "the same, where Numba has a wheel; else torch's operations",
+        "a step takes longer",
+        lambda: find_spec("numba") is not None,
     ),
     Facility(
         "file modes",
