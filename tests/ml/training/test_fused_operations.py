@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.events import Event, StepDone
 from luthier.core.plan import Plan
+from luthier.core.ports import SilentProgress
 from luthier.ml.training import fused_operations, kernels
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.kernels import FusedRmsNorm, FusedSwiGlu, RmsNorm, SwiGlu
 from luthier.ml.training.loop import train
-from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
+from luthier.ml.training.losses.cross_entropy import cross_entropy_sum, entropy_sum, token_log_probabilities
 from luthier.ml.training.low_rank import Dropout
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objectives.rules import load_objective
@@ -58,7 +59,7 @@ def outputs_and_gradients(function: Any, inputs: list[Tensor], *more: Any) -> li
 
 
 @BOTH
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 7, 64), (5, 1000)])
+@pytest.mark.parametrize("shape", [(1, 3), (3, 5), (2, 7, 64), (5, 1000)])
 def test_norm_and_its_gradients_are_those_of_the_plain_function(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     inputs = [drawn(*shape, dtype=dtype), drawn(shape[-1], dtype=dtype, seed=1)]
     plain, fused = (outputs_and_gradients(norm, inputs, 1e-5) for norm in (RmsNorm, FusedRmsNorm))
@@ -109,10 +110,36 @@ def test_cross_entropy_and_its_gradient_are_those_of_the_plain_function(dtype: t
         total, correct = cross_entropy_sum(rows, head, targets, chunk=16, numba_kernels=fused)
         found.append((total, correct, *torch.autograd.grad(total, (rows, head))))
     (total, correct, *grads), (plain, plain_correct, *plain_grads) = found
-    assert float(total) == pytest.approx(float(plain), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(float(plain.detach()), rel=1e-5)
     assert int(correct) == int(plain_correct) >= 1
     for one, other in zip(nonempty(grads), plain_grads, strict=True):
         assert_near(one, other)
+
+
+@BOTH
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probabilities_entropies_and_gradients_are_those_of_the_plain_functions(
+    dtype: torch.dtype, temperature: float
+) -> None:
+    hidden, head = drawn(37, 16, dtype=dtype), drawn(301, 16, dtype=dtype, seed=1).requires_grad_()
+    targets = torch.randint(301, (37,), generator=torch.Generator().manual_seed(2))
+    targets[:2] = torch.tensor([0, 300])
+    found = []
+    for fused in (True, False):
+        rows = hidden.clone().requires_grad_()
+        values = token_log_probabilities(rows, head, targets, 16, temperature, numba_kernels=fused)
+        grads = torch.autograd.grad(values, (rows, head), drawn(37, dtype=torch.float32, seed=3))
+        entropy = entropy_sum(hidden, head.detach(), temperature, 16, numba_kernels=fused)
+        found.append((values.detach(), entropy, *grads))
+    for one, other in zip(nonempty(found[0][:2]), found[1][:2], strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
+    for one, other in zip(nonempty(found[0][2:]), found[1][2:], strict=True):
+        assert_near(one, other)
+
+
+def test_an_impossible_token_has_no_part_in_entropy() -> None:
+    logits = torch.tensor([[0.0, 0.0, float("-inf")], [5.0, float("-inf"), float("-inf")]])
+    assert fused_operations.entropies(logits, 1.0).tolist() == pytest.approx([0.693147, 0.0], abs=1e-5)
 
 
 def test_largest_logits_of_one_size_count_as_right_and_infinite_ones_end_in_nan() -> None:
@@ -212,6 +239,8 @@ def trained(plan: Plan, folder: Path, *, kill_at: int = 0) -> tuple[dict[str, Te
         FixedSchedule(12, size=4, micro=2),  # type: ignore[arg-type]
         CheckpointStore(folder, 9),
         emit=emit,
+        stop_requested=lambda: None,
+        progress=SilentProgress(),
     )
     weights = {n: p.detach().clone() for n, p in model.module.named_parameters() if p.requires_grad}
     return weights, losses, model

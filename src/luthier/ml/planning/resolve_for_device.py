@@ -37,8 +37,9 @@ COMPILE_SECONDS: Final = 180.0
 on an accelerator for this project, so a run must be predicted to gain more than that."""
 
 NUMBA_PACKAGE: Final = "numba"
-NUMBA_SECONDS: Final = 5.0
-"""What compiling the loops takes at the first use on a machine, both ways; about one second later (docs/log.md)."""
+NUMBA_SECONDS: Final = 2.0
+"""What a run must be predicted to gain: loading the loops takes one second, compiling them five at the first use on a
+machine (docs/log.md)."""
 NUMBA_MAX_THREADS: Final = 4
 """Threads of one process above which torch's operations on all of them are taken to be faster than loops on one.
 Assumed: on one thread the loops take a quarter to two thirds of their time."""
@@ -260,7 +261,7 @@ def with_numba_kernels_if_they_pay(plan: Plan, structure: Structure, hardware: H
     faster, device = replace(plain, has_numba_kernels=True), this_machine(hardware)
     saved = plan.training.num_steps * (step_seconds(plain, device).value - step_seconds(faster, device).value)
     why = (
-        f"predicted to save {saved:,.0f} s of this run, for about {NUMBA_SECONDS:,.0f} s of compiling at the first use"
+        f"predicted to save {saved:,.0f} s of this run; loading them takes about 1 s, and 5 s more at the first use"
     )
     return _with(plan, "numba_kernels", saved > NUMBA_SECONDS, ValueSource(source="derived", why=why))
 

@@ -122,6 +122,31 @@ def cross_entropy_(logits: Tensor, targets: Tensor, needs_gradient: bool) -> tup
     return losses, correct
 
 
+def token_log_probabilities_(
+    logits: Tensor, own: Tensor, targets: Tensor, temperature: float, needs_gradient: bool
+) -> Tensor:
+    """Log-probabilities of targets under softmax(logits / temperature) in nats, fp32 [n].
+
+    Args:
+        logits: [n, vocabulary]; with `needs_gradient` they become d(log-probability)/d(logits).
+        own: [n] fp32, the targets' logits, which count in place of those in `logits`.
+        targets: [n] int64.
+        temperature: divides the logits.
+        needs_gradient: whether the gradient is formed.
+    """
+    loops, found, scale = _loops(), torch.empty(len(targets)), np.float32(1.0 / temperature)
+    arrays = loops.as_arrays(logits, own, targets)
+    loops.token_log_probability(*arrays, scale, needs_gradient, *loops.as_arrays(found))
+    return found
+
+
+def entropies(logits: Tensor, temperature: float) -> Tensor:
+    """The entropy of softmax(logits / temperature) of each row in nats, fp32 [n]; logits: [n, vocabulary]."""
+    loops, found = _loops(), torch.empty(len(logits))
+    loops.entropy(*loops.as_arrays(logits), np.float32(1.0 / temperature), *loops.as_arrays(found))
+    return found
+
+
 def random_words(key: int, count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """The words of `dropout`, [count] uint64: SplitMix64 of the positions from 0."""
     with np.errstate(over="ignore"):
@@ -167,6 +192,9 @@ def _differences(dtype: torch.dtype) -> list[str]:
     one_hot = F.one_hot(targets, 77).float()
     logits = gate.clone()
     losses, correct = cross_entropy_(logits, targets, needs_gradient=True)
+    exact, cooled = torch.randn(67, generator=generator), gate.clone()
+    chosen = token_log_probabilities_(cooled, exact, targets, 0.7, needs_gradient=True)
+    scores = wide.scatter(1, targets[:, None], exact[:, None]) / 0.7
     found = {
         "norm": (rms_norm(gate, weight, eps)[0], normal.float() * weight.float()),
         "gradient of the norm": (rms_norm_backward(grad, normal, weight, inverse, False)[0], grad_norm),
@@ -181,6 +209,9 @@ def _differences(dtype: torch.dtype) -> list[str]:
         "sum with dropout": (add_kept_(gate.clone(), up, key, keep_steps), gate + torch.where(keeps, up, 0)),
         "cross-entropy": (losses, F.cross_entropy(wide, targets, reduction="none")),
         "gradient of the cross-entropy": (logits, torch.softmax(wide, -1) - one_hot),
+        "log-probability": (chosen, scores.log_softmax(1).gather(1, targets[:, None])[:, 0]),
+        "gradient of the log-probability": (cooled, (one_hot - scores.softmax(1)) / 0.7),
+        "entropy": (entropies(gate, 0.7), -((wide / 0.7).softmax(1) * (wide / 0.7).log_softmax(1)).sum(1)),
         "correct predictions": (correct.float(), (wide.gather(1, targets[:, None])[:, 0] == wide.amax(1)).float()),
     }
     different = [name for name, (one, other) in found.items() if not _same(one, other, _TOLERANCE[dtype])]
@@ -191,6 +222,8 @@ def _differences(dtype: torch.dtype) -> list[str]:
         ("gradient of the gate", swiglu_backward(grad, gate, up)[0]),
         ("sum with dropout", add_kept_(gate.clone(), up, key, keep_steps)),
         ("cross-entropy", cross_entropy_(gate.clone(), targets, needs_gradient=False)[0]),
+        ("log-probability", token_log_probabilities_(gate.clone(), exact, targets, 1.0, needs_gradient=False)),
+        ("entropy", entropies(gate, 1.0)),
     ):
         lost = not one.reshape(67, -1)[1].isnan().any() or one.reshape(67, -1)[2:].isnan().any()
         different += [f"{name} of a NaN"] * bool(lost)

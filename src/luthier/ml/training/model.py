@@ -211,7 +211,7 @@ class TrainableModel:
         self.own_attention = "eager" if self.path.attention == "eager" else attention_of(self.body)
         use_attention(self.body, attention.install() if self.path.attention == "fast" else self.own_attention)
         base.config.use_cache = False
-        method.numba_kernels = numba_kernels
+        self.numba_kernels = method.numba_kernels = numba_kernels
         self.module: nn.Module = method.prepare(base, seed)
         for name in outside_modules(base):  # text bypasses vision towers, so only weight decay would change them
             base.get_submodule(name).requires_grad_(False)
@@ -356,7 +356,13 @@ class TrainableModel:
         if self.path.logit_scale != 1.0:
             states = states * self.path.logit_scale  # scaling N x width states is cheaper than N x vocabulary logits
         rows, matrix = self.method.logit_parts(states, self.head)
-        return LogitRows(rows, matrix, product_loss=self.product_loss, cap=self.path.logit_cap)
+        return LogitRows(
+            rows,
+            matrix,
+            product_loss=self.product_loss,
+            cap=self.path.logit_cap,
+            numba_kernels=self.numba_kernels,
+        )
 
     def _own_logits(self, batch: MicroBatch) -> Tensor:
         """Logits [*input_ids.shape, vocabulary] by the full transformers forward of the prepared model."""

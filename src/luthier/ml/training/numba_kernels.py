@@ -117,6 +117,7 @@ def _exp(x: Any) -> Any:
     p = p * r + F32(5.0000001201e-1)
     found = (p * r * r + r + ONE) * _from_bits(U32((np.int32(steps) + np.int32(127)) << np.int32(23)))
     found = found if x >= F32(-87.0) else ZERO
+    found = found if x <= F32(88.0) else F32(np.inf)
     return found if x == x else x
 
 
@@ -240,6 +241,22 @@ def add_kept(total: Any, part: Any, key: Any, keep_steps: Any) -> None:
             put[i] = _rounded(_wide(put[i]) + added, put[0])
 
 
+@njit(**_INLINED)
+def _largest(logits: Any, start: Any, stop: Any, at_least: Any) -> Any:
+    order = _order(at_least)
+    for i in range(start, stop):
+        order = max(order, _order(_wide(logits[i])))
+    return _of_order(order)
+
+
+@njit(**_INLINED)
+def _exponentials(logits: Any, start: Any, stop: Any, scale: Any, top: Any) -> Any:
+    total = ZERO
+    for i in range(start, stop):
+        total += _exp(_wide(logits[i]) * scale - top)
+    return total
+
+
 @_loop
 def cross_entropy(logits: Any, targets: Any, needs_gradient: Any, losses: Any, correct: Any) -> None:
     """Cross-entropy of each row in nats; with `needs_gradient`, logits become softmax - one_hot.
@@ -250,13 +267,8 @@ def cross_entropy(logits: Any, targets: Any, needs_gradient: Any, losses: Any, c
     for row in range(targets.size):
         start = row * width
         own = _wide(logits[start + targets[row]])
-        order = _order(own)
-        for j in range(width):
-            order = max(order, _order(_wide(logits[start + j])))
-        largest = _of_order(order)
-        total = ZERO
-        for j in range(width):
-            total += _exp(_wide(logits[start + j]) - largest)
+        largest = _largest(logits, start, start + width, own)
+        total = _exponentials(logits, start, start + width, ONE, largest)
         losses[row] = np.log(total) + largest - own
         correct[row] = own == largest
         if needs_gradient:
@@ -265,3 +277,44 @@ def cross_entropy(logits: Any, targets: Any, needs_gradient: Any, losses: Any, c
                 logits[start + j] = _rounded(_exp(_wide(logits[start + j]) - largest) * scale, logits[0])
             target = _exp(own - largest) * scale - ONE
             logits[start + targets[row]] = _rounded(target, logits[0])
+
+
+@_loop
+def token_log_probability(logits: Any, own: Any, targets: Any, scale: Any, needs_gradient: Any, found: Any) -> None:
+    """Log-probabilities of the targets under softmax(logits * scale); `needs_gradient`: logits become their gradients.
+
+    logits: [n * vocabulary]; own: fp32 [n], the logits of the targets, in place of those in `logits`; targets: int64
+    [n]; found: fp32 [n].
+    """
+    width = logits.size // targets.size
+    for row in range(targets.size):
+        start = row * width
+        stop, target = start + width, start + targets[row]
+        top = _largest(logits, start, stop, own[row]) * scale
+        mine = _exp(own[row] * scale - top)
+        # in two parts, without the target: its own logit counts, which is not rounded
+        total = _exponentials(logits, start, target, scale, top) + _exponentials(logits, target + 1, stop, scale, top)
+        total += mine
+        found[row] = own[row] * scale - top - np.log(total)
+        if needs_gradient:
+            factor = -scale / total
+            for i in range(start, stop):
+                logits[i] = _rounded(_exp(_wide(logits[i]) * scale - top) * factor, logits[0])
+            logits[target] = _rounded(mine * factor + scale, logits[0])
+
+
+@_loop
+def entropy(logits: Any, scale: Any, found: Any) -> None:
+    """Entropy of softmax(logits * scale) of each row, in nats; logits: [n * vocabulary], found: fp32 [n]."""
+    width = logits.size // found.size
+    for row in range(found.size):
+        start = row * width
+        top = _largest(logits, start, start + width, _wide(logits[start])) * scale
+        total = ZERO
+        along = ZERO
+        for i in range(start, start + width):
+            below = _wide(logits[i]) * scale - top
+            weight = _exp(below)
+            total += weight
+            along += weight * max(below, F32(-100.0))  # where the weight is 0, "below" may be -inf
+        found[row] = np.log(total) - along / total

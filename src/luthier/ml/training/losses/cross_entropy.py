@@ -224,6 +224,7 @@ def _log_probabilities_of_chunk(
     needs_gradient: bool,
     temperature: float,
     cap: float | None,
+    numba_kernels: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities [n] of a chunk, and d(log-probability)/d(logits) [n, vocabulary] where it is needed.
 
@@ -231,8 +232,13 @@ def _log_probabilities_of_chunk(
     adds up hundreds of them, while the training signal is the difference between two models' sums.
     """
     own = (rows.to(wide) * weight.index_select(0, wanted[:, 0]).to(wide)).sum(1, keepdim=True)
+    narrow = rows @ weight.t()  # [n, vocabulary], in the precision of the model
+    if numba_kernels and cap is None and fused_operations.applies(narrow):
+        fused = fused_operations.token_log_probabilities_
+        found = fused(narrow, own[:, 0].contiguous(), wanted[:, 0].contiguous(), temperature, needs_gradient)
+        return found, narrow if needs_gradient else None
     own = cap_(own, cap) / temperature
-    logits = cap_((rows @ weight.t()).to(wide), cap)  # [n, vocabulary]
+    logits = cap_(narrow.to(wide), cap)
     capped = None if cap is None or not needs_gradient else logits.scatter(1, wanted, own * temperature)
     # The exact logit also replaces the rounded one in the sum: otherwise p could exceed 1.
     logits = logits.div_(temperature).scatter_(1, wanted, own)
@@ -262,6 +268,7 @@ class TokenLogProbabilities(torch.autograd.Function):
         chunk: rows whose logits exist at one time.
         temperature: divides the logits.
         cap: of a soft cap on the logits, or None.
+        numba_kernels: whether loops compiled by Numba are used.
 
     Returns:
         [N], fp32 or wider.
@@ -276,6 +283,7 @@ class TokenLogProbabilities(torch.autograd.Function):
         chunk: int,
         temperature: float,
         cap: float | None = None,
+        numba_kernels: bool = False,
     ) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         found = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
@@ -284,7 +292,7 @@ class TokenLogProbabilities(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             found[part], narrow = _log_probabilities_of_chunk(
-                hidden[part], weight, targets[part, None], wide, unit is not None, temperature, cap
+                hidden[part], weight, targets[part, None], wide, unit is not None, temperature, cap, numba_kernels
             )
             if narrow is not None and unit is not None:
                 torch.mm(narrow, weight, out=unit[part])
@@ -292,7 +300,7 @@ class TokenLogProbabilities(torch.autograd.Function):
         # Inputs are saved and logits computed twice: [N, vocabulary] for all rows would not fit.
         again = (hidden, weight, targets) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(unit, *again)
-        ctx.chunk, ctx.temperature, ctx.cap = chunk, temperature, cap
+        ctx.chunk, ctx.temperature, ctx.cap, ctx.numba_kernels = chunk, temperature, cap, numba_kernels
         return found
 
     @staticmethod
@@ -301,19 +309,19 @@ class TokenLogProbabilities(torch.autograd.Function):
         scale = gradients[0][:, None]  # [N, 1]: one scale per row
         grad_hidden = None if unit is None else unit * scale.to(unit.dtype)
         if weight is None:
-            return grad_hidden, *(None,) * 5
+            return grad_hidden, *(None,) * 6
         wide = scale.dtype
         grad_weight = torch.zeros_like(weight, dtype=wide)
         for start in range(0, hidden.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
             _, narrow = _log_probabilities_of_chunk(
-                hidden[part], weight, targets[part, None], wide, True, ctx.temperature, ctx.cap
+                hidden[part], weight, targets[part, None], wide, True, ctx.temperature, ctx.cap, ctx.numba_kernels
             )
             assert narrow is not None
             # The row factor is folded into the logits' gradient, so that one product sums over the rows.
             grad_weight.add_((narrow * scale[part].to(narrow.dtype)).t() @ hidden[part])
             del narrow
-        return grad_hidden, grad_weight.to(weight.dtype), *(None,) * 4
+        return grad_hidden, grad_weight.to(weight.dtype), *(None,) * 5
 
 
 def token_log_probabilities(
@@ -323,6 +331,7 @@ def token_log_probabilities(
     chunk: int = CHUNK_ROWS,
     temperature: float = 1.0,
     cap: float | None = None,
+    numba_kernels: bool = False,
 ) -> Tensor:
     """The log-probability of each target in nats, [N]; shapes as in `TokenLogProbabilities`.
 
@@ -333,14 +342,20 @@ def token_log_probabilities(
         chunk: rows whose logits exist at one time.
         temperature: divides the logits.
         cap: of a soft cap on the logits; None for none.
+        numba_kernels: whether loops compiled by Numba are used.
     """
-    out: Tensor = TokenLogProbabilities.apply(hidden, head, targets, chunk, temperature, cap)
+    out: Tensor = TokenLogProbabilities.apply(hidden, head, targets, chunk, temperature, cap, numba_kernels)
     return out
 
 
 @torch.no_grad()
 def entropy_sum(
-    hidden: Tensor, head: Tensor, temperature: float = 1.0, chunk: int = CHUNK_ROWS, cap: float | None = None
+    hidden: Tensor,
+    head: Tensor,
+    temperature: float = 1.0,
+    chunk: int = CHUNK_ROWS,
+    cap: float | None = None,
+    numba_kernels: bool = False,
 ) -> Tensor:
     """The sum over all rows of the entropy of softmax(`hidden @ head.T` / temperature), in nats; no gradient.
 
@@ -350,10 +365,15 @@ def entropy_sum(
         temperature: divides the logits.
         chunk: rows whose logits exist at one time.
         cap: of a soft cap on the logits, or None.
+        numba_kernels: whether loops compiled by Numba are used.
     """
     total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
     for rows in hidden.split(chunk):
-        logarithms = (cap_((rows @ head.t()).to(total.dtype), cap) / temperature).log_softmax(1)  # [n, vocabulary]
+        logits = rows @ head.t()  # [n, vocabulary]
+        if numba_kernels and cap is None and fused_operations.applies(logits):
+            total += fused_operations.entropies(logits, temperature).sum()
+            continue
+        logarithms = (cap_(logits.to(total.dtype), cap) / temperature).log_softmax(1)  # [n, vocabulary]
         total -= (logarithms.exp() * logarithms).sum()
     return total
 

@@ -40,6 +40,7 @@ class LogitRows:
         form: logits [n, vocabulary] of rows [n, w]; None where there is a `matrix`.
         product_loss: sums the cross-entropy of a product without a cap.
         cap: of a soft cap on the product; None for none.
+        numba_kernels: whether loops compiled by Numba do the elementwise work of log-probabilities and entropies.
     """
 
     rows: Tensor
@@ -47,6 +48,7 @@ class LogitRows:
     form: Form | None = None
     product_loss: CrossEntropySum = cross_entropy.cross_entropy_sum
     cap: float | None = None
+    numba_kernels: bool = False
 
     def detach(self) -> LogitRows:
         """A copy that is detached from the graph."""
@@ -71,7 +73,12 @@ class LogitRows:
         """The log-probability of each target, [N], in nats, with logits divided by `temperature`."""
         if self.matrix is not None:
             return cross_entropy.token_log_probabilities(
-                self.rows, self.matrix, targets, temperature=temperature, cap=self.cap
+                self.rows,
+                self.matrix,
+                targets,
+                temperature=temperature,
+                cap=self.cap,
+                numba_kernels=self.numba_kernels,
             )
 
         def of_chunk(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -83,7 +90,9 @@ class LogitRows:
     def entropy_sum(self, temperature: float = 1.0) -> Tensor:
         """The sum over all rows of the entropy of softmax(logits / temperature), in nats; no gradient."""
         if self.matrix is not None:
-            return cross_entropy.entropy_sum(self.rows, self.matrix, temperature, cap=self.cap)
+            return cross_entropy.entropy_sum(
+                self.rows, self.matrix, temperature, cap=self.cap, numba_kernels=self.numba_kernels
+            )
 
         def of_chunk(logits: Tensor) -> Tensor:
             logarithms = (logits / temperature).log_softmax(1)
