@@ -439,8 +439,7 @@ class Plan(FrozenModel):
             "tracking": True,
             "base_model": {"path", "name"},
             "data": splits,
-            # how weights are placed on devices: a run may continue with another number of them; the path computes the
-            # same loss nor does it matter how many processes compute it
+            # a run may continue on another number of devices or processes; the path computes the same loss
             "training": {"sharding": True, "forward": True, "micro_batch_workers": True},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash

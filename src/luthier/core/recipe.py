@@ -1,7 +1,6 @@
 """The recipe: the request of the user, and nothing else. Every field that was not set is None here.
 
-Defaults live in `ml/planning/defaults.py` and in the rules of methods, objectives and optimizers, each with its
-reason.
+Defaults live in `ml/planning/defaults.py` and in the rules of methods, objectives and optimizers, with reasons.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ AverageKind = Literal["ema", "uniform"]
 Switch = Literal["auto"] | bool
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 ShardingName = Literal["auto", "ddp", "fsdp"]
-
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 

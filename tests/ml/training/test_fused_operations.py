@@ -161,7 +161,7 @@ def test_a_nan_reaches_every_result(dtype: torch.dtype) -> None:
         fused_operations.swiglu(x, other),
         fused_operations.swiglu_backward(other, x, other)[0],
         fused_operations.dropout(x, 1, 32_768),
-        fused_operations.add_kept_(other.clone(), x, 1, 32_768),
+        fused_operations.add_dropout_(other.clone(), x, 1, 32_768),
         losses[:, None],
     ]
     for one in found:

@@ -235,10 +235,8 @@ ROWS: Final = (
         unset="one sequence an answer",
     ),
     _field(
-        "data.allow_leakage",
-        "Held-out rows among the training rows",
-        words={"true": "continue; the verdict notes it", "false": "refuse"},
-        unset="refuse",
+        "data.allow_leakage", "Held-out rows among the training rows",
+        words={"true": "continue; the verdict notes it", "false": "refuse"}, unset="refuse",
     ),
     _field("data.replay.file", "General rows", "trained with yours, against forgetting", kind="file", unset=_NONE),
     _field("data.replay.fraction", "Share of general rows", "of each step", high=0.5, step=0.01),

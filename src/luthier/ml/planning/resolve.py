@@ -21,13 +21,12 @@ from luthier.ml.planning.batch_shapes import num_replayed, usual_batch_size
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.learning_rates import rate_of_run
 from luthier.ml.planning.resolve_for_device import (
+    accelerated,
     attention_on,
-    compiled_for,
     experts_do_not_fit,
     packs,
     side_by_side,
     usual_order,
-    with_numba_kernels_if_they_pay,
 )
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.ml.planning.resolve_objective import (
@@ -131,7 +130,7 @@ def resolve(
     if why := experts_do_not_fit(plan, structure, hardware):
         plan = made(why_no_experts=why, num_processes=num_processes)
     # Last: whether compiling pays depends on the whole plan.
-    return with_numba_kernels_if_they_pay(compiled_for(plan, structure, hardware), structure, hardware)
+    return accelerated(plan, structure, hardware)
 
 
 def _resolved(

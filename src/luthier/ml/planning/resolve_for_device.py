@@ -17,6 +17,7 @@ from luthier.core.plan import DataPlan, ObjectivePlan, Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.core.registry import METHODS
 from luthier.core.system.facilities import can_fork
+from luthier.core.text.counted import counted
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.batch_shapes import usual_batch_size
@@ -198,6 +199,15 @@ def attention_on(hardware: Hardware, sources: Provenance) -> Literal["by_length"
     return "by_length" if hardware.device == "cpu" else "sdpa"
 
 
+def accelerated(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
+    """The plan with layers compiled by torch or elementwise work compiled by Numba, where requested or worthwhile.
+
+    Raises:
+        RecipeError: One of both is requested and cannot be.
+    """
+    return with_numba_kernels_if_they_pay(compiled_for(plan, structure, hardware), structure, hardware)
+
+
 def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
     """The plan with its layers compiled or not: as asked, else where an accelerator gains more than it costs.
 
@@ -260,9 +270,7 @@ def with_numba_kernels_if_they_pay(plan: Plan, structure: Structure, hardware: H
     plain = workload_of(plan, structure, this_machine(hardware))
     faster, device = replace(plain, has_numba_kernels=True), this_machine(hardware)
     saved = plan.training.num_steps * (step_seconds(plain, device).value - step_seconds(faster, device).value)
-    why = (
-        f"predicted to save {saved:,.0f} s of this run; loading them takes about 1 s, and 5 s more at the first use"
-    )
+    why = f"predicted to save {saved:,.0f} s of this run; loading them takes about 1 s, and 5 s more at the first use"
     return _with(plan, "numba_kernels", saved > NUMBA_SECONDS, ValueSource(source="derived", why=why))
 
 
@@ -275,7 +283,7 @@ def _why_no_numba(plan: Plan, hardware: Hardware) -> str | None:
     if training.compile:
         return "compiled layers fuse elementwise work by themselves"
     if training.micro_batch_workers == 1 and training.num_threads > NUMBA_MAX_THREADS:
-        return f"torch spreads its operations over {training.num_threads} threads"
+        return f"torch spreads its operations over {counted(training.num_threads, 'thread')}"
     return None
 
 

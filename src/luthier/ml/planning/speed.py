@@ -52,10 +52,10 @@ _BANDWIDTH_SHARE: Final = {"cpu": 0.28, "gpu": 0.7}
 # An input that is drawn for, there and back: random words, their signs spread to a mask, and the input multiplied with
 # it.
 _DROPOUT_BYTES: Final = 14.0
-# Shares of both with loops compiled by Numba: normalisation and gates take less than half, rotary embedding, softmax
-# and residuals what they took; words are drawn many at a time, in registers (benchmarks/step_profile.py, docs/log.md).
-_NUMBA_TRAFFIC: Final = 0.66
-_NUMBA_DROPOUT: Final = 0.3
+# Shares of both with loops compiled by Numba. Of one thread alone they are 0.66 and 0.3; two threads of one core gain
+# less, and whole runs became 1.15 times as fast (docs/log.md).
+_NUMBA_TRAFFIC: Final = 0.8
+_NUMBA_DROPOUT: Final = 0.5
 _READS_WITH: Final = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Matrices that read the input of another one, by the names that training knows."""
 # Of each input and output of a matrix with an adapter: the thin product reads and adds to it, there and back.

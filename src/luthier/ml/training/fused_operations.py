@@ -101,10 +101,10 @@ def dropout(x: Tensor, key: int, keep_steps: int) -> Tensor:
     return out
 
 
-def add_kept_(total: Tensor, part: Tensor, key: int, keep_steps: int) -> Tensor:
+def add_dropout_(total: Tensor, part: Tensor, key: int, keep_steps: int) -> Tensor:
     """total += part where `dropout` keeps an element, in place."""
     loops = _loops()
-    loops.add_kept(*loops.as_arrays(total, part), np.uint64(key), np.uint16(keep_steps))
+    loops.add_dropout(*loops.as_arrays(total, part), np.uint64(key), np.uint16(keep_steps))
     return total
 
 
@@ -206,7 +206,7 @@ def _differences(dtype: torch.dtype) -> list[str]:
         "gradient of the gate": (swiglu_backward(grad, gate, up)[0], grad.float() * up.float() * slope),
         "gradient of the gated": (swiglu_backward(grad, gate, up)[1], grad.float() * F.silu(wide)),
         "dropout": (dropout(gate, key, keep_steps), torch.where(keeps, gate, 0)),
-        "sum with dropout": (add_kept_(gate.clone(), up, key, keep_steps), gate + torch.where(keeps, up, 0)),
+        "sum with dropout": (add_dropout_(gate.clone(), up, key, keep_steps), gate + torch.where(keeps, up, 0)),
         "cross-entropy": (losses, F.cross_entropy(wide, targets, reduction="none")),
         "gradient of the cross-entropy": (logits, torch.softmax(wide, -1) - one_hot),
         "log-probability": (chosen, scores.log_softmax(1).gather(1, targets[:, None])[:, 0]),
@@ -220,7 +220,7 @@ def _differences(dtype: torch.dtype) -> list[str]:
         ("norm", rms_norm(gate, weight, eps)[0]),
         ("gate", swiglu(gate, up)),
         ("gradient of the gate", swiglu_backward(grad, gate, up)[0]),
-        ("sum with dropout", add_kept_(gate.clone(), up, key, keep_steps)),
+        ("sum with dropout", add_dropout_(gate.clone(), up, key, keep_steps)),
         ("cross-entropy", cross_entropy_(gate.clone(), targets, needs_gradient=False)[0]),
         ("log-probability", token_log_probabilities_(gate.clone(), exact, targets, 1.0, needs_gradient=False)),
         ("entropy", entropies(gate, 1.0)),

@@ -132,8 +132,9 @@ class FusedRmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        wants_weight = ctx.needs_input_grad[1]
-        grads = fused_operations.rms_norm_backward(gradients[0].contiguous(), *ctx.saved_tensors, wants_weight)
+        normal, weight, inverse = ctx.saved_tensors
+        grad, wants_weight = gradients[0].contiguous(), ctx.needs_input_grad[1]
+        grads = fused_operations.rms_norm_backward(grad, normal, weight, inverse, wants_weight)
         return *grads, None
 
 

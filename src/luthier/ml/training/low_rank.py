@@ -78,7 +78,7 @@ class Dropout(NamedTuple):
         if self._keep_steps == _DROPOUT_STEPS:
             return total.add_(part)
         if self.numba_kernels and fused_operations.applies(total, part):
-            return fused_operations.add_kept_(total, part, self.key, self._keep_steps)
+            return fused_operations.add_dropout_(total, part, self.key, self._keep_steps)
         return total.add_(keep(part, self.mask(part)))
 
 

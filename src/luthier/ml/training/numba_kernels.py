@@ -41,14 +41,17 @@ _COMPILE: Any = {
 }
 
 
-_INLINED: Any = {key: value for key, value in _COMPILE.items() if key != "cache"}
-
-
 def _loop(function: Callable[..., None]) -> Callable[..., None]:
     try:
         compiled: Callable[..., None] = njit(**_COMPILE)(function)
     except RuntimeError:  # no folder that its cache could be written to: compiled again in each process
         compiled = njit(**_COMPILE | {"cache": False})(function)
+    return compiled
+
+
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that loops call: compiled into each of them, and cached with them."""
+    compiled: Callable[..., Any] = njit(**_COMPILE | {"cache": False})(function)
     return compiled
 
 
@@ -59,19 +62,22 @@ def as_arrays(*tensors: Tensor) -> list[Any]:
     ]
 
 
-@intrinsic
-def _bits(_: Any, value: Any) -> Any:  # noqa: ARG001
+def _bits_of(_: Any, value: Any) -> Any:  # noqa: ARG001
     return types.uint32(types.float32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.IntType(32))  # noqa: ARG005
 
 
-@intrinsic
-def _from_bits(_: Any, value: Any) -> Any:  # noqa: ARG001
+def _float_of(_: Any, value: Any) -> Any:  # noqa: ARG001
     return types.float32(types.uint32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.FloatType())  # noqa: ARG005
 
 
-def _wide(value: Any) -> Any:
+# fp32 as uint32 of the same bits, and back
+_bits: Any = intrinsic(_bits_of)
+_from_bits: Any = intrinsic(_float_of)
+
+
+def _wide(value: Any) -> Any:  # noqa: ARG001
     """An element as fp32. In loops only: Numba takes the implementation for its type from `_wide_of`."""
-    raise NotImplementedError
+    raise TypeError("this function works in compiled loops only")
 
 
 @overload(_wide)
@@ -85,9 +91,9 @@ def _wide_of(value: Any) -> Any:
     return from_bfloat16 if value == types.uint16 else itself
 
 
-def _rounded(value: Any, like: Any) -> Any:
+def _rounded(value: Any, like: Any) -> Any:  # noqa: ARG001
     """fp32 as an element of the type of `like`, to the nearest, ties to even; a NaN stays one. In loops only."""
-    raise NotImplementedError
+    raise TypeError("this function works in compiled loops only")
 
 
 @overload(_rounded)
@@ -103,7 +109,7 @@ def _rounded_to(value: Any, like: Any) -> Any:  # noqa: ARG001
     return to_bfloat16 if like == types.uint16 else itself
 
 
-@njit(**_INLINED)
+@_inlined
 def _exp(x: Any) -> Any:
     held = min(max(x, F32(-87.0)), F32(88.0))
     steps = np.floor(held * F32(1.44269504088896341) + F32(0.5))
@@ -121,7 +127,7 @@ def _exp(x: Any) -> Any:
     return found if x == x else x
 
 
-@njit(**_INLINED)
+@_inlined
 def _word(key: Any, position: Any) -> Any:
     """The 64 random bits of a position under a key: SplitMix64."""
     z = key + (U64(position) + U64(1)) * U64(0x9E3779B97F4A7C15)
@@ -191,14 +197,14 @@ def swiglu_backward(grad: Any, gate: Any, up: Any, grad_gate: Any, grad_up: Any)
         grad_gate[i] = _rounded(d * _wide(up[i]) * s * (ONE + g * (ONE - s)), gate[0])
 
 
-@njit(**_INLINED)
+@_inlined
 def _order(x: Any) -> Any:
     """An integer that orders as x does (a NaN above or below all): the largest of integers is found many at a time."""
     bits = np.int32(_bits(x))
     return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
-@njit(**_INLINED)
+@_inlined
 def _of_order(order: Any) -> Any:
     return _from_bits(U32(order ^ ((order >> np.int32(31)) & np.int32(0x7FFFFFFF))))
 
@@ -207,7 +213,7 @@ _BLOCK = 1024
 """Random words that are held at a time: few enough to stay in the processor's first cache."""
 
 
-@njit(**_INLINED)
+@_inlined
 def _draw(key: Any, first: Any, words: Any) -> None:
     for w in range(words.size):
         words[w] = _word(key, first + w)
@@ -229,7 +235,7 @@ def dropout(x: Any, key: Any, keep_steps: Any, out: Any) -> None:
 
 
 @_loop
-def add_kept(total: Any, part: Any, key: Any, keep_steps: Any) -> None:
+def add_dropout(total: Any, part: Any, key: Any, keep_steps: Any) -> None:
     """total += part where kept; total, part: [n], as in `dropout`."""
     words = np.empty(_BLOCK, np.uint64)
     draws = words.view(np.uint16)
@@ -241,7 +247,7 @@ def add_kept(total: Any, part: Any, key: Any, keep_steps: Any) -> None:
             put[i] = _rounded(_wide(put[i]) + added, put[0])
 
 
-@njit(**_INLINED)
+@_inlined
 def _largest(logits: Any, start: Any, stop: Any, at_least: Any) -> Any:
     order = _order(at_least)
     for i in range(start, stop):
@@ -249,7 +255,7 @@ def _largest(logits: Any, start: Any, stop: Any, at_least: Any) -> Any:
     return _of_order(order)
 
 
-@njit(**_INLINED)
+@_inlined
 def _exponentials(logits: Any, start: Any, stop: Any, scale: Any, top: Any) -> Any:
     total = ZERO
     for i in range(start, stop):
