@@ -114,3 +114,40 @@ def test_an_answer_that_follows_its_prompt_at_once_takes_two_renderings(
 def test_a_template_without_an_end_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(TemplateError):
         template_of(make_tiny_model(tmp_path), text)
+
+
+_LEFT_OPEN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{% if loop.last %}<think>\n{{ m.content }}{% else %}{{ m.content.split('</think>')[-1] | trim }}{% endif %}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+"""The last answer begins with the tag that the prompt ends with, and what closes the thought is left to the content."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "context", "learned"),
+    [
+        ("one", "\n</think>\n\n", "Spruce wood.<|im_end|>\n"),
+        ("reasoning", "", "It is light and stiff.\n</think>\n\nSpruce wood.<|im_end|>\n"),
+        ("think", "", "It is light and stiff.\n</think>\n\nSpruce wood.<|im_end|>\n"),
+    ],
+)
+def test_a_thought_that_prompt_and_answer_both_open_is_closed_once_and_before_the_answer(
+    kind: str, context: str, learned: str, tmp_path: Path
+) -> None:
+    template = template_of(make_tiny_model(tmp_path), _LEFT_OPEN)
+    (row,) = _unit(ROWS[kind], template)
+    marks = list(zip(row.input_ids, row.loss_mask, strict=True))
+    prompt = "<|im_start|>user\nWhich wood?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert decode(template, [token for token, is_learned in marks if not is_learned]) == prompt + context
+    assert decode(template, [token for token, is_learned in marks if is_learned]) == learned
+
+
+def test_an_answer_that_closes_the_opened_thought_itself_stays_as_the_template_writes_it(tmp_path: Path) -> None:
+    template = template_of(make_tiny_model(tmp_path), _LEFT_OPEN)
+    answer = Message(role="assistant", content="It is light.\n</think>\nSpruce.")
+    row = Conversation(messages=(Message(role="user", content="Which wood?"), answer))
+    assert _text(_unit(row, template), template).endswith(
+        "<|im_start|>assistant\n<think>\nIt is light.\n</think>\nSpruce.<|im_end|>\n"
+    )
