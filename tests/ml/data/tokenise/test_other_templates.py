@@ -151,3 +151,40 @@ def test_an_answer_that_closes_the_opened_thought_itself_stays_as_the_template_w
     assert _text(_unit(row, template), template).endswith(
         "<|im_start|>assistant\n<think>\nIt is light.\n</think>\nSpruce.<|im_end|>\n"
     )
+
+
+_SWITCHED = (
+    "{% set said = messages[0].content if messages[0].role == 'system' else '' %}"
+    "<|im_start|>system\nThinking: {{ 'off' if '/no_think' in said else 'on' }}\n"
+    "{{ said.replace('/no_think', '').replace('/think', '').replace('please', '') | trim }}<|im_end|>\n"
+    "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Words of the system turn switch thinking, and are no part of its text."""
+
+
+def _with_system(system: str) -> Conversation:
+    return Conversation(messages=(Message(role="system", content=system), *ROWS["one"].messages))
+
+
+@pytest.mark.parametrize(
+    ("system", "written"),
+    [
+        ("You build guitars. /no_think", "Thinking: off\nYou build guitars."),
+        ("/no_think\nYou build guitars.", "Thinking: off\nYou build guitars."),
+        ("/think You build guitars.", "Thinking: on\nYou build guitars."),
+        ("/no_think", "Thinking: off\n"),
+    ],
+)
+def test_a_switch_that_the_template_takes_out_of_a_turn_is_no_lost_text(
+    system: str, written: str, tmp_path: Path
+) -> None:
+    template = template_of(make_tiny_model(tmp_path), _SWITCHED)
+    assert f"<|im_start|>system\n{written}<|im_end|>\n" in _text(_unit(_with_system(system), template), template)
+
+
+def test_words_that_a_template_takes_out_beside_a_switch_are_lost_text(tmp_path: Path) -> None:
+    template = template_of(make_tiny_model(tmp_path), _SWITCHED)
+    for system in ("You build guitars, please, for me.", "You build guitars, please, for me. /no_think"):
+        with pytest.raises(TemplateError, match="drops or changes this turn"):
+            _unit(_with_system(system), template)
