@@ -270,8 +270,9 @@ class _Proof:
 
     def _why_not_the_matrix(self) -> str | None:
         """What else contributes to the logits in addition to the matrix of the head."""
-        if getattr(self.head, "bias", None) is not None:  # even a bias of zeros: full fine-tuning would never train it
-            return "its head has a bias"
+        # Even a bias of zeros, or scales of one: full fine-tuning would never train them.
+        if beside := [name for name, _ in self.head.named_parameters() if name != "weight"]:
+            return f"its head has a {beside[0]}"
         if further := _further_parameters(self.base, self.body, self.head):
             return f"{further[0]} is between its hidden states and its logits"
         return None
