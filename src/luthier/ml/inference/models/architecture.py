@@ -195,6 +195,15 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
     return model
 
 
+def frozen_parameters(model: PreTrainedModel) -> frozenset[str]:
+    """Names of the parameters that the model's own class freezes, such as the biases by which experts are chosen.
+
+    A model that was read from a folder has lost that: transformers makes trainable parameters of all that it reads.
+    """
+    made = empty_model(model.config)
+    return frozenset(name for name, parameter in made.named_parameters() if not parameter.requires_grad)
+
+
 def causal_model(model: PreTrainedModel) -> PreTrainedModel:
     """The innermost module that computes logits of text: the model itself, or the causal model inside it.
 

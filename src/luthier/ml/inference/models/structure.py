@@ -241,7 +241,7 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
             weight: Tensor = module.weight
             first, second = weight.shape
             sizes = (second, first) if module is head else (first, second)
-            found.append(LinearLayer(name, *sizes, "custom" if computes_more(module) else "block"))
+            found.append(LinearLayer(name, *sizes, role="custom" if computes_more(module) else "block"))
     return tuple(found)
 
 
