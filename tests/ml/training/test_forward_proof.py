@@ -357,6 +357,21 @@ def test_what_is_no_causal_language_model_is_refused(change: Callable[[Any], Non
     assert caught.value.do
 
 
+def test_a_model_that_reads_prompts_in_both_directions_is_refused_and_a_causal_copy_is_not() -> None:
+    """HRM-Text: as it is called here, without a word on which tokens are the prompt, it looks like a causal model."""
+    sizes = ARCHITECTURES["llama"][1] | {"num_hidden_layers": 1, "head_dim": 8}
+    for is_prefix in (True, False):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("hrm_text", **sizes, prefix_lm=is_prefix)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        if not is_prefix:
+            assert prove_forward(model).logits == "product"
+            continue
+        with pytest.raises(RequestError, match="in both directions") as refused:
+            prove_forward(model)
+        assert "prefix_lm" in refused.value.do
+
+
 def test_an_encoder_is_refused_before_it_is_trained() -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32}
