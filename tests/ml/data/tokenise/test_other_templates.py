@@ -188,3 +188,27 @@ def test_words_that_a_template_takes_out_beside_a_switch_are_lost_text(tmp_path:
     for system in ("You build guitars, please, for me.", "You build guitars, please, for me. /no_think"):
         with pytest.raises(TemplateError, match="drops or changes this turn"):
             _unit(_with_system(system), template)
+
+
+_ALWAYS_OPENS = (
+    "{{ bos_token }}{% for m in messages %}<|START|>{% if m.role == 'assistant' %}<|BOT|><|SAY|>{{ m.content }}<|SAID|>"
+    "{% else %}<|{{ m.role | upper }}|>{{ m.content }}{% endif %}<|im_end|>{% endfor %}<|START|><|BOT|>"
+)
+"""The header of an answer is behind every conversation, as in Cohere's template of Command R7B."""
+
+
+def test_the_header_of_an_answer_behind_every_conversation_is_its_prompt_and_no_part_of_an_answer(
+    tmp_path: Path,
+) -> None:
+    template = template_of(make_tiny_model(tmp_path), _ALWAYS_OPENS)
+    question = "<s><|START|><|USER|>Which wood?<|im_end|>"
+    first = Conversation(messages=ROWS["one"].messages[:1])
+    assert template.render(first, add_generation_prompt=True) == f"{question}<|START|><|BOT|>"
+    assert template.render(first) == question
+    (row,) = _unit(ROWS["two"], template)
+    learned = [token for token, is_learned in zip(row.input_ids, row.loss_mask, strict=True) if is_learned]
+    assert decode(template, learned) == "<|SAY|>Spruce wood.<|SAID|><|im_end|><|SAY|>Maple wood.<|SAID|><|im_end|>"
+    assert decode(template, list(row.input_ids)) == (
+        f"{question}<|START|><|BOT|><|SAY|>Spruce wood.<|SAID|><|im_end|>"
+        "<|START|><|USER|>And the back?<|im_end|><|START|><|BOT|><|SAY|>Maple wood.<|SAID|><|im_end|>"
+    )
