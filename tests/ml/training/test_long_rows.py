@@ -43,7 +43,9 @@ def rows(*lengths: int) -> list[TokenisedExample]:
     """Rows of random ids that begin alike, and of which the first 12 tokens are not learned."""
     ids = torch.randint(3, 128, (max(lengths),), generator=torch.Generator().manual_seed(5)).tolist()
     return [
-        TokenisedExample(str(n), array("i", [*ids[: length - 3], n + 3, n + 4, n + 5]), b"\0" * 12 + b"\1" * (length - 12))
+        TokenisedExample(
+            str(n), array("i", [*ids[: length - 3], n + 3, n + 4, n + 5]), b"\0" * 12 + b"\1" * (length - 12)
+        )
         for n, length in enumerate(lengths)
     ]
 

@@ -66,7 +66,6 @@ _TAGGED = re.compile(r"<|\[")  # without one of these a text has no tagged reaso
 _PROBE_QUESTION, _PROBE_ANSWER = "Which wood?", "Spruce-wood"
 
 
-
 def template_digest(template: str | dict[str, str] | None) -> str:
     """The digest of a template's text; without a template, of the name of the plain layout."""
     if not template:
@@ -315,14 +314,16 @@ class ChatTemplate:
         options: Mapping[str, Any] | None = None,
     ) -> str:
         schemas = list(tools) or self.no_tools
-        text = str(self.tokenizer.apply_chat_template(
-            self._forms.applied(messages),
-            tools=schemas,
-            chat_template=self.tokenizer.get_chat_template(tools=schemas),
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **{**self.options, **(options or {})},
-        ))
+        text = str(
+            self.tokenizer.apply_chat_template(
+                self._forms.applied(messages),
+                tools=schemas,
+                chat_template=self.tokenizer.get_chat_template(tools=schemas),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **{**self.options, **(options or {})},
+            )
+        )
         return text if add_generation_prompt else text.removesuffix(self._unasked)
 
     def _as_dict(self, index: int, message: Message) -> dict[str, Any]:
