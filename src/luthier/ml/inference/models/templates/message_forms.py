@@ -17,9 +17,9 @@ stop tokens of the tokenizer and generation_config.json also count.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Final
 
 from luthier.core.errors import TemplateError, library_reason
@@ -118,7 +118,8 @@ class EndProbe:
         if not answered.startswith(prompt) or longer.startswith(answered):
             return ""
         # Both end with it, and perhaps with the end of a turn before it.
-        common = os.path.commonprefix([prompt[::-1], answered[::-1]])[::-1]
+        pairs = zip(reversed(prompt), reversed(answered), strict=False)
+        common = prompt[len(prompt) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
         ends = [self.special[one] for one in self.stops if one in self.special]
         after = [at + len(end) for end in ends if (at := common.rfind(end)) >= 0]
         unasked = common[max(after, default=0) :].lstrip()
