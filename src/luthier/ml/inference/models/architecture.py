@@ -222,8 +222,9 @@ def language_model(model: PreTrainedModel) -> nn.Module:
 
     outer = causal_model(model)
     body: nn.Module = outer.get_decoder()
-    if body is outer and _has_head(outer):
-        # `get_decoder` of some models returns the model itself: its body is then the child that is a model.
+    if (body is outer and _has_head(outer)) or not isinstance(body, PreTrainedModel):
+        # `get_decoder` of some models returns the model itself, or a head of that name (ModernBERT's decoder): the body
+        # is then the child that is a model.
         body = next((child for child in outer.children() if isinstance(child, PreTrainedModel)), body)
     return body
 
