@@ -188,6 +188,10 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("granite_swa", "granite33", layer_types=_MIXED_WINDOWS, **_GRANITE),
         _family("youtu", num_key_value_heads=_HEADS, head_dim=None),
         _family("biogpt"),
+        _family("modernbert-decoder", "llama31", local_attention=32),
+        # with a scale for each logit, and layers that are gone through twice
+        _family("dory", num_hidden_layers=3, n_input_layers=1, n_output_layers=1,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
         # read from left to right: as published it reads prompts in both directions, and is refused
         _family("hrm_text", prefix_lm=False),
         # experts
@@ -227,7 +231,10 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("mimo_v2_flash", layer_types=_MIXED_WINDOWS),
         _family("solar_open"),
         _family("hy_v3"),
-        # with limits that its gates reach, and more heads that choose keys than would leave ties
+        # with more heads that choose keys than would leave ties
+        _family("deepseek_v32", num_key_value_heads=_HEADS, head_dim=None, index_topk=8, index_head_dim=8,
+                index_n_heads=16),
+        # with limits that its gates reach
         _family("deepseek_v4", head_dim=8, num_key_value_heads=1, o_groups=2, o_lora_rank=8, index_n_heads=16,
                 index_head_dim=8, index_topk=4, swiglu_limit=0.5),
         # state-space, linear attention and hybrids
