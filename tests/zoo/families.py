@@ -100,6 +100,9 @@ _YARN: Final = {
     "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
 }  # fmt: skip
 
+_GRANITE: Final = {
+    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.3,
+}  # fmt: skip
 _LLAMA4_VISION: Final = {
     "vision_output_dim": _HIDDEN, "projector_input_dim": _HIDDEN, "projector_output_dim": _HIDDEN,
 }  # fmt: skip
@@ -182,6 +185,15 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("doge"),
         _family("hyperclovax"),
         _family("jais2"),
+        _family("granite_swa", "granite33", layer_types=_MIXED_WINDOWS, **_GRANITE),
+        _family("youtu", num_key_value_heads=_HEADS, head_dim=None),
+        _family("biogpt"),
+        _family("modernbert-decoder", "llama31", local_attention=32),
+        # with a scale for each logit, and layers that are gone through twice
+        _family("dory", num_hidden_layers=3, n_input_layers=1, n_output_layers=1,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+        # read from left to right: as published it reads prompts in both directions, and is refused
+        _family("hrm_text", prefix_lm=False),
         # experts
         _family("mixtral", "mistral_nemo", sliding_window=None),
         _family("qwen2_moe", "qwen25", decoder_sparse_step=1),
@@ -208,6 +220,23 @@ FAMILIES: Final[dict[str, Family]] = {
                 ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}),
         _family("jetmoe", kv_channels=8),
         _family("flex_olmo"),
+        _family("granitemoe_swa", "granite33", layer_types=_MIXED_WINDOWS, **_GRANITE),
+        _family("flint", layer_types=_MIXED_WINDOWS, mlp_only_layers=[0]),
+        _family("kolibri1", layer_types=_MIXED_WINDOWS),
+        _family("mellum", layer_types=_MIXED_WINDOWS),
+        _family("afmoe", layer_types=_MIXED_WINDOWS, mup_enabled=True, route_scale=1.5, num_shared_experts=1),
+        _family("exaone_moe", layer_types=_MIXED_WINDOWS),
+        _family("cohere2_moe", layer_types=_MIXED_WINDOWS, logit_scale=0.25, num_shared_experts=1,
+                mlp_layer_types=["dense", "sparse"]),
+        _family("mimo_v2_flash", layer_types=_MIXED_WINDOWS),
+        _family("solar_open"),
+        _family("hy_v3"),
+        # with more heads that choose keys than would leave ties
+        _family("deepseek_v32", num_key_value_heads=_HEADS, head_dim=None, index_topk=8, index_head_dim=8,
+                index_n_heads=16),
+        # with limits that its gates reach
+        _family("deepseek_v4", head_dim=8, num_key_value_heads=1, o_groups=2, o_lora_rank=8, index_n_heads=16,
+                index_head_dim=8, index_topk=4, swiglu_limit=0.5),
         # state-space, linear attention and hybrids
         _family("qwen3_next", "qwen3_2507", layer_types=_MIXED_LINEAR, decoder_sparse_step=1),
         # with sections of the width of its heads: without any, llama.cpp takes those of the published ones, 32 wide
@@ -235,6 +264,13 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("recurrent_gemma", "gemma2", num_hidden_layers=3),
         _family("olmo_hybrid", layer_types=_MIXED_LINEAR),
         _family("rwkv", attention_hidden_size=_HIDDEN),
+        _family("lfm3", "lfm25", num_hidden_layers=3, layer_types=["conv", "sliding_attention", "full_attention"]),
+        _family("lara_mini", num_hidden_layers=3,
+                layer_types=["linear_attention", "sliding_attention", "full_attention"]),
+        _family("zaya", layer_types=["hybrid", "hybrid_sliding"], num_experts_per_tok=1, router_hidden_size=16),
+        _family("inkling_text", swa_num_attention_heads=_HEADS, swa_num_key_value_heads=2, swa_head_dim=8,
+                sliding_window_size=WINDOW_TOKENS, d_rel=4, rel_extent=32, mlp_layer_types=["dense", "sparse"],
+                layer_types=None),
         # with a vision tower
         _family("gemma3", "gemma3", mm_tokens_per_image=4, text_config={
             "num_hidden_layers": 6, "layer_types": _FIVE_WINDOWS, "query_pre_attn_scalar": 8,
@@ -242,6 +278,9 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("gemma4", "gemma4", audio_config=None, text_config={
             "num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": _MIXED_WINDOWS * 2,
             "num_global_key_value_heads": 1, "num_experts": None,
+        }),
+        _family("gemma4_unified", "gemma4", text_config={
+            "num_hidden_layers": 4, "layer_types": _MIXED_WINDOWS * 2, "num_global_key_value_heads": 1,
         }),
         _family("mistral3", "mistral_small", text_config={"sliding_window": None}),
         _family("mistral3_ministral", "ministral3", model_type="mistral3",
@@ -252,6 +291,9 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("qwen3_vl", "qwen3_vl", text_config={"rope_parameters": _MROPE},
                 vision_config={"deepstack_visual_indexes": [0]}),
         _family("qwen3_5", "qwen35", text_config={"layer_types": _MIXED_LINEAR, "rope_parameters": _PARTIAL_MROPE}),
+        _family("qwen3_5_moe", "qwen35", text_config={
+            "layer_types": _MIXED_LINEAR, "rope_parameters": _PARTIAL_MROPE,
+        }),
         _family("llama4", "llama31", text_config={
             "layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0], "moe_layers": [1],
             "interleave_moe_layer_step": 2,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.architectures import small
 from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import RecipeError
@@ -100,6 +101,29 @@ def test_embeddings_and_head_are_meant_by_name_or_pattern_only(structure: Struct
         RecipeError, match=r"'embed_token' matches no linear layer of this model; nearest: embed_tokens"
     ):
         resolve_targets(structure, "embed_token")
+
+
+def test_no_group_means_a_layer_that_computes_more_than_a_product() -> None:
+    structure = structure_of(
+        small("llama") | {"model_type": "deepseek_v4", "num_key_value_heads": 1, "q_lora_rank": 16, "head_dim": 16,
+                          "moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "o_groups": 2,
+                          "o_lora_rank": 8, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 4,
+                          "partial_rotary_factor": 0.5}
+    )  # fmt: skip
+    custom = {x.kind for x in structure.linear_layers if x.role == "custom"}
+    assert custom == {"o_a_proj"}
+    assert "o_b_proj" in resolve_targets(structure, "attention")
+    assert "o_a_proj" not in resolve_targets(structure, "all-linear")
+    with pytest.raises(RecipeError, match="o_a_proj, which computes more than a product") as refused:
+        resolve_targets(structure, ["o_a_proj", "o_b_proj"])
+    assert "o_a_proj" in refused.value.do
+
+
+def test_a_head_that_scales_its_product_takes_no_adapter() -> None:
+    structure = structure_of(small("llama") | {"model_type": "dory", "n_input_layers": 0, "n_output_layers": 1})
+    assert {x.name: x.role for x in structure.outer_layers} == {"model.embed_tokens": "block", "lm_head": "custom"}
+    with pytest.raises(RecipeError, match="lm_head, which computes more than a product"):
+        resolve_targets(structure, ["all-linear", "lm_head"])
 
 
 def test_a_rank_above_the_matrix_is_refused(structure: Structure) -> None:

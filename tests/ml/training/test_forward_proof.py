@@ -283,6 +283,31 @@ def test_full_fine_tuning_trains_the_bias_of_a_head() -> None:
     assert float(bias.grad.norm()) > 0
 
 
+class ScaledTokens(nn.Linear):
+    """A head with a trained scale for each token, as Dory's has: each is 1 where a model begins."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__(plain.in_features, plain.out_features, bias=False)
+        self.weight = plain.weight
+        self.logit_scale = nn.Parameter(torch.ones(plain.out_features))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Scaled logits."""
+        return super().forward(states) * self.logit_scale
+
+
+def test_scales_of_one_in_a_head_are_no_product_since_they_may_be_trained() -> None:
+    base = make("llama")
+    base.lm_head = ScaledTokens(base.lm_head)
+    model = TrainableModel(base, Full(FULL), seed=0)
+    assert model.path.logits == "head"
+    assert "logit_scale" in model.path.reasons[-1]
+    model.loss_sum(collate(rows(), 0, "cpu"))[0].backward()  # type: ignore[no-untyped-call]
+    scale = dict(model.module.named_parameters())["lm_head.logit_scale"]
+    assert scale.grad is not None
+    assert float(scale.grad.norm()) > 0
+
+
 def test_towers_are_not_trained() -> None:
     model = TrainableModel(make("gemma3 as published"), Full(FULL), 0)
     trained = {name for name, p in model.module.named_parameters() if p.requires_grad}
@@ -330,6 +355,21 @@ def test_what_is_no_causal_language_model_is_refused(change: Callable[[Any], Non
     with pytest.raises(RequestError, match=words) as caught:
         prove_forward(broken)
     assert caught.value.do
+
+
+def test_a_model_that_reads_prompts_in_both_directions_is_refused_and_a_causal_copy_is_not() -> None:
+    """HRM-Text: as it is called here, without a word on which tokens are the prompt, it looks like a causal model."""
+    sizes = ARCHITECTURES["llama"][1] | {"num_hidden_layers": 1, "head_dim": 8}
+    for is_prefix in (True, False):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("hrm_text", **sizes, prefix_lm=is_prefix)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        if not is_prefix:
+            assert prove_forward(model).logits == "product"
+            continue
+        with pytest.raises(RequestError, match="in both directions") as refused:
+            prove_forward(model)
+        assert "prefix_lm" in refused.value.do
 
 
 def test_an_encoder_is_refused_before_it_is_trained() -> None:

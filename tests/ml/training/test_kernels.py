@@ -98,3 +98,52 @@ class GeluMlp(nn.Module):
 
 def test_another_activation_is_kept() -> None:
     assert kernels.install(GeluMlp()) == {"GeluMlp (kept)": 1}
+
+
+class ClampedMlp(nn.Module):
+    """A SwiGLU block with limits that no ordinary input reaches, as DeepSeek V4 and Step 3.7 have them."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.act_fn, self.limit = nn.SiLU(), limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x).clamp(max=self.limit), self.up_proj(x).clamp(-self.limit, self.limit)
+        out: Tensor = self.down_proj(self.act_fn(gate) * up)
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_limit_that_ordinary_inputs_do_not_reach_is_kept(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    module, x = ClampedMlp(10.0).to(dtype), torch.randn(64, 8, dtype=dtype)
+    assert float(torch.cat([module.gate_proj(x), module.up_proj(x)]).detach().abs().max()) < 10
+    assert kernels.install(nn.Sequential(module), recomputes_trained=False) == {"ClampedMlp (kept)": 1}
+    without = ClampedMlp(float("inf")).to(dtype)
+    assert kernels.install(nn.Sequential(without), recomputes_trained=False) == {"ClampedMlp": 1}
+
+
+class DroppingMlp(ClampedMlp):
+    """A SwiGLU block with dropout of its own, as Seed-OSS has it."""
+
+    def __init__(self, probability: float, *, as_module: bool) -> None:
+        super().__init__(float("inf"))
+        self.probability = 0.0 if as_module else probability
+        self.dropout = nn.Dropout(probability if as_module else 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.dropout(super().forward(x))
+        return nn.functional.dropout(out, self.probability, self.training)
+
+
+@pytest.mark.parametrize("as_module", [True, False])
+def test_dropout_within_a_module_is_kept_and_nothing_is_drawn_for_the_proof(as_module: bool) -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for probability, said in ((0.1, "DroppingMlp (kept)"), (0.0, "DroppingMlp")):
+        module = DroppingMlp(probability, as_module=as_module).eval()
+        torch.set_rng_state(state)
+        assert kernels.install(nn.Sequential(module), recomputes_trained=False) == {said: 1}
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not any(part.training for part in module.modules())

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError, first_line
@@ -39,13 +39,11 @@ from luthier.ml.inference.decoding_proof import (
     tolerance,
 )
 from luthier.ml.inference.kv_cache import cache_argument, expanded, rope_border, smallest_window, why_not_cacheable
-from luthier.ml.inference.models.architecture import context_tokens
+from luthier.ml.inference.models.architecture import context_tokens, language_model
 from luthier.ml.inference.models.forward import PLAIN, OwnHead, ScaledHead, accepted, measured
 from luthier.ml.inference.side_by_side import Advance, Form
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from luthier.core.dataset import TokenisedExample
     from luthier.ml.inference.batches import Shared
     from luthier.ml.inference.decode import Prefix
@@ -101,7 +99,9 @@ class Scorer:
     def __init__(self, model: PreTrainedModel, *, pad_id: int) -> None:
         model = text_part(model)
         self._model = model
-        self._body: nn.Module = model.get_decoder()
+        body = model.get_decoder()
+        # Where a head has that name, the body is found otherwise.
+        self._body: nn.Module = body if isinstance(body, PreTrainedModel) else language_model(model)
         self._head: nn.Module | None = model.get_output_embeddings()
         self._pad_id = pad_id
         self._device = model.device

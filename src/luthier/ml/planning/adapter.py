@@ -27,6 +27,7 @@ GROUPS: Final = ("all-linear", "attention", "mlp", "experts")
 _LEFT_OUT: Final[dict[Role, str]] = {
     "router": "routers of experts",
     "kernel": "matrices that other code reads past their module, where an adapter would be ignored",
+    "custom": "matrices of layers that compute more than a product with them, which no adapter could be added to",
     "outside": "matrices outside the language model, which text does not go through",
 }
 _PATTERN: Final = "re:"
@@ -257,6 +258,12 @@ def _named(structure: Structure, entry: str) -> list[str]:
         RecipeError: an adapter there would be ignored.
     """
     found = _all(structure, entry)
+    if custom := [x for x in structure.adaptable if x.role == "custom" and x.name in found]:
+        raise RecipeError(
+            f"method.targets: {entry!r} means {custom[0].name}, which computes more than a product with its matrix",
+            expected="matrices that are multiplied with: an adapter adds to that product, and the rest would be lost",
+            do=f"leave {custom[0].kind} out of method.targets, or use all-linear, which leaves it out",
+        )
     kernel = [x.name for x in structure.linear_layers if x.role == "kernel" and x.name in found]
     if kernel:
         raise RecipeError(

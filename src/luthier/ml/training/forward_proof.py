@@ -27,7 +27,13 @@ from torch import Tensor, nn
 from luthier.core.errors import RequestError
 from luthier.core.forward_path import ForwardPath
 from luthier.ml.inference.accelerator import forked_random
-from luthier.ml.inference.models.architecture import causal_model, language_model, outside_modules, text_config
+from luthier.ml.inference.models.architecture import (
+    causal_model,
+    is_composite,
+    language_model,
+    outside_modules,
+    text_config,
+)
 from luthier.ml.inference.models.attention_proof import (
     SPAN_TOKENS,
     attention_by,
@@ -77,8 +83,8 @@ def prove_forward(base: PreTrainedModel) -> ForwardPath:
             unchanged.
 
     Raises:
-        RequestError: it is not a causal language model (it has no head, or an earlier token sees a later one), or its
-            outputs are not finite.
+        RequestError: it is not a causal language model (it has no head, or an earlier token sees a later one, be it in
+            prompts alone), or its outputs are not finite.
     """
     was_training = base.training
     # Made-up weights and dropout draw numbers: a run must not depend on whether its model was proved before.
@@ -185,12 +191,27 @@ class _Proof:
         few = self.ids[:, :12]
         other = few.clone()
         other[0, -1] = (other[0, -1] + 1) % int(self.base.get_input_embeddings().weight.shape[0])
+        if self._is_seen(few, other):
+            raise _refused(self.base, "earlier tokens see later ones in it")
+        # Some are told by this argument which tokens are the prompt, and were trained to read it in both directions.
+        kinds = {"token_type_ids": torch.ones_like(few)}
+        is_told = names_parameter(self.causal, *kinds) and not is_composite(self.base.config)
+        if is_told and self._is_seen(few, other, **kinds):
+            raise _refused(
+                self.base,
+                "it reads prompts in both directions (a prefix language model), and rows are read from left to right",
+                do="choose another base model; one whose config.json says `prefix_lm: true` reads prompts from left to "
+                "right in a copy of its folder that says false",
+            )
+
+    def _is_seen(self, ids: Tensor, other: Tensor, **also: Tensor) -> bool:
+        """Whether the last token, in which both differ, changes logits before it."""
         with attention_by(self.body, "eager"):
             one, two = (
-                self.causal(input_ids=x, **text_inputs(self.causal, x)).logits[0, :-1].float() for x in (few, other)
+                self.causal(input_ids=x, **text_inputs(self.causal, x), **also).logits[0, :-1].float()
+                for x in (ids, other)
             )
-        if not _close(one, two, _TOLERANCES[self.dtype]):
-            raise _refused(self.base, "earlier tokens see later ones in it")
+        return not _close(one, two, _TOLERANCES[self.dtype])
 
     def _attention(self, own: _Passed) -> Any:
         """The first attention that gives the same hidden states: ours, the one as loaded, or the eager one."""
@@ -270,8 +291,9 @@ class _Proof:
 
     def _why_not_the_matrix(self) -> str | None:
         """What else contributes to the logits in addition to the matrix of the head."""
-        if getattr(self.head, "bias", None) is not None:  # even a bias of zeros: full fine-tuning would never train it
-            return "its head has a bias"
+        # Even a bias of zeros, or scales of one: full fine-tuning would never train them.
+        if beside := [name for name, _ in self.head.named_parameters() if name != "weight"]:
+            return f"its head has a {beside[0]}"
         if further := _further_parameters(self.base, self.body, self.head):
             return f"{further[0]} is between its hidden states and its logits"
         return None
@@ -356,9 +378,9 @@ def _error_summary(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _refused(base: PreTrainedModel, why: str) -> RequestError:
+def _refused(base: PreTrainedModel, why: str, *, do: str = "choose another base model") -> RequestError:
     return RequestError(
         f"{type(base).__name__}: {why}",
         expected="a language model that predicts each token from those before it",
-        do="choose another base model",
+        do=do,
     )

@@ -19,7 +19,8 @@ MLP (3.1) and the loss of a linear head (3.2), each of which reads and writes it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luthier.ml.inference.accelerator import has_triton
+from luthier.ml.inference.accelerator import forked_random, has_triton
 from luthier.ml.training import fused_operations
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 
@@ -82,6 +83,9 @@ CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 # Two implementations of one formula differ only by rounding: a few units in the last place of the result's largest
 # entry.
 _TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+_ROWS, _LARGE = 4, 1000.0
+"""Rows of a probe, and the factor of its large ones."""
+_GATED: Final = ("gate_proj", "up_proj", "down_proj")
 
 
 class RmsNorm(torch.autograd.Function):
@@ -279,7 +283,7 @@ def _replacements(module: nn.Module, with_liger: bool, with_numba: bool = False)
     ours: Make
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         theirs, ours, width = _liger_norm_forward, _norm_forward, next(module.parameters()).shape[-1]
-    elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+    elif all(hasattr(module, name) for name in (*_GATED, "act_fn")):
         inputs = getattr(module.gate_proj, "in_features", None)
         if not isinstance(inputs, int):  # a tower may have another kind of module there
             return {}, 0
@@ -306,13 +310,43 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() <= _TOLERANCE[one.dtype] * scale)
 
 
+@contextmanager
+def _drawing_its_own(module: nn.Module) -> Iterator[None]:
+    """Within the block a module is in training mode, and its matrices, whose adapters may draw dropout, are not."""
+    others = (child for name, child in module.named_children() if name not in _GATED)
+    parts = [module, *(part for child in others for part in child.modules())]
+    before = [part.training for part in parts]
+    try:
+        for part in parts:
+            part.training = True
+        yield
+    finally:
+        for part, was_training in zip(parts, before, strict=True):
+            part.training = was_training
+
+
 def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int, like: Tensor) -> bool:
-    """Whether original and replacement agree in output and input gradient on random rows, in the dtype of `like`."""
+    """Whether original and replacement agree in output and input gradient on random rows, in the dtype of `like`.
+
+    Half of the rows are large: a limit within the module (a clamped gate, a soft cap) changes no ordinary ones, and
+    real activations are not all ordinary. The original is in training mode, in which dropout of its own shows, which no
+    replacement has.
+    """
     generator = torch.Generator().manual_seed(0)
     # drawn on the CPU, so that the probe is the same on every device
-    x = torch.randn(4, width, generator=generator).to(like.device, like.dtype)
-    before, after = _output_and_gradient(module.forward, x), _output_and_gradient(forward, x)
-    return all(_same(a, b) for a, b in zip(before, after, strict=True))
+    x = torch.randn(2 * _ROWS, width, generator=generator)
+    x[_ROWS:] *= _LARGE
+    x = x.to(like.device, like.dtype)
+    with forked_random(like.device), _drawing_its_own(module):
+        torch.manual_seed(0)
+        before = _output_and_gradient(module.forward, x)
+    after = _output_and_gradient(forward, x)
+    # Each half by itself, since the tolerance is relative to the largest entry.
+    return all(
+        _same(one, other)
+        for a, b in zip(before, after, strict=True)
+        for one, other in zip(a.split(_ROWS), b.split(_ROWS), strict=True)
+    )
 
 
 def install(
@@ -324,7 +358,7 @@ def install(
     `recomputes_trained` false: where whole layers are computed again, torch leaves the last product of each out, which
     one of its own functions would not let it.
 
-    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ).
+    Call it after the adapter is in place, in eval mode (dropout of adapters would make two honest runs differ).
 
     Keys of the result: a class name, followed by " (liger)" for a Liger kernel, by " (numba)" for loops compiled by
     Numba, and by " (kept)" where no replacement agreed.

@@ -23,6 +23,7 @@ from luthier.core.forward_path import ForwardPath
 from luthier.core.plan import Plan
 from luthier.core.task_head import TaskHead
 from luthier.ml.inference.accelerator import can_pin
+from luthier.ml.inference.kv_cache import rope_border
 from luthier.ml.inference.models.architecture import (
     causal_model,
     context_tokens,
@@ -40,6 +41,7 @@ from luthier.ml.training import attention, kernels
 from luthier.ml.training.attention import packed_row
 from luthier.ml.training.embedding_noise import EmbeddingNoise
 from luthier.ml.training.forward_proof import known_forward, prove_forward
+from luthier.ml.training.long_rows import LongRows
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 from luthier.ml.training.losses.logit_rows import CrossEntropySum, LogitRows
 from luthier.ml.training.methods.protocol import Method, load_method
@@ -240,6 +242,7 @@ class TrainableModel:
         if gradient_checkpointing:
             _recompute_layers(base)
         self.noise = EmbeddingNoise(base.get_input_embeddings(), neftune_alpha)
+        self.long_rows = LongRows(self.body, rope_border(text_config(base.config)))
         self.pad_id = padding_id(base, getattr(text_config(base.config), "pad_token_id", None))
         self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
         self.root: nn.Module | None = None
@@ -368,7 +371,8 @@ class TrainableModel:
         """Logits [*input_ids.shape, vocabulary] by the full transformers forward of the prepared model."""
         self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
         also = text_inputs(causal_model(self.base), batch.input_ids)
-        logits: Tensor = self.module(input_ids=batch.input_ids, **also).logits
+        with self.long_rows.of(batch):
+            logits: Tensor = self.module(input_ids=batch.input_ids, **also).logits
         return logits[:, -batch.input_ids.shape[1] :]  # without the leading positions of a trained prompt
 
     def states(self, batch: MicroBatch) -> Tensor:
@@ -377,6 +381,10 @@ class TrainableModel:
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
+        with self.long_rows.of(batch):
+            return self._hidden(batch)
+
+    def _hidden(self, batch: MicroBatch) -> Tensor:
         self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
         device = batch.input_ids.device
         # No padding mask: rows are padded on the right, and causal attention never looks there.

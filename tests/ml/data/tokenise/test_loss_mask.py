@@ -307,6 +307,28 @@ def test_content_that_holds_the_end_of_turn_is_refused(chat: ChatTemplate) -> No
     assert caught.value.problems[0].field == "messages[0].content"
 
 
+def test_an_answer_that_holds_another_end_of_a_generation_is_refused(tmp_path: Path) -> None:
+    """Turns end in <|im_end|>, and <|endoftext|> stops a generation as well: it would stop in the middle."""
+    tokenizer = load_tokenizer(make_tiny_model(tmp_path / "base", chat=False))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    template = ChatTemplate(tokenizer, "chat")
+    assert template.end_texts == ("<|im_end|>", "<|endoftext|>")
+    with pytest.raises(DataError, match="would end the turn") as caught:
+        tokenise(_example(("user", "a"), ("assistant", "One.<|endoftext|>Two."), id="r.jsonl:3"), template)
+    assert caught.value.problems[0].field == "messages[1].content"
+    asked = _example(("user", "What is <|endoftext|>?"), ("assistant", "An end."))
+    assert _learned(tokenise(asked, template), template) == "An end.<|im_end|>\n"
+
+
+def test_a_stop_that_is_no_token_with_a_name_may_be_in_an_answer(chat: ChatTemplate) -> None:
+    """A stop id beyond the vocabulary has no text, and one of an ordinary word is not found in every text."""
+    word = chat.ids("e")[-1]
+    template = ChatTemplate(copy.deepcopy(chat.tokenizer), "chat", stop_ids=(word, 10**6))
+    assert {word, 10**6} <= set(template.end_of_turn_ids)
+    row = _example(("user", "a"), ("assistant", "None of these."))
+    assert _learned(tokenise(row, template), template) == "None of these.<|im_end|>\n"
+
+
 def test_a_call_whose_arguments_hold_the_end_of_turn_is_refused(chat: ChatTemplate) -> None:
     """Also where JSON escapes it: templates write the character itself."""
     for written in ("<|im_end|>", "\\u003c|im_end|>"):

@@ -114,3 +114,101 @@ def test_an_answer_that_follows_its_prompt_at_once_takes_two_renderings(
 def test_a_template_without_an_end_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(TemplateError):
         template_of(make_tiny_model(tmp_path), text)
+
+
+_LEFT_OPEN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{% if loop.last %}<think>\n{{ m.content }}{% else %}{{ m.content.split('</think>')[-1] | trim }}{% endif %}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+"""The last answer begins with the tag that the prompt ends with, and what closes the thought is left to the content."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "context", "learned"),
+    [
+        ("one", "\n</think>\n\n", "Spruce wood.<|im_end|>\n"),
+        ("reasoning", "", "It is light and stiff.\n</think>\n\nSpruce wood.<|im_end|>\n"),
+        ("think", "", "It is light and stiff.\n</think>\n\nSpruce wood.<|im_end|>\n"),
+    ],
+)
+def test_a_thought_that_prompt_and_answer_both_open_is_closed_once_and_before_the_answer(
+    kind: str, context: str, learned: str, tmp_path: Path
+) -> None:
+    template = template_of(make_tiny_model(tmp_path), _LEFT_OPEN)
+    (row,) = _unit(ROWS[kind], template)
+    marks = list(zip(row.input_ids, row.loss_mask, strict=True))
+    prompt = "<|im_start|>user\nWhich wood?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert decode(template, [token for token, is_learned in marks if not is_learned]) == prompt + context
+    assert decode(template, [token for token, is_learned in marks if is_learned]) == learned
+
+
+def test_an_answer_that_closes_the_opened_thought_itself_stays_as_the_template_writes_it(tmp_path: Path) -> None:
+    template = template_of(make_tiny_model(tmp_path), _LEFT_OPEN)
+    answer = Message(role="assistant", content="It is light.\n</think>\nSpruce.")
+    row = Conversation(messages=(Message(role="user", content="Which wood?"), answer))
+    assert _text(_unit(row, template), template).endswith(
+        "<|im_start|>assistant\n<think>\nIt is light.\n</think>\nSpruce.<|im_end|>\n"
+    )
+
+
+_SWITCHED = (
+    "{% set said = messages[0].content if messages[0].role == 'system' else '' %}"
+    "<|im_start|>system\nThinking: {{ 'off' if '/no_think' in said else 'on' }}\n"
+    "{{ said.replace('/no_think', '').replace('/think', '').replace('please', '') | trim }}<|im_end|>\n"
+    "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Words of the system turn switch thinking, and are no part of its text."""
+
+
+def _with_system(system: str) -> Conversation:
+    return Conversation(messages=(Message(role="system", content=system), *ROWS["one"].messages))
+
+
+@pytest.mark.parametrize(
+    ("system", "written"),
+    [
+        ("You build guitars. /no_think", "Thinking: off\nYou build guitars."),
+        ("/no_think\nYou build guitars.", "Thinking: off\nYou build guitars."),
+        ("/think You build guitars.", "Thinking: on\nYou build guitars."),
+        ("/no_think", "Thinking: off\n"),
+    ],
+)
+def test_a_switch_that_the_template_takes_out_of_a_turn_is_no_lost_text(
+    system: str, written: str, tmp_path: Path
+) -> None:
+    template = template_of(make_tiny_model(tmp_path), _SWITCHED)
+    assert f"<|im_start|>system\n{written}<|im_end|>\n" in _text(_unit(_with_system(system), template), template)
+
+
+def test_words_that_a_template_takes_out_beside_a_switch_are_lost_text(tmp_path: Path) -> None:
+    template = template_of(make_tiny_model(tmp_path), _SWITCHED)
+    for system in ("You build guitars, please, for me.", "You build guitars, please, for me. /no_think"):
+        with pytest.raises(TemplateError, match="drops or changes this turn"):
+            _unit(_with_system(system), template)
+
+
+_ALWAYS_OPENS = (
+    "{{ bos_token }}{% for m in messages %}<|START|>{% if m.role == 'assistant' %}<|BOT|><|SAY|>{{ m.content }}<|SAID|>"
+    "{% else %}<|{{ m.role | upper }}|>{{ m.content }}{% endif %}<|im_end|>{% endfor %}<|START|><|BOT|>"
+)
+"""The header of an answer is behind every conversation, as in Cohere's template of Command R7B."""
+
+
+def test_the_header_of_an_answer_behind_every_conversation_is_its_prompt_and_no_part_of_an_answer(
+    tmp_path: Path,
+) -> None:
+    template = template_of(make_tiny_model(tmp_path), _ALWAYS_OPENS)
+    question = "<s><|START|><|USER|>Which wood?<|im_end|>"
+    first = Conversation(messages=ROWS["one"].messages[:1])
+    assert template.render(first, add_generation_prompt=True) == f"{question}<|START|><|BOT|>"
+    assert template.render(first) == question
+    (row,) = _unit(ROWS["two"], template)
+    learned = [token for token, is_learned in zip(row.input_ids, row.loss_mask, strict=True) if is_learned]
+    assert decode(template, learned) == "<|SAY|>Spruce wood.<|SAID|><|im_end|><|SAY|>Maple wood.<|SAID|><|im_end|>"
+    assert decode(template, list(row.input_ids)) == (
+        f"{question}<|START|><|BOT|><|SAY|>Spruce wood.<|SAID|><|im_end|>"
+        "<|START|><|USER|>And the back?<|im_end|><|START|><|BOT|><|SAY|>Maple wood.<|SAID|><|im_end|>"
+    )

@@ -86,6 +86,14 @@ def test_an_image_text_model_is_taken_as_published(kind: str, name: str, body: s
     assert {id(p) for p in model.parameters()} == inside | outside
 
 
+def test_the_body_is_found_beside_a_head_that_is_called_decoder() -> None:
+    """ModernBERT's decoder: `get_decoder` of transformers returns the head."""
+    sizes = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id"), 0) | {"eos_token_id": 2, "sep_token_id": 2}
+    model = empty_model(config_of({"model_type": "modernbert-decoder", "num_attention_heads": 4, **sizes, **tokens}))
+    assert language_model(model) is model.model
+
+
 def test_architectures_decides_where_both_classes_know_the_config() -> None:
     assert model_class(AutoConfig.for_model("qwen3_5", architectures=["Qwen3_5ForCausalLM"])).__name__ == (
         "Qwen3_5ForCausalLM"

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.architectures import SMALL, small
 from tests.vacuous import nonempty
 from tests.zoo.families import FAMILIES, family_config
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from luthier.ml.inference.models.module_roles import expert_layers
+from luthier.ml.inference.models.module_roles import computes_more, expert_layers
 from luthier.ml.inference.models.structure import UNBOUNDED_TOKENS, Structure, context_length, structure_of
 
 PARTS = {
@@ -100,6 +102,60 @@ def test_a_matrix_that_is_clamped_or_scaled_past_its_call_is_found(kind: str, pa
 @pytest.mark.parametrize("kind", ["qwen3_next", "bloom", "llama", "gpt2"])
 def test_an_output_projection_that_is_called_stays_an_ordinary_matrix(kind: str) -> None:
     assert all(nonempty(x.role == "block" for x in structure_of(small(kind)).linear_layers))
+
+
+class _Grouped(nn.Linear):
+    """One product for each half of its inputs, with the matrix in two halves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., 2, in] -> [..., 2, out / 2]."""
+        return torch.einsum("...gi,goi->...go", x, self.weight.unflatten(0, (2, -1)))
+
+
+class _Plain(nn.Linear):
+    """The same product, written by hand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As any linear layer."""
+        return x @ self.weight.t() + self.bias
+
+
+class _Normed(nn.Embedding):
+    """Its rows are normalised."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows of norm 1."""
+        return nn.functional.normalize(super().forward(ids), dim=-1)
+
+
+class _Scaled(nn.Embedding):
+    """Its rows are multiplied by a number that PEFT knows by this name."""
+
+    embed_scale = 2.0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Scaled rows."""
+        return super().forward(ids) * self.embed_scale
+
+
+@pytest.mark.parametrize(
+    ("layer", "does"),
+    [
+        (nn.Linear(4, 6), False),
+        (_Plain(4, 6), False),
+        (_Grouped(4, 6, bias=False), True),
+        (nn.Embedding(6, 4), False),
+        (_Scaled(6, 4), False),
+        (_Normed(6, 4), True),
+        (nn.LayerNorm(4), False),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_layer_that_computes_more_than_its_product_is_told_from_one_that_does_not(
+    layer: nn.Module, does: bool
+) -> None:
+    assert computes_more(layer) is does
+    assert computes_more(layer.to("meta")) is does
 
 
 def test_towers_lie_outside_the_language_model() -> None:

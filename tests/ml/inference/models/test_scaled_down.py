@@ -1,9 +1,9 @@
 """What a small copy of an architecture keeps."""
 
 from tests.vacuous import nonempty
-from transformers import LlamaConfig, MistralConfig
+from transformers import DoryConfig, LlamaConfig, MistralConfig
 
-from luthier.ml.inference.models.smaller_models import SPAN_TOKENS, scaled_down
+from luthier.ml.inference.models.smaller_models import SPAN_TOKENS, scaled_down, small_copy
 
 
 def _config(intermediate: int) -> LlamaConfig:
@@ -47,3 +47,16 @@ def test_copies_of_widths_that_kernels_do_not_ask_for_come_after_those_that_they
         vocab_size=512,
     )
     assert [made.hidden_size for made in scaled_down(config)] == [720, 1440, 45, 180, 2880]
+
+
+def test_all_layers_are_kept_where_the_config_says_how_many_are_of_which_part(tmp_path):
+    """Dory counts its layers in three parts: fewer of them in all are a config that cannot be saved."""
+    config = DoryConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, n_input_layers=2, n_output_layers=1,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path / "base")
+    small = small_copy(str(tmp_path / "base"))
+    assert small is not None
+    assert (small.config.num_hidden_layers, small.config.hidden_size) == (6, 32)
+    small.save_pretrained(tmp_path / "copy")

@@ -124,12 +124,22 @@ class _Found:
     learns: bool | None
 
     def text(self) -> AnswerText:
-        rendered = self.through.startswith(self.prompt)
-        # A template may write the prompt as a prefix and still drop the thought of the row; that text would teach the
-        # model not to think, so it is put together instead.
-        if rendered and (self.thought is None or self._has_thought(self.through[len(self.prompt) :])):
+        if self.through.startswith(self.prompt) and self._is_usable(self.through[len(self.prompt) :]):
             return self._as_rendered()
         return self._put_together()
+
+    def _is_usable(self, piece: str) -> bool:
+        """Whether the template's own text behind the prompt has the thought of the row, and closes an opened one."""
+        # A template may write the prompt as a prefix and still drop the thought of the row; that text would teach the
+        # model not to think, so it is put together instead.
+        if self.thought is not None and not self._has_thought(piece):
+            return False
+        writing = self.template.thoughts
+        if writing is None or writing.way != "content" or writing.state_of(self.prompt)[0] != "open":
+            return True
+        # Such a template leaves the tags to the content, and its prompt has written the first (Nemotron Nano 2). As it
+        # is, an answer alone would be learned as a thought without end, and a thought would be opened twice.
+        return writing.end in piece and not piece.lstrip().startswith(writing.start)
 
     def _as_rendered(self) -> AnswerText:
         """The template's own text begins with the prompt."""
@@ -173,6 +183,9 @@ class _Found:
         # prompt[:bare] ends before the thought that the prompt opens or closes: the rendered text lacks that part.
         body = plain[self._end_of_prompt(plain, self.prompt[:bare]) :]
         empty = 0 if writing is None else writing.length_of_empty(body, "none")
+        if state == "open" and not empty and plain.startswith(self.prompt):
+            # What the prompt opens is open in the rendered text, too.
+            body = plain[len(self.prompt) :]
         # The prompt has already closed an empty thought, so the one that the template renders would be a second.
         ahead, inserted = "", body[:empty]
         body = body[empty:]

@@ -313,16 +313,21 @@ def _checked(example: Example, ids: list[int], mask: bytearray) -> TokenisedExam
 
 
 def _check_no_control_text(example: Example, template: Template) -> None:
-    """A turn that holds the end-of-turn text would end there for the model, whatever the template says."""
+    """A turn that holds the end-of-turn text would end there for the model, whatever the template says.
+
+    An answer would end at any text that stops a generation, such as the end of a text beside that of a turn.
+    """
     messages = example.conversation.messages if example.conversation is not None else ()
     for index, message in enumerate(messages):
         texts = [("content", message.content), ("reasoning_content", message.reasoning)]
         texts += [("tool_calls", one) for call in message.tool_calls for one in argument_texts(call)]
+        ends = template.end_texts if message.is_learned else (template.end_of_turn,)
         for name, text in texts:
-            if text is None or template.end_of_turn not in text:
+            end = next((one for one in ends if text is not None and _ends_at(one, text, template)), None)
+            if text is None or end is None:
                 continue
-            at = text.index(template.end_of_turn)
-            reason = f"holds the end-of-turn text {template.end_of_turn!r} of the template, which would end the turn"
+            at = text.index(end)
+            reason = f"holds the end-of-turn text {end!r} of the template, which would end the turn"
             value = shorten(text[max(0, at - 20) : at + 30])
             problem = problem_of(example.id, value=value, reason=reason, field=f"messages[{index}].{name}")
             raise DataError(
@@ -331,6 +336,14 @@ def _check_no_control_text(example: Example, template: Template) -> None:
                 do="remove it from the row: the template writes it itself",
                 problems=[problem],
             )
+
+
+def _ends_at(end: str, text: str, template: Template) -> bool:
+    """Whether an end is in a text as a token: an ordinary word that stops a generation need not be one there."""
+    if end not in text:
+        return False
+    named = (token.content for token in template.tokenizer.added_tokens_decoder.values())
+    return end == template.end_of_turn or end in named
 
 
 def with_answer(example: Example, text: str) -> Example:

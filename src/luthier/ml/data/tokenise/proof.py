@@ -37,6 +37,7 @@ from luthier.ml.data.tokenise.template import Template
 # Two answers that end differently, so that what two renderings end with alike is what the template writes after them.
 _PROBES = ("Spruce-wood", "maple 7")
 _UNITS = re.compile(r"\{(?:answer|thought|system)\}|<[^<>\s]{1,40}>|\w+|.", re.DOTALL)  # tags are compared as a whole
+_SWITCH = re.compile(r"/[a-z_]+")  # as Nemotron's and SmolLM3's templates have them in a system turn
 _MAX_SHOWN = 120
 _DO = "leave data.reset_template out: the row is then learned in one sequence for each answer"
 
@@ -387,11 +388,25 @@ def check_context(row_id: str, conversation: Conversation, text: str, template: 
             )
         content = (message.content or "").strip()
         # Earlier answers are left to the template: some rightly strip their reasoning, at inference as well.
-        if message.role == "assistant" or content in text or (message.role == "tool" and stands_in(content, text)):
+        if message.role == "assistant" or _is_written(content, text, template):
+            continue
+        if message.role == "tool" and stands_in(content, text):
             continue
         raise turn.error("the template drops or changes this turn", text, _without_role(message.role))
     if conversation.tools:
         _check_tools(row_id, conversation, text, template)
+
+
+def _is_written(content: str, text: str, template: Template) -> bool:
+    """Whether the text has what a turn says, but for switches that the template looks for and takes out (/no_think)."""
+    if content in text:
+        return True
+    # Such a word is a constant of the template, so nothing that it does not know of can be lost.
+    switches = sorted((one for one in template.names.fields if _SWITCH.fullmatch(one)), key=len, reverse=True)
+    if not any(switch in content for switch in switches):
+        return False
+    parts = re.split("|".join(map(re.escape, switches)), content)
+    return all(part.strip() in text for part in parts)
 
 
 def _without_role(role: str) -> str:

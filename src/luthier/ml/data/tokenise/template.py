@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Protocol
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
+from luthier.ml.inference.models.templates.jinja_sandbox import TemplateNames
 from luthier.ml.inference.models.templates.thought_writing import ThoughtWriting
 
 
@@ -31,6 +32,7 @@ class Template(Protocol):
         end_of_text: the text that ends a plain text: the tokenizer's own end, whatever a template writes.
         end_texts: all texts that end a turn.
         options: keyword arguments of the template beside the conversation.
+        names: that it reads: options, fields and constants.
         thoughts: how it writes an assistant's thought; None where it writes none.
         tokenizer: the Hugging Face tokenizer.
 
@@ -50,6 +52,8 @@ class Template(Protocol):
     def end_texts(self) -> tuple[str, ...]: ...
     @property
     def options(self) -> Mapping[str, Any]: ...
+    @property
+    def names(self) -> TemplateNames: ...
     @property
     def thoughts(self) -> ThoughtWriting | None: ...
     @property

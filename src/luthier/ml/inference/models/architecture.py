@@ -195,6 +195,15 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
     return model
 
 
+def frozen_parameters(model: PreTrainedModel) -> frozenset[str]:
+    """Names of the parameters that the model's own class freezes, such as the biases by which experts are chosen.
+
+    A model that was read from a folder has lost that: transformers makes trainable parameters of all that it reads.
+    """
+    made = empty_model(model.config)
+    return frozenset(name for name, parameter in made.named_parameters() if not parameter.requires_grad)
+
+
 def causal_model(model: PreTrainedModel) -> PreTrainedModel:
     """The innermost module that computes logits of text: the model itself, or the causal model inside it.
 
@@ -213,8 +222,9 @@ def language_model(model: PreTrainedModel) -> nn.Module:
 
     outer = causal_model(model)
     body: nn.Module = outer.get_decoder()
-    if body is outer and _has_head(outer):
-        # `get_decoder` of some models returns the model itself: its body is then the child that is a model.
+    if (body is outer and _has_head(outer)) or not isinstance(body, PreTrainedModel):
+        # `get_decoder` of some models returns the model itself, or a head of that name (ModernBERT's decoder): the body
+        # is then the child that is a model.
         body = next((child for child in outer.children() if isinstance(child, PreTrainedModel)), body)
     return body
 

@@ -14,6 +14,7 @@ is not installed, the training branch); tracing a pass shows what the source hid
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ _PRECISION_ATTRIBUTES: Final = frozenset(("dtype", "is_floating_point", "itemsiz
 """Attributes of a tensor that expose its precision without computing with it."""
 _SAME: Final = frozenset(("device", "is_cuda", "is_meta", "shape", "size", "ndim", "dim", "requires_grad"))
 """Attributes that do not depend on how a matrix is stored, or that only slow branches of a few old models read."""
+_FEW: Final = 8
+"""Number of inputs of a layer in tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +257,57 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
             role = "router"
         elif name in past:
             role = "kernel"
+        elif computes_more(module):
+            role = "custom"
         found.append(LinearLayer(name, inputs, outputs, role))
     return tuple(found)
+
+
+def computes_more(layer: nn.Module) -> bool:
+    """Whether a linear layer or an embedding does more than multiply with its matrix or look up its rows.
+
+    An adapter adds to a product or to a row: what else such a layer computes (groups, scales, a norm) would be lost in
+    training or in merging.
+    """
+    from torch import nn
+
+    if isinstance(layer, nn.Embedding):
+        # A scale by this name is a factor of the adapter in PEFT, too.
+        return type(layer).forward is not nn.Embedding.forward and not hasattr(layer, "embed_scale")
+    return isinstance(layer, nn.Linear) and not is_product(layer)
+
+
+def is_product(layer: nn.Linear) -> bool:
+    """Whether a layer computes exactly x W^T + bias, in training and in evaluation, tested with a few inputs.
+
+    Args:
+        layer: may be on torch's meta device.
+    """
+    import torch
+    from torch import Tensor, nn
+
+    from luthier.ml.inference.models.forward import FORWARD_ERRORS
+
+    if type(layer).forward is nn.Linear.forward:
+        return True
+    draw = torch.Generator().manual_seed(0)
+    # A shallow copy with separate small parameters: the layer keeps its weights.
+    few = copy.copy(layer)
+    weight = torch.randn(layer.out_features, _FEW, generator=draw)
+    bias = None if layer.bias is None else torch.randn(layer.out_features, generator=draw)
+    few._parameters = {"weight": nn.Parameter(weight), "bias": None if bias is None else nn.Parameter(bias)}
+    x = torch.randn(2, 3, _FEW, generator=draw)
+    expected = nn.functional.linear(x, weight, bias)
+    for training in (False, True):
+        few.training = training
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                found: object = few(x.clone())
+        except FORWARD_ERRORS:
+            return False
+        if not (isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found, expected)):
+            return False
+    return True
 
 
 def expert_layers(model: PreTrainedModel) -> tuple[LinearLayer, ...]:

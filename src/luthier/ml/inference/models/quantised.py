@@ -12,7 +12,6 @@ backward pass, so that gradients are silently wrong afterwards (docs/log.md).
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,11 +27,11 @@ from luthier.core.system.extras import missing_extra
 from luthier.ml.inference.models.architecture import causal_model
 from luthier.ml.inference.models.attention_proof import shallow
 from luthier.ml.inference.models.forward import FORWARD_ERRORS, text_inputs
-from luthier.ml.inference.models.module_roles import watched_reads, weight_reads
+from luthier.ml.inference.models.module_roles import is_product, watched_reads, weight_reads
 
 _LARGEST_INT8: Final = 127
 _FEW: Final = 8
-"""Number of inputs of a layer, and of tokens of a pass, in tests."""
+"""Number of tokens of a pass in tests."""
 
 
 class _UnpackedProduct(torch.autograd.Function):
@@ -143,7 +142,7 @@ def packable_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
         if not isinstance(layer, nn.Linear) or layer is head or name in past:
             continue
         if type(layer) not in plain:
-            plain[type(layer)] = _is_product(layer)
+            plain[type(layer)] = is_product(layer)
         if plain[type(layer)]:
             found[name] = layer
     return found
@@ -174,30 +173,6 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") ->
         # One at a time: at most one layer exists in both forms.
         setattr(model.get_submodule(parent), own, packed(layer.to(device)))
     return len(found)
-
-
-def _is_product(layer: nn.Linear) -> bool:
-    """Whether a layer computes exactly x W^T + bias, in training and in evaluation, tested with a few inputs."""
-    if type(layer).forward is nn.Linear.forward:
-        return True
-    draw = torch.Generator().manual_seed(0)
-    # A shallow copy with separate small parameters: the layer keeps its weights.
-    few = copy.copy(layer)
-    weight = torch.randn(layer.out_features, _FEW, generator=draw)
-    bias = None if layer.bias is None else torch.randn(layer.out_features, generator=draw)
-    few._parameters = {"weight": nn.Parameter(weight), "bias": None if bias is None else nn.Parameter(bias)}
-    x = torch.randn(2, 3, _FEW, generator=draw)
-    expected = nn.functional.linear(x, weight, bias)
-    for training in (False, True):
-        few.training = training
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-                found: object = few(x.clone())
-        except FORWARD_ERRORS:
-            return False
-        if not (isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found, expected)):
-            return False
-    return True
 
 
 def _read_in_a_pass(model: PreTrainedModel) -> set[tuple[type[nn.Module], str]]:

@@ -21,6 +21,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -432,13 +433,19 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False, keeps_layers: bool 
         keeps_layers: whether it keeps the number of layers.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
 
     from luthier.ml.inference.models.architecture import causal_model, empty_model, load_config
     from luthier.ml.inference.models.forward import text_inputs
 
-    ids = torch.arange(3, 23)[None]
-    for config in scaled_down(load_config(path), keeps_vocabulary=keeps_vocabulary, keeps_layers=keeps_layers):
+    ids, full = torch.arange(3, 23)[None], load_config(path)
+    # All layers where none can be left out: some configs say how many of them are of which part (Dory).
+    kept = dict.fromkeys((keeps_layers, True))
+    for config in chain.from_iterable(
+        scaled_down(full, keeps_vocabulary=keeps_vocabulary, keeps_layers=keeps) for keeps in kept
+    ):
         try:
+            _check(config)
             if sum(p.numel() for p in empty_model(config).parameters()) > MAX_PARAMETERS:
                 continue
             torch.manual_seed(0)
@@ -447,11 +454,17 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False, keeps_layers: bool 
             with torch.no_grad():
                 _make_distinct(model)
                 logits = causal(input_ids=ids, **text_inputs(causal, ids)).logits
-        except FAILURES:  # not allowed by the architecture: the next config is wider
+        except (*FAILURES, StrictDataclassError):  # not allowed by the architecture: the next config is wider
             continue
         if bool(logits.isfinite().all()):
             return model
     return None
+
+
+def _check(config: PreTrainedConfig) -> None:
+    """What transformers checks of a config when a model is saved."""
+    if hasattr(config, "validate"):
+        config.validate()
 
 
 def _make_distinct(model: PreTrainedModel) -> None:

@@ -34,10 +34,10 @@ _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 _ACTIVE_EXPERTS: Final = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 
 
-Role = Literal["block", "router", "kernel", "outside", "expert"]
+Role = Literal["block", "router", "kernel", "custom", "outside", "expert"]
 """The role of a matrix: a layer of the language model, a router of experts, one that other code reads directly (for
-example a fused kernel, which may ignore an adapter), one outside the language model (image and audio towers), or
-stacked experts."""
+example a fused kernel, which may ignore an adapter), one of a layer that computes more than a product with it, one
+outside the language model (image and audio towers), or stacked experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +233,15 @@ def _structure(config: PreTrainedConfig) -> Structure:
 
 def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module) -> tuple[LinearLayer, ...]:
     """The embedding table, then the head."""
+    from luthier.ml.inference.models.module_roles import computes_more
+
     found = []
     for name, module in model.named_modules():
         if id(module) in (id(head), id(embedding)):
             weight: Tensor = module.weight
             first, second = weight.shape
-            found.append(LinearLayer(name, second, first) if module is head else LinearLayer(name, first, second))
+            sizes = (second, first) if module is head else (first, second)
+            found.append(LinearLayer(name, *sizes, role="custom" if computes_more(module) else "block"))
     return tuple(found)
 
 

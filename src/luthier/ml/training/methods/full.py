@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight is trained."""
+"""Full fine-tuning: every weight is trained that the class of the model does not freeze."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from luthier.core.ids import sha256_document, sha256_file
-from luthier.ml.inference.models.architecture import PROCESSOR_FILES
+from luthier.ml.inference.models.architecture import PROCESSOR_FILES, frozen_parameters
 from luthier.ml.training.methods.protocol import PlainMethod
 
 _TOKENIZER_FILES = (
@@ -24,13 +24,18 @@ _TOKENIZER_FILES = (
 
 
 class Full(PlainMethod):
-    """Trains all weights; the result is a complete model folder."""
+    """Trains all weights but those that the model's class freezes; the result is a complete model folder."""
 
     folder_name: ClassVar[str] = "model"
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:  # noqa: ARG002
-        """Every parameter is trained; nothing is random."""
+        """Every parameter is trained that may be; nothing is random."""
         module: nn.Module = model.requires_grad_(True)
+        frozen = frozen_parameters(model)
+        for name, parameter in module.named_parameters():
+            # They steer what has no gradient, such as the choice of experts: weight decay alone would move them.
+            if name in frozen:
+                parameter.requires_grad_(False)
         return module
 
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:

@@ -27,8 +27,8 @@ from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.templates.jinja_sandbox import (
     FIXED_DAY,
-    GIVEN,
     TemplateNames,
+    checked_options,
     names_of,
     reads_clock,
     use_bounded_sandbox,
@@ -65,12 +65,6 @@ use_bounded_sandbox()
 _TAGGED = re.compile(r"<|\[")  # without one of these a text has no tagged reasoning
 _PROBE_QUESTION, _PROBE_ANSWER = "Which wood?", "Spruce-wood"
 
-_OF_TRANSFORMERS = frozenset(
-    ("conversation", "chat_template", "continue_final_message", "tokenize", "padding", "truncation", "max_length",
-     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
-     "strftime_now")
-)  # fmt: skip
-
 
 def template_digest(template: str | dict[str, str] | None) -> str:
     """The digest of a template's text; without a template, of the name of the plain layout."""
@@ -98,7 +92,7 @@ class ChatTemplate:
     ) -> None:
         self.tokenizer = tokenizer
         self.kind: Literal["chat", "plain"] = kind
-        self.options: Mapping[str, Any] = _checked(options or {})  # a plain dict: it is sent to other processes
+        self.options: Mapping[str, Any] = checked_options(options or {})  # a plain dict: it is sent to other processes
         self._stop_ids = stop_ids
         self.sha256 = template_digest(tokenizer.chat_template if kind == "chat" else None)
         self._backend = tokenizer.backend_tokenizer
@@ -112,6 +106,7 @@ class ChatTemplate:
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
         self.no_tools: list[Any] | None = None  # the value passed when there are none
         self._forms = AS_USUAL
+        self._unasked = ""  # what the template writes behind a conversation as if a generation prompt were asked for
         if kind == "chat":
             self._forms = self._measured_forms()
         self._end, self._call_end = self._probe_ends()
@@ -162,7 +157,7 @@ class ChatTemplate:
         return ChatTemplate(self.tokenizer, self.kind, stop_ids=self._stop_ids, options=options)
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
-        """The conversation as text; with `add_generation_prompt`, up to where the next answer starts.
+        """The conversation as text; with `add_generation_prompt`, and only then, up to where the next answer starts.
 
         Independent of the date: templates that write it get a fixed one. Message weights have no effect.
 
@@ -208,7 +203,7 @@ class ChatTemplate:
         try:
             if text is None:
                 return self._render_chat(messages, tools, opens)
-            return str(
+            found = str(
                 self.tokenizer.apply_chat_template(
                     messages,
                     tools=list(tools) or None,
@@ -218,6 +213,7 @@ class ChatTemplate:
                     **(options or {}),
                 )
             )
+            return found if opens else found.removesuffix(self._unasked)
         except _RENDER_ERRORS:
             return None
 
@@ -318,15 +314,17 @@ class ChatTemplate:
         options: Mapping[str, Any] | None = None,
     ) -> str:
         schemas = list(tools) or self.no_tools
-        rendered = self.tokenizer.apply_chat_template(
-            self._forms.applied(messages),
-            tools=schemas,
-            chat_template=self.tokenizer.get_chat_template(tools=schemas),
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **{**self.options, **(options or {})},
+        text = str(
+            self.tokenizer.apply_chat_template(
+                self._forms.applied(messages),
+                tools=schemas,
+                chat_template=self.tokenizer.get_chat_template(tools=schemas),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **{**self.options, **(options or {})},
+            )
         )
-        return str(rendered)
+        return text if add_generation_prompt else text.removesuffix(self._unasked)
 
     def _as_dict(self, index: int, message: Message) -> dict[str, Any]:
         """The message as templates expect it: arguments as an object, no weight, a supported role."""
@@ -424,13 +422,14 @@ class ChatTemplate:
                 )
             end = TurnEnd(eos, str(self.tokenizer.eos_token), is_written=True)
             return end, end
-        text = self._render_probe()
-        tail = text[text.rfind(_PROBE_ANSWER) + len(_PROBE_ANSWER) :]
         special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
         stops = tuple(dict.fromkeys((*(() if eos is None else (eos,)), *self._stop_ids)))
         probe = EndProbe(
             self._attempt, special, lambda part: self._backend.encode(part, add_special_tokens=False).ids, stops
         )
+        self._unasked = probe.unasked_prompt()
+        text = self._render_probe()
+        tail = text[text.rfind(_PROBE_ANSWER) + len(_PROBE_ANSWER) :]
         if _PROBE_ANSWER not in text:
             raise TemplateError(
                 f"the chat template does not write the answer {_PROBE_ANSWER!r} unchanged: it writes {text[:200]!r}",
@@ -481,18 +480,6 @@ class ChatTemplate:
             first = self._backend.encode(self.render(_probe()), add_special_tokens=False).ids[:1]
             return bos if first == [bos] else None
         return bos
-
-
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options. Raises RequestError for one that every rendering sets itself."""
-    taken = sorted((GIVEN | _OF_TRANSFORMERS) & set(options))
-    if taken:
-        raise RequestError(
-            f"template option {taken[0]!r}",
-            expected="a name of the template's own, such as enable_thinking; all else comes from the rows",
-            do=f"remove {taken[0]!r} from template_options",
-        )
-    return dict(options)
 
 
 def _probe() -> Conversation:

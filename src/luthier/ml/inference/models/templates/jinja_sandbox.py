@@ -39,6 +39,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from luthier.core.errors import RequestError
+
 FIXED_DAY: Final = datetime.datetime(2025, 1, 1)
 FILLED_BY_LLAMA_CPP: Final = ("date_string", "datetime")
 """Variables that llama.cpp sets to today's date for every template (`common_chat_extra_context`)."""
@@ -279,6 +281,30 @@ GIVEN: Final = frozenset(("messages", "tools", "documents", "add_generation_prom
 """Variables of every rendering, which are not options."""
 _TOKENS: Final = "_token"
 _FUNCTIONS: Final = frozenset(("raise_exception", "strftime_now", "dict", "namespace"))
+_OF_TRANSFORMERS: Final = frozenset(
+    ("conversation", "chat_template", "continue_final_message", "tokenize", "padding", "truncation", "max_length",
+     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
+     "strftime_now")
+)  # fmt: skip
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a template.
+
+    Args:
+        options: by name.
+
+    Raises:
+        RequestError: one of them is set by every rendering itself.
+    """
+    taken = sorted((GIVEN | _OF_TRANSFORMERS) & set(options))
+    if taken:
+        raise RequestError(
+            f"template option {taken[0]!r}",
+            expected="a name of the template's own, such as enable_thinking; all else comes from the rows",
+            do=f"remove {taken[0]!r} from template_options",
+        )
+    return dict(options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Final
 
 from luthier.core.errors import TemplateError, library_reason
@@ -100,6 +101,30 @@ class EndProbe:
             return None
         earlier = set(self.encode(text.rpartition(_ANSWER)[2].partition(_NEXT)[0]))
         return next((token for token in self.encode(tail) if token in self.stops and token in earlier), None)
+
+    def unasked_prompt(self) -> str:
+        """What the template writes behind every conversation although no generation prompt is asked for; mostly empty.
+
+        Cohere's of Command R7B begins the next answer behind an answer, too.
+        """
+        question, answer = {"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}
+        turns: list[list[dict[str, Any]]] = [
+            [question], [question, answer], [question, answer, {"role": "user", "content": _NEXT}],
+        ]  # fmt: skip
+        found = [self.render(one, False) for one in turns]
+        if None in found or found[:2] != [self.render(one, True) for one in turns[:2]]:
+            return ""  # it writes one where it is asked, or never
+        prompt, answered, longer = map(str, found)
+        if not answered.startswith(prompt) or longer.startswith(answered):
+            return ""
+        # Both end with it, and perhaps with the end of a turn before it.
+        pairs = zip(reversed(prompt), reversed(answered), strict=False)
+        common = prompt[len(prompt) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
+        ends = [self.special[one] for one in self.stops if one in self.special]
+        after = [at + len(end) for end in ends if (at := common.rfind(end)) >= 0]
+        unasked = common[max(after, default=0) :].lstrip()
+        is_whole = longer.endswith(unasked) and longer.startswith(answered.removesuffix(unasked).rstrip())
+        return unasked if unasked.strip() and is_whole else ""
 
     def of_call(self, answer: TurnEnd) -> TurnEnd:
         """The end token of a tool call; that of an answer if the template does not support calls."""
