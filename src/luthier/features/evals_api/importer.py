@@ -165,7 +165,7 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
     """The grader of a suite; None, with a note, for one that has no counterpart."""
     name = document.get("name", number + 1) if isinstance(document, dict) else number + 1
     try:
-        grader = _GRADER.validate_python({key: value for key, value in document.items() if value is not None})
+        grader = _GRADER.validate_python(_as_requested(document))
         # Sampling parameters are left out below, so that none of them may be wrong.
         is_sampled = isinstance(grader, ScoreModelRequest)
         checked = grader.model_copy(update={"sampling_params": None}) if is_sampled else grader
@@ -185,6 +185,21 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
         if isinstance(grader, ScoreModelRequest) and grader.sampling_params is not None:
             notes.append(f"The sampling_params of grader {name!r} were left out: the judge answers at temperature 0.")
     return TaskGrader(grader=spec, pass_threshold=pass_threshold(grader))
+
+
+def _as_requested(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A grader as it was requested: the hosted service gives each an id, and clients write what is not set as null."""
+    found = {}
+    for name, value in document.items():
+        # A part of a multi grader may be called id: that one is no text.
+        if value is None or (name == "id" and isinstance(value, str)):
+            continue
+        parts = value if name == "graders" and isinstance(value, list) else None
+        if parts is not None:
+            found[name] = [_as_requested(one) if isinstance(one, Mapping) else one for one in parts]
+        else:
+            found[name] = _as_requested(value) if isinstance(value, Mapping) else value
+    return found
 
 
 def _spec(grader: GraderRequest) -> dict[str, Any]:
@@ -256,7 +271,9 @@ def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Pa
 def _item_schema(one: Mapping[str, Any]) -> dict[str, Any] | None:
     """The schema of items, as an eval has it when it is retrieved or when it is made; None where it has none."""
     config = _object(one.get("data_source_config"))
-    item = _object(_object(config.get("schema")).get("properties")).get("item") or config.get("item_schema")
+    # `schema` is a method of the client's classes: `model_dump_json()` writes the name of its field instead.
+    schema = _object(config.get("schema") or config.get("schema_"))
+    item = _object(schema.get("properties")).get("item") or config.get("item_schema")
     return item if isinstance(item, dict) else None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types import EvalRetrieveResponse
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.results.suite import GradedTask
@@ -193,3 +194,29 @@ def test_rows_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:
         import_evals(json.dumps(EVAL), tmp_path, data=data, prompt="q")
     with pytest.raises(NotFoundError):
         import_evals(json.dumps(EVAL), tmp_path, data=tmp_path / "none", prompt="q")
+
+
+def test_an_eval_is_read_as_openai_s_client_writes_what_the_hosted_service_returned(tmp_path: Path) -> None:
+    # The hosted service gives each grader an id; the client's class calls the field of `schema` otherwise.
+    given = EVAL | {"testing_criteria": [one | {"id": f"{one['name']}-c4fdf789"} for one in EVAL["testing_criteria"][:2]]}
+    text = EvalRetrieveResponse.model_validate(given).model_dump_json()
+    assert '"id":"exact-c4fdf789"' in text
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"item": {"q": "Why?", "a": "So"}}\n')
+    (found,) = import_evals(text, tmp_path / "out", data=data, prompt="q")
+    assert (found.graders, found.num_rows, found.notes) == (("exact", "alike"), 1, ())
+    data.write_text('{"item": {"q": "Why?"}}\n')
+    with pytest.raises(RequestError, match="the column 'a' is missing"):
+        import_evals(text, tmp_path / "again", data=data, prompt="q")
+
+
+def test_parts_of_a_multi_grader_with_ids_are_taken_also_one_that_is_called_id(tmp_path: Path) -> None:
+    exact = EVAL["testing_criteria"][0]
+    parts = {"id": exact | {"name": "id", "id": "id-1"}, "alike": EVAL["testing_criteria"][1] | {"id": "alike-1"}}
+    multi = {"name": "both", "type": "multi", "id": "both-1", "graders": parts, "calculate_output": "(id + alike) / 2"}
+    listed = multi | {"name": "listed", "graders": list(parts.values())}
+    found = imported(tmp_path, [EVAL | {"testing_criteria": [multi, listed]}, RUN])
+    assert (found.graders, [note for note in found.notes if "left out" in note and "sample" not in note]) == (
+        ("both", "listed"),
+        [],
+    )
