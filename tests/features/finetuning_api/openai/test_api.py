@@ -82,6 +82,7 @@ def test_from_request_to_model(client: TestClient, home: Context) -> None:
     assert done["hyperparameters"] == {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0}
     assert done["method"]["supervised"]["hyperparameters"] == done["hyperparameters"]
     assert (done["seed"], done["metadata"], done["organization_id"]) == (7, {"team": "a"}, "default")
+    assert (job["user_provided_suffix"], done["user_provided_suffix"]) == ("my suffix", "my suffix")
     assert done["trained_tokens"] > 0
 
     events = all_events(client, job["id"])
@@ -457,6 +458,7 @@ def test_old_hyperparameters_defaults_and_seeds(client: TestClient) -> None:
     assert one["hyperparameters"] == {"n_epochs": 4, "batch_size": "auto", "learning_rate_multiplier": "auto"}
     assert one["method"] == {"type": "supervised", "supervised": {"hyperparameters": one["hyperparameters"]}}
     assert one["seed"] != other["seed"]
+    assert one["user_provided_suffix"] is None
     method = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
     dpo = ok(client.post(JOBS, json=body | {"method": method, "seed": 0}))
     assert dpo["method"]["dpo"]["hyperparameters"]["beta"] == 0.2
