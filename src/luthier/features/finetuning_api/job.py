@@ -78,7 +78,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
-        failed = _as_error(error, laid, is_validating=job.lane == "validate")
+        failed = _as_error(error, request, laid, is_validating=job.lane == "validate")
         # The base model may be a folder anywhere on this machine.
         return Outcome(status="failed", error=redact_paths(failed, home_paths(context)))
 
@@ -140,7 +140,9 @@ def _lay_out(context: Context, job: Job, request: FineTuningRequest, laid: list[
         laid.append(_Laid(param, file_id, own_copy(context, job, file_id, stem)))
 
 
-def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) -> dict[str, Any]:
+def _as_error(
+    error: LuthierError, request: FineTuningRequest, laid: list[_Laid], *, is_validating: bool
+) -> dict[str, Any]:
     """Ours, with what OpenAI's clients read in addition.
 
     Files go by the ids and names that the client knows them by.
@@ -151,7 +153,7 @@ def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) ->
         # Its own advice names settings of a recipe, which a client of this API cannot set.
         do = "shorten or split these rows, and upload the file again; none is cut off silently"
         message = f"{error.came}; expected: rows within the context of the model; what to do: {do}"
-    param = None
+    param = _gone_file(error, request)
     for one in laid:
         # Clients know files by id only, and paths of this machine must not leave it.
         if str(one.path) in message or one.path.name in message:
@@ -164,6 +166,14 @@ def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) ->
         param = param or "training_file"
         code = f"invalid_{param}"
     return document | {"code": code, "message": message, "param": param}
+
+
+def _gone_file(error: LuthierError, request: FineTuningRequest) -> str | None:
+    """The field of the request with a file that was deleted before the job had copied it; None where none was."""
+    if not isinstance(error, NotFoundError):
+        return None
+    params = (param for param in ("training_file", "validation_file") if getattr(request, param) is not None)
+    return next((param for param in params if repr(getattr(request, param)) in error.came), None)
 
 
 NUM_CHECKPOINTS: Final = 3

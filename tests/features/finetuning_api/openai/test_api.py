@@ -280,6 +280,18 @@ def test_bad_files_fail_before_training_and_say_where(client: TestClient, home: 
     assert home.runs.list() == []
 
 
+@pytest.mark.parametrize("param", ["training_file", "validation_file"])
+def test_a_file_that_is_deleted_before_the_job_has_copied_it_is_named_with_its_field(
+    client: TestClient, home: Context, param: str
+) -> None:
+    job = make_job(client)
+    ok(client.delete(f"/v1/files/{job[param]}"))
+    work_here(home)
+    error = ok(client.get(f"{JOBS}/{job['id']}"))["error"]
+    assert (error["code"], error["param"]) == (f"invalid_{param}", param)
+    assert f"no such file: '{job[param]}'" in error["message"]
+
+
 def test_what_a_crash_has_said_last_names_no_place_of_this_machine(
     client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
