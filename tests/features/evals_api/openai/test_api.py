@@ -182,7 +182,7 @@ def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: 
     assert (share.low, share.high) == pytest.approx((0.0615, 0.7923), abs=1e-3)
 
 
-def test_the_limit_of_answers_has_both_names_that_openai_s_reference_gives_it(client: TestClient, home: Context) -> None:
+def test_the_limit_of_answers_has_both_names_of_openai_s_reference(client: TestClient, home: Context) -> None:
     engine = answering(home)
     one = made(client)
     parameters = {"temperature": 1, "max_completions_tokens": 7, "top_p": 1, "seed": 42}

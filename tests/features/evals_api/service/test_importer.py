@@ -198,7 +198,8 @@ def test_rows_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:
 
 def test_an_eval_is_read_as_openai_s_client_writes_what_the_hosted_service_returned(tmp_path: Path) -> None:
     # The hosted service gives each grader an id; the client's class calls the field of `schema` otherwise.
-    given = EVAL | {"testing_criteria": [one | {"id": f"{one['name']}-c4fdf789"} for one in EVAL["testing_criteria"][:2]]}
+    criteria = [one | {"id": f"{one['name']}-c4fdf789"} for one in EVAL["testing_criteria"][:2]]
+    given = EVAL | {"testing_criteria": criteria}
     text = EvalRetrieveResponse.model_validate(given).model_dump_json()
     assert '"id":"exact-c4fdf789"' in text
     data = tmp_path / "rows.jsonl"

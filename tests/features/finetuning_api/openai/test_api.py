@@ -171,6 +171,22 @@ def test_prompts_without_answers_are_graded_as_the_hosted_service_takes_them(cli
     assert f"{file}:1 field 'reference': ends with a prompt and has nothing in a field" in bad["error"]["message"]
 
 
+def test_a_grader_is_taken_as_openai_s_guide_writes_it(client: TestClient, home: Context) -> None:
+    part = {"name": "name_grader", "type": "text_similarity", "input": "{{sample.output_text}}"}
+    part |= {"reference": "{{item.reference}}", "evaluation_metric": "fuzzy_match", "pass_threshold": 0.9}
+    exact = {"name": "exact", "type": "string_check", "input": "{{sample.output_text}}", "reference": "x"}
+    graders = {"name": part, "exact": exact | {"operation": "eq"}}
+    grader = {"type": "multi", "graders": graders, "calculate_output": "(name ^ 2 + exact) / 2"}
+    for sent in (grader, grader | {"graders": [one | {"name": key} for key, one in graders.items()]}):
+        method = {"type": "reinforcement", "reinforcement": {"grader": sent}}
+        file = upload(client, [chat_row(n) for n in range(10)])
+        job = make_job(client, method=method, training_file=file, validation_file=None)
+        assert job["method"]["reinforcement"]["grader"] == sent
+        look_at_one(home)
+        job = ok(client.get(f"{JOBS}/{job['id']}"))
+        assert (job["status"], job["error"]) == ("queued", None)
+
+
 def test_rows_over_the_context_are_refused_without_settings_that_a_client_cannot_name(
     client: TestClient, home: Context
 ) -> None:
@@ -436,6 +452,20 @@ def test_what_a_state_forbids_is_a_conflict_that_waiting_does_not_mend(client: T
         ),
         (
             {"method": {"type": "reinforcement", "reinforcement": {"grader": {"type": "python", "source": ""}}}},
+            "method.reinforcement.grader",
+            "unsupported_method",
+        ),
+        # Only with a response_format, which a job has not, does an answer have fields.
+        (
+            {"method": {"type": "reinforcement", "reinforcement": {"grader": {
+                "type": "string_check", "name": "g", "input": "{{sample.output_json.email}}", "reference": "x",
+                "operation": "eq"}}}},
+            "method.reinforcement.grader",
+            "unsupported_method",
+        ),
+        (
+            {"method": {"type": "reinforcement", "reinforcement": {"grader": {
+                "type": "multi", "graders": ["g"], "calculate_output": "g"}}}},
             "method.reinforcement.grader",
             "unsupported_method",
         ),
