@@ -43,6 +43,16 @@ def test_several_prompts_are_counted_through_and_streamed_alike(ask: Callable[..
     assert (last.choices, last.usage) == ([], whole.usage)
 
 
+def test_as_many_prompts_as_langchain_sends_at_once_are_answered_in_their_order(ask: Callable[..., Any]) -> None:
+    prompts = [f"Row {number} is" for number in range(20)]
+    made = ask(prompt=prompts, max_tokens=2)
+    assert [choice.index for choice in made.choices] == list(range(20))
+    for place in (0, 7, 19):
+        assert made.choices[place].text == ask(prompt=prompts[place], max_tokens=2).choices[0].text
+    with pytest.raises(openai.BadRequestError, match="at most 32 items"):
+        ask(prompt=["a"] * 33)
+
+
 def test_likelihoods_have_their_places_in_the_text(ask: Callable[..., Any]) -> None:
     made = ask(logprobs=2, max_tokens=5)
     told = made.choices[0].logprobs
