@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from luthier.core.errors import NotFoundError, RequestError, UnsupportedError, validation_reason
+from luthier.core.errors import NotFoundError, RequestError, validation_reason
 from luthier.core.graders import SuiteGrader
 from luthier.core.json_limits import fault_of_text, json_text
 from luthier.core.results.suite import GradedTask, Suite, TaskGrader
@@ -27,6 +27,7 @@ from luthier.features.evals_api.records import EvalRun, ItemReference, RunReques
 from luthier.features.serving import graders
 from luthier.features.serving.graders import GraderRequest, LabelModelRequest, MultiRequest, ScoreModelRequest
 from luthier.ml.data.rows.outputs import write_output
+from luthier.ml.evaluation.graders import item_fields
 
 _NOT_PLAIN: Final = re.compile(r"[^a-z0-9]+")
 _GRADER: Final[TypeAdapter[GraderRequest]] = TypeAdapter(GraderRequest)
@@ -170,14 +171,15 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
         is_sampled = isinstance(grader, ScoreModelRequest)
         checked = grader.model_copy(update={"sampling_params": None}) if is_sampled else grader
         graders.check(checked, allows_python=True)
+        _check_places(grader)
         spec = _SUITE_GRADER.validate_python(_spec(grader))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         notes.append(f"Grader {name!r} was left out: {place}: {validation_reason(first)}.")
         return None
-    except (UnsupportedError, AttributeError) as error:
-        reason = error.came if isinstance(error, UnsupportedError) else "it is no object"
+    except (RequestError, AttributeError) as error:
+        reason = error.came if isinstance(error, RequestError) else "it is no object"
         notes.append(f"Grader {name!r} was left out: {reason}.")
         return None
     if isinstance(grader, ScoreModelRequest | LabelModelRequest):
@@ -200,6 +202,13 @@ def _as_requested(document: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = _as_requested(value) if isinstance(value, Mapping) else value
     return found
+
+
+def _check_places(grader: GraderRequest) -> None:
+    """Raise RequestError for a template that names what a suite does not keep of an answer, such as `output_json`."""
+    for part in grader.by_name.values() if isinstance(grader, MultiRequest) else (grader,):
+        for text in graders.templates_of(part):
+            item_fields(text)
 
 
 def _spec(grader: GraderRequest) -> dict[str, Any]:

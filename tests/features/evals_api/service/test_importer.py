@@ -221,3 +221,20 @@ def test_parts_of_a_multi_grader_with_ids_are_taken_also_one_that_is_called_id(t
         ("both", "listed"),
         [],
     )
+
+
+@pytest.mark.parametrize("place", ["{{ sample.output_json.city }}", "{{sample.choices}}"])
+def test_a_grader_of_what_a_suite_does_not_keep_of_an_answer_is_left_out_with_a_note(
+    tmp_path: Path, place: str
+) -> None:
+    exact = EVAL["testing_criteria"][0]
+    parts = {"a": exact, "b": exact | {"name": "b", "input": place}}
+    criteria = [
+        exact, exact | {"name": "field", "input": place},
+        {"name": "both", "type": "multi", "graders": parts, "calculate_output": "a * b"},
+    ]  # fmt: skip
+    found = imported(tmp_path, [EVAL | {"testing_criteria": criteria}, RUN])
+    assert found.graders == ("exact",)
+    left_out = [note for note in found.notes if "was left out" in note]
+    assert [note.split()[1] for note in left_out] == ["'field'", "'both'"]
+    assert all(place.strip("{} ") in note for note in left_out)
