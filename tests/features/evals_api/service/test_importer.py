@@ -135,6 +135,14 @@ def test_a_grader_with_sampling_parameters_is_taken_without_them(tmp_path: Path)
     assert "The sampling_params of grader 'tone' were left out: the judge answers at temperature 0." in found.notes
 
 
+def test_parameters_of_the_run_that_a_suite_does_not_have_are_named(tmp_path: Path) -> None:
+    parameters = {"temperature": 0.7, "response_format": {"type": "json_object"}, "seed": None}
+    found = imported(tmp_path, [EVAL, RUN | {"data_source": RUN["data_source"] | {"sampling_params": parameters}}])
+    said = "The sampling_params of its run were left out: response_format, temperature."
+    assert [note for note in found.notes if "of its run" in note] == [f"{said} Answers of a suite are greedy."]
+    assert not [note for note in imported(tmp_path, [EVAL, RUN], force=True).notes if "of its run" in note]
+
+
 def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"item": {"q": "Why?", "a": "So"}}\n\n')
