@@ -114,7 +114,8 @@ def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
     from luthier.features.training import service as training
     from luthier.features.training.launchers.here import InProcessLauncher
 
-    reporter, launcher = JobReporter(context, job), InProcessLauncher(num_snapshots=NUM_CHECKPOINTS)
+    reporter = JobReporter(context, job)
+    launcher = InProcessLauncher(num_snapshots=NUM_CHECKPOINTS, keeps_snapshot=reporter.is_deployed)
     try:
         # The run id was fixed when the job was made, so a retried attempt finds the run of the one before.
         record = context.runs.get(job.run_id)
@@ -177,7 +178,7 @@ def _gone_file(error: LuthierError, request: FineTuningRequest) -> str | None:
 
 
 NUM_CHECKPOINTS: Final = 3
-"""As the hosted service: of the last three epochs."""
+"""As the hosted service: of the last three epochs; those that are deployed stay in addition."""
 _ACCURACY: Final = "token_accuracy"
 _HEADER: Final = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
@@ -258,7 +259,7 @@ class JobReporter:
         self.context.job_events.append(self.job.job_id, f"step-{step.step}", message, data=data)
 
     def _keep_checkpoint(self, event: SnapshotSaved) -> None:
-        """Make a checkpoint a model that can be asked, and forget the oldest."""
+        """Make a checkpoint a model that can be asked, and forget the oldest, unless it is deployed."""
         names = {
             "train_loss": ("train_loss",),
             "train_token_accuracy": ("train_mean_token_accuracy",),
@@ -266,8 +267,7 @@ class JobReporter:
             "valid_token_accuracy": ("valid_mean_token_accuracy", "full_valid_mean_token_accuracy"),
         }
         metrics = {name: value for key, value in event.metrics.items() for name in names[key]}
-        # The form of name that OpenAI gives to checkpoints.
-        name = f"{self.model_id}:ckpt-step-{event.step}"
+        name = self._checkpoint_name(event.step)
         models = self.context.tuned_models
         kept = sorted(m.step for m in models.list(self.job.project_id, job_id=self.job.job_id) if m.step is not None)
         if len([step for step in kept if step > event.step]) < NUM_CHECKPOINTS:  # else it is done over again
@@ -276,10 +276,20 @@ class JobReporter:
             models.add(self._model(name, Path(event.path), event.step, checkpoint_id, metrics))
             # `kept` was read before the add, so the union is needed.
             for step in sorted({*kept, event.step})[:-NUM_CHECKPOINTS]:
-                self._forget(f"{self.model_id}:ckpt-step-{step}")
+                # As its weights: what is deployed goes on answering.
+                if not self.is_deployed(step):
+                    self._forget(self._checkpoint_name(step))
         self.context.job_events.append(
             self.job.job_id, f"checkpoint-{event.step}", f"Checkpoint created at step {event.step}"
         )
+
+    def is_deployed(self, step: int) -> bool:
+        """Whether a deployment, of any project, routes to the checkpoint of a step."""
+        return bool(self.context.deployments.routing_to(self._checkpoint_name(step)))
+
+    def _checkpoint_name(self, step: int) -> str:
+        """The form of name that OpenAI gives to checkpoints."""
+        return f"{self.model_id}:ckpt-step-{step}"
 
     def _forget(self, name: str) -> None:
         try:

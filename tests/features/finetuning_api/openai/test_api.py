@@ -21,9 +21,12 @@ from tests.clock import wait_until
 from tests.fixtures.openai import all_events, chat_row, look_at_one, ok, upload, work, work_here
 from tests.vacuous import nonempty
 
+from luthier.core.events import SnapshotSaved
 from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
+from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.core.records.fine_tuning import FineTuningRequest
+from luthier.features.finetuning_api.job import JobReporter
 from luthier.features.finetuning_api.service import recipe_of
 from luthier.ml.tracking.protocol import TrackerRules
 from luthier.platform.home.context import Context
@@ -260,6 +263,30 @@ def test_killed_paused_and_resumed_it_tells_and_makes_the_same(client: TestClien
     assert len(set(ids)) == len(ids)
     results = [ok(client.get(f"{JOBS}/{one['id']}"))["result_files"][0] for one in (plain, job)]
     assert len({client.get(f"/v1/files/{file}/content").content for file in results}) == 1
+
+
+def test_a_checkpoint_that_is_deployed_while_its_job_trains_goes_on_answering(
+    client: TestClient, home: Context, tmp_path: Path
+) -> None:
+    job = home.jobs.get(make_job(client)["id"])
+    reporter = JobReporter(home, job)
+
+    def steps() -> list[int]:
+        return sorted(model.step or 0 for model in home.tuned_models.list("default", job_id=job.job_id))
+
+    reporter.listen(SnapshotSaved(step=3, path=str(tmp_path)))
+    (checkpoint,) = home.tuned_models.list("default", job_id=job.job_id)
+    assert not reporter.is_deployed(3)
+    share = Share(target=checkpoint.model_id, fraction=1.0)
+    revision = Revision(number=1, kind="deploy", shares=(share,))
+    home.deployments.add(Deployment(deployment_id="dep-1", project_id="default", name="support", revision=revision))
+    assert reporter.is_deployed(3)
+    for step in (6, 9, 12, 15):
+        reporter.listen(SnapshotSaved(step=step, path=str(tmp_path)))
+    assert steps() == [3, 9, 12, 15]
+    home.deployments.delete("default", "support")
+    reporter.listen(SnapshotSaved(step=18, path=str(tmp_path)))
+    assert steps() == [12, 15, 18]
 
 
 def test_bad_files_fail_before_training_and_say_where(client: TestClient, home: Context) -> None:
