@@ -195,7 +195,7 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
 
 def _as_requested(document: Mapping[str, Any]) -> dict[str, Any]:
     """A grader as it was requested: the hosted service gives each an id, and clients write what is not set as null."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in document.items():
         # A part of a multi grader may be called id: that one is no text.
         if value is None or (name == "id" and isinstance(value, str)):
