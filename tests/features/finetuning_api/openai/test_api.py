@@ -484,15 +484,30 @@ def test_what_a_state_forbids_is_a_conflict_that_waiting_does_not_mend(client: T
         ),
         # Only with a response_format, which a job has not, does an answer have fields.
         (
-            {"method": {"type": "reinforcement", "reinforcement": {"grader": {
-                "type": "string_check", "name": "g", "input": "{{sample.output_json.email}}", "reference": "x",
-                "operation": "eq"}}}},
+            {
+                "method": {
+                    "type": "reinforcement",
+                    "reinforcement": {
+                        "grader": {
+                            "type": "string_check",
+                            "name": "g",
+                            "input": "{{sample.output_json.email}}",
+                            "reference": "x",
+                            "operation": "eq",
+                        }
+                    },
+                }
+            },
             "method.reinforcement.grader",
             "unsupported_method",
         ),
         (
-            {"method": {"type": "reinforcement", "reinforcement": {"grader": {
-                "type": "multi", "graders": ["g"], "calculate_output": "g"}}}},
+            {
+                "method": {
+                    "type": "reinforcement",
+                    "reinforcement": {"grader": {"type": "multi", "graders": ["g"], "calculate_output": "g"}},
+                }
+            },
             "method.reinforcement.grader",
             "unsupported_method",
         ),

@@ -82,9 +82,7 @@ def test_a_command_finds_a_tuned_model_of_any_project_whatever_its_base_is_calle
         model_id=name, project_id=project_id, job_id="ftjob-1", run_id=run_id, base_model=base, adapter_path="/gone"
     )
     context.tuned_models.add(made)
-    checkpoint = made.model_copy(
-        update={"model_id": f"{name}:ckpt-step-16", "step": 16, "checkpoint_id": "ftckpt_2"}
-    )
+    checkpoint = made.model_copy(update={"model_id": f"{name}:ckpt-step-16", "step": 16, "checkpoint_id": "ftckpt_2"})
     context.tuned_models.add(checkpoint)
     assert find_model(context, name).tuned == context.tuned_models.get(project_id, name)
     assert find_model(context, checkpoint.model_id).is_checkpoint
