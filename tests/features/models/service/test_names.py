@@ -76,6 +76,7 @@ def test_each_kind_of_name(context: Context, run: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("base", ["tiny", "hub:org/name@main", "layers:2@hub:org/name"])
 def test_a_command_finds_a_tuned_model_of_any_project_whatever_its_base_is_called(context: Context, base: str) -> None:
     run_id, project_id = add_run(context, "c"), "proj-20261201-080000-abcdef"
+    context.access.add_project(project_id, "mails")
     name = tuned_name(base, project_id, "support", "ftjob-1")
     assert name.startswith(f"ft:{base}:{project_id}:support:")
     made = TunedModel(
