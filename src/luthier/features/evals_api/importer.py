@@ -175,7 +175,7 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
         is_sampled = isinstance(grader, ScoreModelRequest)
         checked = grader.model_copy(update={"sampling_params": None}) if is_sampled else grader
         graders.check(checked, allows_python=True)
-        _check_places(grader)
+        _check_placeholders(grader)
         spec = _SUITE_GRADER.validate_python(_spec(grader))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -208,7 +208,7 @@ def _as_requested(document: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_places(grader: GraderRequest) -> None:
+def _check_placeholders(grader: GraderRequest) -> None:
     """Raise RequestError for a template that names what a suite does not keep of an answer, such as `output_json`."""
     for part in grader.by_name.values() if isinstance(grader, MultiRequest) else (grader,):
         for text in graders.templates_of(part):

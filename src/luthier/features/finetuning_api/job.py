@@ -154,7 +154,7 @@ def _as_error(
         # Its own advice names settings of a recipe, which a client of this API cannot set.
         do = "shorten or split these rows, and upload the file again; none is cut off silently"
         message = f"{error.came}; expected: rows within the context of the model; what to do: {do}"
-    param = _gone_file(error, request)
+    param = _missing_file(error, request)
     for one in laid:
         # Clients know files by id only, and paths of this machine must not leave it.
         if str(one.path) in message or one.path.name in message:
@@ -169,7 +169,7 @@ def _as_error(
     return document | {"code": code, "message": message, "param": param}
 
 
-def _gone_file(error: LuthierError, request: FineTuningRequest) -> str | None:
+def _missing_file(error: LuthierError, request: FineTuningRequest) -> str | None:
     """The field of the request with a file that was deleted before the job had copied it; None where none was."""
     if not isinstance(error, NotFoundError):
         return None
