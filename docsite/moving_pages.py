@@ -93,6 +93,14 @@ train_on_responses_only: {instruction_part: "<|start_header_id|>user", response_
 - **`auto`** means Luthier's own default, which `luthier plan` shows with its reason.
 - **Graders** `string_check`, `text_similarity` and `multi` become `objective.rewards`; others are refused.
 - You can also keep your client: the server implements [OpenAI's fine-tuning API](../server.md).
+  Ids of files and names of models are those of this server: upload the files again, and train again.
+- **Rows of `prompt` and `completion`** become a turn of the user and its answer, in the chat template of the model.
+  Ask the tuned model by `/v1/chat/completions`, with the prompt as the user's message: `/v1/completions` continues the
+  text as it is, without the template, which is not the prompt that the model has learned.
+- **Token ids** are those of the model's own tokenizer, in `/v1/embeddings` and `/v1/completions`. LangChain's
+  `OpenAIEmbeddings` sends ids of OpenAI's tokenizer unless it is made with `check_embedding_ctx_length=False`: the
+  vectors would be those of other texts.
+- **Evals** can be moved as they are, or as suites: [evals](../evals.md#moving-an-openai-eval-here).
 """,
     ),
 }

@@ -65,7 +65,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "prompt model temperature top_p n seed stop max_tokens frequency_penalty "
         "presence_penalty logit_bias logprobs stream stream_options user",
         "supported",
-        "up to 16 prompts",
+        "up to 32 prompts",
     ),
     Row("completions", "best_of", "accepted", "as many as `n` alone"),
     Row("completions", "echo", "accepted", "`false` alone"),

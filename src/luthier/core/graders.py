@@ -7,10 +7,12 @@ suites have all of them (`SuiteGrader`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.registry import REWARD_METRICS
 
@@ -65,7 +67,8 @@ OneGrader = Annotated[StringCheck | TextSimilarity, Field(discriminator="type")]
 class MultiGrader(FrozenModel):
     """Several graders and a formula over their names, such as `0.7 * right + 0.3 * short`.
 
-    The formula knows numbers, + - * / and **, and the functions min, max, abs, floor, ceil, exp, sqrt and log.
+    The formula knows numbers, + - * / and **, which may be written ^, and the functions min, max, abs, floor, ceil,
+    exp, sqrt and log.
 
     Attributes:
         type: names the grader.
@@ -81,6 +84,32 @@ class MultiGrader(FrozenModel):
 
 
 Grader = Annotated[StringCheck | TextSimilarity | MultiGrader, Field(discriminator="type")]
+
+
+_OF_EVALS: Final = "pass_threshold"
+
+
+def as_reward(grader: Mapping[str, Any]) -> dict[str, Any]:
+    """A grader of OpenAI's API as a recipe has it: parts by their names, and without what only evals look at.
+
+    Args:
+        grader: As a client sends it: the parts of a multi grader by their names, as a list, or one alone.
+
+    Raises:
+        RequestError: Two parts of a list have one name, so that a formula could mean either.
+    """
+    made = {name: value for name, value in grader.items() if name != _OF_EVALS}
+    parts = made.get("graders")
+    if isinstance(parts, Mapping) and isinstance(parts.get("type"), str):
+        parts = [parts]
+    if isinstance(parts, list) and all(isinstance(part, Mapping) for part in parts):
+        names = [str(part.get("name")) for part in parts]
+        if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+            raise RequestError(f"two graders are called {twice!r}", expected="a name for each", do="rename one of them")
+        parts = dict(zip(names, parts, strict=True))
+    if isinstance(parts, Mapping):
+        made["graders"] = {name: as_reward(part) if isinstance(part, Mapping) else part for name, part in parts.items()}
+    return made
 
 
 class PythonGraderSpec(FrozenModel):

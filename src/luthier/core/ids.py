@@ -18,6 +18,7 @@ from luthier.core.json_limits import json_utf8
 _ID = re.compile(r"[a-z]+-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 # The column has 255; checkpoints have `:ckpt-step-` and a number behind the name.
 _MAX_NAME_CHARACTERS = 230
+_CHECKPOINT = re.compile(r":ckpt-step-[0-9]+\Z")
 
 
 def new_id(kind: str) -> str:
@@ -61,6 +62,15 @@ def tuned_name(base_model: str, project_id: str, suffix: str, made_by: str) -> s
     """
     rest = f":{project_id}:{suffix}:{sha256_bytes(made_by.encode())[:10]}"
     return f"ft:{fitted(base_model, _MAX_NAME_CHARACTERS - len(rest))}{rest}"
+
+
+def project_of_tuned_name(name: str) -> str | None:
+    """The project in the name of a tuned model or of a checkpoint of it; None where the name has another form.
+
+    It is read from the end: the name of a base model may have colons, too, as `hub:ORGANISATION/NAME` has.
+    """
+    parts = _CHECKPOINT.sub("", name).rsplit(":", 3)
+    return parts[1] if name.startswith("ft:") and len(parts) == 4 else None
 
 
 def sha256_file(path: Path) -> str:

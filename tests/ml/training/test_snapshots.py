@@ -136,3 +136,17 @@ def test_an_older_one_done_over_again_takes_no_newer_ones_place(
         snapshots.save(model, step)
     snapshots.save(model, 2)
     assert sorted(path.name for path in snapshots.folder.iterdir()) == ["step-00000004", "step-00000006"]
+
+
+def test_one_that_is_used_stays_beside_the_newest(plan: Plan, make_model: MakeModel, tmp_path: Path) -> None:
+    used = {2}
+    model = make_model(plan)
+    snapshots = Snapshots(Path(plan.base_model.path), tmp_path, 2, used.__contains__)
+    for step in (2, 4, 6, 8):
+        snapshots.save(model, step)
+    assert sorted(path.name for path in snapshots.folder.iterdir()) == [
+        "step-00000002", "step-00000006", "step-00000008"
+    ]  # fmt: skip
+    used.clear()
+    snapshots.save(model, 10)
+    assert sorted(path.name for path in snapshots.folder.iterdir()) == ["step-00000008", "step-00000010"]

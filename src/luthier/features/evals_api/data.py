@@ -428,6 +428,9 @@ def chat_parameters(source: DataSource) -> dict[str, Any]:
     if not isinstance(source, CompletionsSource | ResponsesSource):
         return {}
     given = {name: value for name, value in (source.sampling_params or {}).items() if value is not None}
+    # OpenAI's reference has both names: its examples and answers this one, its types the other.
+    if "max_completion_tokens" not in given and "max_completions_tokens" in given:
+        given["max_completion_tokens"] = given.pop("max_completions_tokens")
     known = _CHAT_PARAMETERS if isinstance(source, CompletionsSource) else _RESPONSE_PARAMETERS
     if unknown := sorted(set(given) - set(known)):
         raise _refused(unknown[0], f"sampling_params.{unknown[0]}", f"one of {', '.join(known)}")

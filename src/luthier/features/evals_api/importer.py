@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from luthier.core.errors import NotFoundError, RequestError, UnsupportedError, validation_reason
+from luthier.core.errors import NotFoundError, RequestError, validation_reason
 from luthier.core.graders import SuiteGrader
 from luthier.core.json_limits import fault_of_text, json_text
 from luthier.core.results.suite import GradedTask, Suite, TaskGrader
@@ -27,6 +27,7 @@ from luthier.features.evals_api.records import EvalRun, ItemReference, RunReques
 from luthier.features.serving import graders
 from luthier.features.serving.graders import GraderRequest, LabelModelRequest, MultiRequest, ScoreModelRequest
 from luthier.ml.data.rows.outputs import write_output
+from luthier.ml.evaluation.graders import item_fields
 
 _NOT_PLAIN: Final = re.compile(r"[^a-z0-9]+")
 _GRADER: Final[TypeAdapter[GraderRequest]] = TypeAdapter(GraderRequest)
@@ -123,6 +124,10 @@ def _imported(
     rows = _rows_of(name, one, run, data)
     if any(row.sample is not None for row in rows):
         notes.append("Answers in the rows (`sample`) were left out: a suite has the evaluated model answer.")
+    asked = (getattr(run.data_source, "sampling_params", None) or {}) if run is not None else {}
+    if given := sorted(parameter for parameter, value in asked.items() if value is not None):
+        names = ", ".join(given)
+        notes.append(f"The sampling_params of its run were left out: {names}. Answers of a suite are greedy.")
     lines = [{"prompt": _prompt(name, run, row, prompt), "item": row.item} for row in rows]
     runs_code = any(grader.grader.type == "python" for grader in kept)
     # allow_code is written into the suite; running it still needs --allow-code.
@@ -165,19 +170,20 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
     """The grader of a suite; None, with a note, for one that has no counterpart."""
     name = document.get("name", number + 1) if isinstance(document, dict) else number + 1
     try:
-        grader = _GRADER.validate_python({key: value for key, value in document.items() if value is not None})
+        grader = _GRADER.validate_python(_as_requested(document))
         # Sampling parameters are left out below, so that none of them may be wrong.
         is_sampled = isinstance(grader, ScoreModelRequest)
         checked = grader.model_copy(update={"sampling_params": None}) if is_sampled else grader
         graders.check(checked, allows_python=True)
+        _check_placeholders(grader)
         spec = _SUITE_GRADER.validate_python(_spec(grader))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         notes.append(f"Grader {name!r} was left out: {place}: {validation_reason(first)}.")
         return None
-    except (UnsupportedError, AttributeError) as error:
-        reason = error.came if isinstance(error, UnsupportedError) else "it is no object"
+    except (RequestError, AttributeError) as error:
+        reason = error.came if isinstance(error, RequestError) else "it is no object"
         notes.append(f"Grader {name!r} was left out: {reason}.")
         return None
     if isinstance(grader, ScoreModelRequest | LabelModelRequest):
@@ -185,6 +191,28 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
         if isinstance(grader, ScoreModelRequest) and grader.sampling_params is not None:
             notes.append(f"The sampling_params of grader {name!r} were left out: the judge answers at temperature 0.")
     return TaskGrader(grader=spec, pass_threshold=pass_threshold(grader))
+
+
+def _as_requested(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A grader as it was requested: the hosted service gives each an id, and clients write what is not set as null."""
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        # A part of a multi grader may be called id: that one is no text.
+        if value is None or (name == "id" and isinstance(value, str)):
+            continue
+        parts = value if name == "graders" and isinstance(value, list) else None
+        if parts is not None:
+            found[name] = [_as_requested(one) if isinstance(one, Mapping) else one for one in parts]
+        else:
+            found[name] = _as_requested(value) if isinstance(value, Mapping) else value
+    return found
+
+
+def _check_placeholders(grader: GraderRequest) -> None:
+    """Raise RequestError for a template that names what a suite does not keep of an answer, such as `output_json`."""
+    for part in grader.by_name.values() if isinstance(grader, MultiRequest) else (grader,):
+        for text in graders.templates_of(part):
+            item_fields(text)
 
 
 def _spec(grader: GraderRequest) -> dict[str, Any]:
@@ -256,7 +284,9 @@ def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Pa
 def _item_schema(one: Mapping[str, Any]) -> dict[str, Any] | None:
     """The schema of items, as an eval has it when it is retrieved or when it is made; None where it has none."""
     config = _object(one.get("data_source_config"))
-    item = _object(_object(config.get("schema")).get("properties")).get("item") or config.get("item_schema")
+    # `schema` is a method of the client's classes: `model_dump_json()` writes the name of its field instead.
+    schema = _object(config.get("schema") or config.get("schema_"))
+    item = _object(schema.get("properties")).get("item") or config.get("item_schema")
     return item if isinstance(item, dict) else None
 
 

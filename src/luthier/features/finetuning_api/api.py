@@ -48,7 +48,10 @@ class HyperparametersObject(BaseModel):
 
 
 class JobObject(BaseModel):
-    """A job. organization_id is the id of its project. trained_tokens: all tokens of all epochs, prompts too."""
+    """A job. organization_id is the id of its project. trained_tokens: all tokens of all epochs, prompts too.
+
+    user_provided_suffix: the suffix as it was asked for, which the hosted service shows, too.
+    """
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -68,6 +71,7 @@ class JobObject(BaseModel):
     status: Status
     trained_tokens: int | None
     training_file: str
+    user_provided_suffix: str | None
     validation_file: str | None
 
 
@@ -166,6 +170,7 @@ def job_object(job: Job, estimated_finish: float | None) -> JobObject:
         status=status_of(job),
         trained_tokens=found.get("trained_tokens"),
         training_file=request.training_file,
+        user_provided_suffix=request.suffix,
         validation_file=request.validation_file,
     )
 

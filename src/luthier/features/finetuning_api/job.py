@@ -78,7 +78,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
-        failed = _as_error(error, laid, is_validating=job.lane == "validate")
+        failed = _as_error(error, request, laid, is_validating=job.lane == "validate")
         # The base model may be a folder anywhere on this machine.
         return Outcome(status="failed", error=redact_paths(failed, home_paths(context)))
 
@@ -114,7 +114,8 @@ def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
     from luthier.features.training import service as training
     from luthier.features.training.launchers.here import InProcessLauncher
 
-    reporter, launcher = JobReporter(context, job), InProcessLauncher(num_snapshots=NUM_CHECKPOINTS)
+    reporter = JobReporter(context, job)
+    launcher = InProcessLauncher(num_snapshots=NUM_CHECKPOINTS, keeps_snapshot=reporter.is_deployed)
     try:
         # The run id was fixed when the job was made, so a retried attempt finds the run of the one before.
         record = context.runs.get(job.run_id)
@@ -140,7 +141,9 @@ def _lay_out(context: Context, job: Job, request: FineTuningRequest, laid: list[
         laid.append(_Laid(param, file_id, own_copy(context, job, file_id, stem)))
 
 
-def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) -> dict[str, Any]:
+def _as_error(
+    error: LuthierError, request: FineTuningRequest, laid: list[_Laid], *, is_validating: bool
+) -> dict[str, Any]:
     """Ours, with what OpenAI's clients read in addition.
 
     Files go by the ids and names that the client knows them by.
@@ -151,7 +154,7 @@ def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) ->
         # Its own advice names settings of a recipe, which a client of this API cannot set.
         do = "shorten or split these rows, and upload the file again; none is cut off silently"
         message = f"{error.came}; expected: rows within the context of the model; what to do: {do}"
-    param = None
+    param = _missing_file(error, request)
     for one in laid:
         # Clients know files by id only, and paths of this machine must not leave it.
         if str(one.path) in message or one.path.name in message:
@@ -166,8 +169,16 @@ def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) ->
     return document | {"code": code, "message": message, "param": param}
 
 
+def _missing_file(error: LuthierError, request: FineTuningRequest) -> str | None:
+    """The field of the request with a file that was deleted before the job had copied it; None where none was."""
+    if not isinstance(error, NotFoundError):
+        return None
+    params = (param for param in ("training_file", "validation_file") if getattr(request, param) is not None)
+    return next((param for param in params if repr(getattr(request, param)) in error.came), None)
+
+
 NUM_CHECKPOINTS: Final = 3
-"""As the hosted service: of the last three epochs."""
+"""As the hosted service: of the last three epochs; those that are deployed stay in addition."""
 _ACCURACY: Final = "token_accuracy"
 _HEADER: Final = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
@@ -248,7 +259,7 @@ class JobReporter:
         self.context.job_events.append(self.job.job_id, f"step-{step.step}", message, data=data)
 
     def _keep_checkpoint(self, event: SnapshotSaved) -> None:
-        """Make a checkpoint a model that can be asked, and forget the oldest."""
+        """Make a checkpoint a model that can be asked, and forget the oldest, unless it is deployed."""
         names = {
             "train_loss": ("train_loss",),
             "train_token_accuracy": ("train_mean_token_accuracy",),
@@ -256,8 +267,7 @@ class JobReporter:
             "valid_token_accuracy": ("valid_mean_token_accuracy", "full_valid_mean_token_accuracy"),
         }
         metrics = {name: value for key, value in event.metrics.items() for name in names[key]}
-        # The form of name that OpenAI gives to checkpoints.
-        name = f"{self.model_id}:ckpt-step-{event.step}"
+        name = self._checkpoint_name(event.step)
         models = self.context.tuned_models
         kept = sorted(m.step for m in models.list(self.job.project_id, job_id=self.job.job_id) if m.step is not None)
         if len([step for step in kept if step > event.step]) < NUM_CHECKPOINTS:  # else it is done over again
@@ -266,10 +276,20 @@ class JobReporter:
             models.add(self._model(name, Path(event.path), event.step, checkpoint_id, metrics))
             # `kept` was read before the add, so the union is needed.
             for step in sorted({*kept, event.step})[:-NUM_CHECKPOINTS]:
-                self._forget(f"{self.model_id}:ckpt-step-{step}")
+                # As its weights: what is deployed goes on answering.
+                if not self.is_deployed(step):
+                    self._forget(self._checkpoint_name(step))
         self.context.job_events.append(
             self.job.job_id, f"checkpoint-{event.step}", f"Checkpoint created at step {event.step}"
         )
+
+    def is_deployed(self, step: int) -> bool:
+        """Whether a deployment, of any project, routes to the checkpoint of a step."""
+        return bool(self.context.deployments.routing_to(self._checkpoint_name(step)))
+
+    def _checkpoint_name(self, step: int) -> str:
+        """The form of name that OpenAI gives to checkpoints."""
+        return f"{self.model_id}:ckpt-step-{step}"
 
     def _forget(self, name: str) -> None:
         try:

@@ -13,9 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
 from luthier.core.events import BillUpdated
+from luthier.core.graders import Reward, as_reward
 from luthier.core.ids import new_id, tuned_name
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
@@ -157,17 +160,16 @@ def _width(model_path: str) -> int:
 
 def _check_reinforcement(request: FineTuningRequest) -> None:
     """Only graders that run here without another model or external code can be used."""
-    from pydantic import ValidationError
-
-    from luthier.core.graders import Reward
-    from luthier.ml.evaluation.graders import make_grader
+    from luthier.ml.evaluation.graders import fields_of, make_grader
 
     try:
         reward = Reward.model_validate({"grader": _grader(request)})
         assert reward.grader is not None
         make_grader(reward.grader)
+        # What its templates name of an answer: what they name of rows is known with the file.
+        fields_of(reward.grader)
     except (ValidationError, RequestError) as error:
-        reason = error.came if isinstance(error, RequestError) else str(error.errors()[0]["msg"])
+        reason = error.came if isinstance(error, RequestError) else _first_fault(error)
         raise UnsupportedError(
             f"method reinforcement with this grader: {reason}",
             expected="a string_check, a text_similarity, or a multi grader of these",
@@ -180,11 +182,12 @@ def _check_reinforcement(request: FineTuningRequest) -> None:
 def _grader(request: FineTuningRequest) -> dict[str, Any]:
     if request.method is None or request.method.reinforcement is None:
         raise RequestError("no grader", expected="method.reinforcement.grader", do="add it to the request")
-    grader = dict(request.method.reinforcement.grader)
-    if isinstance(grader.get("graders"), list):
-        # Clients send the graders of a multi grader as a list or as a mapping by name; ours is the mapping.
-        grader["graders"] = {str(one.get("name")): one for one in grader["graders"]}
-    return grader
+    return as_reward(request.method.reinforcement.grader)
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'][1:])) or 'grader'}: {first['msg']}"
 
 
 JOB: Final = "ftjob"

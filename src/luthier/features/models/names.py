@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.ids import is_id
+from luthier.core.ids import is_id, project_of_tuned_name
 from luthier.core.records.base_model import CatalogEntry, LocalModel
 from luthier.core.system.files import expanded
 from luthier.core.text.suggest import suggest_ids
@@ -91,10 +91,9 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
         return ResolvedModel(name, name, run_id=name)
     if is_tuned_name(name):
         # `ft:BASE:PROJECT:SUFFIX:ID`: a command, which is in no project, takes the models of all.
-        parts = name.split(":")
-        project_id = parts[2] if caller == _LOCAL and len(parts) > 2 else caller.project_id
+        project_id = project_of_tuned_name(name) if caller == _LOCAL else None
         try:
-            tuned = context.tuned_models.get(project_id, name)
+            tuned = context.tuned_models.get(project_id or caller.project_id, name)
         except NotFoundError as error:
             raise _no_such_model(context, name, caller) from error
         return ResolvedModel(name, tuned.run_id if tuned.step is None else name, tuned.run_id, tuned)

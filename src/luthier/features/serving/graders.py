@@ -75,14 +75,14 @@ class PythonRequest(FrozenModel):
 
     Attributes:
         type: Always `python`.
-        name: Names the grade in formulas and results.
+        name: Names the grade in formulas and results; OpenAI's examples leave it out.
         source: The code.
         image_tag: Refused.
         pass_threshold: The least score that passes.
     """
 
     type: Literal["python"]
-    name: _Name
+    name: _Name = "python"
     source: _Text
     image_tag: str | None = None
     pass_threshold: PassThreshold = None
@@ -185,7 +185,7 @@ class MultiRequest(FrozenModel):
     """Several graders, and a formula over their names; graders by name, or a list of them."""
 
     type: Literal["multi"]
-    name: _Name
+    name: _Name = "multi"
     graders: (
         Annotated[dict[str, SingleGrader], Field(min_length=1, max_length=50)]
         | Annotated[tuple[SingleGrader, ...], Field(min_length=1, max_length=50)]
@@ -278,6 +278,9 @@ def check(grader: GraderRequest, *, allows_python: bool = False, is_stored: bool
     from luthier.ml.evaluation.graders import SAMPLE_FIELDS, Formula, item_fields
 
     if isinstance(grader, MultiRequest):
+        if isinstance(grader.graders, tuple) and len(grader.by_name) < len(grader.graders) and not is_stored:
+            came, expected = "two graders of one name, of which a formula could mean either", "a name for each"
+            raise _wrong(RequestError(came, expected=expected, do="rename one of them"), "grader.graders")
         # A formula has only simple parts, so one level is enough.
         for one in grader.by_name.values():
             check(one, allows_python=allows_python, is_stored=is_stored)

@@ -27,7 +27,7 @@ from luthier.features.models.result_files import result_saved_at, weights_folder
 from luthier.features.models.trained_over import adapter_plan, refuse_other_base
 from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
-from luthier.platform.home.model_names import base_models, may_use_base
+from luthier.platform.home.model_names import base_models, may_use_base, stored_names
 
 
 def made_export(context: Context, caller: Caller, export_id: str) -> tuple[ServerExport, Path]:
@@ -246,9 +246,7 @@ def base_model(context: Context, name: str, project_id: str | None = None) -> Lo
         NotFoundError: The machine has no base model of this name.
     """
     here = local_base_models(context, project_id)
-    # A hub model without a revision is stored under its default branch.
-    wanted = (name, f"{name}@main") if name.startswith("hub:") else (name,)
-    found = next((here[one] for one in wanted if one in here), None)
+    found = next((here[one] for one in stored_names(name) if one in here), None)
     if found is not None:
         return found
     own = base_models(context).get(name)

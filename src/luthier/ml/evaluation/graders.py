@@ -223,7 +223,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
 
 
 class Formula:
-    """A formula, parsed once: numbers, names, + - * / **, and min, max, abs, floor, ceil, exp, sqrt, log.
+    """A formula, parsed once: numbers, names, + - * / ** ^, and min, max, abs, floor, ceil, exp, sqrt, log.
 
     Args:
         text: the formula.
@@ -238,7 +238,8 @@ class Formula:
         try:
             if len(text) > _MAX_CHARACTERS:
                 raise ValueError(f"{len(text)} characters")
-            self._tree = ast.parse(text.strip(), mode="eval").body
+            # OpenAI's formulas write powers with ^, which binds less than a sum in Python.
+            self._tree = ast.parse(text.strip().replace("^", "**"), mode="eval").body
             self._check(self._tree)
         except (SyntaxError, ValueError, RecursionError) as error:
             raise RequestError(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -432,6 +432,7 @@ def _form(tensor: Tensor) -> tuple[str, list[int]]:
 
 
 SNAPSHOTS: Final = "snapshots"
+IsUsed = Callable[[int], bool]
 
 
 def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tuple[Path, str]:
@@ -454,10 +455,11 @@ class Snapshots:
         base_path: path of the base model.
         run_folder: folder of the run.
         num_kept: how many of the newest snapshots are kept.
+        is_used: whether the snapshot of a step is deployed: such a one is kept, too.
     """
 
-    def __init__(self, base_path: Path, run_folder: Path, num_kept: int) -> None:
-        self.base_path, self.folder, self.num_kept = base_path, run_folder / SNAPSHOTS, num_kept
+    def __init__(self, base_path: Path, run_folder: Path, num_kept: int, is_used: IsUsed = lambda _: False) -> None:
+        self.base_path, self.folder, self.num_kept, self._is_used = base_path, run_folder / SNAPSHOTS, num_kept, is_used
 
     def save(self, model: TrainableModel, step: int) -> Path:
         """Write a snapshot of the current model, delete the oldest, and return the new folder.
@@ -466,17 +468,15 @@ class Snapshots:
         open. A snapshot older than all that are kept is not rewritten.
         """
         final = self.folder / f"{_PREFIX}{step:08d}"
-        kept = self._all()
+        kept = list(self.folder.glob(f"{_PREFIX}*"))
         if final not in kept and len([path for path in kept if path.name > final.name]) < self.num_kept:
             _write_model(model, self.base_path, final)
-        for path in self._all()[: -self.num_kept]:
+        older = sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.num_kept]
+        for path in [one for one in older if not self._is_used(int(one.name.removeprefix(_PREFIX)))]:
             # Renamed first: a kill during rmtree must not leave half a snapshot under its name.
             path.rename(path.with_name(f".old-{path.name}"))
         _remove_leftovers(self.folder, ".old-*")
         return final
-
-    def _all(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{_PREFIX}*"))
 
 
 def _write_model(model: TrainableModel, base_path: Path, final: Path) -> str:

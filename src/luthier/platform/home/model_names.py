@@ -9,6 +9,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.platform.home.context import Context
 
+_HUB: Final = "hub:"
 _LAYERS: Final = "layers:"
 """What names of students begin with that are made of the layers of a teacher: `layers:6@TEACHER`."""
 
@@ -43,6 +44,15 @@ def may_use_base(context: Context, project_id: str | None, recipe_name: str) -> 
     return project_id is None or not is_id(run_id, "run") or context.runs.project_of(run_id) == project_id
 
 
+def stored_names(name: str) -> tuple[str, ...]:
+    """The names that a base model may be stored under: one of the hub without a revision is that of its default branch.
+
+    Args:
+        name: As it is asked for.
+    """
+    return (name, f"{name}@main") if name.startswith(_HUB) else (name,)
+
+
 def find_base_model(context: Context, name: str, project_id: str | None = None) -> str:
     """The name in a recipe of the base model that the API knows by this name.
 
@@ -55,13 +65,14 @@ def find_base_model(context: Context, name: str, project_id: str | None = None) 
         NotFoundError: No base model has this name.
     """
     known = {one: own for one, own in base_models(context).items() if may_use_base(context, project_id, own)}
-    if name not in known:
+    found = next((known[one] for one in stored_names(name) if one in known), None)
+    if found is None:
         raise NotFoundError(
             f"the base model {name!r} is not known here",
             expected=f"one of {', '.join(known)}",
             do="choose one of these; others come with `luthier models pull` on the server",
         )
-    return known[name]
+    return found
 
 
 def local_base_models(context: Context, project_id: str | None = None) -> list[str]:

@@ -182,6 +182,22 @@ def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: 
     assert (share.low, share.high) == pytest.approx((0.0615, 0.7923), abs=1e-3)
 
 
+def test_the_limit_of_answers_has_both_names_of_openai_s_reference(client: TestClient, home: Context) -> None:
+    engine = answering(home)
+    one = made(client)
+    parameters = {"temperature": 1, "max_completions_tokens": 7, "top_p": 1, "seed": 42}
+    run = started(client, one["id"], SOURCE | {"sampling_params": parameters})
+    worked(home)
+    address = f"/v1/evals/{one['id']}/runs/{run['id']}"
+    assert ok(client.get(address))["status"] == "completed"
+    items = ok(client.get(f"{address}/output_items"))["data"]
+    assert [item["sample"]["max_completion_tokens"] for item in items] == [7] * len(ROWS)
+    assert {request.max_new_tokens for request in engine.asked if isinstance(request, TextRequest)} == {7}
+    both = SOURCE | {"sampling_params": {"max_completions_tokens": 7, "max_completion_tokens": 8}}
+    answer = client.post(f"/v1/evals/{one['id']}/runs", json={"data_source": both})
+    assert refused(answer)[:2] == ("data_source.sampling_params.max_completions_tokens", "unsupported_parameter")
+
+
 @pytest.mark.parametrize(
     ("changes", "param", "code"),
     [

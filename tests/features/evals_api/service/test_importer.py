@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types import EvalRetrieveResponse
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.results.suite import GradedTask
@@ -134,6 +135,14 @@ def test_a_grader_with_sampling_parameters_is_taken_without_them(tmp_path: Path)
     assert "The sampling_params of grader 'tone' were left out: the judge answers at temperature 0." in found.notes
 
 
+def test_parameters_of_the_run_that_a_suite_does_not_have_are_named(tmp_path: Path) -> None:
+    parameters = {"temperature": 0.7, "response_format": {"type": "json_object"}, "seed": None}
+    found = imported(tmp_path, [EVAL, RUN | {"data_source": RUN["data_source"] | {"sampling_params": parameters}}])
+    said = "The sampling_params of its run were left out: response_format, temperature."
+    assert [note for note in found.notes if "of its run" in note] == [f"{said} Answers of a suite are greedy."]
+    assert not [note for note in imported(tmp_path, [EVAL, RUN], force=True).notes if "of its run" in note]
+
+
 def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"item": {"q": "Why?", "a": "So"}}\n\n')
@@ -193,3 +202,47 @@ def test_rows_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:
         import_evals(json.dumps(EVAL), tmp_path, data=data, prompt="q")
     with pytest.raises(NotFoundError):
         import_evals(json.dumps(EVAL), tmp_path, data=tmp_path / "none", prompt="q")
+
+
+def test_an_eval_is_read_as_openai_s_client_writes_what_the_hosted_service_returned(tmp_path: Path) -> None:
+    # The hosted service gives each grader an id; the client's class calls the field of `schema` otherwise.
+    criteria = [one | {"id": f"{one['name']}-c4fdf789"} for one in EVAL["testing_criteria"][:2]]
+    given = EVAL | {"testing_criteria": criteria}
+    text = EvalRetrieveResponse.model_validate(given).model_dump_json()
+    assert '"id":"exact-c4fdf789"' in text
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"item": {"q": "Why?", "a": "So"}}\n')
+    (found,) = import_evals(text, tmp_path / "out", data=data, prompt="q")
+    assert (found.graders, found.num_rows, found.notes) == (("exact", "alike"), 1, ())
+    data.write_text('{"item": {"q": "Why?"}}\n')
+    with pytest.raises(RequestError, match="the column 'a' is missing"):
+        import_evals(text, tmp_path / "again", data=data, prompt="q")
+
+
+def test_parts_of_a_multi_grader_with_ids_are_taken_also_one_that_is_called_id(tmp_path: Path) -> None:
+    exact = EVAL["testing_criteria"][0]
+    parts = {"id": exact | {"name": "id", "id": "id-1"}, "alike": EVAL["testing_criteria"][1] | {"id": "alike-1"}}
+    multi = {"name": "both", "type": "multi", "id": "both-1", "graders": parts, "calculate_output": "(id + alike) / 2"}
+    listed = multi | {"name": "listed", "graders": list(parts.values())}
+    found = imported(tmp_path, [EVAL | {"testing_criteria": [multi, listed]}, RUN])
+    assert (found.graders, [note for note in found.notes if "left out" in note and "sample" not in note]) == (
+        ("both", "listed"),
+        [],
+    )
+
+
+@pytest.mark.parametrize("place", ["{{ sample.output_json.city }}", "{{sample.choices}}"])
+def test_a_grader_of_what_a_suite_does_not_keep_of_an_answer_is_left_out_with_a_note(
+    tmp_path: Path, place: str
+) -> None:
+    exact = EVAL["testing_criteria"][0]
+    parts = {"a": exact, "b": exact | {"name": "b", "input": place}}
+    criteria = [
+        exact, exact | {"name": "field", "input": place},
+        {"name": "both", "type": "multi", "graders": parts, "calculate_output": "a * b"},
+    ]  # fmt: skip
+    found = imported(tmp_path, [EVAL | {"testing_criteria": criteria}, RUN])
+    assert found.graders == ("exact",)
+    left_out = [note for note in found.notes if "was left out" in note]
+    assert [note.split()[1] for note in left_out] == ["'field'", "'both'"]
+    assert all(place.strip("{} ") in note for note in left_out)

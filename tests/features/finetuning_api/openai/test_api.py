@@ -21,9 +21,12 @@ from tests.clock import wait_until
 from tests.fixtures.openai import all_events, chat_row, look_at_one, ok, upload, work, work_here
 from tests.vacuous import nonempty
 
+from luthier.core.events import SnapshotSaved
 from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
+from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.core.records.fine_tuning import FineTuningRequest
+from luthier.features.finetuning_api.job import JobReporter
 from luthier.features.finetuning_api.service import recipe_of
 from luthier.ml.tracking.protocol import TrackerRules
 from luthier.platform.home.context import Context
@@ -82,6 +85,7 @@ def test_from_request_to_model(client: TestClient, home: Context) -> None:
     assert done["hyperparameters"] == {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0}
     assert done["method"]["supervised"]["hyperparameters"] == done["hyperparameters"]
     assert (done["seed"], done["metadata"], done["organization_id"]) == (7, {"team": "a"}, "default")
+    assert (job["user_provided_suffix"], done["user_provided_suffix"]) == ("my suffix", "my suffix")
     assert done["trained_tokens"] > 0
 
     events = all_events(client, job["id"])
@@ -170,6 +174,22 @@ def test_prompts_without_answers_are_graded_as_the_hosted_service_takes_them(cli
     assert f"{file}:1 field 'reference': ends with a prompt and has nothing in a field" in bad["error"]["message"]
 
 
+def test_a_grader_is_taken_as_openai_s_guide_writes_it(client: TestClient, home: Context) -> None:
+    part = {"name": "name_grader", "type": "text_similarity", "input": "{{sample.output_text}}"}
+    part |= {"reference": "{{item.reference}}", "evaluation_metric": "fuzzy_match", "pass_threshold": 0.9}
+    exact = {"name": "exact", "type": "string_check", "input": "{{sample.output_text}}", "reference": "x"}
+    graders = {"name": part, "exact": exact | {"operation": "eq"}}
+    grader = {"type": "multi", "graders": graders, "calculate_output": "(name ^ 2 + exact) / 2"}
+    for sent in (grader, grader | {"graders": [one | {"name": key} for key, one in graders.items()]}):
+        method = {"type": "reinforcement", "reinforcement": {"grader": sent}}
+        file = upload(client, [chat_row(n) for n in range(10)])
+        job = make_job(client, method=method, training_file=file, validation_file=None)
+        assert job["method"]["reinforcement"]["grader"] == sent
+        look_at_one(home)
+        job = ok(client.get(f"{JOBS}/{job['id']}"))
+        assert (job["status"], job["error"]) == ("queued", None)
+
+
 def test_rows_over_the_context_are_refused_without_settings_that_a_client_cannot_name(
     client: TestClient, home: Context
 ) -> None:
@@ -245,6 +265,30 @@ def test_killed_paused_and_resumed_it_tells_and_makes_the_same(client: TestClien
     assert len({client.get(f"/v1/files/{file}/content").content for file in results}) == 1
 
 
+def test_a_checkpoint_that_is_deployed_while_its_job_trains_goes_on_answering(
+    client: TestClient, home: Context, tmp_path: Path
+) -> None:
+    job = home.jobs.get(make_job(client)["id"])
+    reporter = JobReporter(home, job)
+
+    def steps() -> list[int]:
+        return sorted(model.step or 0 for model in home.tuned_models.list("default", job_id=job.job_id))
+
+    reporter.listen(SnapshotSaved(step=3, path=str(tmp_path)))
+    (checkpoint,) = home.tuned_models.list("default", job_id=job.job_id)
+    assert not reporter.is_deployed(3)
+    share = Share(target=checkpoint.model_id, fraction=1.0)
+    revision = Revision(number=1, kind="deploy", shares=(share,))
+    home.deployments.add(Deployment(deployment_id="dep-1", project_id="default", name="support", revision=revision))
+    assert reporter.is_deployed(3)
+    for step in (6, 9, 12, 15):
+        reporter.listen(SnapshotSaved(step=step, path=str(tmp_path)))
+    assert steps() == [3, 9, 12, 15]
+    home.deployments.delete("default", "support")
+    reporter.listen(SnapshotSaved(step=18, path=str(tmp_path)))
+    assert steps() == [12, 15, 18]
+
+
 def test_bad_files_fail_before_training_and_say_where(client: TestClient, home: Context) -> None:
     good = [chat_row(n) for n in range(12)]
     bad = upload(client, [*good[:2], '{"messages": []}', *good[3:], "{not json"])
@@ -277,6 +321,18 @@ def test_bad_files_fail_before_training_and_say_where(client: TestClient, home: 
     assert "preference" in errors["pairs"]["message"]
     assert str(home.home) not in str(errors)
     assert home.runs.list() == []
+
+
+@pytest.mark.parametrize("param", ["training_file", "validation_file"])
+def test_a_file_that_is_deleted_before_the_job_has_copied_it_is_named_with_its_field(
+    client: TestClient, home: Context, param: str
+) -> None:
+    job = make_job(client)
+    ok(client.delete(f"/v1/files/{job[param]}"))
+    work_here(home)
+    error = ok(client.get(f"{JOBS}/{job['id']}"))["error"]
+    assert (error["code"], error["param"]) == (f"invalid_{param}", param)
+    assert f"no such file: '{job[param]}'" in error["message"]
 
 
 def test_what_a_crash_has_said_last_names_no_place_of_this_machine(
@@ -426,6 +482,35 @@ def test_what_a_state_forbids_is_a_conflict_that_waiting_does_not_mend(client: T
             "method.reinforcement.grader",
             "unsupported_method",
         ),
+        # Only with a response_format, which a job has not, does an answer have fields.
+        (
+            {
+                "method": {
+                    "type": "reinforcement",
+                    "reinforcement": {
+                        "grader": {
+                            "type": "string_check",
+                            "name": "g",
+                            "input": "{{sample.output_json.email}}",
+                            "reference": "x",
+                            "operation": "eq",
+                        }
+                    },
+                }
+            },
+            "method.reinforcement.grader",
+            "unsupported_method",
+        ),
+        (
+            {
+                "method": {
+                    "type": "reinforcement",
+                    "reinforcement": {"grader": {"type": "multi", "graders": ["g"], "calculate_output": "g"}},
+                }
+            },
+            "method.reinforcement.grader",
+            "unsupported_method",
+        ),
         ({"method": {"type": "reinforcement"}}, "method.reinforcement.grader", "unsupported_method"),
         (
             {"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]},
@@ -457,6 +542,7 @@ def test_old_hyperparameters_defaults_and_seeds(client: TestClient) -> None:
     assert one["hyperparameters"] == {"n_epochs": 4, "batch_size": "auto", "learning_rate_multiplier": "auto"}
     assert one["method"] == {"type": "supervised", "supervised": {"hyperparameters": one["hyperparameters"]}}
     assert one["seed"] != other["seed"]
+    assert one["user_provided_suffix"] is None
     method = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
     dpo = ok(client.post(JOBS, json=body | {"method": method, "seed": 0}))
     assert dpo["method"]["dpo"]["hyperparameters"]["beta"] == 0.2

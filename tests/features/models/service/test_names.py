@@ -11,6 +11,7 @@ from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import Caller
 from luthier.core.errors import LeakageError, NotFoundError, RequestError
+from luthier.core.ids import tuned_name
 from luthier.core.ports import SilentProgress
 from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.features.evaluations.service import evaluate
@@ -70,6 +71,22 @@ def test_each_kind_of_name(context: Context, run: str, tmp_path: Path) -> None:
     assert outcome is not None
     assert find_model(context, str(outcome.adapter_path)).run_id == run, "the folder of a run is that run"
     assert find_model(context, str(context.settings.run_folder(run))).run_id is None
+
+
+@pytest.mark.parametrize("base", ["tiny", "hub:org/name@main", "layers:2@hub:org/name"])
+def test_a_command_finds_a_tuned_model_of_any_project_whatever_its_base_is_called(context: Context, base: str) -> None:
+    run_id, project_id = add_run(context, "c"), "proj-20261201-080000-abcdef"
+    context.access.add_project(project_id, "mails")
+    name = tuned_name(base, project_id, "support", "ftjob-1")
+    assert name.startswith(f"ft:{base}:{project_id}:support:")
+    made = TunedModel(
+        model_id=name, project_id=project_id, job_id="ftjob-1", run_id=run_id, base_model=base, adapter_path="/gone"
+    )
+    context.tuned_models.add(made)
+    checkpoint = made.model_copy(update={"model_id": f"{name}:ckpt-step-16", "step": 16, "checkpoint_id": "ftckpt_2"})
+    context.tuned_models.add(checkpoint)
+    assert find_model(context, name).tuned == context.tuned_models.get(project_id, name)
+    assert find_model(context, checkpoint.model_id).is_checkpoint
 
 
 def test_a_deployment_goes_before_a_folder_of_its_name(

@@ -439,6 +439,17 @@ def test_trackers_of_all_tools_are_read_by_the_same_names(tmp_path: Path) -> Non
     assert "--set tracking=" in refused
 
 
+@pytest.mark.parametrize("empty", [{"hyperparameters": {}}, {"method": {"type": "supervised", "supervised": {}}}])
+def test_a_section_without_keys_is_empty_and_not_unknown(tmp_path: Path, empty: dict[str, Any]) -> None:
+    document = {"model": "gpt-4.1-nano", "training_file": "file-1"} | empty
+    found = made(tmp_path, document, overrides=SETTINGS["openai"])
+    ((key, note),) = [(entry.key, entry.note) for entry in found.entries if entry.value == {}]
+    assert (key in ("hyperparameters", "method.supervised"), note) == (True, "empty")
+    assert "training" not in found.keys
+    refused = refusals(tmp_path, document | {"other": {}}, overrides=SETTINGS["openai"])
+    assert "other: {}: it is in no list of this tool's keys" in refused
+
+
 def test_switches_are_read_as_the_other_tool_reads_them(tmp_path: Path) -> None:
     """PyYAML takes `no` and `off` for false: as texts they would count as given, and choose other methods."""
     switches = "load_in_4bit: no\nload_in_8bit: off\npeft_use_dora: No\ngroup_by_length: OFF\nsample_packing: no\n"

@@ -82,6 +82,23 @@ def test_a_formula_over_several(client: TestClient, form: str) -> None:
     assert (lost["reward"], lost["metadata"]["errors"]["formula_parse_error"]) == (0.0, True)
 
 
+def test_openai_s_documented_grader_over_two_tool_graders_needs_no_name(client: TestClient) -> None:
+    part = {"type": "string_check", "operation": "eq", "input": "four", "name": "same"}
+    parts = {"right": part | {"reference": "{{ sample.output_text }}"}, "wrong": part | {"reference": "none"}}
+    multi = {"type": "multi", "graders": parts, "calculate_output": "2 * right ^ 2 + 0.5 * wrong"}
+    answer = run(client, multi)
+    assert (answer["reward"], answer["metadata"]["name"]) == (2.0, "multi")
+
+
+def test_two_graders_of_a_list_with_one_name_are_refused(client: TestClient) -> None:
+    multi = {"type": "multi", "name": "both", "graders": [CHECK, CHECK], "calculate_output": "same"}
+    answer = client.post("/v1/fine_tuning/alpha/graders/validate", json={"grader": multi})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("grader.graders", "invalid_grader")
+    assert "two graders of one name" in error["message"]
+
+
 def test_a_field_that_the_item_lacks_is_told(client: TestClient) -> None:
     answer = run(client, CHECK | {"reference": "{{item.none}}"})
     assert (answer["reward"], answer["metadata"]["errors"]["invalid_variable_error"]) == (0.0, True)

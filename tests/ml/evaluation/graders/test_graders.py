@@ -101,7 +101,13 @@ def test_several_graders_and_a_formula() -> None:
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("a + 2 * b", 8.0), ("-(a - b) ** 2 / 2", -0.5), ("min(a, b, 1)", 1.0), ("sqrt(exp(log(4)) + abs(-5))", 3.0)],
+    [
+        ("a + 2 * b", 8.0),
+        ("2 * a ^ b + 1", 17.0),
+        ("-(a - b) ** 2 / 2", -0.5),
+        ("min(a, b, 1)", 1.0),
+        ("sqrt(exp(log(4)) + abs(-5))", 3.0),
+    ],
 )
 def test_a_formula_is_arithmetic(text: str, wanted: float) -> None:
     assert Formula(text, ["a", "b"])({"a": 2.0, "b": 3.0}) == pytest.approx(wanted)

@@ -44,3 +44,16 @@ def test_no_other_project_uses_a_student_made_of_the_layers_of_a_run(
     assert targets.served_target(context, Caller(), student).path == "/m"
     with pytest.raises(NotFoundError, match="does not exist"):
         targets.served_target(context, FRIEND, student)
+
+
+def test_a_model_of_the_hub_is_found_without_the_revision_of_its_default_branch(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("hub:maker/model@main", "hub:maker/other@v2", "hub:maker/both@main", "hub:maker/both")
+    local = [SimpleNamespace(name=name, source="hub", path=f"/{name}", sha256="0") for name in names]
+    monkeypatch.setattr(sources, "local_models", lambda _home: local)
+    found = {name: find_base_model(context, name) for name in ("hub:maker/model", "hub:maker/both", *names)}
+    assert found == {name: name for name in names} | {"hub:maker/model": "hub:maker/model@main"}
+    assert targets.served_target(context, Caller(), "hub:maker/model").path == "/hub:maker/model@main"
+    with pytest.raises(NotFoundError, match="hub:maker/other"):
+        find_base_model(context, "hub:maker/other")

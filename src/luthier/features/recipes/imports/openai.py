@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from luthier.core.graders import as_reward
 from luthier.features.recipes.imports.trackers import PLACE, put_integrations
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
@@ -80,7 +81,7 @@ def translate(t: Translation) -> None:
     if name == "reinforcement":
         grader = t.take("method.reinforcement.grader")
         if isinstance(grader, dict) and grader.get("type") in ("string_check", "text_similarity", "multi"):
-            t.put("objective.rewards", [{"grader": grader}], "method.reinforcement.grader")
+            t.put("objective.rewards", [{"grader": as_reward(grader)}], "method.reinforcement.grader")
         else:
             t.refuse("method.reinforcement.grader", "known here: string_check, text_similarity and multi",
                      set_by="objective.rewards")  # fmt: skip

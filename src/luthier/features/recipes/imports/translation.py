@@ -186,7 +186,9 @@ class Translation:
 
     def _rest(self, key: str, value: Any) -> Entry:
         known = self.keys.get(key)
-        if value is None:
+        # A section that the table has by its keys, such as `hyperparameters: {}` of a job that leaves all to defaults.
+        is_empty_section = value == {} and any(name.startswith(f"{key}.") for name in self.keys)
+        if value is None or is_empty_section:
             return Entry(key, value, "harmless", {}, "empty")
         if known is None:
             return Entry(key, value, "unknown", {}, "it is in no list of this tool's keys")

@@ -28,7 +28,8 @@ from luthier.platform.http.errors import ApiError
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 
 _DEFAULT_TOKENS: Final = 16
-_MAX_PROMPTS: Final = 16
+_MAX_PROMPTS: Final = 32
+"""LangChain sends up to 20 in a request."""
 # Fails at the first wrong element: a million errors would block the event loop.
 Prompts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_PROMPTS)]
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]

@@ -44,6 +44,7 @@ class Hooks:
         meter: Bills its time, and stops it when a cap is reached.
         stop_requested: Returns a reason to stop; None handles SIGTERM and SIGINT as requests while the loop runs.
         num_snapshots: Number of last epochs whose weights are also kept.
+        keeps_snapshot: Whether those of a step are kept although they are older; None for none.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Hooks:
     meter: Meter
     stop_requested: Callable[[], str | None] | None = None
     num_snapshots: int = 0
+    keeps_snapshot: Callable[[int], bool] | None = None
 
 
 class Launcher(Protocol):
@@ -81,13 +83,13 @@ class Launcher(Protocol):
 
 
 class InProcessLauncher:
-    """Trains a run in this process. num_snapshots: see `Hooks`."""
+    """Trains a run in this process. num_snapshots, keeps_snapshot: see `Hooks`."""
 
     num_processes = 1
     flags = ""
 
-    def __init__(self, num_snapshots: int = 0) -> None:
-        self.num_snapshots = num_snapshots
+    def __init__(self, num_snapshots: int = 0, keeps_snapshot: Callable[[int], bool] | None = None) -> None:
+        self.num_snapshots, self.keeps_snapshot = num_snapshots, keeps_snapshot
 
     def check(self, plan: Plan) -> None:
         """Any plan can be trained by one process."""
@@ -103,7 +105,14 @@ class InProcessLauncher:
     ) -> TrainResult:
         """Train in this process; arguments as `Launcher.train`."""
         folder = context.settings.run_folder(run_id)
-        hooks = Hooks(folder, emit, context.progress, meter, num_snapshots=self.num_snapshots)
+        hooks = Hooks(
+            folder,
+            emit,
+            context.progress,
+            meter,
+            num_snapshots=self.num_snapshots,
+            keeps_snapshot=self.keeps_snapshot,
+        )
         return train_worker(prepared, hooks)
 
 
@@ -263,7 +272,8 @@ def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path
 
     if not hooks.num_snapshots:
         return None
-    return Snapshots(Path(plan.base_model.path), hooks.folder, hooks.num_snapshots).save
+    is_used = hooks.keeps_snapshot or (lambda _: False)
+    return Snapshots(Path(plan.base_model.path), hooks.folder, hooks.num_snapshots, is_used).save
 
 
 def _samples(prepared: Prepared, hooks: Hooks, world: World, *, spreads: bool) -> AnswerSamples | None:

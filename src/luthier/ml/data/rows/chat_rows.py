@@ -30,6 +30,7 @@ from luthier.ml.inference.models.templates.thought_writing import FIELDS
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Fields that change what a turn means. Reading on without them would train something else than the file says.
 _MEANINGFUL = ("refusal", "audio", "images", "image", "train", "loss")
+_FUNCTION_KEYS = ("name", "description", "parameters")
 
 
 def chat_conversation(fields: dict[str, Any]) -> Conversation:
@@ -224,10 +225,9 @@ def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         reason = f"is {name_of_type(parsed)} where a JSON object is expected"
         raise BadFieldError(f"{field}.function.arguments", text, reason)
-    made: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": text}}
-    if raw.get("id") is not None:
-        made["id"] = check_text(f"{field}.id", raw["id"])
-    return made
+    # In the order in which the server writes calls that are sent back.
+    own_id = {} if raw.get("id") is None else {"id": check_text(f"{field}.id", raw["id"])}
+    return {**own_id, "type": "function", "function": {"name": name, "arguments": text}}
 
 
 def _call_id(where: str, raw: dict[str, Any], role: str, before: Sequence[Message]) -> str | None:
@@ -261,8 +261,22 @@ def parse_tools(field: str, value: Any) -> tuple[dict[str, Any], ...]:
         function = made["function"]
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadFieldError(f"{field}[{index}]", tool, "is no tool: it has no function with a name")
-        tools.append(made)
+        tools.append(_as_in_prompts(made))
     return tuple(tools)
+
+
+def _as_in_prompts(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool with the keys of a function in the order in which the server writes them, and without `strict`.
+
+    Templates print tools as they come: the prompts of training would differ from those of use otherwise. OpenAI's
+    clients write `strict` and other orders, and the server reads `strict` by itself.
+    """
+    function = tool["function"]
+    known = {name: function[name] for name in _FUNCTION_KEYS if function.get(name) is not None}
+    rest = {name: value for name, value in function.items() if name not in (*_FUNCTION_KEYS, "strict")}
+    return {"type": "function", "function": known | rest} | {
+        name: value for name, value in tool.items() if name != "function"
+    }
 
 
 def _list_of_objects(field: str, value: Any) -> list[dict[str, Any]]:

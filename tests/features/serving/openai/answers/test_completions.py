@@ -9,6 +9,8 @@ import openai
 import pytest
 from tests.vacuous import nonempty
 
+from luthier.features.serving.api.completions import CompletionBody, completion_requests
+
 
 @pytest.fixture
 def ask(client: openai.OpenAI) -> Callable[..., Any]:
@@ -43,6 +45,12 @@ def test_several_prompts_are_counted_through_and_streamed_alike(ask: Callable[..
     assert (last.choices, last.usage) == ([], whole.usage)
 
 
+def test_a_request_may_have_as_many_prompts_as_langchain_sends_at_once() -> None:
+    prompts = [f"Row {number} is" for number in range(20)]
+    body = CompletionBody.model_validate({"model": "tiny", "prompt": prompts})
+    assert [request.text for request in completion_requests(body)] == prompts
+
+
 def test_likelihoods_have_their_places_in_the_text(ask: Callable[..., Any]) -> None:
     made = ask(logprobs=2, max_tokens=5)
     told = made.choices[0].logprobs
@@ -55,6 +63,7 @@ def test_likelihoods_have_their_places_in_the_text(ask: Callable[..., Any]) -> N
     ("wishes", "param"),
     [
         ({"prompt": []}, "prompt"),
+        ({"prompt": ["a"] * 33}, "prompt"),
         ({"prompt": ""}, None),
         ({"prompt": [1, "a"]}, "prompt"),
         ({"echo": True}, "echo"),
