@@ -219,8 +219,8 @@ def spent_this_month(context: Context, project_id: str) -> Spent:
     ended = [json.loads(text)["bill"] for text in results[:MAX_SUMMED]]
     bills: list[dict[str, Any]] = [bill for bill in ended if bill is not None]
     running = context.runs.of_project(project_id, limit=MAX_SHOWN, status="running")
-    # One that was killed is still stored as running.
-    running = [one for one in running if one.updated_at >= since]
+    # One that was killed after a pause is still stored as running.
+    running = [one for one in running if one.result is None or one.updated_at >= since]
     newest = context.runs.newest([one.run_id for one in running], ("bill",))
     for one in running:
         # Of a run that goes on after a pause the event is newer, of one that is evaluated the result.
@@ -282,7 +282,11 @@ def _of_run(
 ) -> Running:
     step = events.get("step")
     stage = (
-        "evaluating on held-out rows" if record.is_trained else "training" if record.step else "preparing the first step"
+        "evaluating on held-out rows"
+        if record.is_trained
+        else "training"
+        if record.step
+        else "preparing the first step"
     )
     return Running(
         run_id=record.run_id,

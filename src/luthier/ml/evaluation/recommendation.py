@@ -340,7 +340,7 @@ def _half_width(figure: Metric) -> float:
 
 
 def _is_weak(case: Case) -> bool:
-    """Whether the rival is no answer to the task either: not shown to beat a trivial one, below the bar, never right."""
+    """Whether the rival does not solve the task either: not shown to beat a trivial one, below the bar, never right."""
     return bool(_weakness(case))
 
 

@@ -94,9 +94,7 @@ class PromptCache:
         self._touch(found)
         return Prefix(num_tokens, _beginning(found, num_tokens))
 
-    def add(
-        self, ids: Sequence[int], adapter: str | None, batch: Batch, place: int, scope: str | None = None
-    ) -> None:
+    def add(self, ids: Sequence[int], adapter: str | None, batch: Batch, place: int, scope: str | None = None) -> None:
         """Keep a prompt that has just been computed.
 
         Args:

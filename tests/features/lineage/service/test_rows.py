@@ -262,9 +262,7 @@ def test_a_dataset_without_the_row_is_read_once_and_no_file_is_held_in_memory(
     for name, its in rows.items():
         lines = [json.dumps(row).encode() + b"\n" for row in its]
         file = dataset_versions.keep_rows(context, ME, lines, f"{name}.jsonl")
-        paths[name] = dataset_versions.path_of(
-            context, ME, dataset_versions.create_dataset(context, ME, name, file)[1]
-        )
+        paths[name] = dataset_versions.path_of(context, ME, dataset_versions.create_dataset(context, ME, name, file)[1])
     read, records = Counter[Path](), forget._records
 
     def counted(path: Path, wanted: str) -> Iterator[Any]:

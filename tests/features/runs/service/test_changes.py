@@ -121,10 +121,8 @@ def test_a_deleted_run_is_gone_though_its_job_is_kept(context: Context) -> None:
     assert context.run_entries.page("default", limit=5, hides_archived=False).entries == []
 
 
-@pytest.mark.parametrize(("status", "stays"), [("succeeded", False), ("failed", False), ("paused", True)])
-def test_the_copies_of_rows_that_a_job_has_kept_for_a_run_go_with_the_run(
-    context: Context, status: JobStatus, stays: bool
-) -> None:
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+def test_the_copies_of_rows_that_a_job_has_kept_for_a_run_go_with_the_run(context: Context, status: JobStatus) -> None:
     for number, run_id in (("1", RUN_ID), ("2", "run-20261125-093000-bbbbbb")):
         context.jobs.submit(Job(job_id=f"job-{number}", kind="train", document={}, run_id=run_id))
         job = context.jobs.claim("w")
@@ -136,7 +134,7 @@ def test_the_copies_of_rows_that_a_job_has_kept_for_a_run_go_with_the_run(
         copy.write_text("{}\n")
     delete_run(context, OWN, RUN_ID)
     copies = [context.settings.jobs_folder / name / "files" for name in ("job-1", "job-2")]
-    assert [copy.exists() for copy in copies] == [stays, True]
+    assert [copy.exists() for copy in copies] == [False, True]
 
 
 def test_what_a_training_client_has_saved_goes_with_its_run(context: Context) -> None:

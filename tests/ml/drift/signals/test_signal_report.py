@@ -143,7 +143,7 @@ def test_without_words_nothing_is_said_of_words(checks: Checks) -> None:
 
 
 def test_calls_of_tools_are_no_answers_to_read_and_their_arguments_are_searched(checks: Checks) -> None:
-    """Counted as text, each would be an answer in JSON, and the share of calls would look like a drift of the format."""
+    """As text each would be an answer in JSON, and the share of calls would look like a drift of the format."""
     function = {"name": "send", "arguments": '{"to": "ann@firm-of-ann.de"}'}
     calls = [{"id": "call_1", "type": "function", "function": function}]
     frame = made_traffic(2, 30.0, seed=7)
