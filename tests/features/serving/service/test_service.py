@@ -249,10 +249,10 @@ def test_a_prompt_that_is_counted_at_the_end_is_counted_once_a_prompt() -> None:
 
 
 def test_the_prompts_of_each_project_are_a_scope_of_their_own(tmp_path: Path) -> None:
-    with open_context(tmp_path / "home") as context:
+    with open_context(tmp_path) as context:
         engine = answering(context)
         routed = Routed("m", "m", Served(path=str(tmp_path), sha256="0" * 64))
-        for caller in (ME, Caller(project_id="proj-2", key_id="key-1", name="else")):
+        for caller in (ME, Caller(project_id="proj-2")):
             serving.ask(context, caller, routed, [request()], lambda _: None)
     asked = [one for one in engine.asked if isinstance(one, TextRequest)]
     assert [one.cache_scope for one in asked] == ["default", "proj-2"]
