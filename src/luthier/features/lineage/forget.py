@@ -189,7 +189,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     # Files first: to write them takes long, and a transaction is short. A full project forgets, too: no quota counts.
     files = [
         dataset_versions.keep_rows(
-            context, caller, _kept_lines(path, wanted), f"{Path(newest.filename).stem}.jsonl", is_result=True
+            context, caller, _remaining_lines(path, wanted), f"{Path(newest.filename).stem}.jsonl", is_result=True
         )
         for newest, path, _ in holding
     ]
@@ -385,7 +385,7 @@ def _counts_of(path: Path, wanted: str) -> _Counts:
     return _Counts(num_removed, num_kept, num_lost, num_unknown)
 
 
-def _kept_lines(path: Path, wanted: str) -> Iterator[bytes]:
+def _remaining_lines(path: Path, wanted: str) -> Iterator[bytes]:
     """The lines of a file as JSONL, without the rows that match; read while they are written, as files may be large."""
     for record, is_removed in _records(path, wanted):
         # `raw` is the original line of a JSONL file, so rows that stay keep their bytes, unreadable ones too.
