@@ -180,6 +180,7 @@ FITTED_ON: Final = 500
 """This many of the first prompts define the topics and languages; tests of these leave them out."""
 NO_TEXT: Final = "no words are kept: see `luthier traffic policy`"
 _ONLY_CALLS: Final = "all answers only call tools"
+_NO_CORPUS: Final = "no corpus is named: `luthier monitor MODEL --corpus PATH`"
 _LOOK: Final = "Check the examples"
 
 
@@ -291,7 +292,6 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
     # Each as (how many, how many invented): one that is invented is enough to count the answer.
     citations = [] if checks.citations is None else [checks.citations(text) for text in texts]
     invented = rows.spread(places, [float(bad > 0) for _, bad in citations] or np.full(len(places), np.nan))
-    no_corpus = "no corpus is named: `luthier monitor MODEL --corpus PATH`"
 
     def share(name: str, title: str, values: Floats, do: str, lacks: str = lacks) -> Column:
         return Column(name, title, "output", "fraction", "share", values, do, lacks)
@@ -323,7 +323,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
             "Answers with an invented citation",
             invented,
             "Do not use the model where citations matter, and evaluate it with the grounding suite.",
-            lacks if checks.citations is not None else no_corpus,
+            lacks if checks.citations is not None else _NO_CORPUS,
         ),
         share(
             "answer_json",
