@@ -337,6 +337,13 @@ class RunRecord(FrozenModel):
     report_path: str | None = None
 
     @property
+    def is_trained(self) -> bool:
+        """Whether its weights are trained: only its evaluation and its report may be missing."""
+        # A run that stopped early has weights before its last step.
+        has_weights = self.result is not None and self.result.adapter_path is not None
+        return has_weights or 0 < self.num_steps <= self.step
+
+    @property
     def stop_cause(self) -> StopCause:
         """Why it ended or paused, for programs; `unknown` while it runs, after an error, and in old records."""
         # An error leaves the result of an earlier pause in place: it does not describe this end.

@@ -88,6 +88,8 @@ class TextRequest(FrozenModel):
             Only the engine transformers does this.
         counts_tokens: the prompt is only counted: nothing is written where the engine makes requests ready, and one
             token where another server does.
+        cache_scope: requests of one scope alone continue from each other's prompts: how fast an answer begins says what
+            has been asked before.
     """
 
     conversation: Conversation | None = None
@@ -114,6 +116,7 @@ class TextRequest(FrozenModel):
     thinks: bool | None = None
     thinking_budget: int | None = Field(default=None, ge=1)
     counts_tokens: bool = False
+    cache_scope: str | None = None
 
     @property
     def tools(self) -> tuple[dict[str, Any], ...]:

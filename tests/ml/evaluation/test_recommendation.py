@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+from collections import Counter
 from typing import Any, get_args
 
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.ml.evaluation.judged_cases import FOUR_EXAMPLES, LINEAR, METRIC, curve, judged, system
 
-from luthier.core.evaluation import AlternativeWord, Coverage, Evaluation, VerdictWord
+from luthier.core.evaluation import AlternativeWord, Coverage, Evaluation, Metric, SystemKind, SystemResult, VerdictWord
 from luthier.core.evaluation_plan import Bar, Prompting
 from luthier.core.results.recommendation import Action
 from luthier.ml.evaluation.recommendation import RULES, recommend, recommendation_document
@@ -42,6 +45,12 @@ def of_rival(rival: Any, word: VerdictWord = OPEN, tuned: float = 0.75, **change
     return judged(tuned, [BASE, rival], ["better", word], **own)
 
 
+def chance(classifier: float, **changes: Any) -> Evaluation:
+    """No system is shown to be better than the commonest answer, which is right in 0.6 of the rows."""
+    others = [system(LINEAR, classifier, kind="linear"), COMMONEST]
+    return judged(0.6, others, [OPEN, OPEN], word=OPEN, **changes)
+
+
 CASES: dict[str, tuple[int, Evaluation, Action, str | None, int | None]] = {
     "leaked rows": (1, of_better(num_leaked=2), "evaluate_more", None, None),
     "leaked rows of an old evaluation": (1, of_better(caveats=SEEN), "evaluate_more", None, None),
@@ -71,6 +80,14 @@ CASES: dict[str, tuple[int, Evaluation, Action, str | None, int | None]] = {
         8, of_rival(CLASSIFIER, good_enough="no", bar=BAR, learning_curve=curve(more_rows=None)), "add_rows", None, None
     ),
     "ahead, but not settled": (9, of_rival(CLASSIFIER, tuned=0.82, rows_needed=1340), "evaluate_more", None, 1400),
+    # 0.05 ahead, of half widths of 0.1 each: (0.1^2 + 0.1^2) / 0.05^2 = 8 times the rows.
+    "no one is shown to be better than the commonest answer": (
+        9, chance(0.65), "evaluate_more", None, 800
+    ),
+    "no one is ahead of the commonest answer": (10, chance(0.61), "larger_base", None, None),
+    "no one is shown to be better than the commonest answer, rows help": (
+        8, chance(0.65, learning_curve=curve()), "add_rows", None, 400
+    ),
     "no better than the commonest answer": (10, of_rival(COMMONEST, tuned=0.55), "larger_base", None, None),
     "no one is ever right": (10, judged(0.0, [BASE], [OPEN], word=OPEN), "larger_base", None, None),
     "no one reaches the bar": (10, of_rival(CLASSIFIER, good_enough="no", bar=BAR), "larger_base", None, None),
@@ -198,6 +215,29 @@ def test_the_reason_says_that_the_commonest_answer_is_not_beaten_either(is_beate
     assert found.title == "Use a linear classifier instead."
     said = " The tuned model is not shown to be better than the commonest answer either."
     assert found.reason.endswith(said) is not is_beaten
+
+
+def by_luck(name: str, num_right: int, num_rows: int, kind: SystemKind) -> SystemResult:
+    share = num_right / num_rows
+    half = 1.96 * math.sqrt(share * (1 - share) / num_rows)
+    figure = Metric(value=share, low=share - half, high=share + half, unit="fraction", higher_is_better=True)
+    return system(name, share, kind=kind).model_copy(update={"metrics": {METRIC: figure}, "num_samples": num_rows})
+
+
+def test_a_classifier_that_is_lucky_with_labels_of_noise_is_not_recommended() -> None:
+    """60 rows, two labels, each system right by a coin: the luckiest one is ahead, and has learned nothing."""
+    draw, actions, num_lucky = random.Random(7), Counter[str](), 0
+    for _ in range(2_000):
+        tuned, classifier, commonest = (sum(draw.random() < 0.5 for _ in range(60)) for _ in range(3))
+        others = [by_luck(LINEAR, classifier, 60, "linear"), by_luck("commonest answer", commonest, 60, "majority")]
+        found = recommend(judged(tuned / 60, others, [OPEN, OPEN], word=OPEN))
+        assert found is not None
+        actions[found.action] += 1
+        num_lucky += classifier > commonest
+    assert num_lucky > 800
+    # One-sided, at 2.5%.
+    assert 0 < actions["use_simple_method"] < 2_000 * 0.04
+    assert actions["evaluate_more"] > 0
 
 
 def test_a_teacher_is_no_rival() -> None:

@@ -27,6 +27,17 @@ def test_without_a_common_beginning_the_longest_unused_is_taken():
     assert slots.num_used == 1
 
 
+def test_a_slot_continues_only_from_what_was_read_in_the_same_way():
+    slots = Slots(1, 1000)
+    reuses = []
+    for reader, ids in [(("x", "a"), [1, 2]), (("x", "a"), [1, 2]), (("x", "b"), [1, 2]), (("x", "b"), [1, 2])]:
+        number = slots.take("user", reader, ids, 10)
+        reuses.append(slots.reuses(number))
+        slots.give_back(number)
+    # The third one would learn by its time that the second one has begun alike.
+    assert reuses == [True, True, False, True]
+
+
 def test_room_is_that_of_slots_and_of_tokens():
     slots = Slots(4, 100)
     slots.take("a", None, [1], 60)

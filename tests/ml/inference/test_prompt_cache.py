@@ -76,6 +76,20 @@ def test_a_prompt_that_comes_again_is_computed_from_its_last_block_on(engine, co
     assert 1 <= computed.total() <= BLOCK_TOKENS
 
 
+def test_what_one_scope_has_asked_makes_no_answer_of_another_one_faster(engine, computed):
+    """A project could find out word by word what another one asks, by how fast an answer begins."""
+    streaming = StreamingEngine(engine)
+    asked = {scope: request(SYSTEM).model_copy(update={"cache_scope": scope}) for scope in ("ours", "theirs")}
+    first = write_all(streaming, {"a": asked["ours"]})
+    computed.clear()
+    other = write_all(streaming, {"b": asked["theirs"]})
+    assert computed.total() == num_tokens(engine, SYSTEM)
+    computed.clear()
+    again = write_all(streaming, {"c": asked["ours"]})
+    assert 1 <= computed.total() <= BLOCK_TOKENS
+    assert first.texts["a", 0] == other.texts["b", 0] == again.texts["c", 0]
+
+
 def test_prompts_behind_one_system_prompt_go_through_the_model_together(engine, computed):
     streaming = StreamingEngine(engine)
     questions = [f"{SYSTEM}{text}" for text in ("Which wood?", "How long does glue dry?", "Who plays the cello?")]

@@ -49,14 +49,34 @@ def answer_of_calls(calls: Sequence[dict[str, Any]], text: str = "") -> str:
 
 def is_of_calls(answer: str) -> bool:
     """Whether a text is what the log keeps of an answer with tool calls: no text that a model could learn."""
+    return _parts_of_calls(answer) is not None
+
+
+def said_in(answer: str) -> str | None:
+    """What an answer in the log says to its reader; None where it calls tools and says nothing beside."""
+    parts = _parts_of_calls(answer)
+    return answer if parts is None else str(parts.get(_TEXT) or "") or None
+
+
+def written_in(answer: str) -> str:
+    """All that a model has written in an answer in the log: what it says, and the names and arguments of its calls."""
+    if (parts := _parts_of_calls(answer)) is None:
+        return answer
+    functions = [one.get("function") for one in parts[_CALLS] if isinstance(one, dict)]
+    # Without their ids, which the server has drawn.
+    found = [str(one.get(name) or "") for one in functions if isinstance(one, dict) for name in ("name", "arguments")]
+    return "\n".join(text for text in (str(parts.get(_TEXT) or ""), *found) if text)
+
+
+def _parts_of_calls(answer: str) -> dict[str, Any] | None:
     if not answer.lstrip().startswith("{"):
-        return False
+        return None
     try:
         found = json.loads(answer)
     except (ValueError, RecursionError):
-        return False
+        return None
     is_one = isinstance(found, dict) and {_CALLS} <= set(found) <= {_CALLS, _TEXT}
-    return is_one and isinstance(found[_CALLS], list)
+    return found if is_one and isinstance(found[_CALLS], list) else None
 
 
 class Exchange(FrozenModel):

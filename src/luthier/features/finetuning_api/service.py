@@ -368,7 +368,7 @@ def estimated_finish(context: Context, job: Job) -> float | None:
         record = context.runs.get(job.run_id)
     except NotFoundError:
         return None
-    if record.num_steps <= bill.step:
+    if record.is_trained or record.num_steps <= bill.step:
         return None
     # The bill was last written some steps ago: its remaining time is scaled by the steps that are left since.
     share = max(0, record.num_steps - record.step) / (record.num_steps - bill.step)

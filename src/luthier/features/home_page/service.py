@@ -219,8 +219,15 @@ def spent_this_month(context: Context, project_id: str) -> Spent:
     ended = [json.loads(text)["bill"] for text in results[:MAX_SUMMED]]
     bills: list[dict[str, Any]] = [bill for bill in ended if bill is not None]
     running = context.runs.of_project(project_id, limit=MAX_SHOWN, status="running")
-    newest = context.runs.newest([one.run_id for one in running if one.result is None], ("bill",))
-    bills += [one.bill.model_dump() for kinds in newest.values() for one in kinds.values() if one.kind == "bill"]
+    # One that was killed after a pause is still stored as running.
+    running = [one for one in running if one.result is None or one.updated_at >= since]
+    newest = context.runs.newest([one.run_id for one in running], ("bill",))
+    for one in running:
+        # Of a run that goes on after a pause the event is newer, of one that is evaluated the result.
+        event, result = newest.get(one.run_id, {}).get("bill"), one.result
+        known = [event.bill] if isinstance(event, BillUpdated) else []
+        known += [result.bill] if result is not None and result.bill is not None else []
+        bills += [max(known, key=lambda bill: bill.hours).model_dump()] if known else []
     return Spent(
         since=since,
         num_runs=len(bills),
@@ -274,8 +281,13 @@ def _of_run(
     record: RunRecord, job_id: str | None, status: str, since: float | str, events: Mapping[str, Event]
 ) -> Running:
     step = events.get("step")
-    is_trained = record.num_steps > 0 and record.step >= record.num_steps
-    stage = "evaluating on held-out rows" if is_trained else "training" if record.step else "preparing the first step"
+    stage = (
+        "evaluating on held-out rows"
+        if record.is_trained
+        else "training"
+        if record.step
+        else "preparing the first step"
+    )
     return Running(
         run_id=record.run_id,
         job_id=job_id,
@@ -286,7 +298,7 @@ def _of_run(
         step=record.step,
         num_steps=record.num_steps,
         loss=step.loss if isinstance(step, StepDone) else None,
-        left_seconds=None if is_trained else _left_seconds(record, events),
+        left_seconds=None if record.is_trained else _left_seconds(record, events),
         since=since,
     )
 

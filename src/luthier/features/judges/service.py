@@ -23,6 +23,7 @@ from luthier.core.ids import new_id
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.records.calibration import Calibration, Target
 from luthier.core.records.monitoring import Signal, WatchSettings
+from luthier.core.records.traffic import said_in
 from luthier.core.results.suite import CRITERIA
 from luthier.core.text.counted import counted
 from luthier.features.generation.engines import find_teacher, is_address, parse_address
@@ -399,19 +400,19 @@ def _scored(context: Context, judge: Engine, sample: pl.DataFrame, limit_seconds
 
     asked = []
     for exchange_id, messages, answer in sample.select("exchange_id", "messages", "answer").iter_rows():
-        prompt = _prompt(messages)
-        # Skipped, not cut: a judge would score the cut as a fault of the answer.
-        if prompt is not None and max(len(prompt), len(answer)) <= _MAX_CHARACTERS:
-            asked.append((exchange_id, prompt, answer))
-    said: list[dict[Criterion, int] | NoVerdict] = []
+        prompt, said = _prompt(messages), said_in(answer)
+        # Skipped, not cut: a judge would score the cut as a fault of the answer. Calls of tools are no answer to read.
+        if prompt is not None and said is not None and max(len(prompt), len(said)) <= _MAX_CHARACTERS:
+            asked.append((exchange_id, prompt, said))
+    verdicts: list[dict[Criterion, int] | NoVerdict] = []
     began, size = time.monotonic(), len(asked) if limit_seconds is None else _ASKED_AT_ONCE
-    while len(said) < len(asked) and (limit_seconds is None or time.monotonic() - began < limit_seconds):
-        group = [(prompt, answer) for _, prompt, answer in asked[len(said) : len(said) + size]]
-        said += judge_answers(judge, CRITERIA, group, context.progress)
-    num_left, asked = len(asked) - len(said), asked[: len(said)]
+    while len(verdicts) < len(asked) and (limit_seconds is None or time.monotonic() - began < limit_seconds):
+        group = [(prompt, answer) for _, prompt, answer in asked[len(verdicts) : len(verdicts) + size]]
+        verdicts += judge_answers(judge, CRITERIA, group, context.progress)
+    num_left, asked = len(asked) - len(verdicts), asked[: len(verdicts)]
     judged = [
         (exchange_id, one)
-        for (exchange_id, _, _), one in zip(asked, said, strict=True)
+        for (exchange_id, _, _), one in zip(asked, verdicts, strict=True)
         if not isinstance(one, NoVerdict)
     ]
     scored = Scored(

@@ -182,20 +182,22 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     wanted = checked_row(row)
     # Before any change: afterwards the newest versions would not show where the row was.
     lineage = row_lineage(context, caller, wanted)
-    holding, unread, searched = _holding(context, caller, wanted)
+    holding, unread, searched, counts = _holding(context, caller, wanted)
     # Of the others only earlier versions can hold it. They are searched, too: they would keep it in silence.
-    held = {newest.dataset_id for newest, _, _, _ in holding}
-    _, earlier, may_hold = _versions_with(context, caller, wanted, without=held)
+    held = {newest.dataset_id for newest, _, _ in holding}
+    _, earlier, may_hold = _versions_with(context, caller, wanted, without=held, known=counts)
     # Files first: to write them takes long, and a transaction is short. A full project forgets, too: no quota counts.
     files = [
-        dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl", is_result=True)
-        for newest, kept, _, _ in holding
+        dataset_versions.keep_rows(
+            context, caller, _remaining_lines(path, wanted), f"{Path(newest.filename).stem}.jsonl", is_result=True
+        )
+        for newest, path, _ in holding
     ]
     made = list[tuple[DatasetVersion, int]]()
     with context.database.transaction():
         unread += _not_searched(context, caller, searched)
-        for file, (newest, _, num_removed, num_lost) in zip(files, holding, strict=True):
-            left_out = f", {counted(num_lost, 'unreadable row')} left out" if num_lost else ""
+        for file, (newest, _, found) in zip(files, holding, strict=True):
+            left_out = f", {counted(found.num_lost, 'unreadable row')} left out" if found.num_lost else ""
             version = dataset_versions.add_version(
                 context,
                 caller,
@@ -203,16 +205,16 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
                 file,
                 origin="repair",
                 parent=newest.number,
-                note=f"{counted(num_removed, 'row')} forgotten{left_out}",
-                details={"num_forgotten": num_removed, "num_unreadable": num_lost},
+                note=f"{counted(found.num_removed, 'row')} forgotten{left_out}",
+                details={"num_forgotten": found.num_removed, "num_unreadable": found.num_lost},
                 is_next=True,
             )
-            if num_lost:
+            if found.num_lost:
                 unread.append(
-                    f"{num_lost:,} of these are not in version {version.number} of {newest.dataset_id}: they cannot be "
-                    "written as JSONL"
+                    f"{found.num_lost:,} of these are not in version {version.number} of {newest.dataset_id}: they "
+                    "cannot be written as JSONL"
                 )
-            made.append((version, num_removed))
+            made.append((version, found.num_removed))
         reviews = [item for item in context.review_items.list(caller.project_id) if _is_of(item, wanted)]
         # Items are removed for good: they are copies of traffic, and no version depends on them.
         for item in reviews:
@@ -220,8 +222,8 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         num_feedback = context.feedback.change_each(caller.project_id, lambda given: _without_words(given, wanted))
         # The log is append-only: the words themselves would survive there for ever.
         digest = sha256_bytes(wanted.encode())
-        counts = {"num_reviews": len(reviews), "num_feedback": num_feedback}
-        document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made]} | counts
+        document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made]}
+        document |= {"num_reviews": len(reviews), "num_feedback": num_feedback}
         audit_log.record(context, caller, "row.forgotten", digest[:12], document)
     left = (*_left(lineage, made), *_left_earlier(earlier, may_hold, searched), *unread)
     return Forgotten(lineage, tuple(made), len(reviews), num_feedback, left)
@@ -231,61 +233,107 @@ def _version_json(one: VersionWithRow) -> dict[str, Any]:
     return {"dataset_id": one.dataset.dataset_id, "version": one.version.number, "num_rows": one.num_rows}
 
 
+_Content = tuple[str, str]
+"""Digest and format of a file, which several versions may share."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """The records of a file.
+
+    Attributes:
+        num_removed: Rows that match.
+        num_kept: Others that stay, as lines of JSONL.
+        num_lost: Others that cannot be read and have no line of JSONL, so that they do not stay.
+        num_unknown: All that cannot be read.
+    """
+
+    num_removed: int
+    num_kept: int
+    num_lost: int
+    num_unknown: int
+
+
+def _content_of(version: DatasetVersion) -> _Content:
+    return version.sha256, Path(version.filename).suffix
+
+
 def _versions_with(
-    context: Context, caller: Caller, wanted: str, *, without: Collection[str] = ()
+    context: Context,
+    caller: Caller,
+    wanted: str,
+    *,
+    without: Collection[str] = (),
+    known: Mapping[_Content, _Counts] | None = None,
 ) -> tuple[list[VersionWithRow], list[VersionWithRow], list[UnreadVersion]]:
-    """The newest and the earlier versions that hold a row, and those that may. without: datasets that are left out."""
+    """The newest and the earlier versions that hold a row, and those that may.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        wanted: The row.
+        without: Datasets that are left out.
+        known: Files that were read before.
+    """
     newest, earlier, unread = list[VersionWithRow](), list[VersionWithRow](), list[UnreadVersion]()
     # Versions share files: each is read once.
-    found_in = dict[tuple[str, str], tuple[int, int, int]]()
+    found_in = dict(known or {})
     for dataset, _ in dataset_versions.list_datasets(context, caller):
         if dataset.dataset_id in without:
             continue
         versions = dataset_versions.show_dataset(context, caller, dataset.dataset_id)[1]
         for version in versions:
-            key = version.sha256, Path(version.filename).suffix
+            key = _content_of(version)
             try:
                 if key not in found_in:
                     path = dataset_versions.path_of(context, caller, version)
-                    found_in[key] = _num_matching(path, wanted)
-                num_rows, num_kept, num_unknown = found_in[key]
+                    found_in[key] = _counts_of(path, wanted)
+                found = found_in[key]
             except LuthierError:
                 unread.append(UnreadVersion(dataset, version, None))
                 continue
-            if num_rows:
+            if found.num_removed:
                 holding = newest if version.number == versions[0].number else earlier
-                holding.append(VersionWithRow(dataset, version, num_rows, is_all=not num_kept))
-            if num_unknown:
-                unread.append(UnreadVersion(dataset, version, num_unknown))
+                holding.append(VersionWithRow(dataset, version, found.num_removed, is_all=not found.num_kept))
+            if found.num_unknown:
+                unread.append(UnreadVersion(dataset, version, found.num_unknown))
     return newest, earlier, unread
 
 
-_Holding = tuple[DatasetVersion, list[bytes], int, int]
-"""A version that holds the row, the lines to keep of it, and how many are removed, and lost as unreadable."""
+_Holding = tuple[DatasetVersion, Path, _Counts]
+"""A version that holds the row, and its file."""
 
 
-def _holding(context: Context, caller: Caller, wanted: str) -> tuple[list[_Holding], list[str], dict[str, int]]:
-    """The newest versions that contain a row, notes on unknown ones, and which were searched. Nothing is written."""
+def _holding(
+    context: Context, caller: Caller, wanted: str
+) -> tuple[list[_Holding], list[str], dict[str, int], dict[_Content, _Counts]]:
+    """The newest versions that hold a row, notes on unknown ones, which were searched, and what was counted in each.
+
+    Nothing is written.
+    """
     holding, unread, searched = list[_Holding](), list[str](), dict[str, int]()
+    counts = dict[_Content, _Counts]()
     for dataset, newest in dataset_versions.list_datasets(context, caller):
         searched[dataset.dataset_id] = newest.number
         path = dataset_versions.path_of(context, caller, newest)
-        kept, num_removed, num_lost, num_unknown = _without(path, wanted)
+        if (key := _content_of(newest)) not in counts:
+            counts[key] = _counts_of(path, wanted)
+        found = counts[key]
         # All datasets are checked before the first new version is made.
-        if num_removed and not kept:
+        if found.num_removed and not found.num_kept:
             raise RequestError(
                 f"every row of the dataset {dataset.name!r} matches",
                 expected="words that only this row contains",
                 do="give more of it, or remove the dataset",
             )
-        if num_removed:
-            holding.append((newest, kept, num_removed, num_lost))
-        if num_unknown:
+        if found.num_removed:
+            holding.append((newest, path, found))
+        if found.num_unknown:
             unread.append(
-                f"{counted(num_unknown, 'row')} of {newest.dataset_id} version {newest.number} cannot be read, and may "
-                "hold it: look at them with `luthier data audit`"
+                f"{counted(found.num_unknown, 'row')} of {newest.dataset_id} version {newest.number} cannot be "
+                "read, and may hold it: look at them with `luthier data audit`"
             )
-    return holding, unread, searched
+    return holding, unread, searched, counts
 
 
 def _not_searched(context: Context, caller: Caller, searched: dict[str, int]) -> list[str]:
@@ -327,35 +375,22 @@ def _records(path: Path, wanted: str) -> Iterator[tuple[Record, bool]]:
         yield record, isinstance(record.item, Row) and is_the_row(record.item.fields, wanted)
 
 
-def _num_matching(path: Path, wanted: str) -> tuple[int, int, int]:
-    """How many rows of a file match, how many lines would stay, and how many records cannot be read."""
-    num_removed, num_kept, num_unknown = 0, 0, 0
+def _counts_of(path: Path, wanted: str) -> _Counts:
+    num_removed, num_kept, num_lost, num_unknown = 0, 0, 0, 0
     for record, is_removed in _records(path, wanted):
         num_removed += is_removed
         num_kept += not is_removed and record.raw is not None
+        num_lost += not is_removed and record.raw is None
         num_unknown += not isinstance(record.item, Row)
-    return num_removed, num_kept, num_unknown
+    return _Counts(num_removed, num_kept, num_lost, num_unknown)
 
 
-def _without(path: Path, wanted: str) -> tuple[list[bytes], int, int, int]:
-    """A file without the rows that match.
-
-    Returns:
-        The lines that stay, as JSONL; how many rows match; how many cannot be read and have no line of JSONL, so that
-        they do not stay; how many cannot be read at all, those included.
-    """
-    kept, num_removed, num_lost, num_unknown = [], 0, 0, 0
+def _remaining_lines(path: Path, wanted: str) -> Iterator[bytes]:
+    """The lines of a file as JSONL, without the rows that match; read while they are written, as files may be large."""
     for record, is_removed in _records(path, wanted):
-        if is_removed:
-            num_removed += 1
-            continue
-        num_unknown += not isinstance(record.item, Row)
         # `raw` is the original line of a JSONL file, so rows that stay keep their bytes, unreadable ones too.
-        if record.raw is None:
-            num_lost += 1
-        else:
-            kept.append(record.raw + b"\n")
-    return kept, num_removed, num_lost, num_unknown
+        if not is_removed and record.raw is not None:
+            yield record.raw + b"\n"
 
 
 def _left(lineage: RowLineage, made: list[tuple[DatasetVersion, int]]) -> Iterator[str]:

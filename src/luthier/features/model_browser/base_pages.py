@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import BusyError, ConflictError, LuthierError
+from luthier.core.errors import BusyError, ConflictError, LuthierError, NotFoundError
 from luthier.core.text.byte_sizes import size
 from luthier.features.model_browser.removal import base_uses, remove_base
 from luthier.features.model_cards.service import find_base
@@ -36,7 +36,7 @@ def check(request: Request, context: HomeContext, caller: Trainer, name: _Name =
     """Try a base model on this machine as `luthier models check` does, and lead back to its page with the result."""
     base = find_base(context, name, caller.project_id)
     if not base.is_here:
-        raise ConflictError(
+        raise NotFoundError(
             f"the base model {base.name!r} is not on this machine",
             expected="a base model that was downloaded",
             do="download it first",

@@ -30,6 +30,7 @@ from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
 from luthier.features.training.checkpoint_uploads.session import forget_uploads
 from luthier.ml.charts.forecast import Forecast
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import ENDED
 
 _LOCK_SECONDS = 1.0
 _REMOVED = ".removed-"
@@ -325,8 +326,18 @@ def set_aside(context: Context, run_id: str, *, with_models: bool = False) -> Ru
         if not facilities.moves_open_files():
             # After the lock, whose file is open in the folder. A process that begins in between keeps it in its place.
             replace_file(folder, removed)
+    _remove_job_files(context, run_id)
     context.runs.delete(run_id)
     return record
+
+
+def _remove_job_files(context: Context, run_id: str) -> None:
+    """Remove the copies of files that the job of a run has kept for it; those of a job that may go on stay."""
+    project_id = context.runs.project_of(run_id)
+    job = None if project_id is None else context.jobs.of_run(run_id, project_id)
+    if job is not None and job.status in ENDED:
+        # A resumed one copies what the project still has.
+        shutil.rmtree(context.settings.jobs_folder / job.job_id / "files", ignore_errors=True)
 
 
 def sweep_removed(context: Context) -> None:

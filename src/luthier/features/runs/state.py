@@ -147,7 +147,7 @@ class Standing:
             return "reading its files" if self.job is not None and self.job.lane == "validate" else "preparing"
         if self.record.status == "planned":
             return "loading the model"
-        return "evaluating and writing the report" if self.record.step >= self.record.num_steps else "training"
+        return "evaluating and writing the report" if self.record.is_trained else "training"
 
     @property
     def is_over(self) -> bool:

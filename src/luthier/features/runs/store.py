@@ -398,6 +398,8 @@ class RunStore(Store):
     def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
         """Results of the runs of a project that last changed at or after a moment, newest first, as JSON text.
 
+        Runs that are running are left out: their result is of a pause, or without what the evaluation takes.
+
         Many are read at a time, so parsing is left to the caller.
 
         Args:
@@ -406,7 +408,7 @@ class RunStore(Store):
             limit: The most results.
         """
         query = select(runs.c.result).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
-        query = query.where(runs.c.updated_at >= moment, runs.c.result.is_not(None))
+        query = query.where(runs.c.updated_at >= moment, runs.c.status != "running", runs.c.result.is_not(None))
         return self._scalars(query.order_by(runs.c.number.desc()).limit(limit))
 
     def of_project(

@@ -34,6 +34,7 @@ from luthier.core.system.files import file_lock, scratch_folder
 from luthier.core.system.gpu_device import has_gpu
 from luthier.core.system.process_setup import num_usable_cores, usable_threads, wait_longer
 from luthier.core.task_head import is_task_model
+from luthier.core.text.counted import counted
 from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split, weight_bytes
 from luthier.features.serving.targets import stamp, stamp_of
 from luthier.ml.export.serving_copy import (
@@ -43,6 +44,7 @@ from luthier.ml.export.serving_copy import (
     CopyQuantization,
     ServingCopy,
     read_copy,
+    remove_unused,
 )
 from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
@@ -289,6 +291,10 @@ def _make(context: Context, name: str, served: Served, folder: Path, base: Path 
             shutil.rmtree(folder, ignore_errors=True)  # without a report that can be read: an unfinished one
             # Atomic, on one file system: the scratch folder lies beside the target.
             scratch.rename(folder)
+    if removed := remove_unused(context.settings.serving_copies_folder):
+        title = f"{counted(len(removed), 'GGUF copy', 'GGUF copies')} removed, not used for 90 days"
+        with context.progress.task(title, None, ""):
+            pass
     return found
 
 

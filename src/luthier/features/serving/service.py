@@ -232,6 +232,7 @@ def ask(
     try:
         for request in requests:
             _, asked = as_trained(pick.served, request)
+            asked = asked.model_copy(update={"cache_scope": caller.project_id})
             cancels.append(
                 client.ask_picked(
                     pick,

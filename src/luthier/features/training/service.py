@@ -401,7 +401,7 @@ def _train_and_judge(
         # Also for a paused run: whether it began as expected distinguishes a wrong set-up from a bad learning rate.
         first = first_step_of(prepared, context.runs.at_steps(run_id, [1]))
         result = result.model_copy(update={"first_step": first})
-        _keep_files(context, run_id, result)
+        _keep_trained(context, run_id, prepared, result, meter)
         evaluation = None
         if result.status == "succeeded" and prepared.held_out is not None:
             evaluation, result = judge_within(context, run_id, prepared, result, meter)
@@ -456,8 +456,15 @@ def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: 
     context.runs.update(run_id, stopped_because=reason)
 
 
-def _keep_files(context: Context, run_id: str, result: TrainResult) -> None:
-    """Register the trained weights in the content-addressed files."""
+def _keep_trained(context: Context, run_id: str, prepared: Prepared, result: TrainResult, meter: Meter) -> None:
+    """Register the trained weights in the content-addressed files, and store that the training of the run is done."""
+    from luthier.ml.training.budget import remaining
+
     if result.adapter_path is None:
         return
     keep_weights(context, run_id, Path(result.adapter_path))
+    # Before the evaluation, which may take long: pages show what the run does, and after a kill only what is missing
+    # has to fit into its budget.
+    steps = prepared.plan.training.num_steps
+    bill = meter.bill(remaining(prepared.plan, steps, result.num_tokens, was_judged=prepared.held_out is None))
+    context.runs.update(run_id, result=result.model_copy(update={"bill": bill}))

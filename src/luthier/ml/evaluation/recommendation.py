@@ -219,12 +219,17 @@ def _more_rows(case: Case) -> Recommendation | None:
 
 
 def _more_held_out(case: Case) -> Recommendation | None:
-    needed = None if case.gap is None else case.gap.rows_needed
-    if not case.is_open or case.misses_bar or needed is None or not _is_ahead(case):
+    if case.misses_bar:
         return None
-    if needed > MAX_GROWTH * case.judged.num_samples:
+    needed, most = None if case.gap is None else case.gap.rows_needed, MAX_GROWTH * case.judged.num_samples
+    if case.is_open and needed is not None and needed <= most and _is_ahead(case):
+        return _evaluate(case, needed, f"{_gap(case)}: that may be chance.")
+    over = _over_trivial(case)
+    if over is None or not 0 < over <= 1:
         return None
-    return _evaluate(case, needed, f"{_gap(case)}: that may be chance.")
+    # Half the width of an interval falls with the root of the rows. The small number is for rounding errors.
+    needed = math.ceil(case.judged.num_samples / over**2 - 1e-6)
+    return _evaluate(case, needed, f"{_gap(case)}.{_weakness(case)}") if needed <= most else None
 
 
 def _larger_base_instead(case: Case) -> Recommendation | None:
@@ -335,7 +340,7 @@ def _half_width(figure: Metric) -> float:
 
 
 def _is_weak(case: Case) -> bool:
-    """Whether the rival is no answer to the task either: trivial, below the bar, or never right."""
+    """Whether the rival does not solve the task either: not shown to beat a trivial one, below the bar, never right."""
     return bool(_weakness(case))
 
 
@@ -345,6 +350,9 @@ def _weakness(case: Case) -> str:
         return ""
     if rival.kind in TRIVIAL:
         return " That needs no understanding of a row, so the model has learned little of the task."
+    if (over := _over_trivial(case)) is not None and over <= 1 and case.trivial is not None:
+        name = plain_name(case.trivial, case.evaluation.systems)
+        return f" {name_at_start(rival, case.evaluation.systems)} is not shown to be better than {name} either."
     figure = rival.metrics.get(verdict.metric)
     if verdict.metric in SHARES_OF_CORRECT and figure is not None and figure.value == 0:
         own = case.judged.metrics.get(verdict.metric)
@@ -357,6 +365,26 @@ def _weakness(case: Case) -> str:
     if case.misses_bar and bar is not None and required is not None and _over(required, bar.value) < 0:
         return f" Neither reaches the required {_bar(case)}."
     return ""
+
+
+def _over_trivial(case: Case) -> float | None:
+    """How far the rival is ahead of what answers without a look at the row, in half widths of the 95% interval.
+
+    None where the judged system is better than that, and for a rival that is no better kind of answer itself. Of labels
+    that are noise the luckiest of several systems is ahead of the most common answer, too, but not by 1.
+
+    Source: Newcombe, 1998, "Interval estimation for the difference between independent proportions", method 10: the
+    half widths of two intervals as the sides of a right angle. For two systems on the same rows it is rather too wide.
+    """
+    rival, trivial, metric = case.rival, case.trivial, case.verdict.metric
+    if rival is None or trivial is None or rival.kind in TRIVIAL:
+        return None
+    one, other = rival.metrics[metric], trivial.metrics[metric]
+    ahead = _over(one, other.value)
+    # To the worse side of the rival, and to the better one of the other.
+    upper = other.high - other.value if other.higher_is_better else other.value - other.low
+    width = math.hypot(_half_width(one), upper)
+    return ahead / width if width else math.copysign(math.inf, ahead) if ahead else 0.0
 
 
 def _is_ahead(case: Case) -> bool:

@@ -14,8 +14,10 @@ since servers look reports up for each request.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -51,6 +53,8 @@ _TRIED: Final[Mapping[CopyQuantization, tuple[ExportPrecision, ...]]] = {
 }
 NUM_BASE_PROMPTS: Final = 16
 NUM_ADAPTER_PROMPTS: Final = 4
+UNUSED_SECONDS: Final = 90 * 86_400.0
+_NOTED_SECONDS: Final = 86_400.0
 
 # What a tokenizer is loaded from; the copy keeps the model's own instead of what an export would write.
 _TOKENIZER_FILES: Final = (
@@ -78,11 +82,41 @@ class ServingCopy(FrozenModel):
 
 
 def read_copy(folder: Path) -> ServingCopy | None:
-    """What is known of the copy in a folder; None where none was made, or its report cannot be read."""
+    """What is known of the copy in a folder; None where none was made, or its report cannot be read.
+
+    It counts as used, which `remove_unused` looks at.
+    """
+    report = folder / REPORT
     try:
-        return ServingCopy.model_validate_json((folder / REPORT).read_text(encoding="utf-8"))
+        found = ServingCopy.model_validate_json(report.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
+    with contextlib.suppress(OSError):  # of another user
+        # Looked up for each request: noting it once a day is enough.
+        if time.time() - report.stat().st_mtime > _NOTED_SECONDS:
+            os.utime(report)
+    return found
+
+
+def remove_unused(copies: Path) -> list[Path]:
+    """Remove the copies that nobody has looked up for 90 days, such as those of models and versions that are gone.
+
+    Args:
+        copies: folders of bases, each with its adapters in `adapters`.
+
+    Returns:
+        The folders that were removed.
+    """
+    removed = []
+    for report in (*copies.glob(f"*/{REPORT}"), *copies.glob(f"*/adapters/*/{REPORT}")):
+        # Gone with its base, or by another process.
+        with contextlib.suppress(OSError):
+            if time.time() - report.stat().st_mtime > UNUSED_SECONDS:
+                # First: a folder without a report is no copy, so that nobody serves what is being removed.
+                report.unlink()
+                shutil.rmtree(report.parent, ignore_errors=True)
+                removed.append(report.parent)
+    return removed
 
 
 class _Titles:

@@ -43,6 +43,7 @@ class _Entry:
     Attributes:
         ids: its tokens.
         adapter: that read it; None for the base.
+        scope: as `TextRequest.cache_scope`.
         start: how many of the tokens are those of `parent`.
         parent: the earlier prompt that it begins as; None where it shares nothing.
         cache: keys and values of the tokens from `start` on, [1, kv_heads, tokens, head] a layer.
@@ -51,6 +52,7 @@ class _Entry:
 
     ids: tuple[int, ...]
     adapter: str | None
+    scope: str | None
     start: int
     parent: _Entry | None
     cache: DynamicCache
@@ -74,7 +76,7 @@ class PromptCache:
         """Memory of all keys and values in bytes."""
         return sum(entry.num_bytes for entry in self._entries)
 
-    def find(self, ids: Sequence[int], adapter: str | None) -> Prefix | None:
+    def find(self, ids: Sequence[int], adapter: str | None, scope: str | None = None) -> Prefix | None:
         """The longest known beginning of a prompt; None if there is none of a block.
 
         It has whole blocks, and never all of the prompt: the last token has to be computed. What is written behind it
@@ -83,15 +85,16 @@ class PromptCache:
         Args:
             ids: of the prompt.
             adapter: that reads it; None for the base.
+            scope: only prompts of the same one are continued.
         """
-        found, num_known = self._longest(ids, adapter)
+        found, num_known = self._longest(ids, adapter, scope)
         num_tokens = min(num_known, len(ids) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
         if found is None or not num_tokens:
             return None
         self._touch(found)
         return Prefix(num_tokens, _beginning(found, num_tokens))
 
-    def add(self, ids: Sequence[int], adapter: str | None, batch: Batch, place: int) -> None:
+    def add(self, ids: Sequence[int], adapter: str | None, batch: Batch, place: int, scope: str | None = None) -> None:
         """Keep a prompt that has just been computed.
 
         Args:
@@ -99,8 +102,9 @@ class PromptCache:
             adapter: that has read it; None for the base.
             batch: in which it was computed, before anything was written behind it.
             place: of its row there.
+            scope: for whose prompts it is kept.
         """
-        parent, num_known = self._longest(ids, adapter)
+        parent, num_known = self._longest(ids, adapter, scope)
         if parent is not None:
             self._touch(parent)
         start = num_known // BLOCK_TOKENS * BLOCK_TOKENS
@@ -116,7 +120,7 @@ class PromptCache:
             if self._entries[0] is parent:  # all that is left is what it continues
                 return
             self._entries.pop(0)
-        entry = _Entry(tuple(ids), adapter, start, parent, _row(batch, place, start), num_bytes)
+        entry = _Entry(tuple(ids), adapter, scope, start, parent, _row(batch, place, start), num_bytes)
         self._entries.append(entry)
         self._touch(entry)
 
@@ -128,9 +132,9 @@ class PromptCache:
         """Forget all prompts."""
         self._entries = []
 
-    def _longest(self, ids: Sequence[int], adapter: str | None) -> tuple[_Entry | None, int]:
+    def _longest(self, ids: Sequence[int], adapter: str | None, scope: str | None) -> tuple[_Entry | None, int]:
         """The entry with the longest beginning in common, and its tokens."""
-        own = [entry for entry in self._entries if entry.adapter == adapter]
+        own = [entry for entry in self._entries if (entry.adapter, entry.scope) == (adapter, scope)]
         lengths = [num_common(entry.ids, ids) for entry in own]
         most = max(lengths, default=0)
         return (own[lengths.index(most)], most) if most else (None, 0)

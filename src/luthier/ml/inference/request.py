@@ -226,6 +226,11 @@ class QueuedPrompt:
     row: AnswerRow | None = None
 
     @property
+    def reader(self) -> tuple[str | None, str | None]:
+        """Its adapter and the scope of its request: only prompts with the same ones may continue from each other."""
+        return self.adapter, self.prepared.asked.cache_scope
+
+    @property
     def num_rows(self) -> int:
         """The number of answers that continue it."""
         return self.prepared.num_rows if self.row is None else 1

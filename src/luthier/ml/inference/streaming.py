@@ -376,13 +376,13 @@ class StreamingEngine:
         """Continue a prompt, and others of the queue that begin as it does, from what is kept of an earlier one."""
         if first.prefix is not None or not self._decoder.fits_windows(first.prepared.num_tokens):
             return
-        first.prefix = prefix = self._prompts.find(first.prepared.request.ids, first.adapter)
+        first.prefix = prefix = self._prompts.find(first.prepared.request.ids, *first.reader)
         if prefix is None or first.next_part():  # a long rest is read in parts, which extend the prefix
             return
         known = list(first.prepared.request.ids[: prefix.num_tokens])
         for one in self._prefill_queue:
             ids = one.prepared.request.ids
-            if one.prefix is None and one.adapter == first.adapter and list(ids[: len(known)]) == known != list(ids):
+            if one.prefix is None and one.reader == first.reader and list(ids[: len(known)]) == known != list(ids):
                 one.prefix = prefix
                 if one.next_part():
                     one.prefix = None
@@ -391,7 +391,7 @@ class StreamingEngine:
         """Keep what was computed of prompts, for those that begin so."""
         for place, one in enumerate(begun):
             if one.row is None and isinstance(batch, Batch) and self._decoder.fits_windows(one.prepared.num_tokens):
-                self._prompts.add(one.prepared.request.ids, one.adapter, batch, place)
+                self._prompts.add(one.prepared.request.ids, one.adapter, batch, place, one.reader[1])
 
     def _step(self) -> list[KeyedEvent]:
         """Generate one token of every answer."""

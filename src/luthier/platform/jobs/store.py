@@ -133,7 +133,9 @@ class JobStore:
                 )
             return [job_of(row) for row in connection.execute(query.limit(limit)).mappings()]
 
-    def claim(self, worker: str, lanes: tuple[Lane, ...] = ("train",)) -> Job | None:
+    def claim(
+        self, worker: str, lanes: tuple[Lane, ...] = ("train",), note_lost: Callable[[Job], object] = lambda _job: None
+    ) -> Job | None:
         """Take the next job of these lanes and start an attempt of it; None where there is nothing to do.
 
         First comes what this worker held when it died, regardless of the lease: there is one process of a name.
@@ -143,6 +145,7 @@ class JobStore:
         Args:
             worker: Its name; there is one process of a name.
             lanes: The kinds of work that it does.
+            note_lost: Called in the transaction with each job whose worker was gone, as the job is now.
 
         Raises:
             OutdatedError: A newer version has migrated the database: its jobs are for workers of that version.
@@ -154,16 +157,16 @@ class JobStore:
             now = self._database.clock(connection)
             # Before any lease is compared with `now`: a clock that was just set forward must not expire all of them.
             self._leases.look(now, self.lease_seconds)
-            # A loop: closing a lost job is no work for this worker, which then takes the next one in the same
-            # transaction.
+            # A loop: closing a lost job is no work for this worker, which takes the next one in this transaction.
             while (row := self._next(connection, worker, now, lanes)) is not None:
                 if not is_checked:
                     self._database.check_version(connection)
                     is_checked = True
                 if row["status"] == "running":
                     self._end_attempt(connection, row, now, "the worker that held it is gone", is_lost=True)
+                    note_lost(after := job_by_id(connection, str(row["job_id"])))
                     # Too many crashes, or a pending pause or cancel, has closed it: look for the next one.
-                    if connection.execute(select(jobs.c.status).where(is_row(row))).scalar() != "queued":
+                    if after.status != "queued":
                         continue
                 connection.execute(
                     update(jobs)
@@ -198,8 +201,7 @@ class JobStore:
         """
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
-            # The step never goes back: crashes are compared by it, and it reads 0 while an attempt still prepares its
-            # run.
+            # The step never goes back: crashes are compared by it, and it reads 0 while an attempt prepares its run.
             values = {"lease_until": now + self.lease_seconds, "step": max(step, row["step"]), "updated_at": now}
             connection.execute(update(jobs).where(is_row(row)).values(**values))
             # The heartbeat is the only way that a wish reaches a worker: no other connection leads to its machine.
@@ -412,8 +414,7 @@ class JobStore:
         lost = self._leases.unrenewed(
             [(row.number, row.attempt, row.lease_until) for row in connection.execute(too_late)], self.lease_seconds
         )
-        # In order of urgency: what this worker held itself, expired leases, leases with an impossible end, then the
-        # queue.
+        # In order of urgency: its own, expired leases, leases with an impossible end, then the queue.
         for condition in (
             running & (jobs.c.worker == worker),
             running & ((jobs.c.lease_until < now) if may_have_run_out else false()),

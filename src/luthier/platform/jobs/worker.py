@@ -64,7 +64,7 @@ class Worker:
         lanes: The lanes that it takes jobs from.
         fork_server: Starts the processes of jobs from loaded libraries; None has each load its own.
         tells_stop: Whether its log has a line about its end; of several in one process one says it for all.
-        on_cancelled: Called with each job that it has written down as cancelled.
+        on_cancelled: Called with each job that it has written down as cancelled, also of workers that are gone.
     """
 
     def __init__(
@@ -106,14 +106,18 @@ class Worker:
         num_done = 0
         while (reason := stop_requested()) is None:
             # Before the claim: the lease counts from some moment after this one.
-            leased, is_answered = elapsed(), True
+            leased, is_answered, lost = elapsed(), True, list[Job]()
             try:
-                job = self.store.claim(self.name, self.lanes)
+                job = self.store.claim(self.name, self.lanes, lost.append)
             except OutdatedError:
                 raise
             except LuthierError as error:
                 self.tell(f"waiting for the database: {error.came}")
                 job, is_answered = None, False
+                lost.clear()  # the transaction was rolled back
+            for one in lost:
+                if one.status == "cancelled":  # its own worker would have called this
+                    self.on_cancelled(one)
             if job is not None:
                 num_done += 1
                 self.job_ids.add(job.job_id)

@@ -220,6 +220,13 @@ def test_a_token_with_a_wrong_claim_signs_nobody_in(
     assert members.list_members(home, ME) == []
 
 
+def test_a_refusal_is_said_in_the_language_of_the_page(home: Context, provider: Provider, visitor: Visitors) -> None:
+    provider.spoil = WRONG["nonce"][0]
+    one = visitor()
+    one.headers["accept-language"] = "de"
+    refused(signed_in(one), "die Identität von Acme ist nicht gültig")
+
+
 def test_a_token_that_the_provider_has_not_signed_signs_nobody_in(
     home: Context, provider: Provider, visitor: Visitors
 ) -> None:

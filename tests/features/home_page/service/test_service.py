@@ -82,6 +82,17 @@ def test_a_job_goes_from_waiting_to_running_to_judged(context: Context) -> None:
     assert overview.look_now(context, "proj-none") == overview.Now(running=(), waiting=(), has_more=False)
 
 
+def test_a_run_that_stopped_early_is_evaluating_and_its_cost_counts(context: Context) -> None:
+    job = start(context)
+    context.runs.create(make_record(job.run_id, status="running"), make_plan())
+    context.runs.append(job.run_id, make_step(4))
+    result = make_result().model_copy(update={"bill": bill(0.5)})
+    context.runs.update(job.run_id, step=4, result=result)
+    (running,) = overview.look_now(context, "default").running
+    assert (running.stage, running.step, running.left_seconds) == ("evaluating on held-out rows", 4, None)
+    assert overview.spent_this_month(context, "default").hours == pytest.approx(0.5)
+
+
 def test_a_paused_job_waits_and_a_long_queue_says_so(context: Context) -> None:
     job = start(context)
     context.jobs.finish(job.job_id, 1, "paused")
@@ -150,6 +161,20 @@ def test_bills_of_this_month_are_added_up_and_those_of_others_are_not(context: C
     assert spent.energy_kwh.value == pytest.approx(0.15)
     nothing = overview.spent_this_month(context, "proj-none")
     assert (nothing.num_runs, nothing.hours, nothing.usd, nothing.energy_kwh) == (0, 0.0, None, None)
+
+
+def test_a_run_that_goes_on_after_a_pause_counts_once_with_its_newest_cost(context: Context) -> None:
+    today()
+    paused = add_ended(context, 1, bill(1.0))
+    context.runs.update(paused, status="running", step=4)
+    context.runs.append(paused, BillUpdated(step=4, bill=bill(1.75)))
+    result = make_result().model_copy(update={"bill": bill(32.0)})
+    killed = make_record(new_id("run"), status="running", result=result)
+    killed = killed.model_copy(update={"updated_at": "2026-01-01T00:00:00+00:00"})
+    context.runs.create(killed, make_plan())
+    context.runs.append(killed.run_id, BillUpdated(step=1, bill=bill(64.0)))
+    spent = overview.spent_this_month(context, "default")
+    assert (spent.num_runs, spent.hours) == (1, 1.75), "what was killed in another month counts there"
 
 
 def test_a_sum_that_leaves_runs_out_says_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from luthier.core.records.traffic import Feedback
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.remote_imports import imported_version
 from luthier.features.deployments import service as deployments
+from luthier.features.lineage import forget
 from luthier.features.lineage.forget import forget_row
 from luthier.features.lineage.rows import row_lineage
 from luthier.features.lineage.service import model_lineage
@@ -249,6 +252,27 @@ def test_rows_that_cannot_be_written_are_left_out_and_counted(context: Context, 
     assert newest.details == {"num_forgotten": 1, "num_unreadable": 1}
     assert newest.note == "1 row forgotten, 1 unreadable row left out"
     assert done.left[-1].startswith(f"1 of these are not in version 2 of {dataset.dataset_id}")
+
+
+def test_a_dataset_without_the_row_is_read_once_and_no_file_is_held_in_memory(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"with": [chat_row(1), with_answer(SECRET)], "without": [chat_row(1), chat_row(2)]}
+    paths = dict[str, Path]()
+    for name, its in rows.items():
+        lines = [json.dumps(row).encode() + b"\n" for row in its]
+        file = dataset_versions.keep_rows(context, ME, lines, f"{name}.jsonl")
+        paths[name] = dataset_versions.path_of(context, ME, dataset_versions.create_dataset(context, ME, name, file)[1])
+    read, records = Counter[Path](), forget._records
+
+    def counted(path: Path, wanted: str) -> Iterator[Any]:
+        read[path] += 1
+        return records(path, wanted)
+
+    monkeypatch.setattr(forget, "_records", counted)
+    assert [num for _, num in forget_row(context, ME, SECRET).versions] == [1]
+    # What changes is read once more, while it is written.
+    assert read == {paths["with"]: 2, paths["without"]: 1}
 
 
 def test_words_that_stand_in_every_row_forget_nothing(context: Context) -> None:

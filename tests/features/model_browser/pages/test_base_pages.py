@@ -189,5 +189,5 @@ def test_one_model_is_checked_at_a_time(
         answer = browser("train").post("/models/check", data=FORM)
     assert answer.status_code == 429
     assert "another model is being checked" in answer.text
-    assert browser("train").post("/models/check", data={"name": "gemma3-270m"}).status_code == 409
+    assert browser("train").post("/models/check", data={"name": "gemma3-270m"}).status_code == 404
     assert browser("train").post("/models/check", data={"name": "nothing"}).status_code == 404

@@ -152,6 +152,32 @@ def test_judging_counts_and_stops_at_the_cap_with_the_weights_kept(
     assert done["adapter_sha256"] == free["adapter_sha256"]
 
 
+def test_a_run_that_died_in_its_evaluation_is_evaluated_though_training_has_spent_its_budget(
+    context: Context, quiet_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = run(context, quiet_recipe)
+    assert free.record.result is not None
+    assert free.record.result.bill is not None
+    # One token more than training takes: no further step fits, and an evaluation counts no tokens.
+    cap = f"budget.tokens={free.record.result.bill.tokens + 1}"
+    seen: list[tuple[bool, str]] = []
+
+    def dies(context: Context, run_id: str, *_: Any, **__: Any) -> Any:
+        seen.append((context.runs.get(run_id).is_trained, context.runs.get(run_id).status))
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("luthier.features.evaluations.service.judge_run", dies)
+        with pytest.raises(MemoryError):
+            run(context, quiet_recipe, cap)
+    assert seen == [(True, "running")]
+    died = context.runs.list(1)[0]
+    assert (died.status, died.evaluation_id) == ("failed", None)
+    done = resume(context, died.run_id)
+    assert (done.record.status, done.record.evaluation_id is not None) == ("succeeded", True)
+    assert done.as_json()["adapter_sha256"] == free.as_json()["adapter_sha256"]
+
+
 def test_judging_is_not_begun_where_it_is_known_to_take_longer(context: Context, quiet_recipe: Path) -> None:
     class Knowing(Meter):
         def expected_seconds(self, action: Any, tokens: int) -> float:

@@ -14,7 +14,7 @@ from luthier.features.runs.labels import MAX_TAGS, LabelChanges, RunLabels, dele
 from luthier.features.runs.state import standing
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.records import Job, JobStatus
 from luthier.testing.records import RUN_ID, add_run, make_plan, make_record
 
 OWN = Caller()
@@ -119,6 +119,22 @@ def test_a_deleted_run_is_gone_though_its_job_is_kept(context: Context) -> None:
     with pytest.raises(NotFoundError):
         standing(context, OWN, RUN_ID)
     assert context.run_entries.page("default", limit=5, hides_archived=False).entries == []
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+def test_the_copies_of_rows_that_a_job_has_kept_for_a_run_go_with_the_run(context: Context, status: JobStatus) -> None:
+    for number, run_id in (("1", RUN_ID), ("2", "run-20261125-093000-bbbbbb")):
+        context.jobs.submit(Job(job_id=f"job-{number}", kind="train", document={}, run_id=run_id))
+        job = context.jobs.claim("w")
+        assert job is not None
+        context.jobs.finish(job.job_id, job.attempt, status)
+        context.runs.create(make_record(run_id, status="failed"), make_plan())
+        copy = context.settings.jobs_folder / job.job_id / "files" / "training.jsonl"
+        copy.parent.mkdir(parents=True)
+        copy.write_text("{}\n")
+    delete_run(context, OWN, RUN_ID)
+    copies = [context.settings.jobs_folder / name / "files" for name in ("job-1", "job-2")]
+    assert [copy.exists() for copy in copies] == [False, True]
 
 
 def test_what_a_training_client_has_saved_goes_with_its_run(context: Context) -> None:

@@ -11,7 +11,7 @@ from luthier.core.system.files import file_lock
 from luthier.features.runs.state import left_seconds, standing
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
-from luthier.testing.records import RUN_ID, add_run, bill_at, make_plan, make_record
+from luthier.testing.records import RUN_ID, add_run, bill_at, make_plan, make_record, make_result
 
 OWN, OTHER = Caller(), Caller(project_id="other", key_id="key-1", name="else")
 
@@ -43,6 +43,20 @@ def test_from_the_queue_to_the_end(context: Context) -> None:
     context.jobs.finish(job.job_id, job.attempt, "paused")
     found = standing(context, OWN, RUN_ID)
     assert (found.status, found.can_resume, found.is_over, found.phase) == ("paused", True, False, "")
+
+
+def test_a_run_that_stopped_early_is_shown_as_evaluating_once_it_has_weights(context: Context) -> None:
+    context.runs.create(make_record(status="running"), make_plan())
+    queue(context)
+    context.jobs.claim("w")
+    bill = BillUpdated(step=2, bill=bill_at(2, 10))
+    paused = make_result().model_copy(update={"status": "paused", "adapter_path": None})
+    context.runs.update(RUN_ID, step=4, result=paused)
+    found = standing(context, OWN, RUN_ID)
+    assert (found.phase, left_seconds(found, bill) is not None) == ("training", True), "resumed after a pause"
+    context.runs.update(RUN_ID, result=make_result())
+    found = standing(context, OWN, RUN_ID)
+    assert (found.phase, left_seconds(found, bill)) == ("evaluating and writing the report", None)
 
 
 def test_a_failed_one_says_why_in_three_parts(context: Context) -> None:

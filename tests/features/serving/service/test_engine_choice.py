@@ -120,6 +120,28 @@ def test_what_was_made_and_timed_is_not_made_again(
     assert children.names[num_asked:] == ["time_engines"]
 
 
+def test_copies_that_were_not_looked_up_for_90_days_go_when_another_one_is_made(
+    context: Context, children: Children, base: Served, with_adapter: Callable[..., Served]
+) -> None:
+    models = {"old": with_adapter("old"), "new": with_adapter("new")}
+    assert nonempty(choose_engines(context, models))
+    served = {name: known_copy(context, model) for name, model in models.items()}
+    folders = {name: Path(str(one.adapter_path)).parent for name, one in served.items() if one is not None}
+    assert set(folders) == {"old", "new"}
+    gone = context.settings.serving_copies_folder / "of-a-model-that-is-gone"
+    (gone / "adapters").mkdir(parents=True)
+    (gone / "report.json").write_text("{}", encoding="utf-8")
+    long_ago = time.time() - 91 * 86_400.0
+    for folder in (gone, *folders.values(), folders["new"].parent.parent):
+        os.utime(folder / "report.json", (long_ago, long_ago))
+    # It is looked up, and so is its base.
+    assert known_copy(context, models["new"]) is not None
+    choose_engines(context, {"third": with_adapter("third")})
+    assert (gone.exists(), folders["old"].exists(), folders["new"].exists()) == (False, False, True)
+    assert known_copy(context, models["new"]) is not None
+    assert known_copy(context, models["old"]) is None
+
+
 def test_other_weights_of_the_same_folder_are_another_copy(context: Context, children: Children, base: Served) -> None:
     first = choose_engines(context, {"base": base})["base"].served
     second = choose_engines(context, {"base": base.model_copy(update={"sha256": "2" * 64})})["base"].served

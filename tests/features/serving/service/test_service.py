@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures.echo_engine import answering
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
-from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
+from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.inference_client import Event
+from luthier.features.serving.models import Routed
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
@@ -244,3 +246,13 @@ def test_a_prompt_that_is_counted_at_the_end_is_counted_once_a_prompt() -> None:
     for number, tokens in enumerate((3, 3, 5, 5)):
         heard.hear(Ended(choice=number, reason="stop", num_new_tokens=2, num_prompt_tokens=tokens))
     assert (heard.num_prompt_tokens, heard.num_new_tokens) == (8, 8)
+
+
+def test_the_prompts_of_each_project_are_a_scope_of_their_own(tmp_path: Path) -> None:
+    with open_context(tmp_path) as context:
+        engine = answering(context)
+        routed = Routed("m", "m", Served(path=str(tmp_path), sha256="0" * 64))
+        for caller in (ME, Caller(project_id="proj-2")):
+            serving.ask(context, caller, routed, [request()], lambda _: None)
+    asked = [one for one in engine.asked if isinstance(one, TextRequest)]
+    assert [one.cache_scope for one in asked] == ["default", "proj-2"]

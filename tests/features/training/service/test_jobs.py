@@ -188,11 +188,11 @@ def test_a_worker_until_idle_waits_for_what_crashed_and_for_a_database_that_does
             ending = ("failed", ERROR) if job.job_id == "job-2" else ("succeeded", None)
             worker.store.finish(job.job_id, job.attempt, *ending)
 
-    def absent_once(worker: str, lanes: tuple[Lane, ...]) -> Job | None:
+    def absent_once(worker: str, lanes: tuple[Lane, ...], *note_lost: Callable[[Job], object]) -> Job | None:
         if worker not in refused:
             refused.append(worker)
             raise UnreachableError("the database does not answer", expected="an answer", do="wait")
-        return claim(worker, lanes)
+        return claim(worker, lanes, *note_lost)
 
     monkeypatch.setattr(Worker, "_run", attempt)
     monkeypatch.setattr(context.jobs, "claim", absent_once)

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.records.monitoring import WatchReport
+from luthier.core.records.traffic import answer_of_calls
 from luthier.features.monitoring.service import text_checks
-from luthier.ml.drift.signals.columns import Checks, last_words, read_rows
+from luthier.ml.drift.signals.columns import Checks, columns_of, last_words, read_rows
 from luthier.ml.drift.signals.signal_report import Compared, Watched, number_of_signals, watch_rows
 from luthier.ml.drift.signals.training import NAMES, Profile, training_signals
 from luthier.ml.drift.thresholds import stretch_begins
@@ -138,6 +140,30 @@ def test_without_words_nothing_is_said_of_words(checks: Checks) -> None:
         assert "words" in signal.sentence
     assert states(found)["latency_p50_seconds"] == "steady"
     assert found.num_with_text == 0
+
+
+def test_calls_of_tools_are_no_answers_to_read_and_their_arguments_are_searched(checks: Checks) -> None:
+    """As text each would be an answer in JSON, and the share of calls would look like a drift of the format."""
+    function = {"name": "send", "arguments": '{"to": "ann@firm-of-ann.de"}'}
+    calls = [{"id": "call_1", "type": "function", "function": function}]
+    frame = made_traffic(2, 30.0, seed=7)
+    silent = read_rows(frame.with_columns(answer=pl.lit(answer_of_calls(calls))), 0.0)
+    speaking = read_rows(frame.with_columns(answer=pl.lit(answer_of_calls(calls, '["it is sent"]'))), 0.0)
+    assert silent.is_tested.any()
+    found = [{one.name: one for one in columns_of(rows, checks)} for rows in (silent, speaking)]
+    for name in ("answer_json", "answer_refusals"):
+        assert np.isnan(found[0][name].values).all()
+        assert found[0][name].lacks == "all answers only call tools"
+    assert set(found[1]["answer_json"].values[speaking.is_tested]) == {1.0}
+    assert set(found[0]["answer_personal_data"].values[silent.is_tested]) == {1.0}
+
+
+def test_prompts_are_compared_with_training_where_all_answers_only_call_tools(checks: Checks) -> None:
+    trained = made_traffic(7, 8.0, seed=50)
+    calls = answer_of_calls([{"id": "call_1", "type": "function", "function": {"name": "price", "arguments": "{}"}}])
+    frame = made_traffic(16, 6.0, seed=2).with_columns(answer=pl.lit(calls))
+    found = states(look(frame, checks, Compared(Profile(last_prompts(trained), trained["answer"].to_list()))).report)
+    assert (found["prompt_length_psi"], found["answer_length_psi"]) == ("steady", "unknown")
 
 
 def test_one_user_who_asks_the_same_a_hundred_times_is_one_event(checks: Checks) -> None:

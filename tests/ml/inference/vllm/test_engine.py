@@ -437,3 +437,9 @@ def test_calls_in_the_text_are_told_as_calls(tiny, settings):
     with pytest.raises(RequestError, match="required"):
         engine.ask("a", TextRequest(conversation=conversation, tool_choice="required"), None)
     engine.close()
+
+
+def test_requests_of_one_scope_alone_share_what_vllm_keeps_of_prompts(shared):
+    asked = TextRequest(text="The front is made of", cache_scope="proj-1")
+    assert shared.prepare(asked).extra["cache_salt"] == "proj-1"
+    assert "cache_salt" not in shared.prepare(asked.model_copy(update={"cache_scope": None})).extra

@@ -197,6 +197,22 @@ def test_who_does_not_hear_is_killed_after_the_grace(house: House) -> None:
     assert [(job.job_id, job.status) for job in house.cancelled] == [(job_id, "cancelled")]
 
 
+@pytest.mark.parametrize(("wish", "num_cleaned_up"), [("cancel", 1), ("pause", 0)])
+def test_what_a_worker_that_is_gone_was_to_cancel_is_cleaned_up_by_the_next_one(
+    house: House, wish: str, num_cleaned_up: int
+) -> None:
+    job_id, next_id = house.submit("held", 1), house.submit("plain", 2)
+    held = house.queue.claim("w")
+    assert held is not None
+    assert held.job_id == job_id
+    house.queue.ask(job_id, wish)  # type: ignore[arg-type]
+    # Its process has died: one of the same name finds the job.
+    assert house.work() == 1
+    assert house.queue.get(job_id).status == {"cancel": "cancelled", "pause": "paused"}[wish]
+    assert house.queue.get(next_id).status == "succeeded"
+    assert [(job.job_id, job.status) for job in house.cancelled] == [(job_id, "cancelled")] * num_cleaned_up
+
+
 @both_ways
 def test_a_worker_that_is_stopped_gives_its_job_back(house: House) -> None:
     job_id = house.submit("held")

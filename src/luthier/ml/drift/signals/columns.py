@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from luthier.core.records.monitoring import SignalGroup
+from luthier.core.records.traffic import said_in, written_in
 from luthier.ml.drift.evidence import Floats, Ints, hours_of, lots
 from luthier.ml.drift.topics import TextWords, find_topics
 
@@ -78,7 +79,9 @@ class Rows:
             event), and at most 500 an hour.
         is_now: which are in the window that is reported.
         is_compared: which are of the time that is tested; a window may begin before it.
-        prompts, answers: the last message of the user, and the answer, of tested rows; None where no words were kept.
+        prompts, answers: the last message of the user, and the answer, of tested rows; None where no words were kept,
+            and for an answer that only calls tools.
+        written: the answer with the names and arguments of its calls; None where no words were kept.
     """
 
     frame: pl.DataFrame
@@ -89,6 +92,7 @@ class Rows:
     is_compared: NDArray[np.bool_]
     prompts: list[str | None]
     answers: list[str | None]
+    written: list[str | None]
 
     @property
     def ids(self) -> list[str]:
@@ -127,18 +131,20 @@ def read_rows(frame: pl.DataFrame, since: float, tested_from: float = 0.0) -> Ro
     is_compared = at >= tested_from
     is_tested = _tested(frame, hours) & is_compared
     texts = [
-        _texts(*row) if tested else (None, None) for tested, row in zip(is_tested, _last_messages(frame), strict=True)
+        _texts(*row) if tested else (None, None, None)
+        for tested, row in zip(is_tested, _last_messages(frame), strict=True)
     ]
-    prompts, answers = [one for one, _ in texts], [one for _, one in texts]
-    return Rows(frame, at, hours, is_tested, at >= since, is_compared, prompts, answers)
+    prompts, answers, written = ([one[part] for one in texts] for part in range(3))
+    return Rows(frame, at, hours, is_tested, at >= since, is_compared, prompts, answers, written)
 
 
 def _last_messages(frame: pl.DataFrame) -> Sequence[tuple[str | None, str | None]]:
     return list(zip(frame["messages"].to_list(), frame["answer"].to_list(), strict=True))
 
 
-def _texts(messages: str | None, answer: str | None) -> tuple[str | None, str | None]:
-    return None if messages is None else last_words(messages), answer
+def _texts(messages: str | None, answer: str | None) -> tuple[str | None, str | None, str | None]:
+    prompt = None if messages is None else last_words(messages)
+    return prompt, None if answer is None else said_in(answer), None if answer is None else written_in(answer)
 
 
 def last_words(messages: str) -> str | None:
@@ -173,6 +179,8 @@ def _tested(frame: pl.DataFrame, hours: Ints) -> NDArray[np.bool_]:
 FITTED_ON: Final = 500
 """This many of the first prompts define the topics and languages; tests of these leave them out."""
 NO_TEXT: Final = "no words are kept: see `luthier traffic policy`"
+_ONLY_CALLS: Final = "all answers only call tools"
+_NO_CORPUS: Final = "no corpus is named: `luthier monitor MODEL --corpus PATH`"
 _LOOK: Final = "Check the examples"
 
 
@@ -273,20 +281,23 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
     # A request that failed has no answer; its 0 tokens would look like a drift to short ones.
     is_good = frame["status"].to_numpy() < 400
     texts = [rows.answers[place] or "" for place in places]
-    lacks = "" if len(places) else NO_TEXT
+    # Arguments of calls may hold what no answer should, but are no sentences that could refuse, cite or be JSON.
+    written_at = np.array([place for place, text in enumerate(rows.written) if text is not None], dtype=np.int64)
+    written = [rows.written[place] or "" for place in written_at]
+    lacks_words = "" if len(written_at) else NO_TEXT
+    lacks = lacks_words or ("" if len(places) else _ONLY_CALLS)
     tokens = np.where(is_good, frame["num_new_tokens"].to_numpy().astype(np.float64), np.nan)
     # np.where turns the booleans into 0.0 and 1.0, with NaN for missing values.
     cut = np.where(is_good, (frame["finish_reason"] == "length").to_numpy(), np.nan)
     # Each as (how many, how many invented): one that is invented is enough to count the answer.
     citations = [] if checks.citations is None else [checks.citations(text) for text in texts]
     invented = rows.spread(places, [float(bad > 0) for _, bad in citations] or np.full(len(places), np.nan))
-    no_corpus = "no corpus is named: `luthier monitor MODEL --corpus PATH`"
 
     def share(name: str, title: str, values: Floats, do: str, lacks: str = lacks) -> Column:
         return Column(name, title, "output", "fraction", "share", values, do, lacks)
 
-    def of_texts(found: Sequence[bool]) -> Floats:
-        return rows.spread(places, np.array(found, dtype=np.float64))
+    def of_texts(found: Sequence[bool], where: Ints = places) -> Floats:
+        return rows.spread(where, np.array(found, dtype=np.float64))
 
     return [
         Column(
@@ -312,7 +323,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
             "Answers with an invented citation",
             invented,
             "Do not use the model where citations matter, and evaluate it with the grounding suite.",
-            lacks if checks.citations is not None else no_corpus,
+            lacks if checks.citations is not None else _NO_CORPUS,
         ),
         share(
             "answer_json",
@@ -323,14 +334,16 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
         share(
             "answer_toxic",
             "Answers with toxic words",
-            of_texts([checks.is_toxic(text) for text in texts]),
+            of_texts([checks.is_toxic(text) for text in written], written_at),
             f"{_LOOK}, then run `luthier safety` on the model.",
+            lacks_words,
         ),
         share(
             "answer_personal_data",
             "Answers with personal data",
-            of_texts([checks.has_personal_data(text) for text in texts]),
+            of_texts([checks.has_personal_data(text) for text in written], written_at),
             f"{_LOOK}: was it in the prompt, or has the model memorised it? `luthier safety` measures that.",
+            lacks_words,
         ),
     ]
 

@@ -67,7 +67,7 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
     said = [text for text, is_now in zip(rows.answers, rows.is_now, strict=True) if is_now and text is not None]
     lacks = NO_TEXT if not asked else _NO_PROFILE if profile is None else ""
     if profile is not None and not lacks:
-        few = min(len(asked), len(said), len(profile.prompts), len(profile.answers or said))
+        few = min(len(asked), len(profile.prompts))
         lacks = f"{few} texts to compare; {FEWEST_TEXTS} are needed" if few < FEWEST_TEXTS else ""
     if lacks or profile is None:
         return [_signal(name, title, None, lacks) for name, title in zip(NAMES, _TITLES, strict=True)]
@@ -75,7 +75,10 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
         psi(*binned(_lengths(profile.prompts), _lengths(asked))),
         _languages(profile.prompts, asked, checks),
         _topics(profile.prompts, asked, checks),
-        psi(*binned(_lengths(profile.answers), _lengths(said))) if profile.answers else None,
+        # Not where most answers only call tools: their texts are few.
+        psi(*binned(_lengths(profile.answers), _lengths(said)))
+        if min(len(said), len(profile.answers)) >= FEWEST_TEXTS
+        else None,
     )
     # One-sided, since only an index above the limit is reported; shared out over looks and signals (Bonferroni).
     tail = FALSE_ALARMS_A_MONTH / (LOOKS_A_MONTH * num_signals)

@@ -4,7 +4,7 @@ Each answer waits for its chunks in a separate thread, which holds no lock of Py
 reads goes into one inbox, which is read by the one thread that owns the engine.
 
 A slot keeps the keys and values of the last prompt that was read in it, with the adapter that read it; a request with
-the same beginning and the same adapter continues from there.
+the same beginning, the same adapter and the same scope continues from there.
 
 llama.cpp goes through its slots by number. Of the prompts to be read it takes the first, so that short ones get lower
 numbers than long ones. Answers with another adapter than that of the first answer wait until there is none with this
@@ -39,6 +39,7 @@ class _Slot:
     ids: Sequence[int] = ()
     last_used: int = 0
     is_long: bool = False
+    reuses: bool = False
 
 
 class Slots:
@@ -74,7 +75,7 @@ class Slots:
 
         Args:
             user: the request that takes it.
-            adapter: adapter of the request; None for the base.
+            adapter: adapter of the request, or whatever tells prompts apart that must not be continued by each other.
             ids: tokens of the prompt.
             num_tokens: tokens of prompt and longest answer.
         """
@@ -90,8 +91,14 @@ class Slots:
         chosen = max(fitting, key=lambda number: (known[number] if useful else 0, -self._slots[number].last_used))
         self._clock += 1
         is_long = len(ids) - known[chosen] > self._step_tokens
-        self._slots[chosen] = _Slot(user, num_tokens, adapter, ids, self._clock, is_long)
+        # Nothing is in a slot that was never used.
+        reuses = not self._slots[chosen].ids or self._slots[chosen].adapter == adapter
+        self._slots[chosen] = _Slot(user, num_tokens, adapter, ids, self._clock, is_long, reuses)
         return chosen
+
+    def reuses(self, number: int) -> bool:
+        """Whether a slot that was taken may continue from what it has read before: that was read in the same way."""
+        return self._slots[number].reuses
 
     def _in_order(self, free: list[int], *, is_long: bool) -> list[int]:
         """Of these slots the ones in which short prompts are read before long ones; all of them if there is none."""
@@ -352,7 +359,9 @@ class Writing:
             if self._running and not self._slots.has_room_for(1, choice.num_tokens):
                 return
             self._waiting.popleft()
-            choice.slot = self._slots.take(choice, choice.adapter, choice.ids, choice.num_tokens)
+            # The scope, too: a project must not find out by the time what another one has asked.
+            reader = choice.adapter, choice.asked.cache_scope
+            choice.slot = self._slots.take(choice, reader, choice.ids, choice.num_tokens)
             body = request_body(
                 choice.asked,
                 choice.number,
@@ -362,7 +371,7 @@ class Writing:
                 slot=choice.slot,
                 grammar=choice.grammar,
                 shown_marks=choice.shown_marks,
-                reuses_prompts=self._reuses_prompts,
+                reuses_prompts=self._reuses_prompts and self._slots.reuses(choice.slot),
             )
             choice.heard_at = self._clock()
             self._running.add(choice)

@@ -224,7 +224,10 @@ class VllmEngine:
         ids, thinking = self._as_ids(request)
         # vLLM omits special tokens from the text, but delimiters of reasoning and calls must be visible.
         shows_special = bool(thinking.shown) or self._tools.has_special_marks(form)
-        extra = {"skip_special_tokens": False} if shows_special else {}
+        extra: dict[str, Any] = {"skip_special_tokens": False} if shows_special else {}
+        if request.cache_scope is not None:
+            # Its cache of prompts goes by the tokens otherwise, whoever has asked.
+            extra["cache_salt"] = request.cache_scope
         # It shows all of them then, or none.
         hidden = self._tools.hidden(form, thinking.shown) if shows_special else None
         return _Prepared(ids, partial(CallsInText, request, form, hidden), extra, thinking)
