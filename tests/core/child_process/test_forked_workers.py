@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from luthier.core.child_process import forked_workers
 from luthier.core.child_process.forked_workers import Answer, ForkedWorkers, LostWorkerError, Note
 
 Make = Callable[..., ForkedWorkers]
@@ -163,3 +165,21 @@ def test_a_system_without_room_is_a_lost_worker(make: Make, monkeypatch: pytest.
     monkeypatch.setattr(os, "fork", refuse)
     with pytest.raises(LostWorkerError, match=r"a worker of the test cannot be started: .*temporarily unavailable"):
         make(lambda request, _: request)
+
+
+@pytest.mark.parametrize(("num_frozen", "num_counts", "num_unfrozen"), [(1, 1, 0), (0, 3, 3)])
+def test_objects_that_are_out_of_collections_are_counted_until_there_are_some_and_stay_so(
+    make: Make, monkeypatch: pytest.MonkeyPatch, num_frozen: int, num_counts: int, num_unfrozen: int
+) -> None:
+    counted, unfrozen = list[int](), list[int]()
+
+    def count() -> int:
+        counted.append(num_frozen)
+        return num_frozen
+
+    monkeypatch.setattr(forked_workers, "_has_frozen", False)
+    monkeypatch.setattr(gc, "get_freeze_count", count)
+    monkeypatch.setattr(gc, "unfreeze", lambda: unfrozen.append(1))
+    for _ in range(3):
+        assert answer_of(make(lambda request, _: request, num=1), 7) == 7
+    assert (len(counted), len(unfrozen)) == (num_counts, num_unfrozen)

@@ -39,6 +39,17 @@ _CLOSE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.005
 _READ_BYTES: Final = 1 << 16
 
+_has_frozen = False
+"""Whether this process was found to leave objects out of collections; libraries are loaded so and stay so."""
+
+
+def _has_frozen_objects() -> bool:
+    """Whether this process leaves objects out of collections."""
+    global _has_frozen
+    # To count them walks over all, a million after the imports of a training, so they are counted until there are some.
+    _has_frozen = _has_frozen or gc.get_freeze_count() > 0
+    return _has_frozen
+
 
 class LostWorkerError(Exception):
     """A worker has ended, or failed at a request. The text says how; the others are still there until `close`."""
@@ -94,7 +105,7 @@ class ForkedWorkers:
         process_memory.begin_workers()
         # Objects of now are left out of later collections: a collection in a worker would write to their pages, and
         # each written page is copied.
-        were_frozen = gc.get_freeze_count() > 0
+        were_frozen = _has_frozen_objects()
         gc.freeze()
         try:
             for number in range(num):
