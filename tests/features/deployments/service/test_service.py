@@ -102,6 +102,12 @@ def test_what_cannot_be_deployed(context: Context) -> None:
     assert context.deployments.list("default") == []
 
 
+def test_no_name_is_not_the_current_folder(context: Context) -> None:
+    """As of a variable of the shell that is not set."""
+    with pytest.raises(NotFoundError, match="does not exist"):
+        deployments.deploy(context, ME, "support", "")
+
+
 def test_of_another_project_nothing_is_seen(context: Context) -> None:
     context.access.add_project("proj-other", "other")
     deployments.deploy(context, ME, "support", add_run(context, "a"))
