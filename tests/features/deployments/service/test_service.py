@@ -29,7 +29,7 @@ from luthier.testing.records import add_run, make_evaluation
 
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
 REMOTE = Caller(key_id="key-1", scopes=("train",))
-USERS = [f"user {number}" for number in range(200)]
+USERS = [f"user {number}" for number in range(50)]
 
 
 def answering(context: Context, name: str = "support") -> set[str]:
