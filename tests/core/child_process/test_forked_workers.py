@@ -7,13 +7,13 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
 import pytest
 
-from luthier.core.child_process import forked_workers
 from luthier.core.child_process.forked_workers import Answer, ForkedWorkers, LostWorkerError, Note
 
 Make = Callable[..., ForkedWorkers]
@@ -167,19 +167,37 @@ def test_a_system_without_room_is_a_lost_worker(make: Make, monkeypatch: pytest.
         make(lambda request, _: request)
 
 
-@pytest.mark.parametrize(("num_frozen", "num_counts", "num_unfrozen"), [(1, 1, 0), (0, 3, 3)])
-def test_objects_that_are_out_of_collections_are_counted_until_there_are_some_and_stay_so(
-    make: Make, monkeypatch: pytest.MonkeyPatch, num_frozen: int, num_counts: int, num_unfrozen: int
-) -> None:
-    counted, unfrozen = list[int](), list[int]()
+class Node:
+    """An object that a collection alone frees: it refers to itself."""
 
-    def count() -> int:
-        counted.append(num_frozen)
-        return num_frozen
+    def __init__(self) -> None:
+        self.itself = self
 
-    monkeypatch.setattr(forked_workers, "_has_frozen", False)
-    monkeypatch.setattr(gc, "get_freeze_count", count)
-    monkeypatch.setattr(gc, "unfreeze", lambda: unfrozen.append(1))
-    for _ in range(3):
-        assert answer_of(make(lambda request, _: request, num=1), 7) == 7
-    assert (len(counted), len(unfrozen)) == (num_counts, num_unfrozen)
+
+def test_what_was_there_at_a_fork_is_collected_once_nobody_needs_it(make: Make) -> None:
+    """As a model of which a run had workers."""
+    node = Node()
+    seen = weakref.ref(node)
+    workers = make(lambda request, _: [request, seen() is not None])
+    assert answer_of(workers, 1) == [1, True]
+    workers.close()
+    assert gc.isenabled()
+    del node
+    gc.collect()
+    assert seen() is None
+
+
+def test_a_worker_collects_what_is_its_own_and_writes_to_nothing_that_it_inherited(make: Make) -> None:
+    def answer(request: int, _note: Note) -> list[bool]:
+        own = weakref.ref(Node())
+        gc.collect()
+        return [inherited() is None, own() is None, gc.isenabled()]
+
+    gc.disable()
+    try:
+        inherited = weakref.ref(Node())
+        quiet = make(answer)
+    finally:
+        gc.enable()
+    assert answer_of(make(answer), 1) == [False, True, True]
+    assert answer_of(quiet, 1) == [False, True, False], "it is as this process was"

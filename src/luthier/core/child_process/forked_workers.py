@@ -39,17 +39,6 @@ _CLOSE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.005
 _READ_BYTES: Final = 1 << 16
 
-_has_frozen = False
-"""Whether this process was found to leave objects out of collections; libraries are loaded so and stay so."""
-
-
-def _has_frozen_objects() -> bool:
-    """Whether this process leaves objects out of collections."""
-    global _has_frozen
-    # To count them walks over all, a million after the imports of a training, so they are counted until there are some.
-    _has_frozen = _has_frozen or gc.get_freeze_count() > 0
-    return _has_frozen
-
 
 class LostWorkerError(Exception):
     """A worker has ended, or failed at a request. The text says how; the others are still there until `close`."""
@@ -103,20 +92,20 @@ class ForkedWorkers:
             LostWorkerError: the system has no room for another process.
         """
         process_memory.begin_workers()
-        # Objects of now are left out of later collections: a collection in a worker would write to their pages, and
-        # each written page is copied.
-        were_frozen = _has_frozen_objects()
-        gc.freeze()
+        # No collection between a fork and the freeze behind it (`_run_child`). Here nothing is frozen: a model with a
+        # cycle, which each adapted layer is, would stay in memory after its training.
+        is_collecting = gc.isenabled()
+        gc.disable()
         try:
             for number in range(num):
-                self._workers.append(self._fork(number))
+                self._workers.append(self._fork(number, is_collecting=is_collecting))
         except OSError as error:
             raise LostWorkerError(f"{self._kind} cannot be started: {error}") from error
         finally:
-            if not were_frozen:
-                gc.unfreeze()
+            if is_collecting:
+                gc.enable()
 
-    def _fork(self, number: int) -> Worker:
+    def _fork(self, number: int, *, is_collecting: bool) -> Worker:
         ours, theirs = socket.socketpair()
         parent = os.getpid()
         try:
@@ -126,6 +115,10 @@ class ForkedWorkers:
             theirs.close()
             raise
         if pid == 0:
+            # A collection would write to the pages of all that is inherited, and each written page is copied.
+            gc.freeze()
+            if is_collecting:
+                gc.enable()
             # Ends of other workers' channels: held open here, their closing would not be seen there.
             for other in self._workers:
                 other.connection.close()
