@@ -92,8 +92,8 @@ class ForkedWorkers:
             LostWorkerError: the system has no room for another process.
         """
         process_memory.begin_workers()
-        # No collection between a fork and the freeze behind it (`_run_child`). Here nothing is frozen: a model with a
-        # cycle, which each adapted layer is, would stay in memory after its training.
+        # No collection between a fork and the freeze in its child. This process freezes nothing: a model with a cycle,
+        # as each adapted layer has one, would stay in memory after its training.
         is_collecting = gc.isenabled()
         gc.disable()
         try:
