@@ -200,4 +200,5 @@ def test_a_worker_collects_what_is_its_own_and_writes_to_nothing_that_it_inherit
     finally:
         gc.enable()
     assert answer_of(quiet, 1) == [False, True, False]
+    quiet.close()  # later ones would hold its channels open
     assert answer_of(make(lambda request, _: gc.isenabled()), 1) is True
