@@ -115,7 +115,7 @@ def test_workers_count_with_what_they_have_for_themselves() -> None:
 def test_copied_pages_are_counted_again_after_many_faults_and_never_too_few(
     monkeypatch: pytest.MonkeyPatch, resident_bytes: int, num_faults: int
 ) -> None:
-    """The larger the process, the longer it takes to count: at most a 64th of it is not counted, where pages have 4 KiB."""
+    """It takes longer to count in a larger process, where at most a 64th of it is not counted."""
     num_faults = num_faults * 4096 // mmap.PAGESIZE if resident_bytes > 1 << 30 else num_faults
     own = {"RssAnon": 100 << 20, "VmHWM": resident_bytes, "RssFile": resident_bytes - (100 << 20)}
     sizes = {"status": own | {"VmRSS": resident_bytes}, "smaps_rollup": {"Private_Dirty": 7 << 20}}

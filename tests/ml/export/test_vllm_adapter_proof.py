@@ -32,7 +32,7 @@ def side(make_source: MakeSource) -> dict[str, Any]:
 
 
 class Remembered(ComputedModel):
-    """What plays vLLM. An answer to the same request is computed once for all tests, and is a new document each time."""
+    """What plays vLLM; an answer to the same request is computed once, and is a new document each time."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)

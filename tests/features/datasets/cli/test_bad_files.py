@@ -106,7 +106,9 @@ def answered(done: Any, *, refused: bool) -> dict[str, Any]:
     "name", [pytest.param(name, marks=[pytest.mark.drill] if name == SLOW else []) for name in FILES]
 )
 def test_rows(luthier: Any, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name != SLOW:  # by its size a file would start processes, which load their libraries for longer than 41 rows take
+    if (
+        name != SLOW
+    ):  # by its size a file would start processes, which load their libraries for longer than 41 rows take
         monkeypatch.setenv("LUTHIER_DATA_WORKERS", "1")
     make, found, split_refuses = FILES[name]
     file = make(tmp_path)

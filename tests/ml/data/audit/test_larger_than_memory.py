@@ -125,9 +125,7 @@ def test_spilled_rows_give_the_same_findings_and_the_same_repair(
     against.write_text("\n".join(held_out) + "\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "_BATCH_ROWS", 7)
-        (here, one), (there, other) = (
-            audited_and_repaired(file, budget, place, against) for budget in (IN_MEMORY, 0)
-        )
+        (here, one), (there, other) = (audited_and_repaired(file, budget, place, against) for budget in (IN_MEMORY, 0))
         assert there == here
         assert [finding.lines for finding in there.findings] == [finding.lines for finding in here.findings]
         assert one == other
