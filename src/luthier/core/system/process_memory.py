@@ -82,8 +82,8 @@ def end_workers(num_bytes: int) -> None:
 _LEAST_FAULTS: Final = 1024
 _PAGES_PER_FAULT: Final = 64
 """After fewer page faults the private pages of a worker are not counted again, nor after fewer than one for so many
-pages that it has: the kernel walks over all of its pages for that, some 20 ms per GB, for each micro-batch. What has not
-been counted is at most a 64th of the process."""
+pages that it has: the kernel walks over all of its pages for that, some 20 ms per GB, for each micro-batch. At most a
+64th of the process has not been counted."""
 
 
 class WorkerMemory:
