@@ -27,7 +27,7 @@ from tests.browser.start_page import StartPage
 from tests.fixtures.forked_children import SessionForkServer
 from tests.ml.data.readers.conftest import docx_entries, pdf_bytes, write_zip
 
-from .conftest import sign_in, violations
+from .conftest import look_often, sign_in, violations
 
 MINUTES = 60_000
 MOST_CLICKS, MOST_PAGES = 12, 7
@@ -129,7 +129,7 @@ class Clerk:
 
 @pytest.fixture
 def clerk(make_page: Callable[..., Page], server: tuple[RunningServer, str]) -> Clerk:
-    page = make_page()
+    page = look_often(make_page())
     sign_in(page, server[0].url, server[1], "/")
     return Clerk(page)
 

@@ -16,7 +16,7 @@ from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 from tests.fixtures.forked_children import SessionForkServer
 
-from .conftest import violations_in_light_and_dark
+from .conftest import look_often, violations_in_light_and_dark
 
 MINUTES = 60_000
 
@@ -84,7 +84,7 @@ def test_from_upload_to_chat(tmp_path: Path, make_page: Callable[..., Page], for
     with Context.open(tmp_path / "home") as context:
         pull_model(context, str(make_tiny_model(tmp_path / "tiny")))
     with running_server(tmp_path / "home", popen=fork_server.popen_text) as server:
-        page = make_page()
+        page = look_often(make_page())
         page.goto(server.link)
         page.wait_for_url(f"{server.url}/")
         check(page)

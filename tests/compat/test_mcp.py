@@ -54,6 +54,7 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
         "base_model": "tiny",
         "data": {"train": dataset["newest"]["file_id"], "held_out": 0.25},
         "training": {"epochs": 2, "global_batch_size": 4},
+        "evaluation": {"max_new_tokens": 8},
     }
     planned = await session.call("plan_run", recipe=recipe)
     assert planned["predicted"]["num_steps"] > 0
@@ -85,13 +86,10 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
 
 
 async def judged_and_compared(session: Session) -> None:
-    """The run evaluated on two rows, beside another run, too long to end by itself, which is cancelled."""
+    """The run evaluated on two rows, and compared with another run, too long to end by itself, which is cancelled."""
     first, dataset = session.run_id, session.dataset
     asked = {"candidate": first, "dataset_id": dataset["dataset_id"], "max_rows": 2, "allow_leakage": True}
     queued = await session.call("evaluate", kind="rows", **asked)
-    data = {"train": dataset["newest"]["file_id"], "held_out": 0.25}
-    recipe = {"base_model": "tiny", "data": data, "training": {"epochs": 4000, "global_batch_size": 2}}
-    other = (await session.call("start_run", recipe=recipe))["run_id"]
     for _ in range(WATCHES):
         state = await session.call("watch", id=queued["job_id"], max_seconds=10)
         if state["is_settled"]:
@@ -99,8 +97,13 @@ async def judged_and_compared(session: Session) -> None:
     assert state["status"] == "succeeded", state
     found = await session.call("get_evaluation", evaluation_id=queued["result_id"])
     assert found["num_rows"] == 2
-    for _ in range(WATCHES):
-        if (await session.call("watch", id=other, max_seconds=10))["step"]:
+    data = {"train": dataset["newest"]["file_id"], "held_out": 0.25}
+    recipe = {"base_model": "tiny", "data": data, "training": {"epochs": 4000, "global_batch_size": 2}}
+    # Only now: until it is cancelled it takes a core.
+    other = (await session.call("start_run", recipe=recipe))["run_id"]
+    for _ in range(10 * WATCHES):
+        # It does not settle, so each look takes all of its time.
+        if (await session.call("watch", id=other, max_seconds=1))["step"]:
             break
     await session.call("cancel_run", run_id=other)
     compared = await session.call("compare_runs", run_ids=[first, other])

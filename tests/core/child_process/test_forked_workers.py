@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -163,3 +165,40 @@ def test_a_system_without_room_is_a_lost_worker(make: Make, monkeypatch: pytest.
     monkeypatch.setattr(os, "fork", refuse)
     with pytest.raises(LostWorkerError, match=r"a worker of the test cannot be started: .*temporarily unavailable"):
         make(lambda request, _: request)
+
+
+class Node:
+    """An object that a collection alone frees: it refers to itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_was_there_at_a_fork_is_collected_once_nobody_needs_it(make: Make) -> None:
+    """As a model of which a run had workers."""
+    node = Node()
+    seen = weakref.ref(node)
+    workers = make(lambda request, _: [request, seen() is not None])
+    assert answer_of(workers, 1) == [1, True]
+    workers.close()
+    assert gc.isenabled()
+    del node
+    gc.collect()
+    assert seen() is None
+
+
+def test_a_worker_collects_what_is_its_own_and_writes_to_nothing_that_it_inherited(make: Make) -> None:
+    def answer(request: int, _note: Note) -> list[bool]:
+        own = weakref.ref(Node())
+        gc.collect()
+        return [inherited() is None, own() is None, gc.isenabled()]
+
+    gc.disable()  # nothing is collected before the fork
+    try:
+        inherited = weakref.ref(Node())
+        quiet = make(answer)
+    finally:
+        gc.enable()
+    assert answer_of(quiet, 1) == [False, True, False]
+    quiet.close()  # later ones would hold its channels open
+    assert answer_of(make(lambda request, _: gc.isenabled()), 1) is True

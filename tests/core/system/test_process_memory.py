@@ -111,8 +111,14 @@ def test_workers_count_with_what_they_have_for_themselves() -> None:
     assert 120 <= both < 128 + 20, "the larger of the two, not their sum"
 
 
-def test_copied_pages_are_counted_again_after_many_faults_and_never_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"status": {"RssAnon": 500 << 20, "VmHWM": 500 << 20}, "smaps_rollup": {"Private_Dirty": 7 << 20}}
+@pytest.mark.parametrize(("resident_bytes", "num_faults"), [(200 << 20, 1024), (6 << 30, 24_576)])
+def test_copied_pages_are_counted_again_after_many_faults_and_never_too_few(
+    monkeypatch: pytest.MonkeyPatch, resident_bytes: int, num_faults: int
+) -> None:
+    """It takes longer to count in a larger process, where at most a 64th of it is not counted."""
+    num_faults = num_faults * 4096 // mmap.PAGESIZE if resident_bytes > 1 << 30 else num_faults
+    own = {"RssAnon": 100 << 20, "VmHWM": resident_bytes, "RssFile": resident_bytes - (100 << 20)}
+    sizes = {"status": own | {"VmRSS": resident_bytes}, "smaps_rollup": {"Private_Dirty": 7 << 20}}
     faults, read = [3], list[str]()
 
     def seen(name: str) -> dict[str, int]:
@@ -124,8 +130,8 @@ def test_copied_pages_are_counted_again_after_many_faults_and_never_too_few(monk
     memory = process_memory.WorkerMemory()
     assert memory.peak_bytes() == 7 << 20
     sizes["smaps_rollup"] = {"Private_Dirty": 9 << 20}
-    faults[0] += process_memory._LEAST_FAULTS - 1
-    assert memory.peak_bytes() == (7 << 20) + (process_memory._LEAST_FAULTS - 1) * mmap.PAGESIZE
+    faults[0] += num_faults - 1
+    assert memory.peak_bytes() == (7 << 20) + (num_faults - 1) * mmap.PAGESIZE
     assert read.count("smaps_rollup") == 1
     faults[0] += 1
     assert memory.peak_bytes() == 9 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,28 @@ from luthier.ml.export.source_side import ObservedSource, observe_source
 
 
 class Shifted(TransformersRuntime):
-    """A true export whose likelihoods are shifted and whose greedy text is changed at one place."""
+    """A true export whose likelihoods are shifted and whose greedy text is changed at one place.
+
+    What the export itself computes is the same for every shift, and is computed once.
+    """
 
     shift = 0.0
     other_token: int | None = None
     place = 0
 
+    @cache  # noqa: B019 - there is one for all tests
+    def computed(self, ids: tuple[int, ...], start: int) -> LogProbabilities:
+        return super().log_probabilities(ids, start)
+
+    @cache  # noqa: B019
+    def written(self, ids: tuple[int, ...], num_new_tokens: int) -> tuple[int, ...]:
+        return tuple(super().greedy(ids, num_new_tokens))
+
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
-        return super().log_probabilities(ids, start) + np.float32(self.shift)
+        return self.computed(tuple(ids), start) + np.float32(self.shift)
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
-        written = super().greedy(ids, num_new_tokens)
+        written = list(self.written(tuple(ids), num_new_tokens))
         if self.other_token is None or self.place >= len(written):
             return written
         return [*written[: self.place], self.other_token, *[7] * (num_new_tokens - self.place - 1)]

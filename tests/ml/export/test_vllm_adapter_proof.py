@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,9 +31,24 @@ def side(make_source: MakeSource) -> dict[str, Any]:
     return found
 
 
+class Remembered(ComputedModel):
+    """What plays vLLM; an answer to the same request is computed once, and is a new document each time."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self._known: dict[tuple[str | None, str], str] = {}
+
+    def choice(self, adapter: str | None, body: Mapping[str, Any]) -> dict[str, Any]:
+        request = adapter, json.dumps(body, sort_keys=True)
+        if request not in self._known:
+            self._known[request] = json.dumps(super().choice(adapter, body))
+        found: dict[str, Any] = json.loads(self._known[request])
+        return found
+
+
 @pytest.fixture(scope="module")
 def computed(tiny_model: Path) -> ComputedModel:
-    return ComputedModel(str(tiny_model))
+    return Remembered(str(tiny_model))
 
 
 @pytest.fixture

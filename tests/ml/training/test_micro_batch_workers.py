@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,6 +248,23 @@ def test_a_step_of_one_micro_batch_is_computed_here(plan_with: MakePlan, tmp_pat
     found = trained(plan_with(2, global_batch_size=1, num_steps=3), tmp_path / "a")
     again = trained(plan_with(3, global_batch_size=1, num_steps=3), tmp_path / "b")
     assert_same(found, again)
+
+
+def test_a_model_that_had_workers_is_freed(
+    plan_with: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a search, one after the other in one process."""
+    load, seen = TrainableModel.load, list[weakref.ref[torch.nn.Module]]()
+
+    def spied(plan: Plan) -> TrainableModel:
+        model = load(plan)
+        seen.append(weakref.ref(model.module))
+        return model
+
+    monkeypatch.setattr(TrainableModel, "load", spied)
+    trained(plan_with(2), tmp_path)
+    gc.collect()
+    assert [one() for one in seen] == [None]
 
 
 def test_an_objective_that_sees_the_whole_step_has_no_workers(plan_with: MakePlan) -> None:

@@ -92,20 +92,20 @@ class ForkedWorkers:
             LostWorkerError: the system has no room for another process.
         """
         process_memory.begin_workers()
-        # Objects of now are left out of later collections: a collection in a worker would write to their pages, and
-        # each written page is copied.
-        were_frozen = gc.get_freeze_count() > 0
-        gc.freeze()
+        # No collection between a fork and the freeze in its child. This process freezes nothing: a model with a cycle,
+        # as each adapted layer has one, would stay in memory after its training.
+        is_collecting = gc.isenabled()
+        gc.disable()
         try:
             for number in range(num):
-                self._workers.append(self._fork(number))
+                self._workers.append(self._fork(number, is_collecting=is_collecting))
         except OSError as error:
             raise LostWorkerError(f"{self._kind} cannot be started: {error}") from error
         finally:
-            if not were_frozen:
-                gc.unfreeze()
+            if is_collecting:
+                gc.enable()
 
-    def _fork(self, number: int) -> Worker:
+    def _fork(self, number: int, *, is_collecting: bool) -> Worker:
         ours, theirs = socket.socketpair()
         parent = os.getpid()
         try:
@@ -115,6 +115,10 @@ class ForkedWorkers:
             theirs.close()
             raise
         if pid == 0:
+            # A collection would write to the pages of all that is inherited, and each written page is copied.
+            gc.freeze()
+            if is_collecting:
+                gc.enable()
             # Ends of other workers' channels: held open here, their closing would not be seen there.
             for other in self._workers:
                 other.connection.close()

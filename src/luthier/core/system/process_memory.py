@@ -80,8 +80,10 @@ def end_workers(num_bytes: int) -> None:
 
 
 _LEAST_FAULTS: Final = 1024
-"""After fewer page faults the private pages of a worker are not counted again: the kernel walks over all of its pages
-for that, some 20 ms per GB, for each micro-batch."""
+_PAGES_PER_FAULT: Final = 64
+"""After fewer page faults the private pages of a worker are not counted again, nor after fewer than one for so many
+pages that it has: the kernel walks over all of its pages for that, some 20 ms per GB, for each micro-batch. At most a
+64th of the process has not been counted."""
 
 
 class WorkerMemory:
@@ -89,8 +91,9 @@ class WorkerMemory:
 
     def __init__(self) -> None:
         self._at_fork = _anonymous(_sizes("status"))
-        self._counted_bytes, self._num_faults = 0, -_LEAST_FAULTS
-        """Of `_copied_bytes`: the last exact count, and the page faults until then."""
+        self._counted_bytes = 0
+        self._num_faults: int | None = None
+        """Of `_copied_bytes`: the last exact count, and the page faults until then; None before the first."""
 
     def begin(self) -> None:
         """Begin a piece of work whose peak is measured."""
@@ -105,19 +108,21 @@ class WorkerMemory:
         # Files are only ever added to what is resident, so what there is of them now was not more at the peak.
         shared = status.get("RssFile", 0) + status.get("RssShmem", 0)
         peak = max(0, _own_peak_bytes() - shared - self._at_fork)
-        return peak + self._copied_bytes(_anonymous(status))
+        return peak + self._copied_bytes(_anonymous(status), status.get("VmRSS", 0))
 
-    def _copied_bytes(self, anonymous: int) -> int:
+    def _copied_bytes(self, anonymous: int, resident: int) -> int:
         """The pages of the parent that it has written to: each becomes a copy, and the resident size stays as it was.
 
         Counted exactly now and then; in between each page fault, which a copy takes, counts as one.
         """
         num_faults = _num_page_faults()
-        if num_faults - self._num_faults >= _LEAST_FAULTS:
+        least = max(_LEAST_FAULTS, resident // (mmap.PAGESIZE * _PAGES_PER_FAULT))
+        before = self._num_faults
+        if before is None or num_faults - before >= least:
             added = max(0, anonymous - self._at_fork)
             self._counted_bytes = max(0, _sizes("smaps_rollup").get("Private_Dirty", 0) - added)
-            self._num_faults = num_faults
-        return self._counted_bytes + (num_faults - self._num_faults) * mmap.PAGESIZE
+            self._num_faults = before = num_faults
+        return self._counted_bytes + (num_faults - before) * mmap.PAGESIZE
 
 
 _MADV_DONTFORK: Final = 10  # of <sys/mman.h>

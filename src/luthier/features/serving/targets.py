@@ -86,8 +86,8 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
         ConflictError: A run without a servable result, or an export that is damaged or has not passed its proof.
         RequestError: An export in a format that cannot be served.
     """
-    # Only for local users: a remote caller must not learn which folders exist.
-    if caller.is_local and not is_id(name, "run") and (folder := expanded(name)).is_dir():
+    # Only for local users: a remote caller must not learn which folders exist. No name is not the current folder.
+    if name and caller.is_local and not is_id(name, "run") and (folder := expanded(name)).is_dir():
         folder = folder.resolve()
         if str(folder) not in (model.name for model in local_base_models(context).values()):
             check_export(folder, needs_bundle=True)

@@ -29,7 +29,7 @@ from luthier.testing.records import add_run, make_evaluation
 
 ME, STRANGER = Caller(), Caller(project_id="proj-other")
 REMOTE = Caller(key_id="key-1", scopes=("train",))
-USERS = [f"user {number}" for number in range(200)]
+USERS = [f"user {number}" for number in range(50)]
 
 
 def answering(context: Context, name: str = "support") -> set[str]:
@@ -100,6 +100,12 @@ def test_what_cannot_be_deployed(context: Context) -> None:
     with pytest.raises(RequestError, match="not deployed yet"):
         deployments.deploy(context, ME, "support", a, canary=0.1)
     assert context.deployments.list("default") == []
+
+
+def test_no_name_is_not_the_current_folder(context: Context) -> None:
+    """As of a variable of the shell that is not set."""
+    with pytest.raises(NotFoundError, match="does not exist"):
+        deployments.deploy(context, ME, "support", "")
 
 
 def test_of_another_project_nothing_is_seen(context: Context) -> None:

@@ -142,7 +142,7 @@ def test_what_was_stopped_goes_on_and_comes_to_the_same(
     monkeypatch.setattr(format_exports, "export", export)
     monkeypatch.setattr(measure, "_ask", ask)
     folder = tmp_path / "table"
-    asked = request_for(str(tiny_model), rows, folder, "merged:f32", "merged:bf16")
+    asked = request_for(str(tiny_model), rows, folder, "merged:f32", "merged:bf16", num_rounds=1)
     with pytest.raises(KeyboardInterrupt):
         measure_formats(context, asked)
     assert judged == ["Evaluating source", "Evaluating merged:float32"]

@@ -185,6 +185,7 @@ def test_trainings_are_known_by_the_content_of_their_files(context: Context, tmp
     rows = tmp_path / "rows.jsonl"
     write_rows(rows, [chat_row(n) for n in range(40, 80)])
     recipe = {"base_model": str(tiny_model), "data": {"train": "rows.jsonl", "held_out": 0.2}, "training": TRAINING}
+    recipe["evaluation"] = {"few_shot": 0, "max_new_tokens": 4}
     first = train(context, recipe_from(recipe, base_dir=tmp_path), base_dir=tmp_path).record.run_id
     (second,) = runs_of_other_seeds(context, first, 1)
     plans = [context.runs.plan(one) for one in (first, second)]

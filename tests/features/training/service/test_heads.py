@@ -201,7 +201,8 @@ def test_balanced_weights_and_smoothing_keep_the_plain_loss_beside(context: Cont
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(context: Context, make_recipe: MakeRecipe) -> None:
-    recipe = _recipe(make_recipe, _sides())
+    # Nothing is judged: what the run has saved is compared.
+    recipe = _recipe(make_recipe, _sides(), data={"train": "train.jsonl", "validation": "valid.jsonl"})
     undisturbed = run(context, recipe)
 
     class Stopped(Exception):  # noqa: N818 - what a kill looks like from inside

@@ -153,7 +153,9 @@ def test_a_reranker_learns_which_document_is_better(context: Context, make_recip
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(context: Context, make_recipe: MakeRecipe, name: str) -> None:
     training = {"epochs": 2, "global_batch_size": 8, "micro_batch_tokens": 120, "learning_rate": 0.01}
     training |= {"precision": "float32", "num_threads": 1, "checkpoint_every_steps": 2, "validate_every_steps": 3}
-    recipe = make(make_recipe, triples, objective={"name": name}, training=training)
+    # Nothing is judged: what the run has saved is compared.
+    data = {"train": "train.jsonl", "validation": "valid.jsonl"}
+    recipe = make(make_recipe, triples, objective={"name": name}, training=training, data=data)
     undisturbed = run(context, recipe)
 
     class Stopped(Exception):  # noqa: N818 - what a kill looks like from inside

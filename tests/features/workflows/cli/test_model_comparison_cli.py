@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from luthier.features.workflows.model_comparison import sizes
 from luthier.testing.tiny import make_tiny_model
 
 
 @pytest.fixture
-def asked(tiny_model, tmp_path):
+def asked(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "MOST_EPOCHS", 1.0)  # the budget would hold three passes over the rows
     other = make_tiny_model(tmp_path / "other", seed=1)
     for name, numbers in (("train", range(70)), ("test", range(100, 121))):
         rows = [{"question": f"say {n}", "answer": f"word{n % 7}"} for n in numbers]

@@ -18,8 +18,11 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.workflows.pipeline import AutomlSpec, Recommendation
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows import views as pipeline_views
+from luthier.features.workflows.automl import report
 from luthier.features.workflows.automl import workflow as autos
 from luthier.features.workflows.automl.report import headline, next_commands
+from luthier.features.workflows.model_comparison import sizes
+from luthier.ml.planning import defaults
 from luthier.platform.workflows.engine import PausedError
 from luthier.testing.tiny import make_tiny_model
 
@@ -48,7 +51,11 @@ def rows(tmp_path):
 
 
 @pytest.fixture
-def asked(model, rows):
+def asked(model, rows, monkeypatch):
+    # One pass over the rows shows what each stage hands on.
+    monkeypatch.setattr(sizes, "MOST_EPOCHS", 1.0)
+    monkeypatch.setattr(defaults, "EPOCHS", (1.0, "one pass is enough for a test"))
+
     def make(**changed):
         usual = {
             "data": rows,
@@ -66,6 +73,12 @@ def asked(model, rows):
         return AutomlSpec(**(given | {"data": str(given["data"])}))
 
     return make
+
+
+@pytest.fixture
+def few_prompts(monkeypatch):
+    """The judgement at the end has the prompts of the comparison alone: no further draws, and no search."""
+    monkeypatch.setattr(report, "FURTHER_SHARE", 0.0)
 
 
 @pytest.fixture
@@ -171,6 +184,7 @@ def test_rows_that_fail_the_audit_end_the_way_before_anything_is_trained(context
     assert "grade F even after repair" in ended.reason
 
 
+@pytest.mark.usefixtures("few_prompts")
 def test_a_budget_that_holds_no_search_judges_the_short_training(context, asked, decided, monkeypatch):
     from luthier.features.studies import service as studies
 
@@ -315,14 +329,14 @@ def test_data_that_is_not_there_and_a_budget_too_small_are_refused(context, aske
     )
 
 
+@pytest.mark.usefixtures("few_prompts")
 def test_the_nearest_examples_at_the_end_are_those_of_all_training_rows(context, asked, decided, monkeypatch):
     """The comparison of models trains on fewer where its budget is small; the model that it chooses learns from all."""
-    from luthier.features.workflows.automl import report
     from luthier.features.workflows.model_comparison import request as comparisons
 
     decided("prompting")
-    sizes, record, shown = comparisons.choose_sizes, report.record, []
-    monkeypatch.setattr(comparisons, "choose_sizes", lambda *a, **k: replace(sizes(*a, **k), num_examples=64))
+    choose, record, shown = comparisons.choose_sizes, report.record, []
+    monkeypatch.setattr(comparisons, "choose_sizes", lambda *a, **k: replace(choose(*a, **k), num_examples=64))
 
     def recorded(candidate, spec, kind, *rest):
         shown.append((kind, len(candidate.nearest_from)))

@@ -25,6 +25,7 @@ from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.training.service import TrainOutcome
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.model_comparison import request as requests
+from luthier.features.workflows.model_comparison import sizes
 from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.model_comparison.answers import instructed
 from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
@@ -48,13 +49,16 @@ def files(tmp_path):
     def rows(numbers):
         return [{"prompt": f"say {n}", "completion": f"word{n % 7}"} for n in numbers]
 
-    for name, numbers in (("train", range(80)), ("test", range(100, 124))):
+    for name, numbers in (("train", range(80)), ("test", range(100, 120))):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows(numbers))))
     return tmp_path / "train.jsonl", tmp_path / "test.jsonl"
 
 
 @pytest.fixture
-def asked(models, files):
+def asked(models, files, monkeypatch):
+    # The budget would hold three passes over the rows. How many it holds is looked at in the tests of sizes.
+    monkeypatch.setattr(sizes, "MOST_EPOCHS", 1.0)
+
     def make(**changed):
         usual = {
             "models": models,
@@ -154,10 +158,13 @@ def test_a_classifier_that_is_better_than_every_model_is_named(context, asked, f
     assert listed.answer.endswith(f"No better than a baseline without a language model: {answer.use_instead}.")
 
 
-def test_the_likeliest_label_is_asked_where_answers_are_labels_and_costs_a_part_of_the_budget(context, asked, files):
-    spec = ModelComparisonSpec.model_validate(showdowns.begin(context, asked()).asked)
+def test_the_likeliest_label_is_asked_where_answers_are_labels_and_costs_a_part_of_the_budget(
+    context, asked, files, models
+):
+    pipeline = showdowns.begin(context, asked())
+    spec = ModelComparisonSpec.model_validate(pipeline.asked)
     assert all(one.judging_seconds["likeliest-label"] > 0 for one in nonempty(spec.contenders))
-    result = run(context, asked())
+    result = showdowns.go_on(context, pipeline.pipeline_id)
     chosen = [one for one in result.standings if one.kind == "likeliest-label"]
     for one in nonempty(chosen):
         own = one.result
@@ -169,7 +176,7 @@ def test_the_likeliest_label_is_asked_where_answers_are_labels_and_costs_a_part_
     assert result.recommendation.word != "tuned" or {one.result.name for one in chosen} <= names
     for file, numbers in zip(files, (range(80), range(100, 124)), strict=True):
         file.write_text("\n".join(json.dumps({"prompt": f"say {n}", "completion": f"word {n}"}) for n in numbers))
-    other = run(context, asked())
+    other = run(context, asked(models=models[:1]))
     assert {one.kind for one in other.standings} == {"zero-shot", "few-shot", "few-shot-nearest", "tuned"}
     assert not any("likeliest label" in line for line in other.baselines_left_out)
 
@@ -336,11 +343,11 @@ def pace(label, hours, zero, few=0.0, loading=1.0):
 def test_sizes_fill_the_budget_and_are_the_same_for_all():
     paces = [pace("small", 0.5, 0.2, 0.4), pace("large", 1.5, 0.6, 1.2)]
     usual = {"num_rows": 2000, "num_held_out": 500, "most_judged": 200, "spent_hours": 0.01}
-    sizes = [choose_sizes(paces, hours=hours, **usual) for hours in (0.5, 1.0, 4.0, 100.0)]
-    assert [one.num_judged for one in sizes] == [200, 200, 200, 200]
-    assert [one.num_examples for one in sizes] == sorted(one.num_examples for one in sizes)
-    assert sizes[-1].num_examples == 6000  # at most three epochs
-    for one, hours in zip(sizes[:3], (0.5, 1.0, 4.0), strict=True):
+    found = [choose_sizes(paces, hours=hours, **usual) for hours in (0.5, 1.0, 4.0, 100.0)]
+    assert [one.num_judged for one in found] == [200, 200, 200, 200]
+    assert [one.num_examples for one in found] == sorted(one.num_examples for one in found)
+    assert found[-1].num_examples == 6000  # at most three epochs
+    for one, hours in zip(found[:3], (0.5, 1.0, 4.0), strict=True):
         assert 0.7 * hours < one.planned.value <= hours
         assert one.planned.low < one.planned.value < one.planned.high
     with pytest.raises(BudgetTooSmallError, match=r"a budget of 0.02 h for small, large: 64 examples") as refused:

@@ -23,6 +23,7 @@ from luthier.features.exports.formats import measurements as format_exports
 from luthier.features.exports.formats.tables import FormatRequest, measure_formats
 from luthier.features.studies import service as studies
 from luthier.features.workflows import views
+from luthier.features.workflows.automl import report
 from luthier.features.workflows.automl import workflow as autos
 from luthier.features.workflows.distillation.request import DistilRequest, spec_of
 from luthier.features.workflows.distillation.workflow import distil
@@ -30,6 +31,7 @@ from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.retraining import workflow as retrains
 from luthier.ml.evaluation import workflow_verdicts
 from luthier.ml.export.format_benchmark import measure, worker
+from luthier.ml.planning import defaults
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
 
@@ -118,7 +120,11 @@ def test_a_comparison_goes_on_and_asks_no_model_twice(context: Context, tmp_path
     assert done.stages[0] == record.stages[0]
 
 
-def test_an_automatic_run_goes_on(context: Context, tmp_path: Path, decided: None) -> None:
+def test_an_automatic_run_goes_on(
+    context: Context, tmp_path: Path, decided: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "EPOCHS", (1.0, "one pass is enough for a test"))
+    monkeypatch.setattr(report, "FURTHER_SHARE", 0.0)  # no further prompts in the judgement at the end
     make_tiny_model(tmp_path / "models" / "one")
     record = keep(context, stored(tmp_path, "auto_half"))
     done = autos.go_on(context, record.pipeline_id)

@@ -72,15 +72,21 @@ def audited(
     file: Path, budget: int, place: Path, against: Path | None = None, workers: RowWorkers = IN_PROCESS
 ) -> Audit:
     table, held_out = tables(file, budget, place, against, workers)
+    return findings(table, held_out, budget)
+
+
+def findings(table: AuditTable | None, held_out: AuditTable | None, budget: int) -> Audit:
     assert table is not None
     assert table.rows.is_spilled == (budget == 0 and table.height > 0)
     return run_audit(AuditRequest(table, held_out, model="tiny", context_tokens=12))
 
 
-def repaired(
+def audited_and_repaired(
     file: Path, budget: int, place: Path, against: Path, workers: RowWorkers = IN_PROCESS
-) -> dict[str, bytes] | str:
+) -> tuple[Audit, dict[str, bytes] | str]:
+    """Both of one reading of the files."""
     table, held_out = tables(file, budget, place, against, workers)
+    found = findings(table, held_out, budget)
     assert table is not None
     out = place / f"out-{budget}-{workers.are_remote}"
     request = RepairRequest(
@@ -92,8 +98,8 @@ def repaired(
     try:
         repair_file(request)
     except DataError as error:
-        return str(error)
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+        return found, str(error)
+    return found, {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
 def parted(
@@ -119,10 +125,9 @@ def test_spilled_rows_give_the_same_findings_and_the_same_repair(
     against.write_text("\n".join(held_out) + "\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "_BATCH_ROWS", 7)
-        here, there = (audited(file, budget, place, against) for budget in (IN_MEMORY, 0))
+        (here, one), (there, other) = (audited_and_repaired(file, budget, place, against) for budget in (IN_MEMORY, 0))
         assert there == here
         assert [finding.lines for finding in there.findings] == [finding.lines for finding in here.findings]
-        one, other = (repaired(file, budget, place, against) for budget in (IN_MEMORY, 0))
         assert one == other
 
 
@@ -144,10 +149,11 @@ def test_workers_give_the_same_findings_the_same_repair_and_the_same_split(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_batches, "BATCH_RECORDS", records)
         patch.setattr(screen, "SCREENED_ROWS", records)
-        here, there = audited(file, IN_MEMORY, place, against), audited(file, budget, place, against, workers)
+        here, one = audited_and_repaired(file, IN_MEMORY, place, against)
+        there, other = audited_and_repaired(file, budget, place, against, workers)
         assert there.model_dump_json() == here.model_dump_json()
         assert [finding.lines for finding in there.findings] == [finding.lines for finding in here.findings]
-        assert repaired(file, budget, place, against, workers) == repaired(file, IN_MEMORY, place, against)
+        assert other == one
         assert parted(file, budget, place, {}, workers) == parted(file, IN_MEMORY, place, {})
     assert workers.num_parts >= len(lines) // records
 

@@ -193,6 +193,13 @@ def test_no_folder_and_no_bundle(tmp_path: Path) -> None:
     assert (fault.kind, fault.path) == ("missing", "bundle.json")
 
 
+def test_a_folder_without_a_manifest_is_not_walked_through(tmp_path: Path) -> None:
+    """It may be any folder, such as a user's home: of its links and files nothing is said."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "link").symlink_to(tmp_path)
+    assert [(fault.kind, fault.path) for fault in verify(tmp_path).faults] == [("missing", "bundle.json")]
+
+
 def test_manifests_are_read_strictly(whole_bundle: Path) -> None:
     content = (whole_bundle / "bundle.json").read_bytes()
     assert read_manifest(content).as_bytes() == content

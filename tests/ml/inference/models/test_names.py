@@ -19,3 +19,9 @@ def test_another_repository_is_answered_with_how_to_ask_a_hub() -> None:
     with pytest.raises(NotFoundError) as caught:
         parse("org/tiny")
     assert caught.value.do == "if it is on the hub, use hub:org/tiny"
+
+
+def test_no_name_is_not_the_current_folder() -> None:
+    """As of a variable of the shell that is not set."""
+    with pytest.raises(NotFoundError, match="base model ''"):
+        parse("")

@@ -122,12 +122,16 @@ def verify(
         raise NotFoundError(f"{folder}: no such folder", expected="the folder of a bundle", do="check the path")
     # Read first: an unusable key must fail before gigabytes are read.
     public = read_public_key(key) if key is not None else None
+    no_manifest = Fault(kind="missing", path=MANIFEST, what="is missing: this is not a complete bundle")
+    if not os.path.lexists(folder / MANIFEST):
+        # It may be any folder, such as the current one or a user's home: it is not walked through.
+        return VerifyReport(folder=str(folder), bundle_sha256=None, num_files=0, num_bytes=0, faults=(no_manifest,))
     names, faults = _present(folder)
     aside = {name for name in names if _is_of_the_hub(name)}
     content = _small_file(folder / MANIFEST)
     manifest: Manifest | None = None
     if content is None:
-        faults.append(Fault(kind="missing", path=MANIFEST, what="is missing: this is not a complete bundle"))
+        faults.append(no_manifest)
     else:
         try:
             manifest = read_manifest(content)

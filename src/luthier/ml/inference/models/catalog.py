@@ -131,7 +131,8 @@ def parse(name: str) -> ModelName:
     if path.suffix == ".gguf":
         path = path.resolve()
         return ModelName(str(path), f"gguf--{_safe(path.stem)}-{_short(path)}", "gguf", file=path)
-    if path.is_dir() or path.is_absolute() or name.startswith((".", "~")):
+    # No name, as of a variable that is not set, is not the current folder.
+    if name and (path.is_dir() or path.is_absolute() or name.startswith((".", "~"))):
         path = path.resolve()
         return ModelName(str(path), f"folder--{_safe(path.name)}-{_short(path)}", "folder", file=path)
     if _REPO_LIKE.fullmatch(name):
