@@ -52,6 +52,7 @@ _ONLY_TO_LOOK_AT: Final = frozenset(
     {
         *(f"settings-{name}" for name in _SETTINGS), *(f"new-{name}" for name in _FORMS), "not-found", "dataset-repair",
         "dataset-compare", "panel-new", "model-base", "exchange", "workflow-comparison", "safety", "invitation",
+        "run-import",
     }
 )  # fmt: skip
 """Pages that look like others: they are drawn by --every-way, and not kept."""
@@ -189,6 +190,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "dataset-tokens": f"{data}/tokens",
         "review": "/review",
         "run-new": f"/runs/new?dataset={shown['dataset']}&version=2",
+        "run-import": "/runs/import",
         "runs": "/runs",
         "run": f"/runs/{second}",
         "run-curves": f"/runs/{second}#curves",
