@@ -45,7 +45,7 @@ KEPT_WAYS: Final[Sequence[Way]] = (("light", "desk"), ("dark", "phone"))
 _PATIENT: Final = 600_000
 _SETTINGS: Final = (
     "account", "members", "sign-in", "projects", "webhooks", "gate", "alerts", "audit-log", "usage", "traffic",
-    "prices",
+    "prices", "machine",
 )  # fmt: skip
 _FORMS: Final = ("compare-models", "automl", "distill", "retrain")
 _ONLY_TO_LOOK_AT: Final = frozenset(
