@@ -52,7 +52,7 @@ _ONLY_TO_LOOK_AT: Final = frozenset(
     {
         *(f"settings-{name}" for name in _SETTINGS), *(f"new-{name}" for name in _FORMS), "not-found", "dataset-repair",
         "dataset-compare", "panel-new", "model-base", "exchange", "workflow-comparison", "safety", "invitation",
-        "run-import",
+        "run-import", "judges",
     }
 )  # fmt: skip
 """Pages that look like others: they are drawn by --every-way, and not kept."""
@@ -200,6 +200,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "evaluations": "/evaluations",
         "evaluation-new": "/evaluations/new",
         "panels": "/evaluations/panels",
+        "judges": "/evaluations/judges",
         "panel": f"/evaluations/panels/{shown['panel']}",
         "panel-new": f"/evaluations/panels/new?evaluation={shown['evaluation']}",
         "worth": f"/worth?evaluation={shown['evaluation']}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,10 @@ def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
             project_id=job.project_id,
             result_id=order.result_id,
         )
+    elif order.kind == "calibration":
+        from luthier.features.judges.service import calibrate
+
+        calibrate(context, job.project_id, order.candidate, panel=order.panel)
     else:
         from luthier.features.suites.service import run_suite
 
@@ -128,6 +133,8 @@ def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
 
 
 def _is_done(context: Context, job: Job, order: EvaluationOrder) -> bool:
+    if order.kind == "calibration":
+        return _is_calibrated(context, job, order)
     try:
         # The result id was fixed with the order, so a result under it is that of an earlier attempt.
         if order.kind == "rows":
@@ -139,3 +146,12 @@ def _is_done(context: Context, job: Job, order: EvaluationOrder) -> bool:
     except NotFoundError:
         return False
     return True
+
+
+def _is_calibrated(context: Context, job: Job, order: EvaluationOrder) -> bool:
+    """Whether an attempt has stored what the judge and the people of the panel say: one result for each target."""
+    from luthier.features.judges.service import calibrations, lasting_name
+
+    found = calibrations(context, job.project_id, lasting_name(context, order.candidate))
+    since = int(job.created_at)  # those are stored with whole seconds
+    return any(one.source == order.panel and datetime.fromisoformat(one.created_at).timestamp() >= since for one in found)
