@@ -52,7 +52,7 @@ _ONLY_TO_LOOK_AT: Final = frozenset(
     {
         *(f"settings-{name}" for name in _SETTINGS), *(f"new-{name}" for name in _FORMS), "not-found", "dataset-repair",
         "dataset-compare", "panel-new", "model-base", "exchange", "workflow-comparison", "safety", "invitation",
-        "run-import", "judges",
+        "run-import", "judges", "export-benchmarks",
     }
 )  # fmt: skip
 """Pages that look like others: they are drawn by --every-way, and not kept."""
@@ -216,6 +216,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "evals-import": "/evaluations/import",
         "account": "/settings/account",
         "export": f"/exports/{shown['export']}",
+        "export-benchmarks": "/exports/benchmarks",
         "deployments": "/deployments",
         "deployment": "/deployments/shop",
         "batches": "/batches",

@@ -67,6 +67,7 @@ def test_axe_finds_nothing_and_nothing_overflows(
         ("/evaluations/import", "Import an eval"),
         ("/runs/import", "Import a recipe"),
         ("/evaluations/judges", "Judges"),
+        ("/exports/benchmarks", "Compare formats"),
     ):
         page.goto(f"{url}{path}")
         assert page.locator("h1").inner_text() == heading
