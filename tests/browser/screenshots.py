@@ -52,7 +52,7 @@ _ONLY_TO_LOOK_AT: Final = frozenset(
     {
         *(f"settings-{name}" for name in _SETTINGS), *(f"new-{name}" for name in _FORMS), "not-found", "dataset-repair",
         "dataset-compare", "panel-new", "model-base", "exchange", "workflow-comparison", "safety", "invitation",
-        "run-import", "judges", "export-benchmarks",
+        "run-import", "judges", "export-benchmarks", "panel-import",
     }
 )  # fmt: skip
 """Pages that look like others: they are drawn by --every-way, and not kept."""
@@ -202,6 +202,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "panels": "/evaluations/panels",
         "judges": "/evaluations/judges",
         "panel": f"/evaluations/panels/{shown['panel']}",
+        "panel-import": f"/evaluations/panels/{shown['panel']}/import",
         "panel-new": f"/evaluations/panels/new?evaluation={shown['evaluation']}",
         "worth": f"/worth?evaluation={shown['evaluation']}",
         "evaluation": f"/evaluations/{shown['evaluation']}",
