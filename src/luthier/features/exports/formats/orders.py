@@ -124,7 +124,7 @@ def start(
     for one in formats:
         parse_format(one)
     if not 1 <= num_rows <= MAX_ROWS:
-        raise RequestError(f"{num_rows:,} rows to measure on", expected=f"1 to {MAX_ROWS:,}", do="correct the number")
+        raise RequestError(f"rows to measure on: {num_rows:,}", expected=f"1 to {MAX_ROWS:,}", do="correct the number")
     if not 2 <= max_new_tokens <= MAX_NEW_TOKENS:
         raise RequestError(
             f"answers of {max_new_tokens:,} tokens", expected=f"2 to {MAX_NEW_TOKENS:,}", do="correct the number"
