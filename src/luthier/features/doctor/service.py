@@ -90,9 +90,9 @@ def examine(context: Context, *, measures: bool = True) -> Examination:
 
     Args:
         context: The home.
-        measures: Whether the machine is measured now (about two seconds), which replaces the rates that plans use. False:
-            with the stored rates, which are measured only if there are none. Training on the same machine would
-            disturb a measurement, and may change the precision of the runs to come.
+        measures: Whether the machine is measured now (about two seconds), which replaces the rates that plans use.
+            False: with the stored rates, which are measured only if there are none. Training on the same machine
+            would disturb a measurement, which may change the precision of the runs to come.
     """
     from luthier.ml.evaluation.sandbox.runners import isolation
     from luthier.ml.inference.accelerator import software

@@ -154,4 +154,5 @@ def _is_calibrated(context: Context, job: Job, order: EvaluationOrder) -> bool:
 
     found = calibrations(context, job.project_id, lasting_name(context, order.candidate))
     since = int(job.created_at)  # those are stored with whole seconds
-    return any(one.source == order.panel and datetime.fromisoformat(one.created_at).timestamp() >= since for one in found)
+    of_panel = [one for one in found if one.source == order.panel]
+    return any(datetime.fromisoformat(one.created_at).timestamp() >= since for one in of_panel)

@@ -210,9 +210,10 @@ def start_calibration(context: Context, caller: Caller, judge: str, panel_id: st
     )
     document = {ASKED: order.model_dump(mode="json")}
     job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=caller.project_id)
+    facts = {"kind": order.kind, "judge": judge, "panel": panel_id}
     with context.database.transaction():
         made = context.jobs.submit(job)
-        record(context, caller, "evaluation.started", job.job_id, {"kind": order.kind, "judge": judge, "panel": panel_id})
+        record(context, caller, "evaluation.started", job.job_id, facts)
     return OrderView(order, made)
 
 

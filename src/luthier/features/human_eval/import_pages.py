@@ -1,4 +1,4 @@
-"""/evaluations/panels/ID/import: ratings that were given in Label Studio, as `luthier human-eval import-labelstudio`."""
+"""/evaluations/panels/ID/import: ratings of Label Studio, as `luthier human-eval import-labelstudio` reads them."""
 
 from __future__ import annotations
 

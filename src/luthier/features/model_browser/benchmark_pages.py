@@ -1,4 +1,4 @@
-"""/exports/benchmarks: what each format of a model costs and what it loses, as `luthier export benchmark` measures it."""
+"""/exports/benchmarks: what each format of a model costs and loses, as `luthier export benchmark` measures it."""
 
 from __future__ import annotations
 

@@ -97,7 +97,9 @@ def show(request: Request, context: HomeContext, caller: Trainer) -> Response:
 
 
 @router.post("")
-def take(request: Request, context: HomeContext, caller: Trainer, given: Annotated[Given, Depends(_given)]) -> Response:
+def take(
+    request: Request, context: HomeContext, caller: Trainer, given: Annotated[Given, Depends(_given)]
+) -> Response:
     """Translate a file; of one with keys that have no counterpart, ask what to do with each."""
     try:
         imported = _translated(context, caller, given)
@@ -151,7 +153,9 @@ def _translated(context: Context, caller: Caller, given: Given) -> Imported:
 
 def _check(given: Given) -> None:
     if not given.text.strip():
-        raise RequestError("no file was chosen", expected="the file that the other tool is started with", do="choose it")
+        raise RequestError(
+            "no file was chosen", expected="the file that the other tool is started with", do="choose it"
+        )
     if len(given.text) > MAX_CHARACTERS:
         raise RequestError(
             f"a file of {len(given.text):,} characters", expected=f"at most {MAX_CHARACTERS:,}", do="leave comments out"

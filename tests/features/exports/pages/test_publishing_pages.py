@@ -1,4 +1,4 @@
-"""Exports are signed and pushed by their page, with keys and places that the operator has named, and by admins alone."""
+"""Exports are signed and pushed by their page, with keys and to places that the operator names, by admins alone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Use cases: tables of formats that the server measures by a job, from the page of a model.
 
-The table is stored in the database, without the texts of rows, since a worker may run on another machine than the pages.
+The table is stored in the database, without texts of rows: a worker may run on another machine than the pages.
 """
 
 from __future__ import annotations
