@@ -121,7 +121,9 @@ def _translated(context: Context, caller: Caller, given: Given) -> Imported:
     _check(given)
     num_devices = whole_number(given.devices, "the number of devices") or 1
     if num_devices > _MAX_DEVICES:
-        raise RequestError(f"the file is run on {num_devices:,} devices", expected=f"at most {_MAX_DEVICES:,}", do="correct the number")
+        raise RequestError(
+            f"the file is run on {num_devices:,} devices", expected=f"at most {_MAX_DEVICES:,}", do="correct the number"
+        )
     overrides = _overrides(context, caller, given)
     with scratch_folder(Path(tempfile.gettempdir()), "luthier-import-") as work:
         name = "file.json" if given.text.lstrip().startswith("{") else "file.yaml"
