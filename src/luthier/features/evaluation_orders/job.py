@@ -15,7 +15,7 @@ from typing import Final
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
 from luthier.core.results.suite import SafetyResult, SuiteResult
 from luthier.core.text.counted import counted
-from luthier.features.evaluation_orders.service import EvaluationOrder, answers_file, check_suite, order_of
+from luthier.features.evaluation_orders.service import EvaluationOrder, answers_file, check_suite, judge_of, order_of
 from luthier.features.files.references import job_file
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -102,7 +102,7 @@ def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
     elif order.kind == "calibration":
         from luthier.features.judges.service import calibrate
 
-        calibrate(context, job.project_id, order.candidate, panel=order.panel)
+        calibrate(context, job.project_id, judge_of(context, job, order), panel=order.panel)
     else:
         from luthier.features.suites.service import run_suite
 
@@ -152,7 +152,11 @@ def _is_calibrated(context: Context, job: Job, order: EvaluationOrder) -> bool:
     """Whether an attempt has stored what the judge and the people of the panel say: one result for each target."""
     from luthier.features.judges.service import calibrations, lasting_name
 
-    found = calibrations(context, job.project_id, lasting_name(context, order.candidate))
+    try:
+        name = lasting_name(context, judge_of(context, job, order))
+    except NotFoundError:  # the base model was removed: the attempt reports that
+        return False
+    found = calibrations(context, job.project_id, name)
     since = int(job.created_at)  # those are stored with whole seconds
     of_panel = [one for one in found if one.source == order.panel]
     return any(datetime.fromisoformat(one.created_at).timestamp() >= since for one in of_panel)

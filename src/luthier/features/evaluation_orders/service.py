@@ -201,10 +201,12 @@ def start_calibration(context: Context, caller: Caller, judge: str, panel_id: st
     """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     judges.people_ratings(context, caller.project_id, panel=panel_id)
+    found = _system(context, caller, judge)
     order = EvaluationOrder(
         kind="calibration",
         result_id=new_id("calibration"),
-        candidate=_system(context, caller, judge),
+        # A base model by its name here: where it is, is found by the worker.
+        candidate=found if is_id(found, "run") else judge,
         label=panel.name,
         panel=panel_id,
     )
@@ -215,6 +217,17 @@ def start_calibration(context: Context, caller: Caller, judge: str, panel_id: st
         made = context.jobs.submit(job)
         record(context, caller, "evaluation.started", job.job_id, facts)
     return OrderView(order, made)
+
+
+def judge_of(context: Context, job: Job, order: EvaluationOrder) -> str:
+    """The judge of a calibration, as commands name it.
+
+    Raises:
+        NotFoundError: The base model is not on this machine any more.
+    """
+    if is_id(order.candidate, "run"):
+        return order.candidate
+    return served_targets.base_model(context, order.candidate, job.project_id).name
 
 
 def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:

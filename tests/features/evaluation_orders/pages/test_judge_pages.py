@@ -49,7 +49,9 @@ def panel(home: Context, monkeypatch: pytest.MonkeyPatch) -> str:
     return made.panel_id
 
 
-def test_a_judge_is_compared_with_a_panel_and_listed(home: Context, browser: Browser, judge: str, panel: str) -> None:
+def test_a_judge_is_compared_with_a_panel_and_listed(
+    home: Context, browser: Browser, tiny_model: Path, judge: str, panel: str
+) -> None:
     one = browser("read", "train")
     assert ADDRESS in one.get("/evaluations").text
     assert ADDRESS in one.get("/evaluations/panels").text
@@ -58,6 +60,7 @@ def test_a_judge_is_compared_with_a_panel_and_listed(home: Context, browser: Bro
     assert f'<option value="{judge}"' in form
     page = shown(one, one.post(ADDRESS, data={"judge": judge, "panel": panel}))
     assert "as a judge, compared with" in unescape(page.text)
+    assert str(tiny_model) not in page.text
     (order,) = evaluation_orders.list_orders(home, Caller())
     assert order.job.document["evaluation"]["panel"] == panel
     assert carry_out(home, order.job).status == "succeeded"
@@ -71,7 +74,7 @@ def test_a_judge_is_compared_with_a_panel_and_listed(home: Context, browser: Bro
     assert re.search(r"Rated answers</dt><dd>60<", listed)
     # Twelve ties of sixty, and as many pairs for the first as for the second.
     assert re.search(r'first is better</th><td class="number">24<', listed)
-    assert str(home.home) not in listed
+    assert str(tiny_model) not in listed
 
 
 def test_only_models_of_the_project_judge_and_only_its_panels(
