@@ -84,7 +84,8 @@ def _page(request: Request, context: Context, caller: Caller, given: Mapping[str
     panel_names = {one.panel.panel_id: one.panel.name for one in panels}
     names = HumanNames(context, caller.project_id)
     names.read(text for one in shown for text in (one.judge, one.source))
-    values = {"judge": "", "panel": "", "error": None} | dict(given)
+    values: dict[str, Any] = {"judge": "", "panel": "", "error": None}
+    values |= given
     values |= {
         "shown": shown,
         "num_stored": len(stored),

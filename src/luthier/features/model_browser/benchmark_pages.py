@@ -100,8 +100,8 @@ def _done(request: Request, context: Context, caller: Caller, job_id: str, do: A
 
 
 def _list_page(request: Request, context: Context, caller: Caller, given: Mapping[str, Any]) -> Response:
-    known = {"source": "", "filter": "", "rows": "", "formats": "", "error": None}
-    values: dict[str, Any] = known | {"num_rows": "100", "max_new_tokens": "64"} | dict(given)
+    values: dict[str, Any] = {"source": "", "filter": "", "rows": "", "formats": "", "error": None}
+    values |= {"num_rows": "100", "max_new_tokens": "64", **given}
     tuned, _ = project_models.list_tuned(context, caller, limit=_MAX_TUNED)
     run_names = distinct_names(context.run_labels.names([view.record.run_id for view in tuned]))
     found = orders.list_orders(context, caller, values["filter"])

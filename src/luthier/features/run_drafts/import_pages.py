@@ -190,7 +190,8 @@ def _overrides(context: Context, caller: Caller, given: Given) -> list[str]:
 
 
 def _page(request: Request, context: Context, caller: Caller, values: Mapping[str, Any], status: int = 200) -> Response:
-    known = {"given": Given(), "imported": None, "refused": (), "error": None, "is_shown_before": False} | dict(values)
+    known: dict[str, Any] = {"given": Given(), "imported": None, "refused": (), "error": None, "is_shown_before": False}
+    known |= values
     found, imported = draft_choices.file_choices(context, caller), known["imported"]
     text = "" if imported is None else write_text(imported.keys, {one.file_id: one.comment for one in found})
     more = {
