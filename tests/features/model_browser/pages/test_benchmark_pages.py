@@ -31,9 +31,11 @@ SPEED = Spread(median=100.0, low=90.0, high=120.0)
 
 def result(name: str, value: float) -> SystemResult:
     exact = Metric(value=value, low=value - 0.1, high=value + 0.1, unit="fraction", higher_is_better=True)
-    samples = (Sample(row_id="r1", prompt="a secret prompt", reference="r", output="o"),)
+    sample = Sample(
+        row_id="r1", prompt="a secret prompt", reference="r", output="o", num_new_tokens=1, finish_reason="stop"
+    )
     return SystemResult(
-        name=name, model="m", num_samples=9, metrics={"exact_match": exact}, seconds=1.0, samples=samples
+        name=name, model="m", num_samples=9, metrics={"exact_match": exact}, seconds=1.0, samples=(sample,)
     )
 
 
