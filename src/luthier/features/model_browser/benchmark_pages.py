@@ -60,8 +60,8 @@ def start(
             source,
             rows,
             formats=[one.strip() for one in formats.split(",") if one.strip()],
-            num_rows=whole_number(num_rows, "the number of rows") or 100,
-            max_new_tokens=whole_number(max_new_tokens, "the longest answer") or 64,
+            num_rows=_number(num_rows, "the number of rows", 100),
+            max_new_tokens=_number(max_new_tokens, "the longest answer", 64),
         )
     except LuthierError as error:
         given = {"source": source, "rows": rows, "formats": formats, "num_rows": num_rows}
@@ -89,6 +89,12 @@ def cancel(request: Request, context: HomeContext, caller: Trainer, job_id: str)
 def retry(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
     """Run it again, behind what it has stored."""
     return _done(request, context, caller, job_id, orders.retry)
+
+
+def _number(text: str, what: str, default: int) -> int:
+    """The number in a field; the default where it is empty."""
+    found = whole_number(text, what)
+    return default if found is None else found
 
 
 def _done(request: Request, context: Context, caller: Caller, job_id: str, do: Any) -> Response:

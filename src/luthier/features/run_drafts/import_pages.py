@@ -119,10 +119,11 @@ def _translated(context: Context, caller: Caller, given: Given) -> Imported:
         NotFoundError: The project has no such rows.
     """
     _check(given)
-    num_devices = whole_number(given.devices, "the number of devices") or 1
-    if num_devices > _MAX_DEVICES:
+    given_devices = whole_number(given.devices, "the number of devices")
+    num_devices = 1 if given_devices is None else given_devices
+    if not 1 <= num_devices <= _MAX_DEVICES:
         raise RequestError(
-            f"the file is run on {num_devices:,} devices", expected=f"at most {_MAX_DEVICES:,}", do="correct the number"
+            f"the file is run on {num_devices:,} devices", expected=f"1 to {_MAX_DEVICES:,}", do="correct the number"
         )
     overrides = _overrides(context, caller, given)
     with scratch_folder(Path(tempfile.gettempdir()), "luthier-import-") as work:

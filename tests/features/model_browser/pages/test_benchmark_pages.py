@@ -165,6 +165,7 @@ def test_wrong_orders_are_refused(home: Context, browser: Browser, rows: str) ->
     for form, words in (
         ({"formats": "gguf:none"}, "the format 'gguf:none'"),
         ({"num_rows": "99999999"}, "1 to 10,000"),
+        ({"num_rows": "0"}, "1 to 10,000"),
         ({"num_rows": "many"}, "a whole number"),
         ({"max_new_tokens": "1"}, "2 to 4,096"),
         ({"rows": "file-none"}, "the id of a file of this project"),

@@ -140,6 +140,7 @@ def test_wrong_files_and_forms_are_refused(home: Context, browser: Browser, rows
         ("colour: red", {}, "has the keys of no tool"),
         (bomb, {}, "repeats a part by its name"),
         (TRL, {"devices": "many"}, "the number of devices"),
+        (TRL, {"devices": "0"}, "1 to 4,096"),
         (TRL, {"base_model": "/etc"}, "a base model of this server"),
         (TRL, {"tool": "mine"}, "one of axolotl"),
         ("x" * 70_000, {}, "at most 65,536"),
