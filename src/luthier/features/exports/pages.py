@@ -10,8 +10,8 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, WorkError
 from luthier.core.records.export import ParityReport
-from luthier.features.exports import requests as export_files
 from luthier.features.exports import publishing
+from luthier.features.exports import requests as export_files
 from luthier.features.exports import requests as server_exports
 from luthier.features.exports.requests import ExportView
 from luthier.ml.charts.spec import Axis, IntervalRow, Intervals

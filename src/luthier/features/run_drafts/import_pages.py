@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from luthier.core.access import Caller
@@ -72,11 +72,15 @@ class Given:
 
 async def _given(request: Request) -> Given:
     """The fields of the form; a chosen file takes the place of the text."""
-    found = await request.form(max_files=1, max_fields=_MAX_FIELDS)
+    async with request.form(max_files=1, max_fields=_MAX_FIELDS) as found:  # closes the file
+        return await _read(found)
+
+
+async def _read(found: FormData) -> Given:
     plain = {name: value for name, value in found.items() if isinstance(value, str)}
     text, file = plain.get("text", "").replace("\r\n", "\n"), found.get("file")
     if isinstance(file, UploadFile) and file.filename:
-        # What is no UTF-8 stays visible in the text, and is refused with its place.
+        # What is no UTF-8 becomes a mark, which `_check` refuses.
         text = (await file.read()).decode("utf-8-sig", "replace").replace("\r\n", "\n")
     names = ("tool", "trainer", "base_model", "rows", "devices")
     settings = {
@@ -97,9 +101,7 @@ def show(request: Request, context: HomeContext, caller: Trainer) -> Response:
 
 
 @router.post("")
-def take(
-    request: Request, context: HomeContext, caller: Trainer, given: Annotated[Given, Depends(_given)]
-) -> Response:
+def take(request: Request, context: HomeContext, caller: Trainer, given: Annotated[Given, Depends(_given)]) -> Response:
     """Translate a file; of one with keys that have no counterpart, ask what to do with each."""
     try:
         imported = _translated(context, caller, given)
@@ -163,6 +165,8 @@ def _check(given: Given) -> None:
         raise RequestError(
             f"a file of {len(given.text):,} characters", expected=f"at most {MAX_CHARACTERS:,}", do="leave comments out"
         )
+    if "\N{REPLACEMENT CHARACTER}" in given.text:
+        raise RequestError("the file has bytes that are no UTF-8", expected="UTF-8 text", do="save it as UTF-8")
     # YAML aliases expand: a few nested ones make billions of values out of a short text.
     if has_alias(given.text):
         raise RequestError("the file repeats a part by its name (`*name`)", expected="plain values", do="write it out")

@@ -170,7 +170,7 @@ def test_wrong_orders_are_refused(home: Context, browser: Browser, rows: str) ->
         ({"max_new_tokens": "1"}, "2 to 4,096"),
         ({"rows": "file-none"}, "the id of a file of this project"),
     ):
-        answer = order(one, rows, **form)
+        answer = one.post(ADDRESS, data={"source": "tiny", "rows": rows} | form)
         assert answer.status_code == 422, words
         assert words in unescape(answer.text)
     assert order(one, rows, source="/etc").status_code == 404
