@@ -243,7 +243,7 @@ def people_ratings(
     num_items = len(table.real.by_item())
     if num_items < _MIN:
         raise DataError(
-            f"{source} has ratings of {counted(num_items, 'item')} by people who read",
+            f"ratings of {counted(num_items, 'item')} by people who read, in {source}",
             expected=f"at least {_MIN}, attention checks aside",
             do="wait until people have rated more",
         )
