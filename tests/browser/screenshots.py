@@ -45,13 +45,14 @@ KEPT_WAYS: Final[Sequence[Way]] = (("light", "desk"), ("dark", "phone"))
 _PATIENT: Final = 600_000
 _SETTINGS: Final = (
     "account", "members", "sign-in", "projects", "webhooks", "gate", "alerts", "audit-log", "usage", "traffic",
-    "prices",
+    "prices", "machine",
 )  # fmt: skip
 _FORMS: Final = ("compare-models", "automl", "distill", "retrain")
 _ONLY_TO_LOOK_AT: Final = frozenset(
     {
         *(f"settings-{name}" for name in _SETTINGS), *(f"new-{name}" for name in _FORMS), "not-found", "dataset-repair",
         "dataset-compare", "panel-new", "model-base", "exchange", "workflow-comparison", "safety", "invitation",
+        "run-import", "judges", "export-benchmarks", "panel-import",
     }
 )  # fmt: skip
 """Pages that look like others: they are drawn by --every-way, and not kept."""
@@ -189,6 +190,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "dataset-tokens": f"{data}/tokens",
         "review": "/review",
         "run-new": f"/runs/new?dataset={shown['dataset']}&version=2",
+        "run-import": "/runs/import",
         "runs": "/runs",
         "run": f"/runs/{second}",
         "run-curves": f"/runs/{second}#curves",
@@ -198,7 +200,9 @@ def pages(shown: Shown) -> dict[str, str]:
         "evaluations": "/evaluations",
         "evaluation-new": "/evaluations/new",
         "panels": "/evaluations/panels",
+        "judges": "/evaluations/judges",
         "panel": f"/evaluations/panels/{shown['panel']}",
+        "panel-import": f"/evaluations/panels/{shown['panel']}/import",
         "panel-new": f"/evaluations/panels/new?evaluation={shown['evaluation']}",
         "worth": f"/worth?evaluation={shown['evaluation']}",
         "evaluation": f"/evaluations/{shown['evaluation']}",
@@ -213,6 +217,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "evals-import": "/evaluations/import",
         "account": "/settings/account",
         "export": f"/exports/{shown['export']}",
+        "export-benchmarks": "/exports/benchmarks",
         "deployments": "/deployments",
         "deployment": "/deployments/shop",
         "batches": "/batches",

@@ -65,6 +65,9 @@ def test_axe_finds_nothing_and_nothing_overflows(
         ("/models/tiny", "tiny"),
         ("/models/removal?name=tiny", "Remove from this machine"),
         ("/evaluations/import", "Import an eval"),
+        ("/runs/import", "Import a recipe"),
+        ("/evaluations/judges", "Judges"),
+        ("/exports/benchmarks", "Compare formats"),
     ):
         page.goto(f"{url}{path}")
         assert page.locator("h1").inner_text() == heading

@@ -16,7 +16,7 @@ from luthier.platform.notifications.webhooks import create_webhook
 from luthier.testing.servers import home_server
 from tests.browser.conftest import PHONE, sign_in, violations
 
-TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "traffic", "prices")
+TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "traffic", "prices", "machine")
 
 
 @pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "color_scheme": "dark"}], ids=["wide", "phone"])

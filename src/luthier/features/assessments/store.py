@@ -15,7 +15,7 @@ from luthier.core.results.suite import SuiteResult
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import assessments
 
-AssessmentKind = Literal["suite", "safety", "calibration", "showdown"]
+AssessmentKind = Literal["suite", "safety", "calibration", "showdown", "formats"]
 Document = TypeVar("Document", bound=BaseModel)
 _BEGINNING: Final = 2_000
 """Characters of a document in which the name of its suite is: only its id and its time come before."""

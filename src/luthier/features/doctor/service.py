@@ -85,14 +85,27 @@ class Examination:
         }
 
 
-def examine(context: Context) -> Examination:
-    """Measure this machine (about two seconds), keep that in its home for the plans to come, and look at the home."""
+def examine(context: Context, *, measures: bool = True) -> Examination:
+    """What this machine can do, and what is missing.
+
+    Args:
+        context: The home.
+        measures: Whether the machine is measured now (about two seconds), which replaces the rates that plans use.
+            False: with the stored rates, which are measured only if there are none. Training on the same machine
+            would disturb a measurement, which may change the precision of the runs to come.
+    """
     from luthier.ml.evaluation.sandbox.runners import isolation
     from luthier.ml.inference.accelerator import software
-    from luthier.platform.home.hardware_benchmark import measure_again
+    from luthier.ml.planning.hardware import busy_cores
+    from luthier.platform.home.hardware_benchmark import hardware_of, measure_again
 
-    # The measurement replaces the stored one; `before` is what plans have used so far.
-    measured, before, busy_cores = measure_again(context)
+    disturbed: tuple[Finding, ...] = ()
+    if measures:
+        # The measurement replaces the stored one; `before` is what plans have used so far.
+        measured, before, busy = measure_again(context)
+        disturbed = (*_changed(measured, before), *_busy(busy))
+    else:
+        measured, busy = hardware_of(context), busy_cores()
     free = shutil.disk_usage(context.home).free
     versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
     return Examination(
@@ -100,19 +113,23 @@ def examine(context: Context) -> Examination:
         home=str(context.home),
         disk_free_bytes=free,
         versions=versions,
-        busy_cores=round(busy_cores, 2),
+        busy_cores=round(busy, 2),
         sandbox=isolation().holds,
         extras={name: not missing_modules(name) for name in EXTRAS},
         system=f"{platform.system()} {platform.release()}, {platform.machine()}",
         facilities={facility.name: facility.is_here() for facility in FACILITIES},
         accelerator_software=software(measured.device),
         warnings=(
-            *_changed(measured, before),
-            *_busy(busy_cores),
+            *disturbed,
             *find_obstacles(measured, free),
             *_open(context),
         ),
     )
+
+
+def answer(context: Context, _: dict[str, Any]) -> dict[str, Any]:
+    """What a page of a server shows of the machine, by the process that has the heavy libraries."""
+    return examine(context, measures=False).as_json()
 
 
 def _open(context: Context) -> list[Finding]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
 from luthier.core.results.suite import SafetyResult, SuiteResult
 from luthier.core.text.counted import counted
-from luthier.features.evaluation_orders.service import EvaluationOrder, answers_file, check_suite, order_of
+from luthier.features.evaluation_orders.service import EvaluationOrder, answers_file, check_suite, judge_of, order_of
 from luthier.features.files.references import job_file
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -98,6 +99,10 @@ def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
             project_id=job.project_id,
             result_id=order.result_id,
         )
+    elif order.kind == "calibration":
+        from luthier.features.judges.service import calibrate
+
+        calibrate(context, job.project_id, judge_of(context, job, order), panel=order.panel)
     else:
         from luthier.features.suites.service import run_suite
 
@@ -128,6 +133,8 @@ def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
 
 
 def _is_done(context: Context, job: Job, order: EvaluationOrder) -> bool:
+    if order.kind == "calibration":
+        return _is_calibrated(context, job, order)
     try:
         # The result id was fixed with the order, so a result under it is that of an earlier attempt.
         if order.kind == "rows":
@@ -139,3 +146,17 @@ def _is_done(context: Context, job: Job, order: EvaluationOrder) -> bool:
     except NotFoundError:
         return False
     return True
+
+
+def _is_calibrated(context: Context, job: Job, order: EvaluationOrder) -> bool:
+    """Whether an attempt has stored what the judge and the people of the panel say: one result for each target."""
+    from luthier.features.judges.service import calibrations, lasting_name
+
+    try:
+        name = lasting_name(context, judge_of(context, job, order))
+    except NotFoundError:  # the base model was removed: the attempt reports that
+        return False
+    found = calibrations(context, job.project_id, name)
+    since = int(job.created_at)  # those are stored with whole seconds
+    of_panel = [one for one in found if one.source == order.panel]
+    return any(datetime.fromisoformat(one.created_at).timestamp() >= since for one in of_panel)

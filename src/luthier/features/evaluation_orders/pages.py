@@ -209,7 +209,10 @@ PAGE = Page(
     order=50,
     key="e",
     group="evaluate",
-    advised=(Advised(commands=("eval",), title="Evaluate a model", address="/evaluations/new"),),
+    advised=(
+        Advised(commands=("eval",), title="Evaluate a model", address="/evaluations/new"),
+        Advised(commands=("judge",), title="Judges", address="/evaluations/judges"),
+    ),
     elsewhere=("/worth",),
 )
 

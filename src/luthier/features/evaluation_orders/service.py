@@ -18,6 +18,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
 from luthier.features.files.references import check_suite_files
+from luthier.features.judges import service as judges
 from luthier.features.model_cards import service as project_models
 from luthier.features.models.names import is_tuned_name
 from luthier.features.serving import targets as served_targets
@@ -37,9 +38,10 @@ class EvaluationOrder(FrozenModel):
     """What a job of the kind `evaluation` is to judge, and by what.
 
     Attributes:
-        kind: On rows, by a suite, for safety, or a run of an eval of OpenAI's API, which `evals_api` carries out.
+        kind: On rows, by a suite, for safety, a run of an eval of OpenAI's API, which `evals_api` carries out, or a
+            judge against people.
         result_id: The id that the result will have.
-        candidate: The evaluated run or base model.
+        candidate: The evaluated run or base model; of a calibration the judge.
         against: What it is compared with.
         file_id: The held-out rows or the suite, a file of the project.
         suite_file: A suite of the operator, by its path; None for uploaded ones.
@@ -47,9 +49,10 @@ class EvaluationOrder(FrozenModel):
         probes: The set of safety probes.
         most_rows: How many rows are evaluated at most; None for all.
         allow_leakage: Judge although rows were trained on.
+        panel: Of a calibration, the panel whose ratings the judge is compared with.
     """
 
-    kind: OrderKind | Literal["eval"]
+    kind: OrderKind | Literal["eval", "calibration"]
     result_id: str
     candidate: str
     against: Annotated[tuple[str, ...], Field(max_length=MAX_AGAINST)] = ()
@@ -59,6 +62,7 @@ class EvaluationOrder(FrozenModel):
     probes: Literal["default", "full"] = "default"
     most_rows: Annotated[int, Field(ge=1)] | None = None
     allow_leakage: bool = False
+    panel: str | None = None
 
 
 ASKED: Final = "evaluation"
@@ -91,12 +95,20 @@ class OrderView:
     def words(self) -> str:
         """What it is, in short."""
         label = self.order.label
-        by = {"rows": f"on {label}", "safety": "for safety", "suite": f"by the suite {label}", "eval": f"by {label}"}
+        by = {
+            "rows": f"on {label}",
+            "safety": "for safety",
+            "suite": f"by the suite {label}",
+            "eval": f"by {label}",
+            "calibration": f"as a judge, compared with {label}",
+        }
         return f"{self.order.candidate} {by[self.order.kind]}"
 
     @property
     def result_page(self) -> str:
         """Where the result is, once it exists."""
+        if self.order.kind == "calibration":
+            return "/evaluations/judges"
         return f"/evaluations/{_PAGES[self.order.kind]}{self.order.result_id}"
 
 
@@ -168,6 +180,54 @@ def start(
         made = context.jobs.submit(job)
         record(context, caller, "evaluation.started", job.job_id, facts)
     return OrderView(order, made)
+
+
+def start_calibration(context: Context, caller: Caller, judge: str, panel_id: str) -> OrderView:
+    """Queue the comparison of a judge with the people of a panel.
+
+    A judge behind an address is for who is at the machine: nobody else may have a third party's model asked with the
+    keys of the server.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        judge: A run that has succeeded, the name of its model, or a base model on this machine.
+        panel_id: A panel of the project.
+
+    Raises:
+        NotFoundError: No such model or panel in the project.
+        ConflictError: The run has not succeeded.
+        DataError: Too few items are rated.
+    """
+    panel = context.rating_panels.get(caller.project_id, panel_id)
+    judges.people_ratings(context, caller.project_id, panel=panel_id)
+    found = _system(context, caller, judge)
+    order = EvaluationOrder(
+        kind="calibration",
+        result_id=new_id("calibration"),
+        # A base model by its name here: where it is, is found by the worker.
+        candidate=found if is_id(found, "run") else judge,
+        label=panel.name,
+        panel=panel_id,
+    )
+    document = {ASKED: order.model_dump(mode="json")}
+    job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=caller.project_id)
+    facts = {"kind": order.kind, "judge": judge, "panel": panel_id}
+    with context.database.transaction():
+        made = context.jobs.submit(job)
+        record(context, caller, "evaluation.started", job.job_id, facts)
+    return OrderView(order, made)
+
+
+def judge_of(context: Context, job: Job, order: EvaluationOrder) -> str:
+    """The judge of a calibration, as commands name it.
+
+    Raises:
+        NotFoundError: The base model is not on this machine any more.
+    """
+    if is_id(order.candidate, "run"):
+        return order.candidate
+    return served_targets.base_model(context, order.candidate, job.project_id).name
 
 
 def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:

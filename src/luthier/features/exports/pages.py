@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, WorkError
 from luthier.core.records.export import ParityReport
+from luthier.features.exports import publishing
 from luthier.features.exports import requests as export_files
 from luthier.features.exports import requests as server_exports
 from luthier.features.exports.requests import ExportView
@@ -21,7 +22,7 @@ from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import is_fragment_request, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import Admin, HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/exports/{export_id}")
 
@@ -77,6 +78,44 @@ def verify(request: Request, context: HomeContext, caller: Reader, export_id: st
         return _page(request, context, caller, export_id, {"error": error})
 
 
+@router.post("/sign")
+def sign(request: Request, context: HomeContext, caller: Admin, export_id: str) -> Response:
+    """Sign it with the key of the server."""
+    address = f"/exports/{export_id}"
+
+    def work() -> Led:
+        signer = publishing.sign_export(context, caller, export_id)
+        return Led(address, f"The export is signed by {signer}.")
+
+    try:
+        return page_work(request).answer(request, "The export is being signed", work, back=address)
+    except LuthierError as error:
+        return _page(request, context, caller, export_id, {"error": error})
+
+
+@router.post("/push")
+def push(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    export_id: str,
+    target: Annotated[str, Form(max_length=1024)] = "",
+    name: Annotated[str, Form(max_length=200)] = "",
+) -> Response:
+    """Push it to a place that the operator allows; a push that was stopped continues."""
+    address = f"/exports/{export_id}"
+
+    def work() -> Led:
+        pushed = publishing.push_export(context, caller, export_id, target, name.strip())
+        notice = f"The export is complete at {pushed.url}: {pushed.num_sent:,} of {pushed.num_files:,} files were sent."
+        return Led(address, notice)
+
+    try:
+        return page_work(request).answer(request, "The export is being pushed", work, back=address)
+    except LuthierError as error:
+        return _page(request, context, caller, export_id, {"error": error})
+
+
 @router.get("/files.tar")
 def archive(context: HomeContext, caller: Reader, export_id: str) -> Response:
     """All files of the export."""
@@ -109,6 +148,7 @@ def _page(
     values: dict[str, Any] = {"view": view, "made": made, "failure": _failure(context, view), "current": "/models"}
     values |= {"mark": _mark(view), "is_fragment": is_fragment_request(request)}
     values |= {"served_formats": served_formats(), "error": None, "report": None}
+    values |= {"may_sign": publishing.may_sign(context), "push_targets": publishing.push_targets(context)}
     if made is not None:
         values |= {"chart_spec": None if made.parity is None else _quality(made.parity), "card": None, "warnings": ()}
         values["warnings"] = redact_paths(list(made.warnings), home_paths(context))

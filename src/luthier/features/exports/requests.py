@@ -115,7 +115,7 @@ def start(
         ConflictError: The run has not succeeded.
         RequestError: An unknown format or precision, a missing package, a checkpoint, or no such file.
     """
-    shown, source_name = _source(context, caller, source)
+    shown, source_name = export_source(context, caller, source)
     format = _checked_format(to, quantise, _head_of(context, source_name))
     if file_id is not None:
         stored_file(context, caller.project_id, "Rows of the proof", file_id)
@@ -259,8 +259,14 @@ def _checked_format(to: str, quantise: str | None, head: TaskHeadKind | None) ->
     return view.name
 
 
-def _source(context: Context, caller: Caller, name: str) -> tuple[str, str]:
-    """What is exported: as the project knows it, and as `find_source` takes it."""
+def export_source(context: Context, caller: Caller, name: str) -> tuple[str, str]:
+    """What is exported: as the project knows it, and as `find_source` takes it.
+
+    Raises:
+        NotFoundError: No such source in the project.
+        ConflictError: The run has not succeeded.
+        RequestError: A checkpoint.
+    """
     if is_tuned_name(name):
         tuned = context.tuned_models.get(caller.project_id, name)
         if tuned.step is not None:

@@ -195,6 +195,8 @@ def job_address(context: Context, job: Job) -> str:
         # A failed export may have been removed since: the list is left then.
         with contextlib.suppress(NotFoundError):
             return f"/exports/{quote(context.exports.get(job.project_id, export_id).export_id, safe='')}"
+    if job.kind == "export" and "benchmark" in job.document:
+        return f"/exports/benchmarks/{quote(job.job_id, safe='')}"
     batch_id = quote(str(job.document.get("batch_id", "")), safe="")
     return _PAGES[job.kind].format(job_id=quote(job.job_id, safe=""), batch_id=batch_id)
 

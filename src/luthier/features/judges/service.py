@@ -202,15 +202,7 @@ def calibrate(
     from luthier.ml.evaluation.judge.against_people import Occasion, targets_of
     from luthier.ml.evaluation.judge.against_people import calibrate as hold_against
 
-    table, source = _ratings(context, project_id, ratings, panel)
-    # Raters who do not read would make a good judge look bad: agreement is measured with the others only.
-    table, cautions = _who_read(table)
-    if len(table.real.by_item()) < _MIN:
-        raise DataError(
-            f"{source} has ratings of {len(table.real.by_item())} items by people who read",
-            expected=f"at least {_MIN}, attention checks aside",
-            do="wait until people have rated more",
-        )
+    table, source, cautions = people_ratings(context, project_id, ratings=ratings, panel=panel)
     name = lasting_name(context, judge)
     occasion = Occasion(
         calibration_ids={target: new_id("calibration") for target in targets_of(table)},
@@ -221,11 +213,42 @@ def calibrate(
     )
     with closing(open_judge(context, judge)) as engine:
         found = hold_against(engine, table, occasion, context.progress)
-    for one in found:
-        context.assessments.save(
-            "calibration", one.calibration_id, one, project_id=project_id, subject=name, run_id=None
-        )
+    # All targets or none: a job that is tried again knows by one of them that it is done.
+    with context.database.transaction():
+        for one in found:
+            context.assessments.save(
+                "calibration", one.calibration_id, one, project_id=project_id, subject=name, run_id=None
+            )
     return found
+
+
+def people_ratings(
+    context: Context, project_id: str, *, ratings: Path | None = None, panel: str | None = None
+) -> tuple[RatingsTable, str, tuple[str, ...]]:
+    """The ratings that a judge is compared with, where they are from, and a caution for each rater who is left out.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        ratings: A file that `luthier human-eval export` has written. Exactly one of this and `panel`.
+        panel: The id of a panel of the project.
+
+    Raises:
+        RequestError: Not exactly one source, or a wrong file.
+        NotFoundError: No such panel or file.
+        DataError: Fewer than two items with ratings.
+    """
+    table, source = _ratings(context, project_id, ratings, panel)
+    # Raters who do not read would make a good judge look bad: agreement is measured with the others only.
+    table, cautions = _who_read(table)
+    num_items = len(table.real.by_item())
+    if num_items < _MIN:
+        raise DataError(
+            f"ratings of {counted(num_items, 'item')} by people who read, in {source}",
+            expected=f"at least {_MIN}, attention checks aside",
+            do="wait until people have rated more",
+        )
+    return table, source, cautions
 
 
 def is_calibrated(context: Context, project_id: str, judge: str, target: Target) -> Calibration | None:

@@ -39,7 +39,10 @@ PAGE = Page(
     key="m",
     group="use",
     # Not `models pull`: no page fetches a model.
-    advised=(Advised(commands=("models list", "models show", "models rm", "export"), calls=("models", "fine_tuning")),),
+    advised=(
+        Advised(commands=("models list", "models show", "models rm", "export"), calls=("models", "fine_tuning")),
+        Advised(commands=("export benchmark",), title="Compare formats", address="/exports/benchmarks"),
+    ),
     elsewhere=("/exports",),
 )
 DEPLOYMENTS = Page(

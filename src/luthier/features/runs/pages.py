@@ -59,7 +59,10 @@ PAGE = Page(
     order=30,
     key="r",
     group="train",
-    advised=(Advised(commands=("runs", "jobs", "train"), calls=("runs", "fine_tuning/jobs")),),
+    advised=(
+        Advised(commands=("runs", "jobs", "train"), calls=("runs", "fine_tuning/jobs")),
+        Advised(commands=("import",), title="Import a recipe", address="/runs/import"),
+    ),
 )
 
 

@@ -176,6 +176,9 @@ def _show(console: Console, job: Job) -> None:
 
 
 def _what(job: Job) -> list[tuple[str, str]]:
+    if job.kind == "export" and "benchmark" in job.document:
+        asked = job.document["benchmark"]
+        return [("measures the formats of", str(asked["shown"])), ("rows", str(asked["filename"]))]
     if job.kind == "export":
         asked = job.document["export"]
         return [("exports", str(asked["source"])), ("format", f"{asked['to']} {asked['quantise'] or ''}".strip())]

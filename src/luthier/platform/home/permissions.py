@@ -72,7 +72,7 @@ def exposed_paths(settings: Settings) -> tuple[ExposedPath, ...]:
             )
         )
     # A closed home closes all that is in it; only a database elsewhere needs a separate check.
-    files = [path for path in _database_files(settings) if not path.is_relative_to(home) and _is_open(path)]
+    files = [path for path in database_files(settings) if not path.is_relative_to(home) and _is_open(path)]
     if files:
         names = shlex.join(map(str, files))
         found.append(
@@ -84,7 +84,7 @@ def exposed_paths(settings: Settings) -> tuple[ExposedPath, ...]:
     return tuple(found)
 
 
-def _database_files(settings: Settings) -> list[Path]:
+def database_files(settings: Settings) -> list[Path]:
     """The files of a database that SQLite keeps."""
     main = settings.database_path
     if settings.database is not None:

@@ -27,6 +27,7 @@ _MAX_SECONDS: Final = 10 * 365.25 * 86400
 _IMPORT_SOURCE: Final = re.compile(
     r"none|hub(:[\w.-]+(/[\w.-]+)?)?|https|(https|s3|gs)://[^\s/?#@*\[\]{}]+(/[^\s?#*\[\]{}]*)?"
 )
+_PUSH_TARGET: Final = re.compile(r"hf://[\w.-]+|(?!hf:)[a-z][a-z0-9+.-]*://[^\s?#@]+")
 _TEACHER: Final = re.compile(r"https?://[^\s/?#@]+[^\s?#@]*#\S+", re.IGNORECASE)
 
 
@@ -73,6 +74,11 @@ class Settings(BaseSettings):
             `gs://BUCKET`); `none` for nowhere. Stores are read with the server's credentials, so name each place.
         imports_may_reach_private: Whether rows may be imported from this machine and private networks. It is never
             inferred.
+        push_targets: Where admins may push exports to from the pages, separated by blanks: organisations of the hub
+            (`hf://ORGANISATION`) and places of stores (`s3://BUCKET/FOLDER`); empty for nowhere. They are reached
+            with the server's credentials, so name each place.
+        signing_key: The private key (ECDSA or Ed25519, PEM, no password) with which admins sign exports from the pages;
+            None for no signatures.
         python_graders: Whether graders may be Python code from a request, which runs in a locked-down process.
         stored_completion_days: How many days a stored chat completion or response is kept.
         max_request_bytes: The largest request to the server that uploads no file.
@@ -161,6 +167,8 @@ class Settings(BaseSettings):
     webhooks_may_reach_private: bool = False
     import_sources: str = "hub https"
     imports_may_reach_private: bool = False
+    push_targets: str = ""
+    signing_key: Path | None = None
     python_graders: bool = False
     stored_completion_days: int = Field(default=30, ge=1)
     max_request_bytes: int = Field(default=4 << 20, gt=0)
@@ -233,6 +241,15 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{word!r} is not hub, hub:ORGANISATION, https, https://HOST, s3://BUCKET, gs://BUCKET or none"
                 )
+        return value
+
+    @field_validator("push_targets")
+    @classmethod
+    def _are_targets(cls, value: str) -> str:
+        # No user, password or query: the targets are shown.
+        for word in value.split():
+            if not _PUSH_TARGET.fullmatch(word):
+                raise ValueError(f"{word!r} is not hf://ORGANISATION, s3://BUCKET/FOLDER or another place of a store")
         return value
 
     @field_validator("teacher")

@@ -205,7 +205,10 @@ class TrustedProxies:
         await self._app(scope, receive, send)
 
 
-_TAKES_FILES = re.compile(r"/v1/files/?|/v1/uploads/[^/]+/parts/?|/datasets/new|/batches")
+_TAKES_FILES = re.compile(
+    r"/v1/files/?|/v1/uploads/[^/]+/parts/?|/datasets/new|/batches|/review/import|/evaluations/import"
+    r"|/evaluations/panels/[^/]+/import"
+)
 
 
 class BodyLimit:

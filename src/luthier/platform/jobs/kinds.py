@@ -61,7 +61,12 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         picked_up="it resumes from the last checkpoint",
         pauses="a checkpoint is written first",
     ),
-    "export": KindRules("Export", "luthier.features.exports.requests:carry_out"),
+    "export": KindRules(
+        "Export",
+        "luthier.features.exports.requests:carry_out",
+        by_document={"benchmark": "luthier.features.exports.formats.orders:carry_out"},
+        cancelled="luthier.features.exports.formats.orders:forget_exports",
+    ),
     "evaluation": KindRules(
         "Evaluation",
         "luthier.features.evaluation_orders.job:carry_out",

@@ -18,7 +18,19 @@ from luthier.platform.home.context import Context
 log = logging.getLogger("luthier.questions")
 
 Question = Literal[
-    "wake", "plan", "audit", "look", "repair", "tokens", "map", "diff", "split", "index", "watch", "remote"
+    "wake",
+    "plan",
+    "audit",
+    "look",
+    "repair",
+    "tokens",
+    "map",
+    "diff",
+    "split",
+    "index",
+    "watch",
+    "remote",
+    "machine",
 ]
 
 MAX_SECONDS: Final = 600.0

@@ -24,6 +24,7 @@ _ANSWERS: Final = {
     "repair": "luthier.features.datasets.analysis:prepare",
     "remote": "luthier.features.datasets.remote_preview:preview_answer",
     "watch": "luthier.features.monitoring.loop:run_checks",
+    "machine": "luthier.features.doctor.service:answer",
 }
 """The function for each question. By name: this process is below what it calls, and loads one of them."""
 

@@ -70,3 +70,11 @@ def test_a_file_that_is_missing_or_too_large_is_refused(home: Context, browser: 
     large = send(one, b'{"exchange_id": "chatcmpl-1", "thumb": "up"}\n')
     assert large.status_code == 413
     assert list(home.artifacts.incoming.glob("*")) == []
+
+
+def test_a_file_may_be_larger_than_other_requests(home: Context, browser: Browser) -> None:
+    one = browser("read", "train")
+    line = json.dumps({"exchange_id": asked(home, 1), "thumb": "up", "author": "u1"})
+    content = f"{line}{' ' * home.settings.max_request_bytes}\n".encode()
+    assert len(content) > home.settings.max_request_bytes
+    assert "<dt>New</dt><dd>1</dd>" in shown(one, send(one, content)).text

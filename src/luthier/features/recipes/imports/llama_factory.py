@@ -275,6 +275,8 @@ def _put_data(t: Translation, stage: str) -> None:
 
 
 def _find_info(t: Translation, folder: Path) -> Path | None:
+    if not t.reads_files:
+        return None
     places = [base / folder / "dataset_info.json" for base in (t.folder, Path.cwd(), *t.folder.parents)]
     return next((place for place in places if place.is_file()), None)
 

@@ -106,6 +106,22 @@ class Imported:
         }
 
 
+class RefusedKeysError(RecipeError):
+    """Keys of a file have no counterpart in a recipe.
+
+    Attributes:
+        entries: These keys, each with its reason and the key of the recipe that would settle it.
+    """
+
+    def __init__(self, came: str, *, expected: str, do: str, entries: Sequence[Entry]) -> None:
+        super().__init__(came, expected=expected, do=do)
+        self.entries = tuple(entries)
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as a plain document, whose type stays that of every wrong recipe."""
+        return super().as_json() | {"type": RecipeError.__name__}
+
+
 def import_recipe(
     path: Path,
     *,
@@ -115,6 +131,7 @@ def import_recipe(
     overrides: Sequence[str] = (),
     allowed: Sequence[str] = (),
     num_devices: int = 1,
+    reads_files: bool = True,
 ) -> Imported:
     """Translate a file of another tool.
 
@@ -126,10 +143,12 @@ def import_recipe(
         overrides: Keys of the recipe, `data.train=rows.jsonl`; they take precedence and settle what was refused.
         allowed: Keys of the file that may be left out, although they have no counterpart.
         num_devices: Devices that the file is run on, for batch sizes.
+        reads_files: Whether paths in it may name files of this machine; False for a file that came over the network.
 
     Raises:
         NotFoundError, RequestError: no such file, no keys in it, or the tool cannot be recognised.
-        RecipeError: keys without a counterpart, or the recipe is wrong; all of them are listed.
+        RefusedKeysError: Keys without a counterpart; all of them are listed.
+        RecipeError: The recipe is wrong; all wrong places are listed.
     """
     given = read_keys(path)
     name = tool or recognise(path, given)
@@ -144,6 +163,7 @@ def import_recipe(
         folder=path.absolute().parent,
         target=target,
         num_devices=num_devices,
+        reads_files=reads_files,
     )
     try:
         _translate(name, translation, trainer, given, path)
@@ -237,7 +257,7 @@ def _checked(path: Path, kind: Tool, entries: Sequence[Entry], allowed: Sequence
 
     Raises:
         RequestError: A key is allowed that is not refused.
-        RecipeError: A key has no counterpart and is not allowed.
+        RefusedKeysError: A key has no counterpart and is not allowed.
     """
     refused = {entry.key: entry for entry in entries if entry.is_refused}
     if wrong := [key for key in allowed if key not in refused]:
@@ -247,11 +267,12 @@ def _checked(path: Path, kind: Tool, entries: Sequence[Entry], allowed: Sequence
             do="leave the option out",
         )
     if left := [entry for key, entry in refused.items() if key not in allowed]:
-        raise RecipeError(
+        raise RefusedKeysError(
             "\n    ".join([f"{path} ({kind.title}) has {_count(len(left))} without a counterpart:", *map(_line, left)]),
             expected=f"keys of {kind.version} that a recipe has a counterpart for",
             do="set the recipe's key with --set KEY=VALUE where one is named; else correct the file, or leave the key "
             "out with --allow-missing KEY",
+            entries=left,
         )
     return [
         Entry(entry.key, entry.value, "left_out", {}, entry.note) if entry.is_refused else entry for entry in entries

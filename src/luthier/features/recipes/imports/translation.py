@@ -96,6 +96,8 @@ class Translation:
         folder: The folder of the file.
         target: The folder that paths of the recipe count from.
         num_devices: Devices that the file is run on, for batch sizes.
+        reads_files: Whether paths in it may name files of this machine; False for a file of a caller over the network,
+            who must not learn which paths exist here.
     """
 
     def __init__(
@@ -107,9 +109,10 @@ class Translation:
         folder: Path,
         target: Path,
         num_devices: int,
+        reads_files: bool = True,
     ) -> None:
         self.keys, self.settled, self.folder, self.target = keys, settled, folder, target
-        self.num_devices = num_devices
+        self.num_devices, self.reads_files = num_devices, reads_files
         self.given = dict(_flat(given, keys))
         self.recipe: dict[str, Any] = {}
         self.notes: list[str] = []
@@ -206,6 +209,9 @@ class Translation:
     def put_rows(self, place: str, value: Any, key: str) -> None:
         """A file of rows; the name of a dataset on a hub is refused."""
         name = str(value)
+        if not self.reads_files:
+            self.refuse(key, "rows of another machine: choose rows of this project", set_by=place)
+            return
         if not name.lower().removesuffix(".gz").endswith(_ROW_FILES):
             note = "a dataset of a hub or a folder, and a recipe names a file: save the rows as JSONL"
             self.refuse(key, note, set_by=place)
@@ -223,7 +229,9 @@ class Translation:
         if name.lower().endswith(("-bnb-4bit", "-gptq", "-awq", "-int4", "-fp8")):
             note = "its weights are quantised already: name the model of 16 bits, and quantise by method.name: qlora"
             self.refuse(key, note, set_by="base_model")
-        elif name.startswith(_PATH_STARTS) or (self.folder / name).is_dir():
+        elif not self.reads_files and name.startswith(_PATH_STARTS):
+            self.refuse(key, "a folder of another machine: choose a base model", set_by="base_model")
+        elif name.startswith(_PATH_STARTS) or (self.reads_files and (self.folder / name).is_dir()):
             self.put("base_model", _path_from(self.target, self.folder / expanded(name)), key)
         elif name.count("/") == 1:
             where = f"hub:{name}@{revision}" if revision else f"hub:{name}"
