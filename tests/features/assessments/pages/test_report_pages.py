@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+from sqlalchemy import delete
 from tests import assessed
 from tests.fixtures.pages import Browser, shown
 
+from luthier.features.models.result_files import keep_report
 from luthier.ml.evaluation.report import ReportData, write_report
 from luthier.platform.auth.service import create_project
+from luthier.platform.db.tables import artifact_links
 from luthier.platform.home.context import Context
-from luthier.testing.records import make_plan, make_record, make_result
+from luthier.testing.records import make_plan, make_quote, make_record, make_result
 
 RUN_ID = "run-20261125-093000-ffffff"
 
@@ -53,6 +57,29 @@ def test_a_report_of_another_project_or_none_is_not_found(home: Context, browser
         assert stranger.post(f"/runs/{run_id}/report").status_code == 404
     (home.settings.run_folder(RUN_ID) / "report.json").unlink()
     assert browser("read").get(f"/runs/{RUN_ID}/report.json").status_code == 404
+
+
+def test_a_report_of_another_machine_is_offered_and_written_again_with_its_forecast(
+    home: Context, browser: Browser
+) -> None:
+    add(home)
+    folder, quote = home.settings.run_folder(RUN_ID), make_quote()
+    (folder / "quote.json").write_text(quote.model_dump_json(), encoding="utf-8")
+    keep_report(home, RUN_ID)
+    shutil.rmtree(folder)  # as where another machine has trained it
+    trainer = browser("read", "train")
+    assert f'href="/runs/{RUN_ID}/report.html" download' in trainer.get(f"/runs/{RUN_ID}").text
+    assert not (folder / "report.html").exists(), "a page fetches no report"
+    assert "written again" in shown(trainer, trainer.post(f"/runs/{RUN_ID}/report")).text
+    shutil.rmtree(folder)
+    document = trainer.get(f"/runs/{RUN_ID}/report.json").json()
+    assert document["predicted"] == json.loads(json.dumps(quote.as_json())), (
+        "what was written again is kept, with what it was made from"
+    )
+    shutil.rmtree(folder)
+    with home.database.write() as connection:
+        connection.execute(delete(artifact_links))
+    assert "/report.html" not in trainer.get(f"/runs/{RUN_ID}").text
 
 
 def test_a_report_is_written_again_with_the_suites_that_were_run_since(home: Context, browser: Browser) -> None:
