@@ -48,13 +48,14 @@ async def answer_once(
         again.raw_headers = list(kept.raw_headers)  # what is behind this adds headers of its own
         return again
     begun = answers.begin(key)
-    made: Response | None = None
+    new: Response | None = None
     try:
         made = await run_in_threadpool(answer)
+        if leads_on(made.status_code, made.headers, len(made.body)):
+            new = made
+        return made
     finally:
-        is_kept = made is not None and leads_on(made.status_code, made.headers, len(made.body))
-        answers.settle(key, begun, made if is_kept else None)
-    return made
+        answers.settle(key, begun, new)
 
 
 def _content_of(incoming: Sequence[IncomingFile], form: FilesForm) -> bytes:
