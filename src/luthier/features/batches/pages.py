@@ -73,7 +73,9 @@ async def start(request: Request, context: HomeContext, caller: Trainer) -> Resp
             form,
         ):
             given = form.fields
-            return await answer_once(request, incoming, form, lambda: _started(request, context, caller, incoming, form))
+            return await answer_once(
+                request, incoming, form, lambda: _started(request, context, caller, incoming, form)
+            )
     except ClientDisconnect:
         return Response(status_code=400)  # the client is gone
     except LuthierError as error:

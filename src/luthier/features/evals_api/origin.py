@@ -63,8 +63,8 @@ def origin_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> Origin:
         StorageFullError, UnreachableError: the training rows cannot be read now.
     """
     if not is_tuned_name(run.model):
-        is_deployed = bool(NAME.fullmatch(run.model)) and context.deployments.find(run.project_id, run.model) is not None
-        return Origin(run.model or run.eval_id, cautions=(_OF_A_DEPLOYMENT,) if is_deployed else ())
+        found = context.deployments.find(run.project_id, run.model) if NAME.fullmatch(run.model) else None
+        return Origin(run.model or run.eval_id, cautions=() if found is None else (_OF_A_DEPLOYMENT,))
     try:
         tuned = context.tuned_models.get(run.project_id, run.model)
         if context.runs.project_of(tuned.run_id) != run.project_id:

@@ -252,7 +252,8 @@ def add(
 
 
 def _added_words(made: AddedRows) -> str:
-    words = f"{counted(made.num_added, 'accepted answer was', 'accepted answers were')} added as version {made.version.number}."
+    added = counted(made.num_added, "accepted answer was", "accepted answers were")
+    words = f"{added} added as version {made.version.number}."
     if made.num_replaced:
         words += f" {counted(made.num_replaced, 'row was', 'rows were')} replaced, with the same prompt."
     for reason, num in made.left_out.items():

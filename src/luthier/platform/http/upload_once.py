@@ -1,7 +1,7 @@
 """A form with files that is sent twice does its work once, as `platform.ui.forms` has it for forms without files.
 
-The body of such a form goes to the disk as it comes, so the middleware cannot compare it. Here it is compared when it is
-whole: the same session, address, token, fields, and names and digests of the files are one submission.
+The body of such a form goes to the disk as it comes, so the middleware cannot compare it. Here it is compared when it
+is whole: the same session, address, token, fields, and names and digests of the files are one submission.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_deploy_a_canary_raise_it_promote_it_and_go_back(home: Context, browser:
     one.post("/deployments/support/deploy", data=data | {"percent": "35.5", "expected_revision": "2"})
     assert shares(home) == {first: 0.645, second: 0.355}
     german = one.get("/deployments/support", headers={"accept-language": "de"}).text
-    assert ('>Anfrage</span>' in german, '>Anfragen</span>' in german) == (True, True)
+    assert (">Anfrage</span>" in german, ">Anfragen</span>" in german) == (True, True)
     assert '<html lang="de"' in german
     assert german.count('value="35.5"') == 2, "browsers read fields of numbers with a decimal point alone"
     one.post("/deployments/support/promote", data={"expected_revision": "3"})

@@ -74,7 +74,9 @@ def start(
     address = f"/datasets/jobs/{job.job_id}"
     if not is_joined(job, began):
         return redirect(request, address)
-    return redirect(request, address, "The same questions were ordered before and are not ready yet: this is their job.")
+    return redirect(
+        request, address, "The same questions were ordered before and are not ready yet: this is their job."
+    )
 
 
 def form_values(
