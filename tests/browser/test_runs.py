@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -191,6 +192,36 @@ def test_a_run_that_begins_while_its_page_is_open_gets_its_charts(
         home.runs.append(RUN_ID, event)
         wait_until(page, lambda: page.evaluate(LAST_POINT).get("validation") == 7, "the first validation")
         page.close()  # before the server: it would go on asking
+
+
+def test_tags_that_are_being_typed_outlive_the_start_of_the_run_and_the_session(
+    home: Context, make_page: Callable[..., Page]
+) -> None:
+    key, page = create_key(home, "Ada", scopes=("read", "train"))[1], look_often(make_page())
+    made = Job(job_id="job-20261125-093000-aaaaaa", kind="train", document={"recipe": {}}, run_id=RUN_ID)
+    home.jobs.submit(made)
+    tags = page.locator("#run-tags")
+    with home_server(home.home) as server:
+        sign_in(page, server.url, key, f"/runs/{RUN_ID}")
+        page.get_by_text("next in the queue").wait_for()
+        page.locator(".run-edit summary").click()
+        tags.fill("first try")
+        home.jobs.claim("w")
+        home.runs.create(make_record().model_copy(update={"num_steps": 100}), make_plan())
+        tell(home, RUN_ID, events_of(1, 7, 100))
+        wait_until(page, lambda: page.locator("#run-charts .canvas").count() == 5, "the page of the run that has begun")
+        expect(tags).to_have_value("first try")
+        expect(tags).to_be_visible()
+        page.context.clear_cookies()
+        page.wait_for_url(re.compile("/sign-in"))
+        make_page.errors.clear()  # type: ignore[attr-defined] # the browser itself notes the status 401
+        page.fill("#key", key)
+        page.press("#key", "Enter")
+        page.wait_for_url(f"{server.url}/runs/{RUN_ID}")
+        expect(tags).to_have_value("first try")
+        page.locator(".run-edit form").first.get_by_role("button", name="Save").click()
+        expect(page.locator(".run-marks a")).to_have_text(["first", "try"])
+        page.close()
 
 
 def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Callable[..., Page]) -> None:

@@ -21,9 +21,17 @@ CHART: Final = ROOT / "deploy" / "helm" / "luthier"
 HERE: Final = Path(__file__).parent
 CASES: Final = ("default", "full", "bare")
 """Values of each case lie beside this file as CASE-values.yaml, its rendered chart in `rendered/`."""
-RELEASE: Final = ("lu", "ml")
-"""Name and namespace of the rendered release."""
+LONG: Final = "long"
+"""The case of a release and of a worker with the longest names that they may have."""
+_RELEASES: Final = {LONG: "tuning-of-the-customer-support-models-of-the-west-eme"}
+_RELEASE: Final = ("lu", "ml")
+"""Name and namespace of the rendered release; of some cases the name is another."""
 _HEADER: Final = "# Rendered from sha256 "
+
+
+def release_of(case: str) -> str:
+    """The name of the release of a case."""
+    return _RELEASES.get(case, _RELEASE[0])
 
 
 def digest(case: str) -> str:
@@ -53,7 +61,7 @@ def by_helm(helm: str, case: str) -> str:
     """The chart rendered by Helm, which lints it first."""
     values = ("--values", str(HERE / f"{case}-values.yaml"))
     subprocess.run([helm, "lint", "--strict", str(CHART), *values], check=True, stdout=subprocess.DEVNULL)
-    command = [helm, "template", RELEASE[0], str(CHART), "--namespace", RELEASE[1], *values]
+    command = [helm, "template", release_of(case), str(CHART), "--namespace", _RELEASE[1], *values]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -63,7 +71,7 @@ def by_go(go: str, case: str) -> str:
     # As Helm names the fields of a chart: `.Chart.AppVersion`.
     fields = {key[0].upper() + key[1:]: value for key, value in about.items()}
     return subprocess.run(
-        [go, "run", str(HERE / "render.go"), str(CHART), *RELEASE],
+        [go, "run", str(HERE / "render.go"), str(CHART), release_of(case), _RELEASE[1]],
         input=json.dumps(merged(case)),
         env=os.environ | {"CHART_JSON": json.dumps(fields)},
         check=True,
@@ -91,7 +99,7 @@ def documents(case: str) -> list[dict[str, Any]]:
 
 def main(program: str) -> None:
     """Render all cases."""
-    for case in CASES:
+    for case in (*CASES, LONG):
         text = by_go(program, case) if Path(program).name == "go" else by_helm(program, case)
         plain = yaml.safe_dump_all(objects(text), sort_keys=True, width=140)
         (HERE / "rendered" / f"{case}.yaml").write_text(f"{_HEADER}{digest(case)}\n{plain}", encoding="utf-8")

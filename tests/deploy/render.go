@@ -77,6 +77,8 @@ func functions(all *template.Template) template.FuncMap {
 		"list":       func(given ...any) []any { return given },
 		"quote":      func(given any) string { return fmt.Sprintf("%q", fmt.Sprint(given)) },
 		"trim":       strings.TrimSpace,
+		"int":        func(number int) int { return number },
+		"sub":        func(from, number int) int { return from - number },
 		"trunc":      func(length int, text string) string { return text[:min(length, len(text))] },
 		"trimSuffix": func(suffix, text string) string { return strings.TrimSuffix(text, suffix) },
 		"nindent": func(spaces int, text string) string {

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from tests.deploy.chart import CASES, CHART, by_helm, digest, documents, merged, objects, stored
+from tests.deploy.chart import CASES, CHART, LONG, by_helm, digest, documents, merged, objects, release_of, stored
 from tests.deploy.settings import check_command, unknown_variables
 from tests.vacuous import nonempty
 
@@ -27,12 +27,27 @@ def pods(case: str) -> list[tuple[str, dict[str, Any]]]:
     return [(one["metadata"]["name"], one["spec"]["template"]) for one in found]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, LONG])
 def test_what_was_rendered_is_of_this_chart(case: str) -> None:
     made_from, text = stored(case)
     assert made_from == digest(case), "render it again: python -m tests.deploy.chart go, or helm"
     if (helm := shutil.which("helm")) is not None:
         assert objects(by_helm(helm, case)) == objects(text)
+
+
+def test_no_name_or_label_is_longer_than_kubernetes_allows() -> None:
+    assert len(release_of(LONG)) == 53, "the longest that Helm takes"
+    longest = max(len(worker["name"]) for worker in merged(LONG)["workers"])
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    assert longest == schema["properties"]["workers"]["items"]["properties"]["name"]["maxLength"]
+    names = [one["metadata"]["name"] for one in documents(LONG)]
+    jsonschema.validate(merged(LONG), schema)
+    values = [value for one in documents(LONG) for value in one["metadata"].get("labels", {}).values()]
+    values += [value for _, pod in pods(LONG) for value in pod["metadata"]["labels"].values()]
+    # A label of KEDA and the host name of a pod hold the name of the object.
+    assert [one for one in nonempty(names + values) if len(one) > 63] == []
+    (scaled,) = of_kind(LONG, "ScaledObject")
+    assert scaled["spec"]["scaleTargetRef"]["name"].endswith("-worker-gpu-a100-80gb-shared")
 
 
 def test_values_are_checked() -> None:

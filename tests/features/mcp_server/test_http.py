@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from tests.fixtures.api import Visitor
 from tests.vacuous import nonempty
 
+from luthier.features.models.result_files import keep_report
 from luthier.platform.auth.service import create_key, revoke_key
 from luthier.platform.home.context import Context
 from luthier.server.api import create_app
@@ -111,6 +112,10 @@ def test_resources_are_those_of_the_project(home: Context, visitor: Visitor) -> 
     (content,) = document(asked(reader, "resources/read", {"uri": uri}))["result"]["contents"]
     assert content["mimeType"] == "text/html"
     assert str(home.home) not in content["text"]
+    keep_report(home, run_id)
+    report.unlink()  # as where another machine has trained it
+    listed = [one["uri"] for one in document(asked(reader, "resources/list"))["result"]["resources"]]
+    assert uri in listed
     schema = document(asked(reader, "resources/read", {"uri": "luthier://recipe-schema"}))["result"]["contents"][0]
     assert "base_model" in json.loads(schema["text"])["properties"]
     templates = document(asked(reader, "resources/templates/list"))["result"]["resourceTemplates"]

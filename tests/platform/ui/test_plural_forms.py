@@ -55,6 +55,20 @@ def test_every_number_of_a_template_has_a_noun_in_both_forms() -> None:
     assert wrong == [], 'write row{{ "" if num == 1 else "s" }}'
 
 
+_APART: Final = re.compile(
+    rf"\}}\}}(?:</(?:span|dd)>)?\s*<(?:span|dd)\b[^>]*>\s*(?!(?:tokens|bytes|points)\b)({NOUNS})\b"
+)
+"""A number with its noun in another element; without tokens, bytes and percentage points, which are hardly ever 1."""
+
+
+def test_a_number_has_a_noun_in_both_forms_where_they_are_in_elements_of_their_own() -> None:
+    loader, wrong = environment().loader, []
+    assert loader is not None
+    for name in nonempty([one for one in loader.list_templates() if one.endswith(".html")]):
+        wrong += [f"{name}: {found[0]}" for found in _APART.finditer(loader.get_source(environment(), name)[0])]
+    assert wrong == [], 'write row{{ "" if num == 1 else "s" }}'
+
+
 def test_the_noun_of_a_message_with_a_plural_is_singular_in_its_first_form() -> None:
     loader, wrong = environment().loader, []
     assert loader is not None

@@ -16,7 +16,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import SystemResult
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
-from luthier.features.models.result_files import report_data
+from luthier.features.models.result_files import keep_report, report_data
 from luthier.features.planning.quotes import load_quote
 from luthier.features.release_gates.service import default_gate, newest_outcome, newest_safety, newest_suites
 from luthier.ml.charts.judged_rows import Tone, concerns_in_words, tone_of
@@ -198,6 +198,7 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
     )
     page = write_report(folder, data)
     context.runs.update(run_id, report_path=str(page))
+    keep_report(context, run_id)
     if assessed is None:
         return [page]
     # Suites come first in `results` and the safety check last; zip stops at the suites.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import quote, urlencode
 
@@ -27,6 +25,7 @@ from luthier.platform.files.service import IncomingFile
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FilesForm, FormError, received_files
+from luthier.platform.http.upload_once import answer_once
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import FIELD
 from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
@@ -46,7 +45,6 @@ PAGE = Page(
 _A_PAGE: Final = 50
 _KNOWN_FILES: Final = 50
 _FIELDS: Final = frozenset({"input_file_id", "endpoint", "hours", FIELD})
-_MAX_TOKENS: Final = 500
 _Id = Annotated[str, Query(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")]
 _Offset = Annotated[int, Query(ge=0, le=2**53)]
 FileKind = Literal["input", "output", "errors"]
@@ -75,13 +73,14 @@ async def start(request: Request, context: HomeContext, caller: Trainer) -> Resp
             form,
         ):
             given = form.fields
-            made = await run_in_threadpool(_once, context, caller, incoming, form)
+            return await answer_once(
+                request, incoming, form, lambda: _started(request, context, caller, incoming, form)
+            )
     except ClientDisconnect:
         return Response(status_code=400)  # the client is gone
     except LuthierError as error:
         status = error.status if isinstance(error, FormError) else status_of(error)
         return await run_in_threadpool(_list, request, context, caller, given=given, error=error, status=status)
-    return redirect(request, _address(made), "The batch is queued.")
 
 
 @router.get("/{batch_id}")
@@ -130,23 +129,10 @@ def download(context: HomeContext, caller: Reader, batch_id: str, kind: FileKind
     return StreamingResponse(blocks, headers=headers, media_type="application/x-ndjson")
 
 
-_starting: Final = threading.Lock()
-_started: Final[OrderedDict[tuple[str, str], str]] = OrderedDict()
-"""Batches by project and token of the form: a form with a file is not among those that `SubmitOnce` compares."""
-
-
-def _once(context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm) -> BatchView:
-    """Start a batch; the same form, sent twice by a double click, is the same batch."""
-    key = (caller.project_id, form.fields.get(FIELD, ""))
-    # Held while the batch is made, which takes milliseconds: the second request then finds it.
-    with _starting:
-        if key[1] and key in _started:
-            return context.batches.get(caller.project_id, _started[key])
-        made = _start(context, caller, incoming, form)
-        _started[key] = made.batch.batch_id
-        while len(_started) > _MAX_TOKENS:
-            _started.popitem(last=False)
-        return made
+def _started(
+    request: Request, context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm
+) -> Response:
+    return redirect(request, _address(_start(context, caller, incoming, form)), "The batch is queued.")
 
 
 def _start(context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm) -> BatchView:

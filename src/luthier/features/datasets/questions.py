@@ -25,6 +25,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models, find_base_model, local_base_models
 from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.twins import open_twin
 
 SYNTHESIS: Final = "synthesis"
 """The kind of these jobs, and the key of their order in the job document."""
@@ -253,6 +254,7 @@ def start(
     pairs_per_passage: int = 1,
     max_passages: int | None = None,
     budget_usd: float | None = None,
+    joins: bool = False,
 ) -> Job:
     """Queue the writing of questions from the passages of a version.
 
@@ -264,6 +266,7 @@ def start(
         pairs_per_passage: Pairs that are requested of each passage, 1 to 5.
         max_passages: The first so many passages; None for all.
         budget_usd: The most that it should cost; needs a teacher with prices that is not asked by its Batch API.
+        joins: Give the job that waits or runs and writes the same questions already, in place of a second one.
 
     Raises:
         RequestError: No such model, numbers that cannot be, a budget without prices, or rows that are no passages.
@@ -299,7 +302,7 @@ def start(
         uses_batch_api=found.uses_batch_api,
         author=caller.name,
     )
-    return _submit(context, caller, order)
+    return _submit(context, caller, order, joins=joins)
 
 
 def keep_made(context: Context, caller: Caller, job: Job, num_done: int) -> Job:
@@ -316,7 +319,8 @@ def keep_made(context: Context, caller: Caller, job: Job, num_done: int) -> Job:
         )
     if job.status == "paused":
         context.jobs.ask(job.job_id, "cancel")
-    return _submit(context, caller, order_of(job).model_copy(update={"max_passages": num_done, "author": caller.name}))
+    order = order_of(job).model_copy(update={"max_passages": num_done, "author": caller.name})
+    return _submit(context, caller, order, joins=True)
 
 
 def order_of(job: Job) -> QuestionOrder:
@@ -344,7 +348,7 @@ def check_is_configured(context: Context, order: QuestionOrder) -> None:
         )
 
 
-def _submit(context: Context, caller: Caller, order: QuestionOrder) -> Job:
+def _submit(context: Context, caller: Caller, order: QuestionOrder, *, joins: bool) -> Job:
     document = {SYNTHESIS: order.model_dump(mode="json")}
     job = Job(
         job_id=new_id("job"),
@@ -361,6 +365,8 @@ def _submit(context: Context, caller: Caller, order: QuestionOrder) -> Job:
         "uses_batch_api": order.uses_batch_api,
     }
     with context.database.transaction():
+        if joins and (twin := open_twin(context, job, SYNTHESIS, apart_from="author")) is not None:
+            return twin
         made = context.jobs.submit(job)
         record(context, caller, "synthesis.started", job.job_id, facts | {"budget_usd": order.budget_usd})
     return made

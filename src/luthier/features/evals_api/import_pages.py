@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
-from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.system.files import scratch_folder
 from luthier.core.text.byte_sizes import size
 from luthier.core.text.plain_yaml import parse_yaml, write_yaml
@@ -26,6 +25,7 @@ from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FilesForm, FormError, received_files
 from luthier.platform.http.path_redaction import redacted_errors
+from luthier.platform.http.upload_once import answer_once
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import FIELD, shown_once
 from luthier.platform.ui.page_work import Led, page_work
@@ -67,7 +67,7 @@ async def take(request: Request, context: HomeContext, caller: Trainer) -> Respo
             request, context, file_fields=frozenset({"file", "data"}), fields=frozenset({"prompt", FIELD}), most_files=2
         ) as (incoming, form):
             given = {name: value for name, value in form.fields.items() if name != FIELD}  # each page has its own
-            return await run_in_threadpool(_import, request, context, caller, incoming, form)
+            return await answer_once(request, incoming, form, lambda: _import(request, context, caller, incoming, form))
     except ClientDisconnect:
         return Response(status_code=400)  # the client is gone
     except LuthierError as error:
@@ -100,10 +100,7 @@ def _import(
         made = _made(context, caller, text, rows, prompt)
         return Led(shown_once(request).put(request, _ADDRESS, {"made": made}))
 
-    # Another file or another field is another submission, also by a form that was gone back to.
-    token = form.fields.get(FIELD, "")
-    once = sha256_document([token, text, sha256_bytes(rows or b""), prompt]) if token else ""
-    return page_work(request).answer(request, "The eval is being imported", work, back=_ADDRESS, once=once)
+    return page_work(request).answer(request, "The eval is being imported", work, back=_ADDRESS)
 
 
 def _made(context: Context, caller: Caller, text: str, rows: bytes | None, prompt: str | None) -> list[MadeSuite]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, StorageFullError, UnreachableError
+from luthier.core.records.deployment import NAME
 from luthier.features.evals_api.data import Rows, messages_of, text_of
 from luthier.features.evals_api.records import Eval, EvalRun
 from luthier.features.models.names import is_tuned_name
@@ -29,6 +30,9 @@ _MAX_ANSWERS: Final = 32
 _MAX_DEPTH: Final = 4
 _AT_ONCE: Final = 20_000
 """Rows that are looked for in one pass over the training rows."""
+_OF_A_DEPLOYMENT: Final = (
+    "The model is a deployment: the result is about what it routed to at the time, and counts for no run at a gate."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ def origin_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> Origin:
         StorageFullError, UnreachableError: the training rows cannot be read now.
     """
     if not is_tuned_name(run.model):
-        return Origin(run.model or run.eval_id)
+        found = context.deployments.find(run.project_id, run.model) if NAME.fullmatch(run.model) else None
+        return Origin(run.model or run.eval_id, cautions=() if found is None else (_OF_A_DEPLOYMENT,))
     try:
         tuned = context.tuned_models.get(run.project_id, run.model)
         if context.runs.project_of(tuned.run_id) != run.project_id:

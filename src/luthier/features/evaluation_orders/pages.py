@@ -37,6 +37,7 @@ from luthier.ml.evaluation.verdict_view import verdict_view
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
+from luthier.platform.jobs.twins import is_joined
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.i18n.environments import decimal_mark
@@ -94,6 +95,7 @@ def start(
         "probes": probes,
         "allow_leakage": allow_leakage,
     }
+    began = context.access.now()
     try:
         file_id = rows if kind == "rows" else suite
         if kind == "suite" and suite_text.strip():
@@ -108,10 +110,13 @@ def start(
             probes=probes,
             most_rows=_number(most_rows) if kind == "rows" else None,
             allow_leakage=allow_leakage,
+            joins=True,
         )
     except LuthierError as error:
         return _form_page(request, context, caller, given | {"error": error})
     words = "The evaluation is queued: a worker of this server will run it."
+    if is_joined(made.job, began):
+        words = "The same evaluation was ordered before and has not ended: this is it."
     return redirect(request, f"/evaluations/orders/{made.job.job_id}", words)
 
 

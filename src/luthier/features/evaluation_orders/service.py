@@ -29,6 +29,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.jobs.cancelled import clean_up_cancelled
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, UNDONE, Job
+from luthier.platform.jobs.twins import open_twin
 
 OrderKind = Literal["rows", "safety", "suite"]
 MAX_AGAINST: Final = 7
@@ -123,6 +124,7 @@ def start(
     probes: Literal["default", "full"] = "default",
     most_rows: int | None = None,
     allow_leakage: bool = False,
+    joins: bool = False,
 ) -> OrderView:
     """Queue an evaluation of a model that the project has tuned.
 
@@ -136,6 +138,7 @@ def start(
         probes: The set of safety probes.
         most_rows: How many rows are evaluated at most; None for all.
         allow_leakage: Judge although rows were trained on.
+        joins: Give the same evaluation that waits or runs already, in place of a second one.
 
     Raises:
         NotFoundError: No such model or file in the project.
@@ -177,6 +180,8 @@ def start(
     job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=caller.project_id)
     facts = {"result_id": order.result_id, "kind": kind, "candidate": run_id, "file_id": order.file_id}
     with context.database.transaction():
+        if joins and (twin := open_twin(context, job, ASKED, apart_from="result_id")) is not None:
+            return OrderView(order_of(twin), twin)
         made = context.jobs.submit(job)
         record(context, caller, "evaluation.started", job.job_id, facts)
     return OrderView(order, made)

@@ -32,6 +32,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, Job
+from luthier.platform.jobs.twins import open_twin
 from luthier.platform.processes.process import Outcome
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def start(
     quantise: str | None = None,
     *,
     file_id: str | None = None,
+    joins: bool = False,
 ) -> ServerExport:
     """Queue the export of a run that has succeeded, a tuned model or a base model on this machine.
 
@@ -109,6 +111,7 @@ def start(
         to: The format.
         quantise: The precision; None takes the format's own.
         file_id: A file of the project with the rows that it is proved on; None takes those of the run.
+        joins: Give the same export that waits or runs already, in place of a second one.
 
     Raises:
         NotFoundError: No such source in the project.
@@ -131,6 +134,8 @@ def start(
     # Both ids exist before anything is stored: export and job name each other.
     made = ServerExport(export_id=export_id, project_id=caller.project_id, job_id=job.job_id, source=shown)
     with context.database.transaction():
+        if joins and (twin := open_twin(context, job, "export", apart_from="export_id")) is not None:
+            return context.exports.get(caller.project_id, twin.document["export"]["export_id"])
         stored = context.exports.add(made, job)
         facts = {"source": shown, "format": format, "precision": quantise}
         record(context, caller, "export.started", export_id, facts)

@@ -16,8 +16,9 @@ from luthier.features.feedback.service import import_feedback
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FormError, received_files
+from luthier.platform.http.upload_once import answer_once
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.forms import FIELD, shown_once
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -41,9 +42,9 @@ async def take(request: Request, context: HomeContext, caller: Trainer) -> Respo
     """Import the lines of a file; those that are refused do not affect the others."""
     try:
         async with received_files(
-            request, context, file_fields=frozenset({"file"}), fields=frozenset(), most_files=1
-        ) as (incoming, _):
-            return await run_in_threadpool(_import, request, context, caller, incoming)
+            request, context, file_fields=frozenset({"file"}), fields=frozenset({FIELD}), most_files=1
+        ) as (incoming, form):
+            return await answer_once(request, incoming, form, lambda: _import(request, context, caller, incoming))
     except ClientDisconnect:
         return Response(status_code=400)  # the client is gone
     except LuthierError as error:

@@ -18,6 +18,7 @@ from luthier.core.ids import is_id
 from luthier.core.json_limits import json_utf8
 from luthier.core.results.human_eval import RatingKind
 from luthier.core.results.human_eval_report import Agreement, PanelFigures, PanelReport
+from luthier.core.text.counted import counted
 from luthier.core.text.names import distinct_names
 from luthier.features.human_eval import service as rating_links
 from luthier.features.human_eval import service as rating_panels
@@ -115,7 +116,7 @@ def _view(title: str, key: str, found: PanelFigures) -> FiguresView:
 
 def _agreement(one: Agreement) -> FigureRow:
     value, interval = shown_estimate(one.estimate)
-    counts = f"{one.num_raters} raters, {one.num_items} items; {one.raw:.0%} of pairs agree"
+    counts = f"{one.num_raters} raters, {counted(one.num_items, 'item')}; {one.raw:.0%} of pairs agree"
     return FigureRow(MEASURES[one.measure], one.criterion or "preference", value, interval, counts)
 
 
@@ -123,7 +124,8 @@ def _win_rates(found: PanelFigures) -> list[FigureRow]:
     rows = []
     for one in found.win_rates:
         value, interval = shown_estimate(one.rate)
-        counts = f"{one.num_wins} wins, {one.num_losses} losses, {one.num_ties} ties on {one.num_rows} rows"
+        counts_of = ((one.num_wins, "win", ""), (one.num_losses, "loss", "losses"), (one.num_ties, "tie", ""))
+        counts = f"{', '.join(counted(*each) for each in counts_of)} on {counted(one.num_rows, 'row')}"
         rows.append(
             FigureRow(
                 name=f"{one.system} against {one.against}",

@@ -24,6 +24,8 @@ from luthier.platform.home.context import Context
 
 _NUM_TOKEN_BYTES: Final = 32
 _MAX_NAME_CHARACTERS: Final = 100
+_OWN_LINK: Final = "own_rater_link"
+"""The kind of document with the digest of the link by which a member rates from the inbox; its name is the rater."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class RaterLink:
 
     Attributes:
         rater: The rater.
-        token: 256 random bits, URL-safe.
+        token: 256 random bits, URL-safe; of a link from the inbox, behind the id of the rater.
     """
 
     rater: Rater
@@ -79,7 +81,7 @@ def add_rater(context: Context, caller: Caller, panel_id: str, name: str) -> Rat
 
 
 def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> RaterLink:
-    """Another link for a rater, who continues where they stopped; the previous one no longer works.
+    """Another link for a rater, who continues where they stopped; previous ones no longer work.
 
     Raises:
         NotFoundError: There is none in the project.
@@ -89,6 +91,7 @@ def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -
     token = secrets.token_urlsafe(_NUM_TOKEN_BYTES)
     with context.database.transaction():
         rater = context.rating_panels.change_link(panel.panel_id, rater_id, digest_of(token))
+        context.watches.remove(caller.project_id, _OWN_LINK, rater_id)
         record(context, caller, "rater.link_renewed", rater_id, {"panel": panel_id})
     return RaterLink(rater, token)
 
@@ -102,6 +105,7 @@ def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) 
     panel = context.rating_panels.get(caller.project_id, panel_id)
     with context.database.transaction():
         rater = context.rating_panels.change_link(panel.panel_id, rater_id, None)
+        context.watches.remove(caller.project_id, _OWN_LINK, rater_id)
         record(context, caller, "rater.link_revoked", rater_id, {"panel": panel_id})
     return rater
 
@@ -109,7 +113,16 @@ def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) 
 def rater_of_token(context: Context, token: str) -> tuple[Rater, RatingPanel] | None:
     """The rater and panel of a link; None for an invalid link."""
     # Looked up by digest: the comparison in the database leaks no timing about the token itself.
-    return context.rating_panels.by_link(digest_of(token))
+    return context.rating_panels.by_link(digest_of(token)) or _by_own_link(context, token)
+
+
+def _by_own_link(context: Context, token: str) -> tuple[Rater, RatingPanel] | None:
+    found = context.rating_panels.by_id(token.partition(".")[0])
+    if found is None:
+        return None
+    rater, panel, project_id = found
+    kept = context.watches.get(project_id, _OWN_LINK, rater.rater_id)
+    return (rater, panel) if kept is not None and secrets.compare_digest(kept, digest_of(token)) else None
 
 
 MAX_RATERS: Final = 100
@@ -210,6 +223,8 @@ def is_panel_of(context: Context, caller: Caller, panel_id: str) -> bool:
 def own_link(context: Context, caller: Caller, panel_id: str) -> RaterLink:
     """A link with which the caller rates a panel themselves: as the rater of their name, who is added where missing.
 
+    A link that was sent to that rater stays valid; an earlier one of this kind does not.
+
     Raises:
         NotFoundError: There is none in the project.
         ConflictError: The panel is closed.
@@ -217,9 +232,13 @@ def own_link(context: Context, caller: Caller, panel_id: str) -> RaterLink:
     context.rating_panels.get(caller.project_id, panel_id)
     # By name: a member who rates under a second name would count as two raters.
     known = next((one for one in context.rating_panels.raters(panel_id) if one.name == caller.name), None)
-    if known is None:
-        return add_rater(context, caller, panel_id, caller.name)
-    return renew_link(context, caller, panel_id, known.rater_id)
+    rater = add_rater(context, caller, panel_id, caller.name).rater if known is None else known
+    token = f"{rater.rater_id}.{secrets.token_urlsafe(_NUM_TOKEN_BYTES)}"
+    with context.database.transaction():
+        context.rating_panels.check_open(panel_id)
+        context.watches.put(caller.project_id, _OWN_LINK, rater.rater_id, digest_of(token))
+        record(context, caller, "rater.own_link_made", rater.rater_id, {"panel": panel_id})
+    return RaterLink(rater, token)
 
 
 def close_panel(context: Context, caller: Caller, panel_id: str) -> RatingPanel:

@@ -143,6 +143,24 @@ class RatingPanelStore(Store):
                 return None
             return rater, _PANELS.get(connection, rater.panel_id)
 
+    def by_id(self, rater_id: str) -> tuple[Rater, RatingPanel, str] | None:
+        """A rater of any project, with the panel and the project of it; None where there is none."""
+        with self._database.read() as connection:
+            rater = _RATERS.first(connection, rater_id=rater_id)
+            if rater is None:
+                return None
+            project = select(rating_panels.c.project_id).where(rating_panels.c.panel_id == rater.panel_id)
+            return rater, _PANELS.get(connection, rater.panel_id), str(connection.execute(project).scalar_one())
+
+    def check_open(self, panel_id: str) -> None:
+        """Whether a panel still takes ratings.
+
+        Raises:
+            ConflictError: The panel is closed.
+        """
+        with self._database.read() as connection:
+            _check_open(connection, panel_id)
+
     def add_rater(self, rater: Rater, digest: str) -> Rater:
         """Add a rater to a panel.
 

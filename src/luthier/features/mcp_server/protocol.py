@@ -24,6 +24,7 @@ from luthier.core.errors import LuthierError, NotAllowedError, NotFoundError
 from luthier.core.recipe import Recipe
 from luthier.features.mcp_server.records import Call, Tool, ToolResult
 from luthier.features.mcp_server.service import INSTRUCTIONS, Toolbox, error_document
+from luthier.features.models.result_files import has_report
 from luthier.features.runs import views as project_runs
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError
@@ -255,7 +256,7 @@ def list_resources(context: Context, caller: Caller) -> list[Listed]:
     found = project_runs.list_runs(context, caller.project_id, after=None, limit=_NUM_LISTED).runs
     for run in found:
         run_id = str(run["run_id"])
-        if (context.settings.run_folder(run_id) / "report.html").is_file():
+        if has_report(context, run_id):
             name = f"Report of {run.get('name') or run_id}"
             listed.append(Listed(f"luthier://runs/{run_id}/report", name, f"Run {run_id}", "text/html"))
     return listed

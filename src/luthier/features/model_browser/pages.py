@@ -24,6 +24,7 @@ from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.serving.head_answers import example_request
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_text
+from luthier.platform.jobs.twins import is_joined
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.i18n.environments import words
@@ -119,11 +120,15 @@ def start_export(
 ) -> Response:
     """Queue an export. form: `FORMAT` or `FORMAT:PRECISION`. rows: the file that it is proved on; empty: the run's."""
     to, _, precision = form.partition(":")
+    began = context.access.now()
     try:
-        made = server_exports.start(context, caller, source, to, precision or None, file_id=rows or None)
+        made = server_exports.start(context, caller, source, to, precision or None, file_id=rows or None, joins=True)
     except LuthierError as error:
         return _page(request, context, caller, source, {"export_error": error, "form": form, "rows": rows})
-    return redirect(request, f"/exports/{made.export_id}", "The export is queued: a worker of this server will run it.")
+    words = "The export is queued: a worker of this server will run it."
+    if is_joined(context.jobs.get(made.job_id), began):
+        words = "The same export was ordered before and has not ended: this is it."
+    return redirect(request, f"/exports/{made.export_id}", words)
 
 
 @router.post("/deployments")

@@ -17,6 +17,7 @@ from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
 
 REPORT: Final = "report"
+QUOTE_NAME: Final = "quote.json"
 _REPORT_FILES: Final = ("report.html", "report.json")
 _LOCK_SECONDS: Final = 600.0
 
@@ -43,8 +44,8 @@ def keep_weights(context: Context, run_id: str, folder: Path) -> None:
 
 
 def keep_report(context: Context, run_id: str) -> None:
-    """Keep the report of a run, where it has one."""
-    for name in _REPORT_FILES:
+    """Keep the report of a run, where it has one, and the quote that it is written again with."""
+    for name in (*_REPORT_FILES, QUOTE_NAME):
         if (file := context.settings.run_folder(run_id) / name).is_file():
             _keep(context, run_id, f"{REPORT}/{name}", file, REPORT)
 
@@ -117,6 +118,13 @@ def _stored_weights(context: Context, run_id: str, folder: str) -> dict[str, str
     return names if any(name.endswith("config.json") for name in names) else {}
 
 
+def has_report(context: Context, run_id: str) -> bool:
+    """Whether `report_page` would find a page; nothing is fetched."""
+    page = _REPORT_FILES[0]
+    is_here = (context.settings.run_folder(run_id) / page).is_file()
+    return is_here or f"{REPORT}/{page}" in context.artifacts.linked(run_id)
+
+
 def report_page(context: Context, run_id: str) -> Path:
     """The page of a run's report, fetched where another machine wrote it. It may be missing."""
     return _report_file(context, run_id, _REPORT_FILES[0])
@@ -125,6 +133,11 @@ def report_page(context: Context, run_id: str) -> Path:
 def report_data(context: Context, run_id: str) -> Path:
     """The report as a JSON document, fetched where another machine wrote it. It may be missing."""
     return _report_file(context, run_id, _REPORT_FILES[1])
+
+
+def quote_file(context: Context, run_id: str) -> Path:
+    """The quote of a run, fetched where another machine has trained it. It may be missing."""
+    return _report_file(context, run_id, QUOTE_NAME)
 
 
 def _report_file(context: Context, run_id: str, name: str) -> Path:

@@ -13,6 +13,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError
 from luthier.core.ids import sha256_document
 from luthier.core.records.traffic import ReviewItem, ReviewStatus
+from luthier.core.text.counted import counted
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback.accepted_rows import AddedRows, add_accepted, add_to_new_dataset, targets
 from luthier.features.feedback.review import Decision
@@ -211,7 +212,7 @@ def queue(
             made = review_queue.queue_sample(context, caller, model, num)
         else:
             made = review_queue.queue_liked(context, caller, model)
-        words = f"{made.num_queued} answers are waiting for review."
+        words = f"{counted(made.num_queued, 'answer is', 'answers are')} waiting for review."
         if made.num_wordless:
             words += f" {made.num_wordless} cannot be reviewed: their text was not stored."
         return Led(address, words)
@@ -251,9 +252,10 @@ def add(
 
 
 def _added_words(made: AddedRows) -> str:
-    words = f"{made.num_added} accepted answers were added as version {made.version.number}."
+    added = counted(made.num_added, "accepted answer was", "accepted answers were")
+    words = f"{added} added as version {made.version.number}."
     if made.num_replaced:
-        words += f" They replace {made.num_replaced} rows with the same prompts."
+        words += f" {counted(made.num_replaced, 'row was', 'rows were')} replaced, with the same prompt."
     for reason, num in made.left_out.items():
         words += f" {num} not added: {reason}."
     return " ".join([words, *(f"Note: {caution}." for caution in made.cautions)])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from luthier.core.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
 from luthier.core.errors import RecipeError, RequestError, StorageFullError
 from luthier.core.plan import Plan
+from luthier.features.models.result_files import QUOTE_NAME, quote_file
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from luthier.ml.planning.workload import Workload
 
 _MAX_STEPS_LOOKED_AT = 2000
-QUOTE_NAME = "quote.json"
 
 
 def quote_of(
@@ -319,7 +319,7 @@ def save_quote(
 def load_quote(context: Context, run_id: str) -> Quote | None:
     """The quote that was kept for a run; None where there is none that can be read."""
     try:
-        return Quote.model_validate_json((context.settings.run_folder(run_id) / QUOTE_NAME).read_bytes())
+        return Quote.model_validate_json(quote_file(context, run_id).read_bytes())
     except (OSError, ValueError):
         return None
 

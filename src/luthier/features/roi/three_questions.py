@@ -37,17 +37,23 @@ _EITHER_BY_COMMA: Final = re.compile(r"[1-9]\d{0,2},\d{3}")
 """The same with a comma, where the page itself has it before decimals."""
 
 
-def _asked(answers_per_week: _Text = "", minutes_each: _Text = "", cost_of_an_error: _Text = "") -> dict[str, str]:
+def _asked(
+    answers_per_week: _Text = "",
+    minutes_each: _Text = "",
+    cost_of_an_error: _Text = "",
+    currency: Annotated[str, Query(max_length=3)] = "",
+) -> dict[str, str]:
     given = {
         "answers_per_week": answers_per_week,
         "minutes_each": minutes_each,
         "cost_of_an_error": cost_of_an_error,
+        "currency": currency,
     }
     return {name: value.strip() for name, value in given.items()}
 
 
 QuestionsAsked = Annotated[dict[str, str], Depends(_asked)]
-"""The dependency of handlers that ask the three questions; text as it was typed."""
+"""The dependency of handlers that ask the three questions and their currency; text as it was typed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from html import escape
+from typing import Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
@@ -10,10 +13,14 @@ from starlette.responses import Response, StreamingResponse
 from luthier.core.errors import NotFoundError
 from luthier.features.runs import run_files, views
 from luthier.features.runs.state import standing
+from luthier.platform.auth.public_address import link_root
 from luthier.platform.ui.render import render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
 
 router = APIRouter()
+
+_PAGE_BESIDE: Final = re.compile(r'href="((?:safety|suite-[a-z0-9_]+)\.html)"')
+"""A link of a report to the page of a suite or of the safety check, which is beside it."""
 
 
 @router.get("/runs/{run_id}/weights.zip")
@@ -42,9 +49,11 @@ def recipe(context: HomeContext, caller: Reader, run_id: str) -> Response:
 
 
 @router.get("/runs/{run_id}/report.html")
-def report_page(context: HomeContext, caller: Reader, run_id: str) -> Response:
-    """The report as one file, with its charts in it."""
+def report_page(request: Request, context: HomeContext, caller: Reader, run_id: str) -> Response:
+    """The report as one file, with its charts in it; its links lead to this server from wherever it is opened."""
     text = views.report_of(context, caller.project_id, run_id)
+    root = link_root(context, caller.project_id, root_of(request))
+    text = _PAGE_BESIDE.sub(lambda link: f'href="{escape(root)}/runs/{run_id}/{link[1]}"', text)
     return Response(text, media_type="text/html", headers=_attachment(f"{run_id}-report.html"))
 
 

@@ -25,6 +25,7 @@ from luthier.core.plan import Plan
 from luthier.core.registry import OBJECTIVES, REWARD_METRICS, TRACKERS
 from luthier.core.run import Bill, BudgetPlan, RunRecord, StopCause
 from luthier.core.tracking import is_address
+from luthier.features.models.result_files import has_report
 from luthier.features.planning.quotes import load_quote
 from luthier.features.runs.labels import asked_of
 from luthier.features.runs.next_steps import next_steps
@@ -249,7 +250,6 @@ def changing(
     job = standing.job
     # Only jobs name their models; a run of the command line has its folder alone.
     models = [] if job is None else context.tuned_models.list(caller.project_id, job_id=job.job_id)
-    folder = context.settings.run_folder(run_id)
     quote = None if record is None else load_quote(context, run_id)
     evaluation = judged.of_runs([run_id]).get(run_id)
     verdict = None if evaluation is None else verdict_view(evaluation)
@@ -271,7 +271,7 @@ def changing(
         "steps": ()
         if evaluation is None or verdict is None
         else next_steps(context, caller, evaluation, verdict.recommendation),
-        "has_report": record is not None and (folder / "report.html").is_file(),
+        "has_report": record is not None and has_report(context, run_id),
         # A model without a step is the end of the training, one with a step a snapshot on the way.
         "outcome": next((one for one in models if one.step is None), None),
         "snapshots": sorted((one for one in models if one.step is not None), key=lambda one: -(one.step or 0)),

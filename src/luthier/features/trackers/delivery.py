@@ -27,6 +27,7 @@ from luthier.core.run import RunRecord
 from luthier.core.system.process_setup import lower_priority, start_daemon
 from luthier.core.text.names import shortened
 from luthier.core.tracking import TrackerPlan, without_credentials
+from luthier.features.models.result_files import report_page
 from luthier.features.trackers.service import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.figures import Clock, parameters_of, points_of, summary_of, texts_of
 from luthier.ml.tracking.protocol import RunOutcome, TextModel, TrackedRun, Tracker
@@ -216,7 +217,9 @@ class Delivery:
         evaluation = context.evaluations.get(record.evaluation_id) if record.evaluation_id and has_ended else None
         found = context.runs.of_kinds(self._run_id, ["warning"])
         warnings = [event.message for event in reversed(found) if isinstance(event, WarningRaised)]
-        report = self._folder / "report.html"
+        has_files = has_ended and self._plan.artifacts is not False
+        # Fetched where another machine has trained the run.
+        report = report_page(context, self._run_id) if has_files else None
         weights = _weights(record, self._plan) if has_ended else None
         return RunOutcome(
             status=record.status,
@@ -224,7 +227,7 @@ class Delivery:
             step=record.step,
             summary=summary_of(record.result, evaluation) if has_ended else {},
             texts=texts_of(evaluation, warnings),
-            report=report if has_ended and self._plan.artifacts is not False and report.is_file() else None,
+            report=report if report is not None and report.is_file() else None,
             weights=weights,
             model=None if weights is None else _text_model(plan, weights),
         )

@@ -443,6 +443,8 @@ def _close_failed(context: Context, run_id: str, prepared: Prepared, error: Base
         with suppress(StorageFullError):  # a full disk may be the reason of the failure
             report = write_run_report(context, record, prepared, None, draws_page=draws_page)
             context.runs.update(run_id, report_path=_text(report))
+            with suppress(LuthierError):  # a store without an answer must not hide why the run failed
+                keep_report(context, run_id)
 
 
 def _text(page: Path | None) -> str | None:

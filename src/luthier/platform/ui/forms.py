@@ -23,7 +23,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from fastapi import Request
 from markupsafe import Markup
@@ -43,6 +43,9 @@ _MAX_ANSWER_BYTES: Final = 64 << 10
 _MAX_KEPT: Final = 2000
 _KEEP_SECONDS: Final = 3600.0
 _LEADS_ON: Final = frozenset({201, 204, 303})
+_WORKING: Final = "/working/"
+"""Addresses of work that goes on behind its answer (`platform.ui.page_work`)."""
+Answer = TypeVar("Answer")
 
 
 def form_token() -> Markup:
@@ -51,19 +54,67 @@ def form_token() -> Markup:
 
 
 @dataclass(slots=True)
-class _Answer:
-    """What one submission was answered. future: resolves to the messages, or to None where they are not to be kept."""
+class Submission(Generic[Answer]):
+    """What one submission was answered. future: resolves to the answer, or to None where it is not to be kept."""
 
-    future: asyncio.Future[list[Message] | None]
+    future: asyncio.Future[Answer | None]
     at: float = field(default_factory=time.monotonic)
 
 
+class KeptAnswers(Generic[Answer]):
+    """The answers of submissions by their keys: of this process, in memory, at most 2,000 for an hour.
+
+    For use in one event loop: between `find` and `begin` nothing is waited for.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Submission[Answer]] = OrderedDict()
+
+    async def find(self, key: str, is_stale: Callable[[Answer], bool]) -> Answer | None:
+        """The answer of the same submission, waited for; None where the caller has to `begin` it.
+
+        Args:
+            key: Of the submission.
+            is_stale: Whether an answer must not be given again.
+        """
+        self._forget_old()
+        # Again after each wait: of those who waited for one that failed, one does the work and the others wait for it.
+        while (known := self._known.get(key)) is not None:
+            # Shielded: who leaves must not take the answer from the request that makes it.
+            kept = await asyncio.shield(known.future)
+            if kept is not None and not is_stale(kept):
+                return kept
+            if self._known.get(key) is known:
+                del self._known[key]
+        return None
+
+    def begin(self, key: str) -> Submission[Answer]:
+        """Have those who send the same wait until this one is settled."""
+        begun = self._known[key] = Submission(asyncio.get_running_loop().create_future())
+        return begun
+
+    def settle(self, key: str, begun: Submission[Answer], kept: Answer | None) -> None:
+        """Give the answer to those who wait, or have one of them make it, where it is None."""
+        if kept is None and self._known.get(key) is begun:
+            del self._known[key]
+        begun.future.set_result(kept)
+
+    def _forget_old(self) -> None:
+        limit = time.monotonic() - _KEEP_SECONDS
+        for key in list(self._known):
+            one = self._known[key]
+            # In order of age: behind the first one that stays, all are younger.
+            if not one.future.done() or (one.at > limit and len(self._known) < _MAX_KEPT):
+                break
+            del self._known[key]
+
+
 class SubmitOnce:
-    """The middleware. It holds answers of this process in memory, at most 2,000 of them for an hour."""
+    """The middleware. Forms with files are not among those that it compares: `platform.http.upload_once`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._answers: KeptAnswers[list[Message]] = KeptAnswers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -83,67 +134,61 @@ class SubmitOnce:
         if _MARK not in body or len(body) > _MAX_BODY_BYTES or messages[-1]["type"] != "http.request":
             await self._app(scope, again, send)
             return
-        await self._submit(_key(scope, headers, body), scope, again, send)
+        await self._submit(submission_key(scope, headers, body), scope, again, send)
 
     async def _submit(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
-        self._forget_old()
-        # Again after each wait: of those who waited for one that failed, one does the work and the others wait for it.
-        while (known := self._answers.get(key)) is not None:
-            # Shielded: who leaves must not take the answer from the request that makes it.
-            kept = await asyncio.shield(known.future)
-            if kept is not None:
-                for message in kept:
-                    await send(message)
-                return
-        answer = self._answers[key] = _Answer(asyncio.get_running_loop().create_future())
+        kept = await self._answers.find(key, lambda sent: has_failed_since(scope, Headers(raw=sent[0]["headers"])))
+        if kept is not None:
+            for message in kept:
+                await send(message)
+            return
+        begun = self._answers.begin(key)
         sent: list[Message] = []
 
         async def keep_and_send(message: Message) -> None:
             # Before it is sent: the browser of a double click has hung up on the first of its requests.
             sent.append(message)
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                self._settle(key, answer, sent)
+                self._answers.settle(key, begun, list(sent) if _leads_on(sent) else None)
             await send(message)
 
         try:
             await self._app(scope, receive, keep_and_send)
         finally:
             # The handler raised, or the client left before the end: of those who wait one makes the answer.
-            if not answer.future.done():
-                self._settle(key, answer, [])
-
-    def _settle(self, key: str, answer: _Answer, sent: list[Message]) -> None:
-        kept = list(sent) if _leads_on(sent) else None
-        if kept is None and self._answers.get(key) is answer:
-            del self._answers[key]
-        answer.future.set_result(kept)
-
-    def _forget_old(self) -> None:
-        limit = time.monotonic() - _KEEP_SECONDS
-        for key in list(self._answers):
-            one = self._answers[key]
-            # In order of age: behind the first one that stays, all are younger.
-            if not one.future.done() or (one.at > limit and len(self._answers) < _MAX_KEPT):
-                break
-            del self._answers[key]
+            if not begun.future.done():
+                self._answers.settle(key, begun, None)
 
 
-def _key(scope: Scope, headers: Headers, body: bytes) -> str:
+def submission_key(scope: Scope, headers: Headers, content: bytes) -> str:
+    """What two requests have in common that are one submission: session, address and content with its token."""
     session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-    parts = (session.encode(), scope["path"].encode(), scope.get("query_string", b""), body)
+    parts = (session.encode(), scope["path"].encode(), scope.get("query_string", b""), content)
     # Each part is hashed by itself, so that no part can run into the next one.
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def leads_on(status: int, headers: Headers, num_bytes: int) -> bool:
+    """Whether an answer is kept: it leads to what was made, or describes it in short."""
+    # A session that had ended: after signing in the form must do its work.
+    if headers.get("location", "").startswith("/sign-in") or num_bytes > _MAX_ANSWER_BYTES:
+        return False
+    return status in _LEADS_ON or (status == 200 and headers.get("content-type", "").startswith("application/json"))
+
+
+def has_failed_since(scope: Scope, headers: Headers) -> bool:
+    """Whether an answer led to work that has failed since: the same form has to do it again."""
+    address = headers.get("location") or headers.get("hx-redirect") or ""
+    if not address.startswith(_WORKING):
+        return False
+    return bool(scope["app"].state.page_work.has_failed(address.removeprefix(_WORKING)))
 
 
 def _leads_on(sent: list[Message]) -> bool:
     if not sent or sent[0]["type"] != "http.response.start":
         return False
-    headers, status = Headers(raw=sent[0]["headers"]), sent[0]["status"]
     num_bytes = sum(len(message.get("body", b"")) for message in sent)
-    # A session that had ended: after signing in the form must do its work.
-    if headers.get("location", "").startswith("/sign-in") or num_bytes > _MAX_ANSWER_BYTES:
-        return False
-    return status in _LEADS_ON or (status == 200 and headers.get("content-type", "").startswith("application/json"))
+    return leads_on(sent[0]["status"], Headers(raw=sent[0]["headers"]), num_bytes)
 
 
 def _replayed(messages: list[Message], receive: Receive) -> Receive:

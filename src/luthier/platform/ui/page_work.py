@@ -55,8 +55,6 @@ class Work:
         owner: Digest of the session that began it.
         title: What is done, for people.
         back: The page that it was begun from.
-        once: Names the submission, so that a form that is sent twice does its work once; empty for a form that has a
-            token of its own (`platform.ui.forms`).
         since: When it began, in seconds since 1970.
         done: Set at its end.
         led: Where it leads; None until it has succeeded.
@@ -66,7 +64,6 @@ class Work:
     owner: str
     title: str
     back: str
-    once: str = ""
     since: float = field(default_factory=time.time)
     done: threading.Event = field(default_factory=threading.Event)
     led: Led | None = None
@@ -80,7 +77,7 @@ class PageWork:
         self._lock = threading.Lock()
         self._works: OrderedDict[str, Work] = OrderedDict()
 
-    def answer(self, request: Request, title: str, work: Callable[[], Led], *, back: str, once: str = "") -> Response:
+    def answer(self, request: Request, title: str, work: Callable[[], Led], *, back: str) -> Response:
         """Do the work, and answer with where it leads, or with the page that waits for it.
 
         An error of the work within a moment is raised here; a later one is shown by that page.
@@ -90,18 +87,13 @@ class PageWork:
             title: What is done, for people.
             work: Does it, in a separate thread.
             back: The page that the form is on.
-            once: Token and digest of a form with files; the session's work of the same form that did not fail, or has
-                not ended yet, is what is answered with.
 
         Raises:
             BusyError: Too much work is running, or the system starts no more threads.
         """
-        name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back, once)
+        name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back)
         with self._lock:
             self._forget_old()
-            for known_name, known in self._works.items():
-                if once and (known.owner, known.back, known.once) == (made.owner, back, once) and known.error is None:
-                    return redirect(request, f"/working/{known_name}")
             # Each running piece is a thread, and each may start a child process with gigabytes.
             if sum(not one.done.is_set() for one in self._works.values()) >= _MAX_RUNNING:
                 raise BusyError(
@@ -139,6 +131,12 @@ class PageWork:
                 do="see on the page that you came from whether it is done",
             )
         return found
+
+    def has_failed(self, name: str) -> bool:
+        """Whether the work of this name has ended with an error."""
+        with self._lock:
+            found = self._works.get(name)
+        return found is not None and found.error is not None
 
     def _forget_old(self) -> None:
         limit = time.time() - _KEEP_SECONDS

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 from tests.assessed import make_safety_result, make_suite_result
+from tests.fixtures.pages import shown
 
 from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
@@ -144,6 +145,13 @@ def test_an_evaluation_is_asked_for_watched_and_given_up(home: Context, browser:
     asked = one.post("/evaluations/new", data={"kind": "safety", "candidate": run})
     place = asked.headers["location"]
     assert place.startswith("/evaluations/orders/job-")
+    two = browser("read", "train")
+    again = two.post("/evaluations/new", data={"kind": "safety", "candidate": run})
+    assert again.headers["location"] == place, "who orders the same gets what waits already"
+    assert "The same evaluation was ordered before" in shown(two, again).text
+    other = two.post("/evaluations/new", data={"kind": "safety", "candidate": run, "probes": "full"})
+    assert other.headers["location"] != place
+    two.post(f"{other.headers['location']}/cancel")
     page = reader.get(place).text
     assert "Waiting for a worker" in page
     assert "Cancel" not in page
@@ -153,6 +161,8 @@ def test_an_evaluation_is_asked_for_watched_and_given_up(home: Context, browser:
     assert reader.post(f"{place}/cancel").status_code == 403
     assert one.post(f"{place}/cancel").status_code == 303
     assert "It was cancelled" in one.get(place).text
+    later = two.post("/evaluations/new", data={"kind": "safety", "candidate": run})
+    assert later.headers["location"] != place, "a cancelled one gives no result"
     assert one.post(f"{place}/cancel").status_code == 409
     home.access.add_project("proj-b", "b")
     assert browser("admin", project="b").get(place).status_code == 404

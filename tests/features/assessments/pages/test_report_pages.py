@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
+from sqlalchemy import delete
 from tests import assessed
 from tests.fixtures.pages import Browser, shown
 
+from luthier.core.access import Caller
+from luthier.features.assessments.service import rewrite_run_report
+from luthier.features.models.result_files import keep_report
 from luthier.ml.evaluation.report import ReportData, write_report
+from luthier.platform.auth.public_address import set_public_address
 from luthier.platform.auth.service import create_project
+from luthier.platform.db.tables import artifact_links
 from luthier.platform.home.context import Context
-from luthier.testing.records import make_plan, make_record, make_result
+from luthier.testing.records import make_plan, make_quote, make_record, make_result
 
 RUN_ID = "run-20261125-093000-ffffff"
 
@@ -55,6 +63,29 @@ def test_a_report_of_another_project_or_none_is_not_found(home: Context, browser
     assert browser("read").get(f"/runs/{RUN_ID}/report.json").status_code == 404
 
 
+def test_a_report_of_another_machine_is_offered_and_written_again_with_its_forecast(
+    home: Context, browser: Browser
+) -> None:
+    add(home)
+    folder, quote = home.settings.run_folder(RUN_ID), make_quote()
+    (folder / "quote.json").write_text(quote.model_dump_json(), encoding="utf-8")
+    keep_report(home, RUN_ID)
+    shutil.rmtree(folder)  # as where another machine has trained it
+    trainer = browser("read", "train")
+    assert f'href="/runs/{RUN_ID}/report.html" download' in trainer.get(f"/runs/{RUN_ID}").text
+    assert not (folder / "report.html").exists(), "a page fetches no report"
+    assert "written again" in shown(trainer, trainer.post(f"/runs/{RUN_ID}/report")).text
+    shutil.rmtree(folder)
+    document = trainer.get(f"/runs/{RUN_ID}/report.json").json()
+    assert document["predicted"] == json.loads(json.dumps(quote.as_json())), (
+        "what was written again is kept, with what it was made from"
+    )
+    shutil.rmtree(folder)
+    with home.database.write() as connection:
+        connection.execute(delete(artifact_links))
+    assert "/report.html" not in trainer.get(f"/runs/{RUN_ID}").text
+
+
 def test_a_report_is_written_again_with_the_suites_that_were_run_since(home: Context, browser: Browser) -> None:
     add(home)
     suite = assessed.make_suite_result(run_id=RUN_ID)
@@ -78,3 +109,18 @@ def test_a_report_is_written_again_with_the_suites_that_were_run_since(home: Con
     led = viewer.get(f"/runs/{RUN_ID}/safety.html").headers["location"]
     assert led == f"/evaluations/safety/{safety.result_id}"
     assert viewer.get(f"/runs/{RUN_ID}/suite-other.html").status_code == 404
+
+
+def test_links_of_a_downloaded_report_lead_to_this_server(home: Context, browser: Browser) -> None:
+    add(home)
+    suite, safety = assessed.make_suite_result(run_id=RUN_ID), assessed.make_safety_result(run_id=RUN_ID)
+    home.assessments.save("suite", suite.result_id, suite, project_id="default", subject=RUN_ID)
+    home.assessments.save("safety", safety.result_id, safety, project_id="default", subject=RUN_ID)
+    rewrite_run_report(home, RUN_ID)
+    viewer = browser("read")
+    for root in ("http://127.0.0.1", "https://tuning.example/luthier"):
+        if root.startswith("https"):
+            set_public_address(home, Caller(), root)
+        text = viewer.get(f"/runs/{RUN_ID}/report.html").text
+        led = [link for link in re.findall('href="([^"]*)"', text) if not link.startswith("#")]
+        assert led == [f"{root}/runs/{RUN_ID}/suite-{suite.suite}.html", f"{root}/runs/{RUN_ID}/safety.html"]

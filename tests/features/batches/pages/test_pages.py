@@ -50,6 +50,9 @@ def test_a_batch_from_the_form_to_its_answers(home: Context, browser: Browser) -
     address = sent.headers["location"]
     again = one.post("/batches", data=form, files={"file": ("in.jsonl", text_of(lines).encode())})
     assert again.headers["location"] == address, "a double click starts one batch"
+    other = one.post("/batches", data=form, files={"file": ("in.jsonl", text_of(lines[:1]).encode())})
+    assert other.headers["location"] != address, "the form was gone back to, and another file chosen"
+    one.post(f"{other.headers['location']}/cancel")
     page = one.get(address).text
     assert "Waiting for a worker of this server." in page
     assert re.search(r"<dt>Time limit</dt><dd><time [^>]*>in 1 h<", page)

@@ -134,10 +134,16 @@ def test_questions_are_estimated_and_ordered_with_a_budget(home: Context, browse
     order = questions.order_of(job)
     assert (order.pairs_per_passage, order.max_passages, order.budget_usd) == (2, None, 0.25)
     assert (order.teacher, order.price_output_usd) == ("http://127.0.0.1:9/v1#writer", 2.0)
+    two = browser(*TRAIN)
+    again = two.post(page, data=sent)
+    assert again.headers["location"] == answer.headers["location"], "who orders the same gets what waits already"
+    assert "The same questions were ordered before" in words(shown(two, again))
+    assert len(home.jobs.list()) == 1, "nothing is paid for twice"
     state = shown(one, answer)
     assert "Questions from Passages" in words(state)
     assert "Pause" in words(state)
     assert "Paused." in words(shown(one, one.post(f"/datasets/jobs/{job.job_id}/pause")))
+    assert two.post(page, data=sent).headers["location"] != answer.headers["location"], "a paused job is no answer"
 
 
 @pytest.mark.usefixtures("configured")

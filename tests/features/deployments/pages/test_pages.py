@@ -40,11 +40,14 @@ def test_deploy_a_canary_raise_it_promote_it_and_go_back(home: Context, browser:
             home.usage.add(use.model_copy(update={"target": target}))
     page = one.get("/deployments/support").text
     assert f"Answers · tiny · 25 Nov ({second[-6:]}) answers 10% of the users of support now." in page
+    assert '9 <span class="unit">requests</span>' in page
+    assert '1 <span class="unit">request</span>' in page
     assert "Promote the canary" in page
     assert "Roll back to revision 1" in page
     one.post("/deployments/support/deploy", data=data | {"percent": "35.5", "expected_revision": "2"})
     assert shares(home) == {first: 0.645, second: 0.355}
     german = one.get("/deployments/support", headers={"accept-language": "de"}).text
+    assert (">Anfrage</span>" in german, ">Anfragen</span>" in german) == (True, True)
     assert '<html lang="de"' in german
     assert german.count('value="35.5"') == 2, "browsers read fields of numbers with a decimal point alone"
     one.post("/deployments/support/promote", data={"expected_revision": "3"})

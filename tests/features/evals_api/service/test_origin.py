@@ -16,6 +16,7 @@ from luthier.core.errors import ConflictError
 from luthier.core.ports import SilentProgress
 from luthier.core.records.deployment import Share
 from luthier.core.results.suite import SuiteResult
+from luthier.features.deployments import service as deployments
 from luthier.features.evals_api import job as eval_job
 from luthier.features.evals_api import origin, report, service
 from luthier.features.evals_api.records import EvalRequest, RunRequest
@@ -210,3 +211,16 @@ def test_nothing_of_another_projects_rows_is_given_away(shared: Context, monkeyp
     found = result_of(shared, monkeypatch, [taught("say a", "a")])
     assert (found.tasks[0].num_leaked, found.run_id) == (0, None)
     assert "another project" in found.tasks[0].cautions[0]
+
+
+def test_a_result_of_a_deployments_name_says_that_it_counts_for_no_run(
+    shared: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = shared.assessments.suites("default", RUN)
+    deployments.deploy(shared, ME, "asked-by-name", RUN)
+    found = result_of(shared, monkeypatch, [], model="asked-by-name")
+    assert "The model is a deployment" in found.tasks[0].cautions[0]
+    assert found.run_id is None
+    assert shared.assessments.suites("default", RUN) == before
+    plain = result_of(shared, monkeypatch, [], model="tiny")
+    assert not any("deployment" in caution for caution in plain.tasks[0].cautions)

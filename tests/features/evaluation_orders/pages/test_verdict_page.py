@@ -208,6 +208,20 @@ def test_worth_is_answered_in_place_and_kept_in_the_address(home: Context, brows
     assert 'id="samples-title"' in samples, "a filter of samples keeps to the samples"
 
 
+def test_worth_beside_a_verdict_is_in_the_currency_of_its_form(home: Context, browser: Browser) -> None:
+    keep(home, of_rival(system(LINEAR, 0.78, kind="linear")))
+    one = browser("read")
+    page = one.get(f"{PAGE}?{ASKED}&currency=chf").text
+    part = page[page.index('id="worth"') : page.index("</section>", page.index('id="worth"'))]
+    assert "CHF" in part
+    assert "USD" not in part.replace('placeholder="USD"', "")
+    assert f"/worth?{ASKED.replace('&', '&amp;')}&amp;currency=chf" in part, "the whole page is in the same currency"
+    assert "USD" in one.get(f"{PAGE}?{ASKED}").text, "without one it is the dollar"
+    piece = one.get(f"{PAGE}/worth?{ASKED}&currency=CH", headers={"HX-Request": "true"})
+    assert piece.status_code == 422
+    assert "three capital letters" in piece.text
+
+
 def test_worth_takes_what_the_evaluation_measured_where_answers_are_labels(home: Context, browser: Browser) -> None:
     evaluation = of_rival(system(LINEAR, 0.78, kind="linear"), tuned=0.97)
     nothing = Metric(value=0.0, low=0.0, high=0.0, unit="", higher_is_better=False)

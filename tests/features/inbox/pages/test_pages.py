@@ -11,6 +11,7 @@ from tests.assessed import make_panel
 from tests.features.inbox.service.test_service import correct, failed_job, member
 
 from luthier.core.access import Caller
+from luthier.features.human_eval.service import renew_link, revoke_link
 from luthier.features.inbox import service as inbox
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -115,6 +116,27 @@ def test_a_viewer_sees_and_settles_what_they_were_given_alone(home: Context, bro
     again = vera.post(f"/inbox/{rate.item_id}/rate").headers["location"]
     assert vera.get(led.headers["location"]).status_code == 404, "each click makes a new link"
     assert vera.get(again).status_code == 200
+
+
+def test_rating_from_the_inbox_keeps_the_link_that_was_sent(home: Context, browser: Browser) -> None:
+    panel = make_panel(home, num_rows=2, attention=0, raters=("Vera",))
+    panel_id, sent = panel.panel.panel_id, panel.links[0].path
+    member(home, "Vera", "trainer")
+    vera = signed_in(browser, "Vera")
+    rate = next(one for one in inbox.list_entries(home, Caller()) if one.work.kind == "rate")
+    own = vera.post(f"/inbox/{rate.item_id}/rate").headers["location"]
+    assert own != sent
+    (rater,) = home.rating_panels.raters(panel_id)
+    assert rater.name == "Vera"
+    for path in (own, sent):
+        assert "Begin" in vera.get(path).text
+    assert vera.get(f"{own}x").status_code == 404
+    assert vera.get(f"/rate/{rater.rater_id}").status_code == 404
+    renewed = renew_link(home, Caller(), panel_id, rater.rater_id)
+    assert [vera.get(path).status_code for path in (own, sent, renewed.path)] == [404, 404, 200]
+    again = vera.post(f"/inbox/{rate.item_id}/rate").headers["location"]
+    revoke_link(home, Caller(), panel_id, rater.rater_id)
+    assert [vera.get(path).status_code for path in (again, renewed.path)] == [404, 404]
 
 
 def test_a_rater_link_opened_by_a_member_is_explained(home: Context, browser: Browser) -> None:

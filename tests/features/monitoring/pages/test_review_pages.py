@@ -129,6 +129,8 @@ def test_more_is_queued_from_the_page(browser, home) -> None:  # type: ignore[no
     assert "4 answers are waiting for review" in page
     assert is_harmless(page)
     assert len(statuses(home)) == 4
+    led = client.post("/review/queue", data={"model": "shop-bot", "what": "sample", "num": "1"})
+    assert "1 answer is waiting for review" in client.get(led.headers["location"]).text
 
 
 def test_accepted_answers_go_to_a_dataset_by_one_button(browser, home) -> None:  # type: ignore[no-untyped-def]

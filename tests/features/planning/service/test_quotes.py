@@ -13,9 +13,9 @@ from luthier.core.cost import Quote
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.core.system.facilities import can_fork
+from luthier.features.models.result_files import QUOTE_NAME
 from luthier.features.planning import probes
 from luthier.features.planning.quotes import (
-    QUOTE_NAME,
     advise,
     compare_options,
     device_for,

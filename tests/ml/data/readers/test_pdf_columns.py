@@ -115,6 +115,59 @@ def test_a_table_is_read_by_rows(tmp_path: Path, keys: list[str], values: list[s
     assert text_of(pdf_of(tmp_path / "page.pdf", drawn)) == wanted
 
 
+THREE = [
+    [
+        "The workshop repairs violins and",
+        "cellos that come from all over",
+        "the land. Most of them need a new",
+        "bridge, and many have cracks that",
+        "take weeks of patient work before",
+        "they sound as they did long ago.",
+    ],
+    [
+        "A good varnish is thin, and lets",
+        "the wood move with the seasons.",
+        "It is made of resins which are",
+        "boiled in oil, then filtered, and",
+        "mixed with colours that come from",
+        "roots, barks and small insects.",
+    ],
+    [
+        "Strings were made of gut, and are",
+        "made of steel today. They pull at",
+        "the neck with the weight of a man",
+        "so that old instruments need a",
+        "longer bar inside, and a new neck",
+        "where theirs was too short.",
+    ],
+]
+
+
+@pytest.mark.parametrize("is_line_by_line", [False, True])
+@pytest.mark.parametrize("has_title", [False, True])
+def test_three_columns_are_read_one_after_the_other_in_whatever_order_they_were_drawn(
+    tmp_path: Path, is_line_by_line: bool, has_title: bool
+) -> None:
+    title = [(150.0, 730.0, "On the repair of old instruments, and on the varnish that is used for it")][:has_title]
+    columns = [column(lines, left) for lines, left in zip(THREE, (60, 230, 400), strict=True)]
+    drawn = line_by_line(*columns) if is_line_by_line else [piece for one in columns for piece in one]
+    whole = " ".join(line for lines in ([one[2] for one in title], *THREE) for line in lines)
+    assert text_of(pdf_of(tmp_path / "page.pdf", [*title, *drawn])) == whole
+
+
+@pytest.mark.parametrize("num_lines", [1, 3])
+def test_a_table_of_three_columns_is_read_by_rows(tmp_path: Path, num_lines: int) -> None:
+    """Each cell of one or of three lines, which are drawn together; lines behind the first go on in lower case."""
+    rows = [[[f"{name} {n} of the list of wood", "which was bought in spring and", "dried for seven long years."]
+             for name in ("Board", "Block", "Wedge")] for n in range(1, 7)]  # fmt: skip
+    drawn, wanted = list[Drawn](), list[str]()
+    for number, row in enumerate(rows):
+        for cell, left in zip(row, (60, 230, 400), strict=True):
+            drawn += column(cell[:num_lines], left, 700 - 14 * num_lines * number)
+            wanted += cell[:num_lines]
+    assert text_of(pdf_of(tmp_path / "page.pdf", drawn)) == " ".join(wanted)
+
+
 HEBREW = "אבגדהוזחטיכלמנסעפצקרשתםןךףץ"
 TO_UNICODE = (
     "/CIDInit /ProcSet findresource begin 12 dict begin begincmap\n"

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -37,10 +38,8 @@ WITHOUT = {
     "accounts/passkey.html": "a session begins",
     "accounts/sign_in.html": "a session begins",
     "base.html": "a session ends",
-    "feedback/import.html": "a file that is imported twice counts once",
     "language.html": "a browser keeps the language; sent twice, it keeps the same",
     "run_drafts/page.html": "its draft has a token of its own",
-    "datasets/new.html": "one of two: a file goes up in pieces; the same rows make no second version",
 }
 
 
@@ -194,3 +193,53 @@ def test_a_submission_that_breaks_off_blocks_no_other() -> None:
 
     assert [type(answer) for answer in asyncio.run(click())] == [RuntimeError] * 2
     assert calls == 2
+
+
+def test_a_form_whose_work_has_failed_behind_its_answer_does_it_again() -> None:
+    calls, failed = 0, set[str]()
+
+    async def working(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal calls
+        calls += 1
+        location = f"/working/work-{calls}".encode()
+        await send({"type": "http.response.start", "status": 303, "headers": [(b"location", location)]})
+        await send({"type": "http.response.body", "body": b""})
+
+    app = SubmitOnce(working)
+
+    async def in_pages(scope: Any, receive: Any, send: Any) -> None:
+        works = SimpleNamespace(has_failed=lambda name: name in failed)
+        await app(scope | {"app": SimpleNamespace(state=SimpleNamespace(page_work=works))}, receive, send)
+
+    async def click() -> list[str]:
+        transport = httpx2.ASGITransport(app=in_pages)
+        led: list[str] = []
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as one:
+            for fails in ((), (), ("work-1",), ()):
+                failed.update(fails)
+                led.append((await one.post("/make", data={"form_token": "t"})).headers["location"])
+        return led
+
+    assert asyncio.run(click()) == ["/working/work-1", "/working/work-1", "/working/work-2", "/working/work-2"]
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("/datasets/new", '{{"prompt": "What comes after {0}?", "completion": "{0}1"}}\n'),
+        ("/review/import", '{{"exchange_id": "chatcmpl-{0}", "thumb": "up"}}\n'),
+    ],
+)
+def test_a_form_with_a_file_that_is_sent_twice_makes_one_and_another_file_is_another(
+    browser: Browser, address: str, text: str
+) -> None:
+    one = browser("read", "train")
+    token, led = token_of(one, address), []
+    for rows in ((1, 2), (1, 2), (3, 4)):
+        content = "".join(text.format(number) for number in rows)
+        answer = one.post(address, data={"form_token": token}, files={"file": ("a.jsonl", content)})
+        assert answer.status_code == 303, answer.text[:2000]
+        led.append(answer.headers["location"])
+    assert led[0] == led[1] != led[2]
+    unlike = one.post(address, files={"file": ("a.jsonl", text.format(5))})
+    assert unlike.headers["location"] not in led, "without a token it is a form of its own"

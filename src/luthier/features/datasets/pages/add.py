@@ -20,7 +20,9 @@ from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FilesForm, FormError, received_files
+from luthier.platform.http.upload_once import answer_once
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.forms import FIELD
 from luthier.platform.ui.i18n.environments import words as page_words
 from luthier.platform.ui.render import page_advice, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer, one_state
@@ -28,7 +30,7 @@ from luthier.platform.ui.visitor import HomeContext, Trainer, one_state
 router = APIRouter(prefix="/datasets")
 
 _FILE_FIELDS: Final = frozenset({"file", "folder"})
-_FIELDS: Final = frozenset({"dataset", "name", "note", "passage_tokens"})
+_FIELDS: Final = frozenset({"dataset", "name", "note", "passage_tokens", FIELD})
 _MAX_SHOWN: Final = 100
 _Text = Annotated[str, Form(max_length=2000)]
 
@@ -57,7 +59,9 @@ async def add(request: Request, context: HomeContext, caller: Trainer) -> Respon
             form,
         ):
             given = form.fields
-            address, notice = await run_in_threadpool(_add, context, caller, incoming, form)
+            return await answer_once(
+                request, incoming, form, lambda: _added(request, context, caller, incoming, form, wants_json=wants_json)
+            )
     # Leaving the `with` above has removed what had been received and was not kept.
     except ClientDisconnect:
         return Response(status_code=400)  # the client is gone
@@ -69,9 +73,6 @@ async def add(request: Request, context: HomeContext, caller: Trainer) -> Respon
             document = error.as_json() | shown | {"do": page_advice(say(error.do), say).striptags()}
             return JSONResponse(document, status_code=status)
         return await run_in_threadpool(_form, request, context, caller, given, error, status)
-    if wants_json:
-        return JSONResponse({"address": address}, status_code=201)
-    return redirect(request, address, notice)
 
 
 @router.post("/adopt")
@@ -83,6 +84,19 @@ def adopt(request: Request, context: HomeContext, caller: Trainer, file: _Text, 
         given = {"file": file, "adopted_name": name}
         return _form(request, context, caller, given, error, status_of(error))
     return redirect(request, f"/datasets/{made.dataset_id}", "The file is a dataset now.")
+
+
+def _added(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    incoming: list[IncomingFile],
+    form: FilesForm,
+    *,
+    wants_json: bool,
+) -> Response:
+    address, notice = _add(context, caller, incoming, form)
+    return JSONResponse({"address": address}, status_code=201) if wants_json else redirect(request, address, notice)
 
 
 def _add(context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from luthier.features.datasets.pages.datasets import Number, head, waiting_page
 from luthier.features.datasets.questions import MAX_PAIRS, Estimate, Teacher
 from luthier.features.datasets.store import DatasetVersion
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.twins import is_joined
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -56,7 +57,7 @@ def start(
 ) -> Response:
     """Queue it, and lead to its page."""
     given = {"teacher": teacher, "pairs": pairs, "passages": passages, "budget": budget}
-    values = head(context, caller, dataset_id, version, "/questions")
+    began, values = context.access.now(), head(context, caller, dataset_id, version, "/questions")
     try:
         job = questions.start(
             context,
@@ -66,10 +67,16 @@ def start(
             pairs_per_passage=_number("questions a passage", pairs) or 1,
             max_passages=_number("passages", passages),
             budget_usd=_amount(budget),
+            joins=True,
         )
     except LuthierError as error:
         return _page(request, context, caller, dataset_id, version, given, error)
-    return redirect(request, f"/datasets/jobs/{job.job_id}")
+    address = f"/datasets/jobs/{job.job_id}"
+    if not is_joined(job, began):
+        return redirect(request, address)
+    return redirect(
+        request, address, "The same questions were ordered before and are not ready yet: this is their job."
+    )
 
 
 def form_values(

@@ -16,8 +16,8 @@ from luthier.core.plan import Plan
 from luthier.core.registry import STORED
 from luthier.core.run import RunRecord
 from luthier.core.system.files import replace_file, sync_tree
+from luthier.features.models.result_files import QUOTE_NAME
 from luthier.features.planning.budgets import with_caps
-from luthier.features.planning.quotes import QUOTE_NAME
 from luthier.features.trackers.service import adopt_deliveries, delivered_here
 from luthier.features.training.checkpoint_uploads.bucket import ALLOW_UNSIGNED, RunBucket, StoredFile, Upload, damaged
 from luthier.features.training.checkpoint_uploads.uploader import step_of

@@ -1,16 +1,17 @@
 """The text of a PDF page as it is read: in the order of its columns, and with blanks between its cells.
 
 PDFium gives text in the order in which it was drawn. Nearly all programs draw one column after the other; some draw
-line by line over both, and what is read then mixes two texts in every line. Such a page is read by columns: what
-crosses the gutter (titles, captions) parts it from top to bottom, and between two such lines the left column comes
-first. A table of two columns is drawn line by line, too, and stays so: its cells are no lines of prose, which fill
-their column and go on in lower case.
+line by line over all of them, and what is read then mixes their texts in every line. Such a page is read by columns:
+what crosses a gutter (titles, captions) parts it from top to bottom, and between two such lines the columns come from
+left to right. A table is drawn line by line, too, and stays so: its cells are no lines of prose, which fill their
+column and go on in lower case.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Final, NamedTuple
@@ -20,7 +21,10 @@ import pypdfium2
 _FEWEST_LINES: Final = 5
 """In each column; below that nothing shows that it is prose."""
 _GUTTERS: Final = range(35, 66, 2)
-"""Where a gutter is looked for, in percent of the width of the text."""
+"""Where the gutter of two columns is looked for, in percent of the width of the text."""
+_MANY_GUTTERS: Final = range(15, 86)
+"""Where those of more columns are looked for."""
+_MOST_GUTTERS: Final = 3
 _MAX_WIDE: Final = 0.2
 _MAX_GAP: Final = 0.12
 _FEWEST_SWITCHES: Final = 0.8
@@ -43,20 +47,20 @@ class Box(NamedTuple):
 def page_text(text_page: pypdfium2.PdfTextPage) -> str:
     """The text of a page, with a line end behind each line."""
     boxes = [Box(*text_page.get_rect(number)) for number in range(text_page.count_rects())]
-    gutter = _gutter(boxes)
-    if gutter is None or not _goes_on(text_page, [box for box in boxes if box.right <= gutter]):
+    gutters = next((some for some in _gutters(boxes) if _are_columns(text_page, boxes, some)), ())
+    if not gutters:
         return _with_gaps(text_page, boxes)
-    left, right = min(box.left for box in boxes) - 1, max(box.right for box in boxes) + 1
+    edges = (min(box.left for box in boxes) - 1, *gutters, max(box.right for box in boxes) + 1)
     at, parts = max(box.top for box in boxes) + 1, list[str]()
 
     def read_columns(down_to: float) -> None:
-        for side in ((left, gutter), (gutter, right)):
-            parts.append(text_page.get_text_bounded(side[0], down_to, side[1], at))
+        for left, right in pairwise(edges):
+            parts.append(text_page.get_text_bounded(left, down_to, right, at))
 
-    for bottom, top in _wide_lines([box for box in boxes if box.left < gutter < box.right]):
+    for bottom, top in _wide_lines([box for box in boxes if _is_wide(box, gutters)]):
         if top < at:
             read_columns(top)
-        parts.append(text_page.get_text_bounded(left, bottom, right, top))
+        parts.append(text_page.get_text_bounded(edges[0], bottom, edges[-1], top))
         at = bottom
     read_columns(min(box.bottom for box in boxes) - 1)
     return "\n".join(part.strip("\r\n") for part in parts if part.strip())
@@ -96,27 +100,60 @@ def _wide_lines(boxes: Sequence[Box]) -> list[tuple[float, float]]:
     return found
 
 
-def _gutter(boxes: Sequence[Box]) -> float | None:
-    """Where two columns are parted that were drawn line by line; None where there are none."""
+def _gutters(boxes: Sequence[Box]) -> Iterator[tuple[float, ...]]:
+    """Where columns may be parted: first those of three and more columns, then that of two."""
     if len(boxes) < 2 * _FEWEST_LINES:
-        return None
+        return
     first, last = min(box.left for box in boxes), max(box.right for box in boxes)
-    places = [first + (last - first) * percent / 100 for percent in _GUTTERS]
-    crossing = [sum(box.left < place < box.right for box in boxes) for place in places]
-    if min(crossing) > _MAX_WIDE * len(boxes):
-        return None
-    free = [place for place, num in zip(places, crossing, strict=True) if num == min(crossing)]
-    gutter = free[len(free) // 2]
-    columns = [[box for box in boxes if box.right <= gutter], [box for box in boxes if box.left >= gutter]]
+    most = _MAX_WIDE * len(boxes)
+
+    def emptiest(places: Sequence[float]) -> float:
+        crossing = [_num_crossing(boxes, place) for place in places]
+        free = [place for place, num in zip(places, crossing, strict=True) if num == min(crossing)]
+        return free[len(free) // 2]
+
+    # Where hardly a line is crossed, places that lie side by side together.
+    corridors: list[list[float]] = [[]]
+    for percent in _MANY_GUTTERS:
+        place = first + (last - first) * percent / 100
+        if _num_crossing(boxes, place) <= most:
+            corridors[-1].append(place)
+        elif corridors[-1]:
+            corridors.append([])
+    found = tuple(emptiest(places) for places in corridors if places)
+    if 1 < len(found) <= _MOST_GUTTERS:
+        yield found
+    middle = emptiest([first + (last - first) * percent / 100 for percent in _GUTTERS])
+    if _num_crossing(boxes, middle) <= most:
+        yield (middle,)
+
+
+def _num_crossing(boxes: Sequence[Box], place: float) -> int:
+    return sum(box.left < place < box.right for box in boxes)
+
+
+def _is_wide(box: Box, gutters: Sequence[float]) -> bool:
+    """Whether a piece of text crosses a gutter."""
+    return any(box.left < gutter < box.right for gutter in gutters)
+
+
+def _are_columns(text_page: pypdfium2.PdfTextPage, boxes: Sequence[Box], gutters: Sequence[float]) -> bool:
+    """Whether what lies between gutters is columns of prose that were drawn line by line."""
+    within = [(box, bisect(gutters, box.left)) for box in boxes if not _is_wide(box, gutters)]
+    columns = [[box for box, side in within if side == number] for number in range(len(gutters) + 1)]
     lines = [_lines(column) for column in columns]
-    if min(map(len, lines)) < _FEWEST_LINES:
-        return None
+    fewest = min(map(len, lines))
+    if fewest < _FEWEST_LINES:
+        return False
     # In the order in which they were drawn: line by line the side changes with each, column by column once.
-    sides = [box.left >= gutter for box in boxes if not box.left < gutter < box.right]
-    if sum(one != other for one, other in pairwise(sides)) < _FEWEST_SWITCHES * min(map(len, lines)):
-        return None
-    gap = min(box.left for box in columns[1]) - max(box.right for box in columns[0])
-    return gutter if gap <= _MAX_GAP * (last - first) and all(map(_is_full, lines)) else None
+    num_switches = sum(one != other for (_, one), (_, other) in pairwise(within))
+    if num_switches < _FEWEST_SWITCHES * len(gutters) * fewest:
+        return False
+    width = max(box.right for box in boxes) - min(box.left for box in boxes)
+    gaps = [min(box.left for box in after) - max(box.right for box in before) for before, after in pairwise(columns)]
+    if max(gaps) > _MAX_GAP * width or not all(map(_is_full, lines)):
+        return False
+    return all(_goes_on(text_page, column) for column in columns[:-1])
 
 
 def _lines(column: Sequence[Box]) -> list[Box]:

@@ -116,13 +116,19 @@ function isReturnFromSignIn() {
 }
 const isReturn = performance.getEntriesByType("navigation")[0]?.type !== "navigate" || isReturnFromSignIn();
 
+function noteLeft() {
+  try { sessionStorage.setItem(LEFT, `${Date.now()} ${location.pathname}${location.search}`); } catch { /* not kept, then */ }
+}
+// Parts of a page that request themselves are led to the sign-in, too.
+document.addEventListener("htmx:beforeOnLoad", ({ detail }) => { if (detail.xhr.status === 401 && detail.requestConfig.verb === "get") noteLeft(); });
+
 // Requests of our scripts carry the address of the current page, so that a sign-in can return to it.
 window.Luthier = Object.assign(window.Luthier ?? {}, {
   isReturn,
   async ask(address, options = {}) {
     const answer = await fetch(address, { ...options, headers: { ...options.headers, "HX-Current-URL": location.href } });
     if (answer.status !== 401) return answer;
-    try { sessionStorage.setItem(LEFT, `${Date.now()} ${location.pathname}${location.search}`); } catch { /* not kept, then */ }
+    noteLeft();
     location.href = answer.headers.get("HX-Redirect") ?? "/sign-in";
     return new Promise(() => {}); // the page is left
   },
@@ -141,6 +147,7 @@ for (const form of document.querySelectorAll("form[data-keep]")) {
     if (name !== one.name || value === state(one)) continue;
     if (typeof value === "boolean") one.checked = value; else one.value = value;
     form.dataset.restored = "";
+    form.closest("details")?.setAttribute("open", ""); // what came back is seen
     one.dispatchEvent(new Event("input", { bubbles: true }));
     one.dispatchEvent(new Event("change", { bubbles: true }));
   }
