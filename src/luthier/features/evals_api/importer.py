@@ -126,8 +126,8 @@ def _imported(
         notes.append("Answers in the rows (`sample`) were left out: a suite has the evaluated model answer.")
     asked = (getattr(run.data_source, "sampling_params", None) or {}) if run is not None else {}
     if given := sorted(parameter for parameter, value in asked.items() if value is not None):
-        names = ", ".join(given)
-        notes.append(f"The sampling_params of its run were left out: {names}. Answers of a suite are greedy.")
+        left_out = ", ".join(given)
+        notes.append(f"The sampling_params of its run were left out: {left_out}. Answers of a suite are greedy.")
     lines = [{"prompt": _prompt(name, run, row, prompt), "item": row.item} for row in rows]
     runs_code = any(grader.grader.type == "python" for grader in kept)
     # allow_code is written into the suite; running it still needs --allow-code.

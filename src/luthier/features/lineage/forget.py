@@ -222,7 +222,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         num_feedback = context.feedback.change_each(caller.project_id, lambda given: _without_words(given, wanted))
         # The log is append-only: the words themselves would survive there for ever.
         digest = sha256_bytes(wanted.encode())
-        document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made]}
+        document: dict[str, Any] = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made]}
         document |= {"num_reviews": len(reviews), "num_feedback": num_feedback}
         audit_log.record(context, caller, "row.forgotten", digest[:12], document)
     left = (*_left(lineage, made), *_left_earlier(earlier, may_hold, searched), *unread)
