@@ -107,6 +107,11 @@ class Rows:
         """The places of rows that have an answer as text."""
         return np.array([place for place, text in enumerate(self.answers) if text is not None], dtype=np.int64)
 
+    def all_written(self) -> tuple[Ints, list[str]]:
+        """The places of rows of which all is known that the model wrote, and that text."""
+        found = [(place, text) for place, text in enumerate(self.written) if text is not None]
+        return np.array([place for place, _ in found], dtype=np.int64), [text for _, text in found]
+
     def spread(self, places: Ints, values: Sequence[float] | Floats) -> Floats:
         """Values of some rows as a column: [rows], NaN for the others."""
         found = np.full(len(self.at), np.nan)
@@ -281,11 +286,8 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
     # A request that failed has no answer; its 0 tokens would look like a drift to short ones.
     is_good = frame["status"].to_numpy() < 400
     texts = [rows.answers[place] or "" for place in places]
-    # Arguments of calls may hold what no answer should, but are no sentences that could refuse, cite or be JSON.
-    written_at = np.array([place for place, text in enumerate(rows.written) if text is not None], dtype=np.int64)
-    written = [rows.written[place] or "" for place in written_at]
-    lacks_words = "" if len(written_at) else NO_TEXT
-    lacks = lacks_words or ("" if len(places) else _ONLY_CALLS)
+    # Calls of tools are no sentences that could refuse, cite or be JSON.
+    lacks = "" if len(places) else _ONLY_CALLS if rows.all_written()[1] else NO_TEXT
     tokens = np.where(is_good, frame["num_new_tokens"].to_numpy().astype(np.float64), np.nan)
     # np.where turns the booleans into 0.0 and 1.0, with NaN for missing values.
     cut = np.where(is_good, (frame["finish_reason"] == "length").to_numpy(), np.nan)
@@ -296,8 +298,8 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
     def share(name: str, title: str, values: Floats, do: str, lacks: str = lacks) -> Column:
         return Column(name, title, "output", "fraction", "share", values, do, lacks)
 
-    def of_texts(found: Sequence[bool], where: Ints = places) -> Floats:
-        return rows.spread(where, np.array(found, dtype=np.float64))
+    def of_texts(found: Sequence[bool]) -> Floats:
+        return rows.spread(places, np.array(found, dtype=np.float64))
 
     return [
         Column(
@@ -331,19 +333,30 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
             of_texts([_is_json(text) for text in texts]),
             f"{_LOOK}; ask for JSON by response_format, which holds the model to it.",
         ),
+        *_written(rows, checks),
+    ]
+
+
+def _written(rows: Rows, checks: Checks) -> list[Column]:
+    """Of all that was written in answers: arguments of calls may hold what no answer should."""
+    places, texts = rows.all_written()
+
+    def share(name: str, title: str, found: list[bool], do: str) -> Column:
+        values = rows.spread(places, np.array(found, dtype=np.float64))
+        return Column(name, title, "output", "fraction", "share", values, do, "" if texts else NO_TEXT)
+
+    return [
         share(
             "answer_toxic",
             "Answers with toxic words",
-            of_texts([checks.is_toxic(text) for text in written], written_at),
+            [checks.is_toxic(text) for text in texts],
             f"{_LOOK}, then run `luthier safety` on the model.",
-            lacks_words,
         ),
         share(
             "answer_personal_data",
             "Answers with personal data",
-            of_texts([checks.has_personal_data(text) for text in written], written_at),
+            [checks.has_personal_data(text) for text in texts],
             f"{_LOOK}: was it in the prompt, or has the model memorised it? `luthier safety` measures that.",
-            lacks_words,
         ),
     ]
 
