@@ -36,7 +36,7 @@ from luthier.platform.ui import language_choice, page_work
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.errors import add_error_pages
 from luthier.platform.ui.form_drafts import FormDrafts
-from luthier.platform.ui.forms import KeptAnswers, ShownOnce, SubmitOnce
+from luthier.platform.ui.forms import ShownOnce, SubmissionCache, SubmitOnce
 from luthier.platform.ui.page_work import PageWork
 from luthier.platform.ui.render import Page, declared
 from luthier.platform.ui.security import PLUG_INS, NulCheck, Policy, SameOrigin
@@ -123,7 +123,7 @@ def create_pages(context: Context) -> FastAPI:
     app.state.oidc = None if provider is None else OidcClient(provider)
     app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work, app.state.form_drafts = ShownOnce(), PageWork(), FormDrafts()
-    app.state.upload_answers = KeptAnswers()
+    app.state.upload_answers = SubmissionCache()
     app.state.judged, app.state.run_series = EvaluationCache(context), RunSeries(context)
     app.state.rail, app.state.assignments = Rail(context), Assignments(context)
     routes = tuple(page_routes())  # hundreds, in order

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from luthier.core.ids import sha256_document
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.http.multipart import FilesForm
-from luthier.platform.ui.forms import FIELD, KeptAnswers, has_failed_since, leads_on, submission_key
+from luthier.platform.ui.forms import FIELD, SubmissionCache, has_failed_since, leads_on, submission_key
 
 
 async def answer_once(
@@ -34,12 +34,12 @@ async def answer_once(
         answer: Does the work, in a thread.
 
     Raises:
-        LuthierError: As `answer` does.
+        LuthierError: The work of the form failed.
         StorageFullError: The disk has no room for a file.
     """
     if not form.fields.get(FIELD):
         return await run_in_threadpool(answer)
-    answers: KeptAnswers[Response] = request.app.state.upload_answers
+    answers: SubmissionCache[Response] = request.app.state.upload_answers
     content = await run_in_threadpool(_content_of, incoming, form)
     key = submission_key(request.scope, request.headers, content)
     kept = await answers.find(key, lambda known: has_failed_since(request.scope, known.headers))

@@ -61,7 +61,7 @@ class Submission(Generic[Answer]):
     at: float = field(default_factory=time.monotonic)
 
 
-class KeptAnswers(Generic[Answer]):
+class SubmissionCache(Generic[Answer]):
     """The answers of submissions by their keys: of this process, in memory, at most 2,000 for an hour.
 
     For use in one event loop: between `find` and `begin` nothing is waited for.
@@ -114,7 +114,7 @@ class SubmitOnce:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._answers: KeptAnswers[list[Message]] = KeptAnswers()
+        self._answers: SubmissionCache[list[Message]] = SubmissionCache()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
