@@ -232,7 +232,9 @@ def test_loops_compiled_by_numba_pay_for_long_runs_only(make_plan: MakePlan, lar
         saved[num_steps, bool(structure)] = int(said[1].replace(",", ""))
         assert plan.training.numba_kernels is (saved[num_steps, bool(structure)] > NUMBA_SECONDS)
     assert saved[1, False] == 0
-    assert saved[100, True] == pytest.approx(100 * saved[1, True], rel=0.1)
+    # of one step it is written without decimals
+    assert saved[1, True] - 0.5 <= saved[100, True] / 100 <= saved[1, True] + 0.5
+    assert saved[100, True] > NUMBA_SECONDS
     plain = workload_of(plan, large, device_of("cpu", measure()))
     assert plain.has_numba_kernels
     slower = replace(plain, has_numba_kernels=False)
