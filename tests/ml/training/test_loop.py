@@ -307,7 +307,7 @@ def test_a_checkpoint_of_before_versions_were_noted_is_resumed(
 ) -> None:
     plan = make_plan()
     with monkeypatch.context() as before:
-        before.setattr("luthier.ml.training.loop._versions", dict)
+        before.setattr("luthier.ml.training.loop._versions", lambda _: {})
         run(plan, make_model(plan), tmp_path, examples, pause_at=3)
     outcome, _ = run(plan, make_model(plan), tmp_path, examples)
     assert (outcome.status, outcome.warnings) == ("succeeded", ())

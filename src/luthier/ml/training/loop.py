@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -291,15 +292,15 @@ def _resume(
         world.broadcast_tensors(optimizer.masters)
         optimizer.round_into_model()
         watch = EarlyStopping(patience=plan.training.early_stopping_patience)
-        return LoopState(plan_hash=plan.hash, early_stopping=watch, versions=_versions())
+        return LoopState(plan_hash=plan.hash, early_stopping=watch, versions=_versions(model))
     _refuse_foreign(checkpoint, plan)
-    if (versions := _other_versions(checkpoint.state)) is not None:
+    if (versions := _other_versions(checkpoint.state, _versions(model))) is not None:
         warn(step, "other_versions", versions)
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
     model.method.load_state(all_but_averages(checkpoint.method))
     average.load_state(checkpoint.method, optimizer.weight_state())
     schedule.resume_at(checkpoint.state.stream)
-    return checkpoint.state.model_copy(update={"versions": _versions()})
+    return checkpoint.state.model_copy(update={"versions": _versions(model)})
 
 
 def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
@@ -311,14 +312,15 @@ def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
         )
 
 
-def _versions() -> dict[str, str]:
+def _versions(model: TrainableModel) -> dict[str, str]:
     """Versions of what computes a step."""
-    return {name: version(name) for name in ("luthier", "torch", "transformers", "peft")}
+    loops = ("numba",) if model.numba_kernels and find_spec("numba") is not None else ()
+    return {name: version(name) for name in ("luthier", "torch", "transformers", "peft", *loops)}
 
 
-def _other_versions(state: LoopState) -> str | None:
+def _other_versions(state: LoopState, versions: dict[str, str]) -> str | None:
     """What has another version than when this checkpoint was written; None for nothing, and where it is not known."""
-    pairs = ((name, state.versions.get(name, now), now) for name, now in _versions().items())
+    pairs = ((name, state.versions.get(name, now), now) for name, now in versions.items())
     changed = [f"{name} {now} in place of {before}" for name, before, now in pairs if before != now]
     if not changed:
         return None
