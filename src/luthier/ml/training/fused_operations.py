@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luthier.core.errors import first_line
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -47,7 +49,7 @@ def why_not(dtype: torch.dtype) -> str | None:
         with torch.inference_mode():
             different = _differences(dtype)
     except Exception as error:  # noqa: BLE001  # whatever a compiler raises: the plain operations need none
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
     else:
         if not different:
             return None
