@@ -17,7 +17,6 @@ from luthier.core.plan import DataPlan, ObjectivePlan, Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.core.registry import METHODS
 from luthier.core.system.facilities import can_fork
-from luthier.core.text.counted import counted
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.batch_shapes import usual_batch_size
@@ -283,7 +282,7 @@ def _why_no_numba(plan: Plan, hardware: Hardware) -> str | None:
     if training.compile:
         return "compiled layers fuse elementwise work by themselves"
     if training.micro_batch_workers == 1 and training.num_threads > NUMBA_MAX_THREADS:
-        return f"torch spreads its operations over {counted(training.num_threads, 'thread')}"
+        return "torch spreads its operations over all threads of the process"
     return None
 
 

@@ -71,6 +71,7 @@ OWN: Final = {
     "platform/notifications/outgoing.py": "a datagram socket that sends nothing",
     "platform/http/socket.py": "the listening socket",
     "ml/inference/models/architecture.py": "an error class of huggingface_hub, to catch it",
+    "ml/inference/models/smaller_models.py": "an error class of huggingface_hub, to catch it",
     "server/standalone.py": "the listening socket",
     "core/child_process/process.py": "a pair of sockets to its child process",
     "server/service.py": "its own API on loopback",
