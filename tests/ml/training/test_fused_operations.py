@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from tests.ml.training.conftest import FixedSchedule, random_examples
 from tests.vacuous import nonempty
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from luthier.core.events import Event, StepDone
@@ -177,6 +178,9 @@ def test_they_apply_to_contiguous_numbers_of_one_type_on_the_cpu(dtype: torch.dt
     assert not fused_operations.applies(x, x.double())
     assert not fused_operations.applies(x.double())
     assert not fused_operations.applies(x.to("meta"))
+    assert fused_operations.applies(torch.nn.Parameter(x))
+    with FakeTensorMode():
+        assert not fused_operations.applies(torch.ones(3, dtype=dtype))
 
 
 @pytest.mark.usefixtures("_not_proved_yet")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.core.errors import first_line
 
@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 PACKAGE: Final = "numba"
 _TOLERANCE: Final = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 _DTYPES: Final = tuple(_TOLERANCE)
+_PLAIN: Final = (Tensor, nn.Parameter)
 
 
 def applies(*tensors: Tensor) -> bool:
@@ -35,7 +36,10 @@ def applies(*tensors: Tensor) -> bool:
     first = tensors[0]
     if first.dtype not in _TOLERANCE or torch.compiler.is_compiling():
         return False
-    if not all(t.device.type == "cpu" and t.dtype == first.dtype and t.is_contiguous() for t in tensors):
+    # By their exact types: tensors that are spread over devices, or only play a part, have no memory to loop over.
+    if not all(type(t) in _PLAIN and t.device.type == "cpu" for t in tensors):
+        return False
+    if not all(t.dtype == first.dtype and t.is_contiguous() for t in tensors):
         return False
     return why_not(first.dtype) is None
 
