@@ -173,10 +173,15 @@ def test_weights_that_drift_apart_are_said_and_mended(make_plan: MakePlan, tmp_p
     assert_same(first[2], second[2])
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "pissa"])
-def test_weights_spread_over_two_give_what_one_gives(make_plan: MakePlan, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "numba_kernels"),
+    [("full", False), ("full", True), ("lora", False), ("lora", True), ("pissa", False)],
+)
+def test_weights_spread_over_two_give_what_one_gives(
+    make_plan: MakePlan, tmp_path: Path, method: str, numba_kernels: bool
+) -> None:
     rate = 1e-3 if method == "full" else 1e-2
-    plan = make_plan(method, num_steps=8, num_steps_per_epoch=6, learning_rate=rate)
+    plan = make_plan(method, num_steps=8, num_steps_per_epoch=6, learning_rate=rate, numba_kernels=numba_kernels)
     alone = trained(ALONE, plan, tmp_path / "one")
     first, second = on_two(plan, tmp_path / "two", kill=0, wish=0, drift=False, is_spread=True)
     assert_same(first[2], second[2])

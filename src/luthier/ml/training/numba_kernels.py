@@ -55,11 +55,35 @@ def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
+_ELEMENTS: dict[torch.dtype, str] = {
+    torch.bfloat16: np.dtype(np.uint16).str,
+    torch.float32: np.dtype(np.float32).str,
+    torch.int64: np.dtype(np.int64).str,
+    torch.bool: np.dtype(np.bool_).str,
+}
+
+
+class _Memory:
+    """The memory of a tensor by NumPy's protocol; whoever loops over it holds the tensor."""
+
+    __slots__ = ("__array_interface__",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        elements, pointer = _ELEMENTS[tensor.dtype], (tensor.data_ptr(), False)
+        self.__array_interface__ = {"shape": (tensor.numel(),), "typestr": elements, "data": pointer, "version": 3}
+
+
 def as_arrays(*tensors: Tensor) -> list[Any]:
-    """Contiguous tensors as flat NumPy arrays of the same memory: bfloat16 as uint16."""
-    return [
-        (t.view(-1).view(torch.uint16) if t.dtype == torch.bfloat16 else t.view(-1)).detach().numpy() for t in tensors
-    ]
+    """Contiguous tensors as flat NumPy arrays of the same memory: bfloat16 as uint16.
+
+    Not by `Tensor.numpy`, after which a storage can no longer be resized: FSDP frees gathered weights in this way.
+
+    Raises:
+        ValueError: A tensor is not contiguous.
+    """
+    if not all(t.is_contiguous() for t in tensors):
+        raise ValueError("loops take contiguous tensors: one here has strides")
+    return [np.asarray(_Memory(t)) if t.numel() else np.empty(0, _ELEMENTS[t.dtype]) for t in tensors]
 
 
 def _bits_of(_: Any, value: Any) -> Any:  # noqa: ARG001
