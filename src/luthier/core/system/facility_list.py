@@ -10,11 +10,11 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from luthier.core.system import facilities
+from luthier.core.system.libraries import has_numba
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ FACILITIES: Final = (
         "Numba",
         "the same, where Numba has a wheel; else torch's operations",
         "a step takes longer",
-        lambda: find_spec("numba") is not None,
+        has_numba,
     ),
     Facility(
         "file modes",

@@ -25,6 +25,7 @@ import functools
 import gc
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import secrets
@@ -41,6 +42,15 @@ from luthier.core.system import late_compiler
 
 NUMERICAL: Final = ("torch", "transformers.modeling_utils", "peft")
 """What every process loads that computes with a model."""
+
+
+NUMBA: Final = "numba"
+"""Compiles the loops of CPU training (`luthier.ml.training.numba_kernels`)."""
+
+
+def has_numba() -> bool:
+    """Whether Numba is installed; it is not imported."""
+    return importlib.util.find_spec(NUMBA) is not None
 
 
 @functools.cache

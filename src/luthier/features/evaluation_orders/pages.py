@@ -13,7 +13,7 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation, VerdictWord
 from luthier.core.ids import is_id
 from luthier.core.text.names import distinct_names
@@ -36,7 +36,7 @@ from luthier.ml.evaluation.result_views import Roles, roles, shade
 from luthier.ml.evaluation.verdict_view import verdict_view
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import redact_paths, reference_paths
+from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.jobs.twins import is_joined
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
@@ -182,11 +182,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
 
 
 def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
-    failure = None
-    if view.job.error is not None:
-        # Errors name files by their path here; readers of the page know them by id.
-        redacted = redact_paths(view.job.error, reference_paths(context, view.job.document))
-        failure = WorkError(redacted["came"], expected=redacted["expected"], do=redacted["do"])
+    failure = shown_failure(context, view.job)
     names = HumanNames(context, view.job.project_id).read((view.order.candidate, *view.order.against))
     values: dict[str, Any] = {"view": names.within(view), "mark": _mark(view)}
     values |= {"failure": failure, "error": error, "current": "/evaluations"}

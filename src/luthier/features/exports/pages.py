@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, WorkError
+from luthier.core.errors import ConflictError, LuthierError
 from luthier.core.records.export import ParityReport
 from luthier.features.exports import publishing
 from luthier.features.exports import requests as export_files
@@ -17,7 +17,7 @@ from luthier.features.exports.requests import ExportView
 from luthier.ml.charts.spec import Axis, IntervalRow, Intervals
 from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import home_paths, redact_paths, reference_paths
+from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.page_work import Led, page_work
@@ -145,7 +145,12 @@ def _page(
     """given: the error of a form, or the report of a verification."""
     view = server_exports.show_export(context, caller, export_id)
     made = view.export.document
-    values: dict[str, Any] = {"view": view, "made": made, "failure": _failure(context, view), "current": "/models"}
+    values: dict[str, Any] = {
+        "view": view,
+        "made": made,
+        "failure": shown_failure(context, view.job),
+        "current": "/models",
+    }
     values |= {"mark": _mark(view), "is_fragment": is_fragment_request(request)}
     values |= {"served_formats": served_formats(), "error": None, "report": None}
     values |= {"may_sign": publishing.may_sign(context), "push_targets": publishing.push_targets(context)}
@@ -166,14 +171,6 @@ def _mark(view: ExportView) -> str:
     """What changes with each thing that can be seen to happen."""
     # Status alone is not enough: a running job reports progress by events.
     return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"
-
-
-def _failure(context: Context, view: ExportView) -> LuthierError | None:
-    """Why the job has failed, without the places of this machine."""
-    if view.job.error is None:
-        return None
-    told = redact_paths(view.job.error, reference_paths(context, view.job.document))
-    return WorkError(told["came"], expected=told["expected"], do=told["do"])
 
 
 def _quality(parity: ParityReport) -> Intervals:

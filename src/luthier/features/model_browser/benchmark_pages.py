@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, WorkError
+from luthier.core.errors import ConflictError, LuthierError
 from luthier.core.text.names import distinct_names
 from luthier.features.exports.formats import orders
 from luthier.features.exports.formats.orders import FormatOrderView
@@ -19,7 +19,7 @@ from luthier.ml.charts.judged_rows import metric_heading
 from luthier.ml.export.exporters.registry import usual_formats
 from luthier.ml.export.format_benchmark.page import format_row, price_plots
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import redact_paths, reference_paths
+from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.render import is_fragment_request, redirect, render
@@ -126,13 +126,14 @@ def _list_page(request: Request, context: Context, caller: Caller, given: Mappin
 
 
 def _page(request: Request, context: Context, view: FormatOrderView, error: LuthierError | None = None) -> Response:
-    failure = None
-    if view.job.error is not None:
-        told = redact_paths(view.job.error, reference_paths(context, view.job.document))
-        failure = WorkError(told["came"], expected=told["expected"], do=told["do"])
     names = HumanNames(context, view.job.project_id)
     names.read([view.order.shown])
-    values: dict[str, Any] = {"view": view, "failure": failure, "error": error, "mark": _mark(view)}
+    values: dict[str, Any] = {
+        "view": view,
+        "failure": shown_failure(context, view.job),
+        "error": error,
+        "mark": _mark(view),
+    }
     values |= {"table": view.table, "human_names": names, "is_fragment": is_fragment_request(request)}
     if view.table is not None:
         values |= {

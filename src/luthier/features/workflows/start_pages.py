@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.text.names import distinct_names
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.features.deployments.service import deployed_run
@@ -33,7 +33,7 @@ from luthier.features.workflows.orders import OrderView
 from luthier.ml.charts import figures
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
-from luthier.platform.http.path_redaction import redact_paths, reference_paths
+from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.page_work import Led, page_work
@@ -314,11 +314,7 @@ def _order_page(request: Request, context: Context, view: OrderView, error: Luth
 
 def failure_of(context: Context, view: OrderView | None) -> LuthierError | None:
     """Why a job has failed, without the places of this machine; None where it has not."""
-    if view is None or view.job.error is None:
-        return None
-    # Errors name files by their path here; readers of the page know them by id.
-    told = redact_paths(view.job.error, reference_paths(context, view.job.document))
-    return WorkError(told["came"], expected=told["expected"], do=told["do"])
+    return None if view is None else shown_failure(context, view.job)
 
 
 def _mark(view: OrderView) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, Literal
 
 from luthier.core.cost import Device
@@ -17,6 +16,7 @@ from luthier.core.plan import DataPlan, ObjectivePlan, Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.core.registry import METHODS
 from luthier.core.system.facilities import can_fork
+from luthier.core.system.libraries import has_numba
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.batch_shapes import usual_batch_size
@@ -36,7 +36,6 @@ COMPILE_SECONDS: Final = 180.0
 """What compiling the layers of a model is assumed to take, forward and backward, once a run: it was not measured
 on an accelerator for this project, so a run must be predicted to gain more than that."""
 
-NUMBA_PACKAGE: Final = "numba"
 NUMBA_SECONDS: Final = 2.0
 """What a run must be predicted to gain: loading the loops takes one second, compiling them five at the first use on a
 machine (docs/log.md)."""
@@ -259,15 +258,16 @@ def with_numba_kernels_if_they_pay(plan: Plan, structure: Structure, hardware: H
     if asked is True and why_not is not None:
         raise RecipeError(
             f"training.numba_kernels is true, but {why_not}",
-            expected="a CPU with Numba installed, at most 4 threads a process, and training.compile off",
+            expected=f"a CPU with Numba, at most {NUMBA_MAX_THREADS} threads a process, and training.compile off",
             do="remove training.numba_kernels",
         )
     if isinstance(asked, bool):
         return _with(plan, "numba_kernels", asked, ValueSource(source="asked", why="in the recipe"))
     if why_not is not None:
         return _with(plan, "numba_kernels", False, ValueSource(source="derived", why=why_not))
-    plain = workload_of(plan, structure, this_machine(hardware))
-    faster, device = replace(plain, has_numba_kernels=True), this_machine(hardware)
+    device = this_machine(hardware)
+    plain = workload_of(plan, structure, device)
+    faster = replace(plain, has_numba_kernels=True)
     saved = plan.training.num_steps * (step_seconds(plain, device).value - step_seconds(faster, device).value)
     why = f"predicted to save {saved:,.0f} s of this run; loading them takes about 1 s, and 5 s more at the first use"
     return _with(plan, "numba_kernels", saved > NUMBA_SECONDS, ValueSource(source="derived", why=why))
@@ -277,7 +277,7 @@ def _why_no_numba(plan: Plan, hardware: Hardware) -> str | None:
     training = plan.training
     if hardware.device != "cpu":
         return f"the loops are for CPUs, and this device is {hardware.device}"
-    if find_spec(NUMBA_PACKAGE) is None:
+    if not has_numba():
         return "Numba is not installed"
     if training.compile:
         return "compiled layers fuse elementwise work by themselves"

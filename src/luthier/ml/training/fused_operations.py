@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.core.errors import first_line
+from luthier.core.system.libraries import NUMBA, has_numba
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 _log = logging.getLogger(__name__)
 
-PACKAGE: Final = "numba"
 _TOLERANCE: Final = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 _DTYPES: Final = tuple(_TOLERANCE)
 _PLAIN: Final = (Tensor, nn.Parameter)
@@ -47,8 +46,8 @@ def applies(*tensors: Tensor) -> bool:
 @lru_cache(maxsize=len(_DTYPES))
 def why_not(dtype: torch.dtype) -> str | None:
     """Why the loops are not used for a type of number; None where they are. Compiled and proved at the first call."""
-    if find_spec(PACKAGE) is None:
-        return f"{PACKAGE} is not installed"
+    if not has_numba():
+        return f"{NUMBA} is not installed"
     try:
         with torch.inference_mode():
             different = _differences(dtype)

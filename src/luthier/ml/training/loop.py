@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from luthier.core.events import (
 from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus, StopReason
-from luthier.core.system.libraries import version
+from luthier.core.system.libraries import NUMBA, has_numba, version
 from luthier.core.system.process_memory import keep_freed
 from luthier.ml.training.budget import Meter, bill_summary, remaining
 from luthier.ml.training.checkpoint import Checkpoint, CheckpointFolder, LoopState, SharedCheckpoints
@@ -314,7 +313,7 @@ def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
 
 def _versions(model: TrainableModel) -> dict[str, str]:
     """Versions of what computes a step."""
-    loops = ("numba",) if model.numba_kernels and find_spec("numba") is not None else ()
+    loops = (NUMBA,) if model.numba_kernels and has_numba() else ()
     return {name: version(name) for name in ("luthier", "torch", "transformers", "peft", *loops)}
 
 

@@ -18,9 +18,10 @@ from html import escape
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from luthier.core.errors import DataError, LuthierError, RowProblem
+from luthier.core.errors import DataError, LuthierError, RowProblem, WorkError
 from luthier.core.plan import Plan
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 
 REFERENCES: Final = frozenset(
     (
@@ -75,6 +76,14 @@ def redact_paths(document: Any, places: Mapping[str, str]) -> Any:
     """
     known = _references_in(document, places) | dict(places)
     return _redacted(document, known, field="")
+
+
+def shown_failure(context: Context, job: Job) -> WorkError | None:
+    """Why a job has failed, as pages show it; None where it has not. Files are named by id, as readers know them."""
+    if job.error is None:
+        return None
+    shown = redact_paths(job.error, reference_paths(context, job.document))
+    return WorkError(shown["came"], expected=shown["expected"], do=shown["do"])
 
 
 def shown_reference(value: str, places: Mapping[str, str] | None = None) -> str:

@@ -18,7 +18,7 @@ from luthier.features.datasets.pages.questions import form_values
 from luthier.features.datasets.rows import rows_page
 from luthier.features.datasets.service import get_version
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import redact_paths, reference_paths
+from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
@@ -78,11 +78,7 @@ def _done(request: Request, context: Context, caller: Caller, job_id: str, do: A
 def _page(
     request: Request, context: Context, caller: Caller, view: DataJob, error: LuthierError | None = None
 ) -> Response:
-    failure = None
-    if view.job.error is not None:
-        # Errors name files by their path here; readers of the page know them by id.
-        redacted = redact_paths(view.job.error, reference_paths(context, view.job.document))
-        failure = WorkError(redacted["came"], expected=redacted["expected"], do=redacted["do"])
+    failure = shown_failure(context, view.job)
     values = {
         "view": view,
         "order": view.order,
