@@ -17,7 +17,9 @@ from luthier.features.human_eval.files import import_label_studio
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FilesForm, FormError, received_files
+from luthier.platform.http.upload_once import answer_once
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.forms import FIELD
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -41,9 +43,11 @@ async def take(request: Request, context: HomeContext, caller: Trainer, panel_id
     """Import the ratings of a file, all of them or none, and lead to the panel."""
     try:
         async with received_files(
-            request, context, file_fields=frozenset({"file"}), fields=frozenset({"form_token"}), most_files=1
+            request, context, file_fields=frozenset({"file"}), fields=frozenset({FIELD}), most_files=1
         ) as (incoming, form):
-            return await run_in_threadpool(_import, request, context, caller, panel_id, incoming, form)
+            return await answer_once(
+                request, incoming, form, lambda: _import(request, context, caller, panel_id, incoming, form)
+            )
     except ClientDisconnect:
         return Response(status_code=400)  # the client is gone
     except LuthierError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html import unescape
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.fixtures.pages import Browser, shown
 
 from luthier.core.access import Caller
 from luthier.features.human_eval import import_pages
-from luthier.features.human_eval.files import export_panel
+from luthier.features.human_eval.files import export_panel, import_label_studio
 from luthier.features.human_eval.service import close_panel, ratings_table
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -50,6 +51,26 @@ def test_ratings_of_label_studio_are_imported(home: Context, browser: Browser) -
     send(one, panel.panel_id, annotated(home, panel.panel_id, "Tie"))
     again = [row for row in ratings_table(home, "default", panel.panel_id).rows if row.rater == "dora@example.org"]
     assert [row.preference for row in again] == ["tie"] * panel.num_items
+
+
+def test_a_file_that_is_sent_twice_is_imported_once_and_another_file_by_itself(
+    home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel, imported = make_panel(home, num_rows=3).panel, []
+
+    def count(*given: Any) -> Any:
+        imported.append(given[3])
+        return import_label_studio(*given)
+
+    monkeypatch.setattr(import_pages, "import_label_studio", count)
+    one, address = browser("train"), f"/evaluations/panels/{panel.panel_id}/import"
+    token = re.search(r'name="form_token" value="([^"]+)"', one.get(address).text)
+    assert token is not None
+    first, other = (json.dumps(annotated(home, panel.panel_id, choice)).encode() for choice in ("Answer 1", "Tie"))
+    for content in (first, first, other):
+        files = {"file": ("export.json", content)}
+        shown(one, one.post(address, files=files, data={"form_token": token[1]}))
+    assert imported == [first, other]
 
 
 def test_a_file_with_a_wrong_annotation_changes_nothing_and_names_all(home: Context, browser: Browser) -> None:
