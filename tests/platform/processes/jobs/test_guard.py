@@ -31,7 +31,8 @@ FAMILY = (
     "grandchild.stdout.readline()\n"
     "print(os.getpid(), grandchild.pid, file=sys.stderr, flush=True)\n"
 )
-FOR_EVER = FAMILY + "time.sleep(300)\n"
+# In short sleeps: a signal between Python's look for signals and the system's sleep waits until the sleep ends.
+FOR_EVER = FAMILY + "while True: time.sleep(0.05)\n"
 # Ends once the file is there: no test has to guess how long a machine takes to get so far.
 UNTIL_SEEN = FAMILY + "while not os.path.exists({!r}): time.sleep(0.02)\n"
 
