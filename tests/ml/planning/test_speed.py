@@ -59,6 +59,28 @@ def test_two_devices_share_the_work_and_pay_for_the_link(llama: Structure, make_
     assert spread["optimizer"] == pytest.approx(shared["optimizer"] / 2)
 
 
+def test_on_a_cpu_a_micro_batch_of_few_tokens_reads_all_weights_and_calls_all_layers(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    # two micro-batches of 86 tokens on a Xeon with two cores: 0.53 to 0.8 s a step (docs/log.md)
+    xeon = device.model_copy(
+        update={"is_cpu": True, "bfloat16_tflops": 2.3, "float32_tflops": 0.31, "memory_gb_per_second": 21.5}
+    )
+    work = make_workload(llama, rows=1, length=8)
+    fixed = speed.time_terms(work, xeon)
+    assert fixed["traffic"] * 21.5e9 > 2 * 2 * llama.num_matrix_parameters
+    doubled = replace(work, batches=replace(work.batches, num_micro_batches=2 * work.batches.num_micro_batches))
+    assert speed.time_terms(doubled, xeon)["calls"] == pytest.approx(2 * fixed["calls"])
+    # workers that compute side by side make their calls at the same time
+    side_by_side = speed.time_terms(replace(doubled, num_workers=2), xeon)
+    assert side_by_side["calls"] == pytest.approx(fixed["calls"])
+    assert side_by_side["traffic"] == pytest.approx(speed.time_terms(doubled, xeon)["traffic"])
+    # full tuning has no adapters to call
+    assert speed.time_terms(make_workload(llama, "full", rows=1, length=8), xeon)["calls"] < fixed["calls"]
+    gpu = device.model_copy(update={"is_cpu": False, "name": "a100-80g"})
+    assert speed.time_terms(work, gpu)["calls"] == llama.num_layers
+
+
 @given(rows=st.integers(1, 64), length=st.integers(8, 2048), method=st.sampled_from(["lora", "full"]))
 def test_more_work_never_takes_less_time(
     rows: int, length: int, method: str, llama: Structure, make_workload: Make, device: Device

@@ -5,7 +5,7 @@
             + f_traffic   * bytes that elementwise work moves / bandwidth
             + f_adapters  * bytes that thin products move / bandwidth
             + f_dropout   * bytes that masks of dropout move / bandwidth
-            + f_calls     * calls of a layer
+            + f_calls     * calls of layers and adapters
             + f_optimizer * bytes that the optimizer moves / bandwidth
             + f_link      * seconds that devices send at their links' rates, less what computing hides
                             (ml/planning/communication.py)
@@ -55,7 +55,9 @@ _DROPOUT_BYTES: Final = 14.0
 # Shares of both with loops compiled by Numba. Of one thread alone they are 0.66 and 0.3; two threads of one core gain
 # less, and whole runs became 1.15 times as fast (docs/log.md).
 _NUMBA_TRAFFIC: Final = 0.8
-_NUMBA_DROPOUT: Final = 0.5
+_NUMBA_DROPOUT: Final = 0.4
+# Of the traffic's factor, what thin products take on a CPU beside their calls, which are counted by themselves.
+_ADAPTER_TRAFFIC: Final = {"cpu": 0.6, "gpu": 1.0}
 _READS_WITH: Final = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Matrices that read the input of another one, by the names that training knows."""
 # Of each input and output of a matrix with an adapter: the thin product reads and adds to it, there and back.
@@ -68,7 +70,13 @@ _PASSES_COMPILED: Final = 3.0
 # gradients of each; the fused loss passes over them in caches. Of all tokens: formed, with their gradient in memory.
 _OWN_LOGIT_PASSES: Final = 12.0
 _ALL_LOGIT_PASSES: Final = 5.0
+# Of one layer as answers are written, without gradients.
 _CALL_SECONDS: Final = {"cpu": 2e-4, "gpu": 1.2e-3, "compiled": 4e-4}
+# On a CPU, what a micro-batch costs however few tokens it has, in such calls: of a layer, there and back, and of a
+# matrix with an adapter, whose thin products and elementwise work are some twenty small operations. SmolLM2-135M takes
+# as long for 200 tokens as for these calls and for reading its weights (docs/log.md).
+_LAYER_CALLS: Final = 6.0
+_ADAPTER_CALLS: Final = 3.0
 # NF4 weights are unpacked to bf16 before every product: read packed, written and read unpacked.
 _UNPACK_BYTES: Final = 4.5
 # Of an NVLink or network link's rate, collectives reach about this: 235 of 300 GB/s measured on eight A100, 396 of 450
@@ -100,12 +108,13 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
         "attention": 0.0 if is_fused else attention,
         "fused_attention": attention if is_fused else 0.0,
         "traffic": (
-            _traffic_bytes(workload) / count + num_micro_batches * _unpacked_bytes(workload) / layout.model_parallel
+            _traffic_bytes(workload) / count
+            + num_micro_batches * _weight_bytes(workload, device) / layout.model_parallel
         )
         / bandwidth,
         "adapters": _adapter_bytes(workload) / count / bandwidth,
         "dropout": _dropout_bytes(workload, device) / count / bandwidth,
-        "calls": num_micro_batches * s.num_layers / layout.pipeline_parallel * passes / 3.0,
+        "calls": _calls(workload, device) / layout.pipeline_parallel * passes / 3.0,
         "optimizer": _optimizer_bytes(workload, device) / bandwidth + memory.host_seconds(workload),
         "link": communication(workload, device).total,
     }
@@ -121,7 +130,7 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
         "attention": 1.0 / (utilisation * _ATTENTION_SHARE[place]),
         "fused_attention": 1.0 / (utilisation * _FUSED_SHARE[place]),
         "traffic": traffic,
-        "adapters": traffic,
+        "adapters": traffic * _ADAPTER_TRAFFIC[place],
         "dropout": traffic,
         "calls": _CALL_SECONDS["compiled" if workload.is_compiled and not device.is_cpu else place],
         "optimizer": traffic,
@@ -267,12 +276,24 @@ def _masked_inputs(targeted: ByIdentity[Layers], *, are_joined: bool) -> int:
     return sum(layer.num_inputs for layer in layers if (layer.layer, _READS_WITH.get(layer.kind)) not in kinds)
 
 
-def _unpacked_bytes(workload: Workload) -> float:
-    """Bytes that a micro-batch moves to unpack a quantised base, once a pass."""
-    if workload.base != "nf4":
-        return 0.0
+def _weight_bytes(workload: Workload, device: Device) -> float:
+    """Bytes of weights that a micro-batch moves however few tokens it has: to unpack a quantised base, once a pass.
+
+    On a CPU also to read the others, which its products put into tiles at each call. On a GPU that is hidden behind
+    the products.
+    """
+    each = _UNPACK_BYTES if workload.base == "nf4" else workload.element_bytes if device.is_cpu else 0.0
     passes = 3.0 if workload.gradient_checkpointing else 2.0
-    return passes * workload.structure.num_matrix_parameters * _UNPACK_BYTES
+    return passes * workload.structure.num_matrix_parameters * each
+
+
+def _calls(workload: Workload, device: Device) -> float:
+    """Calls in a step, of which each costs the same; those of workers that compute side by side count once."""
+    num, layers = micro_batches(workload, device), workload.structure.num_layers
+    if not device.is_cpu:
+        return num * layers
+    calls = _LAYER_CALLS * layers + _ADAPTER_CALLS * len(workload.targeted)
+    return num / min(workload.num_workers, num) * calls
 
 
 def _optimizer_bytes(workload: Workload, device: Device) -> float:
