@@ -90,7 +90,7 @@ keep the interval of one. `experts`: several accelerators with a mixture of expe
 
 def time_terms(workload: Workload, device: Device) -> dict[str, float]:
     """Ideal seconds of each term for one step, before any factor; `calls` is a number of calls."""
-    s, b = workload.structure, workload.batches
+    b = workload.batches
     # Every layout divides operations and activations evenly; sequence parallel is taken with tensor parallel.
     count = float(device.num_devices)
     tflops = device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops
