@@ -130,13 +130,22 @@ def needs_sample(run: EvalRun) -> bool:
     return getattr(run.data_source, "model", None) is None
 
 
-def _source_rows(context: Context, job: Job, one: Eval, run: EvalRun) -> Iterator[SourceRow | str]:
-    """Rows of the source; for one that cannot be read, why."""
+def _source_rows(context: Context, job: Job, one: Eval, run: EvalRun) -> Iterator[tuple[str, SourceRow | str]]:
+    """Rows of the source, each with its place, which is the line of a file; for one that cannot be read, why."""
     source = run.data_source.source
+    if isinstance(source, FileId):
+        for number, row in _rows_of_file(own_copy(context, job, source.id, "items")):
+            yield f"line {number:,}", row
+        return
+    for number, row in enumerate(_rows_without_a_file(context, one, run, source), 1):
+        yield f"row {number:,}", row
+
+
+def _rows_without_a_file(
+    context: Context, one: Eval, run: EvalRun, source: FileContent | StoredCompletions | StoredResponses
+) -> Iterator[SourceRow]:
     if isinstance(source, FileContent):
         yield from source.content
-    elif isinstance(source, FileId):
-        yield from _rows_of_file(own_copy(context, job, source.id, "items"))
     elif (labels := _labels(one, source)) is None:
         return
     elif isinstance(source, StoredResponses):
@@ -153,21 +162,23 @@ def _labels(one: Eval, source: StoredCompletions | StoredResponses) -> dict[str,
     return of_eval | of_run if is_possible else None
 
 
-def _rows_of_file(path: Path) -> Iterator[SourceRow | str]:
-    """The rows of a file of JSON lines; for a line that is none, why."""
+def _rows_of_file(path: Path) -> Iterator[tuple[int, SourceRow | str]]:
+    """The rows of a file of JSON lines, each with the number of its line; for a line that is none, why."""
     # utf-8-sig drops the byte order mark that Windows editors write; surrogateescape keeps what is no UTF-8 apart.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        number = 0
         while line := file.readline(MAX_LINE_CHARACTERS + 1):
+            number += 1
             if len(line) > MAX_LINE_CHARACTERS:
-                yield f"longer than {MAX_LINE_CHARACTERS:,} characters"
+                yield number, f"longer than {MAX_LINE_CHARACTERS:,} characters"
                 # The rest of the line is no row of its own.
                 while not line.endswith("\n") and (line := file.readline(MAX_LINE_CHARACTERS)):
                     pass
             elif (wrong := _NOT_UTF8.search(line)) is not None:
                 byte = ord(wrong[0]) - 0xDC00
-                yield f"not UTF-8 (byte 0x{byte:02x} at character {wrong.start() + 1:,})"
+                yield number, f"not UTF-8 (byte 0x{byte:02x} at character {wrong.start() + 1:,})"
             elif line.strip():
-                yield row_of_line(line)
+                yield number, row_of_line(line)
 
 
 def row_of_line(line: str) -> SourceRow | str:
@@ -278,7 +289,7 @@ def _chat_call(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": item["call_id"], "type": "function", "function": function}
 
 
-def _checked(one: Eval, run: EvalRun, rows: Iterator[SourceRow | str]) -> Iterator[SourceRow]:
+def _checked(one: Eval, run: EvalRun, rows: Iterator[tuple[str, SourceRow | str]]) -> Iterator[SourceRow]:
     from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
 
     config = one.data_source_config
@@ -286,7 +297,7 @@ def _checked(one: Eval, run: EvalRun, rows: Iterator[SourceRow | str]) -> Iterat
     schema = None if item_schema is None else SchemaCheck(item_schema)
     lacks_answer = needs_sample(run) and isinstance(config, CustomConfig) and config.include_sample_schema
     problems, num_problems, num_rows = list[str](), 0, 0
-    for number, row in enumerate(rows, 1):
+    for place, row in rows:
         num_rows += 1
         fault: str | None
         if isinstance(row, str):
@@ -302,7 +313,7 @@ def _checked(one: Eval, run: EvalRun, rows: Iterator[SourceRow | str]) -> Iterat
             continue
         num_problems += 1
         if len(problems) < _NUM_SHOWN:
-            problems.append(f"row {number:,}: {fault}")
+            problems.append(f"{place}: {fault}")
     if num_problems:
         raise RequestError(
             f"{num_problems:,} of {num_rows:,} rows of the data source are wrong: {'; '.join(problems)}",

@@ -262,12 +262,12 @@ def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Pa
     check = None if item_schema is None else SchemaCheck(item_schema)
     rows: list[SourceRow] = []
     problems = []
-    for number, row in enumerate(_given_rows(name, run, data), 1):
+    for place, row in _given_rows(name, run, data):
         fault = row if isinstance(row, str) else None
         if check is not None and item_schema is not None and isinstance(row, SourceRow):
             fault = fault_of_item(item_schema, check, row.item)
         if fault is not None:
-            problems.append(f"row {number:,}: {fault}")
+            problems.append(f"{place}: {fault}")
         elif isinstance(row, SourceRow):
             rows.append(row)
     if problems:
@@ -294,11 +294,13 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[SourceRow | str]:
+def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[tuple[str, SourceRow | str]]:
+    """The rows, each with its place: the line of a file, or the row of the run."""
     if data is not None:
         if not data.is_file():
             raise NotFoundError(f"no file {data}", expected="JSON lines with `item`", do="correct --data")
-        return [row_of_line(line) for line in read_utf8(data, "the file of rows").split("\n") if line.strip()]
+        lines = enumerate(read_utf8(data, "the file of rows").split("\n"), 1)
+        return [(f"line {number:,}", row_of_line(line)) for number, line in lines if line.strip()]
     source = None if run is None else run.data_source.source
     if source is None or source.type != "file_content":
         where = "no run of it is in the JSON" if source is None else f"its run names them by {source.type}"
@@ -308,7 +310,7 @@ def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[So
             do='download it, and name it: --data FILE (JSON lines {"item": {...}})',
         )
     # Already validated rows: they came through RunRequest.
-    return list(source.content)
+    return [(f"row {number:,}", row) for number, row in enumerate(source.content, 1)]
 
 
 def _prompt(name: str, run: RunRequest | None, row: SourceRow, field: str | None) -> Any:

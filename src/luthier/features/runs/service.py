@@ -30,7 +30,7 @@ from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
 from luthier.features.training.checkpoint_uploads.session import forget_uploads
 from luthier.ml.charts.forecast import Forecast
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import ENDED
+from luthier.platform.jobs.records import ENDED, Job
 
 _LOCK_SECONDS = 1.0
 _REMOVED = ".removed-"
@@ -284,13 +284,20 @@ def set_aside(context: Context, run_id: str, *, with_models: bool = False) -> Ru
 
     Raises:
         NotFoundError: There is no such run.
-        ConflictError: A process is working on it, a deployment routes to it or to a model of it, or a model that was
-            made by it is registered and is not to be deleted.
+        ConflictError: A process is working on it, its job has not ended, a deployment routes to it or to a model of it,
+            or a model that was made by it is registered and is not to be deleted.
     """
     from luthier.core.system import facilities
     from luthier.core.system.files import file_lock, replace_file
 
     record = context.runs.get(run_id)
+    # A worker that takes the job later would train a run of this id again, from its beginning.
+    if (job := _job_of(context, run_id)) is not None and job.status not in ENDED:
+        raise ConflictError(
+            f"the job of run {run_id} is {job.shown_status}",
+            expected="a run whose job has ended",
+            do=f"cancel it first: luthier jobs cancel {job.job_id}",
+        )
     models = context.tuned_models.of_run(run_id)
     # Deleting the weights would break the clients of that name. A run is deployed by its own project alone; a model of
     # it may be by others, whose names are not shown.
@@ -331,11 +338,15 @@ def set_aside(context: Context, run_id: str, *, with_models: bool = False) -> Ru
     return record
 
 
+def _job_of(context: Context, run_id: str) -> Job | None:
+    """The job that makes or continues a run; None for a run that a command has made."""
+    project_id = context.runs.project_of(run_id)
+    return None if project_id is None else context.jobs.of_run(run_id, project_id)
+
+
 def _remove_job_files(context: Context, run_id: str) -> None:
     """Remove the copies of files that the job of a run has kept for it; those of a job that may go on stay."""
-    project_id = context.runs.project_of(run_id)
-    job = None if project_id is None else context.jobs.of_run(run_id, project_id)
-    if job is not None and job.status in ENDED:
+    if (job := _job_of(context, run_id)) is not None and job.status in ENDED:
         # A resumed one copies what the project still has.
         shutil.rmtree(context.settings.jobs_folder / job.job_id / "files", ignore_errors=True)
 

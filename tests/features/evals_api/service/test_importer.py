@@ -198,7 +198,10 @@ def test_rows_and_evals_are_read_as_other_programs_write_them(tmp_path: Path) ->
 def test_rows_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"item": {"q": "Why?"}}\n{"q": 1}\n{"item": {"q": "Why?", "a": "So"}}\n')
-    with pytest.raises(RequestError, match=r"2 rows do not fit: row 1: .*the column 'a' is missing.*row 2: "):
+    with pytest.raises(RequestError, match=r"2 rows do not fit: line 1: .*the column 'a' is missing.*line 2: "):
+        import_evals(json.dumps(EVAL), tmp_path, data=data, prompt="q")
+    data.write_text('\n{"item": {"q": "Why?"}}\n')
+    with pytest.raises(RequestError, match="1 row does not fit: line 2: "):
         import_evals(json.dumps(EVAL), tmp_path, data=data, prompt="q")
     with pytest.raises(NotFoundError):
         import_evals(json.dumps(EVAL), tmp_path, data=tmp_path / "none", prompt="q")

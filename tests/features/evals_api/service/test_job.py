@@ -128,11 +128,25 @@ def test_rows_of_a_file_that_are_wrong_end_the_run_before_anything_is_asked(open
     assert error["code"] == "invalid_data_source"
     assert "4 of 5 rows" in error["message"]
     for part in nonempty(
-        ["row 2: ", "the column 'a' is missing; it has 'q'", "row 3: not JSON", "row 4: ", "the key item"]
+        ["line 2: ", "the column 'a' is missing; it has 'q'", "line 3: not JSON", "line 4: ", "the key item"]
     ):
         assert part in error["message"]
     assert opened.inference_client.asked == []  # type: ignore[attr-defined]
     assert statuses(opened, view) == []
+
+
+def test_blank_lines_of_a_file_count_in_the_numbers_that_name_its_wrong_rows(opened: Context) -> None:
+    lines = ["", json.dumps(row("say a", "a")), "", "not json"]
+    view = carried_out(opened, start(opened, source=file_of(opened, "\n".join(lines))))
+    message = (view.job.error or {})["message"]
+    assert "1 of 2 rows" in message
+    assert "line 4: not JSON" in message
+
+
+def test_rows_of_a_request_that_are_wrong_are_named_by_their_number(opened: Context) -> None:
+    source = content(row("say a", "a"), {"item": {"q": "no answer"}})
+    view = carried_out(opened, start(opened, source=source))
+    assert "row 2: the column" in (view.job.error or {})["message"]
 
 
 def test_bytes_that_are_no_utf8_are_named_and_not_replaced(opened: Context) -> None:
@@ -141,7 +155,7 @@ def test_bytes_that_are_no_utf8_are_named_and_not_replaced(opened: Context) -> N
     assert view.status == "failed"
     message = (view.job.error or {})["message"]
     assert "1 of 2 rows" in message
-    assert "row 2: not UTF-8 (byte 0xe9 at character 20)" in message
+    assert "line 2: not UTF-8 (byte 0xe9 at character 20)" in message
 
 
 def test_a_file_without_rows_ends_the_run(opened: Context) -> None:

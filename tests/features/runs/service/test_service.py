@@ -18,6 +18,7 @@ from luthier.core.system.files import file_lock
 from luthier.features.runs import service as runs
 from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result, make_step
 
 OTHER = "run-20261125-093000-bbbbbb"
@@ -202,6 +203,22 @@ def test_a_run_that_is_being_trained_is_not_removed(context: Context, run: str) 
         trainer.kill()
     assert runs.view_run(context, run).record.run_id == run
     assert (context.settings.run_folder(run) / "checkpoints" / "weights").exists()
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "paused"])
+def test_a_run_whose_job_has_not_ended_is_not_removed(context: Context, run: str, status: str) -> None:
+    """A worker that takes the job later would train a run of this id from its beginning."""
+    job_id = context.jobs.submit(Job(job_id="job-1", kind="train", document={}, run_id=run)).job_id
+    if status == "running":
+        assert context.jobs.claim("here", ("train",)) is not None
+    if status == "paused":
+        context.jobs.ask(job_id, "pause")
+    with pytest.raises(ConflictError, match=f"the job of run {run} is {status}"):
+        runs.remove_run(context, run)
+    assert (context.settings.run_folder(run) / "checkpoints" / "weights").is_file()
+    if status != "running":
+        context.jobs.ask(job_id, "cancel")
+        assert runs.remove_run(context, run).run_id == run
 
 
 def test_a_run_is_removed_where_its_open_lock_keeps_the_folder_in_place(
