@@ -30,7 +30,7 @@ from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
 from luthier.features.training.checkpoint_uploads.session import forget_uploads
 from luthier.ml.charts.forecast import Forecast
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import ENDED
+from luthier.platform.jobs.records import ENDED, Job
 
 _LOCK_SECONDS = 1.0
 _REMOVED = ".removed-"
@@ -338,6 +338,12 @@ def _remove_job_files(context: Context, run_id: str) -> None:
     if job is not None and job.status in ENDED:
         # A resumed one copies what the project still has.
         shutil.rmtree(context.settings.jobs_folder / job.job_id / "files", ignore_errors=True)
+
+
+def jobs_with_runs(context: Context, jobs: Sequence[Job]) -> set[str]:
+    """The ids of those jobs whose runs are there: their plans name files of the jobs, and their pages show the logs."""
+    there = context.runs.some([job.run_id for job in jobs if job.run_id])
+    return {job.job_id for job in jobs if job.run_id in there}
 
 
 def sweep_removed(context: Context) -> None:
