@@ -28,6 +28,7 @@ from luthier.platform.http.multipart import FilesForm, FormError, received_files
 from luthier.platform.http.upload_once import answer_once
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import FIELD
+from luthier.platform.ui.job_pages import is_unchanged, unchanged
 from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import Asker, HomeContext, Reader, Trainer, one_state
 
@@ -92,9 +93,8 @@ def show(
     offset: where the page of failed requests begins. seen: as for the list.
     """
     view = context.batches.get(caller.project_id, batch_id)
-    # 204 makes HTMX keep the page unchanged.
-    if seen and is_fragment_request(request) and seen == mark_of(view):
-        return Response(status_code=204)
+    if is_unchanged(request, seen, mark_of(view)):
+        return unchanged()
     return _page(request, context, view, offset=offset)
 
 
@@ -192,8 +192,8 @@ def _list(
     # Ended batches do not change, so that a list without running ones is not polled at all.
     mark = "-".join(mark_of(view) for view in found if not view.has_ended)
     is_piece = is_fragment_request(request)
-    if seen and is_piece and seen == mark:
-        return Response(status_code=204)
+    if is_unchanged(request, seen, mark):
+        return unchanged()
     now = context.access.now()
     may_start = caller.may("train") and caller.may("infer")
     # Files are listed for the form alone, which a piece of the page does not have.
