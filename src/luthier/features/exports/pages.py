@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
@@ -103,13 +104,20 @@ def push(
     """Push it to a place that the operator allows; a push that was stopped continues."""
     address = f"/exports/{export_id}"
 
+    stop = threading.Event()
+
+    def stop_requested() -> str | None:
+        return "cancelled" if stop.is_set() else None
+
     def work() -> Led:
-        pushed = publishing.push_export(context, caller, export_id, target, name.strip())
+        pushed = publishing.push_export(
+            context, caller, export_id, target, name.strip(), stop_requested=stop_requested
+        )
         notice = f"The export is complete at {pushed.url}: {pushed.num_sent:,} of {pushed.num_files:,} files were sent."
         return Led(address, notice)
 
     try:
-        return page_work(request).answer(request, "The export is being pushed", work, back=address)
+        return page_work(request).answer(request, "The export is being pushed", work, back=address, stop=stop)
     except LuthierError as error:
         return _page(request, context, caller, export_id, {"error": error})
 

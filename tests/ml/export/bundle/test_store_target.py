@@ -11,8 +11,9 @@ import pytest
 from tests.ml.export.bundle.conftest import make_export, make_facts, write_model
 from tests.ml.export.bundle.keys import write_keys
 
-from luthier.core.errors import ConflictError, RequestError, WorkError
+from luthier.core.errors import ConflictError, RequestError, StoppedError, WorkError
 from luthier.core.ports import SilentProgress
+from luthier.core.system import artifact_transfer
 from luthier.ml.export.bundle import add_bundle_files, push, verify
 from luthier.ml.export.bundle.push import UNFINISHED, load, push_to_store, shown_url
 from luthier.ml.export.bundle.write import add_signature
@@ -40,11 +41,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     sent: list[str] = []
     whole: Callable[..., None] = push.copy_to
 
-    def copy_to(files: Any, source: Path, place: str, name: str) -> None:
+    def copy_to(files: Any, source: Path, place: str, name: str, **given: Any) -> None:
         if len(sent) == number:
             raise KeyboardInterrupt
         sent.append(place)
-        whole(files, source, place, name)
+        whole(files, source, place, name, **given)
 
     monkeypatch.setattr(push, "copy_to", copy_to)
 
@@ -166,7 +167,7 @@ def test_a_signature_may_follow_and_is_not_replaced(bundle: Path, tmp_path: Path
 
 
 def test_a_place_that_damages_what_it_gets(whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def copy_to(files: Any, source: Path, place: str, name: str) -> None:
+    def copy_to(files: Any, source: Path, place: str, name: str, **given: Any) -> None:
         shutil.copyfile(source, place)
         if place.endswith("model.gguf"):
             Path(place).write_bytes(b"other")
@@ -190,3 +191,28 @@ def test_no_such_bucket_and_no_such_protocol(s3: Any, whole_bundle: Path) -> Non
 def test_urls_are_shown_without_secrets() -> None:
     assert shown_url("sftp://me:secret@host:22/a/") == "sftp://host:22/a"
     assert shown_url("s3://bucket/a") == "s3://bucket/a"
+
+
+def test_a_push_that_is_stopped_within_a_file_leaves_no_bundle_and_is_completed_by_the_next(
+    s3: Any, whole_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_transfer, "WRITE_BYTES", 16)
+    url, looks, most = f"s3://{BUCKET}/stopped", 0, 0
+
+    def stop_requested() -> str | None:
+        nonlocal looks
+        looks += 1
+        return "cancelled" if looks > most else None
+
+    left: list[set[str]] = []
+    for most in (0, 3, 40):
+        looks = 0
+        with pytest.raises(StoppedError, match="cancelled"):
+            push_to_store(load(whole_bundle), url, QUIET, stop_requested=stop_requested)
+        assert looks == most + 1, "it ends at once"
+        left.append({entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])})
+        assert "stopped/bundle.json" not in left[-1]
+    assert len(left[2]) > len(left[0])
+    pushed = push_to_store(load(whole_bundle), url, QUIET)
+    assert 0 < pushed.num_sent <= pushed.num_files
+    assert push_to_store(load(whole_bundle), url, QUIET).num_sent == 0
