@@ -193,26 +193,29 @@ def test_urls_are_shown_without_secrets() -> None:
     assert shown_url("s3://bucket/a") == "s3://bucket/a"
 
 
-def test_a_push_that_is_stopped_within_a_file_leaves_no_bundle_and_is_completed_by_the_next(
-    s3: Any, whole_bundle: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_push_that_is_stopped_leaves_no_bundle_and_is_completed_by_the_next(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artifact_transfer, "WRITE_BYTES", 16)
-    url, looks, most = f"s3://{BUCKET}/stopped", 0, 0
+    target, num_looks, most = tmp_path / "target", 0, 0
 
     def stop_requested() -> str | None:
-        nonlocal looks
-        looks += 1
-        return "cancelled" if looks > most else None
+        nonlocal num_looks
+        num_looks += 1
+        return "cancelled" if num_looks > most else None
 
-    left: list[set[str]] = []
-    for most in (0, 3, 40):
-        looks = 0
-        with pytest.raises(StoppedError, match="cancelled"):
-            push_to_store(load(whole_bundle), url, QUIET, stop_requested=stop_requested)
-        assert looks == most + 1, "it ends at once"
-        left.append({entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])})
-        assert "stopped/bundle.json" not in left[-1]
-    assert len(left[2]) > len(left[0])
-    pushed = push_to_store(load(whole_bundle), url, QUIET)
-    assert 0 < pushed.num_sent <= pushed.num_files
-    assert push_to_store(load(whole_bundle), url, QUIET).num_sent == 0
+    left: list[int] = []
+    # From before the first file over places within files to the last look.
+    for most in range(0, 400, 3):
+        num_looks = 0
+        try:
+            push_to_store(load(whole_bundle), f"file://{target}", QUIET, stop_requested=stop_requested)
+            break
+        except StoppedError as error:
+            assert error.reason == "cancelled"
+        assert num_looks == most + 1, "it ends at once"
+        assert not (target / "bundle.json").exists()
+        left.append(sum(path.stat().st_size for path in target.rglob("*") if path.is_file()))
+    assert left[0] == 0
+    assert left[-1] > left[1] > 0
+    assert verify(target).is_whole, "what is cancelled again and again is completed in the end"

@@ -159,6 +159,7 @@ def push_to_store(
         raise another_bundle(shown, f"holds {counted(len(present), 'file')} and no manifest")
     check_strangers(shown, present - {UNFINISHED}, payload)
     num_sent = num_bytes_sent = 0
+    check_goes_on(stop_requested)
     if MANIFEST not in present:
         # Written before the first file: from here on another bundle is refused.
         place.send(payload.folder / MANIFEST, UNFINISHED)
@@ -244,7 +245,10 @@ class _Place:
         """Write a file, replacing an existing one."""
         if self._is_local:  # elsewhere there are no folders to make, and trying may create a bucket
             Path(self._at(name)).parent.mkdir(parents=True, exist_ok=True)
-        copy_to(self._files, source, self._at(name), self._shown, stop_requested=self._stop_requested)
+        # What says which bundle is there is written whole: a part of it would be taken for another bundle.
+        can_stop = name not in (MANIFEST, UNFINISHED)
+        stop_requested = self._stop_requested if can_stop else lambda: None
+        copy_to(self._files, source, self._at(name), self._shown, stop_requested=stop_requested)
 
     def digest(self, name: str) -> str:
         """SHA-256 of the content as read back now."""
