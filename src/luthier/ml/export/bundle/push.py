@@ -245,17 +245,14 @@ class _Place:
         """Write a file, replacing an existing one."""
         if self._is_local:  # elsewhere there are no folders to make, and trying may create a bucket
             Path(self._at(name)).parent.mkdir(parents=True, exist_ok=True)
-        # What says which bundle is there is written whole: a part of it would be taken for another bundle.
-        can_stop = name not in (MANIFEST, UNFINISHED)
-        stop_requested = self._stop_requested if can_stop else lambda: None
-        copy_to(self._files, source, self._at(name), self._shown, stop_requested=stop_requested)
+        copy_to(self._files, source, self._at(name), self._shown, stop_requested=self._stop_check(name))
 
     def digest(self, name: str) -> str:
         """SHA-256 of the content as read back now."""
         digest = hashlib.sha256()
         with errors_explained(self._shown, is_local=False), self._files.open(self._at(name), "rb") as file:
             while block := file.read(_READ_BYTES):
-                check_goes_on(self._stop_requested)
+                check_goes_on(self._stop_check(name))
                 digest.update(block)
         return digest.hexdigest()
 
@@ -272,6 +269,10 @@ class _Place:
         """Delete a file."""
         with errors_explained(self._shown, is_local=False):
             self._files.rm_file(self._at(name))
+
+    def _stop_check(self, name: str) -> StopCheck:
+        # What says which bundle is there is written whole: a part of it would be taken for another bundle.
+        return (lambda: None) if name in (MANIFEST, UNFINISHED) else self._stop_requested
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
