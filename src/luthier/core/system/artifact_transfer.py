@@ -129,7 +129,11 @@ def _copy_to(files: Any, source: Path, place: str, stop_requested: StopCheck) ->
     except BaseException:
         with contextlib.suppress(Exception):  # what has failed once may fail here too; the first error is reported
             writer.discard()
-        writer.closed = True  # or else the collector would end the file as if it were whole
+        try:
+            writer.closed = True  # or else the collector would end the file as if it were whole
+        except AttributeError:  # a file of this machine: it has what was written, and no such mark
+            with contextlib.suppress(OSError):
+                writer.close()
         raise
 
 
