@@ -117,3 +117,15 @@ def test_questions_of_a_paused_job_that_are_kept_cancel_it_with_an_entry_in_the_
     assert context.jobs.get(job.job_id).status == "cancelled"
     actions = [entry.action for entry in context.audit_log.newest(limit=9) if entry.subject == job.job_id]
     assert actions == ["synthesis.cancelled"]
+
+
+def test_what_the_operator_does_with_a_job_of_a_project_is_logged_there(context: Context) -> None:
+    from luthier.features.training import jobs
+
+    job = submit(context, "synthesis")
+    assert jobs.ask(context, job.job_id, "pause").status == "paused"
+    assert jobs.resume(context, job.job_id).status == "queued"
+    assert jobs.ask(context, job.job_id, "cancel").status == "cancelled"
+    entries = context.audit_log.newest(limit=9, project_id=job.project_id)
+    assert [entry.action for entry in entries] == ["job.cancel", "job.resume", "job.pause"]
+    assert {entry.subject for entry in entries} == {job.job_id}
