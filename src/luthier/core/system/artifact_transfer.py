@@ -92,9 +92,7 @@ class ArtifactReader:
         self._file.close()
 
 
-def copy_to(
-    files: Any, source: Path, place: str, name: str, *, stop_requested: StopCheck = lambda: None
-) -> None:
+def copy_to(files: Any, source: Path, place: str, name: str, *, stop_requested: StopCheck = lambda: None) -> None:
     """Send a file to a file system of fsspec, a piece at a time, in constant memory.
 
     Args:

@@ -110,9 +110,7 @@ def push(
         return "cancelled" if stop.is_set() else None
 
     def work() -> Led:
-        pushed = publishing.push_export(
-            context, caller, export_id, target, name.strip(), stop_requested=stop_requested
-        )
+        pushed = publishing.push_export(context, caller, export_id, target, name.strip(), stop_requested=stop_requested)
         notice = f"The export is complete at {pushed.url}: {pushed.num_sent:,} of {pushed.num_files:,} files were sent."
         return Led(address, notice)
 

@@ -32,8 +32,8 @@ from luthier.ml.tracking.registry import chosen
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import find_base_model
-from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs import orders
+from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import Job, Wish
 
 _OBJECTIVES: Final = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}

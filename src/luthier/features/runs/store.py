@@ -395,9 +395,7 @@ class RunStore(Store):
         found = self._list(RUNS, runs.c.run_id.in_(run_ids)) if run_ids else ()
         return {record.run_id: record for record in found}
 
-    def changed_since(
-        self, project_id: str, moment: str, *, limit: int
-    ) -> Sequence[tuple[str, RunStatus, str | None]]:
+    def changed_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[tuple[str, RunStatus, str | None]]:
         """Id, status and result of the runs of a project that last changed at or after a moment, newest first.
 
         Results are JSON text, since many are read at a time and parsing is left to the caller; None where a run has

@@ -24,8 +24,8 @@ from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.attempt import reported_step
 from luthier.platform.jobs import orders
+from luthier.platform.jobs.attempt import reported_step
 from luthier.platform.jobs.cancelled import clean_up_cancelled
 from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.processes.process import Outcome

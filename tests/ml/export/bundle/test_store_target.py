@@ -210,8 +210,8 @@ def test_a_push_that_is_stopped_leaves_no_bundle_and_is_completed_by_the_next(
         num_looks = 0
         try:
             push_to_store(load(whole_bundle), f"file://{target}", QUIET, stop_requested=stop_requested)
-        except StoppedError as error:
-            assert error.reason == "cancelled"
+        except StoppedError:
+            pass
         else:
             break
         assert num_looks == most + 1, "it ends at once"

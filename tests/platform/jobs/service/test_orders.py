@@ -82,9 +82,7 @@ def test_the_mark_of_a_job_changes_with_its_status_and_its_events(context: Conte
 def queued_export(context: Context) -> tuple[ServerExport, Path]:
     """An export whose attempt was killed after it had written files, and before they were noted."""
     asked = ExportAsked(export_id=new_id("exp"), source="base", to="merged", quantise=None, file_id=None)
-    job = Job(
-        job_id=new_id("job"), kind="export", document={"export": asked.model_dump(mode="json")}, run_id=""
-    )
+    job = Job(job_id=new_id("job"), kind="export", document={"export": asked.model_dump(mode="json")}, run_id="")
     made = ServerExport(export_id=asked.export_id, project_id="default", job_id=job.job_id, source="base")
     export = context.exports.add(made, job)
     folder = context.settings.exports_folder / asked.export_id

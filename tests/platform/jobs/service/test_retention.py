@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import select, update
 from tests.vacuous import nonempty
 
+from luthier.core.access import Caller
 from luthier.core.ids import new_id
 from luthier.features.batches.records import BatchRequest
 from luthier.features.batches.service import start as start_batch
-from luthier.core.access import Caller
 from luthier.platform.db.tables import jobs
 from luthier.platform.files.service import add_file
 from luthier.platform.home.context import Context
@@ -24,7 +24,9 @@ DAYS = 30
 PARTS = ("files/rows.jsonl", "attempt-0001/log.txt", "answers.jsonl", "spent_usd")
 
 
-def add(context: Context, kind: JobKind, status: JobStatus = "succeeded", *, days: float = DAYS + 1, **given: Any) -> Job:
+def add(
+    context: Context, kind: JobKind, status: JobStatus = "succeeded", *, days: float = DAYS + 1, **given: Any
+) -> Job:
     """A job that ended some days ago, with files in its folder."""
     job = Job(**{"job_id": new_id("job"), "kind": kind, "document": {}, "run_id": "", **given})
     context.jobs.submit(job)
