@@ -71,8 +71,11 @@ from luthier.platform.http.idempotency import add_idempotency
 from luthier.platform.http.metrics import Metrics, Observe
 from luthier.platform.http.middleware import BodyLimit, Frame, HostCheck, JsonBody, NulCheck
 from luthier.platform.http.poll_cache import PollCache
+from luthier.platform.jobs.retention import sweep_job_files
 
 SWEEP_SECONDS: Final = 60.0
+_JOB_FILES_SECONDS: Final = 3600.0
+"""Between two sweeps of the files of jobs, which look at each folder; what they remove is days old."""
 WAIT_AFTER_JUMP_SECONDS: Final = 3600.0
 """Nothing is deleted by its age for so long after the clock was set forward: it may be set right again."""
 _JUMP_SECONDS: Final = 60.0
@@ -93,7 +96,7 @@ async def swept(context: Context, every_seconds: float = SWEEP_SECONDS) -> Async
 
 
 async def _sweep(context: Context, every_seconds: float, stop: asyncio.Event) -> None:
-    steady = _SteadyClock()
+    steady, job_files_at = _SteadyClock(), -math.inf
     while not await _is_set_within(stop, every_seconds):
         try:
             # Charges first: what an answer has used is counted even while nothing may be deleted.
@@ -107,8 +110,7 @@ async def _sweep(context: Context, every_seconds: float, stop: asyncio.Event) ->
             # A bug ends one sweep, and not the sweeping for as long as the server runs.
             log.exception("clearing away what has expired has to wait: an error of our own")
             continue
-        # Each on its own: one that fails must not keep the others from their work.
-        for sweep in (
+        sweeps: list[Callable[[Context], object]] = [
             sweep_files,
             sweep_traffic,
             sweep_stored_completions,
@@ -116,7 +118,12 @@ async def _sweep(context: Context, every_seconds: float, stop: asyncio.Event) ->
             sweep_removed,
             remove_abandoned,
             sweep_checkpoints,
-        ):
+        ]
+        if elapsed() >= job_files_at:
+            sweeps.append(sweep_job_files)
+            job_files_at = elapsed() + _JOB_FILES_SECONDS
+        # Each on its own: one that fails must not keep the others from their work.
+        for sweep in sweeps:
             if stop.is_set():
                 return
             try:

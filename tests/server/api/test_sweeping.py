@@ -117,3 +117,24 @@ def test_a_sweep_that_is_running_at_the_end_is_waited_for_and_no_further_one_beg
     with Context.open(tmp_path / "home") as context:
         asyncio.run(serve(context))
     assert calls == ["ended", "left"]
+
+
+def test_the_folders_of_jobs_are_looked_at_once_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    passed = [0.0]
+
+    def sweep(context: Context) -> None:
+        calls.append("files")
+        passed[0] += 1800.0
+
+    async def serve(context: Context) -> None:
+        async with swept(context, every_seconds=0.01):
+            while calls.count("files") < 4 and len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(api, "sweep_files", sweep)
+    monkeypatch.setattr(api, "sweep_job_files", lambda context: calls.append("jobs"))
+    monkeypatch.setattr(api, "elapsed", lambda: passed[0])
+    with Context.open(tmp_path / "home") as context:
+        asyncio.run(serve(context))
+    assert [calls[:place].count("files") for place, call in enumerate(calls) if call == "jobs"][:2] == [1, 3]

@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
+from luthier.core.errors import LuthierError, RequestError, StoppedError, StorageFullError, WorkError
 from luthier.core.system.extras import command_for
 from luthier.core.system.files import is_disk_full, replacing
+
+if TYPE_CHECKING:
+    from luthier.core.ports import StopCheck
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
@@ -89,7 +92,7 @@ class ArtifactReader:
         self._file.close()
 
 
-def copy_to(files: Any, source: Path, place: str, name: str) -> None:
+def copy_to(files: Any, source: Path, place: str, name: str, *, stop_requested: StopCheck = lambda: None) -> None:
     """Send a file to a file system of fsspec, a piece at a time, in constant memory.
 
     Args:
@@ -97,29 +100,38 @@ def copy_to(files: Any, source: Path, place: str, name: str) -> None:
         source: The local file.
         place: Where it goes.
         name: The store, for messages.
+        stop_requested: Called before each piece.
 
     Raises:
         StorageFullError: The store has no room.
         WorkError: The store does not answer or refuses.
+        StoppedError: It was to stop; the file is not there, or a part of it.
     """
     try:
         with errors_explained(name, is_local=False):
-            _copy_to(files, source, place)
+            _copy_to(files, source, place, stop_requested)
     except FileNotFoundError as error:  # no such bucket
         raise _failed(name, error) from error
 
 
-def _copy_to(files: Any, source: Path, place: str) -> None:
+def _copy_to(files: Any, source: Path, place: str, stop_requested: StopCheck) -> None:
     # On S3 a multipart upload: the object appears when close() completes it.
     writer = files.open(place, "wb", block_size=WRITE_BYTES)
     try:
         with source.open("rb") as reader:
-            shutil.copyfileobj(reader, writer, WRITE_BYTES)
+            while block := reader.read(WRITE_BYTES):
+                if (reason := stop_requested()) is not None:
+                    raise StoppedError(reason)
+                writer.write(block)
         writer.close()
     except BaseException:
         with contextlib.suppress(Exception):  # what has failed once may fail here too; the first error is reported
             writer.discard()
-        writer.closed = True  # or else the collector would end the file as if it were whole
+        try:
+            writer.closed = True  # or else the collector would end the file as if it were whole
+        except AttributeError:  # a file of this machine: it has what was written, and no such mark
+            with contextlib.suppress(OSError):
+                writer.close()
         raise
 
 
@@ -135,7 +147,7 @@ def errors_explained(name: str, *, is_local: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, LuthierError):
+    except (FileNotFoundError, LuthierError, StoppedError):
         raise
     except OSError as error:
         if is_disk_full(error):

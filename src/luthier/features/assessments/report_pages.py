@@ -55,9 +55,11 @@ def _result(context: Context, caller: Caller, run_id: str, page: str, address: s
     standing(context, caller, run_id)
     safety_check = newest_safety(context, caller.project_id, run_id)
     found = assessed_of(newest_suites(context, caller.project_id, run_id), safety_check, None)
-    for line in () if found is None else found.results:
-        if line.page == page:
-            return RedirectResponse(f"{address}/{line.result_id}", status_code=303)
+    lines = () if found is None else found.results
+    # A report of an earlier version may lead to a page that several suites share: to the newest result of them.
+    named = [line for line in lines if line.page == page] or [line for line in lines if line.earlier_page == page]
+    if named:
+        return RedirectResponse(f"{address}/{named[0].result_id}", status_code=303)
     raise NotFoundError(
         f"the run {run_id} has no result {page[:100]!r}",
         expected="a suite or a safety check that is stored",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from luthier.core.access import Caller
@@ -24,10 +23,10 @@ from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FilesForm, FormError, received_files
-from luthier.platform.http.upload_once import answer_once
+from luthier.platform.http.multipart import FilesForm
+from luthier.platform.http.upload_once import take_files
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.forms import FIELD
+from luthier.platform.ui.job_pages import is_unchanged, unchanged
 from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import Asker, HomeContext, Reader, Trainer, one_state
 
@@ -44,7 +43,7 @@ PAGE = Page(
 
 _A_PAGE: Final = 50
 _KNOWN_FILES: Final = 50
-_FIELDS: Final = frozenset({"input_file_id", "endpoint", "hours", FIELD})
+_FIELDS: Final = frozenset({"input_file_id", "endpoint", "hours"})
 _Id = Annotated[str, Query(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")]
 _Offset = Annotated[int, Query(ge=0, le=2**53)]
 FileKind = Literal["input", "output", "errors"]
@@ -66,21 +65,13 @@ async def start(request: Request, context: HomeContext, caller: Trainer) -> Resp
 
     A coroutine, since the body comes piece by piece; its pieces are written in threads.
     """
-    given: dict[str, str] = {}
-    try:
-        async with received_files(request, context, file_fields=frozenset({"file"}), fields=_FIELDS, most_files=1) as (
-            incoming,
-            form,
-        ):
-            given = form.fields
-            return await answer_once(
-                request, incoming, form, lambda: _started(request, context, caller, incoming, form)
-            )
-    except ClientDisconnect:
-        return Response(status_code=400)  # the client is gone
-    except LuthierError as error:
-        status = error.status if isinstance(error, FormError) else status_of(error)
-        return await run_in_threadpool(_list, request, context, caller, given=given, error=error, status=status)
+    return await take_files(
+        request,
+        context,
+        lambda incoming, form: _started(request, context, caller, incoming, form),
+        lambda error, status, given: _list(request, context, caller, given=given, error=error, status=status),
+        fields=_FIELDS,
+    )
 
 
 @router.get("/{batch_id}")
@@ -92,9 +83,8 @@ def show(
     offset: where the page of failed requests begins. seen: as for the list.
     """
     view = context.batches.get(caller.project_id, batch_id)
-    # 204 makes HTMX keep the page unchanged.
-    if seen and is_fragment_request(request) and seen == mark_of(view):
-        return Response(status_code=204)
+    if is_unchanged(request, seen, mark_of(view)):
+        return unchanged()
     return _page(request, context, view, offset=offset)
 
 
@@ -184,7 +174,7 @@ def _list(
     *,
     after: str = "",
     seen: str = "",
-    given: dict[str, str] | None = None,
+    given: Mapping[str, str] | None = None,
     error: LuthierError | None = None,
     status: int = 200,
 ) -> Response:
@@ -192,8 +182,8 @@ def _list(
     # Ended batches do not change, so that a list without running ones is not polled at all.
     mark = "-".join(mark_of(view) for view in found if not view.has_ended)
     is_piece = is_fragment_request(request)
-    if seen and is_piece and seen == mark:
-        return Response(status_code=204)
+    if is_unchanged(request, seen, mark):
+        return unchanged()
     now = context.access.now()
     may_start = caller.may("train") and caller.may("infer")
     # Files are listed for the form alone, which a piece of the page does not have.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from luthier.core.access import Caller
@@ -77,6 +79,16 @@ def cancel(context: Context, caller: Caller, batch_id: str) -> BatchView:
             context.jobs.ask(view.job.job_id, "cancel")
         record(context, caller, "batch.cancelled", batch_id)
     return context.batches.get(caller.project_id, batch_id)
+
+
+def unfinished_batches(context: Context, jobs: Sequence[Job]) -> set[str]:
+    """The ids of those jobs that have ended before their batches: their files hold answers that no other place has."""
+    found = set[str]()
+    for job in jobs:
+        with suppress(NotFoundError):
+            if not context.batches.of_job(job.job_id).has_ended:
+                found.add(job.job_id)
+    return found
 
 
 def fault_of(view: BatchView) -> BatchFault | None:

@@ -11,9 +11,8 @@ from luthier.core.errors import ConflictError
 from luthier.features.datasets import imports, questions
 from luthier.features.datasets.imports import ImportOrder, RemoteOrder
 from luthier.features.datasets.questions import QuestionOrder
-from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.cancelled import clean_up_cancelled
+from luthier.platform.jobs import orders
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
@@ -113,7 +112,7 @@ class DataJob:
     @property
     def mark(self) -> str:
         """Changes with each thing that can be seen to happen."""
-        return f"{self.job.shown_status}-{self.events[0].event_id if self.events else 0}"
+        return orders.mark_of(self.job, self.events[0] if self.events else None)
 
 
 def show_job(context: Context, caller: Caller, job_id: str) -> DataJob:
@@ -144,11 +143,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
         ConflictError: It has ended.
     """
     shown = show_job(context, caller, job_id)
-    with context.database.transaction():
-        after = context.jobs.ask(job_id, "cancel")
-        record(context, caller, f"{shown.job.kind}.cancelled", job_id)
-    # A running attempt does that itself: it may be reading them.
-    clean_up_cancelled(context, after)
+    orders.cancel(context, caller, shown.job, f"{shown.job.kind}.cancelled")
 
 
 def pause(context: Context, caller: Caller, job_id: str) -> None:
@@ -158,10 +153,7 @@ def pause(context: Context, caller: Caller, job_id: str) -> None:
         NotFoundError: There is none in the project.
         ConflictError: It has ended or imports.
     """
-    show_job(context, caller, job_id)
-    with context.database.transaction():
-        context.jobs.ask(job_id, "pause")
-        record(context, caller, "synthesis.paused", job_id)
+    orders.pause(context, caller, show_job(context, caller, job_id).job, "synthesis.paused")
 
 
 def go_on(context: Context, caller: Caller, job_id: str) -> None:
@@ -172,9 +164,7 @@ def go_on(context: Context, caller: Caller, job_id: str) -> None:
         ConflictError: The job has neither failed nor paused.
     """
     shown = show_job(context, caller, job_id)
-    with context.database.transaction():
-        context.jobs.resume(job_id)
-        record(context, caller, f"{shown.job.kind}.continued", job_id)
+    orders.resume(context, caller, shown.job, f"{shown.job.kind}.continued")
 
 
 def keep_made(context: Context, caller: Caller, job_id: str) -> Job:

@@ -24,6 +24,7 @@ from luthier.features.generation.engines import is_address, parse_address
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models, find_base_model, local_base_models
+from luthier.platform.jobs import orders
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.twins import open_twin
 
@@ -318,7 +319,7 @@ def keep_made(context: Context, caller: Caller, job: Job, num_done: int) -> Job:
             do="wait for it, or continue it",
         )
     if job.status == "paused":
-        context.jobs.ask(job.job_id, "cancel")
+        orders.cancel(context, caller, job, "synthesis.cancelled")
     order = order_of(job).model_copy(update={"max_passages": num_done, "author": caller.name})
     return _submit(context, caller, order, joins=True)
 

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError
 from luthier.core.system.files import scratch_folder
 from luthier.core.text.byte_sizes import size
 from luthier.core.text.plain_yaml import parse_yaml, write_yaml
@@ -23,11 +20,10 @@ from luthier.features.evaluation_orders.service import check_is_for_servers, kee
 from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FilesForm, FormError, received_files
+from luthier.platform.http.multipart import FilesForm, FormError
 from luthier.platform.http.path_redaction import redacted_errors
-from luthier.platform.http.upload_once import answer_once
-from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.forms import FIELD, shown_once
+from luthier.platform.http.upload_once import take_files
+from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -61,18 +57,15 @@ def show(request: Request, _caller: Trainer) -> Response:
 @router.post("")
 async def take(request: Request, context: HomeContext, caller: Trainer) -> Response:
     """Make suites of the evals in a file, and lead to where they are shown."""
-    given: dict[str, Any] = {}
-    try:
-        async with received_files(
-            request, context, file_fields=frozenset({"file", "data"}), fields=frozenset({"prompt", FIELD}), most_files=2
-        ) as (incoming, form):
-            given = {name: value for name, value in form.fields.items() if name != FIELD}  # each page has its own
-            return await answer_once(request, incoming, form, lambda: _import(request, context, caller, incoming, form))
-    except ClientDisconnect:
-        return Response(status_code=400)  # the client is gone
-    except LuthierError as error:
-        status = error.status if isinstance(error, FormError) else status_of(error)
-        return await run_in_threadpool(_page, request, given | {"error": error}, status)
+    return await take_files(
+        request,
+        context,
+        lambda incoming, form: _import(request, context, caller, incoming, form),
+        lambda error, status, given: _page(request, {**given, "error": error}, status),
+        file_fields=frozenset({"file", "data"}),
+        fields=frozenset({"prompt"}),
+        most_files=2,
+    )
 
 
 def _import(

@@ -40,6 +40,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError
+from luthier.platform.jobs import orders
 from luthier.platform.jobs.records import ENDED, Job
 
 EVAL_RUN: Final = "eval_run"
@@ -185,10 +186,8 @@ def cancel_run(context: Context, caller: Caller, eval_id: str, run_id: str) -> R
         ConflictError: it has ended.
     """
     view = context.evals.run(caller.project_id, eval_id, run_id)
-    with context.database.transaction():
-        # A request to the worker, which stops between two items; a queued job ends at once.
-        context.jobs.ask(view.job.job_id, "cancel")
-        record(context, caller, "eval_run.canceled", run_id)
+    # A request to the worker, which stops between two items; a queued job ends at once.
+    orders.cancel(context, caller, view.job, "eval_run.canceled", subject=run_id)
     return context.evals.run(caller.project_id, eval_id, run_id)
 
 

@@ -42,6 +42,7 @@ from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.i18n.environments import decimal_mark
 from luthier.platform.ui.i18n.language import language_of
+from luthier.platform.ui.job_pages import changed, is_unchanged, unchanged
 from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
@@ -124,9 +125,8 @@ def start(
 def show(request: Request, context: HomeContext, caller: Reader, job_id: str, after: str = "") -> Response:
     """How far it is; for HTMX its content alone. after: what was seen last; nothing is sent (204) while that holds."""
     view = evaluation_orders.show_order(context, caller, job_id)
-    # 204 makes HTMX keep the page unchanged.
-    if after and is_fragment_request(request) and after == _mark(view):
-        return Response(status_code=204)
+    if is_unchanged(request, after, view.mark):
+        return unchanged()
     return _order_page(request, context, view)
 
 
@@ -138,17 +138,15 @@ def cancel(request: Request, context: HomeContext, caller: Trainer, job_id: str)
 
 @router.post("/orders/{job_id}/retry")
 def retry(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
-    """Run it again, from the beginning."""
+    """Run it again, behind the answers that it has stored."""
     return _done(request, context, caller, job_id, evaluation_orders.retry)
 
 
 def _done(request: Request, context: Context, caller: Caller, job_id: str, do: Any) -> Response:
-    try:
-        do(context, caller, job_id)
-    except ConflictError as error:
-        view = evaluation_orders.show_order(context, caller, job_id)
-        return _order_page(request, context, view, error)
-    return redirect(request, f"/evaluations/orders/{job_id}")
+    def show_again(error: ConflictError) -> Response:
+        return _order_page(request, context, evaluation_orders.show_order(context, caller, job_id), error)
+
+    return changed(request, f"/evaluations/orders/{job_id}", lambda: do(context, caller, job_id), show_again)
 
 
 def _own_rows(context: Context, caller: Caller, candidate: str) -> str:
@@ -184,15 +182,10 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
 def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
     failure = shown_failure(context, view.job)
     names = HumanNames(context, view.job.project_id).read((view.order.candidate, *view.order.against))
-    values: dict[str, Any] = {"view": names.within(view), "mark": _mark(view)}
+    values: dict[str, Any] = {"view": names.within(view), "mark": view.mark}
     values |= {"failure": failure, "error": error, "current": "/evaluations"}
     template = "evaluation_orders/order_state.html" if is_fragment_request(request) else "evaluation_orders/order.html"
     return render(request, template, values, status=status_of(error) if error else 200)
-
-
-def _mark(view: OrderView) -> str:
-    """What changes with each thing that can be seen to happen."""
-    return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"
 
 
 def _number(text: str) -> int | None:

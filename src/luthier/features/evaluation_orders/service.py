@@ -26,7 +26,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.cancelled import clean_up_cancelled
+from luthier.platform.jobs import orders
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, UNDONE, Job
 from luthier.platform.jobs.twins import open_twin
@@ -91,6 +91,11 @@ class OrderView:
     def has_ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.job.status in ENDED
+
+    @property
+    def mark(self) -> str:
+        """Changes with each thing that can be seen to happen."""
+        return orders.mark_of(self.job, self.last_word)
 
     @property
     def words(self) -> str:
@@ -256,8 +261,7 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
             expected="the id of an evaluation's job",
             do="see the list of evaluations",
         )
-    newest, _ = context.job_events.page(job.job_id, limit=1)
-    return OrderView(order_of(job), job, newest[0] if newest else None)
+    return OrderView(order_of(job), job, orders.newest_event(context, job))
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> None:
@@ -267,11 +271,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
         NotFoundError: There is none in the project.
         ConflictError: It has ended.
     """
-    show_order(context, caller, job_id)
-    with context.database.transaction():
-        job = context.jobs.ask(job_id, "cancel")
-        record(context, caller, "evaluation.cancelled", job_id)
-    clean_up_cancelled(context, job)  # a running attempt does that as it ends
+    orders.cancel(context, caller, show_order(context, caller, job_id).job, "evaluation.cancelled")
 
 
 def forget_answers(context: Context, job: Job) -> None:
@@ -285,16 +285,13 @@ def answers_file(context: Context, job_id: str) -> Path:
 
 
 def retry(context: Context, caller: Caller, job_id: str) -> None:
-    """Run a failed one again, behind the answers that it has stored.
+    """Run a failed one again, behind the answers that it has stored and with the access of the caller.
 
     Raises:
         NotFoundError: The project has no such evaluation.
         ConflictError: The evaluation has neither failed nor paused.
     """
-    show_order(context, caller, job_id)
-    with context.database.transaction():
-        context.jobs.resume(job_id)
-        record(context, caller, "evaluation.retried", job_id)
+    orders.resume(context, caller, show_order(context, caller, job_id).job, "evaluation.retried")
 
 
 def order_of(job: Job) -> EvaluationOrder:

@@ -19,6 +19,7 @@ from luthier.core.run import RunRecord, TrainResult
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.core.ports import StopCheck
     from luthier.core.records.base_model import LocalModel
     from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, PackageFacts, RunFacts
     from luthier.ml.export.bundle.push import Pushed
@@ -132,7 +133,9 @@ def verify_bundle(
     return verify(folder, key=key, bundle_sha256=bundle_sha256, base_sha256=sha256, progress=context.progress)
 
 
-def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -> Pushed:
+def push(
+    context: Context, folder: Path, url: str, *, is_public: bool = False, stop_requested: StopCheck = lambda: None
+) -> Pushed:
     """Send a whole bundle to `hf://org/name` or any URL of fsspec, and prove that it is whole there.
 
     Files that are there already are not sent again, so an interrupted push continues.
@@ -142,11 +145,13 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
         folder: The bundle.
         url: Where it goes.
         is_public: Whether a repository that is made now is public.
+        stop_requested: Called before each file, and within large ones where the target allows it.
 
     Raises:
         RequestError: The bundle is not whole, or the URL has no known form.
         ConflictError: Something else is there.
         WorkError: The target refused or failed.
+        StoppedError: It was to stop. A repository then has no commit, a store a part that the next push completes.
     """
     from luthier.ml.export.bundle import push as target
     from luthier.ml.export.bundle import verify
@@ -170,8 +175,8 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
         )
     payload = target.load(folder)
     if url.startswith(SCHEME):
-        return push_to_hub(payload, url, context.progress, is_public=is_public)
-    return push_to_store(payload, url, context.progress)
+        return push_to_hub(payload, url, context.progress, is_public=is_public, stop_requested=stop_requested)
+    return push_to_store(payload, url, context.progress, stop_requested=stop_requested)
 
 
 def sign_bundle(context: Context, folder: Path, key: Path) -> str:

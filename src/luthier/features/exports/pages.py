@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
@@ -13,13 +14,13 @@ from luthier.core.records.export import ParityReport
 from luthier.features.exports import publishing
 from luthier.features.exports import requests as export_files
 from luthier.features.exports import requests as server_exports
-from luthier.features.exports.requests import ExportView
 from luthier.ml.charts.spec import Axis, IntervalRow, Intervals
 from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.job_pages import changed, is_unchanged, unchanged
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import Admin, HomeContext, Reader, Trainer
@@ -33,10 +34,8 @@ def show(request: Request, context: HomeContext, caller: Reader, export_id: str,
 
     after: what was seen last; nothing is sent (204) while that is still how it is.
     """
-    is_poll = bool(after) and is_fragment_request(request)
-    # 204 makes HTMX keep what is there: a reader's selection and scroll position survive the polling.
-    if is_poll and after == _mark(server_exports.show_export(context, caller, export_id)):
-        return Response(status_code=204)
+    if after and is_unchanged(request, after, server_exports.show_export(context, caller, export_id).mark):
+        return unchanged()
     report = shown_once(request).take(request).get("report")
     return _page(request, context, caller, export_id, None if report is None else {"report": report})
 
@@ -105,13 +104,18 @@ def push(
     """Push it to a place that the operator allows; a push that was stopped continues."""
     address = f"/exports/{export_id}"
 
+    stop = threading.Event()
+
+    def stop_requested() -> str | None:
+        return "cancelled" if stop.is_set() else None
+
     def work() -> Led:
-        pushed = publishing.push_export(context, caller, export_id, target, name.strip())
+        pushed = publishing.push_export(context, caller, export_id, target, name.strip(), stop_requested=stop_requested)
         notice = f"The export is complete at {pushed.url}: {pushed.num_sent:,} of {pushed.num_files:,} files were sent."
         return Led(address, notice)
 
     try:
-        return page_work(request).answer(request, "The export is being pushed", work, back=address)
+        return page_work(request).answer(request, "The export is being pushed", work, back=address, stop=stop)
     except LuthierError as error:
         return _page(request, context, caller, export_id, {"error": error})
 
@@ -132,11 +136,10 @@ def file(context: HomeContext, caller: Reader, export_id: str, path: str) -> Res
 
 
 def _done(request: Request, context: Context, caller: Caller, export_id: str, do: Any) -> Response:
-    try:
-        do(context, caller, export_id)
-    except ConflictError as error:
+    def show_again(error: ConflictError) -> Response:
         return _page(request, context, caller, export_id, {"error": error})
-    return redirect(request, f"/exports/{export_id}")
+
+    return changed(request, f"/exports/{export_id}", lambda: do(context, caller, export_id), show_again)
 
 
 def _page(
@@ -151,7 +154,7 @@ def _page(
         "failure": shown_failure(context, view.job),
         "current": "/models",
     }
-    values |= {"mark": _mark(view), "is_fragment": is_fragment_request(request)}
+    values |= {"mark": view.mark, "is_fragment": is_fragment_request(request)}
     values |= {"served_formats": served_formats(), "error": None, "report": None}
     values |= {"may_sign": publishing.may_sign(context), "push_targets": publishing.push_targets(context)}
     if made is not None:
@@ -165,12 +168,6 @@ def _page(
     refused = (given or {}).get("error")
     template = "exports/state.html" if is_fragment_request(request) else "exports/show.html"
     return render(request, template, values, status=status_of(refused) if refused else 200)
-
-
-def _mark(view: ExportView) -> str:
-    """What changes with each thing that can be seen to happen."""
-    # Status alone is not enough: a running job reports progress by events.
-    return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"
 
 
 def _quality(parity: ParityReport) -> Intervals:

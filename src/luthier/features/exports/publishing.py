@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import RequestError
+from luthier.core.errors import ConflictError, RequestError, StoppedError
 from luthier.core.ids import sha256_file
 from luthier.features.exports import bundles
 from luthier.features.serving.targets import made_export
@@ -19,6 +19,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redacted_errors
 
 if TYPE_CHECKING:
+    from luthier.core.ports import StopCheck
     from luthier.ml.export.bundle.push import Pushed
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -74,7 +75,15 @@ def sign_export(context: Context, caller: Caller, export_id: str) -> str:
     return signer
 
 
-def push_export(context: Context, caller: Caller, export_id: str, target: str, name: str) -> Pushed:
+def push_export(
+    context: Context,
+    caller: Caller,
+    export_id: str,
+    target: str,
+    name: str,
+    *,
+    stop_requested: StopCheck = lambda: None,
+) -> Pushed:
     """Push an export to a place that the operator allows; a repository that is made is private.
 
     Args:
@@ -83,11 +92,12 @@ def push_export(context: Context, caller: Caller, export_id: str, target: str, n
         export_id: The export.
         target: One of `push_targets`.
         name: Of the repository or folder there.
+        stop_requested: Called between the parts of the push.
 
     Raises:
         RequestError: Another target, a name that is none, or a bundle that is not whole.
         NotFoundError: The project has no such export.
-        ConflictError: The export is not made, or something else is there.
+        ConflictError: The export is not made, something else is there, or the push was stopped.
         WorkError: The target refused or failed.
     """
     _, folder = made_export(context, caller, export_id)
@@ -104,8 +114,18 @@ def push_export(context: Context, caller: Caller, export_id: str, target: str, n
             expected="letters, digits, dots, dashes and underscores, a letter or a digit first, at most 96",
             do="choose another name",
         )
-    with redacted_errors(home_paths(context)):
-        pushed = bundles.push(context, folder, f"{target}/{name}")
+    url = f"{target}/{name}"
+    try:
+        with redacted_errors(home_paths(context)):
+            pushed = bundles.push(context, folder, url, stop_requested=stop_requested)
+    except StoppedError as error:
+        with context.database.transaction():
+            record(context, caller, "export.push_cancelled", export_id, {"url": url})
+        raise ConflictError(
+            f"the push to {url} was cancelled",
+            expected="all files of the export there",
+            do="push it again: what has arrived is not sent again",
+        ) from error
     with context.database.transaction():
         facts = {"url": pushed.url, "bundle_sha256": pushed.bundle_sha256}
         record(context, caller, "export.pushed", export_id, facts)

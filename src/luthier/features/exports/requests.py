@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,7 @@ from luthier.features.serving.targets import EXPORT, base_model, export_folder, 
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, missing_modules
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
+from luthier.platform.jobs import orders
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, Job
@@ -76,6 +78,11 @@ class ExportView:
     def has_ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.job.status in ENDED
+
+    @property
+    def mark(self) -> str:
+        """Changes with each thing that can be seen to happen."""
+        return orders.mark_of(self.job, self.last_word)
 
 
 def formats(head: TaskHeadKind | None = None) -> list[FormatView]:
@@ -154,8 +161,7 @@ def show_export(context: Context, caller: Caller, export_id: str) -> ExportView:
         NotFoundError: The project has no such export.
     """
     view = _view(context, context.exports.get(caller.project_id, export_id))
-    told, _ = context.job_events.page(view.job.job_id, limit=1)
-    return ExportView(view.export, view.job, view.asked, told[0] if told else None)
+    return replace(view, last_word=orders.newest_event(context, view.job))
 
 
 def cancel(context: Context, caller: Caller, export_id: str) -> None:
@@ -165,10 +171,8 @@ def cancel(context: Context, caller: Caller, export_id: str) -> None:
         NotFoundError: There is none in the project.
         ConflictError: It has ended.
     """
-    found = context.exports.get(caller.project_id, export_id)
-    with context.database.transaction():
-        context.jobs.ask(found.job_id, "cancel")
-        record(context, caller, "export.cancelled", export_id)
+    job = _view(context, context.exports.get(caller.project_id, export_id)).job
+    orders.cancel(context, caller, job, "export.cancelled", subject=export_id)
 
 
 def retry(context: Context, caller: Caller, export_id: str) -> None:
@@ -178,10 +182,8 @@ def retry(context: Context, caller: Caller, export_id: str) -> None:
         NotFoundError: The project has no such export.
         ConflictError: The export has neither failed nor paused.
     """
-    found = context.exports.get(caller.project_id, export_id)
-    with context.database.transaction():
-        context.jobs.resume(found.job_id)
-        record(context, caller, "export.retried", export_id)
+    job = _view(context, context.exports.get(caller.project_id, export_id)).job
+    orders.resume(context, caller, job, "export.retried", subject=export_id)
 
 
 def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
@@ -219,6 +221,14 @@ def remove_files(context: Context, export_id: str) -> None:
     # The glob repeats the prefix of `folders._prefix`: staging folders are next to the final one.
     for folder in (final, *final.parent.glob(f".{export_id}.partial-*")):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget_unfinished(context: Context, job: Job) -> None:
+    """Remove the files of a cancelled export that was not finished; those of one that was removed are gone."""
+    asked = ExportAsked.model_validate(job.document.get("export"))
+    with suppress(NotFoundError):
+        if context.exports.get(job.project_id, asked.export_id).document is None:
+            remove_files(context, asked.export_id)
 
 
 def verify(context: Context, caller: Caller, export_id: str) -> VerifyReport:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from luthier.core.access import Caller, project_option
@@ -15,10 +13,9 @@ from luthier.core.text.byte_sizes import size
 from luthier.features.feedback.service import import_feedback
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FormError, received_files
-from luthier.platform.http.upload_once import answer_once
-from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.forms import FIELD, shown_once
+from luthier.platform.http.multipart import FormError
+from luthier.platform.http.upload_once import take_files
+from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -40,16 +37,12 @@ def show(request: Request, caller: Trainer) -> Response:
 @router.post("")
 async def take(request: Request, context: HomeContext, caller: Trainer) -> Response:
     """Import the lines of a file; those that are refused do not affect the others."""
-    try:
-        async with received_files(
-            request, context, file_fields=frozenset({"file"}), fields=frozenset({FIELD}), most_files=1
-        ) as (incoming, form):
-            return await answer_once(request, incoming, form, lambda: _import(request, context, caller, incoming))
-    except ClientDisconnect:
-        return Response(status_code=400)  # the client is gone
-    except LuthierError as error:
-        status = error.status if isinstance(error, FormError) else status_of(error)
-        return await run_in_threadpool(_page, request, caller, {"error": error}, status)
+    return await take_files(
+        request,
+        context,
+        lambda incoming, _: _import(request, context, caller, incoming),
+        lambda error, status, _: _page(request, caller, {"error": error}, status),
+    )
 
 
 def _import(request: Request, context: Context, caller: Caller, incoming: list[IncomingFile]) -> Response:

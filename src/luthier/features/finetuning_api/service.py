@@ -32,6 +32,7 @@ from luthier.ml.tracking.registry import chosen
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import find_base_model
+from luthier.platform.jobs import orders
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import Job, Wish
 
@@ -303,12 +304,9 @@ def ask(context: Context, caller: Caller, job_id: str, wish: Wish) -> Job:
         NotFoundError: there is none in the project.
         ConflictError: its state forbids that.
     """
-    get(context, caller, job_id)
     # Only a wish is stored; the worker that trains sees it at its next step.
-    with context.database.transaction():
-        job = context.jobs.ask(job_id, wish)
-        record(context, caller, f"job.{wish}", job_id)
-    return job
+    change = orders.cancel if wish == "cancel" else orders.pause
+    return change(context, caller, get(context, caller, job_id), f"job.{wish}")
 
 
 def resume(context: Context, caller: Caller, job_id: str) -> Job:
@@ -318,11 +316,7 @@ def resume(context: Context, caller: Caller, job_id: str) -> Job:
         NotFoundError: the project has no such job.
         ConflictError: the job is neither paused nor failed; a job that is still pausing is neither.
     """
-    get(context, caller, job_id)
-    with context.database.transaction():
-        job = context.jobs.resume(job_id)
-        record(context, caller, "job.resume", job_id)
-    return job
+    return orders.resume(context, caller, get(context, caller, job_id), "job.resume")
 
 
 def events(

@@ -211,23 +211,32 @@ def last_verdicts(context: Context, project_id: str, *, limit: int) -> list[Late
 
 
 def spent_this_month(context: Context, project_id: str) -> Spent:
-    """What the runs of a project have taken in this month (UTC), each run whole in the month of its last change."""
+    """What the runs of a project have taken in this month (UTC), each run whole in the month of its last change.
+
+    Runs without a result count, too: what has failed or was killed has taken its time all the same.
+    """
     clock = datetime.fromtimestamp(context.access.now(), UTC)
     since = clock.replace(day=1, hour=0, minute=0, second=0, microsecond=0).isoformat(timespec="seconds")
-    results = context.runs.results_since(project_id, since, limit=MAX_SUMMED + 1)
-    # Plain JSON: a thousand models to validate would take a second of this page.
-    ended = [json.loads(text)["bill"] for text in results[:MAX_SUMMED]]
-    bills: list[dict[str, Any]] = [bill for bill in ended if bill is not None]
-    running = context.runs.of_project(project_id, limit=MAX_SHOWN, status="running")
-    # One that was killed after a pause is still stored as running.
-    running = [one for one in running if one.result is None or one.updated_at >= since]
-    newest = context.runs.newest([one.run_id for one in running], ("bill",))
-    for one in running:
-        # Of a run that goes on after a pause the event is newer, of one that is evaluated the result.
-        event, result = newest.get(one.run_id, {}).get("bill"), one.result
-        known = [event.bill] if isinstance(event, BillUpdated) else []
-        known += [result.bill] if result is not None and result.bill is not None else []
-        bills += [max(known, key=lambda bill: bill.hours).model_dump()] if known else []
+    changed = context.runs.changed_since(project_id, since, limit=MAX_SUMMED + 1)
+    known: dict[str, dict[str, Any] | None] = {}
+    is_open: list[str] = []
+    for run_id, status, result in changed[:MAX_SUMMED]:
+        # Plain JSON: a thousand models to validate would take a second of this page.
+        known[run_id] = None if result is None else json.loads(result)["bill"]
+        if status != "succeeded":
+            is_open.append(run_id)
+    # What is worked on now belongs to this month, though the last step that it has done may be of the month before.
+    jobs = context.jobs.list(status="running", project_id=project_id, limit=MAX_SHOWN)
+    for one in context.runs.some([job.run_id for job in jobs if job.run_id and job.run_id not in known]).values():
+        bill = None if one.result is None else one.result.bill
+        known[one.run_id] = None if bill is None else bill.model_dump()
+        is_open.append(one.run_id)
+    for run_id, events in context.runs.newest(is_open, ("bill",)).items():
+        # Of a run that went on after a pause the event is newer, of one that is evaluated the result.
+        event, before = events.get("bill"), known[run_id]
+        if isinstance(event, BillUpdated) and (before is None or event.bill.hours > before["hours"]):
+            known[run_id] = event.bill.model_dump()
+    bills = [bill for bill in known.values() if bill is not None]
     return Spent(
         since=since,
         num_runs=len(bills),
@@ -235,7 +244,7 @@ def spent_this_month(context: Context, project_id: str) -> Spent:
         usd=_sum([bill["usd"] for bill in bills]),
         energy_kwh=_sum([bill["energy_kwh"] for bill in bills]),
         num_unpriced=sum(bill["usd"] is None for bill in bills),
-        is_all=len(results) <= MAX_SUMMED,
+        is_all=len(changed) <= MAX_SUMMED,
     )
 
 

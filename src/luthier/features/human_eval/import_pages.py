@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from luthier.core.access import Caller, project_option
@@ -16,10 +14,8 @@ from luthier.core.text.counted import counted
 from luthier.features.human_eval.files import import_label_studio
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FilesForm, FormError, received_files
-from luthier.platform.http.upload_once import answer_once
-from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.forms import FIELD
+from luthier.platform.http.multipart import FilesForm, FormError
+from luthier.platform.http.upload_once import take_files
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -41,18 +37,12 @@ def show(request: Request, context: HomeContext, caller: Trainer, panel_id: str)
 @router.post("/{panel_id}/import")
 async def take(request: Request, context: HomeContext, caller: Trainer, panel_id: str) -> Response:
     """Import the ratings of a file, all of them or none, and lead to the panel."""
-    try:
-        async with received_files(
-            request, context, file_fields=frozenset({"file"}), fields=frozenset({FIELD}), most_files=1
-        ) as (incoming, form):
-            return await answer_once(
-                request, incoming, form, lambda: _import(request, context, caller, panel_id, incoming, form)
-            )
-    except ClientDisconnect:
-        return Response(status_code=400)  # the client is gone
-    except LuthierError as error:
-        status = error.status if isinstance(error, FormError) else status_of(error)
-        return await run_in_threadpool(_page, request, context, caller, panel_id, error, status)
+    return await take_files(
+        request,
+        context,
+        lambda incoming, form: _import(request, context, caller, panel_id, incoming, form),
+        lambda error, status, _: _page(request, context, caller, panel_id, error, status),
+    )
 
 
 def _import(

@@ -22,6 +22,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
+from luthier.platform.ui.job_pages import changed, is_unchanged, unchanged
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.settings_tabs import whole_number
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
@@ -74,8 +75,8 @@ def start(
 def show(request: Request, context: HomeContext, caller: Reader, job_id: str, after: str = "") -> Response:
     """How far it is, and the table. after: what was seen last; nothing is sent (204) while that holds."""
     view = orders.show_order(context, caller, job_id)
-    if after and is_fragment_request(request) and after == _mark(view):
-        return Response(status_code=204)
+    if is_unchanged(request, after, view.mark):
+        return unchanged()
     return _page(request, context, view)
 
 
@@ -98,11 +99,10 @@ def _number(text: str, what: str, default: int) -> int:
 
 
 def _done(request: Request, context: Context, caller: Caller, job_id: str, do: Any) -> Response:
-    try:
-        do(context, caller, job_id)
-    except ConflictError as error:
+    def show_again(error: ConflictError) -> Response:
         return _page(request, context, orders.show_order(context, caller, job_id), error)
-    return redirect(request, f"{_ADDRESS}/{job_id}")
+
+    return changed(request, f"{_ADDRESS}/{job_id}", lambda: do(context, caller, job_id), show_again)
 
 
 def _list_page(request: Request, context: Context, caller: Caller, given: Mapping[str, Any]) -> Response:
@@ -132,7 +132,7 @@ def _page(request: Request, context: Context, view: FormatOrderView, error: Luth
         "view": view,
         "failure": shown_failure(context, view.job),
         "error": error,
-        "mark": _mark(view),
+        "mark": view.mark,
     }
     values |= {"table": view.table, "human_names": names, "is_fragment": is_fragment_request(request)}
     if view.table is not None:
@@ -143,8 +143,3 @@ def _page(request: Request, context: Context, view: FormatOrderView, error: Luth
         }
     template = "model_browser/benchmark_state.html" if is_fragment_request(request) else "model_browser/benchmark.html"
     return render(request, template, values, status=status_of(error) if error else 200)
-
-
-def _mark(view: FormatOrderView) -> str:
-    """What changes with each thing that can be seen to happen."""
-    return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"

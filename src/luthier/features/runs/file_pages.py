@@ -19,7 +19,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
 
 router = APIRouter()
 
-_PAGE_BESIDE: Final = re.compile(r'href="((?:safety|suite-[a-z0-9_]+)\.html)"')
+_PAGE_BESIDE: Final = re.compile(r'href="((?:safety|suite-[a-z0-9_-]+)\.html)"')
 """A link of a report to the page of a suite or of the safety check, which is beside it."""
 
 

@@ -351,6 +351,12 @@ def _remove_job_files(context: Context, run_id: str) -> None:
         shutil.rmtree(context.settings.jobs_folder / job.job_id / "files", ignore_errors=True)
 
 
+def jobs_with_runs(context: Context, jobs: Sequence[Job]) -> set[str]:
+    """The ids of those jobs whose runs are there: their plans name files of the jobs, and their pages show the logs."""
+    there = context.runs.some([job.run_id for job in jobs if job.run_id])
+    return {job.job_id for job in jobs if job.run_id in there}
+
+
 def sweep_removed(context: Context) -> None:
     """Finish the removals of runs that have begun, those that a kill has cut off among them."""
     for folder in context.settings.runs_folder.glob(f"{_REMOVED}*"):

@@ -29,11 +29,11 @@ from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels, asked_of, last_part
 from luthier.features.runs.service import is_active
 from luthier.features.runs.views import without_paths
-from luthier.platform.audit_log.service import record
 from luthier.platform.db.run_values import NAME, Value, default_name
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, reference_paths
-from luthier.platform.jobs.records import Job, Wish
+from luthier.platform.jobs import orders
+from luthier.platform.jobs.records import Job
 
 OVER: Final = ("succeeded", "failed", "cancelled")
 """A run that is one of these changes no more on its own."""
@@ -64,7 +64,8 @@ def pause(context: Context, caller: Caller, run_id: str) -> Job:
         NotFoundError: There is none in the project.
         ConflictError: The run has ended, is pausing or paused, or was started by a command.
     """
-    return _ask(context, caller, run_id, "pause")
+    job = _controlled(context, caller, run_id)
+    return orders.pause(context, caller, job, "job.pause", facts={"run_id": run_id})
 
 
 def cancel(context: Context, caller: Caller, run_id: str) -> Job:
@@ -74,7 +75,8 @@ def cancel(context: Context, caller: Caller, run_id: str) -> Job:
         NotFoundError: The project has no such run.
         ConflictError: The run has ended, is being cancelled, or was started by a command.
     """
-    return _ask(context, caller, run_id, "cancel")
+    job = _controlled(context, caller, run_id)
+    return orders.cancel(context, caller, job, "job.cancel", facts={"run_id": run_id})
 
 
 def resume(context: Context, caller: Caller, run_id: str) -> Job:
@@ -84,19 +86,8 @@ def resume(context: Context, caller: Caller, run_id: str) -> Job:
         NotFoundError: There is none in the project.
         ConflictError: It is in no such state: also while it is still pausing.
     """
-    job_id = _controlled(context, caller, run_id).job_id
-    with context.database.transaction():
-        job = context.jobs.resume(job_id)
-        record(context, caller, "job.resume", job_id, {"run_id": run_id})
-    return job
-
-
-def _ask(context: Context, caller: Caller, run_id: str, wish: Wish) -> Job:
-    job_id = _controlled(context, caller, run_id).job_id
-    with context.database.transaction():
-        job = context.jobs.ask(job_id, wish)
-        record(context, caller, f"job.{wish}", job_id, {"run_id": run_id})
-    return job
+    job = _controlled(context, caller, run_id)
+    return orders.resume(context, caller, job, "job.resume", facts={"run_id": run_id})
 
 
 def _controlled(context: Context, caller: Caller, run_id: str) -> Job:

@@ -395,21 +395,21 @@ class RunStore(Store):
         found = self._list(RUNS, runs.c.run_id.in_(run_ids)) if run_ids else ()
         return {record.run_id: record for record in found}
 
-    def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
-        """Results of the runs of a project that last changed at or after a moment, newest first, as JSON text.
+    def changed_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[tuple[str, RunStatus, str | None]]:
+        """Id, status and result of the runs of a project that last changed at or after a moment, newest first.
 
-        Runs that are running are left out: their result is of a pause, or without what the evaluation takes.
-
-        Many are read at a time, so parsing is left to the caller.
+        Results are JSON text, since many are read at a time and parsing is left to the caller; None where a run has
+        none, such as one that has failed or was killed.
 
         Args:
             project_id: The project.
             moment: In UTC, ISO 8601.
-            limit: The most results.
+            limit: The most runs.
         """
-        query = select(runs.c.result).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
-        query = query.where(runs.c.updated_at >= moment, runs.c.status != "running", runs.c.result.is_not(None))
-        return self._scalars(query.order_by(runs.c.number.desc()).limit(limit))
+        query = select(runs.c.run_id, runs.c.status, runs.c.result).select_from(_WITH_JOBS)
+        query = query.where(_OWNER == project_id, runs.c.updated_at >= moment)  # noqa: SIM300 - a column
+        rows = self._rows(query.order_by(runs.c.number.desc()).limit(limit))
+        return [(row["run_id"], row["status"], row["result"]) for row in rows]
 
     def of_project(
         self, project_id: str, *, limit: int, after: str | None = None, status: RunStatus | None = None

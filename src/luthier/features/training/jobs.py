@@ -24,9 +24,10 @@ from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.platform.home.context import Context
+from luthier.platform.jobs import orders
 from luthier.platform.jobs.attempt import reported_step
 from luthier.platform.jobs.cancelled import clean_up_cancelled
-from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish, with_caller
+from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.processes.process import Outcome
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ def ask(context: Context, job_id: str, wish: Wish) -> Job:
         NotFoundError: There is no such job.
         ConflictError: The job has ended, is being cancelled, is paused already, or is of a kind that cannot be paused.
     """
-    job = context.jobs.ask(job_id, wish)
-    clean_up_cancelled(context, job)  # a running attempt does that itself
-    return job
+    job = context.jobs.get(job_id)
+    change = orders.cancel if wish == "cancel" else orders.pause
+    return change(context, Caller(project_id=job.project_id), job, f"job.{wish}")
 
 
 def resume(context: Context, job_id: str) -> Job:
@@ -94,7 +95,7 @@ def resume(context: Context, job_id: str) -> Job:
         ConflictError: The job is neither paused nor failed.
     """
     job = context.jobs.get(job_id)
-    return context.jobs.resume(job_id, with_caller(job.document, Caller(project_id=job.project_id)))
+    return orders.resume(context, Caller(project_id=job.project_id), job, "job.resume")
 
 
 def list_jobs(context: Context, *, status: JobStatus | None = None, limit: int | None = None) -> list[Job]:

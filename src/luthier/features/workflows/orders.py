@@ -27,6 +27,7 @@ from luthier.features.workflows.declared_forms import FormName, WorkflowForm
 from luthier.features.workflows.forms import fields_of, find_form, recipe_of
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
+from luthier.platform.jobs import orders as jobs
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
@@ -81,6 +82,11 @@ class OrderView:
     def has_ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.job.status in ENDED
+
+    @property
+    def mark(self) -> str:
+        """Changes with each thing that can be seen to happen."""
+        return jobs.mark_of(self.job, self.last_word)
 
     @property
     def page(self) -> str:
@@ -185,7 +191,8 @@ def pause(context: Context, caller: Caller, job_id: str) -> OrderView:
         NotFoundError: There is none in the project.
         ConflictError: It has ended or is paused.
     """
-    return _changed(context, caller, job_id, "paused", lambda: context.jobs.ask(job_id, "pause"))
+    jobs.pause(context, caller, show_order(context, caller, job_id).job, "workflow.paused")
+    return show_order(context, caller, job_id)
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> OrderView:
@@ -195,7 +202,8 @@ def cancel(context: Context, caller: Caller, job_id: str) -> OrderView:
         NotFoundError: There is none in the project.
         ConflictError: It has ended.
     """
-    return _changed(context, caller, job_id, "cancelled", lambda: context.jobs.ask(job_id, "cancel"))
+    jobs.cancel(context, caller, show_order(context, caller, job_id).job, "workflow.cancelled")
+    return show_order(context, caller, job_id)
 
 
 def resume(context: Context, caller: Caller, job_id: str) -> OrderView:
@@ -205,23 +213,13 @@ def resume(context: Context, caller: Caller, job_id: str) -> OrderView:
         NotFoundError: There is none in the project.
         ConflictError: It is neither.
     """
-    order = show_order(context, caller, job_id).order.model_copy(update={"caller": caller})
-    changes = {ASKED: order.model_dump(mode="json")}
-    return _changed(context, caller, job_id, "resumed", lambda: context.jobs.resume(job_id, changes))
-
-
-def _changed(context: Context, caller: Caller, job_id: str, done: str, change: Any) -> OrderView:
-    show_order(context, caller, job_id)
-    with context.database.transaction():
-        change()
-        record(context, caller, f"workflow.{done}", job_id)
+    jobs.resume(context, caller, show_order(context, caller, job_id).job, "workflow.resumed")
     return show_order(context, caller, job_id)
 
 
 def _view(context: Context, job: Job) -> OrderView:
     order = order_of(job)
-    newest, _ = context.job_events.page(job.job_id, limit=1)
-    return OrderView(order, job, _record_of(context, job, order), newest[0] if newest else None)
+    return OrderView(order, job, _record_of(context, job, order), jobs.newest_event(context, job))
 
 
 def _record_of(context: Context, job: Job, order: WorkflowOrder) -> str:

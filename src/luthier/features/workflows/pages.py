@@ -17,6 +17,7 @@ from luthier.features.workflows.resume import form_of, resume_workflow
 from luthier.features.workflows.start_pages import failure_of, resumed
 from luthier.features.workflows.views import WorkflowView
 from luthier.platform.home.context import Context
+from luthier.platform.ui.job_pages import is_unchanged, unchanged
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 from luthier.platform.workflows.engine import Thing
@@ -50,8 +51,8 @@ def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: st
     view = views.without_folders(context, views.view_pipeline(context, caller, pipeline_id))
     order = orders.order_for(context, caller, pipeline_id, view.pipeline.asked)
     mark = _mark(view, order)
-    if is_fragment_request(request) and after == mark:
-        return Response(status_code=204)
+    if is_unchanged(request, after, mark):
+        return unchanged()
     values = _values(view, mark) | {"order": order, "failure": failure_of(context, order)}
     values |= {"made_names": _made_names(context, caller, view)}
     return render(request, "workflows/now.html" if is_fragment_request(request) else "workflows/show.html", values)

@@ -36,6 +36,7 @@ from luthier.platform.home.model_names import base_models
 from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.job_pages import is_unchanged, unchanged
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
@@ -114,8 +115,8 @@ def show(request: Request, context: HomeContext, caller: Reader, job_id: str, af
     if view.workflow_id:
         is_part = is_fragment_request(request)
         return redirect(request, view.page) if is_part else RedirectResponse(view.page, status_code=303)
-    if after and is_fragment_request(request) and after == _mark(view):
-        return Response(status_code=204)
+    if is_unchanged(request, after, view.mark):
+        return unchanged()
     return _order_page(request, context, view)
 
 
@@ -306,7 +307,7 @@ def _file_name(context: Context, caller: Caller, file_id: str) -> str:
 
 
 def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
-    values = {"view": view, "mark": _mark(view), "failure": failure_of(context, view), "error": error}
+    values = {"view": view, "mark": view.mark, "failure": failure_of(context, view), "error": error}
     values |= {"current": "/studies"}
     template = "workflows/order_state.html" if is_fragment_request(request) else "workflows/order.html"
     return render(request, template, values, status=status_of(error) if error else 200)
@@ -315,11 +316,6 @@ def _order_page(request: Request, context: Context, view: OrderView, error: Luth
 def failure_of(context: Context, view: OrderView | None) -> LuthierError | None:
     """Why a job has failed, without the places of this machine; None where it has not."""
     return None if view is None else shown_failure(context, view.job)
-
-
-def _mark(view: OrderView) -> str:
-    """What changes with each thing that can be seen to happen."""
-    return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"
 
 
 _MAX_PLANNED: Final = 3

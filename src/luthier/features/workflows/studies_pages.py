@@ -20,6 +20,7 @@ from luthier.features.workflows.start_pages import failure_of, resumed
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
 from luthier.platform.ui.human_names import HumanNames
+from luthier.platform.ui.job_pages import is_unchanged, unchanged
 from luthier.platform.ui.render import Advised, Page, is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
@@ -56,8 +57,8 @@ def show(request: Request, context: HomeContext, caller: Reader, study_id: str, 
     order = orders.order_for(context, caller, study_id, view.study.spec.recipe.model_dump(mode="json"))
     mark = _mark(view, order)
     is_part = is_fragment_request(request)
-    if is_part and after == mark:
-        return Response(status_code=204)
+    if is_unchanged(request, after, mark):
+        return unchanged()
     values = _values(context, view, mark) | {"order": order, "failure": failure_of(context, order)}
     return render(request, f"workflows/studies/{'now' if is_part else 'show'}.html", values)
 

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
             None for no signatures.
         python_graders: Whether graders may be Python code from a request, which runs in a locked-down process.
         stored_completion_days: How many days a stored chat completion or response is kept.
+        job_files_days: How many days the files of an ended job are kept in `jobs/` of the home; those that a run or a
+            workflow refers to stay.
         max_request_bytes: The largest request to the server that uploads no file.
         allowed_hosts: Names, separated by blanks, that requests may have as their `Host` in addition to those of this
             machine; `*` for any.
@@ -171,6 +173,7 @@ class Settings(BaseSettings):
     signing_key: Path | None = None
     python_graders: bool = False
     stored_completion_days: int = Field(default=30, ge=1)
+    job_files_days: int = Field(default=30, ge=1)
     max_request_bytes: int = Field(default=4 << 20, gt=0)
     allowed_hosts: str = ""
     trusted_proxies: str = ""

@@ -27,6 +27,11 @@ class KindRules:
             cannot be paused.
         hides_queries: Whether the document of a job that has succeeded or was cancelled loses the queries of its
             addresses, which may hold a signature or a key. Such a job is never resumed.
+        removes_files: Whether the files of a job that ended long ago are removed (`platform/jobs/retention.py`). Not of
+            workflows, whose records and runs name them.
+        in_use: `module:function` that gives the ids of those of some ended jobs whose files something still refers to;
+            empty where nothing ever does.
+        remembers: Names of small files that a failed job needs when it is resumed, however late.
         cancelled: `module:function` that removes what a cancelled job has left where its attempt could not; empty where
             nothing has to be removed. Called again for a job that has nothing left, it does nothing.
     """
@@ -40,6 +45,9 @@ class KindRules:
     pauses: str = ""
     hides_queries: bool = False
     cancelled: str = ""
+    removes_files: bool = True
+    in_use: str = ""
+    remembers: tuple[str, ...] = ()
 
     @property
     def with_article(self) -> str:
@@ -60,6 +68,7 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         continues="resumes from its last checkpoint",
         picked_up="it resumes from the last checkpoint",
         pauses="a checkpoint is written first",
+        in_use="luthier.features.runs.service:jobs_with_runs",
     ),
     "export": KindRules(
         "Export",
@@ -74,7 +83,10 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         cancelled="luthier.features.evaluation_orders.service:forget_answers",
     ),
     "batch": KindRules(
-        "Batch", "luthier.features.batches.job:carry_out", cancelled="luthier.features.batches.job:end_cancelled"
+        "Batch",
+        "luthier.features.batches.job:carry_out",
+        cancelled="luthier.features.batches.job:end_cancelled",
+        in_use="luthier.features.batches.service:unfinished_batches",
     ),
     # What documents were read to, and what a model has written, is kept between attempts.
     "import": KindRules(
@@ -89,6 +101,7 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         "luthier.features.datasets.synthesis_job:carry_out",
         continues="continues",
         pauses="the answers so far are kept",
+        remembers=("spent_usd",),
     ),
     "workflow": KindRules(
         "Workflow",
@@ -96,6 +109,7 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         continues="continues with the stage that it was in",
         picked_up="it continues with the stage that it was in",
         pauses="what its stages have made is kept",
+        removes_files=False,
     ),
     "tracking": KindRules("Delivery to trackers", "luthier.features.trackers.job:carry_out"),
 }

@@ -19,7 +19,7 @@ from luthier.core.system.clock_jump import JumpWatch
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.tables import jobs
 from luthier.platform.jobs.events import created, insert_event
-from luthier.platform.jobs.records import Job, Lane
+from luthier.platform.jobs.records import ENDED, Job, Lane
 
 
 class LeaseWatch:
@@ -214,6 +214,18 @@ def job_of_workflow(connection: Connection, workflow_id: str, project_id: str) -
     query = select(jobs).where(jobs.c.workflow_id == workflow_id, jobs.c.project_id == project_id)
     row = connection.execute(query.order_by(jobs.c.number.desc()).limit(1)).mappings().first()
     return None if row is None else job_of(row)
+
+
+def ended_before(connection: Connection, job_ids: Sequence[str], moment: float) -> list[Job]:
+    """Those of these jobs that have ended before a moment.
+
+    Args:
+        connection: An open transaction.
+        job_ids: The ids; one that is no job's is left out.
+        moment: By the database's clock, seconds since 1970.
+    """
+    query = select(jobs).where(jobs.c.job_id.in_(job_ids), jobs.c.status.in_(ENDED), jobs.c.finished_at < moment)
+    return [job_of(row) for row in connection.execute(query).mappings()]
 
 
 def is_row(row: RowMapping) -> Any:

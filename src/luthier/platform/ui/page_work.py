@@ -19,7 +19,7 @@ from typing import Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from luthier.core.errors import BusyError, LuthierError, NotFoundError, WorkError
+from luthier.core.errors import BusyError, ConflictError, LuthierError, NotFoundError, WorkError
 from luthier.core.system.process_setup import start_daemon
 from luthier.platform.auth.service import digest_of
 from luthier.platform.ui.errors import status_of
@@ -59,6 +59,7 @@ class Work:
         done: Set at its end.
         led: Where it leads; None until it has succeeded.
         error: Why it failed; None unless it did.
+        stop: Set to have it end early; None for work that cannot.
     """
 
     owner: str
@@ -68,6 +69,12 @@ class Work:
     done: threading.Event = field(default_factory=threading.Event)
     led: Led | None = None
     error: LuthierError | None = None
+    stop: threading.Event | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to end early, and has not ended."""
+        return self.stop is not None and self.stop.is_set() and not self.done.is_set()
 
 
 class PageWork:
@@ -77,7 +84,15 @@ class PageWork:
         self._lock = threading.Lock()
         self._works: OrderedDict[str, Work] = OrderedDict()
 
-    def answer(self, request: Request, title: str, work: Callable[[], Led], *, back: str) -> Response:
+    def answer(
+        self,
+        request: Request,
+        title: str,
+        work: Callable[[], Led],
+        *,
+        back: str,
+        stop: threading.Event | None = None,
+    ) -> Response:
         """Do the work, and answer with where it leads, or with the page that waits for it.
 
         An error of the work within a moment is raised here; a later one is shown by that page.
@@ -87,11 +102,13 @@ class PageWork:
             title: What is done, for people.
             work: Does it, in a separate thread.
             back: The page that the form is on.
+            stop: What the work looks at between its parts: it is set where a person cancels it, and the work raises why
+                it has ended. None for work that cannot be cancelled.
 
         Raises:
             BusyError: Too much work is running, or the system starts no more threads.
         """
-        name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back)
+        name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back, stop=stop)
         with self._lock:
             self._forget_old()
             # Each running piece is a thread, and each may start a child process with gigabytes.
@@ -179,4 +196,16 @@ def look(request: Request, _caller: Visitor, name: str) -> Response:
     if work.led is not None:
         return redirect(request, work.led.address, work.led.notice)
     status = 200 if work.error is None else status_of(work.error)
-    return render(request, "working.html", {"work": work}, status=status)
+    return render(request, "working.html", {"work": work, "name": name}, status=status)
+
+
+@router.post("/{name}/cancel")
+def cancel(request: Request, name: str, _caller: Visitor) -> Response:
+    """Have the work end early; what it has done by then is said on its page."""
+    work = page_work(request).find(request, name)
+    if work.stop is None:
+        raise ConflictError(
+            "this task cannot be cancelled", expected="one that has a button for it", do="wait until it has ended"
+        )
+    work.stop.set()
+    return redirect(request, f"/working/{name}")

@@ -124,3 +124,24 @@ def test_links_of_a_downloaded_report_lead_to_this_server(home: Context, browser
         text = viewer.get(f"/runs/{RUN_ID}/report.html").text
         led = [link for link in re.findall('href="([^"]*)"', text) if not link.startswith("#")]
         assert led == [f"{root}/runs/{RUN_ID}/suite-{suite.suite}.html", f"{root}/runs/{RUN_ID}/safety.html"]
+
+
+def test_links_of_a_report_lead_to_the_suite_that_they_name_and_those_of_earlier_reports_still_lead_on(
+    home: Context, browser: Browser
+) -> None:
+    add(home)
+    ids = {}
+    for number, name in enumerate(("tone-check", "tone check", "tone_check", "old-name", "old name")):
+        made = assessed.make_suite_result(f"suite-20261126-12000{number}-aaaaaa", run_id=RUN_ID, suite=name)
+        home.assessments.save("suite", made.result_id, made, project_id="default", subject=RUN_ID)
+        ids[name] = made.result_id
+    pages = rewrite_run_report(home, RUN_ID)
+    assert len({page.name for page in pages}) == 1 + len(ids)
+    viewer = browser("read")
+    text = viewer.get(f"/runs/{RUN_ID}/report.html").text
+    links = dict(re.findall(r'<a href="http://127\.0\.0\.1([^"]*)">Suite ([^<]*)</a>', text))
+    led = {name: viewer.get(link).headers["location"] for link, name in links.items()}
+    assert led == {name: f"/evaluations/suites/{result_id}" for name, result_id in ids.items()}
+    # Both suites had this page before.
+    earlier = viewer.get(f"/runs/{RUN_ID}/suite-old_name.html").headers["location"]
+    assert earlier == f"/evaluations/suites/{ids['old name']}"

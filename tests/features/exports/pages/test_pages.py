@@ -40,6 +40,7 @@ def test_an_export_is_queued_watched_and_cancelled(home: Context, browser: Brows
     assert "Running the source: 3 of 32 prompts" in piece.text
     assert "<html" not in piece.text
     one.post(f"{address}/cancel")
+    assert f'action="{address}/cancel"' not in one.get(address).text, "it is being cancelled"
     home.jobs.finish(job.job_id, job.attempt, "cancelled")
     text = one.get(address).text
     assert "It was cancelled" in text

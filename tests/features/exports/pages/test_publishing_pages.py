@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
+import threading
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from luthier.core.records.export import ExportSource
 from luthier.features.exports.bundles import facts_for
 from luthier.features.models.service import pull_model
 from luthier.ml.export.bundle import add_bundle_files, verify
+from luthier.ml.export.bundle import push as bundle_push
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
+from luthier.platform.ui import page_work
+from luthier.testing.servers import wait_for
 
 
 @pytest.fixture
@@ -162,3 +166,37 @@ def test_a_target_with_credentials_or_no_form_is_refused(value: str, monkeypatch
     monkeypatch.setenv("LUTHIER_PUSH_TARGETS", value)
     with pytest.raises(RequestError, match="LUTHIER_PUSH_TARGETS"):
         Settings.read()
+
+
+def test_a_push_is_cancelled_by_its_page_and_the_next_one_completes_it(
+    home: Context, browser: Browser, export_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, begun, go_on = f"file://{tmp_path}/shelf", threading.Event(), threading.Event()
+    allow(home, push_targets=target)
+    one, other = browser("admin"), browser("admin")
+    with monkeypatch.context() as patch:
+        patch.setattr(page_work, "WAIT_SECONDS", 0.0)
+        whole = bundle_push.copy_to
+
+        def slow(files: Any, source: Path, *given: Any, **named: Any) -> None:
+            begun.set()
+            assert go_on.wait(60)
+            whole(files, source, *given, **named)
+
+        patch.setattr(bundle_push, "copy_to", slow)
+        page = push(one, export_id, target).headers["location"]
+        assert begun.wait(60)
+        assert f'action="{page}/cancel"' in one.get(page).text
+        assert other.post(f"{page}/cancel").status_code == 404, "it is nobody else's"
+        assert one.post(f"{page}/cancel").headers["location"] == page
+        text = one.get(page).text
+        assert "Cancelling" in text
+        assert f'action="{page}/cancel"' not in text
+        go_on.set()
+        wait_for(lambda: one.get(page).status_code == 409)
+    assert "was cancelled" in one.get(page).text
+    entry = home.audit_log.newest(limit=1)[0]
+    assert (entry.action, entry.subject) == ("export.push_cancelled", export_id)
+    assert not (tmp_path / "shelf" / "mine" / "bundle.json").exists()
+    assert "The export is complete at" in unescape(shown(one, push(one, export_id, target)).text)
+    assert verify(tmp_path / "shelf" / "mine").is_whole

@@ -12,7 +12,7 @@ from tests.clock import today
 from luthier.core.estimate import Estimate
 from luthier.core.events import BillUpdated
 from luthier.core.ids import new_id
-from luthier.core.run import Bill
+from luthier.core.run import Bill, RunStatus
 from luthier.features.home_page import service as overview
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -175,6 +175,34 @@ def test_a_run_that_goes_on_after_a_pause_counts_once_with_its_newest_cost(conte
     context.runs.append(killed.run_id, BillUpdated(step=1, bill=bill(64.0)))
     spent = overview.spent_this_month(context, "default")
     assert (spent.num_runs, spent.hours) == (1, 1.75), "what was killed in another month counts there"
+
+
+def test_runs_that_ended_without_a_result_count_in_the_month_in_which_they_ran(context: Context) -> None:
+    last_month = (today().replace(day=1) - timedelta(days=2)).isoformat()
+
+    def add(number: int, status: RunStatus, hours: float, updated_at: str) -> None:
+        record = make_record(f"run-20261125-0000{number:02d}-bbbbbb", status=status)
+        context.runs.create(record.model_copy(update={"updated_at": updated_at}), make_plan())
+        context.runs.append(record.run_id, BillUpdated(step=1, bill=bill(hours)))
+
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    add(1, "running", 1.0, now)  # a command that was killed: nobody has closed its run
+    add(2, "running", 16.0, f"{last_month}T12:00:00+00:00")
+    add(3, "failed", 2.0, now)
+    add(4, "failed", 32.0, f"{last_month}T12:00:00+00:00")
+    spent = overview.spent_this_month(context, "default")
+    assert (spent.num_runs, spent.hours) == (2, 1.0 + 2.0)
+
+
+def test_many_runs_that_were_killed_count_all(context: Context) -> None:
+    today()
+    for number in range(overview.MAX_SHOWN + 3):
+        run_id = f"run-20261125-0000{number:02d}-bbbbbb"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        context.runs.create(make_record(run_id, status="running").model_copy(update={"updated_at": now}), make_plan())
+        context.runs.append(run_id, BillUpdated(step=1, bill=bill(0.5)))
+    spent = overview.spent_this_month(context, "default")
+    assert (spent.num_runs, spent.hours) == (overview.MAX_SHOWN + 3, 0.5 * (overview.MAX_SHOWN + 3))
 
 
 def test_a_sum_that_leaves_runs_out_says_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

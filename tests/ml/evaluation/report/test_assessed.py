@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.assessed import make_safety_result, make_suite_result
 
 from luthier.core.results.suite import GateOutcome, RuleOutcome
@@ -38,3 +40,22 @@ def test_without_results_there_is_no_section() -> None:
     page, document = render_report(data)
     assert "Suites and safety" not in page
     assert document["assessed"] is None
+
+
+def test_suites_whose_names_differ_in_signs_or_case_alone_have_pages_of_their_own() -> None:
+    names = ["a_b", "a-b", "a b", "A b", "客服", "法律", "x" * 64, "x" * 65, "x" * 66, "y" * 400]
+    found = assessed_of(
+        [make_suite_result(f"suite-{place}", suite=name) for place, name in enumerate(names)], None, None
+    )
+    assert found is not None
+    pages = [line.page for line in found.results]
+    assert len(set(pages)) == len(names)
+    assert pages[0] == "suite-a_b.html"
+    assert pages[6] == f"suite-{'x' * 64}.html"
+    assert all(re.fullmatch(r"suite-[a-z0-9_-]{1,80}\.html", page) for page in pages), "a name for a file and a link"
+    assert [line.earlier_page for line in found.results[:4]] == [
+        "",
+        "suite-a_b.html",
+        "suite-a_b.html",
+        "suite-__b.html",
+    ]

@@ -9,7 +9,7 @@ import pytest
 from tests.ml.export.bundle.conftest import make_export, make_facts, write_model
 from tests.ml.export.bundle.upload_hub import UploadHub, serving
 
-from luthier.core.errors import ConflictError, RequestError, WorkError
+from luthier.core.errors import ConflictError, RequestError, StoppedError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.bundle import add_bundle_files, verify
 from luthier.ml.export.bundle.push import load, push_to_hub
@@ -122,3 +122,20 @@ def test_nobody_answers(whole_bundle: Path, hub: UploadHub, monkeypatch: pytest.
     with pytest.raises(WorkError, match="could not be pushed") as caught:
         push_to_hub(load(whole_bundle), URL, QUIET)
     assert "HF_HUB_OFFLINE" in caught.value.do
+
+
+@pytest.mark.parametrize("num_parts", [0, 1])
+def test_a_push_that_is_stopped_commits_nothing(hub: UploadHub, whole_bundle: Path, num_parts: int) -> None:
+    looks = 0
+
+    def stop_requested() -> str | None:
+        nonlocal looks
+        looks += 1
+        return "cancelled" if looks > num_parts else None
+
+    with pytest.raises(StoppedError, match="cancelled"):
+        push_to_hub(load(whole_bundle), URL, QUIET, stop_requested=stop_requested)
+    assert looks == num_parts + 1
+    assert hub.commits == []
+    push_to_hub(load(whole_bundle), URL, QUIET)
+    assert len(hub.commits) == 1

@@ -11,8 +11,9 @@ import pytest
 from tests.ml.export.bundle.conftest import make_export, make_facts, write_model
 from tests.ml.export.bundle.keys import write_keys
 
-from luthier.core.errors import ConflictError, RequestError, WorkError
+from luthier.core.errors import ConflictError, RequestError, StoppedError, WorkError
 from luthier.core.ports import SilentProgress
+from luthier.core.system import artifact_transfer
 from luthier.ml.export.bundle import add_bundle_files, push, verify
 from luthier.ml.export.bundle.push import UNFINISHED, load, push_to_store, shown_url
 from luthier.ml.export.bundle.write import add_signature
@@ -40,11 +41,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     sent: list[str] = []
     whole: Callable[..., None] = push.copy_to
 
-    def copy_to(files: Any, source: Path, place: str, name: str) -> None:
+    def copy_to(files: Any, source: Path, place: str, name: str, **given: Any) -> None:
         if len(sent) == number:
             raise KeyboardInterrupt
         sent.append(place)
-        whole(files, source, place, name)
+        whole(files, source, place, name, **given)
 
     monkeypatch.setattr(push, "copy_to", copy_to)
 
@@ -166,7 +167,7 @@ def test_a_signature_may_follow_and_is_not_replaced(bundle: Path, tmp_path: Path
 
 
 def test_a_place_that_damages_what_it_gets(whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def copy_to(files: Any, source: Path, place: str, name: str) -> None:
+    def copy_to(files: Any, source: Path, place: str, name: str, **given: Any) -> None:
         shutil.copyfile(source, place)
         if place.endswith("model.gguf"):
             Path(place).write_bytes(b"other")
@@ -190,3 +191,32 @@ def test_no_such_bucket_and_no_such_protocol(s3: Any, whole_bundle: Path) -> Non
 def test_urls_are_shown_without_secrets() -> None:
     assert shown_url("sftp://me:secret@host:22/a/") == "sftp://host:22/a"
     assert shown_url("s3://bucket/a") == "s3://bucket/a"
+
+
+def test_a_push_that_is_stopped_leaves_no_bundle_and_is_completed_by_the_next(
+    whole_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_transfer, "WRITE_BYTES", 16)
+    target, num_looks, most = tmp_path / "target", 0, 0
+
+    def stop_requested() -> str | None:
+        nonlocal num_looks
+        num_looks += 1
+        return "cancelled" if num_looks > most else None
+
+    left: list[int] = []
+    # From before the first file over places within files to a look that never comes.
+    for most in (0, 3, 20, 100, 500, 10**9):
+        num_looks = 0
+        try:
+            push_to_store(load(whole_bundle), f"file://{target}", QUIET, stop_requested=stop_requested)
+        except StoppedError:
+            pass
+        else:
+            break
+        assert num_looks == most + 1, "it ends at once"
+        assert not (target / "bundle.json").exists()
+        left.append(sum(path.stat().st_size for path in target.rglob("*") if path.is_file()))
+    assert left[0] == 0
+    assert left[-1] > left[1] > 0
+    assert verify(target).is_whole, "what is cancelled again and again is completed in the end"

@@ -37,11 +37,14 @@ def test_runs_by_their_ids_status_and_last_change(
     assert runs.some([]) == {}
     assert [one.run_id for one in runs.of_project("default", limit=9, status="running")] == [THIRD]
     assert [one.run_id for one in runs.of_project("default", limit=9)] == [THIRD, RUN]
-    (found,) = runs.results_since("default", late, limit=9)
-    assert TrainResult.model_validate_json(found) == result
-    assert len(runs.results_since("proj-2", early, limit=9)) == 1
-    assert len(runs.results_since("default", early, limit=0)) == 0
-    assert runs.results_since("default", "2026-11-01T00:00:01+00:00", limit=9) == []
+    (third, first) = runs.changed_since("default", late, limit=9)
+    assert third == (THIRD, "running", None)
+    assert first[:2] == (RUN, "succeeded")
+    assert TrainResult.model_validate_json(first[2] or "") == result
+    assert [one[0] for one in runs.changed_since("proj-2", early, limit=9)] == [OTHER]
+    assert [one[0] for one in runs.changed_since("default", early, limit=1)] == [THIRD]
+    assert runs.changed_since("default", early, limit=0) == []
+    assert runs.changed_since("default", "2026-11-01T00:00:01+00:00", limit=9) == []
 
 
 def test_the_newest_evaluations_of_a_project(

@@ -24,7 +24,7 @@ ADDRESS = "https://rows.example/train.jsonl"
 def test_every_kind_is_declared_and_its_attempts_are_there() -> None:
     assert set(KINDS) == set(get_args(JobKind))
     for rules in nonempty(KINDS.values()):
-        named = (rules.attempt, *rules.by_document.values(), rules.cancelled)
+        named = (rules.attempt, *rules.by_document.values(), rules.cancelled, rules.in_use)
         for name in nonempty([name for name in named if name]):
             module, _, function = name.partition(":")
             spec = find_spec(module)

@@ -114,3 +114,18 @@ def test_work_that_could_not_be_started_takes_no_place(monkeypatch: pytest.Monke
     for _ in range(2):
         with pytest.raises(BusyError, match="no more threads"):
             works.answer(request, "Doing", lambda: pytest.fail("it was not started"), back="/")
+
+
+def test_work_that_cannot_be_cancelled_has_no_button_and_says_so(
+    browser: Browser, dataset: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object, **__: object) -> None:
+        assert gate.wait(60)
+        raise ConflictError("it was not to be", expected="another day", do="try then")
+
+    monkeypatch.setattr(review_queue, "queue_sample", slow)
+    one = browser("read", "train", "admin")
+    page = one.post("/review/queue", data={"model": "m", "what": "sample"}).headers["location"]
+    assert "/cancel" not in one.get(page).text
+    refused = one.post(f"{page}/cancel")
+    assert (refused.status_code, "cannot be cancelled" in refused.text) == (409, True)

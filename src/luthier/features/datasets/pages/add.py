@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, Query, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from luthier.core.access import Caller
@@ -19,10 +18,9 @@ from luthier.features.datasets.imports import MAX_FILES, PASSAGE_TOKENS, Added
 from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FilesForm, FormError, received_files
-from luthier.platform.http.upload_once import answer_once
+from luthier.platform.http.multipart import FilesForm, FormError
+from luthier.platform.http.upload_once import take_files
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.forms import FIELD
 from luthier.platform.ui.i18n.environments import words as page_words
 from luthier.platform.ui.render import page_advice, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer, one_state
@@ -30,7 +28,7 @@ from luthier.platform.ui.visitor import HomeContext, Trainer, one_state
 router = APIRouter(prefix="/datasets")
 
 _FILE_FIELDS: Final = frozenset({"file", "folder"})
-_FIELDS: Final = frozenset({"dataset", "name", "note", "passage_tokens", FIELD})
+_FIELDS: Final = frozenset({"dataset", "name", "note", "passage_tokens"})
 _MAX_SHOWN: Final = 100
 _Text = Annotated[str, Form(max_length=2000)]
 
@@ -52,27 +50,24 @@ async def add(request: Request, context: HomeContext, caller: Trainer) -> Respon
     """
     # The upload script requests JSON to show its progress bar; without scripts the form gets a page.
     wants_json = "application/json" in request.headers.get("accept", "")
-    given: dict[str, str] = {}
-    try:
-        async with received_files(request, context, file_fields=_FILE_FIELDS, fields=_FIELDS, most_files=MAX_FILES) as (
-            incoming,
-            form,
-        ):
-            given = form.fields
-            return await answer_once(
-                request, incoming, form, lambda: _added(request, context, caller, incoming, form, wants_json=wants_json)
-            )
-    # Leaving the `with` above has removed what had been received and was not kept.
-    except ClientDisconnect:
-        return Response(status_code=400)  # the client is gone
-    except LuthierError as error:
-        status = error.status if isinstance(error, FormError) else status_of(error)
+
+    def refuse(error: LuthierError, status: int, given: Mapping[str, str]) -> Response:
         if wants_json:
             say = page_words(page_language(request, "datasets/new.html"))
             shown = {"came": say(error.came), "expected": say(error.expected)}
             document = error.as_json() | shown | {"do": page_advice(say(error.do), say).striptags()}
             return JSONResponse(document, status_code=status)
-        return await run_in_threadpool(_form, request, context, caller, given, error, status)
+        return _form(request, context, caller, given, error, status)
+
+    return await take_files(
+        request,
+        context,
+        lambda incoming, form: _added(request, context, caller, incoming, form, wants_json=wants_json),
+        refuse,
+        file_fields=_FILE_FIELDS,
+        fields=_FIELDS,
+        most_files=MAX_FILES,
+    )
 
 
 @router.post("/adopt")
@@ -141,7 +136,7 @@ def _form(
     request: Request,
     context: Context,
     caller: Caller,
-    given: dict[str, str],
+    given: Mapping[str, str],
     error: LuthierError | None = None,
     status: int = 200,
 ) -> Response:
@@ -152,7 +147,7 @@ def _form(
         "datasets": [dataset for dataset, _ in dataset_versions.list_datasets(context, caller)],
         "files": [file for file in found if file.file_id not in in_use],
         "file_names": distinct_names({file.file_id: file.filename for file in found}),
-        "given": dict.fromkeys(fields, "") | given,
+        "given": {**dict.fromkeys(fields, ""), **given},
         "error": error,
         "suffixes": imports.accepted_suffixes(),
         "max_bytes": context.settings.max_file_bytes,

@@ -20,6 +20,7 @@ from luthier.features.datasets.service import get_version
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.job_pages import changed, is_unchanged, unchanged
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
@@ -33,9 +34,8 @@ _MAX_SHOWN: Final = 600
 def show(request: Request, context: HomeContext, caller: Reader, job_id: str, after: str = "") -> Response:
     """How far it is; for HTMX its content alone. after: what was seen last; nothing is sent (204) while that holds."""
     view = data_jobs.show_job(context, caller, job_id)
-    # 204 makes HTMX keep the page unchanged.
-    if after and is_fragment_request(request) and after == view.mark:
-        return Response(status_code=204)
+    if is_unchanged(request, after, view.mark):
+        return unchanged()
     return _page(request, context, caller, view)
 
 
@@ -68,11 +68,10 @@ def keep(request: Request, context: HomeContext, caller: Trainer, job_id: str) -
 
 
 def _done(request: Request, context: Context, caller: Caller, job_id: str, do: Any) -> Response:
-    try:
-        do(context, caller, job_id)
-    except ConflictError as error:
+    def show_again(error: ConflictError) -> Response:
         return _page(request, context, caller, data_jobs.show_job(context, caller, job_id), error)
-    return redirect(request, f"/datasets/jobs/{job_id}")
+
+    return changed(request, f"/datasets/jobs/{job_id}", lambda: do(context, caller, job_id), show_again)
 
 
 def _page(

@@ -27,13 +27,13 @@ from luthier.core.ids import is_id, new_id
 from luthier.core.records.export import FormatPrice, FormatTable
 from luthier.features.exports.formats.measurements import TABLE
 from luthier.features.exports.formats.tables import FormatRequest, measure_formats, parse_format
-from luthier.features.exports.requests import export_source
+from luthier.features.exports.requests import export_source, forget_unfinished
 from luthier.features.files.references import stored_file
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths
+from luthier.platform.jobs import orders
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
-from luthier.platform.jobs.cancelled import clean_up_cancelled
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, Job
 from luthier.platform.processes.process import Outcome
@@ -89,6 +89,11 @@ class FormatOrderView:
     def has_ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.job.status in ENDED
+
+    @property
+    def mark(self) -> str:
+        """Changes with each thing that can be seen to happen."""
+        return orders.mark_of(self.job, self.last_word)
 
 
 def start(
@@ -156,8 +161,7 @@ def show_order(context: Context, caller: Caller, job_id: str) -> FormatOrderView
     """
     job = context.jobs.get(job_id[:64], caller.project_id)
     order = _order_of(job)
-    newest, _ = context.job_events.page(job.job_id, limit=1)
-    return FormatOrderView(order, job, newest[0] if newest else None, _stored(context, job, order))
+    return FormatOrderView(order, job, orders.newest_event(context, job), _stored(context, job, order))
 
 
 def list_orders(context: Context, caller: Caller, source: str = "", *, limit: int = 100) -> list[FormatOrderView]:
@@ -174,11 +178,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
         NotFoundError: There is none in the project.
         ConflictError: It has ended.
     """
-    show_order(context, caller, job_id)
-    with context.database.transaction():
-        job = context.jobs.ask(job_id, "cancel")
-        record(context, caller, "export_benchmark.cancelled", job_id)
-    clean_up_cancelled(context, job)  # a running attempt does that as it ends
+    orders.cancel(context, caller, show_order(context, caller, job_id).job, "export_benchmark.cancelled")
 
 
 def retry(context: Context, caller: Caller, job_id: str) -> None:
@@ -188,10 +188,7 @@ def retry(context: Context, caller: Caller, job_id: str) -> None:
         NotFoundError: There is none in the project.
         ConflictError: It has neither failed nor paused.
     """
-    show_order(context, caller, job_id)
-    with context.database.transaction():
-        context.jobs.resume(job_id)
-        record(context, caller, "export_benchmark.retried", job_id)
+    orders.resume(context, caller, show_order(context, caller, job_id).job, "export_benchmark.retried")
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
@@ -218,6 +215,9 @@ def carry_out(context: Context, job: Job) -> Outcome:
 
 def forget_exports(context: Context, job: Job) -> None:
     """Remove the exports that attempts of a cancelled job have made."""
+    if ASKED not in job.document:
+        forget_unfinished(context, job)
+        return
     shutil.rmtree(context.settings.jobs_folder / job.job_id / "formats", ignore_errors=True)
 
 

@@ -355,6 +355,7 @@ class AssessedLine:
         headline: the verdict as a sentence.
         lines: what it rests on.
         page: file next to the report that contains all of it.
+        earlier_page: its name in reports of earlier versions, which suites may share; empty where it is the same.
     """
 
     result_id: str
@@ -364,6 +365,7 @@ class AssessedLine:
     headline: str
     lines: tuple[str, ...]
     page: str
+    earlier_page: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,8 +394,13 @@ def assessed_of(
     return Assessed(tuple(lines), gate) if lines else None
 
 
+_NO_FILE_NAME: Final = re.compile(r"[^a-z0-9_]")
+_MAX_PLAIN: Final = 64
+"""Characters of a suite's name in the name of its page: the longest name of a suite file."""
+
+
 def _suite(result: SuiteResult) -> AssessedLine:
-    verdict = result.verdict
+    verdict, (page, earlier_page) = result.verdict, _suite_pages(result.suite)
     return AssessedLine(
         result_id=result.result_id,
         title=f"Suite {result.suite}",
@@ -401,8 +408,21 @@ def _suite(result: SuiteResult) -> AssessedLine:
         tone=tone_of(None if verdict is None else verdict.word),
         headline="" if verdict is None else verdict.headline,
         lines=() if verdict is None else (*verdict.details, *verdict.caveats),
-        page=f"suite-{re.sub(r'[^a-z0-9_]', '_', result.suite)}.html",
+        page=page,
+        earlier_page=earlier_page,
     )
+
+
+def _suite_pages(name: str) -> tuple[str, str]:
+    """The file of a suite's page, and its name in reports of earlier versions; empty where it is the same."""
+    plain = _NO_FILE_NAME.sub("_", name)
+    if plain == name and len(name) <= _MAX_PLAIN:
+        return f"suite-{name}.html", ""
+    # Evals of OpenAI's API have names of any signs and length: names that differ in signs alone get a digest. A plain
+    # name has no dash, so no other name leads to its page.
+    readable = _NO_FILE_NAME.sub("_", name.lower())[:_MAX_PLAIN]
+    digest = sha256_bytes(name.encode("utf-8", "surrogatepass"))[:8]
+    return f"suite-{readable}-{digest}.html", f"suite-{plain}.html"
 
 
 def _safety(result: SafetyResult) -> AssessedLine:

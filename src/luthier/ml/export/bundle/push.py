@@ -28,10 +28,10 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from luthier.core.errors import ConflictError, RequestError, WorkError, first_line
+from luthier.core.errors import ConflictError, RequestError, StoppedError, WorkError, first_line
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_bytes, sha256_file
-from luthier.core.ports import Progress
+from luthier.core.ports import Progress, StopCheck
 from luthier.core.system.artifact_transfer import copy_to, errors_explained
 from luthier.core.system.extras import install_command
 from luthier.core.system.files import git_id
@@ -117,26 +117,36 @@ def not_proved(url: str, path: str, found: str) -> WorkError:
     )
 
 
+def check_goes_on(stop_requested: StopCheck) -> None:
+    """Raise StoppedError where a push is to stop."""
+    if (reason := stop_requested()) is not None:
+        raise StoppedError(reason)
+
+
 UNFINISHED: Final = "unfinished.json"
 _READ_BYTES: Final = 8 << 20
 
 
-def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushed:
+def push_to_store(
+    payload: UploadPayload, url: str, progress: Progress, *, stop_requested: StopCheck = lambda: None
+) -> Pushed:
     """Send the missing files, verify all of them, and mark the bundle as complete.
 
     Args:
         payload: a verified bundle.
         url: any fsspec URL.
         progress: shows the bytes verified or sent.
+        stop_requested: called before each file and each piece of one.
 
     Raises:
         RequestError: there is no driver for the URL.
         ConflictError: the destination has other content.
         WorkError: the store failed, or its content differs from what was sent.
+        StoppedError: it was to stop; the next push continues.
     """
     shown = shown_url(url)
     files, root = _open(url, shown)
-    place = _Place(files, root, shown)
+    place = _Place(files, root, shown, stop_requested)
     present = place.names()
     # The manifest goes last, so a place that has one was complete once. Files are still verified again.
     if MANIFEST in present:
@@ -149,12 +159,14 @@ def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushe
         raise another_bundle(shown, f"holds {counted(len(present), 'file')} and no manifest")
     check_strangers(shown, present - {UNFINISHED}, payload)
     num_sent = num_bytes_sent = 0
+    check_goes_on(stop_requested)
     if MANIFEST not in present:
         # Written before the first file: from here on another bundle is refused.
         place.send(payload.folder / MANIFEST, UNFINISHED)
     total = sum(file.num_bytes for file in payload.files)
     with progress.task(f"Pushing to {shown}", total, "bytes") as task:
         for file in payload.files:
+            check_goes_on(stop_requested)
             task.note(file.path)
             # Read back in full: sizes and etags of object stores are not digests (multipart uploads).
             found = place.digest(file.path) if file.path in present else None
@@ -207,8 +219,8 @@ def _open(url: str, shown: str) -> tuple[Any, str]:
 class _Place:
     """A folder in an fsspec file system. Listings never come from a cache."""
 
-    def __init__(self, files: Any, root: str, shown: str) -> None:
-        self._files, self._root, self._shown = files, root, shown
+    def __init__(self, files: Any, root: str, shown: str, stop_requested: StopCheck) -> None:
+        self._files, self._root, self._shown, self._stop_requested = files, root, shown, stop_requested
         protocol = files.protocol
         self._is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
@@ -233,13 +245,14 @@ class _Place:
         """Write a file, replacing an existing one."""
         if self._is_local:  # elsewhere there are no folders to make, and trying may create a bucket
             Path(self._at(name)).parent.mkdir(parents=True, exist_ok=True)
-        copy_to(self._files, source, self._at(name), self._shown)
+        copy_to(self._files, source, self._at(name), self._shown, stop_requested=self._stop_check(name))
 
     def digest(self, name: str) -> str:
         """SHA-256 of the content as read back now."""
         digest = hashlib.sha256()
         with errors_explained(self._shown, is_local=False), self._files.open(self._at(name), "rb") as file:
             while block := file.read(_READ_BYTES):
+                check_goes_on(self._stop_check(name))
                 digest.update(block)
         return digest.hexdigest()
 
@@ -257,6 +270,10 @@ class _Place:
         with errors_explained(self._shown, is_local=False):
             self._files.rm_file(self._at(name))
 
+    def _stop_check(self, name: str) -> StopCheck:
+        # What says which bundle is there is written whole: a part of it would be taken for another bundle.
+        return (lambda: None) if name in (MANIFEST, UNFINISHED) else self._stop_requested
+
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 
@@ -267,7 +284,14 @@ _OF_THE_HUB: Final = (".gitattributes",)
 _TIMEOUT_SECONDS: Final = 30.0
 
 
-def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_public: bool = False) -> Pushed:
+def push_to_hub(
+    payload: UploadPayload,
+    url: str,
+    progress: Progress,
+    *,
+    is_public: bool = False,
+    stop_requested: StopCheck = lambda: None,
+) -> Pushed:
     """Create the repository if it is missing (private unless `is_public`), and commit the bundle to it.
 
     Args:
@@ -275,11 +299,13 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
         url: `hf://org/name` or `hf://org/name@branch`.
         progress: shows the bytes sent.
         is_public: whether a repository created here is public.
+        stop_requested: called before each file and before the commit.
 
     Raises:
         RequestError: the URL names no repository.
         ConflictError: the destination has other content.
         WorkError: the hub refused, failed, or has a file that differs from what was sent.
+        StoppedError: it was to stop; nothing was committed.
     """
     # The pattern allows dots, so that `../..` would pass as a repository.
     match = _ADDRESS.fullmatch(url.rstrip("/"))
@@ -306,7 +332,8 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
     if missing:
         additions = [CommitOperationAdd(file.path, str(payload.folder / file.path)) for file in missing]
         with _explained(repo), _quiet():
-            _send(api, additions, repo, revision, progress)
+            _send(api, additions, repo, revision, progress, stop_requested)
+            check_goes_on(stop_requested)
             # With `parent_commit` the hub refuses (412) if somebody has committed since then.
             said = f"Bundle {payload.manifest.digest}"
             api.create_commit(repo, additions, commit_message=said, revision=revision, parent_commit=before.sha)
@@ -343,11 +370,19 @@ def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None
     check_strangers(url, own, payload)
 
 
-def _send(api: HfApi, additions: list[CommitOperationAdd], repo: str, revision: str, progress: Progress) -> None:
+def _send(
+    api: HfApi,
+    additions: list[CommitOperationAdd],
+    repo: str,
+    revision: str,
+    progress: Progress,
+    stop_requested: StopCheck,
+) -> None:
     """Send the content of large files, one at a time, except those whose digest the hub already has."""
     total = sum(addition.upload_info.size for addition in additions)
     with progress.task(f"Pushing to {repo}", total, "bytes") as task:
         for addition in additions:
+            check_goes_on(stop_requested)
             task.note(addition.path_in_repo)
             # One per call, so that progress advances file by file. `free_memory=False`: `create_commit` needs the
             # objects again.
