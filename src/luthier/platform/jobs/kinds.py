@@ -29,6 +29,9 @@ class KindRules:
             addresses, which may hold a signature or a key. Such a job is never resumed.
         cancelled: `module:function` that removes what a cancelled job has left where its attempt could not; empty where
             nothing has to be removed. Called again for a job that has nothing left, it does nothing.
+        ended_event: `module:function` that names the event of webhooks about the end of a job, and the id that it is
+            about; None for a job without an event. Called in a transaction, with its connection and the job. Empty for
+            kinds whose end is no event.
     """
 
     title: str
@@ -40,6 +43,7 @@ class KindRules:
     pauses: str = ""
     hides_queries: bool = False
     cancelled: str = ""
+    ended_event: str = ""
 
     @property
     def with_article(self) -> str:
@@ -60,6 +64,7 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         continues="resumes from its last checkpoint",
         picked_up="it resumes from the last checkpoint",
         pauses="a checkpoint is written first",
+        ended_event="luthier.platform.notifications.store:training_event",
     ),
     "export": KindRules(
         "Export",
@@ -72,9 +77,13 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         "luthier.features.evaluation_orders.job:carry_out",
         by_document={"eval_run": "luthier.features.evals_api.job:carry_out"},
         cancelled="luthier.features.evaluation_orders.service:forget_answers",
+        ended_event="luthier.features.evals_api.store:ended_event",
     ),
     "batch": KindRules(
-        "Batch", "luthier.features.batches.job:carry_out", cancelled="luthier.features.batches.job:end_cancelled"
+        "Batch",
+        "luthier.features.batches.job:carry_out",
+        cancelled="luthier.features.batches.job:end_cancelled",
+        ended_event="luthier.features.batches.store:ended_event",
     ),
     # What documents were read to, and what a model has written, is kept between attempts.
     "import": KindRules(
