@@ -128,6 +128,6 @@ def test_a_home_that_is_prepared_refuses_workers_of_older_versions(
     prepare_home(home)
     monkeypatch.setattr(server_version, "own_version", lambda: "9999.0")
     home.jobs.submit(Job(job_id="job-1", kind="export", document={}, run_id=""))
-    with pytest.raises(OutdatedError, match="the server of .* is of version 9999.1"):
+    with pytest.raises(OutdatedError, match=r"the server of .* is of version 9999.1"):
         home.jobs.claim("w")
     assert home.jobs.get("job-1").status == "queued"

@@ -8,7 +8,7 @@ newest versions that hold it -> versions without it -> review, feedback and othe
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,7 @@ class ForgetPreview:
     unread: tuple[UnreadVersion, ...]
     num_reviews: int
     num_feedback: int
-    others: Found = Found()
+    others: Found = field(default_factory=Found)
 
     @property
     def changes_anything(self) -> bool:

@@ -1,9 +1,9 @@
 """Use cases: what a home keeps of a person beside rows, review and feedback: found, and removed where it can be.
 
-    tables       every table that keeps texts (`platform/db/stored_texts.py`): deleted, blanked, or named
-    traffic      the texts of logged requests: removed, the rest of a request stays
-    files        files of the project that are no rows of a dataset: named
-    folders      text files in the folders of runs, jobs, exports, workflows and studies: named
+tables       every table that keeps texts (`platform/db/stored_texts.py`): deleted, blanked, or named
+traffic      the texts of logged requests: removed, the rest of a request stays
+files        files of the project that are no rows of a dataset: named
+folders      text files in the folders of runs, jobs, exports, workflows and studies: named
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from luthier.core.dataset import Row
 from luthier.core.errors import LuthierError
 from luthier.core.ids import sha256_bytes
 from luthier.features.traffic import files as traffic_files
-from luthier.platform.audit_log.service import record
 from luthier.platform.db.stored_texts import (
     FORGOTTEN_KIND,
     Holds,
@@ -123,7 +122,7 @@ def find_kept_texts(context: Context, caller: Caller, wanted: str) -> Found:
     """
     holds = holds_of(wanted)
     stored = find_stored_texts(context.database, caller.project_id, holds)
-    num_logged, unread = _logged(context, caller, holds, removes=False)
+    num_logged, unread = _logged(context, caller, holds)
     kept, more = _files(context, caller, holds)
     logged = (_of_traffic(num_logged),) if num_logged else ()
     return Found((*_by_kind(stored), *logged, *kept), (*unread, *more))
@@ -167,10 +166,7 @@ def forget_others(
         left: Those of them that still do.
     """
     holds = holds_of(wanted)
-    num_logged, unread = _logged(context, caller, holds, removes=True)
-    if num_logged:
-        facts = {"row_sha256": sha256_bytes(wanted.encode()), "num_exchanges": num_logged}
-        record(context, caller, "traffic.texts_forgotten", caller.project_id, facts)
+    num_logged, unread = _logged(context, caller, holds, digest=sha256_bytes(wanted.encode()))
     kept, more = _files(context, caller, holds)
     logged = (_of_traffic(num_logged),) if num_logged else ()
     return Found((*_by_kind(stored, left), *logged, *kept), (*unread, *more))
@@ -193,7 +189,9 @@ def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> I
         yield KeptTexts(title, ids, len(these), deed, these[0].where.do)
 
 
-def _logged(context: Context, caller: Caller, holds: Holds, *, removes: bool) -> tuple[int, tuple[str, ...]]:
+def _logged(
+    context: Context, caller: Caller, holds: Holds, *, digest: str | None = None
+) -> tuple[int, tuple[str, ...]]:
     """The logged requests whose texts hold the words, and notes on files that could not be searched."""
     if not context.traffic.list(caller.project_id) and not context.settings.traffic_folder.is_dir():
         return 0, ()
@@ -202,7 +200,7 @@ def _logged(context: Context, caller: Caller, holds: Holds, *, removes: bool) ->
         return any(value_holds(parsed(text), holds) for text in (messages, answer))
 
     try:
-        num, unreadable = traffic_files.forget_texts(context, caller, holds_any, removes=removes)
+        num, unreadable = traffic_files.forget_texts(context, caller, holds_any, digest=digest)
     except LuthierError as error:
         return 0, (f"the log of requests was not searched: {error.came}; {error.do}",)
     return num, tuple(f"the file {file} of logged requests cannot be read, and may hold it" for file in unreadable)

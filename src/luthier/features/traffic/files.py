@@ -320,7 +320,7 @@ def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
 
 
 def forget_texts(
-    context: Context, caller: Caller, holds: Callable[[str | None, str | None], bool], *, removes: bool = True
+    context: Context, caller: Caller, holds: Callable[[str | None, str | None], bool], *, digest: str | None = None
 ) -> tuple[int, tuple[str, ...]]:
     """Remove the texts of exchanges that hold something; their times, sizes and users stay.
 
@@ -328,7 +328,7 @@ def forget_texts(
         context: The home.
         caller: Whose project it is.
         holds: Whether messages (JSON) or answer hold it.
-        removes: False only counts them.
+        digest: Of what is forgotten, for the audit log; None only counts the exchanges.
 
     Returns:
         How many exchanges it is, and the files that could not be read.
@@ -355,7 +355,7 @@ def forget_texts(
             texts = zip(frame["messages"], frame["answer"], strict=True)
             theirs = [holds(*pair) for pair in texts]
             num += sum(theirs)
-            if removes and any(theirs):
+            if digest is not None and any(theirs):
                 is_theirs = pl.col("is_theirs")
                 marked = frame.with_columns(pl.Series("is_theirs", theirs, dtype=pl.Boolean))
                 without = marked.with_columns(
@@ -365,15 +365,17 @@ def forget_texts(
                 removed.append(one)
                 added.append(_write(context, project_id, one.day, new_id("traffic"), without))
         if removed:
-            _replace(context, removed, added)
-        if removes:
+            with context.database.transaction():
+                context.traffic.replace(removed, added)
+                facts = {"row_sha256": digest, "num_exchanges": num}
+                record(context, caller, "traffic.texts_forgotten", project_id, facts)
+            _unlink(context, removed)
+        if digest is not None:
             _unlink_left_over(context, project_id, holds)
     return num, tuple(unreadable)
 
 
-def _unlink_left_over(
-    context: Context, project_id: str, holds: Callable[[str | None, str | None], bool]
-) -> None:
+def _unlink_left_over(context: Context, project_id: str, holds: Callable[[str | None, str | None], bool]) -> None:
     """As `_delete_left_over`, by their texts: with the exchanges beside them, which other files have."""
     import polars as pl
 

@@ -225,9 +225,7 @@ def _through(column: Column[Any], key: Column[Any]) -> Callable[[str], ColumnEle
     return lambda project_id: column.in_(select(key).where(parent.c.project_id == project_id))
 
 
-def _of_runs(
-    run_id: Column[Any], own: Column[Any] | None = None
-) -> Callable[[str], ColumnElement[bool]]:
+def _of_runs(run_id: Column[Any], own: Column[Any] | None = None) -> Callable[[str], ColumnElement[bool]]:
     """Records of runs: a run has the project of its job, else its own, else `default`.
 
     Args:

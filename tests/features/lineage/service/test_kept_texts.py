@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Text, select, update
 from tests import homes
+from tests.assessed import make_panel
 from tests.full_home import QUOTED, fill_home
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.ports import Generation
 from luthier.core.records.traffic import Exchange
+from luthier.core.results.human_eval import Rating
 from luthier.features.lineage.forget import forget_row, preview_forget
 from luthier.features.lineage.kept_texts import find_kept_texts, holds_of
 from luthier.features.traffic import service as traffic
@@ -31,12 +33,13 @@ ME = Caller()
 SECRET = "Ann Example lives at 4 Mill Lane"
 NOT_SEARCHED = {
     "eval_runs.totals", "exports.source", "generations.engine", "runs.base_model", "runs.report_path",
-    "stored_responses.earlier_ids",
+    "stored_responses.earlier_ids", "webhook_deliveries.last_answer",
 }  # fmt: skip
 """Columns of searched tables with paths, names and counts alone."""
 NEVER_FILLED = {
-    "answer to a repeated request", "decision about a row", "message to a webhook", "name or note of a run",
-    "saved view of runs", "setting or mail of the project", "stored generation", "tag of a run", "trial of a study",
+    "alert", "answer to a repeated request", "decision about a row", "message to a webhook", "name or note of a run",
+    "rating", "saved view of runs", "setting or mail of the project", "stored generation", "tag of a run",
+    "trial of a study",
 }  # fmt: skip
 """What the full home may have none of; these are planted by the tests below or have the same form as others."""
 
@@ -217,3 +220,23 @@ def test_reports_in_the_folders_of_runs_and_jobs_are_named(context: Context) -> 
     assert set(one.ids) == {f"runs/{run_id}/report.html", f"quickstart/{run_id}/log.jsonl"}
     assert (folder / "report.html").is_file()
     assert any(f"runs/{run_id}/report.html" in sentence for sentence in done.left)
+
+
+def test_a_panel_loses_the_texts_and_keeps_its_ratings(context: Context) -> None:
+    made = make_panel(context, attention=0.0)
+    panel_id, rater_id = made.panel.panel_id, made.links[0].rater.rater_id
+    said = Rating(item=0, rater_id=rater_id, preference="a", comment=f"As {SECRET} says.")
+    context.rating_panels.keep(panel_id, said)
+    context.rating_panels.keep(panel_id, said.model_copy(update={"item": 1, "comment": "Fine."}))
+    shown = context.rating_panels.item(panel_id, 2)
+    words = shown.prompt
+    done = forget_row(context, ME, SECRET)
+    assert [(one.what, one.num, one.deed) for one in done.stored] == [("rating", 1, "blanked")]
+    assert [(one.item, one.preference, one.comment) for one in context.rating_panels.ratings(panel_id, rater_id)] == [
+        (0, "a", FORGOTTEN), (1, "a", "Fine."),
+    ]  # fmt: skip
+    assert {one.what: one.num for one in forget_row(context, ME, words).stored} == {"item of a panel": 1}
+    after = context.rating_panels.item(panel_id, 2)
+    assert after.prompt == FORGOTTEN
+    assert (after.item, len(after.answers)) == (2, len(shown.answers))
+    assert len(context.rating_panels.items(panel_id)) == made.panel.num_items

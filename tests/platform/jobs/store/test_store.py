@@ -99,7 +99,7 @@ def test_a_worker_of_an_older_version_takes_no_job_of_a_newer_server(
         server_version.record_server_version(WatchStore(database))
         assert claimed(queue).job_id == "job-1", "the server's own worker"
     submit(queue, 2)
-    with pytest.raises(OutdatedError, match="is of version 9999.1, and this process is of") as refused:
+    with pytest.raises(OutdatedError, match=r"is of version 9999.1, and this process is of") as refused:
         queue.claim("w2")
     assert refused.value.do == "stop it, install version 9999.1, and start it again"
     assert (queue.get("job-2").status, queue.get("job-2").attempt) == ("queued", 0)
