@@ -8,6 +8,7 @@ from typing import Any, Literal
 from luthier.core.errors import WorkError
 from luthier.platform.auth.first_key import FirstKey, make_first_key
 from luthier.platform.auth.service import first_key
+from luthier.platform.db.server_version import record_server_version
 from luthier.platform.db.tables import SCHEMA_VERSION
 from luthier.platform.home.context import Context
 from luthier.platform.http.health import look
@@ -57,6 +58,8 @@ def prepare_home(context: Context, given_key: str | None = None, *, is_shown: bo
             expected="a database that takes writes, artifacts that can be listed, and room on the disk",
             do="correct LUTHIER_DATABASE, LUTHIER_ARTIFACTS or the volume of LUTHIER_HOME, and run it again",
         )
+    # Workers of an older version that still run take no more jobs.
+    record_server_version(context.watches)
     made: FirstKey | None = None
     key_is: Literal["made", "given", "there"]
     if given_key is None:

@@ -29,6 +29,7 @@ from luthier.core.system import facilities
 from luthier.core.system.process_setup import environment_with
 from luthier.features.exports.folders import remove_abandoned
 from luthier.platform.auth.members import make_link
+from luthier.platform.db.server_version import record_server_version
 from luthier.platform.home.context import Context
 from luthier.platform.home.permissions import exposed_paths
 from luthier.platform.http.socket import Listener, lend, listen
@@ -157,6 +158,8 @@ def serve(
             tell(f"removed {folder}: an export that was killed had left it")
         for folder in remove_abandoned_temporary(Path(tempfile.gettempdir()), SHORT_TEMPORARY):
             tell(f"removed {folder}: a process that was killed had left it")
+        # Workers of an older version end before they take jobs of this one.
+        record_server_version(context.watches)
         workers = worker_names(context, request.num_workers)
         # One worker a process: each holds one training and the memory of its models.
         supervisor = Supervisor([_api(context, listener), *map(_worker, workers)], tell=tell)

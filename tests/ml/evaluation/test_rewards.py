@@ -98,3 +98,22 @@ def test_graders_read_the_calls_of_an_answer(field: str, calls: Any, reference: 
     grader = {"type": "string_check", "input": f"{{{{sample.{field}}}}}", "reference": reference, "operation": "eq"}
     graded = Rewards([Reward.model_validate({"grader": grader})], ITEMS)
     assert graded([Rollout("row:2", "I cut.", 5, True, tool_calls=calls)])[0].reward == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "reference"),
+    [
+        ('{"city": "Graz", "rooms": [{"beds": 2}]}', "output_json.city", "Graz"),
+        ('{"city": "Graz", "rooms": [{"beds": 2}]}', "output_json.rooms[0].beds", "2"),
+        ('{"city": "Graz"}', "output_json.street", ""),
+        ("It is in Graz.", "output_json.city", ""),
+        ("[1, 2]", "output_json.city", ""),
+        ("", "output_json", ""),
+    ],
+)
+def test_graders_read_the_fields_of_an_answer_that_is_json(text: str, field: str, reference: str) -> None:
+    grader = {"type": "string_check", "input": f"{{{{sample.{field}}}}}", "reference": reference, "operation": "eq"}
+    graded = Rewards([Reward.model_validate({"grader": grader})], ITEMS)
+    assert graded([Rollout("row:2", text, 5, True)])[0].reward == 1.0
+    opposite = Rewards([Reward.model_validate({"grader": grader | {"operation": "ne"}})], ITEMS)
+    assert opposite([Rollout("row:2", text, 5, True)])[0].reward == 0.0

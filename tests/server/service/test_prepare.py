@@ -14,7 +14,10 @@ from luthier.cli.main import main
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError, WorkError
 from luthier.platform.auth.service import digest_of
+from luthier.platform.db import server_version
+from luthier.platform.db.database import OutdatedError
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.server import service
 from luthier.server.prepare import prepare_home
 
@@ -116,3 +119,15 @@ def test_what_signs_in_is_in_no_journal(home: Context, is_shown: bool) -> None:
     secrets = (found.key, found.link)
     assert all(secrets) if is_shown else secrets == (None, None)
     assert (found.key_file is None) == is_shown
+
+
+def test_a_home_that_is_prepared_refuses_workers_of_older_versions(
+    home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_version, "own_version", lambda: "9999.1")
+    prepare_home(home)
+    monkeypatch.setattr(server_version, "own_version", lambda: "9999.0")
+    home.jobs.submit(Job(job_id="job-1", kind="export", document={}, run_id=""))
+    with pytest.raises(OutdatedError, match=r"the server of .* is of version 9999.1"):
+        home.jobs.claim("w")
+    assert home.jobs.get("job-1").status == "queued"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import Connection, RowMapping, select
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.features.batches.records import ENDED, Batch, BatchStatus
@@ -162,6 +162,14 @@ class BatchStore(Store):
             one = one.model_copy(update=values)
             _BATCHES.change(connection, batch_id, _BATCHES.row(one))
             return one
+
+
+def ended_event(connection: Connection, job: Job) -> tuple[str, str] | None:
+    """The event of webhooks about the end of a batch; `ended_event` of its kind of job."""
+    one = _BATCHES.first(connection, batches.c.job_id == job.job_id)
+    # A batch that OpenAI would call failed may be the result of a job that has succeeded.
+    view = None if one is None else BatchView(one, job)
+    return None if view is None or not view.has_ended else (f"batch.{view.status}", view.batch.batch_id)
 
 
 def _query() -> Any:

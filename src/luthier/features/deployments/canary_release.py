@@ -465,4 +465,5 @@ def _judged(
         return {}, ()
     found = traffic.exchanges(context, project_id, model=name, since=since, with_text=True)
     found = found.filter(~found["is_canary"] | (found["target"] == canary))
-    return scores_of_sides(context, settings, found)
+    with context.caching_for(project_id):
+        return scores_of_sides(context, settings, found)

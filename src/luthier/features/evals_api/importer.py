@@ -209,7 +209,7 @@ def _as_requested(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_placeholders(grader: GraderRequest) -> None:
-    """Raise RequestError for a template that names what a suite does not keep of an answer, such as `output_json`."""
+    """Raise RequestError for a template that names what a suite does not keep of an answer, such as `choices`."""
     for part in grader.by_name.values() if isinstance(grader, MultiRequest) else (grader,):
         for text in graders.templates_of(part):
             item_fields(text)

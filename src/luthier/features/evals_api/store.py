@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select
 
 from luthier.core.errors import RequestError
 from luthier.features.evals_api.records import Eval, EvalRun, EvalUpdate, OutputItem, RunTotals
@@ -314,6 +314,14 @@ class EvalStore(Store):
             ordered = [one.asc() if order == "asc" else one.desc() for one in columns]
             rows = connection.execute(_EVALS.query(*where, order=ordered, limit=limit + 1)).mappings().all()
         return [_EVALS.of_row(row) for row in rows[:limit]], len(rows) > limit
+
+
+def ended_event(connection: Connection, job: Job) -> tuple[str, str] | None:
+    """The event of webhooks about the end of a run of an eval, as `ended_event` of its kind; None for others."""
+    of_job = select(eval_runs.c.eval_run_id).where(eval_runs.c.job_id == job.job_id)
+    run_id = connection.execute(of_job).scalar()
+    names = {"succeeded": "succeeded", "failed": "failed", "cancelled": "canceled"}
+    return None if run_id is None else (f"eval.run.{names[job.status]}", str(run_id))
 
 
 def _run_query() -> Any:

@@ -16,7 +16,8 @@ from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.run_values import of_evaluation, put_evaluation
 from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
-from luthier.platform.db.tables import evaluations, jobs, runs
+from luthier.platform.db.stored_texts import FORGOTTEN_KIND
+from luthier.platform.db.tables import evaluations, jobs, runs, watches
 
 if TYPE_CHECKING:
     from luthier.core.evaluation_overview import EvaluationOverview
@@ -39,7 +40,7 @@ _EVALUATIONS: Final = RecordTable(
 
 
 class EvaluationStore(Store):
-    """Stored evaluations. They are immutable; deleting a run deletes its evaluations."""
+    """Stored evaluations. They change where texts are forgotten, and never else; those of a run go with it."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
@@ -80,16 +81,19 @@ class EvaluationStore(Store):
 
     def read(self, evaluation_id: str) -> Evaluation:
         """Like `get`, with a cache for paging through samples."""
-        # A fast query first: the cache must not return an evaluation that was deleted with its run.
-        number = self._scalar(select(evaluations.c.number).where(evaluations.c.evaluation_id == evaluation_id))
-        found = None if number is None else self._kept.find(evaluation_id)
+        # A fast query first: the cache must not return an evaluation that was deleted with its run, or has texts that
+        # were forgotten since.
+        query = select(func.coalesce(_LAST_FORGOTTEN, "")).select_from(evaluations)
+        forgotten = self._scalar(query.where(evaluations.c.evaluation_id == evaluation_id))
+        key = f"{evaluation_id} {forgotten}"
+        found = None if forgotten is None else self._kept.find(key)
         if found is None:
             found = self.get(evaluation_id)
             # The cache is bounded by characters; 500 represents the other fields of a sample.
             num_characters = sum(
                 len(s.output) + len(s.prompt) + 500 for system in found.systems for s in system.samples
             )
-            self._kept.keep(evaluation_id, found, num_characters)
+            self._kept.keep(key, found, num_characters)
         return found
 
     def overviews(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[EvaluationOverview]:
@@ -145,21 +149,28 @@ class EvaluationStore(Store):
         if not run_ids:
             return {}
         # Read with each call: the cache must not return an evaluation that was deleted with its run.
-        query = select(evaluations.c.run_id, evaluations.c.evaluation_id).where(evaluations.c.run_id.in_(run_ids))
-        ids = {row["run_id"]: row["evaluation_id"] for row in self._rows(query.order_by(evaluations.c.number))}
-        found = {run_id: self._result(evaluation_id) for run_id, evaluation_id in ids.items()}
+        columns = (evaluations.c.run_id, evaluations.c.evaluation_id, _LAST_FORGOTTEN.label("forgotten"))
+        query = select(*columns).where(evaluations.c.run_id.in_(run_ids))
+        newest = {row["run_id"]: row for row in self._rows(query.order_by(evaluations.c.number))}
+        found = {run_id: self._result(row["evaluation_id"], row["forgotten"]) for run_id, row in newest.items()}
         return {run_id: one for run_id, one in found.items() if one is not None}
 
     def newest_of(self, project_id: str, *, limit: int) -> Sequence[str]:
         """The ids of the newest evaluations of a project, newest first; see `overviews`."""
         return self._scalars(_newest_of(project_id, limit))
 
-    def _result(self, evaluation_id: str) -> Evaluation | None:
-        """An evaluation without samples; None where it was deleted in the meantime."""
-        found = self._results.find(evaluation_id)
+    def _result(self, evaluation_id: str, forgotten: str | None) -> Evaluation | None:
+        """An evaluation without samples; None where it was deleted in the meantime.
+
+        Args:
+            evaluation_id: Its id.
+            forgotten: When texts were forgotten last.
+        """
+        key = f"{evaluation_id} {forgotten}"
+        found = self._results.find(key)
         if found is None and (whole := self._find(_EVALUATIONS, evaluation_id=evaluation_id)) is not None:
             systems = tuple(system.model_copy(update={"samples": ()}) for system in whole.systems)
-            found = self._results.keep(evaluation_id, whole.model_copy(update={"systems": systems}))
+            found = self._results.keep(key, whole.model_copy(update={"systems": systems}))
         return found
 
     def _refusal(self, evaluation: Evaluation) -> ConflictError | NotFoundError:
@@ -179,6 +190,11 @@ class EvaluationStore(Store):
         )
 
 
+_LAST_FORGOTTEN: Final = (
+    select(watches.c.document)
+    .where(watches.c.project_id == DEFAULT_PROJECT, watches.c.kind == FORGOTTEN_KIND, watches.c.name == "")
+    .scalar_subquery()
+)
 # An evaluation has the project of its run: of the run's job, or the run's own. Runs by commands have neither.
 _WITH_RUNS: Final = evaluations.outerjoin(runs, runs.c.run_id == evaluations.c.run_id).outerjoin(
     jobs, jobs.c.run_id == evaluations.c.run_id

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
+from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.conversation import AS_THEY_ARE
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
@@ -177,7 +178,7 @@ class BatchUse:
 
 
 def find_teacher(context: Context, name: str, *, num_answers: int = 0, batches: BatchUse | None = None) -> CachedEngine:
-    """The engine behind a name, with the home's cache in front of it; opened when it is first asked something new.
+    """The engine behind a name, behind the project's stored generations; opened when it is first asked something new.
 
     The key for a server comes from the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this
     machine.
@@ -202,7 +203,7 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0, batches: 
             lambda keep: (
                 _open_server(url, model, keep) if batches is None else _open_batches(context, url, model, keep, batches)
             ),
-            context.generations,
+            context.generations.of_project(context.cache_project_id),
             name=f"{url}#{model}",
             identity={"engine": "openai_http", "url": url, "model": model},
         )
@@ -218,7 +219,7 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0, batches: 
         lambda keep: SharedEngine(
             context, candidate, lambda: open_engine(candidate), num_expected=num_answers, keep=keep
         ),
-        context.generations,
+        context.generations.of_project(context.cache_project_id),
         # By run: a deployment may route elsewhere tomorrow, and the name is stored with what was written.
         name=candidate.model_name if found.run_id is None else found.name,
         identity=identity_of(context, name, candidate),
@@ -312,7 +313,10 @@ def _open_batches(context: Context, url: str, model: str, keep: Keep, batches: B
 
     key = api_key(url, os.environ)
     live = OpenAIHttpEngine(url, model, api_key=key)
+    # What is recorded shows what was asked, as stored generations do: each project has its own.
     folder = context.settings.teacher_batches_folder
+    if context.cache_project_id != DEFAULT_PROJECT:
+        folder /= context.cache_project_id
     return OpenAIBatchEngine(live, folder, api_key=key, keep=keep, cost_of=batches.cost_of, waits=batches.waits)
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def open_judge(context: Context, name: str) -> Engine:
-    """The engine behind a judge's name, with the home's cache in front of it: no question is paid for twice.
+    """The engine behind a judge's name, with the project's generations in front of it: no question is paid for twice.
 
     The weights are loaded with the first new question. Close the engine after use.
 
@@ -138,7 +138,7 @@ def _find_file(context: Context, path: Path) -> CachedEngine:
 
     return CachedEngine(
         lambda _: open_file(),
-        context.generations,
+        context.generations.of_project(context.cache_project_id),
         name=str(path),
         # By content: a file that is replaced under its name must not get the answers of the old one.
         identity={"engine": "llama_cpp", "sha256": sha256_file(path)},
@@ -331,7 +331,7 @@ def judged_by(
         return (), ()
     try:
         name = lasting_name(context, settings.judge)
-        with closing(open_judge(context, settings.judge)) as judge:
+        with context.caching_for(project_id), closing(open_judge(context, settings.judge)) as judge:
             # The same number on both sides; with unequal samples the smaller one would limit the test anyway.
             limit = _limit_of(settings.judge)
             before, num_later = _scored(context, judge, _sample(frame, None, since, settings.num_judged), limit)

@@ -1,14 +1,14 @@
-"""Use cases: a row is removed from future training, and its words from the review and from stored feedback.
+"""Use cases: a row is removed from future training, and its words from all else that a home keeps, where that can be.
 
 `preview_forget` shows what would change; `forget_row` does it:
 
-newest versions that hold it -> versions without it -> review items and feedback -> audit log -> what is left
+newest versions that hold it -> versions without it -> review, feedback and other texts -> audit log -> what is left
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,14 @@ from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.feedback.review import review_id_of
+from luthier.features.lineage.kept_texts import (
+    Found,
+    KeptTexts,
+    find_kept_texts,
+    find_stored,
+    forget_others,
+    forget_stored,
+)
 from luthier.features.lineage.rows import RowLineage, checked_row, is_the_row, row_lineage
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.home.context import Context
@@ -39,6 +47,7 @@ class Forgotten:
         num_reviews: Items that were removed from the review queue.
         num_feedback: Feedback whose correction and comment were removed.
         left: What still contains the row, or may, and what else was left out of a version; a sentence each.
+        stored: What held it besides, what was done with it, and what keeps it.
     """
 
     lineage: RowLineage
@@ -46,6 +55,7 @@ class Forgotten:
     num_reviews: int
     num_feedback: int
     left: tuple[str, ...]
+    stored: tuple[KeptTexts, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier data forget --json`."""
@@ -55,6 +65,7 @@ class Forgotten:
             ],
             "num_reviews": self.num_reviews,
             "num_feedback": self.num_feedback,
+            "stored": [one.as_json() for one in self.stored],
             "left": list(self.left),
             "lineage": self.lineage.as_json(),
         }
@@ -103,6 +114,7 @@ class ForgetPreview:
         unread: Versions that may hold it.
         num_reviews: Items that would be removed from the review queue.
         num_feedback: Feedback whose correction and comment would be removed.
+        others: What else holds it, and what would be done with it.
     """
 
     lineage: RowLineage
@@ -111,16 +123,20 @@ class ForgetPreview:
     unread: tuple[UnreadVersion, ...]
     num_reviews: int
     num_feedback: int
+    others: Found = field(default_factory=Found)
 
     @property
     def changes_anything(self) -> bool:
         """Whether there is anything to remove."""
-        return bool(self.newest or self.num_reviews or self.num_feedback)
+        is_stored = any(one.deed != "kept" for one in self.others.stored)
+        return bool(self.newest or self.num_reviews or self.num_feedback or is_stored)
 
     @property
     def is_found(self) -> bool:
         """Whether anything holds the row, or was given it."""
-        return self.changes_anything or bool(self.earlier or self.lineage.files or self.lineage.saw)
+        return self.changes_anything or bool(
+            self.earlier or self.lineage.files or self.lineage.saw or self.others.stored
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier data forget --json` without `--yes`."""
@@ -133,6 +149,8 @@ class ForgetPreview:
             ],
             "num_reviews": self.num_reviews,
             "num_feedback": self.num_feedback,
+            "stored": [one.as_json() for one in self.others.stored],
+            "unsearched": list(self.others.unread),
         }
 
 
@@ -157,6 +175,7 @@ def preview_forget(context: Context, caller: Caller, row: str) -> ForgetPreview:
         unread=tuple(unread),
         num_reviews=sum(_is_of(item, wanted) for item in context.review_items.list(caller.project_id)),
         num_feedback=sum(_without_words(given, wanted) != given for given in feedback),
+        others=find_kept_texts(context, caller, wanted),
     )
 
 
@@ -164,7 +183,9 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     """Make versions without a row of all datasets whose newest version holds it, and remove it elsewhere.
 
     Items of the review queue that hold it are removed. Feedback that holds it, or is on the exchange with this id,
-    loses its correction and its comment; its thumb and its score stay, as they say nothing of the row.
+    loses its correction and its comment; its thumb and its score stay, as they say nothing of the row. So do the
+    figures of evaluations and panels, whose texts are blanked, and the times and sizes of logged requests. What is
+    stored only so that it is not computed again, or since a client asked for it, is deleted.
 
     What a model has learned cannot be taken out of its weights: `left` names the models to train again or to remove.
     Versions are never changed, so earlier ones keep the row until their dataset is removed. The audit log gets a digest
@@ -193,6 +214,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         )
         for newest, path, _ in holding
     ]
+    stored = find_stored(context, caller, wanted)
     made = list[tuple[DatasetVersion, int]]()
     with context.database.transaction():
         unread += _not_searched(context, caller, searched)
@@ -220,13 +242,16 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         for item in reviews:
             context.review_items.remove(item.review_id, caller.project_id)
         num_feedback = context.feedback.change_each(caller.project_id, lambda given: _without_words(given, wanted))
+        kept = forget_stored(context, stored, wanted)
         # The log is append-only: the words themselves would survive there for ever.
         digest = sha256_bytes(wanted.encode())
         document: dict[str, Any] = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made]}
-        document |= {"num_reviews": len(reviews), "num_feedback": num_feedback}
+        document |= {"num_reviews": len(reviews), "num_feedback": num_feedback, "num_stored": len(stored) - len(kept)}
         audit_log.record(context, caller, "row.forgotten", digest[:12], document)
+    others = forget_others(context, caller, wanted, stored, kept)
+    unread += [*(one.sentence for one in others.stored if one.deed == "kept"), *others.unread]
     left = (*_left(lineage, made), *_left_earlier(earlier, may_hold, searched), *unread)
-    return Forgotten(lineage, tuple(made), len(reviews), num_feedback, left)
+    return Forgotten(lineage, tuple(made), len(reviews), num_feedback, left, others.stored)
 
 
 def _version_json(one: VersionWithRow) -> dict[str, Any]:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from luthier.ml.export.bundle.facts import BundleFacts
 
 MAX_TARGETS: Final = 100
-_shown_evaluations: Final[LRUCache[Evaluation]] = LRUCache(500)
+_shown_evaluations: Final[LRUCache[tuple[Evaluation, Evaluation]]] = LRUCache(500)
+"""Evaluations as they are stored, and without paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,11 +309,13 @@ def _views(
 
 
 def _shown(context: Context, evaluation: Evaluation) -> Evaluation:
-    """An evaluation without paths of this machine. It never changes, so each is rewritten once."""
+    """An evaluation without paths of this machine. Each is rewritten once, and again where its texts were forgotten."""
     # The home too: tests and embedded use open several in one process.
     key = f"{context.home} {evaluation.evaluation_id}"
     known = _shown_evaluations.find(key)
-    return known or _shown_evaluations.keep(key, without_paths(context, evaluation))
+    if known is None or known[0] is not evaluation:
+        known = _shown_evaluations.keep(key, (evaluation, without_paths(context, evaluation)))
+    return known[1]
 
 
 def _routes_to(deployment: Deployment, targets: set[str]) -> bool:

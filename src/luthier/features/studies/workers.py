@@ -232,7 +232,11 @@ class ProcessPool:
         self._folder.mkdir(parents=True, exist_ok=True)
         return ChildProcess(
             _TRAIN,
-            {"home": str(self._context.home), "project_id": self._context.owner_project_id},
+            {
+                "home": str(self._context.home),
+                "project_id": self._context.owner_project_id,
+                "cache_project_id": self._context.cache_project_id,
+            },
             environment=device_of(number, os.environ),
             num_threads=num_threads,
             log=self._log(number),
@@ -295,8 +299,9 @@ def train_trials(document: dict[str, Any], channel: Channel) -> None:
     """Train a trial a request, until there are no more; stops in good order after SIGTERM.
 
     Args:
-        document: `home`, and `project_id` of the runs. A request has `trial`, `rung`, `steps` (of the rungs),
-            `machine_share`, `finished` (the curves of other trials) and `plan`; its result has `trial` and `seconds`.
+        document: `home`, `project_id` of the runs, and `cache_project_id` of generations. A request has `trial`,
+            `rung`, `steps` (of the rungs), `machine_share`, `finished` (the curves of other trials) and `plan`; its
+            result has `trial` and `seconds`.
         channel: of the child process. Events are {"step": ...} while it trains.
     """
     from luthier.core.system.process_setup import keep_few_kernels
@@ -309,6 +314,7 @@ def train_trials(document: dict[str, Any], channel: Channel) -> None:
     home = Path(document["home"])
     with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context, stop_signals() as signalled:
         context.owner_project_id = document.get("project_id")
+        context.cache_project_id = document["cache_project_id"]
 
         def stop_requested() -> str | None:  # where the kernel does not end this process with its parent
             return signalled() or (None if is_there() else gone)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -102,14 +102,18 @@ def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
     digest = user_digest(user_key(context, caller.project_id), user)
     with _locked(context):
         _settle(context)
-        # A segment that could not be converted may hold the user: claiming to have forgotten them would be wrong.
-        if traffic.spool(context).sealed():
-            raise WorkError(
-                "some of what was written is not a file yet, so it cannot be looked into",
-                expected="files of all exchanges",
-                do="see the log of the server for why, and try again",
-            )
+        _check_settled(context)
         return _forget(context, caller, digest)
+
+
+def _check_settled(context: Context) -> None:
+    # A segment that could not be converted may hold the user: claiming to have forgotten them would be wrong.
+    if traffic.spool(context).sealed():
+        raise WorkError(
+            "some of what was written is not a file yet, so it cannot be looked into",
+            expected="files of all exchanges",
+            do="see the log of the server for why, and try again",
+        )
 
 
 @contextlib.contextmanager
@@ -313,6 +317,76 @@ def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
     if digest:
         _delete_left_over(context, project_id, is_theirs, {one.file for one in [*listed, *added]})
     return found
+
+
+def forget_texts(
+    context: Context, caller: Caller, holds: Callable[[str | None, str | None], bool], *, digest: str | None = None
+) -> tuple[int, tuple[str, ...]]:
+    """Remove the texts of exchanges that hold something; their times, sizes and users stay.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        holds: Whether messages (JSON) or answer hold it.
+        digest: Of what is forgotten, for the audit log; None only counts the exchanges.
+
+    Returns:
+        How many exchanges it is, and the files that could not be read.
+
+    Raises:
+        StorageFullError: A file cannot be written.
+        ConflictError: Another process holds the files.
+        WorkError: Some exchanges are in no file yet, so that they cannot be searched.
+    """
+    import polars as pl
+
+    from luthier.ml.drift.traffic.files import TEXTS
+
+    project_id, num = caller.project_id, 0
+    removed, added, unreadable = list[TrafficFile](), list[TrafficFile](), list[str]()
+    with _locked(context):
+        _settle(context)
+        _check_settled(context)
+        for one in context.traffic.list(project_id):
+            frame = _read(context, one)
+            if frame is None:
+                unreadable.append(one.file)
+                continue
+            texts = zip(frame["messages"], frame["answer"], strict=True)
+            theirs = [holds(*pair) for pair in texts]
+            num += sum(theirs)
+            if digest is not None and any(theirs):
+                is_theirs = pl.col("is_theirs")
+                marked = frame.with_columns(pl.Series("is_theirs", theirs, dtype=pl.Boolean))
+                without = marked.with_columns(
+                    *(pl.when(~is_theirs).then(pl.col(name)).alias(name) for name in TEXTS),
+                    (pl.col("has_text") & ~is_theirs).alias("has_text"),
+                ).drop("is_theirs")
+                removed.append(one)
+                added.append(_write(context, project_id, one.day, new_id("traffic"), without))
+        if removed:
+            with context.database.transaction():
+                context.traffic.replace(removed, added)
+                facts = {"row_sha256": digest, "num_exchanges": num}
+                record(context, caller, "traffic.texts_forgotten", project_id, facts)
+            _unlink(context, removed)
+        if digest is not None:
+            _unlink_left_over(context, project_id, holds)
+    return num, tuple(unreadable)
+
+
+def _unlink_left_over(context: Context, project_id: str, holds: Callable[[str | None, str | None], bool]) -> None:
+    """As `_delete_left_over`, by their texts: with the exchanges beside them, which other files have."""
+    import polars as pl
+
+    from luthier.ml.drift.traffic.files import TEXTS
+
+    named = {one.file for one in context.traffic.list(project_id)}
+    for path in traffic.files_folder(context, project_id).glob("*/*"):
+        if f"{path.parent.name}/{path.name}" not in named:
+            with contextlib.suppress(OSError, pl.exceptions.PolarsError):  # what is not a whole file is swept away
+                if any(holds(*pair) for pair in pl.read_parquet(path, columns=list(TEXTS), glob=False).iter_rows()):
+                    path.unlink()
 
 
 def _delete_left_over(context: Context, project_id: str, is_theirs: pl.Expr, named: Collection[str]) -> None:

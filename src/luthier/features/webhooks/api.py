@@ -23,7 +23,7 @@ class WebhookRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: Annotated[str, Field(min_length=1, max_length=2000)]
-    events: Annotated[list[EventType], Field(min_length=1, max_length=10)] = list(EVENT_TYPES)
+    events: Annotated[list[EventType], Field(min_length=1, max_length=len(EVENT_TYPES))] = list(EVENT_TYPES)
 
 
 class WebhookView(BaseModel):

@@ -30,6 +30,13 @@ _WORDS: Final = {
     "fine_tuning.job.succeeded": "a training has succeeded",
     "fine_tuning.job.failed": "a training has failed",
     "fine_tuning.job.cancelled": "a training was cancelled",
+    "batch.completed": "a batch is complete",
+    "batch.failed": "a batch has failed",
+    "batch.expired": "a batch has expired",
+    "batch.cancelled": "a batch was cancelled",
+    "eval.run.succeeded": "a run of an eval has succeeded",
+    "eval.run.failed": "a run of an eval has failed",
+    "eval.run.canceled": "a run of an eval was cancelled",
     "luthier.alert.opened": "something has changed with a deployed model",
     "luthier.alert.closed": "it is steady again",
     "luthier.inbox.assigned": "work of the inbox was assigned to a member",
@@ -49,7 +56,7 @@ def create(
     context: HomeContext,
     caller: Trainer,
     url: Annotated[str, Form(max_length=3000)] = "",
-    event_types: Annotated[list[EventType], Form(max_length=10)] = [],  # noqa: B006 - FastAPI copies it
+    event_types: Annotated[list[EventType], Form(max_length=len(EVENT_TYPES))] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
     """Make a webhook, and lead to where its secret is shown once."""
     try:

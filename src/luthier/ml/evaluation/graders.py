@@ -22,11 +22,11 @@ from luthier.ml.evaluation.metrics.rouge import common_subsequence_length, rouge
 
 _INDEXED = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])+)")
 _MAX_FILLED_CHARACTERS: Final = 1 << 22
-_CALL_PLACE: Final = re.compile(r"output_tools\b")
+_MAY_LACK: Final = re.compile(r"output_(tools|json)\b")
 SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "choices", "model", "finish_reason")
 """What `{{sample.FIELD}}` may refer to where a whole answer is graded; `output_json` is the text, parsed."""
-WRITTEN_FIELDS: Final = ("output_text", "output_tools")
-"""The same where a recipe or a suite grades what a model has written: its text, and its calls of tools."""
+WRITTEN_FIELDS: Final = ("output_text", "output_json", "output_tools")
+"""The same where a recipe or a suite grades what a model has written: its text, that as JSON, its calls of tools."""
 
 
 def item_fields(template: str, sample_fields: Sequence[str] = WRITTEN_FIELDS) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ def _placeholders(template: str) -> Iterator[tuple[int, int, str]]:
 
 
 def filled(
-    template: str, output: str | Mapping[str, Any], item: Mapping[str, Any], *, no_call: str | None = None
+    template: str, output: str | Mapping[str, Any], item: Mapping[str, Any], *, missing: str | None = None
 ) -> str:
     """The template with its placeholders filled; non-text values are written as JSON.
 
@@ -81,12 +81,13 @@ def filled(
         template: text with placeholders.
         output: the generated text, or the fields of the whole answer.
         item: the fields of the row.
-        no_call: what is written for a place in a call of a tool that the answer does not have; None refuses it.
+        missing: what is written for a place in a call of a tool, or in the answer as JSON, that the answer does not
+            have; None refuses it.
 
     Raises:
         RequestError: the row, or the answer, has no such field, or the text becomes too long.
     """
-    sample = {"output_text": output} if isinstance(output, str) else output
+    sample = sample_of_text(output) if isinstance(output, str) else output
     # One pass: placeholders inside inserted text are not expanded.
     parts: list[str] = []
     position = num_characters = 0
@@ -95,9 +96,9 @@ def filled(
         try:
             found = value_at(sample if kind == "sample" else item, rest, kind)
         except RequestError:
-            if no_call is None or kind != "sample" or not _CALL_PLACE.match(rest):
+            if missing is None or kind != "sample" or not _MAY_LACK.match(rest):
                 raise
-            found = no_call
+            found = missing
         parts += [template[position:start], found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)]
         num_characters += len(parts[-1]) + len(parts[-2])
         # A long field that a template names thousands of times would fill the memory.
@@ -154,8 +155,8 @@ def written_sample(text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def written_out(template: str, output: str | Mapping[str, Any], item: Mapping[str, Any]) -> str:
-    """As `filled`; a place in a call that the answer does not have is an empty text, since a model need not call."""
-    return filled(template, output, item, no_call="")
+    """As `filled`; a place in a call, or in JSON, that the answer does not have is an empty text."""
+    return filled(template, output, item, missing="")
 
 
 def value_at(fields: Mapping[str, Any], path: str, kind: str = "item") -> Any:

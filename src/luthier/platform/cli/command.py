@@ -330,12 +330,15 @@ def open_context(home: Path | None, *, checkpoints: str | None = None, allow_uns
 def caller_of(context: Context, project: str) -> Caller:
     """The person at this machine as the caller, in a project by its name or id.
 
+    Generations that the command asks for from then on are those of the project.
+
     Raises:
         NotFoundError: There is no such project.
     """
     from luthier.core.access import Caller
 
-    return Caller(project_id=context.access.project(project).project_id)
+    context.cache_project_id = context.access.project(project).project_id
+    return Caller(project_id=context.cache_project_id)
 
 
 @dataclass(frozen=True, slots=True)

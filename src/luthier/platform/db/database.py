@@ -27,6 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from luthier.core.errors import ConflictError, LuthierError, RequestError, UnreachableError, WorkError
 from luthier.core.system.extras import missing_extra
 from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Backend, Watch
+from luthier.platform.db.server_version import newer_server, own_version
 from luthier.platform.db.sqlite import Sqlite
 from luthier.platform.db.tables import SCHEMA_VERSION, metadata
 
@@ -138,7 +139,7 @@ _ASK_AGAIN_SECONDS: Final = 0.5
 
 
 class OutdatedError(ConflictError):
-    """A newer version of Luthier has migrated the database while this process was running."""
+    """A newer version of Luthier has migrated the database, or has started a server on it."""
 
 
 class _Held(threading.local):
@@ -266,16 +267,22 @@ class Database:
             return version_of(connection)
 
     def check_version(self, connection: Connection) -> None:
-        """Check in a transaction that the tables are still those of this version.
+        """Check in a transaction that neither the tables nor the server of this database are of a newer version.
 
         Raises:
-            OutdatedError: A newer version has migrated them.
+            OutdatedError: A newer version has migrated the tables, or has started a server.
         """
         if (found := version_of(connection)) != SCHEMA_VERSION:
             raise OutdatedError(
                 f"the database {self.name} has schema {found} by now, and this process is of schema {SCHEMA_VERSION}",
                 expected="servers and workers of one version",
                 do="stop it, install the version of the others, and start it again",
+            )
+        if (server := newer_server(connection)) is not None:
+            raise OutdatedError(
+                f"the server of {self.name} is of version {server}, and this process is of {own_version()}",
+                expected="servers and workers of one version",
+                do=f"stop it, install version {server}, and start it again",
             )
 
     def watch(self) -> Watch:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import RequestError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress, SilentProgress
@@ -188,6 +189,7 @@ class Context:
         self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
         self.stored_answers: AnswerFile | None = None  # where a job that evaluates stores answers as they come
         self.owner_project_id: str | None = None  # whose runs are begun here, where they have no job of their own
+        self.cache_project_id = DEFAULT_PROJECT  # whose stored generations are found and kept here
         # Called before each stage and trial; raises NotAllowedError where who started a job may no longer do it.
         self.check_access: Callable[[], None] = lambda: None
 
@@ -221,6 +223,15 @@ class Context:
             yield
         finally:
             self.owner_project_id = before
+
+    @contextmanager
+    def caching_for(self, project_id: str) -> Iterator[None]:
+        """In the block stored generations are those of this project; not for a context that threads share."""
+        before, self.cache_project_id = self.cache_project_id, project_id
+        try:
+            yield
+        finally:
+            self.cache_project_id = before
 
     @property
     def home(self) -> Path:

@@ -118,6 +118,7 @@ def main(home: Path, folder: Path) -> None:
 
 def _carry_out(context: Context, job: Job) -> Outcome:
     """One attempt of a job of any kind."""
+    context.cache_project_id = job.project_id
     outcome: Outcome = import_string(attempt_of(job.kind, job.document))(context, job)
     return outcome
 

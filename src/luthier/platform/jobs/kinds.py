@@ -34,6 +34,9 @@ class KindRules:
         remembers: Names of small files that a failed job needs when it is resumed, however late.
         cancelled: `module:function` that removes what a cancelled job has left where its attempt could not; empty where
             nothing has to be removed. Called again for a job that has nothing left, it does nothing.
+        ended_event: `module:function` that names the event of webhooks about the end of a job, and the id that it is
+            about; None for a job without an event. Called in a transaction, with its connection and the job. Empty for
+            kinds whose end is no event.
     """
 
     title: str
@@ -45,9 +48,13 @@ class KindRules:
     pauses: str = ""
     hides_queries: bool = False
     cancelled: str = ""
+<<<<<<< HEAD
     removes_files: bool = True
     in_use: str = ""
     remembers: tuple[str, ...] = ()
+=======
+    ended_event: str = ""
+>>>>>>> forget
 
     @property
     def with_article(self) -> str:
@@ -68,7 +75,11 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         continues="resumes from its last checkpoint",
         picked_up="it resumes from the last checkpoint",
         pauses="a checkpoint is written first",
+<<<<<<< HEAD
         in_use="luthier.features.runs.service:jobs_with_runs",
+=======
+        ended_event="luthier.platform.notifications.store:training_event",
+>>>>>>> forget
     ),
     "export": KindRules(
         "Export",
@@ -81,12 +92,17 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         "luthier.features.evaluation_orders.job:carry_out",
         by_document={"eval_run": "luthier.features.evals_api.job:carry_out"},
         cancelled="luthier.features.evaluation_orders.service:forget_answers",
+        ended_event="luthier.features.evals_api.store:ended_event",
     ),
     "batch": KindRules(
         "Batch",
         "luthier.features.batches.job:carry_out",
         cancelled="luthier.features.batches.job:end_cancelled",
+<<<<<<< HEAD
         in_use="luthier.features.batches.service:unfinished_batches",
+=======
+        ended_event="luthier.features.batches.store:ended_event",
+>>>>>>> forget
     ),
     # What documents were read to, and what a model has written, is kept between attempts.
     "import": KindRules(

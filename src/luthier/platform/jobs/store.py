@@ -148,7 +148,7 @@ class JobStore:
             note_lost: Called in the transaction with each job whose worker was gone, as the job is now.
 
         Raises:
-            OutdatedError: A newer version has migrated the database: its jobs are for workers of that version.
+            OutdatedError: A newer version has migrated the database or started its server: its workers take the jobs.
         """
         if not self._may_claim(worker, lanes):
             return None

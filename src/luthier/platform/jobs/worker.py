@@ -13,6 +13,7 @@ from luthier.core.child_process.fork_client import ForkServer, NotStartedError
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import elapsed
 from luthier.platform.db.database import OutdatedError
+from luthier.platform.db.server_version import own_version
 from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.jobs.store import JobStore, LeaseLostError
 from luthier.platform.processes.process import Attempt
@@ -101,8 +102,9 @@ class Worker:
             The number of attempts.
 
         Raises:
-            OutdatedError: A newer version has migrated the database; jobs wait for a worker of that version.
+            OutdatedError: A newer version has migrated the database or started its server; jobs wait for its workers.
         """
+        own_version()  # read before the files of the package may be replaced by those of another version
         num_done = 0
         while (reason := stop_requested()) is None:
             # Before the claim: the lease counts from some moment after this one.

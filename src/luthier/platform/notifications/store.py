@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import Connection, RowMapping, case, delete, insert, select, update
 
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.import_string import import_string
 from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.db.store import WORDS, Missing, RecordTable, Store
 from luthier.platform.db.tables import jobs, webhook_deliveries, webhooks
-from luthier.platform.jobs.records import ENDED
+from luthier.platform.jobs.kinds import KINDS
+from luthier.platform.jobs.records import ENDED, Job
+from luthier.platform.jobs.rows import job_of
 
 EventType = Literal[
     "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled",
+    "batch.completed", "batch.failed", "batch.expired", "batch.cancelled",
+    "eval.run.succeeded", "eval.run.failed", "eval.run.canceled",
     "luthier.alert.opened", "luthier.alert.closed", "luthier.inbox.assigned", "luthier.inbox.due",
 ]  # fmt: skip
 EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
@@ -189,7 +195,7 @@ class WebhookStore(Store):
             hooks = connection.execute(
                 select(webhooks).where(webhooks.c.project_id.in_({row["project_id"] for row in rows}))
             ).mappings()
-            messages = _messages(rows, hooks.all(), now)
+            messages = _messages(connection, rows, hooks.all(), now)
             if messages:
                 connection.execute(insert(webhook_deliveries), messages)
             numbers = [row["number"] for row in rows]
@@ -282,16 +288,28 @@ def announce_event(
     return len(hooks)
 
 
-def _messages(rows: Any, hooks: Any, now: float) -> list[dict[str, Any]]:
-    """The rows to insert: for each job that trains one event, and one message for each webhook that wants it."""
+def training_event(_connection: Connection, job: Job) -> tuple[str, str]:
+    """The event about the end of a training, however it was ordered; `ended_event` of its kind of job."""
+    return f"fine_tuning.job.{job.status}", job.job_id
+
+
+def _messages(
+    connection: Connection, rows: Sequence[RowMapping], hooks: Sequence[RowMapping], now: float
+) -> list[dict[str, Any]]:
+    """The rows to insert: for each job whose end is an event, one message for each webhook that wants it."""
     made = []
     for row in rows:
-        if row["kind"] != "train":
+        of_project = [hook for hook in hooks if hook["project_id"] == row["project_id"]]
+        rules = KINDS[row["kind"]]
+        if not of_project or not rules.ended_event:
             continue
-        event_type = f"fine_tuning.job.{row['status']}"
-        event = _event(event_type, {"id": row["job_id"]}, row["finished_at"] or now)
-        for hook in hooks:
-            if hook["project_id"] == row["project_id"] and event_type in hook["event_types"].split():
+        found = import_string(rules.ended_event)(connection, job_of(row))
+        if found is None:
+            continue
+        event_type, subject_id = found
+        event = _event(event_type, {"id": subject_id}, row["finished_at"] or now)
+        for hook in of_project:
+            if event_type in hook["event_types"].split():
                 made.append(_message(hook["webhook_id"], event, now))
     return made
 

@@ -17,6 +17,7 @@ from tests.fixtures.echo_engine import answering
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, WorkError
+from luthier.core.ids import new_id
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Failed
 from luthier.features.batches import job as batch_job
@@ -30,6 +31,7 @@ from luthier.platform.auth.service import create_key, revoke_key
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
+from luthier.platform.notifications.store import EVENT_TYPES, Webhook
 
 CALLER = Caller()
 CHAT = "/v1/chat/completions"
@@ -408,3 +410,37 @@ def test_a_line_that_is_too_long_fails_alone(opened: Context, monkeypatch: pytes
     (wrong,) = content(opened, view.batch.error_file_id)
     assert (wrong["error"]["line"], wrong["error"]["code"]) == (2, "invalid_line")
     assert sorted(one["custom_id"] for one in content(opened, view.batch.output_file_id)) == ["id-0", "id-1"]
+
+
+@pytest.mark.parametrize(
+    ("batch_status", "job_status", "event_type"),
+    [
+        ("completed", "succeeded", "batch.completed"),
+        ("failed", "succeeded", "batch.failed"),
+        ("expired", "succeeded", "batch.expired"),
+        ("cancelled", "cancelled", "batch.cancelled"),
+        ("in_progress", "failed", "batch.failed"),
+        ("in_progress", "cancelled", "batch.cancelled"),
+    ],
+)
+def test_webhooks_get_openais_event_about_the_end_of_a_batch(
+    opened: Context, batch_status: Any, job_status: Any, event_type: str
+) -> None:
+    from openai.types.webhooks import UnwrapWebhookEvent
+    from pydantic import TypeAdapter
+
+    while opened.webhooks.announce():
+        pass  # of other tests of this home
+    url = f"https://example.com/{batch_status}/{job_status}"
+    hook = Webhook(webhook_id=new_id("webhook"), project_id="default", url=url, event_types=EVENT_TYPES)
+    opened.webhooks.add(hook, "whsec_c2VjcmV0")
+    view = start(opened, lines(1))
+    job = claimed(opened)
+    opened.batches.change(view.batch.batch_id, {"status": batch_status})
+    opened.jobs.finish(job.job_id, job.attempt, job_status)
+    assert opened.webhooks.announce() == 1
+    (sent,) = opened.webhooks.deliveries(hook.webhook_id, "default", 10)
+    opened.webhooks.remove(hook.webhook_id, "default")
+    event: Any = TypeAdapter(UnwrapWebhookEvent).validate_json(sent.body)
+    assert (event.type, event.object, event.data.id) == (event_type, "event", view.batch.batch_id)
+    assert event.created_at == int(opened.jobs.get(job.job_id).finished_at or 0)

@@ -337,3 +337,21 @@ def test_what_nobody_has_judged_is_in_the_revision_and_in_the_audit_log(context:
     assert deployments.rollback(context, ME, "support").revision.unjudged == (unknown,), "it answers again"
     context.evaluations.save(make_evaluation("eval-20261125-100000-bbbbbb", run_id=unknown))
     assert deployments.rollback(context, ME, "support").revision.unjudged == (), "it was evaluated since"
+
+
+def test_a_tuned_model_of_another_project_is_deployed_with_its_permission_alone(context: Context) -> None:
+    run_id, name = add_run(context, "a"), "ft:tiny:default:mine:1"
+    folder = str(context.runs.get(run_id).result.adapter_path)  # type: ignore[union-attr]
+    context.tuned_models.add(
+        TunedModel(
+            model_id=f"{name}:ckpt-step-5", project_id="default", job_id="ftjob-1", run_id=run_id, base_model="tiny",
+            adapter_path=folder, step=5, checkpoint_id="ftckpt_1",
+        )
+    )  # fmt: skip
+    local = Caller(project_id=context.access.add_project("proj-other", "other").project_id)
+    with pytest.raises(NotFoundError, match="does not exist"):
+        deployments.deploy(context, local, "support", f"{name}:ckpt-step-5")
+    permit(context, ME, f"{name}:ckpt-step-5", ["proj-other"])
+    deployments.deploy(context, local, "support", f"{name}:ckpt-step-5")
+    assert [one.name for one in context.deployments.list("proj-other")] == ["support"]
+    assert context.deployments.list("default") == []

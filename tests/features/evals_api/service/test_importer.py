@@ -234,7 +234,7 @@ def test_parts_of_a_multi_grader_with_ids_are_taken_also_one_that_is_called_id(t
     )
 
 
-@pytest.mark.parametrize("place", ["{{ sample.output_json.city }}", "{{sample.choices}}"])
+@pytest.mark.parametrize("place", ["{{ sample.finish_reason }}", "{{sample.choices}}"])
 def test_a_grader_of_what_a_suite_does_not_keep_of_an_answer_is_left_out_with_a_note(
     tmp_path: Path, place: str
 ) -> None:
@@ -249,3 +249,12 @@ def test_a_grader_of_what_a_suite_does_not_keep_of_an_answer_is_left_out_with_a_
     left_out = [note for note in found.notes if "was left out" in note]
     assert [note.split()[1] for note in left_out] == ["'field'", "'both'"]
     assert all(place.strip("{} ") in note for note in left_out)
+
+
+def test_a_grader_of_an_answer_as_json_becomes_one_of_the_suite(tmp_path: Path) -> None:
+    field = EVAL["testing_criteria"][0] | {"name": "field", "input": "{{ sample.output_json.city }}"}
+    found = imported(tmp_path, [EVAL | {"testing_criteria": [field]}, RUN])
+    assert (found.graders, [note for note in found.notes if "was left out" in note]) == (("field",), [])
+    (task,) = load_suite(found.suite).tasks
+    assert isinstance(task, GradedTask)
+    assert getattr(task.graders[0].grader, "input", None) == "{{ sample.output_json.city }}"

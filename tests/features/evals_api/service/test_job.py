@@ -13,6 +13,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import UnsupportedError
+from luthier.core.ids import new_id
 from luthier.core.ports import SilentProgress
 from luthier.core.results.suite import SuiteResult
 from luthier.core.stream import Failed, TextRequest
@@ -30,6 +31,7 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.platform.jobs.records import Job
+from luthier.platform.notifications.store import EVENT_TYPES, Webhook
 
 CALLER = Caller()
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}, "a": {"type": "string"}}, "required": ["q", "a"]}
@@ -497,3 +499,26 @@ def test_a_run_asks_with_the_key_that_started_it_and_is_shown_among_evaluations(
     job = claimed(opened)
     assert eval_job.caller_of(job) == Caller(project_id="default", scopes=("infer",), name="local")
     assert eval_job.carry_out(opened, job).status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("status", "event_type"),
+    [("succeeded", "eval.run.succeeded"), ("failed", "eval.run.failed"), ("cancelled", "eval.run.canceled")],
+)
+def test_webhooks_get_openais_event_about_the_end_of_a_run(opened: Context, status: Any, event_type: str) -> None:
+    from openai.types.webhooks import UnwrapWebhookEvent
+    from pydantic import TypeAdapter
+
+    while opened.webhooks.announce():
+        pass  # of other tests of this home
+    url = f"https://example.com/{status}"
+    hook = Webhook(webhook_id=new_id("webhook"), project_id="default", url=url, event_types=EVENT_TYPES)
+    opened.webhooks.add(hook, "whsec_c2VjcmV0")
+    view = start(opened, source=content(row("q", "a")))
+    job = claimed(opened)
+    opened.jobs.finish(job.job_id, job.attempt, status)
+    assert opened.webhooks.announce() == 1
+    (sent,) = opened.webhooks.deliveries(hook.webhook_id, "default", 10)
+    opened.webhooks.remove(hook.webhook_id, "default")
+    event: Any = TypeAdapter(UnwrapWebhookEvent).validate_json(sent.body)
+    assert (event.type, event.object, event.data.id) == (event_type, "event", view.run.eval_run_id)

@@ -482,7 +482,6 @@ def test_what_a_state_forbids_is_a_conflict_that_waiting_does_not_mend(client: T
             "method.reinforcement.grader",
             "unsupported_method",
         ),
-        # Only with a response_format, which a job has not, does an answer have fields.
         (
             {
                 "method": {
@@ -491,7 +490,7 @@ def test_what_a_state_forbids_is_a_conflict_that_waiting_does_not_mend(client: T
                         "grader": {
                             "type": "string_check",
                             "name": "g",
-                            "input": "{{sample.output_json.email}}",
+                            "input": "{{sample.choices[0].message.content}}",
                             "reference": "x",
                             "operation": "eq",
                         }

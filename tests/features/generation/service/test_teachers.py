@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,30 @@ def test_a_server_is_asked_by_its_batch_api_where_that_is_wanted(
     assert again.usage.num_cached_requests == 1
     with pytest.raises(RequestError, match=r"--batch with .*, a model on this machine"):
         find_teacher(context, str(tiny_model), batches=BatchUse(lambda *_: None))
+
+
+def test_a_teacher_does_not_show_one_project_what_another_has_asked(context: Context, tiny_model: Path) -> None:
+    def num_asked(project_id: str) -> int:
+        with context.caching_for(project_id), closing(find_teacher(context, str(tiny_model))) as teacher:
+            teacher.generate_each([PROMPT], SilentProgress())
+            return teacher.usage.num_requests
+
+    assert [num_asked(one) for one in ("proj-a", "proj-b", "proj-a", "proj-b", "default")] == [1, 1, 0, 0, 1]
+    assert context.cache_project_id == "default"
+
+
+def test_batches_of_a_provider_are_recorded_for_one_project(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.ml.inference.openai import batch_api
+
+    folders: list[Path] = []
+
+    def engine(_live: OpenAIHttpEngine, folder: Path, **_options: Any) -> FakeEngine:
+        folders.append(folder)
+        return FakeEngine({"Once": "upon"})
+
+    monkeypatch.setattr(batch_api, "OpenAIBatchEngine", engine)
+    for project_id in ("default", "proj-b"):
+        with context.caching_for(project_id):
+            teacher = find_teacher(context, "https://far.example.com/v1#m", batches=BatchUse(lambda *_: None))
+            teacher.generate_each([PROMPT], SilentProgress())
+    assert folders == [context.settings.teacher_batches_folder, context.settings.teacher_batches_folder / "proj-b"]

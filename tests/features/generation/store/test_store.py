@@ -12,6 +12,7 @@ from sqlalchemy import Engine, event, text
 
 from luthier.core.ports import Generation
 from luthier.features.generation.store import GenerationStore
+from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import metadata
 
@@ -84,3 +85,38 @@ def test_a_database_of_before_gets_the_table_and_keeps_what_it_has(tmp_path: Pat
         assert store.count() == 1
         with database.read() as connection:
             assert connection.execute(text("SELECT num_bytes FROM artifacts")).scalar() == 1
+
+
+def test_projects_do_not_share_generations(store: GenerationStore) -> None:
+    one, other = store.of_project("proj-a"), store.of_project("proj-b")
+    one.keep({"a": generation("one")}, engine="e")
+    assert other.find(["a"]) == store.find(["a"]) == {}
+    other.keep({"a": generation("other"), "b": generation("two")}, engine="e")
+    one.keep({"a": generation("again")}, engine="e")
+    assert one.find(["a", "b"]) == {"a": generation("one")}
+    assert other.find(["a", "b"]) == {"a": generation("other"), "b": generation("two")}
+    assert store.count() == 3
+
+
+@pytest.mark.parametrize("projects", [("default",), ("default", "proj-b")])
+def test_generations_from_before_projects_had_their_own_belong_to_the_only_project(
+    tmp_path: Path, projects: tuple[str, ...]
+) -> None:
+    path = tmp_path / "luthier.db"
+    with Database.open(path) as database:
+        GenerationStore(database).keep({"a": generation("one")}, engine="e")
+        for project in projects[1:]:
+            AccessStore(database).add_project(project, project)
+    with closing(sqlite3.connect(path)) as plain:
+        plain.execute("ALTER TABLE generations DROP COLUMN project_id")
+        plain.execute("UPDATE alembic_version SET version_num = '0023'")
+        plain.commit()
+    with Database.open(path) as database:
+        store = GenerationStore(database)
+        assert store.count() == 1
+        expected = {"a": generation("one")} if len(projects) == 1 else {}
+        assert store.of_project("default").find(["a"]) == expected
+        # A project that is made later does not see them either.
+        AccessStore(database).add_project("proj-c", "c")
+        assert store.of_project("default").find(["a"]) == expected
+        assert store.of_project("proj-b").find(["a"]) == store.of_project("proj-c").find(["a"]) == {}

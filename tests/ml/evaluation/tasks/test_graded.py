@@ -170,3 +170,9 @@ def test_graders_read_the_calls_of_an_answer(bench):
     for metric in kind.metrics(one, rows, Resources(bench.folder, judge=FakeEngine(judge), judge_name="j"))[1:]:
         metric.statistics(observed)
     assert set(seen) == {"Rate saw in I cut.", "Rate  in No."}
+
+
+def test_graders_read_the_fields_of_an_answer_that_is_json(bench):
+    one = task(CHECK | {"input": "{{sample.output_json.city}}"})
+    outputs = ['{"city": "Graz"}', '{"city": "Linz"}', "Graz", '{"town": "Graz"}']
+    assert figures(one, bench, outputs, [{"a": "Graz"}] * 4) == {"right": 0.25}

@@ -13,7 +13,9 @@ from sqlalchemy import Connection, insert, text, update
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.platform.db import server_version
 from luthier.platform.db.database import Database, OutdatedError
+from luthier.platform.db.monitor_state import WatchStore
 from luthier.platform.db.tables import SCHEMA_VERSION
 from luthier.platform.db.tables import jobs as table
 from luthier.platform.jobs.records import Job, Lane, with_caller
@@ -86,6 +88,21 @@ def test_a_worker_of_an_older_version_takes_no_job_of_a_migrated_database(queue:
     with database.write() as connection:
         connection.execute(put, {"version": SCHEMA_VERSION})
     assert claimed(queue).job_id == "job-1"
+
+
+def test_a_worker_of_an_older_version_takes_no_job_of_a_newer_server(
+    queue: JobStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(queue, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(server_version, "own_version", lambda: "9999.1")
+        server_version.record_server_version(WatchStore(database))
+        assert claimed(queue).job_id == "job-1", "the server's own worker"
+    submit(queue, 2)
+    with pytest.raises(OutdatedError, match=r"is of version 9999.1, and this process is of") as refused:
+        queue.claim("w2")
+    assert refused.value.do == "stop it, install version 9999.1, and start it again"
+    assert (queue.get("job-2").status, queue.get("job-2").attempt) == ("queued", 0)
 
 
 def test_who_finds_nothing_takes_no_turn_to_write(

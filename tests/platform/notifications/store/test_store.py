@@ -152,3 +152,12 @@ def test_a_clock_that_is_set_back_holds_up_no_message_and_sends_none_without_a_r
     set_clock(20)
     (again,) = hooks.claim(limit=10, lease_seconds=60)
     assert 15 < again.age_seconds < 60, "so that it is given up in time"
+
+
+def test_kinds_of_jobs_whose_end_is_no_event_are_not_told(hooks: WebhookStore, queue: JobStore) -> None:
+    add(hooks, "a")
+    for kind in ("import", "evaluation"):
+        queue.submit(Job(job_id=kind, kind=kind, document={}, run_id=""))
+        queue.ask(kind, "cancel")
+    assert hooks.announce() == 2
+    assert hooks.claim(limit=10, lease_seconds=60) == []

@@ -79,7 +79,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0023"
+SCHEMA_VERSION = "0024"
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -90,10 +90,11 @@ artifact_links = Table(
 generations = Table(
     "generations",
     metadata,
-    Column("key", String(64), primary_key=True),  # SHA-256 over engine and prompt
+    Column("key", String(64), primary_key=True),  # SHA-256 over engine, prompt and, since 0024, project
     Column("engine", Text, nullable=False),
     Column("document", Text, nullable=False),
     Column("created_at", String(40), nullable=False),
+    Column("project_id", String(64)),  # None: of no project, or from before 0024 in a home of several projects
 )
 
 jobs = Table(
