@@ -82,7 +82,9 @@ def test_wrong_figures_are_refused_with_what_to_do(browser: Browser, query: str,
 
 def test_percent_and_counts_are_read(browser: Browser) -> None:
     for accuracy in ("95%25", "0.95", "47/50"):
-        page = browser("read").get(f"{ASKED}&accuracy_today={accuracy}&currency=eur&currency_per_usd=0.92&rate_per_hour=40")
+        page = browser("read").get(
+            f"{ASKED}&accuracy_today={accuracy}&currency=eur&currency_per_usd=0.92&rate_per_hour=40"
+        )
         assert page.status_code == 200, accuracy
         assert "EUR" in page.text
 

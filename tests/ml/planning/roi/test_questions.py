@@ -108,7 +108,7 @@ def test_an_answer_in_another_currency_is_that_in_dollars_times_the_rate() -> No
     assert halves.answer == dollars.answer
 
 
-.mark.parametrize(
+@pytest.mark.parametrize(
     ("changes", "what"),
     [
         ({"currency": "EUR"}, "money in EUR, without the price of a US dollar in it"),

@@ -247,7 +247,7 @@ def _check_exchange(currency: str, per_usd: float | None) -> None:
         raise RequestError(
             f"money in {currency}, without the price of a US dollar in it",
             expected="that price: assumptions such as what an hour costs are stated in US dollars",
-            do=f"give the price of a US dollar in {currency}, or use a case file with figures of your own (docs/roi.md)",
+            do=f"give the price of a US dollar in {currency}, or use a case file with your own figures (docs/roi.md)",
         )
 
 
