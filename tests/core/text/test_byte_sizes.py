@@ -46,4 +46,4 @@ def test_exact_sizes_have_the_largest_unit_that_fits() -> None:
         "1048577",
         "0",
     ]
-    assert size((7 << 29) + 5) == "3.5 GiB"
+    assert size((7 << 29) + 5) == "3.76 GB"

@@ -211,6 +211,17 @@ def test_worth_is_answered_without_an_evaluation_by_assumptions(as_caller: Calls
     assert as_caller("worth", asked | {"run_id": "run-1", "evaluation_id": "eval-1"}).is_error
 
 
+def test_figures_of_a_program_are_not_taken_for_thousands_that_a_person_typed(as_caller: Calls) -> None:
+    """In a form 2.125 could be two thousand; a number in JSON could not."""
+    asked = {"answers_per_week": 400, "minutes_each": 2.125, "cost_of_an_error": 5}
+    found = as_caller("worth", asked)
+    assert not found.is_error, found.text
+    assert found.document["figures"] == as_caller("worth", asked | {"minutes_each": 2.1250000001}).document["figures"]
+    in_euros = as_caller("worth", asked | {"currency": "EUR", "currency_per_usd": 0.925})
+    assert "EUR" in in_euros.text
+    assert as_caller("worth", asked | {"currency": "EUR"}).is_error
+
+
 def test_a_fault_of_our_own_is_logged_and_shown_without_its_words(
     home: Context, as_caller: Calls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

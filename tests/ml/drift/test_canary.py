@@ -127,7 +127,7 @@ def test_few_users_are_said_to_be_few() -> None:
     two = frame.with_columns(pl.col("unit").is_in(["user 0", "user 1"]).alias("is_canary"))
     found = compare(two, 0.4, CanaryRules(), seed=1)
     assert found.state == "too early"
-    assert "2 users of the canary compared with 3 are too few" in found.signals[0].sentence
+    assert "too few: 2 users of the canary compared with 3" in found.signals[0].sentence
 
 
 def frame_of(rows: list[tuple[str, bool, float]]) -> pl.DataFrame:

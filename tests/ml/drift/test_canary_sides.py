@@ -56,7 +56,7 @@ def test_a_slower_and_failing_canary_is_worse_and_the_sentence_says_in_what() ->
     assert [of(measures, name).finding for name in ("failures", "seconds_p50", "seconds_p95")] == ["worse"] * 3
     assert of(measures, "thumbs").missing == "needs 20 more ratings of the canary and 20 more ratings of the rest"
     words = summary_of(measures)
-    assert words.startswith("The canary is worse in: failed requests, time to the end of the answer, median")
+    assert words.startswith("The canary is worse in: failed requests; time to the end of the answer, median")
     better = of(both_sides(frame(1_000, slower=0.6)), "seconds_p50")
     assert (better.finding, better.high is not None and better.high < 0) == ("better", True)
 
@@ -92,7 +92,7 @@ def test_little_traffic_says_what_is_missing() -> None:
 def test_few_users_are_too_few_whatever_they_ask() -> None:
     rows = frame(400).with_columns(unit=pl.Series([f"user {number % 8}" for number in range(400)]))
     found = of(both_sides(rows), "failures")
-    assert found.missing == "needs 1 more users of the canary and 1 more users of the rest"
+    assert found.missing == "needs 1 more user of the canary and 1 more user of the rest"
 
 
 def test_a_score_is_better_where_it_is_higher() -> None:

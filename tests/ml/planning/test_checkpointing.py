@@ -54,7 +54,7 @@ def test_a_plan_decides_for_its_own_machine_and_says_why(make_plan: Callable[...
     source = small.sources["training.gradient_checkpointing"]
     assert small.training.gradient_checkpointing is False
     assert source.source == "derived"
-    assert "8.0 GiB" in source.why
+    assert "8 GiB" in source.why
     # a step of six million tokens at once, on a machine of eight gigabytes
     at_once = {"gradient_checkpointing": asked, "micro_batch_tokens": 10_000_000, "global_batch_size": 200_000}
     huge = make_plan({"training": at_once}, num_examples=200_000)

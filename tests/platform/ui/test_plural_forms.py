@@ -100,7 +100,7 @@ NO_COUNTS: Final = frozenset(
     (
         # Names, shapes, words and figures with decimals, some of them before a verb.
         *("system", "name", "run_id", "export_id", "canary", "unknown", "file", "beside", "split", "which", "device"),
-        *("text", "speed", "value", "mean_tokens", "rows", "tokens"),
+        *("text", "speed", "value", "mean_tokens", "rows", "tokens", "busy_cores"),
         # One epoch has a sentence of its own, and an added token is one of many.
         *("epochs", "added"),
         # Never 1: sizes of models, texts and limits, and more than a limit, as the error says.
@@ -148,6 +148,9 @@ NEVER_ONE: Final = (
     *("{num_low} month",),
     # Percentage points and points of an accuracy are written with decimals.
     *("An accuracy gain of ", "{num} points", "{system} is level with ", "{title}: tuning made it worse"),
+    # After two validations at least, from the number that a steady signal needs, and where there are more cores than
+    # threads.
+    *("Train longer: twice the ", "{title}: as before, over ", "torch uses {threads}"),
     # The verb decides: "is" has a sentence of its own.
     *("{metric}: {num} of its rows ",),
 )

@@ -388,7 +388,7 @@ class CanaryWatch(FrozenModel):
         rolled_back_to: the revision that a rollback has made; None where none was.
         kept_because: why it was not rolled back although it is worse.
         measures: both sides beside each other, up to now.
-        summary: whether they can be distinguished, in one sentence; empty before the first comparison.
+        summary: whether they can be distinguished, in words; empty before the first comparison.
     """
 
     project_id: str

@@ -15,15 +15,38 @@ _UNITS: Final = {"": 1, "b": 1} | {
 }
 _SIZE: Final = re.compile(r"(\d{1,19}(?:\.\d{1,6})?)\s*([a-z]*)", re.IGNORECASE)
 _MOST: Final = 1 << 60
+_DECIMAL_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def size(num_bytes: int) -> str:
-    """`3.5 GiB`, `98 MiB`, `12 KiB`, `5 B`."""
-    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if num_bytes >= limit:
-            amount = num_bytes / limit
-            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
-    return f"{num_bytes} B"
+def size(num_bytes: float, beside: float | None = None, *, in_decimal: bool = False) -> str:
+    """Bytes in the unit that fits: 2.64 GB; 8 GiB where a binary unit writes them exactly, as it does most limits.
+
+    Args:
+        num_bytes: What is written.
+        beside: What it is compared with in the same place; in binary units where that is written in them.
+        in_decimal: Never in binary units: for a column of predictions, of which some are whole in them by chance.
+    """
+    whole = round(num_bytes if beside is None else beside)
+    base, units = (1024, _BINARY_UNITS) if _is_binary(whole) and not in_decimal else (1000, _DECIMAL_UNITS)
+    value = float(num_bytes)
+    for unit in units:
+        # 999.5 and more would be shown as 1e+03 with three digits.
+        if value < (base - 0.5 if base > 1000 else 999.5) or unit == units[-1]:
+            break
+        value /= base
+    digits = f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+    return f"{digits} {unit}"
+
+
+def _is_binary(num_bytes: int) -> bool:
+    """Whether three digits of a binary unit write a size exactly; below a MiB powers of two alone, since files are
+    multiples of a few hundred bytes by chance.
+    """
+    if num_bytes < 1 << 10 or num_bytes & (num_bytes - 1) == 0:
+        return num_bytes >= 1 << 10
+    unit = next((one for one in (1 << 40, 1 << 30, 1 << 20) if num_bytes >= one), 0)
+    return unit > 0 and float(f"{num_bytes / unit:.3g}") * unit == num_bytes
 
 
 def exact_size(num_bytes: int) -> str:

@@ -20,6 +20,7 @@ from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.records.deployment import CanaryMeasure, CanaryRules, CanaryWatch, Deployment
 from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
 from luthier.core.records.traffic import Feedback
+from luthier.core.text.counted import counted
 from luthier.features.deployments import service as deployments
 from luthier.features.deployments.store import CANARY_RULES, CANARY_SEEN
 from luthier.features.traffic import service as traffic
@@ -382,7 +383,7 @@ def _cautions(frame: pl.DataFrame, summary: FrameSummary) -> tuple[str, ...]:
     # Dropped under load, when a slow canary is slowest: the figures may flatter it.
     if summary.num_dropped:
         said.append(
-            f"{summary.num_dropped:,} exchanges of this time were dropped by the log and are not in the figures."
+            f"The log has dropped {counted(summary.num_dropped, 'exchange')} of this time: missing in the figures."
         )
     if frame.height and not summary.num_with_text:
         said.append("No text is kept, so refusals are not seen.")

@@ -35,7 +35,8 @@ def _show(console: Console, found: Examination) -> None:
             ("cores", f"{hardware.num_cores} usable, {counted(hardware.num_threads, 'thread')} in torch"),
             (
                 "memory",
-                f"{figures.size(hardware.memory_available_bytes)} free of {figures.size(hardware.memory_bytes)}",
+                f"{figures.size(hardware.memory_available_bytes, hardware.memory_bytes)} free of "
+                f"{figures.size(hardware.memory_bytes)}",
             ),
             ("accelerators", _accelerators(found)),
             ("precision", f"{hardware.precision} ({hardware.why})"),

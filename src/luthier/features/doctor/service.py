@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.system.extras import EXTRAS, missing_modules
 from luthier.core.system.facility_list import FACILITIES
+from luthier.core.text.byte_sizes import size
 from luthier.core.text.counted import counted
 from luthier.platform.home.context import Context
 from luthier.platform.home.permissions import exposed_paths
@@ -168,20 +169,18 @@ def _busy(busy_cores: float) -> list[Finding]:
 def find_obstacles(hardware: Hardware, disk_free_bytes: int) -> list[Finding]:
     """What will get in the way on such a machine."""
     found = []
-    free, total, floor = (
-        size / _GIB for size in (hardware.memory_available_bytes, hardware.memory_bytes, _MEMORY_FLOOR_BYTES)
-    )
-    if free < floor:
+    if hardware.memory_available_bytes < _MEMORY_FLOOR_BYTES:
+        total = hardware.memory_bytes
         found.append(
             Finding(
-                f"{free:.1f} of {total:.1f} GiB memory are free",
-                f"close other programs: even the smallest model needs about {floor:.0f} GiB",
+                f"{size(hardware.memory_available_bytes, total)} of {size(total)} memory are free",
+                f"close other programs: even the smallest model needs about {size(_MEMORY_FLOOR_BYTES)}",
             )
         )
     if disk_free_bytes < _DISK_FLOOR_BYTES:
         found.append(
             Finding(
-                f"{disk_free_bytes / _GIB:.1f} GiB are free on the disk of the home",
+                f"{size(disk_free_bytes)} are free on the disk of the home",
                 "free some space, or choose a home on another disk with --home or LUTHIER_HOME",
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -14,6 +15,8 @@ from luthier.features.mcp_server.records import Arguments, Call, Name, Tool, Too
 from luthier.features.roi.service import compute_roi
 from luthier.features.roi.three_questions import ShortAnswer, questions_of, worth_part
 from luthier.features.runs import views as project_runs
+
+_THREE_DECIMALS: Final = re.compile(r"-?\d+\.\d{3}")
 
 
 class EvaluateArguments(Arguments):
@@ -62,6 +65,10 @@ class WorthArguments(Arguments):
     accuracy_today: Annotated[float | None, Field(ge=0, le=1, description="The share of right answers today.")] = None
     rate_per_hour: Annotated[float | None, Field(ge=0, description="What an hour of a person costs.")] = None
     currency: Annotated[str, Field(pattern="^[A-Za-z]{3}$", description="Three letters, such as USD or EUR.")] = "USD"
+    currency_per_usd: Annotated[
+        float | None,
+        Field(gt=0, description="What a US dollar costs in the currency. Required for other currencies than USD."),
+    ] = None
 
 
 def evaluate(call: Call, asked: EvaluateArguments) -> ToolResult:
@@ -155,7 +162,11 @@ def _assumed(call: Call, given: dict[str, str]) -> ShortAnswer:
 
 
 def _text(value: float | str | None) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.15g}"
+    """A value as a form has it. A figure with three decimals gets a fourth: in a form these could be thousands."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    text = f"{value:.15g}"
+    return f"{text}0" if _THREE_DECIMALS.fullmatch(text) else text
 
 
 TOOLS: Final[tuple[Tool, ...]] = (

@@ -137,11 +137,11 @@ def _show_all(console: Console, views: list[ModelView]) -> None:
             figures.count(view.num_parameters),
             figures.count(view.num_active_parameters) if view.num_active_parameters else "",
             figures.count(view.context_length_tokens),
-            *(_gibibytes(value) for value in _figures(memory)),
+            *(_gigabytes(value) for value in _figures(memory)),
         )
     console.print(table)
     console.print("here: bytes on this machine; size: parameters; active: those that one token meets", soft_wrap=True)
-    console.print(f"LoRA, QLoRA, full: GiB, {_WHAT_MEMORY}", soft_wrap=True)
+    console.print(f"LoRA, QLoRA, full: GB, {_WHAT_MEMORY}", soft_wrap=True)
     console.print("gated: the hub requires an account that has accepted the model's terms (HF_TOKEN)", soft_wrap=True)
 
 
@@ -155,11 +155,11 @@ def _figures(memory: TrainingMemory | None) -> tuple[float | None, ...]:
     return (memory.lora_bytes, memory.qlora_bytes, memory.full_bytes) if memory else (None, None, None)
 
 
-def _gibibytes(num_bytes: float | None) -> str:
+def _gigabytes(num_bytes: float | None) -> str:
     """As a figure of a column: one digit after the point where there is one before it."""
     if num_bytes is None:
         return "-"
-    value = num_bytes / (1 << 30)
+    value = num_bytes / 1e9
     # 9.95 rounds to 10.0: the limit keeps both forms at two significant digits.
     return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
 
@@ -167,7 +167,7 @@ def _gibibytes(num_bytes: float | None) -> str:
 def _memory(num_bytes: float | None) -> str:
     from luthier.platform.cli import figures
 
-    return "-" if num_bytes is None else figures.size(round(num_bytes))
+    return "-" if num_bytes is None else figures.size(num_bytes, in_decimal=True)
 
 
 def _show_one(console: Console, view: ModelView) -> None:

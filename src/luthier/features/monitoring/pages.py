@@ -80,7 +80,7 @@ def _chart(signal: Signal, past: Sequence[PastCheck]) -> Plot | None:
         key=f"signal-{signal.name}",
         title=signal.title,
         x=Axis("hours before the last check"),
-        y=Axis(signal.title.lower(), signal.unit),
+        y=Axis(signal.title, signal.unit),
         series=series,
         marks=since,
         caption=signal.sentence,

@@ -56,7 +56,7 @@ def show_quote(console: Console, quote: Quote) -> None:
     for note in (NOT_IN_IT, *quote.prediction.notes):
         console.print(f"note: {visible(note)}", soft_wrap=True)
     if not quote.prediction.fits:
-        show_changes(console, quote.changes)
+        show_changes(console, quote.changes, device)
 
 
 def show_memory(console: Console, quote: Quote) -> None:
@@ -64,7 +64,7 @@ def show_memory(console: Console, quote: Quote) -> None:
     prediction, memory = quote.prediction, quote.prediction.peak_memory
     each = " on each device" if prediction.device.num_devices > 1 else ""
     word = "fits" if prediction.fits else "does not fit"
-    total = figures.between(memory.total_bytes, _size)
+    total = _memory(memory.total_bytes, prediction.device)
     console.print(f"memory  {total}{each} of {_size(prediction.device.memory_bytes)}: {word}", soft_wrap=True)
     # Other encodings lack the blocks, and printing them would raise.
     mark, little = ("\u2588", "\u258f") if console.encoding.lower().startswith("utf") else ("#", ".")
@@ -74,7 +74,7 @@ def show_memory(console: Console, quote: Quote) -> None:
         if num_bytes:
             # A part that rounds to no mark at all still shows a sliver.
             bar = mark * round(num_bytes / largest * _BAR_WIDTH) or little
-            console.print(f"  {name:<12}{_size(num_bytes):>9}  {bar}", soft_wrap=True)
+            console.print(f"  {name:<12}{_size(num_bytes, prediction.device.memory_bytes):>9}  {bar}", soft_wrap=True)
 
 
 def time_line(quote: Quote) -> str:
@@ -117,14 +117,14 @@ def layout_lines(quote: Quote) -> list[str]:
     lines = []
     for option in quote.layouts:
         speed = figures.between(option.tokens_per_second, lambda rate: f"{figures.number(rate)} tokens/s")
-        memory = figures.between(option.peak_memory_bytes, _size)
+        memory = _memory(option.peak_memory_bytes, quote.prediction.device)
         fits = "" if option.fits else " (does not fit)"
         lines.append(f"{option.title}: {speed}, {memory} a device{fits}; {option.words}")
     return lines
 
 
-def show_changes(console: Console, changes: Sequence[Change]) -> None:
-    """What makes it fit, the least given up first."""
+def show_changes(console: Console, changes: Sequence[Change], device: Device) -> None:
+    """What makes it fit the device, the least given up first."""
     from luthier.platform.cli.console import visible
 
     if not changes:
@@ -134,7 +134,7 @@ def show_changes(console: Console, changes: Sequence[Change]) -> None:
     for place, change in enumerate(changes, start=1):
         usd = "" if change.usd is None else f", {figures.between(change.usd, figures.usd)}"
         cost = f"{figures.between(change.hours.times(3600), figures.duration)}{usd}"
-        memory = figures.between(change.peak_memory_bytes, _size)
+        memory = _memory(change.peak_memory_bytes, device)
         console.print(f"  {place}. {visible(change.words)}: {cost}, {memory}", soft_wrap=True)
         if change.ask:
             console.print(f"     {change.ask}", soft_wrap=True)
@@ -179,7 +179,7 @@ def quote_lines(quote: Quote | str) -> list[str]:
     if isinstance(quote, str):
         return [f"  {quote}"]
     prediction = quote.prediction
-    memory = figures.between(prediction.peak_memory.total_bytes, _size)
+    memory = _memory(prediction.peak_memory.total_bytes, prediction.device)
     basis = "probed" if prediction.calibrated else "no probe yet, `luthier plan RECIPE --probe` narrows this"
     lines = [
         f"  predicted  {time_line(quote)} ({basis})",
@@ -225,8 +225,13 @@ def _room(quote: Quote) -> str:
     return f"{rows}; one row of up to {room.longest_row_tokens:,} tokens{more} alone"
 
 
-def _size(num_bytes: float) -> str:
-    return figures.size(round(num_bytes))
+def _size(num_bytes: float, beside: float | None = None) -> str:
+    return figures.size(round(num_bytes), beside)
+
+
+def _memory(needed: Estimate, device: Device) -> str:
+    """Memory with its range, in the unit of the memory that is there."""
+    return figures.between(needed, lambda value: _size(value, device.memory_bytes))
 
 
 def bill_line(bill: Bill) -> str:
@@ -423,7 +428,7 @@ def show_advice(console: Console, advice: Advice) -> None:
             figures.between(one.hours, figures.number),
             figures.between(one.usd, figures.number) if one.usd else "-",
             figures.between(one.energy_kwh, figures.number) if one.energy_kwh else "-",
-            figures.between(one.peak_memory_bytes, lambda value: figures.size(round(value))),
+            figures.between(one.peak_memory_bytes, lambda value: figures.size(value, in_decimal=True)),
             visible(one.why + (f"; needs {one.needs}" if one.needs else "")),
         )
     console.print(table)

@@ -53,6 +53,13 @@ def worth(
     currency: Annotated[
         str | None, typer.Option(metavar="CODE", help="Without a case: the currency.", show_default="USD")
     ] = None,
+    currency_per_usd: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MONEY",
+            help="Without a case: what a US dollar costs in the currency, which defaults in money are converted at.",
+        ),
+    ] = None,
     verdict: Annotated[
         str | None,
         typer.Option("--verdict", metavar="RUN", help="Take gains from this run's evaluation, not from the case."),
@@ -69,7 +76,15 @@ def worth(
     """
     from luthier.features.roi import service as roi_service
 
-    asked = _Asked(answers_per_week, minutes_each, cost_of_an_error, accuracy_today, rate_per_hour, currency)
+    asked = _Asked(
+        answers_per_week,
+        minutes_each,
+        cost_of_an_error,
+        accuracy_today,
+        rate_per_hour,
+        currency,
+        currency_per_usd,
+    )
     question = _case_or_questions(case, asked, may_ask=not as_json)
     with open_context(home) as context:
         found = roi_service.compute_roi(context, question, verdict=verdict, prices=prices, html=html)
@@ -85,6 +100,7 @@ class _Asked(NamedTuple):
     accuracy_today: str | None
     rate_per_hour: float | None
     currency: str | None
+    currency_per_usd: float | None
 
 
 _QUESTIONS = {
@@ -109,7 +125,7 @@ def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Pa
                 do="leave one of them out",
             )
         return case
-    from luthier.ml.planning.roi.questions import Questions, read_accuracy
+    from luthier.ml.planning.roi.questions import DEFAULT_CURRENCY, Questions, read_accuracy
 
     numbers: dict[str, float] = {}
     missing = [name for name in _QUESTIONS if getattr(asked, name) is None]
@@ -126,12 +142,16 @@ def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Pa
     accuracy, counted = (
         read_accuracy(given_accuracy, "--accuracy-today") if given_accuracy is not None else (None, None)
     )
+    currency, per_usd = (asked.currency or DEFAULT_CURRENCY).upper(), asked.currency_per_usd
+    if currency != DEFAULT_CURRENCY and per_usd is None and may_ask and sys.stdin.isatty():
+        per_usd = typer.prompt(f"What does a US dollar cost in {currency}?", type=float, err=True)
     return Questions(
         **numbers,
         accuracy_today=accuracy,
         counted_today=counted,
         rate_per_hour=asked.rate_per_hour,
-        currency=(asked.currency or "USD").upper(),
+        currency=currency,
+        currency_per_usd=per_usd,
     )
 
 

@@ -35,6 +35,7 @@ def worth(
     accuracy_today: _Text = "",
     rate_per_hour: _Text = "",
     currency: Annotated[str, Query(max_length=3)] = "",
+    currency_per_usd: _Text = "",
     evaluation: Annotated[str, Query(max_length=100)] = "",
 ) -> Response:
     """The form; once its three questions are answered, the answer below it."""
@@ -45,6 +46,7 @@ def worth(
         "accuracy_today": accuracy_today.strip(),
         "rate_per_hour": rate_per_hour.strip(),
         "currency": currency.strip(),
+        "currency_per_usd": currency_per_usd.strip(),
         "evaluation": evaluation,
     }
     judged = list_evaluations(context, caller.project_id, limit=_MAX_EVALUATIONS).evaluations
@@ -53,7 +55,7 @@ def worth(
         "run_names": context.run_labels.names([one.run_id for one in judged if one.run_id]),
         "rows_names": rows_names(context, caller.project_id, [one.held_out_file for one in judged]),
     }
-    if not any(given[name] for name in (*QUESTIONS, "accuracy_today", "rate_per_hour", "currency")):
+    if not any(given[name] for name in (*QUESTIONS, "accuracy_today", "rate_per_hour", "currency", "currency_per_usd")):
         return render(request, "roi/worth.html", values)
     try:
         values |= _answer(context, caller.project_id, given, decimal_mark(language_of(request)))

@@ -42,12 +42,14 @@ def _asked(
     minutes_each: _Text = "",
     cost_of_an_error: _Text = "",
     currency: Annotated[str, Query(max_length=3)] = "",
+    currency_per_usd: _Text = "",
 ) -> dict[str, str]:
     given = {
         "answers_per_week": answers_per_week,
         "minutes_each": minutes_each,
         "cost_of_an_error": cost_of_an_error,
         "currency": currency,
+        "currency_per_usd": currency_per_usd,
     }
     return {name: value.strip() for name, value in given.items()}
 
@@ -128,7 +130,8 @@ def worth_part(
 
 
 def questions_of(given: Mapping[str, str], *, decimal_mark: str = ".") -> Questions:
-    """The questions from the fields of a form; `accuracy_today`, `rate_per_hour` and `currency` may be missing.
+    """The questions from the fields of a form; `accuracy_today`, `rate_per_hour`, `currency` and
+    `currency_per_usd` may be missing.
 
     Args:
         given: The fields as they were typed.
@@ -141,6 +144,7 @@ def questions_of(given: Mapping[str, str], *, decimal_mark: str = ".") -> Questi
 
     numbers = {name: _number(words, given.get(name, ""), decimal_mark) for name, words in QUESTIONS.items()}
     today, rate = given.get("accuracy_today", ""), given.get("rate_per_hour", "")
+    per_usd = given.get("currency_per_usd", "")
     accuracy, counted = read_accuracy(_share(today), "right answers today:") if today else (None, None)
     return Questions(
         **numbers,
@@ -148,6 +152,7 @@ def questions_of(given: Mapping[str, str], *, decimal_mark: str = ".") -> Questi
         counted_today=counted,
         rate_per_hour=_number("an hour of people", rate, decimal_mark) if rate else None,
         currency=given.get("currency", "").upper() or "USD",
+        currency_per_usd=_number("price of a US dollar", per_usd, decimal_mark) if per_usd else None,
     )
 
 

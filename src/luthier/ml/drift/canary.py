@@ -26,6 +26,7 @@ import numpy as np
 
 from luthier.core.records.bounds import REAL_LINE, UNIT
 from luthier.core.records.deployment import CanaryRules, CanarySignal, CanaryState
+from luthier.core.text.counted import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -326,7 +327,7 @@ def compare(
         canary = int(frame["is_canary"].sum())
         return Compared("worse", streak, number, canary, frame.height - canary, frame.height, next_at)
     if number == 0:
-        words = f"{frame.height:,} exchanges so far; the first check is at {next_at:,}"
+        words = f"{counted(frame.height, 'exchange')} so far; the first check is at {next_at:,}"
         canary = int(frame["is_canary"].sum())
         return Compared("too early", words, 0, canary, frame.height - canary, frame.height, next_at)
     # Exactly the exchanges of the planned look: more of them would make the time of looking depend on the data.
@@ -392,8 +393,8 @@ def _too_early(kind: Kind, units: Units, num_canary: int, num_rest: int, level: 
     if units.num_canary in (0, len(units.mean)) or units.least_p_value > level:
         others = len(units.mean) - units.num_canary
         return (
-            f"{units.num_canary:,} users of the canary compared with {others:,} are too few: chance alone could "
-            "explain any difference"
+            f"too few: {counted(units.num_canary, 'user')} of the canary compared with {others:,}; chance "
+            "alone could explain any difference"
         )
     return ""
 

@@ -21,6 +21,7 @@ from scipy.special import ndtri
 from luthier.core.evaluation import NOT_DISTINGUISHABLE
 from luthier.core.records.bounds import UNIT
 from luthier.core.records.deployment import CanaryFinding, CanaryMeasure, SideValue
+from luthier.core.text.counted import counted
 from luthier.ml.drift.canary import Units, mean_and_variance, units_of
 
 if TYPE_CHECKING:
@@ -90,19 +91,22 @@ def both_sides(frame: pl.DataFrame, *, seed: int = 0) -> tuple[CanaryMeasure, ..
 
 
 def summary_of(measures: tuple[CanaryMeasure, ...]) -> str:
-    """Whether the two can be distinguished, in one sentence."""
-    by_finding = {
-        finding: [one.title.lower() for one in measures if one.finding == finding] for finding in ("worse", "better")
-    }
+    """Whether the two can be distinguished, in words. Titles have commas, so that semicolons part them."""
+    found = {finding: [one.title for one in measures if one.finding == finding] for finding in ("worse", "better")}
     num_open = sum(one.finding == NOT_DISTINGUISHABLE for one in measures)
-    if by_finding["worse"] or by_finding["better"]:
-        parts = [f"{finding} in: {', '.join(titles)}" for finding, titles in by_finding.items() if titles]
-        rest = f" In {num_open} other measures no difference can be distinguished." if num_open else ""
-        return f"The canary is {'; '.join(parts)}.{rest}"
+    if found["worse"] or found["better"]:
+        said: list[str] = []
+        for finding, titles in found.items():
+            listed = "; ".join(title.lower() for title in titles)
+            if titles:
+                said.append(f"It is {finding} in: {listed}." if said else f"The canary is {finding} in: {listed}.")
+        if num_open:
+            said.append(f"In {counted(num_open, 'other measure')} no difference can be distinguished.")
+        return " ".join(said)
     if num_open:
         return (
-            f"No difference between the canary and the rest can be distinguished so far, in {num_open} "
-            f"measure{'s' if num_open > 1 else ''}."
+            "No difference between the canary and the rest can be distinguished so far, in "
+            f"{counted(num_open, 'measure')}."
         )
     return "There is too little traffic yet to distinguish the canary from the rest."
 
@@ -151,13 +155,13 @@ def _finding(gap: _Gap, *, is_better_high: bool) -> CanaryFinding:
 
 def _missing(measure: Measure, num_canary: int, num_rest: int, canary_users: int, rest_users: int) -> str:
     """What a conclusion still needs; empty where it is possible."""
-    what = "answers" if measure.fewest == FEWEST_ANSWERS else "ratings"
+    what = "more answer" if measure.fewest == FEWEST_ANSWERS else "more rating"
     parts = []
     for name, num, users in (("the canary", num_canary, canary_users), ("the rest", num_rest, rest_users)):
         if num < measure.fewest:
-            parts.append(f"{measure.fewest - num} more {what} of {name}")
+            parts.append(f"{counted(measure.fewest - num, what)} of {name}")
         elif users < FEWEST_USERS:
-            parts.append(f"{FEWEST_USERS - users} more users of {name}")
+            parts.append(f"{counted(FEWEST_USERS - users, 'more user')} of {name}")
     return f"needs {' and '.join(parts)}" if parts else ""
 
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric, SystemResult
+from luthier.core.text.counted import counted
 from luthier.core.workflows.pipeline import (
     ALONE,
     TAUGHT,
@@ -164,8 +165,8 @@ def _against_alternatives(
     if word != "better" and against_all(of_simple, higher) == "better":
         cautions = (
             *cautions,
-            f"{judged.result.name} was chosen from {len(standings)} systems by the same rows, so it is only called "
-            f"better than a baseline where p is below 5% divided by {len(standings)}.",
+            f"{judged.result.name} was chosen from {counted(len(standings), 'system')} by the same rows, so it is "
+            f"only called better than a baseline where p is below 5% divided by {len(standings)}.",
         )
     return found.model_copy(
         update={
@@ -326,8 +327,8 @@ def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings:
     share = spec.num_examples / spec.num_rows_in_file
     if share < 1:
         found.append(
-            f"Tuning was short: {spec.num_examples:,} examples, {figures.percent(share)} of the rows. A whole training "
-            "may gain more, and not the same for each model."
+            f"Tuning was short: {counted(spec.num_examples, 'example')}, {figures.percent(share)} of the rows. A "
+            "whole training may gain more, and not the same for each model."
         )
     found += [
         f"{spec.contenders[one.contender].label} has no tuned result: {one.reason}." for one in tunings if one.reason
@@ -426,8 +427,9 @@ def _not_equal(student: Student) -> Sequence[str]:
     if taught is None or alone is None or _budget(taught) == _budget(alone):
         return ()
     return (
-        f"The two trainings were not equally long: {taught.num_steps:,} steps on {taught.num_examples:,} examples with "
-        f"the teacher, {alone.num_steps:,} on {alone.num_examples:,} without.",
+        f"The two trainings were not equally long: {counted(taught.num_steps, 'step')} on "
+        f"{counted(taught.num_examples, 'example')} with the teacher, {alone.num_steps:,} on "
+        f"{alone.num_examples:,} without.",
     )
 
 

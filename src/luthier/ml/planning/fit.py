@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from luthier.core.cost import Change, Device, Market, Option, PriceTable, Room
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.text import byte_sizes
 from luthier.ml.planning.batch_shapes import KEPT_MAX_TOKENS
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import Calibration, fits, predict
@@ -452,8 +453,9 @@ def _over(option: Option, budget: BudgetRecipe | None, *, at_worst: bool = False
 
 def _why(method: WorkMethod, option: Option, word: str, budget: BudgetRecipe | None) -> str:
     if word == "does not fit":
-        memory = option.prediction.peak_memory.total_bytes.value / 2**30
-        return f"needs about {memory:.3g} GiB even in the smallest micro-batches"
+        made = option.prediction
+        memory = byte_sizes.size(made.peak_memory.total_bytes.value, made.device.memory_bytes)
+        return f"needs about {memory} even in the smallest micro-batches"
     if word == "over the budget":
         return _over(option, budget)
     general = {

@@ -17,6 +17,7 @@ from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.core.registry import METHODS
 from luthier.core.system.facilities import can_fork
 from luthier.core.system.libraries import has_numba
+from luthier.core.text import byte_sizes
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.batch_shapes import usual_batch_size
@@ -142,7 +143,8 @@ def without_workers_if_memory_is_short(plan: Plan, structure: Structure, hardwar
     # Where fewer workers would not help either, the plan keeps them and the quote says that it does not fit.
     if high <= device.memory_bytes or less >= high:
         return plan
-    why = f"{training.micro_batch_workers} would take up to {_gib(high)}, {_gib(device.memory_bytes)} on {device.title}"
+    needed, there = byte_sizes.size(high, device.memory_bytes), byte_sizes.size(device.memory_bytes)
+    why = f"{training.micro_batch_workers} would take up to {needed}, {there} on {device.title}"
     found = {"training.micro_batch_workers": ValueSource(source="derived", why=why)}
     return alone.model_copy(update={"sources": plan.sources | found})
 
@@ -183,7 +185,8 @@ def _that_fit(plan: Plan, num: int, why: str, structure: Structure, hardware: Ha
     high = peak_bytes(num)
     if high <= device.memory_bytes or peak_bytes(1) >= high:
         return num, why
-    return 1, f"{num} would take up to {_gib(high)}, {_gib(device.memory_bytes)} on {device.title}"
+    needed, there = byte_sizes.size(high, device.memory_bytes), byte_sizes.size(device.memory_bytes)
+    return 1, f"{num} would take up to {needed}, {there} on {device.title}"
 
 
 def usual_order(*, is_packed: bool) -> tuple[OrderName, str]:
@@ -367,7 +370,8 @@ def need(workload: Workload, device: Device) -> tuple[bool, str]:
     kept, again = (
         predict_memory(replace(workload, gradient_checkpointing=x), device).total_bytes for x in (False, True)
     )
-    memory, without = _gib(device.memory_bytes), f"up to {_gib(kept.high)} without it"
+    total = device.memory_bytes
+    memory, without = byte_sizes.size(total), f"up to {byte_sizes.size(kept.high, total)} without it"
     # The upper end decides: running out of memory ends a run, recomputing only slows it.
     if kept.high <= device.memory_bytes:
         return False, f"not needed: {without}, {memory} on {device.title}; it would cost about a third more time"
@@ -381,10 +385,6 @@ def _with_checkpointing(plan: Plan, value: bool, source: ValueSource) -> Plan:
     training = plan.training.model_copy(update={"gradient_checkpointing": value})
     sources = {name: source if name == CHECKPOINTING else known for name, known in plan.sources.items()}
     return plan.model_copy(update={"training": training, "sources": sources})
-
-
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:,.1f} GiB"
 
 
 def with_steps_on(plan: Plan, device: Device) -> Plan:
@@ -448,8 +448,8 @@ def experts_do_not_fit(plan: Plan, structure: Structure, hardware: Hardware) -> 
     peak, lower = (predict_memory(one, device).total_bytes.high for one in (workload, without))
     if peak <= device.memory_bytes or lower > device.memory_bytes:
         return ""
-    gib = 2**30
+    most, least = (byte_sizes.size(one, device.memory_bytes) for one in (peak, lower))
     return (
-        f"experts have no room: up to {peak / gib:,.1f} GiB with them, {lower / gib:,.1f} GiB without, "
-        f"{device.memory_bytes / gib:,.1f} GiB on {device.title}; method.targets: [all-linear, experts] requests them"
+        f"experts have no room: up to {most} with them, {least} without, "
+        f"{byte_sizes.size(device.memory_bytes)} on {device.title}; method.targets: [all-linear, experts] requests them"
     )

@@ -185,13 +185,13 @@ def amount(done: float, total: float | None, unit: str, rate: float | None) -> s
     name = "" if is_bytes else f" {_plural(unit)}"
 
     def show(value: float) -> str:
-        return figures.size(int(value)) if is_bytes else figures.count(value)
+        return figures.size(int(value), total) if is_bytes else figures.count(value)
 
     text = f"{show(done)}{name}" if total is None else f"{show(done)}/{show(total)}{name}"
     if total:
         text += f" ({done / total:.0%})"
     if rate is not None:
-        text += f", {figures.size(int(rate)) if is_bytes else figures.number(rate)}{name}/s"
+        text += f", {figures.size(int(rate), total) if is_bytes else figures.number(rate)}{name}/s"
     return text
 
 

@@ -51,13 +51,13 @@ def test_advice_names_no_path_of_the_server(home: Context, browser: Browser) -> 
 def test_advice_is_a_list_with_what_to_do(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     def poor(context: Context, question: str, given: dict[str, Any]) -> dict[str, Any]:
         assert question == "machine"
-        finding = {"message": "1.0 of 16.0 GiB memory are free", "do": "close other programs <b>"}
+        finding = {"message": "1 GiB of 16 GiB memory are free", "do": "close other programs <b>"}
         return answer_to(context, question, given) | {"warnings": [finding]}
 
     monkeypatch.setattr(pages, "answer_to", poor)
     one = browser("admin")
     page = shown(one, one.post(ADDRESS)).text
-    assert "1.0 of 16.0 GiB memory are free" in page
+    assert "1 GiB of 16 GiB memory are free" in page
     assert "close other programs &lt;b&gt;" in page
     assert "No problems found." not in page
 

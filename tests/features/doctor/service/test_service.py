@@ -51,7 +51,7 @@ def test_nothing_in_the_way_nothing_said() -> None:
 def test_each_obstacle_is_named_with_what_to_do() -> None:
     poor = GOOD.model_copy(update={"memory_available_bytes": GIB, "num_threads": 1})
     memory, disk, threads = find_obstacles(poor, disk_free_bytes=GIB // 2)
-    assert memory.message == "1.0 of 16.0 GiB memory are free"
-    assert disk.message == "0.5 GiB are free on the disk of the home"
+    assert memory.message == "1 GiB of 16 GiB memory are free"
+    assert disk.message == "512 MiB are free on the disk of the home"
     assert "--home" in disk.do
     assert threads.message == "torch uses 1 thread, there are 2 cores"

@@ -211,11 +211,13 @@ def test_worth_is_answered_in_place_and_kept_in_the_address(home: Context, brows
 def test_worth_beside_a_verdict_is_in_the_currency_of_its_form(home: Context, browser: Browser) -> None:
     keep(home, of_rival(system(LINEAR, 0.78, kind="linear")))
     one = browser("read")
-    page = one.get(f"{PAGE}?{ASKED}&currency=chf").text
+    page = one.get(f"{PAGE}?{ASKED}&currency=chf&currency_per_usd=0.8").text
     part = page[page.index('id="worth"') : page.index("</section>", page.index('id="worth"'))]
     assert "CHF" in part
     assert "USD" not in part.replace('placeholder="USD"', "")
-    assert f"/worth?{ASKED.replace('&', '&amp;')}&amp;currency=chf" in part, "the whole page is in the same currency"
+    assert f"/worth?{ASKED.replace('&', '&amp;')}&amp;currency=chf&amp;currency_per_usd=0.8" in part, (
+        "the whole page is in the same currency"
+    )
     assert "USD" in one.get(f"{PAGE}?{ASKED}").text, "without one it is the dollar"
     piece = one.get(f"{PAGE}/worth?{ASKED}&currency=CH", headers={"HX-Request": "true"})
     assert piece.status_code == 422

@@ -60,7 +60,7 @@ def test_it_shows_size_proof_and_warnings(luthier, asked, tmp_path):
     assert done.code == 0, done.err
     assert asked == {"name": "run-1", "to": "gguf", "output": tmp_path / "out", "quantise": "q8_0", "held_out": None}
     for words in (
-        "3.0 MiB in 1 file",
+        "3 MiB in 1 file",
         "of 32 prompts 32 have the same tokens",
         "30 the same greedy text",
         "take care",

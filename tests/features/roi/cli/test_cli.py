@@ -125,3 +125,20 @@ def test_in_a_terminal_the_missing_figures_are_asked(luthier: Any, monkeypatch: 
     done = luthier("worth", *THREE[:4])
     assert done.code == 0
     assert asked == ["What does a wrong answer cost, beyond the work on it?"]
+
+
+def test_another_currency_needs_the_price_of_a_dollar_which_defaults_are_converted_at(
+    luthier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = luthier("worth", *THREE, "--currency", "jpy")
+    assert refused.code == 2
+    assert "without the price of a US dollar" in refused.err
+    document = luthier("worth", *THREE, "--currency", "jpy", "--currency-per-usd", "150", "--json").document
+    # 20 to 60 USD an hour.
+    assert document["case"]["people"]["rate_per_hour"]["high"] == pytest.approx(9_000)
+    assert document["case"]["currency"] == "JPY"
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    asked: list[str] = []
+    monkeypatch.setattr("typer.prompt", lambda question, **_: asked.append(question) or 150.0)
+    assert luthier("worth", *THREE, "--currency", "jpy").code == 0
+    assert asked == ["What does a US dollar cost in JPY?"]

@@ -66,6 +66,11 @@ def test_the_answer_is_that_of_the_command(home: Context, browser: Browser) -> N
         ("answers_per_week=400&minutes_each=6&cost_of_an_error=20&accuracy_today=51/50", "47/50"),
         ("answers_per_week=nan&minutes_each=6&cost_of_an_error=20", "figures from 0 on"),
         ("answers_per_week=400&minutes_each=6&cost_of_an_error=20&currency=%E2%82%AC", "three capital letters"),
+        ("answers_per_week=400&minutes_each=6&cost_of_an_error=20&currency=EUR", "without the price of a US dollar"),
+        (
+            "answers_per_week=400&minutes_each=6&cost_of_an_error=20&currency=EUR&currency_per_usd=x",
+            "price of a US dollar",
+        ),
     ],
 )
 def test_wrong_figures_are_refused_with_what_to_do(browser: Browser, query: str, words: str) -> None:
@@ -77,7 +82,9 @@ def test_wrong_figures_are_refused_with_what_to_do(browser: Browser, query: str,
 
 def test_percent_and_counts_are_read(browser: Browser) -> None:
     for accuracy in ("95%25", "0.95", "47/50"):
-        page = browser("read").get(f"{ASKED}&accuracy_today={accuracy}&currency=eur&rate_per_hour=40")
+        page = browser("read").get(
+            f"{ASKED}&accuracy_today={accuracy}&currency=eur&currency_per_usd=0.92&rate_per_hour=40"
+        )
         assert page.status_code == 200, accuracy
         assert "EUR" in page.text
 

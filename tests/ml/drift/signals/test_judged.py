@@ -28,7 +28,7 @@ def test_the_same_scores_are_steady_and_it_is_said_what_would_have_been_seen():
 def test_too_few_verdicts_are_unknown(num_before, num_now):
     (found,) = judged_signals("judge", scored([4] * num_before), scored([1] * num_now), num_signals=30)
     assert found.state == "unknown"
-    assert f"{num_now} of {num_now + 3} now" in found.sentence
+    assert f"now {num_now} of {num_now + 3}; " in found.sentence
 
 
 def test_a_judge_that_always_says_the_same_does_not_make_a_point_sure_that_could_be_chance():

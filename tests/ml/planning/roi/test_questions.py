@@ -83,9 +83,51 @@ def test_impossible_answers_are_refused(changes: dict[str, Any], what: str) -> N
     assert what in str(caught.value)
 
 
+def test_defaults_in_money_are_converted_at_the_given_rate_and_named_with_it() -> None:
+    in_dollars, _ = case_of(ASKED, is_measured=False)
+    case, (assumed, converted) = case_of(replace(ASKED, currency="JPY", currency_per_usd=150), is_measured=False)
+    # An hour of 20 to 60 USD.
+    assert (case.people.rate_per_hour.low, case.people.rate_per_hour.high) == pytest.approx((3_000, 9_000))
+    assert case.training.cost is not None
+    assert in_dollars.training.cost is not None
+    assert case.training.cost.high == pytest.approx(50 * 150)
+    assert case.tuned.cost_per_call is not None
+    assert case.tuned.cost_per_call.high == pytest.approx(1.5)
+    # Hours are no money, and what an error costs was given in yen.
+    assert case.people.review_hours == in_dollars.people.review_hours
+    assert case.calls.value_of_one_more_correct.typical == 20
+    assert "3000 to 9000 (people.rate_per_hour)" in assumed
+    assert "at 150 JPY for a dollar" in converted
+
+
+def test_an_answer_in_another_currency_is_that_in_dollars_times_the_rate() -> None:
+    dollars = worth(case_of(ASKED, is_measured=False)[0])
+    asked = replace(ASKED, cost_of_an_error=20 * 0.5, currency="XXX", currency_per_usd=0.5)
+    halves = worth(case_of(asked, is_measured=False)[0])
+    assert halves.tuned.value.typical == pytest.approx(0.5 * dollars.tuned.value.typical)
+    assert halves.answer == dollars.answer
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"currency": "EUR"}, "money in EUR, without the price of a US dollar in it"),
+        ({"currency": "EUR", "rate_per_hour": 40}, "money in EUR"),
+        ({"currency": "EUR", "currency_per_usd": 0}, "a price above 0"),
+        ({"currency": "EUR", "currency_per_usd": -1}, "a price above 0"),
+        ({"currency_per_usd": 0.9}, "leave the price of a US dollar out"),
+    ],
+)
+def test_no_default_in_dollars_is_taken_for_one_in_another_currency(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        case_of(replace(ASKED, **changes), is_measured=False)
+    assert what in str(caught.value)
+
+
 def test_options_say_the_same_again() -> None:
     asked = replace(ASKED, counted_today=Counted(num_correct=47, num_answers=50), rate_per_hour=30, currency="EUR")
+    asked = replace(asked, currency_per_usd=0.92)
     assert " ".join(asked.arguments) == (
         "--answers-per-week 300 --minutes-each 6 --cost-of-an-error 20 --accuracy-today 47/50 --rate-per-hour 30 "
-        "--currency EUR"
+        "--currency EUR --currency-per-usd 0.92"
     )

@@ -67,7 +67,7 @@ def test_a_short_task_within_another_is_not_told_a_long_one_is() -> None:
         ((5, None, "rows", None), "5 rows"),
         ((5, None, "batch", None), "5 batches"),
         ((5, None, "step", None), "5 steps"),
-        ((1 << 20, 4 << 20, "bytes", 1 << 19), "1.0 MiB/4.0 MiB (25%), 512 KiB/s"),
+        ((1 << 20, 4 << 20, "bytes", 1 << 19), "1 MiB/4 MiB (25%), 512 KiB/s"),
         ((0, 0, "rows", None), "0/0 rows"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.core.text.counted import counted
 from luthier.features.recipes.imports.trackers import HF_KEYS, put_reports
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
@@ -276,8 +277,8 @@ def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str
     size = rows * accumulation * t.num_devices
     if packing_key and "training.global_batch_size" not in t.settled:
         note = (
-            f"with packing a step holds {size} sequences of several rows each, and training.global_batch_size counts "
-            "rows: how many rows there are in a sequence is not in this file"
+            f"with packing a step holds {counted(size, 'sequence')} of several rows each, and "
+            "training.global_batch_size counts rows: how many rows there are in a sequence is not in this file"
         )
         t.refuse(packing_key, note, set_by="training.global_batch_size")
         for key in keys:
@@ -285,7 +286,7 @@ def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str
         return
     how = f"{rows} rows x {accumulation} accumulated x {t.num_devices} devices"
     if unit > 1:
-        how += f" / {unit} answers to a prompt"
+        how += f" / {counted(unit, 'answer')} to a prompt"
         if size % unit:
             t.refuse(keys[0], f"{how} is not a whole number of prompts", set_by="training.global_batch_size")
             t.same(keys[1], "a factor of the batch")

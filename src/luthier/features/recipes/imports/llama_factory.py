@@ -295,7 +295,7 @@ def _put_dataset(t: Translation, key: str, place: str, name: str, info_file: Pat
         return
     strange = _strange_parts(info)
     if strange:
-        t.refuse(key, f"{name} in {info_file.name}: {strange}", set_by=place)
+        t.refuse(key, f"the dataset {name} in {info_file.name}: {strange}", set_by=place)
         return
     t.put_rows(place, str((info_file.parent / file).absolute()), key)
     if place != "data.train":

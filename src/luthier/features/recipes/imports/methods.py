@@ -62,7 +62,7 @@ def put_name(
         both = [*(["a quantised base"] if is_quantised else []), *chosen]
         for key in switches:
             if t.given.get(key):
-                t.refuse(key, f"no method joins {' and '.join(both)}", set_by="method.name")
+                t.refuse(key, f"no method does all of {', '.join(both)}", set_by="method.name")
         return "lora"
     name = "qlora" if is_quantised else chosen[0] if chosen else "lora"
     t.put("method.name", name, *switches, default=default or None)

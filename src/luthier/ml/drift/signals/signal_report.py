@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from luthier.core.records.monitoring import Signal, WatchReport
 from luthier.core.system.bounded_regex import BoundedPattern
+from luthier.core.text.counted import counted
 from luthier.ml.drift.evidence import (
     Flags,
     Floats,
@@ -184,7 +185,10 @@ def _bias_signal(
         "reference": 0.0,
     }
     if min(len(inside), len(others)) < FEWEST_OF_GROUP:
-        lacks = f"{len(inside)} exchanges of the group and {len(others)} others; {FEWEST_OF_GROUP} of each are needed"
+        lacks = (
+            f"{counted(len(inside), 'exchange')} of the group and {len(others)} others; {FEWEST_OF_GROUP} of each are "
+            "needed"
+        )
         return Signal(**shared, value=None, sentence=f"Unknown: {lacks if has_prompt.any() else NO_TEXT}.")
     low, high = _ends(inside, others, checks, TAIL)
     shared |= {"value": float(inside.mean() - others.mean()), "low": low, "high": high}
@@ -312,7 +316,9 @@ def _num_with_text(rows: Rows) -> int:
 def _cautions(rows: Rows, num_dropped: int) -> tuple[str, ...]:
     found = []
     if num_dropped:
-        found.append(f"The log had to drop {num_dropped:,} exchanges of this time, so nothing is known about them.")
+        found.append(
+            f"The log had to drop {counted(num_dropped, 'exchange')} of this time, about which nothing is known."
+        )
     num_now = int(rows.is_now.sum())
     num_untested = num_now - int((rows.is_now & rows.is_tested).sum())
     if num_now and num_untested > _MAX_UNTESTED * num_now:

@@ -16,6 +16,7 @@ import polars as pl
 from scipy.stats import binom
 
 from luthier.core.records.monitoring import Signal, SignalState
+from luthier.core.text.counted import counted
 from luthier.ml.drift.evidence import (
     Evidence,
     Floats,
@@ -126,7 +127,7 @@ def state_of(chance: float, num_before: int, num_now: int, *, is_over: bool) -> 
 def too_few(num_before: int, num_now: int) -> str:
     """Why no conclusion is possible yet."""
     return (
-        f"Unknown: {num_now:,} exchanges now and {num_before:,} before that could be compared; "
+        f"Unknown: {counted(num_now, 'exchange')} now and {num_before:,} before that could be compared; "
         f"{FEWEST_NOW} and {FEWEST_BEFORE} are needed."
     )
 
@@ -305,6 +306,6 @@ def _by_hour(values: Floats, hours: Ints, share: float) -> tuple[Ints, Floats]:
 
 def _too_few(num_before: int, num_now: int) -> str:
     return (
-        f"Unknown: {num_now:,} hours now and {num_before:,} before with at least {FEWEST_AN_HOUR} exchanges; "
+        f"Unknown: {counted(num_now, 'hour')} now and {num_before:,} before with at least {FEWEST_AN_HOUR} exchanges; "
         f"{FEWEST_HOURS_NOW} and {FEWEST_HOURS_BEFORE} are needed."
     )

@@ -23,6 +23,7 @@ from scipy.special import stdtrit
 
 from luthier.core.records.bounds import Bounds
 from luthier.core.records.monitoring import Signal
+from luthier.core.text.counted import counted
 from luthier.ml.drift.evidence import MUCH, Apart, Floats, binned, matched, psi
 from luthier.ml.drift.signals.columns import NO_TEXT, Checks, Rows
 from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
@@ -68,7 +69,7 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
     lacks = NO_TEXT if not asked else _NO_PROFILE if profile is None else ""
     if profile is not None and not lacks:
         few = min(len(asked), len(profile.prompts))
-        lacks = f"{few} texts to compare; {FEWEST_TEXTS} are needed" if few < FEWEST_TEXTS else ""
+        lacks = f"{counted(few, 'text')} to compare; {FEWEST_TEXTS} are needed" if few < FEWEST_TEXTS else ""
     if lacks or profile is None:
         return [_signal(name, title, None, lacks) for name, title in zip(NAMES, _TITLES, strict=True)]
     found = (
@@ -188,9 +189,7 @@ def _judged_signal(judge: str, criterion: str, before: Scored, now: Scored, tail
     }
     title = shared["title"]
     if min(len(old), len(new)) < FEWEST:
-        of = (
-            f"{len(old)} verdicts on answers before, of {before.num_asked} asked, and {len(new)} of {now.num_asked} now"
-        )
+        of = f"judged before {len(old)} of {before.num_asked} answers, now {len(new)} of {now.num_asked}"
         return Signal(**shared, sentence=f"Unknown: {of}; {FEWEST} of each are needed.")
     quantile, margin = -float(stdtrit(len(new) - 1, TAIL)), _SCORES.width / (4 * len(new))
     low, high = _SCORES.around(float(new.mean()), _error(new)[0], quantile, margin=margin)
@@ -205,7 +204,8 @@ def _judged_signal(judge: str, criterion: str, before: Scored, now: Scored, tail
         **shared,
         state="changed",
         examples=tuple(now.ids[place] for place in order),
-        sentence=f"{title}: {new.mean():.2f} now ({len(new)} answers), {old.mean():.2f} before ({len(old)}).",
+        sentence=f"{title}: {new.mean():.2f} now ({counted(len(new), 'answer')}), {old.mean():.2f} before "
+        f"({len(old)}).",
         do=_DO_JUDGED if apart < 0 else "",
     )
 

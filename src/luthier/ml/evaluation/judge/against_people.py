@@ -31,6 +31,7 @@ from luthier.core.records.calibration import (
 )
 from luthier.core.results.human_eval import RatingRow, RatingsTable
 from luthier.core.results.suite import Confusion, Criterion
+from luthier.core.text.counted import counted
 from luthier.ml.evaluation.agreement import cohen_kappa, krippendorff_alpha, spearman
 from luthier.ml.evaluation.judge.bias import (
     bias_of,
@@ -260,7 +261,9 @@ def _reasons(
     """Why the judge may not be used in a gate; empty if it may."""
     found = []
     if num_items < FEWEST_ITEMS:
-        found.append(f"It was compared with people on {num_items:,} items; at least {FEWEST_ITEMS} are needed.")
+        found.append(
+            f"It was compared with people on {counted(num_items, 'item')}; at least {FEWEST_ITEMS} are needed."
+        )
     if agreement is None and num_items > 1:
         found.append("People and judge give every item the same rating: agreement beyond chance cannot be measured.")
     if agreement is not None and agreement.low < LOWEST_KAPPA:
@@ -279,7 +282,7 @@ def _reasons(
 def _passing(measure: Measure, agreement: Estimate | None, num_items: int) -> str:
     assert agreement is not None
     return (
-        f"Its agreement with people on {num_items:,} items is {measure} {_words(agreement)}, and so at least "
+        f"Its agreement with people on {counted(num_items, 'item')} is {measure} {_words(agreement)}, and so at least "
         f"{LOWEST_KAPPA} even at the interval's low end."
     )
 
