@@ -48,13 +48,10 @@ class KindRules:
     pauses: str = ""
     hides_queries: bool = False
     cancelled: str = ""
-<<<<<<< HEAD
     removes_files: bool = True
     in_use: str = ""
     remembers: tuple[str, ...] = ()
-=======
     ended_event: str = ""
->>>>>>> forget
 
     @property
     def with_article(self) -> str:
@@ -75,11 +72,8 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         continues="resumes from its last checkpoint",
         picked_up="it resumes from the last checkpoint",
         pauses="a checkpoint is written first",
-<<<<<<< HEAD
         in_use="luthier.features.runs.service:jobs_with_runs",
-=======
         ended_event="luthier.platform.notifications.store:training_event",
->>>>>>> forget
     ),
     "export": KindRules(
         "Export",
@@ -98,11 +92,8 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
         "Batch",
         "luthier.features.batches.job:carry_out",
         cancelled="luthier.features.batches.job:end_cancelled",
-<<<<<<< HEAD
         in_use="luthier.features.batches.service:unfinished_batches",
-=======
         ended_event="luthier.features.batches.store:ended_event",
->>>>>>> forget
     ),
     # What documents were read to, and what a model has written, is kept between attempts.
     "import": KindRules(
