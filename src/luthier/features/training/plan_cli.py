@@ -227,7 +227,7 @@ def _show_summary(console: Console, made: _Made) -> None:
     for note in made.quote.prediction.notes:
         console.print(f"  note       {visible(note)}", soft_wrap=True)
     if not made.quote.prediction.fits:
-        show_changes(console, made.quote.changes)
+        show_changes(console, made.quote.changes, made.quote.prediction.device)
 
 
 def _show_values(console: Console, made: Plan) -> None:
