@@ -224,6 +224,9 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("flint", layer_types=_MIXED_WINDOWS, mlp_only_layers=[0]),
         _family("kolibri1", layer_types=_MIXED_WINDOWS),
         _family("mellum", layer_types=_MIXED_WINDOWS),
+        # with heads of another number in each layer, as published
+        _family("laguna", layer_types=_MIXED_WINDOWS, num_attention_heads_per_layer=[2, 4],
+                mlp_layer_types=["dense", "sparse"], moe_routed_scaling_factor=1.5, moe_router_logit_softcapping=2.0),
         _family("afmoe", layer_types=_MIXED_WINDOWS, mup_enabled=True, route_scale=1.5, num_shared_experts=1),
         _family("exaone_moe", layer_types=_MIXED_WINDOWS),
         _family("cohere2_moe", layer_types=_MIXED_WINDOWS, logit_scale=0.25, num_shared_experts=1,
