@@ -224,6 +224,9 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("flint", layer_types=_MIXED_WINDOWS, mlp_only_layers=[0]),
         _family("kolibri1", layer_types=_MIXED_WINDOWS),
         _family("mellum", layer_types=_MIXED_WINDOWS),
+        # with heads of another number in each layer, as published
+        _family("laguna", layer_types=_MIXED_WINDOWS, num_attention_heads_per_layer=[2, 4],
+                mlp_layer_types=["dense", "sparse"], moe_routed_scaling_factor=1.5, moe_router_logit_softcapping=2.0),
         _family("afmoe", layer_types=_MIXED_WINDOWS, mup_enabled=True, route_scale=1.5, num_shared_experts=1),
         _family("exaone_moe", layer_types=_MIXED_WINDOWS),
         _family("cohere2_moe", layer_types=_MIXED_WINDOWS, logit_scale=0.25, num_shared_experts=1,
@@ -242,6 +245,12 @@ FAMILIES: Final[dict[str, Family]] = {
         # with sections of the width of its heads: without any, llama.cpp takes those of the published ones, 32 wide
         _family("qwen3_5_text", "qwen35", layer_types=_MIXED_LINEAR, rope_parameters=_PARTIAL_MROPE),
         _family("qwen3_5_moe_text", "qwen35", layer_types=_MIXED_LINEAR, rope_parameters=_PARTIAL_MROPE),
+        # with keys chosen block by block, streams of residuals, and embeddings of the last two and three tokens
+        _family("qwen4_exp_text", "qwen35", layer_types=["linear_attention", "indexed_attention"],
+                rope_parameters=_PARTIAL_MROPE, hc_count=2, hc_lowrank=8, ple_layer_ids=[1], heads_per_ngram=2,
+                ngram_vocab_size_base=40, make_ngram_vocab_size_divisible_by=8, split_ngram_parts=2,
+                indexer_n_heads=16, indexer_kv_heads=1, indexer_head_dim=8, indexer_budget=8,
+                indexer_compress_ratio=4),
         _family("granitemoehybrid", "granite33", layer_types=["mamba", "attention"], num_local_experts=4,
                 embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.7, attention_multiplier=0.3),
         _family("lfm2", "lfm25", layer_types=["conv", "full_attention"]),

@@ -438,9 +438,13 @@ def adapter(going: Walk, context: Context) -> None:
         model = plain.with_adapter(going.folder, folder)
         saved = load_file(folder / "adapter_model.safetensors")
         from peft import get_peft_model_state_dict
+        from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
+        # By the names that PEFT loads them under, of which a published checkpoint may have others.
+        read = convert_peft_adapter_state_dict_for_transformers(model, model.peft_config["default"], dict(saved))
         held = get_peft_model_state_dict(model)
-        if set(held) != set(saved) or not all(torch.equal(held[name], saved[name]) for name in saved):
+        is_whole = len(read) == len(saved) and set(held) == set(read)
+        if not is_whole or not all(torch.equal(held[name], read[name]) for name in read):
             stage.wrong(f"PEFT holds {len(held)} tensors of {len(saved)}, or other values")
         stage.outcome.path = f"{len(saved)} tensors"
 

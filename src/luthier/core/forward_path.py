@@ -18,6 +18,8 @@ class ForwardPath(FrozenModel):
         attention_function: the name of transformers' attention where it is not Luthier's own.
         logit_scale, logit_cap: the logits are cap * tanh(scale * product / cap), or scale * product without a cap;
             found by measuring the model's own head.
+        positions: `shared` is one row of positions for all rows of a micro-batch; `by_row` one for each, for models
+            that look up the positions of a row by its number.
     """
 
     attention: Literal["fast", "model", "eager"]
@@ -26,6 +28,7 @@ class ForwardPath(FrozenModel):
     attention_function: str | None = None
     logit_scale: float = 1.0
     logit_cap: float | None = None
+    positions: Literal["shared", "by_row"] = "shared"
 
     @property
     def is_fast(self) -> bool:

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from tests.ml.training.architectures import ARCHITECTURES, VOCABULARY, make
 from tests.vacuous import nonempty
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, LlamaModel, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from luthier.core.dataset import TokenisedExample
@@ -339,6 +339,36 @@ def test_logits_that_do_not_follow_from_hidden_states_are_computed_by_the_whole_
     expected = F.cross_entropy(base(ids[None]).logits[0, :-1], ids[1:], reduction="sum")
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     assert not model.can_share_prefix()
+
+
+class ByRow(LlamaModel):
+    """Looks up the positions of a row by its number, as the indexer of Qwen4-Exp does."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        """Raises IndexError where there are fewer rows of positions than of tokens."""
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        assert given is not None
+        if position_ids is not None:
+            position_ids = torch.stack([position_ids[row] for row in range(len(given))])
+        return super().forward(input_ids=input_ids, position_ids=position_ids, inputs_embeds=inputs_embeds, **more)
+
+
+def test_a_model_that_looks_up_positions_by_row_gets_a_row_of_them_for_each() -> None:
+    base, plain = make("llama"), make("llama")
+    base.model = ByRow(base.config)
+    base.model.load_state_dict(plain.model.state_dict())
+    found = []
+    for model in (TrainableModel(base.eval(), Full(FULL), 0), TrainableModel(plain, Full(FULL), 0)):
+        model.module.eval()
+        found.append((model.path.positions, float(model.loss_sum(collate(rows(), 0, "cpu"))[0].detach())))
+    assert [positions for positions, _ in found] == ["by_row", "shared"]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-6)
 
 
 @pytest.mark.parametrize(

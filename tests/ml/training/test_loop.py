@@ -98,6 +98,24 @@ def test_any_cut_into_micro_batches_gives_the_gradient_of_the_big_batch(
         torch.testing.assert_close(one, other, atol=1e-13, rtol=1e-10)
 
 
+def test_weights_without_gradient_keep_their_bytes_and_are_named_at_the_end(
+    make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path
+) -> None:
+    plan = make_plan("full", weight_decay=0.1, learning_rate=1e-3)
+    model = make_model(plan)
+    model.base.spare = torch.nn.Linear(5, 3, bias=False)
+    before = model.base.spare.weight.detach().clone()
+    outcome, events = run(plan, model, tmp_path, examples)
+    assert torch.equal(model.base.spare.weight, before)
+    (warned,) = [event for event in events if isinstance(event, WarningRaised)]
+    assert (warned.step, warned.code) == (6, "unreached_weights")
+    num = sum(parameter.requires_grad for parameter in model.module.parameters())
+    assert warned.message == (
+        f"1 of {num} trained tensors (15 parameters) had no gradient in any step and are unchanged: spare.weight"
+    )
+    assert outcome.warnings == (warned.message,)
+
+
 def test_loss_is_the_plain_mean_over_learned_tokens(
     make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample]
 ) -> None:

@@ -10,7 +10,9 @@ from tests.vacuous import nonempty
 from torch import nn
 
 from luthier.core.plan import Plan
+from luthier.ml.training.distributed import World
 from luthier.ml.training.optimizer import MasterOptimizer
+from luthier.testing.world import in_world
 
 
 def small_module(dtype: torch.dtype) -> nn.Module:
@@ -40,8 +42,54 @@ def test_equals_torch_adamw_with_clipping(make_plan: Callable[..., Plan]) -> Non
         torch.testing.assert_close(one, other)
 
 
+def test_what_torch_leaves_out_is_left_out_and_a_gradient_of_zeros_is_a_gradient(
+    make_plan: Callable[..., Plan],
+) -> None:
+    """torch's AdamW skips a parameter whose `.grad` is None, and shrinks one whose gradient is 0."""
+    plan = make_plan(weight_decay=0.1).training
+    ours, theirs = (nn.ModuleList([nn.Linear(4, 3, bias=False) for _ in range(3)]).double() for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = MasterOptimizer(ours, plan)
+    reference = torch.optim.AdamW(theirs.parameters(), lr=plan.learning_rate, weight_decay=0.1)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    before = [weight.clone() for weight in ours.parameters()]
+    for step in range(4):
+        # The second is reached from the third step on; the third has a gradient of zeros.
+        reached = [0, 2] if step < 2 else [0, 1, 2]
+        for module in (ours, theirs):
+            torch.stack([(module[i](x) * (i != 2)).sum() for i in reached]).sum().backward()
+        optimizer.collect()
+        optimizer.find_unreached()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), plan.clip_gradient_norm)
+        optimizer.step(optimizer.gradient_norm(), 1.0)
+        reference.step()
+        reference.zero_grad()
+        assert torch.equal(ours[1].weight, before[1]) == (step < 2)
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(one, other)
+    assert not torch.equal(ours[2].weight, before[2])
+
+
+def reached_by_ranks(world: World, plan: Plan) -> list[str]:
+    module = nn.ModuleList([nn.Linear(4, 3, bias=False) for _ in range(3)])
+    optimizer = MasterOptimizer(module, plan.training)
+    x = torch.ones(2, 4)
+    torch.stack([module[i](x).sum() for i in range(1 + world.rank)]).sum().backward()
+    optimizer.collect()
+    optimizer.find_unreached(world)
+    world.sum_gradients(optimizer.gradients)
+    optimizer.step(0.0, 1.0)
+    return list(optimizer.unreached())
+
+
+def test_a_weight_that_one_rank_reaches_is_updated_on_all(make_plan: Callable[..., Plan]) -> None:
+    ended = in_world(2, reached_by_ranks, make_plan())
+    assert [e.error for e in ended] == ["", ""]
+    assert [e.value for e in ended] == [["2.weight"], ["2.weight"]]
+
+
 def test_decay_shrinks_a_weight_by_its_rate_whatever_its_gradient(make_plan: Callable[..., Plan]) -> None:
-    """Decoupled decay (Loshchilov & Hutter, 2019): with no gradient at all a weight falls by rate x decay of itself."""
+    """Decoupled decay (Loshchilov & Hutter, 2019): with a gradient of 0 a weight falls by rate x decay of itself."""
     plan = make_plan(weight_decay=0.1, learning_rate=0.01).training
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, 2.0)

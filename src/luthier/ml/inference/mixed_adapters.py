@@ -11,7 +11,7 @@ row they belong to. If an adapter changes such a matrix, all rows of a pass must
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -71,9 +71,11 @@ class MixedAdapters:
             )
         # The embedding is never packed: its dtype is the compute dtype.
         weight = self._model.get_input_embeddings().weight
+        found = read_low_rank(path)
+        own = _own_names(self._model, found)
         products = {
-            module: LowRank(one.a.to(weight.device, weight.dtype), one.b.to(weight.device, weight.dtype), one.scale)
-            for module, one in read_low_rank(path).items()
+            own[name]: LowRank(one.a.to(weight.device, weight.dtype), one.b.to(weight.device, weight.dtype), one.scale)
+            for name, one in found.items()
         }
         # All are checked before anything is wrapped: a mismatch leaves the model unchanged.
         for module, product in products.items():
@@ -236,3 +238,25 @@ class _MixedLinear(nn.Module):
         narrow = nn.functional.linear(x, self._a).mul_(scales)
         # In place: y is the base's own output, which nothing else reads. Flat, since addmm takes matrices.
         return y.view(-1, y.shape[-1]).addmm_(narrow.view(-1, narrow.shape[-1]), self._b).view(y.shape)
+
+
+def _own_names(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+    """The name of the module that each name in the file of an adapter stands for.
+
+    It may be that of a published checkpoint, which transformers and PEFT rename where they load it.
+    """
+    known = {name for name, _ in model.named_modules()}
+    own = {name: name for name in names}
+    if known.issuperset(own):
+        return own
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    renamings = [one for one in get_model_conversion_mapping(model) if type(one) is WeightRenaming]
+    for name in own.keys() - known:
+        renamed = name
+        for renaming in renamings:
+            renamed, _ = renaming.rename_source_key(renamed)
+        if renamed in known:
+            own[name] = renamed
+    return own

@@ -161,6 +161,7 @@ class _Proof:
             reasons=tuple(self.reasons),
             logit_scale=scaled.scale,
             logit_cap=scaled.cap,
+            positions="shared" if how == "model" or self._shares_positions(own, computed) else "by_row",
         )
 
     def _own_forward(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
@@ -256,6 +257,20 @@ class _Proof:
             if not _close(one, other, tolerance):
                 return f"its {what} differ by {_apart(one, other):.2g} of their size"
         return None
+
+    @torch.no_grad()
+    def _shares_positions(self, own: _Passed, computed: str) -> bool:
+        """Whether two rows with one row of positions have the hidden states that each has by itself."""
+        if not names_parameter(self.body, "position_ids"):
+            return True
+        two = self.ids.repeat(2, 1)
+        name = {"fast": attention.NAME, "model": self.own_attention}.get(computed, computed)
+        try:
+            with attention_by(self.body, name):
+                states = last_hidden_states(self.body, _positions(two), input_ids=two)
+        except FORWARD_ERRORS:
+            return False
+        return _close(own.states.repeat(2, 1, 1), states, _TOLERANCES[self.dtype])
 
     @torch.no_grad()
     def _logits(self, head: OwnHead, own: _Passed, logits: Tensor) -> tuple[Any, ScaledHead]:

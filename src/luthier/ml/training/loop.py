@@ -8,7 +8,7 @@ checkpoint. With several processes (`distributed.World`) each takes its share of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ from luthier.ml.training.step import RunSchedule, one_step, validate
 if TYPE_CHECKING:
     from luthier.ml.training.sample_prompts import AnswerSamples
 
-_BILLS_A_RUN = 20
+_BILLS_A_RUN, _SHOWN_NAMES = 20, 3
 _REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all copy rank 0's"
 _LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
 
@@ -204,6 +204,8 @@ def train(
         save()
     if status == "succeeded":
         _take_best(state, checkpoints, model, optimizer, average)
+        if unreached := optimizer.unreached():
+            warn(state.step, "unreached_weights", _unreached_summary(unreached, len(optimizer.names)))
     emit(RunEnded(step=state.step, status=status, reason=reason))
     return LoopOutcome(state, status, reason, warnings)
 
@@ -225,6 +227,16 @@ def _take_best(
     elif average.weights:
         # No validation, or the last one was the best: it was of the averaged weights.
         optimizer.load_weights(average.weights)
+
+
+def _unreached_summary(sizes: Mapping[str, int], num_trained: int) -> str:
+    """Which trained tensors are as they were at the start, by the numbers of parameters of these tensors."""
+    more = len(sizes) - _SHOWN_NAMES
+    names = ", ".join(list(sizes)[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+    return (
+        f"{len(sizes):,} of {num_trained:,} trained tensors ({sum(sizes.values()):,} parameters) had no gradient in "
+        f"any step and are unchanged: {names}"
+    )
 
 
 def _answer(samples: AnswerSamples | None, model: TrainableModel, average: WeightAverage, step: int) -> None:

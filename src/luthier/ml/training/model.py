@@ -390,6 +390,8 @@ class TrainableModel:
         # No padding mask: rows are padded on the right, and causal attention never looks there.
         if batch.layout is None:
             positions = torch.arange(batch.input_ids.shape[1], device=device)[None]  # [1, longest]
+            if self.path.positions == "by_row":
+                positions = positions.expand(len(batch.input_ids), -1)
             return self.method.hidden(self.body, batch.input_ids, positions)
         positions = batch.layout.positions(device)  # [1, T]
         if not self.uses_flex_attention:

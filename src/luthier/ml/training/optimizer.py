@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.plan import AveragePlan, TrainingPlan
-from luthier.ml.training.distributed import is_sharded
+from luthier.ml.training.distributed import ALONE, World, is_sharded
 from luthier.ml.training.optimizers.protocol import Place, Trained, load_rule
 from luthier.ml.training.sharding import shares, whole
 
@@ -42,7 +42,8 @@ class MasterOptimizer:
     """The trainable parameters of a module and the update rule that the plan names.
 
     Weight decay acts on matrices (two or more dimensions) only: biases, norm weights and the factors of IA3 do not
-    decay.
+    decay. A weight that no backward pass has reached yet does not change at all (`find_unreached`): an expert without
+    tokens, or the indexer of a sparse attention, whose choice of keys has no gradient.
 
     Attributes:
         masters: fp32 (or wider) copies of the weights; the weights themselves where these are as wide.
@@ -84,6 +85,10 @@ class MasterOptimizer:
             for name, master, weight in zip(self.names, self.masters, self.weights, strict=True)
         ]
         self.rule = load_rule(trained, plan.optimizer)
+        # Weights that no backward pass has reached, by position, with torch's count of the changes of their sums; and
+        # those among them that the next step leaves out.
+        self._unreached = {place: gradient._version for place, gradient in enumerate(self.gradients)}
+        self._left_out: tuple[int, ...] = ()
         self.peak_rate, self.clip_norm = plan.learning_rate, plan.clip_gradient_norm
 
     def collect(self) -> None:
@@ -98,6 +103,30 @@ class MasterOptimizer:
         for weight, gradient in zip(self.weights, self.gradients, strict=True):
             if weight.grad is not gradient:
                 weight.grad = None
+
+    def find_unreached(self, world: World = ALONE) -> None:
+        """Leave out of the next step the weights that no backward pass of the run has reached yet, on any rank.
+
+        They keep their bytes: weight decay alone would move them. torch's optimizers skip a parameter without a
+        gradient, too. A gradient of zeros is one.
+
+        Args:
+            world: all ranks; to be called before their gradients are summed, which writes to the sums of all weights.
+        """
+        if not self._unreached:
+            return
+        reached = [float(self.gradients[place]._version != count) for place, count in self._unreached.items()]
+        if world.size > 1:  # all ranks come here: they have removed the same weights before
+            together = torch.tensor(reached, device=self.gradients[0].device)
+            world.sum_gradients([together])
+            reached = together.tolist()
+        left = [place for place, is_reached in zip(self._unreached, reached, strict=True) if not is_reached]
+        self._unreached = {place: self._unreached[place] for place in left}
+        self._left_out = tuple(left)
+
+    def unreached(self) -> dict[str, int]:
+        """Names and sizes of the weights that no backward pass of the run has reached."""
+        return {self.names[place]: self.weights[place].numel() for place in self._unreached}
 
     def release_gradients(self) -> None:
         """Leave no gradient on the weights, which may outlive the optimizer and would keep its sums in memory."""
@@ -122,12 +151,17 @@ class MasterOptimizer:
         if norm > self.clip_norm:
             torch._foreach_mul_(self.gradients, self.clip_norm / norm)
         rate = self.peak_rate * rate_factor
+        for place in self._left_out:
+            self.masters[place].grad = None
         self.rule.update(rate)
+        for place in self._left_out:
+            self.masters[place].grad = self.gradients[place]
         if after is not None:
             with torch.no_grad():
                 after(self.weight_state(), self.gradient_state())
         # Zeroed in place: `master.grad` refers to these tensors.
         torch._foreach_zero_(self.gradients)
+        self._unreached = {place: self.gradients[place]._version for place in self._unreached}
         self.round_into_model()
         return rate
 
@@ -171,6 +205,10 @@ class MasterOptimizer:
         self.load_weights(weights)
         if num_steps_taken:
             self.rule.load(moments, num_steps_taken)
+            # A rule has no state of a weight before its first gradient.
+            known = {key.partition(".")[2] for key in moments}
+            places = [place for place, name in enumerate(self.names) if name not in known]
+            self._unreached = {place: self.gradients[place]._version for place in places}
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

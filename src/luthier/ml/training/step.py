@@ -230,6 +230,7 @@ def _drawn(
 # - Numbers are seeded by step and rank alone: a run that is resumed draws the same dropout as one that never stopped.
 # - `look` gets the whole step, not only this rank's share: contrastive losses compare with the rows of other ranks.
 # - The weight is summed over ranks before the first backward pass: each micro-batch divides by the whole step's.
+# - What no backward pass has reached is found before the sums over ranks, which write to all gradients.
 # - `before_step` comes after the sums over ranks, so that methods that read gradients (AdaLoRA) decide alike on each.
 # - Norm and loss are the same on all ranks, so either all of them take the step or none does.
 # - `model_construct`: validating ten fields would cost more than the small steps of a tiny model take.
@@ -285,6 +286,7 @@ def one_step(
     for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
         idle_pass(model, whole[-1][-1]).backward()  # of this step: streamed units of others are not there
         optimizer.collect()
+    optimizer.find_unreached(world)
     world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
     sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())

@@ -12,11 +12,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as PeftLoraLinear
 from safetensors.torch import load_file
 from tests.vacuous import nonempty
+from tests.zoo.families import make_family
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from luthier.core.plan import Plan
-from luthier.ml.training.methods.lora import Joined
+from luthier.core.plan import MethodPlan, Plan
+from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.models.loading import attach_adapter, load_model
+from luthier.ml.training.methods.lora import Joined, Lora
 from luthier.ml.training.model import TrainableModel
 
 
@@ -163,3 +166,30 @@ def test_adapters_of_one_input_share_its_mask_and_those_of_another_do_not(
     assert first == second
     assert first != elsewhere
     assert group.drawn is None, "the input is released after the last"
+
+
+def test_an_adapter_on_the_shared_experts_of_laguna_is_found_again(tmp_path: Path) -> None:
+    """Its checkpoints call them `shared_expert.`, a pattern of transformers that also matches `shared_experts`."""
+    base = make_family("laguna", tmp_path / "base")
+    plan = MethodPlan(
+        name="lora", rank=2, alpha=4.0, dropout=0.0, targets=("q_proj", "up_proj"), num_trainable_parameters=1
+    )
+    method, ids = Lora(plan), torch.arange(5, 40)[None]
+    trained = method.prepare(load_model(base, dtype="float32", attention="sdpa"), 0).eval()
+    with torch.no_grad():
+        before = trained(input_ids=ids).logits
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+        expected = trained(input_ids=ids).logits
+        assert not torch.allclose(expected, before, atol=1e-2)
+        (tmp_path / "adapter").mkdir()
+        method.save(trained, base, tmp_path / "adapter")
+        assert any(".shared_expert." in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+        plain = attach_adapter(load_model(base, dtype="float32", attention="sdpa"), tmp_path / "adapter")
+        torch.testing.assert_close(plain(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
+        served = load_model(base, dtype="float32", attention="sdpa")
+        mixed = MixedAdapters(served)
+        mixed.load("tuned", str(tmp_path / "adapter"))
+        mixed.use(["tuned"])
+        torch.testing.assert_close(served(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)

@@ -96,6 +96,64 @@ def test_a_rate_factor_multiplies_the_first_step(make_plan: MakePlan, name: str)
         torch.testing.assert_close(faster, plain * (3.0 if place == 0 else 1.0), rtol=1e-3, atol=1e-7)
 
 
+def two_matrices(dtype: torch.dtype) -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict({name: nn.Linear(80, 64, bias=False) for name in ("used", "late")}).to(dtype)
+
+
+def step_on(module: nn.ModuleDict, optimizer: MasterOptimizer, *names: str) -> None:
+    """A step whose loss reaches the named matrices, clipped by nothing."""
+    x = torch.randn(8, 80, generator=torch.Generator().manual_seed(1)).to(module["used"].weight.dtype)
+    torch.stack([module[name](x).square().sum() for name in names]).sum().backward()
+    optimizer.collect()
+    optimizer.find_unreached()
+    optimizer.step(0.0, 1.0)
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_without_gradient_keeps_its_bytes_and_then_begins_as_in_a_new_run(
+    make_plan: MakePlan, name: str, dtype: torch.dtype
+) -> None:
+    plan = make_plan(weight_decay=0.1, learning_rate=1e-2, optimizer=optimizer_plan(name)).training
+    module, fresh = two_matrices(dtype), two_matrices(dtype)
+    before = module["late"].weight.detach().clone()
+    optimizer = MasterOptimizer(module, plan)
+    for _ in range(3):
+        step_on(module, optimizer, "used")
+        assert torch.equal(module["late"].weight, before)
+        assert optimizer.unreached() == {"late.weight": 80 * 64}
+    assert not torch.equal(module["used"].weight, fresh["used"].weight)
+    first = MasterOptimizer(fresh, plan)
+    step_on(fresh, first, "late")
+    step_on(module, optimizer, "used", "late")
+    assert not torch.equal(module["late"].weight, before)
+    assert torch.equal(module["late"].weight, fresh["late"].weight)
+    assert optimizer.unreached() == {}
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("reached", [("used",), ("used", "late")])
+def test_a_late_first_gradient_resumes_to_the_bit(make_plan: MakePlan, name: str, reached: tuple[str, ...]) -> None:
+    plan = make_plan(weight_decay=0.1, learning_rate=1e-2, optimizer=optimizer_plan(name)).training
+    module, other = two_matrices(torch.float32), two_matrices(torch.float32)
+    optimizer = MasterOptimizer(module, plan)
+    step_on(module, optimizer, "used")
+    step_on(module, optimizer, *reached)
+    weights = {key: weight.clone() for key, weight in optimizer.weight_state().items()}
+    moments = {key: moment.clone() for key, moment in optimizer.moment_state().items()}
+    resumed = MasterOptimizer(other, plan)
+    resumed.load(weights, moments, 2)
+    assert resumed.unreached() == optimizer.unreached()
+    for _ in range(2):
+        step_on(module, optimizer, "used", "late")
+        step_on(other, resumed, "used", "late")
+    for key, expected in nonempty(optimizer.weight_state().items()):
+        assert torch.equal(resumed.weight_state()[key], expected), key
+    for key, moment in nonempty(optimizer.moment_state().items()):
+        assert torch.equal(resumed.moment_state()[key], moment), key
+
+
 @EVERY_RULE
 def test_nothing_is_remembered_before_the_first_step(make_plan: MakePlan, name: str) -> None:
     optimizer = MasterOptimizer(nn.Linear(80, 64), make_plan(optimizer=optimizer_plan(name)).training)

@@ -43,6 +43,7 @@ from luthier.ml.training.methods.peft_adapter import (
     all_but,
     meant_for_peft,
     planned_targets,
+    read_back,
     refuse_other_targets,
     write_adapter,
 )
@@ -314,7 +315,7 @@ class Lora(PlainMethod):
         """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them, the same bytes each time."""
         assert isinstance(model, PeftModel)
         tensors, config = self.export(model)
-        return write_adapter(folder, tensors, config, base_path)
+        return write_adapter(folder, read_back(model, tensors, config), config, base_path)
 
 
 class RsLora(Lora):

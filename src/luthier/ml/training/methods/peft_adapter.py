@@ -27,7 +27,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ids import sha256_file
 from luthier.core.plan import MethodPlan
 
-_OWN = ".weight"
+_OWN, _PEFT_PREFIX = ".weight", "base_model.model."
 _SHOWN = 5
 
 
@@ -128,6 +128,37 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     """The adapter's tensors by the names of PEFT's files, without those of the base."""
     tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     return tensors
+
+
+def read_back(model: PeftModel, tensors: Mapping[str, Tensor], config: PeftConfig) -> dict[str, Tensor]:
+    """The tensors by names under which PEFT finds them again: of nearly all models, the given ones.
+
+    PEFT renames what it loads as transformers renames a published checkpoint, by patterns whose dots match any
+    character: `shared_expert.` of Laguna's checkpoints also matches the `shared_experts` of its modules, and
+    makes a name of it that no module has. Such a tensor gets the name that it has in a checkpoint.
+
+    Args:
+        model: with the adapter.
+        tensors: by PEFT's parameter names.
+        config: of what is saved.
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers as loaded
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    lost = tensors.keys() - loaded(model, config, dict(tensors), "default").keys()
+    found = dict(tensors)
+    if not lost:
+        return found
+    renamings = [one for one in get_model_conversion_mapping(model.get_base_model()) if type(one) is WeightRenaming]
+    for name in sorted(lost):
+        published = name.removeprefix(_PEFT_PREFIX)
+        for renaming in reversed(renamings):
+            published, _ = renaming.reverse_transform().rename_source_key(published)
+        published = _PEFT_PREFIX + published
+        if loaded(model, config, {published: tensors[name]}, "default").keys() == {name}:
+            found[published] = found.pop(name)
+    return found
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: PeftConfig, base_path: Path) -> str:

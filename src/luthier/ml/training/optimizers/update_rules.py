@@ -40,7 +40,7 @@ from torch import Tensor
 
 from luthier.core.plan import OptimizerPlan
 from luthier.ml.inference.accelerator import can_pin
-from luthier.ml.training.optimizers.protocol import Trained, in_groups
+from luthier.ml.training.optimizers.protocol import Trained, in_groups, late_start, updates_in
 
 
 class AdamW:
@@ -53,6 +53,7 @@ class AdamW:
             if trained
             else None
         )
+        self.num_steps = 0
 
     def adjust(self, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> None:
         """Use other settings from the next step on; moments stay, and the weight decay acts on all parameters.
@@ -68,6 +69,7 @@ class AdamW:
 
     def update(self, rate: float) -> None:
         """One step."""
+        self.num_steps += 1
         if self.adam is None:
             return
         for group in self.adam.param_groups:
@@ -80,16 +82,21 @@ class AdamW:
         for one in self.trained:
             if self.adam is not None and (moments := self.adam.state.get(one.master)):
                 state[f"first.{one.name}"], state[f"second.{one.name}"] = moments["exp_avg"], moments["exp_avg_sq"]
+                state |= late_start(one.name, int(moments["step"]), self.num_steps)
         return state
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
         """Both moments, and the count that corrects their bias."""
+        self.num_steps = num_steps_taken
         for one in self.trained:
             assert self.adam is not None
+            if f"first.{one.name}" not in state:
+                continue
+            count = float(updates_in(state, one.name, num_steps_taken))
             self.adam.state[one.master] = {
                 # on the device of the weights: the fused update requires it
-                "step": torch.tensor(float(num_steps_taken), device=one.master.device),
+                "step": torch.tensor(count, device=one.master.device),
                 "exp_avg": state[f"first.{one.name}"].to(one.master.device, copy=True),
                 "exp_avg_sq": state[f"second.{one.name}"].to(one.master.device, copy=True),
             }
@@ -200,6 +207,8 @@ class AdamW8bit:
         self.plain = AdamW([x for x in trained if x not in self.packed], plan)
         self.moments: dict[str, tuple[Packed, Packed]] = {}
         self.num_steps = 0
+        self.num_updates: dict[str, int] = {}
+        """Of each packed parameter that has had a gradient."""
         for one in self.packed:
             self.moments[one.name] = (self._room(one, is_signed=True), self._room(one, is_signed=False))
 
@@ -215,7 +224,9 @@ class AdamW8bit:
         self.num_steps += 1
         for one in self.packed:
             weights, gradient = one.master.detach().view(-1), one.master.grad
-            assert gradient is not None
+            if gradient is None:
+                continue
+            count = self.num_updates[one.name] = self.num_updates.get(one.name, 0) + 1
             first, second = self.moments[one.name]
             for start in range(0, weights.numel(), _PIECE):
                 blocks = slice(start // BLOCK, (start + _PIECE) // BLOCK)
@@ -227,31 +238,33 @@ class AdamW8bit:
                     Packed(*(x[blocks] for x in second)),
                     rate * one.rate_factor,
                     one.decay,
+                    count,
                 )
 
     def _move(
-        self, weights: Tensor, gradient: Tensor, first: Packed, second: Packed, rate: float, decay: float
+        self, weights: Tensor, gradient: Tensor, first: Packed, second: Packed, rate: float, decay: float, count: int
     ) -> None:
-        """Algorithm 2 of arXiv:1711.05101 on one piece."""
-        beta1, beta2, count = self.plan.beta1, self.plan.beta2, weights.numel()
-        mean = _here(first, weights, is_signed=True)[:count].lerp_(gradient, 1 - beta1)
+        """Algorithm 2 of arXiv:1711.05101 on one piece, in the update number `count` of its parameter."""
+        beta1, beta2, size = self.plan.beta1, self.plan.beta2, weights.numel()
+        mean = _here(first, weights, is_signed=True)[:size].lerp_(gradient, 1 - beta1)
         # The root was packed, so it is squared before it is averaged.
-        square = _here(second, weights, is_signed=False)[:count].square_()
+        square = _here(second, weights, is_signed=False)[:size].square_()
         root = square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2).sqrt_()
         # Packed now: `root` is scaled in place below.
         pack(mean, first, is_signed=True)
         pack(root, second, is_signed=False)
         # Bias correction of the second moment: sqrt(v / (1 - b2^t)) is root * (1 - b2^t)^-1/2.
-        root.mul_((1 - beta2**self.num_steps) ** -0.5).add_(self.plan.epsilon)
-        weights.mul_(1 - rate * decay).addcdiv_(mean, root, value=-rate / (1 - beta1**self.num_steps))
+        root.mul_((1 - beta2**count) ** -0.5).add_(self.plan.epsilon)
+        weights.mul_(1 - rate * decay).addcdiv_(mean, root, value=-rate / (1 - beta1**count))
 
     def state(self) -> dict[str, Tensor]:
         """Codes and scales of both moments; 32-bit moments by AdamW's names."""
         state = self.plain.state()
-        if self.num_steps:
-            for name, (first, second) in self.moments.items():
+        for name, (first, second) in self.moments.items():
+            if name in self.num_updates:
                 state |= {f"first.{name}": first.codes, f"first_scale.{name}": first.largest}
                 state |= {f"second_root.{name}": second.codes, f"second_root_scale.{name}": second.largest}
+                state |= late_start(name, self.num_updates[name], self.num_steps)
         return state
 
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
@@ -259,6 +272,9 @@ class AdamW8bit:
         self.plain.load(state, num_steps_taken)
         self.num_steps = num_steps_taken
         for name, moments in self.moments.items():
+            if f"first.{name}" not in state:
+                continue
+            self.num_updates[name] = updates_in(state, name, num_steps_taken)
             for part, packed in zip(("first", "second_root"), moments, strict=True):
                 packed.codes.copy_(state[f"{part}.{name}"])
                 packed.largest.copy_(state[f"{part}_scale.{name}"])
@@ -292,33 +308,37 @@ class Adafactor:
 
         self.trained = tuple(trained)
         self.optimizer = HubAdafactor(in_groups(trained), lr=0.0, relative_step=False, scale_parameter=False)
+        self.num_steps = 0
 
     def update(self, rate: float) -> None:
         """One step."""
+        self.num_steps += 1
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
         self.optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
         """`rows.` and `columns.` of matrices, `second.` of vectors."""
-        return {
-            f"{part}.{one.name}": held[key]
-            for one in self.trained
-            if (held := self.optimizer.state.get(one.master))
-            for key, part in _PARTS.items()
-            if key in held
-        }
+        found: dict[str, Tensor] = {}
+        for one in self.trained:
+            if held := self.optimizer.state.get(one.master):
+                found |= {f"{part}.{one.name}": held[key] for key, part in _PARTS.items() if key in held}
+                found |= late_start(one.name, held["step"], self.num_steps)
+        return found
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
         """The same; the root mean square of the weight, also part of its state, is recomputed before it is read."""
+        self.num_steps = num_steps_taken
         for one in self.trained:
             found = {
                 key: state[f"{part}.{one.name}"].to(one.master.device, copy=True)
                 for key, part in _PARTS.items()
                 if f"{part}.{one.name}" in state
             }
-            self.optimizer.state[one.master] = {"step": num_steps_taken, "RMS": 0.0, **found}
+            if found:
+                count = updates_in(state, one.name, num_steps_taken)
+                self.optimizer.state[one.master] = {"step": count, "RMS": 0.0, **found}
 
 
 class Lion:
@@ -333,7 +353,8 @@ class Lion:
         """One step."""
         for one in self.trained:
             gradient, own_rate = one.master.grad, rate * one.rate_factor
-            assert gradient is not None
+            if gradient is None:
+                continue
             momentum = self.momenta.setdefault(one.name, torch.zeros_like(one.master))
             direction = momentum.lerp(gradient, 1 - self.plan.beta1).sign_()
             one.master.mul_(1 - own_rate * one.decay).add_(direction, alpha=-own_rate)
@@ -346,7 +367,8 @@ class Lion:
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:  # noqa: ARG002 - no bias to correct
         """The same."""
         for one in self.trained:
-            self.momenta[one.name] = state[f"momentum.{one.name}"].to(one.master.device, copy=True)
+            if f"momentum.{one.name}" in state:
+                self.momenta[one.name] = state[f"momentum.{one.name}"].to(one.master.device, copy=True)
 
 
 class Muon:
@@ -384,5 +406,6 @@ class Muon:
         """The same; Muon counts no steps."""
         self.rest.load(state, num_steps_taken)
         for one in self.matrices:
-            momentum = state[f"momentum.{one.name}"].to(one.master.device, copy=True)
-            self.muon.state[one.master] = {"momentum_buffer": momentum}
+            if f"momentum.{one.name}" in state:
+                momentum = state[f"momentum.{one.name}"].to(one.master.device, copy=True)
+                self.muon.state[one.master] = {"momentum_buffer": momentum}
