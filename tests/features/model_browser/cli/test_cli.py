@@ -33,10 +33,10 @@ def test_the_list_shows_licence_gate_and_what_it_takes_to_train(luthier) -> None
     line = next(line for line in text.splitlines() if "llama-3.1-8b-instruct " in line)
     assert "Llama 3.1 Community License (gated)" in line
     view = next(v for v in luthier("models", "list", "--json").document if v["name"] == "llama-3.1-8b-instruct")
-    in_gib = [view["training_memory"][f"{method}_bytes"] / 2**30 for method in ("lora", "qlora", "full")]
+    in_gb = [view["training_memory"][f"{method}_bytes"] / 1e9 for method in ("lora", "qlora", "full")]
     shown = [float(cell.replace(",", "")) for cell in line.split()[-3:]]
-    assert shown == [pytest.approx(value, abs=0.5) for value in in_gib]
-    assert "peak memory of one accelerator as the planner predicts it" in text
+    assert shown == [pytest.approx(value, abs=0.5) for value in in_gb]
+    assert "full: GB, peak memory of one accelerator as the planner predicts it" in text
     shown = luthier("models", "show", "gpt-oss-20b").out
     assert 'reasoning_effort: "low" | "medium" | "high"' in shown
     assert "no commit is pinned" in shown

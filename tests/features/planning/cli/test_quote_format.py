@@ -38,7 +38,7 @@ def test_three_lines_before_training_say_time_memory_and_money() -> None:
     assert [line.split()[0] for line in lines] == ["predicted", "memory", "money"]
     assert "20 s (13 to 30 s): 10 steps of 2 s (1.3 to 3 s)" in lines[0]
     assert "no probe yet" in lines[0]
-    assert "1.9 GiB (1.3 to 2.9 GiB) of 8.0 GiB" in lines[1]
+    assert "1.93 GiB (1.29 to 2.89 GiB) of 8 GiB" in lines[1]
     assert "0.0033 USD" in lines[2]
     assert "at 0.60 USD (0.30 to 0.90 USD) an hour (an assumption, 2026-11-25)" in lines[2]
     assert "(probed)" in quote_lines(make_quote(is_calibrated=True))[0]
@@ -93,7 +93,7 @@ def test_layouts_stand_below_the_money_with_speed_memory_and_who_runs_them() -> 
     lines = quote_lines(quote)
     assert [line.split()[0] for line in lines] == ["predicted", "memory", "money", "layout", "layout"]
     assert "does not fit; try smaller ones" in lines[1]
-    assert "dp 8 (DDP): 1000 tokens/s (500 to 2000 tokens/s), 1.0 GiB (" in lines[3]
+    assert "dp 8 (DDP): 1000 tokens/s (500 to 2000 tokens/s), 1 GiB (512 MiB to 2 GiB)" in lines[3]
     assert lines[3].endswith(" a device (does not fit); luthier train RECIPE --devices 8")
     assert lines[4].endswith(" a device; Luthier does not run this layout itself: why")
     assert "layout" in text_of(show_quote, quote)
