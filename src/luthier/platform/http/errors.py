@@ -154,7 +154,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     if found[0]["type"] == "json_invalid":
         why, place = found[0]["ctx"]["error"], found[0]["loc"][-1]
         message = f"Invalid request: the body is not JSON ({why} at character {place}); expected: a JSON document"
-        return await _api_error(request, ApiError(400, message, code="invalid_json"))
+        return await _api_error(request, ApiError(400, message, code="invalid_value"))
     # FastAPI leaves a body of another kind as it came.
     if isinstance(error.body, bytes) and error.body and tuple(found[0]["loc"]) == ("body",):
         kind = request.headers.get("content-type", "")[:100]

@@ -108,7 +108,7 @@ def test_the_place_of_a_fault_is_that_of_the_request_without_names_of_kinds(
 @pytest.mark.parametrize(
     ("content", "kind", "code", "words"),
     [
-        (b'{"tagged": ', "application/json", "invalid_json", "not JSON (Expecting value at character 11)"),
+        (b'{"tagged": ', "application/json", "invalid_value", "not JSON (Expecting value at character 11)"),
         (b"{}", "text/plain", "invalid_content_type", "Content-Type 'text/plain'"),
         (b"{}", "", "invalid_content_type", "no Content-Type"),
         (b"", "text/plain", "invalid_value", "Field required"),
