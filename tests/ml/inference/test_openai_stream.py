@@ -344,6 +344,48 @@ def test_likelihoods_are_read_in_both_forms(stream_engine, server, is_chat):
     assert second.top == ()
 
 
+@pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [
+        (["a\ud83d", "\ude00b"], "a\U0001f600b"),
+        (["\ud83d", "", "\ude00"], "\U0001f600"),
+        (["a\ud83d", "b"], "a\ufffdb"),
+        (["a", "\ude00b"], "a\ufffdb"),
+        (["a\ud83d"], "a\ufffd"),
+    ],
+)
+def test_characters_that_a_server_has_cut_are_whole_in_texts_thoughts_and_calls(stream_engine, server, pieces, whole):
+    """No event may hold half a character: it could not be written as JSON, and would end all answers of the model."""
+    said = [{"choices": [{"delta": {"content": one}}]} for one in pieces]
+    thought = [{"choices": [{"delta": {"reasoning_content": one}}]} for one in pieces]
+    begin = {"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a": "'}}
+    parts = [begin, *({"index": 0, "function": {"arguments": one}} for one in [*pieces, '"}'])]
+    called = [{"choices": [{"delta": {"tool_calls": [one]}}]} for one in parts]
+    end = '{"choices": [{"delta": {}, "finish_reason": "stop"}]}'
+    found = []
+    for chunks in (said, thought, called):
+        heard = told(stream_engine, server, [*map(json.dumps, chunks), end, USAGE], question("Why?"))
+        answer = Answer([Choice()])
+        for piece in heard.pieces["a", 0]:
+            answer.hear(piece.model_validate_json(piece.model_dump_json()))
+        found.append(answer.choices[0])
+    text, reasoning, call = found
+    assert (text.text, reasoning.reasoning) == (whole, whole)
+    assert call.tool_calls()[0]["function"]["arguments"] == json.dumps({"a": whole}, ensure_ascii=False)
+
+
+def test_likelihoods_of_halves_of_characters_are_in_their_place(stream_engine, server):
+    chunks = [
+        {"choices": [{"delta": {"content": one}, "logprobs": {"content": [{"token": one, "logprob": -1.0}]}}]}
+        for one in ("a", "\ud83d", "\ude00", "b")
+    ]
+    end = '{"choices": [{"delta": {}, "finish_reason": "stop"}]}'
+    request = question("Why?").model_copy(update={"num_top": 0})
+    heard = told(stream_engine, server, [*map(json.dumps, chunks), end, USAGE], request)
+    tokens = [token for piece in heard.pieces["a", 0] for token in piece.tokens]
+    assert [(one.chosen.token, one.offset) for one in tokens] == [("a", 0), ("\ufffd", 1), ("\ufffd", 1), ("b", 2)]
+
+
 def test_an_address_has_a_model():
     engine = open_stream_engine(Served(engine="openai_http", path="http://127.0.0.1:9/v1#m", sha256=""))
     engine.close()

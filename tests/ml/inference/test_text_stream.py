@@ -162,3 +162,11 @@ DEEPSEEK, SEP = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"
 )  # fmt: skip
 def test_a_stop_text_ends_the_text_of_an_answer_and_cuts_no_call(template, text, stops, expected, width):
     assert answered(text, template, stops, width) == expected
+
+
+@pytest.mark.parametrize("top_p", [1e-300, 1e-40, 1e-7, 0.05])
+def test_a_small_nucleus_has_the_likeliest_token(top_p: float) -> None:
+    """In fp32 1e-300 is 0. Nothing could be drawn from an empty nucleus, which would end all answers of the model."""
+    sampler = Sampler(Sampling(temperature=1.0, top_p=top_p, seed=3), 0, torch.device("cpu"))
+    logits = torch.tensor([0.5, 3.0, 2.9, -1.0])
+    assert [sampler.draw(logits) for _ in range(8)] == [1] * 8

@@ -238,6 +238,7 @@ def test_tokens_of_a_thought_that_a_server_sends_apart_are_told_apart() -> None:
         ({"content": "<think>so</think>4"}, "so", "4"),
         ({"content": "so</think>\n4"}, "so", "4"),
         ({"content": "4"}, None, "4"),
+        ({"content": "4\ud83d", "reasoning": "so\ude00"}, "so\ufffd", "4\ufffd"),
     ],
 )
 def test_whole_answers_of_servers_are_taken_apart(message: dict[str, Any], reasoning: str | None, text: str) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, inse
 
 from luthier.core.errors import RequestError
 from luthier.features.evals_api.records import Eval, EvalRun, EvalUpdate, OutputItem, RunTotals
-from luthier.platform.db.store import Missing, RecordTable, Store
+from luthier.platform.db.database import Database
+from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
 from luthier.platform.db.tables import eval_output_items, eval_runs, evals, jobs
 from luthier.platform.jobs.records import Job, JobStatus
 from luthier.platform.jobs.rows import add_job, job_of
@@ -44,8 +45,10 @@ _ITEMS: Final = RecordTable(
     key="item_id",
     missing=Missing("no output item {key!r} of this run", "the id of an output item of the run", "list them"),
 )
+_MAX_PLACES: Final = 10_000
 _WITH_JOB: Final = eval_runs.join(jobs, jobs.c.job_id == eval_runs.c.job_id)
 _RUN_COLUMNS: Final = (eval_runs.c.document, eval_runs.c.totals)
+_RUN_PLACES: Final = select(eval_runs.c.eval_id, eval_runs.c.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,12 @@ class RunView:
 
 class EvalStore(Store):
     """The evals of all projects. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        # Of deleted ones: a client that deletes while it pages through a list asks for what follows one of them.
+        self._eval_places: LRUCache[tuple[float, float, int]] = LRUCache(_MAX_PLACES)
+        self._run_places: LRUCache[int] = LRUCache(_MAX_PLACES)
 
     def add(self, one: Eval) -> Eval:
         """Keep a new eval."""
@@ -112,7 +121,10 @@ class EvalStore(Store):
             NotFoundError: There is no such eval.
         """
         with self._write() as connection:
+            place = _place(connection, project_id, eval_id)
             _EVALS.remove(connection, eval_id, project_id=project_id)
+        if place is not None:
+            self._eval_places.keep(f"{project_id} {eval_id}", place)
 
     def add_run(self, run: EvalRun, job: Job) -> RunView:
         """Store a run and queue its job: both or neither.
@@ -181,7 +193,9 @@ class EvalStore(Store):
             where = [eval_runs.c.eval_id == eval_id]
             if after is not None:
                 of_it = select(eval_runs.c.number).where(*where, eval_runs.c.eval_run_id == after)
-                where.append(_beyond(eval_runs.c.number, connection.execute(of_it).scalar(), order, after))
+                place = connection.execute(of_it).scalar()
+                place = self._run_places.find(f"{eval_id} {after}") if place is None else place
+                where.append(_beyond(eval_runs.c.number, place, order, after))
             if status is not None:
                 where.append(jobs.c.status.in_(_JOB_STATUSES[status]))
             number = eval_runs.c.number
@@ -203,7 +217,10 @@ class EvalStore(Store):
             NotFoundError: There is no such run.
         """
         with self._write() as connection:
+            row = connection.execute(_RUN_PLACES.where(eval_runs.c.eval_run_id == eval_run_id)).first()
             _RUNS.remove(connection, eval_run_id)
+        if row is not None:
+            self._run_places.keep(f"{row.eval_id} {eval_run_id}", row.number)
 
     def append(self, eval_run_id: str, items: Sequence[OutputItem], totals: RunTotals) -> None:
         """Keep graded items with the counts that include them: all or none.
@@ -307,9 +324,13 @@ class EvalStore(Store):
         with self._database.read() as connection:
             where = [evals.c.project_id == project_id]
             if after is not None:
-                place = connection.execute(select(by, evals.c.number).where(*where, evals.c.eval_id == after)).first()
+                place = _place(connection, project_id, after) or self._eval_places.find(f"{project_id} {after}")
+                if place is None:
+                    raise _no_place(after)
+                made_at, changed_at, number = place
+                at = changed_at if order_by == "updated_at" else made_at
                 # By the position of the item and not by an offset: pages stay whole while evals are added.
-                where.append(_behind(by, evals.c.number, place, order, after))
+                where.append(_behind(by, evals.c.number, at, number, order))
             columns = (by, evals.c.number)
             ordered = [one.asc() if order == "asc" else one.desc() for one in columns]
             rows = connection.execute(_EVALS.query(*where, order=ordered, limit=limit + 1)).mappings().all()
@@ -341,13 +362,17 @@ def _run(row: RowMapping) -> EvalRun:
     return run.model_copy(update={"totals": RunTotals.model_validate_json(row["totals"])})
 
 
+def _place(connection: Connection, project_id: str, eval_id: str) -> tuple[float, float, int] | None:
+    """When an eval was made and last changed, and the number of its row; None where the project has none of this id."""
+    query = select(evals.c.created_at, evals.c.updated_at, evals.c.number)
+    row = connection.execute(query.where(evals.c.project_id == project_id, evals.c.eval_id == eval_id)).first()
+    return None if row is None else (row.created_at, row.updated_at, row.number)
+
+
 def _behind(
-    by: ColumnElement[Any], number: ColumnElement[Any], place: Any, order: Order, after: str
+    by: ColumnElement[Any], number: ColumnElement[Any], at: float, its_number: int, order: Order
 ) -> ColumnElement[bool]:
     """The rows that follow one in an order by a time, and by their number where times are equal."""
-    if place is None:
-        raise _no_place(after)
-    at, its_number = place
     if order == "asc":
         return or_(by > at, and_(by == at, number > its_number))
     return or_(by < at, and_(by == at, number < its_number))

@@ -24,7 +24,8 @@ from luthier.features.traffic.stored_texts import (
     stored_model,
 )
 from luthier.platform.audit_log.service import record
-from luthier.platform.db.store import Codec, Missing, RecordTable
+from luthier.platform.db.database import Database
+from luthier.platform.db.store import Codec, LRUCache, Missing, RecordTable
 from luthier.platform.db.tables import stored_completions
 from luthier.platform.home.context import Context
 
@@ -41,6 +42,7 @@ class StoredCompletion(StoredText):
     document: dict[str, Any]
 
 
+_MAX_PLACES: Final = 10_000
 _JSON: Final = Codec(json.dumps, json.loads)
 _COMPLETIONS: Final = RecordTable(
     stored_completions,
@@ -60,6 +62,22 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
     """The stored chat completions of all projects. Every method is one short transaction."""
 
     records = _COMPLETIONS
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        # Of deleted ones: a client that deletes while it pages through a list asks for what follows one of them.
+        self._places: LRUCache[int] = LRUCache(_MAX_PLACES)
+
+    def remove(self, project_id: str, key: str) -> None:
+        """Delete one.
+
+        Raises:
+            NotFoundError: The project has no such record.
+        """
+        place = self.place_of(project_id, key)
+        super().remove(project_id, key)
+        if place is not None:
+            self._places.keep(f"{project_id} {key}", place)
 
     def get(self, project_id: str, completion_id: str) -> StoredCompletion:
         """One of them.
@@ -84,11 +102,11 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
             _COMPLETIONS.change(connection, completion_id, {"labels": json.dumps(labels)}, project_id=project_id)
 
     def place_of(self, project_id: str, completion_id: str) -> int | None:
-        """The number of its row; None where the project has no such completion."""
+        """The number of its row, also of one that was deleted lately; None where the project had no such completion."""
         columns = stored_completions.c
         is_it = (columns.project_id == project_id) & (columns.completion_id == completion_id)
         found: int | None = self._scalar(select(columns.number).where(is_it))
-        return found
+        return self._places.find(f"{project_id} {completion_id}") if found is None else found
 
 
 def completion_recorder(
@@ -144,7 +162,7 @@ def page_of_completions(
         metadata: Keys and values that a completion must have, all of them.
 
     Raises:
-        RequestError: `after` is none of them.
+        RequestError: `after` is none of them, or was deleted before the last start of the server.
     """
     beyond = None if after is None else context.stored_completions.place_of(caller.project_id, after)
     if after is not None and beyond is None:

@@ -95,7 +95,8 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     ordered, places = probabilities.sort(descending=True)
     # The probability of all likelier tokens: the token that crosses top_p is kept.
     before = ordered.cumsum(-1) - ordered
-    ordered[before >= top_p] = 0.0
+    # The likeliest one always stays: in fp32 a very small top_p is 0.
+    ordered[1:][before[1:] >= top_p] = 0.0
     # Back into the order of the vocabulary.
     return torch.zeros_like(probabilities).scatter(0, places, ordered)
 

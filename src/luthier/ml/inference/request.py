@@ -27,6 +27,8 @@ from luthier.ml.inference.tool_calls.channels import CallReader
 from luthier.ml.inference.tool_calls.forms import ToolForm
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
+_Input = TypeVar("_Input")
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedPooling:
@@ -163,31 +165,30 @@ class RequestPreparer:
             TemplateError: the model's template cannot render the conversation.
         """
         if request.inputs:
-            found = [self._text(one) if isinstance(one, str) else self._ids(one) for one in request.inputs]
+            found = [self._input(one, name) for one, name in _named(request.inputs)]
             return PreparedPooling(found, request)
         template, _ = self._templates.of(TextRequest(trained_options=request.trained_options))
         if request.pairs:
             texts = [template.render(relevance_conversation(query, document)) for query, document in request.pairs]
-            return PreparedPooling([self._text(text) for text in texts], request)
+            return PreparedPooling([self._input(text, name) for text, name in _named(texts)], request)
         opted = request.opted_turns
         prompts = [TextRequest(conversation=one, opted_turns=opted, max_new_tokens=1) for one in request.conversations]
-        return PreparedPooling([self._request(one, template) for one in prompts], request)
+        return PreparedPooling([self._request(one, template, name) for one, name in _named(prompts)], request)
 
-    def _text(self, text: str) -> Request:
-        return self._engine.request_within_context(Prompt(text=text, max_new_tokens=1))
+    def _input(self, given: str | Sequence[int], name: str) -> Request:
+        if isinstance(given, str):
+            return self._engine.request_within_context(Prompt(text=given, max_new_tokens=1), name=name)
+        return self._engine.request_of_ids(given, 1, name)
 
-    def _ids(self, ids: Sequence[int]) -> Request:
-        return self._engine.request_of_ids(ids, 1)
-
-    def _request(self, asked: TextRequest, template: ChatTemplate | None) -> Request:
+    def _request(self, asked: TextRequest, template: ChatTemplate | None, name: str = "the prompt") -> Request:
         if asked.token_ids is not None:
-            return self._engine.request_of_ids(asked.token_ids, asked.max_new_tokens)
+            return self._engine.request_of_ids(asked.token_ids, asked.max_new_tokens, name)
         conversation = asked.conversation
         if conversation is not None:
             conversation = self._tools.conversation(asked)
         # Seed, temperature and schema are not part of the prompt: `AnswerRow` applies them.
         return self._engine.request_within_context(
-            Prompt(conversation=conversation, text=asked.text, max_new_tokens=asked.max_new_tokens), template
+            Prompt(conversation=conversation, text=asked.text, max_new_tokens=asked.max_new_tokens), template, name
         )
 
     def _token_id(self, text: str) -> int | None:
@@ -197,6 +198,13 @@ class RequestPreparer:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+
+def _named(inputs: Sequence[_Input]) -> list[tuple[_Input, str]]:
+    """Inputs of one request with their names in errors, by their places."""
+    if len(inputs) == 1:
+        return [(inputs[0], "the input")]
+    return [(one, f"input {number:,} of {len(inputs):,}") for number, one in enumerate(inputs, 1)]
 
 
 # Longer prompts are prefilled in parts of this many tokens, between decoding steps of other requests.

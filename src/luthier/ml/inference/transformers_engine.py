@@ -222,22 +222,23 @@ class TransformersEngine:
         # A model without an output layer of its own shares the matrix of its input embeddings (tied weights).
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
-    def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
+    def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None, name: str = "") -> Request:
         """The prompt in the decoder's format; its new tokens are limited by the context.
 
         Args:
             prompt: the prompt.
             template: overrides the engine's template.
+            name: of the prompt in errors.
 
         Raises:
             RequestError: it is empty.
             OverlongError: not even one more token fits into the context.
         """
         # Checked with one new token; the actual limit is then reduced to the remaining room instead of raising.
-        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
-        return self._within_room(request, prompt.max_new_tokens)
+        shortest = prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0})
+        return self._within_room(self._request(shortest, 0, template, name or "the prompt"), prompt.max_new_tokens)
 
-    def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
+    def request_of_ids(self, ids: Sequence[int], max_new_tokens: int, name: str = "the prompt") -> Request:
         """Like `request_within_context`, for tokens; also raises RequestError for ids that do not exist."""
         # The vectors of a trained prompt are rows after the vocabulary, which requests must not use.
         vocabulary = self._causal.get_input_embeddings().weight.shape[0] - len(self._trained_prompt)
@@ -247,7 +248,7 @@ class TransformersEngine:
                 expected=f"ids of this model's own tokenizer, 0 to {vocabulary - 1}",
                 do="make the tokens with the tokenizer of this model, or send the prompt as text",
             )
-        return self._within_room(self._checked(list(ids), 1, Prompt(text="", max_new_tokens=1)), max_new_tokens)
+        return self._within_room(self._checked(list(ids), name, Prompt(text="", max_new_tokens=1)), max_new_tokens)
 
     def room_behind(self, request: Request) -> int:
         """The number of tokens that fit into the context after the prompt of a request."""
@@ -380,8 +381,9 @@ class TransformersEngine:
         unwrap = getattr(self._model, "get_base_model", None)
         return unwrap() if unwrap is not None else self._model
 
-    def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None) -> Request:
+    def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None, name: str = "") -> Request:
         prompt.check(number)
+        name = name or f"prompt {number + 1}"
         if prompt.conversation is not None:
             used = template or self._template
             conversation = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))
@@ -389,10 +391,10 @@ class TransformersEngine:
         else:
             text = prompt.text or ""
         # Before tokenising, which takes seconds for a text of megabytes.
-        self._check_bytes(text, number + 1)
-        return self._checked(self._template.ids(text), number + 1, prompt)
+        self._check_bytes(text, name)
+        return self._checked(self._template.ids(text), name, prompt)
 
-    def _check_bytes(self, text: str, number: int) -> None:
+    def _check_bytes(self, text: str, name: str) -> None:
         """Reject texts that cannot fit by their bytes, before tokenisation.
 
         Raises:
@@ -401,24 +403,24 @@ class TransformersEngine:
         least = self._template.least_tokens(text)
         if least >= self._room_tokens:
             raise OverlongError(
-                f"prompt {number} has {len(text):,} characters, at least {least:,} tokens of this model",
+                f"{name} has {len(text):,} characters, at least {least:,} tokens of this model",
                 expected=f"fewer than {self._room_tokens:,} tokens, the context of the model, so that an answer fits",
                 do="shorten the prompt",
                 num_tokens=least,
                 most_tokens=self._room_tokens,
             )
 
-    def _checked(self, ids: list[int], number: int, prompt: Prompt) -> Request:
+    def _checked(self, ids: list[int], name: str, prompt: Prompt) -> Request:
         """The request, after checking that it is not empty and fits into the context.
 
         Args:
-            number: of the prompt, counted from 1.
+            name: of the prompt in errors.
         """
         if not ids:
-            raise RequestError(f"prompt {number} is empty", expected="at least one token", do="remove the prompt")
+            raise RequestError(f"{name} is empty", expected="at least one token", do="remove the prompt")
         if len(ids) + prompt.max_new_tokens > self._room_tokens:
             raise OverlongError(
-                f"prompt {number} has {len(ids)} tokens and may add {prompt.max_new_tokens}: "
+                f"{name} has {len(ids)} tokens and may add {prompt.max_new_tokens}: "
                 f"{len(ids) + prompt.max_new_tokens} together",
                 expected=f"at most {self._room_tokens}, the context of the model",
                 do="shorten the prompt, use fewer few-shot examples, or lower max_new_tokens",

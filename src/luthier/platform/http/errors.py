@@ -41,6 +41,11 @@ _KIND = re.compile(
 )
 
 
+_MISSING: Final = "Field required"
+_OF_A_KEY: Final = "[key]"
+"""Behind a key of a dict, where the key itself is wrong and not its value."""
+
+
 class ApiError(Exception):
     """A request that is refused.
 
@@ -145,7 +150,18 @@ async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with the request, with its place; status 400, as OpenAI answers."""
     assert isinstance(error, RequestValidationError)
-    problems = [(one["loc"], str(one["msg"])) for one in error.errors()]
+    found = error.errors()
+    if found[0]["type"] == "json_invalid":
+        why, place = found[0]["ctx"]["error"], found[0]["loc"][-1]
+        message = f"Invalid request: the body is not JSON ({why} at character {place}); expected: a JSON document"
+        return await _api_error(request, ApiError(400, message, code="invalid_value"))
+    # FastAPI leaves a body of another kind as it came.
+    if isinstance(error.body, bytes) and error.body and tuple(found[0]["loc"]) == ("body",):
+        kind = request.headers.get("content-type", "")[:100]
+        came = f"the body has the Content-Type {kind!r}" if kind else "the body has no Content-Type"
+        message = f"Invalid request: {came}; expected: a JSON document; what to do: send Content-Type: application/json"
+        return await _api_error(request, ApiError(400, message, code="invalid_content_type"))
+    problems = [(one["loc"], str(one["msg"])) for one in found]
     return await _api_error(request, invalid_request(problems, error.body))
 
 
@@ -156,32 +172,45 @@ def invalid_request(problems: Sequence[tuple[Sequence[int | str], str]], body: A
         problems: Of pydantic: the place, which begins with `body`, `query` or `path`, and what is wrong there.
         body: Of the request, in which the places are looked up; None leaves them as they are.
     """
-    found = [(_place(_without_tags(location, body)), message) for location, message in problems]
+    found = [(_place(_without_tags(location, body, message)), message) for location, message in problems]
     place = found[0][0]
     # A list of parts is no text either, but what is wrong lies within it: the error of the kind that came furthest.
-    place = next((where for where, _ in found if place and where and where.startswith(f"{place}.")), place)
+    while further := next((where for where, _ in found if place and where and where.startswith(f"{place}.")), None):
+        place = further
     # a field that may be one thing or another has an error for each
     words = " or: ".join(dict.fromkeys(message for where, message in found if where == place))
     what = f"{words} at {place!r}" if place else words
     return ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value")
 
 
-def _without_tags(location: Sequence[int | str], body: Any) -> Sequence[int | str]:
+def _without_tags(location: Sequence[int | str], body: Any, message: str) -> Sequence[int | str]:
     """The place without the tags of unions: pydantic names the kind that a value said it is (`completions`) beside it.
 
-    A part that is no key of the value there, and is not the last, is such a tag: only the last one may be missing.
+    A part that is no key of the value there is such a tag, unless it is the key that is missing: the last one. So is
+    one that happens to be a key, where what follows is in the same value, and not in that of the key.
     """
     if not isinstance(body, dict) or location[0] != "body":
         return location
     kept: list[int | str] = [location[0]]
     here: Any = body
-    for number, part in enumerate(location[1:], 1):
-        is_key = (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int))
-        if isinstance(here, dict | list) and not is_key and number < len(location) - 1:
-            continue
-        kept.append(part)
-        here = here[part] if is_key and (not isinstance(part, int) or part < len(here)) else None
+    for number, part in enumerate(location[1:], 2):
+        following = location[number] if number < len(location) else None
+        if part == _OF_A_KEY:
+            kept.append(part)
+        elif _has(here, part):
+            if following is not None and _has(here, following) and not _has(here[part], following):
+                continue
+            kept.append(part)
+            here = here[part]
+        elif following is None and message == _MISSING and isinstance(here, dict):
+            kept.append(part)
     return kept
+
+
+def _has(value: Any, part: int | str) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and 0 <= part < len(value)
+    return isinstance(value, dict) and part in value
 
 
 def _place(location: Sequence[int | str]) -> str | None:

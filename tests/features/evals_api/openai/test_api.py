@@ -132,6 +132,42 @@ def test_pages_of_evals_in_both_orders(client: TestClient) -> None:
     assert refused(client.get("/v1/evals?after=eval_none"))[1] == "invalid_value"
 
 
+def emptied(client: TestClient, address: str, *, query: str = "") -> list[str]:
+    """Deletes each item of a list on the way through its pages, as a loop over a list of OpenAI's client does."""
+    deleted: list[str] = []
+    after = ""
+    while True:
+        page = ok(client.get(f"{address}?limit=2{query}{after}"))
+        for one in page["data"]:
+            ok(client.delete(f"{address}/{one['id']}"))
+            deleted.append(one["id"])
+        if not page["has_more"]:
+            return deleted
+        after = f"&after={page['last_id']}"
+
+
+@pytest.mark.parametrize("query", ["", "&order=desc", "&order_by=updated_at"])
+def test_evals_can_be_deleted_while_their_list_is_paged_through(
+    client: TestClient, client_of: Callable[..., TestClient], query: str
+) -> None:
+    ids = [made(client, name=str(number))["id"] for number in range(5)]
+    client.post(f"/v1/evals/{ids[3]}", json={"name": "later"})
+    before = [one["id"] for one in ok(client.get(f"/v1/evals?limit=5{query}"))["data"]]
+    assert sorted(before) == sorted(ids)
+    assert emptied(client, "/v1/evals", query=query) == before
+    assert refused(client_of("other").get(f"/v1/evals?after={ids[0]}"))[1] == "invalid_value"
+
+
+def test_runs_can_be_deleted_while_their_list_is_paged_through(client: TestClient) -> None:
+    one, another = made(client), made(client)
+    address = f"/v1/evals/{one['id']}/runs"
+    ids = [started(client, one["id"])["id"] for _ in range(5)]
+    for run_id in ids:
+        ok(client.post(f"{address}/{run_id}/cancel"))
+    assert emptied(client, address) == ids
+    assert refused(client.get(f"/v1/evals/{another['id']}/runs?after={ids[0]}"))[1] == "invalid_value"
+
+
 def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: Context) -> None:
     engine = answering(home)
     one = made(client)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 from urllib.parse import quote
 
 from anyio import to_thread
@@ -57,6 +57,20 @@ Name = Annotated[str, Field(max_length=1024)]
 """The id of a user or a cache; it does not change answers."""
 
 
+class PromptCacheBreakpoint(StrictModel):
+    """Where a prompt may be cached up to; it could only make an answer faster.
+
+    Attributes:
+        mode: Always `explicit`.
+        ttl: How long at least.
+    """
+
+    mode: Literal["explicit"]
+    ttl: Literal["30m", "12h"] | None = None
+
+
+CacheMark = Annotated[PromptCacheBreakpoint | None, Field(exclude=True)]
+"""On a part of a prompt: accepted, and neither read nor stored."""
 Bias = Annotated[float, Field(strict=False, ge=-100, le=100)]
 MAX_BIASES: Final = 1024
 

@@ -26,6 +26,7 @@ from luthier.core.stream import CallPiece, Ended, Piece, TextRequest, TokenLikel
 from luthier.core.text.json_schema import check_schema
 from luthier.features.serving.api.answering import (
     ANSWERS,
+    CacheMark,
     ChunkWriter,
     Keep,
     Name,
@@ -219,6 +220,7 @@ class TextPart(StrictModel):
 
     type: Literal["text"]
     text: str
+    prompt_cache_breakpoint: CacheMark = None
 
 
 class ChatMessage(StrictModel):

@@ -9,10 +9,11 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
+from luthier.core.text.utf8 import CharacterHalves, whole_characters
 from luthier.ml.inference.engine_prompts import CallsInText
 from luthier.ml.inference.models.templates.thinking import TAGS
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
@@ -104,6 +105,8 @@ class ChunkReader:
         self._answer = AnswerText(asked, thinking or usual, self._in_text.for_stops)
         self._most_new = asked.max_new_tokens + (thinking or usual).max_tokens
         self._num_thinking = 0
+        # Servers that count in UTF-16 may cut a character into its two halves.
+        self._text_halves, self._thought_halves = CharacterHalves(), CharacterHalves()
         self._num_new: int | None = None
         self._num_prompt: int | None = None
         self._num_chunks = self._num_characters = self._num_emitted = 0
@@ -156,6 +159,7 @@ class ChunkReader:
         reasoning = (delta.get("reasoning_content") or delta.get("reasoning") or "") if self._is_chat else ""
         if not isinstance(reasoning, str):
             raise ValueError("has a thought that is not text")
+        text, reasoning = self._text_halves.add(text), self._thought_halves.add(reasoning)
         # The only count while streaming: `usage` arrives with the last chunk.
         self._num_chunks += bool(text) or bool(reasoning)
         text = self._in_text.shown(text)
@@ -190,7 +194,7 @@ class ChunkReader:
             raise ValueError("does not say how many tokens were used (stream_options.include_usage)")
         else:
             reason, num_new = self._reason, self._num_new
-        reasoning, left = ("", "") if self._answer.found_stop else self._answer.end(num_new)
+        reasoning, left = ("", "") if self._answer.found_stop else self._left(num_new)
         pieces: list[Piece | Ended] = list(self._piece(reasoning, left, (), is_last=True))
         # Servers that count hidden tokens may report more than was allowed.
         if reason == "length":
@@ -208,18 +212,27 @@ class ChunkReader:
             ),
         ]
 
+    def _left(self, num_new: int) -> tuple[str, str]:
+        """What was held back of thought and answer."""
+        thought, text = self._answer.add(self._text_halves.end(), num_new)
+        more, rest = self._answer.end(num_new)
+        return self._thought_halves.end() + thought + more, text + rest
+
     @property
     def _is_before_answer(self) -> bool:
         """Whether the server has sent thoughts apart, and no text of the answer so far."""
         return bool(self._num_thinking) and not self._num_characters
 
     def _read_tokens(self, reported: Any, *, is_of_thought: bool) -> None:
-        found = _tokens_of(reported, self._num_characters, self._asked.num_top, self._in_text.shown)
+        found = _tokens_of(reported, self._num_characters, self._asked.num_top, self._shown_token)
         if is_of_thought:
             # Their text is no part of that of the answer, in which places are counted.
             found = [token.model_copy(update={"offset": self._num_characters}) for token in found]
             self._num_open_thought_tokens += len(found)
         self._open_tokens += found
+
+    def _shown_token(self, name: str) -> str:
+        return whole_characters(self._in_text.shown(name))
 
     def _read_usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
@@ -270,12 +283,20 @@ class _Begun:
         name: of the tool.
         sent_id: as the server names the call; empty for no id.
         arguments: so far.
+        halves: puts cut characters of them together.
     """
 
     number: int
     name: str
     sent_id: str
     arguments: str = ""
+    halves: CharacterHalves = field(default_factory=CharacterHalves)
+
+    def more(self, arguments: str) -> str:
+        """Take in more arguments; returns what is whole of them."""
+        whole = self.halves.add(arguments)
+        self.arguments += whole
+        return whole
 
     def is_whole(self) -> bool:
         """Whether its arguments are complete."""
@@ -307,19 +328,19 @@ class _Calls:
             ValueError, TypeError, AttributeError: it has another form, or goes on with a call that has not begun.
         """
         function = call.get("function") or {}
-        name, arguments = function.get("name") or None, function.get("arguments") or ""
-        index, sent_id = int(call.get("index", 0)), str(call.get("id") or "")
+        name, arguments = whole_characters(function.get("name") or "") or None, function.get("arguments") or ""
+        index, sent_id = int(call.get("index", 0)), whole_characters(str(call.get("id") or ""))
         known = self._begun.get(index)
         if known is not None and (name is None or not self._is_another(known, name, sent_id, arguments)):
-            known.arguments += arguments
-            return CallPiece(index=known.number, arguments=arguments)
+            return CallPiece(index=known.number, arguments=known.more(arguments))
         if name is None:
             raise ValueError("goes on with a call of a tool that has not begun")
-        self._begun[index] = _Begun(self._num, name, sent_id, arguments)
+        begun = self._begun[index] = _Begun(self._num, name, sent_id)
         self._num += 1
         # Some servers send no id: results could not be told apart.
         call_id = sent_id or f"call_{uuid.uuid4().hex[:24]}"
-        return CallPiece(index=self._num - 1, call_id=call_id, name=name, arguments=arguments)
+        arguments = begun.more(arguments)
+        return CallPiece(index=begun.number, call_id=call_id, name=name, arguments=arguments)
 
     def _is_another(self, known: _Begun, name: str, sent_id: str, arguments: str) -> bool:
         """Whether a name at the index of a call begins another one."""

@@ -16,6 +16,7 @@ from luthier.core.conversation import Message
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import Generation
 from luthier.core.stream import TextRequest
+from luthier.core.text.utf8 import whole_characters
 from luthier.ml.inference.models.templates.message_forms import with_ids
 from luthier.ml.inference.models.templates.thinking import TAGS, ThoughtAndAnswer
 
@@ -149,6 +150,8 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
     if not isinstance(text, str):
         raise ValueError("has a choice without text")
     thought = _reasoning_of(choice.get("message")) if is_chat else None
+    # A server that counts in UTF-16 may cut the last character of an answer.
+    text, thought = whole_characters(text), None if thought is None else whole_characters(thought)
     # A server that does not separate reasoning may use a template that opens it: then only the closing tag is present.
     is_open = TAGS.end in text and not text.lstrip().startswith(TAGS.start)
     found = TAGS.split(text, is_open=is_open) if is_chat else ThoughtAndAnswer(None, text, is_closed=True)

@@ -99,6 +99,17 @@ def test_content_may_come_in_parts_and_an_answer_goes_back_as_it_came(ask: Calla
     assert ask(messages=dumped).object == "chat.completion"
 
 
+def test_marks_of_a_prompt_cache_change_no_answer(ask: Callable[..., Any]) -> None:
+    mark = {"prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}
+    parts = [{"type": "text", "text": "Which "} | mark, {"type": "text", "text": "wood?"} | mark]
+    made = ask(messages=[QUESTION[0] | {"content": parts}], prompt_cache_options={"mode": "explicit"}, temperature=0)
+    assert made.choices[0].message.content == ask(temperature=0).choices[0].message.content
+    wrong = {"type": "text", "text": "Which wood?", "prompt_cache_breakpoint": {"mode": "always"}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(messages=[QUESTION[0] | {"content": [wrong]}])
+    assert caught.value.param == "messages.0.content.0.prompt_cache_breakpoint.mode"
+
+
 def test_a_refusal_goes_back_as_a_part_of_an_answer(ask: Callable[..., Any]) -> None:
     refusal = {"type": "refusal", "refusal": "No, I will not say."}
     talks = [

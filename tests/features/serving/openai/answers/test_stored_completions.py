@@ -93,6 +93,20 @@ def test_pages_and_conditions(client: openai.OpenAI, ask: Callable[..., Any]) ->
         listed(after="chatcmpl-none")
 
 
+def test_they_can_be_deleted_while_their_list_is_paged_through(
+    client: openai.OpenAI, make_client: Callable[..., openai.OpenAI], served: ServedHome, ask: Callable[..., Any]
+) -> None:
+    ids = [ask().id for _ in range(5)]
+    deleted = []
+    for one in client.chat.completions.list(limit=2):
+        client.chat.completions.delete(one.id)
+        deleted.append(one.id)
+    assert deleted == ids
+    served[0].access.add_project("proj-deleted", "deleted")
+    with pytest.raises(openai.BadRequestError):
+        make_client(project="deleted").chat.completions.list(after=ids[0])
+
+
 def test_another_project_a_wrong_scope_and_a_project_that_keeps_nothing(
     make_client: Callable[..., openai.OpenAI], served: ServedHome, ask: Callable[..., Any]
 ) -> None:

@@ -42,6 +42,16 @@ def test_a_text_and_a_message_of_parts_are_the_same() -> None:
     ]  # fmt: skip
 
 
+def test_marks_of_a_prompt_cache_are_neither_read_nor_stored() -> None:
+    part = {"type": "input_text", "text": "Hi"}
+    marked = part | {"prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}
+    item = {"type": "message", "role": "user", "content": [marked]}
+    assert conversation(item) == [said("user", "Hi")]
+    assert item_documents(parsed_items([item])) == [item | {"content": [part]}]
+    with pytest.raises(ValidationError, match="explicit"):
+        parsed_items([item | {"content": [part | {"prompt_cache_breakpoint": {"mode": "always"}}]}])
+
+
 def test_consecutive_items_of_the_assistant_are_one_turn() -> None:
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "T"}]}
     answer = {

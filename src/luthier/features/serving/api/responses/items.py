@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, Type
 from luthier.core.conversation import Message
 from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
-from luthier.features.serving.api.answering import Unsupported
+from luthier.features.serving.api.answering import CacheMark, Unsupported
 from luthier.features.serving.api.sent_back import Refusal, arguments_sent_back
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
@@ -34,12 +34,12 @@ class InputText(StrictModel):
     Attributes:
         type: Always `input_text`.
         text: The text.
-        prompt_cache_breakpoint: Refused.
+        prompt_cache_breakpoint: Accepted, and not read.
     """
 
     type: Literal["input_text"]
     text: str
-    prompt_cache_breakpoint: Unsupported = None
+    prompt_cache_breakpoint: CacheMark = None
 
 
 class OutputText(StrictModel):
