@@ -7,6 +7,7 @@ import gc
 import inspect
 import re
 import tomllib
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
@@ -44,7 +45,51 @@ def trees(texts: dict[Path, str]) -> dict[Path, ast.Module]:
 def functions(trees: dict[Path, ast.Module]) -> Functions:
     """Those of each file, also within others."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef
-    return {path: [node for node in ast.walk(tree) if isinstance(node, kinds)] for path, tree in trees.items()}
+    return {path: [node for node in statements(tree) if isinstance(node, kinds)] for path, tree in trees.items()}
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """A module and the statements within it at any depth, outermost first, as `ast.walk` without the expressions.
+
+    No class and no function is part of an expression, and expressions are nine tenths of a tree.
+    """
+    todo = deque([tree])
+    while todo:
+        node = todo.popleft()
+        yield node
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            todo += getattr(node, part, ())
+
+
+def test_all_classes_and_functions_are_found_without_a_look_at_expressions() -> None:
+    code = """
+class A:
+    async def b(self):
+        if x:
+            pass
+        elif y:
+            def c(): return lambda: 0
+        else:
+            with z:
+                class D: pass
+try:
+    def e(): pass
+except E:
+    def f(): pass
+else:
+    def g(): pass
+finally:
+    match x:
+        case 1:
+            for x in y:
+                def h(): pass
+            else:
+                while x:
+                    def i(): pass
+"""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node.name for node in statements(ast.parse(code)) if isinstance(node, kinds)]
+    assert "".join(sorted(found)) == "ADbcefghi"
 
 
 def docstring_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -342,7 +387,7 @@ _PRIVATE, _PRIVATE_OF_CODE = (
 
 def names_in(tree: ast.AST) -> Iterator[str]:
     """Names of classes, functions, arguments, fields and constants; not those within a function."""
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -362,7 +407,7 @@ def is_annotated(node: ast.AST) -> TypeGuard[ast.AnnAssign]:
 
 def private_names(tree: ast.AST) -> list[str]:
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    code = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    code = {node.name for node in statements(tree) if isinstance(node, kinds)}
     words = {name: re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() for name in names_in(tree)}
     return [
         name

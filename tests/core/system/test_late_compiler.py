@@ -7,7 +7,21 @@ import os
 import subprocess
 import sys
 
-_BEFORE = """
+import pytest
+
+_PROGRAM = """
+import os, sys
+import torch  # as `import_libraries` begins; once for both processes
+for code, environment in zip(sys.argv[1:], ({}, {"WORLD_SIZE": "2"})):
+    if (pid := os.fork()) == 0:
+        os.environ |= environment
+        exec(code, {})
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(pid, 0)[1]:
+        sys.exit("a process has failed")
+"""
+_ALONE = """
 import json, sys
 from luthier.core.system.libraries import import_libraries
 import_libraries()
@@ -46,13 +60,27 @@ from transformers.integrations import deepgemm
 found["marked"] = [name for name, one in vars(deepgemm).items() if getattr(one, "_dynamo_marked_constant", False)]
 print(json.dumps(found))
 """
+_OF_TWO = """
+import sys
+from luthier.core.system.libraries import import_libraries
+import_libraries()
+from transformers.utils import is_torch_distributed_available
+print(is_torch_distributed_available(), 'torch.distributed.tensor' in sys.modules)
+"""
 
 
-def test_nothing_of_it_is_loaded_before_something_is_compiled() -> None:
+@pytest.fixture(scope="module")
+def printed() -> list[str]:
+    """What a process that is alone has written, and one of two: both forked from one that has loaded torch alone."""
     environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
-    done = subprocess.run([sys.executable, "-c", _BEFORE], capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-c", _PROGRAM, _ALONE, _OF_TWO]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    return done.stdout.splitlines()
+
+
+def test_nothing_of_it_is_loaded_before_something_is_compiled(printed: list[str]) -> None:
+    found = json.loads(printed[0])
     assert (found["before"], found["called"]) == ([], 3.0)
     # The function that it was to leave alone before it was there is left alone: two graphs around it, and 1 * 3 + 2.
     assert (found["compiled"], found["graphs"]) == (25.0, 2)
@@ -64,13 +92,5 @@ def test_nothing_of_it_is_loaded_before_something_is_compiled() -> None:
     assert found["marked"]
 
 
-def test_several_processes_have_what_they_share_weights_with() -> None:
-    code = (
-        "import sys\nfrom luthier.core.system.libraries import import_libraries\nimport_libraries()\n"
-        "from transformers.utils import is_torch_distributed_available\n"
-        "print(is_torch_distributed_available(), 'torch.distributed.tensor' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"WORLD_SIZE": "2"}, check=True
-    )
-    assert done.stdout.split() == ["True", "True"]
+def test_several_processes_have_what_they_share_weights_with(printed: list[str]) -> None:
+    assert printed[1] == "True True"

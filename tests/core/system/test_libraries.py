@@ -122,38 +122,49 @@ def test_one_model_and_another_form_of_findings_are_left_to_transformers(program
 
 _IMPORT = """
 import json, os, sys
-opened = []
-sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "open" else None)
+import huggingface_hub, torch  # once for all, as the libraries that are not looked at
+from pathlib import Path
 from luthier.core.system.libraries import keep_import_structure
-if sys.argv[1]:
-    keep_import_structure(__import__("pathlib").Path(sys.argv[1]))
-import transformers
-from transformers import AutoConfig, LlamaConfig
-from transformers.utils import import_utils
-models = os.path.join(os.path.dirname(transformers.__file__), "models")
-print(json.dumps({
-    "modules": sorted(transformers._class_to_module.items()),
-    "names": sorted(dir(transformers)),
-    "models": sorted(transformers.models._class_to_module.items()),
-    "missing": sorted((name, sorted(why)) for name, why in transformers._object_missing_backend.items()),
-    "read": sum(name.startswith(models) and "modeling_" in name and name.endswith(".py") for name in opened),
-    "loader": type(import_utils.__loader__).__name__,
-}))
+
+def imported(folder):
+    opened = []
+    sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "open" else None)
+    if folder:
+        keep_import_structure(Path(folder))
+    import transformers
+    from transformers import AutoConfig, LlamaConfig
+    from transformers.utils import import_utils
+    models = os.path.join(os.path.dirname(transformers.__file__), "models")
+    return {
+        "modules": sorted(transformers._class_to_module.items()),
+        "names": sorted(dir(transformers)),
+        "models": sorted(transformers.models._class_to_module.items()),
+        "missing": sorted((name, sorted(why)) for name, why in transformers._object_missing_backend.items()),
+        "read": sum(name.startswith(models) and "modeling_" in name and name.endswith(".py") for name in opened),
+        "loader": type(import_utils.__loader__).__name__,
+    }
+
+assert "transformers" not in sys.modules
+for folder in sys.argv[1:]:
+    if (pid := os.fork()) == 0:
+        print(json.dumps(imported(folder)), flush=True)
+        os._exit(0)
+    if os.waitpid(pid, 0)[1]:
+        sys.exit("a process has failed")
 """
 
 
 def test_transformers_has_the_same_names_and_reads_its_models_once(tmp_path: Path) -> None:
-    def imported(folder: str) -> dict[str, object]:
-        done = subprocess.run([sys.executable, "-c", _IMPORT, folder], capture_output=True, text=True, check=True)
-        found: dict[str, object] = json.loads(done.stdout)
-        return found
-
-    plain, first, second = (imported(folder) for folder in ("", str(tmp_path / "kept"), str(tmp_path / "kept")))
+    """In three processes, which are forked before transformers is imported."""
+    command = [sys.executable, "-c", _IMPORT, "", str(tmp_path / "kept"), str(tmp_path / "kept")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    plain, first, second = map(json.loads, done.stdout.splitlines())
     num_read = [one.pop("read") for one in (plain, first, second)]
-    assert num_read[0] == num_read[1] > 100  # type: ignore[operator]
+    assert num_read[0] == num_read[1] > 100
     assert num_read[2] < 10  # of the models that are imported here
     assert plain == first == second
-    assert nonempty(plain["modules"])  # type: ignore[arg-type]
+    assert nonempty(plain["modules"])
     assert plain["loader"] == "SourceFileLoader"
 
 

@@ -64,12 +64,12 @@ def test_baselines_that_take_fewer_rows_of_long_prompts_say_so(monkeypatch: pyte
     )
 
 
-def test_two_hundred_thousand_rows_are_sampled_and_long_ones_once_more_and_both_are_said(
+def test_forty_thousand_rows_are_sampled_and_long_ones_once_more_and_both_are_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nearest, "MAX_WORD_CHARACTERS", 200_000)
     monkeypatch.setattr(labels, "MAX_CHARACTERS", 100_000)
-    found = predict(labelled(2_000) * 100, labelled(4), progress=SilentProgress())
+    found = predict(labelled(2_000) * 20, labelled(4), progress=SilentProgress())
     fitted = {one.name: one.num_rows for one in nonempty(found.predictions)}
     assert (found.num_rows, found.is_sample, fitted[MAJORITY]) == (MAX_ROWS, True, MAX_ROWS)
     # A prompt has about 35 characters: no baseline reads more of them than its bound.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from matplotlib.image import imread
-
 from luthier.ml.charts.spec import Axis, Bar, Bars, Mark, Note, Plot, Series, Span
 from luthier.ml.charts.svg import svg_alone, write_chart
 
@@ -39,6 +37,8 @@ def test_svg_follows_the_screen_and_needs_nothing_else(tmp_path: Path) -> None:
 
 
 def test_png_has_real_colours(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
     write_chart(CHART, tmp_path / "a.png")
     pixels = imread(tmp_path / "a.png")
     assert pixels.shape[:2] == (2 * CHART.height_pixels, 2 * CHART.width_pixels)

@@ -37,7 +37,7 @@ def gzip_bomb(path: Path, begin: bytes, filling: bytes, end: bytes, *, num_bytes
     return path
 
 
-def zip_bomb(path: Path, entry: str, others: dict[str, str], *, num_bytes: int = GIGABYTE // 4) -> Path:
+def zip_bomb(path: Path, entry: str, others: dict[str, str], *, num_bytes: int = GIGABYTE // 16) -> Path:
     """An archive with one entry of so many blanks beside others."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name, text in others.items():

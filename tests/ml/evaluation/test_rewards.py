@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import sacrebleu
 from pydantic import ValidationError
 
 from luthier.core.graders import Reward
@@ -35,6 +34,8 @@ def test_rewards_are_the_metrics_of_texts_but_for_those_that_need_all_rows() -> 
 
 
 def test_figures_are_those_of_their_libraries() -> None:
+    import sacrebleu
+
     output, reference = "the front was made of pine", ITEMS["row:1"]["reference"]
     assert worth(output, "chrf").reward == pytest.approx(sacrebleu.sentence_chrf(output, [reference]).score / 100)
     assert worth(output, "bleu").reward == pytest.approx(sacrebleu.sentence_bleu(output, [reference]).score / 100)

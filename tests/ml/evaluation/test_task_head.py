@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import ndtr
-from sklearn.metrics import roc_auc_score
 
 from luthier.ml.evaluation.task_head import absolute_error, area_under_curve, auroc
 
@@ -20,6 +19,8 @@ def _drawn(rows: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
 def test_the_area_is_that_of_scikit_learn(classes: int) -> None:
+    from sklearn.metrics import roc_auc_score
+
     probabilities, own = _drawn(200, classes, seed=classes)
     found = auroc(probabilities, own)
     assert found is not None

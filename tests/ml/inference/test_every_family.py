@@ -2,6 +2,7 @@
 
 from array import array
 from collections import defaultdict
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -38,8 +39,19 @@ def engine(request, tmp_path_factory):
     opened.close()
 
 
+_WRITTEN = WeakKeyDictionary()
+"""By engine: what `plain` has written, by the tokens of the prompt."""
+
+
 def plain(engine, ids, num_new) -> list[int]:
-    """The definition: the whole text through the model for every new token."""
+    """The definition: the whole text through the model for every new token; made once for all tests."""
+    kept = _WRITTEN.setdefault(engine, {})
+    if (key := (*ids, -num_new)) not in kept:
+        kept[key] = _plain(engine, ids, num_new)
+    return kept[key]
+
+
+def _plain(engine, ids, num_new) -> list[int]:
     written = list(ids)
     model = getattr(engine.causal, "language_model", engine.causal)
     model = model if model.get_output_embeddings() is not None else engine.causal

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 
-import optuna
-
 from luthier.core.workflows.study import Parameter, Result, Space, Trial
 from luthier.ml.search.sampling import suggest
 
@@ -115,6 +113,8 @@ def test_nsga2_finds_both_ends_of_what_cannot_be_had_together():
 
 def test_running_trials_count_as_bad_ones_whatever_the_default_of_optuna_is(monkeypatch):
     """It was off by default before Optuna 5."""
+    import optuna
+
     given = []
 
     class Sampler(optuna.samplers.TPESampler):

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -72,6 +73,35 @@ def run(
 
 def weights(model: TrainableModel) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in model.module.named_parameters() if p.requires_grad}
+
+
+class Whole(NamedTuple):
+    """A run that nothing has stopped."""
+
+    weights: dict[str, torch.Tensor]
+    outcome: LoopOutcome
+    events: list[Event]
+    folder: Path
+
+
+class WholeRuns:
+    """The run of each plan to its end, made once: what killed and resumed runs are held against."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._made = folder, dict[str, Whole]()
+
+    def of(self, plan: Plan, model: MakeModel, examples: list[TokenisedExample]) -> Whole:
+        key = plan.model_dump_json()
+        if key not in self._made:
+            folder, trained = self._folder / str(len(self._made)), model(plan)
+            outcome, events = run(plan, trained, folder, examples)
+            self._made[key] = Whole(weights(trained), outcome, events, folder)
+        return self._made[key]
+
+
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> WholeRuns:
+    return WholeRuns(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -175,21 +205,22 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     make_model: MakeModel,
     examples: list[TokenisedExample],
     tmp_path: Path,
+    whole_runs: WholeRuns,
     precision: str,
     kill_at: int,
 ) -> None:
     plan = make_plan(dropout=0.2, precision=precision)
-    undisturbed = make_model(plan)
-    whole, whole_events = run(plan, undisturbed, tmp_path / "a", examples)
+    whole = whole_runs.of(plan, make_model, examples)
     with pytest.raises(KilledError):
-        run(plan, make_model(plan), tmp_path / "b", examples, kill_at=kill_at)
+        run(plan, make_model(plan), tmp_path, examples, kill_at=kill_at)
     resumed = make_model(plan)
-    outcome, events = run(plan, resumed, tmp_path / "b", examples)
-    for name, expected in nonempty(weights(undisturbed).items()):
+    outcome, events = run(plan, resumed, tmp_path, examples)
+    for name, expected in nonempty(whole.weights.items()):
         assert torch.equal(weights(resumed)[name], expected), name
-    assert outcome.state.model_copy(update={"seconds": 0}) == whole.state.model_copy(update={"seconds": 0})
+    state = whole.outcome.state.model_copy(update={"seconds": 0})
+    assert outcome.state.model_copy(update={"seconds": 0}) == state
     later = [(e.step, e.loss, e.gradient_norm) for e in events if isinstance(e, StepDone)]
-    assert later == [(e.step, e.loss, e.gradient_norm) for e in whole_events if isinstance(e, StepDone)][-len(later) :]
+    assert later == [(e.step, e.loss, e.gradient_norm) for e in whole.events if isinstance(e, StepDone)][-len(later) :]
 
 
 def test_a_pause_keeps_every_step(

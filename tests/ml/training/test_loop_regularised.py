@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.ml.training.conftest import random_examples
-from tests.ml.training.test_loop import KilledError, run, weights
+from tests.ml.training.test_loop import KilledError, WholeRuns, run, weights
 from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
@@ -28,6 +28,11 @@ EACH: list[dict[str, Any]] = [
     {"average": UNIFORM},
     {"neftune_alpha": 5.0, "average": EMA, "weight_decay": 0.1},
 ]
+
+
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> WholeRuns:
+    return WholeRuns(tmp_path_factory.mktemp("whole"))
 
 
 def smoothed(plan: Plan) -> Plan:
@@ -53,36 +58,46 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     make_model: MakeModel,
     examples: list[TokenisedExample],
     tmp_path: Path,
+    whole_runs: WholeRuns,
     training: dict[str, Any],
     kill_at: int,
 ) -> None:
     plan = smoothed(make_plan(dropout=0.2, precision="bfloat16", **training))
-    resumes_exactly(plan, make_model, examples, tmp_path, kill_at)
+    resumes_exactly(plan, make_model, examples, tmp_path, whole_runs, kill_at)
 
 
 def test_dft_killed_and_resumed_ends_byte_for_byte_the_same(
-    make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path
+    make_plan: MakePlan,
+    make_model: MakeModel,
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+    whole_runs: WholeRuns,
 ) -> None:
     plan = weighted_by_probability(make_plan(dropout=0.2, precision="bfloat16"))
-    resumes_exactly(plan, make_model, examples, tmp_path, kill_at=4)
+    resumes_exactly(plan, make_model, examples, tmp_path, whole_runs, kill_at=4)
 
 
 def resumes_exactly(
-    plan: Plan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path, kill_at: int
+    plan: Plan,
+    make_model: MakeModel,
+    examples: list[TokenisedExample],
+    folder: Path,
+    whole_runs: WholeRuns,
+    kill_at: int,
 ) -> None:
-    undisturbed = make_model(plan)
-    whole, whole_events = run(plan, undisturbed, tmp_path / "a", examples)
+    whole = whole_runs.of(plan, make_model, examples)
     with pytest.raises(KilledError):
-        run(plan, make_model(plan), tmp_path / "b", examples, kill_at=kill_at)
+        run(plan, make_model(plan), folder, examples, kill_at=kill_at)
     resumed = make_model(plan)
-    outcome, events = run(plan, resumed, tmp_path / "b", examples)
-    for name, expected in nonempty(weights(undisturbed).items()):
+    outcome, events = run(plan, resumed, folder, examples)
+    for name, expected in nonempty(whole.weights.items()):
         assert torch.equal(weights(resumed)[name], expected), name
-    assert outcome.state.model_copy(update={"seconds": 0}) == whole.state.model_copy(update={"seconds": 0})
+    state = whole.outcome.state.model_copy(update={"seconds": 0})
+    assert outcome.state.model_copy(update={"seconds": 0}) == state
     later = [(e.step, e.loss, e.measures) for e in events if isinstance(e, StepDone)]
-    assert later == [(e.step, e.loss, e.measures) for e in whole_events if isinstance(e, StepDone)][-len(later) :]
+    assert later == [(e.step, e.loss, e.measures) for e in whole.events if isinstance(e, StepDone)][-len(later) :]
     for step in (4, 6):
-        one, other = (CheckpointStore(tmp_path / side, 2).load(step) for side in ("a", "b"))
+        one, other = (CheckpointStore(side, 2).load(step) for side in (whole.folder, folder))
         assert one.method.keys() == other.method.keys()
         assert all(torch.equal(one.method[name], other.method[name]) for name in one.method)
 

@@ -108,6 +108,22 @@ def test_it_changes_nothing_of_the_run(
     assert {name: digest for name, digest in with_them.items() if not name.startswith("snapshots")} == without
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[Event]]:
+    """The events of the run that is not killed, by its folder, once it was made."""
+    return {tmp_path_factory.mktemp("plain"): []}
+
+
+@pytest.fixture
+def undisturbed(
+    plan: Plan, make_model: MakeModel, examples: list[TokenisedExample], kept: dict[Path, list[Event]]
+) -> tuple[Path, list[Event]]:
+    ((folder, events),) = kept.items()
+    if not events:
+        events += run(plan, make_model(plan), folder, examples)
+    return folder, events
+
+
 @pytest.mark.parametrize(
     ("kill_after", "at"), [(SnapshotSaved, 6), (CheckpointSaved, 6), (StepDone, 7), (ValidationDone, 8)]
 )
@@ -116,15 +132,15 @@ def test_killed_anywhere_it_makes_the_same_bytes(
     make_model: MakeModel,
     examples: list[TokenisedExample],
     tmp_path: Path,
+    undisturbed: tuple[Path, list[Event]],
     kill_after: type[Event],  # type: ignore[valid-type]
     at: int,
 ) -> None:
-    undisturbed = run(plan, make_model(plan), tmp_path / "plain", examples)
     with pytest.raises(KilledError):
-        run(plan, make_model(plan), tmp_path / "killed", examples, kill_after=kill_after, at=at)
-    again = run(plan, make_model(plan), tmp_path / "killed", examples)
-    assert files_of(tmp_path / "killed") == files_of(tmp_path / "plain")
-    told = {event.step: event.metrics for event in undisturbed if isinstance(event, SnapshotSaved)}
+        run(plan, make_model(plan), tmp_path, examples, kill_after=kill_after, at=at)
+    again = run(plan, make_model(plan), tmp_path, examples)
+    assert files_of(tmp_path) == files_of(undisturbed[0])
+    told = {event.step: event.metrics for event in undisturbed[1] if isinstance(event, SnapshotSaved)}
     assert all(nonempty(told[event.step] == event.metrics for event in again if isinstance(event, SnapshotSaved)))
 
 

@@ -114,7 +114,7 @@ def parted(
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lines=st.lists(LINE, min_size=1, max_size=60), held_out=st.lists(ROW.map(json.dumps), min_size=1, max_size=8))
 def test_spilled_rows_give_the_same_findings_and_the_same_repair(
     lines: list[str], held_out: list[str], tmp_path_factory: pytest.TempPathFactory
@@ -131,7 +131,7 @@ def test_spilled_rows_give_the_same_findings_and_the_same_repair(
         assert one == other
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     lines=st.lists(LINE, min_size=1, max_size=60),
     held_out=st.lists(ROW.map(json.dumps), min_size=1, max_size=8),
@@ -158,7 +158,7 @@ def test_workers_give_the_same_findings_the_same_repair_and_the_same_split(
     assert workers.num_parts >= len(lines) // records
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rows=st.lists(ROW, min_size=4, max_size=60),
     group_by=st.sampled_from([None, "source", "none"]),

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlcroissant
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +20,8 @@ pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("Deprec
 
 def loaded(request: CardRequest, folder: Path) -> Any:
     """The dataset as the public validator reads it; raises ValidationError where it is wrong."""
+    import mlcroissant  # for seconds, and every process that collects all tests would
+
     path = folder / "README.croissant.json"
     path.write_text(json.dumps(croissant(request), ensure_ascii=False), encoding="utf-8")
     return mlcroissant.Dataset(jsonld=str(path))
@@ -101,6 +102,8 @@ def test_what_has_no_type_in_croissant_is_named_and_left_out(tmp_path: Path, req
 
 
 def test_a_broken_document_is_refused_by_the_same_validator(chat_file: Path, request_of: Make, tmp_path: Path) -> None:
+    import mlcroissant
+
     document = croissant(request_of(chat_file))
     document["recordSet"][0]["field"][0]["subField"][0]["source"]["fileObject"]["@id"] = "not-there"
     with pytest.raises(mlcroissant.ValidationError):

@@ -130,7 +130,7 @@ def test_a_chain_of_more_than_a_hundred_kept_texts_is_settled_to_its_end(monkeyp
     assert short.num_unsettled == 243, "all but the four kept texts and the three that go for them"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.randoms(use_true_random=False), st.integers(0, 3))
 def test_the_order_of_rows_does_not_change_the_clusters(rng: random.Random, seed: int) -> None:
     texts = corpus(seed)[:120]

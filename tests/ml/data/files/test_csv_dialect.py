@@ -109,7 +109,7 @@ _NAMES = st.lists(st.sampled_from(["prompt", "Completion", "id", "ünïcode", "n
 _TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     names=_NAMES,
     data=st.data(),

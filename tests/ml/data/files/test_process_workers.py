@@ -81,9 +81,17 @@ def held_out(folder: Path) -> Path:
     return write_many(folder / "held.jsonl", 100, most_words=25)
 
 
-def findings(rows: Path, held_out: Path, workers: RowWorkers) -> str:
-    table = build_table(rows, workers=workers)
-    return run_audit(AuditRequest(table, build_table(held_out, workers=workers))).model_dump_json(indent=1)
+def findings(rows: Path, held_out: Path, workers: RowWorkers, spill: Spill | None = None) -> str:
+    table = build_table(rows, spill=spill, workers=workers)
+    assert table.rows.is_spilled == (spill is not None)
+    request = AuditRequest(table, build_table(held_out, spill=spill, workers=workers))
+    return run_audit(request).model_dump_json(indent=1)
+
+
+@pytest.fixture(scope="module")
+def found_here(rows: Path, held_out: Path) -> str:
+    """What one process finds, with all rows in memory."""
+    return findings(rows, held_out, IN_PROCESS)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -138,9 +146,9 @@ def test_nothing_is_taken_that_is_not_needed_yet(workers: ProcessWorkers) -> Non
     assert len(taken) == of_processes._PARTS_PER_WORKER * workers.num_cores
 
 
-def test_an_audit_has_the_same_findings(rows: Path, held_out: Path, workers: ProcessWorkers) -> None:
+def test_an_audit_has_the_same_findings(rows: Path, held_out: Path, workers: ProcessWorkers, found_here: str) -> None:
     there = findings(rows, held_out, workers)
-    assert there == findings(rows, held_out, IN_PROCESS)
+    assert there == found_here
     for check in ("exact_duplicate", "near_duplicate", "conflicting_completion", "personal_data", "contamination"):
         assert f'"check": "{check}"' in there
 
@@ -266,12 +274,6 @@ def test_a_command_shares_the_rows_of_a_large_file(
 
 
 def test_rows_beyond_the_budget_are_sent_as_well(
-    rows: Path, held_out: Path, workers: ProcessWorkers, tmp_path: Path
+    rows: Path, held_out: Path, workers: ProcessWorkers, found_here: str, tmp_path: Path
 ) -> None:
-    def found(one: RowWorkers, folder: Path) -> str:
-        spill = Spill(0, folder)
-        table = build_table(rows, spill=spill, workers=one)
-        assert table.rows.is_spilled
-        return run_audit(AuditRequest(table, build_table(held_out, spill=spill, workers=one))).model_dump_json()
-
-    assert found(workers, tmp_path / "a") == found(IN_PROCESS, tmp_path / "b")
+    assert findings(rows, held_out, workers, Spill(0, tmp_path)) == found_here

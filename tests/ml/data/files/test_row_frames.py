@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures.pickled_workers import PickledWorkers
 
@@ -27,6 +27,7 @@ def framed(rows: list[tuple[int, str, str | None]], size: int, spill: Spill) -> 
     return made
 
 
+@settings(max_examples=40, deadline=None)
 @given(rows=ROWS, size=st.integers(1, 9), budget=st.sampled_from([0, 600, 1 << 30]), data=st.data())
 def test_where_rows_are_makes_no_difference(
     rows: list[tuple[int, str, str | None]],

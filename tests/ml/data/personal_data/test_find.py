@@ -118,11 +118,11 @@ def test_spans_are_ordered_apart_and_cut_from_the_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("piece", ["7", "@", " ", "a@", "DE89 ", "1 Ab ", "+1", "::", "A-"])
-def test_a_row_of_a_million_characters_costs_time_in_proportion(piece: str) -> None:
+def test_a_row_of_300_000_characters_costs_time_in_proportion(piece: str) -> None:
     """Would not end within the patience of any person if a pattern backtracked."""
-    text = (piece * 1_000_000)[:1_000_000]
+    text = (piece * 300_000)[:300_000]
     assert len(find_personal_data(text)) <= len(text)
 
 
-def test_a_row_of_ten_million_digits_is_read_to_its_end() -> None:
-    assert find_personal_data("7" * 10_000_000 + " me@firm.de")[-1].value == "me@firm.de"
+def test_a_row_of_three_million_digits_is_read_to_its_end() -> None:
+    assert find_personal_data("7" * 3_000_000 + " me@firm.de")[-1].value == "me@firm.de"

@@ -122,6 +122,6 @@ def test_entropy_is_that_of_shannon() -> None:
 @pytest.mark.parametrize(
     "piece", ["secret=", "token: ", "sk-", "eyJ", "-----BEGIN PRIVATE KEY-----", "://a:", "aws secret "]
 )
-def test_a_million_characters_of_beginnings_are_read_in_proportion(piece: str) -> None:
-    text = (piece * 1_000_000)[:1_000_000]
+def test_300_000_characters_of_beginnings_are_read_in_proportion(piece: str) -> None:
+    text = (piece * 300_000)[:300_000]
     assert [secret for secret in find_secrets(text) if secret.kind != "private key"] == []

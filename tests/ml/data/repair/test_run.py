@@ -79,7 +79,7 @@ _TEXTS = st.sampled_from(
 _BROKEN = st.sampled_from(["{broken", "[1]", '"text"', "", '{"prompt": "p"}', '{"prompt": 1, "completion": "x"}'])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 6), _TEXTS) | _BROKEN, min_size=1, max_size=25))
 def test_repairing_again_changes_nothing(
     make: Any, tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str] | str]

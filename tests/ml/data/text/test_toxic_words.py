@@ -90,6 +90,6 @@ def test_another_list_can_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("piece", ["f", "f*", "a ", "$", "*", "'", "f u c k ", "fuck ", "é"])
-def test_a_row_of_a_million_characters_is_read_in_proportion(piece: str) -> None:
-    text = (piece * 1_000_000)[:1_000_000]
-    assert len(english().find(text)) <= 500_000
+def test_a_row_of_300_000_characters_is_read_in_proportion(piece: str) -> None:
+    text = (piece * 300_000)[:300_000]
+    assert len(english().find(text)) <= 150_000

@@ -112,7 +112,7 @@ def like_rows(draw: st.DrawFn) -> list[TokenisedExample]:
     return rows
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(rows=like_rows(), size=st.integers(1, 16))
 def test_families_of_rows_in_files_are_those_of_rows_in_memory(rows: list[TokenisedExample], size: int) -> None:
     made = in_arrays(rows)

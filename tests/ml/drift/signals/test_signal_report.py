@@ -254,7 +254,7 @@ def test_what_the_user_said_last_is_read_from_any_messages() -> None:
 
 
 def test_of_a_busy_hour_500_are_tested(checks: Checks) -> None:
-    frame = made_traffic(1, 2_000.0, seed=13)
+    frame = made_traffic(1, 800.0, seed=13)
     rows = read_rows(frame.with_columns(user_digest=pl.lit("")), 0.0)
     assert max(rows.is_tested[rows.hours == hour].sum() for hour in set(rows.hours.tolist())) == 500
     assert checks.words([]).counts.shape == (0,)

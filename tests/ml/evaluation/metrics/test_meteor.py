@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.translate.meteor_score import single_meteor_score
 
 from luthier.core.graders import Reward
 from luthier.core.ports import Rollout
@@ -43,6 +42,8 @@ def meteor(*pairs: tuple[str, str]) -> float:
 @given(TEXT, TEXT)
 @settings(max_examples=200)
 def test_a_sentence_is_scored_as_nltk_does_without_synonyms(output: str, reference: str) -> None:
+    from nltk.translate.meteor_score import single_meteor_score
+
     expected = single_meteor_score(words(reference), words(output), wordnet=NoSynonyms())
     assert meteor((output, reference)) == pytest.approx(expected, abs=1e-12)
 

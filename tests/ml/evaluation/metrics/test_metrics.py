@@ -4,10 +4,8 @@ import math
 
 import numpy as np
 import pytest
-import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rouge_score.rouge_scorer import RougeScorer
 from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError
@@ -38,6 +36,8 @@ def value(name, pairs):
 
 @given(PAIRS)
 def test_bleu_is_corpus_bleu_of_sacrebleu(pairs):
+    import sacrebleu
+
     outputs, references = zip(*pairs, strict=True)
     expected = sacrebleu.corpus_bleu(list(outputs), [list(references)]).score
     assert value("bleu", pairs) == pytest.approx(expected, abs=1e-9)
@@ -45,6 +45,8 @@ def test_bleu_is_corpus_bleu_of_sacrebleu(pairs):
 
 @given(PAIRS)
 def test_chrf_is_corpus_chrf_of_sacrebleu(pairs):
+    import sacrebleu
+
     outputs, references = zip(*pairs, strict=True)
     expected = sacrebleu.corpus_chrf(list(outputs), [list(references)]).score
     assert value("chrf", pairs) == pytest.approx(expected, abs=1e-9)
@@ -53,6 +55,8 @@ def test_chrf_is_corpus_chrf_of_sacrebleu(pairs):
 @given(PAIRS)
 @settings(max_examples=50)
 def test_rouge_is_the_mean_of_rouge_score(pairs):
+    from rouge_score.rouge_scorer import RougeScorer
+
     for name, kind in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
         scorer = RougeScorer([kind], use_stemmer=True)
         expected = np.mean([scorer.score(reference, output)[kind].fmeasure for output, reference in pairs])

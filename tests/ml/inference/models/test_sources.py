@@ -2,9 +2,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -396,9 +393,9 @@ sources.pull("smollm2-135m-instruct", Path(sys.argv[1]), SilentProgress(), fetch
 """
 
 
-def test_a_killed_pull_leaves_no_model_and_the_next_one_clears_up(tmp_path):
+def test_a_killed_pull_leaves_no_model_and_the_next_one_clears_up(tmp_path, fork_server):
     home, started = tmp_path / "home", tmp_path / "started"
-    child = subprocess.Popen([sys.executable, "-c", _HANGING, str(home), str(started)])
+    child = fork_server.script(_HANGING, home, started)
     try:
         deadline = time.monotonic() + 120
         while not started.exists():
@@ -408,8 +405,7 @@ def test_a_killed_pull_leaves_no_model_and_the_next_one_clears_up(tmp_path):
         with pytest.raises(ConflictError, match="another process"):
             sources.remove("smollm2-135m-instruct", home)
     finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.close()  # by SIGKILL
     assert leftovers(home) != []
     assert sources.find("smollm2-135m-instruct", home) is None
     assert sources.local_models(home) == []

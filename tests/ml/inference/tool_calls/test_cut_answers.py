@@ -166,7 +166,7 @@ def _bare(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(data=st.data())
 def test_an_answer_has_the_same_text_and_calls_however_it_is_cut(name: str, data: st.DataObject) -> None:
     family = FAMILIES[name]
@@ -182,7 +182,7 @@ def test_an_answer_has_the_same_text_and_calls_however_it_is_cut(name: str, data
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(data=st.data())
 def test_likelihoods_are_those_of_the_tokens_of_the_text(name: str, data: st.DataObject) -> None:
     family = FAMILIES[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 import sqlite3
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
 from luthier.platform.db.database import Database
@@ -30,6 +30,14 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
+OPENER = """
+import sys
+from pathlib import Path
+from sqlalchemy import text
+from luthier.platform.db.database import Database
+with Database.open(Path(sys.argv[1])) as database, database.read() as connection:
+    print(connection.execute(text("SELECT count(*) FROM runs")).scalar())
+"""
 WRITER = """
 import sys
 from pathlib import Path
@@ -175,15 +183,9 @@ def test_a_missing_folder_and_a_folder_as_file_are_refused(tmp_path: Path) -> No
         Database.open(tmp_path)
 
 
-def _open_and_count(path: str, _: int) -> int:
-    with Database.open(path) as database, database.read() as connection:
-        return int(connection.execute(text("SELECT count(*) FROM runs")).scalar() or 0)
-
-
-def test_many_processes_may_make_it_at_once(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        jobs = [pool.apply_async(_open_and_count, (str(tmp_path / "luthier.db"), i)) for i in range(8)]
-        assert [job.get(60) for job in jobs] == [0] * 8
+def test_many_processes_may_make_it_at_once(tmp_path: Path, fork_server: SessionForkServer) -> None:
+    openers = [fork_server.script(OPENER, tmp_path / "luthier.db") for _ in range(8)]
+    assert [opener.communicate() for opener in openers] == [("0\n", "")] * 8
 
 
 OTHER = """
@@ -219,19 +221,13 @@ def test_a_link_to_where_no_database_is_yet_makes_it_there(tmp_path: Path) -> No
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_two_processes_write_at_once_and_lose_nothing(tmp_path, runs, record, plan) -> None:  # type: ignore[no-untyped-def]
+def test_two_processes_write_at_once_and_lose_nothing(tmp_path, runs, record, plan, fork_server) -> None:  # type: ignore[no-untyped-def]
     ids = ["run-20261125-093000-aaaaaa", "run-20261125-093000-bbbbbb"]
     for run_id in ids:
         runs.create(record(run_id), plan)
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / "luthier.db"), "1", run_id], stdout=subprocess.PIPE
-        )
-        for run_id in ids
-    ]
+    writers = [fork_server.script(WRITER, tmp_path / "luthier.db", 1, run_id) for run_id in ids]
     last = []
     for writer in writers:
-        assert writer.stdout is not None
         lines = [writer.stdout.readline() for _ in range(200)]
         last.append(int(lines[-1]))
     for writer, run_id, step in zip(writers, ids, last, strict=True):
@@ -242,21 +238,19 @@ def test_two_processes_write_at_once_and_lose_nothing(tmp_path, runs, record, pl
         assert len(steps) >= step
 
 
-def test_a_killed_writer_leaves_a_whole_database(tmp_path, runs, record, plan) -> None:  # type: ignore[no-untyped-def]
+def test_a_killed_writer_leaves_a_whole_database(tmp_path, runs, record, plan, fork_server) -> None:  # type: ignore[no-untyped-def]
     """What was said to be written is there, once and in order, whenever the kill comes."""
     run_id = "run-20261125-093000-aaaaaa"
     runs.create(record(run_id), plan)
     next_step = 1
     for number in range(6):
-        command = [sys.executable, "-c", WRITER, str(tmp_path / "luthier.db"), str(next_step), run_id]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"ready\n"
+        with fork_server.script(WRITER, tmp_path / "luthier.db", next_step, run_id) as writer:
+            assert writer.stdout.readline() == "ready\n"
             for _ in range(3):
                 writer.stdout.readline()
             time.sleep(0.003 * number)
             writer.send_signal(signal.SIGKILL)
-            rest = writer.stdout.read().split(b"\n")
+            rest = writer.stdout.read().split("\n")
         confirmed = max([next_step + 2, *(int(line) for line in rest[:-1])])
         steps = [event.step for event in runs.events(run_id)]
         assert steps == list(range(1, len(steps) + 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.errors import ConflictError, RequestError, UnreachableError, WorkError
 from luthier.platform.db import postgresql as module
@@ -125,16 +125,15 @@ def test_who_waits_too_long_for_a_writer_is_told_so(database: Database, monkeypa
         holder.join()
 
 
-def test_a_writer_that_was_stopped_for_good_holds_nobody_up(url: str) -> None:
+def test_a_writer_that_was_stopped_for_good_holds_nobody_up(url: str, fork_server: SessionForkServer) -> None:
     child = (
         "import sys, time; from luthier.platform.db import postgresql; from luthier.platform.db.database import "
         "Database\n"
         "database = Database.open(sys.argv[1]); postgresql.BUSY_TIMEOUT_SECONDS = 0.3\n"
         "with database.write() as connection:\n    print('inside', flush=True); time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", child, url], stdout=subprocess.PIPE) as stopped:
-        assert stopped.stdout is not None
-        assert stopped.stdout.readline() == b"inside\n"
+    with fork_server.script(child, url) as stopped:
+        assert stopped.stdout.readline() == "inside\n"
         with Database.open(url) as database, database.write() as connection:  # waits for 0.3 s, not for a minute
             connection.execute(INSERT, {"key": "a"})
         stopped.kill()

@@ -40,6 +40,8 @@ def lines(rows: list[Row]) -> bytes:
 
 
 GOOD = [count(number) for number in range(24)]
+UNJUDGED = {"train": "train.jsonl", "validation": "valid.jsonl"}
+"""The data of a run that no held-out rows judge, where the test is about its training alone."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def test_a_gzip_file_that_is_cut_short(luthier, job: Job) -> None:  # type: igno
 
 
 def test_a_row_longer_than_the_context(luthier, job: Job) -> None:  # type: ignore[no-untyped-def]
+    job.ask(data=UNJUDGED)
     long = chat("Why?", "Because " * 300)
     job.write("train.jsonl", lines([*GOOD, long]))
     error = refused(luthier("train", job.recipe, "--json"), "train.jsonl:25", "512", kind="OverlongError")
@@ -196,6 +199,7 @@ def test_a_recipe_that_is_a_folder(luthier, job: Job) -> None:  # type: ignore[n
 
 
 def test_no_room_at_a_checkpoint(luthier, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    job.ask(data=UNJUDGED)
     expected = luthier("train", job.recipe, "--json").document["adapter_sha256"]
     real, num_calls = checkpoint.save_file, 0
 
@@ -240,6 +244,7 @@ def checkpoints(home: Path) -> Callable[[str], list[Path]]:
 
 
 def test_a_damaged_checkpoint(luthier, job: Job, checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    job.ask(data=UNJUDGED)
     expected = luthier("train", job.recipe, "--json").document["adapter_sha256"]
     run_id = paused(luthier, job, monkeypatch)["run_id"]
     newest = checkpoints(run_id)[-1] / "weights.safetensors"
@@ -253,6 +258,7 @@ def test_a_damaged_checkpoint(luthier, job: Job, checkpoints, monkeypatch: pytes
 
 
 def test_no_checkpoint_that_can_be_trusted(luthier, job: Job, checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    job.ask(data=UNJUDGED)
     run_id = paused(luthier, job, monkeypatch)["run_id"]
     for folder in checkpoints(run_id):
         (folder / "state.json").write_text("{}")
@@ -295,7 +301,7 @@ def test_a_damaged_model_in_the_cache(luthier, hub: Hub, job: Job) -> None:  # t
     refused(luthier("models", "show", "hub:org/tiny", "--json"), *words, code=1, kind="ModelSourceError")
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     refused(luthier("models", "show", "hub:org/tiny", "--json"), "was changed", code=1, kind="ModelSourceError")
-    done = luthier("train", job.ask(base_model="hub:org/tiny"), "--json")  # fetches it again
+    done = luthier("train", job.ask(base_model="hub:org/tiny", data=UNJUDGED), "--json")  # fetches it again
     assert done.code == 0, done.err
     assert weights.read_bytes() == whole
 

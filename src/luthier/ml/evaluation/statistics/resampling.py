@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -61,18 +62,35 @@ def resampled_sums(
     """
     rows = cluster_sums(stats, clusters)
     num_rows = len(rows)
-    generator = np.random.default_rng(seed)
-    sums = np.empty((num_resamples, rows.shape[1]))
     # Depends on the number of rows alone, so that equal calls draw in equal blocks.
     block = max(1, _BLOCK_DRAWS // num_rows)
+    if num_resamples <= block:
+        return _counts_of(seed, num_resamples, num_rows).astype(np.float64) @ rows
+    generator = np.random.default_rng(seed)
+    sums = np.empty((num_resamples, rows.shape[1]))
     for start in range(0, num_resamples, block):
         size = min(block, num_resamples - start)
-        draws = generator.integers(0, num_rows, size=(size, num_rows))
-        # Each resample gets its own range of numbers, so that one bincount counts all of them.
-        draws += np.arange(size)[:, None] * num_rows
-        counts = np.bincount(draws.ravel(), minlength=size * num_rows).reshape(size, num_rows)
-        sums[start : start + size] = counts.astype(np.float64) @ rows
+        sums[start : start + size] = _drawn_counts(generator, size, num_rows).astype(np.float64) @ rows
     return sums
+
+
+def _drawn_counts(generator: np.random.Generator, num_resamples: int, num_rows: int) -> NDArray[np.int64]:
+    """How often each resample has each row: [resamples, rows]."""
+    draws = generator.integers(0, num_rows, size=(num_resamples, num_rows))
+    # Each resample gets its own range of numbers, so that one bincount counts all of them.
+    draws += np.arange(num_resamples)[:, None] * num_rows
+    return np.bincount(draws.ravel(), minlength=num_resamples * num_rows).reshape(num_resamples, num_rows)
+
+
+@lru_cache(maxsize=2)
+def _counts_of(seed: int, num_resamples: int, num_rows: int) -> NDArray[np.uint32]:
+    """The counts of one block; kept, since each metric and each pair of systems of an evaluation has the same draws.
+
+    At most 16 MB. To draw and count them takes ten times as long as to add the statistics up.
+    """
+    counts = _drawn_counts(np.random.default_rng(seed), num_resamples, num_rows).astype(np.uint32)
+    counts.flags.writeable = False
+    return counts
 
 
 def cluster_sums(stats: Array, clusters: Sequence[Hashable] | None) -> Array:

@@ -159,6 +159,9 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
         RequestError: the tokenizer needs a missing package, or splits text in an unknown way.
     """
     sys.path.insert(0, document["converter"])  # its own `gguf` takes precedence over the installed one
+    # Compiled once for all conversions, also where PYTHONDONTWRITEBYTECODE is set, as in many containers: to compile
+    # the converter takes longer than to convert a small model. Its folder is our own.
+    sys.dont_write_bytecode = False
     name = named_for_stripping(document["name"], Path(document["model"]))
     space = older_tokenizer(Path(document["model"]))
     program = _prepared(document, space)
