@@ -51,6 +51,6 @@ def keys_and_server(
             keys[version] = create_key(context, version, scopes=("read",), requests_per_minute=1)[1]
             keys[f"crowd {version}"] = create_key(context, f"crowd {version}", scopes=("infer",))[1]
     # What is paused or cancelled in the middle has longer trainings than what comes to its end.
-    environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3", HELD: json.dumps(["24"])}
+    environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3", HELD: json.dumps(["12"])}
     with running_server(home, num_workers=2, environment=environment, popen=fork_server.popen_text) as server:
         yield keys, server

@@ -20,7 +20,7 @@ from typing import Any
 import openai
 
 MODEL = "tiny"
-EPOCHS, ROWS, BATCH = 4, 24, 2
+EPOCHS, ROWS, BATCH = 2, 24, 2
 STEPS = EPOCHS * ROWS // BATCH
 """The server goes no further than half of them before somebody pauses or cancels the job (`conftest.py`)."""
 LENGTH: Any = {"n_epochs": EPOCHS, "batch_size": BATCH}

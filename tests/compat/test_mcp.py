@@ -53,8 +53,8 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
     recipe = {
         "base_model": "tiny",
         "data": {"train": dataset["newest"]["file_id"], "held_out": 0.25},
-        "training": {"epochs": 2, "global_batch_size": 4},
-        "evaluation": {"max_new_tokens": 8},
+        "training": {"epochs": 1, "global_batch_size": 4},
+        "evaluation": {"max_new_tokens": 4, "few_shot": 0},
     }
     planned = await session.call("plan_run", recipe=recipe)
     assert planned["predicted"]["num_steps"] > 0

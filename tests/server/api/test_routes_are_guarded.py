@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI, routing
-from starlette.testclient import TestClient
+from tests.fixtures.one_loop import OneLoop
 
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
@@ -29,22 +29,25 @@ def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
 def open_routes(app: FastAPI) -> list[str]:
     """Routes that answer without a key, or with a wrong one."""
     found = []
-    client = TestClient(app, raise_server_exceptions=False)
-    for method, path in routes_of(app):
-        for headers in ({}, {"Authorization": "Bearer sk-luthier-wrong"}):
-            if client.request(method, path, json=None if method == "GET" else {}, headers=headers).status_code != 401:
-                found.append(f"{method} {path}")
+    with OneLoop() as loop:
+        client = loop.client(app, raise_server_exceptions=False)
+        for method, path in routes_of(app):
+            body = None if method == "GET" else {}
+            for headers in ({}, {"Authorization": "Bearer sk-luthier-wrong"}):
+                if client.request(method, path, json=body, headers=headers).status_code != 401:
+                    found.append(f"{method} {path}")
     return found
 
 
 def routes_that_readers_may_change_by(app: FastAPI, key: str) -> list[str]:
     """Routes of other methods than GET that let a key with `read` alone further than to its scope."""
-    client = TestClient(app, raise_server_exceptions=False, headers={"Authorization": f"Bearer {key}"})
-    return [
-        f"{method} {path}"
-        for method, path in routes_of(app)
-        if method != "GET" and client.request(method, path, json={}).status_code != 403
-    ]
+    with OneLoop() as loop:
+        client = loop.client(app, raise_server_exceptions=False, headers={"Authorization": f"Bearer {key}"})
+        return [
+            f"{method} {path}"
+            for method, path in routes_of(app)
+            if method != "GET" and client.request(method, path, json={}).status_code != 403
+        ]
 
 
 @pytest.fixture

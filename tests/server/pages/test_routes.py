@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, routing
 from fastapi.testclient import TestClient
+from tests.fixtures.one_loop import OneLoop
 from tests.full_home import QUOTED, FullHome, fill_home
 from tests.page_rules import ids_shown, primary_buttons
 from tests.vacuous import nonempty
@@ -21,6 +22,7 @@ from luthier.platform.auth.service import create_key, create_project
 from luthier.platform.home.context import Context
 from luthier.server.home import create_home_app
 
+ClientOf = Callable[..., TestClient]
 HX = {"HX-Request": "true"}
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -45,14 +47,27 @@ def filled(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         yield home, fill_home(home, folder, base), folder
 
 
-def client_of(home: Context, app: FastAPI, project: str = "default") -> TestClient:
-    """Signed in to the pages, and with a key of all scopes."""
-    key = create_key(home, "walker", scopes=SCOPES, project=project)[1]
-    one = TestClient(app, base_url="http://127.0.0.1", follow_redirects=False, raise_server_exceptions=False)
-    one.headers["Sec-Fetch-Site"] = "same-origin"
-    assert one.post("/sign-in", data={"key": key}).status_code == 303
-    one.headers["Authorization"] = f"Bearer {key}"
-    return one
+@pytest.fixture(scope="module")
+def app(filled: tuple[Context, FullHome, Path]) -> FastAPI:
+    """What serves that home."""
+    return create_home_app(filled[0])
+
+
+@pytest.fixture(scope="module")
+def client_of(filled: tuple[Context, FullHome, Path], app: FastAPI) -> Iterator[ClientOf]:
+    """Makes a client that is signed in to the pages of a project, with a key of all scopes."""
+    loop = OneLoop()
+
+    def make(project: str = "default") -> TestClient:
+        key = create_key(filled[0], "walker", scopes=SCOPES, project=project)[1]
+        one = loop.client(app, base_url="http://127.0.0.1", follow_redirects=False, raise_server_exceptions=False)
+        one.headers["Sec-Fetch-Site"] = "same-origin"
+        assert one.post("/sign-in", data={"key": key}).status_code == 303
+        one.headers["Authorization"] = f"Bearer {key}"
+        return one
+
+    with loop:
+        yield make
 
 
 QUERIES = (
@@ -93,11 +108,9 @@ class Answer:
 
 
 @pytest.fixture(scope="module")
-def answers(filled: tuple[Context, FullHome, Path]) -> list[Answer]:
+def answers(filled: tuple[Context, FullHome, Path], app: FastAPI, client_of: ClientOf) -> list[Answer]:
     """What every GET answers, as a page and to HTMX."""
-    home, full, _ = filled
-    app = create_home_app(home)
-    asked = client_of(home, app)
+    full, asked = filled[1], client_of()
     paths = [path for method, path in routes_of(app) if method == "GET" and path not in WITHOUT]
     assert len(paths) > 90
     found = []
@@ -149,9 +162,10 @@ def _found(folder: Path, text: str) -> Iterator[re.Match[str]]:
     return re.finditer(re.escape(str(folder)) + "|" + re.escape(str(folder).replace("/", "%2F")), text)
 
 
-def test_what_rows_and_models_say_is_shown_as_it_is(filled: tuple[Context, FullHome, Path]) -> None:
-    home, full, _ = filled
-    asked = client_of(home, create_home_app(home))
+def test_what_rows_and_models_say_is_shown_as_it_is(
+    filled: tuple[Context, FullHome, Path], client_of: ClientOf
+) -> None:
+    full, asked = filled[1], client_of()
     found = asked.get(full.address("/api/v1/evaluations/{evaluation_id}?with_samples=true")).json()
     for sample in nonempty(sample for system in found["systems"] for sample in system["samples"]):
         assert {sample["prompt"], sample["output"], sample["reference"]} <= {QUOTED, "p", "o", "r"}
@@ -269,9 +283,8 @@ def _difference(one: str, other: str) -> str:
     return f"{one[max(0, at - 40) : at + 80]!r} against {other[max(0, at - 40) : at + 80]!r}"
 
 
-def _fingerprint(home: Context, full: FullHome) -> str:
+def _fingerprint(home: Context, full: FullHome, owner: TestClient) -> str:
     """What there is of the first project; any change shows."""
-    owner = client_of(home, create_home_app(home))
     parts = [
         owner.get(full.address(path)).text
         for path in (
@@ -284,15 +297,14 @@ def _fingerprint(home: Context, full: FullHome) -> str:
 
 
 def test_a_stranger_neither_reads_nor_changes_nor_infers_what_another_project_has(
-    filled: tuple[Context, FullHome, Path],
+    filled: tuple[Context, FullHome, Path], app: FastAPI, client_of: ClientOf
 ) -> None:
     home, full, _ = filled
-    app = create_home_app(home)
-    stranger = client_of(home, app, create_project(home, "strangers").project_id)
+    stranger = client_of(create_project(home, "strangers").project_id)
     routes = _routes_with_ids(app)
     assert len(routes) > 90
     nothing = FullHome(_absent(full.ids), {start: _absent(ids) for start, ids in full.of_route.items()})
-    before = _fingerprint(home, full)
+    before = _fingerprint(home, full, client_of())
     differing, entered = [], []
     for method, path in routes:
         names = {name.partition(":")[0] for name in re.findall(r"\{([^}]+)\}", path)}
@@ -309,23 +321,21 @@ def test_a_stranger_neither_reads_nor_changes_nor_infers_what_another_project_ha
             differing.append(f"GET {address}: {real[0]} {_difference(real[1], other[1])}")
     assert not differing, "\n".join(differing)
     assert not entered, "\n".join(entered)
-    assert _fingerprint(home, full) == before
+    assert _fingerprint(home, full, client_of()) == before
 
 
-def test_the_owner_sees_what_the_stranger_does_not(filled: tuple[Context, FullHome, Path]) -> None:
-    home, full, _ = filled
-    app = create_home_app(home)
-    owner = client_of(home, app)
+def test_the_owner_sees_what_the_stranger_does_not(
+    filled: tuple[Context, FullHome, Path], app: FastAPI, client_of: ClientOf
+) -> None:
+    full, owner = filled[1], client_of()
     nothing = FullHome(_absent(full.ids), {start: _absent(ids) for start, ids in full.of_route.items()})
     paths = [path for method, path in _routes_with_ids(app) if method == "GET"]
     differing = [path for path in paths if _said(owner, "GET", path, full) != _said(owner, "GET", path, nothing)]
     assert len(differing) > 40, "the comparison that finds nothing for a stranger finds these for the owner"
 
 
-def test_a_nul_character_in_a_query_is_refused_by_every_route(filled: tuple[Context, FullHome, Path]) -> None:
-    home, _, _ = filled
-    app = create_home_app(home)
-    one = client_of(home, app)
+def test_a_nul_character_in_a_query_is_refused_by_every_route(app: FastAPI, client_of: ClientOf) -> None:
+    one = client_of()
     found = {path for method, path in routes_of(app) if method == "GET"}
     pages = {str(getattr(route, "path", "")) for route in app.router.default._pages.routes}  # type: ignore[attr-defined]
     asked = [(path, 422 if path in pages else 400) for path in sorted(found) if path in pages or "/v1/" in path]

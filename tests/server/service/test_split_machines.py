@@ -73,7 +73,9 @@ def started(client: httpx2.Client | TestClient) -> str:
     rows = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
     file = client.post("/v1/files", files={"file": ("a.jsonl", rows)}, data={"purpose": "fine-tune"}).json()
     data = {"train": file["id"], "held_out": 0.25}
-    recipe = {"base_model": "tiny", "data": data, "training": {"epochs": 1, "global_batch_size": 8}}
+    judged = {"few_shot": 0, "max_new_tokens": 4}
+    training = {"epochs": 1, "global_batch_size": 8}
+    recipe = {"base_model": "tiny", "data": data, "training": training, "evaluation": judged}
     return str(client.post("/api/v1/runs", json={"recipe": recipe}).json()["run_id"])
 
 

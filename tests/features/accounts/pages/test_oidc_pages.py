@@ -16,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from tests.fixtures.oidc_provider import CLIENT, SECRET, Provider, key, running_provider, signed, unsigned
+from tests.fixtures.one_loop import OneLoop
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError
@@ -60,17 +61,15 @@ def visitor(home: Context, provider: Provider, patient: None, monkeypatch: pytes
         "oidc_name": "Acme",
     }
     home.settings = home.settings.model_copy(update=configured)
-    app, made = create_home_app(home), []
+    app, loop = create_home_app(home), OneLoop()
 
     def make() -> TestClient:
-        one = TestClient(app, base_url="http://127.0.0.1", client=("192.0.2.9", 50000), follow_redirects=False)
+        one = loop.client(app, base_url="http://127.0.0.1", client=("192.0.2.9", 50000), follow_redirects=False)
         one.headers["Sec-Fetch-Site"] = "same-origin"
-        made.append(one)
         return one
 
-    yield make
-    for one in made:
-        one.close()
+    with loop:
+        yield make
 
 
 def to_provider(one: TestClient, next_address: str = "/runs") -> str:

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi.testclient import TestClient
 from tests.fixtures.authenticator import NONSENSE, PRESENT, VERIFIED, Authenticator, to_bytes, to_text
+from tests.fixtures.one_loop import OneLoop
 
 from luthier.core.access import Caller
 from luthier.features.accounts import account_pages, passkeys_pages, sign_in_pages
@@ -37,19 +38,17 @@ def visitor(home: Context, patient: None, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(passkeys_pages, "_starts", TokenBuckets())
     monkeypatch.setattr(account_pages, "_tries", TokenBuckets())
     home.settings = home.settings.model_copy(update={"public_url": ORIGIN})
-    app, made = create_home_app(home), []
+    app, loop = create_home_app(home), OneLoop()
 
     def make(name: str = "", origin: str = ORIGIN) -> TestClient:
-        one = TestClient(app, base_url=origin, client=("192.0.2.9", 50000), follow_redirects=False)
+        one = loop.client(app, base_url=origin, client=("192.0.2.9", 50000), follow_redirects=False)
         one.headers["Sec-Fetch-Site"] = "same-origin"
-        made.append(one)
         if name:
             assert one.post("/sign-in", data={"name": name, "password": PASSWORD}).status_code == 303
         return one
 
-    yield make
-    for one in made:
-        one.close()
+    with loop:
+        yield make
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_the_search_never_sees_a_judged_row_and_is_judged_once(
 def test_a_search_is_the_same_each_time(context: Context, tiny_model: Path, tmp_path: Path) -> None:
     test, shown = write_bare(tmp_path / "test.jsonl", 6, first=100), write_bare(tmp_path / "train.jsonl", 36)
     asked: dict[str, Any] = {"few_shot_from": shown, "metrics": ["label_accuracy"], "max_new_tokens": 3}
-    asked["prompts"] = AskedPrompts(search_tokens=60_000)
+    asked["prompts"] = AskedPrompts(search_tokens=30_000)
     first, second = (evaluate(context, [str(tiny_model)], data=test, **asked) for _ in range(2))
     assert first.rows_notes == second.rows_notes
 
@@ -274,7 +274,7 @@ def test_a_reflection_model_behind_a_server_reads_training_rows_alone_within_the
     server = OpenAIServer(answer=numbered())
     test, shown = write_bare(tmp_path / "test.jsonl", 9, first=100), write_bare(tmp_path / "train.jsonl", 60)
     with serving(server) as url:
-        asked = AskedPrompts(search_tokens=40_000, reflection_model=f"{url}#writer")
+        asked = AskedPrompts(search_tokens=20_000, reflection_model=f"{url}#writer")
         found = evaluate(
             context, [str(tiny_model)], data=test, few_shot_from=shown, prompts=asked, metrics=["label_accuracy"],
             max_new_tokens=3,
@@ -287,7 +287,7 @@ def test_a_reflection_model_behind_a_server_reads_training_rows_alone_within_the
     (note,) = [note for note in found.rows_notes if "from mistakes on" in note]
     assert note.startswith(f"{url}#writer wrote {len(texts)} new instructions from mistakes on 10 training rows")
     (search,) = [note for note in found.rows_notes if note.startswith("A search over")]
-    assert int(search.split("wrote ")[1].split(" tokens")[0].replace(",", "")) <= 40_000
+    assert int(search.split("wrote ")[1].split(" tokens")[0].replace(",", "")) <= 20_000
     for one in nonempty(found.systems):
         if one.prompting is not None and one.prompting.reflection_model:
             assert one.prompting.reflection_model == f"{url}#writer"
@@ -303,14 +303,14 @@ def test_a_reflection_model_of_this_machine_is_loaded_by_turns(
         [str(tiny_model)],
         data=write_bare(tmp_path / "test.jsonl", 6, first=100),
         few_shot_from=write_bare(tmp_path / "train.jsonl", 60),
-        prompts=AskedPrompts(search_tokens=24_000, reflection_model=str(writer)),
+        prompts=AskedPrompts(search_tokens=12_000, reflection_model=str(writer)),
         metrics=["label_accuracy"],
         max_new_tokens=3,
     )
     (note,) = [note for note in found.rows_notes if "from mistakes on" in note]
     assert note.startswith(f"{writer} wrote ")
     tokens = int(note.split("with ")[1].split(" of the tokens")[0].replace(",", ""))
-    assert 0 < tokens < 24_000
+    assert 0 < tokens < 12_000
 
 
 def test_a_run_whose_reflection_model_fails_is_judged_with_the_best_known_wording_and_says_so(
@@ -318,8 +318,12 @@ def test_a_run_whose_reflection_model_fails_is_judged_with_the_best_known_wordin
 ) -> None:
     server = OpenAIServer(refuse=lambda _: Trouble(400, {"error": {"message": "no such model here"}}))
     with serving(server) as url:
-        search = {"budget_tokens": 40_000, "reflection_model": f"{url}#writer"}
-        outcome = train(context, recipe(tmp_path, tiny_model, few_shot=1, optimised_prompt=search), base_dir=tmp_path)
+        search = {"budget_tokens": 15_000, "reflection_model": f"{url}#writer"}
+        outcome = train(
+            context,
+            recipe(tmp_path, tiny_model, few_shot=1, few_shot_draws=1, optimised_prompt=search),
+            base_dir=tmp_path,
+        )
         assert outcome.record.status == "succeeded"
         assert outcome.plan.evaluation.reflection_model == f"{url}#writer"
         assert "is sent some training rows" in outcome.plan.sources["evaluation.reflection_model"].why
@@ -331,7 +335,7 @@ def test_a_run_whose_reflection_model_fails_is_judged_with_the_best_known_wordin
                 [str(tiny_model)],
                 data=tmp_path / "test.jsonl",
                 few_shot_from=tmp_path / "train.jsonl",
-                prompts=AskedPrompts(search_tokens=40_000, reflection_model=f"{url}#writer"),
+                prompts=AskedPrompts(search_tokens=15_000, reflection_model=f"{url}#writer"),
                 metrics=["label_accuracy"],
                 max_new_tokens=3,
             )

@@ -30,7 +30,7 @@ from luthier.platform.home.context import Context
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "held_out.jsonl", [chat_row(n) for n in range(100, 108)])
+    return write_rows(tmp_path / "held_out.jsonl", [chat_row(n) for n in range(100, 104)])
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request_for(name: str, rows: Path, folder: Path, *formats: str, **changes: Any) -> FormatRequest:
-    small: dict[str, Any] = {"num_rows": 6, "num_timed": 2, "num_rounds": 2, "max_new_tokens": 4}
+    small: dict[str, Any] = {"num_rows": 3, "num_timed": 2, "num_rounds": 2, "max_new_tokens": 4}
     return FormatRequest(name, rows, folder, formats or ("merged:float32",), **(small | changes))
 
 
@@ -61,7 +61,7 @@ def test_the_source_and_its_exports_side_by_side(
     assert [price.label for price in table.prices] == ["source", "merged:float32", "gguf:q8_0"]
     assert [price.status for price in table.prices] == ["measured"] * 3
     source, merged, packed = table.prices
-    assert (table.num_rows, table.num_timed, table.num_rounds) == (6, 2, 1)
+    assert (table.num_rows, table.num_timed, table.num_rounds) == (3, 2, 1)
     for price in table.prices:
         assert price.num_bytes > 0
         assert price.peak_memory_bytes >= price.idle_memory_bytes > 1e6
@@ -83,7 +83,7 @@ def test_the_source_and_its_exports_side_by_side(
     assert page.count("<svg") == 2
     assert "gguf:q8_0" in page
     # the same likelihoods as `luthier eval` finds for the run
-    with_eval = evaluations.evaluate(context, [run_id], data=rows, max_samples=6, metrics=["perplexity"])
+    with_eval = evaluations.evaluate(context, [run_id], data=rows, max_samples=3, metrics=["perplexity"])
     assert with_eval.systems[0].metrics["perplexity"].value == pytest.approx(
         source.quality.metrics["perplexity"].value, rel=1e-4
     )
@@ -147,7 +147,7 @@ def test_what_was_stopped_goes_on_and_comes_to_the_same(
         measure_formats(context, asked)
     assert judged == ["Evaluating source", "Evaluating merged:float32"]
     with pytest.raises(ConflictError, match="the unfinished table of another request: num_rows differ"):
-        measure_formats(context, replace(asked, num_rows=5))
+        measure_formats(context, replace(asked, num_rows=2))
     shutil.rmtree(folder / "exports" / "merged-bfloat16")  # as if the kill had come before its end was written down
     (folder / "exports" / "merged-bfloat16").mkdir()
     kept = json.loads((folder / "exports" / "unfinished.json").read_text())

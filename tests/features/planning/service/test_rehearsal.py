@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.fixtures.service import chat_row, write_rows
 from tests.ml.training.architectures import ARCHITECTURES
 
 from luthier.core.errors import DataError, LuthierError, ModelSourceError, RequestError
@@ -65,11 +66,17 @@ def base_folder(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
 def plan_of(context: Context, make_recipe: Callable[..., Path]) -> Callable[..., Plan]:
     def make(folder: Path, **sections: Any) -> Plan:
         recipe = make_recipe(base_model=str(folder), **sections)
+        for name, first, num in (("train", 0, 16), ("valid", 100, 2), ("test", 200, 2)):
+            write_rows(recipe.parent / f"{name}.jsonl", [chat_row(n) for n in range(first, first + num)])
         return make_plan(context, load_recipe(recipe), base_dir=recipe.parent)
 
     return make
 
 
+SHORT = {
+    "data": {"train": "train.jsonl"},
+    "training": {"max_steps": 3, "global_batch_size": 8, "precision": "float32", "num_threads": 1},
+}
 METHODS: list[dict[str, Any]] = [{"name": "lora", "rank": 2}, {"name": "full"}]
 
 
@@ -145,7 +152,7 @@ def test_a_run_logs_the_loss_of_routers_beside_its_own(
     context: Context, base_folder: Callable[..., Path], make_recipe: Callable[..., Path]
 ) -> None:
     asked = {"objective": {"name": "sft", "router_aux_loss": 0.05}, "method": {"name": "lora", "rank": 2}}
-    recipe = make_recipe(base_model=str(base_folder("mixtral")), **asked)
+    recipe = make_recipe(base_model=str(base_folder("mixtral")), **asked, **SHORT)
     outcome = train(context, load_recipe(recipe), base_dir=recipe.parent)
     result = outcome.record.result
     assert outcome.record.status == "succeeded"
@@ -161,7 +168,7 @@ def test_a_run_logs_the_loss_of_routers_beside_its_own(
 def test_plan_and_run_say_which_path_is_taken_and_the_run_ends(
     context: Context, base_folder: Callable[..., Path], make_recipe: Callable[..., Path]
 ) -> None:
-    recipe = make_recipe(base_model=str(base_folder("phi")), method={"name": "lora", "rank": 2})
+    recipe = make_recipe(base_model=str(base_folder("phi")), method={"name": "lora", "rank": 2}, **SHORT)
     outcome = train(context, load_recipe(recipe), base_dir=recipe.parent)
     assert outcome.record.status == "succeeded"
     said = [row for row in outcome.plan.values() if row["name"] == "training.forward"]

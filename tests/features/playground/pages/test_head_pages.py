@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,26 @@ OUTPUTS: dict[str, list[tuple[float, ...]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, dict[str, str]]:
+    """A home with a tuned model of each kind, and their names: copied for each test."""
+    place = tmp_path_factory.mktemp("heads") / "home"
+    with Context.open(place) as context:
+        sources.pull(str(tiny_model), context.home, SilentProgress())
+        letters = zip("abcde", HEADS.items(), strict=True)
+        names = {name: add_head_run(context, "tiny", letter, **head)[1] for letter, (name, head) in letters}
+    return place, names
+
+
 @pytest.fixture
-def asked(home: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[PoolingRequest]:
+def home(filled: tuple[Path, dict[str, str]], tmp_path: Path) -> Iterator[Context]:
+    shutil.copytree(filled[0], tmp_path / "home")
+    with Context.open(tmp_path / "home") as opened:
+        yield opened
+
+
+@pytest.fixture
+def asked(home: Context, monkeypatch: pytest.MonkeyPatch) -> list[PoolingRequest]:
     """What models are asked; the same outputs always come. tests/browser asks real ones."""
     found: list[PoolingRequest] = []
 
@@ -58,16 +77,14 @@ def asked(home: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> l
         hear(Pooled(outputs=tuple(OUTPUTS[request.kind]), num_prompt_tokens=7))
         return lambda: None
 
-    sources.pull(str(tiny_model), home.home, SilentProgress())
     monkeypatch.setattr(home.inference_client, "ask", ask)
     return found
 
 
 @pytest.fixture
-def heads(home: Context, asked: list[PoolingRequest]) -> dict[str, str]:
-    """The name of a tuned model of each kind, over the base that `asked` has pulled."""
-    letters = zip("abcde", HEADS.items(), strict=True)
-    return {name: add_head_run(home, "tiny", letter, **head)[1] for letter, (name, head) in letters}
+def heads(filled: tuple[Path, dict[str, str]], asked: list[PoolingRequest]) -> dict[str, str]:
+    """The name of a tuned model of each kind."""
+    return filled[1]
 
 
 def give(one: TestClient, model: str, **form: str) -> str:
@@ -209,14 +226,13 @@ def test_who_may_not_ask_finds_nothing(home: Context, browser: Browser, heads: d
     assert "does not exist" in give(other, "nobody", text="a")
 
 
-def test_a_damaged_head_is_said_and_does_not_send_in_circles(
-    home: Context, browser: Browser, heads: dict[str, str]
-) -> None:
-    folder = Path(home.tuned_models.get("default", heads["classify"]).adapter_path)
+@pytest.mark.usefixtures("asked")
+def test_a_damaged_head_is_said_and_does_not_send_in_circles(home: Context, browser: Browser) -> None:
+    _, name, folder = add_head_run(home, "tiny", "f", **HEADS["classify"])
     (folder / TASK_HEAD_FILE).write_text("{", encoding="utf-8")
     one = browser("infer")
-    answer = one.get("/playground", params={"model": heads["classify"]})
+    answer = one.get("/playground", params={"model": name})
     page = one.get(answer.headers["location"])
     assert page.status_code >= 400
-    assert f"the task head of {heads['classify']} is damaged" in page.text
+    assert f"the task head of {name} is damaged" in page.text
     assert str(home.home) not in page.text

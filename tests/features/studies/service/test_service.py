@@ -49,8 +49,8 @@ NEAR = SPACE | {
 """Too near the recipe's own rate for the points that a search begins with."""
 
 
-def written_recipe(folder, tiny_model):
-    rows = [{"prompt": f"say {n}", "completion": f"word{n % 7} and {n % 5}"} for n in range(80)]
+def written_recipe(folder, tiny_model, num_rows=80):
+    rows = [{"prompt": f"say {n}", "completion": f"word{n % 7} and {n % 5}"} for n in range(num_rows)]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return recipe_from(
         {
@@ -73,6 +73,12 @@ def written_recipe(folder, tiny_model):
 @pytest.fixture
 def recipe(tiny_model, tmp_path):
     return written_recipe(tmp_path, tiny_model)
+
+
+@pytest.fixture
+def short_recipe(tiny_model, tmp_path):
+    """Ten steps in place of fourteen, for what is trained many times."""
+    return written_recipe(tmp_path, tiny_model, num_rows=48)
 
 
 @pytest.fixture(scope="module")
@@ -167,14 +173,14 @@ def test_no_step_is_trained_twice(searched):
         assert steps == list(range(1, trial.results[-1].step + 1))
 
 
-def test_equal_seeds_give_equal_searches_and_others_do_not(context, recipe, monkeypatch):
+def test_equal_seeds_give_equal_searches_and_others_do_not(context, short_recipe, monkeypatch):
     def all_is_tried(*_):
         raise Killed
 
     monkeypatch.setattr(study_end, "_train_final", all_is_tried)  # what comes behind the last trial decides nothing
     made = {}
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
-        study = studies.begin(context, request(recipe, seed=seed, most_trials=3, space=NEAR))
+        study = studies.begin(context, request(short_recipe, seed=seed, most_trials=3, space=NEAR, rungs=(0.5, 1.0)))
         assert study.spec.start == ()  # all but the recipe itself is suggested
         with pytest.raises(Killed):
             studies.go_on(context, study.study_id)
@@ -245,11 +251,11 @@ class Kills:
             raise Killed
 
 
-def test_killed_at_each_of_its_writes_it_ends_with_the_same_trials_and_bytes(context, recipe, monkeypatch):
+def test_killed_at_each_of_its_writes_it_ends_with_the_same_trials_and_bytes(context, short_recipe, monkeypatch):
     few = {"most_trials": 2, "rungs": (0.5, 1.0)}
-    calm = studies.begin(context, request(recipe, **few))
+    calm = studies.begin(context, request(short_recipe, **few))
     calm = studies.go_on(context, calm.study_id)
-    study = studies.begin(context, request(recipe, **few))
+    study = studies.begin(context, request(short_recipe, **few))
     with monkeypatch.context() as patched:
         kills, num_kills = Kills(patched), 0
         while True:
@@ -271,11 +277,11 @@ def test_killed_at_each_of_its_writes_it_ends_with_the_same_trials_and_bytes(con
     assert {one.run_id for one in context.runs.list()} == known | {one.final_run_id for one in both}
 
 
-def test_a_study_keeps_the_defaults_that_it_began_with(context, recipe, monkeypatch):
+def test_a_study_keeps_the_defaults_that_it_began_with(context, short_recipe, monkeypatch):
     few = {"most_trials": 2, "rungs": (0.5, 1.0)}
     with monkeypatch.context() as earlier:
         earlier.setattr(defaults, "WEIGHT_DECAY", (0.05, "an earlier default"))
-        study = studies.begin(context, request(recipe, **few))
+        study = studies.begin(context, request(short_recipe, **few))
         put = StudyStore.put_trial
 
         def ended(store, study_id, trial):
@@ -286,7 +292,7 @@ def test_a_study_keeps_the_defaults_that_it_began_with(context, recipe, monkeypa
         earlier.setattr(StudyStore, "put_trial", ended)
         with pytest.raises(Killed):
             studies.go_on(context, study.study_id)
-    assert studies.make_plan(context, recipe, base_dir=Path()).training.weight_decay == 0
+    assert studies.make_plan(context, short_recipe, base_dir=Path()).training.weight_decay == 0
     done = studies.go_on(context, study.study_id)
     assert done.status == "done"
     runs = [*(trial.run_id for trial in context.studies.trials(study.study_id)), done.final_run_id]
@@ -401,7 +407,7 @@ def test_a_space_with_one_point_is_trained_and_said(context, recipe):
 
 def test_a_budget_that_ends_in_the_final_run_is_told_and_a_larger_one_ends_it(context, recipe, monkeypatch):
     """Nothing more is searched then: the winner has been named."""
-    study = studies.begin(context, request(recipe, most_trials=2))
+    study = studies.begin(context, request(recipe, most_trials=2, rungs=(1.0,)))
     monkeypatch.setattr(study_end, "BudgetRecipe", lambda hours: BudgetRecipe(hours=min(hours, 1e-4)))
     paused = studies.go_on(context, study.study_id)
     assert (paused.status, context.runs.get(paused.final_run_id).status) == ("paused", "paused")
@@ -438,14 +444,14 @@ def test_a_training_of_few_steps_has_fewer_rungs_and_it_is_said(context, recipe,
 
 def test_a_small_space_ends_when_all_was_tried(context, recipe):
     space = {"parameters": {"method.rank": [2, 4]}, "only": True}
-    study = studies.begin(context, request(recipe, space=space, most_trials=9))
+    study = studies.begin(context, request(recipe, space=space, most_trials=9, rungs=(1.0,)))
     done = studies.go_on(context, study.study_id)
     assert any("no other point" in note for note in done.notes)
 
 
 def test_a_trial_that_cannot_be_is_a_failed_one_and_the_search_goes_on(context, recipe):
     space = {"parameters": {"method.rank": [4, 4000]}, "only": True}
-    study = studies.begin(context, request(recipe, space=space, most_trials=3))
+    study = studies.begin(context, request(recipe, space=space, most_trials=3, rungs=(1.0,)))
     done = studies.go_on(context, study.study_id)
     failed = [t for t in context.studies.trials(study.study_id) if t.state == "failed"]
     assert done.status == "done"

@@ -101,7 +101,7 @@ def test_a_run_with_sample_prompts_trains_the_same_adapter(tmp_path: Path, tiny_
             tmp_path / f"work-{number}",
             tiny_model,
             data={"train": "train.jsonl", "validation": "valid.jsonl"},
-            evaluation={"sample_prompts": number},
+            evaluation={"sample_prompts": number, "max_new_tokens": 4},
         )
         with Context.open(tmp_path / f"home-{number}") as context:
             outcome = train(context, load_recipe(recipe), base_dir=recipe.parent)

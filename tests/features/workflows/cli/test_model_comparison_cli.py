@@ -15,7 +15,7 @@ from luthier.testing.tiny import make_tiny_model
 def asked(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(sizes, "MOST_EPOCHS", 1.0)  # the budget would hold three passes over the rows
     other = make_tiny_model(tmp_path / "other", seed=1)
-    for name, numbers in (("train", range(70)), ("test", range(100, 121))):
+    for name, numbers in (("train", range(32)), ("test", range(100, 110))):
         rows = [{"question": f"say {n}", "answer": f"word{n % 7}"} for n in numbers]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return {

@@ -36,18 +36,22 @@ def model(tmp_path_factory):
     return str(make_tiny_model(tmp_path_factory.mktemp("models") / "one"))
 
 
-@pytest.fixture
-def rows(tmp_path):
+def write_rows(file, makers=MAKERS):
+    """Eleven rows of each maker, and one of them again, which repair removes."""
     found = [
         {
             "prompt": f"{maker} of workshop {n} asks which wood the {part} of instrument {n * 7} needs",
             "completion": f"{WOODS[(n + len(part)) % 7]} for the {part}, {maker} said in the year {1700 + 3 * n}",
         }
-        for n, (maker, part) in enumerate((maker, part) for maker in MAKERS for part in PARTS)
+        for n, (maker, part) in enumerate((maker, part) for maker in makers for part in PARTS)
     ]
-    found.append(found[0])  # a duplicate, which repair removes
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, found)))
-    return tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*found, found[0]])))
+    return file
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return write_rows(tmp_path / "rows.jsonl", MAKERS[:6])
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def asked(model, rows, monkeypatch):
             "models": (model,),
             "few_shot": 2,
             "max_new_tokens": 6,
-            "most_trials": 2,
+            "most_trials": 1,
             "most_judged": 12,
             "always_tunes": True,
             "is_probed": False,
@@ -113,7 +117,7 @@ def test_from_a_file_to_a_judged_model(context, asked, decided):
     ]
     assert done.came("repair")["actions"] == {"exact_duplicate": 1}
     sides = {name: side["num_rows"] for name, side in done.came("split")["sides"].items()}
-    assert sum(sides.values()) == done.came("repair")["num_rows"] == 132
+    assert sum(sides.values()) == done.came("repair")["num_rows"] == 66
     study = context.studies.get(done.came("tune")["study_id"])
     assert study.final_run_id == done.came("tune")["run_id"]
     found = context.evaluations.get(done.came("judge")["evaluation_id"])
@@ -205,7 +209,7 @@ def test_documents_are_read_into_rows_first(context, asked, tmp_path, decided):
     decided("prompting")
     folder = tmp_path / "documents"
     folder.mkdir()
-    for n, part in enumerate(PARTS * 12):
+    for n, part in enumerate(PARTS * 6):
         wood, maker = WOODS[n % 7], MAKERS[n % 12]
         text = f"Note {n}. {maker} made the {part} of {wood} in {1600 + n}, and sold instrument {n * 13} the next year."
         (folder / f"note{n}.txt").write_text(text)
@@ -320,7 +324,7 @@ def test_data_that_is_not_there_and_a_budget_too_small_are_refused(context, aske
         autos.begin(context, asked(hours=1e-7))  # no file is read for that
     assert context.pipelines.list("default", "auto") == []
     # above the lower bound of the forecast, and still less than the probes of the showdown take
-    pipeline = autos.begin(context, asked(hours=2e-4))
+    pipeline = autos.begin(context, asked(data=write_rows(tmp_path / "all.jsonl"), hours=2e-4))
     with pytest.raises(BudgetTooSmallError, match="in all"):
         autos.go_on(context, pipeline.pipeline_id)
     assert context.runs.list() == []
@@ -330,7 +334,7 @@ def test_data_that_is_not_there_and_a_budget_too_small_are_refused(context, aske
 
 
 @pytest.mark.usefixtures("few_prompts")
-def test_the_nearest_examples_at_the_end_are_those_of_all_training_rows(context, asked, decided, monkeypatch):
+def test_the_nearest_examples_at_the_end_are_those_of_all_training_rows(context, asked, decided, monkeypatch, tmp_path):
     """The comparison of models trains on fewer where its budget is small; the model that it chooses learns from all."""
     from luthier.features.workflows.model_comparison import request as comparisons
 
@@ -343,7 +347,8 @@ def test_the_nearest_examples_at_the_end_are_those_of_all_training_rows(context,
         return record(candidate, spec, kind, *rest)
 
     monkeypatch.setattr(report, "record", recorded)
-    done = autos.go_on(context, autos.begin(context, asked(always_tunes=False)).pipeline_id)
+    request = asked(data=write_rows(tmp_path / "all.jsonl"), always_tunes=False)
+    done = autos.go_on(context, autos.begin(context, request).pipeline_id)
     num_train = done.came("split")["sides"]["train"]["num_rows"]
     assert num_train > 64
     assert dict(shown)["few-shot-nearest"] == num_train

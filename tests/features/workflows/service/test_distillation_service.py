@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -48,6 +49,8 @@ TRAINING = {
     "checkpoint_every_steps": 1,
 }
 EVALUATION = {"metrics": ["exact_match", "token_f1", "perplexity"], "max_new_tokens": 8}
+SHORT = {"training": TRAINING | {"max_steps": 2}, "evaluation": {"metrics": ["exact_match"], "max_new_tokens": 2}}
+"""Where it counts which runs there are, and not what they have learned."""
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +73,25 @@ def recipe(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="module")
+def taught_home(tmp_path_factory: pytest.TempPathFactory, deep: Path, rows: Path) -> tuple[Path, str]:
+    """A home with a run that has learned something, and its id: copied for each test."""
+    home = tmp_path_factory.mktemp("teacher") / "home"
+    document = {
+        "base_model": str(deep),
+        "data": {"train": str(rows)},
+        "method": {"name": "lora", "rank": 4, "dropout": 0.0},
+        "training": TRAINING | {"max_steps": 2},
+    }
+    with Context.open(home) as context:
+        return home, train(context, recipe_from(document, base_dir=Path()), base_dir=Path()).record.run_id
+
+
 @pytest.fixture
-def teach(context: Context, deep: Path, rows: Path) -> Callable[[], str]:
-    """A run that has learned something."""
-
-    def run() -> str:
-        document = {
-            "base_model": str(deep),
-            "data": {"train": str(rows)},
-            "method": {"name": "lora", "rank": 4, "dropout": 0.0},
-            "training": TRAINING | {"max_steps": 2},
-        }
-        return train(context, recipe_from(document, base_dir=Path()), base_dir=Path()).record.run_id
-
-    return run
+def teacher(taught_home: tuple[Path, str], tmp_path: Path) -> str:
+    """That run in the home of `context`."""
+    shutil.copytree(taught_home[0], tmp_path / "home", dirs_exist_ok=True)
+    return taught_home[1]
 
 
 def figures(student: Student) -> list[dict[str, Any]]:
@@ -92,9 +100,8 @@ def figures(student: Student) -> list[dict[str, Any]]:
 
 
 def test_layers_of_a_run_learn_its_logits_and_are_judged_beside_it(
-    context: Context, teach: Callable[[], str], rows: Path, recipe: Callable[..., Path]
+    teacher: str, context: Context, rows: Path, recipe: Callable[..., Path]
 ) -> None:
-    teacher = teach()
     request = DistilRequest(teacher, "layers:2", rows, kind="logit", recipe=recipe(objective={"name": "distillation"}))
     student = distil(context, request)
     assert student.status == "done"
@@ -125,12 +132,10 @@ def test_layers_of_a_run_learn_its_logits_and_are_judged_beside_it(
 
 
 def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whole(
-    context: Context, teach: Callable[[], str], rows: Path, recipe: Callable[..., Path]
+    teacher: str, context: Context, rows: Path, recipe: Callable[..., Path]
 ) -> None:
-    teacher = teach()
-
     def distilled(temperature: float) -> Student:
-        file = recipe(objective={"name": "distillation", "temperature": temperature})
+        file = recipe(objective={"name": "distillation", "temperature": temperature}, **SHORT)
         return distil(context, DistilRequest(teacher, "layers:2", rows, kind="logit", recipe=file))
 
     first, second = distilled(1.0), distilled(2.0)
@@ -149,14 +154,14 @@ def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whol
 
 
 def test_an_equal_run_of_another_project_is_not_taken_for_its_own(
+    teacher: str,
     context: Context,
-    teach: Callable[[], str],
     rows: Path,
     recipe: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    file = recipe(objective={"name": "distillation"})
-    request = DistilRequest(teach(), "layers:2", rows, kind="logit", recipe=file)
+    file = recipe(objective={"name": "distillation"}, **SHORT)
+    request = DistilRequest(teacher, "layers:2", rows, kind="logit", recipe=file)
     first = distil(context, request)
     project_id = create_project(context, "mine").project_id
     monkeypatch.setattr(context, "owner_project_id", project_id)  # as a job of that project has it
@@ -197,7 +202,7 @@ def test_the_student_without_a_teacher_has_the_defaults_that_the_other_one_was_t
     recipe: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    request = DistilRequest(str(tiny_model), str(tiny_model), rows, kind="logit", recipe=recipe())
+    request = DistilRequest(str(tiny_model), str(tiny_model), rows, kind="logit", recipe=recipe(**SHORT))
     trained = []
 
     def once(*given: Any, **more: Any) -> Any:
@@ -244,7 +249,7 @@ def test_settings_of_the_objective_hold_for_each_training_that_has_them(
 
 
 def test_answers_may_be_as_long_as_those_of_the_held_out_rows(
-    context: Context, tiny_model: Path, tmp_path: Path, recipe: Callable[..., Path]
+    context: Context, tiny_model: Path, tmp_path: Path, recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template, text = ChatTemplate.load(tiny_model), "So it goes on"
     while len(template.ids(text)) < 160:
@@ -253,9 +258,10 @@ def test_answers_may_be_as_long_as_those_of_the_held_out_rows(
     turns = [("user", "Why {}?"), ("assistant", text)]
     long = [{"messages": [{"role": r, "content": t.format(n)} for r, t in turns]} for n in range(20)]
     file = recipe(evaluation={"metrics": ["exact_match"]}, training=TRAINING | {"max_steps": 1})
-    server = OpenAIServer()
-    with serving(server) as url:
-        rows = write_rows(tmp_path / "long.jsonl", long)
+    rows, server = write_rows(tmp_path / "long.jsonl", long), OpenAIServer()
+    # The teacher is judged first: by then it has been asked in both ways.
+    monkeypatch.setattr(student_judging, "open_engine", stopping(student_judging.open_engine, 0))
+    with serving(server) as url, pytest.raises(KeyboardInterrupt):
         distil(context, DistilRequest(f"{url}#m", str(tiny_model), rows, recipe=file, max_new_tokens=99))
     (limit,) = {body["max_tokens"] for _, body in server.requests} - {99}
     assert 1.25 * longest <= limit < 1.25 * longest + 32

@@ -49,7 +49,7 @@ def files(tmp_path):
     def rows(numbers):
         return [{"prompt": f"say {n}", "completion": f"word{n % 7}"} for n in numbers]
 
-    for name, numbers in (("train", range(80)), ("test", range(100, 120))):
+    for name, numbers in (("train", range(48)), ("test", range(100, 120))):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows(numbers))))
     return tmp_path / "train.jsonl", tmp_path / "test.jsonl"
 
@@ -72,6 +72,10 @@ def asked(models, files, monkeypatch):
         return ModelComparisonRequest(**(usual | changed))
 
     return make
+
+
+FEW_QUESTIONS = {"few_shot": 0, "most_judged": 8}
+"""No examples in prompts, and too few rows for the likeliest label: where it is the trainings that count."""
 
 
 def run(context, request):
@@ -131,10 +135,10 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
 def test_a_classifier_that_is_better_than_every_model_is_named(context, asked, files):
     """The rule of these rows is one word of the prompt: a linear model learns it, tiny random ones do not."""
     woods, places = ("spruce", "maple", "ebony"), ("front", "back", "neck")
-    for file, numbers in zip(files, (range(90), range(100, 124)), strict=True):
+    for file, numbers in zip(files, (range(48), range(100, 124)), strict=True):
         rows = [{"prompt": f"note {n} on the {places[n % 3]}", "completion": woods[n % 3]} for n in numbers]
         file.write_text("\n".join(map(json.dumps, rows)))
-    result = run(context, asked(metric="exact_match"))
+    result = run(context, asked(metric="exact_match", few_shot=0))
     answer, names = result.recommendation, [one.name for one in result.baselines]
     assert {"commonest answer", "linear classifier"} <= set(names)
     assert any(line.startswith("ridge regression: ") for line in result.baselines_left_out)
@@ -161,7 +165,7 @@ def test_a_classifier_that_is_better_than_every_model_is_named(context, asked, f
 def test_the_likeliest_label_is_asked_where_answers_are_labels_and_costs_a_part_of_the_budget(
     context, asked, files, models
 ):
-    pipeline = showdowns.begin(context, asked())
+    pipeline = showdowns.begin(context, asked(models=models[:1]))
     spec = ModelComparisonSpec.model_validate(pipeline.asked)
     assert all(one.judging_seconds["likeliest-label"] > 0 for one in nonempty(spec.contenders))
     result = showdowns.go_on(context, pipeline.pipeline_id)
@@ -174,7 +178,7 @@ def test_the_likeliest_label_is_asked_where_answers_are_labels_and_costs_a_part_
         assert one.seconds_per_answer > 0
     names = {one.name for one in result.recommendation.alternatives}
     assert result.recommendation.word != "tuned" or {one.result.name for one in chosen} <= names
-    for file, numbers in zip(files, (range(80), range(100, 124)), strict=True):
+    for file, numbers in zip(files, (range(48), range(100, 124)), strict=True):
         file.write_text("\n".join(json.dumps({"prompt": f"say {n}", "completion": f"word {n}"}) for n in numbers))
     other = run(context, asked(models=models[:1]))
     assert {one.kind for one in other.standings} == {"zero-shot", "few-shot", "few-shot-nearest", "tuned"}
@@ -204,7 +208,7 @@ def test_rows_that_one_cannot_hold_are_left_out_for_all(context, asked, files):
         file.write("\n" + json.dumps({"prompt": "long " * 150, "completion": "word"}))
     spec = ModelComparisonSpec.model_validate(showdowns.begin(context, asked()).asked)
     assert spec.num_too_long == 1
-    assert spec.num_rows_in_file == 81
+    assert spec.num_rows_in_file == 49
     assert {one.num_steps * one.batch_size for one in spec.contenders} == {
         spec.contenders[0].num_steps * spec.contenders[0].batch_size
     }
@@ -249,7 +253,7 @@ def test_a_training_that_diverges_leaves_the_others_in(context, asked, monkeypat
         return whole(context, prepared, **rest)
 
     monkeypatch.setattr(training, "train_prepared", train)
-    result = run(context, asked())
+    result = run(context, asked(**FEW_QUESTIONS))
     assert [one.result.name for one in result.standings if one.kind == "tuned"] == ["one tuned"]
     assert any("other has no tuned result: loss is nan" in line for line in result.recommendation.cautions)
 
@@ -321,7 +325,7 @@ def test_the_same_model_twice_is_refused(context, asked, models, tmp_path):
 
 def test_held_out_rows_among_the_training_rows_are_refused(context, asked, files):
     files[1].write_text(files[0].read_text())
-    with pytest.raises(LeakageError, match="80 of 80"):
+    with pytest.raises(LeakageError, match="48 of 48"):
         showdowns.begin(context, asked())
 
 
@@ -393,7 +397,7 @@ def test_a_wish_to_stop_pauses_it_and_a_spent_budget_does_not(context, asked, mo
         return TrainOutcome(record, done.plan, None, ())
 
     monkeypatch.setattr(training, "train_prepared", train)
-    pipeline = showdowns.begin(context, asked())
+    pipeline = showdowns.begin(context, asked(**FEW_QUESTIONS))
     with pytest.raises(PausedError, match="SIGTERM came"):
         showdowns.go_on(context, pipeline.pipeline_id)
     assert "paused" in [stage.status for stage in context.pipelines.get(pipeline.pipeline_id).stages]
@@ -416,7 +420,7 @@ def test_every_contender_is_trained_by_the_defaults_that_the_comparison_began_wi
     with monkeypatch.context() as earlier:
         earlier.setattr(defaults, "WEIGHT_DECAY", (0.05, "an earlier default"))
         earlier.setattr(training, "train_prepared", train)
-        pipeline = showdowns.begin(context, asked(hours=1.0))
+        pipeline = showdowns.begin(context, asked(**FEW_QUESTIONS))
         with pytest.raises(KeyboardInterrupt):
             showdowns.go_on(context, pipeline.pipeline_id)
     result = showdowns.go_on(context, pipeline.pipeline_id)

@@ -20,8 +20,10 @@ from luthier.features.models.service import pull_model
 from luthier.features.training import jobs
 from luthier.features.workflows import orders
 from luthier.features.workflows.job import carry_out
+from luthier.features.workflows.model_comparison import sizes
 from luthier.features.workflows.model_comparison import workflow as comparisons
 from luthier.features.workflows.orders import OrderView
+from luthier.ml.inference.models.templates import thinking
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.auth.service import create_key, create_project, revoke_key
 from luthier.platform.files import service as files
@@ -59,8 +61,8 @@ def carried_out(context: Context, order: OrderView) -> Outcome:
 def comparison(context: Context, tmp_path: Path, model: str, project_id: str = "default") -> dict[str, Any]:
     return {
         "models": [model],
-        "data": add_rows(context, tmp_path, range(60), "client questions.jsonl", project_id),
-        "held_out": add_rows(context, tmp_path, range(100, 116), "client questions.jsonl", project_id),
+        "data": add_rows(context, tmp_path, range(40), "client questions.jsonl", project_id),
+        "held_out": add_rows(context, tmp_path, range(100, 110), "client questions.jsonl", project_id),
         "budget_hours": 1.0,
         "few_shot": 2,
         "max_new_tokens": 4,
@@ -71,6 +73,7 @@ def comparison(context: Context, tmp_path: Path, model: str, project_id: str = "
 def test_a_comparison_of_another_project_is_carried_out_and_stays_there(
     context: Context, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sizes, "MOST_EPOCHS", 1.0)  # the budget would hold three passes over the rows
     project = create_project(context, "support")
     caller = Caller(project_id=project.project_id)
     values = comparison(context, tmp_path, model, project.project_id)
@@ -108,7 +111,7 @@ def test_a_comparison_of_another_project_is_carried_out_and_stays_there(
 def test_a_study_is_carried_out_within_its_budget(context: Context, tmp_path: Path, model: str) -> None:
     values = {
         "base_model": model,
-        "train": add_rows(context, tmp_path, range(60), "rows.jsonl"),
+        "train": add_rows(context, tmp_path, range(40), "rows.jsonl"),
         "validation": 0.2,
         "budget_hours": 1.0,
         "trials": 2,
@@ -131,6 +134,7 @@ def test_a_study_is_carried_out_within_its_budget(context: Context, tmp_path: Pa
 def test_a_signal_pauses_and_the_next_attempt_continues(
     context: Context, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sizes, "MOST_EPOCHS", 1.0)  # the budget would hold three passes over the rows
     order = orders.start(context, ME, "compare-models", comparison(context, tmp_path, model))
     real, calls = comparisons.resume, []
 
@@ -275,7 +279,10 @@ def test_a_worker_carries_it_out_and_a_retraining_is_found_by_its_id(deployed: s
     assert found.page == f"/pipelines/{order.order.workflow_id}"
 
 
-def test_a_distillation_is_found_by_its_files(deployed: str, context: Context, tmp_path: Path, model: str) -> None:
+def test_a_distillation_is_found_by_its_files(
+    deployed: str, context: Context, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thinking, "NEW_TOKENS", 8)  # random weights write until the limit
     path = write_rows(tmp_path / "rows.jsonl", [chat_row(n) for n in range(300, 330)])
     given = {
         "teacher": deployed,

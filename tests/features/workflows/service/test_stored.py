@@ -27,6 +27,7 @@ from luthier.features.workflows.automl import report
 from luthier.features.workflows.automl import workflow as autos
 from luthier.features.workflows.distillation.request import DistilRequest, spec_of
 from luthier.features.workflows.distillation.workflow import distil
+from luthier.features.workflows.model_comparison import sizes
 from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.retraining import workflow as retrains
 from luthier.ml.evaluation import workflow_verdicts
@@ -125,8 +126,11 @@ def test_an_automatic_run_goes_on(
 ) -> None:
     monkeypatch.setattr(defaults, "EPOCHS", (1.0, "one pass is enough for a test"))
     monkeypatch.setattr(report, "FURTHER_SHARE", 0.0)  # no further prompts in the judgement at the end
+    monkeypatch.setattr(sizes, "MOST_EPOCHS", 1.0)
     make_tiny_model(tmp_path / "models" / "one")
-    record = keep(context, stored(tmp_path, "auto_half"))
+    found = stored(tmp_path, "auto_half")
+    found["pipelines"][-1]["asked"]["most_trials"] = 1  # two were asked for
+    record = keep(context, found)
     done = autos.go_on(context, record.pipeline_id)
     assert {stage.status for stage in done.stages} == {"done"}
     assert done.stages[:3] == record.stages[:3]
