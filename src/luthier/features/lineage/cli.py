@@ -115,8 +115,10 @@ def _show_preview(console: Console, seen: ForgetPreview) -> None:
         pieces = counted(seen.num_feedback, "piece", "pieces")
         console.print(f"correction and comment of {pieces} of feedback would be removed", soft_wrap=True)
     for kept in seen.others.stored:
-        deed = {"deleted": "would be deleted", "blanked": "would lose their texts", "kept": "would stay"}[kept.deed]
-        console.print(visible(f"{_counted(kept)} {deed}"), soft_wrap=True)
+        outcome = {"deleted": "would be deleted", "blanked": "would lose their texts", "kept": "would stay"}[
+            kept.outcome
+        ]
+        console.print(visible(f"{_counted(kept)} {outcome}"), soft_wrap=True)
     for sentence in seen.others.unread:
         console.print(visible(sentence), soft_wrap=True)
     console.print("do it with --yes" if seen.changes_anything else "there is nothing to remove")
@@ -131,9 +133,9 @@ def _show_forgotten(console: Console, done: Forgotten) -> None:
     if done.num_feedback:
         console.print(f"correction and comment removed from {done.num_feedback:,} pieces of feedback", soft_wrap=True)
     for kept in done.stored:
-        if kept.deed != "kept":
-            deed = "deleted" if kept.deed == "deleted" else "without their texts now"
-            console.print(visible(f"{_counted(kept)} {deed}"), soft_wrap=True)
+        if kept.outcome != "kept":
+            outcome = "deleted" if kept.outcome == "deleted" else "without their texts now"
+            console.print(visible(f"{_counted(kept)} {outcome}"), soft_wrap=True)
     for sentence in done.left:
         console.print(visible(f"left: {sentence}"), soft_wrap=True)
 

@@ -128,7 +128,7 @@ class ForgetPreview:
     @property
     def changes_anything(self) -> bool:
         """Whether there is anything to remove."""
-        is_stored = any(one.deed != "kept" for one in self.others.stored)
+        is_stored = any(one.outcome != "kept" for one in self.others.stored)
         return bool(self.newest or self.num_reviews or self.num_feedback or is_stored)
 
     @property
@@ -249,7 +249,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         document |= {"num_reviews": len(reviews), "num_feedback": num_feedback, "num_stored": len(stored) - len(kept)}
         audit_log.record(context, caller, "row.forgotten", digest[:12], document)
     others = forget_others(context, caller, wanted, stored, kept)
-    unread += [*(one.sentence for one in others.stored if one.deed == "kept"), *others.unread]
+    unread += [*(one.sentence for one in others.stored if one.outcome == "kept"), *others.unread]
     left = (*_left(lineage, made), *_left_earlier(earlier, may_hold, searched), *unread)
     return Forgotten(lineage, tuple(made), len(reviews), num_feedback, left, others.stored)
 

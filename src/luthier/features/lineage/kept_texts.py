@@ -33,7 +33,7 @@ from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 
-Deed = Literal["deleted", "blanked", "kept"]
+Outcome = Literal["deleted", "blanked", "kept"]
 _TEXT_SUFFIXES: Final = (
     ".csv", ".html", ".json", ".jsonl", ".log", ".md", ".partial", ".tsv", ".txt", ".yaml", ".yml", "",
 )  # fmt: skip
@@ -55,19 +55,19 @@ class KeptTexts:
         what: What one of them is called.
         ids: Their ids, each once.
         num: How many there are.
-        deed: What forgetting does, or has done: deletes them, blanks their texts, or keeps and names them.
+        outcome: What forgetting does, or has done: deletes them, blanks their texts, or keeps and names them.
         do: How those are removed that are kept; empty where nothing is known.
     """
 
     what: str
     ids: tuple[str, ...]
     num: int
-    deed: Deed
+    outcome: Outcome
     do: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """One entry of `stored` in the documents of `luthier data forget --json`."""
-        return {"what": self.what, "num": self.num, "ids": list(self.ids), "deed": self.deed, "do": self.do}
+        return {"what": self.what, "num": self.num, "ids": list(self.ids), "outcome": self.outcome, "do": self.do}
 
     @property
     def shown_ids(self) -> str:
@@ -178,15 +178,15 @@ def _of_traffic(num: int) -> KeptTexts:
 
 def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> Iterator[KeptTexts]:
     """What was found, by its table; `left` could not be blanked."""
-    deeds: dict[str, Deed] = {"delete": "deleted", "blank": "blanked", "keep": "kept"}
-    kinds: dict[tuple[str, Deed], list[StoredText]] = {}
+    outcomes: dict[str, Outcome] = {"delete": "deleted", "blank": "blanked", "keep": "kept"}
+    kinds: dict[tuple[str, Outcome], list[StoredText]] = {}
     still = {(one.where.title, one.key) for one in left}
     for one in stored:
-        deed = "kept" if (one.where.title, one.key) in still else deeds[one.where.action]
-        kinds.setdefault((one.where.title, deed), []).append(one)
-    for (title, deed), these in kinds.items():
+        outcome = "kept" if (one.where.title, one.key) in still else outcomes[one.where.action]
+        kinds.setdefault((one.where.title, outcome), []).append(one)
+    for (title, outcome), these in kinds.items():
         ids = tuple(dict.fromkeys(one.shown_id for one in these))
-        yield KeptTexts(title, ids, len(these), deed, these[0].where.do)
+        yield KeptTexts(title, ids, len(these), outcome, these[0].where.do)
 
 
 def _logged(

@@ -74,8 +74,8 @@ def holding(context: Context, words: str) -> dict[str, int]:
     return found
 
 
-def deeds(found: Any) -> dict[str, str]:
-    return {one.what: one.deed for one in found}
+def outcomes(found: Any) -> dict[str, str]:
+    return {one.what: one.outcome for one in found}
 
 
 def test_every_table_is_searched_or_has_a_reason_not_to_be() -> None:
@@ -96,7 +96,7 @@ def test_a_name_in_any_column_of_any_table_is_found(full: Context) -> None:
             if row is None or one.action == "own":
                 continue
             is_it = [column == row[column.name] for column in one.table.primary_key]
-            for column in one.columns:
+            for column in nonempty(one.columns):
                 document = parsed(row[column.name])
                 text = json.dumps(document | {"planted": [SECRET]}) if isinstance(document, dict) else SECRET
                 savepoint = connection.begin_nested()
@@ -118,7 +118,7 @@ def test_what_was_written_into_a_home_is_found_and_leaves_it_but_for_what_is_nam
     assert {"evaluations", "stored_completions", "stored_responses", "eval_output_items", "eval_runs"} <= set(held)
     titles = {table.table.name: table.title for table in TEXT_TABLES}
     own = {table.table.name for table in TEXT_TABLES if table.action == "own"}
-    found = deeds(seen.others.stored)
+    found = outcomes(seen.others.stored)
     assert {titles[name] for name in held if name not in own} <= set(found)
     assert found["logged request"] == "blanked"
     assert found["file"] == "kept", "the input of a batch"
@@ -126,7 +126,7 @@ def test_what_was_written_into_a_home_is_found_and_leaves_it_but_for_what_is_nam
 
     done = forget_row(full, ME, QUOTED)
 
-    left = {one.what for one in done.stored if one.deed == "kept"}
+    left = {one.what for one in done.stored if one.outcome == "kept"}
     assert {titles[name] for name in holding(full, words)} <= left
     for name in nonempty(("evaluation", "stored chat completion", "graded item of an eval", "run of an eval")):
         assert name not in left
@@ -153,7 +153,7 @@ def test_logged_requests_lose_their_texts_and_keep_the_rest(context: Context) ->
             messages=turns, answer=f"You said: {text}", num_prompt_tokens=7,
         )  # fmt: skip
         traffic.record(context, exchange)
-    assert deeds(preview_forget(context, ME, SECRET).others.stored) == {"logged request": "blanked"}
+    assert outcomes(preview_forget(context, ME, SECRET).others.stored) == {"logged request": "blanked"}
     done = forget_row(context, ME, SECRET)
     assert [(one.what, one.num) for one in done.stored] == [("logged request", 1)]
     first, second = (traffic.exchange(context, "default", f"chatcmpl-{number}") for number in range(2))
@@ -200,7 +200,7 @@ def test_files_that_are_no_rows_of_a_dataset_are_named_and_those_that_cannot_be_
     add("other.jsonl", b'{"a": "b"}\n')
     document = add("papers.pdf", b"%PDF-1.7\n\0\0\1")
     found = find_kept_texts(context, ME, "Zoë wohnt hier: 4 Mühlweg")
-    assert {(one.what, frozenset(one.ids), one.deed) for one in found.stored} == {
+    assert {(one.what, frozenset(one.ids), one.outcome) for one in found.stored} == {
         ("file", frozenset({held, noted}), "kept")
     }
     assert [document in sentence for sentence in found.unread] == [True]
@@ -216,7 +216,7 @@ def test_reports_in_the_folders_of_runs_and_jobs_are_named(context: Context) -> 
     (elsewhere / "log.jsonl").write_text('{"text": "It\'s Zo\\u00eb & Ann, 4 Mill Lane"}\n', encoding="utf-8")
     done = forget_row(context, ME, "It's Zoë & Ann, 4 Mill Lane")
     (one,) = done.stored
-    assert (one.what, one.deed, one.do) == ("file in the folder of a run", "kept", "delete the run")
+    assert (one.what, one.outcome, one.do) == ("file in the folder of a run", "kept", "delete the run")
     assert set(one.ids) == {f"runs/{run_id}/report.html", f"quickstart/{run_id}/log.jsonl"}
     assert (folder / "report.html").is_file()
     assert any(f"runs/{run_id}/report.html" in sentence for sentence in done.left)
@@ -231,7 +231,7 @@ def test_a_panel_loses_the_texts_and_keeps_its_ratings(context: Context) -> None
     shown = context.rating_panels.item(panel_id, 2)
     words = shown.prompt
     done = forget_row(context, ME, SECRET)
-    assert [(one.what, one.num, one.deed) for one in done.stored] == [("rating", 1, "blanked")]
+    assert [(one.what, one.num, one.outcome) for one in done.stored] == [("rating", 1, "blanked")]
     assert [(one.item, one.preference, one.comment) for one in context.rating_panels.ratings(panel_id, rater_id)] == [
         (0, "a", FORGOTTEN), (1, "a", "Fine."),
     ]  # fmt: skip
