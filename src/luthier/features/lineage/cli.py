@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.lineage.forget import ForgetPreview, Forgotten
-    from luthier.features.lineage.kept_texts import KeptTexts
+    from luthier.features.lineage.retained_texts import RetainedTexts
     from luthier.features.lineage.rows import RowLineage
+
+_WOULD = {"deleted": "would be deleted", "blanked": "would lose their texts", "kept": "would stay"}
 
 
 def lineage(
@@ -115,10 +117,7 @@ def _show_preview(console: Console, seen: ForgetPreview) -> None:
         pieces = counted(seen.num_feedback, "piece", "pieces")
         console.print(f"correction and comment of {pieces} of feedback would be removed", soft_wrap=True)
     for kept in seen.others.stored:
-        outcome = {"deleted": "would be deleted", "blanked": "would lose their texts", "kept": "would stay"}[
-            kept.outcome
-        ]
-        console.print(visible(f"{_counted(kept)} {outcome}"), soft_wrap=True)
+        console.print(visible(f"{_counted(kept)} {_WOULD[kept.outcome]}"), soft_wrap=True)
     for sentence in seen.others.unread:
         console.print(visible(sentence), soft_wrap=True)
     console.print("do it with --yes" if seen.changes_anything else "there is nothing to remove")
@@ -140,7 +139,7 @@ def _show_forgotten(console: Console, done: Forgotten) -> None:
         console.print(visible(f"left: {sentence}"), soft_wrap=True)
 
 
-def _counted(kept: KeptTexts) -> str:
+def _counted(kept: RetainedTexts) -> str:
     ids = f" ({kept.shown_ids})" if kept.ids else ""
     return f"{kept.num:,} x {kept.what}{ids}"
 

@@ -21,10 +21,10 @@ from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.feedback.review import review_id_of
-from luthier.features.lineage.kept_texts import (
+from luthier.features.lineage.retained_texts import (
     Found,
-    KeptTexts,
-    find_kept_texts,
+    RetainedTexts,
+    find_retained_texts,
     find_stored,
     forget_others,
     forget_stored,
@@ -55,7 +55,7 @@ class Forgotten:
     num_reviews: int
     num_feedback: int
     left: tuple[str, ...]
-    stored: tuple[KeptTexts, ...] = ()
+    stored: tuple[RetainedTexts, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier data forget --json`."""
@@ -175,7 +175,7 @@ def preview_forget(context: Context, caller: Caller, row: str) -> ForgetPreview:
         unread=tuple(unread),
         num_reviews=sum(_is_of(item, wanted) for item in context.review_items.list(caller.project_id)),
         num_feedback=sum(_without_words(given, wanted) != given for given in feedback),
-        others=find_kept_texts(context, caller, wanted),
+        others=find_retained_texts(context, caller, wanted),
     )
 
 

@@ -115,7 +115,7 @@ def test_a_chain_is_one_cluster_but_its_far_end_stays() -> None:
     assert made.kept.tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
 
 
-def test_a_chain_of_more_than_a_hundred_kept_texts_is_settled_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_of_more_than_a_hundred_retained_texts_is_settled_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [str(number) for number in range(2_000)]
     chain = pl.Series([" ".join(words[start : start + 60]) for start in range(0, 1_000, 4)])
     made = near_clusters(chain)

@@ -19,7 +19,7 @@ from luthier.core.ports import Generation
 from luthier.core.records.traffic import Exchange
 from luthier.core.results.human_eval import Rating
 from luthier.features.lineage.forget import forget_row, preview_forget
-from luthier.features.lineage.kept_texts import find_kept_texts, holds_of
+from luthier.features.lineage.retained_texts import find_retained_texts, holds_of
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.stored_completions import StoredCompletion
 from luthier.platform.audit_log.service import newest_entries
@@ -177,14 +177,14 @@ def test_texts_of_other_projects_stay(context: Context) -> None:
     with context.database.read() as connection:
         assert connection.execute(select(generations.c.project_id)).scalars().all() == [other]
     assert context.stored_completions.get(other, f"chatcmpl-{other}").document["request"]["messages"]
-    assert find_kept_texts(context, ME, SECRET).stored == ()
+    assert find_retained_texts(context, ME, SECRET).stored == ()
 
 
 def test_the_beginning_of_an_id_and_words_of_the_api_are_nobodys(context: Context) -> None:
     context.stored_completions.add(completion("chatcmpl-12345", "hello, you"))
     for words in ("chatcmpl-", "chatcmpl-1234", "chat.completion"):
-        assert find_kept_texts(context, ME, words).stored == (), words
-    found = find_kept_texts(context, ME, "chatcmpl-12345")
+        assert find_retained_texts(context, ME, words).stored == (), words
+    found = find_retained_texts(context, ME, "chatcmpl-12345")
     assert [(one.what, one.ids) for one in found.stored] == [("stored chat completion", ("chatcmpl-12345",))]
 
 
@@ -199,7 +199,7 @@ def test_files_that_are_no_rows_of_a_dataset_are_named_and_those_that_cannot_be_
     noted = add("notes.md", "# Zoë wohnt  hier: 4 MÜHLWEG\n".encode())
     add("other.jsonl", b'{"a": "b"}\n')
     document = add("papers.pdf", b"%PDF-1.7\n\0\0\1")
-    found = find_kept_texts(context, ME, "Zoë wohnt hier: 4 Mühlweg")
+    found = find_retained_texts(context, ME, "Zoë wohnt hier: 4 Mühlweg")
     assert {(one.what, frozenset(one.ids), one.outcome) for one in found.stored} == {
         ("file", frozenset({held, noted}), "kept")
     }

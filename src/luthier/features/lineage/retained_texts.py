@@ -48,7 +48,7 @@ _PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class KeptTexts:
+class RetainedTexts:
     """Records or files of one kind that hold the words.
 
     Attributes:
@@ -91,7 +91,7 @@ class Found:
         unread: What could not be searched; a sentence each.
     """
 
-    stored: tuple[KeptTexts, ...] = ()
+    stored: tuple[RetainedTexts, ...] = ()
     unread: tuple[str, ...] = ()
 
 
@@ -112,7 +112,7 @@ def holds_of(wanted: str) -> Holds:
     return holds
 
 
-def find_kept_texts(context: Context, caller: Caller, wanted: str) -> Found:
+def find_retained_texts(context: Context, caller: Caller, wanted: str) -> Found:
     """What keeps the words beside datasets, review and feedback. Nothing is changed.
 
     Args:
@@ -172,11 +172,11 @@ def forget_others(
     return Found((*_by_kind(stored, left), *logged, *kept), (*unread, *more))
 
 
-def _of_traffic(num: int) -> KeptTexts:
-    return KeptTexts("logged request", (), num, "blanked")
+def _of_traffic(num: int) -> RetainedTexts:
+    return RetainedTexts("logged request", (), num, "blanked")
 
 
-def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> Iterator[KeptTexts]:
+def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> Iterator[RetainedTexts]:
     """What was found, by its table; `left` could not be blanked."""
     outcomes: dict[str, Outcome] = {"delete": "deleted", "blank": "blanked", "keep": "kept"}
     kinds: dict[tuple[str, Outcome], list[StoredText]] = {}
@@ -186,7 +186,7 @@ def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> I
         kinds.setdefault((one.where.title, outcome), []).append(one)
     for (title, outcome), these in kinds.items():
         ids = tuple(dict.fromkeys(one.shown_id for one in these))
-        yield KeptTexts(title, ids, len(these), outcome, these[0].where.do)
+        yield RetainedTexts(title, ids, len(these), outcome, these[0].where.do)
 
 
 def _logged(
@@ -206,9 +206,9 @@ def _logged(
     return num, tuple(f"the file {file} of logged requests cannot be read, and may hold it" for file in unreadable)
 
 
-def _files(context: Context, caller: Caller, holds: Holds) -> tuple[list[KeptTexts], list[str]]:
+def _files(context: Context, caller: Caller, holds: Holds) -> tuple[list[RetainedTexts], list[str]]:
     """Files of the project and of its runs, jobs and other work that hold the words, and those that may."""
-    kept, unread = list[KeptTexts](), list[str]()
+    kept, unread = list[RetainedTexts](), list[str]()
     of_datasets = {
         version.file_id
         for dataset, _ in context.datasets.list(caller.project_id)
@@ -227,14 +227,14 @@ def _files(context: Context, caller: Caller, holds: Holds) -> tuple[list[KeptTex
         elif its:
             found_ids.append(file.file_id)
     if found_ids:
-        kept.append(KeptTexts("file", tuple(found_ids), len(found_ids), "kept", "delete the file"))
+        kept.append(RetainedTexts("file", tuple(found_ids), len(found_ids), "kept", "delete the file"))
     for noun, ids, do in _owned(context, caller.project_id):
         holding = []
         for folder in _folders(context, ids):
             names = [path.relative_to(context.home).as_posix() for path in _texts_in(folder, holds, unread, context)]
             holding += names
         if holding:
-            kept.append(KeptTexts(f"file in the folder of {noun}", tuple(holding), len(holding), "kept", do))
+            kept.append(RetainedTexts(f"file in the folder of {noun}", tuple(holding), len(holding), "kept", do))
     return kept, unread
 
 
