@@ -474,8 +474,8 @@ def _cautions(panel: RatingPanel, reports: Sequence[RaterReport], table: Ratings
             found.append(f"{whom} {verb} not to read: figures are given with and without them, nothing is dropped.")
     behind = [one for one in reports if not one.is_done]
     if table.rows and behind:
-        told = ", ".join(f"{one.name} ({one.num_rated} of {one.num_items})" for one in behind)
-        found.append(f"Not all raters have finished: {told}. Items with more ratings have more weight.")
+        counts = ", ".join(f"{one.name} ({one.num_rated} of {one.num_items})" for one in behind)
+        found.append(f"Not all raters have finished: {counts}. Items with more ratings have more weight.")
     if panel.num_same:
         pairs = counted(panel.num_same, "pair is", "pairs are")
         found.append(f"{pairs} not shown, because both answers are the same text; the win rate is of the others alone.")

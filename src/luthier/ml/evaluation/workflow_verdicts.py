@@ -93,7 +93,7 @@ def _among_models(
             system="",
             contender=None,
             headline=f"Nothing can be recommended: {table.title} is 0 for all of {len(standings)} systems.",
-            reasons=("Look at the answers below: they may only have another form than the rows.",),
+            reasons=("Read the answers below: they may only have another form than the rows.",),
             cautions=cautions,
         )
         return nothing, table.best(standings)

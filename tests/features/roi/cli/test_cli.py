@@ -139,6 +139,11 @@ def test_another_currency_needs_the_price_of_a_dollar_which_defaults_are_convert
     assert document["case"]["currency"] == "JPY"
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     asked: list[str] = []
-    monkeypatch.setattr("typer.prompt", lambda question, **_: asked.append(question) or 150.0)
+
+    def answer(question: str, **_: Any) -> float:
+        asked.append(question)
+        return 150.0
+
+    monkeypatch.setattr("typer.prompt", answer)
     assert luthier("worth", *THREE, "--currency", "jpy").code == 0
     assert asked == ["What does a US dollar cost in JPY?"]
