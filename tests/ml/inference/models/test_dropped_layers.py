@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    LagunaConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -133,8 +134,13 @@ def test_the_student_says_what_the_teacher_says_with_those_layers_idle(deep: Pat
             "layer_types",
         ),
         (lambda: SmolLM3Config(**SHAPE, no_rope_layers=[1, 0, 1, 1, 0, 1]), "no_rope_layers"),
+        (
+            lambda: LagunaConfig(**SHAPE, mlp_layer_types=["dense"] * 6, num_attention_heads_per_layer=[
+                2, 4, 2, 2, 6, 4]),
+            "num_attention_heads_per_layer",
+        ),
     ],
-    ids=["qwen2", "qwen3", "qwen3 untied", "gemma3", "smollm3"],
+    ids=["qwen2", "qwen3", "qwen3 untied", "gemma3", "smollm3", "laguna"],
 )  # fmt: skip
 def test_what_a_config_says_of_each_layer_goes_with_it(kind: Any, checked: str, deep: Path, tmp_path: Path) -> None:
     teacher = write_model(tmp_path / "teacher", deep, kind())

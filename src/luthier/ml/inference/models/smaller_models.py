@@ -38,7 +38,7 @@ PREFIX: Final = "layers:"
 LAYERS: Final = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*", re.ASCII)
 _FEWEST: Final = 2
 # Per-layer entries of a config, and entries that list layer numbers.
-_ONE_A_LAYER: Final = ("layer_types", "no_rope_layers", "mlp_layer_types")
+_ONE_A_LAYER: Final = ("layer_types", "no_rope_layers", "mlp_layer_types", "num_attention_heads_per_layer")
 _LAYER_NUMBERS: Final = ("mlp_only_layers",)
 _OWN_FILES: Final = ("config.json", "luthier.json", "manifest.json")
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
