@@ -115,10 +115,8 @@ def _show_preview(console: Console, seen: ForgetPreview) -> None:
         pieces = counted(seen.num_feedback, "piece", "pieces")
         console.print(f"correction and comment of {pieces} of feedback would be removed", soft_wrap=True)
     for match in seen.others.stored:
-        action = {"deleted": "would be deleted", "blanked": "would lose their texts", "kept": "would stay"}[
-            match.action
-        ]
-        console.print(visible(f"{_counted(match)} {action}"), soft_wrap=True)
+        does = {"deleted": "would be deleted", "blanked": "would lose their texts", "kept": "would stay"}[match.action]
+        console.print(visible(f"{_counted(match)} {does}"), soft_wrap=True)
     for sentence in seen.others.unread:
         console.print(visible(sentence), soft_wrap=True)
     console.print("do it with --yes" if seen.changes_anything else "there is nothing to remove")
