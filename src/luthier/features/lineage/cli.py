@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.lineage.forget import ForgetPreview, Forgotten
-    from luthier.features.lineage.retained_texts import RetainedTexts
+    from luthier.features.lineage.other_texts import TextMatches
     from luthier.features.lineage.rows import RowLineage
-
-_WOULD = {"deleted": "would be deleted", "blanked": "would lose their texts", "kept": "would stay"}
 
 
 def lineage(
@@ -116,8 +114,9 @@ def _show_preview(console: Console, seen: ForgetPreview) -> None:
     if seen.num_feedback:
         pieces = counted(seen.num_feedback, "piece", "pieces")
         console.print(f"correction and comment of {pieces} of feedback would be removed", soft_wrap=True)
-    for kept in seen.others.stored:
-        console.print(visible(f"{_counted(kept)} {_WOULD[kept.outcome]}"), soft_wrap=True)
+    for match in seen.others.stored:
+        does = {"deleted": "would be deleted", "blanked": "would lose their texts", "kept": "would stay"}[match.action]
+        console.print(visible(f"{_counted(match)} {does}"), soft_wrap=True)
     for sentence in seen.others.unread:
         console.print(visible(sentence), soft_wrap=True)
     console.print("do it with --yes" if seen.changes_anything else "there is nothing to remove")
@@ -131,17 +130,17 @@ def _show_forgotten(console: Console, done: Forgotten) -> None:
     console.print(f"{counted(done.num_reviews, 'item')} less in the review")
     if done.num_feedback:
         console.print(f"correction and comment removed from {done.num_feedback:,} pieces of feedback", soft_wrap=True)
-    for kept in done.stored:
-        if kept.outcome != "kept":
-            outcome = "deleted" if kept.outcome == "deleted" else "without their texts now"
-            console.print(visible(f"{_counted(kept)} {outcome}"), soft_wrap=True)
+    for match in done.stored:
+        if match.action != "kept":
+            action = "deleted" if match.action == "deleted" else "without their texts now"
+            console.print(visible(f"{_counted(match)} {action}"), soft_wrap=True)
     for sentence in done.left:
         console.print(visible(f"left: {sentence}"), soft_wrap=True)
 
 
-def _counted(kept: RetainedTexts) -> str:
-    ids = f" ({kept.shown_ids})" if kept.ids else ""
-    return f"{kept.num:,} x {kept.what}{ids}"
+def _counted(match: TextMatches) -> str:
+    ids = f" ({match.shown_ids})" if match.ids else ""
+    return f"{match.num:,} x {match.what}{ids}"
 
 
 DATA_COMMANDS: dict[str, Callable[..., Answer]] = {"forget": forget_row}

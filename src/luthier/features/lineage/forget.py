@@ -21,10 +21,10 @@ from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.feedback.review import review_id_of
-from luthier.features.lineage.retained_texts import (
+from luthier.features.lineage.other_texts import (
     Found,
-    RetainedTexts,
-    find_retained_texts,
+    TextMatches,
+    find_other_texts,
     find_stored,
     forget_others,
     forget_stored,
@@ -55,7 +55,7 @@ class Forgotten:
     num_reviews: int
     num_feedback: int
     left: tuple[str, ...]
-    stored: tuple[RetainedTexts, ...] = ()
+    stored: tuple[TextMatches, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier data forget --json`."""
@@ -128,7 +128,7 @@ class ForgetPreview:
     @property
     def changes_anything(self) -> bool:
         """Whether there is anything to remove."""
-        is_stored = any(one.outcome != "kept" for one in self.others.stored)
+        is_stored = any(one.action != "kept" for one in self.others.stored)
         return bool(self.newest or self.num_reviews or self.num_feedback or is_stored)
 
     @property
@@ -175,7 +175,7 @@ def preview_forget(context: Context, caller: Caller, row: str) -> ForgetPreview:
         unread=tuple(unread),
         num_reviews=sum(_is_of(item, wanted) for item in context.review_items.list(caller.project_id)),
         num_feedback=sum(_without_words(given, wanted) != given for given in feedback),
-        others=find_retained_texts(context, caller, wanted),
+        others=find_other_texts(context, caller, wanted),
     )
 
 
@@ -249,7 +249,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         document |= {"num_reviews": len(reviews), "num_feedback": num_feedback, "num_stored": len(stored) - len(kept)}
         audit_log.record(context, caller, "row.forgotten", digest[:12], document)
     others = forget_others(context, caller, wanted, stored, kept)
-    unread += [*(one.sentence for one in others.stored if one.outcome == "kept"), *others.unread]
+    unread += [*(one.sentence for one in others.stored if one.action == "kept"), *others.unread]
     left = (*_left(lineage, made), *_left_earlier(earlier, may_hold, searched), *unread)
     return Forgotten(lineage, tuple(made), len(reviews), num_feedback, left, others.stored)
 

@@ -19,7 +19,7 @@ from luthier.core.ports import Generation
 from luthier.core.records.traffic import Exchange
 from luthier.core.results.human_eval import Rating
 from luthier.features.lineage.forget import forget_row, preview_forget
-from luthier.features.lineage.retained_texts import find_retained_texts, holds_of
+from luthier.features.lineage.other_texts import find_other_texts, holds_of
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.stored_completions import StoredCompletion
 from luthier.platform.audit_log.service import newest_entries
@@ -74,8 +74,8 @@ def holding(context: Context, words: str) -> dict[str, int]:
     return found
 
 
-def outcomes(found: Any) -> dict[str, str]:
-    return {one.what: one.outcome for one in found}
+def actions(found: Any) -> dict[str, str]:
+    return {one.what: one.action for one in found}
 
 
 def test_every_table_is_searched_or_has_a_reason_not_to_be() -> None:
@@ -118,7 +118,7 @@ def test_what_was_written_into_a_home_is_found_and_leaves_it_but_for_what_is_nam
     assert {"evaluations", "stored_completions", "stored_responses", "eval_output_items", "eval_runs"} <= set(held)
     titles = {table.table.name: table.title for table in TEXT_TABLES}
     own = {table.table.name for table in TEXT_TABLES if table.action == "own"}
-    found = outcomes(seen.others.stored)
+    found = actions(seen.others.stored)
     assert {titles[name] for name in held if name not in own} <= set(found)
     assert found["logged request"] == "blanked"
     assert found["file"] == "kept", "the input of a batch"
@@ -126,7 +126,7 @@ def test_what_was_written_into_a_home_is_found_and_leaves_it_but_for_what_is_nam
 
     done = forget_row(full, ME, QUOTED)
 
-    left = {one.what for one in done.stored if one.outcome == "kept"}
+    left = {one.what for one in done.stored if one.action == "kept"}
     assert {titles[name] for name in holding(full, words)} <= left
     for name in nonempty(("evaluation", "stored chat completion", "graded item of an eval", "run of an eval")):
         assert name not in left
@@ -153,7 +153,7 @@ def test_logged_requests_lose_their_texts_and_keep_the_rest(context: Context) ->
             messages=turns, answer=f"You said: {text}", num_prompt_tokens=7,
         )  # fmt: skip
         traffic.record(context, exchange)
-    assert outcomes(preview_forget(context, ME, SECRET).others.stored) == {"logged request": "blanked"}
+    assert actions(preview_forget(context, ME, SECRET).others.stored) == {"logged request": "blanked"}
     done = forget_row(context, ME, SECRET)
     assert [(one.what, one.num) for one in done.stored] == [("logged request", 1)]
     first, second = (traffic.exchange(context, "default", f"chatcmpl-{number}") for number in range(2))
@@ -177,14 +177,14 @@ def test_texts_of_other_projects_stay(context: Context) -> None:
     with context.database.read() as connection:
         assert connection.execute(select(generations.c.project_id)).scalars().all() == [other]
     assert context.stored_completions.get(other, f"chatcmpl-{other}").document["request"]["messages"]
-    assert find_retained_texts(context, ME, SECRET).stored == ()
+    assert find_other_texts(context, ME, SECRET).stored == ()
 
 
 def test_the_beginning_of_an_id_and_words_of_the_api_are_nobodys(context: Context) -> None:
     context.stored_completions.add(completion("chatcmpl-12345", "hello, you"))
     for words in ("chatcmpl-", "chatcmpl-1234", "chat.completion"):
-        assert find_retained_texts(context, ME, words).stored == (), words
-    found = find_retained_texts(context, ME, "chatcmpl-12345")
+        assert find_other_texts(context, ME, words).stored == (), words
+    found = find_other_texts(context, ME, "chatcmpl-12345")
     assert [(one.what, one.ids) for one in found.stored] == [("stored chat completion", ("chatcmpl-12345",))]
 
 
@@ -199,8 +199,8 @@ def test_files_that_are_no_rows_of_a_dataset_are_named_and_those_that_cannot_be_
     noted = add("notes.md", "# Zoë wohnt  hier: 4 MÜHLWEG\n".encode())
     add("other.jsonl", b'{"a": "b"}\n')
     document = add("papers.pdf", b"%PDF-1.7\n\0\0\1")
-    found = find_retained_texts(context, ME, "Zoë wohnt hier: 4 Mühlweg")
-    assert {(one.what, frozenset(one.ids), one.outcome) for one in found.stored} == {
+    found = find_other_texts(context, ME, "Zoë wohnt hier: 4 Mühlweg")
+    assert {(one.what, frozenset(one.ids), one.action) for one in found.stored} == {
         ("file", frozenset({held, noted}), "kept")
     }
     assert [document in sentence for sentence in found.unread] == [True]
@@ -216,7 +216,7 @@ def test_reports_in_the_folders_of_runs_and_jobs_are_named(context: Context) -> 
     (elsewhere / "log.jsonl").write_text('{"text": "It\'s Zo\\u00eb & Ann, 4 Mill Lane"}\n', encoding="utf-8")
     done = forget_row(context, ME, "It's Zoë & Ann, 4 Mill Lane")
     (one,) = done.stored
-    assert (one.what, one.outcome, one.do) == ("file in the folder of a run", "kept", "delete the run")
+    assert (one.what, one.action, one.do) == ("file in the folder of a run", "kept", "delete the run")
     assert set(one.ids) == {f"runs/{run_id}/report.html", f"quickstart/{run_id}/log.jsonl"}
     assert (folder / "report.html").is_file()
     assert any(f"runs/{run_id}/report.html" in sentence for sentence in done.left)
@@ -231,7 +231,7 @@ def test_a_panel_loses_the_texts_and_keeps_its_ratings(context: Context) -> None
     shown = context.rating_panels.item(panel_id, 2)
     words = shown.prompt
     done = forget_row(context, ME, SECRET)
-    assert [(one.what, one.num, one.outcome) for one in done.stored] == [("rating", 1, "blanked")]
+    assert [(one.what, one.num, one.action) for one in done.stored] == [("rating", 1, "blanked")]
     assert [(one.item, one.preference, one.comment) for one in context.rating_panels.ratings(panel_id, rater_id)] == [
         (0, "a", FORGOTTEN), (1, "a", "Fine."),
     ]  # fmt: skip

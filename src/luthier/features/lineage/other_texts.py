@@ -33,7 +33,7 @@ from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 
-Outcome = Literal["deleted", "blanked", "kept"]
+MatchAction = Literal["deleted", "blanked", "kept"]
 _TEXT_SUFFIXES: Final = (
     ".csv", ".html", ".json", ".jsonl", ".log", ".md", ".partial", ".tsv", ".txt", ".yaml", ".yml", "",
 )  # fmt: skip
@@ -48,26 +48,26 @@ _PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class RetainedTexts:
+class TextMatches:
     """Records or files of one kind that hold the words.
 
     Attributes:
         what: What one of them is called.
         ids: Their ids, each once.
         num: How many there are.
-        outcome: What forgetting does, or has done: deletes them, blanks their texts, or keeps and names them.
+        action: What forgetting does, or has done: deletes them, blanks their texts, or keeps and names them.
         do: How those are removed that are kept; empty where nothing is known.
     """
 
     what: str
     ids: tuple[str, ...]
     num: int
-    outcome: Outcome
+    action: MatchAction
     do: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """One entry of `stored` in the documents of `luthier data forget --json`."""
-        return {"what": self.what, "num": self.num, "ids": list(self.ids), "outcome": self.outcome, "do": self.do}
+        return {"what": self.what, "num": self.num, "ids": list(self.ids), "action": self.action, "do": self.do}
 
     @property
     def shown_ids(self) -> str:
@@ -91,7 +91,7 @@ class Found:
         unread: What could not be searched; a sentence each.
     """
 
-    stored: tuple[RetainedTexts, ...] = ()
+    stored: tuple[TextMatches, ...] = ()
     unread: tuple[str, ...] = ()
 
 
@@ -112,7 +112,7 @@ def holds_of(wanted: str) -> Holds:
     return holds
 
 
-def find_retained_texts(context: Context, caller: Caller, wanted: str) -> Found:
+def find_other_texts(context: Context, caller: Caller, wanted: str) -> Found:
     """What keeps the words beside datasets, review and feedback. Nothing is changed.
 
     Args:
@@ -172,21 +172,21 @@ def forget_others(
     return Found((*_by_kind(stored, left), *logged, *kept), (*unread, *more))
 
 
-def _of_traffic(num: int) -> RetainedTexts:
-    return RetainedTexts("logged request", (), num, "blanked")
+def _of_traffic(num: int) -> TextMatches:
+    return TextMatches("logged request", (), num, "blanked")
 
 
-def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> Iterator[RetainedTexts]:
+def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> Iterator[TextMatches]:
     """What was found, by its table; `left` could not be blanked."""
-    outcomes: dict[str, Outcome] = {"delete": "deleted", "blank": "blanked", "keep": "kept"}
-    kinds: dict[tuple[str, Outcome], list[StoredText]] = {}
+    actions: dict[str, MatchAction] = {"delete": "deleted", "blank": "blanked", "keep": "kept"}
+    kinds: dict[tuple[str, MatchAction], list[StoredText]] = {}
     still = {(one.where.title, one.key) for one in left}
     for one in stored:
-        outcome = "kept" if (one.where.title, one.key) in still else outcomes[one.where.action]
-        kinds.setdefault((one.where.title, outcome), []).append(one)
-    for (title, outcome), these in kinds.items():
+        action = "kept" if (one.where.title, one.key) in still else actions[one.where.action]
+        kinds.setdefault((one.where.title, action), []).append(one)
+    for (title, action), these in kinds.items():
         ids = tuple(dict.fromkeys(one.shown_id for one in these))
-        yield RetainedTexts(title, ids, len(these), outcome, these[0].where.do)
+        yield TextMatches(title, ids, len(these), action, these[0].where.do)
 
 
 def _logged(
@@ -206,9 +206,9 @@ def _logged(
     return num, tuple(f"the file {file} of logged requests cannot be read, and may hold it" for file in unreadable)
 
 
-def _files(context: Context, caller: Caller, holds: Holds) -> tuple[list[RetainedTexts], list[str]]:
+def _files(context: Context, caller: Caller, holds: Holds) -> tuple[list[TextMatches], list[str]]:
     """Files of the project and of its runs, jobs and other work that hold the words, and those that may."""
-    kept, unread = list[RetainedTexts](), list[str]()
+    kept, unread = list[TextMatches](), list[str]()
     of_datasets = {
         version.file_id
         for dataset, _ in context.datasets.list(caller.project_id)
@@ -227,14 +227,14 @@ def _files(context: Context, caller: Caller, holds: Holds) -> tuple[list[Retaine
         elif its:
             found_ids.append(file.file_id)
     if found_ids:
-        kept.append(RetainedTexts("file", tuple(found_ids), len(found_ids), "kept", "delete the file"))
+        kept.append(TextMatches("file", tuple(found_ids), len(found_ids), "kept", "delete the file"))
     for noun, ids, do in _owned(context, caller.project_id):
         holding = []
         for folder in _folders(context, ids):
             names = [path.relative_to(context.home).as_posix() for path in _texts_in(folder, holds, unread, context)]
             holding += names
         if holding:
-            kept.append(RetainedTexts(f"file in the folder of {noun}", tuple(holding), len(holding), "kept", do))
+            kept.append(TextMatches(f"file in the folder of {noun}", tuple(holding), len(holding), "kept", do))
     return kept, unread
 
 
