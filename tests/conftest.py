@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -100,6 +100,26 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 _TEMPLATE = pytest.StashKey[str]()
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist: who shares tests out
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files whose tests have ranks (`in_world`) go to one process: it loads for seconds what these are forked from."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    @functools.cache
+    def have_ranks(name: str) -> bool:
+        file = config.rootpath / name
+        return file.is_file() and "import in_world" in file.read_text(encoding="utf-8")
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name = super()._split_scope(nodeid)
+            return "files with ranks" if have_ranks(name) else name
+
+    return Scheduling(config, log)
+
+
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist: called where tests are shared out, before a process starts
 def pytest_configure_node(node: Any) -> None:
     """All processes of the run fork their servers from one that has loaded the libraries of forked programs."""
@@ -151,9 +171,31 @@ def pytest_collection_finish() -> None:
     Imported modules and test items are most of what a full collection walks over; each one would take half a second.
     What tests make is collected after 20,000 new objects in place of 700: 5% of all processor time was spent on that.
     """
+    _leave_out_of_collections()
+    gc.set_threshold(20_000)
+
+
+_NEW_MODULES: Final = 100
+_num_left_out = 0
+"""How many modules were loaded when the garbage collector last began to leave all alone."""
+
+
+def _leave_out_of_collections() -> None:
+    """Let the garbage collector leave alone what there is now and is used."""
+    global _num_left_out
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000)
+    _num_left_out = len(sys.modules)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries_left_out() -> None:
+    """What the tests of earlier files have imported lives until the end, too.
+
+    A training with workers collects before it forks them, and would walk over all of that each time.
+    """
+    if len(sys.modules) >= _num_left_out + _NEW_MODULES:
+        _leave_out_of_collections()
 
 
 @pytest.fixture(scope="session", autouse=True)
