@@ -135,12 +135,12 @@ def clerk(make_page: Callable[..., Page], server: tuple[RunningServer, str]) -> 
 
 
 def documents(folder: Path) -> Path:
-    """Three PDFs, two DOCX and a spreadsheet of passages about 44 instruments."""
+    """Three PDFs, two DOCX and a spreadsheet of passages about 24 instruments."""
     folder.mkdir()
     for book in range(3):
-        (folder / f"book {book}.pdf").write_bytes(pdf_bytes([page_of(12 * book + n) for n in range(1, 13)]))
+        (folder / f"book {book}.pdf").write_bytes(pdf_bytes([page_of(6 * book + n) for n in range(1, 7)]))
     for letter in range(2):
-        paragraphs = [("", " ".join(page_of(36 + 4 * letter + n))) for n in range(1, 5)]
+        paragraphs = [("", " ".join(page_of(18 + 3 * letter + n))) for n in range(1, 4)]
         write_zip(folder / f"letter {letter}.docx", docx_entries(paragraphs))
     table = openpyxl.Workbook()
     for row in [("question", "answer"), *((f"Who made {n}?", f"Workshop {n}.") for n in range(10))]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.home import create_home_app
 from luthier.testing.servers import app_server
-from luthier.testing.tiny import ANSWER, THOUGHT, make_tiny_model, make_tiny_thinker
+from luthier.testing.tiny import ANSWER, THOUGHT, make_tiny_model
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations, wait_until
 from tests.task_heads import add_head_run
 
@@ -35,7 +37,9 @@ MakePage = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, str]]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, tiny_thinker: Callable[..., Path]
+) -> Iterator[tuple[Context, str]]:
     """An open home with two base models that write for long and one that thinks before it answers; its address."""
     folder = tmp_path_factory.mktemp("playground")
     (folder / "home").mkdir()
@@ -44,7 +48,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, 
         for name, seed in (("tiny", 0), ("other", 1)):
             model = make_tiny_model(folder / name, seed=seed, context_length_tokens=110_000)
             sources.pull(str(model), context.home, SilentProgress())
-        sources.pull(str(make_tiny_thinker(folder / "thinker")), context.home, SilentProgress())
+        thinker = shutil.copytree(tiny_thinker(), folder / "thinker")
+        sources.pull(str(thinker), context.home, SilentProgress())
         for letter, head in zip("abcd", HEADS.values(), strict=True):
             add_head_run(context, "tiny", letter, **head)
         with app_server(create_home_app(context), context) as address:

@@ -86,7 +86,7 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
 
 
 async def judged_and_compared(session: Session) -> None:
-    """The run evaluated on two rows, and compared with another run, too long to end by itself, which is cancelled."""
+    """The run evaluated on two rows, and compared with another run, which is held in the middle and cancelled."""
     first, dataset = session.run_id, session.dataset
     asked = {"candidate": first, "dataset_id": dataset["dataset_id"], "max_rows": 2, "allow_leakage": True}
     queued = await session.call("evaluate", kind="rows", **asked)
@@ -98,8 +98,7 @@ async def judged_and_compared(session: Session) -> None:
     found = await session.call("get_evaluation", evaluation_id=queued["result_id"])
     assert found["num_rows"] == 2
     data = {"train": dataset["newest"]["file_id"], "held_out": 0.25}
-    recipe = {"base_model": "tiny", "data": data, "training": {"epochs": 4000, "global_batch_size": 2}}
-    # Only now: until it is cancelled it takes a core.
+    recipe = {"base_model": "tiny", "data": data, "training": {"epochs": 40, "global_batch_size": 2}}
     other = (await session.call("start_run", recipe=recipe))["run_id"]
     for _ in range(10 * WATCHES):
         # It does not settle, so each look takes all of its time.
