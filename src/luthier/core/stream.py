@@ -424,6 +424,7 @@ class Ended(FrozenModel):
         reason: why it ended.
         num_new_tokens: without the end token.
         num_prompt_tokens: where only the end reports it, and `Started` had to report 0.
+        num_cached_tokens: of the prompt's tokens those that were known from an earlier prompt and not computed again.
         num_thinking_tokens: of the new ones those of the thought, its delimiters included.
         ends_in_thought: the answer never began.
         token_ids: the new tokens, where the request needs them.
@@ -435,6 +436,7 @@ class Ended(FrozenModel):
     reason: EndReason
     num_new_tokens: int
     num_prompt_tokens: int | None = None
+    num_cached_tokens: int = 0
     num_thinking_tokens: int = 0
     ends_in_thought: bool = False
     token_ids: tuple[int, ...] | None = None

@@ -137,7 +137,9 @@ class StreamEngineContract:
         for number, request in requests.items():
             alone = write_all(stream_engine, {number: request})
             assert alone.texts[number, 0] == together.texts[number, 0] == backwards.texts[number, 0]
-            assert alone.ends[number, 0] == together.ends[number, 0] == backwards.ends[number, 0]
+            ends = [one.ends[number, 0] for one in (alone, together, backwards)]
+            # How much of a prompt was known depends on what came before it.
+            assert len({end.model_copy(update={"num_cached_tokens": 0}) for end in ends}) == 1
 
     def test_a_seed_repeats_what_was_drawn_and_choices_differ(self, stream_engine: StreamEngine) -> None:
         """Choice number N draws as an ask with the seed N higher would."""

@@ -213,6 +213,17 @@ def told(engine, server, chunks, request):
 USAGE = '{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
 
 
+@pytest.mark.parametrize(
+    ("details", "num"),
+    [({"cached_tokens": 2}, 2), ({"cached_tokens": None}, 0), ({"cached_tokens": "2"}, 0), ({}, 0), (None, 0)],
+)
+def test_cached_tokens_of_the_prompt_are_those_that_the_server_counts(stream_engine, server, details, num):
+    counts = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": details}
+    end = '{"choices": [{"delta": {"content": "So"}, "finish_reason": "stop"}]}'
+    heard = told(stream_engine, server, [end, json.dumps({"choices": [], "usage": counts})], question("Why?"))
+    assert heard.ends["a", 0].num_cached_tokens == num
+
+
 def test_calls_of_tools_are_told_as_such(stream_engine, server):
     first = '{"index": 0, "id": "c1", "function": {"name": "f", "arguments": ""}}'
     more = '{"index": 0, "function": {"arguments": "{}"}}'

@@ -72,6 +72,8 @@ def test_a_prompt_that_comes_again_is_computed_from_its_last_block_on(engine, co
     computed.clear()
     again = write_all(streaming, {"a": asked})
     assert again.texts == first.texts
+    assert first.ends["a", 0].num_cached_tokens == 0
+    assert again.ends["a", 0].num_cached_tokens == num_tokens(engine, SYSTEM) - computed.total() > 0
     assert again.started["a"].num_prompt_tokens == first.started["a"].num_prompt_tokens
     assert 1 <= computed.total() <= BLOCK_TOKENS
 
@@ -88,6 +90,7 @@ def test_what_one_scope_has_asked_makes_no_answer_of_another_one_faster(engine, 
     again = write_all(streaming, {"c": asked["ours"]})
     assert 1 <= computed.total() <= BLOCK_TOKENS
     assert first.texts["a", 0] == other.texts["b", 0] == again.texts["c", 0]
+    assert other.ends["b", 0].num_cached_tokens == 0 < again.ends["c", 0].num_cached_tokens
 
 
 def test_prompts_behind_one_system_prompt_go_through_the_model_together(engine, computed):
@@ -100,6 +103,9 @@ def test_prompts_behind_one_system_prompt_go_through_the_model_together(engine, 
     assert [heard.texts[number, 0] for number in range(3)] == wanted
     assert list(computed) == [3]
     assert computed[3] < 3 * BLOCK_TOKENS
+    assert {heard.ends[number, 0].num_cached_tokens for number in range(3)} == {
+        num_tokens(engine, SYSTEM) // BLOCK_TOKENS * BLOCK_TOKENS
+    }
 
 
 def test_choices_of_one_request_continue_from_the_same_beginning(engine):
@@ -108,6 +114,7 @@ def test_choices_of_one_request_continue_from_the_same_beginning(engine):
     asked = request(f"{SYSTEM}Which wood?").model_copy(update={"num_choices": 3})
     heard = write_all(streaming, {"b": asked})
     assert {heard.texts["b", choice] for choice in range(3)} == {alone(engine, f"{SYSTEM}Which wood?")}
+    assert len({heard.ends["b", choice].num_cached_tokens for choice in range(3)} - {0}) == 1
 
 
 def test_a_long_rest_is_read_in_parts_behind_what_is_known(engine, computed, monkeypatch):

@@ -94,6 +94,7 @@ class Answer:
         num_prompts: How many prompts were sent.
         num_started: How many of them the engine has started.
         num_prompt_tokens: Tokens of these prompts, each counted once regardless of its number of choices.
+        num_cached_tokens: How many of them were known from earlier prompts, once all choices have ended.
         error: The error that ended the request.
         routed: The target, if known, for usage accounting.
         num_refused_tokens: Tokens of prompts that were rejected for their length.
@@ -105,6 +106,7 @@ class Answer:
     num_prompts: int = 1
     num_started: int = 0
     num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
     error: LuthierError | None = None
     routed: Routed | None = None
     num_refused_tokens: int = 0
@@ -133,8 +135,9 @@ class Answer:
             choice = self.choices[event.choice]
             choice.num_new_tokens, choice.reason = event.num_new_tokens, event.reason
             choice.num_thinking_tokens, choice.stop_text = event.num_thinking_tokens, event.stop_text
-            if event.num_prompt_tokens and event.choice % (len(self.choices) // self.num_prompts) == 0:
-                self.num_prompt_tokens += event.num_prompt_tokens  # of a prompt once, whatever its number of choices
+            if event.choice % (len(self.choices) // self.num_prompts) == 0:  # a prompt counts once for all its choices
+                self.num_prompt_tokens += event.num_prompt_tokens or 0
+                self.num_cached_tokens += event.num_cached_tokens
 
     @property
     def has_started(self) -> bool:

@@ -159,6 +159,7 @@ class AnswerRow:
         calls: separates tool calls from text; None if no tool may be called.
         calls_for_stops: another reader of the same calls, in which stop texts do not count; None where there are none.
         thinking: delimiters of its reasoning, and its budget.
+        num_cached_tokens: tokens of its prompt that were known from an earlier one.
         has_ended: whether its last event was emitted.
         num_new_tokens: tokens generated so far, without the end token.
         token_ids: of them.
@@ -177,6 +178,7 @@ class AnswerRow:
     calls: CallReader | None = None
     calls_for_stops: CallReader | None = None
     thinking: Thinking = NO_THINKING
+    num_cached_tokens: int = 0
     has_ended: bool = False
     num_new_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
@@ -275,6 +277,7 @@ class AnswerRow:
             choice=self.choice,
             reason=reason,
             num_new_tokens=self.num_new_tokens,
+            num_cached_tokens=self.num_cached_tokens,
             num_thinking_tokens=self._answer.num_thinking,
             ends_in_thought=self._answer.ends_in_thought,
             token_ids=tuple(self.token_ids) if self.asked.returns_token_ids else None,

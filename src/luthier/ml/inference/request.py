@@ -128,21 +128,20 @@ class RequestPreparer:
         decode = thoughts.decoder(marks) if marks else thoughts.decode
         return Prepared(asked, request, constraint, form, thinking, decode)
 
-    def row(self, key: Hashable, choice: int, adapter: str | None, prepared: Prepared) -> AnswerRow:
+    def row(self, prompt: QueuedPrompt, choice: int) -> AnswerRow:
         """The initial state of one answer.
 
         Args:
-            key: names the request in events.
+            prompt: what it answers.
             choice: number of the answer among those of the request.
-            adapter: None for the base.
-            prepared: the request as tokens.
         """
+        prepared = prompt.prepared
         asked, form, decode = prepared.asked, prepared.form, prepared.decode or self._decode
         calls: CallReader | None = None if form is None else form.reader(asked)
         return AnswerRow(
-            key=key,
+            key=prompt.key,
             choice=choice,
-            adapter=adapter,
+            adapter=prompt.adapter,
             asked=asked,
             max_new_tokens=prepared.request.max_new_tokens,
             num_tokens=prepared.num_tokens,
@@ -154,6 +153,7 @@ class RequestPreparer:
             calls=calls,
             calls_for_stops=form.reader(asked) if form is not None and asked.stop else None,
             thinking=prepared.thinking,
+            num_cached_tokens=max(0, prompt.num_cached_tokens - self._engine.num_virtual_tokens),
         )
 
     def pooling(self, request: PoolingRequest) -> PreparedPooling:
@@ -223,6 +223,7 @@ class QueuedPrompt:
         prefix: the part of it that is computed: of a long prompt, or of an earlier one that begins so.
         order: its number in the order of arrival.
         row: the answer that it continues; None where it begins one for each choice.
+        num_cached_tokens: how many of its tokens were known from an earlier prompt.
     """
 
     key: Hashable
@@ -232,6 +233,12 @@ class QueuedPrompt:
     prefix: Prefix | None = None
     order: int = 0
     row: AnswerRow | None = None
+    num_cached_tokens: int = 0
+
+    def continue_from(self, prefix: Prefix | None) -> None:
+        """Begin with what is kept of an earlier prompt; None: with its first token."""
+        self.prefix = prefix
+        self.num_cached_tokens = 0 if prefix is None else prefix.num_tokens
 
     @property
     def reader(self) -> tuple[str | None, str | None]:

@@ -352,11 +352,7 @@ class StreamingEngine:
             logits = logits[torch.tensor(places, device=logits.device)]
         batch.rows = list(range(self._next_row, self._next_row + len(places)))
         self._next_row += len(places)
-        rows = [
-            one.row or self._reader.row(one.key, choice, one.adapter, one.prepared)
-            for one in begun
-            for choice in range(one.num_rows)
-        ]
+        rows = [one.row or self._reader.row(one, choice) for one in begun for choice in range(one.num_rows)]
         self._rows.update(zip(batch.rows, rows, strict=True))
         self._prompt_of.update(zip(batch.rows, (replace(begun[place], prefix=None) for place in places), strict=True))
         self._groups.append(RowGroup(batch, logits, None))
@@ -376,16 +372,16 @@ class StreamingEngine:
         """Continue a prompt, and others of the queue that begin as it does, from what is kept of an earlier one."""
         if first.prefix is not None or not self._decoder.fits_windows(first.prepared.num_tokens):
             return
-        first.prefix = prefix = self._prompts.find(first.prepared.request.ids, *first.reader)
+        first.continue_from(prefix := self._prompts.find(first.prepared.request.ids, *first.reader))
         if prefix is None or first.next_part():  # a long rest is read in parts, which extend the prefix
             return
         known = list(first.prepared.request.ids[: prefix.num_tokens])
         for one in self._prefill_queue:
             ids = one.prepared.request.ids
             if one.prefix is None and one.reader == first.reader and list(ids[: len(known)]) == known != list(ids):
-                one.prefix = prefix
+                one.continue_from(prefix)
                 if one.next_part():
-                    one.prefix = None
+                    one.continue_from(None)
 
     def _keep_prompts(self, begun: Sequence[QueuedPrompt], batch: Batch | RowBatch) -> None:
         """Keep what was computed of prompts, for those that begin so."""

@@ -95,6 +95,7 @@ class AnswerReader:
         self._asked, self._choice, self._calls = asked, choice, calls
         self._answer = AnswerText(asked, thinking, calls.for_stops)
         self._num_new = self._num_characters = self._num_emitted = self._num_before = 0
+        self._num_cached: int | None = None
         self._open_tokens: list[WrittenToken] = []
         self.received = ""
         self.ended = False
@@ -120,8 +121,11 @@ class AnswerReader:
         if "prompt_progress" in document:  # a part of the prompt was read; nothing is written yet
             return []
         said = document["choices"][0]
+        timings = document.get("timings") or {}
+        if self._num_cached is None:  # a request that continues the answer finds more: what this one has read
+            self._num_cached = timings.get("cache_n")
         # The count has the end token in it.
-        if (num_written := (document.get("timings") or {}).get("predicted_n")) is not None:
+        if (num_written := timings.get("predicted_n")) is not None:
             self._num_new = self._num_before + int(num_written)
         text = said.get("text") or ""
         self.received += text
@@ -151,6 +155,7 @@ class AnswerReader:
             choice=self._choice,
             reason=self._calls.reason(reason),
             num_new_tokens=num_new,
+            num_cached_tokens=self._num_cached or 0,
             num_thinking_tokens=min(self._answer.num_thinking, num_new),
             ends_in_thought=self._answer.ends_in_thought,
             stop_text=self._answer.stop_text,

@@ -109,6 +109,7 @@ class ChunkReader:
         self._text_halves, self._thought_halves = CharacterHalves(), CharacterHalves()
         self._num_new: int | None = None
         self._num_prompt: int | None = None
+        self._num_cached = 0
         self._num_chunks = self._num_characters = self._num_emitted = 0
         self._calls = _Calls()
         self._open_tokens: list[WrittenToken] = []
@@ -206,6 +207,7 @@ class ChunkReader:
                 reason=self._in_text.reason(reason),
                 num_new_tokens=num_new,
                 num_prompt_tokens=self._num_prompt if self._asked.token_ids is None else None,
+                num_cached_tokens=self._num_cached,
                 num_thinking_tokens=min(max(self._num_thinking, self._answer.num_thinking), num_new),
                 ends_in_thought=self._answer.ends_in_thought or (bool(self._num_thinking) and not self._num_emitted),
                 stop_text=self._answer.stop_text or self._stop_text,
@@ -241,10 +243,9 @@ class ChunkReader:
         if any(type(count) is not int or count < 0 for count in counts):
             raise ValueError("counts its tokens in no numbers")
         self._num_prompt, self._num_new = counts
-        details = usage.get("completion_tokens_details")
+        self._num_cached = _detail_of(usage, "prompt_tokens_details", "cached_tokens")
         # The server's own count replaces that of chunks.
-        reported = details.get("reasoning_tokens") if isinstance(details, dict) else None
-        if type(reported) is int and reported > 0:
+        if reported := _detail_of(usage, "completion_tokens_details", "reasoning_tokens"):
             self._num_thinking = reported
 
     def _piece(self, reasoning: str, text: str, calls: tuple[CallPiece, ...], *, is_last: bool = False) -> list[Piece]:
@@ -350,6 +351,13 @@ class _Calls:
             self._ids_change = sent_id != known.sent_id and bool(known.arguments) and not known.is_whole()
             return sent_id != known.sent_id and not self._ids_change
         return bool(arguments.strip()) and known.is_whole()
+
+
+def _detail_of(usage: dict[str, Any], kind: str, name: str) -> int:
+    """A count that servers may add to their usage; 0 where this one does not."""
+    details = usage.get(kind)
+    found = details.get(name) if isinstance(details, dict) else None
+    return found if type(found) is int and found > 0 else 0
 
 
 def _tokens_of(reported: Any, offset: int, num_top: int | None, shown: Callable[[str], str]) -> list[WrittenToken]:

@@ -99,6 +99,16 @@ def test_content_may_come_in_parts_and_an_answer_goes_back_as_it_came(ask: Calla
     assert ask(messages=dumped).object == "chat.completion"
 
 
+def test_usage_counts_the_tokens_of_a_prompt_that_were_known(ask: Callable[..., Any]) -> None:
+    talk = [{"role": "user", "content": "Which wood is the front of a violin made of? " * 4}]
+    first, again = (ask(messages=talk, n=2, temperature=0).usage for _ in range(2))
+    assert first.prompt_tokens_details.cached_tokens < first.prompt_tokens == again.prompt_tokens
+    assert first.prompt_tokens_details.cached_tokens < again.prompt_tokens_details.cached_tokens < again.prompt_tokens
+    assert first.total_tokens == again.total_tokens
+    *_, last = ask(messages=talk, temperature=0, stream=True, stream_options={"include_usage": True})
+    assert last.usage.prompt_tokens_details == again.prompt_tokens_details
+
+
 def test_marks_of_a_prompt_cache_change_no_answer(ask: Callable[..., Any]) -> None:
     mark = {"prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}
     parts = [{"type": "text", "text": "Which "} | mark, {"type": "text", "text": "wood?"} | mark]

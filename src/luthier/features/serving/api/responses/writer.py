@@ -292,7 +292,7 @@ def usage_of(answer: Answer) -> dict[str, Any]:
     """The token usage of an answer, as responses have it."""
     return {
         "input_tokens": answer.num_prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": answer.num_cached_tokens, "cache_write_tokens": 0},
         "output_tokens": answer.num_new_tokens,
         "output_tokens_details": {"reasoning_tokens": answer.num_thinking_tokens},
         "total_tokens": answer.num_prompt_tokens + answer.num_new_tokens,
