@@ -518,8 +518,9 @@ def test_webhooks_get_openais_event_about_the_end_of_a_run(opened: Context, stat
     while (job := claimed(opened)).job_id != view.job.job_id:
         pass  # of another test
     opened.jobs.finish(job.job_id, job.attempt, status)
-    assert opened.webhooks.announce() == 1
-    (sent,) = opened.webhooks.deliveries(hook.webhook_id, "default", 10)
+    assert opened.webhooks.announce() >= 1  # a job of another test may have ended when it was claimed
+    sent = opened.webhooks.deliveries(hook.webhook_id, "default", 10)
     opened.webhooks.remove(hook.webhook_id, "default")
-    event: Any = TypeAdapter(UnwrapWebhookEvent).validate_json(sent.body)
-    assert (event.type, event.object, event.data.id) == (event_type, "event", view.run.eval_run_id)
+    events: list[Any] = [TypeAdapter(UnwrapWebhookEvent).validate_json(one.body) for one in sent]
+    (event,) = (one for one in events if one.data.id == view.run.eval_run_id)
+    assert (event.type, event.object) == (event_type, "event")
