@@ -49,6 +49,15 @@ def test_rows_are_packed_on_an_accelerator_or_where_asked(
     assert source == ("asked" if isinstance(asked, bool) else "derived")
 
 
+def test_rows_that_are_one_anothers_negatives_are_not_sorted_by_length(make_plan: MakePlan) -> None:
+    plan = make_plan({"objective": {"name": "embed"}})
+    assert plan.training.order == "shuffled"
+    assert "compared with one another" in plan.sources["training.order"].why
+    asked = make_plan({"objective": {"name": "embed"}, "training": {"order": "by_length"}})
+    assert asked.training.order == "by_length"
+    assert make_plan({"objective": {"name": "orpo"}}, shape="preference").training.order == "by_length"
+
+
 def test_an_order_that_is_asked_for_stays(make_plan: MakePlan) -> None:
     plan = make_plan({"training": {"order": "by_length"}}, accelerator=H100)
     assert (plan.training.packing, plan.training.order) == (True, "by_length")

@@ -43,6 +43,7 @@ SHARDING: Final = (
     "of several devices each holds a copy (ddp), or a share (fsdp) where a copy would not fit",
 )
 ORDER: Final = ("by_length", "rows of like length share a step: little padding; order stays random between steps")
+ORDER_COMPARED: Final = ("shuffled", "rows of a step are compared with one another: chance decides which ones meet")
 ORDER_PACKED: Final = ("shuffled", "packed rows need no others of similar length next to them")
 CHECKPOINT_EVERY_STEPS: Final = (50, "a crash costs at most this many steps")
 KEEP_CHECKPOINTS: Final = (2, "the last and the one before, in case the last is damaged; the best is kept as well")

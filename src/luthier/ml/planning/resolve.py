@@ -294,7 +294,7 @@ def _training(
         average=resolve_average(r.average, method.name, steps, sources),
         max_length_tokens=length,
         overlong=_overlong(r, data.train, sources),
-        order=pick("training.order", r.order, usual_order(is_packed=packing)),
+        order=pick("training.order", r.order, usual_order(objective, is_packed=packing)),
         precision=precision,
         attention=attention_on(hardware, sources),
         gradient_checkpointing=_checkpointing(r, sources),

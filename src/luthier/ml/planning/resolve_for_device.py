@@ -189,8 +189,14 @@ def _that_fit(plan: Plan, num: int, why: str, structure: Structure, hardware: Ha
     return 1, f"{num} would take up to {needed}, {there} on {device.title}"
 
 
-def usual_order(*, is_packed: bool) -> tuple[OrderName, str]:
-    """The default order of rows, and why: sorting by length pays where rows would be padded."""
+def usual_order(objective: ObjectivePlan, *, is_packed: bool) -> tuple[OrderName, str]:
+    """The default order of rows, and why: sorting by length pays where rows would be padded.
+
+    Not for objectives that compare the rows of a step with one another: the negatives of a search would all be as long
+    as what is searched for.
+    """
+    if objective_rules(objective.name).compares_rows:
+        return defaults.ORDER_COMPARED
     return defaults.ORDER_PACKED if is_packed else defaults.ORDER
 
 
