@@ -48,8 +48,8 @@ class ObjectiveRules:
         packs: Whether its units are fixed-size blocks into which texts of any length are packed.
         learns_preferences: Whether it compares answers, so that its loss is dimensionless.
         sees_step: Whether it needs all rows of a step together, so that micro-batches cannot be computed independently.
-        compares_rows: Whether rows of a step are one another's negatives, so that chance must decide which ones meet: by
-            default they are not sorted by length.
+        compares_rows: Whether rows of a step are one another's negatives. Then, by default, they are not sorted by
+            length: chance decides which ones meet.
         splits_by_length: Whether rows of two lengths go through the model apart, so that none is padded to the others.
         task_head: The task head that replaces text output; None for objectives that generate text.
         needs_all_rows: What it needs of all rows before the first step; empty if training rows can be streamed, so that
