@@ -16,6 +16,7 @@ from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest,
 from luthier.core.text.utf8 import CharacterHalves, whole_characters
 from luthier.ml.inference.engine_prompts import CallsInText
 from luthier.ml.inference.models.templates.thinking import TAGS
+from luthier.ml.inference.openai.messages import usage_detail
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
 
 if TYPE_CHECKING:
@@ -243,9 +244,9 @@ class ChunkReader:
         if any(type(count) is not int or count < 0 for count in counts):
             raise ValueError("counts its tokens in no numbers")
         self._num_prompt, self._num_new = counts
-        self._num_cached = _detail_of(usage, "prompt_tokens_details", "cached_tokens")
+        self._num_cached = usage_detail(usage, "prompt_tokens_details", "cached_tokens")
         # The server's own count replaces that of chunks.
-        if reported := _detail_of(usage, "completion_tokens_details", "reasoning_tokens"):
+        if reported := usage_detail(usage, "completion_tokens_details", "reasoning_tokens"):
             self._num_thinking = reported
 
     def _piece(self, reasoning: str, text: str, calls: tuple[CallPiece, ...], *, is_last: bool = False) -> list[Piece]:
@@ -351,13 +352,6 @@ class _Calls:
             self._ids_change = sent_id != known.sent_id and bool(known.arguments) and not known.is_whole()
             return sent_id != known.sent_id and not self._ids_change
         return bool(arguments.strip()) and known.is_whole()
-
-
-def _detail_of(usage: dict[str, Any], kind: str, name: str) -> int:
-    """A count that servers may add to their usage; 0 where this one does not."""
-    details = usage.get(kind)
-    found = details.get(name) if isinstance(details, dict) else None
-    return found if type(found) is int and found > 0 else 0
 
 
 def _tokens_of(reported: Any, offset: int, num_top: int | None, shown: Callable[[str], str]) -> list[WrittenToken]:

@@ -192,11 +192,15 @@ def _reasoning_of(message: Any) -> str | None:
 
 def _num_thinking(usage: Any, reasoning: str | None) -> int | None:
     """Tokens of the reasoning as counted by the server; None if there is reasoning but no count."""
-    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
-    reported = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    if type(reported) is int and reported > 0:
-        return reported
-    return 0 if reasoning is None else None
+    reported = usage_detail(usage, "completion_tokens_details", "reasoning_tokens")
+    return None if not reported and reasoning is not None else reported
+
+
+def usage_detail(usage: Any, kind: str, name: str) -> int:
+    """A count that servers may add to their usage; 0 where this one does not."""
+    details = usage.get(kind) if isinstance(usage, dict) else None
+    found = details.get(name) if isinstance(details, dict) else None
+    return found if type(found) is int and found > 0 else 0
 
 
 def _chat_text(message: Any) -> Any:
