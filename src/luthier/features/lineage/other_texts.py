@@ -120,12 +120,7 @@ def find_other_texts(context: Context, caller: Caller, wanted: str) -> Found:
         caller: Whose project it is.
         wanted: The words, or an id.
     """
-    holds = holds_of(wanted)
-    stored = find_stored_texts(context.database, caller.project_id, holds)
-    num_logged, unread = _logged(context, caller, holds)
-    kept, more = _files(context, caller, holds)
-    logged = (_of_traffic(num_logged),) if num_logged else ()
-    return Found((*_by_kind(stored), *logged, *kept), (*unread, *more))
+    return _with_files(context, caller, wanted, find_stored(context, caller, wanted))
 
 
 def find_stored(context: Context, caller: Caller, wanted: str) -> list[StoredText]:
@@ -165,15 +160,24 @@ def forget_others(
         stored: The records that held them.
         left: Those of them that still do.
     """
+    return _with_files(context, caller, wanted, stored, left, digest=sha256_bytes(wanted.encode()))
+
+
+def _with_files(
+    context: Context,
+    caller: Caller,
+    wanted: str,
+    stored: Sequence[StoredText],
+    left: Sequence[StoredText] = (),
+    *,
+    digest: str | None = None,
+) -> Found:
+    """What holds the words: these records, logged requests and files; with a digest the requests lose their texts."""
     holds = holds_of(wanted)
-    num_logged, unread = _logged(context, caller, holds, digest=sha256_bytes(wanted.encode()))
+    num_logged, unread = _logged(context, caller, holds, digest=digest)
     kept, more = _files(context, caller, holds)
-    logged = (_of_traffic(num_logged),) if num_logged else ()
+    logged = (TextMatches("logged request", (), num_logged, "blanked"),) if num_logged else ()
     return Found((*_by_kind(stored, left), *logged, *kept), (*unread, *more))
-
-
-def _of_traffic(num: int) -> TextMatches:
-    return TextMatches("logged request", (), num, "blanked")
 
 
 def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> Iterator[TextMatches]:

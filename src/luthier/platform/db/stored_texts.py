@@ -121,12 +121,9 @@ def forget_stored_text(connection: Connection, stored: StoredText, holds: Holds)
         return True
     if one.action != "blank":
         return False
-    changed = dict(row)
-    for column in one.columns:
-        changed[column.name] = _blanked_text(one, row, row[column.name], holds)
-    values = {column.name: changed[column.name] for column in one.columns}
+    values = {column.name: _blanked_text(one, row, row[column.name], holds) for column in one.columns}
     connection.execute(update(one.table).where(*is_it).values(**values))
-    return not any(_value_holds(parsed(changed[column.name]), holds) for column in one.columns)
+    return not any(value_holds(parsed(value), holds) for value in values.values())
 
 
 def parsed(text: Any) -> Any:
@@ -139,9 +136,21 @@ def parsed(text: Any) -> Any:
     return text
 
 
-def value_holds(value: Any, holds: Holds) -> bool:
-    """Whether any text or number of a document, however deep, holds something; words of an API are left out."""
-    return _value_holds(value, holds)
+def value_holds(value: Any, holds: Holds, *, is_id: bool = False) -> bool:
+    """Whether any text or number of a document, however deep, holds something; words of an API are left out.
+
+    Args:
+        value: The document.
+        holds: Whether a single value holds it.
+        is_id: Whether `value` is one, or several, by its key.
+    """
+    if isinstance(value, Mapping):
+        return any(
+            value_holds(inner, holds, is_id=_is_id(key)) for key, inner in value.items() if key not in _API_WORDS
+        )
+    if isinstance(value, list | tuple):
+        return any(value_holds(inner, holds, is_id=is_id) for inner in value)
+    return value is not None and not isinstance(value, bool) and holds(value, is_id)
 
 
 def _rows(database: Database, one: TextTable, project_id: str) -> Iterator[RowMapping]:
@@ -161,17 +170,7 @@ def _rows(database: Database, one: TextTable, project_id: str) -> Iterator[RowMa
 
 
 def _row_holds(one: TextTable, row: RowMapping, holds: Holds) -> bool:
-    return any(_value_holds(parsed(row[column.name]), holds) for column in one.columns)
-
-
-def _value_holds(value: Any, holds: Holds, *, is_id: bool = False) -> bool:
-    if isinstance(value, Mapping):
-        return any(
-            _value_holds(inner, holds, is_id=_is_id(key)) for key, inner in value.items() if key not in _API_WORDS
-        )
-    if isinstance(value, list | tuple):
-        return any(_value_holds(inner, holds, is_id=is_id) for inner in value)
-    return value is not None and not isinstance(value, bool) and holds(value, is_id)
+    return any(value_holds(parsed(row[column.name]), holds) for column in one.columns)
 
 
 def _is_id(key: Any) -> bool:
