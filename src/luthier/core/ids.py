@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from luthier.core.json_limits import json_utf8
 
@@ -21,10 +23,26 @@ _MAX_NAME_CHARACTERS = 230
 _CHECKPOINT = re.compile(r":ckpt-step-[0-9]+\Z")
 
 
+_TICKS: Final = 1 << 24
+"""Parts of a second that the last six digits of an id count."""
+_RANDOM_BITS: Final = 10
+_last_lock = threading.Lock()
+_last_ticks = 0
+
+
 def new_id(kind: str) -> str:
-    """A new id such as `run-20261125-093000-1f2e3d`: kind, UTC time to the second, 24 random bits."""
-    # 24 bits distinguish ids of one second; stores that must be sure also check for duplicates.
-    return f"{kind}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    """A new id such as `run-20261125-093000-1f2e3d`: kind, UTC time to the second, part of the second in hex digits.
+
+    Ids of one process sort in the order in which they were made, and ids of several in that of their times to 0.06 ms.
+    """
+    global _last_ticks
+    with _last_lock:
+        # The random bits distinguish ids of several processes; stores that must be sure also check for duplicates.
+        now = (time.time_ns() * _TICKS // 10**9) >> _RANDOM_BITS << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        # Only as long as ids are made faster than the clock counts: after it was set back, its time is the right one.
+        _last_ticks = ticks = _last_ticks + 1 if 0 <= _last_ticks - now < _TICKS else now
+    second, part = divmod(ticks, _TICKS)
+    return f"{kind}-{datetime.fromtimestamp(second, UTC):%Y%m%d-%H%M%S}-{part:06x}"
 
 
 def is_id(text: str, kind: str) -> bool:
