@@ -4,6 +4,8 @@ from collections import defaultdict
 import pytest
 import torch
 from tests.vacuous import nonempty
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import OverlongError, RequestError, WorkError
@@ -14,6 +16,7 @@ from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.transformers_engine import TransformersEngine
+from luthier.testing.tiny import make_tiny_model
 
 GREEDY = Sampling(temperature=0)
 WARM = Sampling(temperature=1.0, seed=5)
@@ -410,3 +413,21 @@ def test_a_long_text_is_made_into_a_vector_in_parts_between_the_steps_of_others(
         heard.hear([one for one in polled if one[0] != "parts"])
         assert not vectors or heard.ends, "the answer ends while the text goes through the model"
     torch.testing.assert_close(torch.tensor(vectors[0].outputs), torch.tensor(told[0].outputs), atol=1e-5, rtol=1e-4)
+
+
+def test_a_continued_text_keeps_the_space_that_it_begins_with(tmp_path):
+    """With a tokenizer as that of Llama 2 and Mistral, whose decoder drops a space where a text begins."""
+    folder = make_tiny_model(tmp_path / "pieces", chat=False)
+    vocabulary = {"<unk>": 0, "▁The": 1, "▁front": 2, "▁of": 3, "</s>": 4}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.add_special_tokens(["</s>"])
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
+    streaming = StreamingEngine(TransformersEngine.open(str(folder), dtype="float32"))
+    only_of = Sampling(temperature=0, logit_bias=((3, 100.0),))
+    asked = TextRequest(token_ids=(1, 2), max_new_tokens=2, sampling=only_of, num_top=0)
+    heard = write(streaming, {"ids": asked, "alone": asked.model_copy(update={"token_ids": (4,)})})
+    assert heard.text["ids", 0] == " of of"
+    tokens = [token.chosen.token for piece in heard.pieces["ids", 0] for token in piece.tokens]
+    assert tokens == [" of", " of"]
+    assert heard.text["alone", 0] == "of of", "nothing is before it"

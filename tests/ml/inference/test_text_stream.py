@@ -115,6 +115,19 @@ def test_tokens_of_an_answer_have_the_blanks_that_its_text_has():
     assert [token.top[1].token for token in tokens] == ["of", " of", " of", " of", " of", "s"]
 
 
+def test_a_continuation_begins_as_it_does_behind_its_text():
+    """Llama 2 and Mistral write ' of' behind 'front', and 'of' where a text begins."""
+    words = {1: " front", 2: " of", 3: "\ufffd"}
+
+    def write(tokens):
+        return "".join(words[token] for token in tokens).removeprefix(" ")
+
+    assert [TextStream(write, before).add(2) for before in ((), (1,), (1, 1), (1, 3))] == ["of", " of", " of", "of"]
+    behind = TextStream(write, [1])
+    assert behind.texts_of([2, 1]) == [" of", " front"]
+    assert [behind.add(1), behind.add(3), behind.add(2), behind.end()] == [" front", "", "\ufffd of", ""]
+
+
 @given(few, st.lists(st.text("ab", min_size=1, max_size=4), max_size=4), st.lists(st.integers(0, 12), max_size=6))
 def test_a_stop_text_is_found_where_tools_may_be_called_as_where_none_may(text, stops, cuts):
     edges = [0, *sorted(min(place, len(text)) for place in cuts), len(text)]

@@ -200,6 +200,8 @@ def check_canaries(context: Context) -> list[CanaryWatch]:
                 seen.append(check_canary(context, Caller(project_id=project.project_id), deployment.name))
             except LuthierError as error:
                 log.error("the canary of %s was not looked at: %s", deployment.name, error.came)
+            except Exception:
+                log.exception("the canary of %s was not looked at", deployment.name)
     return seen
 
 
@@ -217,15 +219,6 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         context.watches.put(caller.project_id, CANARY_SEEN, name, same.model_dump_json())
         return same
     frame, summary = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
-    measures, summary_words, more = measured_sides(
-        context,
-        caller.project_id,
-        name,
-        frame,
-        canary=look.canary,
-        since=revision.created_at,
-        seed=_seed(look.deployment),
-    )
     # One look of a sequential test; its error is spent over all looks, so it may be repeated without correction.
     found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment), looks_before=look.looks_before)
     watch = CanaryWatch(
@@ -244,13 +237,24 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         num_seen=found.num_seen,
         next_at=found.next_at,
         signals=found.signals,
-        cautions=(*_cautions(frame, summary), *more),
-        measures=measures,
-        summary=summary_words,
+        cautions=_cautions(frame, summary),
     )
-    # Rolled back before it is stored, so that the stored state says what was done about it.
+    # Rolled back before it is stored, so that the stored state says what was done about it, and before a judge is
+    # asked: it may take minutes, or be ended with this process.
     if watch.state == "worse" and may_roll_back:
         watch = _taken_back(context, look, watch)
+        context.watches.put(caller.project_id, CANARY_SEEN, name, watch.model_dump_json())
+    measures, words, more = measured_sides(
+        context,
+        caller.project_id,
+        name,
+        frame,
+        canary=look.canary,
+        since=revision.created_at,
+        seed=_seed(look.deployment),
+    )
+    changes = {"measures": measures, "summary": words, "cautions": (*watch.cautions, *more)}
+    watch = watch.model_copy(update=changes)
     context.watches.put(caller.project_id, CANARY_SEEN, name, watch.model_dump_json())
     return watch
 

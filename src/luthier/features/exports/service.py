@@ -181,6 +181,7 @@ def _prove_gguf(
     The adapter itself is proved without it, so a file that does not hold is left out, and a warning says why.
     """
     from luthier.ml.export.exporters.adapter import GGUF
+    from luthier.ml.export.exporters.gguf import MODELFILE
     from luthier.ml.export.exporters.registry import format_of
     from luthier.ml.export.parity import prove_gguf_adapter
 
@@ -199,8 +200,10 @@ def _prove_gguf(
         return None, [f"{GGUF} was not run: {error.came}"]
     if report.passed:
         return report, []
-    # Only the companion fails here. The safetensors adapter has its own proof and may be exported without it.
-    (folder / GGUF).unlink()
+    # Only the companion fails here. The safetensors adapter has its own proof and may be exported without it. The
+    # Modelfile applies nothing but that file.
+    for name in (GGUF, MODELFILE):
+        (folder / name).unlink(missing_ok=True)
     return None, [f"there is no {GGUF} for llama.cpp, since its proof has failed: {' '.join(report.reasons)}"]
 
 

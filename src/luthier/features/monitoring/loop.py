@@ -145,27 +145,36 @@ def run_due_checks(context: Context) -> int:
             # Claimed before the work starts, so a server that dies in a check blocks the model for one interval only.
             if _claim(context, project.project_id, model, settings):
                 due.append((project.project_id, model))
-    failures = [error for asked in _questions(context, due) if (error := _checked_apart(context, asked)) is not None]
-    if failures:
-        raise failures[0]
+    first, judged = _questions(context, due)
+    failures: list[LuthierError | None] = []
+    for number, asked in enumerate([*first, *judged]):
+        # A judge may take minutes, and a canary that has stopped working must not wait for all of them.
+        if number > len(first) and _claim_canaries(context):
+            failures.append(_checked_apart(context, {"models": [], "canaries": True}))
+        failures.append(_checked_apart(context, asked))
+    if (error := next(filter(None, failures), None)) is not None:
+        raise error
     return len(due)
 
 
-def _questions(context: Context, due: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def _questions(context: Context, due: Sequence[tuple[str, str]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What is checked in one process each: a model that a judge scores is apart, since the judge may be slow or gone.
 
     Without judges all models and canaries are one question: a process takes seconds to start.
+
+    Returns:
+        What is checked first, and the models with a judge.
     """
     from luthier.features.monitoring.scheduled_suites import model_settings
 
     judged = [one for one in due if model_settings(context, *one).judge is not None]
     plain, has_canaries = [one for one in due if one not in judged], _claim_canaries(context)
     if not judged:
-        return [{"models": plain, "canaries": has_canaries}] if plain or has_canaries else []
+        return ([{"models": plain, "canaries": has_canaries}] if plain or has_canaries else []), []
     found = [{"models": plain, "canaries": False}] if plain else []
     # Canaries have the judges of their models.
     found += [{"models": [], "canaries": True}] if has_canaries else []
-    return [*found, *({"models": [one], "canaries": False} for one in judged)]
+    return found, [{"models": [one], "canaries": False} for one in judged]
 
 
 def _checked_apart(context: Context, asked: dict[str, Any]) -> LuthierError | None:
@@ -183,17 +192,35 @@ def _checked_apart(context: Context, asked: dict[str, Any]) -> LuthierError | No
 
 def run_checks(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Check models, and canaries where requested; returns lines for the log."""
-    lines = []
-    for project_id, model in asked["models"]:
-        lines += [line_of(alert) for alert in check_model(context, project_id, model)]
-        state = state_of(context, project_id, model)
-        if state is not None and state.problem:
-            lines.append(f"the check of {model} failed: {state.problem}")
-    if asked["canaries"]:
-        from luthier.features.deployments.canary_release import check_canaries
+    lines: list[str] = []
+    errors, logger = _ErrorLines(lines), logging.getLogger("luthier")
+    logger.addHandler(errors)
+    try:
+        for project_id, model in asked["models"]:
+            lines += [line_of(alert) for alert in check_model(context, project_id, model)]
+            state = state_of(context, project_id, model)
+            if state is not None and state.problem:
+                lines.append(f"the check of {model} failed: {state.problem}")
+        if asked["canaries"]:
+            from luthier.features.deployments.canary_release import check_canaries
 
-        lines += [f"canary of {one.name}: {one.sentence}" for one in check_canaries(context) if one.state == "worse"]
+            worse = [one for one in check_canaries(context) if one.state == "worse"]
+            lines += [f"canary of {one.name}: {one.sentence}" for one in worse]
+    finally:
+        logger.removeHandler(errors)
     return {"lines": lines}
+
+
+class _ErrorLines(logging.Handler):
+    """Keeps errors with their tracebacks: the log of the process that checks is not read."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self._lines.append(self.format(record))
 
 
 def check_model(context: Context, project_id: str, model: str) -> list[Alert]:

@@ -2,24 +2,23 @@
 
 One child process (`engine_process`), started by the first request. It ends with this process, however that ends; when
 it has been idle for a while; or when it crashes: running requests then fail (503, retryable), and the next request
-starts a new one. This process never loads torch. Admission control limits the total number of requests and those of
-each key, and sets Retry-After on rejections. Of a model with two engines it picks the one for each request
-(`engine_balance`), and may hand a request that has not begun to the other one (`open_request`).
+starts a new one, except for a model whose loading crashes it again and again (`crash_pauses`). This process never loads
+torch. Admission control limits the total number of requests and those of each key, and sets Retry-After on rejections.
+Of a model with two engines it picks the one for each request (`engine_balance`), and may hand a request that has not
+begun to the other one (`open_request`).
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import uuid
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from luthier.core.child_process.process import ChildProcess
-from luthier.core.errors import BusyError, WorkError
+from luthier.core.errors import WorkError
 from luthier.core.stream import (
     Failed,
     LoadedModel,
@@ -30,99 +29,12 @@ from luthier.core.stream import (
     stream_event,
 )
 from luthier.core.system.process_setup import usable_threads
+from luthier.features.serving.admission_queue import AdmissionQueue, NoSlot, Slot
+from luthier.features.serving.crash_pauses import CrashPauses
 from luthier.features.serving.engine_balance import EngineBalance, EnginePick
 from luthier.features.serving.open_request import OnEvent, OpenRequest, PickedRequest, document_of, num_choices_of
 from luthier.platform.home.settings import Settings
 from luthier.platform.processes.queued_process import QueuedProcess
-
-_LOOK_BACK_SECONDS: Final = 60.0
-_UNKNOWN_SECONDS: Final = 5
-_MAX_SECONDS: Final = 60
-
-
-class Slot:
-    """The slot of one request that is running or waiting."""
-
-    def __init__(self, queue: AdmissionQueue, key: str | None) -> None:
-        self._queue, self._key, self._is_in = queue, key, True
-        self.on_leave: Callable[[], None] = lambda: None
-
-    def leave(self, *, has_ended: bool) -> None:
-        """Release the slot, once.
-
-        Args:
-            has_ended: Whether the request completed rather than being cancelled.
-        """
-        with self._queue.lock:
-            if not self._is_in:
-                return
-            self._is_in = False
-            self._queue.left(self._key, has_ended)
-        self.on_leave()
-
-
-class NoSlot:
-    """In place of the slot of a request that is not counted in the queue."""
-
-    def leave(self, *, has_ended: bool) -> None:
-        """Nothing: none was taken."""
-
-
-class AdmissionQueue:
-    """All requests of a server. most: total limit; most_per_key: limit per API key. Thread-safe."""
-
-    def __init__(self, most: int, most_per_key: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._most_per_key, self._clock = most, most_per_key, clock
-        self.lock = threading.Lock()
-        self._num_of: Counter[str | None] = Counter()
-        self._ends: deque[float] = deque(maxlen=256)
-
-    def enter(self, key: str | None, *, had_one: bool = False) -> Slot:
-        """Take a slot.
-
-        Raises:
-            BusyError: None is free.
-        """
-        with self.lock:
-            num, num_own = self._num_of.total(), self._num_of[key]
-            if had_one:
-                num = num_own = 0
-            if num >= self._most:
-                raise self._busy(num, num, "", f"at most {self._most} (LUTHIER_SERVING_QUEUE)")
-            # The total is checked first: on a full server the key's own limit is not the cause.
-            if key is not None and num_own >= self._most_per_key:
-                most = f"at most {self._most_per_key} of one key (LUTHIER_SERVING_QUEUE_PER_KEY)"
-                raise self._busy(num, num_own, " of this key", most)
-            self._num_of[key] += 1
-            return Slot(self, key)
-
-    def left(self, key: str | None, has_ended: bool) -> None:
-        """Called by a slot, which holds the lock."""
-        self._num_of[key] -= 1
-        if not self._num_of[key]:
-            del self._num_of[key]
-        # Only completed requests measure throughput: cancelled ones end early and would overstate it.
-        if has_ended:
-            self._ends.append(self._clock())
-
-    def _busy(self, num: int, num_shown: int, whose: str, expected: str) -> BusyError:
-        return BusyError(
-            f"{num_shown} requests{whose} are in progress or waiting already",
-            expected=expected,
-            do="ask again after the seconds of the header Retry-After",
-            retry_seconds=self._retry_seconds(num),
-        )
-
-    def _retry_seconds(self, num: int) -> int:
-        """Estimated seconds for half of the current requests at the throughput of the last minute."""
-        now = self._clock()
-        ends = [end for end in self._ends if now - end <= _LOOK_BACK_SECONDS]
-        # A rate needs an interval, hence at least two completions.
-        if len(ends) < 2 or now <= ends[0]:
-            return _UNKNOWN_SECONDS
-        pace = len(ends) / (now - ends[0])
-        return min(_MAX_SECONDS, max(1, math.ceil(num / 2 / pace)))
-
 
 Event = StreamEvent
 
@@ -146,6 +58,7 @@ class InferenceClient:
         self._child: _Child | None = None
         self._is_closed = False
         self._balance = EngineBalance()
+        self._crashes = CrashPauses()
         # Requests of models with two engines that have not begun. Single operations on a set are atomic.
         self._movable: set[PickedRequest] = set()
 
@@ -255,6 +168,8 @@ class InferenceClient:
         with self._lock:
             if self._is_closed:
                 raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
+            if pick is None:  # the other engine answers where one of two has crashed
+                self._crashes.check(model)
             slot = self._admission_queue.enter(key, had_one=had_slot)
             if pick is not None:
                 num = num_choices_of(request)
@@ -266,7 +181,7 @@ class InferenceClient:
                 if self._child is not None:
                     cancel = self._child.ask(model, request, hear, slot, key, gathers=gathers)
                 if cancel is None:
-                    self._child = _Child(self._settings, self._balance, has_session=self._has_session)
+                    self._child = self._new_child()
                     cancel = self._child.ask(model, request, hear, slot, key, gathers=gathers)
                 if cancel is None:
                     raise _ended_error()
@@ -312,8 +227,11 @@ class InferenceClient:
             if self._is_closed:
                 return
             if self._child is None or self._child.has_ended:
-                self._child = _Child(self._settings, self._balance, has_session=self._has_session)
+                self._child = self._new_child()
             self._child.load(model, 0)
+
+    def _new_child(self) -> _Child:
+        return _Child(self._settings, self._balance, self._crashes, has_session=self._has_session)
 
     @property
     def pid(self) -> int | None:
@@ -346,20 +264,29 @@ class _Ask(OpenRequest):
 
     def __init__(
         self,
+        model: Served,
         request: TextRequest | PoolingRequest,
         hear: OnEvent,
         slot: Slot | NoSlot,
         declined: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(request, hear)
-        self.slot, self.declined = slot, declined
+        self.model, self.slot, self.declined = model, slot, declined
 
 
 class _Child(QueuedProcess):
     """One instance of the process."""
 
-    def __init__(self, settings: Settings, balance: EngineBalance | None = None, *, has_session: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        balance: EngineBalance | None = None,
+        crashes: CrashPauses | None = None,
+        *,
+        has_session: bool = True,
+    ) -> None:
         self._settings, self._balance, self._has_session = settings, balance or EngineBalance(), has_session
+        self._crashes = crashes or CrashPauses()
         self._asks: dict[str, _Ask] = {}
         self._last_asked = time.monotonic()
         self.loaded: tuple[LoadedModel, ...] = ()
@@ -382,7 +309,7 @@ class _Child(QueuedProcess):
 
         gathers: As of `EnginePick`.
         """
-        key, ask = uuid.uuid4().hex, _Ask(request, hear, slot, declined)
+        key, ask = uuid.uuid4().hex, _Ask(model, request, hear, slot, declined)
         with self.lock:
             if self.has_ended:
                 return None
@@ -440,6 +367,7 @@ class _Child(QueuedProcess):
                 ask.declined()
         elif isinstance(event, dict):
             self.loaded = tuple(LoadedModel.model_validate(one) for one in event["loaded"])
+            self._crashes.note_loaded(self.loaded)
         else:
             for key, document in event:
                 self._tell(key, stream_event.validate_python(document))
@@ -474,6 +402,9 @@ class _Child(QueuedProcess):
             left, self._asks = self._asks, {}
         # Before the requests get their error: those that have not begun go to an engine that has not failed.
         self._balance.note_end(is_crash=is_crash)
+        if is_crash:
+            loading = [ask.model for ask in left.values() if not any(one.answers(ask.model) for one in self.loaded)]
+            self._crashes.note_end(loading)
 
         def fail_rest() -> None:
             for ask in left.values():

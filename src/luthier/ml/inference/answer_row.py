@@ -160,6 +160,7 @@ class AnswerRow:
         calls_for_stops: another reader of the same calls, in which stop texts do not count; None where there are none.
         thinking: delimiters of its reasoning, and its budget.
         num_cached_tokens: tokens of its prompt that were known from an earlier one.
+        continued_ids: the last tokens of the text that it continues; none where it answers a conversation.
         has_ended: whether its last event was emitted.
         num_new_tokens: tokens generated so far, without the end token.
         token_ids: of them.
@@ -179,6 +180,7 @@ class AnswerRow:
     calls_for_stops: CallReader | None = None
     thinking: Thinking = NO_THINKING
     num_cached_tokens: int = 0
+    continued_ids: Sequence[int] = ()
     has_ended: bool = False
     num_new_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
@@ -192,7 +194,7 @@ class AnswerRow:
     _is_closed: bool = False
 
     def __post_init__(self) -> None:
-        self._text = TextStream(self.decode)
+        self._text = TextStream(self.decode, self.continued_ids)
         self._answer = AnswerText(self.asked, self.thinking, self.calls_for_stops)
         # Only where likelihoods are requested: it reads character by character.
         is_placed = self.asked.num_top is not None

@@ -28,6 +28,7 @@ from luthier.ml.inference.tool_calls.forms import ToolForm
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 _Input = TypeVar("_Input")
+_CONTINUED_TOKENS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,9 @@ class RequestPreparer:
         """
         prepared = prompt.prepared
         asked, form, decode = prepared.asked, prepared.form, prepared.decode or self._decode
+        # The beginning of an answer to a conversation is that of a text; a continuation keeps the space that it begins
+        # with, which some tokenizers drop where a text begins. Vectors of a trained prompt are no text.
+        ids = prepared.request.ids[self._engine.num_virtual_tokens :] if asked.conversation is None else ()
         calls: CallReader | None = None if form is None else form.reader(asked)
         return AnswerRow(
             key=prompt.key,
@@ -154,6 +158,7 @@ class RequestPreparer:
             calls_for_stops=form.reader(asked) if form is not None and asked.stop else None,
             thinking=prepared.thinking,
             num_cached_tokens=max(0, prompt.num_cached_tokens - self._engine.num_virtual_tokens),
+            continued_ids=ids[-_CONTINUED_TOKENS:],
         )
 
     def pooling(self, request: PoolingRequest) -> PreparedPooling:

@@ -44,14 +44,17 @@ class TextStream:
 
     Args:
         decode: converts token ids to text without special tokens.
+        before: the last tokens of a text that this one continues; none where it begins by itself.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], before: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._ids: list[int] = []
+        # A character that is cut in two belongs to neither text.
+        is_whole = bool(before) and not decode(before).endswith(_UNKNOWN)
+        self._ids: list[int] = list(before) if is_whole else []
         # Some tokenizers decode a token differently at the beginning of a text: the last emitted tokens are decoded
         # again as context for new ones.
-        self._context, self._emitted = 0, 0
+        self._context, self._emitted = 0, len(self._ids)
 
     def add(self, token: int) -> str:
         """The text that is complete with this token; often empty."""

@@ -327,3 +327,44 @@ def test_a_name_that_is_given_again_has_no_rules_of_the_deployment_before(
     deployments.deploy(context, ME, "support", canary[0])
     assert canary_watch.rules_of(context, ME.project_id, "support") == CanaryRules(), "a worse one is rolled back"
     assert canary_watch.last_seen(context, ME, "support") is None
+
+
+def test_a_worse_canary_is_rolled_back_before_its_judge_is_asked(
+    context: Context, canary: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge may take minutes, in which the process may be ended."""
+    from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
+    from luthier.features.judges import service as judges
+
+    exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
+    document = WatchSettings(judge="http://localhost:1/v1#judge").model_dump_json()
+    context.watches.put(ME.project_id, SETTINGS_KIND, "support", document)
+    answering: list[str | None] = []
+
+    def scores(*_: object) -> None:
+        answering.append(context.deployments.get(ME.project_id, "support").revision.canary)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judges, "scores_of_sides", scores)
+    with pytest.raises(KeyboardInterrupt):
+        canary_watch.check_canaries(context)
+    assert answering == [None]
+    seen = canary_watch.last_seen(context, ME, "support")
+    assert seen is not None
+    assert (seen.state, seen.rolled_back_to) == ("worse", 3)
+
+
+def test_an_unexpected_error_with_one_canary_is_kept_from_the_others(
+    context: Context, canary: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployments.deploy(context, ME, "sales", canary[0])
+    deployments.deploy(context, ME, "sales", canary[1], canary=0.5)
+    check = canary_watch.check_canary
+
+    def fail_once(context: Context, caller: Caller, name: str) -> object:
+        return 1 / 0 if name == "sales" else check(context, caller, name)
+
+    monkeypatch.setattr(canary_watch, "check_canary", fail_once)
+    assert [one.name for one in canary_watch.check_canaries(context)] == ["support"]
+    assert "the canary of sales was not looked at" in caplog.text
+    assert "ZeroDivisionError" in caplog.text

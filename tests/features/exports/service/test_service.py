@@ -120,6 +120,7 @@ def test_a_file_for_llama_cpp_whose_proof_fails_is_left_out_of_the_adapter(train
     assert made.gguf_parity is None
     assert "adapter.gguf" not in made.files
     assert not (tmp_path / "out" / "adapter.gguf").exists()
+    assert not (tmp_path / "out" / "Modelfile").exists(), "it would apply a file that is not there"
     assert any("there is no adapter.gguf for llama.cpp, since its proof has failed" in one for one in made.warnings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import types
 from collections.abc import Callable
@@ -242,3 +243,46 @@ def test_canaries_are_looked_at_where_there_is_one(
     monitor_loop.run_due_checks(context)
     monitor_loop.run_due_checks(context)
     assert calls == [1], "the minutes are not over"
+
+
+def test_an_unexpected_error_is_in_the_log_of_the_server(
+    context: Context, looked: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of the process that checks is not read: what it returns has the traceback."""
+
+    def check_canaries(_: Context) -> list[types.SimpleNamespace]:
+        logging.getLogger("luthier.service").error("the canary of shop-bot was not looked at: no such file")
+        return []
+
+    fake = types.SimpleNamespace(check_canaries=check_canaries)
+    monkeypatch.setitem(sys.modules, "luthier.features.deployments.canary_release", fake)
+    asked = {"models": [[DEFAULT_PROJECT, "bad-bug"], [DEFAULT_PROJECT, "well"]], "canaries": True}
+    lines = monitor_loop.run_checks(context, asked)["lines"]
+    assert [line.splitlines()[0] for line in lines] == [
+        "the look at bad-bug failed",
+        "the check of bad-bug failed: an unexpected error, see the server's log",
+        "the canary of shop-bot was not looked at: no such file",
+    ]
+    assert lines[0].endswith("ZeroDivisionError")
+    assert not any(isinstance(one, monitor_loop._ErrorLines) for one in logging.getLogger("luthier").handlers)
+
+
+def test_canaries_do_not_wait_for_all_judges(
+    context: Context, looked: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two", "three"):
+        deploy(context, name)
+        judged = WatchSettings(judge="http://judge.example/v1#m").model_dump_json()
+        context.watches.put(DEFAULT_PROJECT, SETTINGS_KIND, name, judged)
+    asked_for: list[str] = []
+
+    def answer(_context: Context, _question: str, asked: dict[str, Any]) -> dict[str, Any]:
+        asked_for.append("canaries" if asked["canaries"] else "a model with a judge")
+        return {"lines": []}
+
+    due = iter([True, False, True])
+    monkeypatch.setattr(monitor_loop, "answer_to", answer)
+    monkeypatch.setattr(monitor_loop, "_claim_canaries", lambda _: next(due))
+    assert monitor_loop.run_due_checks(context) == 3
+    judged_one = "a model with a judge"
+    assert asked_for == ["canaries", judged_one, judged_one, "canaries", judged_one]

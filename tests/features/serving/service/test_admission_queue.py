@@ -4,7 +4,7 @@ import pytest
 from tests.clock import Clock
 
 from luthier.core.errors import BusyError
-from luthier.features.serving.inference_client import AdmissionQueue
+from luthier.features.serving.admission_queue import AdmissionQueue
 
 
 def test_so_many_in_all_and_so_many_of_a_key() -> None:

@@ -64,9 +64,10 @@ def test_every_line_is_an_instruction_or_a_comment(tiny_model):
     turns = turns_of(ChatTemplate.load(tiny_model), do_sample=True, top_k=20, repetition_penalty=1.05)
     found = read_modelfile(modelfile("base.gguf", turns, adapter="adapter.gguf", context_tokens=4096))
     assert found[:2] == [("FROM", "./base.gguf"), ("ADAPTER", "./adapter.gguf")]
-    assert [name for name, _ in found[2:]] == ["TEMPLATE", *["PARAMETER"] * 4]
+    assert [name for name, _ in found[2:]] == ["TEMPLATE", *["PARAMETER"] * 6]
     assert {text for name, text in found if name == "PARAMETER"} == {
-        'stop "<|im_end|>"', "num_ctx 4096", "top_k 20", "repeat_penalty 1.05"
+        'stop "<|im_end|>"', "num_ctx 4096", "top_k 20", "repeat_penalty 1.05",
+        "temperature 1.0", "top_p 1.0",
     }  # fmt: skip
 
 
@@ -118,3 +119,19 @@ def test_turns_that_depend_on_each_other_are_left_to_the_file(tmp_path):
     text = modelfile("model.gguf", turns_of(templated(tmp_path / "m", jinja)))
     assert "TEMPLATE" not in text
     assert "# The chat template in the file" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"do_sample": True}, {"temperature": "1.0", "top_k": "50", "top_p": "1.0"}),
+        ({"do_sample": True, "top_k": 64, "top_p": 0.95}, {"temperature": "1.0", "top_k": "64", "top_p": "0.95"}),
+        ({"temperature": 0.6, "top_p": None}, {"temperature": "0.6", "top_k": "50", "top_p": "1.0"}),
+        ({}, {"temperature": "0"}),
+    ],
+)
+def test_what_a_model_that_samples_leaves_out_is_as_in_transformers(tiny_model, settings, expected):
+    """Ollama would sample by its own 0.8, 40 and 0.9."""
+    found = read_modelfile(modelfile("model.gguf", turns_of(ChatTemplate.load(tiny_model), **settings)))
+    given = dict(text.split(" ", 1) for name, text in found if name == "PARAMETER")
+    assert {name: given[name] for name in ("temperature", "top_k", "top_p") if name in given} == expected

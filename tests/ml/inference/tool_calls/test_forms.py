@@ -16,6 +16,8 @@ from luthier.ml.inference.tool_calls.forms import HERMES, form_of
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.tiny import make_tiny_model
 
+BARE_TAGS = "<tool_call>\n<function="
+
 
 @pytest.mark.parametrize("width", [1, 3, 7, 1000])
 @pytest.mark.parametrize(
@@ -60,7 +62,24 @@ from luthier.testing.tiny import make_tiny_model
          "<tool_call><function=clock> or so</tool_call>", []),
         ("<tool_call>", "<tool_call>\n<function=clock>\n<parameter=a",
          "<tool_call>\n<function=clock>\n<parameter=a", []),
+        (BARE_TAGS, "I look.\n<function=get_weather>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>\n"
+         "<function=clock>\n</function>\n</tool_call> So.", "I look. So.",
+         [("get_weather", '{"days": 3}'), ("clock", "{}")]),
+        (BARE_TAGS, "<tool_call>\n<function=clock>\n</function>\n</tool_call>\n<function=clock>\n</function>", "",
+         [("clock", "{}"), ("clock", "{}")]),
+        (BARE_TAGS, "<tool_call>\n<function=clock>\n</function>\n", "", [("clock", "{}")]),
+        (BARE_TAGS, "It is <function=rm>\n</function>", "It is <function=rm>\n</function>", []),
+        (BARE_TAGS, "It is\n<function=clock> or\n<function=clock> too</tool_call>",
+         "It is\n<function=clock> or\n<function=clock> too</tool_call>", []),
+        (BARE_TAGS, "Cut <function=clock>\n", "Cut <function=clock>\n", []),
         ("python_tag", '{"name": "clock", "parameters": {"a": 1}}', "", [("clock", '{"a": 1}')]),
+        ("python_tag", '{"name": "clock", "parameters": {"a": "}"}}; {"name": "get_weather", "parameters": '
+         '{"city": "C"}}', "", [("clock", '{"a": "}"}'), ("get_weather", '{"city": "C"}')]),
+        ("python_tag", '{"name": "clock", "parameters": {}}\n{"parameters": {"a": 1}, "name": "clock"}\n',
+         "", [("clock", "{}"), ("clock", '{"a": 1}')]),
+        ("python_tag", '{"name": "clock", "parameters": {}}; {"name": "rm", "parameters": {}}', "", [("clock", "{}")]),
+        ("python_tag", '{"name": "clock", "parameters": {}}; {"name": "clo', "", [("clock", "{}")]),
+        ("python_tag", '{"name": "clock", "parameters": {}} is what I call.', "", [("clock", "{}")]),
         ("python_tag", "It is { late }.", "It is { late }.", []),
         ("python_tag", '{"answer": 42}', '{"answer": 42}', []),
     ],
@@ -146,6 +165,10 @@ TYPED = {
         ("number", "1e999", "1e999"),
         ("spots", "[" * 100_000, "[" * 100_000),
         ("itself", '{"text": "a"}', {"text": "a"}),
+        ("itself", "{'text': \"it's\", 'flag': True, 'gone': None}", {"text": "it's", "flag": True, "gone": None}),
+        ("itself", "{'text': 'a'", "{'text': 'a'"),
+        ("spots", "(1, 2)", [1, 2]),
+        ("spots", "[float('inf')]", "[float('inf')]"),
         ("unknown", "12", "12"),
     ],
 )

@@ -37,14 +37,17 @@ _PARAMETERS: Final = {
     "min_p": "min_p",
     "repetition_penalty": _REPEAT_PENALTY,
 }
+_SAMPLING_DEFAULTS: Final = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
+"""What transformers samples with where a generation config does not say it."""
 
 
 def modelfile(weights: str, turns: Turns, *, adapter: str = "", context_tokens: int | None = None) -> str:
     """The text of a Modelfile.
 
-    The sampling settings are those of the generation config. Where it has no penalty of repetition there is none, and
-    where it does not sample, neither does Ollama: its own settings would write other answers than those that were
-    evaluated. The beginning-of-text token is left out: Ollama adds it itself.
+    The sampling settings are those of the generation config. Where it has no penalty of repetition there is none, where
+    it does not sample, neither does Ollama, and what a config that samples does not say is as in transformers: the own
+    settings of Ollama would write other answers than those that were evaluated. The beginning-of-text token is left
+    out: Ollama adds it itself.
 
     Args:
         weights: name of the GGUF file in the same folder.
@@ -69,6 +72,10 @@ def modelfile(weights: str, turns: Turns, *, adapter: str = "", context_tokens: 
     # As transformers reads it: without `do_sample` the likeliest token is taken. Some configs forget it.
     if does_sample is False or (does_sample is None and not _is_number(sampling["temperature"])):
         sampling["temperature"] = 0
+    else:
+        # Ollama's own are 0.8, 40 and 0.9.
+        unsaid = [(name, value) for name, value in _SAMPLING_DEFAULTS.items() if not _is_number(sampling[name])]
+        lines += [f"PARAMETER {name} {value}" for name, value in unsaid]
     if not _is_number(sampling[_REPEAT_PENALTY]):
         lines.append(f"PARAMETER {_REPEAT_PENALTY} 1.0")
     lines += [f"PARAMETER {name} {value}" for name, value in sampling.items() if _is_number(value)]

@@ -11,8 +11,8 @@
     LFM2, Gemma 4, Seed-OSS,
     MiniMax M2, Olmo 3, ...
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
-    Llama 3 and 4               {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it, or
-                                [f(key="value"), ...] alone, as Python writes it
+    Llama 3 and 4               {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it,
+                                several parted by semicolons, or [f(key="value"), ...] alone, as Python writes it
     all others                  as Hermes
 
 The format is chosen by searching the text of the model's chat template. Text that only looks like a call (invalid JSON,
@@ -72,7 +72,7 @@ from luthier.ml.inference.tool_calls.native import (
     calls_of,
 )
 from luthier.ml.inference.tool_calls.tagged import may_begin, tagged_call
-from luthier.ml.inference.tool_calls.values import may_begin_list, python_calls
+from luthier.ml.inference.tool_calls.values import encodable, json_string, may_begin_list, python_calls
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -87,24 +87,35 @@ class ToolCallReader:
     Args:
         begin: the text before a call.
         end: the text after a call; may be empty.
-        only_whole: whether a call must be the whole answer.
+        only_whole: whether calls must be the whole answer; text behind them is left out.
         is_list: whether calls are in a JSON list after `begin`.
         tools: of each callable tool the schema of its arguments, by its name; a call of another one is returned as
             text.
         most: maximum number of reported calls, the rest is dropped; None for all.
+        has_bare_tags: whether a call in tags may lack `begin`.
 
     Attributes:
         num_calls: calls begun so far.
     """
 
     def __init__(
-        self, begin: str, end: str, *, only_whole: bool, is_list: bool, tools: Mapping[str, Any], most: int | None
+        self,
+        begin: str,
+        end: str,
+        *,
+        only_whole: bool,
+        is_list: bool,
+        tools: Mapping[str, Any],
+        most: int | None,
+        has_bare_tags: bool = False,
     ) -> None:
         self._begin, self._end, self._is_list = begin, end, is_list
+        self._begins = (begin, *(f"<function={name}>" for name in tools if has_bare_tags))
         self._tools, self._most = tools, most
         self._held = ""
         self._is_inside = only_whole
         self._arguments: CallArguments | None = None
+        self._is_bare = False  # a call in tags without `begin`
         self._is_behind = False  # after the arguments of a call, before its end
         self._is_open = False  # of the object of the call: further keys may follow its arguments
         self._opening = begin  # emitted as text if it turns out not to be a call
@@ -140,8 +151,13 @@ class ToolCallReader:
         left, self._held = self._held, ""
         if self._only_whole and self._is_inside and (found := self._python_calls(left)):
             return "", found
+        one = tagged_call(left, self._tools) if self._is_inside and left.rstrip().endswith("</function>") else None
+        if one is not None:
+            return "", [self._begun(one[0]).model_copy(update={"arguments": json_text(one[1])})]
         # A truncated call stays as streamed: its arguments cannot be withdrawn.
         if self._arguments is not None or self._is_behind or (self.num_calls and not left.strip(_BLANKS)):
+            return "", []
+        if self._only_whole and self.num_calls:
             return "", []
         if self._is_inside and not self._only_whole:
             left, self._opening = self._opening + left, ""
@@ -151,16 +167,18 @@ class ToolCallReader:
         """Text up to where a call begins or may begin."""
         if self._only_whole or not self._begin:
             return self._take(len(self._held)) if not self.num_calls else self._drop()
-        place = self._held.find(self._begin)
-        if place >= 0:
+        found = [(place, mark) for mark in self._begins if (place := self._held.find(mark)) >= 0]
+        if found:
+            place, mark = min(found)
             before = self._take(place)
             emitted = before.rstrip(_BLANKS)
-            self._opening = before[len(emitted) :] + self._take(len(self._begin))
+            self._is_bare = mark != self._begin
+            self._opening = before[len(emitted) :] + ("" if self._is_bare else self._take(len(mark)))
             self._is_inside = True
             return emitted
         # The end of the text may be the beginning of a delimiter, and blanks before a delimiter are not part of the
         # text.
-        sure = len(self._held) - num_open(self._held, self._begin)
+        sure = len(self._held) - max(num_open(self._held, mark) for mark in self._begins)
         sure = len(self._held[:sure].rstrip(_BLANKS))
         if self.num_calls and not self._held[:sure].strip(_BLANKS):
             return ""
@@ -189,7 +207,7 @@ class ToolCallReader:
             return "" if may_begin_list(self._held, self._tools) else self._give_up()
         # Name first, then arguments: in this order the arguments can be streamed.
         if (match := re.match(_NAME, self._held)) is not None:
-            name = _json_text(match[1])
+            name = json_string(match[1])
             if name not in self._tools:
                 return self._give_up()
             self._take(match.end())
@@ -232,7 +250,7 @@ class ToolCallReader:
         # A model may write any JSON as the name, such as a list, which is not hashable.
         if not isinstance(name, str) or name not in self._tools or not isinstance(arguments, dict | str):
             return self._give_up()
-        text = _encodable(arguments) if isinstance(arguments, str) else json_text(arguments)
+        text = encodable(arguments) if isinstance(arguments, str) else json_text(arguments)
         self._take(len(self._held) - len(opened) + length)
         calls.append(self._begun(name).model_copy(update={"arguments": text}))
         self._is_behind = True
@@ -252,7 +270,7 @@ class ToolCallReader:
 
     def _begun(self, name: str) -> CallPiece:
         self.num_calls += 1
-        self._opening, self._num_closed = "", -1  # it is part of this call
+        self._opening, self._num_closed, self._is_bare = "", -1, False  # it is part of this call
         return CallPiece(index=self.num_calls - 1, call_id=f"call_{uuid.uuid4().hex[:24]}", name=name)
 
     def _more_arguments(self, arguments: CallArguments) -> list[CallPiece]:
@@ -279,8 +297,14 @@ class ToolCallReader:
             return
         if self._end and self._held.startswith(self._end):
             self._take(len(self._end))
+        if self._only_whole:
+            # Llama parts several calls by semicolons or line breaks.
+            self._held = self._held.lstrip(_BLANKS + ";,")
+            if not self._held:
+                return
         # In a list the next call follows without a delimiter.
-        self._is_behind, self._is_inside = False, self._is_list
+        self._is_behind = False
+        self._is_inside = self._is_list or (self._only_whole and self._held.startswith("{"))
 
     def _skip_keys(self) -> bool:
         """Parse keys behind the arguments, such as the id that Mistral's templates write; false if more must come."""
@@ -298,7 +322,11 @@ class ToolCallReader:
     def _give_up(self) -> str:
         """Not a call: its beginning is text, and a call may still follow."""
         self._is_inside, self._num_closed = False, -1
+        if self._only_whole and self.num_calls:  # as all that follows such calls
+            return self._drop()
         opening = "" if self._only_whole else self._opening
+        if self._is_bare:  # not looked at again
+            opening, self._is_bare = opening + self._take(1), False
         return opening + (self._take(len(self._held)) if self._only_whole else "")
 
     def _take(self, num: int) -> str:
@@ -308,19 +336,6 @@ class ToolCallReader:
     def _drop(self) -> str:
         self._held = ""
         return ""
-
-
-def _encodable(text: str) -> str:
-    """JSON with halves of surrogate pairs, which UTF-8 does not have, escaped as JSON escapes them."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _json_text(quoted: str) -> str:
-    """A JSON string decoded; unchanged, including quotes, if it is not valid JSON, so that it matches no tool."""
-    try:
-        return str(json.loads(quoted))
-    except ValueError:
-        return quoted
 
 
 _INNER_MARKS: Final = ("[CALL_ID]", "[ARGS]", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
@@ -339,6 +354,7 @@ class ToolForm:
         in_channels: the model writes calls in channels; required ones have the delimiters.
         native: the model's own form, which is read as well; required calls have the delimiters.
         joins_results: the template refuses two turns of the user in a row, which results as text would be.
+        has_bare_tags: calls are in tags, and the model may leave out `begin`, as Qwen3-Coder does.
     """
 
     begin: str
@@ -350,6 +366,7 @@ class ToolForm:
     in_channels: bool = False
     native: NativeForm | None = None
     joins_results: bool = False
+    has_bare_tags: bool = False
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -406,6 +423,7 @@ class ToolForm:
             is_list=self.is_list,
             tools=tools,
             most=None if asked.calls_in_parallel else 1,
+            has_bare_tags=self.has_bare_tags,
         )
         if self.native is not None:
             return NativeCallReader(reader, self.native, self.begin, self.end, tools=tools)
@@ -476,4 +494,5 @@ def _own_form(template: str) -> ToolForm:
     if DSML in template:
         # Templates put the tags together from parts, so that none of them is written out.
         return replace(HERMES, native=DEEPSEEK_V3_2 if "function_calls" in template else DEEPSEEK_V4)
-    return next((form for mark, form in _FORMS if mark in template), HERMES)
+    found = next((form for mark, form in _FORMS if mark in template), HERMES)
+    return replace(found, has_bare_tags=found is HERMES and "<function=" in template)

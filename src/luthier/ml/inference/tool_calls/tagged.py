@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from luthier.core.json_limits import MAX_DEPTH
 from luthier.core.text.json_schema import referred
+from luthier.ml.inference.tool_calls.values import python_value
 
 _FUNCTION: Final = "<function="
 _HEAD: Final = re.compile(r"\s*<function=([^<>\n]+)>")
@@ -208,6 +209,18 @@ def _value(text: str, kinds: set[str]) -> Any:
     try:
         found = json.loads(bare)
         json.dumps(found, allow_nan=False)  # Python reads infinities, too
+        return found
+    except (ValueError, RecursionError):
+        return _as_python(bare, text)
+
+
+def _as_python(bare: str, text: str) -> Any:
+    """A list or an object as Python writes it; otherwise the text."""
+    if not bare.startswith(("{", "[", "(")):
+        return text
+    try:
+        found = python_value(bare)
+        json.dumps(found)  # as above: one that is nested too deeply is a text
         return found
     except (ValueError, RecursionError):
         return text

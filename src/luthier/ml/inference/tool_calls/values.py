@@ -105,6 +105,34 @@ def python_lines(text: str) -> Calls | None:
     return calls or None
 
 
+def python_value(text: str) -> Any:
+    """One value as Python writes it.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    cursor = _Cursor(text)
+    try:
+        found = _python_value(cursor)
+        cursor.need_end()
+    except RecursionError as error:
+        raise ValueError("a value that is nested too deeply") from error
+    return found
+
+
+def encodable(text: str) -> str:
+    """JSON with halves of surrogate pairs, which UTF-8 does not have, escaped as JSON escapes them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def json_string(quoted: str) -> str:
+    """A JSON string decoded; unchanged, including quotes, if it is not valid JSON, so that it matches no tool."""
+    try:
+        return str(json.loads(quoted))
+    except ValueError:
+        return quoted
+
+
 def python_text(name: str, arguments: dict[str, Any]) -> str:
     """A call as LFM2 writes it, inside of its list."""
     return f"{name}({', '.join(f'{key}={_python_of(value)}' for key, value in arguments.items())})"
