@@ -199,9 +199,9 @@ def check_canaries(context: Context) -> list[CanaryWatch]:
             try:
                 seen.append(check_canary(context, Caller(project_id=project.project_id), deployment.name))
             except LuthierError as error:
-                log.error("the canary of %s was not looked at: %s", deployment.name, error.came)
+                log.error("the canary of %s was not checked: %s", deployment.name, error.came)
             except Exception:
-                log.exception("the canary of %s was not looked at", deployment.name)
+                log.exception("the canary of %s was not checked", deployment.name)
     return seen
 
 

@@ -366,5 +366,5 @@ def test_an_unexpected_error_with_one_canary_is_kept_from_the_others(
 
     monkeypatch.setattr(canary_watch, "check_canary", fail_once)
     assert [one.name for one in canary_watch.check_canaries(context)] == ["support"]
-    assert "the canary of sales was not looked at" in caplog.text
+    assert "the canary of sales was not checked" in caplog.text
     assert "ZeroDivisionError" in caplog.text

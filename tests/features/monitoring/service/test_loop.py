@@ -251,7 +251,7 @@ def test_an_unexpected_error_is_in_the_log_of_the_server(
     """The log of the process that checks is not read: what it returns has the traceback."""
 
     def check_canaries(_: Context) -> list[types.SimpleNamespace]:
-        logging.getLogger("luthier.service").error("the canary of shop-bot was not looked at: no such file")
+        logging.getLogger("luthier.service").error("the canary of shop-bot was not checked: no such file")
         return []
 
     fake = types.SimpleNamespace(check_canaries=check_canaries)
@@ -261,7 +261,7 @@ def test_an_unexpected_error_is_in_the_log_of_the_server(
     assert [line.splitlines()[0] for line in lines] == [
         "the look at bad-bug failed",
         "the check of bad-bug failed: an unexpected error, see the server's log",
-        "the canary of shop-bot was not looked at: no such file",
+        "the canary of shop-bot was not checked: no such file",
     ]
     assert lines[0].endswith("ZeroDivisionError")
     assert not any(isinstance(one, monitor_loop._ErrorLines) for one in logging.getLogger("luthier").handlers)
