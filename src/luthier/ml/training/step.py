@@ -18,6 +18,7 @@ import torch
 
 from luthier.core.data_sources import SourcePlan, source_place
 from luthier.core.data_stream import StreamPosition
+from luthier.core.errors import DivergedError
 from luthier.core.events import PLAIN_LOSS, REPLAY_LOSS, ROUTER_LOSS, TASK_LOSS, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
@@ -427,6 +428,9 @@ def validate(
         world: the ranks that share the micro-batches.
         workers: processes that compute the micro-batches side by side; None computes them here.
         sources: as for `validation_losses`.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
     """
     start = time.perf_counter()
     model.module.eval()
@@ -453,6 +457,13 @@ def validate(
         idle_pass(model, validation[0][0][0])
     sums, weight = sums.over(world), world.sum(weight)
     loss, loss_by_source = sums.loss / weight, _loss_by_source(sums.measures, sources)
+    if not math.isfinite(loss):  # after the last step nothing else would find it
+        raise DivergedError(
+            f"validation after step {state.step}: loss {loss}",
+            expected="a finite number",
+            do="lower training.learning_rate, or look at the validation rows; the newest checkpoint before this "
+            "validation has the last good weights",
+        )
     watch = state.early_stopping
     if model.method.may_be_outcome(state.step):
         mean = state.window_loss_sum / state.window_loss_weight if objective.loss_tells_overfitting else 0.0
