@@ -360,6 +360,9 @@ def _losses(objective: Objective, model: TrainableModel, units: Sequence[Unit], 
 
 def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> LoopState:
     """The state after a step."""
+    # As `comparable_loss`: of the rows of the task and without regularisation, which a validation has not either.
+    loss = sums.measures.get(PLAIN_LOSS, sums.loss) - sums.measures.get(_SUM, 0.0)
+    loss_weight = weight - sums.measures.get(_WEIGHT, 0.0)
     return state.model_copy(
         update={
             "step": state.step + 1,
@@ -368,8 +371,8 @@ def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> L
             "num_tokens": state.num_tokens + sums.num_tokens,
             "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
             "num_examples": state.num_examples + sums.num_examples,
-            "window_loss_sum": state.window_loss_sum + sums.loss,
-            "window_loss_weight": state.window_loss_weight + weight,
+            "window_loss_sum": state.window_loss_sum + loss,
+            "window_loss_weight": state.window_loss_weight + loss_weight,
             "seconds": state.seconds + seconds,
         }
     )
