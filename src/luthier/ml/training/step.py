@@ -101,28 +101,30 @@ class StepSums:
         return {name: value / weight for name, value in self.measures.items()}
 
 
-def learning_rate_factor(step: int, *, num_steps: int, num_warmup_steps: int, schedule: ScheduleName) -> float:
+def learning_rate_factor(
+    step: int, *, num_steps: int, num_warmup_steps: int, schedule: ScheduleName, min_lr_ratio: float = 0.0
+) -> float:
     """Factor on the peak learning rate at optimizer step `step` (from 0); in 0..1.
 
     Warm-up rises from 1/n at step 0 to 1 at step n-1, so that no step has a rate of zero. After it, cosine is
     half a period (Loshchilov & Hutter, 2017, arXiv:1608.03983, without restarts) and linear a straight line; both would
-    reach zero at step `num_steps`, one after the last.
+    reach `min_lr_ratio` at step `num_steps`, one after the last.
 
     Args:
         step: steps that are done, from 0.
         num_steps: of the whole run.
         num_warmup_steps: of these, steps in which the rate rises.
         schedule: how it falls after the warm-up.
+        min_lr_ratio: where it falls to; 0 is zero.
     """
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
     # max: of a run that is all warm-up nothing is left to divide by.
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-    if schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-    if schedule == "linear":
-        return 1.0 - progress
-    return 1.0
+    if schedule == "constant":
+        return 1.0
+    left = 0.5 * (1.0 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0 - progress
+    return min_lr_ratio + (1.0 - min_lr_ratio) * left
 
 
 _SUM: Final = "replayed_loss_sum"
@@ -295,7 +297,11 @@ def one_step(
     rate = 0.0
     if finite := math.isfinite(norm) and math.isfinite(loss):
         factor = learning_rate_factor(
-            state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
+            state.step,
+            num_steps=p.num_steps,
+            num_warmup_steps=p.num_warmup_steps,
+            schedule=p.schedule,
+            min_lr_ratio=p.min_lr_ratio,
         )
         rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
     seconds = time.perf_counter() - start
