@@ -238,6 +238,7 @@ class ObjectivePlan(FrozenModel):
     label_smoothing: float | None = None
     gamma: float | None = None
     nll_over: NllTokens | None = None
+    nll_weight: float | None = None
     desirable_weight: float | None = None
     undesirable_weight: float | None = None
     rewards: tuple[Reward, ...] | None = None
@@ -246,6 +247,7 @@ class ObjectivePlan(FrozenModel):
     max_new_tokens: int | None = None
     kl_weight: float | None = None
     divide_by_spread: bool | None = None
+    mask_truncated: bool | None = None
     loss_weighting: LossWeighting | None = None
     teacher: TeacherPlan | None = None
     alpha: float | None = None
@@ -357,6 +359,7 @@ class TrainingPlan(FrozenModel):
     optimizer: OptimizerPlan = OptimizerPlan()
     learning_rate: float
     schedule: ScheduleName
+    min_lr_ratio: float = 0.0
     weight_decay: float
     clip_gradient_norm: float
     neftune_alpha: float = 0.0
@@ -383,14 +386,8 @@ class TrainingPlan(FrozenModel):
 
 
 _ROW_SETTINGS: Final = (
-    "template_options",
-    "template_day",
-    "learn_reasoning",
-    "reset_template",
-    "reasoning",
-    "system",
-    "tools",
-)
+    "template_options", "template_day", "learn_reasoning", "reset_template", "reasoning", "system", "tools",
+)  # fmt: skip
 
 
 class Plan(FrozenModel):
@@ -446,6 +443,8 @@ class Plan(FrozenModel):
         document = self.objective.model_dump(mode="json")
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
         unused["task_head_notes"] = True  # words about what is in the plan already
+        # nor are later settings that do nothing
+        unused |= {name: True for name in ("nll_weight", "mask_truncated") if not document[name]}
         own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
         excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
         # So do plans of before there was a choice.
@@ -467,7 +466,7 @@ class Plan(FrozenModel):
             excluded["evaluation"]["good_enough"] = unused_of_bar
         if self.objective.name == "sft" and self.objective.loss_weighting == "token":
             excluded["objective"]["loss_weighting"] = True
-        later = ("neftune_alpha", "average", "packing", "compile", "numba_kernels")
+        later = ("min_lr_ratio", "neftune_alpha", "average", "packing", "compile", "numba_kernels")
         excluded["training"] |= {name: True for name in later if not getattr(self.training, name)}
         if self.training.min_micro_batches == 1:
             excluded["training"]["min_micro_batches"] = True

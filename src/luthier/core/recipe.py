@@ -177,8 +177,7 @@ class LayersRecipe(FrozenModel):
     """Which layers carry an adapter: the first ones, the last ones, or both ends.
 
     Attributes:
-        first: the number of layers from the first one on.
-        last: the number of layers up to the last one.
+        first, last: the number of layers from the first one on, and of those up to the last one.
     """
 
     first: Annotated[int, Field(ge=1)] | None = None
@@ -197,8 +196,7 @@ class MethodRecipe(FrozenModel):
         layers: which layers carry an adapter; None for every layer.
         learning_rate_ratio: loraplus: how many times faster B learns than A.
         num_svd_iterations: pissa: iterations of the randomised decomposition; 0 for the exact one.
-        initial_rank: adalora: rank of every matrix at first.
-        target_rank: adalora: average rank at the end.
+        initial_rank, target_rank: adalora: rank of every matrix at first, and average rank at the end.
         warmup_steps: adalora: steps before any rank is taken away.
         final_steps: adalora: steps at the end in which ranks stay.
         reallocate_every_steps: adalora: steps between two decisions about ranks.
@@ -258,26 +256,25 @@ class ObjectiveRecipe(FrozenModel):
 
     Attributes:
         name: the objective.
-        beta: dpo, ipo, kto: how fast leaving the start is punished; orpo: weight of the odds ratio; simpo: scale of the
-            rewards.
+        beta: dpo, ipo, kto: penalty on leaving the start; orpo: weight of the odds ratio; simpo: scale of the rewards.
         label_smoothing: sft, classify: share of the weight spread over all; dpo, simpo: of labels that are wrong.
         gamma: simpo: margin by which the chosen answer must be ahead.
         nll_over: orpo: tokens of the chosen row that cross-entropy is taken over.
-        desirable_weight: kto: weight of good answers.
-        undesirable_weight: kto: weight of bad answers.
+        nll_weight: dpo, ipo, simpo: weight of the cross-entropy of the chosen answer, added to the loss.
+        desirable_weight, undesirable_weight: kto: weights of good and of bad answers.
         rewards: grpo: parts of what an answer is worth.
         num_samples: grpo: answers that are drawn to each prompt.
         max_new_tokens: grpo: most tokens of an answer that is drawn.
         kl_weight: grpo: weight of the divergence from the model at its first step.
         divide_by_spread: grpo: whether advantages are divided by the spread of their group.
+        mask_truncated: grpo: whether answers that were cut are left out of the loss; they count in their group.
         loss_weighting: whether every token counts the same, every row, or every token by its own probability (`dft`).
         teacher: distillation: a base model, a folder, or a run, with the same tokenizer.
         temperature: grpo: of drawing; distillation: softens both distributions; embed: divides similarities.
         alpha: distillation: share of the teacher in the loss; the rest is cross-entropy.
         divergence: distillation: how the two distributions are compared.
         teacher_share: jensen_shannon: the teacher's share in the mixture that both are compared with.
-        router_aux_loss: the loss of the routers of a mixture of experts: `off`, `model` for the coefficient of the
-            model's own config, or a coefficient.
+        router_aux_loss: loss of the routers of a mixture of experts: `off`, `model` (its config's), or a coefficient.
         multi_label: classify: whether a row may have several labels.
         classes: classify: all labels, in the order of the outputs; those of the training rows where it is left out.
         class_weights: classify: whether every row counts the same, or (`balanced`) every class.
@@ -292,6 +289,7 @@ class ObjectiveRecipe(FrozenModel):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
     gamma: Annotated[float, Field(ge=0.0, le=100)] | None = None
     nll_over: NllTokens | None = None
+    nll_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
     desirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
     undesirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
     rewards: Annotated[tuple[Reward, ...], Field(min_length=1)] | None = None
@@ -299,6 +297,7 @@ class ObjectiveRecipe(FrozenModel):
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     kl_weight: Annotated[float, Field(ge=0, le=100)] | None = None
     divide_by_spread: bool | None = None
+    mask_truncated: bool | None = None
     loss_weighting: LossWeighting | None = None
     teacher: str | None = None
     temperature: Annotated[float, Field(gt=0, le=100)] | None = None
@@ -324,8 +323,7 @@ class OptimizerRecipe(FrozenModel):
         beta1: decay of the first moment.
         beta2: decay of the second moment; `auto`: by batch size, so that its half-life in tokens is the default's.
         epsilon: added to the root of the second moment.
-        momentum: of Muon.
-        num_iterations: Newton-Schulz iterations of Muon.
+        momentum, num_iterations: of Muon: decay of the momentum, and Newton-Schulz iterations of a step.
         adamw_rate_factor: of Muon: the learning rate of the weights that AdamW updates, as a share of `learning_rate`.
         options: settings of an optimizer that another package brings.
     """
@@ -352,8 +350,7 @@ class AverageRecipe(FrozenModel):
     Attributes:
         kind: `ema`, an exponential moving average; `uniform`, a plain mean.
         decay: what an exponential average keeps of itself at each step.
-        from_step: where a uniform average begins.
-        every_steps: how often a uniform average takes the weights in.
+        from_step, every_steps: where a uniform average begins, and how often it takes the weights in.
     """
 
     kind: AverageKind
@@ -374,9 +371,11 @@ class TrainingRecipe(FrozenModel):
         optimizer: how weights move by their gradients.
         learning_rate: peak of the learning rate.
         schedule: how the rate falls after the warm-up.
+        min_lr_ratio: where a falling schedule ends, as a share of the peak.
         warmup_fraction: share of the steps in which the rate rises.
+        warmup_steps: the same as a number of steps, in place of the share.
         weight_decay: decay of the weights, separate from the gradient, on matrices only.
-        clip_gradient_norm: largest norm of the gradient.
+        clip_gradient_norm: largest norm of the gradient; 0 for no limit.
         neftune_alpha: noise on the embeddings while training: at most alpha / sqrt(tokens of the row * width).
         average: an average of the weights over the steps, in place of the last weights.
         max_length_tokens: longest row that is trained.
@@ -389,8 +388,7 @@ class TrainingRecipe(FrozenModel):
         packing: whether rows of a micro-batch are concatenated without padding.
         compile: whether layers are compiled by torch before the first step.
         numba_kernels: whether elementwise work on a CPU is done by loops that Numba compiles.
-        validate_every_steps: steps between two validations.
-        checkpoint_every_steps: steps between two checkpoints.
+        validate_every_steps, checkpoint_every_steps: steps between two validations, and between two checkpoints.
         keep_checkpoints: how many of the last checkpoints are kept, in addition to the best.
         early_stopping_patience: validations without a new best before the run stops; 0 for never.
         num_threads: processor threads; part of the plan, since sums depend on it.
@@ -405,9 +403,11 @@ class TrainingRecipe(FrozenModel):
     optimizer: OptimizerRecipe | None = None
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     schedule: ScheduleName | None = None
+    min_lr_ratio: Fraction | None = None
     warmup_fraction: Fraction | None = None
+    warmup_steps: StepCount | None = None
     weight_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
-    clip_gradient_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_gradient_norm: Annotated[float, Field(ge=0)] | None = None
     neftune_alpha: Annotated[float, Field(ge=0, le=1000)] | None = None
     average: AverageRecipe | None = None
     max_length_tokens: Annotated[int, Field(ge=2)] | None = None

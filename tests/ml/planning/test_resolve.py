@@ -96,6 +96,46 @@ def test_max_steps_decides_where_it_is_the_shorter(make_plan: MakePlan) -> None:
     assert make_plan({"training": {"max_steps": 500, "epochs": 1}}).training.num_steps == 7
 
 
+def test_the_warm_up_is_a_number_of_steps_or_a_share_of_them(make_plan: MakePlan) -> None:
+    def warmup(**training: Any) -> int:
+        return make_plan({"training": {"max_steps": 100} | training}).training.num_warmup_steps
+
+    assert warmup(warmup_steps=7) == 7
+    assert warmup(warmup_steps=0) == 0
+    assert warmup(warmup_steps=100) == 100
+    assert warmup() == 3
+    assert warmup(warmup_fraction=0.071) == 8
+    assert warmup(warmup_fraction=0.07) == 7, "0.07 x 100 is 7.000000000000001"
+    source = make_plan({"training": {"max_steps": 100, "warmup_steps": 7}}).sources["training.num_warmup_steps"]
+    assert (source.source, source.why) == ("asked", "training.warmup_steps in the recipe")
+    short = make_plan({"training": {"max_steps": 5, "warmup_steps": 7}})
+    assert short.training.num_warmup_steps == 5
+    assert "to the last step" in short.sources["training.num_warmup_steps"].why
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"warmup_steps": 7, "warmup_fraction": 0.07}, r"warmup_steps 7 with training\.warmup_fraction 0\.07"),
+        ({"schedule": "constant", "min_lr_ratio": 0.1}, r"min_lr_ratio 0\.1 with training\.lr_schedule constant"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused(make_plan: MakePlan, training: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make_plan({"training": {"max_steps": 100} | training})
+
+
+def test_a_schedule_may_end_above_zero_and_one_that_does_not_has_the_hash_of_before(make_plan: MakePlan) -> None:
+    plain, asked = make_plan(), make_plan({"training": {"min_lr_ratio": 0.1}})
+    assert (plain.training.min_lr_ratio, asked.training.min_lr_ratio) == (0.0, 0.1)
+    assert plain.hash != asked.hash
+    document = plain.model_dump(mode="json")
+    del document["training"]["min_lr_ratio"]
+    assert Plan.model_validate(document).hash == plain.hash
+    constant = make_plan({"training": {"schedule": "constant"}})
+    assert "constant" in constant.sources["training.min_lr_ratio"].why
+
+
 def test_without_validation_nothing_is_validated(make_plan: MakePlan) -> None:
     training = make_plan(validation=False).training
     assert (training.validate_every_steps, training.early_stopping_patience) == (0, 0)

@@ -80,6 +80,15 @@ def test_values_reach_the_recipe():
     assert made["training"] == {"epochs": 3}
 
 
+def test_values_take_the_place_of_what_cannot_be_beside_them():
+    asked = {"base_model": "m", "data": {"train": "t"}, "training": {"warmup_steps": 5, "min_lr_ratio": 0.1}}
+    recipe = Recipe.model_validate(asked)
+    made = recipe_with(recipe, {"training.warmup_fraction": 0.1, "training.schedule": "linear"})
+    assert made["training"] == {"min_lr_ratio": 0.1, "warmup_fraction": 0.1, "lr_schedule": "linear"}
+    made = recipe_with(recipe, {"training.schedule": "constant"})
+    assert made["training"] == {"warmup_steps": 5, "lr_schedule": "constant"}
+
+
 def test_what_does_not_fit_into_memory_is_left_out_from_then_on():
     rank = Parameter(name="method.rank", kind="choice", choices=(4, 8, 16))
     rate = Parameter(name="training.learning_rate", kind="float", low=1e-4, high=1e-2)

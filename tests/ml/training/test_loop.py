@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,10 @@ from luthier.core.system import process_memory
 from luthier.core.system.libraries import version
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.loop import LoopOutcome, train
-from luthier.ml.training.model import TrainableModel, collate
+from luthier.ml.training.model import MicroBatch, TrainableModel, collate
+from luthier.ml.training.objective_protocol import Losses, Unit
 from luthier.ml.training.objectives.rules import load_objective
+from luthier.ml.training.objectives.sft import Sft
 from luthier.ml.training.optimizer import MasterOptimizer
 
 MakePlan = Callable[..., Plan]
@@ -295,6 +298,27 @@ def test_nan_stops_at_the_last_good_weights(
     assert found is not None
     assert found.state.step == 3
     assert all(nonempty(torch.isfinite(w).all() for w in found.weights.values()))
+
+
+def test_a_validation_that_is_not_finite_ends_the_run_before_its_weights_are_kept(
+    make_plan: MakePlan,
+    make_model: MakeModel,
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the last update no step follows that would find weights which compute nothing any more."""
+    losses = Sft.losses
+
+    def lost_in_validation(self: Sft, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
+        found = losses(self, model, units, batch)
+        return found if model.module.training else replace(found, total=found.total * math.nan)
+
+    monkeypatch.setattr(Sft, "losses", lost_in_validation)
+    plan = make_plan(validate_every_steps=6, checkpoint_every_steps=2)
+    with pytest.raises(DivergedError, match=r"validation after step 6: loss nan[\s\S]*learning_rate"):
+        run(plan, make_model(plan), tmp_path, examples)
+    assert CheckpointStore(tmp_path, 2).steps() == [2, 4]
 
 
 def test_a_checkpoint_of_another_plan_is_refused(

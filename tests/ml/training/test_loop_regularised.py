@@ -170,3 +170,16 @@ def test_smoothing_and_dft_show_the_plain_loss_beside_theirs_and_validate_by_it(
         assert one.loss != pytest.approx(other.loss, rel=1e-4)
     one_check, other_check = ([e.loss for e in found if isinstance(e, ValidationDone)] for found in (events, others))
     assert one_check == pytest.approx(other_check, rel=1e-4)
+
+
+def test_overfitting_is_judged_by_the_plain_loss(
+    make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path
+) -> None:
+    """The loss that DFT minimises rises with the probability of a token while that is below 1 / e."""
+    plan = weighted_by_probability(make_plan(validate_every_steps=3))
+    outcome, events = run(plan, make_model(plan), tmp_path, examples)
+    last = [event for event in events if isinstance(event, StepDone)][3:]
+    plain = sum(event.measures["plain_loss"] * event.num_trained_tokens for event in nonempty(last))
+    found = outcome.state.early_stopping.last_train_loss
+    assert found == pytest.approx(plain / sum(event.num_trained_tokens for event in last))
+    assert found != pytest.approx(sum(event.loss for event in last) / 3, rel=0.1)

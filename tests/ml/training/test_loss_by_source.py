@@ -59,3 +59,24 @@ def test_the_loop_reports_both_losses(
         assert event.measures["task_loss"] == pytest.approx(mean(rows[:3]), rel=1e-4)
         assert event.measures["replay_loss"] == pytest.approx(mean(rows[3:]), rel=1e-4)
         assert event.loss == pytest.approx(mean(rows), rel=1e-4)
+
+
+def test_overfitting_is_judged_by_the_rows_of_the_task(
+    make_plan: Callable[..., Plan],
+    make_model: Callable[..., TrainableModel],
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+) -> None:
+    """As a validation is, which has no general rows."""
+    plan = make_plan(learning_rate=1e-9)
+    data = plan.data.model_copy(update={"replay": ReplayPlan(num_per_step=1, fraction=0.25)})
+    mixed = [replace(e, is_replayed=i % 4 == 3) for i, e in enumerate(examples)]
+    model = make_model(plan)
+    outcome, _ = run(plan.model_copy(update={"data": data}), model, tmp_path, mixed)
+    schedule = FixedSchedule(len(mixed), 4, 3)
+    last = [mixed[i] for step in (4, 5) for batch in schedule.step(step) for i in batch]
+    rows = [row for row in last if not row.is_replayed]
+    with torch.no_grad():
+        total, _ = model.loss_sum(collate(rows, model.pad_id, "cpu"))
+    mean = float(total) / sum(row.num_trained_tokens for row in rows)
+    assert outcome.state.early_stopping.last_train_loss == pytest.approx(mean, rel=1e-4)

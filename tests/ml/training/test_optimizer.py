@@ -99,8 +99,8 @@ def test_decay_shrinks_a_weight_by_its_rate_whatever_its_gradient(make_plan: Cal
 
 
 def test_clipping_scales_all_gradients_alike_and_only_above_the_norm(make_plan: Callable[..., Plan]) -> None:
-    """By hand: gradients (3, 4) have the norm 5; clipped to 1 they are (0.6, 0.8), clipped to 10 they stay."""
-    for clip, wanted in ((1.0, (0.6, 0.8)), (10.0, (3.0, 4.0))):
+    """By hand: gradients (3, 4) have the norm 5; clipped to 1 they are (0.6, 0.8), by 10 and by 0 they stay."""
+    for clip, wanted in ((1.0, (0.6, 0.8)), (10.0, (3.0, 4.0)), (0.0, (3.0, 4.0))):
         module = nn.ParameterList([nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))])
         optimizer = MasterOptimizer(module, make_plan(clip_gradient_norm=clip).training)
         (3 * module[0] + 4 * module[1]).sum().backward()

@@ -300,6 +300,12 @@ def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
                 level[section] = {}
             level = level[section]
         level[key] = value
+    given, training = {new_key(name): value for name, value in values.items()}, document.get("training", {})
+    # What a value takes the place of, or leaves nothing to do for: the recipe would be refused with both.
+    if "training.warmup_fraction" in given:
+        training.pop("warmup_steps", None)
+    if given.get("training.lr_schedule") == "constant":
+        training.pop("min_lr_ratio", None)
     # After the loop: the rank may be one of the values.
     if (ratio := values.get(ALPHA_OVER_RANK)) is not None:
         method = document.setdefault("method", {})

@@ -332,12 +332,16 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
         *(f"  task head  {visible(note)}" for note in plan.objective.task_head_notes),
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
         f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}, peak "
-        f"learning rate {training.learning_rate:g} ({training.schedule})",
+        f"learning rate {training.learning_rate:g} ({training.schedule}{_end_of_rate(training.min_lr_ratio)})",
         f"  precision  {_precision(plan, device)}",
         f"  evaluated  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
         *_tracking_lines(plan),
     ]
+
+
+def _end_of_rate(ratio: float) -> str:
+    return f" to {ratio:g} of it" if ratio else ""
 
 
 def _precision(plan: Plan, device: Device | None) -> str:

@@ -20,6 +20,7 @@ _TRAINING: Final = (
     "global_batch_size",
     "learning_rate",
     "schedule",
+    "min_lr_ratio",
     "weight_decay",
     "clip_gradient_norm",
     "neftune_alpha",
@@ -140,7 +141,7 @@ def _training(asked: TrainingRecipe, plan: Plan) -> dict[str, Any]:
     if asked.max_steps is not None and "epochs" in open_keys:
         open_keys.remove("epochs")
     found = {f"training.{name}": getattr(made, name) for name in open_keys}
-    if asked.warmup_fraction is None:
+    if asked.warmup_fraction is None and asked.warmup_steps is None:
         # Half a step less, so that rounding up gives the same number of steps again.
         fraction = max(0.0, made.num_warmup_steps - 0.5) / made.num_steps
         found[_WARMUP] = fraction if made.num_warmup_steps else 0.0

@@ -138,6 +138,8 @@ _ELSEWHERE = {
     "lr": "training.learning_rate",
     "r": "method.rank",
     "warmup_ratio": "training.warmup_fraction",
+    "min_lr_rate": "training.min_lr_ratio",
+    "cosine_min_lr_ratio": "training.min_lr_ratio",
     "max_seq_length": "training.max_length_tokens",
     "lr_scheduler_type": "training.lr_schedule",
     "eval_file": "data.held_out",

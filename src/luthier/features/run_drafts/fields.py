@@ -151,7 +151,7 @@ MORE: Final = (
     ),
     _field("training.warmup_fraction", "Warm-up", "share of the steps", high=0.3, step=0.01),
     _field("training.weight_decay", "Weight decay", "pulls weights towards 0", high=0.3, step=0.01),
-    _field("training.max_grad_norm", "Maximum gradient norm", "larger ones are clipped", low=0.1, high=10, step=0.1),
+    _field("training.max_grad_norm", "Maximum gradient norm", "larger ones are clipped", high=10, step=0.1),
     _field("training.early_stopping_patience", "Patience", "validations without a gain; 0: never stop early", high=10),
     _field("training.neftune_alpha", "NEFTune noise", "on the embeddings; 0: none", high=15),
     _field(
@@ -309,6 +309,7 @@ _OF_OBJECTIVES: Final = (
     _field("objective.gamma", "Margin", "half of beta is usual", high=5, step=0.1),
     _field("objective.label_smoothing", "Label smoothing", "0: labels count as given", high=0.4, step=0.01),
     _field("objective.nll_over", "Learned with the preference", words=_NLL_OVER),
+    _field("objective.nll_weight", "Weight of the chosen answer", "beside the preference", high=2, step=0.1),
     _field(
         "objective.desirable_weight", "Weight of desired answers", "raise that of the rarer kind", high=4, step=0.1
     ),
@@ -335,6 +336,7 @@ _OF_OBJECTIVES: Final = (
         "objective.normalize_advantages", "Normalise advantages",
         words={"true": "yes: easy and hard prompts have equal weight", "false": "no"},
     ),
+    _field("objective.mask_truncated", "Truncated answers", words={"false": "learned", "true": "not learned"}),
     _field("objective.multi_label", "Labels of a row", words={"false": "one", "true": "several: answers are lists"}),
     _field(
         "objective.class_weights",
@@ -381,15 +383,13 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "objective.classes": "a list of labels, which may have blanks and commas in them",
     "objective.options": "a mapping, for objectives of other packages",
     "objective.rewards": "a list of metrics, graders and lengths with their weights",
-    "training.average.decay": "for only one kind of average",
-    "training.average.from_step": "for only one kind of average",
-    "training.average.every_steps": "for only one kind of average",
-    "training.optimizer.beta1": "each optimizer has its own settings",
-    "training.optimizer.beta2": "each optimizer has its own settings",
-    "training.optimizer.epsilon": "each optimizer has its own settings",
-    "training.optimizer.momentum": "each optimizer has its own settings",
-    "training.optimizer.num_iterations": "each optimizer has its own settings",
-    "training.optimizer.adamw_rate_factor": "each optimizer has its own settings",
+    "training.min_lr_ratio": "for schedules that do not end at 0",
+    "training.warmup_steps": "a number of steps in place of the share",
+    **{f"training.average.{name}": "for only one kind of average" for name in ("decay", "from_step", "every_steps")},
+    **{
+        f"training.optimizer.{name}": "each optimizer has its own settings"
+        for name in ("beta1", "beta2", "epsilon", "momentum", "num_iterations", "adamw_rate_factor")
+    },
     "training.optimizer.options": "a mapping, for optimizers of other packages",
     "tracking": "a list; without it, the server's environment decides where runs are reported to",
 }

@@ -22,6 +22,7 @@ SHORT_RUN_FACTOR: Final = (1.5, "short runs end at a lower loss with half as muc
 steps. Measured on six tasks (docs/benchmarks.md)."""
 OPTIMIZER: Final = ("adamw", "steady with every method; with an adapter its moments are a small part of the memory")
 SCHEDULE: Final = ("cosine", "falls slowly, then fast, then slowly: the last steps settle")
+MIN_LR_RATIO: Final = (0.0, "the rate falls towards 0: the last steps settle")
 WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients and should be small")
 WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already limit the weights")
 CLIP_GRADIENT_NORM: Final = (1.0, "one unusual batch cannot move the weights far")

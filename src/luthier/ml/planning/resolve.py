@@ -38,7 +38,7 @@ from luthier.ml.planning.resolve_objective import (
     with_router_loss,
     with_task_head,
 )
-from luthier.ml.planning.resolve_optimizer import resolve_average, resolve_optimizer
+from luthier.ml.planning.resolve_optimizer import min_lr_ratio, num_warmup_steps, resolve_average, resolve_optimizer
 from luthier.ml.training.objectives.rules import rows_of_unit, rules_of
 
 if TYPE_CHECKING:
@@ -262,8 +262,7 @@ def _training(
     epochs, steps = _length(r, per_epoch, sources)
     rule = r.optimizer.name if r.optimizer else "adamw"
     rate = rate_of_run(method, objective, data, hidden_size, num_steps=steps, batch_size=batch, optimizer=rule)
-    warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
-    sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
+    warmup = num_warmup_steps(r, steps, sources)
     why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
     length = max_length_tokens(recipe, model.context_length_tokens)
     pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
@@ -279,7 +278,7 @@ def _training(
     return TrainingPlan(
         num_steps=steps,
         num_steps_per_epoch=per_epoch,
-        num_warmup_steps=math.ceil(warmup * steps),
+        num_warmup_steps=warmup,
         epochs=epochs,
         global_batch_size=batch,
         micro_batch_tokens=_micro_batch_tokens(r, data.train, objective, batch, hardware, sources),
@@ -288,6 +287,7 @@ def _training(
         optimizer=resolve_optimizer(r.optimizer, method.name, hardware.device, batch, sources),
         learning_rate=pick("training.learning_rate", r.learning_rate, rate),
         schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
+        min_lr_ratio=min_lr_ratio(r, sources),
         weight_decay=pick("training.weight_decay", r.weight_decay, defaults.WEIGHT_DECAY),
         clip_gradient_norm=pick("training.clip_gradient_norm", r.clip_gradient_norm, defaults.CLIP_GRADIENT_NORM),
         neftune_alpha=noise_on_embeddings(r.neftune_alpha, objective, sources),

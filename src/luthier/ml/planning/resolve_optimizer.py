@@ -1,4 +1,4 @@
-"""The optimizer's part of a plan: its settings, checked and completed, and the average of the weights."""
+"""The optimizer's part of a plan: its settings, checked and completed, the course of the rate, and the average."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import AveragePlan, OptimizerPlan
-from luthier.core.recipe import AverageRecipe, OptimizerRecipe
+from luthier.core.recipe import AverageRecipe, OptimizerRecipe, TrainingRecipe
 from luthier.ml.planning import defaults
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
@@ -111,6 +111,58 @@ def _refuse_useless(name: str, method: str, device: str) -> None:
         why, instead = rules.only_accelerator
         do = f"set training.optimizer: {instead}"
         raise RecipeError(f"optimizer {name} on a CPU", expected=f"a GPU: {why}", do=do)
+
+
+def num_warmup_steps(recipe: TrainingRecipe, num_steps: int, sources: Provenance) -> int:
+    """The steps in which the learning rate rises: asked for, or a share of the steps.
+
+    Args:
+        recipe: What is asked for.
+        num_steps: Optimizer steps of the run.
+        sources: Takes where the value comes from.
+
+    Raises:
+        RecipeError: Both a number and a share are given.
+    """
+    asked, name = recipe.warmup_steps, "training.num_warmup_steps"
+    if asked is None:
+        fraction = sources.pick("training.warmup_fraction", recipe.warmup_fraction, defaults.WARMUP_FRACTION)
+        sources.found[name] = sources.found.pop("training.warmup_fraction")
+        # Rounding must not add a step: 0.07 x 100 is 7.000000000000001.
+        return math.ceil(fraction * num_steps - 1e-9)
+    if recipe.warmup_fraction is not None:
+        raise RecipeError(
+            f"training.warmup_steps {asked:,} with training.warmup_fraction {recipe.warmup_fraction:g}",
+            expected="one of the two: both say how long the learning rate rises",
+            do="remove one of them",
+        )
+    why = "training.warmup_steps in the recipe"
+    if asked > num_steps:  # as in a run on a part of the rows, for a learning curve
+        why = f"training.warmup_steps {asked:,} in the recipe: the rate rises to the last step, as the run has no more"
+    sources.note(name, "asked", why)
+    return min(asked, num_steps)
+
+
+def min_lr_ratio(recipe: TrainingRecipe, sources: Provenance) -> float:
+    """Where a falling learning rate ends, as a share of its peak.
+
+    Args:
+        recipe: What is asked for.
+        sources: Takes where the value comes from.
+
+    Raises:
+        RecipeError: It is given with a schedule that does not fall.
+    """
+    name, asked = "training.min_lr_ratio", recipe.min_lr_ratio
+    if recipe.schedule == "constant":
+        if asked:
+            raise RecipeError(
+                f"{name} {asked:g} with training.lr_schedule constant",
+                expected="a schedule that falls: cosine or linear",
+                do=f"remove {name}, or choose one of these schedules",
+            )
+        return sources.pick(name, asked, (0.0, "not used: the rate is constant after the warm-up"))
+    return sources.pick(name, asked, defaults.MIN_LR_RATIO)
 
 
 _OF_KIND = {"ema": ("decay",), "uniform": ("from_step", "every_steps")}

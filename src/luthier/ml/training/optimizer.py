@@ -23,6 +23,7 @@ Wider Optima and Better Generalization", arXiv:1803.05407, algorithm 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -89,7 +90,7 @@ class MasterOptimizer:
         # those among them that the next step leaves out.
         self._unreached = {place: gradient._version for place, gradient in enumerate(self.gradients)}
         self._left_out: tuple[int, ...] = ()
-        self.peak_rate, self.clip_norm = plan.learning_rate, plan.clip_gradient_norm
+        self.peak_rate, self.clip_norm = plan.learning_rate, plan.clip_gradient_norm or math.inf
 
     def collect(self) -> None:
         """Accumulate the gradients of one micro-batch in fp32 and free them."""
@@ -141,7 +142,8 @@ class MasterOptimizer:
     def step(self, norm: float, rate_factor: float, after: AfterUpdate | None = None) -> float:
         """Clip to the plan's norm, update the masters, round them into the model; returns the learning rate used.
 
-        Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063).
+        Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063); a
+        plan with a norm of 0 clips none.
 
         Args:
             norm: of all summed gradients, before clipping.

@@ -18,6 +18,7 @@ import torch
 
 from luthier.core.data_sources import SourcePlan, source_place
 from luthier.core.data_stream import StreamPosition
+from luthier.core.errors import DivergedError
 from luthier.core.events import PLAIN_LOSS, REPLAY_LOSS, ROUTER_LOSS, TASK_LOSS, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
@@ -100,28 +101,30 @@ class StepSums:
         return {name: value / weight for name, value in self.measures.items()}
 
 
-def learning_rate_factor(step: int, *, num_steps: int, num_warmup_steps: int, schedule: ScheduleName) -> float:
+def learning_rate_factor(
+    step: int, *, num_steps: int, num_warmup_steps: int, schedule: ScheduleName, min_lr_ratio: float = 0.0
+) -> float:
     """Factor on the peak learning rate at optimizer step `step` (from 0); in 0..1.
 
     Warm-up rises from 1/n at step 0 to 1 at step n-1, so that no step has a rate of zero. After it, cosine is
     half a period (Loshchilov & Hutter, 2017, arXiv:1608.03983, without restarts) and linear a straight line; both would
-    reach zero at step `num_steps`, one after the last.
+    reach `min_lr_ratio` at step `num_steps`, one after the last.
 
     Args:
         step: steps that are done, from 0.
         num_steps: of the whole run.
         num_warmup_steps: of these, steps in which the rate rises.
         schedule: how it falls after the warm-up.
+        min_lr_ratio: where it falls to; 0 is zero.
     """
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
     # max: of a run that is all warm-up nothing is left to divide by.
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-    if schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-    if schedule == "linear":
-        return 1.0 - progress
-    return 1.0
+    if schedule == "constant":
+        return 1.0
+    left = 0.5 * (1.0 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0 - progress
+    return min_lr_ratio + (1.0 - min_lr_ratio) * left
 
 
 _SUM: Final = "replayed_loss_sum"
@@ -294,7 +297,11 @@ def one_step(
     rate = 0.0
     if finite := math.isfinite(norm) and math.isfinite(loss):
         factor = learning_rate_factor(
-            state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
+            state.step,
+            num_steps=p.num_steps,
+            num_warmup_steps=p.num_warmup_steps,
+            schedule=p.schedule,
+            min_lr_ratio=p.min_lr_ratio,
         )
         rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
     seconds = time.perf_counter() - start
@@ -359,6 +366,9 @@ def _losses(objective: Objective, model: TrainableModel, units: Sequence[Unit], 
 
 def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> LoopState:
     """The state after a step."""
+    # As `comparable_loss`: of the rows of the task and without regularisation, which a validation has not either.
+    loss = sums.measures.get(PLAIN_LOSS, sums.loss) - sums.measures.get(_SUM, 0.0)
+    loss_weight = weight - sums.measures.get(_WEIGHT, 0.0)
     return state.model_copy(
         update={
             "step": state.step + 1,
@@ -367,8 +377,8 @@ def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> L
             "num_tokens": state.num_tokens + sums.num_tokens,
             "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
             "num_examples": state.num_examples + sums.num_examples,
-            "window_loss_sum": state.window_loss_sum + sums.loss,
-            "window_loss_weight": state.window_loss_weight + weight,
+            "window_loss_sum": state.window_loss_sum + loss,
+            "window_loss_weight": state.window_loss_weight + loss_weight,
             "seconds": state.seconds + seconds,
         }
     )
@@ -427,6 +437,9 @@ def validate(
         world: the ranks that share the micro-batches.
         workers: processes that compute the micro-batches side by side; None computes them here.
         sources: as for `validation_losses`.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
     """
     start = time.perf_counter()
     model.module.eval()
@@ -453,6 +466,13 @@ def validate(
         idle_pass(model, validation[0][0][0])
     sums, weight = sums.over(world), world.sum(weight)
     loss, loss_by_source = sums.loss / weight, _loss_by_source(sums.measures, sources)
+    if not math.isfinite(loss):  # after the last step nothing else would find it
+        raise DivergedError(
+            f"validation after step {state.step}: loss {loss}",
+            expected="a finite number",
+            do="lower training.learning_rate, or look at the validation rows; the newest checkpoint before this "
+            "validation has the last good weights",
+        )
     watch = state.early_stopping
     if model.method.may_be_outcome(state.step):
         mean = state.window_loss_sum / state.window_loss_weight if objective.loss_tells_overfitting else 0.0

@@ -68,7 +68,7 @@ TRAINING = {
             "max_length_tokens": 1024, "on_overlong": "truncate", "batch_order": "shuffled",
             "early_stopping_patience": 0, "seed": 42},
     "unsloth": {"global_batch_size": 8, "max_steps": 50, "learning_rate": 2e-4, "lr_schedule": "linear",
-                "warmup_fraction": 0.1, "optimizer": {"name": "adamw_8bit"}, "weight_decay": 0.001,
+                "warmup_steps": 5, "optimizer": {"name": "adamw_8bit"}, "weight_decay": 0.001,
                 "max_grad_norm": 1.0, "max_length_tokens": 1024, "on_overlong": "truncate",
                 "batch_order": "shuffled", "gradient_checkpointing": True, "early_stopping_patience": 0,
                 "seed": 3407},
@@ -191,7 +191,8 @@ def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> No
         ({"train_on_inputs": True}, "train_on_inputs"),
         ({"relora": True}, "relora"),
         ({"lr_scheduler": "cosine_with_restarts"}, "lr_scheduler"),
-        ({"warmup_steps": 10}, "warmup_steps"),
+        ({"lr_scheduler": "cosine_with_min_lr"}, "lr_scheduler_kwargs"),
+        ({"lr_scheduler": "linear", "lr_scheduler_kwargs": {"min_lr": 1e-5}}, "lr_scheduler_kwargs"),
         ({"sample_packing": True}, "sample_packing"),
         ({"adapter": "lora", "lora_alpha": 16, "lora_target_linear": True}, "lora_r"),
         ({"datasets": [{"path": "org/rows", "type": "alpaca"}]}, "datasets.path"),
@@ -230,11 +231,38 @@ def test_the_batch_is_the_product_of_rows_accumulation_and_devices(tmp_path: Pat
     assert found.keys["training"]["global_batch_size"] == 2 * 4 * 8
 
 
-def test_warmup_steps_become_a_share_of_max_steps(tmp_path: Path) -> None:
+def test_warmup_steps_stay_steps_and_a_share_a_share(tmp_path: Path) -> None:
     training = made(tmp_path, axolotl(warmup_steps=10, max_steps=200, num_epochs=3)).keys["training"]
-    assert training["warmup_fraction"] == pytest.approx(0.05)
-    assert training["max_steps"] == 200
-    assert "epochs" not in training
+    assert (training["warmup_steps"], training["max_steps"]) == (10, 200)
+    assert not {"epochs", "warmup_fraction"} & training.keys()
+    training = made(tmp_path, axolotl(warmup_steps=10, num_epochs=3)).keys["training"]
+    assert (training["warmup_steps"], training["epochs"]) == (10, 3.0)
+    training = made(tmp_path, trl(warmup_steps=0.1), trainer="sft").keys["training"]
+    assert training["warmup_fraction"] == 0.1
+    assert "warmup_steps" not in training
+    found = made(tmp_path, axolotl(warmup_ratio=0.2), overrides=["training.warmup_steps=4"]).keys["training"]
+    assert found["warmup_steps"] == 4
+    assert "warmup_fraction" not in found
+
+
+@pytest.mark.parametrize(
+    ("document", "more", "ratio"),
+    [
+        (axolotl(cosine_min_lr_ratio=0.1), {}, 0.1),
+        (axolotl(lr_scheduler="linear", cosine_min_lr_ratio=0.1), {}, None),
+        (axolotl(lr_scheduler="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.2}), {}, 0.2),
+        (
+            trl(lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 1e-6}, learning_rate=1e-5),
+            {"trainer": "sft"},
+            0.1,
+        ),
+        (trl(lr_scheduler_type="cosine", lr_scheduler_kwargs={}), {"trainer": "sft"}, None),
+    ],
+)
+def test_where_the_learning_rate_ends(
+    tmp_path: Path, document: dict[str, Any], more: dict[str, Any], ratio: float | None
+) -> None:
+    assert made(tmp_path, document, **more).keys["training"].get("min_lr_ratio") == (ratio and pytest.approx(ratio))
 
 
 def test_defaults_that_change_training_are_written_out(tmp_path: Path) -> None:
@@ -269,6 +297,8 @@ def test_trainers_of_preferences(tmp_path: Path, trainer: str, more: dict[str, A
         ({"pref_loss": "simpo", "pref_beta": 2.0}, {"name": "simpo", "beta": 2.0, "gamma": 0.5}),
         # its cross-entropy is over the answer alone, where the default here is that of the authors: the whole row
         ({"pref_loss": "orpo"}, {"name": "orpo", "beta": 0.1, "nll_over": "answer"}),
+        ({"pref_ftx": 0.5}, {"name": "dpo", "beta": 0.1, "nll_weight": 0.5}),
+        ({"pref_loss": "orpo", "pref_ftx": 0}, {"name": "orpo", "beta": 0.1, "nll_over": "answer"}),
     ],
 )
 def test_losses_of_llama_factory(tmp_path: Path, more: dict[str, Any], objective: dict[str, Any]) -> None:
@@ -304,6 +334,9 @@ def test_grpo_counts_prompts_where_trl_counts_answers(tmp_path: Path) -> None:
         "normalize_advantages": True, "loss_weighting": "sample", "rewards": ["exact_match"],
     }  # fmt: skip
     assert "reward_funcs" in refusals(tmp_path, document)
+    document["mask_truncated_completions"] = True
+    found = made(tmp_path, document, overrides=["objective.rewards=[exact_match]"])
+    assert found.keys["objective"]["mask_truncated"] is True
 
 
 def test_a_file_of_trl_without_its_trainer_is_refused(tmp_path: Path) -> None:

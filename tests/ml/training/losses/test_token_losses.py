@@ -28,12 +28,23 @@ RATIOS = [math.exp(0.5), 1.0, math.exp(-1.0)]
         ("importance_sampling", -(2 * RATIOS[0] - RATIOS[1] - RATIOS[2])),
         # The first ratio is above 1.2 and the last one below 0.8; the minimum takes the clipped one in both.
         ("ppo", -(2 * 1.2 - 1.0 - 0.8)),
-        ("cispo", -(2 * 1.2 * -0.5 + 1.0 + 0.8 * 2.0)),
+        # Only ratios above 4 are clipped.
+        ("cispo", -(2 * RATIOS[0] * -0.5 + 1.0 + RATIOS[2] * 2.0)),
     ],
 )
 def test_the_sum_by_hand(name: str, expected: float) -> None:
     loss, settings = find_loss(name, {})
     assert float(loss.compute(LOG_P, GIVEN, settings)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_cispo_clips_where_a_client_says_so() -> None:
+    loss, settings = find_loss("cispo", {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2})
+    found = float(loss.compute(LOG_P, GIVEN, settings))
+    assert found == pytest.approx(-(2 * 1.2 * -0.5 + 1.0 + 0.8 * 2.0), rel=1e-6)
+    loss, settings = find_loss("cispo", {})
+    far = torch.tensor([2.0, -1.0, -9.0])  # ratios of e^3, 1 and e^-8
+    expected = -(2 * 4.0 * 2.0 + 1.0 + 9 * math.exp(-8))
+    assert float(loss.compute(far, GIVEN, settings)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_no_gradient_flows_through_the_clipped_ratio_of_cispo() -> None:

@@ -250,6 +250,68 @@ def test_the_token_that_ends_an_answer_is_learned_and_a_cut_answer_has_none(
     assert 0 < ended < 256
 
 
+@pytest.mark.parametrize("weighting", ["token", "sample", "fixed"])
+@pytest.mark.parametrize("kl", [0.0, 0.3])
+def test_masked_answers_are_left_out_of_the_loss_and_count_in_their_group(
+    make_plan: MakePlan,
+    make_model: MakeModel,
+    tiny_model: Path,
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+    weighting: str,
+    kl: float,
+) -> None:
+    model = make_model(make_plan("lora"), torch.float64)
+    settings = {"num_samples": 32, "kl_weight": kl, "loss_weighting": weighting}
+    plain, masked = objective_of(tiny_model, **settings), objective_of(tiny_model, mask_truncated=True, **settings)
+    for one in (plain, masked):
+        one.prepare(model, [(e,) for e in examples[:2]], tmp_path, SilentProgress())
+    with torch.no_grad():
+        for name, p in model.module.named_parameters():
+            if p.requires_grad:
+                p.add_(0.3 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(len(name))))
+    plain.draw(model, 0, [([(e,) for e in examples[:2]], ())])
+    batches = masked.draw(model, 0, [([(e,) for e in examples[:2]], ())])
+    answers = masked.drawn.answers
+    advantages = [{name: one.advantage for name, one in o.drawn.answers.items()} for o in (plain, masked)]
+    assert advantages[0] == advantages[1]
+    kept = [answer for answer in answers.values() if answer.sample.attempt.ended]
+    assert 0 < len(kept) < 64
+    fresh, sums, means, num_tokens = make_model(make_plan("lora"), torch.float64), list[Tensor](), list[Tensor](), 0
+    for answer in nonempty(kept):
+        new = plain_logarithms(model, answer.row)
+        further = plain_logarithms(fresh, answer.row).detach() - new
+        terms = -answer.advantage * torch.exp(new - new.detach()) + kl * (torch.exp(further) - further - 1)
+        sums, means, num_tokens = [*sums, terms.sum()], [*means, terms.mean()], num_tokens + len(terms)
+    wanted = {
+        "token": torch.stack(sums).sum() / num_tokens,
+        "sample": torch.stack(means).sum() / 64,
+        "fixed": torch.stack(sums).sum() / (64 * 9),
+    }[weighting]
+    trained = [p for p in model.module.parameters() if p.requires_grad]
+    slopes = torch.autograd.grad(wanted, trained)
+    model.module.train()
+    loss, measures = backward(masked, model, batches)
+    assert loss == pytest.approx(float(wanted.detach()), rel=1e-5, abs=1e-7)
+    for p, slope in zip(trained, slopes, strict=True):
+        torch.testing.assert_close(p.grad, slope, rtol=1e-5, atol=1e-7)
+    assert measures["reward"] == pytest.approx(sum(a.grade.reward for a in answers.values()) / 64)
+    assert measures["truncated_fraction"] == pytest.approx(1 - len(kept) / 64)
+
+
+def test_a_step_whose_answers_are_all_masked_teaches_nothing(
+    make_plan: MakePlan, make_model: MakeModel, tiny_model: Path, examples: list[TokenisedExample], tmp_path: Path
+) -> None:
+    model = make_model(make_plan("lora"))
+    objective = objective_of(tiny_model, mask_truncated=True, max_new_tokens=2, num_samples=3)
+    batches = drawn(objective, model, examples[:4], tmp_path)
+    assert not any(nonempty(answer.sample.attempt.ended for answer in objective.drawn.answers.values()))
+    loss, measures = backward(objective, model, batches)
+    assert (loss, measures["truncated_fraction"]) == (0.0, 1.0)
+    for p in nonempty(model.module.parameters()):
+        assert p.grad is None or not p.grad.any()
+
+
 @pytest.mark.parametrize("kl", [0.0, 0.2])
 def test_groups_worth_the_same_throughout_are_counted_and_teach_nothing(
     make_plan: MakePlan,

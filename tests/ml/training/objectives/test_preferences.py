@@ -126,6 +126,7 @@ def by_the_paper(name: str, model: TrainableModel, start: TrainableModel, units:
             values = values if p.nll_over == "all" else values[-num_w:]
             nll, num_nll = nll - float(values.sum()), num_nll + len(values)
             continue
+        total -= (p.nll_weight or 0.0) * w / num_w
         h_w, h_l = w - answer_sum(start, chosen), l - answer_sum(start, rejected)
         if name == "ipo":
             total += (h_w / num_w - h_l / num_l - 1 / (2 * beta)) ** 2
@@ -139,13 +140,16 @@ def by_the_paper(name: str, model: TrainableModel, start: TrainableModel, units:
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("dpo", {}),
     ("dpo", {"beta": 0.5, "label_smoothing": 0.2}),
+    ("dpo", {"nll_weight": 0.7}),
     ("ipo", {}),
+    ("ipo", {"nll_weight": 1.5}),
     ("orpo", {}),
     ("orpo", {"nll_over": "answer", "beta": 1.0}),
     ("kto", {}),
     ("kto", {"desirable_weight": 1.3, "undesirable_weight": 0.7, "beta": 0.3}),
     ("simpo", {}),
     ("simpo", {"label_smoothing": 0.1, "gamma": 0.3}),
+    ("simpo", {"nll_weight": 0.2}),
 ]
 
 
@@ -276,6 +280,19 @@ def test_rewards_and_log_probabilities_are_shown(
     assert measures["reward_margin"] == pytest.approx(measures["chosen_reward"] - measures["rejected_reward"], abs=1e-5)
     rejected = sum(answer_sum(model, unit[1]) for unit in units) / 5
     assert measures["rejected_log_probability"] == pytest.approx(rejected, abs=1e-4)
+
+
+def test_the_cross_entropy_of_the_chosen_answers_is_shown_where_it_is_learned(
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], tmp_path: Path
+) -> None:
+    units, model = pairs(), moved(make_model(make_plan()))
+    plain, learned = (load_objective(plan_of("simpo", nll_weight=weight)) for weight in (0.0, 0.5))
+    loss, measures, _ = whole_loss(plain, model, units, size=2)
+    assert "nll_loss" not in measures
+    other, measures, _ = whole_loss(learned, model, units, size=2)
+    mean = -sum(answer_sum(model, chosen) / chosen.num_trained_tokens for chosen, _ in units) / len(units)
+    assert measures["nll_loss"] == pytest.approx(mean, abs=1e-4)
+    assert other == pytest.approx(loss + 0.5 * mean, abs=1e-4)
 
 
 def test_kto_shows_means_over_each_kind(

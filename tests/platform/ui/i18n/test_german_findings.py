@@ -209,7 +209,7 @@ def test_why_a_key_of_another_tool_is_not_needed_or_has_no_counterpart(tool: str
     "document",
     [
         axolotl(rl="simpo", adapter="lora", peft_use_dora=True, load_in_4bit=True, val_set_size=5, foo=1,
-                max_grad_norm=0, warmup_steps=10, sample_packing=True, optimizer="other", chat_template="chatml"),
+                lr_scheduler_kwargs={"num_cycles": 2}, sample_packing=True, optimizer="other", chat_template="chatml"),
         axolotl(datasets=[{"path": "org/rows", "type": "other", "roles_to_train": ["user"], "train_on_eos": "all"}],
                 train_on_inputs=True, rl="grpo", lora_modules_to_save=["embed_tokens"], adapter="lora"),
         trl(dataset_name="org/rows", use_peft=True, packing=True, loss_type="other", report_to="comet_ml",

@@ -7,7 +7,6 @@ from typing import Any, Final
 from luthier.features.recipes.imports import trackers
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets
 from luthier.features.recipes.imports.hf_arguments import (
-    SCHEDULES,
     number,
     put_batch,
     put_checkpointing,
@@ -16,6 +15,7 @@ from luthier.features.recipes.imports.hf_arguments import (
     put_length,
     put_optimizer,
     put_precision,
+    put_schedule,
     put_steps,
     put_warmup,
 )
@@ -77,7 +77,9 @@ KEYS: Final[dict[str, Key]] = {
     "max_steps": becomes("training.max_steps"),
     "learning_rate": becomes("training.learning_rate"),
     "lr_scheduler": becomes("training.lr_schedule", note="cosine, linear, constant; others are refused"),
-    "warmup_steps": becomes("training.warmup_fraction", note="divided by max_steps"),
+    "lr_scheduler_kwargs": becomes("training.min_lr_ratio", note="min_lr_rate or min_lr of cosine_with_min_lr"),
+    "cosine_min_lr_ratio": becomes("training.min_lr_ratio", note="of lr_scheduler cosine"),
+    "warmup_steps": becomes("training.warmup_steps", note="below 1: training.warmup_fraction"),
     "warmup_ratio": becomes("training.warmup_fraction"),
     "optimizer": becomes("training.optimizer.name"),
     "adam_beta1": becomes("training.optimizer.beta1"),
@@ -149,8 +151,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("parts of the model are frozen or trained by name", "unfrozen_parameters", off=([],)),
     **missing("the learning rate of a group of weights", "lr_groups", "embedding_lr", "embedding_lr_scale",
               "loraplus_lr_embedding", off=([],)),
-    **missing("the rate's schedule has no parameters here", "lr_scheduler_kwargs", "cosine_min_lr_ratio",
-              "cosine_constant_lr_ratio", "lr_quadratic_warmup", off=(False, {}, 0)),
+    **missing("another course of the learning rate", "cosine_constant_lr_ratio", "lr_quadratic_warmup", off=(False, 0)),
     **missing("arguments of the optimizer; see training.optimizer in docs/recipe.md", "optim_args", off=({}, "")),
     **missing("weights are reset while training (ReLoRA)", "relora", "relora_steps"),
     **missing("a training with quantised weights (QAT, FP8)", "qat", "fp8", "quantization"),
@@ -337,9 +338,11 @@ def _put_training(t: Translation, objective: str) -> None:
         t.refuse("learning_rate", "axolotl has no default for it", set_by="training.learning_rate")
     else:
         t.put("training.learning_rate", number(rate), "learning_rate")
-    put_choice(t, "training.lr_schedule", SCHEDULES, "lr_scheduler", "cosine")
-    put_warmup(t, "warmup_steps", "warmup_ratio", "max_steps", 0.03,
-               is_ignored=t.take("lr_scheduler") == "constant")  # fmt: skip
+    schedule = put_schedule(t, "lr_scheduler", "lr_scheduler_kwargs", "cosine", t.take("learning_rate", 1.0))
+    if (ratio := number(t.take("cosine_min_lr_ratio"))) and schedule == "cosine":
+        t.put("training.min_lr_ratio", ratio, "cosine_min_lr_ratio")
+    t.same("cosine_min_lr_ratio", "off, or not with this schedule")
+    put_warmup(t, "warmup_steps", "warmup_ratio", 0.03, is_ignored=schedule == "constant")
     put_optimizer(t, "optimizer", "adamw_torch_fused")
     put_decays(t, "weight_decay", "max_grad_norm", 0.0)
     for key, place in (

@@ -14,6 +14,7 @@ from luthier.features.recipes.imports.translation import Key, Translation, becom
 
 SCHEDULES: Final = {
     "cosine": "cosine",
+    "cosine_with_min_lr": "cosine",
     "linear": "linear",
     "constant": "constant",
     "constant_with_warmup": "constant",
@@ -48,8 +49,11 @@ KEYS: Final[dict[str, Key]] = {
     "max_steps": becomes("training.max_steps", note="-1 and 0: by epochs"),
     "learning_rate": becomes("training.learning_rate"),
     "lr_scheduler_type": becomes("training.lr_schedule", note="cosine, linear, constant; others are refused"),
+    "lr_scheduler_kwargs": becomes(
+        "training.min_lr_ratio", note="min_lr_rate, or min_lr as a share of the rate, of cosine_with_min_lr"
+    ),
     "warmup_ratio": becomes("training.warmup_fraction"),
-    "warmup_steps": becomes("training.warmup_fraction", note="divided by max_steps; below 1 it is a fraction already"),
+    "warmup_steps": becomes("training.warmup_steps", "training.warmup_fraction", note="below 1 it is a fraction"),
     "optim": becomes("training.optimizer.name"),
     "weight_decay": becomes("training.weight_decay"),
     "max_grad_norm": becomes("training.max_grad_norm"),
@@ -94,7 +98,6 @@ KEYS: Final[dict[str, Key]] = {
         "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     ),
     **harmless("columns are chosen by data.columns", "remove_unused_columns", "label_names"),
-    **missing("the rate's schedule has no parameters here", "lr_scheduler_kwargs", off=({}, "")),
     **missing("the last batch of an epoch is never left out", "dataloader_drop_last"),
     **missing("arguments of the optimizer; see training.optimizer in docs/recipe.md", "optim_args", off=("", {})),
     **missing("gradients of some matrices in low rank (GaLore, APOLLO)", "optim_target_modules", off=([], "")),
@@ -141,10 +144,8 @@ def put_training(
     put_length(t, key("num_train_epochs"), key("max_steps"), defaults.epochs)
     rate = t.take(key("learning_rate"), defaults.learning_rate)
     t.put("training.learning_rate", number(rate), key("learning_rate"), default=defaults.learning_rate)
-    schedule = t.take(key("lr_scheduler_type"), defaults.schedule)
-    put_choice(t, "training.lr_schedule", SCHEDULES, key("lr_scheduler_type"), defaults.schedule)
-    put_warmup(t, key("warmup_steps"), key("warmup_ratio"), key("max_steps"), defaults.warmup,
-               is_ignored=schedule == "constant")  # fmt: skip
+    schedule = put_schedule(t, key("lr_scheduler_type"), key("lr_scheduler_kwargs"), defaults.schedule, rate)
+    put_warmup(t, key("warmup_steps"), key("warmup_ratio"), defaults.warmup, is_ignored=schedule == "constant")
     put_optimizer(t, key("optim"), defaults.optimizer)
     put_decays(t, key("weight_decay"), key("max_grad_norm"), defaults.weight_decay)
     for name in ("beta1", "beta2", "epsilon"):
@@ -181,6 +182,31 @@ def put_choice(t: Translation, place: str, known: dict[str, str], key: str, defa
         t.refuse(key, f"there is no such choice here; known: {', '.join(known)}", set_by=place)
 
 
+def put_schedule(t: Translation, key: str, settings_key: str, default: str, rate: Any) -> str:
+    """The schedule of the learning rate, and where it ends; returns its name.
+
+    Args:
+        t: The translation under way.
+        key: Their key for the name of the schedule.
+        settings_key: Their key for its settings.
+        default: Their name where the file has none.
+        rate: The peak of the learning rate, which an absolute end is a share of.
+    """
+    name, settings = str(t.take(key, default)).lower(), t.take(settings_key) or {}
+    values = {one: number(value) for one, value in settings.items()} if isinstance(settings, dict) else {}
+    put_choice(t, "training.lr_schedule", SCHEDULES, key, default)
+    place = "training.min_lr_ratio"
+    if name == "cosine_with_min_lr" and values.keys() in ({"min_lr"}, {"min_lr_rate"}):
+        ratio = values["min_lr_rate"] if "min_lr_rate" in values else values["min_lr"] / number(rate)
+        t.put(place, ratio, settings_key)
+    elif settings or name == "cosine_with_min_lr":
+        note = "only min_lr_rate or min_lr of cosine_with_min_lr: other settings of a schedule have no counterpart"
+        t.refuse(settings_key, note, set_by=place)
+    else:
+        t.same(settings_key, "off")
+    return name
+
+
 def put_optimizer(t: Translation, key: str, default: str) -> None:
     """Translate the name of an optimizer; other trainers have one learning rate for all that Muon and AdamW update.
 
@@ -212,33 +238,29 @@ def put_length(t: Translation, epochs_key: str, steps_key: str, default: float) 
     t.put("training.epochs", float(epochs), epochs_key, default=default)
 
 
-def put_warmup(
-    t: Translation, steps_key: str, ratio_key: str, max_steps_key: str, default: float, *, is_ignored: bool = False
-) -> None:
-    """The warm-up as a share of the steps; a number of steps needs max_steps to become one.
+def put_warmup(t: Translation, steps_key: str, ratio_key: str, default: float, *, is_ignored: bool = False) -> None:
+    """The warm-up: a number of steps, or a share of them.
 
     Args:
         t: The translation under way.
         steps_key: Their key for a number of steps, or for a share where it is below 1.
         ratio_key: Their key for a share of the steps.
-        max_steps_key: Their key for the number of all steps.
         default: Their share where the file has neither.
         is_ignored: Whether their schedule has no warm-up.
     """
-    steps, ratio, total = t.take(steps_key), t.take(ratio_key), t.take(max_steps_key)
-    if is_ignored:
+    steps, ratio = number(t.take(steps_key)), t.take(ratio_key)
+    if "training.warmup_steps" in t.settled:
+        t.put("training.warmup_steps", None, steps_key, ratio_key)
+    elif is_ignored:
         for key in (steps_key, ratio_key):
             t.same(key, "the schedule constant has no warm-up")
         t.put("training.warmup_fraction", 0.0)
     elif steps is not None and steps > 0:
         t.same(ratio_key, f"{steps_key} takes its place")
-        if steps < 1:
+        if steps < 1 or "training.warmup_fraction" in t.settled:
             t.put("training.warmup_fraction", float(steps), steps_key)
-        elif total is not None and total > 0:
-            t.put("training.warmup_fraction", min(steps / total, 0.999), steps_key, note=f"{steps} of {total} steps")
         else:
-            note = "a number of steps, and a recipe has a share of them: the number of steps is not in this file"
-            t.refuse(steps_key, note, set_by="training.warmup_fraction")
+            t.put("training.warmup_steps", round(steps), steps_key)
     else:
         t.same(steps_key, "off")
         fraction = 0.0 if ratio is None and steps is not None else number(default if ratio is None else ratio)
@@ -251,16 +273,12 @@ def put_decays(t: Translation, decay_key: str, norm_key: str, default_decay: flo
     Args:
         t: The translation under way.
         decay_key: Their key for weight decay.
-        norm_key: Their key for the largest norm; 0 turns clipping off, which is refused.
+        norm_key: Their key for the largest norm; 0 turns clipping off.
         default_decay: Their weight decay where the file has none.
     """
     decay, norm = number(t.take(decay_key, default_decay)), number(t.take(norm_key, 1.0))
     t.put("training.weight_decay", float(decay), decay_key, default=default_decay)
-    if norm == 0:
-        t.refuse(norm_key, "gradients are always clipped here; a large number turns it off",
-                 set_by="training.max_grad_norm")  # fmt: skip
-    else:
-        t.put("training.max_grad_norm", float(norm), norm_key, default=1.0)
+    t.put("training.max_grad_norm", float(norm), norm_key, default=1.0)
 
 
 def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str], packing_key: str, unit: int) -> None:

@@ -43,6 +43,7 @@ KEYS: Final[dict[str, Key]] = {
                          note="sigmoid: dpo; ipo, simpo; orpo: nll_over answer; hinge is refused"),
     "pref_beta": becomes("objective.beta"),
     "simpo_gamma": becomes("objective.gamma"),
+    "pref_ftx": becomes("objective.nll_weight", note="of dpo, ipo and simpo"),
     "dpo_label_smoothing": becomes("objective.label_smoothing"),
     "kto_chosen_weight": becomes("objective.desirable_weight"),
     "kto_rejected_weight": becomes("objective.undesirable_weight"),
@@ -108,7 +109,7 @@ KEYS: Final[dict[str, Key]] = {
               "use_adam_mini", "use_llama_pro"),
     **missing("layers are trained by number", "freeze_trainable_layers", "freeze_trainable_modules",
               "freeze_extra_modules", off=("",)),
-    **missing("cross-entropy beside the preference loss", "pref_ftx", "pref_bco_weight", "ld_alpha", off=(0, 0.0)),
+    **missing("a variant of the preference loss", "pref_bco_weight", "ld_alpha", off=(0, 0.0)),
     **missing("another reference model", "ref_model", "ref_model_adapters", "ref_model_quantization_bit", off=("",)),
     **missing("PPO with a reward model; see grpo", "reward_model", "reward_model_type", "reward_model_adapters",
               "ppo_epochs", "ppo_buffer_size", "ppo_target", "ppo_score_norm", "ppo_whiten_rewards", off=(False, "")),
@@ -184,6 +185,11 @@ def _put_objective(t: Translation) -> str:
         t.put("objective.gamma", number(t.take("simpo_gamma", 0.5)), "simpo_gamma", default=0.5)
     if name == "dpo" and t.take("dpo_label_smoothing"):
         t.put("objective.label_smoothing", number(t.take("dpo_label_smoothing")), "dpo_label_smoothing")
+    if (weight := number(t.take("pref_ftx", 0))) and name in ("dpo", "ipo", "simpo"):
+        t.put("objective.nll_weight", weight, "pref_ftx")
+    elif weight:
+        t.refuse("pref_ftx", "cross-entropy beside dpo, ipo and simpo alone")
+    t.same("pref_ftx", "off")
     if stage == "kto":
         for key, place in (("kto_chosen_weight", "desirable_weight"), ("kto_rejected_weight", "undesirable_weight")):
             t.put(f"objective.{place}", number(t.take(key, 1.0)), key, default=1.0)

@@ -57,6 +57,7 @@ KEYS: Final[dict[str, Key]] = {
     "max_completion_length": becomes("objective.max_new_tokens"),
     "temperature": becomes("objective.temperature"),
     "scale_rewards": becomes("objective.normalize_advantages", note="group, none; batch is refused"),
+    "mask_truncated_completions": becomes("objective.mask_truncated"),
     **hf_arguments.KEYS,
     **harmless("the machine, not what is trained", "attn_implementation", "dtype", "torch_dtype", "device_map",
                "bnb_4bit_quant_storage", "use_bnb_nested_quant", "dataset_num_proc", "padding_free",
@@ -84,7 +85,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("the order of rows before they are batched", "shuffle_dataset", off=(True, False)),
     **missing("a variant of the loss", "loss_weights", "use_weighting", "ld_alpha", "discopop_tau",
               "center_rewards_coefficient", "top_entropy_quantile", "entropy_coef", "importance_sampling_level",
-              "multi_objective_aggregation", "mask_truncated_completions", "off_policy_mask_threshold",
+              "multi_objective_aggregation", "off_policy_mask_threshold",
               "use_bias_correction_kl",
               off=(False, 0, 1.0, 0.0, "token", "sum_then_normalize")),
     **missing("a divergence other than the reverse KL", "f_divergence_type", off=("reverse_kl",)),
@@ -120,6 +121,7 @@ def translate(t: Translation, trainer: str) -> None:
     elif trainer in ("dpo", "kto"):
         _put_preferences(t, trainer)
     if trainer != "grpo":
+        t.same("mask_truncated_completions", "no answers are drawn")
         _put_length(t)
     packing = "packing" if trainer == "sft" and t.take("packing", False) else ""
     if trainer == "sft" and not packing:
@@ -207,6 +209,9 @@ def _put_grpo(t: Translation) -> int:
     else:
         t.refuse("scale_rewards", "advantages are divided by the spread of their group, or not at all",
                  set_by="objective.normalize_advantages")  # fmt: skip
+    if t.take("mask_truncated_completions", False):
+        t.put("objective.mask_truncated", True, "mask_truncated_completions")
+    t.same("mask_truncated_completions", "off")
     losses = {"dapo": "token", "bnpo": "token", "grpo": "sample", "dr_grpo": "fixed"}
     if (loss := str(t.take("loss_type", "dapo"))) in losses:
         t.put("objective.loss_weighting", losses[loss], "loss_type", default="dapo")

@@ -11,7 +11,7 @@ from typing import Final
 from luthier.core.dataset import CUT_REASON, coverage, joined_note
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation, Metric
-from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
+from luthier.core.plan import MethodPlan, ObjectivePlan, Plan, TrainingPlan
 from luthier.core.records.export import Export, ParityReport
 from luthier.core.registry import OBJECTIVES
 from luthier.core.task_head import what_it_gives
@@ -317,9 +317,9 @@ def _training(run: RunFacts | None) -> str:
         ("Steps", f"{result.num_steps:,} of {training.num_steps:,}, {training.global_batch_size} examples each"),
         ("Ended because", visible.text(result.stopped_because)),
         ("Optimizer", f"{training.optimizer.name}, weight decay {training.weight_decay:g}"),
-        ("Learning rate", f"{training.learning_rate:g}, {training.schedule}"),
+        ("Learning rate", f"{training.learning_rate:g}, {_schedule(training)}"),
         ("Warm-up", f"{training.num_warmup_steps:,} of these steps"),
-        ("Gradient clipping", f"norm {training.clip_gradient_norm:g}"),
+        ("Gradient clipping", f"norm {training.clip_gradient_norm:g}" if training.clip_gradient_norm else "none"),
         ("Longest row", f"{training.max_length_tokens:,} tokens; longer ones: {training.overlong}"),
         ("Precision", f"{training.precision} on {training.device}"),
         ("Seed", f"{training.seed}"),
@@ -328,6 +328,10 @@ def _training(run: RunFacts | None) -> str:
     ]
     text = title + table(("", ""), [list(row) for row in rows], num_text_columns=2)
     return f"{text}\n\nEvery other value is in {code(PLAN)}; the plan's hash is {code(run.plan_hash)}."
+
+
+def _schedule(training: TrainingPlan) -> str:
+    return training.schedule + (f" to {training.min_lr_ratio:g} of it" if training.min_lr_ratio else "")
 
 
 def _method(method: MethodPlan) -> str:

@@ -33,6 +33,9 @@ _SAMPLED, _ADVANTAGES = "logprobs", "advantages"
 MAX_TARGETS: Final = 1 << 18
 """Targets of one datum with several for each token: the state before each of them is in memory."""
 _CLIPPING: Final = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
+_ONE_SIDED: Final = {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0}
+"""Of CISPO, as in its paper: only large ratios are clipped. A lower bound would keep up the weight of tokens that have
+become unlikely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ LOSSES: Final[Mapping[str, TokenLoss]] = {
     "cross_entropy": TokenLoss((WEIGHTS,), WEIGHTS, _cross_entropy, {}),
     "importance_sampling": TokenLoss(_POLICY, _ADVANTAGES, _importance_sampling, {}),
     "ppo": TokenLoss(_POLICY, _ADVANTAGES, _ppo, _CLIPPING),
-    "cispo": TokenLoss(_POLICY, _ADVANTAGES, _cispo, _CLIPPING),
+    "cispo": TokenLoss(_POLICY, _ADVANTAGES, _cispo, _ONE_SIDED),
 }
 
 

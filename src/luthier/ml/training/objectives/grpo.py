@@ -53,6 +53,7 @@ class Answer:
         advantage: its reward less the mean of its group, in standard deviations of the group unless the plan says
             otherwise.
         is_idle: all answers of its group have the same reward, so nothing is learned from it.
+        is_masked: it was cut and is left out of the loss; its reward counts in its group.
         reference: log-probabilities of its tokens under the initial model.
     """
 
@@ -60,6 +61,7 @@ class Answer:
     grade: Grade
     advantage: float = 0.0
     is_idle: bool = False
+    is_masked: bool = False
     reference: Tensor | None = None
 
     @property
@@ -284,6 +286,8 @@ class Grpo(PlainObjective):
         self._num_samples, self._max_new_tokens = int(plan.num_samples or 0), int(plan.max_new_tokens or 0)
         self._temperature, self._kl_weight = float(plan.temperature or 1.0), float(plan.kl_weight or 0.0)
         self.drawn = Step(())
+        self._left_out: frozenset[str] = frozenset()
+        """Ids of masked answers, which the divisor does not count; empty where there are no others."""
         self._totals: dict[str, float] = {}
         """Weight, answers and computed tokens of the step, of all processes."""
         self.validated: dict[str, Answer] = {}
@@ -302,11 +306,17 @@ class Grpo(PlainObjective):
         groups = [Group.of(group, divide_by_spread=self.plan.divide_by_spread is not False) for group in answers]
         self.drawn = Step(tuple(groups), with_idle=self._kl_weight > 0)
         self.validated = {}
+        for answer in self.drawn.answers.values():
+            answer.is_masked = bool(self.plan.mask_truncated) and not answer.sample.attempt.ended
         rows: list[Unit] = [(answer.row,) for group in groups for answer in group.answers]
+        self._left_out = frozenset(name for name, answer in self.drawn.answers.items() if answer.is_masked)
         own = {"weight": self.weight(rows), "answers": len(rows), "computed_tokens": self.drawn.num_computed_tokens}
         # Processes have answers of different lengths: with their own weights alone, reported means would not be those
         # over all answers.
         self._totals = self.tools.over_ranks(own)
+        if not self._totals["weight"]:  # on all ranks: every answer was cut, and the loss is 0 by any divisor
+            self._left_out = frozenset()
+            self._totals = self.tools.over_ranks(own | {"weight": self.weight(rows)})
         if self._folder is not None and self.tools.writes_files:
             keep_samples(self._folder, step + 1, groups, self._template)
         made = make_batches(groups, micro_batch_tokens=model.micro_batch_tokens, shares_prefix=model.shares_prefix)
@@ -328,7 +338,7 @@ class Grpo(PlainObjective):
         if rows and rows[0].id in self.validated:
             return float(len(rows))
         if self.plan.loss_weighting == "token":
-            return super().weight(units)
+            return super().weight([(row,) for row in rows if row.id not in self._left_out])
         return float(len(rows)) * (self._max_new_tokens if self.plan.loss_weighting == "fixed" else 1)
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
@@ -361,6 +371,8 @@ class Grpo(PlainObjective):
             divergence = further.exp() - further - 1
             loss = loss + self._kl_weight * divergence
             sums["kl"] = divergence.detach().sum()
+        if any(answer.is_masked for answer in answers):
+            loss = loss * _of_tokens([float(not answer.is_masked) for answer in answers], counts, new)
         if self.plan.loss_weighting == "sample":
             loss = loss / _of_tokens(counts.tolist(), counts, new)
         measures = self.drawn.measures(answers, share, new.device)

@@ -17,7 +17,8 @@ Azar et al., 2023, "A General Theoretical Paradigm to Understand Learning from H
 equation 17 (IPO). Hong et al., 2024, "ORPO: Monolithic Preference Optimization without Reference Model",
 arXiv:2403.07691, equations 4, 6 and 7. Meng et al., 2024, "SimPO: Simple Preference Optimization with a
 Reference-Free Reward", arXiv:2405.14734, equation 6. Ethayarajh et al., 2024, "KTO: Model Alignment as Prospect
-Theoretic Optimization", arXiv:2402.01306, equation 8.
+Theoretic Optimization", arXiv:2402.01306, equation 8. Pang et al., 2024, "Iterative Reasoning Preference Optimization",
+arXiv:2404.19733, equation 1 (`nll_weight`).
 """
 
 from __future__ import annotations
@@ -120,7 +121,6 @@ def reference_of(model: TrainableModel, units: Sequence[Unit], folder: Path, pro
 def summed_log_probabilities(model: TrainableModel, units: Sequence[Unit]) -> Tensor:
     """The summed log-probability of the learned tokens of each row of a few units: [rows], in nats."""
     from luthier.ml.training.model import collate
-    from luthier.ml.training.objective_protocol import rows_of
 
     batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=shared_prefix_tokens(model, units))
     return summed_by_row(model.log_probabilities(batch), batch.learned)
@@ -157,8 +157,7 @@ def _compute(model: TrainableModel, units: Sequence[Unit], progress: Progress) -
         for indices in cut(model, units):
             chosen = [units[i] for i in indices]
             sums = summed_log_probabilities(model, chosen).tolist()
-            rows = (row for unit in chosen for row in unit)
-            found.update((key_of(row), value) for row, value in zip(rows, sums, strict=True))
+            found.update((key_of(row), value) for row, value in zip(rows_of(chosen), sums, strict=True))
             bar.advance(len(indices))
     model.module.train(was_training)
     return found
@@ -255,10 +254,15 @@ class PairObjective(PlainObjective, ABC):
         return float(len(units))
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """The summed loss of the pairs and their rewards."""
+        """The summed loss of the pairs and their rewards; with `nll_weight` also the loss of the chosen answers."""
         sums = PairSums.of(summed_by_row(model.log_probabilities(batch), batch.learned), batch.learned)
         losses, chosen, rejected = self.of_pairs(sums, units)
-        return Losses(losses.sum(), reward_measures(chosen, rejected, sums))
+        measures = reward_measures(chosen, rejected, sums)
+        if self.plan.nll_weight:
+            nll = -sums.chosen / sums.chosen_lengths  # [P], the mean a token: no pair counts more for its length
+            losses = losses + self.plan.nll_weight * nll
+            measures["nll_loss"] = nll.detach().sum()
+        return Losses(losses.sum(), measures)
 
     @abstractmethod
     def of_pairs(self, sums: PairSums, units: Sequence[Unit]) -> tuple[Tensor, Tensor, Tensor]:
@@ -373,10 +377,7 @@ def _answers(rows: Sequence[TokenisedExample], learned: Sequence[int]) -> list[b
     """For each learned token of a micro-batch whether it is one of the row's completion."""
     found: list[bool] = []
     for row, count in zip(rows, learned, strict=True):
-        if count == row.num_trained_tokens:
-            found += [True] * count
-        else:
-            found += [mark == 1 for mark in row.loss_mask[1:]]
+        found += [True] * count if count == row.num_trained_tokens else [mark == 1 for mark in row.loss_mask[1:]]
     return found
 
 
@@ -420,9 +421,8 @@ class Kto(PlainObjective):
         # Streamed rows are known step by step: the row before it in the step is the partner.
         made = _partners(rows, model.context_length_tokens) if None in known else known
         partners: list[Unit] = [(partner,) for partner in made if partner is not None]
-        was_training = model.module.training
+        was_training, total = model.module.training, 0.0
         model.module.eval()
-        total = 0.0
         for indices in cut(model, partners):
             chosen = [partners[i] for i in indices]
             found = summed_log_probabilities(model, chosen)

@@ -111,6 +111,7 @@ _BETA: Final = (
     "how strongly moving away from the start is penalised; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)",
 )
 _SMOOTHING: Final = (0.0, "labels are used as they are; 0.1 assumes that one in ten is reversed")
+_NLL_WEIGHT: Final = (0.0, "off: preferences alone; 0.2 to 1 keeps the chosen answers likely (arXiv:2404.19733)")
 # A factor on the method's own rate: an absolute rate would be wrong for full fine-tuning.
 _SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
 _STREAMED: Final = ""
@@ -121,6 +122,7 @@ _OF_PAIRS: Final[Mapping[str, str]] = {
     "reward": "Rewards",
     "log_probability": "Log-probability of a completion, nats",
 }
+_NLL_LOSS: Final[Mapping[str, str]] = {"nll_loss": "Loss, the part of cross-entropy"}
 _EACH: Final = (1.0, "both kinds have equal weight; give a much rarer kind more (KTO, section 4.1)")
 
 RULES: Final[Mapping[str, ObjectiveRules]] = {
@@ -250,7 +252,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
     ),
     "dpo": ObjectiveRules(
         "direct preference optimisation, against the model at the start",
-        {"beta": _BETA, "label_smoothing": _SMOOTHING},
+        {"beta": _BETA, "label_smoothing": _SMOOTHING, "nll_weight": _NLL_WEIGHT},
         _PAIRS,
         rows_per_unit=2,
         learning_rate_factor=_SLOW,
@@ -261,11 +263,14 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learns_preferences=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
-        measures=_OF_PAIRS,
+        measures={**_OF_PAIRS, **_NLL_LOSS},
     ),
     "ipo": ObjectiveRules(
         "identity preference optimisation: a margin a token to reach and not to pass",
-        {"beta": (0.1, "the margin to reach is 1 / (2 beta), in nats a token (Azar et al., 2023, equation 17)")},
+        {
+            "beta": (0.1, "the margin to reach is 1 / (2 beta), in nats a token (Azar et al., 2023, equation 17)"),
+            "nll_weight": _NLL_WEIGHT,
+        },
         _PAIRS,
         rows_per_unit=2,
         learning_rate_factor=_SLOW,
@@ -276,7 +281,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learns_preferences=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
-        measures=_OF_PAIRS,
+        measures={**_OF_PAIRS, **_NLL_LOSS},
     ),
     "orpo": ObjectiveRules(
         "odds-ratio preference optimisation: answers and preferences learned together",
@@ -296,7 +301,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         takes_adapted_head=True,
         measures={
             **_OF_PAIRS,
-            "nll_loss": "Loss, the part of cross-entropy",
+            **_NLL_LOSS,
             "odds_ratio_loss": "Loss, the part of the odds ratio",
         },
     ),
@@ -324,6 +329,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
             "beta": (2.0, "2.0 to 2.5 is usual, since rewards are means a token (Meng et al., 2024, section 3)"),
             "gamma": (1.0, "the margin to reach: a half of beta is usual (Meng et al., 2024, section 3)"),
             "label_smoothing": _SMOOTHING,
+            "nll_weight": _NLL_WEIGHT,
         },
         _PAIRS,
         rows_per_unit=2,
@@ -334,7 +340,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learns_preferences=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
-        measures=_OF_PAIRS,
+        measures={**_OF_PAIRS, **_NLL_LOSS},
     ),
     "grpo": ObjectiveRules(
         "reinforcement learning: the model's own answers, graded against each other",
@@ -348,13 +354,17 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
                 1.0,
                 "answers are sampled from the model as it is, so the gradient is that of what it really writes",
             ),
-            "max_new_tokens": (NEW_TOKENS, "longer answers are cut, learned from as they are, and counted as cut"),
+            "max_new_tokens": (NEW_TOKENS, "longer answers are cut, and counted as cut"),
             "kl_weight": (
                 0.0,
                 "rewards are rules, hard to deceive: nothing holds the model near where it began "
                 "(arXiv:2503.14476, section 2.3)",
             ),
             "divide_by_spread": (True, "GRPO as published: easy and hard prompts have equal weight (arXiv:2402.03300)"),
+            "mask_truncated": (
+                False,
+                "cut answers are learned as they are; true: they only count in their group (DAPO, arXiv:2503.14476)",
+            ),
             "loss_weighting": (
                 "token",
                 "every token counts the same, in long answers too (arXiv:2503.14476, section 3.3)",
