@@ -144,7 +144,8 @@ def remove_local_base(context: Context, name: str) -> ModelView:
 
     Raises:
         NotFoundError: It is not on this machine.
-        ConflictError: As of `remove_base`.
+        ConflictError: A deployment answers with it, a run that trains from it has not ended, or another process is
+            downloading it.
     """
     from luthier.ml.inference.models import catalog
 

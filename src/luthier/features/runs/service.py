@@ -339,11 +339,12 @@ def set_aside(context: Context, caller: Caller, run_id: str, *, with_models: boo
             # After the lock, whose file is open in the folder. A process that begins in between keeps it in its place.
             replace_file(folder, removed)
     _remove_job_files(context, run_id)
-    context.runs.delete(run_id)
-    for model in models:
-        audit_log.record(context, caller, "model.deleted", model, {"run_id": run_id})
-    facts = {"base_model": record.base_model, "status": record.status}
-    audit_log.record(context, caller, "run.deleted", run_id, facts)
+    with context.database.transaction():
+        context.runs.delete(run_id)
+        for model in models:
+            audit_log.record(context, caller, "model.deleted", model, {"run_id": run_id})
+        facts = {"base_model": record.base_model, "status": record.status}
+        audit_log.record(context, caller, "run.deleted", run_id, facts)
     return record
 
 

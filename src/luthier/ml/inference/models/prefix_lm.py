@@ -52,15 +52,15 @@ def is_prefix_lm(base: PreTrainedModel) -> bool:
     other = ids.clone()
     other[0, -1] = (other[0, -1] + 1) % vocabulary
 
-    def before(x: Tensor, **kinds: Tensor) -> Tensor:
+    def _before(x: Tensor, **kinds: Tensor) -> Tensor:
         """Logits [tokens - 1, vocabulary] of all tokens but the last one."""
         logits: Tensor = causal(input_ids=x, **text_inputs(causal, x), **kinds).logits
         return logits[0, :-1].float()
 
     try:
         prompt = {_KINDS: torch.ones_like(ids)}
-        as_prompt = _apart(before(ids, **prompt), before(other, **prompt))
-        as_answer = _apart(before(ids), before(other))
+        as_prompt = _apart(_before(ids, **prompt), _before(other, **prompt))
+        as_answer = _apart(_before(ids), _before(other))
     except FORWARD_ERRORS:
         return False  # no forward of that kind: what it computes otherwise is proved elsewhere
     return as_prompt > max(_LEAST_APART, _TIMES_APART * as_answer)
