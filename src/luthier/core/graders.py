@@ -7,7 +7,10 @@ suites have all of them (`SuiteGrader`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -176,6 +179,62 @@ SuiteGrader = Annotated[
     StringCheck | TextSimilarity | PythonGraderSpec | ScoreModelSpec | LabelModelSpec | MultiGrader,
     Field(discriminator="type"),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class GraderFault:
+    """Why a grader decides nothing, whatever is answered.
+
+    Attributes:
+        field: of the grader.
+        came: what it says.
+        expected: what would decide.
+    """
+
+    field: str
+    came: str
+    expected: str
+
+
+def fault_of(grader: Any, pass_threshold: float | None = None) -> GraderFault | None:
+    """Why a grader gives no score, or the same to every answer; None where it decides.
+
+    Args:
+        grader: of a suite or of a request, whose fields are the same.
+        pass_threshold: the least score that passes; None where none is set.
+    """
+    fault: GraderFault | None = None
+    if grader.type == "label_model":
+        fault = _fault_of_labels(grader.labels, grader.passing_labels)
+    elif grader.type == "string_check" and grader.operation in ("like", "ilike") and not grader.reference:
+        came = f"an empty reference with the operation {grader.operation}: every text contains it"
+        fault = GraderFault("reference", came, "a text, or the operation eq")
+    # Numbers of Python and of formulas have no ends; all others but those of `score_model` are from 0 to 1.
+    if fault is not None or grader.type in ("python", "multi"):
+        return fault
+    low, high = (grader.range if grader.type == "score_model" else None) or (0.0, 1.0)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return GraderFault("range", f"range {low:g} to {high:g}", "two finite numbers, the lower one first")
+    if pass_threshold is not None and pass_threshold > high:
+        came = f"pass_threshold {pass_threshold:g}, above the best score {high:g}: nothing could pass"
+        return GraderFault("pass_threshold", came, f"at most {high:g}")
+    return None
+
+
+def _fault_of_labels(labels: Sequence[str], passing_labels: Sequence[str]) -> GraderFault | None:
+    if not all(label.strip() for label in labels):
+        return GraderFault("labels", "labels with an empty text", "a word for each label")
+    # As answers are read: without regard to case and to spaces around.
+    plain = Counter(label.strip().casefold() for label in labels)
+    if twice := next((label for label in labels if plain[label.strip().casefold()] > 1), None):
+        return GraderFault("labels", f"labels with {twice!r} twice", "labels that differ in more than their case")
+    if lost := sorted(set(passing_labels) - set(labels)):
+        return GraderFault(
+            "passing_labels", f"passing_labels has {', '.join(lost)}", f"some of the labels: {', '.join(labels)}"
+        )
+    if not passing_labels:
+        return GraderFault("passing_labels", "no passing_labels: nothing could pass", "one label at least that passes")
+    return None
 
 
 class LengthPenalty(FrozenModel):

@@ -2,7 +2,7 @@
 
 Not a model of a real task; its shapes are those that a search must cope with: the best learning rate lies anywhere in
 the range, above it trainings diverge, a high rate looks bad until the schedule has brought it down (so that curves
-cross), more epochs help until rows are learned by heart, most other settings hardly matter, and every measurement has
+cross), more epochs help until rows are memorised, most other settings hardly matter, and every measurement has
 noise. Each seed is another task.
 
 In a made search the parts of `luthier.ml.search` decide as in a study; only the training is made up. For comparison

@@ -319,20 +319,21 @@ def make_export(run_id: str = RUN_ID, *, folder: str = "/exports/x", passed: boo
     )
 
 
-def add_run(context: Context, letter: str, *, status: RunStatus = "succeeded") -> str:
+def add_run(context: Context, letter: str, *, status: RunStatus = "succeeded", project_id: str | None = None) -> str:
     """Put a run into a home, with the folder of a whole model in which nothing can be loaded; returns its id.
 
     Args:
         context: The home.
         letter: A hexadecimal digit that distinguishes it from others.
         status: The status of the run.
+        project_id: Whose it is; None for `default`.
     """
     run_id = f"run-20261125-093000-{letter * 6}"
     folder = context.settings.run_folder(run_id) / "model"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}", encoding="utf-8")
     result = make_result().model_copy(update={"status": status, "adapter_path": str(folder)})
-    context.runs.create(make_record(run_id, status=status, result=result), make_plan())
+    context.runs.create(make_record(run_id, status=status, result=result), make_plan(), project_id)
     return run_id
 
 

@@ -114,3 +114,11 @@ def test_answers_of_rows_are_weighed_by_token_or_by_row() -> None:
     drawn = ObjectiveRecipe(name="grpo", loss_weighting="dft", rewards=(Reward(metric="token_f1"),))
     with pytest.raises(RecipeError, match=r"grpo with objective\.loss_weighting dft"):
         resolve_objective(drawn, "chat", Provenance())
+
+
+def test_rewards_that_weigh_nothing_are_refused() -> None:
+    parts = (Reward(metric="token_f1", weight=0.0), Reward(metric="exact_match", weight=0.0))
+    with pytest.raises(RecipeError, match="every answer is worth the same"):
+        resolve_objective(ObjectiveRecipe(name="grpo", rewards=parts), "chat", Provenance())
+    shown = (parts[0], Reward(metric="exact_match", weight=-1.0))
+    assert resolve_objective(ObjectiveRecipe(name="grpo", rewards=shown), "chat", Provenance()).rewards == shown

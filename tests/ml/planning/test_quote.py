@@ -183,7 +183,7 @@ def test_where_whole_copies_do_not_fit_the_sharded_layout_is_named_with_its_opti
     assert other.title == "dp 8 (FSDP2)"
     assert other.words == (
         "luthier train RECIPE --set training.sharding=fsdp --devices 8; "
-        "each process reads the whole base first: 100 GiB of a machine's own memory"  # 8 x 6.74e9 x 2 bytes
+        "each process reads the whole base first: 108 GB of a machine's own memory"  # 8 x 6.74e9 x 2 bytes
     )
 
 

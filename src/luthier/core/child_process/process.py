@@ -22,21 +22,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
 from luthier.core.child_process.channel import Start
 from luthier.core.child_process.handover import CREDENTIAL, Handover
-from luthier.core.errors import WorkError, error_from
+from luthier.core.errors import StoppedError, WorkError, error_from
 from luthier.core.system import facilities
 from luthier.core.system.files import says_disk_full
+from luthier.core.system.process_setup import start_daemon
 
 OnEvent = Callable[[Any], None]
 
 _LOG_BYTES: Final = 16_384
 _LOG_LINES: Final = 8
 _CLOSE_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.2
 _THREADS: Final = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -357,21 +359,52 @@ def run_child(
     on_event: OnEvent | None = None,
     environment: Mapping[str, str] | None = None,
     memory_bytes: int | None = None,
+    stop_requested: Callable[[], str | None] | None = None,
 ) -> Any:
     """Run a function in a child process and return its result; an interrupt ends the child.
 
     Args:
         function, document, title, environment, memory_bytes: as `ChildProcess` has them.
         timeout_seconds, on_event: as `ChildProcess.result` has them.
+        stop_requested: asked several times a second; the child is killed where it returns a reason.
 
     Raises:
         LuthierError: the child raised one; it is raised again as the same class.
         OSError: no room was left on a disk.
         MemoryError: the child met its memory limit.
         ChildEndedError: the child died, or its time was up: then it is killed.
+        StoppedError: `stop_requested` has returned a reason.
     """
-    with ChildProcess(function, document, title=title, environment=environment, memory_bytes=memory_bytes) as child:
+    with (
+        ChildProcess(function, document, title=title, environment=environment, memory_bytes=memory_bytes) as child,
+        _killed_on(stop_requested, child),
+    ):
         return child.result(timeout_seconds=timeout_seconds, on_event=on_event)
+
+
+@contextlib.contextmanager
+def _killed_on(stop_requested: Callable[[], str | None] | None, child: ChildProcess) -> Iterator[None]:
+    """Within the block the child is killed where a stop is requested: what it does may take minutes."""
+    if stop_requested is None:
+        yield
+        return
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(_LOOK_SECONDS):
+            if stop_requested():
+                child.kill()
+                return
+
+    start_daemon(watch, "child-stop")
+    try:
+        yield
+    except ChildEndedError as error:
+        if reason := stop_requested():
+            raise StoppedError(reason) from error
+        raise
+    finally:
+        is_over.set()
 
 
 def comes_of_killed_child(error: BaseException) -> bool:

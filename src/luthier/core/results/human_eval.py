@@ -91,6 +91,7 @@ class RatingPanel(FrozenModel):
         num_checks: attention checks among the items.
         num_same: pairs that are not shown, because both answers are the same text.
         num_left_out: rows that were too long for a system.
+        num_forgotten: rows of the evaluation whose texts were forgotten (`luthier data forget`).
         instructions: in the words of the panel's creator; "" for ours alone.
         created_at: when it was made.
         closed_at: when it was closed; None while it is open.
@@ -107,6 +108,7 @@ class RatingPanel(FrozenModel):
     num_checks: int = 0
     num_same: int = 0
     num_left_out: int = 0
+    num_forgotten: int = 0
     instructions: str = ""
     created_at: float = 0.0
     closed_at: float | None = None

@@ -149,7 +149,7 @@ _TRAINING: Final = (
         "How much each step changes the model. Too high, and it forgets; too low, and it learns little.",
     ),
     ("loss", "How far the model's text is from the expected text. It falls while the model learns.", "losses"),
-    ("overfitting", "The model learns the training rows by heart and gets worse on new ones.", "overfit"),
+    ("overfitting", "The model memorises the training rows and gets worse on new ones.", "overfit"),
     ("checkpoint", "A saved state of a run. After a stop or a power cut the run continues from it.", "checkpoints"),
     (
         "study",

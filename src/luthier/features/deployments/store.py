@@ -89,6 +89,11 @@ class DeploymentStore(Store):
         query = _WITH_NEWEST.where(deployments.c.project_id == project_id).order_by(deployments.c.number.desc())
         return [_deployment(row) for row in self._rows(query)]
 
+    def named(self, name: str) -> Sequence[Deployment]:
+        """The deployments of this name, one a project, those that were made first first."""
+        query = _WITH_NEWEST.where(deployments.c.name == name).order_by(deployments.c.number)
+        return [_deployment(row) for row in self._rows(query)]
+
     def routing_to(self, target: str) -> Sequence[str]:
         """The names of deployments, of all projects, whose newest revision has this target."""
         # All projects, because files of an export are shared by all that route to it; shares are inside the document.

@@ -39,6 +39,7 @@ from luthier.features.evals_api.records import (
 from luthier.features.traffic.stored_completions import StoredCompletion, matching
 from luthier.features.traffic.stored_responses import StoredResponse, matching_responses
 from luthier.ml.evaluation.graders import filled, item_fields, value_at
+from luthier.platform.db.stored_texts import is_forgotten_text, value_holds
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import own_copy
 from luthier.platform.jobs.records import Job
@@ -138,7 +139,9 @@ def _source_rows(context: Context, job: Job, one: Eval, run: EvalRun) -> Iterato
             yield f"line {number:,}", row
         return
     for number, row in enumerate(_rows_without_a_file(context, one, run, source), 1):
-        yield f"row {number:,}", row
+        # Forgotten while the run was in the queue: what would be answered and graded is the word `[forgotten]`.
+        is_gone = value_holds([row.item, row.sample], is_forgotten_text)
+        yield f"row {number:,}", "its texts were forgotten (luthier data forget)" if is_gone else row
 
 
 def _rows_without_a_file(

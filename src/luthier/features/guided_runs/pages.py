@@ -7,6 +7,7 @@ the planner of drafts; the page asks again until both are there.
 from __future__ import annotations
 
 import secrets
+import threading
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -15,7 +16,7 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, RequestError
 from luthier.features.guided_runs import service
 from luthier.features.guided_runs.goals import GOALS, SIZES, GoalName, Size
 from luthier.features.guided_runs.service import Candidate, Found, Wish
@@ -27,7 +28,7 @@ from luthier.features.run_drafts.choices import file_choices
 from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_reference
-from luthier.platform.ui.page_work import Led, page_work
+from luthier.platform.ui.page_work import CancellableProgress, Led, page_work
 from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer
 
@@ -181,10 +182,18 @@ def fetch_model(
     # An address of this page or of the models: a form must not lead elsewhere.
     address = back if back.startswith((f"{router.prefix}?", "/models?", "/models/")) else router.prefix
 
-    def fetch() -> Led:
-        return Led(address, f"{pull_model(context, name).title} is on this server now.")
+    stop, title = threading.Event(), known[name].title
+    cancelled = ConflictError(
+        f"the download of {title} was cancelled",
+        expected="all files of the model",
+        do="fetch it again when it is wanted",
+    )
+    progress = CancellableProgress(context.progress, stop, cancelled)
 
-    return page_work(request).answer(request, f"Fetching {known[name].title}", fetch, back=address)
+    def fetch() -> Led:
+        return Led(address, f"{pull_model(context, name, progress=progress).title} is on this server now.")
+
+    return page_work(request).answer(request, f"Fetching {title}", fetch, back=address, stop=stop)
 
 
 def _wish(goal: GoalName | None, dataset: str, version: int | None, base_model: str) -> Wish:

@@ -38,9 +38,11 @@ from luthier.core.results.human_eval import (
 )
 from luthier.core.results.suite import Criterion
 from luthier.core.text.spreadsheet import csv_line, text_cell
+from luthier.features.human_eval.items import has_forgotten_text
 from luthier.features.human_eval.rating_view import shown_first
 from luthier.features.human_eval.service import panel_report, ratings_table
 from luthier.platform.audit_log.service import record
+from luthier.platform.db.stored_texts import FORGOTTEN
 from luthier.platform.home.context import Context
 
 FileFormat = Literal["csv", "parquet", "json"]
@@ -328,7 +330,9 @@ class _Making:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, item: RatingItem, chosen: str, rejected: str) -> None:
-        if not chosen.strip() or not rejected.strip():
+        if has_forgotten_text(item) or FORGOTTEN in (chosen, rejected):
+            self.left_out["its texts were forgotten"] += 1
+        elif not chosen.strip() or not rejected.strip():
             self.left_out["an answer is empty"] += 1
         elif chosen.strip() == rejected.strip():
             self.left_out["both answers are the same text"] += 1

@@ -22,12 +22,13 @@ from luthier.core.conversation import Message, text_with_calls
 from luthier.core.dataset import Example
 from luthier.core.defaults import RATED_TOKENS
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation import Evaluation, Sample
 from luthier.core.ports import Generation, Prompt
 from luthier.core.results.human_eval import AttentionCheck, RatedAnswer, RatingItem, RatingKind
 from luthier.features.models.prompts import readable
 from luthier.features.recipes.checks import column_map
 from luthier.ml.evaluation.sampling import choose_by_hash, choose_samples
+from luthier.platform.db.stored_texts import FORGOTTEN, is_forgotten_text, value_holds
 from luthier.platform.home.context import Context
 
 USUAL_NUM_ROWS: Final = 40
@@ -62,12 +63,14 @@ class AnsweredRows:
         source: The file, or the id of the evaluation.
         rows: The rows.
         num_left_out: Rows that are too long for one of the systems.
+        num_forgotten: Rows whose texts were forgotten.
     """
 
     systems: tuple[str, ...]
     source: str
     rows: tuple[AnsweredRow, ...]
     num_left_out: int = 0
+    num_forgotten: int = 0
 
 
 def answer_rows(
@@ -157,6 +160,15 @@ def answers_of(
     samples = {name: {sample.row_id: sample for sample in with_texts[name].samples} for name in chosen}
     first = samples[chosen[0]] if chosen else {}
     shared = [row_id for row_id in first if all(row_id in samples[name] for name in chosen)]
+    # Nobody can rate what was forgotten, nor what was written about it.
+    gone = {row_id for row_id in shared if any(_is_forgotten(samples[name][row_id]) for name in chosen)}
+    shared = [row_id for row_id in shared if row_id not in gone]
+    if gone and not shared:
+        raise RequestError(
+            f"the texts of all rows of {evaluation.evaluation_id} that these systems have answered were forgotten",
+            expected="at least one row with its texts",
+            do="give rows to be answered: --data FILE",
+        )
     # By hash, so that the sample does not favour the start of the file.
     kept = choose_by_hash(shared, most_rows, lambda row_id: f"{row_id} {first[row_id].prompt}".encode())
     rows = tuple(
@@ -164,12 +176,22 @@ def answers_of(
             row_id=row_id,
             prompt=first[row_id].prompt,
             messages=(),
-            reference=first[row_id].reference,
+            reference="" if first[row_id].reference == FORGOTTEN else first[row_id].reference,
             answers={name: samples[name][row_id].shown for name in chosen},
         )
         for row_id in kept
     )
-    return _checked(AnsweredRows(chosen, evaluation.evaluation_id, rows))
+    return _checked(AnsweredRows(chosen, evaluation.evaluation_id, rows, num_forgotten=len(gone)))
+
+
+def _is_forgotten(sample: Sample) -> bool:
+    return FORGOTTEN in (sample.prompt, sample.output) or value_holds(sample.tool_calls, is_forgotten_text)
+
+
+def has_forgotten_text(item: RatingItem) -> bool:
+    """Whether the prompt or an answer of an item was forgotten since the panel was made."""
+    turns = [message.model_dump(mode="json") for message in item.messages]
+    return value_holds([item.prompt, turns, [answer.text for answer in item.answers]], is_forgotten_text)
 
 
 def _row(example: Example, texts: Mapping[str, str]) -> AnsweredRow:

@@ -23,6 +23,7 @@ from luthier.core.results.human_eval import (
     RatingPanel,
 )
 from luthier.core.results.suite import Criterion
+from luthier.features.human_eval.items import has_forgotten_text
 from luthier.platform.home.context import Context
 
 MOST_SECONDS: Final = 3600.0
@@ -90,11 +91,13 @@ def _first_sides(seed: int, rater_id: str, num_items: int) -> tuple[Literal["a",
 
 
 def next_item(context: Context, panel: RatingPanel, rater: Rater) -> RatingView:
-    """The first item, in the rater's order, without a rating."""
+    """The first item, in the rater's order, without a rating; one whose texts were forgotten is left out."""
     rated = {rating.item for rating in context.rating_panels.ratings(panel.panel_id, rater.rater_id)}
-    number = next((one for one in order_of(panel, rater.rater_id) if one not in rated), None)
-    item = None if number is None else context.rating_panels.item(panel.panel_id, number)
-    first: Literal["a", "b"] = "a" if number is None else shown_first(panel, rater.rater_id, number)
+    left = (one for one in order_of(panel, rater.rater_id) if one not in rated)
+    # One at a time: items may be long, and the first is mostly the one.
+    found = (context.rating_panels.item(panel.panel_id, number) for number in left)
+    item = next((one for one in found if not has_forgotten_text(one)), None)
+    first: Literal["a", "b"] = "a" if item is None else shown_first(panel, rater.rater_id, item.item)
     return RatingView(panel, rater, item, first, len(rated), panel.num_items, time.time())
 
 

@@ -194,6 +194,7 @@ def create_panel(
         num_checks=sum(item.check is not None for item in items),
         num_same=num_same,
         num_left_out=answered.num_left_out,
+        num_forgotten=answered.num_forgotten,
         instructions=instructions.strip(),
     )
     links = [new_link(panel.panel_id, one) for one in names]

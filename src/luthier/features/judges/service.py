@@ -28,6 +28,7 @@ from luthier.core.results.suite import CRITERIA
 from luthier.core.text.counted import counted
 from luthier.features.generation.engines import find_teacher, is_address, parse_address
 from luthier.features.models.names import find_model
+from luthier.platform.db.stored_texts import FORGOTTEN
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def calibrate(
 def people_ratings(
     context: Context, project_id: str, *, ratings: Path | None = None, panel: str | None = None
 ) -> tuple[RatingsTable, str, tuple[str, ...]]:
-    """The ratings that a judge is compared with, where they are from, and a caution for each rater who is left out.
+    """The ratings that a judge is compared with, where they are from, and cautions on raters and items left out.
 
     Args:
         context: The home.
@@ -241,6 +242,7 @@ def people_ratings(
     table, source = _ratings(context, project_id, ratings, panel)
     # Raters who do not read would make a good judge look bad: agreement is measured with the others only.
     table, cautions = _who_read(table)
+    table, gone = _with_texts(table)
     num_items = len(table.real.by_item())
     if num_items < _MIN:
         raise DataError(
@@ -248,7 +250,7 @@ def people_ratings(
             expected=f"at least {_MIN}, attention checks aside",
             do="wait until people have rated more",
         )
-    return table, source, cautions
+    return table, source, (*cautions, *gone)
 
 
 def is_calibrated(context: Context, project_id: str, judge: str, target: Target) -> Calibration | None:
@@ -286,6 +288,16 @@ def _ratings(context: Context, project_id: str, ratings: Path | None, panel: str
 
     assert panel is not None
     return ratings_table(context, project_id, panel), panel
+
+
+def _with_texts(table: RatingsTable) -> tuple[RatingsTable, tuple[str, ...]]:
+    """The ratings of items that a judge can read as people did, and a caution where others are left out."""
+    gone = {row.item for row in table.real.rows if FORGOTTEN in (row.prompt, row.answer_a, row.answer_b)}
+    if not gone:
+        return table, ()
+    num_gone = len(gone)
+    caution = f"Items that are left out, because their texts were forgotten: {num_gone:,}."
+    return table.where(lambda row: row.item not in gone), (caution,)
 
 
 def _who_read(table: RatingsTable) -> tuple[RatingsTable, tuple[str, ...]]:

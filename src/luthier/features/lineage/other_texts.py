@@ -4,12 +4,14 @@ tables       every table that keeps texts (`platform/db/stored_texts.py`): delet
 traffic      the texts of logged requests: removed, the rest of a request stays
 files        files of the project that are no rows of a dataset: named
 folders      text files in the folders of runs, jobs, exports, workflows and studies: named
+caches       copies of rows and what was found about them, named by digests: deleted, since all is made again
 """
 
 from __future__ import annotations
 
 import html
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.dataset import Row
 from luthier.core.errors import LuthierError
 from luthier.core.ids import sha256_bytes
+from luthier.features.planning.data_cache import names_held_by_runs
 from luthier.features.traffic import files as traffic_files
 from luthier.platform.db.stored_texts import (
     FORGOTTEN_KIND,
@@ -43,6 +46,8 @@ _OF_MODELS: Final = (
 )  # fmt: skip
 """Files of models, which hold no rows: a name may be in a vocabulary."""
 _MAX_FILE_BYTES: Final = 1 << 28
+_MAX_CACHED_BYTES: Final = 1 << 30
+"""Of a cached file that is searched; a cache may take a hundred times as much."""
 _MAX_SHOWN: Final = 5
 _PAGE: Final = 1000
 
@@ -172,12 +177,14 @@ def _with_files(
     *,
     digest: str | None = None,
 ) -> Found:
-    """What holds the words: these records, logged requests and files; with a digest the requests lose their texts."""
+    """What holds the words: records, logged requests, files and caches; with a digest the requests lose their texts
+    and the caches what holds them."""
     holds = holds_of(wanted)
     num_logged, unread = _logged(context, caller, holds, digest=digest)
     kept, more = _files(context, caller, holds)
+    cached, of_cache = _cached(context, caller, holds, removes=digest is not None)
     logged = (TextMatches("logged request", (), num_logged, "blanked"),) if num_logged else ()
-    return Found((*_by_kind(stored, left), *logged, *kept), (*unread, *more))
+    return Found((*_by_kind(stored, left), *logged, *kept, *cached), (*unread, *more, *of_cache))
 
 
 def _by_kind(stored: Sequence[StoredText], left: Sequence[StoredText] = ()) -> Iterator[TextMatches]:
@@ -240,6 +247,81 @@ def _files(context: Context, caller: Caller, holds: Holds) -> tuple[list[TextMat
         if holding:
             kept.append(TextMatches(f"file in the folder of {noun}", tuple(holding), len(holding), "kept", do))
     return kept, unread
+
+
+def _cached(context: Context, caller: Caller, holds: Holds, *, removes: bool) -> tuple[list[TextMatches], list[str]]:
+    """Entries of caches that hold the words, of whichever project: digests name them, and they are made again.
+
+    Tokens are no text that could be searched: all are deleted. What a run that has not ended reads is kept, and named.
+    """
+    settings, held = context.settings, names_held_by_runs(context)
+    deleted, kept, unread = 0, list[str](), list[str]()
+    for folder in (
+        settings.answers_folder,
+        settings.labels_folder,
+        settings.mixtures_folder,
+        settings.remote_data_folder / "files",
+    ):
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            its = _entry_holds(entry, holds)
+            if its is None:
+                name = entry.relative_to(context.home).as_posix()
+                unread.append(f"the file {name} cannot be searched, and may hold it")
+            elif its and entry.name in held:
+                kept.append(entry.name)
+            elif its:
+                deleted += 1
+                if removes:
+                    _remove(entry)
+    found = [TextMatches("entry of a cache", (), deleted, "deleted")] if deleted else []
+    if kept:
+        do = "wait until the runs that read it have ended, then forget the row again"
+        found.append(TextMatches("entry of a cache", tuple(kept), len(kept), "kept", do))
+    tokens = list(settings.tokenised_folder.iterdir()) if settings.tokenised_folder.is_dir() else []
+    if tokens and removes:
+        for entry in tokens:
+            _remove(entry)
+        found.append(TextMatches("file of tokenised rows in the cache", (), len(tokens), "deleted"))
+    elif tokens:
+        unread.append("the cache of tokenised rows cannot be searched: it is emptied with the removal, and made again")
+    found += _teacher_batches(context, caller, holds)
+    return found, unread
+
+
+def _teacher_batches(context: Context, caller: Caller, holds: Holds) -> list[TextMatches]:
+    """Prompts that wait for their answers at the Batch API of a provider, which has them, too."""
+    folder = context.settings.teacher_batches_folder
+    if caller.project_id != DEFAULT_PROJECT:
+        folder /= caller.project_id
+    files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    names = [path.relative_to(context.home).as_posix() for path in files if _file_holds(path, holds)]
+    do = "let the command that waits for its answers end, or cancel the batch at the provider and delete the file"
+    return [TextMatches("batch of prompts at a provider", tuple(names), len(names), "kept", do)] if names else []
+
+
+def _entry_holds(entry: Path, holds: Holds) -> bool | None:
+    """Whether an entry of a cache holds the words; None where that cannot be known of one of its files."""
+    is_known = True
+    for path in sorted(entry.rglob("*")) if entry.is_dir() else (entry,):
+        if path.is_symlink() or not path.is_file():
+            continue
+        try:
+            its = _file_holds(path, holds) if path.stat().st_size <= _MAX_CACHED_BYTES else None
+        except FileNotFoundError:  # another process has removed it
+            continue
+        except OSError:
+            its = None
+        if its:
+            return True
+        is_known &= its is not None
+    return False if is_known else None
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def _project_files(context: Context, project_id: str) -> Iterator[StoredFile]:

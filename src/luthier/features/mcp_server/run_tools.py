@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from luthier.core.text.byte_sizes import size
 from luthier.core.text.counted import counted
 from luthier.features.files.references import plan_of
 from luthier.features.mcp_server.records import Arguments, Call, Limit, Name, RunId, Tool, ToolResult, plain
@@ -77,7 +78,7 @@ def _quoted(predicted: dict[str, Any]) -> str:
         value, low, high = (plain(duration(float(one or 0) * 3600)) for one in hours)
         known.append(f"Expected time: {value} ({low} to {high}).")
     if isinstance(memory, int | float):
-        known.append(f"Expected peak memory: {memory / 1024**3:.1f} GiB.")
+        known.append(f"Expected peak memory: {size(memory, in_decimal=True)}.")
     return " ".join(known)
 
 

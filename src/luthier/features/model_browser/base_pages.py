@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import BusyError, ConflictError, LuthierError, NotFoundError
+from luthier.core.errors import BusyError, ConflictError, LuthierError, NotFoundError, StoppedError
 from luthier.core.text.byte_sizes import size
 from luthier.features.model_browser.removal import base_uses, remove_base
 from luthier.features.model_cards.service import find_base
@@ -43,6 +43,8 @@ def check(request: Request, context: HomeContext, caller: Trainer, name: _Name =
         )
     page = f"/models/{quote(base.name, safe='')}"
 
+    stop = threading.Event()
+
     def work() -> Led:
         if not _checking.acquire(blocking=False):
             raise BusyError(
@@ -50,14 +52,24 @@ def check(request: Request, context: HomeContext, caller: Trainer, name: _Name =
             )
         try:
             with redacted_errors(home_paths(context)):
-                found = check_model(context, base.model.name)
+                found = check_model(
+                    context, base.model.name, stop_requested=lambda: "cancelled" if stop.is_set() else None
+                )
                 store_check(context, base.model.sha256 or "", found)
+        except StoppedError as error:
+            raise ConflictError(
+                f"the check of {base.name!r} was cancelled",
+                expected="the result of every part",
+                do="check it again when it is wanted",
+            ) from error
         finally:
             _checking.release()
         notice = "Every part works." if found.works else "Not every part works: the table shows which."
         return Led(f"{page}#check", notice)
 
-    return page_work(request).answer(request, "The model is being checked, for 10 minutes at most", work, back=page)
+    return page_work(request).answer(
+        request, "The model is being checked, for 10 minutes at most", work, back=page, stop=stop
+    )
 
 
 @router.get("/removal")

@@ -71,11 +71,12 @@ def show(name: _ShownArgument, as_json: JsonOption = False, home: HomeOption = N
 
 
 def rm(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Delete a base model from this machine. A folder of your own is only forgotten, never deleted."""
-    from luthier.features.models import service as models
+    """Delete a base model from this machine, unless a deployment or an unfinished run needs it. A folder of your own is
+    only forgotten, never deleted."""
+    from luthier.features.model_browser.removal import remove_local_base
 
     with open_context(home) as context:
-        view = models.remove_model(context, name)
+        view = remove_local_base(context, name)
 
     def tell(console: Console) -> None:
         console.print(f"removed {view.name}", soft_wrap=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from luthier.core.access import Caller, Project
 from luthier.core.errors import ConflictError, LuthierError, NotAllowedError, NotFoundError
 from luthier.core.records.deployment import Deployment
-from luthier.features.model_cards.service import BaseView, find_base
+from luthier.features.model_cards.service import BaseView, find_base, list_bases
 from luthier.features.models import service as models
 from luthier.features.models.service import ModelView
 from luthier.features.serving.targets import served_share
@@ -85,6 +85,10 @@ def base_uses(context: Context, caller: Caller, name: str) -> tuple[BaseView, Ba
             expected="a base model that was downloaded",
             do="see the list of models",
         )
+    return base, _uses(context, base)
+
+
+def _uses(context: Context, base: BaseView) -> BaseUses:
     projects = {project.project_id: project for project in list_projects(context)}
     runs = context.runs.over_base(base.model.name)
     unfinished = {
@@ -101,7 +105,7 @@ def base_uses(context: Context, caller: Caller, name: str) -> tuple[BaseView, Ba
     num_exports = sum(
         export.source == base.name for project_id in projects for export in context.exports.list(project_id)
     )
-    return base, BaseUses(
+    return BaseUses(
         deployments=tuple(_deployments(context, base, list(projects.values()))),
         unfinished=tuple(
             BaseUser(projects[project_id], names[run_id], f"/runs/{run_id}")
@@ -128,6 +132,32 @@ def remove_base(context: Context, caller: Caller, name: str) -> ModelView:
             downloading it.
     """
     base, uses = base_uses(context, caller, name)
+    return _removed(context, caller, base, uses)
+
+
+def remove_local_base(context: Context, name: str) -> ModelView:
+    """As `remove_base`, by a person at this machine.
+
+    Args:
+        context: The home.
+        name: Of the model in a recipe.
+
+    Raises:
+        NotFoundError: It is not on this machine.
+        ConflictError: A deployment answers with it, a run that trains from it has not ended, or another process is
+            downloading it.
+    """
+    from luthier.ml.inference.models import catalog
+
+    known = catalog.parse(name).text
+    base = next((one for one in list_bases(context) if one.is_here and one.model.name == known), None)
+    if base is None:
+        # It says so, and deletes what a download that broke off has left.
+        return models.remove_model(context, name)
+    return _removed(context, Caller(), base, _uses(context, base))
+
+
+def _removed(context: Context, caller: Caller, base: BaseView, uses: BaseUses) -> ModelView:
     if uses.deployments:
         shown = ", ".join(f"{one.name} ({one.project.name})" for one in uses.deployments)
         raise ConflictError(
@@ -140,7 +170,7 @@ def remove_base(context: Context, caller: Caller, name: str) -> ModelView:
         raise ConflictError(
             f"the base model {base.name!r} is needed by runs that have not ended: {shown}",
             expected="a base model that no run needs",
-            do="wait until they have ended, or cancel them",
+            do="wait until they have ended, cancel them, or delete them",
         )
     removed = models.remove_model(context, base.model.name)
     # Files first: if they cannot be removed, the log must not say that they were.

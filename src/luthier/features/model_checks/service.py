@@ -15,6 +15,7 @@ from pydantic import Field
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, first_line
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.ports import StopCheck
 from luthier.core.system.files import scratch_folder
 from luthier.platform.home.context import Context
 
@@ -97,7 +98,12 @@ _LEFT: Final = ("plan", "reach", "loss", "step", "text", "stream", "score")
 
 
 def check_model(
-    context: Context, name: str, *, rows: Path | None = None, max_seconds: float = DEFAULT_SECONDS
+    context: Context,
+    name: str,
+    *,
+    rows: Path | None = None,
+    max_seconds: float = DEFAULT_SECONDS,
+    stop_requested: StopCheck = lambda: None,
 ) -> ModelCheck:
     """Try a base model in all its parts; failures are reported, with the reason and what to do.
 
@@ -106,11 +112,13 @@ def check_model(
         name: A name of the catalogue, a folder, or what else `models pull` takes; it is pulled where it is not there.
         rows: A file of rows to try in place of one of each kind, in any shape that `luthier data preview` reads.
         max_seconds: Of all parts together; those that are left then are `not_run`.
+        stop_requested: Asked several times a second while parts are tried; a reason ends the check.
 
     A model that is too large for the memory in float32 is tested with its first two layers, which is reported.
 
     Raises:
         RequestError: max_seconds is no time. NotFoundError: no such file of rows. What `models.sources.pull` raises.
+        StoppedError: `stop_requested` has returned a reason.
     """
     if not max_seconds > 0:
         raise RequestError(f"max_seconds={max_seconds}", expected="more than 0", do="give it some minutes")
@@ -128,7 +136,7 @@ def check_model(
             # What does not fit into the memory is not loaded: the system might end other processes for it.
             "computes": why_not is None,
         }
-        found = _tried(asked, max_seconds)
+        found = _tried(asked, max_seconds, stop_requested)
     if why_not is not None:
         # A child that has ended early has left them, too.
         found = [check for check in found if check.name not in _LEFT]
@@ -159,7 +167,7 @@ def _computed_with(context: Context, model: LocalModel) -> tuple[str, str, str |
     return str(shallow.path), f"{_NUM_LAYERS} of them: the whole is too large for the memory in float32", None
 
 
-def _tried(asked: dict[str, Any], max_seconds: float) -> list[Check]:
+def _tried(asked: dict[str, Any], max_seconds: float, stop_requested: StopCheck) -> list[Check]:
     """The parts as the child sends them; then the one that it has died in, and those that are left."""
     found, under_way = list[Check](), "template"
 
@@ -172,7 +180,14 @@ def _tried(asked: dict[str, Any], max_seconds: float) -> list[Check]:
 
     try:
         # Nothing is fetched on the way: what is tried is the folder that a training would use.
-        run_child(_TRIALS, asked, timeout_seconds=max_seconds, on_event=note, environment={"HF_HUB_OFFLINE": "1"})
+        run_child(
+            _TRIALS,
+            asked,
+            timeout_seconds=max_seconds,
+            on_event=note,
+            environment={"HF_HUB_OFFLINE": "1"},
+            stop_requested=stop_requested,
+        )
     except ChildEndedError as error:
         # A negative return code is the signal that ended the process: -9 is mostly the kernel's OOM killer.
         what = f"signal {-error.returncode}" if error.returncode < 0 else f"exit code {error.returncode}"

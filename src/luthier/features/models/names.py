@@ -68,7 +68,9 @@ class ResolvedModel:
         main = revision.main_share
         rest = ", ".join(one.target for one in revision.shares if one != main)
         others = f"; its other targets are left out: {rest}" if rest else ""
-        return f"{self.asked} is a deployment, whose revision {revision.number} routes to {main.target}{others}."
+        project_id = self.deployment.project_id
+        of = "" if project_id == _LOCAL.project_id else f" of the project {project_id}"
+        return f"{self.asked} is a deployment{of}, whose revision {revision.number} routes to {main.target}{others}."
 
 
 def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_exports: bool = True) -> ResolvedModel:
@@ -77,12 +79,14 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
     Args:
         context: The home.
         name: Of any kind, see above. A deployment goes before a folder of the same name here: write `./NAME` for that.
-        caller: Whose deployments and tuned models these are.
+        caller: Whose deployments and tuned models these are. A command takes those of all projects: deployments of the
+            project that it works in first, then of `default`, then the only one of the name.
         takes_exports: Whether a deployment may route to an export, in a separate format and maybe with fewer bits.
 
     Raises:
         NotFoundError: No model has the name; the nearest ones are named.
-        RequestError: The name is that of a deployment of an export, and none is taken.
+        RequestError: The name is that of a deployment of an export, and none is taken, or of deployments of several
+            projects, neither of which the command works in.
     """
     # Not needed by a training, whose start would wait for it.
     from luthier.core.records.deployment import NAME
@@ -97,8 +101,8 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
         except NotFoundError as error:
             raise _no_such_model(context, name, caller) from error
         return ResolvedModel(name, tuned.run_id if tuned.step is None else name, tuned.run_id, tuned)
-    if NAME.fullmatch(name) and (found := context.deployments.find(caller.project_id, name)) is not None:
-        return _of_deployment(context, found, caller, takes_exports=takes_exports)
+    if NAME.fullmatch(name) and (found := _deployment_named(context, name, caller)) is not None:
+        return _of_deployment(context, found, takes_exports=takes_exports)
     if (run_id := _run_of_folder(context, name)) is not None:
         return ResolvedModel(name, run_id, run_id)
     known = base_models(context)
@@ -173,10 +177,28 @@ def _names_of(model: LocalModel, entry: CatalogEntry | None) -> tuple[str, ...]:
     return (*places, *(one.partition("@")[0] for one in repositories))
 
 
-def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, takes_exports: bool) -> ResolvedModel:
+def _deployment_named(context: Context, name: str, caller: Caller) -> Deployment | None:
+    if caller != _LOCAL:
+        return context.deployments.find(caller.project_id, name)
+    found = context.deployments.named(name)
+    for project_id in (context.cache_project_id, caller.project_id):
+        if (own := next((one for one in found if one.project_id == project_id), None)) is not None:
+            return own
+    if len(found) > 1:
+        names = {project.project_id: project.name for project in context.access.projects()}
+        projects = ", ".join(names[one.project_id] for one in found)
+        raise RequestError(
+            f"{name!r} is a deployment of the projects {projects}",
+            expected="the name of one deployment",
+            do="name what it routes to, which `luthier deployments --project P` shows",
+        )
+    return next(iter(found), None)
+
+
+def _of_deployment(context: Context, deployment: Deployment, *, takes_exports: bool) -> ResolvedModel:
     share = deployment.revision.main_share
     if share.folder is None:
-        target = find_model(context, share.target, caller)
+        target = find_model(context, share.target, Caller(project_id=deployment.project_id))
     elif takes_exports:
         target = ResolvedModel(share.target, share.folder)
     else:
@@ -211,8 +233,9 @@ def _is_there(name: str) -> bool:
 
 
 def _no_such_model(context: Context, name: str, caller: Caller) -> NotFoundError:
-    deployed = [one.name for one in context.deployments.list(caller.project_id)]
-    tuned = [one.model_id for one in context.tuned_models.list(caller.project_id)]
+    own = {caller.project_id, context.cache_project_id} if caller == _LOCAL else {caller.project_id}
+    deployed = [one.name for project_id in sorted(own) for one in context.deployments.list(project_id)]
+    tuned = [one.model_id for project_id in sorted(own) for one in context.tuned_models.list(project_id)]
     return NotFoundError(
         f"the model {name[:255]!r} does not exist; {suggest_ids(name, [*deployed, *tuned, *base_models(context)])}",
         expected=ANY_MODEL,

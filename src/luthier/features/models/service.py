@@ -9,6 +9,7 @@ from pydantic import Field
 
 from luthier.core.errors import NotFoundError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.ports import Progress
 from luthier.core.records.base_model import TrainingMemory
 from luthier.platform.home.context import Context
 
@@ -82,8 +83,13 @@ def list_models(context: Context) -> list[ModelView]:
     return views + [_view(None, model, origins[name]) for name, model in local.items() if name not in known]
 
 
-def pull_model(context: Context, name: str) -> ModelView:
+def pull_model(context: Context, name: str, *, progress: Progress | None = None) -> ModelView:
     """Make sure that a model is on this machine.
+
+    Args:
+        context: The home.
+        name: Of the model in a recipe.
+        progress: What shows the download; None takes that of the context.
 
     Raises:
         NotFoundError: No such model.
@@ -91,7 +97,7 @@ def pull_model(context: Context, name: str) -> ModelView:
     """
     from luthier.ml.inference.models import catalog, sources
 
-    model = sources.pull(name, context.home, context.progress)
+    model = sources.pull(name, context.home, progress or context.progress)
     return _view(catalog.entries().get(model.name), model, sources.origin(model.name, context.home))
 
 

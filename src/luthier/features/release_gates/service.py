@@ -407,7 +407,7 @@ def _own_evaluation(context: Context, project_id: str, run_id: str) -> tuple[Eva
     # A project that permits its model to others gives away neither its rows nor what was measured on them.
     if context.runs.project_of(run_id) != project_id:
         return None, ("The run is of another project, which shares the model alone, so its evaluation does not count.",)
-    # A gate must not pass on rows that the model has learned by heart.
+    # A gate must not pass on rows that the model has memorised.
     if num := context.runs.plan(run_id).data.num_leaked:
         verb = "is" if num == 1 else "are"
         return None, (f"{num:,} of its held-out rows {verb} in its training rows, so its evaluation does not count.",)

@@ -79,12 +79,7 @@ def delete_run(context: Context, caller: Caller, run_id: str, *, with_models: bo
             f"run {run_id} has never started", expected="a run with a plan", do="archive it: the list then hides it"
         )
     with context.database.transaction():
-        models = context.tuned_models.of_run(run_id)
-        removed = set_aside(context, run_id, with_models=with_models)
-        for model in models:
-            record(context, caller, "model.deleted", model, {"run_id": run_id})
-        record(context, caller, "run.deleted", run_id, {"base_model": removed.base_model, "status": removed.status})
-    return removed
+        return set_aside(context, caller, run_id, with_models=with_models)
 
 
 def delete_runs(

@@ -58,7 +58,7 @@ PROCESSOR, MEMORY = "machine_processor", "machine_memory"
 GPU_UTILISATION, GPU_MEMORY, GPU_POWER = "machine_gpu_utilisation", "machine_gpu_memory", "machine_gpu_power"
 MACHINE_CHARTS: Final = (PROCESSOR, MEMORY, GPU_UTILISATION, GPU_MEMORY, GPU_POWER)
 OF_RUN, OF_MACHINE = "this run", "whole machine"
-_GIB: Final = 1 << 30
+_GB: Final = 1e9
 _OF_LOSS: Final = (PLAIN_LOSS, TASK_LOSS, REPLAY_LOSS)
 
 
@@ -209,11 +209,11 @@ def _step_of(event: Event) -> int:
 
 
 def usage_of(event: MachineSampled) -> dict[Key, float]:
-    """What a sample of the machine adds to each series: percent of all cores, GiB, percent and watts."""
+    """What a sample of the machine adds to each series: percent of all cores, GB, percent and watts."""
     values: dict[Key, float] = {
         CLOCK: event.at,
-        (MEMORY, OF_RUN): event.run_memory_bytes / _GIB,
-        (MEMORY, OF_MACHINE): event.machine_memory_bytes / _GIB,
+        (MEMORY, OF_RUN): event.run_memory_bytes / _GB,
+        (MEMORY, OF_MACHINE): event.machine_memory_bytes / _GB,
     }
     # The first sample has nothing before it to be a mean since.
     if event.machine_cores > 0:
@@ -223,7 +223,7 @@ def usage_of(event: MachineSampled) -> dict[Key, float]:
         if gpu.utilisation is not None:
             values[GPU_UTILISATION, gpu.name] = 100 * gpu.utilisation
         if gpu.memory_bytes is not None:
-            values[GPU_MEMORY, gpu.name] = gpu.memory_bytes / _GIB
+            values[GPU_MEMORY, gpu.name] = gpu.memory_bytes / _GB
         if gpu.power_watts is not None:
             values[GPU_POWER, gpu.name] = gpu.power_watts
     return values

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, LuthierError, ModelSourceError, NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import (
@@ -29,6 +30,7 @@ from luthier.features.trackers.service import TrackerState, states
 from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
 from luthier.features.training.checkpoint_uploads.session import forget_uploads
 from luthier.ml.charts.forecast import Forecast
+from luthier.platform.audit_log import service as audit_log
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import ENDED, Job
 
@@ -264,7 +266,9 @@ def remove_run(context: Context, run_id: str, *, with_models: bool = False) -> R
         ConflictError: A process is working on it, or it is in use (see `set_aside`).
     """
     with context.database.transaction():
-        record = set_aside(context, run_id, with_models=with_models)
+        # A command is in no project: the entry is of that of the run.
+        project_id = context.runs.project_of(run_id) or DEFAULT_PROJECT
+        record = set_aside(context, Caller(project_id=project_id), run_id, with_models=with_models)
     sweep_removed(context)
     return record
 
@@ -274,11 +278,12 @@ def leaves_uploads(context: Context, run_id: str) -> bool:
     return context.settings.checkpoints is None and (context.settings.run_folder(run_id) / OWN_LEASE).is_file()
 
 
-def set_aside(context: Context, run_id: str, *, with_models: bool = False) -> RunRecord:
+def set_aside(context: Context, caller: Caller, run_id: str, *, with_models: bool = False) -> RunRecord:
     """Begin the removal of a run, which `sweep_removed` finishes; takes milliseconds. Returns the run.
 
     Args:
-        context: The home, in a transaction of the caller: where the removal is refused, no model is deleted either.
+        context: The home, in a transaction: where the removal is refused, no model is deleted either, nor is it logged.
+        caller: Whose request it is, for the audit log.
         run_id: The run.
         with_models: Whether the models that were registered of it are deleted, too.
 
@@ -334,7 +339,12 @@ def set_aside(context: Context, run_id: str, *, with_models: bool = False) -> Ru
             # After the lock, whose file is open in the folder. A process that begins in between keeps it in its place.
             replace_file(folder, removed)
     _remove_job_files(context, run_id)
-    context.runs.delete(run_id)
+    with context.database.transaction():
+        context.runs.delete(run_id)
+        for model in models:
+            audit_log.record(context, caller, "model.deleted", model, {"run_id": run_id})
+        facts = {"base_model": record.base_model, "status": record.status}
+        audit_log.record(context, caller, "run.deleted", run_id, facts)
     return record
 
 

@@ -81,9 +81,9 @@ _ROLES: Final[dict[str, Role]] = {
 }
 _OF_MACHINE: Final[dict[str, tuple[str, str, float | None]]] = {
     PROCESSOR: ("Processor", "% of all cores", 100.0),
-    MEMORY: ("Memory", "GiB", None),
+    MEMORY: ("Memory", "GB", None),
     GPU_UTILISATION: ("GPU utilisation", "%", 100.0),
-    GPU_MEMORY: ("GPU memory", "GiB", None),
+    GPU_MEMORY: ("GPU memory", "GB", None),
     GPU_POWER: ("GPU power", "W", None),
 }
 _OF_RUNS: Final[tuple[Role, ...]] = (

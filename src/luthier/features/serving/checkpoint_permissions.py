@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy import select
 
@@ -13,7 +13,8 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.features.models.store import TunedModel
 from luthier.platform.audit_log.service import record
-from luthier.platform.db.store import Missing, RecordTable, Store
+from luthier.platform.db.database import Database
+from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
 from luthier.platform.db.tables import checkpoint_permissions, projects
 from luthier.platform.home.context import Context
 
@@ -34,6 +35,8 @@ class CheckpointPermission(FrozenModel):
     created_at: float
 
 
+PermissionOrder = Literal["ascending", "descending"]
+_MAX_PLACES: Final = 10_000
 _PERMISSIONS: Final = RecordTable(
     checkpoint_permissions,
     CheckpointPermission,
@@ -48,6 +51,11 @@ _PERMISSIONS: Final = RecordTable(
 
 class CheckpointPermissionStore(Store):
     """Permissions of all models. The caller must ensure that it owns the model."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        # Of deleted ones: a client that deletes while it pages through a list asks for what follows one of them.
+        self._places: LRUCache[int] = LRUCache(_MAX_PLACES)
 
     def add(self, model_id: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
         """Allow projects to use a model, all or none; existing permissions are kept.
@@ -77,9 +85,49 @@ class CheckpointPermissionStore(Store):
                 made.append(known or _PERMISSIONS.insert(connection, permission))
         return made
 
-    def list(self, model_id: str, project_id: str | None = None) -> list[CheckpointPermission]:
-        """The permissions of a model, newest first; only that of one project if it is named."""
-        return self._list(_PERMISSIONS, model_id=model_id, project_id=project_id)
+    def list(
+        self,
+        model_id: str,
+        *,
+        project_id: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        order: PermissionOrder = "descending",
+    ) -> tuple[list[CheckpointPermission], bool]:
+        """One page of the permissions of a model, and whether more follow.
+
+        Args:
+            model_id: The model.
+            project_id: Only that of one project; None for all.
+            after: The id of the permission before the page, which may be deleted by now; None begins at the first.
+            limit: The most permissions; None for all.
+            order: `descending` for the newest first.
+
+        Raises:
+            RequestError: `after` is no permission of the model, or was deleted before the last start of the server.
+        """
+        number, where = checkpoint_permissions.c.number, []
+        with self._database.snapshot():
+            if after is not None:
+                place = self._place(model_id, after)
+                place = self._places.find(f"{model_id} {after}") if place is None else place
+                if place is None:
+                    raise RequestError(
+                        f"after={after[:100]!r} is not in this list",
+                        expected="the id of a permission of this checkpoint",
+                        do="begin again without `after`",
+                    )
+                where.append(number > place if order == "ascending" else number < place)
+            # One more than asked for shows whether a further page exists.
+            found = self._list(
+                _PERMISSIONS,
+                *where,
+                order=[number.asc() if order == "ascending" else number.desc()],
+                limit=None if limit is None else limit + 1,
+                model_id=model_id,
+                project_id=project_id,
+            )
+        return found[:limit], limit is not None and len(found) > limit
 
     def delete(self, model_id: str, permission_id: str) -> None:
         """Revoke a permission.
@@ -87,7 +135,17 @@ class CheckpointPermissionStore(Store):
         Raises:
             NotFoundError: The model has none of this id.
         """
+        place = self._place(model_id, permission_id)
         self._delete(_PERMISSIONS, permission_id, model_id=model_id)
+        if place is not None:
+            self._places.keep(f"{model_id} {permission_id}", place)
+
+    def _place(self, model_id: str, permission_id: str) -> int | None:
+        """The number of its row; None where the model has no such permission."""
+        columns = checkpoint_permissions.c
+        is_it = (columns.model_id == model_id) & (columns.permission_id == permission_id)
+        found: int | None = self._scalar(select(columns.number).where(is_it))
+        return found
 
 
 def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
@@ -105,14 +163,33 @@ def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Seque
 
 
 def list_permissions(
-    context: Context, caller: Caller, checkpoint: str, *, project_id: str | None = None
-) -> list[CheckpointPermission]:
-    """The permissions of a checkpoint, newest first.
+    context: Context,
+    caller: Caller,
+    checkpoint: str,
+    *,
+    project_id: str | None = None,
+    after: str | None = None,
+    limit: int | None = None,
+    order: PermissionOrder = "descending",
+) -> tuple[list[CheckpointPermission], bool]:
+    """One page of the permissions of a checkpoint, and whether more follow.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        checkpoint: By its name or its id.
+        project_id: As of `CheckpointPermissionStore.list`.
+        after: The same.
+        limit: The same.
+        order: The same.
 
     Raises:
         NotFoundError: The project of the caller has no such checkpoint.
+        RequestError: `after` is not in the list.
     """
-    return context.checkpoint_permissions.list(_own(context, caller, checkpoint).model_id, project_id)
+    model_id = _own(context, caller, checkpoint).model_id
+    store = context.checkpoint_permissions
+    return store.list(model_id, project_id=project_id, after=after, limit=limit, order=order)
 
 
 def take_back(context: Context, caller: Caller, checkpoint: str, permission_id: str) -> None:

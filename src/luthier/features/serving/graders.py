@@ -15,6 +15,7 @@ from pydantic import Field
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError, UnsupportedError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.graders import fault_of
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -299,13 +300,9 @@ def check(grader: GraderRequest, *, allows_python: bool = False, is_stored: bool
             code="unsupported_metric",
             param="grader.evaluation_metric",
         )
-    if isinstance(grader, LabelModelRequest) and (lost := set(grader.passing_labels) - set(grader.labels)):
+    if not is_stored and (fault := fault_of(grader, getattr(grader, "pass_threshold", None))) is not None:
         raise UnsupportedError(
-            f"passing_labels has {', '.join(sorted(lost))}",
-            expected=f"some of the labels: {', '.join(grader.labels)}",
-            do="correct it",
-            code="invalid_grader",
-            param="grader.passing_labels",
+            fault.came, expected=fault.expected, do="correct it", code="invalid_grader", param=f"grader.{fault.field}"
         )
     if isinstance(grader, ScoreModelRequest):
         _check_sampling(grader, is_stored=is_stored)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
-from luthier.core.access import Caller
+from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.stream import Served
 from luthier.core.system.extras import command_for
@@ -136,7 +136,9 @@ def _found(context: Context, name: str, engine: EngineChoice) -> Served:
         _pull_base(context, model.run_id)
         if (made := model.tuned) is not None:
             return served_target(context, Caller(project_id=made.project_id), made.model_id)
-        return served_target(context, Caller(), model.name)
+        # A command, which is in no project, takes runs of all.
+        project_id = context.runs.project_of(model.run_id) or DEFAULT_PROJECT
+        return served_target(context, Caller(project_id=project_id), model.name)
     # A folder that is named as one may hold more than the base model that was made from it: a bundle's plan.
     local = {one.name: one for one in local_base_models(context).values()} if "/" not in name else {}
     if (found := local.get(model.name)) is not None:

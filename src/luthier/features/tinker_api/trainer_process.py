@@ -36,6 +36,7 @@ from luthier.core.plan import Plan
 from luthier.core.records.base_model import LocalModel
 from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import start_daemon
+from luthier.core.text.byte_sizes import size
 from luthier.features.tinker_api import wire
 from luthier.features.tinker_api.planning import adapter_plan
 from luthier.features.tinker_api.records import AdapterOptions
@@ -211,7 +212,7 @@ class Trainer:
                 self._drop_unused()
             if (free := self._memory_bytes()) < 2 * num_bytes:
                 raise WorkError(
-                    f"{plan.base_model.name} takes {num_bytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
+                    f"{plan.base_model.name} takes {size(num_bytes)}, and {size(free, num_bytes)} are free",
                     expected="twice the size of the model, for weights and gradients",
                     do="close other clients or programs of this machine, or choose a smaller base model",
                 )
@@ -225,7 +226,7 @@ class Trainer:
         """Raise WorkError where memory is not enough for something."""
         if (free := self._memory_bytes()) < num_bytes:
             raise WorkError(
-                f"{what} takes {num_bytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
+                f"{what} takes {size(num_bytes)}, and {size(free, num_bytes)} are free",
                 expected="as much free memory",
                 do="unload clients that are done, choose a smaller rank, or train fewer kinds of matrices",
             )

@@ -482,6 +482,8 @@ def _cautions(panel: RatingPanel, reports: Sequence[RaterReport], table: Ratings
     if panel.num_left_out:
         rows = counted(panel.num_left_out, "row was", "rows were")
         found.append(f"{rows} too long for one of the systems and not rated.")
+    if panel.num_forgotten:
+        found.append(f"Rows that are not rated, because their texts were forgotten: {panel.num_forgotten:,}.")
     if panel.num_checks == 0:
         found.append("There are no attention checks: who clicks at random is seen only by disagreeing with others.")
     if len(reports) < 2:

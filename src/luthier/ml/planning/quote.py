@@ -21,6 +21,7 @@ from typing import Final, get_args
 from luthier.core.cost import Device, Layout, LayoutOption, MachineLoad, Market, Option, Prediction, PriceTable, Quote
 from luthier.core.errors import RequestError
 from luthier.core.estimate import Estimate
+from luthier.core.text import byte_sizes
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import alternatives_to, load_prices
@@ -376,6 +377,7 @@ def _words(workload: Workload, device: Device, lacks: str, *, is_own: bool) -> s
     if device.num_nodes > _MOST_MACHINES_TRIED:
         words += f"; more than {_MOST_MACHINES_TRIED} machines have not been tried"
     if workload.sharding == "fsdp":
-        gib = in_machine * workload.structure.num_parameters * BYTES[workload.base] / 2**30
-        words += f"; each process reads the whole base first: {gib:,.0f} GiB of a machine's own memory"
+        num_bytes = in_machine * workload.structure.num_parameters * BYTES[workload.base]
+        read = byte_sizes.size(num_bytes, in_decimal=True)
+        words += f"; each process reads the whole base first: {read} of a machine's own memory"
     return words

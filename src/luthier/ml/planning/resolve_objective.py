@@ -86,6 +86,12 @@ def resolve_objective(
             expected="that it is named: there is no usual value",
             do=f"add it, such as {_EXAMPLES.get(missing[0], 'in docs/recipe.md')}",
         )
+    if asked.rewards and all(reward.weight == 0 for reward in asked.rewards):
+        raise RecipeError(
+            "objective.rewards with the weight 0 alone, so that every answer is worth the same",
+            expected="a weight other than 0 for one part at least",
+            do="give the parts weights, or leave weight out, which is 1",
+        )
     values = {
         name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in rules.settings.items()
     }

@@ -29,7 +29,6 @@ from luthier.core.forward_path import ForwardPath
 from luthier.ml.inference.accelerator import forked_random
 from luthier.ml.inference.models.architecture import (
     causal_model,
-    is_composite,
     language_model,
     outside_modules,
     text_config,
@@ -51,6 +50,7 @@ from luthier.ml.inference.models.forward import (
     names_parameter,
     text_inputs,
 )
+from luthier.ml.inference.models.prefix_lm import PREFIX_LM, PREFIX_LM_ADVICE, is_prefix_lm
 from luthier.ml.training import attention
 from luthier.ml.training.body import last_hidden_states
 
@@ -194,23 +194,14 @@ class _Proof:
         other[0, -1] = (other[0, -1] + 1) % int(self.base.get_input_embeddings().weight.shape[0])
         if self._is_seen(few, other):
             raise _refused(self.base, "earlier tokens see later ones in it")
-        # Some are told by this argument which tokens are the prompt, and were trained to read it in both directions.
-        kinds = {"token_type_ids": torch.ones_like(few)}
-        is_told = names_parameter(self.causal, *kinds) and not is_composite(self.base.config)
-        if is_told and self._is_seen(few, other, **kinds):
-            raise _refused(
-                self.base,
-                "it reads prompts in both directions (a prefix language model), and rows are read from left to right",
-                do="choose another base model; one whose config.json says `prefix_lm: true` reads prompts from left to "
-                "right in a copy of its folder that says false",
-            )
+        if is_prefix_lm(self.base):
+            raise _refused(self.base, f"{PREFIX_LM}, and rows are read from left to right", do=PREFIX_LM_ADVICE)
 
-    def _is_seen(self, ids: Tensor, other: Tensor, **also: Tensor) -> bool:
+    def _is_seen(self, ids: Tensor, other: Tensor) -> bool:
         """Whether the last token, in which both differ, changes logits before it."""
         with attention_by(self.body, "eager"):
             one, two = (
-                self.causal(input_ids=x, **text_inputs(self.causal, x), **also).logits[0, :-1].float()
-                for x in (ids, other)
+                self.causal(input_ids=x, **text_inputs(self.causal, x)).logits[0, :-1].float() for x in (ids, other)
             )
         return not _close(one, two, _TOLERANCES[self.dtype])
 

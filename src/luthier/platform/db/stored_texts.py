@@ -153,6 +153,11 @@ def value_holds(value: Any, holds: Holds, *, is_id: bool = False) -> bool:
     return value is not None and not isinstance(value, bool) and holds(value, is_id)
 
 
+def is_forgotten_text(value: Any, _is_id: bool = False) -> bool:
+    """Whether a single value was blanked; a `Holds`, for jobs that read stored rows later: it is nobody's answer."""
+    return bool(value == FORGOTTEN)
+
+
 def _rows(database: Database, one: TextTable, project_id: str) -> Iterator[RowMapping]:
     """The records of a project, a few at a time: documents may be large, and nothing is locked meanwhile."""
     primary = list(one.table.primary_key)

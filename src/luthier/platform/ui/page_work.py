@@ -14,12 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, Self
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.core.errors import BusyError, ConflictError, LuthierError, NotFoundError, WorkError
+from luthier.core.ports import Progress, ProgressTask
 from luthier.core.system.process_setup import start_daemon
 from luthier.platform.auth.service import digest_of
 from luthier.platform.ui.errors import status_of
@@ -75,6 +76,49 @@ class Work:
     def is_stopping(self) -> bool:
         """Whether it was asked to end early, and has not ended."""
         return self.stop is not None and self.stop.is_set() and not self.done.is_set()
+
+
+class CancellableProgress:
+    """A progress at whose next step the work ends, where a person has cancelled it.
+
+    Args:
+        progress: What shows the steps.
+        stop: Set where the work is cancelled.
+        cancelled: The error with which it ends then.
+    """
+
+    def __init__(self, progress: Progress, stop: threading.Event, cancelled: LuthierError) -> None:
+        self._progress, self._stop, self._cancelled = progress, stop, cancelled
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+        """A task of it."""
+        self.check()
+        return _CancellableTask(self._progress.task(title, total, unit, done), self)
+
+    def check(self) -> None:
+        """Raise the error where the work is cancelled."""
+        if self._stop.is_set():
+            raise self._cancelled
+
+
+class _CancellableTask:
+    def __init__(self, task: ProgressTask, progress: CancellableProgress) -> None:
+        self._task, self._progress = task, progress
+
+    def advance(self, amount: float = 1) -> None:
+        self._progress.check()
+        self._task.advance(amount)
+
+    def note(self, text: str) -> None:
+        self._progress.check()
+        self._task.note(text)
+
+    def __enter__(self) -> Self:
+        self._task.__enter__()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object, /) -> None:
+        self._task.__exit__(kind, error, trace)
 
 
 class PageWork:

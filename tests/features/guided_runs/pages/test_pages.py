@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from tests.fixtures.pages import Browser
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
-from luthier.core.ports import SilentProgress
+from luthier.core.ports import Progress, SilentProgress
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.planning.drafts import DraftPlanner, Planned
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
+from luthier.platform.ui import page_work
+from luthier.testing.servers import wait_for
 
 HTMX = {"HX-Request": "true"}
 ANSWER = Path(__file__).parents[2] / "run_drafts" / "pages" / "planned.json"
@@ -228,7 +231,7 @@ def test_a_server_without_a_model_offers_to_fetch_one(
     class Fetched:
         title = "SmolLM2"
 
-    def pull(_: Context, name: str) -> type[Fetched]:
+    def pull(_: Context, name: str, **_given: object) -> type[Fetched]:
         fetched.append(name)
         return Fetched
 
@@ -243,6 +246,25 @@ def test_a_server_without_a_model_offers_to_fetch_one(
         away = one.post("/start/model", data={"name": "smollm2-135m-instruct", "back": elsewhere})
         assert away.headers["location"] == "/start"
     assert one.post("/start/model", data={"name": "/etc"}).status_code == 422
+
+
+def test_a_download_is_cancelled_by_its_page(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def pull(_: Context, name: str, *, progress: Progress) -> None:
+        with progress.task(f"Downloading {name}", 10, "bytes") as task:
+            begun.set()
+            wait_for(lambda: task.advance(0))  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr("luthier.features.guided_runs.pages.pull_model", pull)
+    monkeypatch.setattr(page_work, "WAIT_SECONDS", 0.0)
+    one = browser("train")
+    page = one.post("/start/model", data={"name": "smollm2-135m-instruct"}).headers["location"]
+    assert begun.wait(60)
+    assert f'action="{page}/cancel"' in one.get(page).text
+    assert one.post(f"{page}/cancel").headers["location"] == page
+    wait_for(lambda: one.get(page).status_code == 409)
+    assert "the download of SmolLM2 135M Instruct was cancelled" in one.get(page).text
 
 
 def test_who_may_not_train_and_other_projects(home: Context, browser: Browser, dataset: str, plans: Plans) -> None:

@@ -28,6 +28,7 @@ from luthier.platform.db.stored_texts import FORGOTTEN, TEXT_TABLES, WITHOUT_TEX
 from luthier.platform.db.tables import generations, metadata
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
+from luthier.testing.records import make_plan, make_record
 
 ME = Caller()
 SECRET = "Ann Example lives at 4 Mill Lane"
@@ -240,3 +241,58 @@ def test_a_panel_loses_the_texts_and_keeps_its_ratings(context: Context) -> None
     assert after.prompt == FORGOTTEN
     assert (after.item, len(after.answers)) == (2, len(shown.answers))
     assert len(context.rating_panels.items(panel_id)) == made.panel.num_items
+
+
+def test_caches_lose_what_holds_the_words_and_all_tokens(context: Context) -> None:
+    settings = context.settings
+    row = json.dumps({"prompt": "Where?", "completion": SECRET}) + "\n"
+    other = json.dumps({"prompt": "Where?", "completion": "Here."}) + "\n"
+
+    def plant(path: Path, content: str | bytes) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    gone = [
+        plant(settings.mixtures_folder / ("a" * 64) / "rows.jsonl", row),
+        plant(settings.remote_data_folder / "files" / ("b" * 64) / "rows.jsonl", row),
+        plant(settings.answers_folder / ("c" * 64) / "audit-1.json", json.dumps({"answer": {"quote": [SECRET]}})),
+        plant(settings.labels_folder / "d" / "labels.json", json.dumps({"num_rows": 1, "answers": [[SECRET, 1]]})),
+    ]
+    tokens = plant(settings.tokenised_folder / ("e" * 64), b"\0\1\2")
+    stays = [
+        plant(settings.mixtures_folder / ("f" * 64) / "rows.jsonl", other),
+        plant(settings.answers_folder / ("0" * 64) / "audit-1.json", "{}"),
+    ]
+    seen = preview_forget(context, ME, SECRET).others
+    assert [(one.what, one.num, one.action) for one in seen.stored] == [("entry of a cache", 4, "deleted")]
+    assert [sentence for sentence in seen.unread if "tokenised rows cannot be searched" in sentence]
+    assert all(path.is_file() for path in (*gone, tokens, *stays))
+    done = forget_row(context, ME, SECRET)
+    assert [(one.what, one.num, one.action) for one in done.stored] == [
+        ("entry of a cache", 4, "deleted"),
+        ("file of tokenised rows in the cache", 1, "deleted"),
+    ]
+    assert [path for path in (*gone, tokens) if path.exists()] == []
+    assert [path for path in stays if not path.is_file()] == []
+
+
+def test_prompts_that_wait_for_a_provider_and_rows_that_a_run_reads_are_named(context: Context) -> None:
+    other = create_project(context, "others").project_id
+    for folder in (context.settings.teacher_batches_folder, context.settings.teacher_batches_folder / other):
+        folder.mkdir(parents=True)
+        body = {"messages": [{"role": "user", "content": SECRET}]}
+        (folder / "a-1.jsonl").write_text(json.dumps({"url": "/v1", "body": body}) + "\n", encoding="utf-8")
+    rows = context.settings.mixtures_folder / "mixed" / "rows.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.write_text(json.dumps({"prompt": "Where?", "completion": SECRET}) + "\n", encoding="utf-8")
+    plan = make_plan()
+    train = plan.data.train.model_copy(update={"file": str(rows)})
+    plan = plan.model_copy(update={"data": plan.data.model_copy(update={"train": train})})
+    context.runs.create(make_record(status="paused"), plan)
+    done = forget_row(context, ME, SECRET)
+    held = {one.what: (one.ids, one.action) for one in done.stored}
+    assert held["entry of a cache"] == (("mixed",), "kept")
+    assert held["batch of prompts at a provider"] == (("teacher_batches/a-1.jsonl",), "kept")
+    assert rows.is_file()
+    assert any("teacher_batches/a-1.jsonl" in sentence for sentence in done.left)

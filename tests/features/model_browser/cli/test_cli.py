@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from tests.task_heads import add_head_run
 
+from luthier.core.access import Caller
+from luthier.features.deployments import service as deployments
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.testing.records import add_run
 
 
@@ -78,3 +81,28 @@ def test_a_table_in_a_pipe_is_not_cut(luthier) -> None:  # type: ignore[no-untyp
     text, views = luthier("models", "list").out, luthier("models", "list", "--json").document
     assert len(views) >= 42
     assert all(view["name"] in text for view in views)
+
+
+def test_a_model_that_a_deployment_or_a_run_needs_stays_and_a_removal_is_logged(
+    luthier, tiny_model: Path, home: Path
+) -> None:  # type: ignore[no-untyped-def]
+    assert luthier("models", "pull", tiny_model).code == 0
+    with Context.open(home) as context:
+        deployments.deploy(context, Caller(), "front-desk", "tiny")
+    refused = luthier("models", "rm", tiny_model, "--json")
+    assert refused.document["error"]["type"] == "ConflictError"
+    assert "needed by the deployments front-desk (default)" in refused.document["error"]["came"]
+    with Context.open(home) as context:
+        deployments.remove(context, Caller(), "front-desk")
+        document = {"asked": {"base_model": "tiny"}, "base_model": str(tiny_model)}
+        run_id = "run-20261125-093000-abcabc"
+        context.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id=run_id))
+    refused = luthier("models", "rm", tiny_model, "--json")
+    assert "needed by runs that have not ended" in refused.document["error"]["came"]
+    assert str(tiny_model) in luthier("models", "list").out
+    with Context.open(home) as context:
+        context.jobs.ask("job-1", "cancel")
+    assert luthier("models", "rm", tiny_model).code == 0
+    with Context.open(home) as context:
+        entry = context.audit_log.newest(limit=1)[0]
+    assert (entry.action, entry.subject, entry.project_id) == ("base_model.removed", "tiny", "default")

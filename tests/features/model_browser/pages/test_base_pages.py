@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.fixtures.pages import Browser, shown
 
 from luthier.core.access import Caller
+from luthier.core.errors import StoppedError
 from luthier.features.deployments import service as deployments
 from luthier.features.model_browser import base_pages
 from luthier.features.model_checks.service import Check, ModelCheck
@@ -17,7 +20,9 @@ from luthier.features.models.service import list_models, pull_model
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
+from luthier.platform.ui import page_work
 from luthier.testing.records import make_plan, make_record, make_result
+from luthier.testing.servers import wait_for
 
 REMOVAL = "/models/removal"
 FORM = {"name": "tiny"}
@@ -158,7 +163,7 @@ def test_a_check_of_a_model_is_shown_on_its_page_until_the_next_one(
     sha256 = str(pull_model(home, str(tiny_model)).sha256)
     asked: list[str] = []
 
-    def check(_: Context, name: str) -> ModelCheck:
+    def check(_: Context, name: str, **_given: object) -> ModelCheck:
         asked.append(name)
         return found_check(tiny_model, "wrong" if len(asked) == 1 else "works")
 
@@ -184,10 +189,35 @@ def test_one_model_is_checked_at_a_time(
     home: Context, browser: Browser, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull_model(home, str(tiny_model))
-    monkeypatch.setattr(base_pages, "check_model", lambda *_: pytest.fail("a second check has begun"))
+    monkeypatch.setattr(base_pages, "check_model", lambda *_, **_given: pytest.fail("a second check has begun"))
     with base_pages._checking:
         answer = browser("train").post("/models/check", data=FORM)
     assert answer.status_code == 429
     assert "another model is being checked" in answer.text
     assert browser("train").post("/models/check", data={"name": "gemma3-270m"}).status_code == 404
     assert browser("train").post("/models/check", data={"name": "nothing"}).status_code == 404
+
+
+def test_a_check_is_cancelled_by_its_page(
+    home: Context, browser: Browser, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = str(pull_model(home, str(tiny_model)).sha256)
+    looks = threading.Event()
+
+    def check(_: Context, name: str, *, stop_requested: Callable[[], str | None]) -> ModelCheck:
+        assert name == str(tiny_model)
+        looks.set()
+        wait_for(lambda: stop_requested() is not None)
+        raise StoppedError(str(stop_requested()))
+
+    monkeypatch.setattr(base_pages, "check_model", check)
+    monkeypatch.setattr(page_work, "WAIT_SECONDS", 0.0)
+    one = browser("read", "train")
+    page = one.post("/models/check", data=FORM).headers["location"]
+    assert looks.wait(60)
+    assert f'action="{page}/cancel"' in one.get(page).text
+    assert one.post(f"{page}/cancel").headers["location"] == page
+    wait_for(lambda: one.get(page).status_code == 409)
+    assert "the check of &#39;tiny&#39; was cancelled" in one.get(page).text
+    assert stored_check(home, sha256) is None
+    assert not base_pages._checking.locked(), "the next one may begin"

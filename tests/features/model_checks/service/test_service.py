@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.errors import NotFoundError, RequestError, TemplateError
+from luthier.core.errors import NotFoundError, RequestError, StoppedError, TemplateError
 from luthier.core.records.base_model import LocalModel
 from luthier.features.model_checks import service
 from luthier.features.model_checks.service import CHECKS, check_model
@@ -34,6 +34,18 @@ def test_time_is_bounded(context: Context, tiny_model: Path) -> None:
     assert [check.status for check in found.checks] == ["fault"] + ["not_run"] * (len(CHECKS) - 1)
     assert "0 s" in found.checks[0].reason
     assert not found.works
+
+
+def test_a_check_ends_within_a_part_where_it_is_cancelled(
+    context: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sources.pull(str(tiny_model), context.home, context.progress)
+    stub = tmp_path / "python"
+    stub.write_text("#!/bin/sh\nexec sleep 600\n", encoding="utf-8")
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    with pytest.raises(StoppedError, match="cancelled"):
+        check_model(context, str(tiny_model), stop_requested=lambda: "cancelled")
 
 
 def test_a_process_that_dies_is_a_fault_of_its_part(

@@ -27,12 +27,13 @@ from luthier.testing.records import add_run
 TUNED = "ft:tiny:default:support:abc"
 
 
-def deploy(context: Context, name: str, *targets: str, folder: str | None = None) -> None:
+def deploy(context: Context, name: str, *targets: str, folder: str | None = None, project_id: str = "default") -> None:
     """A deployment; of several targets the last one is its canary."""
     shares = [Share(target=one, fraction=1 / len(targets), folder=folder) for one in targets]
     canary = targets[-1] if len(targets) > 1 else None
     revision = Revision(number=1, kind="deploy", shares=tuple(shares), canary=canary)
-    context.deployments.add(Deployment(deployment_id=f"dep-{name}", project_id="default", name=name, revision=revision))
+    made = Deployment(deployment_id=f"dep-{project_id}-{name}", project_id=project_id, name=name, revision=revision)
+    context.deployments.add(made)
 
 
 @pytest.fixture
@@ -87,6 +88,31 @@ def test_a_command_finds_a_tuned_model_of_any_project_whatever_its_base_is_calle
     context.tuned_models.add(checkpoint)
     assert find_model(context, name).tuned == context.tuned_models.get(project_id, name)
     assert find_model(context, checkpoint.model_id).is_checkpoint
+
+
+def test_a_command_finds_the_deployments_of_all_projects_and_its_own_first(context: Context, run: str) -> None:
+    mails, letters = "proj-20261201-080000-abcdef", "proj-20261201-080000-fedcba"
+    for project_id, name in ((mails, "mails"), (letters, "letters")):
+        context.access.add_project(project_id, name)
+    theirs = {project_id: add_run(context, kind) for project_id, kind in ((mails, "c"), (letters, "d"))}
+    deploy(context, "answers", theirs[mails], project_id=mails)
+    deploy(context, "support", theirs[mails], project_id=mails)
+    found = find_model(context, "answers")
+    assert found.run_id == theirs[mails]
+    assert found.note.startswith(f"answers is a deployment of the project {mails}, whose revision 1 routes to ")
+    assert find_model(context, "support").run_id == run, "that of `default`"
+    with context.caching_for(mails):
+        assert find_model(context, "support").run_id == theirs[mails], "that of the project of the command"
+    deploy(context, "answers", theirs[letters], project_id=letters)
+    with pytest.raises(RequestError, match="'answers' is a deployment of the projects mails, letters"):
+        find_model(context, "answers")
+    with context.caching_for(letters):
+        assert find_model(context, "answers").run_id == theirs[letters]
+    for caller in (Caller(project_id=letters), Caller(key_id="key-1")):
+        with pytest.raises(NotFoundError):
+            find_model(context, "supports", caller)
+    with pytest.raises(NotFoundError):
+        find_model(context, "answers", Caller(key_id="key-1"))
 
 
 def test_a_deployment_goes_before_a_folder_of_its_name(

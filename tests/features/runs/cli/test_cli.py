@@ -139,6 +139,23 @@ def test_rm(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
     assert luthier("runs", "list", "--json").document == []
 
 
+def test_rm_is_in_the_audit_log(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
+    project_id = "proj-20261201-080000-abcdef"
+    with Context.open(home) as context:
+        context.access.add_project(project_id, "mails")
+        context.runs.create(make_record(OTHER, status="failed"), make_plan(), project_id)
+    for name in (run, OTHER):
+        assert luthier("runs", "rm", name).code == 0
+    assert luthier("runs", "rm", run).code == 2
+    with Context.open(home) as context:
+        entries = context.audit_log.newest(limit=2)
+    assert [(one.action, one.subject, one.project_id) for one in entries] == [
+        ("run.deleted", OTHER, project_id),
+        ("run.deleted", run, "default"),
+    ]
+    assert '"failed"' in entries[0].document
+
+
 def test_rm_with_the_models_that_were_registered_of_it(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
     with Context.open(home) as context:
         context.tuned_models.add(

@@ -333,6 +333,8 @@ def test_the_machine_is_drawn_and_gives_the_axis_of_time(home: Context, browser:
     document = one.get(f"/runs/{RUN_ID}/series?after=0").json()
     assert document["clock"] == [[1, 60.0], [5, 300.0], [10, 600.0]]
     assert document["points"]["machine_processor"]["this run"] == [[1, 50.0], [5, 50.0], [10, 50.0]]
+    assert document["points"]["machine_memory"]["this run"][0] == [1, pytest.approx((1 << 30) / 1e9, abs=0.001)], "GB"
+    assert "GiB" not in text
     assert "clock" not in document["points"]
     home.runs.append(RUN_ID, machine(11, began + 660))
     news = one.get(f"/runs/{RUN_ID}/series?after={document['position']}").json()

@@ -66,3 +66,18 @@ def test_nobody_else_may(admin: TestClient, client_of: Callable[..., TestClient]
     assert stranger.post(URL, json={"project_ids": ["proj-b"]}).status_code == 404
     assert trainer.get(URL).status_code == 403
     assert admin.get(URL.replace(NAME, "ft:tiny:default:s:2")).status_code == 404
+
+
+def test_permissions_can_be_taken_back_while_their_list_is_paged_through(admin: TestClient) -> None:
+    made = ok(admin.post(URL, json={"project_ids": ["proj-a", "proj-b", "default"]}))["data"]
+    for order, expected in (("descending", made[::-1]), ("ascending", made)):
+        first = ok(admin.get(f"{URL}?limit=1&order={order}"))
+        assert (first["data"], first["has_more"]) == (expected[:1], True)
+    ok(admin.delete(f"{URL}/{made[2]['id']}"))
+    rest = ok(admin.get(f"{URL}?limit=1&after={made[2]['id']}"))
+    assert (rest["data"], rest["has_more"]) == ([made[1]], True)
+    ok(admin.delete(f"{URL}/{made[1]['id']}"))
+    last = ok(admin.get(f"{URL}?limit=1&after={made[1]['id']}"))
+    assert (last["data"], last["has_more"], last["first_id"]) == ([made[0]], False, made[0]["id"])
+    assert ok(admin.get(f"{URL}?order=ascending&after={made[0]['id']}"))["data"] == []
+    assert admin.get(f"{URL}?after=cp_of_nobody").status_code == 400

@@ -55,6 +55,13 @@ def test_each_kind_of_model(context: Context, tmp_path: Path) -> None:
     assert found["merged"].path == str(merged)
 
 
+def test_a_command_takes_a_run_of_any_project(context: Context) -> None:
+    project_id = "proj-20261201-080000-abcdef"
+    context.access.add_project(project_id, "mails")
+    theirs = add_run(context, "c", project_id=project_id)
+    assert choose_model(context, theirs).path.startswith(str(context.settings.run_folder(theirs)))
+
+
 def test_the_folder_of_a_base_model_is_that_model(context: Context, tiny_model: Path, tmp_path: Path) -> None:
     """Adapters over it name it by its record: with another digest it would be loaded, and copied, a second time."""
     folder = Path(shutil.copytree(tiny_model, tmp_path / "own"))

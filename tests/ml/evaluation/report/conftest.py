@@ -197,7 +197,7 @@ def make_events(num_steps: int = NUM_STEPS, *, warnings: bool = True, ended: boo
             events.append(CheckpointSaved(step=step, path=f"checkpoints/{step}", num_bytes=78_000_000))
     if warnings and num_steps == NUM_STEPS:
         message = (
-            "Validation loss rises (1.680 -> 1.735) while training loss still falls: it learns its rows by heart.\n"
+            "Validation loss rises (1.680 -> 1.735) while training loss still falls: it memorises its rows.\n"
             "The step with the lowest validation loss, 126, was kept. Fewer epochs or more rows would help."
         )
         events.append(WarningRaised(step=162, code="overfitting", message=message))

@@ -112,7 +112,7 @@ def test_figures_intervals_differences_and_digests_are_there(documents: Any) -> 
         "10 min 41 s", "840 tokens/s", "4.88 million", "2.64 GB", "43,200", "all steps done",
         "0.347", "[0.296, 0.398]", "+0.229", "[+0.183, +0.275]", "< 0.001", "about 780 rows would settle it",
         documents.plan.base_model.sha256, documents.record.result.adapter_sha256, documents.record.plan_hash,
-        "held_out.jsonl", "learning_rate: 0.0005", "it learns its rows by heart", "luthier models pull",
+        "held_out.jsonl", "learning_rate: 0.0005", "it memorises its rows", "luthier models pull",
         "transformers", "5.24.0",
     ):  # fmt: skip
         assert part in text, part
@@ -195,7 +195,7 @@ def test_a_warning_is_told_once_whether_it_came_as_event_or_in_the_result(docume
     result = documents.record.result.model_copy(update={"warnings": (message, "another thing")})
     record = documents.record.model_copy(update={"result": result})
     html = render(documents.but(record=record))
-    assert html.count("it learns its rows by heart") == 1
+    assert html.count("it memorises its rows") == 1
     assert "another thing" in html
     assert "2 warnings" in html
 
@@ -275,7 +275,7 @@ def test_how_the_run_fitted_stands_below_the_curves_with_what_to_do(documents: A
     assert documents.record.result is not None
     record = documents.record.model_copy(update={"result": documents.record.result.model_copy(update={"fit": fit})})
     text = words(render(documents.but(record=record)))
-    assert "It learned rows by heart Validation loss rose <fast>." in text
+    assert "It overfitted Validation loss rose <fast>." in text
     assert "Stop at step 126. --set training.max_steps=126" in text
     assert "What to do in the next run" not in words(render(documents))
 

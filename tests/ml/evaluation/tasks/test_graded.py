@@ -176,3 +176,28 @@ def test_graders_read_the_fields_of_an_answer_that_is_json(bench):
     one = task(CHECK | {"input": "{{sample.output_json.city}}"})
     outputs = ['{"city": "Graz"}', '{"city": "Linz"}', "Graz", '{"town": "Graz"}']
     assert figures(one, bench, outputs, [{"a": "Graz"}] * 4) == {"right": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("grader", "field"),
+    [
+        (SCORE | {"range": [1, 0]}, "range"),
+        (SCORE | {"range": [2, 2]}, "range"),
+        (SCORE | {"range": [0, 0.25]}, "pass_threshold"),
+        (LABEL | {"labels": ["good", "GOOD"]}, "labels"),
+        (LABEL | {"labels": ["good", ""]}, "labels"),
+        (LABEL | {"passing_labels": ["fine"]}, "passing_labels"),
+        (LABEL | {"passing_labels": []}, "passing_labels"),
+        (CHECK | {"operation": "ilike", "reference": ""}, "reference"),
+        ({"grader": LIKE, "pass_threshold": 80}, "pass_threshold"),
+    ],
+)
+def test_a_grader_that_gives_all_answers_the_same_is_refused(bench, grader, field):
+    with pytest.raises(RequestError, match="task t: grader ") as refused:
+        task_kind("graded").check(task(grader), [bench.row(1, a="four")])
+    assert refused.value.do == f"correct {field} of the grader"
+
+
+def test_formulas_and_code_may_have_any_threshold(bench):
+    made = {"type": "multi", "name": "m", "graders": {"same": CHECK}, "calculate_output": "100 * same"}
+    task_kind("graded").check(task({"grader": made, "pass_threshold": 80}, CODE), [bench.row(1, a="four")])

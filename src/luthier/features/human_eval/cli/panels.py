@@ -210,6 +210,11 @@ def _show(console: Console, panel: RatingPanel, project: str, links: list[dict[s
         console.print(
             f"{counted(panel.num_left_out, 'row was', 'rows were')} too long for one of the systems", soft_wrap=True
         )
+    if panel.num_forgotten:
+        console.print(
+            f"{counted(panel.num_forgotten, 'row was', 'rows were')} left out: the texts were forgotten",
+            soft_wrap=True,
+        )
     for one in links:
         console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
     command = in_home(f"luthier human-eval status {panel.panel_id}{project_option(project)}")

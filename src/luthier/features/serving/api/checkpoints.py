@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from luthier.core.frozen_model import ClosedModel
-from luthier.features.serving.checkpoint_permissions import CheckpointPermission, list_permissions, permit, take_back
+from luthier.features.serving.checkpoint_permissions import (
+    CheckpointPermission,
+    PermissionOrder,
+    list_permissions,
+    permit,
+    take_back,
+)
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
-from luthier.platform.http.routes import ListPage, page
+from luthier.platform.http.routes import ListPage
 
 router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"])
 
@@ -60,27 +66,28 @@ class PermissionDeleted(BaseModel):
     deleted: bool
 
 
-@router.post("/{checkpoint:path}/permissions", response_model=PermissionList, responses=documented(404))
-def create(checkpoint: str, body: PermissionRequest, caller: Admin, context: HomeContext) -> dict[str, Any]:
+@router.post("/{checkpoint:path}/permissions", responses=documented(404))
+def create(checkpoint: str, body: PermissionRequest, caller: Admin, context: HomeContext) -> PermissionList:
     """Allow other projects to use a checkpoint."""
     made = permit(context, caller, checkpoint, body.project_ids)
-    return page(made, after=None, limit=len(made), id_of=_id, show=_shown)
+    return PermissionList.of([_shown(one) for one in made], has_more=False)
 
 
-@router.get("/{checkpoint:path}/permissions", response_model=PermissionList, responses=documented(404))
+@router.get("/{checkpoint:path}/permissions", responses=documented(404))
 def list_all(
     checkpoint: str,
     caller: Admin,
     context: HomeContext,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
-    order: Literal["ascending", "descending"] = "descending",
+    order: PermissionOrder = "descending",
     project_id: str | None = None,
-) -> dict[str, Any]:
+) -> PermissionList:
     """List the permissions of a checkpoint, newest first by default."""
-    found = list_permissions(context, caller, checkpoint, project_id=project_id)
-    ordered = found if order == "descending" else found[::-1]
-    return page(ordered, after=after, limit=limit, id_of=_id, show=_shown)
+    found, has_more = list_permissions(
+        context, caller, checkpoint, project_id=project_id, after=after, limit=limit, order=order
+    )
+    return PermissionList.of([_shown(one) for one in found], has_more=has_more)
 
 
 @router.delete(
@@ -90,10 +97,6 @@ def delete(checkpoint: str, permission_id: str, caller: Admin, context: HomeCont
     """Revoke a permission."""
     take_back(context, caller, checkpoint, permission_id)
     return PermissionDeleted(id=permission_id, deleted=True)
-
-
-def _id(permission: CheckpointPermission) -> str:
-    return permission.permission_id
 
 
 def _shown(permission: CheckpointPermission) -> PermissionObject:

@@ -238,7 +238,7 @@ def _without_repeats(rows: Sequence[Row], left_out: Counter[str]) -> list[Row]:
         source, answer = (message["content"] for message in row["messages"])
         if source in sources:
             left_out["same source as an earlier row"] += 1
-        # Methods of one protocol share their docstring; too many would be learned by heart.
+        # Methods of one protocol share their docstring; too many would be memorised.
         elif answers[answer] >= _MAX_SAME_ANSWERS:
             left_out[f"answer that occurs {_MAX_SAME_ANSWERS} times already"] += 1
         else:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from luthier.core.errors import StorageFullError
 from luthier.core.system.files import disk_full_explained, scratch_folder
 from luthier.core.system.machine_memory import memory_bytes
+from luthier.core.text.byte_sizes import size
 
 MEMORY_SHARE: Final = 0.25
 """Of the available memory: the rest is for what is computed from the rows, and for others on the machine."""
@@ -99,9 +100,9 @@ class Spill:
         still = max(int(num_bytes), self._foreseen - self.written_bytes)
         if still + _RESERVE_BYTES > free:
             raise StorageFullError(
-                f"working files of about {_gib(still)} do not fit into {self.place}, which has {_gib(free)} free",
-                expected=f"room for them and {_gib(_RESERVE_BYTES)} more; rows beyond the memory budget of "
-                f"{_gib(self.memory_bytes)} go to disk",
+                f"working files of about {size(still)} do not fit into {self.place}, which has {size(free)} free",
+                expected=f"room for them and {size(_RESERVE_BYTES)} more; rows beyond the memory budget of "
+                f"{size(self.memory_bytes)} go to disk",
                 do="free some disk space, set LUTHIER_SCRATCH to a folder on a larger disk, or raise "
                 "LUTHIER_DATA_MEMORY_BYTES",
             )
@@ -113,10 +114,6 @@ class Spill:
 
 def _default_budget() -> int:
     return int(MEMORY_SHARE * memory_bytes()[1])
-
-
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 / 10 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 class Spool:

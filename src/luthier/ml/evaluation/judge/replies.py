@@ -100,9 +100,9 @@ def label_in(said: str, labels: Sequence[str], passing_labels: Sequence[str]) ->
     result = _result_in(said)
     said = result if isinstance(result, str) else said
     plain = said.strip().strip("\"'.`").casefold()
-    exact = [label for label in labels if label.casefold() == plain]
+    exact = [label for label in labels if label.strip().casefold() == plain]
     # A label within a sentence counts, but only without another label.
-    found = exact or [label for label in labels if _has_word(said.casefold(), label.casefold())]
+    found = exact or [label for label in labels if _has_word(said.casefold(), label.strip().casefold())]
     return float(found[0] in passing_labels) if len(found) == 1 else None
 
 

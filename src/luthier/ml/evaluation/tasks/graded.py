@@ -16,7 +16,14 @@ import numpy as np
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
-from luthier.core.graders import LabelModelSpec, MultiGrader, PythonGraderSpec, ScoreModelSpec, SuiteGrader
+from luthier.core.graders import (
+    LabelModelSpec,
+    MultiGrader,
+    PythonGraderSpec,
+    ScoreModelSpec,
+    SuiteGrader,
+    fault_of,
+)
 from luthier.core.ports import Generation, Prompt
 from luthier.core.records.calibration import NoVerdictKind
 from luthier.core.results.suite import GradedTask, TaskFigures, TaskGrader
@@ -48,9 +55,16 @@ class Graded:
 
         Raises:
             DataError: a row lacks a field.
-            RequestError: two graders have names that give two figures the same one.
+            RequestError: two graders have names that give two figures the same one, or one gives all answers the same.
         """
         _names(task)
+        for one in task.graders:
+            if (fault := fault_of(one.grader, one.pass_threshold)) is not None:
+                raise RequestError(
+                    f"task {task.name}: grader {one.grader.name!r}: {fault.came}",
+                    expected=fault.expected,
+                    do=f"correct {fault.field} of the grader",
+                )
         wanted = dict.fromkeys(name for one in task.graders for name in _fields(one.grader))
 
         def problem(row: TaskRow) -> tuple[str, str] | None:

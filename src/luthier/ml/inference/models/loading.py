@@ -18,6 +18,7 @@ from luthier.core.plan import Quantisation
 from luthier.ml.inference.models.architecture import auto_class, load_config
 from luthier.ml.inference.models.attention_proof import use_proved_attention
 from luthier.ml.inference.models.expert_product import install_products
+from luthier.ml.inference.models.prefix_lm import PREFIX_LM, PREFIX_LM_ADVICE, is_prefix_lm
 from luthier.ml.inference.models.quantised import PackedLinear, quantise
 from luthier.ml.inference.models.quiet import quiet_peft, quiet_transformers
 
@@ -56,7 +57,7 @@ def load_model(
     Raises:
         NotFoundError: no such folder.
         ModelSourceError: the folder cannot be loaded, or a weight is missing, superfluous or of the wrong shape
-            (transformers would only warn, and train on random numbers).
+            (transformers would only warn, and train on random numbers); or it is a prefix language model (`prefix_lm`).
     """
     folder = _folder(path)
     kind = auto_class(load_config(folder))
@@ -96,6 +97,12 @@ def load_model(
     loaded: PreTrainedModel = model.to(device).eval()
     # Last: the test runs the model in its final form, packed and on its device.
     use_proved_attention(loaded)
+    if is_prefix_lm(loaded):
+        raise ModelSourceError(
+            f"{folder}: {PREFIX_LM}",
+            expected="a model that reads prompts from left to right, as they are computed here",
+            do=PREFIX_LM_ADVICE,
+        )
     return loaded
 
 
