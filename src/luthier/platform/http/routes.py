@@ -73,9 +73,8 @@ def page(
     if after is not None:
         places = [number for number, item in enumerate(items) if id_of(item) == after]
         if not places:
-            raise ApiError(
-                400, f"after={after!r} is not in this list; expected: the id of an item in it", param="after"
-            )
+            message = f"after={after[:100]!r} is not in this list; expected: the id of an item in it"
+            raise ApiError(400, message, param="after", code="invalid_value")
         start = places[0] + 1
     shown = items[start : start + limit]
     return {

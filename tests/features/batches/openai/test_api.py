@@ -248,7 +248,8 @@ def test_pages_and_other_projects_and_scopes(client: TestClient, client_of: Call
     file_id = upload(client, [line("a", "x")])
     body = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
     assert other.post("/v1/batches", json=body).json()["error"]["code"] == "invalid_file"
-    assert other.get(f"/v1/batches?after={ids[0]}").status_code == 400
+    wrong = other.get(f"/v1/batches?after={ids[0]}")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "after")
     reader, trainer = client_of("default", ("read",)), client_of("default", ("train",))
     assert ok(reader.get(f"/v1/batches/{ids[0]}"))["id"] == ids[0]
     assert reader.post("/v1/batches", json=body).status_code == 403

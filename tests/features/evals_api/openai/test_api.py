@@ -129,7 +129,7 @@ def test_pages_of_evals_in_both_orders(client: TestClient) -> None:
     newest = ok(client.get("/v1/evals?order=desc&limit=3"))
     assert [one["id"] for one in newest["data"]] == ids[:1:-1]
     assert ok(client.get("/v1/evals?order_by=updated_at&order=desc&limit=1"))["data"][0]["id"] == ids[1]
-    assert refused(client.get("/v1/evals?after=eval_none"))[1] == "invalid_value"
+    assert refused(client.get("/v1/evals?after=eval_none"))[:2] == ("after", "invalid_value")
 
 
 def emptied(client: TestClient, address: str, *, query: str = "") -> list[str]:
@@ -165,7 +165,7 @@ def test_runs_can_be_deleted_while_their_list_is_paged_through(client: TestClien
     for run_id in ids:
         ok(client.post(f"{address}/{run_id}/cancel"))
     assert emptied(client, address) == ids
-    assert refused(client.get(f"/v1/evals/{another['id']}/runs?after={ids[0]}"))[1] == "invalid_value"
+    assert refused(client.get(f"/v1/evals/{another['id']}/runs?after={ids[0]}"))[:2] == ("after", "invalid_value")
 
 
 def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: Context) -> None:
