@@ -210,7 +210,7 @@ def test_why_the_job_of_a_batch_has_crashed_names_no_place_of_this_machine(
         ({"input_file_id": "file-none"}, "input_file_id", "invalid_file"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds",
          "invalid_value"),
-        ({"priority": 1}, "priority", "invalid_value"),
+        ({"priority": 1}, "priority", "unknown_parameter"),
     ],
 )  # fmt: skip
 def test_a_batch_that_cannot_be_carried_out_is_refused_by_name(

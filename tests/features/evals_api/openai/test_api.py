@@ -254,7 +254,7 @@ def test_the_limit_of_answers_has_both_names_of_openai_s_reference(client: TestC
         ({"data_source_config": {"type": "custom", "item_schema": SCHEMA | {"additionalProperties": False},
                                  "include_sample_schema": True},
           "testing_criteria": [CHECK | {"reference": "{{item.other}}"}]}, "testing_criteria.0", "invalid_grader"),
-        ({"shared_with": "all"}, "shared_with", "invalid_value"),
+        ({"shared_with": "all"}, "shared_with", "unknown_parameter"),
         ({"metadata": {"a": "b" * 513}}, "metadata.a", "invalid_value"),
     ],
 )  # fmt: skip
