@@ -169,7 +169,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"mcp_servers": []}, "mcp_servers", "does not support"),
         ({"container": "c"}, "container", "does not support"),
         ({"context_management": {}}, "context_management", "does not support"),
-        ({"top_k": 5}, "top_k", "does not support"),
+        ({"top_k": -1}, "top_k", "greater than or equal to 0"),
         ({"speed": "fast"}, "speed", "one speed"),
         ({"temperature": 1.5}, "temperature", "less than or equal to 1"),
         ({"stop_sequences": [""]}, "stop_sequences.0", "at least 1 character"),
@@ -238,10 +238,12 @@ def test_sampling_and_form() -> None:
     asked = request(
         temperature=0,
         top_p=0.5,
+        top_k=5,
         stop_sequences=["a", "b"],
         output_config=form,
     )
-    assert (asked.sampling.temperature, asked.sampling.top_p, asked.stop) == (0.0, 0.5, ("a", "b"))
+    assert (asked.sampling.temperature, asked.sampling.top_p, asked.sampling.top_k) == (0.0, 0.5, 5)
+    assert asked.stop == ("a", "b")
     assert asked.json_schema == schema
     assert not asked.counts_tokens
     assert request().sampling.temperature == 1.0

@@ -353,13 +353,13 @@ class MessagesBody(PromptBody):
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=1_000_000)
     metadata: MessageMetadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
     container: Unsupported = None
     diagnostics: Unsupported = None
     inference_geo: Unsupported = None
-    top_k: Unsupported = None
 
     @property
     def user(self) -> str | None:

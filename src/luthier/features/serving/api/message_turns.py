@@ -69,6 +69,7 @@ def message_request(body: PromptBody) -> TextRequest:
             "sampling": Sampling(
                 temperature=1.0 if body.temperature is None else body.temperature,
                 top_p=1.0 if body.top_p is None else body.top_p,
+                top_k=body.top_k or 0,
                 seed=new_seed(),
             ),
         }

@@ -15,7 +15,7 @@ from luthier.core.frozen_model import StrictModel
 from luthier.core.records.fine_tuning import Metadata
 from luthier.core.stream import Sampling, TextRequest
 from luthier.core.text.json_schema import check_schema
-from luthier.features.serving.api.answering import Name, OffOnly, OneTier, Unsupported
+from luthier.features.serving.api.answering import MinP, Name, OffOnly, OneTier, TopK, Unsupported
 from luthier.features.serving.api.chat import (
     Effort,
     ObjectFormat,
@@ -227,6 +227,8 @@ class ResponseBody(PromptBody):
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: TopK = None
+    min_p: MinP = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
     include: Include | None = None
@@ -281,6 +283,8 @@ def response_request(body: ResponseBody, messages: tuple[Message, ...], default_
     sampling = Sampling(
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=max(0, body.top_k or 0),
+        min_p=body.min_p or 0.0,
         seed=new_seed() if body.seed is None else body.seed,
     )
     limit = body.max_output_tokens
