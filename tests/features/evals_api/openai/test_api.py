@@ -170,6 +170,7 @@ def test_runs_can_be_deleted_while_their_list_is_paged_through(client: TestClien
 
 def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: Context) -> None:
     engine = answering(home)
+    engine.num_cached = 1
     one = made(client)
     run = started(client, one["id"])
     assert (run["status"], run["model"], run["result_counts"]["total"]) == ("queued", "tiny", 0)
@@ -191,7 +192,7 @@ def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: 
             "prompt_tokens": 9,
             "completion_tokens": 6,
             "total_tokens": 15,
-            "cached_tokens": 0,
+            "cached_tokens": 3,
         }
     ]
     assert [request.sampling.temperature for request in engine.asked if isinstance(request, TextRequest)] == [0.0] * 3
@@ -203,6 +204,8 @@ def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: 
     assert item["results"][1]["score"] == pytest.approx(2 * 4 / 9)
     assert item["sample"]["input"][1] == {"role": "user", "content": "Please say fours"}
     assert item["sample"]["output"] == [{"role": "assistant", "content": "fours"}]
+    tokens = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cached_tokens": 1}
+    assert item["sample"]["usage"] == tokens
     assert (item["sample"]["finish_reason"], item["sample"]["max_completion_tokens"]) == ("stop", 8)
     assert ok(client.get(f"{address}/output_items/{item['id']}")) == item
     failed = ok(client.get(f"{address}/output_items?status=fail&order=desc"))

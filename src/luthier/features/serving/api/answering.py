@@ -288,18 +288,14 @@ class ChunkWriter:
 
 
 def usage_of(answer: serving.Answer) -> dict[str, Any]:
-    """The token usage of an answer; cached tokens of the prompt are included and listed, as are reasoning tokens if
-    there are any.
-    """
-    usage: dict[str, Any] = {
+    """The token usage of an answer; cached tokens of the prompt and reasoning tokens are included and listed."""
+    return {
         "prompt_tokens": answer.num_prompt_tokens,
         "completion_tokens": answer.num_new_tokens,
         "total_tokens": answer.num_prompt_tokens + answer.num_new_tokens,
         "prompt_tokens_details": {"cached_tokens": answer.num_cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": answer.num_thinking_tokens},
     }
-    if num_thinking := answer.num_thinking_tokens:
-        usage["completion_tokens_details"] = {"reasoning_tokens": num_thinking}
-    return usage
 
 
 def target_header(routed: Routed | None) -> dict[str, str]:
