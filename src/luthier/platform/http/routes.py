@@ -49,6 +49,7 @@ Order = Literal["asc", "desc"]
 Limit = Annotated[int, Query(ge=1, le=100)]
 """The most entries of a page of a list."""
 _OF_CLIENTS: Final = "/v1/"
+_RESPONSES: Final = "/v1/responses"
 
 
 def page(
@@ -111,6 +112,9 @@ def check_query(request: Request) -> None:
     if is_anthropic(path, request.headers):
         if path == MODELS:
             return  # the route has other parameters in this form, and checks them
+        known |= {BETA}
+    # As `client.beta.responses` of OpenAI's clients sends it.
+    elif path == _RESPONSES or path.startswith(f"{_RESPONSES}/"):
         known |= {BETA}
     names = [name for name in request.query_params if name not in known and name.partition("[")[0] not in own]
     if names:
