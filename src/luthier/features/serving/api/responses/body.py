@@ -17,6 +17,7 @@ from luthier.core.stream import Sampling, TextRequest
 from luthier.core.text.json_schema import check_schema
 from luthier.features.serving.api.answering import MinP, Name, OffOnly, OneTier, TopK, Unsupported
 from luthier.features.serving.api.chat import (
+    CacheRetention,
     Effort,
     ObjectFormat,
     PromptCache,
@@ -242,7 +243,7 @@ class ResponseBody(PromptBody):
     max_tool_calls: int | None = Field(default=None, ge=1)
     service_tier: OneTier = None
     prompt_cache_key: Name | None = None
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_retention: CacheRetention | None = None
     prompt_cache_options: PromptCache | None = None
     background: OffOnly = None
 
