@@ -70,6 +70,22 @@ def test_consecutive_items_of_the_assistant_are_one_turn() -> None:
     assert [(one["content"], one.get("reasoning")) for one in found[1:4]] == [("A", None), ("A", "T"), ("B", None)]
 
 
+def test_answers_go_back_as_clients_of_several_versions_dump_them() -> None:
+    """Version 3.57 has `async_`, null; `parse` of 3.3 leaves what it has parsed in the items."""
+    nothing = {"async_": None, "caller": None, "namespace": None, "created_by": None}
+    call = CALL | nothing | {"id": "fc_1", "status": "completed", "parsed_arguments": {"a": 1}}
+    part = {"type": "output_text", "text": "A", "annotations": [], "logprobs": None, "parsed": {"a": [1]}}
+    answer = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "phase": None}
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, "encrypted_content": None}
+    talk = [said("user", "Q") | {"type": None}, thought, answer | {"content": [part]}, call, RESULT]
+    assert conversation(*talk)[1]["content"] == "A"
+    dumped = item_documents(parsed_items(talk))
+    assert dumped[2] == {k: v for k, v in answer.items() if v is not None} | {
+        "content": [{"type": "output_text", "text": "A", "annotations": []}]
+    }
+    assert dumped[3] == CALL | {"id": "fc_1", "status": "completed"}
+
+
 def test_a_summary_is_the_thought_where_there_is_no_content() -> None:
     thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "S"}]}
     assert conversation(said("user", "Q"), thought, CALL, RESULT)[1]["reasoning"] == "S"

@@ -15,7 +15,7 @@ from luthier.core.conversation import Message
 from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
 from luthier.features.serving.api.answering import CacheMark, Unsupported
-from luthier.features.serving.api.sent_back import Refusal, arguments_sent_back
+from luthier.features.serving.api.sent_back import AddedByClient, Refusal, arguments_sent_back
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
 
@@ -50,12 +50,14 @@ class OutputText(StrictModel):
         text: The text.
         annotations: Accepted, and not read.
         logprobs: Accepted, and not read.
+        parsed: Accepted, and not read.
     """
 
     type: Literal["output_text"]
     text: str
     annotations: Annotated[list[dict[str, Any]], Field(max_length=_MAX_PARTS)] | None = None
     logprobs: list[dict[str, Any]] | None = None
+    parsed: AddedByClient = None
 
 
 Part = Annotated[InputText | OutputText | Refusal, Field(discriminator="type")]
@@ -116,6 +118,7 @@ class CallItem(StrictModel):
         caller: Refused.
         namespace: Refused.
         is_async: Refused; `async` in the request.
+        parsed_arguments: Accepted, and not read.
     """
 
     type: Literal["function_call"]
@@ -127,6 +130,7 @@ class CallItem(StrictModel):
     caller: Unsupported = None
     namespace: Unsupported = None
     is_async: Annotated[Unsupported, Field(alias="async")] = None
+    parsed_arguments: AddedByClient = None
 
 
 class CallOutputItem(StrictModel):
@@ -227,6 +231,9 @@ def _kind(value: Any) -> Any:
 
 
 def _of_known_kind(value: Any) -> Any:
+    if isinstance(value, dict):
+        # Clients dump an answer with null for whatever fields their version has: it says nothing.
+        value = {name: one for name, one in value.items() if one is not None}
     if (kind := _kind(value)) not in _KINDS:
         raise ValueError(f"items of the type {str(kind)[:100]!r} are not supported here; expected: {', '.join(_KINDS)}")
     return value
