@@ -205,6 +205,20 @@ def test_each_thought_text_and_call_has_an_item_and_a_place() -> None:
         assert event["item"]["id"] == items[event["output_index"]]["id"]
 
 
+@pytest.mark.parametrize("summarises", [False, True])
+def test_a_thought_goes_back_by_its_encrypted_content_alone(summarises: bool) -> None:
+    items = written(Piece(text="A", reasoning="Thöught"), summarises=summarises, returns_encrypted=True)[1]
+    sent = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": items[0]["encrypted_content"]}
+    talk = [said("user", "Q"), sent, said("assistant", "A")]
+    assert conversation(*talk)[1]["reasoning"] == "Thöught"
+    # The whole item goes back as well. What is stored is its text.
+    assert conversation(said("user", "Q"), *items)[1]["reasoning"] == "Thöught"
+    (kept,) = item_documents(parsed_items([sent]))
+    assert kept["content"] == [{"type": "reasoning_text", "text": "Thöught"}]
+    assert "encrypted_content" not in kept
+    assert "encrypted_content" not in written(Piece(text="A", reasoning="T"), summarises=summarises)[1][0]
+
+
 def test_reasoning_may_come_as_the_summary() -> None:
     events, items = written(Piece(text="A", reasoning="T"), summarises=True)
     assert names(events)[:5] == [

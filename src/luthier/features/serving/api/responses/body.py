@@ -40,13 +40,14 @@ from luthier.features.serving.service import new_seed
 
 _NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
 LOGPROBS: Final = "message.output_text.logprobs"
+ENCRYPTED: Final = "reasoning.encrypted_content"
 
 
 def fault_of_include(name: Any) -> str | None:
-    """Why a value of `include` is refused; None for the one that is supported."""
-    if name == "reasoning.encrypted_content":
-        return "reasoning is not encrypted here: leave it out, and send reasoning items back as they are"
-    return None if name == LOGPROBS else f"{str(name)[:100]!r} does not exist here; expected: {LOGPROBS} alone"
+    """Why a value of `include` is refused; None for those that are supported."""
+    if name in (LOGPROBS, ENCRYPTED):
+        return None
+    return f"{str(name)[:100]!r} does not exist here; expected: {LOGPROBS} or {ENCRYPTED}"
 
 
 def _refuse_includes(value: Any) -> Any:
@@ -57,7 +58,9 @@ def _refuse_includes(value: Any) -> Any:
 
 
 Include = Annotated[
-    list[Literal["message.output_text.logprobs"]], Field(max_length=8), BeforeValidator(_refuse_includes)
+    list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]],
+    Field(max_length=8),
+    BeforeValidator(_refuse_includes),
 ]
 """What is returned in addition."""
 
@@ -258,6 +261,11 @@ class ResponseBody(PromptBody):
     def returns_logprobs(self) -> bool:
         """Whether text comes with the likelihoods of its tokens."""
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+
+    @property
+    def returns_encrypted(self) -> bool:
+        """Whether reasoning items have `encrypted_content`."""
+        return ENCRYPTED in (self.include or ())
 
     @property
     def summarises(self) -> bool:
