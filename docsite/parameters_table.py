@@ -154,7 +154,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "responses",
         "include",
         "supported",
-        "`message.output_text.logprobs` alone; others are refused by name",
+        "`message.output_text.logprobs`, `reasoning.encrypted_content`; others are refused by name",
     ),
     Row("responses", "user safety_identifier", "supported", "select the target of a deployment"),
     Row("responses", "background", "accepted", "`false` alone"),

@@ -84,6 +84,8 @@ def test_what_cannot_draft_is_refused(document):
         ({"temperature": 0.00009}, True),
         ({"temperature": 0.0001}, False),
         ({"top_p": 0.0}, True),
+        ({"top_k": 1}, True),
+        ({"top_k": 2, "min_p": 1.0}, False),
         ({"temperature": 0.7, "top_p": 0.01}, False),
     ],
 )

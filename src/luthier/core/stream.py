@@ -34,6 +34,8 @@ class Sampling(FrozenModel):
     Attributes:
         temperature: 0 is greedy; what is under 0.0001 counts as 0.
         top_p: only the likeliest tokens that have this much of the probability together are drawn.
+        top_k: only so many of the likeliest tokens are drawn, before `top_p` counts their probability; 0 for all.
+        min_p: only tokens that have at least this share of the probability of the likeliest one are drawn.
         seed: rules the draws; choice number N of a request draws with `seed + N`.
         frequency_penalty, presence_penalty: taken off the logit of a token for each time that the answer has it
             already, and once if it has it at all.
@@ -42,6 +44,8 @@ class Sampling(FrozenModel):
 
     temperature: float = Field(default=1.0, ge=0.0)
     top_p: float = Field(default=1.0, ge=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
     seed: int = 0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
@@ -50,7 +54,7 @@ class Sampling(FrozenModel):
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
-        return self.temperature < GREEDY_BELOW or self.top_p == 0
+        return self.temperature < GREEDY_BELOW or self.top_p == 0 or self.top_k == 1
 
 
 class TextRequest(FrozenModel):

@@ -116,6 +116,16 @@ def test_the_request_is_as_the_api_wants_it(stream_engine, server):
     assert set(server.authorizations) == {f"Bearer {KEY}"}
 
 
+def test_a_server_gets_top_k_and_min_p_in_place_of_those_it_is_always_sent(url, server):
+    sampled = {"a": Sampling(top_k=5, min_p=0.25), "b": Sampling(), "c": Sampling(temperature=0, top_k=5)}
+    opened = OpenAIStreamEngine(url, "m", api_key=KEY, extra={"top_k": -1, "min_p": 0.0}, most_answers=1)
+    asked = {key: TextRequest(text=key, max_new_tokens=2, sampling=one) for key, one in sampled.items()}
+    write_all(opened, asked)
+    opened.close()
+    sent = {body["prompt"]: (body["top_k"], body["min_p"]) for _, body in server.requests}
+    assert sent == {"a": (5, 0.25), "b": (-1, 0.0), "c": (-1, 0.0)}
+
+
 def test_counts_of_the_prompt_come_with_the_end_where_only_the_server_knows_them(stream_engine):
     heard = write_all(stream_engine, {"a": question("one two three"), "b": TextRequest(token_ids=(5, 6))})
     assert heard.started["a"] == Started(num_prompt_tokens=0)

@@ -338,6 +338,21 @@ def test_top_p_leaves_the_smallest_set_that_has_it():
     assert set(draws(top_p=0.0)) == {0}
 
 
+def test_top_k_and_min_p_leave_the_likeliest_tokens():
+    assert set(draws(top_k=2)) == {0, 1}
+    assert set(draws(top_k=1, temperature=2.0)) == {0}
+    assert draws(top_k=4) == draws(top_k=0) == draws(top_k=9)
+    assert set(draws(min_p=0.2)) == {0, 1, 2}  # a fifth of 0.5
+    assert set(draws(min_p=0.61)) == {0}
+    # Of the probabilities after the temperature: 0.05 of 0.5 becomes the square root of a tenth, 0.32.
+    assert set(draws(1000, min_p=0.3, temperature=2.0)) == {0, 1, 2, 3}
+    # top_p counts the probability of what is left: of 0.5 and 0.3 the likelier has 0.625.
+    assert set(draws(top_k=2, top_p=0.62)) == {0}
+    assert set(draws(top_k=2, top_p=0.63)) == {0, 1}
+    assert set(draws(min_p=0.2, top_p=0.85)) == {0, 1, 2}
+    assert set(draws(min_p=0.2, top_p=0.84)) == {0, 1}
+
+
 def test_temperature_makes_draws_bolder_and_zero_is_greedy():
     assert set(draws(temperature=0.0)) == {0} == set(draws(temperature=1e-12))
     assert draws(temperature=0.3).count(0) > draws(temperature=1.0).count(0) > draws(temperature=2.0).count(0)

@@ -45,24 +45,24 @@ class RequestCounts(BaseModel):
 
 
 class CachedTokens(BaseModel):
-    """Tokens that came from a cache: none is counted as such here."""
+    """Tokens of the prompts that were known from earlier prompts, and not computed again."""
 
-    cached_tokens: int = 0
+    cached_tokens: int
 
 
 class ReasoningTokens(BaseModel):
-    """Reasoning tokens are part of the output tokens; they are not counted apart."""
+    """Reasoning tokens, which are part of the output tokens."""
 
-    reasoning_tokens: int = 0
+    reasoning_tokens: int
 
 
 class BatchUsage(BaseModel):
     """Tokens of all answered requests."""
 
     input_tokens: int
-    input_tokens_details: CachedTokens = CachedTokens()
+    input_tokens_details: CachedTokens
     output_tokens: int
-    output_tokens_details: ReasoningTokens = ReasoningTokens()
+    output_tokens_details: ReasoningTokens
     total_tokens: int
 
 
@@ -152,7 +152,9 @@ def batch_object(context: Context, view: BatchView) -> BatchObject:
         request_counts=RequestCounts(total=one.num_total, completed=one.num_completed, failed=one.num_failed),
         usage=BatchUsage(
             input_tokens=one.num_prompt_tokens,
+            input_tokens_details=CachedTokens(cached_tokens=one.num_cached_tokens),
             output_tokens=one.num_new_tokens,
+            output_tokens_details=ReasoningTokens(reasoning_tokens=one.num_thinking_tokens),
             total_tokens=one.num_prompt_tokens + one.num_new_tokens,
         ),
         metadata=one.metadata,

@@ -15,7 +15,7 @@ import time
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -34,7 +34,7 @@ from luthier.core.json_limits import fault_of_text, json_utf8
 from luthier.core.system.files import cut_partial_line
 from luthier.features.batches.records import ERRORS_NAME, OUTPUT_NAME, Batch, BatchFault, BatchStatus, Line
 from luthier.features.batches.service import CALLER
-from luthier.features.serving.api.offline import answer_offline, preload, tokens_of, use_job_engine
+from luthier.features.serving.api.offline import TokenCounts, answer_offline, preload, tokens_of, use_job_engine
 from luthier.platform.auth.access_check import AccessCheck
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -52,6 +52,7 @@ _MAX_LOST: Final = 32
 _LOOK_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 0.5
 _EXPIRED: Final = "This request could not be executed before the completion window expired."
+_NO_TOKENS: Final = TokenCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,14 @@ class _Written:
         key: Of the request.
         is_ok: Whether it was answered.
         line: The line, without its end.
-        num_prompt_tokens: Tokens of the prompt.
-        num_new_tokens: Tokens of the answer.
+        tokens: Of prompt and answer.
         is_lost: Whether there is no answer since the engine has ended.
     """
 
     key: int
     is_ok: bool
     line: bytes
-    num_prompt_tokens: int = 0
-    num_new_tokens: int = 0
+    tokens: TokenCounts = _NO_TOKENS
     is_lost: bool = False
 
 
@@ -84,18 +83,21 @@ class _Done:
     num_failed: int = 0
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_thinking_tokens: int = 0
 
     def count(self, one: _Written) -> None:
         self.keys.add(one.key)
         self.num_completed += one.is_ok
         self.num_failed += not one.is_ok
-        self.num_prompt_tokens += one.num_prompt_tokens
-        self.num_new_tokens += one.num_new_tokens
+        self.num_prompt_tokens += one.tokens.num_prompt
+        self.num_new_tokens += one.tokens.num_new
+        self.num_cached_tokens += one.tokens.num_cached
+        self.num_thinking_tokens += one.tokens.num_thinking
 
     def values(self) -> dict[str, Any]:
         """As fields of a batch."""
-        names = ("num_completed", "num_failed", "num_prompt_tokens", "num_new_tokens")
-        return {name: getattr(self, name) for name in names}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "keys"}
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
@@ -401,8 +403,8 @@ class _Files:
 
 def _written_line(is_ok: bool, line: bytes, document: dict[str, Any]) -> _Written:
     custom_id, number = document.get("custom_id"), (document.get("error") or {}).get("line") or 0
-    num_prompt, num_new = tokens_of((document.get("response") or {}).get("body") or {})
-    return _Written(_key(custom_id, number), is_ok, line, num_prompt, num_new)
+    tokens = tokens_of((document.get("response") or {}).get("body") or {})
+    return _Written(_key(custom_id, number), is_ok, line, tokens)
 
 
 def _answered(context: Context, caller: Caller, one: Batch, number: int, line: bytes | None) -> _Written:
@@ -428,12 +430,11 @@ def _answered(context: Context, caller: Caller, one: Batch, number: int, line: b
     except WorkError as error:
         lost = _failed(one, key, custom_id, number, "engine_ended", f"{error.came}; what to do: {error.do}")
         return replace(lost, is_lost=True)
-    num_prompt, num_new = answer.usage
     response = {"status_code": answer.status, "request_id": f"req_{_digest(one, key)}", "body": answer.body}
     if answer.warning is not None:
         response["warning"] = answer.warning
     made = {"id": f"batch_req_{_digest(one, key)}", "custom_id": custom_id, "response": response, "error": None}
-    return _Written(key, answer.is_ok, _json_line(made), num_prompt, num_new)
+    return _Written(key, answer.is_ok, _json_line(made), answer.usage)
 
 
 def _failed(one: Batch, key: int, custom_id: str | None, number: int, code: str, message: str) -> _Written:

@@ -80,6 +80,8 @@ class Batch(FrozenModel):
         num_failed: requests that were refused or have failed.
         num_prompt_tokens: of answered requests.
         num_new_tokens: of their answers.
+        num_cached_tokens: of those of the prompts, known from earlier prompts.
+        num_thinking_tokens: of those of the answers, reasoning.
         output_file_id: the answers.
         error_file_id: the requests without an answer, and why.
         faults: why the file as a whole was refused.
@@ -100,6 +102,8 @@ class Batch(FrozenModel):
     num_failed: int = 0
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_thinking_tokens: int = 0
     output_file_id: str | None = None
     error_file_id: str | None = None
     faults: tuple[BatchFault, ...] = ()

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, select
 
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError
 from luthier.features.batches.records import ENDED, Batch, BatchStatus
-from luthier.platform.db.store import Missing, RecordTable, Store
+from luthier.platform.db.store import Missing, RecordTable, Store, not_in_list
 from luthier.platform.db.tables import batches, jobs
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.rows import add_job, job_of
@@ -102,18 +102,14 @@ class BatchStore(Store):
             limit: The most batches.
 
         Raises:
-            RequestError: `after` is no batch of the project.
+            UnsupportedError: `after` is no batch of the project.
         """
         with self._database.read() as connection:
             where = [batches.c.project_id == project_id]
             if after is not None:
                 of_it = select(batches.c.number).where(*where, batches.c.batch_id == after)
                 if (place := connection.execute(of_it).scalar()) is None:
-                    raise RequestError(
-                        f"after={after[:100]!r} is not in this list",
-                        expected="the id of a batch of this project",
-                        do="start again, without `after`",
-                    )
+                    raise not_in_list(after, "the id of a batch of this project")
                 where.append(batches.c.number < place)
             query = _query().where(*where).order_by(batches.c.number.desc()).limit(limit + 1)
             rows = connection.execute(query).mappings().all()

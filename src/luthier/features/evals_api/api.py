@@ -73,7 +73,7 @@ class PerModelUsage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    cached_tokens: int = 0
+    cached_tokens: int
 
 
 class CriterionCounts(BaseModel):
@@ -320,6 +320,7 @@ def run_object(request: Request, context: Context, one: Eval, view: RunView) -> 
                 prompt_tokens=used.prompt_tokens,
                 completion_tokens=used.completion_tokens,
                 total_tokens=used.prompt_tokens + used.completion_tokens,
+                cached_tokens=used.cached_tokens,
             )
             for name, used in totals.usage.items()
         ],

@@ -23,7 +23,7 @@ from luthier.features.evals_api.records import (
     pass_threshold,
 )
 from luthier.features.serving import graders
-from luthier.features.serving.api.offline import OfflineAnswer, answer_offline
+from luthier.features.serving.api.offline import OfflineAnswer, answer_offline, tokens_of
 from luthier.features.serving.graders import GraderRequest
 from luthier.features.serving.service import whole_grade
 from luthier.platform.home.context import Context
@@ -57,12 +57,14 @@ class _Used:
     said: dict[str, Any] | None = None
 
     def add(self, model: str, answer: OfflineAnswer) -> None:
-        before, (num_prompt, num_new) = self.by_model.get(model, ModelUsage()), answer.usage
-        self.by_model[model] = ModelUsage(
-            invocation_count=before.invocation_count + 1,
-            prompt_tokens=before.prompt_tokens + num_prompt,
-            completion_tokens=before.completion_tokens + num_new,
+        used = answer.usage
+        one = ModelUsage(
+            invocation_count=1,
+            prompt_tokens=used.num_prompt,
+            completion_tokens=used.num_new,
+            cached_tokens=used.num_cached,
         )
+        self.by_model[model] = self.by_model.get(model, ModelUsage()) + one
 
 
 class Grading:
@@ -235,7 +237,7 @@ def _sample(
         "output": [dict(one) for one in output],
         "finish_reason": fields.get("finish_reason", ""),
         "model": response.get("model") or own.get("model") or "",
-        "usage": {**tokens, "cached_tokens": 0},
+        "usage": {**tokens, "cached_tokens": tokens_of(response).num_cached},
         "error": None if error is None else dict(error),
         "seed": own.get("seed"),
         "temperature": own.get("temperature", 1.0 if own else None),

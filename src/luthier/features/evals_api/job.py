@@ -113,12 +113,7 @@ def _counted(totals: RunTotals, graded: GradedItem) -> RunTotals:
     item = graded.item
     usage = dict(totals.usage)
     for model, more in graded.usage.items():
-        before = usage.get(model, ModelUsage())
-        usage[model] = ModelUsage(
-            invocation_count=before.invocation_count + more.invocation_count,
-            prompt_tokens=before.prompt_tokens + more.prompt_tokens,
-            completion_tokens=before.completion_tokens + more.completion_tokens,
-        )
+        usage[model] = usage.get(model, ModelUsage()) + more
     passed = [result.passed for result in item.results]
     return RunTotals(
         num_items=totals.num_items,

@@ -317,11 +317,17 @@ class ModelUsage(FrozenModel):
         invocation_count: answers.
         prompt_tokens: tokens of all prompts.
         completion_tokens: tokens of all answers.
+        cached_tokens: of those of the prompts, known from earlier prompts.
     """
 
     invocation_count: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: ModelUsage) -> ModelUsage:
+        """Both together."""
+        return ModelUsage(**{name: getattr(self, name) + getattr(other, name) for name in ModelUsage.model_fields})
 
 
 class RunTotals(FrozenModel):

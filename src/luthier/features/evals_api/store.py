@@ -8,10 +8,9 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select
 
-from luthier.core.errors import RequestError
 from luthier.features.evals_api.records import Eval, EvalRun, EvalUpdate, OutputItem, RunTotals
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
+from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store, not_in_list
 from luthier.platform.db.tables import eval_output_items, eval_runs, evals, jobs
 from luthier.platform.jobs.records import Job, JobStatus
 from luthier.platform.jobs.rows import add_job, job_of
@@ -186,7 +185,7 @@ class EvalStore(Store):
 
         Raises:
             NotFoundError: The project has no such eval.
-            RequestError: `after` is no run of it.
+            UnsupportedError: `after` is no run of it.
         """
         with self._database.read() as connection:
             _EVALS.get(connection, eval_id, project_id=project_id)
@@ -273,7 +272,7 @@ class EvalStore(Store):
             status: Only items with this result: `pass`, `fail` or `error`; None for all.
 
         Raises:
-            RequestError: `after` is no item of the run.
+            UnsupportedError: `after` is no item of the run.
         """
         columns = eval_output_items.c
         with self._database.read() as connection:
@@ -318,7 +317,7 @@ class EvalStore(Store):
             order_by: `created_at` or `updated_at`, the time that `order` is about.
 
         Raises:
-            RequestError: `after` is no eval of the project.
+            UnsupportedError: `after` is no eval of the project.
         """
         by = evals.c.updated_at if order_by == "updated_at" else evals.c.created_at
         with self._database.read() as connection:
@@ -326,7 +325,7 @@ class EvalStore(Store):
             if after is not None:
                 place = _place(connection, project_id, after) or self._eval_places.find(f"{project_id} {after}")
                 if place is None:
-                    raise _no_place(after)
+                    raise not_in_list(after, "the id of an item in it")
                 made_at, changed_at, number = place
                 at = changed_at if order_by == "updated_at" else made_at
                 # By the position of the item and not by an offset: pages stay whole while evals are added.
@@ -380,13 +379,5 @@ def _behind(
 
 def _beyond(number: ColumnElement[Any], place: int | None, order: Order, after: str) -> ColumnElement[bool]:
     if place is None:
-        raise _no_place(after)
+        raise not_in_list(after, "the id of an item in it")
     return number > place if order == "asc" else number < place
-
-
-def _no_place(after: str) -> RequestError:
-    return RequestError(
-        f"after={after[:100]!r} is not in this list",
-        expected="the id of an item in it",
-        do="start again, without `after`",
-    )

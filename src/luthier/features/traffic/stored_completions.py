@@ -13,7 +13,6 @@ from typing import Any, Final
 from sqlalchemy import select
 
 from luthier.core.access import Caller
-from luthier.core.errors import RequestError
 from luthier.features.traffic.policy import user_digest, user_key
 from luthier.features.traffic.stored_texts import (
     Order,
@@ -25,7 +24,7 @@ from luthier.features.traffic.stored_texts import (
 )
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import Codec, LRUCache, Missing, RecordTable
+from luthier.platform.db.store import Codec, LRUCache, Missing, RecordTable, not_in_list
 from luthier.platform.db.tables import stored_completions
 from luthier.platform.home.context import Context
 
@@ -162,13 +161,11 @@ def page_of_completions(
         metadata: Keys and values that a completion must have, all of them.
 
     Raises:
-        RequestError: `after` is none of them, or was deleted before the last start of the server.
+        UnsupportedError: `after` is none of them, or was deleted before the last start of the server.
     """
     beyond = None if after is None else context.stored_completions.place_of(caller.project_id, after)
     if after is not None and beyond is None:
-        raise RequestError(
-            f"after={after[:100]!r} is not in this list", expected="the id of one of them", do="begin again without it"
-        )
+        raise not_in_list(after, "the id of one of them")
     found: list[StoredCompletion] = []
     for one in context.stored_completions.each(caller.project_id, metadata, model=model, beyond=beyond, order=order):
         found.append(one)

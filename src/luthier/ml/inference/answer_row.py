@@ -1,7 +1,7 @@
 """The state of one answer during generation: constrained logits to a sampled token, tokens to text, text to events.
 
-The next token is chosen greedily or sampled, with top-p and repetition penalties. Under a JSON schema or a grammar,
-llguidance computes the allowed next tokens; the logits of all others are set to -inf before sampling, so the
+The next token is chosen greedily or sampled, with min-p, top-k, top-p and penalties. Under a JSON schema or a
+grammar, llguidance computes the allowed next tokens; the logits of all others are set to -inf before sampling, so the
 distribution is renormalised over the allowed tokens.
 """
 
@@ -65,8 +65,7 @@ class Sampler:
             token = int(scores.argmax())
         else:
             probabilities = torch.softmax(scores / self._rules.temperature, -1)
-            if self._rules.top_p < 1:
-                probabilities = _nucleus(probabilities, self._rules.top_p)
+            probabilities = _truncated(probabilities, self._rules)
             # multinomial normalises, so the nucleus need not sum to 1.
             token = int(torch.multinomial(probabilities, 1, generator=self._generator))
         if self._rules.frequency_penalty or self._rules.presence_penalty:
@@ -87,6 +86,20 @@ class Sampler:
         counts = torch.tensor(list(self._counts.values()), dtype=logits.dtype, device=logits.device)
         penalties = self._rules.frequency_penalty * counts + self._rules.presence_penalty
         return logits.index_add(0, tokens, -penalties)
+
+
+def _truncated(probabilities: Tensor, rules: Sampling) -> Tensor:
+    """Without the tokens that are not drawn: in the order of vLLM, min_p, top_k, and top_p of what these have left."""
+    if rules.min_p:
+        probabilities = probabilities.masked_fill(probabilities < rules.min_p * probabilities.max(), 0.0)
+    if 0 < rules.top_k < len(probabilities):
+        kept, places = probabilities.topk(rules.top_k)
+        probabilities = torch.zeros_like(probabilities).scatter(0, places, kept)
+    if rules.top_p >= 1:
+        return probabilities
+    if rules.min_p or rules.top_k:
+        probabilities = probabilities / probabilities.sum()
+    return _nucleus(probabilities, rules.top_p)
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from luthier.core.errors import LuthierError, NotFoundError
+from luthier.core.errors import LuthierError, NotFoundError, UnsupportedError
 from luthier.core.registry import STORED
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
@@ -65,6 +65,23 @@ def json_of(model: type[BaseModel]) -> Codec:
     return Codec(
         lambda value: None if value is None else value.model_dump_json(),
         lambda text: None if text is None else model.model_validate_json(text, context=STORED),
+    )
+
+
+def not_in_list(after: str, expected: str, *, where: str = "in this list") -> UnsupportedError:
+    """The refusal of a place in a list: an empty page would look like the end of it.
+
+    Args:
+        after: What was asked for, the id behind which the page begins.
+        expected: What it should have been.
+        where: What it is not.
+    """
+    return UnsupportedError(
+        f"after={after[:100]!r} is not {where}",
+        expected=expected,
+        do="start again, without `after`",
+        code="invalid_value",
+        param="after",
     )
 
 

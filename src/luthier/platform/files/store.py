@@ -13,13 +13,13 @@ from typing import Final, Literal, get_args
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, delete, func, or_, select, update
 
-from luthier.core.errors import ConflictError, FileQuotaError, RequestError
+from luthier.core.errors import ConflictError, FileQuotaError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
 from luthier.core.system.artifact_transfer import ArtifactReader
 from luthier.core.text.byte_sizes import size
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import Missing, RecordTable, Store
+from luthier.platform.db.store import Missing, RecordTable, Store, not_in_list
 from luthier.platform.db.tables import dataset_versions, datasets, files, projects, uploads
 from luthier.platform.files.artifacts import ArtifactStore
 
@@ -240,7 +240,7 @@ class FileStore(Store):
             order: `asc` for the oldest first, `desc` for the newest.
 
         Raises:
-            RequestError: `after` was never a file of this project.
+            UnsupportedError: `after` was never a file of this project.
         """
         if purpose is not None and purpose not in PURPOSES:
             return [], False
@@ -315,11 +315,7 @@ class FileStore(Store):
         # Deleted files count: a client may delete while it pages through the list.
         number = self._scalar(select(files.c.number).where(is_it)) if is_id(file_id, "file") else None
         if number is None:
-            raise RequestError(
-                f"after={file_id!r} is not in this list",
-                expected="the id of a file in it",
-                do="begin again without `after`",
-            )
+            raise not_in_list(file_id, "the id of a file in it")
         return int(number)
 
 

@@ -42,6 +42,7 @@ _KIND = re.compile(
 
 
 _MISSING: Final = "Field required"
+_UNKNOWN: Final = "Extra inputs are not permitted"
 _OF_A_KEY: Final = "[key]"
 """Behind a key of a dict, where the key itself is wrong and not its value."""
 
@@ -179,8 +180,12 @@ def invalid_request(problems: Sequence[tuple[Sequence[int | str], str]], body: A
         place = further
     # a field that may be one thing or another has an error for each
     words = " or: ".join(dict.fromkeys(message for where, message in found if where == place))
+    if place and words == _UNKNOWN:
+        message = f"Unknown parameter: {place[:100]!r} is not permitted; what to do: leave it out"
+        return ApiError(400, message, param=place, code="unknown_parameter")
     what = f"{words} at {place!r}" if place else words
-    return ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value")
+    code = "missing_required_parameter" if place and words == _MISSING else "invalid_value"
+    return ApiError(400, f"Invalid request: {what}", param=place, code=code)
 
 
 def _without_tags(location: Sequence[int | str], body: Any, message: str) -> Sequence[int | str]:

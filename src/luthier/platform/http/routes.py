@@ -49,6 +49,7 @@ Order = Literal["asc", "desc"]
 Limit = Annotated[int, Query(ge=1, le=100)]
 """The most entries of a page of a list."""
 _OF_CLIENTS: Final = "/v1/"
+_RESPONSES: Final = "/v1/responses"
 
 
 def page(
@@ -73,9 +74,8 @@ def page(
     if after is not None:
         places = [number for number, item in enumerate(items) if id_of(item) == after]
         if not places:
-            raise ApiError(
-                400, f"after={after!r} is not in this list; expected: the id of an item in it", param="after"
-            )
+            message = f"after={after[:100]!r} is not in this list; expected: the id of an item in it"
+            raise ApiError(400, message, param="after", code="invalid_value")
         start = places[0] + 1
     shown = items[start : start + limit]
     return {
@@ -112,6 +112,9 @@ def check_query(request: Request) -> None:
     if is_anthropic(path, request.headers):
         if path == MODELS:
             return  # the route has other parameters in this form, and checks them
+        known |= {BETA}
+    # As `client.beta.responses` of OpenAI's clients sends it.
+    elif path == _RESPONSES or path.startswith(f"{_RESPONSES}/"):
         known |= {BETA}
     names = [name for name in request.query_params if name not in known and name.partition("[")[0] not in own]
     if names:

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, bindparam, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
-from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.text.utf8 import storable
 from luthier.platform.db.database import Database
+from luthier.platform.db.store import not_in_list
 from luthier.platform.db.tables import job_events
 from luthier.platform.jobs.kinds import KINDS
 from luthier.platform.jobs.records import JobKind, JobStatus, Lane
@@ -142,7 +142,7 @@ class JobEventStore:
             The events, newest first, and whether there are more behind them.
 
         Raises:
-            RequestError: The job has no event `after`. An empty page would look like the end of the list.
+            UnsupportedError: The job has no event `after`. An empty page would look like the end of the list.
         """
         given: dict[str, str | int] = {
             # One row more than requested shows whether there is another page, without a second query.
@@ -153,11 +153,7 @@ class JobEventStore:
                 its = select(job_events.c.number).where(job_events.c.job_id == job_id, job_events.c.event_id == after)
                 number = connection.execute(its).scalar()
                 if number is None:
-                    raise RequestError(
-                        f"after={after!r} is not an event of this job",
-                        expected="the id of one of its events",
-                        do="start again, without `after`",
-                    )
+                    raise not_in_list(after, "the id of one of its events", where="an event of this job")
                 given["before"] = number
             rows = connection.execute(_NEWEST_FIRST, given).all()
         shown = rows if limit is None else rows[:limit]

@@ -210,7 +210,7 @@ def test_why_the_job_of_a_batch_has_crashed_names_no_place_of_this_machine(
         ({"input_file_id": "file-none"}, "input_file_id", "invalid_file"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds",
          "invalid_value"),
-        ({"priority": 1}, "priority", "invalid_value"),
+        ({"priority": 1}, "priority", "unknown_parameter"),
     ],
 )  # fmt: skip
 def test_a_batch_that_cannot_be_carried_out_is_refused_by_name(
@@ -236,6 +236,27 @@ def test_a_batch_that_waits_is_cancelled_immediately(client: TestClient) -> None
     assert (again.status_code, again.headers["x-should-retry"]) == (409, "false")
 
 
+def test_usage_has_cached_and_reasoning_tokens(client: TestClient, home: Context) -> None:
+    engine = answering(home)
+    engine.num_cached, engine.num_thinking = 2, 1
+    response = {"url": "/v1/responses", "body": {"model": "tiny", "input": "say one"}}
+    for lines, changes in (
+        ([line("a", "say one"), line("b", "say two", n=2)], {}),
+        ([line(custom_id, "") | response for custom_id in "ab"], {"endpoint": "/v1/responses"}),
+    ):
+        batch = started(client, lines, **changes)
+        worked(home)
+        usage = ok(client.get(f"/v1/batches/{batch['id']}"))["usage"]
+        num_answers = 3 if not changes else 2
+        assert usage == {
+            "input_tokens": 6,
+            "input_tokens_details": {"cached_tokens": 4},
+            "output_tokens": 2 * num_answers,
+            "output_tokens_details": {"reasoning_tokens": num_answers},
+            "total_tokens": 6 + 2 * num_answers,
+        }
+
+
 def test_pages_and_other_projects_and_scopes(client: TestClient, client_of: Callable[..., TestClient]) -> None:
     ids = [started(client, [line("a", "x")])["id"] for _ in range(3)]
     listed = ok(client.get("/v1/batches?limit=2"))
@@ -248,7 +269,8 @@ def test_pages_and_other_projects_and_scopes(client: TestClient, client_of: Call
     file_id = upload(client, [line("a", "x")])
     body = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
     assert other.post("/v1/batches", json=body).json()["error"]["code"] == "invalid_file"
-    assert other.get(f"/v1/batches?after={ids[0]}").status_code == 400
+    wrong = other.get(f"/v1/batches?after={ids[0]}")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "after")
     reader, trainer = client_of("default", ("read",)), client_of("default", ("train",))
     assert ok(reader.get(f"/v1/batches/{ids[0]}"))["id"] == ids[0]
     assert reader.post("/v1/batches", json=body).status_code == 403

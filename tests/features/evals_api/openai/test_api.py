@@ -129,7 +129,7 @@ def test_pages_of_evals_in_both_orders(client: TestClient) -> None:
     newest = ok(client.get("/v1/evals?order=desc&limit=3"))
     assert [one["id"] for one in newest["data"]] == ids[:1:-1]
     assert ok(client.get("/v1/evals?order_by=updated_at&order=desc&limit=1"))["data"][0]["id"] == ids[1]
-    assert refused(client.get("/v1/evals?after=eval_none"))[1] == "invalid_value"
+    assert refused(client.get("/v1/evals?after=eval_none"))[:2] == ("after", "invalid_value")
 
 
 def emptied(client: TestClient, address: str, *, query: str = "") -> list[str]:
@@ -165,11 +165,12 @@ def test_runs_can_be_deleted_while_their_list_is_paged_through(client: TestClien
     for run_id in ids:
         ok(client.post(f"{address}/{run_id}/cancel"))
     assert emptied(client, address) == ids
-    assert refused(client.get(f"/v1/evals/{another['id']}/runs?after={ids[0]}"))[1] == "invalid_value"
+    assert refused(client.get(f"/v1/evals/{another['id']}/runs?after={ids[0]}"))[:2] == ("after", "invalid_value")
 
 
 def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: Context) -> None:
     engine = answering(home)
+    engine.num_cached = 1
     one = made(client)
     run = started(client, one["id"])
     assert (run["status"], run["model"], run["result_counts"]["total"]) == ("queued", "tiny", 0)
@@ -191,7 +192,7 @@ def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: 
             "prompt_tokens": 9,
             "completion_tokens": 6,
             "total_tokens": 15,
-            "cached_tokens": 0,
+            "cached_tokens": 3,
         }
     ]
     assert [request.sampling.temperature for request in engine.asked if isinstance(request, TextRequest)] == [0.0] * 3
@@ -203,6 +204,8 @@ def test_a_run_answers_grades_counts_and_has_a_report(client: TestClient, home: 
     assert item["results"][1]["score"] == pytest.approx(2 * 4 / 9)
     assert item["sample"]["input"][1] == {"role": "user", "content": "Please say fours"}
     assert item["sample"]["output"] == [{"role": "assistant", "content": "fours"}]
+    tokens = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cached_tokens": 1}
+    assert item["sample"]["usage"] == tokens
     assert (item["sample"]["finish_reason"], item["sample"]["max_completion_tokens"]) == ("stop", 8)
     assert ok(client.get(f"{address}/output_items/{item['id']}")) == item
     failed = ok(client.get(f"{address}/output_items?status=fail&order=desc"))
@@ -254,7 +257,7 @@ def test_the_limit_of_answers_has_both_names_of_openai_s_reference(client: TestC
         ({"data_source_config": {"type": "custom", "item_schema": SCHEMA | {"additionalProperties": False},
                                  "include_sample_schema": True},
           "testing_criteria": [CHECK | {"reference": "{{item.other}}"}]}, "testing_criteria.0", "invalid_grader"),
-        ({"shared_with": "all"}, "shared_with", "invalid_value"),
+        ({"shared_with": "all"}, "shared_with", "unknown_parameter"),
         ({"metadata": {"a": "b" * 513}}, "metadata.a", "invalid_value"),
     ],
 )  # fmt: skip

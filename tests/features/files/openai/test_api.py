@@ -139,7 +139,7 @@ def test_pages(client: TestClient) -> None:
     rest = client.get("/v1/files", params={"after": ids[3]}).json()["data"]
     assert [file["id"] for file in rest] == ids[2::-1]
     for wrong in ({"limit": 0}, {"limit": 10_001}, {"order": "up"}, {"after": "file-20261125-093000-1f2e3d"}):
-        error_of(client.get("/v1/files", params=wrong), 400)
+        assert error_of(client.get("/v1/files", params=wrong), 400)["param"] == next(iter(wrong))
 
 
 @pytest.mark.parametrize("file_id", ["file-1", "..%2f..%2fetc", "file-20261125-093000-1f2e3d", "%00", "a" * 5000])

@@ -162,7 +162,7 @@ LEAST: Final[dict[str, dict[str, Any]]] = {
 SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
     "function_call": (["none", "auto"], [{"name": "f"}, "f", {}]),
     "prompt_cache_key": (["k"], [1, {}, "k" * 1025]),
-    "prompt_cache_retention": (["in_memory", "24h"], ["for ever", 24, {}]),
+    "prompt_cache_retention": (["in_memory", "in-memory", "24h"], ["for ever", 24, {}]),
     "prompt_cache_options": ([{}, {"mode": "implicit", "ttl": "30m"}], [{"mode": "x"}, {"other": 1}, "x", []]),
     "prediction": ([{"type": "content", "content": "a"}], [{}, "a", {"type": "x", "content": "a"}]),
     "service_tier": (["auto", "default"], ["flex", "priority", "scale", "fast", "", 1, {}]),
@@ -302,7 +302,7 @@ def test_the_server_refuses_by_name_what_it_does_not_support(visitor: Visitor) -
     assert {request for request, _ in refused} <= set(ROUTES)
     wishes = [(request, name, value) for request, name in refused for value in WISHES.get(name, ["value"])]
     # And a name that no API has, of every request with a body.
-    wishes += [(request, "min_p", 0.1) for request in ROUTES if request in BODIES]
+    wishes += [(request, "repetition_penalty", 1.1) for request in ROUTES if request in BODIES]
     for request, name, value in nonempty(wishes):
         if name in HEADERS:
             send = client.post if request in BODIES else client.get
@@ -323,7 +323,7 @@ def test_what_is_refused_is_refused_by_name_however_it_is_asked_for(request_: st
 
 @pytest.mark.parametrize("request_", BODIES)
 def test_what_nobody_knows_is_refused_by_name(request_: str) -> None:
-    assert wrong_places(request_, {"min_p": 0.1}) == {"min_p"}
+    assert wrong_places(request_, {"repetition_penalty": 1.1}) == {"repetition_penalty"}
 
 
 @pytest.mark.parametrize("request_", ["chat", "completions"])

@@ -408,7 +408,7 @@ def test_jobs_page_by_page_and_by_what_is_noted_with_them(client: TestClient) ->
     assert ids(f"metadata[a]=1&after={made[3]}") == [made[0]]
     assert ids("metadata=null") == [made[1]]
     error_of(client.get(f"{JOBS}?metadata=x"), 400)
-    error_of(client.get(f"{JOBS}?after=ftjob-none"), 400)
+    assert error_of(client.get(f"{JOBS}?after=ftjob-none"), 400)["param"] == "after"
     error_of(client.get(f"{JOBS}?limit=0"), 400)
 
     events = f"{JOBS}/{made[0]}/events"
@@ -417,8 +417,8 @@ def test_jobs_page_by_page_and_by_what_is_noted_with_them(client: TestClient) ->
     assert (page["data"][0]["message"], page["has_more"]) == ("Fine-tuning job paused", True)
     page = ok(client.get(f"{events}?limit=1&after={page['data'][0]['id']}"))
     assert (page["data"][0]["message"], page["has_more"]) == (f"Created fine-tuning job: {made[0]}", False)
-    error_of(client.get(f"{events}?after=ftevent-none"), 400)
-    error_of(client.get(f"{JOBS}/{made[0]}/checkpoints?after=ftckpt_none"), 400)
+    assert error_of(client.get(f"{events}?after=ftevent-none"), 400)["param"] == "after"
+    assert error_of(client.get(f"{JOBS}/{made[0]}/checkpoints?after=ftckpt_none"), 400)["code"] == "invalid_value"
 
 
 def test_what_a_state_forbids_is_a_conflict_that_waiting_does_not_mend(client: TestClient, home: Context) -> None:

@@ -97,8 +97,14 @@ def test_calls_and_their_results_become_turns_of_the_tool() -> None:
 
 
 def test_results_alone_leave_no_empty_turn() -> None:
-    asked = request(USER, assistant(CALL), user(RESULT | {"content": ""}))
-    assert turns(asked) == [("user", "Which wood?"), ("assistant", ""), ("tool", "")]
+    # Tools of the client that return nothing send null.
+    for empty in (
+        RESULT | {"content": ""},
+        RESULT | {"content": None},
+        {k: v for k, v in RESULT.items() if k != "content"},
+    ):
+        asked = request(USER, assistant(CALL), user(empty))
+        assert turns(asked) == [("user", "Which wood?"), ("assistant", ""), ("tool", "")]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +175,9 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"mcp_servers": []}, "mcp_servers", "does not support"),
         ({"container": "c"}, "container", "does not support"),
         ({"context_management": {}}, "context_management", "does not support"),
-        ({"top_k": 5}, "top_k", "does not support"),
+        ({"top_k": -1}, "top_k", "greater than or equal to 0"),
         ({"speed": "fast"}, "speed", "one speed"),
+        ({"thread": {"type": "create"}}, "thread", "the whole conversation"),
         ({"temperature": 1.5}, "temperature", "less than or equal to 1"),
         ({"stop_sequences": [""]}, "stop_sequences.0", "at least 1 character"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
@@ -238,10 +245,12 @@ def test_sampling_and_form() -> None:
     asked = request(
         temperature=0,
         top_p=0.5,
+        top_k=5,
         stop_sequences=["a", "b"],
         output_config=form,
     )
-    assert (asked.sampling.temperature, asked.sampling.top_p, asked.stop) == (0.0, 0.5, ("a", "b"))
+    assert (asked.sampling.temperature, asked.sampling.top_p, asked.sampling.top_k) == (0.0, 0.5, 5)
+    assert asked.stop == ("a", "b")
     assert asked.json_schema == schema
     assert not asked.counts_tokens
     assert request().sampling.temperature == 1.0

@@ -103,6 +103,9 @@ def test_the_place_of_a_fault_is_that_of_the_request_without_names_of_kinds(
     told = invalid_request(problems, body)
     assert told.param == param
     assert words in told.message
+    # As in OpenAI's API.
+    codes = {"Field required": "missing_required_parameter", "not permitted": "unknown_parameter"}
+    assert told.code == codes.get(words, "invalid_value")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,10 @@ class PromptCacheBreakpoint(StrictModel):
 
 CacheMark = Annotated[PromptCacheBreakpoint | None, Field(exclude=True)]
 """On a part of a prompt: accepted, and neither read nor stored."""
+TopK = Annotated[int | None, Field(ge=-1, le=1_000_000)]
+"""Of vLLM and others; -1 and 0 for all tokens."""
+MinP = Annotated[float | None, Field(ge=0, le=1)]
+"""Of vLLM and others."""
 Bias = Annotated[float, Field(strict=False, ge=-100, le=100)]
 MAX_BIASES: Final = 1024
 
@@ -90,6 +94,8 @@ class SamplingBody(BaseModel):
     model: str = Field(min_length=1, max_length=1024)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: TopK = None
+    min_p: MinP = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
     stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
@@ -118,6 +124,8 @@ class SamplingBody(BaseModel):
         return Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(0, self.top_k or 0),
+            min_p=self.min_p or 0.0,
             # A random seed: without one, OpenAI's API samples differently each time.
             seed=new_seed() if self.seed is None else self.seed,
             frequency_penalty=self.frequency_penalty or 0.0,
@@ -280,18 +288,14 @@ class ChunkWriter:
 
 
 def usage_of(answer: serving.Answer) -> dict[str, Any]:
-    """The token usage of an answer; cached tokens of the prompt are included and listed, as are reasoning tokens if
-    there are any.
-    """
-    usage: dict[str, Any] = {
+    """The token usage of an answer; cached tokens of the prompt and reasoning tokens are included and listed."""
+    return {
         "prompt_tokens": answer.num_prompt_tokens,
         "completion_tokens": answer.num_new_tokens,
         "total_tokens": answer.num_prompt_tokens + answer.num_new_tokens,
         "prompt_tokens_details": {"cached_tokens": answer.num_cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": answer.num_thinking_tokens},
     }
-    if num_thinking := answer.num_thinking_tokens:
-        usage["completion_tokens_details"] = {"reasoning_tokens": num_thinking}
-    return usage
 
 
 def target_header(routed: Routed | None) -> dict[str, str]:

@@ -281,6 +281,10 @@ class PromptCache(StrictModel):
     ttl: Literal["30m"] | None = None
 
 
+CacheRetention = Literal["in_memory", "in-memory", "24h"]
+"""`in-memory` is what clients of the versions 2.x send."""
+
+
 class Prediction(StrictModel):
     """Predicted output, which could only speed up the answer."""
 
@@ -309,7 +313,7 @@ class ChatBody(SamplingBody):
     service_tier: OneTier = None
     safety_identifier: Name | None = None
     prompt_cache_key: Name | None = None
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_retention: CacheRetention | None = None
     prompt_cache_options: PromptCache | None = None
     prediction: Prediction | None = None
 

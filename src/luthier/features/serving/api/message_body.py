@@ -125,7 +125,7 @@ class ToolResultBlock(StrictModel):
     Attributes:
         type: Always `tool_result`.
         tool_use_id: The call that it answers.
-        content: The result, as text or as blocks of text.
+        content: The result, as text or as blocks of text; None or left out for an empty one.
         is_error: Whether the tool has failed.
         cache_control: Accepted, and not used here.
         toolset_name: Refused.
@@ -133,7 +133,7 @@ class ToolResultBlock(StrictModel):
 
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(min_length=1, max_length=128)]
-    content: TextContent = ""
+    content: TextContent | None = None
     is_error: bool | None = None
     cache_control: CacheControl | None = None
     toolset_name: Unsupported = None
@@ -353,13 +353,15 @@ class MessagesBody(PromptBody):
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=1_000_000)
     metadata: MessageMetadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
+    # Refused by a code that clients know: then they send the whole conversation.
+    thread: dict[str, Any] | None = None
 
     container: Unsupported = None
     diagnostics: Unsupported = None
     inference_geo: Unsupported = None
-    top_k: Unsupported = None
 
     @property
     def user(self) -> str | None:

@@ -47,6 +47,8 @@ def message_request(body: PromptBody) -> TextRequest:
         ApiError: Blocks are in the wrong order, or parameters contradict each other.
         UnsupportedError: A schema has no finite instance.
     """
+    if isinstance(body, MessagesBody) and body.thread is not None:
+        raise _no_threads()
     tools = [tool.as_openai() for tool in body.tools or ()]
     messages = _Turns().read(body)
     request = TextRequest(
@@ -69,6 +71,7 @@ def message_request(body: PromptBody) -> TextRequest:
             "sampling": Sampling(
                 temperature=1.0 if body.temperature is None else body.temperature,
                 top_p=1.0 if body.top_p is None else body.top_p,
+                top_k=body.top_k or 0,
                 seed=new_seed(),
             ),
         }
@@ -115,6 +118,19 @@ def _budget(body: MessagesBody) -> int | None:
             "raise max_tokens, or lower the budget",
         )
     return budget
+
+
+def _no_threads() -> ApiError:
+    """Conversations are not held here.
+
+    `tool_runner` of Anthropic's clients begins a thread by default, and knows this code: it sends the request again
+    without one, and all later ones with the whole conversation.
+    """
+    message = (
+        "thread: a conversation that the server holds; expected: the whole conversation in messages; what to do: leave "
+        "thread out (client.beta.messages.thread has unsupported_request_behavior='continue_unthreaded' for that)"
+    )
+    return ApiError(400, message, param="thread", code="thread_unsupported_request")
 
 
 def _wrong(param: str, came: str, expected: str, do: str) -> ApiError:
@@ -242,7 +258,8 @@ class _Turns:
             )
         # A second result for the same call is refused like one for a call that never was.
         self._open.remove(block.tool_use_id)
-        turn.results.append((block.tool_use_id, (ERROR_PREFIX if block.is_error else "") + _text_of(block.content)))
+        text = _text_of(block.content or "")
+        turn.results.append((block.tool_use_id, (ERROR_PREFIX if block.is_error else "") + text))
 
     def _thought(self, turn: _Turn, place: str, block: ThinkingBlock) -> None:
         self._check_role(turn, place, "thinking", "assistant")

@@ -247,11 +247,12 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 
 def _usage(answer: Answer) -> dict[str, Any]:
+    # Unlike in OpenAI's API, input_tokens are those that were not read from the cache (Anthropic: "Prompt caching").
     usage: dict[str, Any] = {
-        "input_tokens": answer.num_prompt_tokens,
+        "input_tokens": answer.num_prompt_tokens - answer.num_cached_tokens,
         "output_tokens": answer.num_new_tokens,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
+        "cache_read_input_tokens": answer.num_cached_tokens,
     }
     if num_thinking := answer.num_thinking_tokens:
         usage["output_tokens_details"] = {"thinking_tokens": num_thinking}

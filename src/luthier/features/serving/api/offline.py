@@ -29,6 +29,7 @@ from luthier.features.serving.api.responses.body import ResponseBody, response_r
 from luthier.features.serving.api.responses.writer import ResponseObjectWriter
 from luthier.features.serving.borrowed_engine import BorrowingClient
 from luthier.features.serving.models import head_of, route, user_of
+from luthier.ml.inference.openai.messages import usage_detail
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError, ErrorBody, invalid_request
 
@@ -64,18 +65,40 @@ class OfflineAnswer:
         return self.status == 200
 
     @property
-    def usage(self) -> tuple[int, int]:
-        """Tokens of the prompt and of the answer; 0 where there is none."""
+    def usage(self) -> TokenCounts:
+        """Its tokens; 0 where there are none."""
         return tokens_of(self.body)
 
 
-def tokens_of(response: Mapping[str, Any]) -> tuple[int, int]:
-    """Tokens of the prompt and of the answer of the object of a response; 0 where it has none."""
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of a request and its answer.
+
+    Attributes:
+        num_prompt: Of the prompt.
+        num_new: Of the answer.
+        num_cached: How many of the prompt's were known from earlier prompts.
+        num_thinking: How many of the answer's are reasoning.
+    """
+
+    num_prompt: int = 0
+    num_new: int = 0
+    num_cached: int = 0
+    num_thinking: int = 0
+
+
+def tokens_of(response: Mapping[str, Any]) -> TokenCounts:
+    """The tokens that the object of a response counts; 0 where it counts none."""
     usage = response.get("usage") or {}
     # Of responses they have names of their own.
     names = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     num_prompt, num_new = (usage.get(name, usage.get(other, 0)) for name, other in names)
-    return num_prompt, num_new
+    details = ("prompt_tokens_details", "input_tokens_details"), ("completion_tokens_details", "output_tokens_details")
+    num_cached, num_thinking = (
+        max(usage_detail(usage, kind, name) for kind in kinds)
+        for kinds, name in zip(details, ("cached_tokens", "reasoning_tokens"), strict=True)
+    )
+    return TokenCounts(num_prompt, num_new, num_cached, num_thinking)
 
 
 def use_job_engine(context: Context) -> None:

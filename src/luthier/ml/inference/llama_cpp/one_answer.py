@@ -45,6 +45,9 @@ def request_body(
         reuses_prompts: whether the slot resumes from what it has read.
     """
     rules = asked.sampling
+    # In the order of `Sampler`. llama.cpp's default list has more samplers, in another order.
+    names = {"min_p": rules.min_p > 0, "top_k": rules.top_k > 0, "top_p": True}
+    truncating = [name for name, is_used in names.items() if is_used]
     body: dict[str, Any] = {
         "prompt": list(ids),
         "max_tokens": max_new_tokens,
@@ -57,11 +60,10 @@ def request_body(
         "id_slot": slot,
         "cache_prompt": reuses_prompts,
         "temperature": 0.0 if rules.is_greedy else rules.temperature,
-        # In the order of `Sampler`: temperature, then top_p. llama.cpp's default list has more samplers, and top_p
-        # first. The likeliest token alone is left by top_k, which spares a softmax over the whole vocabulary.
-        "samplers": ["penalties", "top_k"] if rules.is_greedy else ["penalties", "temperature", "top_p"],
-        "top_k": 1 if rules.is_greedy else 0,
-        "min_p": 0.0,
+        # The likeliest token alone is left by top_k, which spares a softmax over the whole vocabulary.
+        "samplers": ["penalties", "top_k"] if rules.is_greedy else ["penalties", "temperature", *truncating],
+        "top_k": 1 if rules.is_greedy else rules.top_k,
+        "min_p": rules.min_p,
         "top_p": 1.0 if rules.is_greedy else rules.top_p,
         "seed": (rules.seed + choice) % _NUM_SEEDS,  # each choice draws for itself
         "frequency_penalty": rules.frequency_penalty,

@@ -15,7 +15,7 @@ import httpx2
 from luthier.core.conversation import Message
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import Generation
-from luthier.core.stream import TextRequest
+from luthier.core.stream import Sampling, TextRequest
 from luthier.core.text.utf8 import whole_characters
 from luthier.ml.inference.models.templates.message_forms import with_ids
 from luthier.ml.inference.models.templates.thinking import TAGS, ThoughtAndAnswer
@@ -69,6 +69,11 @@ def stream_path(asked: TextRequest) -> str:
 def _seed(number: int) -> int:
     """A seed of 64 bits with a sign, as servers take them: the largest is followed by the smallest."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def truncation(rules: Sampling) -> dict[str, Any]:
+    """What limits the tokens that are drawn beside top_p, as fields of a body. OpenAI has neither, other servers do."""
+    return {name: value for name in ("top_k", "min_p") if (value := getattr(rules, name)) and not rules.is_greedy}
 
 
 def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from luthier.ml.inference.openai.messages import (
     server_words,
     stream_body,
     stream_path,
+    truncation,
     without_key,
 )
 from luthier.ml.inference.thoughts import Thinking
@@ -258,7 +259,7 @@ class OpenAIStreamEngine:
             reader = ChunkReader(ask.asked, choice, calls, ask.thinking)
             path = stream_path(ask.asked)
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
-            body = stream_body(ask.asked, ask.model, choice, limit_name) | ask.extra
+            body = stream_body(ask.asked, ask.model, choice, limit_name) | ask.extra | truncation(ask.asked.sampling)
             if ask.thinking is not None:
                 body[limit_name] += ask.thinking.max_tokens
             thinks = ask.thinking is not None and ask.thinking.form is not None and not ask.thinking.form.prompt_closes

@@ -109,6 +109,16 @@ def test_usage_counts_the_tokens_of_a_prompt_that_were_known(ask: Callable[..., 
     assert last.usage.prompt_tokens_details == again.prompt_tokens_details
 
 
+def test_only_the_likeliest_tokens_are_drawn_where_a_request_wants_that(ask: Callable[..., Any]) -> None:
+    greedy = ask(temperature=0).choices[0].message.content
+    for wishes in ({"top_k": 1}, {"min_p": 1.0}):
+        drawn = {ask(temperature=2, seed=seed, extra_body=wishes).choices[0].message.content for seed in range(3)}
+        assert drawn == {greedy}
+    free = [ask(temperature=2, extra_body=wishes) for wishes in ({}, {"top_k": -1}, {"top_k": 0, "min_p": 0})]
+    assert len({one.choices[0].message.content for one in free}) == 1
+    assert free[0].choices[0].message.content != greedy
+
+
 def test_marks_of_a_prompt_cache_change_no_answer(ask: Callable[..., Any]) -> None:
     mark = {"prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}
     parts = [{"type": "text", "text": "Which "} | mark, {"type": "text", "text": "wood?"} | mark]
@@ -178,7 +188,9 @@ def test_wishes_that_change_no_answer_are_accepted(ask: Callable[..., Any]) -> N
         ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
-        ({"extra_body": {"min_p": 0.1}}, "min_p"),
+        ({"extra_body": {"min_p": 1.5}}, "min_p"),
+        ({"extra_body": {"top_k": -2}}, "top_k"),
+        ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),
         ({"temperature": 2.5}, "temperature"),
         ({"top_p": -0.1}, "top_p"),
         ({"n": 17}, "n"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx2
@@ -105,8 +105,16 @@ def url(client: anthropic.Anthropic, path: str) -> str:
     return f"{str(client.base_url).rstrip('/')}/{path}"
 
 
+def num_input(usage: Any) -> int:
+    """Tokens of the prompt, those from the cache included."""
+    return int(usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens)
+
+
 def without_ids(message: Any) -> Any:
+    """A message that can be compared: without ids, and with all tokens of the prompt, wherever they came from."""
     document = message.to_dict() | {"id": None}
+    usage = document["usage"] | {"input_tokens": num_input(message.usage), "cache_read_input_tokens": 0}
+    document["usage"] = usage
     document["content"] = [block | {"id": None} if "id" in block else block for block in document["content"]]
     return document
 
@@ -120,7 +128,7 @@ def test_a_message_is_the_answer_of_chat_completions(client: anthropic.Anthropic
     assert (block.type, block.text) == ("text", same.choices[0].message.content)
     assert (made.type, made.role, made.model, made.stop_reason) == ("message", "assistant", "tiny", "max_tokens")
     assert made.id.startswith("msg_")
-    assert made.usage.input_tokens == same.usage.prompt_tokens
+    assert num_input(made.usage) == same.usage.prompt_tokens
     assert made.usage.output_tokens == same.usage.completion_tokens == 12
     assert made._request_id.startswith("req_")
 
@@ -132,11 +140,23 @@ def test_the_events_of_a_stream_come_in_order_and_make_the_same_message(client: 
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
     assert set(kinds[2:-3]) == {"content_block_delta"}
     whole = ask(client, max_tokens=20)
-    assert found[0].message.usage.input_tokens == whole.usage.input_tokens
+    assert num_input(found[0].message.usage) == num_input(whole.usage)
     assert (found[0].message.content, found[0].message.stop_reason) == ([], None)
     assert "".join(event.delta.text for event in nonempty(found[2:-3])) == whole.content[0].text
     assert (found[-2].delta.stop_reason, found[-2].usage.output_tokens) == ("max_tokens", 20)
     assert without_ids(streamed(client, max_tokens=20)) == without_ids(whole)
+
+
+def test_usage_has_the_tokens_that_came_from_the_cache_apart(client: anthropic.Anthropic) -> None:
+    talk = [{"role": "user", "content": "Which wood is the back of a cello made of? " * 4}]
+    first, again = (ask(client, messages=talk).usage for _ in range(2))
+    assert first.cache_read_input_tokens < again.cache_read_input_tokens
+    assert 0 < again.input_tokens < first.input_tokens
+    assert (
+        num_input(first) == num_input(again) == client.messages.count_tokens(model="tiny", messages=talk).input_tokens
+    )
+    usage = streamed(client, messages=talk).usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens) == (again.input_tokens, again.cache_read_input_tokens)
 
 
 def test_lines_of_a_stream_have_the_names_of_their_events(client: anthropic.Anthropic) -> None:
@@ -162,7 +182,7 @@ def test_a_stop_sequence_is_named(client: anthropic.Anthropic) -> None:
 def test_a_full_context_is_its_own_reason(client: anthropic.Anthropic) -> None:
     window = client.models.retrieve("tiny").max_input_tokens
     made = ask(client, max_tokens=window, messages=[{"role": "user", "content": "wood " * (window // 8)}])
-    assert made.usage.input_tokens + made.usage.output_tokens <= window
+    assert num_input(made.usage) + made.usage.output_tokens <= window
     assert made.stop_reason in ("model_context_window_exceeded", "end_turn")
 
 
@@ -178,8 +198,49 @@ def test_a_tool_is_called_and_its_result_goes_back(client: anthropic.Anthropic, 
     result = {"type": "tool_result", "tool_use_id": block.id, "content": "It is light."}
     talk = [*ASKED, {"role": "assistant", "content": made.content}, {"role": "user", "content": [result]}]
     after = ask(client, messages=talk, tools=[TOOL])
-    assert after.usage.input_tokens > made.usage.input_tokens
+    assert num_input(after.usage) > num_input(made.usage)
     assert after.content[0].type == "text"
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_tool_runner_of_the_client_runs_its_tools(client: anthropic.Anthropic, is_streamed: bool) -> None:
+    called: list[tuple[str, bool]] = []
+
+    @anthropic.beta_tool
+    def look_up(wood: Literal["spruce", "maple"], hard: bool) -> Any:
+        """Look a wood up."""
+        called.append((wood, hard))
+        return "It is light." if len(called) > 1 else None
+
+    runner: Any = client.beta.messages.tool_runner(
+        model="tiny",
+        max_tokens=120,
+        messages=ASKED,
+        tools=[look_up],
+        tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        max_iterations=3,
+        stream=is_streamed,
+        extra_body={"temperature": 0},
+    )
+    made = [one.get_final_message() if is_streamed else one for one in runner]
+    assert [one.stop_reason for one in made] == ["tool_use"] * 3
+    asked = [(block.input["wood"], block.input["hard"]) for one in made for block in one.content]
+    assert called == asked[: len(called)]
+    assert len(called) >= 2
+    sizes = [num_input(one.usage) for one in made]
+    assert sizes == sorted(set(sizes))
+
+
+def test_a_thread_is_refused_by_the_code_that_clients_know(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        client.beta.messages.thread(model="tiny", max_tokens=4, messages=ASKED).send()
+    assert caught.value.body["error"]["details"] == {"error_code": "thread_unsupported_request"}
+    thread = client.beta.messages.thread(
+        model="tiny", max_tokens=4, messages=ASKED, unsupported_request_behavior="continue_unthreaded"
+    )
+    first = thread.send()
+    second = thread.send({"role": "user", "content": "And the back?"})
+    assert num_input(second.usage) > num_input(first.usage)
 
 
 def test_a_call_that_is_cut_off_has_what_is_complete_of_it(client: anthropic.Anthropic) -> None:
@@ -199,7 +260,7 @@ def test_tokens_are_counted_as_a_message_counts_them_and_not_charged(make_client
     wishes: dict[str, Any] = {"system": "Be short.", "tools": [TOOL], "tool_choice": {"type": "auto"}}
     counted = poor.messages.count_tokens(model="tiny", messages=ASKED, **wishes)
     assert poor.messages.count_tokens(model="tiny", messages=ASKED, **wishes) == counted
-    assert ask(poor, **wishes).usage.input_tokens == counted.input_tokens
+    assert num_input(ask(poor, **wishes).usage) == counted.input_tokens
     for call in (lambda: ask(poor), lambda: poor.messages.count_tokens(model="tiny", messages=ASKED)):
         with pytest.raises(anthropic.RateLimitError) as caught:
             call()
@@ -221,7 +282,7 @@ def test_a_thought_is_a_block_with_a_signature(client: anthropic.Anthropic, thin
     kinds = [event.delta.type for event in events(client, **wishes) if event.type == "content_block_delta"]
     assert list(dict.fromkeys(kinds)) == ["thinking_delta", "signature_delta", "text_delta"]
     talk = [*ASKED, {"role": "assistant", "content": made.content}, *ASKED]
-    assert ask(client, messages=talk, **wishes).usage.input_tokens > made.usage.input_tokens
+    assert num_input(ask(client, messages=talk, **wishes).usage) > num_input(made.usage)
 
 
 def test_a_thought_is_left_out_or_turned_off(client: anthropic.Anthropic, thinker: str) -> None:

@@ -147,7 +147,6 @@ def test_a_schema_is_kept(client: openai.OpenAI, ask: Callable[..., Any]) -> Non
         ({"text": {"format": {"type": "json_schema", "name": "s", "schema": {"$ref": "#"}}}}, "text.format.schema",
          "invalid_value"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "invalid_value"),
-        ({"include": ["reasoning.encrypted_content"]}, "include", "invalid_value"),
         ({"include": ["file_search_call.results"]}, "include", "invalid_value"),
         ({"reasoning": {"summary": "concise"}}, "reasoning.summary", "invalid_value"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort", "invalid_value"),
@@ -217,3 +216,21 @@ def test_the_key_needs_the_scope_to_ask(make_client: Callable[..., openai.OpenAI
         make_client("train").responses.input_tokens.count(model="tiny", input="x")
     made = make_client("infer").responses.create(model="tiny", input="x", max_output_tokens=2, temperature=0)
     assert made.status == "incomplete"
+
+
+def test_the_beta_resource_of_the_client_is_the_same_api(client: openai.OpenAI) -> None:
+    beta: Any = client.beta.responses
+    made = beta.create(model="tiny", input=QUESTION, max_output_tokens=4, temperature=0)
+    text = made.output[0].content[0].text
+    assert beta.retrieve(made.id).output[0].content[0].text == text
+    assert [item.content[0].text for item in beta.input_items.list(made.id)] == [QUESTION]
+    *_, last = beta.create(model="tiny", input=QUESTION, max_output_tokens=4, temperature=0, stream=True)
+    assert last.response.output[0].content[0].text == text
+    counted = beta.input_tokens.count(model="tiny", input=QUESTION)
+    assert counted.input_tokens == made.usage.input_tokens
+    beta.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(made.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.models.list(extra_query={"beta": "true"})
+    assert (caught.value.param, caught.value.code) == ("beta", "unknown_parameter")

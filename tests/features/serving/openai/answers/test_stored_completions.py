@@ -89,8 +89,9 @@ def test_pages_and_conditions(client: openai.OpenAI, ask: Callable[..., Any]) ->
     ask(metadata={"quoted": '"n": "3"'})
     assert listed(metadata={"n": "3"}).data == []
     assert listed(model="other").data == []
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError) as caught:
         listed(after="chatcmpl-none")
+    assert (caught.value.param, caught.value.code) == ("after", "invalid_value")
 
 
 def test_they_can_be_deleted_while_their_list_is_paged_through(

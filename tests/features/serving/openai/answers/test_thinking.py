@@ -10,6 +10,7 @@ import httpx2
 import openai
 import pytest
 import uvicorn
+from openai.lib.responses_tool_runner import ResponsesToolRunner
 from tests.features.serving.openai.answers.conftest import Server
 
 from luthier.core.ports import SilentProgress
@@ -98,6 +99,34 @@ def test_a_response_has_the_thought_as_an_item_before_the_message(client: openai
         assert client.responses.create(**wishes | {"input": again}, max_output_tokens=4).usage.output_tokens > 0
 
 
+def test_a_thought_goes_back_by_its_encrypted_content_alone(client: openai.OpenAI) -> None:
+    (model,) = [one.id for one in client.models.list()]
+    wishes: dict[str, Any] = {"model": model, "temperature": 0, "store": False}
+    wishes["include"] = ["reasoning.encrypted_content"]
+    first = client.responses.create(input="Which wood?", **wishes)
+    *_, last = client.responses.create(input="Which wood?", stream=True, **wishes)
+    thought, message = first.output
+    assert thought.encrypted_content
+    assert last.response.output[0].encrypted_content == thought.encrypted_content
+    # As clients without a store on the server keep it: no text of the thought.
+    kept = {"type": "reasoning", "summary": [], "encrypted_content": thought.encrypted_content}
+    hi = {"role": "user", "content": "Hi"}
+    counts = []
+    for items in ([thought, message], [kept, message], [message]):
+        talk: Any = [{"role": "user", "content": "Which wood?"}, *items, hi]
+        counts.append(client.responses.create(input=talk, max_output_tokens=2, **wishes).usage.input_tokens)
+    assert counts[0] == counts[1] >= counts[2]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_tool_runner_of_the_client_runs(client: openai.OpenAI, is_streamed: bool) -> None:
+    (model,) = [one.id for one in client.models.list()]
+    params: dict[str, Any] = {"model": model, "input": "Which wood?", "temperature": 0}
+    # Without functions, since the prompt of this model is one that it has learned.
+    found = ResponsesToolRunner().run(client, params, stream=is_streamed)  # type: ignore[arg-type]
+    assert (found.output_text, found.output[0].type) == (ANSWER, "reasoning")
+
+
 def test_likelihoods_are_those_of_the_answer_alone(client: openai.OpenAI) -> None:
     found = chat(client, logprobs=True).choices[0]
     assert found.message.reasoning_content == THOUGHT
@@ -137,7 +166,7 @@ def test_options_of_the_template_turn_it_off(client: openai.OpenAI, thinker: Pat
         found = chat(client, **wishes)
         assert found.choices[0].message.content == ANSWER
         assert not hasattr(found.choices[0].message, "reasoning_content")
-        assert found.usage.completion_tokens_details is None
+        assert found.usage.completion_tokens_details.reasoning_tokens == 0
     assert chat(client, reasoning_effort="high").choices[0].message.reasoning_content == THOUGHT
 
 

@@ -70,6 +70,22 @@ def test_consecutive_items_of_the_assistant_are_one_turn() -> None:
     assert [(one["content"], one.get("reasoning")) for one in found[1:4]] == [("A", None), ("A", "T"), ("B", None)]
 
 
+def test_answers_go_back_as_clients_of_several_versions_dump_them() -> None:
+    """Version 3.57 has `async_`, null; `parse` of 3.3 leaves what it has parsed in the items."""
+    nothing = {"async_": None, "caller": None, "namespace": None, "created_by": None}
+    call = CALL | nothing | {"id": "fc_1", "status": "completed", "parsed_arguments": {"a": 1}}
+    part = {"type": "output_text", "text": "A", "annotations": [], "logprobs": None, "parsed": {"a": [1]}}
+    answer = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "phase": None}
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, "encrypted_content": None}
+    talk = [said("user", "Q") | {"type": None}, thought, answer | {"content": [part]}, call, RESULT]
+    assert conversation(*talk)[1]["content"] == "A"
+    dumped = item_documents(parsed_items(talk))
+    assert dumped[2] == {k: v for k, v in answer.items() if v is not None} | {
+        "content": [{"type": "output_text", "text": "A", "annotations": []}]
+    }
+    assert dumped[3] == CALL | {"id": "fc_1", "status": "completed"}
+
+
 def test_a_summary_is_the_thought_where_there_is_no_content() -> None:
     thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "S"}]}
     assert conversation(said("user", "Q"), thought, CALL, RESULT)[1]["reasoning"] == "S"
@@ -187,6 +203,20 @@ def test_each_thought_text_and_call_has_an_item_and_a_place() -> None:
     assert [(one["arguments"], one["name"]) for one in done] == [('{"a": 1}', "f"), ("{}", "g")]
     for event in nonempty(event for event in events if event["type"] == "response.output_item.done"):
         assert event["item"]["id"] == items[event["output_index"]]["id"]
+
+
+@pytest.mark.parametrize("summarises", [False, True])
+def test_a_thought_goes_back_by_its_encrypted_content_alone(summarises: bool) -> None:
+    items = written(Piece(text="A", reasoning="Thöught"), summarises=summarises, returns_encrypted=True)[1]
+    sent = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": items[0]["encrypted_content"]}
+    talk = [said("user", "Q"), sent, said("assistant", "A")]
+    assert conversation(*talk)[1]["reasoning"] == "Thöught"
+    # The whole item goes back as well. What is stored is its text.
+    assert conversation(said("user", "Q"), *items)[1]["reasoning"] == "Thöught"
+    (kept,) = item_documents(parsed_items([sent]))
+    assert kept["content"] == [{"type": "reasoning_text", "text": "Thöught"}]
+    assert "encrypted_content" not in kept
+    assert "encrypted_content" not in written(Piece(text="A", reasoning="T"), summarises=summarises)[1][0]
 
 
 def test_reasoning_may_come_as_the_summary() -> None:

@@ -15,8 +15,9 @@ from luthier.core.frozen_model import StrictModel
 from luthier.core.records.fine_tuning import Metadata
 from luthier.core.stream import Sampling, TextRequest
 from luthier.core.text.json_schema import check_schema
-from luthier.features.serving.api.answering import Name, OffOnly, OneTier, Unsupported
+from luthier.features.serving.api.answering import MinP, Name, OffOnly, OneTier, TopK, Unsupported
 from luthier.features.serving.api.chat import (
+    CacheRetention,
     Effort,
     ObjectFormat,
     PromptCache,
@@ -39,13 +40,14 @@ from luthier.features.serving.service import new_seed
 
 _NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
 LOGPROBS: Final = "message.output_text.logprobs"
+ENCRYPTED: Final = "reasoning.encrypted_content"
 
 
 def fault_of_include(name: Any) -> str | None:
-    """Why a value of `include` is refused; None for the one that is supported."""
-    if name == "reasoning.encrypted_content":
-        return "reasoning is not encrypted here: leave it out, and send reasoning items back as they are"
-    return None if name == LOGPROBS else f"{str(name)[:100]!r} does not exist here; expected: {LOGPROBS} alone"
+    """Why a value of `include` is refused; None for those that are supported."""
+    if name in (LOGPROBS, ENCRYPTED):
+        return None
+    return f"{str(name)[:100]!r} does not exist here; expected: {LOGPROBS} or {ENCRYPTED}"
 
 
 def _refuse_includes(value: Any) -> Any:
@@ -56,7 +58,9 @@ def _refuse_includes(value: Any) -> Any:
 
 
 Include = Annotated[
-    list[Literal["message.output_text.logprobs"]], Field(max_length=8), BeforeValidator(_refuse_includes)
+    list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]],
+    Field(max_length=8),
+    BeforeValidator(_refuse_includes),
 ]
 """What is returned in addition."""
 
@@ -227,6 +231,8 @@ class ResponseBody(PromptBody):
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: TopK = None
+    min_p: MinP = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
     include: Include | None = None
@@ -240,7 +246,7 @@ class ResponseBody(PromptBody):
     max_tool_calls: int | None = Field(default=None, ge=1)
     service_tier: OneTier = None
     prompt_cache_key: Name | None = None
-    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_retention: CacheRetention | None = None
     prompt_cache_options: PromptCache | None = None
     background: OffOnly = None
 
@@ -255,6 +261,11 @@ class ResponseBody(PromptBody):
     def returns_logprobs(self) -> bool:
         """Whether text comes with the likelihoods of its tokens."""
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+
+    @property
+    def returns_encrypted(self) -> bool:
+        """Whether reasoning items have `encrypted_content`."""
+        return ENCRYPTED in (self.include or ())
 
     @property
     def summarises(self) -> bool:
@@ -281,6 +292,8 @@ def response_request(body: ResponseBody, messages: tuple[Message, ...], default_
     sampling = Sampling(
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=max(0, body.top_k or 0),
+        min_p=body.min_p or 0.0,
         seed=new_seed() if body.seed is None else body.seed,
     )
     limit = body.max_output_tokens

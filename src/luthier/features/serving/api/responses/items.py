@@ -6,16 +6,17 @@ calls) are one turn of the conversation.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, TypeAdapter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, TypeAdapter
 
 from luthier.core.conversation import Message
 from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
 from luthier.features.serving.api.answering import CacheMark, Unsupported
-from luthier.features.serving.api.sent_back import Refusal, arguments_sent_back
+from luthier.features.serving.api.sent_back import AddedByClient, Refusal, arguments_sent_back
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
 
@@ -50,12 +51,14 @@ class OutputText(StrictModel):
         text: The text.
         annotations: Accepted, and not read.
         logprobs: Accepted, and not read.
+        parsed: Accepted, and not read.
     """
 
     type: Literal["output_text"]
     text: str
     annotations: Annotated[list[dict[str, Any]], Field(max_length=_MAX_PARTS)] | None = None
     logprobs: list[dict[str, Any]] | None = None
+    parsed: AddedByClient = None
 
 
 Part = Annotated[InputText | OutputText | Refusal, Field(discriminator="type")]
@@ -116,6 +119,7 @@ class CallItem(StrictModel):
         caller: Refused.
         namespace: Refused.
         is_async: Refused; `async` in the request.
+        parsed_arguments: Accepted, and not read.
     """
 
     type: Literal["function_call"]
@@ -127,6 +131,7 @@ class CallItem(StrictModel):
     caller: Unsupported = None
     namespace: Unsupported = None
     is_async: Annotated[Unsupported, Field(alias="async")] = None
+    parsed_arguments: AddedByClient = None
 
 
 class CallOutputItem(StrictModel):
@@ -172,6 +177,38 @@ class ReasoningText(StrictModel):
     text: str
 
 
+_OWN: Final = "luthier."
+"""What `encrypted_content` of this server begins with."""
+
+
+def as_encrypted_content(thought: str) -> str:
+    """A thought as `encrypted_content`: a text of one line, that a client keeps and sends back.
+
+    In OpenAI's API only the service can read it. Here it hides nothing, since the same item has the thought as text;
+    but there are clients that send reasoning back by this field alone.
+    """
+    return _OWN + base64.b64encode(thought.encode(errors="replace")).decode()
+
+
+def text_of_encrypted_content(value: str) -> str:
+    """The thought of `as_encrypted_content`. Raises ValueError for what no answer of this server had."""
+    if not value.startswith(_OWN):
+        raise ValueError("not of this server")
+    return base64.b64decode(value.removeprefix(_OWN), validate=True).decode()
+
+
+def _checked_encrypted_content(value: str | None) -> str | None:
+    if value:
+        try:
+            text_of_encrypted_content(value)
+        except ValueError as error:
+            raise ValueError(
+                "reasoning that another server has encrypted cannot be read here: leave it out, and send "
+                "the reasoning as content, or leave the item out"
+            ) from error
+    return value
+
+
 class ReasoningItem(StrictModel):
     """What the model thought before its answer; it belongs to the message or the calls behind it.
 
@@ -179,7 +216,7 @@ class ReasoningItem(StrictModel):
         type: Always `reasoning`.
         summary: The thought, where no content is sent.
         content: The thought.
-        encrypted_content: Refused: reasoning is not encrypted here.
+        encrypted_content: The thought, where no content is sent: that of an answer of this server.
         id: Accepted, and not read.
         status: Accepted, and not read.
     """
@@ -187,13 +224,15 @@ class ReasoningItem(StrictModel):
     type: Literal["reasoning"]
     summary: Annotated[list[SummaryText], Field(fail_fast=True, max_length=_MAX_PARTS)]
     content: Annotated[list[ReasoningText], Field(fail_fast=True, max_length=_MAX_PARTS)] | None = None
-    encrypted_content: Unsupported = None
+    encrypted_content: Annotated[str | None, AfterValidator(_checked_encrypted_content)] = None
     id: _ItemId | None = None
     status: ItemStatus | None = None
 
     @property
     def text(self) -> str:
         """The whole thought."""
+        if not self.content and self.encrypted_content:
+            return text_of_encrypted_content(self.encrypted_content)
         return "".join(part.text for part in self.content or self.summary)
 
 
@@ -227,6 +266,9 @@ def _kind(value: Any) -> Any:
 
 
 def _of_known_kind(value: Any) -> Any:
+    if isinstance(value, dict):
+        # Clients dump an answer with null for whatever fields their version has: it says nothing.
+        value = {name: one for name, one in value.items() if one is not None}
     if (kind := _kind(value)) not in _KINDS:
         raise ValueError(f"items of the type {str(kind)[:100]!r} are not supported here; expected: {', '.join(_KINDS)}")
     return value
@@ -265,6 +307,9 @@ def item_documents(items: Iterable[Item]) -> list[dict[str, Any]]:
     found = []
     for item in items:
         document = item.model_dump(mode="json", exclude_none=True, by_alias=True)
+        if isinstance(item, ReasoningItem) and document.pop("encrypted_content", None) and not item.content:
+            # As text: what is stored can be read and searched.
+            document["content"] = [{"type": "reasoning_text", "text": item.text}]
         if isinstance(item, MessageItem) and item.role == "assistant":
             # A plain text is short for the part that this role has.
             document["content"] = [

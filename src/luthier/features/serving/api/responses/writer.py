@@ -21,6 +21,7 @@ from luthier.core.stream import CallPiece, Ended, Piece, TokenLikelihood, Writte
 from luthier.features.serving.api.answering import event_line
 from luthier.features.serving.api.block_order import BlockOrder, Part
 from luthier.features.serving.api.responses.body import AllowedTools, FunctionChoice, ResponseBody
+from luthier.features.serving.api.responses.items import as_encrypted_content
 from luthier.features.serving.service import Answer
 from luthier.features.traffic.stored_responses import item_id
 from luthier.platform.http.errors import ApiError
@@ -36,14 +37,18 @@ class OutputItems:
     Args:
         summarises: Whether reasoning is returned as the summary of its item, rather than as its content.
         returns_logprobs: Whether text comes with the likelihoods of its tokens.
+        returns_encrypted: Whether reasoning has `encrypted_content`, too.
         response_id: Of the response; the ids of the items are made of it.
 
     Attributes:
         items: Those that are complete.
     """
 
-    def __init__(self, *, summarises: bool, returns_logprobs: bool, response_id: str) -> None:
+    def __init__(
+        self, *, summarises: bool, returns_logprobs: bool, response_id: str, returns_encrypted: bool = False
+    ) -> None:
         self._summarises, self._returns_logprobs, self._response_id = summarises, returns_logprobs, response_id
+        self._returns_encrypted = returns_encrypted
         self.items: list[dict[str, Any]] = []
         self._order = BlockOrder()
         self._open: dict[str, Any] | None = None
@@ -141,6 +146,8 @@ class OutputItems:
             yield self._of_item(name, content_index=0, text=text, **likelihoods)
             yield self._of_item("response.content_part.done", content_index=0, part=self._part(kind))
             self._open["content"] = [self._part(kind)]
+        if kind == "reasoning" and self._returns_encrypted:
+            self._open["encrypted_content"] = as_encrypted_content(text)
         self._open["status"] = status
         done, self._open = self._open, None
         place = len(self.items)
@@ -184,7 +191,10 @@ class ResponseObjectWriter:
         self.id = f"resp_{uuid.uuid4().hex}"
         self._created_at = int(time.time())
         self._output = OutputItems(
-            summarises=body.summarises, returns_logprobs=body.returns_logprobs, response_id=self.id
+            summarises=body.summarises,
+            returns_logprobs=body.returns_logprobs,
+            response_id=self.id,
+            returns_encrypted=body.returns_encrypted,
         )
         self._num_events = 0
         self._has_begun = self._has_failed = False
