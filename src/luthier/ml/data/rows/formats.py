@@ -23,6 +23,7 @@ from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerEr
 from luthier.ml.data.files.sequences import RecordStore, SequenceWriter
 from luthier.ml.data.files.source import Source, changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
+from luthier.ml.data.provenance import OWN_GROUPS, field_at
 from luthier.ml.data.rows.chat_rows import (
     alpaca_conversation,
     chat_conversation,
@@ -254,8 +255,14 @@ def _group_field(mapping: Mapping[str, str], group_by: str | None) -> str | None
     return mapped or group_by
 
 
-def _group_value(fields: Mapping[str, Any], group: str) -> str:
+def _group_value(fields: Mapping[str, Any], group: str) -> str | None:
+    """What keeps a row together with others; None for a row that names no document, where that is the group."""
     value = fields.get(group, ABSENT)
+    if value is ABSENT or value is None:
+        if (inside := field_at(fields, group)) is not None:
+            return check_text(group, inside)
+        if group in OWN_GROUPS:
+            return None
     if not isinstance(value, str | int | float):
         shown = ABSENT if value is ABSENT else value
         raise BadFieldError(group, shown, "has no group: the field is absent, null, or not a plain value")

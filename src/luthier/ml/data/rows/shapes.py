@@ -320,10 +320,10 @@ class ShapeDetector:
 
     def _check_columns_exist(self, mapping: Mapping[str, str], group: str | None) -> None:
         wanted = {name: mapping[name] for name in self.mapping}
-        if group is not None:
+        if group is not None and group not in OWN_GROUPS:
             wanted[GROUP] = group
         for target, column in wanted.items():
-            if column not in self.columns:
+            if column not in self.columns and not (target == GROUP and has_field(self.columns, column)):
                 refuse_ambiguous(self.file, target, column, self.columns)
                 near = difflib.get_close_matches(column, list(self.columns), n=1)
                 raise DataError(
