@@ -221,9 +221,7 @@ def prepare(
     # the rows, by `import_libraries`.
     check_names(recipe, base_dir, before)
     data_loader = data_loader or TrainingDataLoader()
-    if not is_again:
-        # Stored with the plan, so that whoever reads the rows again takes the same shares out.
-        recipe = data_loader.grouped(context, recipe, base_dir, before)
+    recipe = recipe if is_again else data_loader.grouped(context, recipe, base_dir, before)
     found = data_loader.of(context, recipe, base_dir, before)
     from luthier.features.planning.budgets import with_budget
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher

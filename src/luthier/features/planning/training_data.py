@@ -279,7 +279,7 @@ class TrainingDataLoader:
         self._grouped: dict[str, str | None] = {}
 
     def grouped(self, context: Context, recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan]) -> Recipe:
-        """The recipe of a new run, grouped as its rows name it (`own_groups`), which is looked for once."""
+        """The recipe of a new run with the group that its rows name, which its plan keeps; looked for once."""
         key = sha256_document([recipe.data.model_dump(mode="json"), str(base_dir), split_seed(recipe)])
         if key not in self._grouped:
             self._grouped[key] = own_groups(context, recipe, base_dir, split_seed(recipe), rows_memory(context), before)

@@ -279,7 +279,7 @@ def row_sides(hashes: U64, *, validation: float, held_out: float, noun: str = "g
         noun: what groups are called in messages.
 
     Raises:
-        DataError: as of `group_sides`.
+        DataError: impossible fractions, and where there are too few groups for every asked side to have one.
     """
     order = _order(hashes)
     # In the order of the hash equal groups are neighbours: a group begins where the hash changes.
