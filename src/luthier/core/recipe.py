@@ -86,7 +86,7 @@ class DataRecipe(FrozenModel):
         validation: as `train` without weights, or a fraction to take out of `train`; steers training.
         held_out: as `train` without weights, or a fraction to take out of `train`; judges once, at the end.
         map: field of the shape to field of the file.
-        group_by: a field whose equal values never part when fractions are taken.
+        group_by: a field whose equal values never part when fractions are taken; None: the document that rows name.
         part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
             begin at the same place hold one another, parts that do not overlap share no row.
         split_seed: of what is taken out as a fraction; None: `training.seed`, so another seed is another split, too.

@@ -122,6 +122,42 @@ def located(
     return made
 
 
+def own_groups(
+    context: Context,
+    recipe: Recipe,
+    base_dir: Path,
+    seed: int,
+    spill: Spill | None,
+    before: Sequence[SourcePlan],
+) -> str | None:
+    """The field that keeps rows of one document together in a new run: the one of its recipe, else one that rows have.
+
+    Only where shares of the training rows are taken out, and rows name their document: a held-out row beside a training
+    row of the same passage would say little. The field is stored with the plan, so that the shares stay what they are.
+
+    Args:
+        context: The home.
+        recipe: What is asked.
+        base_dir: From which its relative paths count.
+        seed: Of the split.
+        spill: The budget of memory, and where rows beyond it go.
+        before: As of `located`.
+    """
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+    from luthier.ml.data.rows.shapes import GROUP
+    from luthier.ml.data.split.own_groups import own_group_field
+
+    data = recipe.data
+    validation, held_out = (one if isinstance(one, float) else 0.0 for one in (data.validation, data.held_out))
+    if data.group_by is not None or data.streaming or GROUP in (data.map or {}) or not validation + held_out:
+        return data.group_by
+    train = located(context, recipe, base_dir, spill, before).recipe.data.train
+    assert isinstance(train, str)  # a list of sources is one file by now
+    rows = read_rows(open_source(base_dir / train))
+    return own_group_field(rows, validation=validation, held_out=held_out, seed=seed)
+
+
 def _as_file(
     context: Context,
     key: str,

@@ -220,7 +220,9 @@ def prepare(
     # Both before anything that brings torch: a typo and a wrong row are answered at once. The loader brings it after
     # the rows, by `import_libraries`.
     check_names(recipe, base_dir, before)
-    found = (data_loader or TrainingDataLoader()).of(context, recipe, base_dir, before)
+    data_loader = data_loader or TrainingDataLoader()
+    recipe = recipe if is_again else data_loader.grouped(context, recipe, base_dir, before)
+    found = data_loader.of(context, recipe, base_dir, before)
     from luthier.features.planning.budgets import with_budget
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed

@@ -26,6 +26,7 @@ from luthier.features.planning.data_sources import (
     LocatedRows,
     counted,
     located,
+    own_groups,
     refuse_mixed,
     refuse_unanswered,
     weighted,
@@ -109,12 +110,17 @@ def load_splits(
     fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
     parts: dict[Split, Sequence[Example]] = {"train": train.examples}
     if fractions:
+        from luthier.ml.data.provenance import OWN_GROUPS
+        from luthier.ml.data.split.own_groups import group_note
+
+        train = replace(train, shape_reason=train.shape_reason + group_note(recipe.data.group_by))
         parts = dict(
             split_by_fraction(
                 train.examples,
                 validation=fractions.get("validation", 0.0),
                 held_out=fractions.get("held_out", 0.0),
                 seed=split_seed(recipe),
+                joins_equal=recipe.data.group_by in OWN_GROUPS,
             )
         )
         refuse_unanswered(parts.get("held_out", ()))
@@ -270,6 +276,14 @@ class TrainingDataLoader:
 
     def __init__(self) -> None:
         self._kept: dict[str, TrainingData] = {}
+        self._grouped: dict[str, str | None] = {}
+
+    def grouped(self, context: Context, recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan]) -> Recipe:
+        """The recipe of a new run with the group that its rows name, which its plan keeps; looked for once."""
+        key = sha256_document([recipe.data.model_dump(mode="json"), str(base_dir), split_seed(recipe)])
+        if key not in self._grouped:
+            self._grouped[key] = own_groups(context, recipe, base_dir, split_seed(recipe), rows_memory(context), before)
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"group_by": self._grouped[key]})})
 
     def of(self, context: Context, recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan] = ()) -> TrainingData:
         """The rows of a recipe; files that changed since they were read are not read again.

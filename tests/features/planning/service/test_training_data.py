@@ -15,7 +15,9 @@ from luthier.core.dataset import sequence_notes
 from luthier.core.errors import RecipeError, TemplateError
 from luthier.core.ports import SilentProgress
 from luthier.features.models.resolve import find_base, open_engine, system_under_test
-from luthier.features.planning.service import prepare
+from luthier.features.planning.data_sources import recipe_of
+from luthier.features.planning.evaluation_plan import training_examples
+from luthier.features.planning.service import prepare, prepare_again
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
@@ -242,3 +244,30 @@ def test_a_run_is_judged_as_it_was_trained_all_answers_of_a_row_together(rewriti
     for score, parts in nonempty(zip(scores, alone, strict=True)):
         assert score.num_tokens == sum(part.num_tokens for part in parts)
         assert score.nll_nats == pytest.approx(sum(part.nll_nats for part in parts), rel=1e-4)
+
+
+def test_a_share_keeps_the_rows_of_a_document_together_and_the_plan_says_so(make, tmp_path) -> None:
+    rows = [
+        {"prompt": f"say {n}", "completion": f"word{n % 7}", "provenance": {"file": f"{n // 5}.pdf", "source_row": n}}
+        for n in range(60)
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = make()
+    with Context.open(tmp_path / "home") as context:
+        made = prepare(context, recipe, base_dir=Path())
+        assert made.plan.recipe.data.group_by == "provenance.file"
+        assert made.plan.data.train.shape_reason.endswith("; rows of one document (provenance.file) stay on one side")
+        assert made.validation is not None
+        # Lines count from 1.
+        documents = [
+            {(int(one.id.rpartition(":")[2]) - 1) // 5 for one in side.examples}
+            for side in (made.train, made.validation)
+        ]
+        assert documents[0].isdisjoint(documents[1])
+        again = prepare_again(context, made.plan)
+        assert [one.id for one in again.validation.examples] == [one.id for one in made.validation.examples]
+        # The plan of a run from before has none, and its shares stay what they were.
+        data = made.plan.recipe.data.model_copy(update={"group_by": None})
+        before = made.plan.model_copy(update={"recipe": made.plan.recipe.model_copy(update={"data": data})})
+        assert recipe_of(before).data.group_by is None
+        assert training_examples(context, recipe_of(before)) != training_examples(context, recipe_of(made.plan))

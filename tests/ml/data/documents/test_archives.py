@@ -202,3 +202,14 @@ def test_entries_of_one_name_are_both_kept(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DataError, match=r"up\.zip is not a ZIP file"):
         check_archive_size(written(tmp_path, content), "up.zip")
+
+
+def test_names_in_utf8_are_read_although_macos_sets_no_flag(tmp_path: Path) -> None:
+    decomposed = "Vertra\u0308ge.txt".encode()
+    content = zipped({"x" * len(decomposed): "one"}).replace(b"x" * len(decomposed), decomposed)
+    names, so_far = unpacked(tmp_path, content)
+    assert (names, so_far.skipped) == (["Vertr\u00e4ge.txt"], [])
+    # As the explorer of Windows writes it.
+    content = zipped({"Vertr_ge.txt": "one"}).replace(b"Vertr_ge", b"Vertr\x84ge")
+    (tmp_path / "two").mkdir()
+    assert unpacked(tmp_path / "two", content)[0] == ["Vertr\u00e4ge.txt"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
 from luthier.core.text.sentences import sentence_spans
@@ -104,3 +105,31 @@ def test_sizes_that_cannot_be(most: int, overlap: int) -> None:
 
 def test_a_text_of_blanks_has_no_chunk() -> None:
     assert chunk(" \n ", count_tokens=count_words, max_tokens=20, overlap_tokens=2) == []
+
+
+def test_a_chunk_that_continues_a_table_begins_with_the_names_of_its_columns() -> None:
+    header = "| Article | Price |\n| --- | --- |\n"
+    rows = [f"| lamp {n} | {n} EUR |" for n in range(40)]
+    text = f"The prices:\n\n{header}" + "\n".join(rows) + "\n\nAll without tax."
+    chunks = chunk(text, count_tokens=count_words, max_tokens=60, overlap_tokens=8)
+    assert len(chunks) > 5
+    assert chunks[0].text.startswith("The prices:\n\n| Article |")
+    for part in nonempty(chunks[1:-1]):
+        assert part.text == header + text[part.start : part.end]
+        assert part.text.count("Article") == 1
+    assert all(part.num_tokens == count_words([part.text])[0] <= 60 for part in chunks)
+    assert not any(part.is_cut for part in chunks)
+    said = "\n".join(part.text for part in chunks)
+    assert all(row in said for row in rows)
+
+
+def test_names_that_take_more_than_a_quarter_are_not_repeated_and_no_row_is_cut_for_them() -> None:
+    wide = "| " + " | ".join(f"column {n}" for n in range(9)) + " |\n|" + " --- |" * 9 + "\n"
+    text = wide + "\n".join("| x " * 9 + "|" for _ in range(20))
+    chunks = chunk(text, count_tokens=count_words, max_tokens=60, overlap_tokens=0)
+    assert ["column" in part.text for part in chunks[:3]] == [True, False, False]
+    narrow = "| a | b |\n| --- | --- |\n"
+    text = narrow + "\n".join("| " + "word " * 52 + "| y |" for _ in range(3))
+    chunks = chunk(text, count_tokens=count_words, max_tokens=60, overlap_tokens=0)
+    assert not any(part.is_cut for part in chunks)
+    assert [part.text.startswith("| a | b |") for part in chunks] == [True, False, False, False]

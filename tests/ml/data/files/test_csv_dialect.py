@@ -133,3 +133,44 @@ def test_any_table_is_read_back_to_the_same_rows(
         path = Path(folder) / "rows.csv"
         path.write_bytes(written.getvalue().encode(encoding))
         assert [list(row.values()) for row in _read(path)] == table
+
+
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ("Kundenanfragen 2025\n\n", "'Kundenanfragen 2025'"),
+        ("Kundenanfragen 2025;;\nStand: 1.12.2025;;\n;;\n", "'Kundenanfragen 2025', 'Stand: 1.12.2025'"),
+        ("Kundenanfragen 2025;;\n", "'Kundenanfragen 2025'"),
+    ],
+)
+def test_titles_above_the_header_are_left_out_and_said(tmp_path: Path, above: str, said: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(above + "Question;Answer;Nr\n" + "Was, wann?;3,50;1\n" * 3)
+    assert _read(path) == [{"Question": "Was, wann?", "Answer": "3,50", "Nr": "1"}] * 3
+    line = above.count("\n") + 1
+    assert read_as(open_source(path)) == f"semicolons, UTF-8, column names on line {line} below {said}"
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ("text\none, two, three\nfour, five, six\n", ["text"]),
+        ("text\nfoo\none, two\nthree, four\n", ["text"]),
+        (",text\n0,a\n1,b\n", ["", "text"]),
+        ("text;\na;b\nc;d\n", ["text", ""]),
+        ("a;b;c\n1;;\n2;;\nx;y;z\n", ["a", "b", "c"]),
+        ("Title;;\n2023;2024;2025\n1;2;3\n", ["Title"]),
+    ],
+)
+def test_a_header_is_not_taken_for_a_title(tmp_path: Path, data: str, names: list[str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(data)
+    assert csv_dialect(open_source(path)).titles == ()
+    first = next(iter(read_rows(open_source(path))))
+    assert list(first.fields) == names if isinstance(first, Row) else names == ["Title"]
+
+
+def test_empty_values_behind_the_last_column_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion\nq,a,\nq,a,,\nq,a\n")
+    assert _read(path) == [{"prompt": "q", "completion": "a"}] * 3

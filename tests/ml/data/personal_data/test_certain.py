@@ -29,6 +29,8 @@ PRECISION = MaskedKinds(KINDS, "precision")
         "x[1:2::3] and a::b::c, std::vector<int>",
         "SELECT call FROM 1-28666376-77 WHERE phone = 1-28666376-77",
         "Call the part 123-45-6789.",
+        "Call the part 1234567-8, or dial 12345-678-9.",
+        "The commit de89370400440532013000aa, the tag fr1420041010050500013m02607, nr de88 3704 0044 0532 0130 00.",
     ],
 )
 def test_what_only_looks_like_a_value_is_left(text: str) -> None:
@@ -45,6 +47,22 @@ def test_what_only_looks_like_a_value_is_left(text: str) -> None:
         ("Min mobil är 0198-78 98 25.", "phone", "0198-78 98 25"),
         ("Call me at 867-5309 tonight.", "phone", "867-5309"),
         ("My mobile is 9812 3456.", "phone", "9812 3456"),
+        ("Tel.: +49 (0)89 / 12345-678", "phone", "+49 (0)89 / 12345-678"),
+        ("Telefon: +49 (0) 89 / 12 34 56-78", "phone", "+49 (0) 89 / 12 34 56-78"),
+        ("Telefon 089/123456-0, Fax auf Anfrage", "phone", "089/123456-0"),
+        ("Tel. 0711 12345-0", "phone", "0711 12345-0"),
+        ("meine iban ist de89 3704 0044 0532 0130 00 danke", "iban", "de89 3704 0044 0532 0130 00"),
+        (
+            "IBAN: DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000",
+            "iban",
+            "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000",
+        ),
+        (
+            "FR14\u202f2004\u202f1010\u202f0505\u202f0001\u202f3M02\u202f606",
+            "iban",
+            "FR14\u202f2004\u202f1010\u202f0505\u202f0001\u202f3M02\u202f606",
+        ),
+        ("Karte 4539\u00a05787\u00a06362\u00a01486", "card", "4539\u00a05787\u00a06362\u00a01486"),
         ("My card is 4539578763621486.", "card", "4539578763621486"),
         ("5500 0055 5555 5559", "card", "5500 0055 5555 5559"),
         ("Failed password for root from host 52.95.110.1 port 22", "ip_address", "52.95.110.1"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from email.message import EmailMessage
+from email import policy
+from email.message import EmailMessage, MIMEPart
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,44 @@ def test_mail_in_html_only(tmp_path: Path) -> None:
     mail.set_content(f"<html><body><h1>News</h1><p>{PROSE}</p></body></html>", subtype="html")
     found = email.read(write(tmp_path / "a.eml", mail.as_bytes()))
     assert found.sections[0].headings == ("Hi", "News")
+
+
+def _part(subtype: str, text: str, **parameters: str) -> MIMEPart:
+    part = MIMEPart(policy=policy.default)
+    part.set_content(text, subtype=subtype, **parameters)  # type: ignore[arg-type]
+    return part
+
+
+@pytest.mark.parametrize("above", ["plain", "html"])
+def test_text_below_an_attachment_is_read(tmp_path: Path, above: str) -> None:
+    """As Apple Mail writes it, and servers that put a notice below every mail."""
+    mail = EmailMessage()
+    mail["Subject"] = "Hi"
+    mail.make_mixed()
+    said = "The price is 5." if above == "plain" else "<p>The price is 5.</p>"
+    mail.attach(_part(above, said))
+    mail.add_attachment(b"123", maintype="application", subtype="pdf", filename="bill.pdf")
+    mail.attach(_part("plain", "Regards, Ann"))
+    mail.attach(_part("plain", "a;b", disposition="attachment", filename="rows.csv"))
+    found = email.read(write(tmp_path / "a.eml", mail.as_bytes()))
+    assert [section.text.strip() for section in found.sections] == ["The price is 5.", "Regards, Ann"]
+    assert found.warnings == ("2 attachments were not read: bill.pdf, rows.csv",)
+
+
+def test_a_page_with_pictures_inside_of_an_alternative_is_one_text(tmp_path: Path) -> None:
+    mail = EmailMessage()
+    mail["Subject"] = "Hi"
+    mail.set_content("See the page.")
+    mail.add_alternative(f"<p>{PROSE * 9}</p><img src='cid:one'>", subtype="html")
+    mail.get_payload()[1].add_related(b"123", "image", "png", cid="<one>")  # type: ignore[union-attr]
+    mail.add_attachment(b"123", maintype="application", subtype="pdf", filename="bill.pdf")
+    found = email.read(write(tmp_path / "a.eml", mail.as_bytes()))
+    assert [" ".join(section.text.split()) for section in found.sections] == [" ".join((PROSE * 9).split())]
+    assert found.warnings == (
+        "its plain text is only a part of what the HTML says, which was read instead",
+        "1 pictures: only their names or alternative texts were read",
+        "1 attachments were not read: bill.pdf",
+    )
 
 
 PRICES = "Schöne Grüße, die Übersicht kostet 5 €."

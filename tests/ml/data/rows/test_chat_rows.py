@@ -187,3 +187,23 @@ def test_a_thought_is_read_by_whichever_of_its_names(thought) -> None:
 def test_an_empty_thought_is_none() -> None:
     answer = {"role": "assistant", "content": "spruce", "reasoning_content": " "}
     assert chat_conversation({"messages": [_USER, answer]}).messages[1].reasoning is None
+
+
+def test_a_system_text_beside_the_messages_is_their_system_turn() -> None:
+    made = chat_conversation({"system": "Be brief.", "messages": [_USER, _ANSWER]})
+    assert (made.messages[0].role, made.messages[0].content) == ("system", "Be brief.")
+    turns = [{"role": "system", "content": "Be brief. "}, _USER, _ANSWER]
+    assert len(chat_conversation({"system": "Be brief.", "messages": turns}).messages) == 3
+    assert len(chat_conversation({"system": " ", "messages": turns}).messages) == 3
+    with pytest.raises(BadFieldError, match="says something else"):
+        chat_conversation({"system": "Be long.", "messages": turns})
+
+
+def test_calls_without_an_object_around_name_and_arguments_are_read() -> None:
+    calls = [{"name": "find", "arguments": {"what": "it"}, "id": "c1"}, {"name": "stop"}]
+    answered = {"role": "tool", "content": "there", "tool_call_id": "c1"}
+    made = chat_conversation({"messages": [_USER, {"role": "assistant", "tool_calls": calls}, answered, _ANSWER]})
+    assert made.messages[1].tool_calls == (
+        {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"what": "it"}'}},
+        {"type": "function", "function": {"name": "stop", "arguments": "{}"}},
+    )

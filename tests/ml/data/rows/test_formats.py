@@ -23,6 +23,7 @@ from luthier.ml.data.rows.formats import LoadedFile, load_file
 from luthier.ml.data.rows.read_table import read_csv
 
 Write = Callable[..., Path]
+_ANSWER = {"role": "assistant", "content": "It is."}
 _PAIRS = [{"prompt": f"question {n}", "completion": f'answer, "{n}"\nsecond line é'} for n in range(5)]
 
 
@@ -321,3 +322,55 @@ def test_examples_in_files_are_those_in_memory(row: dict[str, Any], tmp_path: Pa
     assert isinstance(there.examples, LazySequence)
     assert tuple(there.examples) == here.examples
     assert [one.model_dump_json() for one in there.examples] == [one.model_dump_json() for one in here.examples]
+
+
+_IMAGE = {"bytes": None, "path": "1.png"}
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"messages": [{"role": "user", "content": "<image>Who is it?"}, _ANSWER], "images": ["1.png"]}, "images"),
+        ({"conversations": [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "I."}],
+          "image": "1.png"}, "image"),
+        ({"prompt": "Who is it?", "completion": "I.", "image": _IMAGE}, "image"),
+        ({"prompt": "Who is it?", "chosen": "I.", "rejected": "You.", "images": [_IMAGE]}, "images"),
+        ({"instruction": "Write it down. <audio>", "output": "So.", "audios": ["1.wav"]}, "audios"),
+    ],
+)  # fmt: skip
+def test_rows_that_go_with_images_are_refused_by_name(jsonl: Write, row: dict[str, Any], field: str) -> None:
+    with pytest.raises(DataError, match="1 of 1 rows") as caught:
+        load_file(jsonl(row))
+    (problem,) = caught.value.problems
+    assert problem.field == field
+    assert "only text can be trained here, no images" in problem.reason
+
+
+def test_the_address_of_an_image_is_a_fact_about_a_row(jsonl: Write) -> None:
+    row = {"prompt": "Which lamp?", "completion": "The red one.", "image": "https://shop.example/1.png", "images": []}
+    assert load_file(jsonl(row)).unused == ("image", "images")
+
+
+@pytest.mark.parametrize(
+    ("row", "proposed"),
+    [
+        ({"conversation": [{"role": "user", "content": "q"}, _ANSWER]}, "--map messages=conversation"),
+        ({"items": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "--map conversations=items"),
+        ({"query": "q", "My response": "a", "response": "a"}, "--map prompt=query --map completion=response"),
+        ({"Instruction": "q", "Response": "a"}, "--map prompt=Instruction --map completion=Response"),
+        ({"a": 1}, "--map prompt=question --map completion=answer"),
+    ],
+)
+def test_a_mapping_that_fits_the_columns_is_proposed(jsonl: Write, row: dict[str, Any], proposed: str) -> None:
+    with pytest.raises(DataError, match="no known shape") as caught:
+        load_file(jsonl(row))
+    assert caught.value.do == f"rename the fields, or map them, such as {proposed}"
+
+
+def test_rows_of_one_document_are_grouped_by_it_and_others_by_nothing(jsonl: Write) -> None:
+    file = jsonl({"text": "a", "provenance": {"file": "x.pdf"}}, {"text": "b"}, {"text": "c", "meta": {"case": 7}})
+    assert [one.group for one in load_file(file, group_by="provenance.file").examples] == ["x.pdf", None, None]
+    with pytest.raises(DataError, match="2 of 3 rows"):
+        load_file(file, group_by="meta.case")
+    with pytest.raises(DataError, match=r"no field 'other\.case'"):
+        load_file(file, group_by="other.case")

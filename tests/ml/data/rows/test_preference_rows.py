@@ -201,3 +201,30 @@ def test_the_same_pair_is_a_leak_and_another_choice_only_the_same_prompt(tmp_pat
     assert [problem.line for problem in found.exact] == [1]
     assert [problem.line for problem in found.same_prompt] == [2]
     assert content_key(held_out[0]) != content_key(held_out[1])
+
+
+def _file(tmp_path: Path, *rows: dict[str, Any]) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", ["question", "input", "Instruction"])
+def test_answers_alone_have_the_question_beside_them_as_prompt(tmp_path: Path, name: str) -> None:
+    row = {"system": "Be brief.", name: "Why?", "chosen": "So.", "rejected": "No."}
+    loaded = load_file(_file(tmp_path, row, row | {"chosen": "Therefore."}))
+    assert loaded.shape_reason == f"every row has chosen and rejected (prompt = {name})"
+    conversation = loaded.examples[0].conversation
+    assert conversation is not None
+    assert [one.content for one in conversation.messages] == ["Be brief.", "Why?", "So."]
+
+
+def test_a_question_beside_whole_conversations_is_no_prompt(tmp_path: Path) -> None:
+    sides = {side: [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": side}] for side in _SIDES}
+    assert load_file(_file(tmp_path, sides | {"question": "Why, then?"})).unused == ("question",)
+    two = {"question": "Why?", "instruction": "Answer.", "chosen": "So.", "rejected": "No."}
+    with pytest.raises(DataError, match="1 of 1 rows"):
+        load_file(_file(tmp_path, two))
+
+
+_SIDES = ("chosen", "rejected")

@@ -117,3 +117,18 @@ def test_a_truncated_parquet_file_is_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError, match="is damaged"):
         load_file(path)
+
+
+def test_columns_without_name_and_values_are_no_part_of_the_table(tmp_path: Path) -> None:
+    path = _csv(tmp_path, "prompt;;completion;;\nq;;a;;\nr;;b;;\n")
+    loaded = load_file(path)
+    assert [(one.id, one.reference) for one in loaded.examples] == [("rows.csv:1", "a"), ("rows.csv:2", "b")]
+    assert loaded.unused == ()
+    path.write_text("prompt;;completion;;\nq;;a;;\nr;;b;;lost\n")
+    with pytest.raises(DataError, match="1 of 2 rows") as caught:
+        load_file(path)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.value) == (2, '"lost"')
+    assert problem.reason == (
+        "has a value in column 5, to which the header gives no name (record that ends on line 3 of the file)"
+    )

@@ -97,9 +97,45 @@ def test_merged_cells_are_refused(workbook: Write) -> None:
         load_file(path)
 
 
-def test_a_title_above_the_names_is_refused(workbook: Write) -> None:
-    with pytest.raises(DataError, match=r"value in cell B3, and row 1 gives its column no name[\s\S]*remove titles"):
-        load_file(workbook({"A": [["Report 2024"], [], ["prompt", "completion"], ["q", "a"]]}))
+def test_titles_above_the_names_are_left_out_and_said(workbook: Write) -> None:
+    rows = [["Report 2024"], ["as of", None], [], ["prompt", "completion"], ["q", "a"], ["r", "b"]]
+    loaded = load_file(workbook({"A": rows}, lambda book: book["A"].merge_cells("A1:B1")))
+    assert [(one.id, one.reference) for one in loaded.examples] == [("rows.xlsx:5", "a"), ("rows.xlsx:6", "b")]
+    assert loaded.shape_reason.endswith("read as the sheet 'A', column names on row 4 below 'Report 2024', 'as of'")
+    three = [["Report 2024"], ["prompt", "completion", "id"], ["q", "a", 1]]
+    assert load_file(workbook({"A": three})).examples[0].id == "rows.xlsx:3"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["text"], ["a", "note"], ["b", "note"]],
+        [["text"], [], ["a", "note"], ["b"], ["c"]],
+        [["text"], [], ["a", 3], ["b", 4]],
+        [["text"], [], ["a", "b"]],
+    ],
+)
+def test_values_beside_a_column_of_texts_are_no_table_below_a_title(workbook: Write, rows: list[list[Any]]) -> None:
+    with pytest.raises(DataError, match=r"value in cell B\d, and row 1 gives its column no name[\s\S]*remove titles"):
+        load_file(workbook({"A": rows}))
+
+
+def test_a_hidden_sheet_beside_the_rows_is_left_out_and_named(workbook: Write) -> None:
+    def hide(book: Any) -> None:
+        book["Choices"].sheet_state = "hidden"
+        book["A"].row_dimensions[3].hidden = True
+
+    rows = [["prompt", "completion"], ["q", "a"], ["r", "b"]]
+    loaded = load_file(workbook({"A": rows, "Choices": [["Status"], ["open"], ["closed"]]}, hide))
+    assert loaded.num_rows == 2
+    assert loaded.shape_reason.endswith("read as the sheet 'A' (not 'Choices': hidden), with 1 hidden row")
+
+
+def test_columns_without_name_and_values_do_not_matter(workbook: Write) -> None:
+    rows = [["prompt", None, None, "completion"], ["q", None, None, "a"]]
+    assert load_file(workbook({"A": rows})).examples[0].reference == "a"
+    with pytest.raises(DataError, match="value in cell C2, and row 1 gives its column no name"):
+        load_file(workbook({"A": [rows[0], ["q", None, "x", "a"]]}))
 
 
 def test_a_formula_without_its_result_is_refused(workbook: Write) -> None:

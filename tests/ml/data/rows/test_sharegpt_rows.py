@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -118,3 +119,9 @@ def test_wrong_turns_are_named(turns: Any, field: str) -> None:
 def test_two_system_prompts_are_refused() -> None:
     with pytest.raises(BadFieldError, match="system turn already"):
         sharegpt_conversation({"conversations": [_turn("system", "s"), _turn("gpt", "a")], "system": "t"})
+
+
+def test_turns_in_a_table_are_json_text() -> None:
+    turns = [_turn("human", "q"), _turn("gpt", "a")]
+    made = sharegpt_conversation({"conversations": json.dumps(turns)})
+    assert [(one.role, one.content) for one in made.messages] == [("user", "q"), ("assistant", "a")]

@@ -12,6 +12,7 @@ import io
 import lzma
 import re
 import stat
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ _MAX_DIRECTORY_BYTES: Final = 16 << 20
 _MAX_NAME_BYTES: Final = 200
 _MAX_PATH_CHARACTERS: Final = 600
 _NOT_PRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
+_SAYS_UTF8: Final = 0x800
+"""The flag of an entry whose name is UTF-8; names of others are in the code page of DOS (APPNOTE 4.4.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ def unpack(path: Path, folder: Path, name: str, so_far: Unpacking, *, depth: int
         for entry in entries:
             if entry.is_dir():
                 continue
-            shown = f"{name}/{_shown(entry.orig_filename)}"
+            shown = f"{name}/{_shown(_name_of(entry))}"
             target = _target(entry, folder, shown, so_far)
             if target is None:
                 continue
@@ -183,7 +186,7 @@ def _check_directory(entries: Sequence[zipfile.ZipInfo], name: str, so_far: Unpa
     for entry in entries:
         if entry.file_size > limits.ratio_from_bytes and entry.file_size > limits.max_ratio * entry.compress_size:
             raise DataError(
-                f"{name} looks like a decompression bomb: {_shown(entry.orig_filename)!r} is {entry.file_size:,} bytes "
+                f"{name} looks like a decompression bomb: {_shown(_name_of(entry))!r} is {entry.file_size:,} bytes "
                 f"packed in {entry.compress_size:,}",
                 expected=f"files that are packed at most {limits.max_ratio} to 1",
                 do="do not open it unless you created it; in that case pack only the files that are needed",
@@ -196,9 +199,9 @@ def _target(entry: zipfile.ZipInfo, folder: Path, shown: str, so_far: Unpacking)
     def leave_out(kind: str, reason: str) -> None:
         so_far.skipped.append(SkippedFile(shown, kind, reason))
 
-    # As written in the archive: zipfile cuts `filename` at a NUL, which would hide what follows.
-    parts = re.split(r"[/\\]", entry.orig_filename)
-    if ".." in parts or not parts[0] or _DRIVE.match(parts[0]) or "\0" in entry.orig_filename:
+    name = _name_of(entry)
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or not parts[0] or _DRIVE.match(parts[0]) or "\0" in name:
         leave_out("unsafe name", "its name leads out of the folder of the archive")
         return None
     kept = [_NOT_PRINTABLE.sub("_", part) for part in parts if part not in ("", ".")]
@@ -245,7 +248,7 @@ def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name:
     except (FileExistsError, NotADirectoryError):
         # A file and a folder of one name, such as `a` and `a/b`.
         reason = "another entry of the archive has the name of its folder"
-        so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "same name", reason))
+        so_far.skipped.append(SkippedFile(f"{name}/{_shown(_name_of(entry))}", "same name", reason))
         return False
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
         # The system gives its errors a number; bz2 raises one without for damaged data.
@@ -253,7 +256,7 @@ def _write(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name:
             raise
         target.unlink(missing_ok=True)
         reason = f"damaged in the archive: {library_reason(error)}"
-        so_far.skipped.append(SkippedFile(f"{name}/{_shown(entry.orig_filename)}", "damaged", reason))
+        so_far.skipped.append(SkippedFile(f"{name}/{_shown(_name_of(entry))}", "damaged", reason))
         return False
     so_far.num_members += 1
     return True
@@ -263,3 +266,17 @@ def _shown(name: str) -> str:
     """The name of an entry as text for people: printable, of bounded length."""
     text = _NOT_PRINTABLE.sub("_", str(PurePosixPath(name.replace("\\", "/"))))
     return text if len(text) <= _MAX_PATH_CHARACTERS else f"{text[:_MAX_PATH_CHARACTERS]}…"
+
+
+def _name_of(entry: zipfile.ZipInfo) -> str:
+    """The name of an entry as written in the archive. macOS writes UTF-8 and sets no flag, so that umlauts would break.
+
+    zipfile cuts `filename` at a NUL, which would hide what follows.
+    """
+    name = entry.orig_filename
+    if entry.flag_bits & _SAYS_UTF8 or name.isascii():
+        return name
+    try:
+        return unicodedata.normalize("NFC", name.encode("cp437").decode("utf-8"))
+    except UnicodeError:
+        return name

@@ -1,10 +1,15 @@
-"""Cut a text into chunks of a limited number of tokens, at the ends of sentences, with whole sentences as overlap."""
+"""Cut a text into chunks of a limited number of tokens, at the ends of sentences, with whole sentences as overlap.
+
+A chunk that continues a table begins with the names of its columns, since values without them say nothing.
+"""
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from luthier.core.errors import RequestError
 from luthier.core.text.sentences import sentence_spans
@@ -15,6 +20,10 @@ MIN_TOKENS = 16
 _MAX_CHARACTERS_A_TOKEN = 32
 _UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+# A Markdown table: the names of its columns with the line below them, and its rows.
+_TABLE: Final = re.compile(r"^(\|[^\n]*\n\|(?:[ \t]*:?-{3,}:?[ \t]*\|)+[ \t]*\n)((?:\|[^\n]*(?:\n|\Z))+)", re.MULTILINE)
+_MOST_OF_A_CHUNK: Final = 4
+"""Names of columns that take more than this part of a chunk are not repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +31,7 @@ class Chunk:
     """A part of a text.
 
     Attributes:
-        text: its heading lines, then text[start:end] of the whole.
+        text: its heading lines, the column names of a table that it continues, then text[start:end] of the whole.
         start: first character in the whole text.
         end: behind its last character.
         num_tokens: of `text`, as counted.
@@ -45,6 +54,31 @@ class _Piece:
     start: int
     end: int
     is_cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The tables of a text whose column names are repeated.
+
+    Attributes:
+        starts: where the rows of each begin, ascending.
+        ends: where they end.
+        headers: the lines with the names, with their ends.
+        counts: tokens of these.
+    """
+
+    starts: Sequence[int]
+    ends: Sequence[int]
+    headers: Sequence[str]
+    counts: Sequence[int]
+
+    def at(self, start: int) -> tuple[str, int]:
+        """The names that belong to a chunk that begins at a place, and their tokens; none outside of rows."""
+        place = bisect_right(self.starts, start) - 1
+        return (self.headers[place], self.counts[place]) if place >= 0 and start < self.ends[place] else ("", 0)
+
+
+_NO_TABLES: Final = _Tables((), (), (), ())
 
 
 def count_words(texts: Sequence[str]) -> list[int]:
@@ -79,6 +113,7 @@ def chunk(
     words, else between characters, and `is_cut` marks it. The sentences at the end of a chunk that have at most
     `overlap_tokens` in all begin the next one again. The headings stand first, each on a line, and count as tokens;
     where they take more than half of a chunk, outer ones are left out, and all of them where even the last is too long.
+    Then come the column names of a table that began in an earlier chunk, unless they take more than a quarter.
 
     Args:
         text: the whole text.
@@ -93,6 +128,7 @@ def chunk(
     check_sizes(max_tokens, overlap_tokens)
     context, left_out = _context(headings, count_tokens, max_tokens // 2)
     room = max_tokens - (count_tokens([context])[0] if context else 0)
+    tables = _tables(text, count_tokens, room // _MOST_OF_A_CHUNK)
     pieces = _pieces(text, count_tokens, room)
     if not pieces:
         return []
@@ -102,14 +138,17 @@ def chunk(
     chunks: list[Chunk] = []
     first = new = 0
     while new < len(pieces):
-        last = _fill(counts, first, new, room)
-        body, num_tokens = _join(text, pieces, first, last, context, count_tokens)
+        named = tables
+        last = _fill(counts, first, new, room - named.at(pieces[first].start)[1])
+        body, num_tokens = _join(text, pieces, first, last, context, named, count_tokens)
         while num_tokens > max_tokens:
             # The parts of a text may have fewer tokens than the whole: leave out overlap first, then the last sentence.
             if first < new:
                 first += 1
             elif last > new + 1:
                 last -= 1
+            elif named.at(pieces[first].start)[1]:
+                named = _NO_TABLES  # a whole row is worth more than the names of its columns
             elif pieces[new].end - pieces[new].start > 1:
                 halves = _halves(text, pieces[new])
                 pieces[new : new + 1] = halves
@@ -118,7 +157,7 @@ def chunk(
                 last = new + 1
             else:
                 break
-            body, num_tokens = _join(text, pieces, first, last, context, count_tokens)
+            body, num_tokens = _join(text, pieces, first, last, context, named, count_tokens)
         inside = pieces[first:last]
         chunks.append(
             Chunk(
@@ -153,10 +192,26 @@ def _overlap_from(counts: Sequence[int], pieces: Sequence[_Piece], first: int, l
 
 
 def _join(
-    text: str, pieces: Sequence[_Piece], first: int, last: int, context: str, count_tokens: CountTokens
+    text: str,
+    pieces: Sequence[_Piece],
+    first: int,
+    last: int,
+    context: str,
+    tables: _Tables,
+    count_tokens: CountTokens,
 ) -> tuple[str, int]:
-    body = context + text[pieces[first].start : pieces[last - 1].end]
+    start = pieces[first].start
+    body = context + tables.at(start)[0] + text[start : pieces[last - 1].end]
     return body, count_tokens([body])[0]
+
+
+def _tables(text: str, count_tokens: CountTokens, most: int) -> _Tables:
+    found = list(_TABLE.finditer(text))
+    counts = count_tokens([match[1] for match in found]) if found else []
+    kept = [(match, num) for match, num in zip(found, counts, strict=True) if num <= most]
+    matches, kept_counts = [match for match, _ in kept], [num for _, num in kept]
+    starts, ends = [match.start(2) for match in matches], [match.end(2) for match in matches]
+    return _Tables(starts, ends, [match[1] for match in matches], kept_counts)
 
 
 def _context(headings: Sequence[str], count_tokens: CountTokens, most: int) -> tuple[str, int]:

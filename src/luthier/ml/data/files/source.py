@@ -2,8 +2,9 @@
 
 The encoding is decided from all bytes of a file, and the content is passed on as UTF-8. It is UTF-8 wherever the bytes
 allow it; UTF-16 and UTF-32 by their byte order mark, UTF-16 also by NUL in every second byte; Windows-1252 where no
-line with letters beyond ASCII is UTF-8, every byte has a meaning there, and the letters stand as they do in Western
-languages. A file that mixes encodings stays UTF-8: its reader names the lines that are not.
+line with letters beyond ASCII is UTF-8, every byte has a meaning there, and the letters are distributed as in Western
+languages, Windows-1250 where they are as in those of Central Europe (`single_bytes`). A file that mixes encodings stays
+UTF-8: its reader names the lines that are not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import codecs
 import difflib
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import IO, Final, Literal
 
 from luthier.core.errors import DataError, NotFoundError, library_reason
+from luthier.ml.data.files.single_bytes import single_byte_encoding
 from luthier.ml.data.files.untrusted_input import bounded_lines, open_gzip
 
-Encoding = Literal["utf-8", "cp1252", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+Encoding = Literal["utf-8", "cp1252", "cp1250", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
 Open = Callable[[], AbstractContextManager[IO[bytes]]]
 
 NAMES: Final[dict[Encoding, str]] = {
     "utf-8": "UTF-8",
     "cp1252": "Windows-1252",
+    "cp1250": "Windows-1250",
     "utf-16-le": "UTF-16",
     "utf-16-be": "UTF-16",
     "utf-32-le": "UTF-32",
@@ -43,10 +45,6 @@ _MARKS: Final[tuple[tuple[bytes, Encoding], ...]] = (
 _BLOCK_BYTES: Final = 1 << 20
 _HEAD_BYTES: Final = 65_536
 _NUL_FRACTION: Final = 0.4
-_UNDEFINED: Final = bytes((0x81, 0x8D, 0x8F, 0x90, 0x9D))  # have no meaning in Windows-1252
-_LETTERS: Final = re.compile(rb"[\xc0-\xff]+")
-_LONG_RUN: Final = 3
-"""This many consecutive letters beyond ASCII are rare in Western text, and usual in Cyrillic, Greek or Asian text."""
 
 
 def wide_encoding(head: bytes) -> Encoding | None:
@@ -79,28 +77,8 @@ def encoding_of(open_file: Open) -> Encoding:
             pass
         else:
             return "utf-8"
-    return "cp1252" if _is_windows_1252(open_file) else "utf-8"
-
-
-def _is_windows_1252(open_file: Open) -> bool:
-    num_letters = num_in_runs = 0
     with open_file() as file:
-        for line, _ in bounded_lines(file):
-            if line.isascii():
-                continue
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                pass
-            else:
-                return False  # some lines are UTF-8: the file mixes encodings
-            if len(line.translate(None, _UNDEFINED)) < len(line):
-                return False
-            for run in _LETTERS.findall(line):
-                num_letters += len(run)
-                num_in_runs += len(run) if len(run) >= _LONG_RUN else 0
-    # Long runs of high letters in most of the text mean another alphabet, which Windows-1252 would garble.
-    return num_in_runs * 2 <= num_letters
+        return single_byte_encoding(line for line, _ in bounded_lines(file)) or "utf-8"
 
 
 class Utf8Bytes(io.RawIOBase):

@@ -97,7 +97,7 @@ _ESCAPE: Final = re.compile(r"[nrtbf]|u[0-9A-Fa-f]{4}")
 # The same search in the dialect of Rust's regex, coarser: a row without any of these has nothing to find.
 _CANDIDATES: Final = (
     r"\d(?:[ ().\-/\u00a0\u202f\u2011]{0,3}\d){6}",
-    r"[A-Z]{2}\d\d[ -]?[A-Z0-9]",
+    r"(?i:[A-Z]{2}\d\d[ \u00a0\u202f-]?[A-Z0-9])",
     r"\d\.\d{1,3}\.\d{1,3}\.\d",
     r"[0-9A-Fa-f]:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]|::[0-9A-Fa-f]",
     rf"\d[A-Za-z]? (?:[\p{{Lu}}\d][\w.'’\-]* ){{1,4}}(?:{street.STRONG_SUFFIXES}|{street.WEAK_SUFFIXES})\b",

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.ml.data.personal_data.find import FindNames, find_personal_data
-from luthier.ml.data.personal_data.recognizers import KINDS, Kind, Profile, Span, luhn_digit, mask_iban
+from luthier.ml.data.personal_data.recognizers import GAPS, KINDS, Kind, Profile, Span, luhn_digit, mask_iban
 from luthier.ml.data.personal_data.secrets import Secret, find_secrets
 
 _PHONES_PER_AREA: Final = 100
@@ -137,7 +137,7 @@ def _normalised(kind: str, value: str) -> str:
     if kind in ("phone", "card", "ssn"):
         return re.sub(r"\D", "", value)
     if kind == "iban":
-        return re.sub(r"[ -]", "", value)
+        return re.sub(f"[{GAPS}]", "", value).upper()
     # Case matters in a secret, and in no other kind.
     return value if kind == "secret" else " ".join(value.casefold().split())
 
@@ -162,8 +162,8 @@ def _card(number: int, value: str) -> str:
 
 
 def _iban(number: int, value: str) -> str:
-    masked = iter(mask_iban(value[:2], number))
-    return "".join(character if character in " -" else next(masked) for character in value)
+    masked = iter(mask_iban(value[:2].upper(), number))
+    return "".join(character if character in GAPS else next(masked) for character in value)
 
 
 def _ssn(number: int, value: str) -> str:

@@ -152,8 +152,10 @@ _OPERATOR_BEFORE: Final = re.compile(r"(?:[*×÷^≈<>/(]|[\d)]\s?=|^=|\s=|[\d)]
 _COORDINATES: Final = re.compile(r"\+?\d{1,3}\.\d{4,}(?:[+\-/ ]\d{1,3}\.\d+)*")
 
 _INTERNATIONAL: Final = re.compile(
-    rf"\+[1-9]\d{{0,5}}(?:[{_SPACES}\-./\u2011]?\(\d{{1,5}}\))?(?:[{_SPACES}\-./\u2011]\d+|(?<=\))\d+)+"
+    rf"\+[1-9]\d{{0,5}}(?:[{_SPACES}\-./\u2011]?\(\d{{1,5}}\))?"
+    rf"(?:(?:[{_SPACES}\-./\u2011]|[{_SPACES}]/[{_SPACES}])\d+|(?<=\))\d+)+"
 )
+_TRUNK_OR_SWITCHBOARD: Final = re.compile(r"\(0\)|-\d$")
 _GROUPED_NANP: Final = re.compile(
     r"(?:\+?1[ .\-]?)?(?:\([2-9]\d\d\)[ \-.]?[2-9]\d\d[ .\-]\d{4}|[2-9]\d\d([ .\-])[2-9]\d\d\1\d{4})"
 )
@@ -238,8 +240,14 @@ def _is_signed(text: str, start: int) -> bool:
 
 
 def _is_grouped(value: str) -> bool:
-    """Whether the digits are in one piece or in groups as people write them: no group of one but the first."""
-    if "/" in value and value.lstrip("(")[0] != "0":
+    """Whether the digits are in one piece or in groups as people write them: no group of one but the first.
+
+    What German firms write does not count: the zero that is dialled inside the country, and the one digit of a
+    switchboard (`+49 (0)89 / 12345-0`).
+    """
+    if value.lstrip("(")[0] in "0+":
+        value = _TRUNK_OR_SWITCHBOARD.sub("", value)
+    elif "/" in value:
         return False
     groups = re.findall(r"\d+", value)
     return all(len(group) >= 2 for group in groups[1:])

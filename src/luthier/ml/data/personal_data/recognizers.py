@@ -273,24 +273,38 @@ STRUCTURES: Final[dict[str, str]] = {
     "SV": "4a20n", "TL": "19n", "TN": "20n", "TR": "6n16c", "UA": "6n19c", "VA": "18n", "VG": "4a16n",
     "XK": "16n",
 }  # fmt: skip
-_START: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?=[ -]?[A-Z0-9])")
+GAPS: Final = " \u00a0\u202f-"
+"""What separates the groups of an account or card number: also spaces that no line may break at, as in PDF and HTML."""
+_START: Final = re.compile(rf"(?<![A-Za-z0-9])[A-Za-z]{{2}}\d{{2}}(?=[{GAPS}]?[A-Za-z0-9])")
 _UNIT: Final = re.compile(r"(\d+)([nac])")
 _IBAN_MASK: Final = re.compile(r"[A-Z]{2}\d\d[0X]+\d{0,6}X*")
 
 
 def find_ibans(text: str) -> Iterator[Span]:
-    """Each account number, in one piece or in groups. Reserved: zeros with a counter, as masks have them."""
+    """Each account number, in one piece or in groups, in small letters where digits and letters are where its country
+    has them. Reserved: zeros with a counter, as masks have them.
+    """
     for match in _START.finditer(text):
-        structure = STRUCTURES.get(match[0][:2])
+        structure = STRUCTURES.get(match[0][:2].upper())
         if structure is None:
             continue
         end = _end(text, match.start(), 4 + bban_length(structure))
         if end is None:
             continue
         value = text[match.start() : end]
-        plain = re.sub(r"[ -]", "", value)
-        if _remainder(plain) == 1:
+        plain = re.sub(f"[{GAPS}]", "", value).upper()
+        # Small letters are also those of names and digests, so that the form has to fit as well.
+        if _remainder(plain) == 1 and (value == value.upper() or _has_structure(plain[4:], structure)):
             yield Span(match.start(), end, "iban", value, _IBAN_MASK.fullmatch(plain) is not None)
+
+
+def _has_structure(bban: str, structure: str) -> bool:
+    at = 0
+    for num, kind in _UNIT.findall(structure):
+        unit, at = bban[at : at + int(num)], at + int(num)
+        if (kind == "n" and not unit.isdigit()) or (kind == "a" and not unit.isalpha()):
+            return False
+    return True
 
 
 def bban_length(structure: str) -> int:
@@ -309,13 +323,13 @@ def mask_iban(country: str, counter: int) -> str:
 
 
 def _end(text: str, start: int, length: int) -> int | None:
-    """Where `length` letters and digits from `start` end, single spaces or hyphens between; None where they do not."""
+    """Where `length` letters and digits from `start` end, single gaps between; None where they do not."""
     seen, position = 0, start
     while seen < length:
         character = text[position : position + 1]
-        if "A" <= character <= "Z" or "0" <= character <= "9":
+        if character.isascii() and character.isalnum():
             seen += 1
-        elif character not in (" ", "-") or not character or text[position - 1] in " -":
+        elif not character or character not in GAPS or text[position - 1] in GAPS:
             return None
         position += 1
     return None if text[position : position + 1].isalnum() else position
@@ -326,8 +340,8 @@ def _remainder(iban: str) -> int:
     return int("".join(str(int(character, 36)) for character in iban[4:] + iban[:4])) % 97
 
 
-_RUN: Final = re.compile(r"(?<![\w.])(?<!\d[ -])\d(?:[ -]?\d){11,18}(?![ -]?\d)(?![\w%])")
-_LAYOUT: Final = re.compile(r"\d+|\d{4}([ -])\d{4}(?:\1\d{1,4}){1,3}|\d{4}([ -])\d{6}\2\d{4,5}")
+_RUN: Final = re.compile(rf"(?<![\w.])(?<!\d[{GAPS}])\d(?:[{GAPS}]?\d){{11,18}}(?![{GAPS}]?\d)(?![\w%])")
+_LAYOUT: Final = re.compile(rf"\d+|\d{{4}}([{GAPS}])\d{{4}}(?:\1\d{{1,4}}){{1,3}}|\d{{4}}([{GAPS}])\d{{6}}\2\d{{4,5}}")
 # Issuer ranges: Visa, Mastercard, American Express, Discover, JCB, Diners, Maestro and UnionPay, with their lengths.
 _ISSUERS: Final = re.compile(
     r"4(?:\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"
@@ -347,7 +361,7 @@ _CARD_MASK: Final = re.compile(r"\d0{6}\d+")
 def find_cards(text: str) -> Iterator[Span]:
     """Each card number. Reserved: the payment firms' public test numbers, and d000000... as masks have it."""
     for match in _RUN.finditer(text):
-        digits = re.sub(r"[ -]", "", match[0])
+        digits = re.sub(f"[{GAPS}]", "", match[0])
         if not _LAYOUT.fullmatch(match[0]) or len(set(digits)) == 1 or not has_luhn_digit(digits):
             continue
         is_reserved = digits in _TEST_NUMBERS or _CARD_MASK.fullmatch(digits) is not None

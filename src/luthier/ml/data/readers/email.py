@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
 from email import policy
 from email.message import EmailMessage, MIMEPart
 from email.parser import BytesParser
@@ -33,7 +34,8 @@ _CONTROLS: Final = re.compile("[\x80-\x9f]")
 def read(path: Path) -> Document:
     """The subject as heading; who wrote to whom and when, then the text. Attachments are not read but named.
 
-    Plain text is preferred where it says what the HTML says, else HTML is read whole: a mail has no menus.
+    Plain text is preferred where it says what the HTML says, else HTML is read whole: a mail has no menus. Text below
+    an attachment, which mail programs write as a part of its own, is read, too.
 
     Raises:
         DataError: the file is no mail, or has no text.
@@ -48,27 +50,19 @@ def read(path: Path) -> Document:
     subject = " ".join(str(message["Subject"] or "").split())
     headings = (subject,) if subject else ()
     head = "\n".join(f"{name}: {' '.join(str(message[name]).split())}" for name in _SHOWN_HEADERS if message[name])
-    body = message.get_body(("plain", "html"))
-    decoded = None if body is None else _text(body)
-    if decoded is not None and (fuller := _fuller(message, body, decoded[0])) is not None:
-        body, decoded = fuller
-        warnings.append("its plain text is only a part of what the HTML says, which was read instead")
-    if body is None or decoded is None or not decoded[0].strip():
+    inside: list[Section] = []
+    shown = _shown(message)
+    for plain, html in shown:
+        sections, notes = _read_text(plain, html, headings)
+        inside += sections
+        warnings += notes
+    if not inside:
         raise DataError(
             "a mail without text", expected="a text or HTML part", do="leave it out, or save its attachments"
         )
-    text, notes = decoded
-    warnings += notes
-    if body.get_content_type() == "text/html":
-        tidied, notes = tidy(WholeRows().convert_string(text, **PLAIN).markdown)
-        warnings += notes
-        inside = tuple(Section(part.text, None, headings + part.headings) for part in sections_of(tidied))
-    else:
-        text = text.replace("\r\n", "\n")
-        if str(body.get_param("format", "")).lower() == "flowed":
-            text = _unflowed(text, joins_words=str(body.get_param("delsp", "")).lower() == "yes")
-        inside = (Section(text, None, headings),)
-    left = [part.get_filename() or f"a part of type {part.get_content_type()}" for part in message.iter_attachments()]
+    of_text = {id(part) for pair in shown for part in pair}
+    attached = [part for part in message.iter_attachments() if id(part) not in of_text]
+    left = [part.get_filename() or f"a part of type {part.get_content_type()}" for part in attached]
     if left:
         warnings.append(
             f"{len(left)} attachments were not read: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"
@@ -76,11 +70,57 @@ def read(path: Path) -> Document:
     return Document((*((Section(head, None, headings),) if head else ()), *inside), tuple(dict.fromkeys(warnings)))
 
 
-def _fuller(message: EmailMessage, body: MIMEPart | None, plain: str) -> tuple[MIMEPart, _Decoded] | None:
+_Pair = tuple[MIMEPart | None, MIMEPart | None]
+"""One text of a mail, as plain text and as HTML, where it has them; at least one."""
+
+
+def _shown(message: EmailMessage) -> list[_Pair]:
+    """The texts of a mail in their order; a file of text is none, unless there is no other."""
+    pairs = list(_texts_of(message))
+    named = [pair for pair in pairs if all(part is None or part.get_filename() for part in pair)]
+    return [pair for pair in pairs if pair not in named] or named[:1]
+
+
+def _texts_of(part: MIMEPart) -> Iterator[_Pair]:
+    kind = part.get_content_type()
+    if part.is_attachment():
+        return
+    if kind == "text/plain":
+        yield part, None
+    elif kind == "text/html":
+        yield None, part
+    elif kind in ("multipart/alternative", "multipart/related"):
+        # The same text twice, or a page with its pictures.
+        plain, html = part.get_body(("plain",)), part.get_body(("html",))
+        if plain is not None or html is not None:
+            yield plain, html
+    elif part.get_content_maintype() == "multipart":
+        for inner in part.iter_parts():
+            yield from _texts_of(inner)
+
+
+def _read_text(
+    plain: MIMEPart | None, html: MIMEPart | None, headings: tuple[str, ...]
+) -> tuple[list[Section], tuple[str, ...]]:
+    """The sections of one text, none of a blank one, and warnings."""
+    part = plain or html
+    assert part is not None
+    text, warnings = _text(part)
+    if plain is not None and html is not None and (fuller := _fuller(html, text)) is not None:
+        part, (text, notes) = html, fuller
+        warnings = ("its plain text is only a part of what the HTML says, which was read instead", *notes)
+    if part.get_content_type() == "text/html":
+        tidied, notes = tidy(WholeRows().convert_string(text, **PLAIN).markdown)
+        sections = [Section(one.text, None, headings + one.headings) for one in sections_of(tidied)]
+        return sections, (*warnings, *notes)
+    text = text.replace("\r\n", "\n")
+    if str(part.get_param("format", "")).lower() == "flowed":
+        text = _unflowed(text, joins_words=str(part.get_param("delsp", "")).lower() == "yes")
+    return [Section(text, None, headings)] if text.strip() else [], warnings
+
+
+def _fuller(html: MIMEPart, plain: str) -> _Decoded | None:
     """The HTML part, decoded, where the plain text is a stub such as "view this in a browser"; else None."""
-    html = message.get_body(("html",))
-    if html is None or body is None or body.get_content_type() == "text/html":
-        return None
     try:
         decoded = _text(html)
     except DataError:
@@ -89,7 +129,7 @@ def _fuller(message: EmailMessage, body: MIMEPart | None, plain: str) -> tuple[M
     for unseen in page(["script", "style", "title"]):
         unseen.extract()
     num_html, num_plain = (sum(map(str.isalnum, text)) for text in (page.get_text(), plain))
-    return (html, decoded) if num_html > (max(_FULLER * num_plain, _FEWEST) if num_plain else 0) else None
+    return decoded if num_html > (max(_FULLER * num_plain, _FEWEST) if num_plain else 0) else None
 
 
 def _unflowed(text: str, *, joins_words: bool) -> str:

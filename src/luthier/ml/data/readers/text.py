@@ -1,6 +1,7 @@
 """Plain text, and bytes to text: UTF-8 and what byte order marks name.
 
-Lines that are neither are read as Windows-1252, with a warning.
+Lines that are neither are read as Windows-1252, a text as a whole as Windows-1250 where its letters are those of
+Central Europe, with a warning.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import codecs
 from pathlib import Path
 
 from luthier.core.errors import DataError
+from luthier.ml.data.files.single_bytes import single_byte_encoding
 from luthier.ml.data.readers.document import Document, Section
 
 _MARKS = (
@@ -49,6 +51,8 @@ def decode(data: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _by_line(data: bytes) -> tuple[str, tuple[str, ...]]:
+    if single_byte_encoding(data.split(b"\n")) == "cp1250":
+        return _unix(data.decode("cp1250")), ("its lines are no UTF-8, read as Windows-1250",)
     lines, wrong, num_unknown = [], [], 0
     for number, line in enumerate(data.split(b"\n"), start=1):
         try:

@@ -34,7 +34,7 @@ _FUNCTION_KEYS = ("name", "description", "parameters")
 
 
 def chat_conversation(fields: dict[str, Any]) -> Conversation:
-    """The conversation of a chat row.
+    """The conversation of a chat row; a text `system` beside the messages is their system turn.
 
     Raises:
         BadFieldError: at the first wrong value.
@@ -48,7 +48,7 @@ def chat_conversation(fields: dict[str, Any]) -> Conversation:
         tools = parse_tools("functions", [{"type": "function", "function": function} for function in functions])
     messages = parse_messages("messages", fields.get("messages"))
     check_learnable("messages", messages)
-    return Conversation(messages=messages, tools=tools)
+    return Conversation(messages=with_system(messages, fields.get("system")), tools=tools)
 
 
 def chat_row(conversation: Conversation) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def check_learnable(field: str, messages: Sequence[Message]) -> None:
 
 def _message(where: str, raw: dict[str, Any], before: Sequence[Message]) -> Message:
     for name in _MEANINGFUL:
-        if raw.get(name) is not None:
+        if raw.get(name) is not None and raw[name] != []:
             raise BadFieldError(f"{where}.{name}", raw[name], "is not read by Luthier, and would be lost in silence")
     role = raw.get("role", ABSENT)
     if role not in _ROLES:
@@ -200,10 +200,14 @@ def _tool_calls(where: str, raw: dict[str, Any], role: str, index: int) -> tuple
 def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
     """One call as OpenAI writes it: type function, a name, and arguments that are a JSON object written as text.
 
+    A name and arguments without the object around them, as many files write calls, are read as well.
+
     Raises:
         BadFieldError: another type, no name, or arguments that are not a JSON object.
     """
     kind, function = raw.get("type", "function"), raw.get("function")
+    if function is None and "name" in raw:
+        function = {name: raw[name] for name in ("name", "arguments") if name in raw}
     if kind != "function":
         raise BadFieldError(f"{field}.type", kind, "is not 'function'")
     if not isinstance(function, dict):
@@ -402,12 +406,15 @@ def with_system(messages: tuple[Message, ...], system: Any) -> tuple[Message, ..
     """The messages with a system turn before them, where the row has a `system` text that is not blank.
 
     Raises:
-        BadFieldError: the row has such a text, and begins with a system turn.
+        BadFieldError: the row has such a text, and begins with a system turn that says something else.
     """
     if system is None or not check_text("system", system).strip():
         return messages
     if messages and messages[0].role in ("system", "developer"):
-        raise BadFieldError("system", system, "is given with a first turn that is a system turn already")
+        if (messages[0].content or "").strip() == system.strip():
+            return messages
+        reason = "is given with a first turn that is a system turn already, and says something else"
+        raise BadFieldError("system", system, reason)
     return (Message(role="system", content=system), *messages)
 
 

@@ -140,6 +140,10 @@ QUESTION_AND_ANSWER: Final = ("question", "answer")
 """Columns of these names are a prompt and its completion."""
 CONTEXTS: Final = ("context", "passage", "document", "documents", "options", "choices", "input", "history")
 """What a question next to such a column may depend on."""
+PROMPTS: Final = ("prompt", "question", "query", "instruction", "input", "problem")
+"""Names of columns that may hold a prompt."""
+ANSWERS: Final = ("completion", "answer", "response", "output", "reply", "solution", "target")
+"""Names of columns that may hold what answers it."""
 LABEL: Final = "label"
 OTHER_CLASSES: Final = ("category", "class", "intent", "sentiment", "topic", "target", "labels")
 """Names of columns that may hold the class of a text, or a fact about it."""
@@ -154,6 +158,15 @@ def columns_like(name: str, columns: Iterable[str]) -> list[str]:
     """The column of that very name; else all that differ from it in capitals and spaces only."""
     columns = list(columns)
     return [name] if name in columns else [column for column in columns if plain_name(column) == plain_name(name)]
+
+
+def proposed_pair(columns: Iterable[str]) -> tuple[str, str] | None:
+    """The columns that look like a prompt and its completion; None where one of them is missing."""
+    columns = list(columns)
+    pair = [
+        next((like[0] for name in names if (like := columns_like(name, columns))), None) for names in (PROMPTS, ANSWERS)
+    ]
+    return None if pair[0] is None or pair[1] is None else (pair[0], pair[1])
 
 
 _MAX_SIGNATURES: Final = 10_000

@@ -7,6 +7,7 @@ Where a budget is given, examples beyond it are in files (`files.sequences`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerEr
 from luthier.ml.data.files.sequences import RecordStore, SequenceWriter
 from luthier.ml.data.files.source import Source, changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
+from luthier.ml.data.provenance import OWN_GROUPS, field_at
 from luthier.ml.data.rows.chat_rows import (
     alpaca_conversation,
     chat_conversation,
@@ -41,6 +43,9 @@ _CONVERSATIONS: dict[Shape, Callable[[dict[str, Any]], Conversation]] = {
     "prompt_completion": prompt_completion_conversation,
     "alpaca": alpaca_conversation,
 }
+_MEDIA: Final = ("image", "images", "audio", "audios", "video", "videos")
+_MEDIA_PLACE: Final = re.compile(r"<\|?(?:image|audio|video)(?:_pad|_\d{1,3})?\|?>")
+"""Where a turn has an image, as the files of LLaVA and LLaMA-Factory mark it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +209,33 @@ def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | 
         return Example(id=row.id, text=plain_text(fields), group=value)
     if shape == "preference":
         chosen, rejected = preference_sides(fields)
+        _refuse_media(fields, chosen)
         return Example(id=row.id, conversation=chosen, rejected=rejected, group=value)
     if shape == "unpaired":
         conversation, is_wanted = unpaired_conversation(fields)
+        _refuse_media(fields, conversation)
         return Example(id=row.id, conversation=conversation, is_wanted=is_wanted, group=value)
-    return Example(id=row.id, conversation=_CONVERSATIONS[shape](fields), group=value)
+    conversation = _CONVERSATIONS[shape](fields)
+    _refuse_media(fields, conversation)
+    return Example(id=row.id, conversation=conversation, group=value)
+
+
+def _refuse_media(fields: Mapping[str, Any], conversation: Conversation) -> None:
+    """Raise BadFieldError where a row has an image beside its turns, without which their text means something else.
+
+    The name of a column alone says nothing: an address of a picture may be a fact about the row.
+    """
+    for name in _MEDIA:
+        value = fields.get(name)
+        if not value:
+            continue
+        is_file = any(isinstance(one, dict | bytes) for one in (value if isinstance(value, list) else [value]))
+        if is_file or any(_MEDIA_PLACE.search(message.content or "") for message in conversation.messages):
+            reason = (
+                "belongs to the turns, and only text can be trained here, no images, audio or video; to learn the "
+                "text alone, remove the field, and places such as <image> from the turns"
+            )
+            raise BadFieldError(name, ABSENT if is_file else value, reason)
 
 
 def _names_answers(mapping: Mapping[str, str]) -> bool:
@@ -228,8 +255,14 @@ def _group_field(mapping: Mapping[str, str], group_by: str | None) -> str | None
     return mapped or group_by
 
 
-def _group_value(fields: Mapping[str, Any], group: str) -> str:
+def _group_value(fields: Mapping[str, Any], group: str) -> str | None:
+    """What keeps a row together with others; None for a row that names no document, where that is the group."""
     value = fields.get(group, ABSENT)
+    if value is ABSENT or value is None:
+        if (inside := field_at(fields, group)) is not None:
+            return check_text(group, inside)
+        if group in OWN_GROUPS:
+            return None
     if not isinstance(value, str | int | float):
         shown = ABSENT if value is ABSENT else value
         raise BadFieldError(group, shown, "has no group: the field is absent, null, or not a plain value")

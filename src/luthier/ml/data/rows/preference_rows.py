@@ -77,6 +77,18 @@ def has_sides(fields: Mapping[str, Any]) -> bool:
     return all(any(fields.get(name) is not None for name in names) for names in (CHOSEN, REJECTED))
 
 
+def lacks_prompt(fields: Mapping[str, Any]) -> bool:
+    """Whether both completions of a preference are answers alone, and the row has no field `prompt`."""
+    if fields.get("prompt") is not None or isinstance(fields.get("input"), dict):
+        return False
+    sides = [
+        next((fields[name] for name in names if fields.get(name) is not None), None) for names in (CHOSEN, REJECTED)
+    ]
+    return all(
+        isinstance(side, str) and _TURN.match(side) is None and not side.lstrip().startswith("[") for side in sides
+    )
+
+
 def _name(fields: Mapping[str, Any], names: Sequence[str]) -> str:
     found = next((name for name in names if fields.get(name) is not None), None)
     if found is None:

@@ -1,16 +1,18 @@
 """Rows out of tables: CSV and Excel workbooks (.xlsx).
 
-Of a workbook the one sheet with rows is read, values as the spreadsheet shows them; the first row with values names the
-columns. What would be lost silently is refused: a second sheet with rows, merged cells, values under no name, formulas
-whose results were not saved.
+Of a workbook the one visible sheet with rows is read, values as the spreadsheet shows them; the first row with values
+names the columns, or the one below titles that have a cell alone. What would be lost silently is refused: a second
+sheet with rows, merged cells, values under no name, formulas whose results were not saved. Columns without a name and
+without values are no part of a table.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,8 +25,19 @@ from luthier.core.system.process_setup import large_csv_cells
 from luthier.core.text.counted import counted
 from luthier.ml.data.files.bad_field import shorten
 from luthier.ml.data.files.cell_text import cell_text
-from luthier.ml.data.files.csv_dialect import ONE_COLUMN, CsvDialect, csv_dialect, records
-from luthier.ml.data.files.sheet_markup import cells_shown, sheet_markup
+from luthier.ml.data.files.csv_dialect import (
+    MAX_TITLES,
+    ONE_COLUMN,
+    PADDED_COLUMNS,
+    TABLE_SHARE,
+    CsvDialect,
+    are_names,
+    csv_dialect,
+    records,
+    titles_note,
+    within,
+)
+from luthier.ml.data.files.sheet_markup import SheetMarkup, cells_shown, sheet_markup
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.files.untrusted_input import MAX_LINE_BYTES, bounded_lines, check_archive, too_long
 from luthier.ml.data.rows.read_json import nul_at, undecodable
@@ -82,8 +95,9 @@ class _TextLines:
 def read_csv(source: Source) -> Iterator[Row | RowProblem]:
     """One Row or RowProblem for each record (RFC 4180, the first record is the header); values are all text.
 
-    Encoding and delimiter are found in the file itself (`csv_dialect`). Blank lines are no records; in a file of one
-    column, where a blank line could be an empty value, only those at the end are not.
+    Encoding and delimiter are found in the file itself (`csv_dialect`), and titles above the header. Blank lines are no
+    records; in a file of one column, where a blank line could be an empty value, only those at the end are not. Of
+    several columns without a name a row has none, and a value there is a problem.
 
     Raises:
         DataError: the header is not UTF-8 text.
@@ -95,7 +109,7 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
         reader = csv.reader(iter(lines), delimiter=dialect.delimiter, strict=True)
         # strict=True above turns a quote inside an unquoted value into an error instead of a guess.
         found = _in_columns(records(reader), dialect)
-        header = header_names(source.name, next((record for record in found if record), []))
+        header = header_names(source.name, next((one for one in found if one and not _is_empty(one)), []))
         if lines.problems:
             raise DataError(
                 f"the header of {source.name} is not UTF-8 text",
@@ -129,6 +143,11 @@ def _in_columns(found: Iterator[Any], dialect: CsvDialect) -> Iterator[Any]:
         yield [ONE_COLUMN.join(record)] if isinstance(record, list) and len(record) > 1 else record
 
 
+def _is_empty(record: Any) -> bool:
+    """Whether a record has no value, as spreadsheets write blank rows above a table."""
+    return isinstance(record, list) and not any(record)
+
+
 def _row(
     file: str,
     number: int,
@@ -145,15 +164,22 @@ def _row(
         return RowProblem(file, number, first.field, first.value, reason, first.kind)
     if isinstance(record, csv.Error):
         return RowProblem(file, number, "", "", f"is not CSV: {record} {where}")
+    record = within(record, len(header))
     if len(record) != len(header):
         by = "" if dialect.delimiter == "," else f", separated by {dialect.separated}"
         reason = f"has {counted(len(record), 'value')} where the header has {len(header)}{by} {where}"
         return RowProblem(file, number, "", shorten(dialect.delimiter.join(record)), reason)
+    if header.count("") > 1:
+        for place, (name, value) in enumerate(zip(header, record, strict=True), start=1):
+            if value and not name:
+                reason = f"has a value in column {place}, to which the header gives no name {where}"
+                return RowProblem(file, number, "", shorten(value), reason)
+        return Row(file, number, {name: value for name, value in zip(header, record, strict=True) if name})
     return Row(file, number, dict(zip(header, record, strict=True)))
 
 
 def header_names(file: str, header: Any) -> list[str]:
-    """The names of columns without outer spaces.
+    """The names of columns without outer spaces; several may have none.
 
     Raises:
         DataError: a csv.Error and for a name that occurs twice.
@@ -161,11 +187,10 @@ def header_names(file: str, header: Any) -> list[str]:
     if isinstance(header, csv.Error):
         raise DataError(f"the header of {file} is not CSV: {header}", expected="column names", do="repair line 1")
     names = [name.strip() for name in header]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        came = f"the column {twice[0]!r} twice" if twice[0] else "more than one column without a name"
         raise DataError(
-            f"the header of {file} has {came}: {shorten(','.join(names))}",
+            f"the header of {file} has the column {twice[0]!r} twice: {shorten(','.join(names))}",
             expected="a different name for each column",
             do="rename or remove columns",
         )
@@ -173,6 +198,8 @@ def header_names(file: str, header: Any) -> list[str]:
 
 
 _NUM_REMEMBERED: Final = 64
+_FIRST_ROWS: Final = 40
+_ROW_AT_END: Final = re.compile(r"[0-9]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,31 +209,51 @@ class _Sheet:
     Attributes:
         title: of the sheet.
         header_row: the row that names the columns, from 1.
-        num_sheets: of the book.
         single: titles of other sheets that have a single line, and so no rows.
+        hidden: titles of hidden sheets with rows, beside a visible one.
+        titles: what is above the names of the columns.
+        num_hidden_rows: rows that a filter or a person has hidden; they are read.
+        num_hidden_columns: columns likewise.
     """
 
     title: str
     header_row: int
-    num_sheets: int
     single: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
+    titles: tuple[str, ...] = ()
+    num_hidden_rows: int = 0
+    num_hidden_columns: int = 0
 
 
 def workbook_notes(source: Source) -> str:
-    """Which sheet is read, as text: `the sheet 'Answers'`, and which others have a single line and no rows.
+    """Which sheet is read, as text: `the sheet 'Answers'`; which others are not, and what a reader may not expect.
 
     Raises:
         DataError: the workbook is broken, encrypted or unsafe, has no rows, or rows on more than one sheet.
     """
     sheet = _sheet(source)
-    others = f" (not {', '.join(map(repr, sheet.single))}: a single line and no rows)" if sheet.single else ""
-    return f"the sheet {sheet.title!r}{others}"
+    others = [
+        f"not {', '.join(map(repr, names))}: {why}"
+        for names, why in ((sheet.single, "a single line and no rows"), (sheet.hidden, "hidden"))
+        if names
+    ]
+    hidden = [
+        counted(num, f"hidden {noun}")
+        for num, noun in ((sheet.num_hidden_rows, "row"), (sheet.num_hidden_columns, "column"))
+        if num
+    ]
+    return (
+        f"the sheet {sheet.title!r}"
+        + (f" ({'; '.join(others)})" if others else "")
+        + titles_note("row", sheet.header_row, sheet.titles)
+        + (f", with {' and '.join(hidden)}" if hidden else "")
+    )
 
 
 def read_xlsx(source: Source) -> Iterator[Row | RowProblem]:
     """One Row for each row of the sheet with values, by its number there; values are all text, empty ones empty.
 
-    A row with an error such as #N/A is a RowProblem.
+    A row with an error such as #N/A is a RowProblem. Hidden rows and columns are read, which `workbook_notes` says.
 
     Raises:
         DataError: the workbook is broken, encrypted or unsafe, has no rows or rows on more than one sheet, merged
@@ -215,7 +262,7 @@ def read_xlsx(source: Source) -> Iterator[Row | RowProblem]:
     found = _sheet(source)
     with _open(source) as book:
         rows = _filled_rows(book[found.title])
-        _, header = next(rows)
+        header = next(cells for number, cells in rows if number == found.header_row)
         names = header_names(source.name, _texts(header))
         while names and not names[-1]:
             names.pop()
@@ -258,7 +305,8 @@ def _find_sheet(source: Source, _inode: int, _num_bytes: int, _changed_ns: int) 
     except DataError as error:
         raise DataError(f"{source.name}: {error.came}", expected=error.expected, do=error.do) from error
     with _open(source) as book:
-        firsts = {sheet.title: list(islice(_filled_rows(sheet), 2)) for sheet in book.worksheets}
+        firsts = {sheet.title: list(islice(_filled_rows(sheet), _FIRST_ROWS)) for sheet in book.worksheets}
+        visible = {sheet.title for sheet in book.worksheets if sheet.sheet_state == "visible"}
         filled = {title: first for title, first in firsts.items() if first}
         if not filled:
             raise DataError(f"{source.name} holds no rows", expected="one sheet with rows", do="check what was saved")
@@ -268,18 +316,46 @@ def _find_sheet(source: Source, _inode: int, _num_bytes: int, _changed_ns: int) 
             filled = {title: first for title, first in filled.items() if title not in single}
         else:
             single = ()
+        # A sheet that nobody sees holds the choices of a column, or sums; beside a visible one it is not what is meant.
+        hidden = tuple(title for title in filled if title not in visible)
+        if len(hidden) < len(filled):
+            filled = {title: first for title, first in filled.items() if title in visible}
+        else:
+            hidden = ()
         if len(filled) > 1:
             raise DataError(
                 f"{source.name} has rows on {len(filled)} sheets: {', '.join(map(repr, filled))}",
                 expected="one sheet with rows",
                 do="save the sheet to be read as a separate file: as CSV UTF-8, or moved to a new workbook",
             )
-        (title, [(header_row, _), *_]) = next(iter(filled.items()))
+        title, first = next(iter(filled.items()))
+        num_titles = _num_titles(first)
+        titles = tuple(" ".join(filter(None, _texts(cells))) for _, cells in first[:num_titles])
+        header_row = first[num_titles][0]
         # Private, but the only way from a title to its part in the archive; _check_cells reads the raw markup.
         part = str(book[title]._worksheet_path)
-        num_sheets = len(book.worksheets)
-    _check_cells(source, title, part)
-    return _Sheet(title, header_row, num_sheets, single)
+    markup = _check_cells(source, title, part, header_row)
+    return _Sheet(title, header_row, single, hidden, titles, markup.num_hidden_rows, markup.num_hidden_columns)
+
+
+def _num_titles(first: Sequence[tuple[int, list[Any]]]) -> int:
+    """How many of the first filled rows of a sheet are titles above the names of its columns.
+
+    Titles have one cell each. A blank row is below them, or names of three columns or more; nearly all rows that follow
+    have several values. All else begins with the names.
+    """
+    counts = [sum(cell.value not in (None, "") for cell in cells) for _, cells in first]
+    num = next((place for place, count in enumerate(counts) if count > 1), 0)
+    if not 0 < num <= MAX_TITLES or len(first) < num + 2:
+        return 0
+    values = [cell.value for cell in first[num][1] if cell.value not in (None, "")]
+    if not all(isinstance(value, str) for value in values) or not are_names([value.strip() for value in values]):
+        return 0
+    has_gap = first[num][0] - first[num - 1][0] > 1
+    if not has_gap and len(values) < PADDED_COLUMNS:
+        return 0
+    below = counts[num + 1 :]
+    return num if sum(count > 1 for count in below) >= TABLE_SHARE * len(below) else 0
 
 
 @contextmanager
@@ -318,11 +394,16 @@ def _texts(cells: list[Any]) -> list[str]:
     return [cell_text(cell.value, getattr(cell, "number_format", None) or "General") for cell in cells]
 
 
-def _check_cells(source: Source, title: str, part: str) -> None:
-    """Raise DataError for merged cells, and for formulas without a saved result; read from the sheet's own markup."""
+def _check_cells(source: Source, title: str, part: str, header_row: int) -> SheetMarkup:
+    """The markup of the sheet.
+
+    Raises DataError for merged cells below the titles, and for formulas without a saved result.
+    """
     found = sheet_markup(source.path, part)
+    last_rows = {cells: _ROW_AT_END.search(cells) for cells in found.merged}
+    merged = [cells for cells, last in last_rows.items() if last is None or int(last[0]) >= header_row]
     for cells, what, do in (
-        (found.merged, "merged cells", "unmerge them (Home, Merge & Center) and give each row its own values"),
+        (merged, "merged cells", "unmerge them (Home, Merge & Center) and give each row its own values"),
         (found.unsaved, "formulas without saved results", "open it in a spreadsheet program and save it again"),
     ):
         if cells:
@@ -332,3 +413,4 @@ def _check_cells(source: Source, title: str, part: str) -> None:
                 expected="one value in each cell",
                 do=do,
             )
+    return found

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.provenance import OWN_GROUPS, has_field
 from luthier.ml.data.rows.chat_rows import wanted_of
 from luthier.ml.data.rows.columns import (
     CONTEXTS,
     LABEL,
     OTHER_CLASSES,
+    PROMPTS,
     QUESTION_AND_ANSWER,
     LabelScan,
     check_classes,
     columns_like,
     is_question_and_answer,
     plain_name,
+    proposed_pair,
     refuse_ambiguous,
     resolve,
     resolve_once,
 )
-from luthier.ml.data.rows.preference_rows import CHOSEN, REJECTED, has_sides
+from luthier.ml.data.rows.preference_rows import CHOSEN, REJECTED, has_sides, lacks_prompt
 from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 # In order of precedence: the first shape that fits every row is taken.
@@ -40,7 +44,7 @@ REQUIRED: dict[Shape, tuple[str, ...]] = {
 OPTIONAL: dict[Shape, tuple[str, ...]] = {
     "preference": ("prompt", "system", "tools", "input", *CHOSEN[1:], *REJECTED[1:]),
     "unpaired": ("system", "tools"),
-    "chat": ("tools", "functions", "parallel_tool_calls"),
+    "chat": ("tools", "functions", "parallel_tool_calls", "system"),
     "sharegpt": ("system", "tools"),
     "prompt_completion": ("system", "tools"),
     "alpaca": ("input", "system", "history"),
@@ -153,6 +157,9 @@ class ShapeDetector:
     _mappings: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     _labels: LabelScan = field(default_factory=LabelScan)
     _num_answered: int = 0
+    _num_lacking_prompts: int = 0
+    _num_shapeless: int = 0
+    _turn_columns: dict[str, str] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Take one row into account. A row that fits no shape says nothing about the shape of the file."""
@@ -171,8 +178,12 @@ class ShapeDetector:
             self._labels.add(fields[LABEL])
         if fits:
             self._narrow(tuple(fits), row.line)
+            self._num_lacking_prompts += fits[0] == "preference" and lacks_prompt(fields)
         else:
+            self._num_shapeless += 1
             self._num_answered += is_question_and_answer(row.fields)
+            if not self._turn_columns:
+                self._turn_columns = _turn_columns(row.fields)
 
     def merge(self, later: ShapeDetector) -> None:
         """Take the rows into account that another detector has seen, which come after all rows seen so far."""
@@ -182,6 +193,9 @@ class ShapeDetector:
         self._unused_in_turns |= later._unused_in_turns
         self._labels.merge(later._labels)
         self._num_answered += later._num_answered
+        self._num_lacking_prompts += later._num_lacking_prompts
+        self._num_shapeless += later._num_shapeless
+        self._turn_columns = self._turn_columns or later._turn_columns
         # Only the first row of each kind can narrow anything: those after it fit what is left.
         for fits, line in later._first_lines.items():
             self._narrow(fits, line)
@@ -249,6 +263,8 @@ class ShapeDetector:
             said = f"the mapping names {' and '.join(mapped)}"
         else:
             said = f"every row has {' and '.join(self._seen_names(shape))}"
+            if shape == "preference" and (prompt := self._other_prompt(mapping)) is not None:
+                found = {"prompt": prompt}
         known = (*REQUIRED[shape], *OPTIONAL[shape])
         for name in known:
             if name not in mapping and name not in self.columns:
@@ -283,6 +299,19 @@ class ShapeDetector:
         prompt, completion = (columns_like(name, self.columns)[0] for name in names)
         return {"prompt": prompt, "completion": completion}
 
+    def _other_prompt(self, mapping: Mapping[str, str]) -> str | None:
+        """The one column that can only be the prompt of preferences whose completions are answers alone."""
+        if self._num_lacking_prompts < self.num_rows - self._num_shapeless or {"prompt", "input"} & mapping.keys():
+            return None
+        # Columns are known by the names of fields of shapes, such as instruction, where they differ in capitals only.
+        found = [
+            column
+            for name in PROMPTS
+            for column in columns_like(name, self.columns)
+            if name != "prompt" and self._filled.keys() & {name, column}
+        ]
+        return found[0] if len(found) == 1 else None
+
     def _seen_names(self, shape: Shape) -> list[str]:
         """The required fields of a shape under the names that the file gives them."""
         if shape != "preference":
@@ -291,10 +320,10 @@ class ShapeDetector:
 
     def _check_columns_exist(self, mapping: Mapping[str, str], group: str | None) -> None:
         wanted = {name: mapping[name] for name in self.mapping}
-        if group is not None:
+        if group is not None and group not in OWN_GROUPS:
             wanted[GROUP] = group
         for target, column in wanted.items():
-            if column not in self.columns:
+            if column not in self.columns and not (target == GROUP and has_field(self.columns, column)):
                 refuse_ambiguous(self.file, target, column, self.columns)
                 near = difflib.get_close_matches(column, list(self.columns), n=1)
                 raise DataError(
@@ -338,9 +367,18 @@ class ShapeDetector:
             raise DataError(
                 f"{self.file} has rows of no known shape; their fields are: {_listed(list(self.columns))}{read_as}",
                 expected=f"rows with {_ACCEPTED}",
-                do="rename the fields, or map them, such as --map prompt=question --map completion=answer",
+                do=f"rename the fields, or map them, such as {self._proposed_mapping()}",
             )
         return self._fits[0]
+
+    def _proposed_mapping(self) -> str:
+        """The options that map the columns which look like fields of a shape; an example where none do."""
+        if self._turn_columns:
+            proposed = {target: column for column, target in list(self._turn_columns.items())[:1]}
+        else:
+            pair = proposed_pair(self.columns) or QUESTION_AND_ANSWER
+            proposed = dict(zip(("prompt", "completion"), pair, strict=True))
+        return " ".join(f"--map {shlex.quote(f'{target}={column}')}" for target, column in proposed.items())
 
     def _required_names(self) -> list[str]:
         return [name for names in REQUIRED.values() for name in names if name not in self.columns]
@@ -355,6 +393,19 @@ class ShapeDetector:
                 expected="a decision whether it belongs to the prompt",
                 do=f"without it: --map prompt={question!r} --map completion={answer!r}; else write it into the prompts",
             )
+
+
+def _turn_columns(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Columns that hold lists of turns, each with the field that such turns are."""
+    found = {}
+    for name, value in fields.items():
+        if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+            keys = set(value[0])
+            if keys >= {"role", "content"}:
+                found[name] = "messages"
+            elif keys >= {"from", "value"}:
+                found[name] = "conversations"
+    return found
 
 
 def _listed(names: list[str]) -> str:

@@ -48,6 +48,12 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
         EmptyAnswerError: an answer that is to be learned is empty.
     """
     turns = fields.get("conversations")
+    if isinstance(turns, str):  # as CSV has them
+        try:
+            turns = strict_loads(turns)
+        except StrictJsonError as error:
+            reason = f"is text that is not JSON where a list is expected: {error.reason}"
+            raise BadFieldError("conversations", turns, reason) from error
     if not isinstance(turns, list):
         value = ABSENT if turns is None else turns
         raise BadFieldError("conversations", value, f"is {name_of_type(turns)} where a list is expected")

@@ -209,7 +209,7 @@ def majority(groups: I64, values: I64) -> I64:
 
 
 def split_by_fraction(
-    examples: Sequence[Example], *, validation: float, held_out: float, seed: int
+    examples: Sequence[Example], *, validation: float, held_out: float, seed: int, joins_equal: bool = False
 ) -> dict[Split, Sequence[Example]]:
     """Train, validation and held-out examples, each in the order they came; a fraction of 0 gives none.
 
@@ -222,20 +222,65 @@ def split_by_fraction(
         validation: fraction of all rows.
         held_out: fraction of all rows.
         seed: of the order of the groups.
+        joins_equal: whether groups that have a row in common stay together, too.
 
     Raises:
         DataError: fractions outside [0, 1) or of sum 1 or more, or too few groups for every asked split to have one.
     """
     grouped = False
-    parts = [np.zeros((0, 2), dtype=np.uint64)]
+    empty = np.zeros((0, 2), dtype=np.uint64)
+    parts, contents = [empty], [empty]
     names: list[str] = []
+    said: list[str] = []
     for example in examples:
         grouped = grouped or example.group is not None
         names.append(example.group if example.group is not None else content_key(example))
+        if joins_equal:
+            said.append(content_key(example))
         if len(names) == _HASHED_AT_ONCE:
             parts.append(hashes_of(names, seed))
-            names = []
+            contents.append(hashes_of(said, seed))
+            names, said = [], []
     hashes = np.concatenate([*parts, hashes_of(names, seed)])
+    if joins_equal:
+        hashes = joined(hashes, np.concatenate([*contents, hashes_of(said, seed)]))
+    codes = row_sides(hashes, validation=validation, held_out=held_out, noun="groups" if grouped else "different texts")
+    return {side: selected(examples, np.flatnonzero(codes == code)) for code, side in enumerate(SIDES)}
+
+
+def joined(hashes: U64, others: U64) -> U64:
+    """For each row the least hash of the rows that it has to stay with: uint64 [n, 2].
+
+    Args:
+        hashes: uint64 [n, 2], equal for rows of one group.
+        others: uint64 [n, 2], equal for rows that say the same.
+    """
+    roots = united(_firsts(hashes), _firsts(others))
+    # Sorted by component and then by hash, each component begins with its least hash, whatever the order of the rows.
+    order = np.lexsort((hashes[:, 1], hashes[:, 0], roots))
+    least = order[np.flatnonzero(np.diff(roots[order], prepend=-1))]
+    _, of_row = np.unique(roots, return_inverse=True)
+    return hashes[least][of_row]
+
+
+def _firsts(hashes: U64) -> I64:
+    """For each row the first one of an equal hash."""
+    _, first, of_row = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
+    return first[of_row.reshape(-1)].astype(np.int64)
+
+
+def row_sides(hashes: U64, *, validation: float, held_out: float, noun: str = "groups") -> Codes:
+    """The side of each row, as places in `SIDES`: int8 [n]; rows of equal hashes are a group.
+
+    Args:
+        hashes: uint64 [n, 2], of the group of each row.
+        validation: fraction of all rows.
+        held_out: fraction of all rows.
+        noun: what groups are called in messages.
+
+    Raises:
+        DataError: impossible fractions, and where there are too few groups for every asked side to have one.
+    """
     order = _order(hashes)
     # In the order of the hash equal groups are neighbours: a group begins where the hash changes.
     is_first = np.ones(len(order), dtype=bool)
@@ -247,10 +292,9 @@ def split_by_fraction(
         np.bincount(of_row),
         validation=validation,
         held_out=held_out,
-        noun="groups" if grouped else "different texts",
+        noun=noun,
     )
-    codes = codes[of_row]
-    return {side: selected(examples, np.flatnonzero(codes == code)) for code, side in enumerate(SIDES)}
+    return codes[of_row]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.files.bad_field import ABSENT, shorten
 from luthier.ml.data.files.row_frames import Texts
 from luthier.ml.data.files.source import open_source
-from luthier.ml.data.provenance import PROVENANCE, source_of
+from luthier.ml.data.provenance import PROVENANCE, has_field, source_of
 from luthier.ml.data.rows.rows import read_records
 from luthier.ml.data.rows.shapes import GROUP
 
@@ -182,7 +182,9 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
             reason = "has no group: the field is absent, null, or not a plain value"
             problems.append(RowProblem(row.file, row.line, str(request.group_by), value, reason))
     for wanted in (request.group_by, request.stratify_by):
-        if wanted is not None and wanted not in (NO_GROUPS, SOURCE) and wanted not in fields:
+        if wanted is not None and wanted not in (NO_GROUPS, SOURCE, *fields):
+            if wanted == request.group_by and has_field(fields, wanted):
+                continue
             near = difflib.get_close_matches(wanted, fields, n=1)
             raise DataError(
                 f"{table.file} has no field {wanted!r}",
