@@ -28,7 +28,7 @@ def _groups() -> Iterator[str]:
     from luthier.cli.help import GROUPS
     from luthier.cli.main import command_tree
 
-    commands: dict[str, Any] = dict(command_tree().commands)  # type: ignore[attr-defined]
+    commands: dict[str, Any] = dict(command_tree().commands)
     for title, names in GROUPS.items():
         yield from (f"### {title}", "", "| command | what it does |", "|---|---|")
         for name in names:
