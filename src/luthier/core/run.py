@@ -198,9 +198,9 @@ class Fit(FrozenModel):
 
 
 _TITLES: dict[FitKind, str] = {
-    "overfitted": "It learned rows by heart",
+    "overfitted": "It memorised its rows",
     "still_learning": "It was still learning at the end",
-    "unstable": "It went astray",
+    "unstable": "Its training was unstable",
     "settled": "It has settled",
     "unknown": "Memorisation was not measured",
 }
@@ -268,7 +268,7 @@ class TrainResult(FrozenModel):
         ranks: of each matrix by its module name, where the method has found them.
         bill: of all processes of the run, judging included, without writing the report; None for runs of before it was
             kept.
-        fit: what the losses say of learning by heart or too little; None while the run is not done.
+        fit: what the losses say of overfitting or of too few steps; None while the run is not done.
         first_step: None for a run without a step, and for runs of before it was kept.
         stream: what was read of training rows that are streamed; None of all others.
     """

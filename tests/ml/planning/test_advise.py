@@ -83,9 +83,9 @@ def test_where_full_fine_tuning_does_not_fit_the_largest_adapter_is_taken_and_th
 
 
 def test_few_rows_are_a_reason_against_full_fine_tuning() -> None:
-    assert any("by heart" in reason for reason in advised(num_examples=999).reasons)
-    assert not any("by heart" in reason for reason in advised(num_examples=1000).reasons)
-    assert not any("by heart" in reason for reason in advised(num_examples=999, without=("full",)).reasons)
+    assert any("memorises" in reason for reason in advised(num_examples=999).reasons)
+    assert not any("memorises" in reason for reason in advised(num_examples=1000).reasons)
+    assert not any("memorises" in reason for reason in advised(num_examples=999, without=("full",)).reasons)
 
 
 def test_qlora_is_the_way_out_where_lora_does_not_fit() -> None:

@@ -409,7 +409,7 @@ def _choose(
     if not fits_adapter:
         reasons.append("full fine-tuning would learn more, but it does not fit into this device and budget")
     if data.num_examples < FEW_ROWS and "full" in usable:
-        reasons.append(f"full fine-tuning would fit, but learns {data.num_examples:,} rows by heart and forgets more")
+        reasons.append(f"full fine-tuning would fit, but memorises {data.num_examples:,} rows and forgets more")
     rank_asked = data.asked_rank or 0
     holds = data.num_learned_tokens <= rank_asked * data.parameters_per_rank
     if rank_asked <= _SMALL_RANK and holds and data.num_steps >= _ADALORA_STEPS and "adalora" in usable:

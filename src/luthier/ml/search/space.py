@@ -64,7 +64,7 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
             name="training.epochs",
             kind="choice",
             choices=_around(p.num_steps / p.num_steps_per_epoch),
-            why="half to twice the plan's: too long is learned by heart",
+            why="half to twice the plan's: more passes memorise the rows",
         ),
         Parameter(name="training.schedule", kind="choice", choices=("cosine", "linear", "constant"), why="how it ends"),
         Parameter(name="training.warmup_fraction", kind="choice", choices=(0.0, 0.03, 0.1), why="how it begins"),

@@ -21,7 +21,7 @@ _MAX_DROPOUT: Final = 0.3
 _SMALL_RANK: Final = 8
 
 
-def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ...]:
+def for_overfitted(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ...]:
     """Against overfitting: fewer steps, more rows, a smaller learning rate, then regularisation.
 
     Args:
@@ -113,7 +113,7 @@ def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
     return tuple(found)
 
 
-def for_astray(plan: Plan) -> tuple[Remedy, ...]:
+def for_unstable(plan: Plan) -> tuple[Remedy, ...]:
     """Against steps that are too large."""
     training = plan.training
     found = [
@@ -181,12 +181,12 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
         )
         if trained[last.step] < trained[best.step]:
             seen += (
-                f"fell {losses}: from step {best.step:,} on the model learned its rows by heart. The weights of that "
+                f"fell {losses}: from step {best.step:,} on the model memorised its rows. The weights of that "
                 "step are kept."
             )
-            return Fit(kind="overfitted", seen=seen, remedies=for_by_heart(plan, best.step, last.step), **at)
+            return Fit(kind="overfitted", seen=seen, remedies=for_overfitted(plan, best.step, last.step), **at)
         seen += f"went {losses}: the steps were too large. The weights of step {best.step:,} are kept."
-        return Fit(kind="unstable", seen=seen, remedies=for_astray(plan), **at)
+        return Fit(kind="unstable", seen=seen, remedies=for_unstable(plan), **at)
     # The same rule in the other direction, over the last part of the run.
     fell = (before.loss - last.loss) / max(abs(before.loss), _TINY)
     if best is last and fell >= FALL:
@@ -285,6 +285,6 @@ class EarlyStopping(FrozenModel):
             return None
         return (
             f"validation loss rose {self.num_rises} times in a row (now {self.last_loss:.4f}, best "
-            f"{self.best_loss:.4f} at step {self.best_step}) while training loss fell: the model is learning the rows "
-            "by heart. The best checkpoint is kept; what to do about it is at the end of the run and in its report"
+            f"{self.best_loss:.4f} at step {self.best_step}) while training loss fell: the model is memorising the "
+            "rows. The best checkpoint is kept; what to do about it is at the end of the run and in its report"
         )

@@ -162,7 +162,7 @@ LEAST: Final[dict[str, dict[str, Any]]] = {
 SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
     "function_call": (["none", "auto"], [{"name": "f"}, "f", {}]),
     "prompt_cache_key": (["k"], [1, {}, "k" * 1025]),
-    "prompt_cache_retention": (["in_memory", "24h"], ["for ever", 24, {}]),
+    "prompt_cache_retention": (["in_memory", "24h"], ["forever", 24, {}]),
     "prompt_cache_options": ([{}, {"mode": "implicit", "ttl": "30m"}], [{"mode": "x"}, {"other": 1}, "x", []]),
     "prediction": ([{"type": "content", "content": "a"}], [{}, "a", {"type": "x", "content": "a"}]),
     "service_tier": (["auto", "default"], ["flex", "priority", "scale", "fast", "", 1, {}]),

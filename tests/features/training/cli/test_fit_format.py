@@ -19,7 +19,7 @@ def test_the_finding_then_what_to_do_each_with_what_asks_for_it() -> None:
     out = io.StringIO()
     show_fit(Console(file=out, width=60), fit)
     assert out.getvalue().splitlines() == [
-        "It learned rows by heart. Validation loss rose.",
+        "It memorised its rows. Validation loss rose.",
         "  1. Stop at step 4.  [--set training.max_steps=4]",
         "  2. Get rows.",
     ]

@@ -275,7 +275,7 @@ def test_how_the_run_fitted_stands_below_the_curves_with_what_to_do(documents: A
     assert documents.record.result is not None
     record = documents.record.model_copy(update={"result": documents.record.result.model_copy(update={"fit": fit})})
     text = words(render(documents.but(record=record)))
-    assert "It learned rows by heart Validation loss rose <fast>." in text
+    assert "It memorised its rows Validation loss rose <fast>." in text
     assert "Stop at step 126. --set training.max_steps=126" in text
     assert "What to do in the next run" not in words(render(documents))
 

@@ -72,7 +72,7 @@ class OfflineAnswer:
 def tokens_of(response: Mapping[str, Any]) -> tuple[int, int]:
     """Tokens of the prompt and of the answer of the object of a response; 0 where it has none."""
     usage = response.get("usage") or {}
-    # Of responses they have names of their own.
+    # Of responses they have their own names.
     names = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     num_prompt, num_new = (usage.get(name, usage.get(other, 0)) for name, other in names)
     return num_prompt, num_new
@@ -130,7 +130,7 @@ def answer_offline(
         caller: Whose rights, budget and slots are used.
         endpoint: The route that answers such requests at once.
         body: As that route takes it.
-        default_max_tokens: Of an answer without a limit of its own; None for the default of the home.
+        default_max_tokens: Of an answer without its own limit; None for the default of the home.
 
     Raises:
         WorkError: The engine ends again and again, or this process is ending.

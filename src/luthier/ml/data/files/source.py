@@ -2,7 +2,7 @@
 
 The encoding is decided from all bytes of a file, and the content is passed on as UTF-8. It is UTF-8 wherever the bytes
 allow it; UTF-16 and UTF-32 by their byte order mark, UTF-16 also by NUL in every second byte; Windows-1252 where no
-line with letters beyond ASCII is UTF-8, every byte has a meaning there, and the letters stand as they do in Western
+line with letters beyond ASCII is UTF-8, every byte has a meaning there, and the letters are as in Western
 languages. A file that mixes encodings stays UTF-8: its reader names the lines that are not.
 """
 

@@ -153,7 +153,7 @@ def loss_plot(curves: Curves, fit: Fit | None = None) -> Plot:
             notes.append(Note(*best, f"best, step {curves.best_step:,}", "tuned", is_ringed=True))
     if fit is not None and fit.kind == "overfitted":
         spans.append(Span(fit.best_step, fit.last_step, "tuned"))
-        text += f" Shaded: steps {fit.best_step:,} to {fit.last_step:,}, in which rows were learned by heart."
+        text += f" Shaded: steps {fit.best_step:,} to {fit.last_step:,}, in which it memorised its rows."
     return _plot(curves, "chart-loss", "Loss", Axis(""), series, text, True, notes, spans)
 
 
