@@ -79,7 +79,7 @@ def _start(home: Path, *arguments: object) -> subprocess.Popen[str]:
 
 
 def _end(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """The document of a run that ended; empty for one that had nothing left to go on with."""
+    """The document of a run that ended; empty for one that had nothing left to continue with."""
     out, errors = process.communicate()
     if process.returncode == 2 and "BudgetTooSmallError" in out:
         return {}

@@ -6,7 +6,7 @@
 The teacher is SmolLM2-135M-Instruct, tuned on the training rows by LoRA (rank 16); the student keeps that many of the
 teacher's 30 layers, evenly spread, and all of its weights are trained. All three are judged on the same held-out rows
 (validation and test rows of the file, 200 in all) with 95% intervals, paired over the rows. What was stopped midway
-goes on with the same command. Prints one JSON document; the reports lie in the home.
+continues with the same command. Prints one JSON document; the reports lie in the home.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Most jobs are recipes in the queue; a quarter comes through the API while it is being killed, too. Killed with SIGKILL:
 workers, trainings, the guards between them, the process of the API, `luthier up` itself. Stopped past its lease and let
-go on: workers. Taken away and given back: the database server (PostgreSQL; started by the drill itself), the room on
+continue: workers. Taken away and given back: the database server (PostgreSQL; started by the drill itself), the room on
 the disk (a small file system of its own, as root). Leases are shortened (`LUTHIER_LEASE_SECONDS`) so that many run out
 in a short time.
 

@@ -3,7 +3,7 @@
 
     python benchmarks/run_page.py [--rounds 5] [--seconds 30] [--steps-per-second 10]
 
-A run with 20,000 steps done, as a training would have told them, goes on at the given pace before `luthier up` on
+A run with 20,000 steps done, as a training would have told them, continues at the given pace before `luthier up` on
 loopback; nothing is trained. Chromium opens its page `--rounds` times cold (a context of its own, nothing cached) and
 warm (once more in the same tab): first contentful paint in ms, and bytes on the wire with headers, by the
 Performance API, without the file that draws charts. Then one page is watched for `--seconds`: bytes a second of its

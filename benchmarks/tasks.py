@@ -9,7 +9,7 @@ questions, for which an embedding model is trained. For each other one `luthier 
 tunes the model to write the answers, and, where answers are labels or numbers, a second time with a head. Its
 evaluation judges on the same held-out rows the base model, examples in several draws and from nearest rows, an
 optimised prompt within a budget of tokens, and every baseline without a language model. One Markdown table: figure with
-its 95% interval, seconds before and during judging. Runs are kept in --work: a second call goes on where it was.
+its 95% interval, seconds before and during judging. Runs are kept in --work: a second call continues where it was.
 """
 
 from __future__ import annotations

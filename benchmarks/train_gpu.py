@@ -2,7 +2,7 @@
 """Speed, share of the card's peak and memory of training models of 7 to 8 billion random weights, against others.
 
     python benchmarks/train_gpu.py                                       # all of it, on the GPU
-    python benchmarks/train_gpu.py --only llama-3-8b/lora --minutes 9    # a part; once more goes on from there
+    python benchmarks/train_gpu.py --only llama-3-8b/lora --minutes 9    # a part; once more continues from there
     python benchmarks/train_gpu.py --shape tiny --device cpu             # does the script itself work?
 
 Every measurement is one child process: a shape, a method, a length, a system, a round. Systems take turns within a
@@ -63,7 +63,7 @@ def main() -> None:
         if file.exists():
             continue
         if time.monotonic() > end:
-            print(f"time is up: {len(cases) - number} measurements may be left; the same command goes on", flush=True)
+            print(f"time is up: {len(cases) - number} measurements may be left; the same command continues", flush=True)
             break
         print(f"{case.name} ...", flush=True)
         found = case._asdict() | _measure(case, args)

@@ -8,7 +8,7 @@ made    on made learning curves (`luthier.testing.made_curves`), each task anoth
         the recipe as it came. The study has 1.2 of them less: its end takes as much. What to reach is the median of
         what five random searches come to.
 real    LoRA on WikiSQL rows with a real model; a budget counts hours, the end included. What to reach is what the
-        random search of the same seed comes to. Studies are kept in --home: a second call goes on with them.
+        random search of the same seed comes to. Studies are kept in --home: a second call continues with them.
 
 Each figure is of the lowest validation loss that was measured so far. `time to goal` is the share of the budget after
 which it is at most what random search ends with; a search that never gets there counts as infinite. Random search

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def tuned_run(context: Context, kept: Path, *, model: str, train: Path, training: dict[str, Any]) -> str:
     """The id of a LoRA run on the rows in `train`; it is written to the file `kept` before the run begins.
 
-    A run that was killed goes on.
+    A run that was killed continues.
     """
     from luthier.core.errors import NotFoundError
     from luthier.core.ids import new_id

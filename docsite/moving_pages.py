@@ -92,8 +92,6 @@ train_on_responses_only: {instruction_part: "<|start_header_id|>user", response_
   data.train=...`. Luthier reads rows in OpenAI's format of chats, preferences and tools.
 - **`auto`** means Luthier's own default, which `luthier plan` shows with its reason.
 - **Graders** `string_check`, `text_similarity` and `multi` become `objective.rewards`; others are refused.
-- You can also keep your client: the server implements [OpenAI's fine-tuning API](../server.md).
-  Ids of files and names of models are those of this server: upload the files again, and train again.
 - **Rows of `prompt` and `completion`** become a turn of the user and its answer, in the chat template of the model.
   Ask the tuned model by `/v1/chat/completions`, with the prompt as the user's message: `/v1/completions` continues the
   text as it is, without the template, which is not the prompt that the model has learned.
@@ -107,14 +105,54 @@ train_on_responses_only: {instruction_part: "<|start_header_id|>user", response_
 """The command to begin with, and what differs, by the name of the tool."""
 
 
+FIRST: Final[dict[str, str]] = {
+    "openai": """\
+There are two ways. You can keep your program and send it to your own server: only the address and the key change. Or
+you turn a job into a [recipe](#turn-a-job-into-a-recipe), for the command line.
+
+## Keep your program
+
+```bash
+luthier models pull smollm2-135m-instruct        # a model that jobs may name
+luthier up                                       # prints a key, once
+export OPENAI_BASE_URL=http://127.0.0.1:8520/v1 OPENAI_API_KEY=KEY
+python your_program.py
+```
+
+OpenAI's clients for Python and JavaScript read both variables, so the program itself does not change; `base_url` and
+`api_key` of the client do the same. [An example](../../examples/openai/README.md) uploads rows, trains, and asks the
+result. What you have to know:
+
+- **`model` of a job** is a base model on the server, by its name in `GET /v1/models`. Another name is refused (400,
+  `model_not_found`).
+- **Files.** Ids (`file-...`) are those of this server: upload the files again. Rows of chats, preferences and tools are
+  read as they are.
+- **Tuned models** (`ft:gpt-...`) have to be trained again. The job shows the new name, `ft:BASE:PROJECT:SUFFIX:ID`.
+- **`auto` and `learning_rate_multiplier`** refer to Luthier's own defaults ([jobs](../server.md#fine-tuning-jobs)).
+- **Inference**: chat, responses, completions, embeddings, streams, tools and structured output are the same calls
+  ([inference](../server.md#inference)).
+- **Batches, evals and graders** are the same calls, too ([evals and batches](../evals.md)). Moderations need
+  [a classifier of your own](../server.md#moderations).
+- **Webhooks** have the same events and signatures. Register the address at `POST /api/v1/webhooks`
+  ([webhooks](../server.md#webhooks)).
+- **Not supported** are images, audio, assistants, vector stores and hosted tools. [Every
+  parameter](../server.md#every-parameter) says what is accepted and what is refused.
+
+## Turn a job into a recipe
+
+""",
+}
+"""What comes before the command, where a tool has another way as well."""
+
+
 def text(name: str) -> str:
     """The whole page of a tool."""
     from luthier.features.recipes.imports.service import TOOLS
 
     tool = TOOLS[name]
-    command, differences = PAGES[name]
+    first, (command, differences) = FIRST.get(name, ""), PAGES[name]
     parts = [
-        f"# Moving from {tool.title}\n",
+        f"# Moving from {tool.title}\n\n{first}".rstrip() + "\n",
         f"`luthier import` turns a configuration of {tool.title} into a recipe. The tables are for {tool.version}.\n",
         f"```bash\n{command}\nluthier plan recipe.yaml\n```\n",
         _COMMON.format(title=tool.title),

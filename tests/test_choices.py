@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["choices_page", "integrations_page", "platforms_page", "settings_page"])
+@pytest.mark.parametrize(
+    "name", ["choices_page", "commands_page", "integrations_page", "platforms_page", "settings_page"]
+)
 def test_the_page_is_as_the_declarations_make_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "docsite")
     page = importlib.import_module(name)

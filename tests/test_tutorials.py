@@ -111,7 +111,7 @@ def test_every_command_of_a_tutorial_runs(name: str, workplace: tuple[Path, dict
     assert ended.returncode == 0, ended.stderr[-3000:] + told[-3000:]
     wanted = {
         "shop": ("goes together", "Verdict:", "hits.svg", "next-thing"),
-        "law_firm": ("1 pair", "invented", "Ada", "Ben", "whole", "No: "),
+        "law_firm": ("1 pair", "invented", "Ada", "Ben", "complete", "No: "),
         "thinking": ("train: 32 rows", "Verdict:", "reasoning_content:"),
     }
     for words in nonempty(wanted[name]):

@@ -160,7 +160,7 @@ def _group(name: str, entry: CommandGroup) -> typer.core.TyperGroup:
 
 
 def _built_by_typer(name: str, function: Callable[..., Any], **_options: Any) -> Any:
-    """A command as an app of its own would have it; its numbers are finite and its paths not empty."""
+    """A command as its own app would have it; its numbers are finite and its paths not empty."""
     app = typer.Typer(rich_markup_mode=None)
     app.command(name, **_options)(function)
     built = typer.main.get_command_from_info(
@@ -195,7 +195,7 @@ def _is_path(hint: Any) -> bool:
 def _not_empty(parameter: Any, process: Callable[..., Any], context: Any, value: Any) -> Any:
     given = value if isinstance(value, list | tuple) else (value,)
     if any(isinstance(one, str) and not one for one in given):
-        raise typer.BadParameter("an empty text is no path; leave the option out, or name one", context, parameter)
+        raise typer.BadParameter("an empty text is not a path; leave the option out, or name one", context, parameter)
     return process(context, value)
 
 

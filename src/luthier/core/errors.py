@@ -87,10 +87,10 @@ class StoppedError(Exception):
 
 
 class StillRunningError(Exception):
-    """Work elsewhere goes on, and the caller does not wait for it. Not a fault: the caller asks again later.
+    """Work elsewhere continues, and the caller does not wait for it. Not a fault: the caller asks again later.
 
     Args:
-        what: What goes on, such as the id of a batch at a provider.
+        what: What continues, such as the id of a batch at a provider.
         num_done: Its parts that are done.
         num_total: All of its parts; 0 where that is not known.
     """
@@ -121,7 +121,7 @@ class RowProblem:
         field: The field; empty for the whole row.
         value: What was found, for people; empty where it is not shown.
         reason: What is wrong with it.
-        kind: "encoding" where the bytes are no UTF-8 text, "empty_answer" where what is to be learned is empty,
+        kind: "encoding" where the bytes are not UTF-8 text, "empty_answer" where what is to be learned is empty,
             "schema" for all else.
     """
 

@@ -175,7 +175,7 @@ class Registry:
             raise NotFoundError(
                 f"{self.noun} {name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}",
                 expected="a module that imports, and a declaration with every field that has no default",
-                do="ask the author of the package that brings it, or remove the package",
+                do="ask the author of the package that provides it, or remove the package",
             ) from error
 
     def declaration(self, name: str) -> Any:
@@ -193,7 +193,7 @@ class Registry:
         raise NotFoundError(
             f"{self.noun} {name!r} ({self.plug_in(name).value}) has rules={found!r}",
             expected=f"an attribute `rules` of type {self.declares.replace(':', '.')}, or such an object itself",
-            do="ask the author of the package that brings it",
+            do="ask the author of the package that provides it",
         )
 
     def find(self, name: str) -> Any | None:

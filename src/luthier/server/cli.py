@@ -116,7 +116,7 @@ def _print_line(line: str) -> None:
         stdout.write(f"{line}\n")
         stdout.flush()
     except BrokenPipeError:
-        discard(stdout)  # who started the server has read its first line, and reads no more: it goes on
+        discard(stdout)  # who started the server has read its first line, and reads no more: it continues
 
 
 def _show(started: Started) -> None:

@@ -92,13 +92,13 @@ def _guarded(name: str, page: Page) -> APIRouter:
         raise RequestError(
             f"the page {name!r} of a plug-in has address {page.address} and the routes {', '.join(paths) or 'none'}",
             expected=f"a router with {place}, and no route that is not below it",
-            do="ask the author of the package that brings it, or remove the package",
+            do="ask the author of the package that provides it, or remove the package",
         )
     if page.key and (others := [one.name for one in declared().values() if one is not page and one.key == page.key]):
         raise RequestError(
             f"the page {name!r} of a plug-in has the key {page.key}, as {others[0]} has",
             expected="a letter that leads to no other page, or none",
-            do="ask the author of the package that brings it, or remove the package",
+            do="ask the author of the package that provides it, or remove the package",
         )
     check = [Depends(needs(*(SCOPES if page.scope is None else (page.scope,))))]
     guarded = APIRouter()

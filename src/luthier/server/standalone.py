@@ -178,7 +178,7 @@ def read_engine_settings(
     enable_prefix_caching: bool | None,
     speculative_config: str | None,
 ) -> EngineSettings:
-    """The settings of engines as a command names them; None stands for the default of the engine.
+    """The settings of engines as a command names them; None means the default of the engine.
 
     Args:
         max_num_seqs: Requests that are computed together.

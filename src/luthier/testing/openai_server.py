@@ -69,7 +69,7 @@ class OpenAIServer:
 
     def respond(self, path: str, body: dict[str, Any], authorization: str | None) -> Trouble:
         """The answer to one request; a completion is a Trouble with status 200."""
-        # Each request has a thread of its own.
+        # Each request has its own thread.
         with self._lock:
             self.requests.append((path, body))
             self.authorizations.append(authorization)

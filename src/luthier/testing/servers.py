@@ -144,7 +144,7 @@ def home_server(home: Path) -> Iterator[HomeServer]:
     """Serve the pages and the API of a home by a thread of this process while the block runs.
 
     Clients see what `running_server` without workers shows them; the two processes and their imports are saved. It has
-    a context of its own: what the caller changes reaches it by the database and the disk alone, as from outside.
+    its own context: what the caller changes reaches it by the database and the disk alone, as from outside.
     """
     from luthier.features.monitoring.loop import MonitorThreads
     from luthier.platform.auth.service import first_key
@@ -252,7 +252,7 @@ class PostgresqlServer:
     def _run(self, program: str, *arguments: str, password: str | None = None) -> None:
         command = [*_as_server_account(), str(self.programs / program), *arguments]
         environment = os.environ | ({"PGPASSWORD": password} if password else {})
-        # into a file: the server goes on writing to what it inherits, and a pipe would never end
+        # into a file: the server continues writing to what it inherits, and a pipe would never end
         with (self.folder / "said").open("w+") as said:
             done = subprocess.run(command, cwd=self.folder, env=environment, stdout=said, stderr=said, check=False)
             said.seek(0)

@@ -11,7 +11,7 @@
         def adapters(self) -> list[str]:
             return [...]  # paths of two adapters for its base, under which it writes other texts; [] where it has none
 
-A test gets an engine of its own, or one without open requests.
+A test gets its own engine, or one without open requests.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def make_tiny_model(
         num_key_value_heads=_NUM_KEY_VALUE_HEADS,
         max_position_embeddings=context_length_tokens,
         tie_word_embeddings=True,
-        # The usual 0.02 makes so narrow a model repeat its last token for ever.
+        # The usual 0.02 makes so narrow a model repeat its last token forever.
         initializer_range=0.2,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

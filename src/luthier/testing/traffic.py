@@ -116,9 +116,9 @@ def _times(days: float, an_hour: float, generator: np.random.Generator) -> tuple
 
 
 def _first_turns(num: int, generator: np.random.Generator) -> np.ndarray:
-    """For each exchange the one that its user began with: a third of them go on with what was asked just before."""
+    """For each exchange the one that its user began with: a third of them continue with what was asked just before."""
     goes_on = generator.random(num) < 1 / 3
-    # Who begins has its own index, who goes on 0: the running maximum carries the last beginning forward. [num]
+    # Who begins has its own index, who continues 0: the running maximum carries the last beginning forward. [num]
     found: np.ndarray = np.maximum.accumulate(np.where(goes_on, 0, np.arange(num)))
     return found
 

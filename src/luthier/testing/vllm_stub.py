@@ -133,7 +133,7 @@ class ComputedModel:
 
         self._folder, self._models = folder, dict[str | None, Any]()
         self._tokenizer = load_tokenizer(folder)
-        # Requests come in threads of their own; a model is loaded once, and computes one answer at a time.
+        # Requests come in their own threads; a model is loaded once, and computes one answer at a time.
         self._lock = threading.Lock()
 
     def tokens(self, body: Mapping[str, Any]) -> list[int]:

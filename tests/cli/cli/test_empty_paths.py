@@ -26,7 +26,7 @@ def test_an_empty_path_is_refused_and_nothing_is_written(
     done = luthier(*words)
     assert done.code == 2
     assert name in done.err
-    assert "an empty text is no path" in done.err
+    assert "an empty text is not a path" in done.err
     assert list(tmp_path.rglob("*")) == [tmp_path / "here"]
 
 

@@ -100,7 +100,7 @@ def test_images_are_refused_by_name() -> None:
     head = wire.read_head(body)
     assert head.fault is not None
     assert "an image in model_input" in head.fault.came
-    # Known all the same: the request takes its turn, so that the next one does not wait for it for ever.
+    # Known all the same: the request takes its turn, so that the next one does not wait for it forever.
     assert (head.model_id, head.seq_id) == ("session-1:train:0", 300)
 
 
@@ -120,7 +120,7 @@ def test_cut_messages_are_refused_or_hold_less() -> None:
         try:
             assert wire.read_head(body[:end]) != whole or wire.read_head(body[:end]).num_data <= whole.num_data
         except RequestError as error:
-            assert "no ForwardBackwardRequest" in error.came  # noqa: PT017
+            assert "not a ForwardBackwardRequest" in error.came  # noqa: PT017
 
 
 def test_the_sdk_reads_the_answer_to_a_pass() -> None:

@@ -135,7 +135,7 @@ class ForkedWorkers:
             # Wishes to stop are for the parent, which ends its work first; it closes the channel afterwards.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            # A tokenizer would wait for ever for the threads of its pool, which the fork left behind.
+            # A tokenizer would wait forever for the threads of its pool, which the fork left behind.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             process_memory.keep_freed_memory()  # one request allocates what the one before has freed
             self._prepare()

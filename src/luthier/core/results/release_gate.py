@@ -76,8 +76,8 @@ class Gate(FrozenModel):
     Attributes:
         rules: what must be met.
         suite: the name of the suite whose results count; without it, of any.
-        fingerprints: of suites and safety checks, by their first digits (12 at least); where some stand here, no others
-            count: so a task of the same name in another suite cannot replace the intended one.
+        fingerprints: of suites and safety checks, by their first digits (12 at least); where some are given, no others
+            count: a task of the same name in another suite cannot replace the intended one.
     """
 
     rules: Annotated[tuple[GateRule, ...], Field(min_length=1, max_length=200)]

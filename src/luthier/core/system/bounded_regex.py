@@ -1,4 +1,4 @@
-"""Regular expressions that callers bring, with a bound on time: `(.+)+x` on forty letters takes Python's `re` for ever.
+"""Regular expressions that callers bring, with a bound on time: `(.+)+x` on forty letters takes Python's `re` forever.
 
 They are compiled and searched by the package `regex`, which knows the syntax of `re` and ends a search that takes too
 long. Patterns of our own need none of this.

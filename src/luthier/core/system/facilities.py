@@ -312,7 +312,7 @@ def wake_pipe() -> tuple[int, int]:
 
 
 def is_readable(connection: socket.socket, timeout_seconds: float | None) -> bool:
-    """Whether a socket has something to read, or its other end is closed, within that time; None waits for ever."""
+    """Whether a socket has something to read, or its other end is closed, within that time; None waits forever."""
     if not hasattr(select, "poll"):  # Windows, whose select knows sockets of any number
         return bool(select.select([connection], [], [], timeout_seconds)[0])
     poller = polling.poll()

@@ -146,7 +146,7 @@ FACILITIES: Final = (
     ),
     Facility(
         "session weight",
-        "a server gives way to a training",
+        "a server leaves processor time to a training",
         "/proc/self/autogroup",
         "nothing: these systems divide time among threads, not sessions",
         "nothing that is known",
@@ -154,10 +154,10 @@ FACILITIES: Final = (
     ),
     Facility(
         "scheduling weight",
-        "free cores are counted beside processes that give way",
+        "free cores are counted without processes of low priority",
         "nice values and /proc/PID/autogroup",
         "such processes count in full",
-        "fewer threads than could compute, beside work in the background",
+        "fewer threads than possible while work runs in the background",
         facilities.is_linux,
     ),
     Facility(

@@ -33,7 +33,7 @@ _SAMPLES_TO_RAISE: Final = 3
 _MOST_SAMPLES_TO_RAISE: Final = 12
 # A raise that is taken back within so many samples was too early; one that lasts longer makes the next one easy again.
 _SAMPLES_OF_TRIAL: Final = 20
-# Work that never pauses would keep too few threads for ever. New work waits for what is under way after a while; where
+# Work that never pauses would keep too few threads forever. New work waits for what is under way after a while; where
 # that takes long, the wait is given up and begins again later.
 _DRAIN_AFTER_SECONDS: Final = 30.0
 _DRAIN_SECONDS: Final = 15.0
@@ -78,7 +78,7 @@ class OtherProcesses:
 
 
 class FreeCores:
-    """How many threads may compute, sampled once a second by a thread of its own until `close`.
+    """How many threads may compute, sampled once a second by its own thread until `close`.
 
     Args:
         max_threads: The most there may be. One needs no samples: it waits for nobody.
@@ -272,7 +272,7 @@ def _weighted_group(pid: int) -> str:
 
 
 def _has_session_groups() -> bool:
-    """Whether the kernel divides time among sessions first: not within a control group that has a weight of its own."""
+    """Whether the kernel divides time among sessions first: not within a control group that has its own weight."""
     try:
         if (_PROC / "sys/kernel/sched_autogroup_enabled").read_text(encoding="ascii").strip() != "1":
             return False

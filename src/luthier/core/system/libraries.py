@@ -11,7 +11,7 @@ can be saved without a change in what the libraries do:
     SciPy's optimizers     transformers takes one function of them for losses of object detection; it gets a function
                            that loads them when it is called
     a cloud's client       accelerate loads it, where it is installed, for a command that sets that cloud up
-    tables of pandas       scikit-learn loads pandas where it is installed, and so Arrow with a thread of its own; no
+    tables of pandas       scikit-learn loads pandas where it is installed, and so Arrow with its own thread; no
                            table is fitted here
     what is for several    transformers loads what it shards tensors with, and SymPy for it, also in a process that
     processes              runs alone

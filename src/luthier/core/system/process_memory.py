@@ -167,7 +167,7 @@ _M_TRIM_THRESHOLD: Final = -1  # of glibc's <malloc.h>
 _M_MMAP_THRESHOLD: Final = -3
 _NEVER: Final = -1
 _LARGEST_IN_HEAP_BYTES: Final = 32 << 20
-"""Larger blocks get a mapping of their own and are returned at once: glibc accepts no higher threshold."""
+"""Larger blocks get their own mapping and are returned at once: glibc accepts no higher threshold."""
 _USUAL_TRIM_BYTES: Final = 2 * _LARGEST_IN_HEAP_BYTES
 """The most free memory that glibc keeps at the end of its heap by itself."""
 _OF_THE_USER: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")

@@ -89,6 +89,13 @@ _DATA: Final = (
         "Questions and answers that a model wrote from your documents. You accept, correct or reject each of them.",
         "synthesis",
     ),
+    (
+        "teacher",
+        "A larger model that writes answers for a smaller one to learn from.",
+        "teacher model",
+        "teachers",
+        "distillation",
+    ),
 )
 _TRAINING: Final = (
     (
@@ -151,6 +158,14 @@ _TRAINING: Final = (
     ("loss", "How far the model's text is from the expected text. It falls while the model learns.", "losses"),
     ("overfitting", "The model memorises the training rows and gets worse on new ones.", "overfit"),
     ("checkpoint", "A saved state of a run. After a stop or a power cut the run continues from it.", "checkpoints"),
+    ("seed", "A number that fixes all random choices, so that a run can be repeated.", "seeds"),
+    ("GPU", "A processor for many computations at once. A model trains far faster on it.", "graphics card"),
+    (
+        "quantisation",
+        "Storing the numbers of a model with fewer digits. It needs less memory, and answers may be slightly worse.",
+        "quantised",
+        "quantise",
+    ),
     (
         "study",
         "A search for the best settings: several short runs, of which the good ones continue.",
@@ -216,6 +231,7 @@ _USE: Final = (
     ("rollback", "The return to the model that answered before.", "rollbacks"),
     ("release gate", "Conditions that a model must meet before it may be deployed.", "gate", "gates"),
     ("export", "The model as files for other programs, compared with the original before you get them.", "exports"),
+    ("GGUF", "A file format for models, read by programs such as Ollama and LM Studio."),
     ("traffic", "The questions and answers of deployed models, as far as they are logged."),
     (
         "drift",
@@ -224,6 +240,13 @@ _USE: Final = (
     ),
     ("alert", "A message that something has changed: errors, waiting time, questions or answers.", "alerts"),
     ("API key", "A password for programs. It says what a program may do, and can be revoked.", "key", "keys"),
+    ("job", "Long work of the server, such as a training. It waits in a queue until a worker is free.", "jobs"),
+    ("worker", "A process of the server that does one job at a time.", "workers"),
+    (
+        "webhook",
+        "An address of your own program. The server calls it when something happens, such as the end of a run.",
+        "webhooks",
+    ),
 )
 _COST: Final = (
     (

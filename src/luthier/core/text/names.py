@@ -44,7 +44,7 @@ def distinct_names(names: Mapping[str, str]) -> dict[str, str]:
 
 def family_name(base_model_name: str) -> str:
     """The family of a base model: `SmolLM2` for `smollm2-135m-instruct`, `Gemma 3` for `Gemma 3 270M (base model)`."""
-    # Folders, organisations and revisions stand in front of and behind the name.
+    # Folders, organisations and revisions are in front of and behind the name.
     name = base_model_name.strip().rstrip("/").rpartition("/")[2].partition("@")[0].rpartition(":")[2]
     words = re.split(r"[\s_-]+", name)
     until = next((place for place, word in enumerate(words) if place and _SIZE.match(word)), len(words))

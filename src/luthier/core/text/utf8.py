@@ -39,7 +39,7 @@ def utf8_lines(stream: Iterable[str], what: str) -> Iterator[str]:
         what: What it is, for the error.
 
     Raises:
-        RequestError: It is no text in the encoding of the stream.
+        RequestError: It is not text in the encoding of the stream.
     """
     try:
         yield from stream
@@ -80,7 +80,7 @@ class CharacterHalves:
 def _no_utf8(what: str, error: UnicodeDecodeError) -> RequestError:
     # Of a stream the offset counts from the last piece that was read, so it is not shown.
     return RequestError(
-        f"{what} has byte 0x{error.object[error.start]:02x}, and is no {error.encoding.upper()}",
+        f"{what} has byte 0x{error.object[error.start]:02x}, and is not {error.encoding.upper()}",
         expected="UTF-8 text",
         do="save it as UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8",
     )

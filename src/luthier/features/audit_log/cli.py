@@ -65,7 +65,7 @@ def _document(entry: AuditEntry) -> dict[str, object]:
 def _tell(console: Console, verdict: AuditVerdict) -> None:
     from luthier.platform.cli.console import facts
 
-    rows = [("whole", "yes" if verdict.is_whole else "no"), ("whole entries", f"{verdict.num_entries:,}")]
+    rows = [("unchanged", "yes" if verdict.is_whole else "no"), ("verified entries", f"{verdict.num_entries:,}")]
     if verdict.problem is not None:
         rows.append(("first broken", f"entry {verdict.broken_number}: {verdict.problem}"))
     facts(console, [*rows, ("head", _head(verdict))])
@@ -75,7 +75,7 @@ def _show_all(console: Console, found: list[AuditEntry]) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("nothing was done yet that is written down")
+        console.print("the audit log is empty")
         return
     table = make_table(["number", "when (UTC)", "who", "what", "to what", "more"], num_text_columns=6)
     for entry in found:

@@ -134,7 +134,7 @@ def _carried_out(context: Context, job: Job, one: Batch) -> Outcome:
                 return Outcome(status="succeeded")
             values = {"status": "in_progress", "num_total": checked.num_requests, "model": checked.model}
             one = context.batches.change(one.batch_id, values, time_of="in_progress_at")
-        # The files are in the folder of the job, not of the attempt: that is what makes a later attempt go on.
+        # The files are in the folder of the job, not of the attempt: that is what makes a later attempt continue.
         with _Files(context.settings.jobs_folder / job.job_id) as written:
             if one.status != "finalizing":
                 try:

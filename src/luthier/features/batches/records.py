@@ -72,7 +72,7 @@ class Batch(FrozenModel):
         input_file_id: the file of requests.
         completion_window: as requested.
         metadata: labels of the client.
-        output_expires_seconds: the lifetime of its files; None for ever.
+        output_expires_seconds: the lifetime of its files; None forever.
         status: how far it is; that of a job which failed or was cancelled goes before it.
         model: the model of all requests; None where they name several.
         num_total: requests in the file.

@@ -70,7 +70,7 @@ def cancel(context: Context, caller: Caller, batch_id: str) -> BatchView:
             raise ConflictError(
                 f"batch {batch_id} is {view.status}",
                 expected="a batch in progress",
-                do="it cannot be cancelled any more",
+                do="it can no longer be cancelled",
             )
         is_queued = view.job.status == "queued" and view.job.attempt == 0
         context.batches.cancel(caller.project_id, batch_id, is_queued=is_queued)

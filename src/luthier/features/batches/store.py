@@ -149,7 +149,7 @@ class BatchStore(Store):
                 raise ConflictError(
                     f"batch {batch_id} is {one.status}",
                     expected="a batch in progress",
-                    do="it cannot be cancelled any more",
+                    do="it can no longer be cancelled",
                 )
             now = self._database.clock(connection)
             values: dict[str, Any] = {"status": "cancelling", "cancelling_at": one.cancelling_at or now}

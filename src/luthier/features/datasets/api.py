@@ -172,7 +172,7 @@ def cancel(context: HomeContext, caller: Trainer, job_id: Id) -> DatasetImport:
 
 @router.post("/{job_id}/resume", summary="Resume an import", responses=documented(404, 409))
 def resume(context: HomeContext, caller: Trainer, job_id: Id) -> DatasetImport:
-    """Continue one that has failed: its download goes on where it ended."""
+    """Continue one that has failed: its download continues where it ended."""
     _shown(context, caller, job_id)
     data_jobs.go_on(context, caller, job_id)
     return _document(context, caller, _shown(context, caller, job_id))

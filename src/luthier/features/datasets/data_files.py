@@ -130,7 +130,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
         )
         found = run_audit(request, options.only)
         report = _write_report(context, html, found, table, held_out) if html is not None else None
-    # The workers are gone: code that goes on with the table does so in this process.
+    # The workers are gone: code that continues with the table does so in this process.
     table.rows.workers = IN_PROCESS
     return Audited(found, table, report)
 

@@ -237,7 +237,7 @@ def check_passages(context: Context, caller: Caller, version: DatasetVersion) ->
         raise RequestError(
             f"the rows are {found.answer['shape'] or 'of no known shape'}, not passages",
             expected="rows with a text each, as documents become when they are added",
-            do="add documents, or choose the column that holds the texts",
+            do="add documents, or choose the column that contains the texts",
         )
 
 

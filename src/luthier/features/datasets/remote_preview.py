@@ -1,7 +1,7 @@
 """What is at an address before it is imported: files, revision, licence and the first rows.
 
 Of a file of text its beginning is read, of Parquet its beginning and its end, where the directory of its pages is; of
-other formats a small file as a whole. The pieces become a file of their own, which is read as any other.
+other formats a small file as a whole. The pieces become their own file, which is read as any other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHOWN_ROWS: Final = 10
 MAX_SECONDS: Final = 60.0
 _TEXT: Final = (".jsonl", ".ndjson", ".csv", ".tsv", ".tab")
-"""Formats whose beginning is a file of its own."""
+"""Formats whose beginning is its own file."""
 _TEXT_BYTES: Final = 1 << 20
 _WHOLE_BYTES: Final = 32 << 20
 """Of other formats: a file up to this size, or so much of a Parquet file."""
@@ -42,7 +42,7 @@ _MAX_COLUMNS: Final = 200
 
 
 def preview_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    """The answer to the question `remote`, in a process of its own.
+    """The answer to the question `remote`, in its own process.
 
     Args:
         context: the home.
@@ -182,7 +182,9 @@ def _ends(file: RemoteFile, num_bytes: int, place: Path, deadline: float) -> Non
     footer = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] != _MARK or footer > min(num_bytes, _MAX_FOOTER_BYTES):
         raise DataError(
-            f"{file.name} does not end as a Parquet file does", expected="a whole Parquet file", do="check the address"
+            f"{file.name} does not end as a Parquet file does",
+            expected="a complete Parquet file",
+            do="check the address",
         )
     if footer > len(tail):
         tail = b"".join(_blocks(file, num_bytes - footer, footer, deadline))
@@ -205,7 +207,9 @@ def _check_first_group(file: RemoteFile, place: Path) -> None:
         columns = [] if group is None else [group.column(number) for number in range(group.num_columns)]
         end = max((_begin(one) + one.total_compressed_size for one in columns), default=0)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.name} is damaged", expected="a whole Parquet file", do="check the address") from error
+        raise DataError(
+            f"{file.name} is damaged", expected="a complete Parquet file", do="check the address"
+        ) from error
     if end > _WHOLE_BYTES:
         raise DataError(
             f"{file.name}: its first group of rows ends at byte {end:,}",

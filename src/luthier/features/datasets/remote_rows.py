@@ -210,7 +210,7 @@ def _kind(value: Any) -> str:
 def _check_is_any(read: Sequence[ReadFile]) -> None:
     if any(file.num_rows for file in read):
         return
-    problem = next((file.first_problem for file in read if file.first_problem), "it holds no row")
+    problem = next((file.first_problem for file in read if file.first_problem), "it has no row")
     raise DataError(
         f"{read[0].name} has no row that can be read: {problem}"[:_MAX_REASON],
         expected="rows with the same columns",

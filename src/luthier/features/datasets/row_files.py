@@ -51,7 +51,7 @@ def read_row_file(path: Path, name: str) -> RowFile:
 
     found = look_at(path)
     if found["num_rows"] == found["num_unreadable"]:
-        reason = found["problems"][0]["reason"] if found["problems"] else "it holds no row"
+        reason = found["problems"][0]["reason"] if found["problems"] else "it has no row"
         raise DataError(
             f"{name} has no row that can be read: {reason}"[:_MAX_REASON],
             expected="rows with the same columns",

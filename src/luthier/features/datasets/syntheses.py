@@ -111,7 +111,7 @@ class SynthesisRun:
         teacher_name: What rows call the teacher; None for the name of its engine, which may be a path.
         spent_usd: What earlier attempts have spent, which counts towards the budget.
         uses_batch_api: Whether the teacher, behind a server, is asked by OpenAI's Batch API: all passages at once.
-        on_waiting: Called with the batches that go on at the provider, and what was spent so far, before
+        on_waiting: Called with the batches that continue at the provider, and what was spent so far, before
             StillRunningError is raised; None waits until they have ended.
         on_stop: Called with what was spent so far where the teacher stops in the middle of a batch.
     """
@@ -343,7 +343,7 @@ class _Meter:
             tally.stopped_by_budget = tally.num_done < self.num_rows and is_over
 
     def reporting_waits(self, found: Iterator[SyntheticPair]) -> Iterator[SyntheticPair]:
-        """The attempts; reports what was spent, and batches that go on at the provider, before it raises."""
+        """The attempts; reports what was spent, and batches that continue at the provider, before it raises."""
         try:
             yield from found
         except StillRunningError as waiting:
@@ -467,7 +467,7 @@ def _no_rows_error(file: Path, teacher: str, refused: list[SyntheticPair], refus
     return DataError(
         f"none of the {len(refused):,} pairs that {teacher} had to write from {file.name} could be kept, so no "
         f"file of pairs was written: {counts}",
-        expected="pairs whose answers stand in their passage",
+        expected="pairs whose answers are in their passage",
         do=f"read the replies in {refused_file}; a larger, instruction-tuned teacher usually helps, or longer answers "
         "(--max-new-tokens) where replies were cut off",
         problems=problems,

@@ -255,7 +255,7 @@ def _no_pairs_error(order: QuestionOrder, refused: dict[str, Any]) -> DataError:
 
 
 def _keep(context: Context, job: Job, order: QuestionOrder, output: Path, found: dict[str, Any]) -> DatasetVersion:
-    """The pairs as a dataset of their own."""
+    """The pairs as their own dataset."""
     caller = Caller(project_id=job.project_id, name=order.author)
     warned = [line for line, row in enumerate(_rows(output), start=1) if row["provenance"]["warnings"]]
     of = {"dataset_id": order.dataset_id, "name": order.name, "version": order.version}

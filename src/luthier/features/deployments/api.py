@@ -193,7 +193,7 @@ def rollback(context: HomeContext, caller: Trainer, name: _Name, asked: Rollback
 
 @router.delete("/{name}", summary="Remove a deployment", responses=documented(404))
 def remove(context: HomeContext, caller: Trainer, name: _Name) -> DeletedDeployment:
-    """Nothing answers by this name any more; what it routed to stays."""
+    """No model answers by this name any longer; what it routed to stays."""
     found = deployments.remove(context, caller, name)
     return DeletedDeployment(id=found.deployment_id, name=found.name)
 

@@ -331,7 +331,7 @@ def choose_target_engines(context: Context, caller: Caller, made: Deployment) ->
     """How each target of a deployment is served from now on; GGUF copies are made, which takes minutes.
 
     Raises:
-        NotFoundError: A target is not on this machine any more.
+        NotFoundError: A target is no longer on this machine.
     """
     found = {share.target: served_share(context, caller, share) for share in made.revision.shares}
     return choose_engines(context, found)

@@ -32,7 +32,7 @@ def import_file(
     prompt: Annotated[
         str | None,
         typer.Option(
-            "--prompt", metavar="FIELD", help="The field of the items that holds the prompt.", show_default="of a run"
+            "--prompt", metavar="FIELD", help="The field of the items with the prompt.", show_default="of a run"
         ),
     ] = None,
     force: ForceOption = False,

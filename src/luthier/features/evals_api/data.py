@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 MAX_LINE_CHARACTERS: Final = 1 << 20
 _NUM_SHOWN: Final = 5
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
-"""Bytes that are no UTF-8, as the error handler `surrogateescape` leaves them."""
+"""Bytes that are not UTF-8, as the error handler `surrogateescape` leaves them."""
 SAMPLE_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
@@ -167,7 +167,7 @@ def _labels(one: Eval, source: StoredCompletions | StoredResponses) -> dict[str,
 
 def _rows_of_file(path: Path) -> Iterator[tuple[int, SourceRow | str]]:
     """The rows of a file of JSON lines, each with the number of its line; for a line that is none, why."""
-    # utf-8-sig drops the byte order mark that Windows editors write; surrogateescape keeps what is no UTF-8 apart.
+    # utf-8-sig drops the byte order mark that Windows editors write; surrogateescape keeps what is not UTF-8 apart.
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         number = 0
         while line := file.readline(MAX_LINE_CHARACTERS + 1):

@@ -211,7 +211,7 @@ class Grading:
                     f"a grader in Python took longer than {GRADER_SECONDS:g} s for each of {MAX_TIMEOUTS} answers in "
                     "a row",
                     expected="a function grade(sample, item) that returns",
-                    do="correct the grader (does it loop for ever?), make the eval again and start another run",
+                    do="correct the grader (does it loop forever?), make the eval again and start another run",
                 )
         return found
 

@@ -183,7 +183,7 @@ def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
         notes.append(f"Grader {name!r} was left out: {place}: {validation_reason(first)}.")
         return None
     except (RequestError, AttributeError) as error:
-        reason = error.came if isinstance(error, RequestError) else "it is no object"
+        reason = error.came if isinstance(error, RequestError) else "it is not an object"
         notes.append(f"Grader {name!r} was left out: {reason}.")
         return None
     if isinstance(grader, ScoreModelRequest | LabelModelRequest):

@@ -98,7 +98,7 @@ def _grade_all(context: Context, job: Job, one: Eval, run: EvalRun, rows: Rows) 
 
 
 def _begun(context: Context, one: Eval, run: EvalRun, rows: Rows) -> RunTotals:
-    """The counts to go on from; the first attempt sets how many items there are."""
+    """The counts to continue from; the first attempt sets how many items there are."""
     if run.totals.num_items == rows.num_rows:
         return run.totals
     # Either the first attempt, or one on a machine that has other rows: what was graded there does not count.

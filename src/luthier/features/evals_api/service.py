@@ -317,7 +317,7 @@ def _check_template_fields(grader: GraderRequest, config: CustomConfig | LogsCon
             if not config.include_sample_schema and "{{" in text and _looks_at_sample(text):
                 raise UnsupportedError(
                     f"grader {grader.name!r} looks at the sample, and the eval has none",
-                    expected="include_sample_schema: true where graders look at answers",
+                    expected="include_sample_schema: true where graders use answers",
                     do="set data_source_config.include_sample_schema, or grade fields of the item",
                     code="invalid_grader", param=place,
                 )  # fmt: skip

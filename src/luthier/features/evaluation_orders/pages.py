@@ -117,7 +117,7 @@ def start(
         return _form_page(request, context, caller, given | {"error": error})
     words = "The evaluation is queued: a worker of this server will run it."
     if is_joined(made.job, began):
-        words = "The same evaluation was ordered before and has not ended: this is it."
+        words = "The same evaluation was requested before and has not ended; it is shown here."
     return redirect(request, f"/evaluations/orders/{made.job.job_id}", words)
 
 

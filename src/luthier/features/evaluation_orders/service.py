@@ -233,7 +233,7 @@ def judge_of(context: Context, job: Job, order: EvaluationOrder) -> str:
     """The judge of a calibration, as commands name it.
 
     Raises:
-        NotFoundError: The base model is not on this machine any more.
+        NotFoundError: The base model is no longer on this machine.
     """
     if is_id(order.candidate, "run"):
         return order.candidate

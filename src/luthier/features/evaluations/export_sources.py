@@ -97,7 +97,7 @@ def _finished(record: RunRecord) -> TrainResult:
         raise ConflictError(
             f"run {record.run_id} has failed{why}",
             expected="a run that has succeeded: the files of a failed one are not usable",
-            do=f"look at it with `luthier runs show {record.run_id}`, correct the recipe and train again",
+            do=f"see it with `luthier runs show {record.run_id}`, correct the recipe and train again",
         )
     raise ConflictError(
         f"run {record.run_id} is {record.status}, at step {record.step} of {record.num_steps}{why}",
@@ -111,7 +111,7 @@ def _whole_outcome(run_id: str, result: TrainResult) -> Path:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise NotFoundError(
-            f"the trained weights of run {run_id} are not in {folder} any more",
+            f"the trained weights of run {run_id} are no longer in {folder}",
             expected="the folder that the run has written",
             do="train it again, or copy the home of the machine where it was trained",
         )

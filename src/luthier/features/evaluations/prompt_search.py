@@ -237,7 +237,7 @@ class _Search:
         for one in others:
             with suppress(OverlongError):
                 built.append((one, self.build(one, search.rows)))
-        # Where not all examples fit into the context, the shorter prompts of the list stand for it.
+        # Where not all examples fit into the context, the shorter prompts of the list represent it.
         fitting = [(one, system) for one, system in built if system.num_few_shot == (one.num_nearest or len(one.shots))]
         systems = [system for _, system in fitting]
         budget = search.budget_tokens

@@ -90,16 +90,16 @@ def prompted(
         if len(draws) < asked.few_shot_draws:
             notes.append(
                 f"{asked.few_shot_draws} draws of {num} examples were requested; the training rows that can be shown "
-                f"hold {len(draws)} without a common example."
+                f"contain {len(draws)} without a common example."
             )
     beside = with_nearest(base, pool, num, held_out=held_out)
     if num and beside is None and (asked.few_shot_nearest or asked.instruction_with_examples):
-        notes.append("No nearest examples were searched: the prompts of the training rows hold no words.")
+        notes.append("No nearest examples were searched: the prompts of the training rows contain no words.")
     if asked.few_shot_nearest and beside is not None:
         found.append(beside)
     if asked.instruction:
         derived = replace(base, instruction=asked.instruction, name=f"{base.name} + instruction")
-        notes.append(f'The training rows hold no instruction. The one that was tried: "{asked.instruction}"')
+        notes.append(f'The training rows contain no instruction. The one that was tried: "{asked.instruction}"')
         if not _needs_examples(pool):
             found.append(derived)
         if asked.instruction_with_examples and beside is not None:
@@ -244,7 +244,7 @@ def prompted_as_asked(
     if found.search is not None:
         found = replace(found, search=replace(found.search, is_required=True))
     if asked.instruction and derived is None:
-        note = "No instruction was derived: the rows hold one, or have no prompts with text answers."
+        note = "No instruction was derived: the rows contain one, or have no prompts with text answers."
         return replace(found, notes=(*found.notes, note))
     return found
 

@@ -99,7 +99,7 @@ class EvaluationStore(Store):
     def overviews(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[EvaluationOverview]:
         """List entries of a project's evaluations, newest first.
 
-        Those without a run and without a project of their own belong to the project `default`, as their runs would.
+        Those without a run and without their own project belong to the project `default`, as their runs would.
 
         Args:
             project_id: The project.

@@ -2,7 +2,7 @@
 
 Embeddings are evaluated by retrieval, rerankers by their ranking. Baselines of the tuned model are then the base's own
 embeddings (the mean of its last hidden states), BM25, and the most popular documents; named base models and other runs
-are evaluated in the same way. Task heads have engines and metrics of their own.
+are evaluated in the same way. Task heads have their own engines and metrics.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class JudgedHeads:
         num_workers: as for `open_engine`.
         stored_answers: where generated answers are stored as they come; None stores none.
         shares: the home whose server writes texts with a model that it has in memory; None never asks it. Likelihoods
-            and hidden states are those of an engine of its own.
+            and hidden states are those of its own engine.
 
     Attributes:
         max_workers: the most processes that compute batches of an engine so far; None before the first one is open.

@@ -235,7 +235,7 @@ def _show_verified(console: Console, report: VerifyReport) -> None:
         ("files", f"{report.num_files:,}, {figures.size(report.num_bytes)}"),
         ("base model", f"{report.base_name or 'not stated'}  {report.base_sha256 or ''}".rstrip()),
         ("signed by", signer),
-        ("result", "whole" if report.is_whole else f"{len(report.faults):,} fault{'s' * (len(report.faults) > 1)}"),
+        ("result", "complete" if report.is_whole else f"{len(report.faults):,} fault{'s' * (len(report.faults) > 1)}"),
     ]
     if report.left_aside:
         rows.insert(2, ("not checked", f"{', '.join(report.left_aside)} (of the hub or git)"))

@@ -170,7 +170,7 @@ class ReviewStore(Store):
                 raise ConflictError(
                     f"{who} has changed the item {item.review_id} in the meantime: it is {now.status}",
                     expected="an item as you saw it",
-                    do="look at it again, then decide",
+                    do="read it again, then decide",
                 )
             _ITEMS.change(connection, item.review_id, _ITEMS.row(item))
 

@@ -276,7 +276,7 @@ class JobReporter:
             models.add(self._model(name, Path(event.path), event.step, checkpoint_id, metrics))
             # `kept` was read before the add, so the union is needed.
             for step in sorted({*kept, event.step})[:-NUM_CHECKPOINTS]:
-                # As its weights: what is deployed goes on answering.
+                # As its weights: what is deployed continues answering.
                 if not self.is_deployed(step):
                     self._forget(self._checkpoint_name(step))
         self.context.job_events.append(

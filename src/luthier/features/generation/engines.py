@@ -286,7 +286,7 @@ def parse_address(text: str) -> tuple[str, str]:
         raise RequestError(
             f"the address {text!r} names no {'model' if host else 'host'}",
             expected="http(s)://host:port/v1#MODEL",
-            do=f"write the model behind a #; {url}/models lists them" if host else "write it as expected",
+            do=f"write the model after a #; {url}/models lists them" if host else "write it as expected",
         )
     return url, parts.fragment
 

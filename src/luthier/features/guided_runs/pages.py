@@ -92,7 +92,7 @@ def start(
     size: Size = _SIZE_OF_FIRST_VISIT,
     draft: _Draft = "",
 ) -> Response:
-    """The page, with the answers so far. draft: names them for the planner; a new visit gets a name of its own."""
+    """The page, with the answers so far. draft: names them for the planner; a new visit gets its own name."""
     wish = _wish(goal, dataset, version, base_model)
     found = service.find(context, caller, wish)
     values = _values(request, context, caller, wish, found, draft or secrets.token_hex(8))

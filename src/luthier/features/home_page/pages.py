@@ -71,7 +71,7 @@ def _rest(context: Context, caller: Caller) -> dict[str, Any]:
     shares = [share.target for one in deployed for share in one.deployment.revision.shares]
     routed = [target for target in shares if is_id(target, "run")]
     exported = [target for target in shares if target.startswith(EXPORT)]
-    # One list of names for both: a list of its own would be three more statements.
+    # One list of names for both: its own list would be three more statements.
     names = run_names(context, project_id, runs, more=routed)
     verdicts = overview.last_verdicts(context, project_id, limit=_MAX_LISTED)
     human_names = HumanNames(context, project_id)

@@ -232,7 +232,7 @@ def spent_this_month(context: Context, project_id: str) -> Spent:
         known[one.run_id] = None if bill is None else bill.model_dump()
         is_open.append(one.run_id)
     for run_id, events in context.runs.newest(is_open, ("bill",)).items():
-        # Of a run that went on after a pause the event is newer, of one that is evaluated the result.
+        # Of a run that continued after a pause the event is newer, of one that is evaluated the result.
         event, before = events.get("bill"), known[run_id]
         if isinstance(event, BillUpdated) and (before is None or event.bill.hours > before["hours"]):
             known[run_id] = event.bill.model_dump()

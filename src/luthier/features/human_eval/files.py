@@ -239,7 +239,7 @@ def _item_of(panel: RatingPanel, task: Mapping[str, Any]) -> int:
     item = found.get("item")
     # `type is`, not isinstance: JSON's true would be item 1.
     if type(item) is not int or not 0 <= item < panel.num_items:
-        raise ValueError(f"item {str(item)[:20]!r} is none of the {panel.num_items} of the panel")
+        raise ValueError(f"item {str(item)[:20]!r} is not one of the {panel.num_items} of the panel")
     return item
 
 
@@ -274,7 +274,7 @@ def _rating(panel: RatingPanel, item: int, rater_id: str, annotation: Mapping[st
     if panel.kind == "pairwise":
         place = _CHOICES.get(str(given.get("preference")))
         if place is None:
-            raise ValueError(f"preference {str(given.get('preference'))[:40]!r} is none of {', '.join(_CHOICES)}")
+            raise ValueError(f"preference {str(given.get('preference'))[:40]!r} is not one of {', '.join(_CHOICES)}")
         meant: tuple[Preference, ...] = ("a", "b", "tie") if first == "a" else ("b", "a", "tie")
         return Rating.model_validate({**common, "preference": meant[place]})
     missing = [name for name in panel.criteria if name not in given]

@@ -59,7 +59,7 @@ class RatingView:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The texts in the order in which they stand on the page."""
+        """The texts in the order in which they are on the page."""
         if self.item is None:
             return ()
         texts = tuple(answer.text for answer in self.item.answers)
@@ -118,7 +118,7 @@ def keep_preference(
         panel: The panel.
         rater: Whoever has rated.
         item: The number of the item.
-        choice: `first` or `second` as they stand on the page of this rater, or `tie`.
+        choice: `first` or `second` as they are on the page of this rater, or `tie`.
         comment: What the rater has added.
         shown_at: When the page was shown, in seconds since 1970; None where that is not known.
 

@@ -45,7 +45,7 @@ def show_calibration(console: Console, found: Calibration) -> None:
 def show_list(console: Console, found: Sequence[Calibration]) -> None:
     """One line each."""
     if not found:
-        console.print("no judge was held against people yet: luthier judge calibrate --help")
+        console.print("no judge was compared with people yet: luthier judge calibrate --help")
         return
     table = make_table(["judge", "in", "gate", "when", "items", "agreement"], num_text_columns=4)
     for one in found:
@@ -78,7 +78,7 @@ def _verdict(console: Console, found: Calibration, is_plain: bool) -> Panel:
 
 
 def _axis() -> str:
-    """Figures above the cells that they stand for."""
+    """Figures above the cells that they belong to."""
     line = [" "] * (_CELLS + 3)
     for value in (0.0, LOWEST_KAPPA, 1.0):
         text = f"{value:g}"

@@ -243,7 +243,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
             context.review_items.remove(item.review_id, caller.project_id)
         num_feedback = context.feedback.change_each(caller.project_id, lambda given: _without_words(given, wanted))
         kept = forget_stored(context, stored, wanted)
-        # The log is append-only: the words themselves would survive there for ever.
+        # The log is append-only: the words themselves would survive there forever.
         digest = sha256_bytes(wanted.encode())
         document: dict[str, Any] = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made]}
         document |= {"num_reviews": len(reviews), "num_feedback": num_feedback, "num_stored": len(stored) - len(kept)}

@@ -336,7 +336,7 @@ def _project_files(context: Context, project_id: str) -> Iterator[StoredFile]:
 
 def _owned(context: Context, project_id: str) -> Iterator[tuple[str, frozenset[str], str]]:
     """What a project has that has a folder: what it is called, the ids, and how it is removed."""
-    by_hand = "delete it where nothing needs it any more"
+    by_hand = "delete it if nothing needs it any longer"
     runs = context.runs.of_project(project_id, limit=100_000)
     yield "a run", frozenset(one.run_id for one in runs), "delete the run"
     yield "a job", frozenset(one.job_id for one in context.jobs.list(project_id=project_id)), by_hand

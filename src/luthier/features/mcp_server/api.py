@@ -1,6 +1,6 @@
 """POST /mcp: the Model Context Protocol over streamable HTTP, with the keys of the API.
 
-Without sessions: each request stands alone, so any process of several may answer it, and a key that was revoked is
+Without sessions: each request is independent, so any process of several may answer it, and a key that was revoked is
 refused by the next request. Progress of a call comes as events of its own response. GET and DELETE, which belong to
 sessions, are answered with 405.
 """

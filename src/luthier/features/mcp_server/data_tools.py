@@ -155,7 +155,7 @@ def _blocks(call: Call, asked: CreateArguments) -> tuple[Iterator[bytes], str]:
             do="give rows, or upload the file with POST /v1/files and name it by its id",
         )
     path = Path(asked.path).expanduser()
-    # No pipe and no device: reading them could wait for ever.
+    # No pipe and no device: reading them could wait forever.
     if not path.is_absolute() or not path.is_file():
         raise NotFoundError(
             f"no file {asked.path!r}", expected="the absolute path of a file on this machine", do="correct the path"

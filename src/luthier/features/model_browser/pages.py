@@ -127,7 +127,7 @@ def start_export(
         return _page(request, context, caller, source, {"export_error": error, "form": form, "rows": rows})
     words = "The export is queued: a worker of this server will run it."
     if is_joined(context.jobs.get(made.job_id), began):
-        words = "The same export was ordered before and has not ended: this is it."
+        words = "The same export was requested before and has not ended; it is shown here."
     return redirect(request, f"/exports/{made.export_id}", words)
 
 

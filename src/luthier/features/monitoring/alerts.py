@@ -30,7 +30,7 @@ from luthier.platform.notifications import mails, webhooks
 from luthier.platform.notifications.store import EventType
 
 _MAX_EXAMPLES: Final = 5
-_UNWATCHED: Final = "It is not watched any more."
+_UNWATCHED: Final = "It is no longer monitored."
 
 
 def subject_of(alerts: Sequence[Alert]) -> str:

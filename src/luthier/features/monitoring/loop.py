@@ -242,10 +242,10 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
         begin_due(context, project_id, model, model_settings(context, project_id, model))
     except LuthierError as error:
         problem = error.came
-        log.warning("the look at %s failed: %s", model, problem)
+        log.warning("the check of %s failed: %s", model, problem)
     except Exception:
         problem = "an unexpected error, see the server's log"
-        log.exception("the look at %s failed", model)
+        log.exception("the check of %s failed", model)
 
     # Also after a failure: next_at moves on, so a model that always fails is not tried every 20 seconds.
     _end(context, project_id, model, until, problem)

@@ -184,7 +184,7 @@ def undo(
         last = review_queue.last_of(context, caller)
         if last is None:
             _, first = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
-            notice = "there is no decision of yours to undo"
+            notice = "you have no decision to undo"
             return _lead(request, context, caller, _review_view(context, caller, first, model, status, notice=notice))
         item = last.review_id
     try:

@@ -137,7 +137,7 @@ def _candidate(context: Context, project_id: str, model: str) -> str:
         raise ConflictError(
             f"{model} cannot be evaluated by a suite: {' '.join(judged.set_aside)}",
             expected="a deployment of a run or of a base model",
-            do="deploy what came out of the run in the end, or take the suite away: luthier monitor NAME --suite none",
+            do="deploy the final result of the run, or remove the suite: luthier monitor NAME --suite none",
         )
     return found
 

@@ -38,7 +38,7 @@ def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
         num_rows: Training rows with them.
 
     Raises:
-        RecipeError: More than one canary for ten rows, or rows or objectives that do not learn answers as they stand.
+        RecipeError: More than one canary for ten rows, or rows or objectives that do not learn answers as they are.
     """
     asked = recipe.data.canaries
     if asked is None:
@@ -47,7 +47,7 @@ def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
     if shape in ("preference", "unpaired") or (objective is not None and objective.rewards is not None):
         raise RecipeError(
             f"data.canaries with {shape} rows and objective {objective.name if objective else 'sft'}",
-            expected="an objective that learns the answers of its rows as they stand, such as sft or pretraining",
+            expected="an objective that learns the answers of its rows as they are, such as sft or pretraining",
             do="remove data.canaries",
         )
     if asked.num * _ROWS_A_CANARY > num_rows:

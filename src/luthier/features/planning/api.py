@@ -18,7 +18,7 @@ _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class PlanBody(ClosedModel):
-    """recipe: as in a recipe file, but with ids of files (`file-...`) and names of models where paths may stand."""
+    """recipe: as in a recipe file, with ids of files (`file-...`) and names of models in place of paths."""
 
     recipe: dict[str, Any]
 

@@ -130,7 +130,7 @@ def show_changes(console: Console, changes: Sequence[Change], device: Device) ->
     if not changes:
         console.print("no known change makes it fit", soft_wrap=True)
         return
-    console.print("to make it fit, cheapest first:", soft_wrap=True)
+    console.print("to make it fit, the smallest change first:", soft_wrap=True)
     for place, change in enumerate(changes, start=1):
         usd = "" if change.usd is None else f", {figures.between(change.usd, figures.usd)}"
         cost = f"{figures.between(change.hours.times(3600), figures.duration)}{usd}"

@@ -91,7 +91,7 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
         verb = "prompt is" if len(over) == 1 else "prompts are"
         raise OverlongError(
             f"{len(over):,} {verb} longer than {most:,} tokens, such as that of {over[0]}",
-            expected=f"room for objective.max_new_tokens {plan.objective.max_new_tokens:,} behind every prompt",
+            expected=f"room for objective.max_new_tokens {plan.objective.max_new_tokens:,} after every prompt",
             do="lower objective.max_new_tokens, or take these rows out",
         )
 
@@ -151,7 +151,7 @@ def _refuse_lost(example: Example, item: Mapping[str, Any], wanted: set[str], ne
         )
     if lost := sorted(wanted - set(item)):
         raise RequestError(
-            f"objective.rewards ask for item.{lost[0]}, which {example.id} has not",
+            f"objective.rewards ask for item.{lost[0]}, which {example.id} does not have",
             expected=f"one of {', '.join(sorted(item))}",
             do="correct objective.rewards, or give every row that field",
         )
@@ -279,7 +279,7 @@ def _trained_otherwise(plan: Plan) -> str | None:
 
 def refuse_another_teacher(before: TeacherPlan, now: TeacherPlan | None) -> None:
     """Raise ConflictError where the teacher of a resumed run is not the one that it began with."""
-    # By digests: the same name may stand for other weights today.
+    # By digests: the same name may refer to other weights today.
     then, today = (before.sha256, before.adapter_sha256), now and (now.sha256, now.adapter_sha256)
     if then != today:
         raise ConflictError(

@@ -41,7 +41,7 @@ def files_of_plan(context: Context, pattern: Path, found: Matching, known: Seque
     if len(kept) < len(known):
         missing = gone or [known[-1].name]
         raise ConflictError(
-            f"{missing[0]} does not match {pattern} any more" + _and_more(missing),
+            f"{missing[0]} no longer matches {pattern}" + _and_more(missing),
             expected=f"the {len(known):,} files that the run began with",
             do="restore the file, or start a new run",
         )

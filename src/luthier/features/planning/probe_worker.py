@@ -57,7 +57,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document, context=STORED), len(steps))
     device = plan.training.device
-    if plan.objective.draws:  # the rows given stand for drawn answers, and what is probed is how long learning takes
+    if plan.objective.draws:  # the rows given represent drawn answers, and what is probed is how long learning takes
         plan = plan.model_copy(update={"objective": ObjectivePlan(name="sft")})
     torch.set_num_threads(plan.training.num_threads)
     compute_exactly(device)

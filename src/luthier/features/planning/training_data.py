@@ -146,7 +146,7 @@ def _load_judging(
     train: LoadedFile,
     spill: Spill | None,
 ) -> dict[Split, Part]:
-    """The splits that have files of their own."""
+    """The splits that have their own files."""
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.planning.resolve_objective import check_shape
 

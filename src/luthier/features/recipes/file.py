@@ -320,7 +320,7 @@ def _where(place: str, lines: Mapping[str, int], overridden: Sequence[str]) -> s
         return f"line {lines[key]}, "
     if any(asked.startswith(f"{key}.") for asked in overridden):
         return "--set "
-    # a name alone may stand for a mapping with that name: `optimizer: muon`
+    # a name alone may replace a mapping with that name: `optimizer: muon`
     parent = key.rpartition(".")[0]
     return f"line {lines[parent]}, " if key.endswith(".name") and parent in lines else ""
 

@@ -161,7 +161,7 @@ def remove_gate(context: Context, caller: Caller) -> None:
             path.unlink()
     except FileNotFoundError:
         raise NotFoundError(
-            "this project has no gate of its own", expected="rules that were set before", do="see the page of the gate"
+            "this project has set no gate", expected="rules that were set before", do="see the page of the gate"
         ) from None
 
 
@@ -244,7 +244,7 @@ def _origin(context: Context, caller: Caller, share: Share) -> Origin:
     if is_tuned_name(target):
         tuned = context.tuned_models.get(caller.project_id, target)
         if tuned.step is not None:
-            words = f"{target} is a checkpoint: the results of its run are about what came out in the end."
+            words = f"{target} is a checkpoint: the results of its run are about its final weights."
             return Origin(set_aside=(words,), checkpoint=target, saved=Saved(tuned.created_at, tuned.adapter_path))
         return Origin(run_id=tuned.run_id)
     return Origin(run_id=target) if is_id(target, "run") else Origin(base=target)
@@ -374,7 +374,7 @@ def _saved_result(context: Context, run_id: str) -> Saved | None:
 def _is_about(one: SuiteResult | SafetyResult | Evaluation, saved: Saved | None) -> bool:
     if saved is None:
         return True
-    # Of a client each save has a folder of its own. The result of a run goes back to an earlier one where the last was
+    # Of a client each save has its own folder. The result of a run goes back to an earlier one where the last was
     # deleted: what was evaluated since is then about others.
     own = _client_folder(saved.adapter_path)
     if own is not None and any(_client_folder(path) not in (None, own) for path in _judged_adapters(one)):

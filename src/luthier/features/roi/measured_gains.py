@@ -360,8 +360,8 @@ def _metric(case: Case, evaluation: Evaluation, tuned: SystemResult) -> str:
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} says how far numbers are off ({metric}), and not how many of the "
             "answers are correct",
-            expected="a share of answers that are near enough to be of use",
-            do="leave the evaluation out, and say in a case file how many more answers are near enough: tuned.gain, or "
+            expected="a share of answers that are close enough to be useful",
+            do="leave the evaluation out, and state in a case how many more answers are close enough: tuned.gain, or "
             "tuned.alone",
         )
     if metric not in known:

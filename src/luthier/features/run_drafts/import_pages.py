@@ -80,7 +80,7 @@ async def _read(found: FormData) -> Given:
     plain = {name: value for name, value in found.items() if isinstance(value, str)}
     text, file = plain.get("text", "").replace("\r\n", "\n"), found.get("file")
     if isinstance(file, UploadFile) and file.filename:
-        # What is no UTF-8 becomes a mark, which `_check` refuses.
+        # What is not UTF-8 becomes a mark, which `_check` refuses.
         text = (await file.read()).decode("utf-8-sig", "replace").replace("\r\n", "\n")
     names = ("tool", "trainer", "base_model", "rows", "devices")
     settings = {
@@ -166,7 +166,7 @@ def _check(given: Given) -> None:
             f"a file of {len(given.text):,} characters", expected=f"at most {MAX_CHARACTERS:,}", do="leave comments out"
         )
     if "\N{REPLACEMENT CHARACTER}" in given.text:
-        raise RequestError("the file has bytes that are no UTF-8", expected="UTF-8 text", do="save it as UTF-8")
+        raise RequestError("the file has bytes that are not UTF-8", expected="UTF-8 text", do="save it as UTF-8")
     # YAML aliases expand: a few nested ones make billions of values out of a short text.
     if has_alias(given.text):
         raise RequestError("the file repeats a part by its name (`*name`)", expected="plain values", do="write it out")

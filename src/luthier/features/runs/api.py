@@ -72,7 +72,7 @@ class JobView(BaseModel):
 
 
 class RunBody(BaseModel):
-    """recipe: as in a recipe file, but with ids of files (`file-...`) and names of models where paths may stand."""
+    """recipe: as in a recipe file, with ids of files (`file-...`) and names of models in place of paths."""
 
     model_config = ConfigDict(extra="forbid")
 

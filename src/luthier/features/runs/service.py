@@ -355,7 +355,7 @@ def _job_of(context: Context, run_id: str) -> Job | None:
 
 
 def _remove_job_files(context: Context, run_id: str) -> None:
-    """Remove the copies of files that the job of a run has kept for it; those of a job that may go on stay."""
+    """Remove the copies of files that the job of a run has kept for it; those of a job that may continue stay."""
     if (job := _job_of(context, run_id)) is not None and job.status in ENDED:
         # A resumed one copies what the project still has.
         shutil.rmtree(context.settings.jobs_folder / job.job_id / "files", ignore_errors=True)

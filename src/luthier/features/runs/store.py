@@ -86,7 +86,7 @@ class RunStore(Store):
         Args:
             record: The run.
             plan: Its plan.
-            project_id: Of a run without a job of its own, such as one of a workflow; None for that of its job.
+            project_id: Of a run without its own job, such as one of a workflow; None for that of its job.
 
         Raises:
             ConflictError: The id is taken.
@@ -434,7 +434,7 @@ class RunStore(Store):
 def _named(connection: Connection, record: RunRecord, plan: Plan, own_project: str | None) -> dict[str, Value]:
     """The default name of a run, and the dataset with its training rows where there is one.
 
-    own_project: of a run without a job of its own.
+    own_project: of a run without its own job.
     """
     owner = select(jobs.c.project_id).where(jobs.c.run_id == record.run_id).order_by(jobs.c.number.desc()).limit(1)
     project_id = connection.execute(owner).scalar() or own_project or DEFAULT_PROJECT

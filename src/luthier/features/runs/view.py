@@ -301,7 +301,7 @@ def _trackers(context: Context, run_id: str, places: Mapping[str, str]) -> list[
 
 
 def words(context: Context, standing: Standing) -> dict[str, str]:
-    """The figures that change with every step, by the name of the place where they stand."""
+    """The figures that change with every step, by the name of their place."""
     record = standing.record
     if record is None:
         return {}

@@ -379,7 +379,7 @@ def open_remote_chat_client(address: str) -> RemoteChatClient:
     if len(models) != 1:
         raise RequestError(
             f"{url} has {len(models)} models: {', '.join(models[:20]) or 'none'}",
-            expected="the name of one of them behind the address",
+            expected="the name of one of them after the address",
             do=f"write for example: {url}#{models[0] if models else 'MODEL'}",
         )
     return RemoteChatClient(url, models[0], key)

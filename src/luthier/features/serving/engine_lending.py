@@ -92,7 +92,7 @@ class EngineLending:
             self._listening = _listen(self._context.home)
         except OSError as error:
             # A file system without sockets: jobs load their models themselves.
-            log.warning("jobs of this home load models of their own: no socket in %s: %s", self._context.home, error)
+            log.warning("jobs of this home load their own models: no socket in %s: %s", self._context.home, error)
             return self
         start_daemon(self._accept_all, "lending")
         start_daemon(self._work, "lending-turns")

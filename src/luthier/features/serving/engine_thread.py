@@ -136,7 +136,7 @@ class Preparation:
                 made: Prepared | LuthierError = self._prepare(ask.request)
             except LuthierError as error:
                 made = error
-            except Exception as error:  # noqa: BLE001 - the other requests go on
+            except Exception as error:  # noqa: BLE001 - the other requests continue
                 made = defect(error)
             self._tell(ask, made)
 
@@ -284,7 +284,7 @@ class EngineThread:
             self._write_all()
         except LuthierError as error:
             self.failure = error
-        except Exception as error:  # noqa: BLE001 - the other engines go on
+        except Exception as error:  # noqa: BLE001 - the other engines continue
             self.failure = unexpected(error)
         with self._lock:
             # Under the lock of `ask`: a request is either in `left` and fails here, or is rejected by `ask`.

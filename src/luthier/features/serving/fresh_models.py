@@ -23,7 +23,7 @@ class FreshModels(Mapping[str, Served]):
     """Models by name, each as its files are when it is read by its name. Thread-safe.
 
     Args:
-        home: The home, whose base models have a digest of their own.
+        home: The home, whose base models have their own digest.
         models: The models as they were chosen.
     """
 

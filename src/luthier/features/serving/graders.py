@@ -331,7 +331,7 @@ def run(context: Context, caller: Caller, grader: GraderRequest, output: str, it
 
 
 def run_once(source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> PythonGrade:
-    """Run a grader in Python for one answer, in a process of its own.
+    """Run a grader in Python for one answer, in its own process.
 
     Args:
         source: Python with a function `grade(sample, item)`.

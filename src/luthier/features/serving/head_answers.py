@@ -73,7 +73,7 @@ def classified(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
     if head.kind == "regress":
         text = write_number(outputs[0], head.number_format or NumberFormat(decimals=3))
         return {"label": text, "value": outputs[0], "probs": [], "num_classes": 0}
-    # [classes], calibrated; with several labels each is a probability of its own and they do not sum to 1.
+    # [classes], calibrated; with several labels each is its own probability and they do not sum to 1.
     found: dict[str, Any] = {"probs": list(outputs), "num_classes": len(outputs)}
     if head.is_multi_label:
         found["labels"] = head.labels_of(outputs)
@@ -161,7 +161,7 @@ def _check_options(
     if head.kind == "rank" and query is None:
         raise RequestError(
             f"no query for the model {name}, which gives {gives}",
-            expected="what the documents are held against",
+            expected="what the documents are compared with",
             do="give --query TEXT",
         )
     for option, value, kind in (

@@ -47,7 +47,7 @@ class InferenceClient:
 
     Args:
         settings: Of the home.
-        has_session: Whether the engine process leads a session of its own, and so has the usual priority whatever this
+        has_session: Whether the engine process leads its own session, and so has the usual priority whatever this
             process has.
     """
 

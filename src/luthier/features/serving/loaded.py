@@ -122,7 +122,7 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
         need = "" if packed is None or engine != "auto" else f" for {name}, whose weights are packed ({packed.phrase}),"
         raise RequestError(
             f"the engine {chosen}{need} needs the package {package}, which is not installed",
-            expected="it beside Luthier, or vLLM in an environment of its own",
+            expected="this package in the environment of Luthier, or vLLM in its own",
             do=command_for(requirement) + otherwise,
         )
     if chosen == "llama_cpp" and not is_gguf:
@@ -223,5 +223,5 @@ def _is_installed(engine: str) -> bool:
         return find_spec(_INSTALLED_BY[engine][0]) is not None
     from luthier.ml.inference.vllm.process import is_installed
 
-    # It may be in an environment of its own.
+    # It may be in its own environment.
     return is_installed()

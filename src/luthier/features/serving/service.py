@@ -402,7 +402,7 @@ def whole_grade(model: str, ask: Callable[[int], tuple[str, bool]], *, has_own_l
     """
     from luthier.ml.evaluation.judge.replies import has_result
 
-    # What leads to a verdict has numbers and labels of its own: a reply without its end is no grade.
+    # What leads to a verdict has its own numbers and labels: a reply without its end is no grade.
     for most in (GRADE_TOKENS, SECOND_VERDICT_TOKENS):
         text, is_cut = ask(most)
         # A limit of the grader itself is meant: one token is enough for a digit.

@@ -49,7 +49,7 @@ class SharedEngines:
         self._server = ServerConnection(context.home)
 
     def of(self, candidate: Candidate, num_answers: int) -> LentEngine | None:
-        """The server's engine for a candidate; None where the caller needs an engine of its own.
+        """The server's engine for a candidate; None where the caller needs its own engine.
 
         Args:
             candidate: A base model or a run.
@@ -134,7 +134,7 @@ class LentEngine:
         lender: The connection.
         model: The model as the server has it in memory, with the candidate's adapter.
         candidate: The base model or run.
-        wait_seconds: For how long live requests may leave one place before it is not asked any more; 0 for ever.
+        wait_seconds: For how long live requests may leave one place before it is not asked any more; 0 forever.
     """
 
     def __init__(self, lender: Lender, model: Served, candidate: Candidate, wait_seconds: float = 0.0) -> None:

@@ -47,7 +47,7 @@ def made_export(context: Context, caller: Caller, export_id: str) -> tuple[Serve
         )
     if not folder.is_dir():
         raise NotFoundError(
-            f"the files of the export {export_id} are not on this machine any more",
+            f"the files of the export {export_id} are no longer on this machine",
             expected="the folder that was written",
             do="export the model again",
         )
@@ -296,7 +296,7 @@ def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str)
     folder = weights_folder(context, run_id, adapter_path)
     if not folder.is_dir():
         raise NotFoundError(
-            f"the files of {name!r} are not on this machine any more",
+            f"the files of {name!r} are no longer on this machine",
             expected="the folder that its job wrote",
             do="train it again, or copy the home of the machine where it was trained",
         )
@@ -337,7 +337,7 @@ def served_export(context: Context, folder: Path) -> Served:
     """
     if not folder.is_dir():
         raise NotFoundError(
-            f"the export {folder} is not on this machine any more",
+            f"the export {folder} is no longer on this machine",
             expected="the folder that was deployed",
             do="export it again to the same place, or roll back",
         )

@@ -95,7 +95,7 @@ def finish(search: Search) -> Study:
         raise ConflictError(
             f"study {study.study_id} has no successful trial",
             expected="at least one trial with a loss",
-            do="give it a larger budget, or look at why they failed: luthier studies show " + study.study_id,
+            do="give it a larger budget, or see why they failed: luthier studies show " + study.study_id,
         )
     repeated = mean_losses(trials)
     winner = best[0]

@@ -99,7 +99,7 @@ def digests_of(suite: Suite, folder: Path, find_file: FileFinder | None = None) 
     Args:
         suite: The suite.
         folder: The folder of its file.
-        find_file: What names stand for; None takes paths that count from the folder.
+        find_file: What names refer to; None takes paths that count from the folder.
 
     Raises:
         NotFoundError: A file is missing; the message names the task.

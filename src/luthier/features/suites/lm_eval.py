@@ -36,7 +36,7 @@ def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, fol
             raise RequestError(
                 f"task {task.name} needs likelihoods ({loaded.OUTPUT_TYPE}), and {servers[0]} is a server, "
                 "which reports none",
-                expected="models on this machine for tasks that look at likelihoods",
+                expected="models on this machine for tasks that use likelihoods",
                 do="leave the task out of the suite, or evaluate a base model or a run",
             )
 

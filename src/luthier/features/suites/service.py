@@ -77,7 +77,7 @@ def run_suite(
         project_id: whose models and results these are; None, as of commands, for models of any project: the result is
             then of the project of the candidate's run.
         result_id: id of the result; None takes a new one.
-        find_file: what the names of files in the suite and its rows stand for; None takes paths, which count from the
+        find_file: what the names of files in the suite and its rows refer to; None takes paths, which count from the
             suite's folder.
 
     Raises:

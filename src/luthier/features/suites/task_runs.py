@@ -377,7 +377,7 @@ def _check_likelihoods(asked: _TaskSetup, systems: Sequence[System]) -> None:
         raise RequestError(
             f"task {asked.rows_of.task.name} needs likelihoods ({', '.join(needy)}), and {servers[0]} is a server, "
             "which reports none",
-            expected="models on this machine for tasks that look at likelihoods",
+            expected="models on this machine for tasks that use likelihoods",
             do="leave the task out of the suite (and set `forgetting: false`), or evaluate a base model or a run",
         )
 

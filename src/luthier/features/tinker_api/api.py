@@ -206,7 +206,7 @@ def optim_step(body: OptimStepRequest, caller: Trainer, context: HomeContext) ->
 
 @router.post("/save_weights", response_model=FutureObject, responses=documented(404))
 def save_weights(body: SaveRequest, caller: Trainer, context: HomeContext) -> FutureObject:
-    """Save a state that training can go on from."""
+    """Save a state that training can continue from."""
     return _future(_saved(context, caller, body, "training", overwrites=body.overwrite), body.model_id)
 
 

@@ -60,7 +60,7 @@ def save(
         number: Of the request.
         kind: What is saved.
         name: Its name.
-        ttl_seconds: How long it is kept; None for ever.
+        ttl_seconds: How long it is kept; None forever.
         overwrites: Whether a checkpoint of this name is replaced.
         user_metadata: Labels of the client.
 
@@ -110,7 +110,7 @@ def check_ttl(ttl_seconds: int | None) -> None:
     if ttl_seconds is not None and not _MIN_TTL_SECONDS <= ttl_seconds <= _MAX_TTL_SECONDS:
         raise RequestError(
             f"ttl_seconds {ttl_seconds}",
-            expected=f"{_MIN_TTL_SECONDS} (an hour) to {_MAX_TTL_SECONDS} (ten years), or None for ever",
+            expected=f"{_MIN_TTL_SECONDS} (an hour) to {_MAX_TTL_SECONDS} (ten years), or None forever",
             do="correct ttl_seconds",
         )
 
@@ -277,7 +277,7 @@ def set_ttl(
         model_id: The training client that has saved it.
         kind: What it was saved for.
         name: As the client has named it.
-        ttl_seconds: How long; None for ever.
+        ttl_seconds: How long; None forever.
 
     Raises:
         NotFoundError: The project has no such checkpoint.

@@ -77,7 +77,7 @@ class TinkerCheckpoint(FrozenModel):
         checkpoint_id: its id, the name of its folder in that of the run.
         model_id: the training client.
         project_id: the project that owns it.
-        kind: `training` to go on with, `sampler` to sample from, `external` to download.
+        kind: `training` to continue with, `sampler` to sample from, `external` to download.
         name: given by the client.
         step: optimizer steps before it.
         num_bytes: of its files.

@@ -140,7 +140,7 @@ def create_from_state(
     base_name: str | None,
     optimizer: bool,
 ) -> PendingRequest:
-    """A new training client that goes on from a saved state.
+    """A new training client that continues from a saved state.
 
     Args:
         context: The home.
@@ -228,7 +228,7 @@ def _new_model(
 
 
 def saved_state(context: Context, caller: Caller, path: str) -> tuple[TinkerCheckpoint, TinkerModel]:
-    """A state that training can go on from, and the client that has saved it.
+    """A state that training can continue from, and the client that has saved it.
 
     Raises:
         NotFoundError: The project has no such state.

@@ -201,7 +201,7 @@ class TinkerSessions:
                 raise BusyError(
                     f"the session has {len(session.samplers):,} sampling clients",
                     expected=f"at most {_MAX_SAMPLERS:,}",
-                    do="go on in a new session, from a saved state",
+                    do="continue in a new session, from a saved state",
                 )
             return session.samplers.setdefault(sampler.sampler_id, sampler)
 
@@ -352,7 +352,7 @@ class TinkerSessions:
             except LuthierError as refused:
                 self._settle(made, Answer(error=refused))
             except Exception:
-                # A defect must neither leave the client waiting for ever nor end the thread that reads answers.
+                # A defect must neither leave the client waiting forever nor end the thread that reads answers.
                 log.exception("the result of %s could not be stored", made.request_id)
                 self._settle(made, Answer(error=_defect()))
 
@@ -415,7 +415,7 @@ class TinkerSessions:
             return bool(self._sessions)
 
     def _close_gap(self, model: LiveModel, now: float) -> None:
-        """Fail what waits behind a number that never came; later requests of the client go on."""
+        """Fail what waits behind a number that never came; later requests of the client continue."""
         if not model.waiting:
             model.waits_since = None
             return

@@ -10,7 +10,7 @@ carried out in parts, between which the others have theirs. Answers are events: 
     pass      model, body -> {"proto"}                   log-probabilities and loss, and unless forward only gradients
     step      model, adam -> {"metrics"}                 one optimizer step
     save      model, folder, with_state -> {...}         adapter and state as files
-    load      model, folder, optimizer -> {}             go on from a saved state
+    load      model, folder, optimizer -> {}             continue from a saved state
     snapshot  model, sampler -> {}                       weights to sample from, in memory
     sample    sampler, source, order -> {"proto"}        source: {"snapshot"}, {"folder", "plan"} or {"base", "plan"}
     drop      models, samplers                           forget them; no answer
@@ -102,7 +102,7 @@ class Trainer:
         self._snapshots: dict[str, tuple[str, Plan, dict[str, Tensor]]] = {}
         """By sampler: model, plan and weights, oldest first."""
         self._ended: set[str] = set()
-        """Samplers of sessions that have ended: what is sampled for them now ends, so that the others go on."""
+        """Samplers of sessions that have ended: what is sampled for them now ends, so that the others continue."""
         self._operations: Mapping[str, Callable[[Request], dict[str, Any]]] = {
             "create": self._create,
             "step": self._step,
@@ -347,7 +347,7 @@ class Trainer:
         key, source = request["sampler"], request["source"]
         if "snapshot" in source and key not in self._snapshots:
             raise NotFoundError(
-                f"the weights of the sampling client {key} are not in memory any more",
+                f"the weights of the sampling client {key} are no longer in memory",
                 expected=f"one of the {SNAPSHOTS_A_MODEL} newest of its training client, whose session is alive",
                 do="make a newer one, or save weights under a name: save_weights_for_sampler(name=...)",
             )

@@ -29,7 +29,7 @@ _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 _FLOAT32, _INT64, _INT32 = 1, 2, 3
 _NUMBER_BYTES: Final = {_FLOAT32: 4, _INT64: 8, _INT32: 4}
 _MAX_ELEMENTS: Final = 1 << 24
-"""Of all tensors of a request: a sparse one of a few bytes may stand for any number of zeros."""
+"""Of all tensors of a request: a sparse one of a few bytes may represent any number of zeros."""
 _MAX_DIMENSIONS: Final = 2
 _MAX_DATA: Final = 1 << 16
 _STOPPED, _LENGTH = 0, 1
@@ -74,7 +74,7 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 def _unreadable() -> RequestError:
     return RequestError(
-        "a body that is no ForwardBackwardRequest",
+        "a body that is not a ForwardBackwardRequest",
         expected="the message as the package tinker writes it",
         do="use tinker 0.38 or a later version with the same messages",
     )
@@ -110,7 +110,7 @@ class PassHead:
         num_data: sequences.
         num_tokens: tokens of all of them.
         fault: what is wrong with the data or the settings; None for nothing. Client and place are known all the same,
-            so that the request takes its turn and those behind it do not wait for ever.
+            so that the request takes its turn and those behind it do not wait forever.
     """
 
     model_id: str

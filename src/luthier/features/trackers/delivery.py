@@ -1,6 +1,6 @@
 """The delivery of a run to one tracker: from the run's own events in the database, as far as it is behind.
 
-Training never waits for it: it runs in a process of its own with low priority (`reporting`), and what it could not
+Training never waits for it: it runs in its own process with low priority (`reporting`), and what it could not
 deliver stays in the database. A tracker's library may raise anything; its error is stored, and the delivery is tried
 again.
 """
@@ -78,7 +78,7 @@ class Delivery:
         return self.state
 
     def follow(self, is_over: threading.Event) -> TrackerState:
-        """Deliver while the run goes on, and its outcome once `is_over` is set. Errors are stored, as by `deliver`.
+        """Deliver while the run continues, and its outcome once `is_over` is set. Errors are stored, as by `deliver`.
 
         Another process that delivers what an earlier part of the run has left is waited for.
 
@@ -260,7 +260,7 @@ def own_plan(tracker: TrackerPlan, project_id: str | None, state: TrackerState) 
 
 
 def _end_of(record: RunRecord) -> str:
-    """Names an end of a run: it may pause, go on and end again."""
+    """Names an end of a run: it may pause, continue and end again."""
     return f"{record.status} {record.step} {record.evaluation_id or ''}"
 
 

@@ -1,7 +1,7 @@
 """What trackers have of a run, and use cases: deliver what they have not.
 
 The events themselves are in the database. A file for each tracker in the folder of the run holds the position up to
-which the tracker has them, so that a delivery can go on after any kill.
+which the tracker has them, so that a delivery can continue after any kill.
 """
 
 from __future__ import annotations
@@ -319,7 +319,7 @@ def deliver(
             )
     if from_start:
         for one in trackers:
-            # A new number, too: trackers that find the run by our id would go on with the one that they have.
+            # A new number, too: trackers that find the run by our id would continue with the one that they have.
             known_before = load_state(folder, one.name)
             number = known_before.number + (known_before.tracker_run_id != "")
             save_state(folder, TrackerState(name=one.name, number=number))

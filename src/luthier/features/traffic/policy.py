@@ -1,4 +1,4 @@
-"""Use cases: what is kept of a project's traffic, and under what name its users stand in it."""
+"""Use cases: what is kept of a project's traffic, and under what name its users are in it."""
 
 from __future__ import annotations
 

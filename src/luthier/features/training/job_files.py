@@ -271,7 +271,7 @@ if [ "$is_time_up" -eq 1 ] && {{ [ "$code" -eq {INTERRUPTED} ] || [ "$code" -eq 
         scontrol requeue "$SLURM_JOB_ID"
         exit 0
     fi
-    echo "the time is up, and the job was queued again {launch.max_restarts} times: submit this file to go on" >&2
+    echo "the time is up, and the job was queued again {launch.max_restarts} times: submit this file to continue" >&2
 fi
 exit "$code"
 """

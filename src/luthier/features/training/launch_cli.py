@@ -243,7 +243,7 @@ def _completed(
     uploads = (asked.checkpoints or "").startswith("s3://")
     uses_store = uploads or any(url.startswith("s3://") for _, url in asked.data)
     variables = tuple((name, os.environ[name]) for name in _STORE_VARIABLES if uses_store and os.environ.get(name))
-    # SkyPilot copies data with credentials of its own; jobs of Slurm have the environment of sbatch.
+    # SkyPilot copies data with its own credentials; jobs of Slurm have the environment of sbatch.
     if (system == "skypilot" and uploads) or (system == "ray" and uses_store):
         notes += _credentials_left_here(asked.secrets)
     return (

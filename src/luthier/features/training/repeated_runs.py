@@ -78,7 +78,7 @@ def learning_curve(
     planned = quote_of(context, whole).training_hours.times(sum(end - start for start, end in PARTS))
     share = _share(planned, hours, whole.plan.data.train.num_examples)
     if share < 1:
-        notes.append(f"{hours:g} hours do not hold runs on all rows: the largest share is {share:g} of them")
+        notes.append(f"{hours:g} hours are too few for runs on all rows: the largest share is {share:g} of them")
     curve = _Curve([])
     for start, end in PARTS:
         _one(context, recipe, (start * share, end * share), curve, hours=hours, prices=prices)
@@ -261,7 +261,7 @@ def _fit(points: Sequence[CurvePoint], notes: list[str]) -> CurveFit | None:
     try:
         return fit_power_law(points)
     except RequestError as error:
-        notes.append(f"no law is fitted: {error.came}, {error.expected}")
+        notes.append(f"no curve is fitted: {error.came}, {error.expected}")
         return None
 
 

@@ -428,7 +428,7 @@ def _train_and_judge(
 
 
 def _close_failed(context: Context, run_id: str, prepared: Prepared, error: BaseException, *, draws_page: bool) -> None:
-    """Record why a run ended without a result, with a report of an error of its own."""
+    """Record why a run ended without a result, with a report of its own error."""
     from luthier.features.training.reports import write_run_report
 
     if isinstance(error, LeaseLostError) and context.settings.database is not None:

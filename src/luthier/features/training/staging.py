@@ -105,7 +105,7 @@ def _refuse_other_content(asked: Staged, target: Path, marker: Path) -> None:
     if marker.exists() or not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     raise RequestError(
-        f"{target} is there already, and is no copy that --stage has made",
+        f"{target} already exists, and is not a copy that --stage has made",
         expected="a path without content, or with an earlier copy, which is replaced where the store has changed",
         do=f"copy {asked.url} to another path, move this one away, or leave --stage out where these are the rows",
     )

@@ -245,7 +245,7 @@ def _keys(text: str) -> dict[str, Any]:
     except RequestError as error:
         raise ValueError(error.came) from None
     if not isinstance(keys, dict):
-        raise ValueError("it is no mapping of keys to values, such as `training: {epochs: 3}`")
+        raise ValueError("it is not a mapping of keys to values, such as `training: {epochs: 3}`")
     return keys
 
 

@@ -59,14 +59,14 @@ class _Text(NamedTuple):
 def rows_for_rules(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
     """The rows that rules are learned from: equally spaced ones where prompts are long, at most 1,000.
 
-    Of JSON answers with many fields fewer, since each has rules of its own.
+    Of JSON answers with many fields fewer, since each has its own rules.
     """
     num_fields = len(commonest_fields(rows)) or 1
     return evenly(within(rows, max(_MAX_CHARACTERS // num_fields, _LEAST_CHARACTERS)), _MAX_ROWS)
 
 
 def copied_answers(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[str]:
-    """What rules copy from each prompt; where answers are JSON objects, of each field by rules of its own.
+    """What rules copy from each prompt; where answers are JSON objects, of each field by its own rules.
 
     Raises:
         NotApplicable: answers are rarely in their prompts, repeat as labels do, or follow no common words; of JSON

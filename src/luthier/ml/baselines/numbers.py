@@ -91,7 +91,7 @@ def _is_quantity(before: str) -> bool:
     word = before.strip()
     if word.endswith((":", "=")) or not any(map(str.isalpha, word)):
         return True
-    # ISO 4217 has codes of three capitals; US$ and R$ have a sign of their own.
+    # ISO 4217 has codes of three capitals; US$ and R$ have their own sign.
     has_sign = any(unicodedata.category(sign) == "Sc" for sign in word)
     is_code = len(word) == 3 and word.isalpha() and word.isupper()
     return has_sign or is_code or word.rstrip(".").casefold() in _BEFORE_QUANTITIES

@@ -110,7 +110,7 @@ def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None)
     others = {name: part.times(3600) for name, part in parts.items() if name not in _MEASURED and part.value}
     if others:
         shown = ", ".join(f"{name} {_time(seconds.value)}" for name, seconds in others.items())
-        notes.append(f"Not measured apart, and so in no row of time or USD: {shown}, as predicted.")
+        notes.append(f"Not measured separately, and so in no row of time or USD: {shown}, as predicted.")
     return Forecast(f"Made before the first step, {probed}.", tuple(rows), (*notes, *made.notes))
 
 

@@ -112,7 +112,7 @@ def tick_step(low: float, high: float, most: int = 6) -> float:
 def _rounded_out(low: float, high: float) -> Point:
     """A range whose first and last tick are at or beyond both ends."""
     first, last = low, high
-    # A wider range may have wider steps. Two turns are enough but for rounding; nothing may turn for ever here.
+    # A wider range may have wider steps. Two turns are enough but for rounding; nothing may turn forever here.
     for _ in range(8):
         step = tick_step(first, last)
         below, above = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
@@ -246,7 +246,7 @@ class Plot:
 
     @property
     def y_ends(self) -> Point:
-        """What the y axis spans: every point and interval, and zero where columns stand on it.
+        """What the y axis spans: every point and interval, and zero where columns start at it.
 
         Where both ends of the axis are fixed, wide intervals do not stretch it: bands are cut off at the frame.
         """
@@ -363,7 +363,7 @@ def _of_mark(mark: Mark | None) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One axis of a parallel chart, and what its lower and its upper end stand for."""
+    """One axis of a parallel chart, and what its lower and its upper end mean."""
 
     name: str
     low: str

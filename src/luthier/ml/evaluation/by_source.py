@@ -54,7 +54,7 @@ def figures_by_source(
 ) -> tuple[SourceFigures, ...]:
     """Both systems on the rows of each source, and their paired difference.
 
-    Each source is a test of its own: p-values are adjusted for their number (Holm, 1979), and a source is better or
+    Each source is its own test: p-values are adjusted for their number (Holm, 1979), and a source is better or
     worse only where the adjusted one is below 5%, too.
 
     Args:

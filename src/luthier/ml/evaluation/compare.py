@@ -156,7 +156,7 @@ def judge_in_full(
     outcomes: list[_Outcome] = []
     for system in systems:
         own = [metric for metric in wanted if system.takes(metric)]
-        # Baselines without a language model may stand before it: only a model's margins and answers can be its measure.
+        # Baselines without a language model may be before it: only a model's margins and answers can be its measure.
         first = next((outcome for outcome in outcomes if outcome.system.kind in ("model", "head")), None)
         outcomes.append(_run(system, own, items, progress, first=first))
     with progress.task("Resampling", 1, "steps") as task:
@@ -285,7 +285,7 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
             raise DivergedError(
                 f"{metric.name} of {system.name} is {interval.value}",
                 expected="a finite figure",
-                do="the weights hold NaN or infinity, or nothing fits this text: look at the run's loss curve",
+                do="the weights contain NaN or infinity, or nothing fits this text: check the run's loss curve",
             )
         if not bounds.hold(interval.value):
             raise RequestError(

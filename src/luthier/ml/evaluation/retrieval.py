@@ -222,7 +222,7 @@ def ranked(task: SearchTask, scores: Sequence[Array], *, name: str) -> list[Rank
             raise DivergedError(
                 f"{name} scores documents with {own[~np.isfinite(own)][0]}",
                 expected="finite scores",
-                do="the weights hold NaN or infinity: look at the run's loss curve, or train with a lower rate",
+                do="the weights contain NaN or infinity: check the run's loss curve, or train with a lower rate",
             )
         places = np.asarray(task.of(query))
         # Stable: equal scores keep the order of the hash, which knows nothing of the right answer.

@@ -171,7 +171,7 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
         if not there:
             raise RequestError(
                 f"metric {metric.name} on rows without {missing}",
-                expected="rows with what the metric looks at, or other metrics",
+                expected="rows with what the metric needs, or other metrics",
                 do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides; only "
                 "models with a head of kind embed or rank order documents",
             )

@@ -73,7 +73,7 @@ def prove_head(
     if made.shape != expected.shape:
         reasons.append(f"The export gives {made.shape[1:]} numbers a text, the source {expected.shape[1:]}.")
     elif not np.isfinite(made).all():
-        reasons.append("Outputs of the export are no finite numbers.")
+        reasons.append("Outputs of the export are not finite numbers.")
     else:
         # [texts] for vectors, [texts, outputs] otherwise; the largest one decides.
         apart = np.linalg.norm(made - expected, axis=1) if kind == "embed" else np.abs(made - expected)

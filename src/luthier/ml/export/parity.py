@@ -5,7 +5,7 @@
   likelihoods   of what the source holds likeliest lie within a bound (32 and 16 bits; `bound_nats` says why)
   greedy text   is the source's (32 and 16 bits). Where the source itself hardly prefers one token to another, both are
                 right: a first differing token counts as equal if the source's likelihoods of the two differ by less
-                than the bound, and what follows it is not compared. So does the end, where the source goes on with a
+                than the bound, and what follows it is not compared. So does the end, where the source continues with a
                 token at which the runtime always ends an answer; a warning names the token
                 Where rounding the weights to 16 bits takes the source itself beyond the bound, as where a router then
                 takes other experts, the rounded source is what likelihoods and text are compared with
@@ -124,7 +124,7 @@ def judge(seen: ObservedSource, findings: Findings, bound: float | None, increas
         reasons.append(f"The export knows {findings.vocabulary} tokens, the source {seen.vocabulary}.")
         return tuple(reasons)
     if not findings.is_finite:
-        reasons.append("Likelihoods of the export are no finite numbers.")
+        reasons.append("Likelihoods of the export are not finite numbers.")
     if lost := _lost_adapter(findings):
         reasons.append(lost)
     if bound is not None:

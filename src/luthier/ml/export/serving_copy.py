@@ -306,7 +306,7 @@ def _why_not(report: ParityReport, *, is_asked: bool) -> str | None:
         found = f"{report.unrounded_difference_nats:.3g}"
         return f"rounding the weights to {report.precision} moves log-probabilities by {found} nats"
     if report.earlier_ends:
-        return f"llama.cpp ends answers at token {', '.join(map(str, report.earlier_ends))}, and the model goes on"
+        return f"llama.cpp ends answers at token {', '.join(map(str, report.earlier_ends))}, and the model continues"
     loss = report.nll_increase_nats
     # Equivalence, not the absence of a significant difference: few prompts would never show one.
     if is_packed and not is_asked and loss.high > NOTEWORTHY_LOSS_NATS:

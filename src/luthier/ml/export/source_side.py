@@ -217,7 +217,7 @@ def _answer(
         raise DivergedError(
             f"{source.name}: a likelihood is not a finite number",
             expected="finite logits",
-            do="the weights hold NaN or infinity: export an earlier checkpoint of the run",
+            do="the weights contain NaN or infinity: export an earlier checkpoint of the run",
         )
     top, nll = likeliest(rows), reference_nll(rows, start, num_prompt, prompt.reference_ids)
     base = None

@@ -343,4 +343,4 @@ class _ServedAdapter:
         return self._answers.greedy(ids, num_new_tokens, self.end_ids, sends_ends=True)
 
     def close(self) -> None:
-        """As `Runtime.close`: the server goes on."""
+        """As `Runtime.close`: the server continues."""

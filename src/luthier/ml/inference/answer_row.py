@@ -259,7 +259,7 @@ class AnswerRow:
         return token, events
 
     def _closing_token(self) -> int | None:
-        """The next token that closes a thought which has used up its budget; None where the model goes on by itself."""
+        """The next token that closes a thought which has used up its budget; None where it continues by itself."""
         budget = self.asked.thinking_budget
         is_used_up = budget is not None and self.num_new_tokens >= budget and self._answer.ends_in_thought
         if is_used_up and not self._is_closed:

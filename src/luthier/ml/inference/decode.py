@@ -408,7 +408,7 @@ class Decoder:
             raise DivergedError(
                 f"{type(self._model).__name__} gives logits that are not numbers",
                 expected="finite logits",
-                do="the weights hold NaN or infinity: go back to an earlier checkpoint, or use float32",
+                do="the weights contain NaN or infinity: go back to an earlier checkpoint, or use float32",
             )
         return logits
 

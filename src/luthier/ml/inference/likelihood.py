@@ -389,7 +389,7 @@ def _diverged(what: str) -> DivergedError:
     return DivergedError(
         f"{what} is not a finite number",
         expected="finite logits",
-        do="the weights hold NaN or infinity: go back to an earlier checkpoint, or use float32",
+        do="the weights contain NaN or infinity: go back to an earlier checkpoint, or use float32",
     )
 
 

@@ -241,7 +241,7 @@ class _MixedLinear(nn.Module):
 
 
 def _own_names(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
-    """The name of the module that each name in the file of an adapter stands for.
+    """The name of the module that each name in the file of an adapter refers to.
 
     It may be that of a published checkpoint, which transformers and PEFT rename where they load it.
     """

@@ -357,7 +357,7 @@ class RowGroup:
             self.batch.rows = []
 
     def taken(self, rows: Collection[int]) -> RowGroup:
-        """These of its rows as a group of their own, which leaves this one; the group itself where it has no others."""
+        """These of its rows as their own group, which leaves this one; the group itself where it has no others."""
         left = [number for number in self.batch.rows if number not in rows]
         if not left or not isinstance(self.batch, Batch):
             return self

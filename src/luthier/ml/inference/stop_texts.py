@@ -101,6 +101,6 @@ class StopsBesideCalls:
             if is_text:
                 passed += self._stops.add(part)
             elif not self._stops.found:
-                # A stop text does not go on behind a call.
+                # A stop text does not continue behind a call.
                 passed += self._stops.end() + part
         return passed

@@ -1,4 +1,4 @@
-"""Answers of long work in a file, stored as they come: work that was killed goes on behind them, with the same result.
+"""Answers of long work in a file, stored as they come: killed work continues after them, with the same result.
 
 A line is an answer with the call that it belongs to. A call is named by a digest of what writes the answers and of all
 its prompts, in order: answers of one call are of no use to another, whose batches would be others.

@@ -46,7 +46,7 @@ def open_stream_engine(served: Served) -> StreamEngine:
         raise NotFoundError(
             f"engine {served.engine!r}",
             expected=f"one of {', '.join(sorted(table))}",
-            do="correct the name, or install the package that brings this engine "
+            do="correct the name, or install the package that provides this engine "
             "(entry point group luthier.stream_engines)",
         )
     opener: Callable[[Served], StreamEngine] = import_string(table[served.engine])

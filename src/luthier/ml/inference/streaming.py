@@ -1,7 +1,7 @@
 """Continuous batching: concurrent answers by one model, each with its own adapter and streamed.
 
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, with any adapters
-(`mixed_adapters`); where a long one would make it too wide for memory, short ones have a batch of their own. Requests
+(`mixed_adapters`); where a long one would make it too wide for memory, short ones have their own batch. Requests
 join and leave between two steps: new prompts are prefilled together and join with their first token; a finished answer
 leaves immediately. Where what is written outgrows memory, the youngest answers pause (`answer_room`). A prompt that
 begins as an earlier one continues from there (`prompt_cache`). An answer that does not fit into the sliding windows of

@@ -219,7 +219,7 @@ class TransformersEngine:
         """The number of logits per token: the rows of the head, including vocabulary padding."""
         causal = self._causal
         head = causal.get_output_embeddings()
-        # A model without an output layer of its own shares the matrix of its input embeddings (tied weights).
+        # A model without its own output layer shares the matrix of its input embeddings (tied weights).
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
     def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None, name: str = "") -> Request:

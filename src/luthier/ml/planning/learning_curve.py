@@ -111,7 +111,7 @@ def _check(points: Sequence[CurvePoint]) -> None:
         raise RequestError(
             f"a loss of {bad[0].loss} at {bad[0].num_rows} rows",
             expected="a finite loss above 0 at a number of rows above 0",
-            do="look at that run: it may have diverged",
+            do="check that run: it may have diverged",
         )
 
 
@@ -250,7 +250,7 @@ def write_learning_curve_chart(path: Path, curve: LearningCurve) -> None:
 
 
 def _apart(sizes: Sequence[float]) -> list[float]:
-    """The sizes, the larger of those that stand too close together for two labels."""
+    """The sizes, the larger of those that are too close together for two labels."""
     shown: list[float] = []
     for size in sorted(sizes, reverse=True):
         if not shown or size < _CLOSEST * shown[-1]:

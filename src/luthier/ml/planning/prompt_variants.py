@@ -115,13 +115,13 @@ class _Choice:
         if asked is False:
             return {"instruction": self._noted("instruction", "", "asked", "in the recipe")}
         if found is None:
-            return {"instruction": self._noted("instruction", "", "derived", "the training rows hold one")}
+            return {"instruction": self._noted("instruction", "", "derived", "the training rows contain one")}
         if not num and (asked is not True or found.needs_examples):
             return {"instruction": self._noted("instruction", "", "derived", "no examples are requested")}
         self._noted("instruction", found.text, "derived", "the training rows hold none")
         if not num:
             return {"instruction": found.text}
-        # Counted with examples of its own for each row, as the nearest ones are: no prefix is computed once for all.
+        # Counted with its own examples for each row, as the nearest ones are: no prefix is computed once for all.
         fits, why = self._fits(self._costs.of_system(self._costs.shots), "instruction and examples together")
         self._noted("instruction_with_examples", fits, "derived", why)
         return {"instruction": found.text, "instruction_with_examples": fits}

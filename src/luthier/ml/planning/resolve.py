@@ -54,7 +54,7 @@ def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
     if room < 2:
         raise RecipeError(
             f"method.num_virtual_tokens is {virtual_tokens(recipe.method)} in a context of {context_length_tokens:,}",
-            expected="room for a text behind the trained prompt",
+            expected="room for a text after the trained prompt",
             do="lower method.num_virtual_tokens",
         )
     return room

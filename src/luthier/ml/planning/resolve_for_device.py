@@ -247,7 +247,7 @@ def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
     if asked is True and plan.objective.router_aux_loss is not None:
         raise RecipeError(
             "training.compile is true with objective.router_aux_loss",
-            expected="layers that leave nothing behind but their states: the loss reads the logits of their routers",
+            expected="layers that return only their states: the loss reads the logits of their routers",
             do="remove training.compile, or set objective.router_aux_loss: off",
         )
     if isinstance(asked, bool):

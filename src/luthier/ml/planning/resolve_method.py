@@ -69,7 +69,7 @@ def packed_share(structure: Structure) -> str:
     parts = (
         ("of experts in one tensor", experts),
         ("of embeddings and head", s.num_embedding_parameters),
-        ("that are no matrices or are read past their module", others),
+        ("that are not matrices or are read past their module", others),
     )
     wide = ", ".join(f"{count:,} {what}" for what, count in parts if count > 0)
     said = f"packs {s.num_packed_parameters:,} of {s.num_parameters:,} parameters"

@@ -175,7 +175,7 @@ def check_negatives(objective: ObjectivePlan, train: DatasetProfile, batch_size:
         what = "training.global_batch_size 1" if batch_size < 2 else "1 training row"
         raise RecipeError(
             f"objective embed with {what} and no rejected documents",
-            expected="at least two pairs a step: the documents of the others are what a query is held against",
+            expected="at least two pairs a step: a query is compared with the documents of the others",
             do="raise training.global_batch_size (32 to 1,024 is usual), or give rows with rejected documents",
         )
 

@@ -172,7 +172,7 @@ def next_step(
     Args:
         trials: those of kind `search`, in the order of their numbers.
         num_rungs: of the study.
-        reduction: one of so many trials goes on to the next rung.
+        reduction: one of so many trials continues to the next rung.
         most_trials: how many trials may begin.
         may_begin: whether there is room for one more; where not, what has begun is brought up: the best of each rung,
             so that one gets to the top.

@@ -61,7 +61,7 @@ class MLflow(Tracker):
             self._client.log_batch(self._id, params=some)
         for name, value in now.items():
             # MLflow refuses another value of a parameter, and takes one of a tag: a run that was resumed with a larger
-            # budget goes on with both.
+            # budget continues with both.
             if known.get(name, value) != value:
                 self._client.set_tag(self._id, f"luthier.{name}", value)
         return RemoteRun(self._id, self._url(experiment_id))
@@ -167,7 +167,7 @@ class MLflow(Tracker):
                 signature=signature,
                 # Not the folder of the base: the adapter's own config names it.
                 model_config={"template": model.template},
-                # Named, not inferred: inferring loads the model in a process of its own.
+                # Named, not inferred: inferring loads the model in its own process.
                 pip_requirements=["luthier"],
                 registered_model_name=name,
                 metadata={"luthier.run_id": self._run.run_id, "luthier.plan_hash": self._run.plan_hash},

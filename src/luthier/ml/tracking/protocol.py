@@ -1,6 +1,6 @@
 """What an experiment tracker is: its declaration, what it is given of a run, and what it has to do.
 
-A tracker is used by one thread of a process of its own, so that one that is slow, hangs or ends its process delays no
+A tracker is used by one thread in a separate process, so that one that is slow, hangs or ends its process delays no
 training. Everything may be called again after a kill: what is delivered twice must not show twice where the tracker can
 tell, and `TrackedRun.tracker_run_id` leads back to the run that it has begun.
 """

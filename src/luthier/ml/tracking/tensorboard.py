@@ -59,7 +59,7 @@ def record(data: bytes) -> bytes:
 
 
 class EventFile:
-    """A new event file in a folder; other processes may write files of their own into the same folder.
+    """A new event file in a folder; other processes may write their own files into the same folder.
 
     Args:
         folder: Made where it is missing.
@@ -169,7 +169,7 @@ def _of_plugin(
 class TensorBoard(Tracker):
     """Scalars by step, parameters in the HParams tab, verdict and report's findings in the Text tab.
 
-    Each delivery writes a file of its own into the same folder; TensorBoard shows them as one run.
+    Each delivery writes its own file into the same folder; TensorBoard shows them as one run.
     """
 
     rules: ClassVar[TrackerRules] = TRACKERS["tensorboard"]

@@ -297,14 +297,14 @@ def batches_of(orders: Sequence[SampleOrder], most_tokens: int, context_tokens: 
 
     Args:
         orders: in the order in which they are answered.
-        most_tokens: of one group, prompts and all answers included; an order larger than that is a group of its own.
+        most_tokens: of one group, prompts and all answers included; an order larger than that is its own group.
         context_tokens: the longest text of the model.
     """
     sizes = [order.num_tokens(context_tokens) for order in orders]
     groups: list[list[int]] = []
     room = 0
     for place, size in enumerate(sizes):
-        # Greedy, in the order given: an order larger than the limit has a group of its own.
+        # Greedy, in the order given: an order larger than the limit has its own group.
         if not groups or size > room:
             groups.append([])
             room = most_tokens
@@ -362,7 +362,7 @@ class _Truncation:
 
 
 class _End:
-    """Whether an answer goes on behind a token."""
+    """Whether an answer continues behind a token."""
 
     def __init__(
         self, ids: frozenset[int], texts: Sequence[str], template: ChatTemplate, is_wanted: Callable[[], bool]

@@ -1,7 +1,7 @@
 """Training that a client drives call by call: gradients, optimizer steps, saving and loading, on adapters that share
 one frozen base in memory.
 
-`SharedBase` holds the weights of the base once. Each adapter has modules of its own around the same tensors, so that
+`SharedBase` holds the weights of the base once. Each adapter has its own modules around the same tensors, so that
 clients do not wait for one another's weights to be exchanged. What a call computes is computed by the parts of the
 training loop: the model, its attention and logits, the fp32 masters and their update rule, and checkpoints.
 """
@@ -64,7 +64,7 @@ class SharedBase:
         return sum(p.numel() * p.element_size() for p in self._base.parameters())
 
     def modules(self) -> PreTrainedModel:
-        """The model as modules of its own around the same weights: what is added to one is in no other."""
+        """The model as its own modules around the same weights: what is added to one is in no other."""
         shared = (*self._base.parameters(), *self._base.buffers())
         # A memo that maps each tensor to itself: deepcopy then copies modules and config, and no weight.
         made: PreTrainedModel = copy.deepcopy(self._base, {id(tensor): tensor for tensor in shared})
@@ -351,7 +351,7 @@ class AdapterSession:
         return {name: weight.clone() for name, weight in self.optimizer.weight_state().items()}
 
     def save(self, folder: Path, *, with_state: bool) -> str:
-        """Write the adapter as PEFT reads it and, with `with_state`, all that training needs to go on.
+        """Write the adapter as PEFT reads it and, with `with_state`, all that training needs to continue.
 
         Gradients that no step has used are not saved.
 

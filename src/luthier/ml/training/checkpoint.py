@@ -228,7 +228,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"checkpoint {path.name} is damaged: {damage}",
                 expected="files that match their digests in manifest.json",
-                do="resume the run: the newest whole checkpoint is used",
+                do="resume the run: the newest complete checkpoint is used",
             )
         state = LoopState.model_validate_json((path / "state.json").read_text(encoding="utf-8"))
         method = path / _METHOD

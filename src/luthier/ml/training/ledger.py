@@ -192,7 +192,7 @@ class Ledger:
         """
         assert self._folder is not None
         found, own, before = spent_elsewhere.read_or_begin(self._folder), self._own(), self.last()
-        # What this home says of itself counts. A state of its own was made in the middle of an action, which it counts
+        # What this home says of itself counts. Its own state was made in the middle of an action, which it counts
         # as expected: it helps only where the ledger is lost.
         here = shares.get(found.home, Share()) if own == Entry() else share_of(own.settled())
         # What the shares leave open was spent by homes without a name.

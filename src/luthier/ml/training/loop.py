@@ -354,6 +354,6 @@ def _diverged(event: StepDone, good_step: int, learning_rate: float) -> Diverged
     return DivergedError(
         f"step {event.step}: loss {event.loss}, gradient norm {event.gradient_norm}",
         expected="finite numbers",
-        do=f"lower training.learning_rate (now {learning_rate:g}) or look at the rows of this step; the weights of "
+        do=f"lower training.learning_rate (now {learning_rate:g}) or check the rows of this step; the weights of "
         f"step {good_step}, the last good ones, are in the newest checkpoint",
     )

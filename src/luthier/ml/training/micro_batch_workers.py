@@ -16,7 +16,7 @@ does not depend on how many workers there are, nor on which of them computes wha
 gradients.
 
 The path behind is `step.accumulate` (`step.validation_losses`) in the training process with one thread. Workers are
-held against it when they start, to the bit, and it goes on alone where one of them dies.
+compared with it when they start, to the bit, and it continues alone where one of them dies.
 
 Sources: Amdahl, 1967, "Validity of the single processor approach to achieving large scale computing capabilities";
 Graham, 1969, "Bounds on multiprocessing timing anomalies", section 3 (whoever is free takes the next).
@@ -84,7 +84,7 @@ def micro_batch_workers(
 ) -> Iterator[MicroBatchWorkers | None]:
     """The workers of a run, proved, for as long as the block runs; None where the plan has none.
 
-    Where workers differ from the training process it goes on alone, with one thread: the result is the same.
+    Where workers differ from the training process it continues alone, with one thread: the result is the same.
 
     Args:
         own: what the training process alone uses, such as the state of the optimizer; workers do not inherit it.
@@ -210,7 +210,7 @@ class MicroBatchWorkers:
     def _count_changes(self, *, is_step: bool, step: int) -> None:
         """Count the weights as changed where the training process may have changed them since the last micro-batch.
 
-        It changes them in shared memory, and each process has counters of its own: what a layer keeps of its weights
+        It changes them in shared memory, and each process has its own counters: what a layer keeps of its weights
         (the norms of DoRA) would stay as it was at the fork. A validation may be of averaged weights.
         """
         if self._computed_for != (is_step, step):

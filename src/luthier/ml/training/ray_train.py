@@ -132,7 +132,7 @@ def fit(
         raise WorkError(
             f"Ray gave up after {MAX_FAILURES} new starts: {last[-1][:500]}",
             expected="workers that live until the next checkpoint",
-            do="look at the logs of the workers in Ray's dashboard, then continue the run",
+            do="see the logs of the workers in Ray's dashboard, then continue the run",
         ) from failures[0]
 
 

@@ -207,7 +207,7 @@ class RunSchedule(StepSchedule, Protocol):
 
     Attributes:
         position: where the rows of a step are, of rows that are streamed; None of all others.
-        resume_at: goes on from such a position.
+        resume_at: continues from such a position.
     """
 
     def position(self, step: int) -> StreamPosition | None: ...

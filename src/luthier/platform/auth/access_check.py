@@ -20,7 +20,7 @@ class AccessCheck:
 
     Args:
         context: The home.
-        caller: Who started the work; a person at this machine may always go on.
+        caller: Who started the work; a person at this machine may always continue.
         scope: What the work needs.
         clock: Seconds, never set back.
     """
@@ -32,7 +32,7 @@ class AccessCheck:
         self._lock, self._checked_at = threading.Lock(), float("-inf")
 
     def require(self) -> None:
-        """Return where the work may go on.
+        """Return where the work may continue.
 
         Raises:
             NotAllowedError: The key was revoked or has expired, the member is gone, or either has lost the scope.
@@ -41,7 +41,7 @@ class AccessCheck:
             raise refusal
 
     def refusal(self) -> NotAllowedError | None:
-        """The error of `require`; None where the work may go on."""
+        """The error of `require`; None where the work may continue."""
         with self._lock:
             if self._clock() - self._checked_at < REMEMBERED_SECONDS:
                 return None

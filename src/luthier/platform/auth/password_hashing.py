@@ -2,7 +2,7 @@
 
 Argon2id of RFC 9106, section 4: 64 MiB, 3 passes, 4 lanes, its second recommended set of parameters. The reference
 implementation (argon2-cffi) starts its own threads for each hash and joins them. OpenSSL's Argon2id takes its lanes
-from one pool of threads for the whole process, in which two concurrent hashes wait for each other for ever.
+from one pool of threads for the whole process, in which two concurrent hashes wait for each other forever.
 
 A hash takes 64 MiB and a core for a moment, and anyone may request one. So a server hashes in separate threads,
 with a queue of bounded length: threads that answer other requests never wait for a hash.

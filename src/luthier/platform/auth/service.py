@@ -44,7 +44,7 @@ def create_key(
         name: What people call it.
         scopes: What it may do.
         project: The name or id of its project.
-        expires_in_seconds: How long it is valid; None for ever.
+        expires_in_seconds: How long it is valid; None forever.
         requests_per_minute: Its rate limit; None for none.
         tokens_per_day: The tokens that it may use on a day in UTC; None for no limit.
         by: Who makes it, for the audit log; None for a person at this machine.
@@ -306,7 +306,7 @@ def _looks_like_id(name: str) -> bool:
 
 
 def _name_of_id(name: str) -> RequestError:
-    return RequestError(f"the name {name!r}", expected="a name that is no id", do="choose another name")
+    return RequestError(f"the name {name!r}", expected="a name that is not an id", do="choose another name")
 
 
 def may_open_projects(caller: Caller) -> bool:

@@ -435,7 +435,7 @@ def end_of(error: BaseException) -> Ending:
     if isinstance(error, _USAGE_ERROR):
         return _usage(error)
     if isinstance(error, typer.Abort):
-        # Typer raises it for Ctrl-C and Ctrl-D at a question of its own, and in place of any EOFError, such as that of
+        # Typer raises it for Ctrl-C and Ctrl-D at its own question, and in place of any EOFError, such as that of
         # a compressed file that was cut off.
         if isinstance(error.__cause__, EOFError):
             return end_of(error.__cause__)

@@ -74,7 +74,7 @@ class LiveChart:
                 self._handle.update(shown)
         except Exception as error:  # noqa: BLE001 - a page that cannot be drawn must not end a training
             self._has_failed = True
-            sys.stderr.write(f"the chart is not drawn any more ({type(error).__name__}: {error}); training continues\n")
+            sys.stderr.write(f"the chart is no longer drawn ({type(error).__name__}: {error}); training continues\n")
         now = self._clock()
         self._next = now + max(_FEWEST_SECONDS, _SHARE * (now - began))
 

@@ -78,7 +78,7 @@ class BarProgress:
             self._bars.remove_task(bar)
             return
         task = next(task for task in self._bars.tasks if task.id == bar)
-        # Without a total the bar would pulse for ever in the last picture.
+        # Without a total the bar would pulse forever in the last picture.
         if is_done and task.total is None:
             self._bars.update(bar, total=max(task.completed, 1), completed=max(task.completed, 1))
         self._bars.stop()

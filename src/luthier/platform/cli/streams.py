@@ -1,7 +1,7 @@
 """Stdout and stderr whose other end is gone: `head` has seen enough, Ctrl-C has ended `tee`, the terminal is closed.
 
 What a command was asked for goes to stdout, so a command that writes there ends. Stderr has progress and warnings: the
-work goes on without them.
+work continues without them.
 """
 
 from __future__ import annotations

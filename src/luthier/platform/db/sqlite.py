@@ -80,7 +80,7 @@ class Sqlite:
         if "not a database" in words or "malformed" in words:
             return WorkError(
                 f"the database {self.name} is damaged: {error.orig}",
-                expected="a whole SQLite file",
+                expected="a complete SQLite file",
                 do=f"check the disk, restore a copy, or move {self.name} (and its -wal and -shm) away to start with an "
                 f"empty one: adapters and reports in the runs folder stay as they are",
             )

@@ -214,7 +214,7 @@ def _blanked(value: Any, keys: Sequence[str], holds: Holds, *, is_below: bool, i
 
 
 def _own(table: Table) -> Callable[[str], ColumnElement[bool]]:
-    """Records with a column of their own for the project."""
+    """Records with their own column for the project."""
     return lambda project_id: table.c.project_id == project_id
 
 

@@ -129,7 +129,7 @@ def keep_file(
         incoming: The bytes, from `incoming_file`.
         filename: The client's name of the file.
         purpose: What it is for.
-        expires_after_seconds: Its lifetime; None for ever.
+        expires_after_seconds: Its lifetime; None forever.
         may_be_empty: Whether an empty one is kept, where the work with it says what is wrong with each file.
         is_result: Whether a job has made it: such a file is kept whatever the quota of the project.
 

@@ -77,7 +77,7 @@ class Upload(FrozenModel):
         status: Whether it still takes parts, or how it ended.
         created_at: When it began.
         expires_at: When it can no longer be completed.
-        file_expires_after_seconds: The lifetime of the file that is made of it; None for ever.
+        file_expires_after_seconds: The lifetime of the file that is made of it; None forever.
         file_id: The file that was made of it; None before it is completed.
     """
 

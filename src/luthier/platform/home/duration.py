@@ -26,7 +26,7 @@ def parse_duration(text: str, *, option: str) -> float:
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
     if not 0 < seconds <= LONGEST_SECONDS:
         raise RequestError(
-            f"{option} {text!r} is not a span of time" + (" that can be used" if found else ""),
+            f"{option} {text!r} is not a duration" + (" in the allowed range" if found else ""),
             expected="a whole number above 0 and a unit: s, m (minutes), h, d or w; at most 100 years",
             do=f"write for example {option} 30d or {option} 12h",
         )

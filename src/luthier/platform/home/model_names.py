@@ -99,5 +99,5 @@ def check_is_local(context: Context, name: str) -> None:
         raise RequestError(
             f"the base model {name[:100]!r} is not on this machine",
             expected=f"one of {', '.join(there)}" if there else "a base model that was pulled",
-            do="choose one of these; `luthier models pull NAME` on the server brings another",
+            do="choose one of these; `luthier models pull NAME` on the server adds another",
         )

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
             last bits of a sum may change a word, `never` not at all.
         share_engine_from: The smallest number of answers for which evaluations and synthesis use the server's engine.
         share_engine_wait_seconds: How long evaluations and synthesis accept one answer at a time because of live
-            requests without a pause; then they load their own engine. 0 for ever.
+            requests without a pause; then they load their own engine. 0 forever.
         default_max_tokens: The most tokens of an answer if the request sets no limit.
         moderation_model: The classifier behind `/v1/moderations` for requests that name no model of this server: a run,
             a tuned model of any project, or the folder of one; empty for none.

@@ -244,14 +244,14 @@ async def _bug(request: Request, error: Exception) -> JSONResponse:
 
 
 MEANINGS: Final = {
-    400: "The request is wrong; `message` says what came, what was expected and what to do",
+    400: "The request is invalid; `message` says what was found, what was expected and what to do",
     401: "No key, or one that is unknown, expired or revoked",
     403: "A key without the scope that this needs",
     404: "No such thing in the project of the key",
     409: "The thing is in a state that does not allow this; asking again does not help",
     413: "More bytes than the server takes",
-    422: "The idempotency key came with another request before",
-    429: "More than the key may ask for now; `Retry-After` says when to come back",
+    422: "The idempotency key was used with another request before",
+    429: "Too many requests for this key; `Retry-After` says when to try again",
     503: "What the server needs does not answer; asking again may help",
     507: "No room left where the server keeps files",
 }

@@ -1,7 +1,7 @@
 """GET /healthz and /readyz, which need no key: can this process still answer, and can this server do its work?
 
 Most routes need one of the event loop's threads for requests (40 by anyio's default). A process whose threads all wait
-for ever still accepts connections, and answers what needs none. So a thread is requested to do nothing: how long that
+forever still accepts connections, and answers what needs none. So a thread is requested to do nothing: how long that
 takes distinguishes a busy process from one that is gone. The liveness check covers the event loop, these threads and
 those that hash. Readiness is polled by load balancers, so it is cached.
 """

@@ -42,7 +42,7 @@ class IdempotencyDecision(FrozenModel):
 
     Attributes:
         kind: "work": it is the first, does the work and then calls `finish` or `forget`. "replay": it gets the stored
-            answer. "wait": the first is still at work. "other": the key came with another request before.
+            answer. "wait": the first is still at work. "other": the key was used with another request before.
         ticket: Of "work": the time of the row, which proves that the row is still its own.
         status: Of "replay": the HTTP status of the first answer.
         answer: Of "replay": the body of the first answer.
@@ -165,7 +165,7 @@ def once(request: Request, caller: Caller, context: Context, work: Callable[[], 
 
     Raises:
         ApiError: 400 for a key that is not allowed, 409 while the first request is still at work (worth a retry), 422
-            where the key came with another request before.
+            where the key was used with another request before.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -231,7 +231,7 @@ def _answer_to(key: str, turn: IdempotencyDecision) -> Response:
     if turn.kind == "other":
         raise ApiError(
             422,
-            f"The Idempotency-Key {key!r} came with another request before; expected: a new key for a new request; "
+            f"The Idempotency-Key {key!r} was used with another request before; expected: a new key for a new request; "
             "what to do: send a new UUID, or the very same request",
             code="idempotency_key_reused",
         )

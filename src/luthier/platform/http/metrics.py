@@ -144,7 +144,7 @@ class Metrics:
             status: Of the response.
             seconds: From the first byte of the request to the last of the response.
         """
-        # A client may invent methods: each would become a separate series, for ever.
+        # A client may invent methods: each would become a separate series, forever.
         counted = (method if method in _METHODS else "other", route, status)
         series = self._series.get(counted)
         if series is None:  # the labels are bounded, so these are

@@ -119,7 +119,7 @@ class PollCache:
         finally:
             if answer is None or len(answer.body) > _MOST_BYTES:
                 kept.pop(asked, None)
-            # In any case, also after an exception: those who wait would wait for ever. None sends them to the routes.
+            # In any case, also after an exception: those who wait would wait forever. None sends them to the routes.
             made.set_result(answer)
 
 

@@ -141,7 +141,7 @@ async def read_form(
         raise ApiError(error.status, error.in_one_line, param=error.param, code=error.code) from error
     # The client does not read this response, but the log and the metrics count the request as refused and not as a bug.
     except ClientDisconnect as error:
-        raise ApiError(400, "The client went away before the body was whole") from error
+        raise ApiError(400, "The client disconnected before the body was complete") from error
 
 
 def chosen(fields: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:

@@ -28,7 +28,7 @@ BODY_SECONDS: Final = 30.0
 BODY_BYTES: Final = 1024
 """At least this many bytes of a body must come in within every `BODY_SECONDS`, while the server waits for them."""
 _TOO_LARGE: Final = f"The head of the request is too large; expected: {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers"
-_TOO_SLOW: Final = "The request came in too slowly; what to do: send it again"
+_TOO_SLOW: Final = "The request arrived too slowly; what to do: send it again"
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -44,7 +44,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._num_head_bytes = self._num_header_bytes = self._num_body_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request, and not for ever."""
+        """Wait for the first request, and not forever."""
         super().connection_made(transport)
         self._start_timer(self.head_seconds)
 

@@ -98,7 +98,7 @@ async def answer_once(
     kept = await answers.find(key, lambda known: has_failed_since(request.scope, known.headers))
     if kept is not None:
         again = copy(kept)
-        again.raw_headers = list(kept.raw_headers)  # what is behind this adds headers of its own
+        again.raw_headers = list(kept.raw_headers)  # what is behind this adds its own headers
         return again
     begun = answers.begin(key)
     new: Response | None = None

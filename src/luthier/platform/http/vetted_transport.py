@@ -23,7 +23,7 @@ class VettedTransport(httpx2.BaseTransport):
 
     def __init__(self, *, may_reach_private: bool) -> None:
         self._may_reach_private = may_reach_private
-        # No connection is kept: two names may share an address, and each has to show a certificate of its own.
+        # No connection is kept: two names may share an address, and each has to show its own certificate.
         self._inner = httpx2.HTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:

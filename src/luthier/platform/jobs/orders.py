@@ -85,7 +85,7 @@ def resume(
 ) -> Job:
     """Queue a paused or failed job again.
 
-    It goes on with the access of who resumes it: who started it may have none any more.
+    It continues with the access of who resumes it: who started it may have none any more.
 
     Args:
         context: The home.

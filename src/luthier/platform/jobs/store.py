@@ -290,7 +290,7 @@ class JobStore:
                 return job_by_id(connection, job_id)
             # A rest is for trouble outside of the job (disk, database); without one its worker was asked to stop.
             if rest_seconds:
-                message = "There is no room on the disk, or the database stayed away: the job is tried again soon"
+                message = "The disk is full, or the database did not answer: the job will be tried again soon"
                 insert_event(connection, now, job_id, message, level="warn")
             else:
                 insert_event(connection, now, job_id, "The worker was stopped: the job waits for the next one")
@@ -432,7 +432,7 @@ class JobStore:
         """What becomes of a job whose attempt ended without a word.
 
         is_lost: what ended is its worker or its machine. That is rarely the job's doing, so it takes more of them until
-        the job is given up: but not for ever, since a job may crash its machine.
+        the job is given up: but not forever, since a job may crash its machine.
         """
         if row["wish"] is not None:  # it was to stop, and it has
             self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
@@ -450,7 +450,7 @@ class JobStore:
                 "type": "WorkError",
                 "came": f"job {row['job_id']} {what} at step {row['step']} ({reason})",
                 "expected": "work that gets further between two crashes",
-                "do": "look at the log of its last attempt (too little memory?), then resume the job",
+                "do": "check the log of its last attempt (too little memory?), then resume the job",
             }
             self._close(connection, row, now, "failed", error)
             return

@@ -141,8 +141,8 @@ def _no_answer(error: ChildEndedError) -> LuthierError:
     if error.is_late:
         return WorkError(
             f"it took longer than {MAX_SECONDS:.0f} s",
-            expected="less to look at",
-            do="ask about fewer rows, or use the commands on the server",
+            expected="a question about fewer rows",
+            do="choose fewer rows, or use the commands on the server",
         )
     log.error("a question ended %s: %s", error.how, "\n".join(error.log_lines))
     return WorkError(

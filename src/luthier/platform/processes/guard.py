@@ -119,7 +119,7 @@ def _look_after(child: Child, deadline: float, woken: int) -> bool:
     partial = b""
     while child.poll() is None:
         ready, _, _ = select.select([stdin, woken], [], [], max(0.0, deadline - elapsed()))
-        # Empty the pipe, or select would return immediately for ever.
+        # Empty the pipe, or select would return immediately forever.
         if woken in ready:
             os.read(woken, 4096)
         if stdin in ready:

@@ -1,4 +1,4 @@
-"""The life of a child process behind a queue: started, heard and written to by threads of its own, and ended.
+"""The life of a child process behind a queue: started, heard and written to by its own threads, and ended.
 
 Whoever sends to it waits neither for its start nor for its answers. One instance is one process: after its end another
 one is made.
@@ -103,7 +103,7 @@ class QueuedProcess(ABC):
                 self._process = process
                 if self.is_closed:
                     process.hang_up()
-            # From a thread of its own: a busy process must not block those that send.
+            # From its own thread: a busy process must not block those that send.
             start_daemon(partial(self._send_all, process), f"{self._name}-asks")
             self._hear_all(process)
         except (OSError, BusyError) as error:

@@ -152,7 +152,7 @@ def _read(said: bytes) -> tuple[int | None, str]:
         # `HTTP/1.1 200 OK`
         status = int(head.split(b" ", 2)[1])
     words = " ".join(body.decode("utf-8", "replace").split())[:_MOST_REASON_CHARACTERS]
-    return status, f"status {status}: {words}" if status is not None else "an answer that is no HTTP"
+    return status, f"status {status}: {words}" if status is not None else "an answer that is not HTTP"
 
 
 _TICK_SECONDS: Final = 0.05

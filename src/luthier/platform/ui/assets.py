@@ -1,4 +1,4 @@
-"""Style, scripts, typeface and the mark: read once, named by their content, so that browsers may keep them for ever.
+"""Style, scripts, typeface and the mark: read once, named by their content, so that browsers may keep them forever.
 
 `static/` holds ours, `vendor/` what `frontend/` has built from others' packages (ECharts, HTMX, the typeface). Where
 that was not built, pages work as they do without JavaScript, in the system's typeface: charts are drawings, forms are

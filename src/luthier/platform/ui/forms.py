@@ -44,7 +44,7 @@ _MAX_KEPT: Final = 2000
 _KEEP_SECONDS: Final = 3600.0
 _LEADS_ON: Final = frozenset({201, 204, 303})
 _WORKING: Final = "/working/"
-"""Addresses of work that goes on behind its answer (`platform.ui.page_work`)."""
+"""Addresses of work that continues behind its answer (`platform.ui.page_work`)."""
 Answer = TypeVar("Answer")
 
 

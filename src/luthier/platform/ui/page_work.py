@@ -167,7 +167,7 @@ class PageWork:
             start_daemon(partial(_carry_out, made, work), "page-work")
         except BusyError:
             with self._lock:
-                del self._works[name]  # else it would take a place among the running ones for ever
+                del self._works[name]  # else it would take a place among the running ones forever
             raise
         if not made.done.wait(WAIT_SECONDS):
             return redirect(request, f"/working/{name}")
@@ -221,7 +221,7 @@ def _carry_out(made: Work, work: Callable[[], Led]) -> None:
         log.exception("the work of a form failed: %s", made.title)
         made.error = WorkError("it ended by an internal error", expected="no bug in Luthier", do="see the server's log")
     finally:
-        # In any case, or the page would wait for ever and its place among the running would stay taken.
+        # In any case, or the page would wait forever and its place among the running would stay taken.
         made.done.set()
 
 

@@ -431,7 +431,7 @@ def environment() -> Environment:
 
 @cache
 def brand_mark(size: int) -> Markup:
-    """The mark of the product, in px, as a part of the page: an SVG image is a document of its own, which browsers
+    """The mark of the product, in px, as a part of the page: an SVG image is its own document, which browsers
     make before the first paint.
     """
     text = _MARK.read_text(encoding="utf-8")

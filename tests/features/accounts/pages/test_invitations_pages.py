@@ -120,7 +120,7 @@ def test_only_admins_invite_and_an_invalid_form_makes_nothing(home: Context, bro
     admin = browser("admin")
     for wrong, words in (
         ({"public_url": "somewhere"}, "the address of links"),
-        ({"expires": "soon"}, "is not a span of time"),
+        ({"expires": "soon"}, "is not a duration"),
         ({"expires": "365d"}, "90 days"),
     ):
         answer = admin.post(LIST, data=FORM | {"recipient": "kept"} | wrong)

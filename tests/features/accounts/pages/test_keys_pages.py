@@ -55,7 +55,7 @@ def test_a_key_belongs_to_the_project_of_who_makes_it(home: Context, browser: Br
         ({"requests_per_minute": "many"}, "requests a minute &#39;many&#39;"),
         ({"requests_per_minute": "0"}, "a whole number from 1"),
         ({"tokens_per_day": "99999999999"}, "a whole number from 1"),
-        ({"expires": "soon"}, "is not a span of time"),
+        ({"expires": "soon"}, "is not a duration"),
     ],
 )
 def test_a_wrong_form_is_explained_and_kept(home: Context, browser: Browser, wrong: dict[str, Any], words: str) -> None:

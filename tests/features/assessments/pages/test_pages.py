@@ -148,7 +148,7 @@ def test_an_evaluation_is_asked_for_watched_and_given_up(home: Context, browser:
     two = browser("read", "train")
     again = two.post("/evaluations/new", data={"kind": "safety", "candidate": run})
     assert again.headers["location"] == place, "who orders the same gets what waits already"
-    assert "The same evaluation was ordered before" in shown(two, again).text
+    assert "The same evaluation was requested before" in shown(two, again).text
     other = two.post("/evaluations/new", data={"kind": "safety", "candidate": run, "probes": "full"})
     assert other.headers["location"] != place
     two.post(f"{other.headers['location']}/cancel")

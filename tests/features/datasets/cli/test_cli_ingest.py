@@ -24,7 +24,7 @@ def test_the_answer_names_what_was_read_and_what_not(luthier: Any, docs: Path, t
     assert "2 of 3 read" in done.out
     assert "words, as no model was given" in done.out
     assert "broken.pdf: broken PDF" in done.out
-    assert "b.txt: 1 of 1 lines are no UTF-8" in done.out
+    assert "b.txt: 1 of 1 lines are not UTF-8" in done.out
     assert ".json: 1 (c.json)" in done.out
 
 

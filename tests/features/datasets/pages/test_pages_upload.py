@@ -183,7 +183,7 @@ def test_documents_and_folders_lead_to_the_job_that_reads_them(home: Context, br
     order = job.document["import"]
     assert [file["name"] for file in order["files"]] == ["a.txt", "papers/b.txt"]
     assert (order["name"], order["passage_tokens"], order["author"]) == ("Papers", 64, "k")
-    assert files.list_files(home, "default")[0][0].expires_at is not None, "what is never read is not kept for ever"
+    assert files.list_files(home, "default")[0][0].expires_at is not None, "what is never read is not kept forever"
     assert one.post("/datasets/new", data={"passage_tokens": "few"}, files=sent).status_code == 422
 
 

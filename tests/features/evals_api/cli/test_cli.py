@@ -41,7 +41,7 @@ def test_a_suite_is_written_and_named(
 def test_a_file_in_another_encoding_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "eval.json").write_bytes(json.dumps(EVAL | {"name": "Kürze"}, ensure_ascii=False).encode("cp1252"))
     assert main(["evals", "import", str(tmp_path / "eval.json")]) == 2
-    assert "has byte 0xfc, and is no UTF-8" in capsys.readouterr().err
+    assert "has byte 0xfc, and is not UTF-8" in capsys.readouterr().err
 
 
 def test_a_line_separator_within_a_row_ends_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

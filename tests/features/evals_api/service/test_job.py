@@ -386,7 +386,7 @@ def test_a_grader_that_never_returns_ends_the_run_with_its_reason(
     view = carried_out(opened, start(opened, python, source=content(*(row("a", "a") for _ in range(9)))))
     assert view.status == "failed"
     assert (view.job.error or {})["code"] == "grader_timeout"
-    assert "loop for ever" in (view.job.error or {})["message"]
+    assert "loop forever" in (view.job.error or {})["message"]
 
 
 def test_python_graders_of_a_home_that_no_longer_allows_them_are_refused(

@@ -44,7 +44,7 @@ def bundle(tmp_path: Path) -> Path:
 def test_whole(luthier: Any, bundle: Path) -> None:
     done = luthier("verify", str(bundle))
     assert done.code == 0
-    assert "result      whole" in done.out
+    assert "result      complete" in done.out
     assert "signed by   nobody" in done.out
     document = luthier("verify", str(bundle), "--json").document
     assert (document["is_whole"], document["faults"], document["num_files"]) == (True, [], 4)

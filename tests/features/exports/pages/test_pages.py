@@ -23,7 +23,7 @@ def test_an_export_is_queued_watched_and_cancelled(home: Context, browser: Brows
     two = browser("read", "train")
     again = two.post("/exports", data={"source": made.tuned, "form": "merged:float32"})
     assert again.headers["location"] == address, "who orders the same gets what waits already"
-    assert "The same export was ordered before" in shown(two, again).text
+    assert "The same export was requested before" in shown(two, again).text
     other = two.post("/exports", data={"source": made.tuned, "form": "merged:float16"}).headers["location"]
     assert other != address
     two.post(f"{other}/cancel")

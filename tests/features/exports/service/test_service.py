@@ -228,7 +228,7 @@ def test_a_run_that_is_not_there_and_files_that_are_gone(context, tmp_path):
     with pytest.raises(NotFoundError, match="no run"):
         export(context, "run-20261125-093000-bbbbbb", to="merged", output=tmp_path / "out")
     kept(context, result={"adapter_path": str(tmp_path / "gone"), "adapter_sha256": "1" * 64})
-    with pytest.raises(NotFoundError, match=r"are not in .*gone any more"):
+    with pytest.raises(NotFoundError, match=r"are no longer in .*gone"):
         export(context, RUN_ID, to="merged", output=tmp_path / "out")
 
 

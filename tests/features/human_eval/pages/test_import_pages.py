@@ -82,7 +82,7 @@ def test_a_file_with_a_wrong_annotation_changes_nothing_and_names_all(home: Cont
     assert answer.status_code == 422
     assert "<b>'" not in answer.text
     # All eight are listed, and the first five are in the message.
-    assert unescape(answer.text).count("'<b>' is none of the") == 8 + 5
+    assert unescape(answer.text).count("'<b>' is not one of the") == 8 + 5
     assert ratings_table(home, "default", panel.panel_id).rows == ()
 
 

@@ -163,10 +163,10 @@ def test_what_label_studio_itself_exports_comes_in(context: Context) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"item": 999}, "item '999' is none of the"),
-        ({"item": True}, "is none of the"),
+        ({"item": 999}, "item '999' is not one of the"),
+        ({"item": True}, "is not one of the"),
         ({"panel_id": "panel-x"}, "is of panel 'panel-x'"),
-        ({"choice": "Answer 3"}, "is none of Answer 1"),
+        ({"choice": "Answer 3"}, "is not one of Answer 1"),
         ({"completed_by": None}, "names no rater"),
         ({"result": "text"}, "without a value"),
         ({"result": []}, "preference 'None'"),

@@ -29,7 +29,7 @@ def test_the_inbox_by_commands(luthier, home: Path) -> None:  # type: ignore[no-
     for wrong, words in (
         (("assign", entry["id"], "Ben", "--due", "soon"), "a day such as"),
         (("done", "item-000000000000"), "no entry here"),
-        (("snooze", entry["id"], "long"), "not a span of time"),
+        (("snooze", entry["id"], "long"), "not a duration"),
     ):
         done = luthier("inbox", *wrong)
         assert (done.code, words in done.err) == (2, True), wrong

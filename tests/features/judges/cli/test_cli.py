@@ -31,7 +31,7 @@ def test_a_judge_is_held_against_people_and_listed(luthier, ratings: Path) -> No
     listed = luthier("judge", "list", "--json")
     assert [one["may_enter_gate"] for one in listed.document] == [True, True]
     assert "may enter" in luthier("judge", "list").out
-    assert luthier("judge", "list", "--judge", "another").out.startswith("no judge was held against people yet")
+    assert luthier("judge", "list", "--judge", "another").out.startswith("no judge was compared with people yet")
 
 
 def test_a_judge_that_takes_the_first_shown_is_told_so(luthier, ratings: Path) -> None:

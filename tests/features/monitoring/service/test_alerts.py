@@ -132,7 +132,7 @@ def test_a_signal_that_is_watched_no_more_says_so(context: Context) -> None:
     for number in range(1, 4):
         told = alerts.review(context, DEFAULT_PROJECT, report(at=2_000.0 + number))
     assert [one.status for one in told] == ["closed"]
-    assert "not watched any more" in told[0].signal.sentence
+    assert "no longer monitored" in told[0].signal.sentence
     assert alerts.subject_of(told) == "shop-bot: Latency (95%) is no longer monitored"
     assert alerts.text_of(told).startswith("Latency (95%): no longer monitored\n")
 

@@ -103,7 +103,7 @@ def test_alerts_of_what_is_not_monitored_any_more_are_closed(context: Context, l
     monitor_loop.run_due_checks(context)
     (alert,) = alerts.list_alerts(context, DEFAULT_PROJECT)
     assert (alert.status, alert.closed_at is not None) == ("closed", True)
-    assert alert.signal.sentence == "It is not watched any more."
+    assert alert.signal.sentence == "It is no longer monitored."
     monitor_loop.run_due_checks(context)
     assert alerts.list_alerts(context, DEFAULT_PROJECT) == [alert], "it is closed once"
     # Looked at again, it is as sick as before.
@@ -160,7 +160,7 @@ def test_a_model_with_a_judge_is_looked_at_apart_and_keeps_nothing_from_the_othe
         names = [model for _, model in asked["models"]]
         asked_for.append((names, asked["canaries"]))
         if names == ["judged"]:
-            raise WorkError("it took longer than 600 s", expected="less to look at", do="ask about less")
+            raise WorkError("it took longer than 600 s", expected="a question about fewer rows", do="ask about less")
         return monitor_loop.run_checks(context, asked)
 
     monkeypatch.setattr(monitor_loop, "answer_to", answer)

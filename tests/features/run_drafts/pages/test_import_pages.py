@@ -151,7 +151,7 @@ def test_wrong_files_and_forms_are_refused(home: Context, browser: Browser, rows
         assert words in unescape(answer.text)
     latin = one.post(ADDRESS, files={"file": ("config.yaml", "name: Müller".encode("latin-1"))})
     assert latin.status_code == 422
-    assert "no UTF-8" in latin.text
+    assert "not UTF-8" in latin.text
     friend = create_project(home, "friend").project_id
     assert send(browser("train", project=friend), TRL, rows=rows).status_code == 404
     viewer = browser("read")

@@ -112,4 +112,4 @@ def test_texts_in_another_encoding_on_stdin_are_a_wrong_request(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"f\xfcr\n"), encoding="utf-8"))
     done = luthier(command, "some-model")
     assert (done.code, done.out) == (2, "")
-    assert "what is on stdin has byte 0xfc, and is no UTF-8" in done.err
+    assert "what is on stdin has byte 0xfc, and is not UTF-8" in done.err

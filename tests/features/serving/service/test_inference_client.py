@@ -26,7 +26,7 @@ def test_a_child_that_has_ended_keeps_no_slot(tmp_path: Path, monkeypatch: pytes
     ended = SimpleNamespace(ask=lambda *_, **__: None)
     monkeypatch.setattr(inference_client, "_Child", lambda *_, **__: ended)
     client = InferenceClient(Settings(home=tmp_path, serving_queue=2))
-    # More often than there are slots: a lost slot would make it a BusyError, for ever.
+    # More often than there are slots: a lost slot would make it a BusyError, forever.
     for _ in range(4):
         with pytest.raises(WorkError, match="has ended"):
             client.ask(MODEL, REQUEST, lambda _: None)

@@ -77,7 +77,7 @@ def test_adapters_and_whole_models_answer_as_their_runs_do(
     shutil.rmtree(lora.adapter_path)
     with monkeypatch.context() as patched:
         patched.setattr(context.artifacts, "linked", lambda run_id: {})
-        with pytest.raises(NotFoundError, match="not on this machine any more"):
+        with pytest.raises(NotFoundError, match="no longer on this machine"):
             ask(context, lora.model_id)
     with pytest.raises(ConflictError, match="base model"):
         served_models.delete_model(context, ME, "tiny")

@@ -42,7 +42,7 @@ def test_runs_on_shares_are_made_kept_and_found_again(
     stopped = pause_after(context, recipe, 2, monkeypatch)
     assert [point.part for point in stopped.points] == list(PARTS[:2])
     assert stopped.fit is None
-    assert any("no law is fitted: 2 points" in note for note in stopped.notes)
+    assert any("no curve is fitted: 2 points" in note for note in stopped.notes)
     assert stopped.paused_because == "budget of 1 h for the learning curve is spent"
     assert len(context.runs.list()) == 2
 

@@ -69,7 +69,7 @@ def test_what_is_no_copy_is_never_replaced(store: Path, tmp_path: Path, is_folde
     own = target / "own.jsonl" if is_folder else target
     own.parent.mkdir(parents=True)
     own.write_text("mine\n")
-    with pytest.raises(RequestError, match="is no copy that --stage has made"):
+    with pytest.raises(RequestError, match="is not a copy that --stage has made"):
         stage([f"{target}=file://{store}"], SilentProgress())
     assert own.read_text() == "mine\n"
     own.unlink()

@@ -1,4 +1,4 @@
-"""The mix of languages, rows in a language of their own, answers in another language than asked."""
+"""The mix of languages, rows in another language than most, answers in another language than asked."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_short_values_are_whole_and_absent_ones_are_nothing() -> None:
         ([], "is a list where text is expected"),
         ({}, "is an object where text is expected"),
         (b"x", "is raw bytes where text is expected"),
-        ("a\udc80", "holds half of a surrogate pair (\\udc80), which is not a character"),
+        ("a\udc80", "contains half of a surrogate pair (\\udc80), which is not a character"),
     ],
 )
 def test_what_is_no_text_is_named(value: Any, reason: str) -> None:

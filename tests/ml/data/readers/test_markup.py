@@ -98,7 +98,7 @@ def test_a_page_says_what_was_guessed_or_lost(tmp_path: Path) -> None:
     damaged = write(tmp_path / "b.html", stated.replace("ö".encode(), b"\xf6", 1))
     found = html.read(damaged)
     assert "Größe der Türen und schöne Gärten." in found.sections[0].text
-    assert any("1 bytes are no UTF-8" in warning for warning in found.warnings)
+    assert any("1 bytes are not UTF-8" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize("page", ["<html><body></body></html>", "<div>" * 20000 + "</div>" * 20000])
@@ -129,7 +129,7 @@ def test_mixed_encodings_come_out_right_and_are_told() -> None:
     data = "first é\n".encode() + "second é “x”\n".encode("cp1252") + "third ü\n".encode()
     assert decode(data) == (
         "first é\nsecond é “x”\nthird ü\n",
-        ("1 of 3 lines are no UTF-8, read as Windows-1252 (first: line 2)",),
+        ("1 of 3 lines are not UTF-8, read as Windows-1252 (first: line 2)",),
     )
     assert "1 bytes that are not characters there" in decode(b"a\x81\xff")[1][0]
 
@@ -207,9 +207,9 @@ PRICES = "Schöne Grüße, die Übersicht kostet 5 €."
     ("stated", "written", "noticed"),
     [
         ("", "utf-8", ""),
-        ("", "cp1252", "1 of 1 lines are no UTF-8, read as Windows-1252 (first: line 1)"),
+        ("", "cp1252", "1 of 1 lines are not UTF-8, read as Windows-1252 (first: line 1)"),
         ("; charset=us-ascii", "utf-8", ""),
-        ("; charset=utf-8", "cp1252", "1 of 1 lines are no UTF-8, read as Windows-1252 (first: line 1)"),
+        ("; charset=utf-8", "cp1252", "1 of 1 lines are not UTF-8, read as Windows-1252 (first: line 1)"),
         ("; charset=iso-8859-1", "cp1252", ""),
         ("; charset=windows-1252", "cp1252", ""),
         ("; charset=iso-8859-15", "iso-8859-15", ""),

@@ -1,4 +1,4 @@
-"""JSONL and JSON: places of syntax errors, bytes that are no UTF-8, and which array holds the rows."""
+"""JSONL and JSON: places of syntax errors, bytes that are not UTF-8, and which array holds the rows."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ def test_template_that_rewrites_the_answer_is_refused(chat: ChatTemplate) -> Non
         "{{ '<|im_start|>assistant\\n' + m.content|upper + '<|im_end|>\\n' }}"
         "{% else %}" + _CHATML_TURN + "{% endif %}{% endfor %}" + _PROMPT
     )
-    with pytest.raises(TemplateError, match="answer does not stand in what the template wrote"):
+    with pytest.raises(TemplateError, match="answer is not in what the template wrote"):
         tokenise(_example(("user", "a"), ("assistant", "b")), _with_template(chat, upper))
 
 
@@ -335,7 +335,7 @@ def test_a_call_whose_arguments_hold_the_end_of_turn_is_refused(chat: ChatTempla
         function = {"name": "price", "arguments": f'{{"of": [{{"wood": "a{written}b"}}]}}'}
         call = {"id": "c1", "type": "function", "function": function}
         row = _example(("user", "a"), Message(role="assistant", tool_calls=(call,)), id="r.jsonl:3")
-        with pytest.raises(DataError, match="holds control text") as caught:
+        with pytest.raises(DataError, match="contains control text") as caught:
             tokenise(row, chat)
         assert caught.value.problems[0].field == "messages[1].tool_calls"
 

@@ -44,9 +44,9 @@ def test_nobody_else_opens_one(context: Context, caller: Caller) -> None:
 def test_no_project_has_a_name_that_looks_like_an_id(context: Context, name: str) -> None:
     made = create_project(context, "mine")
     for one in (made.project_id, name):
-        with pytest.raises(RequestError, match="a name that is no id"):
+        with pytest.raises(RequestError, match="a name that is not an id"):
             create_project(context, one)
-    with pytest.raises(RequestError, match="a name that is no id"):
+    with pytest.raises(RequestError, match="a name that is not an id"):
         open_project(context, Caller(), name)
     assert [one.name for one in known_projects(context, Caller())] == ["default", "mine"]
 

@@ -81,7 +81,7 @@ def test_a_cell_that_cannot_be_drawn_ends_no_training(capsys: pytest.CaptureFixt
         clock.now = 10.0 * step
         live.listen(make_step(step))
     assert len(cell.shown) == 1
-    assert capsys.readouterr().err.count("the chart is not drawn any more (ZeroDivisionError") == 1
+    assert capsys.readouterr().err.count("the chart is no longer drawn (ZeroDivisionError") == 1
 
 
 @pytest.fixture

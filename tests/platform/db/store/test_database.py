@@ -97,7 +97,7 @@ def test_a_block_that_raises_writes_nothing(database: Database) -> None:
 
 
 def test_a_writer_takes_its_turn_before_it_reads(tmp_path: Path, database: Database) -> None:
-    """With a deferred BEGIN the second writer could begin, read, and then fail for ever."""
+    """With a deferred BEGIN the second writer could begin, read, and then fail forever."""
     with database.write(), closing(sqlite3.connect(tmp_path / "luthier.db", timeout=0)) as other:
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")

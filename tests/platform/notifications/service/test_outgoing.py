@@ -111,7 +111,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Have names lead to these addresses, the last ones for ever; returns the names that were looked up."""
+    """Have names lead to these addresses, the last ones forever; returns the names that were looked up."""
     asked: list[str] = []
 
     def look_up(host: str, port: int, **_: object) -> list[object]:

@@ -30,7 +30,7 @@ from luthier.platform.notifications.outgoing import why_forbidden
 
 
 class Receiver:
-    """Keeps what it is sent, and answers with the statuses that it is given, the last one for ever."""
+    """Keeps what it is sent, and answers with the statuses that it is given, the last one forever."""
 
     def __init__(self) -> None:
         self.received: list[tuple[dict[str, str], str]] = []

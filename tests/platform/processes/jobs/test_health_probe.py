@@ -80,7 +80,7 @@ def test_one_that_says_something_else_is_unhealthy(world: World) -> None:
     world.answer(OK)
     for _ in range(12):
         world.answer(b"hello")
-    assert world.probe.look() == "an answer that is no HTTP; not healthy for 60 s"
+    assert world.probe.look() == "an answer that is not HTTP; not healthy for 60 s"
 
 
 def test_a_start_has_longer_and_each_start_begins_afresh(world: World) -> None:

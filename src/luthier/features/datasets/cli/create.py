@@ -40,7 +40,7 @@ BudgetOption = Annotated[
 BatchOption = Annotated[
     bool,
     typer.Option(
-        "--batch", help="Use the Batch API of a teacher behind a server: within a day, and cheaper at some providers."
+        "--batch", help="Use the Batch API of a teacher on a server: within a day, and cheaper at some providers."
     ),
 ]
 

@@ -363,9 +363,7 @@ def undo(
     found = annotation_queue.take_back(context, caller, queue, row)
     if found is None:
         line = row if row is not None else queue.first()
-        return _lead(
-            request, context, caller, AnnotationView(queue, line, notice="there is no decision of yours to undo")
-        )
+        return _lead(request, context, caller, AnnotationView(queue, line, notice="you have no decision to undo"))
     words = f"row {found.row} is undecided again; it was {_WORDS[found.decision]}"
     return _lead(request, context, caller, AnnotationView(queue.having(found.row, None), found.row, notice=words))
 

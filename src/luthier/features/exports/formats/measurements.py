@@ -194,7 +194,7 @@ def place(folder: Path, to: ExportFormat, precision: ExportPrecision) -> Path:
 def exported(
     context: Context, data: Path, source: ExportSource, to: ExportFormat, precision: ExportPrecision, folder: Path
 ) -> FormatPrice:
-    """One format of a model: its export, written into a folder of its own, or why there is none.
+    """One format of a model: its export, written into its own folder, or why there is none.
 
     Args:
         context: The home.

@@ -283,7 +283,7 @@ def parse_format(text: str) -> tuple[ExportFormat, ExportPrecision]:
         raise RequestError(
             f"the format {text!r} in a benchmark of formats",
             expected="formats that run inside the process that measures them",
-            do=f"leave it out: {whole[format].title} is a program of its own, whose memory would not be counted; "
+            do=f"leave it out: {whole[format].title} is a separate program, whose memory would not be counted; "
             "benchmarks/serving_engines.py --vllm-python PATH measures its speed",
         )
     return format, precision

@@ -103,5 +103,5 @@ def put_targets(t: Translation, keys: AdapterKeys) -> None:
         t.put("method.targets", places, keys.targets, default=keys.default_targets)
     if keys.modules_to_save and (modules := t.take(keys.modules_to_save)):
         names = [name.strip() for name in modules.split(",")] if isinstance(modules, str) else modules
-        note = f"{', '.join(names)} would be trained in whole, and no method does that beside an adapter"
+        note = f"{', '.join(names)} would be trained in full, and no method does that beside an adapter"
         t.refuse(keys.modules_to_save, note)

@@ -37,8 +37,8 @@ def _hyperparameters() -> dict[str, Key]:
 
 KEYS: Final[dict[str, Key]] = {
     "model": becomes("base_model", note="needs --set, unless it is org/name or a folder"),
-    "training_file": becomes("data.train", note="needs --set: save the rows behind the id"),
-    "validation_file": becomes("data.validation", note="needs --set: save the rows behind the id"),
+    "training_file": becomes("data.train", note="needs --set: save the rows of this id"),
+    "validation_file": becomes("data.validation", note="needs --set: save the rows of this id"),
     "seed": becomes("training.seed"),
     "method.type": becomes("objective.name", note="supervised: sft; dpo; reinforcement: grpo"),
     "method.dpo.hyperparameters.beta": becomes("objective.beta", note="auto: 0.1"),

@@ -56,13 +56,13 @@ KEYS: Final[dict[str, Key]] = {
         "lora_alpha": becomes("method.alpha"),
         "lora_dropout": becomes("method.dropout"),
         "target_modules": becomes("method.targets"),
-        "modules_to_save": becomes("method.targets", note="refused: they would be trained in whole"),
+        "modules_to_save": becomes("method.targets", note="refused: they would be trained in full"),
         "use_rslora": becomes("method.name", note="rslora"),
         "use_dora": becomes("method.name", note="dora"),
         "init_lora_weights": becomes("method.name", note="pissa, olora; true: lora"),
         "use_gradient_checkpointing": becomes("training.gradient_checkpointing", note="\"unsloth\": true"),
         "random_state": becomes("training.seed", note="where SFTConfig has no seed"),
-        **harmless("not used by Unsloth any more", "max_seq_length", "temporary_location"),
+        **harmless("no longer used by Unsloth", "max_seq_length", "temporary_location"),
         **missing("biases are not trained", "bias", off=("none",)),
         **missing("adapters on some layers alone; see method.layers", "layers_to_transform", "layers_pattern",
                   "finetune_last_n_layers", "target_parameters", off=([],)),
@@ -160,7 +160,7 @@ def _put_data(t: Translation) -> None:
         if field is None:
             continue
         if is_answers:
-            note = "the column holds conversations written as text: give the rows themselves, such as messages"
+            note = "the column contains conversations written as text: give the rows themselves, such as messages"
             t.refuse(key, note, set_by="data.train")
         else:
             t.put("data.columns", {"text": field}, key)

@@ -113,7 +113,7 @@ class BlockOrder:
             first = self._blocks[0]
             yield from first.held
             first.held = []
-            # The last one goes on, as far as is known.
+            # The last one continues, as far as is known.
             if len(self._blocks) == 1 or not first.is_whole():
                 return
             self._blocks.popleft()

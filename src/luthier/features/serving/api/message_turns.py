@@ -288,7 +288,7 @@ def _text_of(content: str | list[TextBlock]) -> str:
 
 
 def _messages(turn: _Turn) -> list[Message]:
-    """A turn in the format of chat completions: results of tools are turns of their own."""
+    """A turn in the format of chat completions: results of tools are their own turns."""
     text = _JOINT.join(turn.texts)
     if turn.role == "assistant":
         thought = _JOINT.join(turn.thoughts) or None

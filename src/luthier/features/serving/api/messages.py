@@ -206,7 +206,7 @@ class MessageWriter:
 
     def _call(self, call: CallPiece) -> Iterator[bytes]:
         if call.name is not None:
-            # Each call is a block of its own.
+            # Each call is its own block.
             yield from self._close()
             self._calls = True
             block = {"type": "tool_use", "id": _tool_use_id(call.call_id), "name": call.name, "input": {}}

@@ -90,7 +90,7 @@ class TokenCounts:
 def tokens_of(response: Mapping[str, Any]) -> TokenCounts:
     """The tokens that the object of a response counts; 0 where it counts none."""
     usage = response.get("usage") or {}
-    # Of responses they have names of their own.
+    # Of responses they have their own names.
     names = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     num_prompt, num_new = (usage.get(name, usage.get(other, 0)) for name, other in names)
     details = ("prompt_tokens_details", "input_tokens_details"), ("completion_tokens_details", "output_tokens_details")
@@ -153,7 +153,7 @@ def answer_offline(
         caller: Whose rights, budget and slots are used.
         endpoint: The route that answers such requests at once.
         body: As that route takes it.
-        default_max_tokens: Of an answer without a limit of its own; None for the default of the home.
+        default_max_tokens: Of an answer without its own limit; None for the default of the home.
 
     Raises:
         WorkError: The engine ends again and again, or this process is ending.

@@ -23,7 +23,7 @@ def arguments_sent_back(text: str) -> str:
     """The arguments of an earlier call as the JSON object that chat templates write.
 
     A model may write something else, and clients send it back with the error that it was: as with the hosted service,
-    the conversation goes on.
+    the conversation continues.
 
     Args:
         text: As the model wrote them; empty and null for none.

@@ -385,7 +385,7 @@ def damaged(came: str) -> CheckpointError:
     return CheckpointError(
         came,
         expected="the objects of an upload as they were written",
-        do="resume the run: the newest whole upload is used",
+        do="resume the run: the newest complete upload is used",
     )
 
 

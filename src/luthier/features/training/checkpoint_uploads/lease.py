@@ -129,7 +129,7 @@ class RunLease:
             raise LeaseLostError(
                 f"run {self._bucket.run_id} is continued by {self._named(newest)}",
                 expected=f"lease {self.generation} of {self._bucket.store.name} to be the newest, and it is {newest}",
-                do="nothing: the other machine goes on from the newest upload; steps of this one after it are dropped",
+                do="nothing: the other machine continues from the newest upload; later steps of this one are dropped",
             )
 
     def release(self) -> None:

@@ -70,7 +70,7 @@ class GatheredRun:
         }
 
     def events(self, after: int) -> tuple[list[dict[str, Any]], int]:
-        """The events after a position, in the order in which they came, and the position to go on from."""
+        """The events after a position, in the order in which they came, and the position to continue from."""
         found, position = self._context.runs.tail(self._run_id, after)
         return [event.model_dump(mode="json") for event in found], position
 
@@ -134,14 +134,14 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
             continue
         _adopt(context, upload, document, [event_adapter.validate_python(event) for event in found], incoming, spent)
         return problems
-    # With a checkpoint of its own this home does not need them.
+    # With its own checkpoint this home does not need them.
     if problems and newest_checkpoint(folder) is None:
         raise CheckpointError(
             f"all uploads of run {bucket.run_id} in {bucket.store.name} are damaged: {'; '.join(problems)}",
             expected="at least one whose objects match their digests",
             do=do,
         )
-    # It goes on from its own checkpoint, and what the others have spent counts all the same.
+    # It continues from its own checkpoint, and what the others have spent counts all the same.
     _adopt_ledgers(folder, spent)
     return problems
 

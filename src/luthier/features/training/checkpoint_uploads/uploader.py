@@ -2,8 +2,8 @@
 
 The training thread offers a checkpoint right after it was written: its files get a second name (a hard link), so that
 the run's own pruning does not remove them meanwhile. One checkpoint is uploaded at a time, and at most one waits: a
-newer one takes its place. Where the store is slow or does not answer, training goes on, the run has a warning, and the
-newest checkpoint is uploaded once the store answers again.
+newer one takes its place. Where the store is slow or does not answer, training continues, the run has a warning,
+and its newest checkpoint is uploaded once the store answers again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Gather(Protocol):
         ...
 
     def events(self, after: int) -> tuple[list[dict[str, Any]], int]:
-        """Events after a position, and the position to go on from."""
+        """Events after a position, and the position to continue from."""
         ...
 
 

@@ -324,7 +324,7 @@ def _asked(client: httpx2.Client, method: str, path: str, content: bytes | None 
         raise WorkError(
             f"{method} {path}: {response.status_code} {response.text[:500]}",
             expected="an answer of Ray's Jobs API",
-            do="look at the dashboard's log on the head",
+            do="see the dashboard's log on the head",
         )
     if response.status_code >= 400:
         raise RequestError(

@@ -1,7 +1,7 @@
 """A job file started by SkyPilot's own Python API, as a managed job or on a cluster.
 
 SkyPilot 0.14 and Luthier need different versions of two packages (uvicorn and click), so that SkyPilot is as a rule
-installed in an environment of its own: its API is called by the Python of the command `sky`.
+installed in its own environment: its API is called by the Python of the command `sky`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def start(text: str, name: str, *, cluster: str | None, secrets: Sequence[str], 
     if python is None:
         raise RequestError(
             "--on sky needs SkyPilot, which is not installed",
-            expected="the command `sky`; SkyPilot has an environment of its own, since it needs older packages",
+            expected="the command `sky`; SkyPilot needs its own environment, since it requires older packages",
             do="uv tool install 'skypilot[aws]' (or pipx install), run `sky check`, and start it again; or write the "
             "file with --out and start it where SkyPilot is",
         )

@@ -163,7 +163,7 @@ def _choose(run: WorkflowRun) -> Chosen:
     answer, page = result.recommendation, str(showdowns.page_of(run.context, showdown_id))
     if answer.word == "nothing":
         raise StageRefusedError(
-            answer.headline, expected="a system that gets some rows right", do=f"look at what they wrote: {page}"
+            answer.headline, expected="a system that gets some rows right", do=f"see what they wrote: {page}"
         )
     hours = result.hours
     return Chosen(word=answer.word, headline=answer.headline, page=page, hours=hours, seconds=hours * 3600)

@@ -71,7 +71,7 @@ def distill(
     ] = TEACHER_TOKENS,
     batch: Annotated[
         bool,
-        typer.Option("--batch", help="Use the Batch API of a teacher behind a server; it answers within a day."),
+        typer.Option("--batch", help="Use the Batch API of a teacher on a server; it answers within a day."),
     ] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -123,7 +123,7 @@ def _show(console: Console, found: Student) -> None:
     from luthier.platform.cli.console import facts, visible
 
     size = f"{found.student_parameters / 1e6:,.1f} million parameters"
-    # The size of a teacher behind a server is unknown.
+    # The size of a teacher on a server is unknown.
     if found.teacher_parameters:
         size += f", {found.student_parameters / found.teacher_parameters:.0%} of the teacher's"
     rows = [

@@ -280,7 +280,7 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
         ("budget", "budget" in keys, "caps would stop the two at different steps"),
         *((f"data.{name}", data.get(name) is not None, "the rows are split by --held-out") for name in _PARTING_DATA),
         ("data.validation", isinstance(data.get("validation"), float), "name a file: both must see the same rows"),
-        ("training.early_stopping_patience", _stops_early(keys), "each would stop at a step of its own"),
+        ("training.early_stopping_patience", _stops_early(keys), "each would stop at a different step"),
         (
             f"objective {named}",
             objective is not None and named not in _OBJECTIVES[kind],

@@ -385,7 +385,7 @@ def _write_report(context: Context, _caller: Caller, pipeline: Pipeline, path: P
         raise NotFoundError(
             f"the report of {pipeline.pipeline_id} is missing, and so is the document that it was written from",
             expected=f"{_DOCUMENT} in its folder",
-            do="read what came of it at its stages",
+            do="see the results of its stages",
         )
     write_student_report(path, done)
 

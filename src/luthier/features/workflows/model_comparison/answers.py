@@ -448,7 +448,7 @@ def read_rows_of(
     if not all(kept):
         raise DataError(
             f"no row of {data if not kept[0] else held_out} fits into the context of every contender",
-            expected="rows that all of them can hold",
+            expected="rows that fit into the context of each",
             do="cut the rows, or leave out the model with the shortest context",
         )
     num_too_long = train.num_rows + judged.num_rows - len(kept[0]) - len(kept[1])

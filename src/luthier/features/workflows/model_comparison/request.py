@@ -249,7 +249,7 @@ def _spec(
     # Prepared again with the chosen size: steps and tokens depend on it.
     plans = [prepare(context, recipe, base_dir=Path()) for recipe in recipes]
     for number, prepared in enumerate(plans):
-        # Each is trained by this plan, also where a version with other defaults goes on with the comparison.
+        # Each is trained by this plan, also where a version with other defaults continues with the comparison.
         replace_text(plan_file(train_file.parent, number), prepared.plan.model_dump_json())
     share = sizes.num_examples / len(rows.train)
     return ModelComparisonSpec(

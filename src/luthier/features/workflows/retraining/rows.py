@@ -247,7 +247,7 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
     if not clean:
         raise ConflictError(
             f"of {len(fresh):,} reviewed rows none is left to learn from",
-            expected="rows that are no held-out ones",
+            expected="rows that are not held out",
             do="review more: luthier feedback list, and the page /review",
         )
     # An old answer together with its correction would teach both.

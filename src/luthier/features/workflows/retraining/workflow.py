@@ -214,7 +214,7 @@ def _judge(run: WorkflowRun) -> Judged:
         raise StageRefusedError(
             f"run {run_id} is worse than {before} {'; '.join(worse)}",
             expected="a model that is no worse than the deployed one",
-            do="look at its report; review more rows, or train from the other start (--start)",
+            do="read its report; review more rows, or train from the other start (--start)",
         )
     return made
 

@@ -170,7 +170,7 @@ def rows(num: int) -> str:
 
 
 def is_about_encoding(problem: RowProblem) -> bool:
-    """Whether a problem is damaged text: bytes that are no UTF-8, or half of a surrogate pair."""
+    """Whether a problem is damaged text: bytes that are not UTF-8, or half of a surrogate pair."""
     return problem.kind == "encoding" or "surrogate pair" in problem.reason
 
 

@@ -149,7 +149,7 @@ def _largest(table: AuditTable, made: NearClusters, distinct: Positions) -> tupl
 
 
 def _histogram(similarities: Any) -> dict[str, int]:
-    # numpy's last bin is closed, so 1.0 gets a bin of its own with an upper edge above it.
+    # numpy's last bin is closed, so 1.0 gets its own bin with an upper edge above it.
     counts, _ = np.histogram(similarities, bins=[*_BINS, 1.01])
     names = [f"{low:g} to {high:g}" for low, high in pairwise(_BINS)] + ["1"]
     return {name: int(count) for name, count in zip(names, counts, strict=True)}

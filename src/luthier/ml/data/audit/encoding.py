@@ -1,6 +1,6 @@
 """Text that an export damaged: not UTF-8, mojibake, lost characters, control characters, HTML left-overs.
 
-Bytes that are no UTF-8 are an error, since training refuses the row. The rest is a warning: the row can be learned, but
+Bytes that are not UTF-8 are an error, as training refuses the row. The rest is a warning: the row can be learned, but
 it teaches the damage. HTML in at least half of the rows, copies aside, is a note: then it is most likely meant.
 """
 

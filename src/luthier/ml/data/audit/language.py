@@ -1,4 +1,4 @@
-"""Which languages the rows are in, rows in a language of their own, and answers in another language than asked.
+"""Which languages the rows are in, rows in another language than most, and answers in another language than asked.
 
 The answers count, since they are what is learned; where most of them are too short to tell (classes, figures), the
 prompts do. The mix itself is a note. Strays are a warning: rows surely in a language that less than 5% of the rows are

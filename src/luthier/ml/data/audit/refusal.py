@@ -17,7 +17,7 @@ from luthier.ml.data.audit.base import AuditRequest, Skipped, about_rows, excerp
 
 _NAME = "refusal"
 _HEAD_CHARACTERS: Final = 300
-# Self-descriptions of a model, wherever they stand.
+# Self-descriptions of a model, wherever they are.
 _SELF: Final = (
     r"\bas an? (?:ai|artificial intelligence)(?: language)?(?: model| assistant| chatbot| system)?,? i\b"
     r"|\bas an? (?:ai|artificial intelligence) language model\b"

@@ -279,7 +279,7 @@ def _signs(table: AuditTable, spike: Spike | None) -> pl.DataFrame:
     num_long = int(long.sum())
     is_usual = num_long >= FEWEST_ROWS and int((ended & long).sum()) > USUAL_FRACTION * num_long
     ellipsis = facts["ellipsis"] & long
-    # An open code fence is a sign of its own, and code ends without punctuation.
+    # An open code fence is its own sign, and code ends without punctuation.
     unfinished = long & ~ended & ~fence & pl.Series([is_usual])
     at_limit = pl.repeat(value=False, n=facts.height, eager=True) if spike is None else spike.at
     # An answer that several rows share was written so, not cut.
@@ -312,7 +312,7 @@ def _facts(completions: pl.Series) -> pl.DataFrame:
 
 
 def _repeated(answers: pl.Series, suspects: pl.Series) -> pl.Series:
-    """Whether an answer, of those suspected, stands three times or more."""
+    """Whether an answer, of those suspected, occurs three times or more."""
     counts = answers.filter(suspects).value_counts()
     often = counts.filter(pl.col("count") >= FEWEST_REPEATS)[answers.name]
     return suspects & answers.is_in(often.implode())

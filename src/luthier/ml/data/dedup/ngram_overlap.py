@@ -1,4 +1,4 @@
-"""Texts that stand inside other texts, whole or for a good part: shared runs of 13 words.
+"""Texts that are inside other texts, completely or to a large part: shared runs of 13 words.
 
 The size of the window is that of Brown et al., Language Models are Few-Shot Learners (2020), appendix C.
 """

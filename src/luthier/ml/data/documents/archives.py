@@ -86,7 +86,7 @@ def check_archive_size(path: Path, name: str, limits: ArchiveLimits | None = Non
 
 
 def unpack(path: Path, folder: Path, name: str, so_far: Unpacking, *, depth: int = 1) -> None:
-    """Unpack an archive into a folder of its own, archives within it included.
+    """Unpack an archive into its own folder, archives within it included.
 
     Args:
         path: The archive.

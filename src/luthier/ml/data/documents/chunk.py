@@ -111,7 +111,7 @@ def chunk(
 
     A chunk takes as many whole sentences as fit. A sentence that alone does not fit is cut at a line end, else between
     words, else between characters, and `is_cut` marks it. The sentences at the end of a chunk that have at most
-    `overlap_tokens` in all begin the next one again. The headings stand first, each on a line, and count as tokens;
+    `overlap_tokens` in all begin the next one again. The headings come first, each on a line, and count as tokens;
     where they take more than half of a chunk, outer ones are left out, and all of them where even the last is too long.
     Then come the column names of a table that began in an earlier chunk, unless they take more than a quarter.
 

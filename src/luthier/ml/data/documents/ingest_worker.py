@@ -202,9 +202,9 @@ def rows_of(
             num_left_out += part.num_headings_left_out > 0
     notes = []
     if num_cut:
-        notes.append(f"{num_cut:,} chunks hold parts of a sentence that alone is longer than a chunk")
+        notes.append(f"{num_cut:,} chunks contain parts of a sentence that is longer than a chunk")
     if num_left_out:
-        notes.append(f"{num_left_out:,} chunks go without outer headings, which took more than half of them")
+        notes.append(f"{num_left_out:,} chunks have no outer headings, which took more than half of them")
     return rows, num_tokens, notes
 
 
@@ -280,7 +280,7 @@ class _Reader:
         }
         rows, num_tokens, notes = rows_of(document, self._settings, self._count, provenance)
         if not rows:
-            raise DataError("no text in it", expected="a document with text", do="check what it holds")
+            raise DataError("no text in it", expected="a document with text", do="check its content")
         said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
         kept = dict.fromkeys([*document.warnings, *said, *notes])
         header = write_part(part, rows, sha256=sha256, reader=reader, num_tokens=num_tokens, warnings=tuple(kept))

@@ -63,7 +63,7 @@ def check_text(field: str, value: Any) -> str:
     """`value`, if it is a string that can be written as UTF-8.
 
     Raises:
-        BadFieldError: it is null, no text, or holds half of a surrogate pair.
+        BadFieldError: it is null, no text, or contains half of a surrogate pair.
     """
     if value is None:
         raise BadFieldError(field, None, "is null where text is expected")
@@ -73,7 +73,7 @@ def check_text(field: str, value: Any) -> str:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            reason = f"holds half of a surrogate pair (\\u{ord(value[error.start]):04x}), which is not a character"
+            reason = f"contains half of a surrogate pair (\\u{ord(value[error.start]):04x}), which is not a character"
             raise BadFieldError(field, value, reason) from error
     return value
 

@@ -68,7 +68,7 @@ def decode(document: dict[str, Any], _channel: Channel) -> dict[str, int] | None
     except Exception as error:  # any error of the decoder is a fault of the file
         words = type(error).__name__ if document["hides_words"] else f"{error}"[:500]
         raise DataError(
-            f"{name} is damaged: {words}", expected="a whole Parquet file", do="copy or write the file again"
+            f"{name} is damaged: {words}", expected="a complete Parquet file", do="copy or write the file again"
         ) from error
 
 

@@ -12,7 +12,7 @@ from luthier.core.errors import NotFoundError, RequestError
 def matching_files(path: Path) -> tuple[tuple[Path, str], ...]:
     """The files that match a path with `*`, in the order of their paths, each with what messages call it.
 
-    `*` stands for any part of a name, `**` for any number of folders. Hidden files and folders do not match. Where a
+    `*` matches any part of a name, `**` for any number of folders. Hidden files and folders do not match. Where a
     file has `*` in its name, it is that file.
 
     Args:

@@ -41,7 +41,7 @@ _SERVE: Final = "luthier.ml.data.files.process_workers:serve"
 _PARTS_PER_WORKER: Final = 2
 _MAX_SHARED: Final = 8
 _PREFIX: Final = "luthier-rows-"
-# Libraries with threads of their own would take all cores for each worker.
+# Libraries with their own threads would take all cores for each worker.
 _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 _END: Final = object()
 
@@ -63,7 +63,7 @@ def num_process_workers(num_bytes: int, most: int = 0) -> int:
 
 @contextmanager
 def process_workers(num: int, folder: Path | None = None, modules: Sequence[str] = ()) -> Iterator[ProcessWorkers]:
-    """Workers on this machine, until the block ends; they load their libraries while the block goes on.
+    """Workers on this machine, until the block ends; they load their libraries while the block continues.
 
     Args:
         num: processes, at least 1.

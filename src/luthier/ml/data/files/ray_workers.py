@@ -40,7 +40,7 @@ _SETTINGS: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_task_oom_retries": str(MAX_RETRIES),  # without an end by default
 }
-# A task has one core; libraries with threads of their own would take all cores of the machine for each.
+# A task has one core; libraries with their own threads would take all cores of the machine for each.
 _ONE_THREAD: Final = {
     "OMP_NUM_THREADS": "1",
     "POLARS_MAX_THREADS": "1",
@@ -75,7 +75,7 @@ def ray_workers() -> Iterator[RayWorkers]:
     if ray.is_initialized():
         raise RequestError(
             "--on ray in a process that is connected to Ray already",
-            expected="a process of its own, which connects and disconnects",
+            expected="a separate process, which connects and disconnects",
             do="call ray.shutdown() first, or run the command by itself",
         )
     with ExitStack() as stack:
@@ -220,7 +220,7 @@ def _ray_errors_explained() -> Iterator[None]:
         raise WorkError(
             f"a part of the rows was lost with its worker, in {MAX_RETRIES + 1} attempts: {_first_line(error)}",
             expected="workers that live as long as a part takes, some seconds",
-            do="look at the memory of the cluster's machines (`ray status`), then start again; nothing was written",
+            do="check the memory of the cluster's machines (`ray status`), then start again; nothing was written",
         ) from error
 
 

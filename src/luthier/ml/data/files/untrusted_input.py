@@ -56,7 +56,7 @@ def check_archive(path: Path) -> frozenset[str]:
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, OSError) as error:
         raise DataError(
             f"its ZIP archive is broken: {library_reason(error)}",
-            expected="a whole file",
+            expected="a complete file",
             do="download or save it again",
         ) from error
 

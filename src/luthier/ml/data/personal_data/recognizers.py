@@ -117,7 +117,7 @@ def is_card_just_before(text: str, start: int) -> bool:
     return _CARD_JUST_BEFORE.search(text[max(0, start - 40) : start]) is not None
 
 
-# Behind it, a hyphen begins a German noun made with it (`ann@gmx.de-Adresse`), or the domain goes on.
+# Behind it, a hyphen begins a German noun made with it (`ann@gmx.de-Adresse`), or the domain continues.
 _ADDRESS: Final = re.compile(
     r"(?<!\w)([^\W_][\w.+%'-]{0,63}|_[\w.+%'-]{1,63})@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24})"
     r"(?![\w@]|-(?![A-ZÄÖÜ][a-zäöüß]{2}))"

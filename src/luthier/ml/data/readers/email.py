@@ -44,7 +44,7 @@ def read(path: Path) -> Document:
         message = BytesParser(EmailMessage, policy=policy.default).parse(file)
     if not message.keys() or not any(message[name] for name in ("From", "Subject", "Date", "Received", "Message-ID")):
         raise DataError(
-            "no mail headers at its top", expected="a mail as RFC 5322 writes it", do="check what the file holds"
+            "no mail headers at its top", expected="a mail as RFC 5322 writes it", do="check the content of the file"
         )
     warnings = [f"damaged: {type(defect).__name__}" for part in message.walk() for defect in part.defects]
     subject = " ".join(str(message["Subject"] or "").split())
@@ -149,7 +149,7 @@ def _unflowed(text: str, *, joins_words: bool) -> str:
             out[-1] += line
         else:
             out.append(line)
-        # The line before a signature ends in a blank, and goes on nowhere.
+        # The line before a signature ends in a blank, and has no continuation.
         is_wrapped = line.endswith(" ") and not is_quoted and line != "-- "
         if is_wrapped and joins_words:
             out[-1] = out[-1].removesuffix(" ")
@@ -163,7 +163,7 @@ def _text(part: MIMEPart) -> _Decoded:
         DataError: the part names an unknown character set, or is binary.
     """
     data = part.get_payload(decode=True)
-    assert isinstance(data, bytes)  # a part with parts of its own is no body
+    assert isinstance(data, bytes)  # a part with its own parts is no body
     charset = part.get_content_charset("us-ascii")
     try:
         name, text = codecs.lookup(charset).name, data.decode(charset)

@@ -25,7 +25,7 @@ _STATED: Final = re.compile(
 _MARKS: Final = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ASCII: Final = bytes(range(32, 127))
 _ESCAPED: Final = re.compile("[\udc80-\udcff]")
-"""Bytes that are no UTF-8, as the error handler `surrogateescape` leaves them."""
+"""Bytes that are not UTF-8, as the error handler `surrogateescape` leaves them."""
 # What browsers read under these names (WHATWG Encoding): supersets, which pages are written in.
 _READ_AS: Final = {
     "ascii": "cp1252",
@@ -107,7 +107,7 @@ def _mixed(data: bytes) -> tuple[str, tuple[str, ...]]:
     """A page that states UTF-8 and is not all of it: byte by byte, since a page may be a single line."""
     escaped = data.decode("utf-8", "surrogateescape")
     text, num = _ESCAPED.subn(lambda found: bytes([ord(found[0]) - 0xDC00]).decode("cp1252", "replace"), escaped)
-    return text, (f"{num:,} bytes are no UTF-8, which the page states, and were read as Windows-1252",)
+    return text, (f"{num:,} bytes are not UTF-8, which the page states, and were read as Windows-1252",)
 
 
 def _stated(data: bytes) -> str | None:

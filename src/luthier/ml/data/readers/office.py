@@ -83,7 +83,7 @@ def _num_comments(path: Path) -> int:
 
 
 def read_epub(path: Path) -> Document:
-    """A section a heading, in reading order; title, authors and the like stand first.
+    """A section a heading, in reading order; title, authors and the like come first.
 
     Raises:
         DataError: its chapters are encrypted.

@@ -64,7 +64,7 @@ def without_furniture(pages: Sequence[Sequence[str]]) -> Cleaned:
     """The lines of each page, without running titles, page numbers and tables of contents.
 
     Args:
-        pages: the lines of each page in their order; blank ones may stand among them.
+        pages: the lines of each page in their order; blank ones may be among them.
     """
     dropped, notes = _running_lines(pages)
     kept = [[line for at, line in enumerate(page) if at not in dropped[n]] for n, page in enumerate(pages)]
@@ -290,7 +290,7 @@ def read(path: Path) -> Document:
                 do="remove it: qpdf --password=... --decrypt IN OUT",
             ) from error
         raise DataError(
-            f"broken PDF: {library_reason(error)}", expected="a whole PDF", do="download or print it again"
+            f"broken PDF: {library_reason(error)}", expected="a complete PDF", do="download or print it again"
         ) from error
     try:
         num_pages = len(pdf)

@@ -4,7 +4,7 @@ PDFium gives text in the order in which it was drawn. Nearly all programs draw o
 line by line over all of them, and what is read then mixes their texts in every line. Such a page is read by columns:
 what crosses a gutter (titles, captions) parts it from top to bottom, and between two such lines the columns come from
 left to right. A table is drawn line by line, too, and stays so: its cells are no lines of prose, which fill their
-column and go on in lower case.
+column and continue in lower case.
 """
 
 from __future__ import annotations
@@ -174,6 +174,6 @@ def _is_full(lines: Sequence[Box]) -> bool:
 
 
 def _goes_on(text_page: pypdfium2.PdfTextPage, column: Sequence[Box]) -> bool:
-    """Whether lines of a column go on in lower case, as those of prose do and cells of a table do not."""
+    """Whether lines of a column continue in lower case, as those of prose do and cells of a table do not."""
     begins = [text_page.get_text_bounded(*line).lstrip()[:1] for line in _lines(column)]
     return bool(sum(begin.islower() for begin in begins) >= _GOES_ON * len(begins))

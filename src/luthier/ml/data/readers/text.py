@@ -25,7 +25,7 @@ _MARKS = (
 def decode(data: bytes) -> tuple[str, tuple[str, ...]]:
     """The text with \\n as line end, and warnings.
 
-    Line by line, so that a file of mixed encodings comes out right: a line that is no UTF-8 is taken as Windows-1252.
+    Line by line, so that a file of mixed encodings comes out right: a line that is not UTF-8 is taken as Windows-1252.
 
     Raises:
         DataError: the data are binary (a NUL byte, or a tenth control characters), or break the encoding that their
@@ -63,7 +63,7 @@ def _by_line(data: bytes) -> tuple[str, tuple[str, ...]]:
             num_unknown += text.count("\ufffd")
             lines.append(text)
     num_lines = len(lines) - (not lines[-1])
-    warning = f"{len(wrong):,} of {num_lines:,} lines are no UTF-8, read as Windows-1252 (first: line {wrong[0]})"
+    warning = f"{len(wrong):,} of {num_lines:,} lines are not UTF-8, read as Windows-1252 (first: line {wrong[0]})"
     if num_unknown:
         warning += f"; {num_unknown:,} bytes that are not characters there became U+FFFD"
     return _unix("\n".join(lines)), (warning,)
@@ -71,14 +71,14 @@ def _by_line(data: bytes) -> tuple[str, tuple[str, ...]]:
 
 def _check_is_text(data: bytes) -> None:
     if (at := data.find(b"\0")) >= 0:
-        raise DataError(f"it is binary: byte {at:,} is NUL", expected="text", do="check what it holds")
+        raise DataError(f"it is binary: byte {at:,} is NUL", expected="text", do="check its content")
     head = data[: 2**16]
     num_controls = len(head) - len(head.translate(None, bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))))
     if num_controls * 10 > len(head):
         raise DataError(
             f"it is binary: {num_controls:,} of its first {len(head):,} bytes are control characters",
             expected="text",
-            do="check what it holds",
+            do="check its content",
         )
 
 

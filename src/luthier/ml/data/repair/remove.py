@@ -104,7 +104,7 @@ def _judge(action: Action, findings: Sequence[Finding], notes: Notes, audit: Aud
         reason = action.reason
         if action.check == "schema":
             known = problems.get(line)
-            reason = "holds no assistant turn that is learned" if known is None else _said(known.field, known.reason)
+            reason = "has no assistant turn that is learned" if known is None else _said(known.field, known.reason)
         add_note(notes, line, Note(action.id, reason))
 
 

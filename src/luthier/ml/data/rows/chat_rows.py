@@ -384,7 +384,7 @@ def alpaca_conversation(fields: dict[str, Any]) -> Conversation:
         EmptyAnswerError: the output is empty.
     """
     if fields.get("history"):
-        reason = "holds earlier turns, which the Alpaca shape does not define; write the row in the chat shape"
+        reason = "contains earlier turns, which the Alpaca shape does not define; write the row in the chat shape"
         raise BadFieldError("history", fields["history"], reason)
     instruction = require_text(fields, "instruction")
     given = check_text("input", fields["input"]) if fields.get("input") is not None else ""

@@ -193,7 +193,7 @@ def _load(
             raise DataError(
                 f"{shown} holds {loaded.shape} rows from row 1 on, {source.files[0][1]} holds {found[0].shape} rows",
                 expected="rows of one shape in all files of a source",
-                do="correct that file, or name the files as sources of their own",
+                do="correct that file, or name the files as separate sources",
                 problems=[RowProblem(shown, 1, "", "", f"is of shape {loaded.shape}")],
             )
         found.append(loaded)

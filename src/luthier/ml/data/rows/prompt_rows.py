@@ -17,7 +17,7 @@ from luthier.ml.data.rows.columns import resolve_once
 from luthier.ml.data.rows.sharegpt_rows import role_of
 
 ANSWER: Final = "-"
-"""What stands for the answer of a row without one; never empty, since an empty answer is refused."""
+"""The placeholder for the answer of a row without one; never empty, since an empty answer is refused."""
 REFERENCE: Final = "reference"
 _SIDES: Final = ("chosen", "rejected")
 _FIELDS: Final = ("messages", "conversations", "prompt", "completion", "instruction", "output", *_SIDES)

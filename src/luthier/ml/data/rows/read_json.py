@@ -120,7 +120,7 @@ def read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProb
 
 
 def undecodable(file: str, line: int, data: bytes, start: int, offset: int) -> RowProblem:
-    """The problem of bytes that are no UTF-8: says which byte of the (unpacked) file, and what it looks like.
+    """The problem of bytes that are not UTF-8: says which byte of the (unpacked) file, and what it looks like.
 
     Args:
         file: the name of the file.

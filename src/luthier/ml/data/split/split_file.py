@@ -164,12 +164,12 @@ def _compared(table: AuditTable) -> TextColumn:
 
 
 def _num_shared(values: Digests, sides: Codes) -> int:
-    """How many values stand on more than one side; rows without a value are left out."""
+    """How many values are on more than one side; rows without a value are left out."""
     return _num_on_two_sides(values.first(), sides[values.positions])
 
 
 def _num_on_two_sides(numbers: npt.NDArray[np.int64], sides: Codes) -> int:
-    """How many of the numbers, below their count, stand on more than one side."""
+    """How many of the numbers, below their count, are on more than one side."""
     num_sides = np.zeros(len(numbers), dtype=np.int8)
     for side in range(len(SIDES)):
         is_there = np.zeros(len(numbers), dtype=bool)
@@ -320,7 +320,7 @@ def split_file(
 ) -> FileSplit:
     """Write train.jsonl, validation.jsonl, held_out.jsonl (a fraction of 0 writes none) and split.json into a folder.
 
-    Rows that share a group, say the same after normalisation, or are near-duplicates of each other stand on one side.
+    Rows that share a group, say the same after normalisation, or are near-duplicates of each other are on one side.
     The line of a JSONL row passes through byte for byte. What is written is read again and proved to be without leak
     before it is moved into place, split.json last. The same rows, options and seed give the same sides for any
     order of the rows. Rows and keys beyond the budget of `spill` are on disk (None: a separate budget). `workers` map

@@ -270,7 +270,7 @@ class _Measured:
             self._num_bytes += stored_bytes or source.path.stat().st_size
             return
         self._is_counted = False
-        # Of formats without byte offsets the texts of the rows stand for their bytes.
+        # Of formats without byte offsets the texts of the rows represent their bytes.
         num_bytes = offset or sum(self.sizes[-num_rows:]) if num_rows else 0
         self._num_rows += num_rows
         self._num_bytes += round(num_bytes * _packed_fraction(source))

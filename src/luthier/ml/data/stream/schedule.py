@@ -1,4 +1,4 @@
-"""The steps of a run over a stream: which rows each step trains on, made while the run goes on.
+"""The steps of a run over a stream: which rows each step trains on, made while the run continues.
 
 Steps are made in windows: by length 16 steps at a time, whose rows are sorted by length and whose batches are shuffled,
 as `tokenise.batches` does it within an epoch; in the other orders one step at a time. All steps have the same number of

@@ -325,7 +325,7 @@ def _if_supported(attempt: SyntheticPair, options: SynthesisOptions) -> Syntheti
     if names := found.unsupported_names + asked.unsupported_names:
         return attempt.refused("unsupported_name", f"not in the passage: {_listed(names)}")
     if found.num_content_words == 0:
-        return attempt.refused("low_support", "the answer has no word that could be held against the passage")
+        return attempt.refused("low_support", "the answer has no word that could be compared with the passage")
     if found.fraction < options.min_support:
         share = f"{found.fraction:.2f} of {found.num_content_words} content words are in the passage"
         words = f"{share}, less than {options.min_support:g}; not there: {_listed(found.unsupported_words)}"

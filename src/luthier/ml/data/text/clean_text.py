@@ -10,7 +10,7 @@ way.
 
 HTML is intended where the text talks about it or is code: it names HTML, CSS, XML, a script language, markup or tags,
 or has a code fence, backticks, or a document's head. It is left over where tags of running text are closed (`</b>`) or
-stand alone by nature (`<br>`, `<p>`), or where there are named or numbered entities.
+are single by nature (`<br>`, `<p>`), or where there are named or numbered entities.
 """
 
 from __future__ import annotations

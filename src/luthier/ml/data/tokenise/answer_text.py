@@ -35,7 +35,7 @@ class AnswerText:
         start: where learning begins, in characters; prompt <= start.
         is_rendered: the template writes exactly this text, except for an end of the turn that it leaves out.
         has_thought: the answer contains a thought.
-        skips_thought: the prompt lets the model think, and the answer goes on without a thought.
+        skips_thought: the prompt lets the model think, and the answer continues without a thought.
     """
 
     text: str
@@ -304,9 +304,9 @@ class _Found:
         """The piece must hold the answer and every tool call."""
         if self.answer not in piece:
             raise self.turn.error(
-                "the answer does not stand in what the template wrote for it",
+                "the answer is not in what the template wrote for it",
                 piece,
-                "look at the row with `luthier data preview`; write the answer as the template wants it (some "
+                "see the row with `luthier data preview`; write the answer as the template wants it (some "
                 "templates take reasoning apart), or use another template (data.template: plain)",
             )
         for missing in missing_calls(self.turn.message, piece):
@@ -371,7 +371,7 @@ def _lets_think(writing: ThoughtWriting, state: PromptState) -> bool:
 
 
 def _end_but_for_space(text: str, prompt: str) -> int | None:
-    """Where a text goes on that begins with a prompt except for white space; None where it does not."""
+    """Where a text continues that begins with a prompt except for white space; None where it does not."""
     # Both texts are walked without their white space; linear, since prompts may be as long as the context.
     solid = "".join(prompt.split())
     at = seen = 0
@@ -425,7 +425,7 @@ def stands_in(part: str, text: str) -> bool:
 
 
 def difference(one: str, other: str) -> str:
-    """The place where two texts part, as each goes on."""
+    """The place where two texts part, as each continues."""
     at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     # Half an excerpt before the difference, so that a reader can find the place in the template.
     start = max(0, at - EXCERPT_CHARACTERS // 2)

@@ -190,7 +190,7 @@ class StepSchedule:
         """Nothing is remembered: a run that resumes asks for its steps by their numbers."""
 
     def resume_at(self, position: StreamPosition | None) -> None:
-        """There is nothing to go on from."""
+        """There is nothing to continue from."""
 
     def padding_fraction(self) -> float:
         """Padding as a fraction of all positions computed in the first epoch."""
@@ -320,7 +320,7 @@ class StepSchedule:
 
 
 class ReplaySchedule:
-    """Each step is a step of the task and a step of general rows, in micro-batches of their own.
+    """Each step is a step of the task and a step of general rows, in separate micro-batches.
 
     Indices of general rows begin at `num_task`, behind those of the task. Epochs are the task's; general rows are
     repeated as often as needed. Both are functions of (seed, step) alone.
@@ -364,4 +364,4 @@ class ReplaySchedule:
         """Nothing is remembered: a run that resumes asks for its steps by their numbers."""
 
     def resume_at(self, position: StreamPosition | None) -> None:
-        """There is nothing to go on from."""
+        """There is nothing to continue from."""

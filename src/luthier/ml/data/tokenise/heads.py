@@ -151,7 +151,7 @@ def _fit_classes(answers: Mapping[str, int], width: int, *, multi_label: bool, c
         only = repr(forms[names[0]]) if names else "no label at all"
         raise DataError(
             f"all {sum(answers.values()):,} training rows have {only}",
-            expected="at least two classes: there is nothing to tell apart",
+            expected="at least two classes: there is nothing to distinguish",
             do="add rows of other classes, or check data.columns: is the label in the column that is read as answer?",
         )
     notes = _notes_of_classes(names, counts, forms, list(spelled))
@@ -414,7 +414,7 @@ def target_text(target: Sequence[float], head: TaskHead) -> str:
 
 
 def tokenise_prompt(example: Example, template: Template) -> TokenisedExample:
-    """The prompt of a row as it is rendered for generation, and the slot behind it that stands for the answer.
+    """The prompt of a row as it is rendered for generation, and the slot behind it that represents the answer.
 
     Raises:
         DataError: the row has no prompt.

@@ -275,7 +275,7 @@ def _with_mask(example: Example, proved: ProvedText, template: Template, encoded
             raise TemplateError(
                 f"{example.id}: the tokenizer writes no token for an answer",
                 expected="at least one token for each learned answer",
-                do="look at the row with `luthier data preview`",
+                do="see the row with `luthier data preview`",
             )
         mask[start:end] = b"\1" * (end - start)
     row = _checked(example, ids, mask)
@@ -313,7 +313,7 @@ def _checked(example: Example, ids: list[int], mask: bytearray) -> TokenisedExam
 
 
 def _check_no_control_text(example: Example, template: Template) -> None:
-    """A turn that holds the end-of-turn text would end there for the model, whatever the template says.
+    """A turn that contains the end-of-turn text would end there for the model, whatever the template says.
 
     An answer would end at any text that stops a generation, such as the end of a text beside that of a turn.
     """
@@ -327,11 +327,11 @@ def _check_no_control_text(example: Example, template: Template) -> None:
             if text is None or end is None:
                 continue
             at = text.index(end)
-            reason = f"holds the end-of-turn text {end!r} of the template, which would end the turn"
+            reason = f"contains the end-of-turn text {end!r} of the template, which would end the turn"
             value = shorten(text[max(0, at - 20) : at + 30])
             problem = problem_of(example.id, value=value, reason=reason, field=f"messages[{index}].{name}")
             raise DataError(
-                f"{example.id} holds control text of the template",
+                f"{example.id} contains control text of the template",
                 expected="content without control text",
                 do="remove it from the row: the template writes it itself",
                 problems=[problem],

@@ -1,9 +1,9 @@
 """Documents of any length become blocks to train on: long ones are cut, short ones share a block, nothing is lost.
 
     document of 2.4 blocks      [########] [########] [###.....]
-    documents of like length                          [### ## #]   each a row of its own, none sees another
+    documents of like length                          [### ## #]   each its own row, none sees another
 
-A block holds a limited number of tokens, so that every step learns about as many. Its pieces stand side by side as rows
+A block holds a limited number of tokens, so that every step learns about as many. Its pieces are side by side as rows
 (or end to end where the device is faster so): attention never crosses from one document into another, which it would
 where they are simply joined. Pieces that share a block are of like length, so that rows side by side need little
 padding.

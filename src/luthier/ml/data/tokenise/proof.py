@@ -2,7 +2,7 @@
 
 A template is a program that nobody checked. Some strip reasoning from earlier turns, some drop tool calls or tools,
 some move the system prompt when a turn is added. A mask that is laid over such a text marks the wrong tokens, and
-training goes on as if nothing were wrong. So nothing is assumed here. Of each learned turn the conversation is rendered
+training continues as if nothing were wrong. So nothing is assumed. Of each learned turn the conversation is rendered
 up to it with the generation prompt (what the model sees when it must answer), and through it (`answer_text.py`). Where
 the whole conversation begins with all of these texts, it is one sequence in which all answers are learned. Where the
 template writes a turn in another way once others follow it, the conversation is cut: each answer is learned in a
@@ -245,7 +245,7 @@ class ProvedText:
         text: the rendered conversation.
         spans: the learned part of each answer.
         has_thought: an answer contains a thought.
-        skips_thought: an answer goes on without a thought where the prompt lets the model think.
+        skips_thought: an answer continues without a thought where the prompt lets the model think.
         is_joined: its answers were put into one text by `joined_answers`.
         differs: how earlier answers of a joined text differ from what inference would show of them.
     """

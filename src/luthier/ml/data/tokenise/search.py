@@ -96,8 +96,8 @@ def tokenise_for_embedding(
     Args:
         example: the row.
         template: encodes the texts.
-        query_prompt: what stands before each query.
-        document_prompt: what stands before each document.
+        query_prompt: text before each query.
+        document_prompt: text before each document.
         pooling: which states make the vector: it decides which tokens are marked.
 
     Raises:

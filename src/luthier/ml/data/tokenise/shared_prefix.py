@@ -2,7 +2,7 @@
 
 A system prompt, a few-shot header or a long instruction is in front of every example of many files. `common_prefix`
 finds it in texts. Tokenised examples with the same beginning form a family; a micro-batch of one family computes that
-beginning once (ml/training/prefix_attention.py), and all of its examples attend to it. Rows that stand side by side,
+beginning once (ml/training/prefix_attention.py), and all of its examples attend to it. Rows that are side by side,
 such as the two completions of a preference pair, have the beginning of their own prompt.
 """
 
@@ -47,14 +47,14 @@ def common_prefix(texts: Texts) -> str:
 
 
 def shared_beginning(texts: Texts, num: int) -> tuple[str, str]:
-    """The longest string that at least `num` of the texts begin with, and how one of these texts goes on.
+    """The longest string that at least `num` of the texts begin with, and how one of these texts continues.
 
     Args:
         texts: nulls are left out.
         num: how many have to share it; more than half of them, so that there is only one such string.
     """
     candidate, found, goes_on = _first_text(texts, ""), "", ""
-    # One text shows only the beginning that it has itself, so another one is tried as long as `num` texts go on with
+    # One text shows only the beginning that it has itself, so another one is tried as long as `num` texts continue with
     # the same character. Each round adds at least that character.
     while candidate is not None:
         found = _longest_shared(texts, candidate, num, len(found))
@@ -173,10 +173,10 @@ def unit_prefixes(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool 
 def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_size: int) -> Families:
     """The families that save the most tokens a step, when steps draw `global_batch_size` units at random.
 
-    A unit is one example, or several rows that stand side by side, of which only what all begin with can be shared.
+    A unit is one example, or several rows that are side by side, of which only what all begin with can be shared.
 
     A group of m of the n examples with P common tokens saves P * (m * global_batch_size / n - 1) tokens a step, and
-    costs a micro-batch of its own (100 tokens' worth): see `best_groups`.
+    costs its own micro-batch (100 tokens' worth): see `best_groups`.
     """
     num = len(units)
     families = np.full(num, -1, dtype=np.int64)

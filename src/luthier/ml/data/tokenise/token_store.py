@@ -248,7 +248,7 @@ def common_depths(rows: StoredRows, positions: I64, more_than: float) -> tuple[I
     """How far each row runs along with more than some number of others.
 
     Going down the tree of prefixes, a row is followed as long as more rows than that number share what it began with
-    and may share it. A family of rows that is worth a micro-batch of its own has more members
+    and may share it. A family of rows that is worth its own micro-batch has more members
     (`shared_prefix.find_families`), so what a row has beyond that depth decides nothing.
 
     Args:

@@ -106,7 +106,7 @@ def tokenise_all(
     if problems:
         raise DataError(
             f"{len(problems):,} of {len(examples):,} rows cannot be trained on",
-            expected="something to learn in every row, no control text of the template, no two sides alike",
+            expected="something to learn in every row, no control text of the template, two different sides",
             do="repair or remove these rows",
             problems=problems,
         )

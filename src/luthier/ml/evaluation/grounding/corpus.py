@@ -163,7 +163,7 @@ class Corpus:
         if not self._documents and not self._parties:
             raise DataError(
                 f"a corpus of {len(documents):,} documents that holds no citation ({self._wanted})",
-                expected="documents that are cited by what they hold: a section's number, a reporter, an id",
+                expected="documents that are cited by their content: a section's number, a reporter, an id",
                 do="add the form to `forms`, or a regular expression to `patterns`",
             )
         self.passages = Passages(documents)

@@ -237,6 +237,6 @@ def _safety_figures(result: SafetyResult) -> list[Fact]:
     return [
         Fact("Probes", f"{len(result.probes):,}", f"the {result.suite} set"),
         Fact("Rows asked", f"{rows:,}", "over all probes"),
-        Fact("Held against", result.base or "nothing", "" if result.base else "so what tuning changed is not known"),
+        Fact("Compared with", result.base or "nothing", "" if result.base else "so what tuning changed is not known"),
         Fact("Took", figures.duration(result.seconds)),
     ]

@@ -301,7 +301,7 @@ class AutoStage:
         status: how far it is.
         lines: its result.
         hours: time that it took.
-        href: a page of its own; empty where there is none.
+        href: its own page; empty where there is none.
     """
 
     name: str

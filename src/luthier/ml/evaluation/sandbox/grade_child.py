@@ -45,7 +45,7 @@ def main() -> None:
             score = number(grade(asked["sample"], asked["item"]))  # type: ignore[misc]
             graded = {"word": "graded", "score": score}
             if not is_finite(score):
-                graded = {"word": "error", "message": f"it returned {score}, which is no finite number"}
+                graded = {"word": "error", "message": f"it returned {score}, which is not a finite number"}
         except BaseException as error:  # noqa: BLE001
             graded = outcome_of(error, "error")
         write(replies, dumps(graded).encode() + b"\n")

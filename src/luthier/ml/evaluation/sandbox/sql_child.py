@@ -207,7 +207,7 @@ def _run(database: _Database, query: str, seconds: float, hides_words: bool) -> 
             is_compiled = True
         cursor = database.execute(query)
         if cursor.description is None:
-            return {"error": "is no query that gives rows"}
+            return {"error": "is not a query that returns rows"}
         # One digest per row, so that memory is bounded by rows, and equal multisets have equal sorted digests.
         rows = [_digest(json.dumps([_cell(value) for value in row])) for row in cursor.fetchmany(_MAX_ROWS)]
         if cursor.fetchone() is not None:

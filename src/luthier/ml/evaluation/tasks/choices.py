@@ -130,7 +130,7 @@ class Classify:
 
         def problem(row: TaskRow) -> tuple[str, str] | None:
             if labelling.place(own_answer(row)) is None:
-                return "answer", f"{own_answer(row)[:60]!r} is none of {', '.join(labelling.labels)}"
+                return "answer", f"{own_answer(row)[:60]!r} is not one of {', '.join(labelling.labels)}"
             return None
 
         check_rows(task.name, rows, problem, expected="an answer that is one of the labels in every row")
@@ -211,7 +211,7 @@ class Rank:
             if len(candidates) < 2 or len(set(map(_key, candidates))) < len(candidates):
                 return task.candidates, "is not a list of at least two different items"
             missing = [item for item in relevant if _key(item) not in set(map(_key, candidates))]
-            return (task.relevant, f"{missing[0]!r} is none of the candidates") if missing else None
+            return (task.relevant, f"{missing[0]!r} is not one of the candidates") if missing else None
 
         expected = f"lists of texts in {task.relevant!r} and, by likelihood, {task.candidates!r}"
         check_rows(task.name, rows, problem, expected=expected)

@@ -162,7 +162,7 @@ def fault_of_tests(tests: object) -> str | None:
     try:
         body = ast.parse(tests).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return f"is no Python: {error}"
+        return f"is not Python: {error}"
     if any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in body):
         return None
     # A function or class that is never called tests nothing.
@@ -182,7 +182,7 @@ class Sql:
 
         def problem(row: TaskRow) -> tuple[str, str] | None:
             if not query_of(own_answer(row)):
-                return "answer", "is no query"
+                return "answer", "is not a query"
             if field is None:
                 return None
             value = text_in(row.item.get(field))

@@ -51,7 +51,7 @@ class Graded:
         self._scores: list[_Scores] = []
 
     def check(self, task: GradedTask, rows: Sequence[TaskRow]) -> None:
-        """Every row has the fields that the graders refer to, and each figure has a name of its own.
+        """Every row has the fields that the graders refer to, and each figure has its own name.
 
         Raises:
             DataError: a row lacks a field.
@@ -131,7 +131,7 @@ def _names(task: GradedTask) -> list[str]:
                 raise RequestError(
                     f"task {task.name}: the graders {taken[figure]!r} and {one.grader.name!r} both give the figure "
                     f"{figure!r}",
-                    expected="names of graders that give each figure a name of its own",
+                    expected="names of graders that give each figure a different name",
                     do="rename one of the two graders",
                 )
             taken[figure] = one.grader.name

@@ -91,7 +91,7 @@ def another_bundle(url: str, what: str) -> ConflictError:
     """The error for a destination with other content."""
     return ConflictError(
         f"{url} {what}",
-        expected="an empty place, or one that holds this very bundle: a bundle is never overwritten",
+        expected="an empty place, or one that contains exactly this bundle: a bundle is never overwritten",
         do="push to another place (a folder named by the bundle's digest never collides), or empty that one yourself",
     )
 

@@ -273,7 +273,7 @@ def _difference(path: Path, file: BundleFile) -> str | None:
         # `lstat` before any open: opening a pipe would block, and a link would be followed.
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
-            return "is no plain file"
+            return "is not a regular file"
         if status.st_size != file.num_bytes:
             return f"has {status.st_size:,} bytes instead of {file.num_bytes:,}"
         digest = sha256_file(path)

@@ -56,7 +56,7 @@ def splitting_name(tokenizer: Any) -> str:
     raise RequestError(
         f"this tokenizer splits text by {json.dumps(splitter, ensure_ascii=False)[:300]}",
         expected="a rule that llama.cpp has too: " + ", ".join(sorted(_NAMES.values())),
-        do="export as merged or onnx, which bring their own tokenizer",
+        do="export as merged or onnx, which include their own tokenizer",
     )
 
 

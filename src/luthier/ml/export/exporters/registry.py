@@ -131,7 +131,7 @@ class Format:
                     f"up to {MAX_BOUND_NATS:g}, and a reason"
                 )
         if self.default is not None and self.default not in self.precisions:
-            raise ValueError(f"default {self.default!r} is none of its precisions")
+            raise ValueError(f"default {self.default!r} is not one of its precisions")
         if not self.unrehearsed and "float32" not in self.precisions:
             # In fewer bits, rounding would hide a missing part of the architecture.
             raise ValueError("a small copy is rehearsed in float32, which it does not have; or say why in unrehearsed")
@@ -488,7 +488,7 @@ def _function(format: ExportFormat, place: str) -> Callable[..., Any]:
             raise WorkError(
                 f"{place} of the export format {format!r} fails: {type(error).__name__}: {error}",
                 expected="an exporter that refuses with RequestError what it cannot do",
-                do=f"ask the author of {' '.join(_package_of(format)) or 'the package that brings it'}",
+                do=f"ask the author of {' '.join(_package_of(format)) or 'the package that provides it'}",
             ) from error
 
     return call

@@ -100,7 +100,7 @@ def packed(weight: Tensor, packing: Packing, group: int) -> dict[str, Tensor]:
 
 
 def unpacked(tensors: dict[str, Tensor]) -> Tensor:
-    """The matrix [out, in] in float32 that packed tensors stand for."""
+    """The matrix [out, in] in float32 that packed tensors represent."""
     if "weight" in tensors:
         return tensors["weight"].float() * tensors["weight_scale"].float()
     shifts = torch.arange(0, 4 * _NUM_PACKED, 4)

@@ -64,7 +64,7 @@ class ExecutorchRuntime:
             except (RuntimeError, ValueError) as error:
                 raise ModelSourceError(
                     f"ExecuTorch cannot load {file}: {error}",
-                    expected="a whole program for this version of ExecuTorch",
+                    expected="a complete program for this version of ExecuTorch",
                     do="export it again",
                 ) from error
         self._writer = load_tokenizer(folder)

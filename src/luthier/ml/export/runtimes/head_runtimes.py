@@ -140,7 +140,7 @@ class OnnxHeadRuntime:
             self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base class
             raise ModelSourceError(
-                f"ONNX Runtime cannot load {folder}: {error}", expected="a whole export", do="export it again"
+                f"ONNX Runtime cannot load {folder}: {error}", expected="a complete export", do="export it again"
             ) from error
 
     def tokens(self, text: str) -> list[int]:

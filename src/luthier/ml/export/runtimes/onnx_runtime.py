@@ -54,7 +54,7 @@ class OnnxRuntime:
         except (RuntimeError, ValueError, KeyError) as error:
             raise ModelSourceError(
                 f"ONNX Runtime GenAI cannot load {folder}: {error}",
-                expected="a whole export, and enough memory",
+                expected="a complete export, and enough memory",
                 do="export it again",
             ) from error
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])

@@ -355,7 +355,7 @@ class Writing:
         """Begin with those that wait, in order, while there is room; a single one always fits."""
         while self._waiting and not self._is_paused:
             choice = self._waiting[0]
-            # In order: a small answer behind a large one does not overtake it, or the large one might wait for ever.
+            # In order: a small answer behind a large one does not overtake it, or the large one might wait forever.
             if self._running and not self._slots.has_room_for(1, choice.num_tokens):
                 return
             self._waiting.popleft()

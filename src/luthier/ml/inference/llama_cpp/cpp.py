@@ -343,7 +343,7 @@ class LlamaCppEngine:
                 in_place = not self._next.is_opening and self._drain.is_on(monotonic())
                 if must or self._next.is_done or in_place:
                     return self._reopen(server)
-        # A server with too few threads goes on for a while, one with too many is slower than waiting.
+        # A server with too few threads continues for a while, one with too many is slower than waiting.
         return None if must or self._drain.is_on(monotonic()) else server
 
     def _has_room_for_two(self) -> bool:

@@ -54,7 +54,7 @@ class LlamaLibrary:
             raise WorkError(
                 f"llama.cpp cannot load {model}",
                 expected="a GGUF model that this build knows, and enough memory",
-                do="check that the file is whole, or export it again",
+                do="check that the file is complete, or export it again",
             )
         words = lib.llama_model_get_vocab(self._model)
         self.vocabulary = int(lib.llama_vocab_n_tokens(words))
@@ -167,7 +167,7 @@ _silent: list[Any] = []
 
 
 def _silence(ffi: Any) -> Any:
-    """A log that drops everything; kept for ever, since the library keeps its address."""
+    """A log that drops everything; kept forever, since the library keeps its address."""
     if not _silent:
         _silent.append(ffi.callback("void(enum ggml_log_level, const char *, void *)", lambda *_: None))
     return _silent[0]
@@ -227,6 +227,6 @@ def _score(library: LlamaLibrary, example: TokenisedExample) -> Score:
         raise DivergedError(
             f"the likelihood of {example.id} is not a finite number",
             expected="finite logits",
-            do="the weights hold NaN or infinity: export the model again",
+            do="the weights contain NaN or infinity: export the model again",
         )
     return Score(nll_nats=max(nats, 0.0), num_tokens=example.num_trained_tokens, num_correct=num_correct)

@@ -18,7 +18,7 @@ from luthier.ml.inference.llama_cpp.server import LlamaServer
 
 
 def close_soon(server: LlamaServer) -> None:
-    """Close a server in a thread of its own: Python waits a tenth of a second for it, in which an answer may begin."""
+    """Close a server in its own thread: Python waits a tenth of a second for it, in which an answer may begin."""
     try:
         start_daemon(server.close, "previous llama.cpp server")
     except BusyError:
@@ -29,7 +29,7 @@ class NextServer:
     """The server that will take the place of the present one. Used by one thread only.
 
     Args:
-        open_server: opens it over adapters; called in a thread of its own.
+        open_server: opens it over adapters; called in its own thread.
         has_room: whether memory holds two servers.
     """
 
@@ -127,9 +127,9 @@ class _Opening:
             if not is_wanted:
                 server.close()
         except LuthierError as error:
-            # The present one goes on. What opens in its place later tells its request what is wrong.
+            # The present one continues. What opens in its place later tells its request what is wrong.
             sys.stderr.write(f"luthier: no second llama.cpp server was opened: {error.came}\n")
-        except Exception:  # noqa: BLE001 - whoever waits for `done` must not wait for ever
+        except Exception:  # noqa: BLE001 - whoever waits for `done` must not wait forever
             sys.stderr.write(f"luthier: no second llama.cpp server was opened: {traceback.format_exc()}")
         finally:
             self.done.set()

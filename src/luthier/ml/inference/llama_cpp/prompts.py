@@ -190,7 +190,7 @@ class FileReader:
         if not self._text:
             raise TemplateError(
                 "a conversation for a GGUF file without a chat template",
-                expected="a plain text, or a file that holds the template of its model",
+                expected="a plain text, or a file that contains the template of its model",
                 do="ask for a completion of a text, or export the model again with its chat template",
             )
         conversation = self.tools.conversation(request)

@@ -256,7 +256,7 @@ class LlamaServer:
 
     def keeps_grammar(self, grammar: str) -> bool:
         """Whether answers really follow a grammar that begins as JSON does or with its own mark."""
-        # By digest, and so many: clients that send a schema of their own with each request would fill the memory.
+        # By digest, and so many: clients that send their own schema with each request would fill the memory.
         key = sha256_bytes(grammar.encode())
         if (known := self._grammars.get(key)) is None:
             tokens = self.tokenize(_NEITHER, add_special=False)
@@ -367,7 +367,7 @@ def _open(params: Any, model: Path, adapters: Sequence[Path], key: str) -> Any:
         raise WorkError(
             f"llama.cpp cannot load {model}{f' with the adapters {names}' if adapters else ''}: {reason}",
             expected="a GGUF model that this build of llama.cpp knows, enough memory, and adapters made for this base",
-            do="check that the file is whole (`luthier verify`), or export it again",
+            do="check that the file is complete (`luthier verify`), or export it again",
         ) from error
 
 
@@ -417,7 +417,7 @@ def load_aloud(document: dict[str, Any], _channel: Channel) -> None:
 
 
 def _wait_for_log(descriptor: int, limit_seconds: float = 5.0) -> None:
-    """Wait until a log file has lines and has not grown for some time: llama.cpp writes it from a thread of its own."""
+    """Wait until a log file has lines and has not grown for some time: llama.cpp writes it from its own thread."""
     seen, ends = 0, time.monotonic() + limit_seconds
     while time.monotonic() < ends:
         time.sleep(_QUIET_SECONDS)

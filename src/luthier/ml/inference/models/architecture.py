@@ -48,7 +48,7 @@ def load_config(path: str | Path) -> PreTrainedConfig:
         raise ModelSourceError(
             f"{folder} has no config.json",
             expected="a transformers folder: config.json says what the model looks like",
-            do="pull the model again, or point to the folder that holds config.json",
+            do="pull the model again, or point to the folder that contains config.json",
         )
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, PreTrainedConfig

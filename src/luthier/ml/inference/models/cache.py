@@ -86,7 +86,7 @@ def damage(model: LocalModel, manifest: Manifest) -> str | None:
             return f"weight file {file} has {size} bytes instead of {recorded.num_bytes}"
         # Copying a home changes times but not contents: then the digest decides.
         if file.stat().st_mtime_ns != recorded.modified_ns and sha256_file(file) != recorded.sha256:
-            return f"weight file {file} was changed: its digest is not {recorded.sha256[:12]} any more"
+            return f"weight file {file} was changed: its digest is no longer {recorded.sha256[:12]}"
     return None
 
 

@@ -237,7 +237,7 @@ def _prove(folder: Path, probe: torch.Tensor, expected: torch.Tensor, base_path:
 def _refused(base_path: Path, why: str) -> ModelSourceError:
     return ModelSourceError(
         f"layers cannot be taken out of {base_path}: {why}",
-        expected="a decoder whose layers are one list and stand alone, as those of Llama, Qwen and Gemma",
+        expected="a decoder whose layers are one list and independent, as those of Llama, Qwen and Gemma",
         do="take a smaller model of the same family as the student instead",
     )
 

@@ -102,7 +102,7 @@ def _only(values: list[int | None]) -> int | None:
 
 
 def _count(value: object) -> int | None:
-    """A positive number; -1 stands for a whole row."""
+    """A positive number; -1 means a whole row."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 

@@ -113,7 +113,7 @@ class OpenAIBatchEngine:
             RequestError: The server refuses a request, or the whole file.
             WorkError: The server cannot be reached, or a request has no answer after three batches.
             ConflictError: Another process has prompts answered by this model so, and the call waits for its batches.
-            StillRunningError: The batches go on, or another process asks this model so, and the call does not wait.
+            StillRunningError: The batches continue, or another process asks this model so, and the call does not wait.
         """
         if not prompts:
             return []
@@ -170,7 +170,7 @@ class OpenAIBatchEngine:
         return self._live.score(examples, progress)
 
     def close(self) -> None:
-        """Close the connections. Batches go on at the provider."""
+        """Close the connections. Batches continue at the provider."""
         self._client.close()
         self._live.close()
 
@@ -221,7 +221,7 @@ class OpenAIBatchEngine:
         return sha256_document([self._url, path, body, limit])[:32]
 
     def _written(self, wanted: Mapping[str, Prompt]) -> list[BatchRecord]:
-        """The files of requests, within the limits of the API: each endpoint has files of its own."""
+        """The files of requests, within the limits of the API: each endpoint has its own files."""
         # By endpoint and round: a file of several rounds could not say how often its requests have been sent.
         parts: dict[tuple[str, int], list[list[bytes]]] = {}
         sizes: dict[tuple[str, int], int] = {}
@@ -323,7 +323,7 @@ class OpenAIBatchEngine:
         if is_news:
             raise WorkError(
                 f"the batch {one.batch_id} was cancelled at {self._url}",
-                expected="a batch that goes on to its end",
+                expected="a batch that continues to its end",
                 do="start again to request the rest: what it had answered is kept",
             )
         return None
@@ -336,7 +336,7 @@ class OpenAIBatchEngine:
             except WorkError:
                 if self._waits:
                     raise
-                return {"status": "unknown"}  # the batch goes on while its provider does not answer
+                return {"status": "unknown"}  # the batch continues while its provider does not answer
             if batch["status"] in _ENDED or not self._waits:
                 return batch
             done, total = counts_of(batch)
@@ -486,7 +486,7 @@ class OpenAIBatchEngine:
     def _no_api(self, what: str) -> RequestError:
         gone = f", or give it up, which pays for the rest of it once more: remove {self._asked}" if self._asked else ""
         return RequestError(
-            f"{self._url} has no Batch API, or does not know this batch any more: {what}",
+            f"{self._url} has no Batch API, or no longer knows this batch: {what}",
             expected="/files and /batches as OpenAI's API has them",
             do=f"do without the Batch API (--batch): each request is then sent by itself{gone}",
         )

@@ -327,7 +327,7 @@ class _Calls:
         """More of a call.
 
         Raises:
-            ValueError, TypeError, AttributeError: it has another form, or goes on with a call that has not begun.
+            ValueError, TypeError, AttributeError: it has another form, or continues with a call that has not begun.
         """
         function = call.get("function") or {}
         name, arguments = whole_characters(function.get("name") or "") or None, function.get("arguments") or ""
@@ -336,7 +336,7 @@ class _Calls:
         if known is not None and (name is None or not self._is_another(known, name, sent_id, arguments)):
             return CallPiece(index=known.number, arguments=known.more(arguments))
         if name is None:
-            raise ValueError("goes on with a call of a tool that has not begun")
+            raise ValueError("continues with a call of a tool that has not begun")
         begun = self._begun[index] = _Begun(self._num, name, sent_id)
         self._num += 1
         # Some servers send no id: results could not be told apart.

@@ -112,7 +112,7 @@ class OpenAIStreamEngine:
             headers=auth_headers(self._key),
             timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
             limits=limits,
-            # Without a transport of its own the client follows the proxies of the environment.
+            # Without its own transport the client follows the proxies of the environment.
             transport=None if socket_path is None else httpx2.AsyncHTTPTransport(uds=str(socket_path), limits=limits),
         )
         self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
@@ -343,7 +343,7 @@ def open_stream_engine(served: Served) -> OpenAIStreamEngine:
         raise RequestError(
             f"the address {served.path!r}",
             expected="http(s)://host:port/v1#MODEL",
-            do="write the model behind a #, as the server calls it",
+            do="write the model after a #, as the server calls it",
         )
     return OpenAIStreamEngine(
         parts._replace(fragment="").geturl(), parts.fragment, api_key=os.environ.get("LUTHIER_SERVE_API_KEY")

@@ -6,8 +6,8 @@
     Luthier's own tiny model    <call>{"name": "f", "arguments": {...}}</call>                           <call>
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
     Mistral from Small 3.2 on   [TOOL_CALLS]f[ARGS]{...}[TOOL_CALLS]...                                  [TOOL_CALLS]
-    gpt-oss                     in a channel of its own (`channels`)                       <|channel|>commentary
-    Kimi K2, DeepSeek from V3,  as Hermes, and in forms of their own (`native`)                         their own marks
+    gpt-oss                     in its own channel (`channels`)                       <|channel|>commentary
+    Kimi K2, DeepSeek from V3,  as Hermes, and in their own forms (`native`)                         their own marks
     LFM2, Gemma 4, Seed-OSS,
     MiniMax M2, Olmo 3, ...
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
@@ -191,7 +191,7 @@ class ToolCallReader:
             self._is_inside, self._begin = False, ""
             return self._drop()
         if self._is_list:
-            # A further call may have a mark of its own.
+            # A further call may have its own mark.
             opened = self._held.lstrip(_BLANKS)
             if opened.startswith(self._begin):
                 self._opening, opened = self._begin, opened[len(self._begin) :]

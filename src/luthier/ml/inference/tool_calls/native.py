@@ -1,4 +1,4 @@
-"""Tool calls in the forms of families that have marks and words of their own, as the calls that the reader of Hermes
+"""Tool calls in the forms of families that have their own marks and words, as the calls that the reader of Hermes
 understands.
 
     Kimi K2            <|tool_calls_section_begin|><|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{...}

@@ -7,9 +7,9 @@
                                                 where a value is a text, "false" where it is JSON
     Step-3                                      the same, with steptml: before the name of each tag
     MiniMax M3                                  <invoke name="NAME"><KEY>VALUE</KEY>...</invoke>, a mark before a tag;
-                                                a value may have elements of its own
+                                                a value may have its own elements
 
-Tags may be on lines of their own. A value is a text as it is, or anything else as JSON or as Python writes it; which of
+Tags may be on their own lines. A value is a text as it is, or anything else as JSON or as Python writes it; which of
 both it is follows from the schema of the tool.
 """
 

@@ -354,7 +354,7 @@ def _plain(word: str) -> Any:
         return int(word)
     number = float(word)
     if not math.isfinite(number):
-        raise ValueError(f"{word} is no number of JSON")
+        raise ValueError(f"{word} is not a JSON number")
     return number
 
 

@@ -5,7 +5,7 @@ token gets the log-probability of the last one listed, which is the most that it
 
 `prompt_logprobs` give a whole prompt at once, and are asked only of a server without adapters: vLLM 0.32 on a CPU ends
 where such a request is computed together with others while adapters are enabled (`add_lora_logits` takes one adapter an
-answer, and there is a row for each token). Elsewhere each position is a request of its own, for one new token.
+answer, and there is a row for each token). Elsewhere each position is its own request, for one new token.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def refuse_other_targets(model: PeftModel, planned: frozenset[str]) -> None:
             parts.append(f"{what} {shown}{f' and {len(names) - _SHOWN:,} more' if len(names) > _SHOWN else ''}")
     raise RequestError(
         f"PEFT adapted {len(adapted):,} matrices where the plan has {len(planned):,}: {'; '.join(parts)}",
-        expected="an adapter on what the plan says, and on nothing else",
+        expected="an adapter on exactly the matrices of the plan",
         do="name the matrices in method.targets by their whole names, or leave these out",
     )
 

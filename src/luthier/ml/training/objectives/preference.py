@@ -481,7 +481,7 @@ def _partners(rows: Sequence[TokenisedExample], most_tokens: int) -> list[Tokeni
         start = i if prompts[i] != prompts[i - 1] else start
         nearest = (start if starts else i) - 1
         other = (nearest - (i - start)) % num
-        # A prompt that occurs again further ahead would otherwise meet a completion of its own.
+        # A prompt that occurs again further ahead would otherwise meet its own completion.
         others.append(other if prompts[other] != prompts[i] else nearest)
     return [mismatched(row, rows[other], most_tokens) for row, other in zip(rows, others, strict=True)]
 

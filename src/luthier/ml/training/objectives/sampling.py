@@ -141,7 +141,7 @@ def _trained_prefix(decoder: Decoder, prompt: torch.Tensor, requests: Sequence[R
     if not decoder.fits_windows(most):
         raise RequestError(
             f"a trained prompt before answers of up to {most:,} tokens in all, for a model with sliding windows",
-            expected="texts that fit into its windows whole: padding behind the prompt would count in them",
+            expected="texts that fit into its windows whole: padding after the prompt would count in them",
             do="lower objective.max_new_tokens, or choose another method than prompt_tuning",
         )
     return decoder.prefill_vectors(prompt)

@@ -32,9 +32,9 @@ _MAX_VALUE_CHARACTERS: Final = 1500
 _SPECIFIC: Final = 0.4
 """A pattern with a larger share of a text is surely about it."""
 _BARE: Final = 3
-"""A pattern with fewer letters of its own, such as "{opening} is {case}.", fits nearly any sentence."""
+"""A pattern with fewer letters outside its placeholders, such as "{opening} is {case}.", fits nearly any sentence."""
 _WEAK: Final = 14
-"""A pattern with fewer letters of its own, such as "one of {names}", is about names and figures, not about phrases."""
+"""A pattern with fewer letters outside its placeholders, as in "one of {names}", is about names, not phrases."""
 _QUOTES: Final = ("“", '"', "'")
 _ENGLISH: Final = re.compile(r"\b[a-z]{3,}\b")
 _PHRASE: Final = re.compile(r"\b(?:the|of|and|is|are|its?|which|that|with|from|be|not|was|to)\b")
@@ -59,7 +59,7 @@ class _Pattern:
 
     @property
     def is_bare(self) -> bool:
-        """Whether it has hardly a word of its own, and no number or currency that a text would need."""
+        """Whether it has hardly any word outside its placeholders, and no number or currency that a text would need."""
         has_figures = any(_is_number(name) or _is_currency(name) for name in self.names)
         return not has_figures and self.num_letters < _BARE
 
@@ -184,7 +184,7 @@ class Catalog:
             )
             return figure(value)
 
-        # One pass: a value that has braces of its own is not filled again.
+        # One pass: a value that has its own braces is not filled again.
         text = _FILLED.sub(filled, pattern.translation)
         is_half = (has_english and pattern.is_bare) or (has_phrase and pattern.num_letters < _WEAK)
         return None if is_half else text

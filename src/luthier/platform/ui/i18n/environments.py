@@ -117,7 +117,7 @@ def decimal_mark(language: str) -> str:
 def translated_environment(source: Environment, language: str) -> Environment:
     """The environment of the templates in a language; `source` has them in English."""
     assert source.loader is not None
-    # An overlay shares the settings, but has a cache of its own: one template name has a source for each language.
+    # An overlay shares the settings, but has its own cache: one template name has a source for each language.
     made = source.overlay(loader=TranslatedLoader(source.loader, catalog(language)))
     translate = words(language)
     made.filters = {**source.filters, **figures_of(language).filters(), "t": translate, "t_text": translate.in_text}

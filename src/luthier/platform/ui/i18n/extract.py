@@ -175,7 +175,7 @@ class _Reader(ast.NodeVisitor):
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         names: dict[str, str] = {}
         parts = [_forms(part, names) for part in node.values]
-        # A number with its noun has words of its own; both forms of it are texts.
+        # A number with its noun has its own words; both forms of it are texts.
         counts = [part for part in node.values if isinstance(part, ast.FormattedValue) and _nouns(part.value)]
         text = "".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
         if self._depth and (_is_text(text, is_whole=False) or (counts and _LETTERS.search(text))):

@@ -241,7 +241,7 @@ def _pair(pieces: list[_Piece]) -> None:
 
 
 def _tree(run: list[_Piece], template: _Template) -> list[Item]:
-    """The items of a run of pieces; elements without a text of their own are placeholders."""
+    """The items of a run of pieces; elements without their own text are placeholders."""
     stack: list[tuple[_Piece | None, list[Item]]] = [(None, [])]
     for piece in run:
         if piece.kind == "open":

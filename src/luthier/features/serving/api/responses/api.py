@@ -105,7 +105,7 @@ def _resolved(context: Context, caller: Caller, items: Sequence[Item]) -> list[I
             found.append(item)
             continue
         param = f"input.{place}.id"
-        # Each once: a short request could stand for a conversation of any length otherwise.
+        # Each once: a short request could otherwise refer to a conversation of any length.
         if item.id in seen:
             message = f"Duplicate item found with id {item.id!r}; expected: each item once; what to do: leave it out"
             raise ApiError(400, message, param=param, code="invalid_value")
@@ -261,7 +261,7 @@ def delete(response_id: Id, caller: Asker, context: HomeContext) -> ResponseDele
 
 @router.post("/{response_id}/cancel", response_model=ResponseObject, responses=documented(404))
 def cancel(response_id: Id, caller: Asker, context: HomeContext) -> ResponseObject:
-    """Refused: a response ends with its request, and runs of their own (`background`) are not supported."""
+    """Refused: a response ends with its request, and background runs (`background`) are not supported."""
     stored_response(context, caller, response_id)
     raise ApiError(
         400,

@@ -283,7 +283,7 @@ def response_request(body: ResponseBody, messages: tuple[Message, ...], default_
     Args:
         body: The body.
         messages: The conversation, with that of earlier responses.
-        default_max_tokens: Of an answer without a limit of its own.
+        default_max_tokens: Of an answer without its own limit.
 
     Raises:
         ApiError: Values that contradict each other.

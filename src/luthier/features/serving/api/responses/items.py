@@ -389,7 +389,7 @@ def _check_calls(items: Sequence[Item], num_before: int) -> None:
             waiting[item.call_id] = place
         elif isinstance(item, CallOutputItem) and waiting.pop(item.call_id, None) is None:
             came = f"No tool call found for function call output with call_id {item.call_id!r}"
-            raise _wrong(came, "one output behind the function_call that it answers", place, num_before)
+            raise _wrong(came, "one output after the function_call that it answers", place, num_before)
     for call_id in waiting:
         message = f"No tool output found for function call {call_id!r}; expected: a function_call_output item for it"
         raise ApiError(400, message, param="input", code="invalid_value")
@@ -399,7 +399,7 @@ def _check_followed(items: Sequence[Item], place: int, num_before: int) -> None:
     following = items[place + 1] if place + 1 < len(items) else None
     is_assistant = isinstance(following, MessageItem) and following.role == "assistant"
     if not (is_assistant or isinstance(following, CallItem | ReasoningItem)):
-        message = "reasoning that nothing follows; expected: a message of the assistant or a call behind it"
+        message = "reasoning that nothing follows; expected: a message of the assistant or a call after it"
         raise ApiError(400, message, param=_place(place, num_before), code="invalid_value")
 
 

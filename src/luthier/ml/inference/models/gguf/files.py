@@ -83,7 +83,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     except (struct.error, UnicodeDecodeError, KeyError, ValueError, OverflowError) as error:
         raise ModelSourceError(
             f"{path} cannot be read as GGUF: {type(error).__name__}: {library_reason(error)}",
-            expected="a whole GGUF file of version 2 or 3",
+            expected="a complete GGUF file of version 2 or 3",
             do="fetch or export it again",
         ) from error
 
@@ -209,6 +209,6 @@ def unreadable(gguf: Path, error: Exception) -> ModelSourceError:
     """The error for an unreadable GGUF file."""
     return ModelSourceError(
         f"{gguf} cannot be read: {type(error).__name__}: {first_line(error, '')}",
-        expected="a whole GGUF file of an architecture that transformers can de-quantise",
+        expected="a complete GGUF file of an architecture that transformers can de-quantise",
         do="download the file again; if it stays, pull the original model from the hub",
     )

@@ -83,8 +83,8 @@ def _not_tried(how: str, *, is_killed: bool) -> WorkError:
     remedy = "free some memory, which the machine was probably out of" if is_killed else "fix what its last line says"
     return WorkError(
         f"the chat template was not tried: the process that was to render it ended {how}",
-        expected="a process that lives long enough to find out; the model may be fine",
-        do=f"{remedy}, then try again; `luthier doctor` looks at this installation",
+        expected="a process that does not end before the template is tried; the model may be fine",
+        do=f"{remedy}, then try again; `luthier doctor` checks this installation",
     )
 
 

@@ -115,7 +115,7 @@ def _check_name(name: Any) -> None:
 
 
 class _Generation(jinja2.ext.Extension):
-    """The block `{% generation %}`: its content, with a scope of its own."""
+    """The block `{% generation %}`: its content, with its own scope."""
 
     tags: Final = {"generation"}  # type: ignore[misc]
 

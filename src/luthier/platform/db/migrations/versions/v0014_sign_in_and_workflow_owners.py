@@ -10,7 +10,7 @@ down_revision = "0013"
 
 
 def upgrade() -> None:
-    """Add the tables, and the column for the project of runs without a job of their own."""
+    """Add the tables, and the column for the project of runs without their own job."""
     with op.batch_alter_table("runs") as runs:
         runs.add_column(sa.Column("project_id", sa.String(64)))
     op.create_table(
