@@ -115,6 +115,34 @@ def test_ten_rows_by_keys_alone(desk: Desk, make_page: MakePage) -> None:
     ]
 
 
+def test_a_refused_edit_and_a_server_that_does_not_answer_leave_the_row_and_the_text(
+    desk: Desk, make_page: MakePage
+) -> None:
+    page = desk.open(make_page, "annotate")
+    alert, title = page.locator("[data-refusal]"), page.locator("#row-title")
+    page.route("**/annotate/decide", lambda route: route.abort())
+    page.keyboard.press("a")
+    expect(alert).to_contain_text("The server does not answer.")
+    expect(title).to_have_text("Row 1")
+    page.unroute("**/annotate/decide")
+    page.keyboard.press("a")
+    expect(title).to_have_text("Row 2")
+    expect(alert).to_have_count(0)
+    page.keyboard.press("e")
+    answer = page.locator("textarea[name='text:/messages/1/content']")
+    answer.fill("An answer that took long to write.")
+    with Context.open(desk.server.home) as context:
+        dataset_versions.remove_dataset(context, Caller(), desk.dataset_id)
+    page.keyboard.press("Control+Enter")
+    expect(alert).to_contain_text("no dataset")
+    expect(answer).to_have_value("An answer that took long to write.")
+    assert violations(page) == []
+    errors = make_page.errors  # type: ignore[attr-defined]
+    assert [one for one in errors if "net::" not in one and "htmx:" not in one and "404" not in one] == []
+    errors.clear()
+    page.evaluate("document.querySelector('#desk').remove()")  # nothing is left that asks before the page is closed
+
+
 def test_what_somebody_else_says_of_the_row_appears(desk: Desk, make_page: MakePage) -> None:
     page = desk.open(make_page, "annotate")
     page.clock.install()

@@ -61,6 +61,25 @@ def test_from_home_to_a_run_in_four_clicks(make_page: Callable[..., Page], serve
     start.start()
 
 
+def test_a_refused_answer_of_the_guided_run_is_said_and_its_questions_stay(
+    make_page: Callable[..., Page], server: HomeServer
+) -> None:
+    page = make_page()
+    sign_in(page, server.url, server.key, "/start")
+    with Context.open(server.home) as context:
+        rows = dataset_versions.keep_rows(context, Caller(), [b'{"text": "One."}\n'], "rows.jsonl")
+        gone, _ = dataset_versions.create_dataset(context, Caller(), "Soon removed", rows)
+        page.reload()
+        dataset_versions.remove_dataset(context, Caller(), gone.dataset_id)
+    page.get_by_role("radio", name="Soon removed").check()
+    expect(page.locator("[data-refusal]")).to_contain_text("no dataset")
+    expect(page.locator("#guide")).to_be_visible()
+    page.get_by_role("radio", name=NAME).check()
+    expect(page.locator("[data-refusal]")).to_have_count(0)
+    expect(page.get_by_role("radio", name=NAME)).to_be_checked()
+    make_page.errors.clear()  # type: ignore[attr-defined] # the browser itself notes the status 404
+
+
 def test_words_are_explained_by_click_keys_and_hover(make_page: Callable[..., Page], server: HomeServer) -> None:
     page = make_page()
     sign_in(page, server.url, server.key)

@@ -100,7 +100,7 @@ NO_COUNTS: Final = frozenset(
     (
         # Names, shapes, words and figures with decimals, some of them before a verb.
         *("system", "name", "run_id", "export_id", "canary", "unknown", "file", "beside", "split", "which", "device"),
-        *("text", "speed", "value", "mean_tokens", "rows", "tokens", "busy_cores"),
+        *("text", "speed", "value", "mean_tokens", "rows", "tokens", "busy_cores", "target", "target_name"),
         # One epoch has a sentence of its own, and an added token is one of many.
         *("epochs", "added"),
         # Never 1: sizes of models, texts and limits, and more than a limit, as the error says.

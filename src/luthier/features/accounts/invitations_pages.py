@@ -119,8 +119,8 @@ async def accept(
         raise
     except LuthierError as error:
         return await run_in_threadpool(_again, request, context, token, name, error)
-    words = f"You are a member now, {made.name}. From now on sign in with this name and your password."
-    return remember(request, redirect(request, "/", words), secret)
+    notice = f"You are a member now, {made.name}. From now on sign in with this name and your password."
+    return remember(request, redirect(request, "/", notice), secret)
 
 
 @router.post("/invite/{token}/sign-out")

@@ -59,7 +59,8 @@ def rename(
     try:
         changed = service.rename_project(context, caller, project, name)
     except LuthierError as error:
-        return _page(request, context, caller, {"error": error}, status=status_of(error))
+        typed = {"project": project, "name": name}
+        return _page(request, context, caller, {"error": error, "typed": typed}, status=status_of(error))
     return redirect(request, _ADDRESS, f"The project is called {changed.name}.")
 
 
@@ -76,7 +77,8 @@ def set_quota(
         most = bytes_of(limit) if limit.strip() else None
         changed = service.set_file_quota(context, caller, project, most)
     except LuthierError as error:
-        return _page(request, context, caller, {"error": error}, status=status_of(error))
+        typed = {"project": project, "limit": limit}
+        return _page(request, context, caller, {"error": error, "typed": typed}, status=status_of(error))
     if most is None:
         return redirect(request, _ADDRESS, f"The files of {changed.name} have no limit.")
     return redirect(request, _ADDRESS, f"The files of {changed.name} may take {size(most)}.")
@@ -90,5 +92,6 @@ def _page(request: Request, context: Context, caller: Caller, values: dict[str, 
         "used": context.files.used_bytes(),
         "made": None,
         "name": "",
+        "typed": {},
     }
     return show(request, "projects", common | values, status=status)

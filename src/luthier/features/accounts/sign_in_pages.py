@@ -16,6 +16,7 @@ from luthier.platform.auth.members import member_by_password
 from luthier.platform.auth.oidc import OidcClient
 from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.auth.rate_limiter import TokenBuckets
+from luthier.platform.ui import form_drafts
 from luthier.platform.ui.errors import status_of, with_retry_after
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, host_of, own_address, remember
@@ -108,6 +109,8 @@ def sign_out(request: Request, context: HomeContext, session: MaybeVisitor) -> R
     by_provider = session is not None and session.how == "oidc"
     answer = redirect(request, "/sign-in?signed_out=1" if by_provider else "/sign-in")
     answer.delete_cookie(COOKIE)
+    # What a person has typed is not for the next one at this browser.
+    answer.delete_cookie(form_drafts.COOKIE)
     return answer
 
 

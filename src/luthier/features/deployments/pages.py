@@ -13,7 +13,7 @@ from luthier.core.records.deployment import Revision
 from luthier.features.deployments import canary_release
 from luthier.features.deployments import service as deployments
 from luthier.features.model_cards import service as project_models
-from luthier.features.release_gates.service import default_gate, remedy
+from luthier.features.release_gates.service import default_gate
 from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.models import describe_engines, head_of_deployment
 from luthier.platform.home.context import Context
@@ -67,10 +67,13 @@ def deploy(
         return _page(request, context, caller, name, given | {"error": error})
     except LuthierError as error:
         return _page(request, context, caller, name, given | {"error": error})
-    part = "all users" if canary is None else f"{percent:g}% of the users"
     target = _shown(context, caller, made.revision).get(target, target)
-    words = f"{target} answers {part} of {name} now. {remedy(made.revision.unjudged)}"
-    return redirect(request, f"/deployments/{name}", words.strip())
+    # The page says which of them have not been evaluated, with a link.
+    if canary is None:
+        notice = f"{target} answers all users of {name} now."
+    else:
+        notice = f"{target} answers {percent:g}% of the users of {name} now."
+    return redirect(request, f"/deployments/{name}", notice)
 
 
 @router.post("/promote")
@@ -91,8 +94,8 @@ def promote(
     except (ConflictError, RequestError) as error:
         return _page(request, context, caller, name, given | {"error": error})
     (target,) = _shown(context, caller, made.revision).values()
-    words = f"{target} answers all users of {name} now. {remedy(made.revision.unjudged)}"
-    return redirect(request, f"/deployments/{name}", words.strip())
+    notice = f"{target} answers all users of {name} now."
+    return redirect(request, f"/deployments/{name}", notice)
 
 
 @router.post("/rollback")

@@ -14,6 +14,7 @@ from luthier.core.records.export import ParityReport
 from luthier.features.exports import publishing
 from luthier.features.exports import requests as export_files
 from luthier.features.exports import requests as server_exports
+from luthier.features.release_gates.service import default_gate
 from luthier.ml.charts.spec import Axis, IntervalRow, Intervals
 from luthier.ml.export.exporters.registry import served_formats
 from luthier.platform.home.context import Context
@@ -37,7 +38,7 @@ def show(request: Request, context: HomeContext, caller: Reader, export_id: str,
     if after and is_unchanged(request, after, server_exports.show_export(context, caller, export_id).mark):
         return unchanged()
     report = shown_once(request).take(request).get("report")
-    return _page(request, context, caller, export_id, None if report is None else {"report": report})
+    return export_page(request, context, caller, export_id, None if report is None else {"report": report})
 
 
 @router.post("/cancel")
@@ -58,7 +59,7 @@ def remove(request: Request, context: HomeContext, caller: Trainer, export_id: s
     try:
         gone = server_exports.remove(context, caller, export_id)
     except ConflictError as error:
-        return _page(request, context, caller, export_id, {"error": error})
+        return export_page(request, context, caller, export_id, {"error": error})
     return redirect(request, f"/models/{gone.source}", "The export is removed, with its files.")
 
 
@@ -71,10 +72,10 @@ def verify(request: Request, context: HomeContext, caller: Reader, export_id: st
         return Led(shown_once(request).put(request, f"/exports/{export_id}", {"report": report}))
 
     try:
-        title = "Every file is being compared with its digest"
-        return page_work(request).answer(request, title, work, back=f"/exports/{export_id}")
+        back = f"/exports/{export_id}"
+        return page_work(request).answer(request, "Every file is being compared with its digest", work, back=back)
     except LuthierError as error:
-        return _page(request, context, caller, export_id, {"error": error})
+        return export_page(request, context, caller, export_id, {"error": error})
 
 
 @router.post("/sign")
@@ -89,7 +90,7 @@ def sign(request: Request, context: HomeContext, caller: Admin, export_id: str) 
     try:
         return page_work(request).answer(request, "The export is being signed", work, back=address)
     except LuthierError as error:
-        return _page(request, context, caller, export_id, {"error": error})
+        return export_page(request, context, caller, export_id, {"error": error})
 
 
 @router.post("/push")
@@ -117,7 +118,8 @@ def push(
     try:
         return page_work(request).answer(request, "The export is being pushed", work, back=address, stop=stop)
     except LuthierError as error:
-        return _page(request, context, caller, export_id, {"error": error})
+        given = {"push_target": target, "push_name": name}
+        return export_page(request, context, caller, export_id, {"error": error, "given": given})
 
 
 @router.get("/files.tar")
@@ -137,15 +139,24 @@ def file(context: HomeContext, caller: Reader, export_id: str, path: str) -> Res
 
 def _done(request: Request, context: Context, caller: Caller, export_id: str, do: Any) -> Response:
     def show_again(error: ConflictError) -> Response:
-        return _page(request, context, caller, export_id, {"error": error})
+        return export_page(request, context, caller, export_id, {"error": error})
 
     return changed(request, f"/exports/{export_id}", lambda: do(context, caller, export_id), show_again)
 
 
-def _page(
+def export_page(
     request: Request, context: Context, caller: Caller, export_id: str, given: dict[str, Any] | None = None
 ) -> Response:
-    """given: the error of a form, or the report of a verification."""
+    """The page of an export.
+
+    Args:
+        request: The request that it answers.
+        context: The home.
+        caller: Who looks at it.
+        export_id: The export.
+        given: What a form held, and the `error` why it was refused, which decides the status of the response; or the
+            report of a verification.
+    """
     view = server_exports.show_export(context, caller, export_id)
     made = view.export.document
     values: dict[str, Any] = {
@@ -155,7 +166,8 @@ def _page(
         "current": "/models",
     }
     values |= {"mark": view.mark, "is_fragment": is_fragment_request(request)}
-    values |= {"served_formats": served_formats(), "error": None, "report": None}
+    values |= {"served_formats": served_formats(), "error": None, "report": None, "given": {}}
+    values["is_gated"] = default_gate(context, caller.project_id) is not None
     values |= {"may_sign": publishing.may_sign(context), "push_targets": publishing.push_targets(context)}
     if made is not None:
         values |= {"chart_spec": None if made.parity is None else _quality(made.parity), "card": None, "warnings": ()}

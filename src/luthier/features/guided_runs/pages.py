@@ -145,7 +145,8 @@ def run(
     """Queue the run of a size, once it is planned, and lead to it; until it ends, a second click leads there, too."""
     wish = _wish(goal, dataset, None, base_model)
     found = service.find(context, caller, wish)
-    back = _address(wish, size, draft)
+    # The answers are in the address: an error leads back to them.
+    request.state.back = back = _address(wish, size, draft)
     if not found.is_complete or found.missing_model is not None:
         return redirect(request, back, "First choose a purpose and the data.")
     planner = draft_planner(request.app.state, context)

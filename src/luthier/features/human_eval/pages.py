@@ -155,7 +155,7 @@ def _scores(found: PanelFigures) -> list[FigureRow]:
     rows = []
     for one in found.scores:
         value, interval = shown_estimate(one.mean)
-        rows.append(FigureRow(one.system, one.criterion, value, interval, f"{one.num_ratings} ratings"))
+        rows.append(FigureRow(one.system, one.criterion, value, interval, counted(one.num_ratings, "rating")))
     return rows
 
 
@@ -329,7 +329,7 @@ def add(request: Request, context: HomeContext, caller: Trainer, panel_id: str, 
     try:
         made = rating_links.add_rater(context, caller, panel_id, name)
     except RequestError as error:
-        return _show(request, context, caller, panel_id, error=error)
+        return _show(request, context, caller, panel_id, new_rater=name, error=error)
     return _lead(request, panel_id, (made,))
 
 
@@ -346,8 +346,8 @@ def change(
     try:
         if deed == "revoke":
             rater = rating_links.revoke_link(context, caller, panel_id, rater_id)
-            words = f"The link of {rater.name} no longer works; their ratings are kept."
-            return redirect(request, f"{_ADDRESS}/{panel_id}", words)
+            notice = f"The link of {rater.name} no longer works; their ratings are kept."
+            return redirect(request, f"{_ADDRESS}/{panel_id}", notice)
         made = rating_links.renew_link(context, caller, panel_id, rater_id)
     except ConflictError as error:
         return _show(request, context, caller, panel_id, error=error)
@@ -417,6 +417,7 @@ def _show(
     panel_id: str,
     *,
     shown: dict[str, Any] | None = None,
+    new_rater: str = "",
     error: LuthierError | None = None,
 ) -> Response:
     report = rating_panels.panel_report(context, caller, panel_id)
@@ -432,6 +433,7 @@ def _show(
         "is_shown_before": (shown or {}).get("is_shown_before", False),
         "estimate": shown_estimate,
         "address": f"{_ADDRESS}/{panel_id}",
+        "new_rater": new_rater,
         "address_of_links": public_address(context, caller.project_id, for_raters=True),
         "error": error,
     }

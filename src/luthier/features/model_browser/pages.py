@@ -15,13 +15,15 @@ from luthier.core.task_head import readable_task_head_in
 from luthier.features.assessments import service as project_assessments
 from luthier.features.deployments import service as deployments
 from luthier.features.exports import requests as server_exports
+from luthier.features.exports.pages import export_page
 from luthier.features.lineage.service import lineage_svg, model_lineage, project_lineage
 from luthier.features.model_browser.removal import may_remove_base
 from luthier.features.model_cards import service as project_models
 from luthier.features.model_checks.stored import StoredCheck, stored_check
-from luthier.features.release_gates.service import default_gate, remedy
+from luthier.features.release_gates.service import default_gate
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.serving.head_answers import example_request
+from luthier.features.serving.targets import EXPORT
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_text
 from luthier.platform.jobs.twins import is_joined
@@ -125,10 +127,10 @@ def start_export(
         made = server_exports.start(context, caller, source, to, precision or None, file_id=rows or None, joins=True)
     except LuthierError as error:
         return _page(request, context, caller, source, {"export_error": error, "form": form, "rows": rows})
-    words = "The export is queued: a worker of this server will run it."
+    notice = "The export is queued: a worker of this server will run it."
     if is_joined(context.jobs.get(made.job_id), began):
-        words = "The same export was requested before and has not ended; it is shown here."
-    return redirect(request, f"/exports/{made.export_id}", words)
+        notice = "The same export was requested before and has not ended; it is shown here."
+    return redirect(request, f"/exports/{made.export_id}", notice)
 
 
 @router.post("/deployments")
@@ -147,11 +149,15 @@ def deploy(
         # Revision 0: the form makes new names only. A taken one is an error, not a silent takeover of its users.
         made = deployments.deploy(context, caller, name.strip(), target, expected_revision=0, override=reason)
     except LuthierError as error:
+        if target.startswith(EXPORT):
+            # Its own page, and not that of its model: the form there deploys the model in place of the export.
+            values = {"error": error, "given": {"name": name.strip(), "override": override}}
+            return export_page(request, context, caller, target.removeprefix(EXPORT), values)
         given = {"deploy_error": error, "name": name.strip(), "override": override}
         return _page(request, context, caller, source or target, given)
-    shown = project_models.target_names(context, caller.project_id, [target]).get(target, target)
-    words = f"{shown} answers as {made.name} now. {remedy(made.revision.unjudged)}"
-    return redirect(request, f"/deployments/{made.name}", words.strip())
+    target_name = project_models.target_names(context, caller.project_id, [target]).get(target, target)
+    notice = f"{target_name} answers as {made.name} now."
+    return redirect(request, f"/deployments/{made.name}", notice)
 
 
 def _page(

@@ -277,10 +277,10 @@ def review(request: Request, context: HomeContext, caller: Trainer, exchange_id:
         made = review_queue.queue_exchange(context, caller, exchange_id)
     except LuthierError as error:
         return _exchange(request, context, caller, exchange_id, error)
-    words = "It waits for review." if made.num_queued else "It was queued before."
+    notice = "It waits for review." if made.num_queued else "It was queued before."
     if made.num_wordless:
-        words = "It cannot be reviewed: its text was not stored."
-    return redirect(request, f"/monitor/exchanges/{exchange_id}", words)
+        notice = "It cannot be reviewed: its text was not stored."
+    return redirect(request, f"/monitor/exchanges/{exchange_id}", notice)
 
 
 def _exchange(

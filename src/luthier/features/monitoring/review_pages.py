@@ -212,10 +212,11 @@ def queue(
             made = review_queue.queue_sample(context, caller, model, num)
         else:
             made = review_queue.queue_liked(context, caller, model)
-        words = f"{counted(made.num_queued, 'answer is', 'answers are')} waiting for review."
-        if made.num_wordless:
-            words += f" {made.num_wordless} cannot be reviewed: their text was not stored."
-        return Led(address, words)
+        notice = f"{counted(made.num_queued, 'answer is', 'answers are')} waiting for review."
+        if not made.num_wordless:
+            return Led(address, notice)
+        left_notice = f"{counted(made.num_wordless, 'answer')} cannot be reviewed: the text was not stored."
+        return Led(address, f"{notice} {left_notice}")
 
     return page_work(request).answer(request, "Answers are being chosen for review", work, back=address)
 

@@ -12,13 +12,13 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.text.counted import counted
 from luthier.features.runs import changes as run_changes
 from luthier.features.runs import labels
 from luthier.features.runs.labels import MAX_NAME, MAX_NOTE, LabelChanges
 from luthier.features.runs.pages import run_page
-from luthier.features.runs.state import standing
+from luthier.features.runs.state import name_of, standing
 from luthier.features.runs.table import (
     OWN_COLUMNS,
     TableRequest,
@@ -43,10 +43,6 @@ _Note = Annotated[str, Form(max_length=2 * MAX_NOTE)]
 """Browsers send two characters for the end of a line, and let a person write `MAX_NOTE` that count it as one."""
 _Address = Annotated[str, Form(max_length=6_000)]
 Action = Literal["archive", "restore", "star", "unstar", "tag", "untag", "group", "delete"]
-_DONE: Final[dict[Action, str]] = {
-    "archive": "archived", "restore": "restored", "star": "starred", "unstar": "without a star", "tag": "tagged",
-    "untag": "without the tag", "group": "in the group",
-}  # fmt: skip
 
 
 @router.get("/runs")
@@ -78,6 +74,7 @@ def _list(
     *,
     chosen: Sequence[str] = (),
     word: str = "",
+    view_name: str = "",
     error: LuthierError | None = None,
 ) -> Response:
     """The list; for HTMX its rows alone.
@@ -89,6 +86,7 @@ def _list(
         asked: Which rows and columns.
         chosen: Runs that are ticked.
         word: What is in the field for a tag or a group.
+        view_name: What is in the field for the name of a view.
         error: Why a change of the chosen runs was refused; it decides the status of the response.
     """
     table = table_of(context, caller, request.app.state.judged, asked)
@@ -106,6 +104,7 @@ def _list(
         "is_grouped": asked.order.key == "group" if table.error is None else False,
         "chosen": chosen,
         "word": word,
+        "view_name": view_name,
         "error": error or table.error,
     }
     if is_fragment_request(request):
@@ -141,8 +140,22 @@ def edit_chosen(
         number = run_changes.edit_runs(context, caller, run, _changes(do, word))
     except LuthierError as error:
         return _list(request, context, caller, _request_of(_list_address(back)), chosen=run, word=word, error=error)
-    shown = f" {word.strip()}" if do in ("tag", "untag", "group") else ""
-    notice = f"{number:,} {'run is' if number == 1 else 'runs are'} {_DONE[do]}{shown}."
+    word = word.strip()
+    match do:
+        case "archive":
+            notice = f"{counted(number, 'run is', 'runs are')} archived."
+        case "restore":
+            notice = f"{counted(number, 'run is', 'runs are')} no longer archived."
+        case "star":
+            notice = f"{counted(number, 'run has', 'runs have')} a star now."
+        case "unstar":
+            notice = f"{counted(number, 'run has', 'runs have')} no star now."
+        case "tag":
+            notice = f"{counted(number, 'run has', 'runs have')} the tag {word} now."
+        case "untag":
+            notice = f"{counted(number, 'run is', 'runs are')} without the tag {word} now."
+        case "group":
+            notice = f"{counted(number, 'run is', 'runs are')} in the group {word} now."
     return redirect(request, _list_address(back), notice)
 
 
@@ -183,16 +196,25 @@ def save_view(
     name: _Text = "",
     query: _Address = "",
 ) -> Response:
-    """Keep filter, order and columns under a name, for all of the project."""
-    view = labels.save_view(context, caller, name, query)
+    """Keep filter, order and columns under a name, for all of the project; where that is refused, they stay."""
+    try:
+        view = labels.save_view(context, caller, name, query)
+    except LuthierError as error:
+        return _list(request, context, caller, _request_of(f"/runs?{query}"), view_name=name, error=error)
     return redirect(request, f"/runs?{view.query}", f"The view {view.name} is saved.")
 
 
 @router.post("/runs/views/delete")
-def delete_view(request: Request, context: HomeContext, caller: Trainer, name: _Text = "") -> Response:
-    """Delete a saved view; the runs are unchanged."""
-    labels.delete_view(context, caller, name)
-    return redirect(request, "/runs", f"The view {name} is deleted.")
+def delete_view(
+    request: Request, context: HomeContext, caller: Trainer, name: _Text = "", query: _Address = ""
+) -> Response:
+    """Delete a saved view; the runs are unchanged, and the list stays as it is shown."""
+    address = _list_address(f"/runs?{query}" if query else "/runs")
+    try:
+        labels.delete_view(context, caller, name)
+    except NotFoundError as error:  # as in another tab, or by somebody else
+        return _list(request, context, caller, _request_of(address), error=error)
+    return redirect(request, address, f"The view {name} is deleted.")
 
 
 @router.post("/runs/{run_id}/edit")
@@ -246,11 +268,12 @@ def delete_run(
 
     with_models: whether the models that are registered of it are deleted, too, as the page has said.
     """
+    name, _ = name_of(context, standing(context, caller, run_id))
     try:
         run_changes.delete_run(context, caller, run_id, with_models=bool(with_models))
     except ConflictError as error:
         return run_page(request, context, caller, standing(context, caller, run_id), error=error)
-    answer = redirect(request, "/runs", f"The run {run_id} is deleted.")
+    answer = redirect(request, "/runs", f"The run {name} is deleted.")
     answer.background = BackgroundTask(run_changes.sweep, context)
     return answer
 

@@ -1,4 +1,4 @@
-"""/settings/webhooks: who is notified when jobs end: list, add (the secret is shown once), test, remove."""
+"""/settings/webhooks: who is notified of events: list, add (the secret is shown once), test, remove."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.text.counted import counted
 from luthier.core.text.names import distinct_names
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.features.deployments.service import deployed_run
@@ -77,7 +78,7 @@ def new(
     sent: Sent = dict(kept.get("given", {}))
     if not sent:
         sent = _beginning(context, caller, form, start_from, dataset, model)
-    values = {"estimate": kept.get("estimate"), "error": kept.get("error")}
+    values = {"estimate": kept.get("estimate"), "error": kept.get("error"), "is_gone": kept["is_shown_before"]}
     status = status_of(kept["error"]) if kept.get("error") else 200
     return _page(request, context, caller, form, sent, values, status=status)
 
@@ -234,6 +235,7 @@ def _page(
         "kept": _in_recipe(form, sent),
         "problems": {},
         "estimate": None,
+        "is_gone": False,
         "error": None,
         "models": [name for name, view in models.items() if view.path is not None],
         "tuned": tuned,
@@ -352,8 +354,8 @@ def _study(context: Context, caller: Caller, values: Mapping[str, Any]) -> list[
         lines.append(f"The budget of {_time(budget)} is too small: one trial and the final run take {_time(needed)}.")
     else:
         lines.append(
-            f"The budget of {_time(budget)} has room for {num:,.0f} whole trainings and the final run. Most trials are "
-            "stopped early, so more of them begin."
+            f"The budget of {_time(budget)} has room for {counted(round(num), 'whole training')} and the final run. "
+            "Most trials are stopped early, so more of them begin."
         )
     return [*lines, *_price(predicted, budget)]
 
@@ -368,7 +370,8 @@ def _choice_of_models(context: Context, caller: Caller, name: str, values: Mappi
         predicted = _predicted(context, caller, {"base_model": model, "data": data})
         lines.append(f"{model}: one training on all rows takes {_span(predicted)}.")
     if len(models) > _MAX_PLANNED:
-        lines.append(f"{len(models) - _MAX_PLANNED} more models were not planned here.")
+        more = counted(len(models) - _MAX_PLANNED, "more model was", "more models were")
+        lines.append(f"{more} not planned here.")
     share = "A third of the budget chooses the model; the search has the rest." if name == "automl" else ""
     rows = f"As many rows are used as fit into {_time(budget)}; a few are measured first."
     return [*lines, *filter(None, (rows, share)), *_price(predicted, budget)]
@@ -390,7 +393,8 @@ def _retraining(context: Context, caller: Caller, values: Mapping[str, Any]) -> 
     result = context.runs.get(run_id).result
     accepted = len(context.review_items.ids(caller.project_id, model=values["model"], status="accepted"))
     waiting = len(context.review_items.ids(caller.project_id, model=values["model"], status="waiting"))
-    lines = [f"{accepted:,} accepted answers of {values['model']}, {waiting:,} wait for review."]
+    answers = counted(accepted, "accepted answer")
+    lines = [f"{answers} of {values['model']}, {counted(waiting, 'waits', 'wait')} for review."]
     if result is not None:
         lines.append(f"The last training took {figures.duration(result.seconds)}; this one has more rows.")
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import Final
 
 from fastapi import FastAPI, Request
@@ -24,12 +25,13 @@ from luthier.core.errors import (
     UnreachableError,
     validation_reason,
 )
-from luthier.platform.ui.form_drafts import keep_draft, remember_draft, with_name
+from luthier.platform.ui.form_drafts import FormDraft, keep_draft, put_draft, remember_draft, sent_form, with_name
 from luthier.platform.ui.render import is_fragment_request, render
-from luthier.platform.ui.visitor import ForbiddenError, SignInNeededError
+from luthier.platform.ui.visitor import ForbiddenError, SignInNeededError, own_address, page_above
 
 log = logging.getLogger("luthier.web")
 
+ERROR_HEADER: Final = "luthier-error"
 _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 
 
@@ -61,11 +63,52 @@ def status_of(error: LuthierError) -> int:
     return 422 if isinstance(error, RequestError) else 503
 
 
-def error_page(request: Request, status: int, error: LuthierError) -> Response:
-    """The page of an error; for HTMX only its message, to be put in the place of the answer."""
+def error_page(
+    request: Request, status: int, error: LuthierError, *, back: str = "", has_draft: bool = False
+) -> Response:
+    """The page of an error; for HTMX only its message, to be put in the place of the answer.
+
+    Args:
+        request: The request that it answers.
+        status: The HTTP status.
+        error: What went wrong.
+        back: The page that the request came from; empty for none but the home page.
+        has_draft: Whether that page has the form again with what was entered.
+    """
+    values = {"error": error, "error_status": status, "back": back, "has_draft": has_draft}
     template = "error_message.html" if is_fragment_request(request) else "error.html"
-    answer = render(request, template, {"error": error, "error_status": status}, status=status)
+    answer = render(request, template, values, status=status)
+    if is_fragment_request(request):
+        # For `app.js`: this is an error alone, and must not take the place of the form that it is about.
+        answer.headers[ERROR_HEADER] = "alone"
     return with_retry_after(answer, error)
+
+
+async def refused_page(request: Request, status: int, error: LuthierError) -> Response:
+    """The page of an error that a handler has not shown on its own page, with the way back.
+
+    A form that was sent is on the page that it leads to, with what was entered: nothing has to be typed again.
+    """
+    form = None
+    if not is_fragment_request(request) and getattr(request.state, "session", None) is not None:
+        form = await sent_form(request)
+    back = _page_of(request, form)
+    if form is None or not back:
+        return error_page(request, status, error, back=back)
+    name, secret = put_draft(request, replace(form, is_refused=True))
+    answer = error_page(request, status, error, back=with_name(back, name), has_draft=True)
+    remember_draft(answer, secret)
+    return answer
+
+
+def _page_of(request: Request, form: FormDraft | None) -> str:
+    """The page that a request came from, as its handler, its form or its address says; empty for the home page."""
+    if back := getattr(request.state, "back", ""):
+        return str(back)
+    named = () if form is None else form.values.get("back", ())
+    address = own_address(named[-1]) if named else page_above(request)
+    is_itself = request.method == "GET" and address == request.url.path
+    return "" if address == "/" or is_itself else address
 
 
 def with_retry_after(answer: Response, error: LuthierError) -> Response:
@@ -99,12 +142,12 @@ async def _forbidden(request: Request, error: Exception) -> Response:
         expected=f"someone who may {' or '.join(error.scopes)}",
         do="ask an admin of the project for that, or sign in as somebody else",
     )
-    return error_page(request, 403, shown)
+    return error_page(request, 403, shown, back=_page_of(request, None))
 
 
 async def _luthier_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LuthierError)
-    return error_page(request, status_of(error), error)
+    return await refused_page(request, status_of(error), error)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -115,7 +158,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     shown = RequestError(
         f"{place or 'the form'}: {validation_reason(first)}", expected="a form as this page sends it", do="correct it"
     )
-    return error_page(request, 422, shown)
+    return await refused_page(request, 422, shown)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -126,7 +169,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         )
     else:
         shown = RequestError(str(error.detail), expected="a request as a page sends it", do="go back and try again")
-    return error_page(request, error.status_code, shown)
+    return error_page(request, error.status_code, shown, back=_page_of(request, None))
 
 
 async def _bug(request: Request, error: Exception) -> Response:
@@ -135,4 +178,4 @@ async def _bug(request: Request, error: Exception) -> Response:
     shown = LuthierError(
         "internal server error", expected="no bug in Luthier", do="see the server's log, and report it"
     )
-    return error_page(request, 500, shown)
+    return error_page(request, 500, shown, back=_page_of(request, None))

@@ -1,7 +1,8 @@
-"""Forms that were sent after a session had ended: their values wait until the person has signed in again.
+"""Forms that could not be done: their values wait until the person is at their page again.
 
-    POST without a session --> values kept under a random name --> /sign-in?next=PAGE?restored=NAME
-    PAGE after the sign-in --> its form holds the values again; nothing is sent before the person sends it
+    POST without a session    --> values kept under a random name --> /sign-in?next=PAGE?restored=NAME
+    POST that an error ends   --> the same                        --> the error, with a link to PAGE?restored=NAME
+    PAGE with `restored=NAME` --> its form holds the values again; nothing is sent before the person sends it
 
 The values are in memory for half an hour. They are shown only in the browser that sent them, which holds a second
 secret in a cookie; passwords and keys are never kept. A page is changed where it is rendered: fields of the form with
@@ -23,6 +24,7 @@ from typing import Final
 from fastapi import Request
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from luthier.platform.auth.service import digest_of
@@ -32,6 +34,8 @@ PARAMETER: Final = "restored"
 COOKIE: Final = "luthier_restored"
 DRAFT_SECONDS: Final = 1800.0
 _MAX_FORMS: Final = 500
+_MIN_SECRET: Final = 32
+"""Characters of a secret that was made here."""
 _MAX_CHARACTERS: Final = 1_000_000
 _MAX_ALL_CHARACTERS: Final = 20_000_000
 """Of all forms together: nobody has signed in when they are kept."""
@@ -39,6 +43,12 @@ _MAX_BODY_BYTES: Final = 3 * _MAX_CHARACTERS
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 _SECRET: Final = frozenset(("password", "again", "current", "key", "secret", "token", "smtp", FIELD))
 """Fields that are not kept; nor is any other with `password` or `secret` in its name."""
+
+RESTORED: Final = (
+    "You are signed in again. The form that you sent before was not processed: it holds what you entered. Check it and "
+    "send it again."
+)
+REFUSED: Final = "The form was not processed: it holds what you entered. Correct it if necessary, and send it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +58,17 @@ class FormDraft:
     Attributes:
         action: The address that it was sent to.
         values: Its fields with all their values.
+        is_refused: Whether an error has ended it; else the session had ended.
     """
 
     action: str
     values: Mapping[str, Sequence[str]]
+    is_refused: bool = False
+
+    @property
+    def notice(self) -> str:
+        """What the page says that holds its values again."""
+        return REFUSED if self.is_refused else RESTORED
 
 
 class FormDrafts:
@@ -62,9 +79,15 @@ class FormDrafts:
         self._forms: OrderedDict[str, tuple[float, str, FormDraft]] = OrderedDict()
         self._num_characters = 0
 
-    def put(self, form: FormDraft) -> tuple[str, str]:
-        """Keep a form; returns its name, for an address, and the secret of its browser, for a cookie."""
-        name, secret, now = secrets.token_urlsafe(16), secrets.token_urlsafe(32), self._clock()
+    def put(self, form: FormDraft, secret: str = "") -> tuple[str, str]:
+        """Keep a form; returns its name, for an address, and the secret of its browser, for a cookie.
+
+        Args:
+            form: The form.
+            secret: That of the browser, where it has one: forms of several of its tabs wait at the same time.
+        """
+        secret = secret if len(secret) >= _MIN_SECRET else secrets.token_urlsafe(32)
+        name, now = secrets.token_urlsafe(16), self._clock()
         with self._lock:
             self._forget(now)
             self._forms[name] = (now + DRAFT_SECONDS, digest_of(secret), form)
@@ -94,12 +117,24 @@ async def keep_draft(request: Request) -> tuple[str, str] | None:
     Returns:
         The name and the secret, as of `FormDrafts.put`.
     """
-    shelf: FormDrafts | None = getattr(request.app.state, "form_drafts", None)
+    form = await sent_form(request)
+    return None if form is None else put_draft(request, form)
+
+
+def put_draft(request: Request, form: FormDraft) -> tuple[str, str]:
+    """Keep a form for the browser of a request; returns what `FormDrafts.put` returns."""
+    shelf: FormDrafts = request.app.state.form_drafts
+    return shelf.put(form, request.cookies.get(COOKIE, ""))
+
+
+async def sent_form(request: Request) -> FormDraft | None:
+    """The form of a request as far as it may be kept; None where it has none, or a larger one."""
     headers = request.headers
     # Requests of our own scripts are no forms: these pages keep what was typed themselves.
     is_script = headers.get("sec-fetch-mode", "navigate") != "navigate"
     is_script |= "application/json" in headers.get("accept", "")
-    if shelf is None or request.method != "POST" or (is_script and "hx-request" not in headers):
+    has_shelf = getattr(request.app.state, "form_drafts", None) is not None
+    if not has_shelf or request.method != "POST" or (is_script and "hx-request" not in headers):
         return None
     if not headers.get("content-type", "").startswith(_FORM_TYPE):
         return None
@@ -109,11 +144,12 @@ async def keep_draft(request: Request) -> tuple[str, str] | None:
         return None
     try:
         values = _values(await request.form(max_part_size=_MAX_BODY_BYTES))
-    except HTTPException:  # more fields than a form has
+    # More fields than a form has; a browser that has left; a handler that has read the body by itself.
+    except (HTTPException, ClientDisconnect, RuntimeError):
         return None
     if not values or _num_characters(values) > _MAX_CHARACTERS:
         return None
-    return shelf.put(FormDraft(request.url.path, values))
+    return FormDraft(request.url.path, values)
 
 
 def with_name(address: str, name: str) -> str:

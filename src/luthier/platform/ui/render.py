@@ -252,10 +252,6 @@ _THEME: Final = "luthier_theme"
 """A cookie that the switch of the page sets; the server writes it into the page, so that no script holds the first
 frame back and no frame has the other theme."""
 _MOST_NOTICE_CHARACTERS: Final = 600
-_RESTORED: Final = (
-    "You are signed in again. The form that you sent before was not processed: it holds what you entered. Check it and "
-    "send it again."
-)
 
 
 def render(request: Request, template: str, values: Mapping[str, Any] | None = None, *, status: int = 200) -> Response:
@@ -298,7 +294,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     }
     form = None if is_fragment_request(request) else form_draft(request)
     if form is not None and session is not None:
-        common["notice"] = f"{common['notice']} {words(language)(_RESTORED)}".strip()
+        common["notice"] = f"{common['notice']} {words(language)(form.notice)}".strip()
     text = environment_of(language).get_template(template).render(common | dict(values or {}))
     if form is not None and session is not None:
         text, is_whole = filled(text, form, request.url.path)

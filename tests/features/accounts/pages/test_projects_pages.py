@@ -75,6 +75,16 @@ def test_a_project_is_renamed_by_its_own_admin_and_by_those_of_default(home: Con
     assert browser("train").post(f"{ADDRESS}/rename", data={"project": "sales", "name": "x"}).status_code == 403
 
 
+def test_what_was_typed_for_a_project_stays_where_it_is_refused(home: Context, browser: Browser) -> None:
+    made, _ = create_project(home, "support"), create_project(home, "sales")
+    one = browser("admin")
+    page = one.post(f"{ADDRESS}/rename", data={"project": made.project_id, "name": "sales"}).text
+    assert '<input name="name" value="sales" maxlength="100" aria-label="Another name for support"' in page
+    page = one.post(f"{ADDRESS}/quota", data={"project": made.project_id, "limit": "20 bananas"}).text
+    assert page.count('value="20 bananas"') == 1
+    assert '<input name="name" value="support"' in page
+
+
 def test_an_admin_of_default_sets_file_quotas_and_each_project_sees_its_own(home: Context, browser: Browser) -> None:
     made, _ = create_project(home, "support"), create_project(home, "sales")
     local, own = browser("admin"), browser("admin", project="support")

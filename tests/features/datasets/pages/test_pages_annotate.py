@@ -52,7 +52,7 @@ def test_a_decision_is_kept_and_the_next_row_comes(browser: Browser, desk: str) 
     answer = one.post(f"{desk}/decide", data=sent)
     assert (answer.status_code, answer.headers["location"]) == (303, f"{desk}?version=1&show=undecided&row=2")
     page = one.get(answer.headers["location"])
-    assert "row 1 is rejected" in words(page)
+    assert "Row 1 is rejected." in words(page)
     assert "1 of 3 rows decided, 1 rejected" in words(page)
     assert "What is 2?" in words(page)
 

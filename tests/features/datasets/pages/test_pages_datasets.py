@@ -72,6 +72,13 @@ def test_hostile_text_shows_as_text(home: Context, browser: Browser) -> None:
         assert "<img src=x" not in one.get(address).text
 
 
+def test_who_cannot_split_sees_who_can(home: Context, browser: Browser) -> None:
+    address = f"/datasets/{make(home, 'Any', texts(3)).dataset_id}/split"
+    says = "A member with the role trainer can do this."
+    assert says in browser("read").get(address).text
+    assert says not in browser(*TRAIN).get(address).text
+
+
 def test_rows_are_paged_through_and_long_ones_folded(home: Context, browser: Browser) -> None:
     version = make(home, "Many", [*texts(45), {"prompt": "p", "completion": "word " * 200}])
     one = browser("read")

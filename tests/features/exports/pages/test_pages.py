@@ -110,3 +110,19 @@ def test_an_export_that_answers_is_not_removed(home: Context, browser: Browser) 
     answer = browser("read", "train").post(f"/exports/{made.export_id}/remove")
     assert answer.status_code == 409
     assert "answers as support" in answer.text
+
+
+def test_a_refused_deployment_of_an_export_stays_one_of_the_export(home: Context, browser: Browser) -> None:
+    made = fill(home)
+    target = f"export:{made.export_id}"
+    one = browser("read", "train")
+    sent = {"name": "support", "target": target, "source": made.runs[0], "override": "The team has agreed to it."}
+    answer = one.post("/deployments", data=sent)
+    assert answer.status_code == 409, "a name that is taken"
+    page = answer.text
+    assert f'name="target" value="{target}"' in page, "the form deploys what it deployed before"
+    assert f'<input type="hidden" name="target" value="{made.runs[0]}"' not in page
+    assert 'name="name" required maxlength="64"' in page
+    assert 'value="support" title=' in page, "the name is there to be corrected"
+    gone = one.post("/deployments", data=sent | {"target": "export:exp-20260101-000000-ffffff"})
+    assert gone.status_code == 404

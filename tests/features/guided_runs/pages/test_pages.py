@@ -284,3 +284,15 @@ def test_who_may_not_train_and_other_projects(home: Context, browser: Browser, d
 def test_names_of_datasets_are_escaped(home: Context, browser: Browser, model: None, plans: Plans) -> None:
     found = add_dataset(home, HOSTILE, [{"prompt": "a?", "completion": "b."}] * 3)
     assert "<img src=x" not in browser("train").get(f"/start?dataset={found}").text
+
+
+def test_a_run_that_cannot_be_planned_leads_back_to_its_answers(browser: Browser, dataset: str, plans: Plans) -> None:
+    plans.answer = Planned(error=RequestError("no room for it", expected="a smaller model", do="choose another one"))
+    one = browser("train", "read")
+    answers = {"goal": "style", "dataset": dataset, "size": "better", "draft": "abc"}
+    answer = one.post("/start/run", data=answers)
+    assert (answer.status_code, "no room for it" in answer.text) == (422, True)
+    back = unescape(answer.text.partition('<a class="button primary" href="')[2].partition('"')[0])
+    asked = parse_qs(urlsplit(back).query)
+    assert {name: asked[name] for name in answers} == {name: [value] for name, value in answers.items()}
+    assert sent(one.get(back).text)["size"] == "better"

@@ -61,7 +61,7 @@ def test_an_entry_is_assigned_snoozed_done_and_opened_again(home: Context, brows
     page = ben.get("/inbox").text
     assert "assigned to Ben &lt;b&gt; by k" in page
     assert ben.post(f"/inbox/{item}/snooze", data={"span": "3d"}).status_code == 303
-    assert "hidden until" in ben.get("/inbox?show=snoozed").text
+    assert "hidden, shown again <time" in ben.get("/inbox?show=snoozed").text
     assert ben.post(f"/inbox/{item}/reopen", data={"show": "snoozed"}).headers["location"] == "/inbox?show=snoozed"
     assert ben.post(f"/inbox/{item}/done").status_code == 303
     page = ben.get("/inbox?show=done").text

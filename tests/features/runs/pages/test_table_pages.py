@@ -263,6 +263,21 @@ def test_a_view_is_saved_opened_and_deleted(home: Context, browser: Browser) -> 
     assert ">Best<" not in viewer.get("/runs").text
 
 
+def test_a_view_that_is_refused_keeps_its_name_and_the_list_it_was_for(home: Context, browser: Browser) -> None:
+    several(home)
+    trainer, query = browser("read", "train"), "filter=tag%3Asweep&sort=-lr"
+    trainer.post("/runs/views", data={"name": "Best", "query": "sort=lr"})
+    answer = trainer.post("/runs/views", data={"name": "Best", "query": query})
+    assert answer.status_code == 409
+    assert 'id="view-name" name="name" value="Best"' in answer.text
+    assert 'name="filter" type="search" value="tag:sweep"' in answer.text
+    assert f'name="query" value="{query.replace("&", "&amp;")}"' in answer.text
+    deleted = trainer.post("/runs/views/delete", data={"name": "Best", "query": query})
+    assert deleted.headers["location"] == f"/runs?{query}"
+    again = trainer.post("/runs/views/delete", data={"name": "Best", "query": query})
+    assert (again.status_code, "/runs/compare" in again.text) == (404, True)
+
+
 def test_the_weights_are_sent_as_an_archive_to_who_may_train_and_that_is_logged(
     home: Context, browser: Browser
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
+from luthier.core.errors import BusyError
 from luthier.features.feedback import review as review_queue
 from luthier.platform.auth.members import add_member
 from luthier.platform.home.context import Context
@@ -151,3 +152,56 @@ def test_what_is_too_large_is_not_read_and_all_forms_together_are_bounded(ada: T
     shelf = FormDrafts()
     made = [shelf.put(FormDraft("/x", {"a": ["x" * 900_000]})) for _ in range(30)]
     assert [shelf.find(*one) is not None for one in made] == [False] * 8 + [True] * 22
+
+
+def link_back(page: str) -> str:
+    """Where the first button of an error page leads."""
+    return page.partition('<a class="button primary" href="')[2].partition('"')[0].replace("&amp;", "&")
+
+
+def test_a_form_that_an_error_has_ended_is_on_its_page_again(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise BusyError("too many passwords at once", expected="fewer of them", do="send it again in a moment")
+
+    one = browser("admin", "read")
+    monkeypatch.setattr("luthier.features.accounts.members_pages.people.add_member", busy)
+    answer = one.post("/settings/members", data={"name": "Ben Ray", "role": "viewer", "password": PASSWORD})
+    assert (answer.status_code, "Back to the form" in answer.text) == (429, True)
+    back = link_back(answer.text)
+    assert back.startswith("/settings/members?restored=")
+    page = one.get(back).text
+    assert 'value="Ben Ray"' in page
+    assert "The form was not processed: it holds what you entered." in page
+    assert "You are signed in again" not in page
+    assert PASSWORD not in page
+    long = KEY | {"name": "two words " * 30}
+    second = one.post("/settings/keys", data=long)
+    assert second.status_code == 422, "longer than any form of ours lets a name be"
+    assert "two words two words" in one.get(link_back(second.text)).text
+    assert 'value="Ben Ray"' in one.get(back).text, "the form of the other tab is still there"
+    one.post("/sign-out")
+    assert "luthier_restored" not in one.cookies
+
+
+def test_a_form_of_which_nothing_is_left_on_its_page_can_be_copied(home: Context, browser: Browser) -> None:
+    one = browser("train", "read")
+    answer = one.post("/runs/run-none/edit", data={"name": "A long and careful name", "note": "Two words"})
+    assert answer.status_code == 404
+    page = one.get(link_back(answer.text)).text
+    assert "What you entered" in page
+    assert "A long and careful name" in page
+    assert "You are signed in again" not in page
+
+
+@pytest.mark.parametrize(
+    ("address", "back"),
+    [
+        ("/runs/run-none", "/runs"),
+        ("/datasets/ds-none/split", "/datasets/ds-none"),
+    ],
+)
+def test_an_error_leads_to_the_page_above(browser: Browser, address: str, back: str) -> None:
+    page = browser("read").get(address).text
+    assert link_back(page) == back
+    assert page.count('class="button primary"') == 1
+    assert 'href="/">Go to Home</a>' in page

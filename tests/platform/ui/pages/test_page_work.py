@@ -68,7 +68,7 @@ def test_no_form_waits_for_what_is_slow(
         raise ConflictError("it was not to be", expected="another day", do="list them: GET /api/v1/runs")
 
     monkeypatch.setattr(module, name, slow)
-    monkeypatch.setattr(exports_page, "_page", lambda *_: pytest.fail("nothing is wrong yet"))
+    monkeypatch.setattr(exports_page, "export_page", lambda *_: pytest.fail("nothing is wrong yet"))
     one, other = browser("read", "train", "admin"), browser("read", "train", "admin")
     led = one.post(path.format(d=dataset), data=form)
     assert led.headers["location"].startswith("/working/"), "answered while the work goes on"

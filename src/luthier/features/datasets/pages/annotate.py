@@ -314,9 +314,14 @@ def decide_all(
 
     def work() -> Led:
         lines = annotation_queue.decide_all(context, caller, queue, decision)
-        number = f"{len(lines):,} row{'' if len(lines) == 1 else 's'}"
-        done = "are undecided again" if decision == "undo" else f"are {_WORDS[decision]}"
-        return Led(view.at(show="undecided"), f"{number} {done}")
+        match decision:
+            case "accept":
+                notice = f"{counted(len(lines), 'row is', 'rows are')} accepted."
+            case "reject":
+                notice = f"{counted(len(lines), 'row is', 'rows are')} rejected."
+            case "undo":
+                notice = f"{counted(len(lines), 'row is', 'rows are')} undecided again."
+        return Led(view.at(show="undecided"), notice)
 
     # Of a million rows this takes seconds: the page waits for it elsewhere.
     return page_work(request).answer(request, "The rows are being decided", work, back=view.at())
@@ -383,11 +388,11 @@ def make(
     def work() -> Led:
         made = annotation_queue.make_version(context, caller, queue, note=note)
         counts = made.details
-        words = (
-            f"version {made.number} is created: {counted(counts['rejected'], 'row')} left out, {counts['edited']} "
-            "edited"
+        notice = (
+            f"Version {made.number} is created: {counted(counts['rejected'], 'row')} left out, {counts['edited']:,} "
+            "edited."
         )
-        return Led(f"/datasets/{dataset_id}?version={made.number}", words)
+        return Led(f"/datasets/{dataset_id}?version={made.number}", notice)
 
     try:
         back = f"/datasets/{dataset_id}/annotate?version={version}"
@@ -433,7 +438,7 @@ def _onward(request: Request, context: Context, caller: Caller, queue: Queue, li
 def _lead(request: Request, context: Context, caller: Caller, view: AnnotationView) -> Response:
     if is_fragment_request(request):
         return _page(request, context, caller, view)
-    return redirect(request, view.at(row=view.line), view.notice)
+    return redirect(request, view.at(row=view.line), f"{view.notice[:1].upper()}{view.notice[1:]}.")
 
 
 def _page(request: Request, context: Context, caller: Caller, view: AnnotationView) -> Response:

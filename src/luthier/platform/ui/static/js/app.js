@@ -208,6 +208,48 @@ for (const end of ["htmx:responseError", "htmx:sendError"]) {
   });
 }
 
+// What a person has asked for is answered in any case. An error that would take the place of the form that it is about, and
+// a server that does not answer, are said above that part of the page, which stays as it is, with what was typed.
+const GESTURES = /^(click|submit|change|input)$/;
+const isByPerson = ({ requestConfig }) => GESTURES.test(requestConfig.triggeringEvent?.type ?? "");
+function takeRefusalAway(target) {
+  if (target.previousElementSibling?.matches("[data-refusal]")) target.previousElementSibling.remove();
+}
+function showRefusal(target, nodes) {
+  const box = document.createElement("div");
+  box.dataset.refusal = "";
+  box.append(...nodes);
+  takeRefusalAway(target);
+  target.before(box);
+  box.scrollIntoView({ block: "nearest" });
+}
+function showNoAnswer(target) {
+  const box = Object.assign(document.createElement("div"), { className: "message bad" }), what = document.createElement("strong");
+  what.textContent = t("The server does not answer.");
+  box.setAttribute("role", "alert");
+  box.append(what, " ", t("Check the connection, then try again."));
+  showRefusal(target, [box]);
+}
+// Whether an answer is an error alone, without the part of the page that it would replace.
+function leavesNothing({ xhr, target, requestConfig: { elt } }) {
+  const swap = elt.closest("[hx-swap]")?.getAttribute("hx-swap") ?? "";
+  return xhr.getResponseHeader("luthier-error") !== null && (swap.startsWith("outerHTML") || target.contains(elt));
+}
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  const { status } = detail.xhr;
+  if (status < 400) takeRefusalAway(detail.target);
+  if (status < 400 || status === 401 || !isByPerson(detail)) return;
+  const isOfProxy = status >= 500 && detail.xhr.getResponseHeader("luthier-error") === null && /<html/i.test(detail.serverResponse);
+  if (!isOfProxy && !leavesNothing(detail)) return;
+  detail.shouldSwap = false;
+  detail.isError = false;
+  if (isOfProxy) showNoAnswer(detail.target);
+  else showRefusal(detail.target, new DOMParser().parseFromString(detail.serverResponse, "text/html").body.childNodes);
+});
+for (const end of ["htmx:sendError", "htmx:timeout"]) {
+  document.addEventListener(end, ({ detail }) => { if (isByPerson(detail)) showNoAnswer(detail.target); });
+}
+
 // What a person has scrolled, opened or focused stays so where a part of the page requests itself and is made again.
 function* keptParts() { // each with a name that it has in the new part, too
   const times = new Map();
