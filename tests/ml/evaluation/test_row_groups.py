@@ -11,6 +11,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.evaluation import Verdict
 from luthier.core.records.bounds import UNIT
+from luthier.ml.data.tokenise.packing import piece_of
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.row_groups import MIN_GROUPS, row_groups, with_groups
 from luthier.ml.evaluation.statistics import is_settled, paired_bootstrap
@@ -29,12 +30,12 @@ def pieces(number: int, of: int) -> list[Example]:
 
 @pytest.mark.parametrize("groups", [[None, None, None], ["a", "b", "c"], [None, "a", "b"]])
 def test_rows_that_share_no_group_count_by_themselves(groups: list[str | None]) -> None:
-    assert row_groups([row(number, group) for number, group in enumerate(groups)]) is None
+    assert row_groups([row(number, group) for number, group in enumerate(groups)], piece_of) is None
 
 
 def test_rows_of_one_group_have_one_place() -> None:
     rows = [row(number, f"customer {number % 6}") for number in range(18)]
-    found = row_groups([*rows, row(18)])
+    found = row_groups([*rows, row(18)], piece_of)
     assert found is not None
     assert (found.num_groups, found.are_few) == (7, False), "a row without a group is one of its own"
     clusters = found.clusters([one.id for one in rows])
@@ -48,7 +49,7 @@ def test_rows_of_one_group_have_one_place() -> None:
 
 
 def test_too_few_groups_are_said_and_rows_count() -> None:
-    found = row_groups([row(number, f"contract {number % 3}") for number in range(12)])
+    found = row_groups([row(number, f"contract {number % 3}") for number in range(12)], piece_of)
     assert found is not None
     assert found.clusters([f"rows.jsonl:{number}" for number in range(12)]) is None
     assert found.counted is None
@@ -60,13 +61,13 @@ def test_too_few_groups_are_said_and_rows_count() -> None:
     assert words is not None
     assert words.caveats == ("one", found.sentence)
     assert with_groups(None, found) is None
-    alone = row_groups([row(number, "one contract") for number in range(12)])
+    alone = row_groups([row(number, "one contract") for number in range(12)], piece_of)
     assert alone is not None
     assert alone.sentence.startswith("These 12 held-out rows are all of one group: intervals and tests hold for other")
 
 
 def test_pieces_of_one_text_count_together() -> None:
-    found = row_groups([piece for number in range(6) for piece in pieces(number, 2)])
+    found = row_groups([piece for number in range(6) for piece in pieces(number, 2)], piece_of)
     assert found is not None
     assert found.sentence == (
         "These 12 held-out rows are of 6 texts: rows of one text count together in intervals and tests."
@@ -76,11 +77,11 @@ def test_pieces_of_one_text_count_together() -> None:
 
 def test_groups_that_rows_do_not_carry_are_given_by_row() -> None:
     named = {f"rows.jsonl:{number}": f"file {number % 2}" for number in range(4)}
-    found = row_groups([row(number) for number in range(5)], named)
+    found = row_groups([row(number) for number in range(5)], piece_of, named)
     assert found is not None
     assert found.num_groups == 3
     # A group with the name of a row is another one.
-    assert row_groups([row(0, "rows.jsonl:1"), row(1)]) is None
+    assert row_groups([row(0, "rows.jsonl:1"), row(1)], piece_of) is None
 
 
 @pytest.mark.parametrize(("num_groups", "is_shown"), [(MIN_GROUPS - 1, False), (MIN_GROUPS, True)])

@@ -51,8 +51,8 @@ def groups_of(examples: Sequence[Example], file: Path | None, grouped_by: str | 
 
     without = {piece_of(one.id) for one in examples if one.group is None}
     if grouped_by is None or file is None or not without or not file.is_file():
-        return row_groups(examples)
-    return row_groups(examples, _named_in(file, grouped_by, without))
+        return row_groups(examples, piece_of)
+    return row_groups(examples, piece_of, _named_in(file, grouped_by, without))
 
 
 def _named_in(file: Path, grouped_by: str, row_ids: Collection[str]) -> dict[str, str]:

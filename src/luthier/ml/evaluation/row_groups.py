@@ -7,7 +7,7 @@ so there rows count, and a sentence says that the figures hold for these groups 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,15 +68,16 @@ class RowGroups:
         return f"These {rows} are of {num:,} {many}: rows of one {one} count together in intervals and tests."
 
 
-def row_groups(examples: Sequence[Example], named: Mapping[str, str] | None = None) -> RowGroups | None:
+def row_groups(
+    examples: Sequence[Example], piece_of: Callable[[str], str], named: Mapping[str, str] | None = None
+) -> RowGroups | None:
     """The groups of rows; None where no two rows share one.
 
     Args:
         examples: the evaluated rows.
+        piece_of: the id of the row that one is a piece of, by its id; the same id for a row that is whole.
         named: groups by the id of the row, of rows that do not carry theirs.
     """
-    from luthier.ml.data.tokenise.packing import piece_of
-
     found: dict[str, Hashable] = {}
     for one in examples:
         whole = piece_of(one.id)
