@@ -98,7 +98,7 @@ def test_intervals_of_clusters_hold_where_those_of_rows_do_not() -> None:
     documents = [number // 8 for number in range(160)]
     for _ in range(200):
         ahead = np.repeat(random.normal(0, 1, 20), 8) + random.normal(0, 1, 160)
-        a, b = (mean_statistics(np.clip(0.5 + sign * 0.1 * ahead, 0, 1)) for sign in (1, -1))
+        a, b = (mean_statistics(np.clip(0.5 + sign * 0.1 * ahead, 0, 1).tolist()) for sign in (1, -1))
         asked: dict[str, Any] = {"bounds": UNIT, "seed": 0, "num_resamples": 300}
         for name, clusters in (("rows", None), ("groups", documents)):
             claimed[name] += is_settled(paired_bootstrap(a, b, mean_of_sums, clusters=clusters, **asked))
