@@ -274,6 +274,7 @@ class LabelConfidence(FrozenModel):
         coverage: which share of cases it can answer alone; None where no accuracy is required.
         validation_confidence: as `confidence`, of the validation rows that choose a threshold; empty where none do.
         validation_is_right: of each of these, whether the label is its own.
+        groups: of each row, the number of its group, where rows of one group count together in intervals; else empty.
     """
 
     system: str
@@ -286,6 +287,7 @@ class LabelConfidence(FrozenModel):
     coverage: Coverage | None = None
     validation_confidence: tuple[float, ...] = ()
     validation_is_right: tuple[bool, ...] = ()
+    groups: tuple[int, ...] = ()
 
 
 class RowsPoint(FrozenModel):

@@ -287,3 +287,22 @@ def test_only_rows_that_two_people_answered_count() -> None:
     assert held_against(bar, with_answers(share(50, 100)), agreed)[0] == "yes"
     other = {f"other.jsonl:{number}": True for number in range(50)}
     assert held_against(bar, with_answers(share(50, 100)), other)[1].startswith("No evaluated row has a second answer")
+
+
+@pytest.mark.parametrize(("num_rows", "word"), [(5, "no"), (6, "yes")])
+def test_few_rows_do_not_reach_the_agreement_of_two_people_by_chance(num_rows: int, word: str) -> None:
+    # Right where people disagree, in every row: of five such rows a fair coin shows as many in 1 of 16 studies.
+    agreed = {f"test.jsonl:{number}": False for number in range(num_rows)}
+    bar = bar_of_agreement(METRIC, "second_label", agreed)
+    found = held_against(bar, with_answers([True] * num_rows), agreed)
+    assert found[0] == word
+    assert ("It reaches" in found[1]) == (word == "yes")
+
+
+def test_rows_of_one_group_count_together_beside_two_people() -> None:
+    agreed = {f"test.jsonl:{number}": number % 4 > 0 for number in range(40)}
+    bar = bar_of_agreement(METRIC, "second_label", agreed)
+    model = with_answers([True] * 40)
+    assert held_against(bar, model, agreed)[0] == "yes", "ten rows differ, all to one side"
+    groups = {row: f"customer {place % 4}" for place, row in enumerate(agreed)}
+    assert held_against(bar, model, agreed, groups)[0] == "no", "they are of one of four customers"

@@ -171,3 +171,21 @@ def test_validation_rows_that_reach_the_bar_nowhere_leave_nothing_to_answer_alon
     found = label_confidence("tuned", given, Labelling(("bad", "good")), references, bar, validation=other).coverage
     assert found is not None
     assert (found.threshold, found.num_answered, found.chosen_on) == (None, 0, "validation")
+
+
+def test_rows_of_one_customer_count_together_where_a_threshold_is_judged() -> None:
+    """Customers whose rows are all right or all wrong: forty rows of ten of them say what ten rows say."""
+    customers = [number // 12 for number in range(120)]
+    given = np.full((120, 2), [0.9, 0.1])
+    references = ["good" if customer == 9 else "bad" for customer in customers]
+    labelling, bar = Labelling(("bad", "good")), Bar(metric="label_accuracy", value=0.8)
+    rows = label_confidence("tuned", given, labelling, references, bar)
+    groups = label_confidence("tuned", given, labelling, references, bar, clusters=[f"c{one}" for one in customers])
+    assert rows.coverage is not None
+    assert groups.coverage is not None
+    assert (rows.coverage.accuracy, rows.coverage.is_shown) == (0.9, True)
+    assert (groups.coverage.accuracy, groups.coverage.is_shown) == (0.9, False)
+    assert groups.groups == tuple(customers)
+    assert groups.brier.high - groups.brier.low > 1.5 * (rows.brier.high - rows.brier.low)
+    assert coverage_at(groups, 0.8) == groups.coverage, "what is priced later is what the verdict says"
+    assert rows.groups == ()

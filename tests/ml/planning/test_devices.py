@@ -125,3 +125,48 @@ def test_without_an_accelerator_this_machine_is_its_cpu() -> None:
 def test_an_accelerator_that_the_table_lacks_is_refused_by_name() -> None:
     with pytest.raises(RequestError, match="GeForce 8800"):
         this_machine(machine(device="cuda", accelerators=("NVIDIA GeForce 8800 GTX",)))
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("told", "gib", "name"),
+    [("Tesla T4", 14.6, "t4"), ("NVIDIA A10G", 22.1, "a10g"), ("NVIDIA H100 80GB HBM3", 79.1, "h100")],
+)
+def test_a_known_accelerator_has_the_memory_that_its_driver_leaves(told: str, gib: float, name: str) -> None:
+    found = machine(
+        device="cuda",
+        accelerators=(told,),
+        accelerator_memory_bytes=int(gib * GIB),
+        accelerator_gb_per_second=100.0,
+    )
+    device = this_machine(found)
+    assert device == device_of(name, found).model_copy(update={"memory_bytes": int(gib * GIB)})
+    more = found.model_copy(update={"accelerator_memory_bytes": 500 * GIB})
+    assert this_machine(more) == device_of(name, found), "the table's where the driver says more"
+    assert device_of(f"{name}:4", found).memory_bytes > device.memory_bytes, "another machine has what the table says"
+
+
+@pytest.mark.parametrize(
+    ("told", "gib", "name"),
+    [
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.6, "rtx4090"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9.8, "h100"),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 19.5, "a100-40g"),
+    ],
+)
+def test_a_slice_of_a_card_and_the_card_of_a_laptop_have_measured_rates(told: str, gib: float, name: str) -> None:
+    found = machine(
+        device="cuda",
+        accelerators=(told,),
+        accelerator_memory_bytes=int(gib * GIB),
+        accelerator_gb_per_second=300.0,
+        bfloat16_gflops=60_000.0,
+        float32_gflops=9_000.0,
+    )
+    device = this_machine(found)
+    assert (device.name, device.title, device.memory_bytes) == (name, told, int(gib * GIB))
+    assert (device.bfloat16_tflops, device.float32_tflops, device.memory_gb_per_second) == (60.0, 9.0, 300.0)
+    full = this_machine(found.model_copy(update={"accelerator_gb_per_second": 0.0}))
+    assert full.memory_bytes == int(gib * GIB), "also where its memory is too full to be measured"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.compare import Judged, SystemUnderTest
     from luthier.ml.evaluation.metrics.protocol import MetricDefinition
     from luthier.ml.evaluation.metrics.reference_based import NormalisedAbsoluteError
+    from luthier.ml.evaluation.row_groups import RowGroups
 
 
 def fit_baselines(
@@ -117,7 +118,10 @@ def judged_together(
     if (kind := search_kind(candidates)) is not None:
         ordered = search_systems(kind, candidates, pool, rows.examples, rows.train)
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
-        judged = judge_in_full(ordered.systems, metrics=definitions, seed=0, progress=context.progress)
+        clusters = _clusters(rows, ordered.systems[0])
+        judged = judge_in_full(
+            ordered.systems, metrics=definitions, seed=0, progress=context.progress, clusters=clusters
+        )
         own = ordered.systems
         return Together(tuple(candidates), own, own, judged, ordered.notes, ordered.left_out)
 
@@ -139,11 +143,17 @@ def judged_together(
             # Behind its model, which is still loaded then.
             systems.insert(place + 1, choice)
     systems, definitions, of_sets = _as_sets(candidates, systems, definitions)
-    judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
-    judged = draws_together(judged, draws, definitions)
+    clusters = _clusters(rows, systems[0])
+    judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress, clusters=clusters)
+    judged = draws_together(judged, draws, definitions, clusters)
     slow = slow_note(baselines, baselines.seconds + time.perf_counter() - start)
     notes = (*of_search, *of_sets, *of_numbers, *baselines.notes, *slow)
     return Together(every, by_candidate, tuple(systems), judged, notes, left_out)
+
+
+def _clusters(rows: LabelledRows, system: SystemUnderTest) -> list[Hashable] | None:
+    """The group of each row that a system answers; None where every row counts by itself."""
+    return None if rows.groups is None else rows.groups.clusters(system.row_ids)
 
 
 _NUM_LOOKED_AT: Final = 20_000
@@ -254,6 +264,7 @@ def with_learning_curve(
     seconds: float,
     progress: Progress,
     candidates: Sequence[Candidate],
+    groups: RowGroups | None = None,
 ) -> Verdict | None:
     """The verdict, and whether more rows would help, where baselines were fitted and it rests on texts.
 
@@ -265,6 +276,7 @@ def with_learning_curve(
         seconds: that the evaluation has taken so far.
         progress: shows the fits.
         candidates: that were evaluated; a head among them that gives several labels has answers compared as sets.
+        groups: that evaluated rows share, which the intervals count; None where no two rows share one.
     """
     from luthier.ml.baselines.learning_curve import learning_curve
     from luthier.ml.evaluation.metrics.reference_based import NormalisedAbsoluteError
@@ -279,5 +291,8 @@ def with_learning_curve(
         return verdict
     left = _allowed_seconds(seconds) - baselines.seconds
     sets = answers_as_sets(candidates)
-    curve = learning_curve(train, examples, baselines, metric, seconds=left, progress=progress, canonical=sets)
+    clusters = None if groups is None else groups.clusters([one.id for one in examples])
+    curve = learning_curve(
+        train, examples, baselines, metric, seconds=left, progress=progress, canonical=sets, clusters=clusters
+    )
     return verdict.model_copy(update={"learning_curve": curve})

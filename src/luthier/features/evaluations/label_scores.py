@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.ml.baselines.predict import BaselineSet
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.evaluation.metrics.classification import Labelling
+    from luthier.ml.evaluation.row_groups import RowGroups
 
 LIKELIEST_LABEL: Final = "likeliest label"
 """Suffix of the name of a model that answers with its likeliest label."""
@@ -42,6 +43,7 @@ class LabelledRows:
         train: The training rows, if known.
         bar: The bar for the evaluated model.
         validation: Rows neither trained on nor evaluated, for choosing a confidence threshold.
+        groups: Groups that rows share, which intervals and tests count; None where no two rows share one.
     """
 
     labels: tuple[str, ...]
@@ -49,6 +51,7 @@ class LabelledRows:
     train: Sequence[Example]
     bar: Bar | None
     validation: Sequence[Example] = ()
+    groups: RowGroups | None = None
 
     @property
     def labelling(self) -> Labelling:
@@ -208,6 +211,7 @@ def label_confidence_of(
     if found is not None:
         given[judged.name] = found
     other = own.validation() if found is not None else None
+    clusters = None if rows.groups is None else rows.groups.clusters(judged.row_ids)
     enough = len(rows.examples) >= MIN_ROWS and len(labelling.labels) > 1
     return tuple(
         label_confidence(
@@ -217,6 +221,7 @@ def label_confidence_of(
             judged.references,
             rows.bar,
             validation=other if name == judged.name else None,
+            clusters=clusters,
         )
         for name, probabilities in (given.items() if enough else ())
     ), why

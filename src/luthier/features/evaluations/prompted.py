@@ -6,7 +6,7 @@ evaluated as separate systems and reported as one, whose interval covers other d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -164,11 +164,25 @@ def as_systems(
     return systems, [systems[place].name for place in places]
 
 
-def draws_together(judged: Judged, draws: Sequence[str], metrics: Sequence[MetricDefinition]) -> Judged:
-    """What was evaluated, with all draws of examples as one system, under the name of the first."""
+def draws_together(
+    judged: Judged,
+    draws: Sequence[str],
+    metrics: Sequence[MetricDefinition],
+    clusters: Sequence[Hashable] | None = None,
+) -> Judged:
+    """What was evaluated, with all draws of examples as one system, under the name of the first.
+
+    Args:
+        judged: with each draw as a system.
+        draws: their names; what was evaluated stays as it is with fewer than two.
+        metrics: of the evaluation.
+        clusters: the group of each row; None where every row counts by itself.
+    """
+    if len(draws) < 2:
+        return judged
     from luthier.ml.evaluation.one_system import as_one_system
 
-    return as_one_system(judged, draws, metrics, seed=0, test="draws") if len(draws) > 1 else judged
+    return as_one_system(judged, draws, metrics, seed=0, clusters=clusters, test="draws")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,13 @@ from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import Together, fit_baselines, judged_together, with_learning_curve
+from luthier.features.evaluations.evaluated_rows import (
+    grouping_of,
+    grouping_of_model,
+    groups_of,
+    notes_on,
+    with_earlier_runs,
+)
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.leakage import held_out_of_run, learned_rows, not_held_out
 from luthier.features.evaluations.prompted import (
@@ -70,6 +77,7 @@ class HeldOut:
         notes: How the rows were read.
         path: The file itself, if more of it may be read.
         sources: Where its rows come from, if from several sources.
+        grouped_by: The field by which rows belong together, where the rows themselves do not carry it.
     """
 
     file: str
@@ -81,6 +89,7 @@ class HeldOut:
     notes: tuple[str, ...] = ()
     path: Path | None = None
     sources: tuple[SourcePlan, ...] = ()
+    grouped_by: str | None = None
 
 
 def judge_run(
@@ -131,6 +140,7 @@ def judge_run(
     judged_rows = _that_fit(held_out, prepared)
     where = (Path(profile.file), sources_of(plan.data, profile))
     rows = HeldOut(profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, of_reference, *where)
+    rows = replace(rows, grouped_by=grouping_of(plan))
     evaluation = _judge(
         context,
         candidates,
@@ -148,6 +158,7 @@ def judge_run(
         heads=JudgedHeads(stop, plan.evaluation.num_workers),
         shown=shown,
     )
+    evaluation = with_earlier_runs(context, evaluation)
     # General rows are only held out where the recipe replays them.
     if prepared.replay_held_out is None:
         return evaluation
@@ -297,6 +308,7 @@ def evaluate(
     notes = (*of_names, *of_columns, *of_bar)
     name, file = called or str(data), Path(loaded.file)
     rows = HeldOut(name, loaded.sha256, loaded.num_rows, loaded.examples, *leaked, notes, file)
+    rows = replace(rows, grouped_by=grouping_of_model(context, systems[0]))
     evaluation = _judge(
         context,
         [*resolved[1:], *shown.candidates, resolved[0]],  # from the plain to the tuned
@@ -312,6 +324,7 @@ def evaluate(
         evaluation_id=evaluation_id,
         shown=shown,
     )
+    evaluation = with_earlier_runs(context, evaluation)
     # That of a run is found by its run; that of a checkpoint names its project itself.
     run_id = find_model(context, systems[0]).run_id
     context.evaluations.save(evaluation, project_id=None if run_id is None else context.runs.project_of(run_id))
@@ -397,35 +410,37 @@ def _judge(
     bar, of_bar = comparable_bar(bar, num_systems, candidates[-1].name, is_bar_asked)
     bar, people = on_judged_rows(bar, held_out.path, examples, answers_as_sets(candidates))
     of_labels = label_metrics(metrics, examples, train)
-    rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
+    labels = tuple(name for m in of_labels for name in m.labelling.labels)
+    groups = groups_of(examples, held_out.path, held_out.grouped_by)
+    rows = LabelledRows(labels, examples, train, bar, validation, groups)
     heads = heads or JudgedHeads(None, stored_answers=context.stored_answers, shares=context)
     with closing(EnginePool(heads.open, heads.over_base)) as pool:
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
-        judged = every.judged
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         kl, why_not = (
             (None, ())
             if searches or not measures_kl
             else measure_kl(pool, every.candidates, every.by_candidate, context.progress)
         )
-    counted = [one for one in judged.comparisons if one.baseline not in beside]  # the others are stored and shown
+    counted = [one for one in every.judged.comparisons if one.baseline not in beside]  # the others are stored and shown
     ends = (candidates[0].name, candidates[-1].name)
     words, by_source = _verdict(every, ends, counted, metrics, rows, held_out, people, confidence)
+    notes = notes_on(held_out.notes, held_out.num_leaked, words, groups)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
-        num_rows=judged.systems[-1].num_samples,
-        systems=heads.with_figures(judged.systems, examples),
-        comparisons=judged.comparisons,
+        num_rows=every.judged.systems[-1].num_samples,
+        systems=heads.with_figures(every.judged.systems, examples),
+        comparisons=every.judged.comparisons,
         verdict=with_learning_curve(
-            words, train, examples, baselines, time.perf_counter() - start, context.progress, candidates
+            words, train, examples, baselines, time.perf_counter() - start, context.progress, candidates, groups
         ),
         by_source=by_source,
         kl_to_base=kl,
-        rows_notes=(*_notes_on(held_out, words), *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
+        rows_notes=(*notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
         baselines_left_out=every.left_out,
         labels=rows.labels if answers_as_sets(candidates) is None else (),  # sets of labels have no one spelling
         label_confidence=confidence,
@@ -433,17 +448,6 @@ def _judge(
         seconds=time.perf_counter() - start,
         num_workers=heads.max_workers,
     )
-
-
-def _notes_on(held_out: HeldOut, words: Verdict | None) -> tuple[str, ...]:
-    """How the rows were read; and, where there is no verdict that says it, that some were trained on."""
-    from luthier.ml.evaluation.verdict_text import LEAKED, held_out_rows
-
-    num = held_out.num_leaked
-    if words is not None or not num:
-        return held_out.notes
-    are = "is" if num == 1 else "are"
-    return (f"{held_out_rows(num)} {are} {LEAKED}, so the figures are too good.", *held_out.notes)
 
 
 def _verdict(
@@ -473,9 +477,11 @@ def _verdict(
     """
     from luthier.ml.evaluation.by_source import with_sources
     from luthier.ml.evaluation.compare import primary_metric, verdict
+    from luthier.ml.evaluation.row_groups import with_groups
 
     if len(every.judged.systems) < 2:
         return None, ()
+    groups, row_ids = rows.groups, every.systems[-1].row_ids
     words = verdict(
         every.judged.systems,
         counted,
@@ -485,7 +491,9 @@ def _verdict(
         num_rows_in_file=len(held_out.examples),
         bar=rows.bar,
         people=people,
+        groups=None if groups is None else groups.counted,
         are_labels=bool(rows.labels),
         confidence=confidence,
     )
-    return with_sources(words, every.judged, counted, ends, held_out.sources, every.systems[-1].row_ids)
+    clusters = None if groups is None else groups.clusters(row_ids)
+    return with_sources(with_groups(words, groups), every.judged, counted, ends, held_out.sources, row_ids, clusters)

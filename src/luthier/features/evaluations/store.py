@@ -141,6 +141,21 @@ class EvaluationStore(Store):
                 return found
         return None
 
+    def num_runs_on(self, held_out_sha256: str, *, project_id: str, other_than: str) -> int:
+        """How many runs of a project were evaluated on a file of held-out rows.
+
+        Args:
+            held_out_sha256: The digest of the file.
+            project_id: The project.
+            other_than: The id of a run that does not count.
+        """
+        # The document is searched and not read, as in `of_model`.
+        is_on = evaluations.c.document.contains(f'"held_out_sha256":"{held_out_sha256}"', autoescape=True)
+        is_other = evaluations.c.run_id != other_than
+        query = select(func.count(evaluations.c.run_id.distinct())).select_from(_WITH_RUNS).where(is_on, is_other)
+        found: int = self._scalar(query.where(_OWNER == project_id))  # noqa: SIM300 - a column
+        return found
+
     def newest_of_runs(self, run_ids: Sequence[str]) -> dict[str, Evaluation]:
         """The newest evaluation of each run that was evaluated, without samples, by the id of the run.
 

@@ -45,13 +45,14 @@ def measured_gains(context: Context, name: str, case: Case, *, has_file: bool = 
 
     Raises:
         NotFoundError: no such run or evaluation.
-        RequestError: never evaluated, or not in a way that the case can use.
+        RequestError: never evaluated, or not in a way that the case can use, or on rows of the training.
         ConflictError: the files of the examples are missing or changed.
     """
     from luthier.ml.charts.judged_rows import metric_title
     from luthier.ml.planning.roi.contradictions import is_without_tokens
 
     evaluation = _evaluation(context, name)
+    _check_unseen(evaluation)
     # The evaluated model is the last one in every evaluation.
     *others, tuned = [system for system in evaluation.systems if system.is_model]
     metric = _metric(case, evaluation, tuned)
@@ -96,6 +97,18 @@ def measured_gains(context: Context, name: str, case: Case, *, has_file: bool = 
             "notes": (*found.notes, *_notes_on_prompt(evaluation, shown if is_shown else None)),
         }
     )
+
+
+def _check_unseen(evaluation: Evaluation) -> None:
+    """Check that no evaluated row was trained on: money is not decided by figures that are known to be too good."""
+    from luthier.ml.evaluation.gate import holds_trained_rows
+
+    if holds_trained_rows(evaluation):
+        raise RequestError(
+            f"held-out rows of evaluation {evaluation.evaluation_id} are among the rows that its model was trained on",
+            expected="rows that training has not used: the gain on others is too large",
+            do="evaluate the model on other rows: luthier eval RUN --data held_out.jsonl --against BASE_MODEL",
+        )
 
 
 def _is_share(case: Case, evaluation: Evaluation, metric: str) -> bool:

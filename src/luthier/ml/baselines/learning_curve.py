@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -72,6 +72,7 @@ def learning_curve(
     seconds: float,
     progress: Progress,
     canonical: Callable[[str], str] | None = None,
+    clusters: Sequence[Hashable] | None = None,
 ) -> RowsCurve | None:
     """The curve of the quick baseline that has the best figure; None where none of them fits the rows.
 
@@ -84,6 +85,7 @@ def learning_curve(
         progress: shows the fits.
         canonical: the one form of an answer that can be written in several ways, such as a set of labels; answers and
             references are compared in it. None compares them as they are written.
+        clusters: the group of each evaluated row; None where every row counts by itself.
     """
     known = [one for one in baselines.predictions if one.name in QUICK]
     bounds = bounds_of(metric)
@@ -108,7 +110,7 @@ def learning_curve(
     except NotApplicable as reason:
         why = f"a quarter of the {len(rows):,} rows is too few for a {best.name}: {reason}"
         return _without(metric, f"Whether more rows would help is unclear: {why}.")
-    curve = curve_of(fits, len(rows), metric, bounds, best.name)
+    curve = curve_of(fits, len(rows), metric, bounds, best.name, clusters)
     # What twice the fitted rows would bring may be there already; that they would bring nothing holds for more, too.
     if curve.word == "enough_rows" or len(rows) >= _NEARLY_ALL * len(train):
         return curve
@@ -184,7 +186,14 @@ def _parts(rows: Sequence[TaskRow], num_partitions: int) -> Iterator[tuple[int, 
 
 
 def curve_of(
-    fits: Sequence[_Fit], num_rows: int, metric: MetricDefinition, bounds: Bounds, system: str, *, seed: int = 0
+    fits: Sequence[_Fit],
+    num_rows: int,
+    metric: MetricDefinition,
+    bounds: Bounds,
+    system: str,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
 ) -> RowsCurve:
     """The points, the law through them, and the advice.
 
@@ -194,6 +203,7 @@ def curve_of(
         metric: the metric that decides; with both bounds.
         bounds: those of the metric.
         system: the baseline's name.
+        clusters: the group of each evaluated row; None where every row counts by itself.
         seed: of all draws.
     """
     parts = sorted({fit.parts for fit in fits}, reverse=True)  # the smallest size first
@@ -202,7 +212,7 @@ def curve_of(
     width = fits[0].statistics.shape[1]
     together = np.concatenate([fit.statistics for fit in fits], axis=1)  # [rows, fits * k]
     # One set of draws for all fits: the held-out rows are common to them, so differences of sizes are paired.
-    sums = resampled_sums(together, seed=seed, num_resamples=_NUM_RESAMPLES)
+    sums = resampled_sums(together, seed=seed, num_resamples=_NUM_RESAMPLES, clusters=clusters)
     whole = metric.aggregate(together.sum(axis=0).reshape(len(fits), width))  # [fits]
     drawn = metric.aggregate(sums.reshape(_NUM_RESAMPLES, len(fits), width))  # [resamples, fits]
     values = np.array([whole[places].mean() for places in of_size])  # [sizes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.compare import Judged
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition
 from luthier.ml.evaluation.metrics.registry import as_definitions, bounds_of
+from luthier.ml.evaluation.row_groups import MIN_GROUPS
 
 MIN_ROWS: Final = 5
 """With fewer rows an interval says nothing."""
@@ -27,6 +28,7 @@ def with_sources(
     systems: tuple[str, str],
     sources: Sequence[SourcePlan],
     row_ids: Sequence[str],
+    clusters: Sequence[Hashable] | None = None,
 ) -> tuple[Verdict | None, tuple[SourceFigures, ...]]:
     """The verdict with a detail for each source of the rows, and the figures behind it.
 
@@ -37,6 +39,7 @@ def with_sources(
         systems: the names of the first system and of the last one, which are compared by the metric of the verdict.
         sources: of the held-out rows; empty where they are of one source.
         row_ids: of what was evaluated; of a search these are queries, each once, and fewer than rows.
+        clusters: the group of each of these; None where every row counts by itself.
 
     Returns:
         `words` unchanged and no figures where the rows are of one source, or where nothing compares the two systems.
@@ -45,12 +48,18 @@ def with_sources(
         return words, ()
     names = [sources[source_place(sources, row_id)].name for row_id in row_ids]
     metric = as_definitions([words.metric])[0]
-    found = figures_by_source(judged, metric, names, baseline=systems[0], candidate=systems[1])
+    found = figures_by_source(judged, metric, names, baseline=systems[0], candidate=systems[1], clusters=clusters)
     return words.model_copy(update={"details": (*words.details, *source_details(found))}), found
 
 
 def figures_by_source(
-    judged: Judged, metric: MetricDefinition, names: Sequence[str], *, baseline: str, candidate: str
+    judged: Judged,
+    metric: MetricDefinition,
+    names: Sequence[str],
+    *,
+    baseline: str,
+    candidate: str,
+    clusters: Sequence[Hashable] | None = None,
 ) -> tuple[SourceFigures, ...]:
     """Both systems on the rows of each source, and their paired difference.
 
@@ -63,6 +72,7 @@ def figures_by_source(
         names: the source of each row.
         baseline: the name of a system.
         candidate: the name of another one.
+        clusters: the group of each row; None where every row counts by itself.
 
     Returns:
         In the order in which the sources occur; figures are None for a source with fewer than `MIN_ROWS` rows, and
@@ -74,23 +84,34 @@ def figures_by_source(
     sources, found = np.asarray(names), []
     for name in dict.fromkeys(names):
         own = [stats[sources == name] for stats in both if stats is not None]
-        found.append(_of_source(name, metric, own[0], own[1], (baseline, candidate)))
+        groups = [] if clusters is None else [clusters[row] for row in np.flatnonzero(sources == name).tolist()]
+        # All rows may be of enough groups, and those of one source of too few.
+        counted = groups if len(set(groups)) >= MIN_GROUPS else None
+        found.append(_of_source(name, metric, own[0], own[1], (baseline, candidate), counted))
     tested = [one.comparison for one in found if one.comparison is not None]
     adjusted = iter(statistics.holm([one.p_value for one in tested]))
     return tuple(one if one.comparison is None else _adjusted(one, next(adjusted)) for one in found)
 
 
 def _of_source(
-    name: str, metric: MetricDefinition, before: Array, after: Array, systems: tuple[str, str]
+    name: str,
+    metric: MetricDefinition,
+    before: Array,
+    after: Array,
+    systems: tuple[str, str],
+    clusters: Sequence[Hashable] | None,
 ) -> SourceFigures:
     if len(before) < MIN_ROWS:
         return SourceFigures(source=name, num_rows=len(before), metric=metric.name)
     bounds = bounds_of(metric)
     with np.errstate(all="ignore"):
         # Seed 0: a repeated evaluation gives the same intervals to the last digit.
-        difference = statistics.paired_bootstrap(after, before, metric.aggregate, bounds=bounds, seed=0)
+        difference = statistics.paired_bootstrap(
+            after, before, metric.aggregate, bounds=bounds, seed=0, clusters=clusters
+        )
         intervals = [
-            statistics.bootstrap_interval(stats, metric.aggregate, bounds=bounds, seed=0) for stats in (before, after)
+            statistics.bootstrap_interval(stats, metric.aggregate, bounds=bounds, seed=0, clusters=clusters)
+            for stats in (before, after)
         ]
     if not np.isfinite([*difference, *intervals[0], *intervals[1]]).all():
         return SourceFigures(source=name, num_rows=len(before), metric=metric.name)

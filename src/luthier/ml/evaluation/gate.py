@@ -113,7 +113,7 @@ def _place(rule: GateRule, gate: Gate, results: Results) -> _Place:
 
 def _in_evaluation(rule: GateRule, results: Results) -> _Place:
     found = results.evaluation
-    if found is not None and _holds_trained_rows(found):
+    if found is not None and holds_trained_rows(found):
         raise _NoFigureError(
             f"{rule.metric}: rows of {found.evaluation_id} are among the rows that the model was trained on, so it "
             "does not count."
@@ -230,7 +230,8 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
         )
 
 
-def _holds_trained_rows(found: Evaluation) -> bool:
+def holds_trained_rows(found: Evaluation) -> bool:
+    """Whether rows of an evaluation are among those that its model was trained on, so that its figures are too good."""
     verdict = found.verdict
     if verdict is not None and verdict.num_leaked:
         return True

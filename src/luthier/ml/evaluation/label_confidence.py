@@ -9,7 +9,7 @@ Only labels of the training rows have a probability: a held-out label that was n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from luthier.ml.evaluation.metrics.calibration import (
     brier_score,
     confidence_of,
     expected_calibration_error,
+    group_numbers,
     reliability_bins,
     risk_coverage_curve,
     selective_accuracy,
@@ -82,6 +83,7 @@ def label_confidence(
     bar: Bar | None,
     *,
     validation: tuple[Array, Sequence[str]] | None = None,
+    clusters: Sequence[Hashable] | None = None,
 ) -> LabelConfidence:
     """Calibration of one system and, with an accuracy bar, the share of cases that it can answer alone.
 
@@ -93,6 +95,7 @@ def label_confidence(
         bar: the requested accuracy.
         validation: probabilities [validation rows, labels] and answers of rows that choose the threshold; None uses
             cross-validation on the rows themselves.
+        clusters: the group of each row; None where every row counts by itself.
     """
     # [rows] int64: the column of the right label.
     own = _positions(labelling, references)
@@ -101,10 +104,11 @@ def label_confidence(
         system=system,
         num_labels=len(labelling.labels),
         calibration_error=_metric(expected_calibration_error(probabilities, own), "0 to 1"),
-        brier=_metric(brier_score(probabilities, own), "0 to 2"),
+        brier=_metric(brier_score(probabilities, own, clusters=clusters), "0 to 2"),
         bins=reliability_bins(probabilities, own),
         confidence=tuple(confidence.tolist()),
         is_right=tuple(bool(right) for right in is_right),
+        groups=() if clusters is None else group_numbers(clusters),
     )
     if validation is not None:
         # Kept beside the figures: another bar can be asked for later without asking the model again.
@@ -152,7 +156,7 @@ def coverage_at(of: LabelConfidence, accuracy: float) -> Coverage:
         accuracy: the required accuracy, in (0, 1).
     """
     other = (of.validation_confidence, of.validation_is_right) if of.validation_confidence else None
-    found = selective_accuracy(of.confidence, of.is_right, accuracy, chosen_on=other)
+    found = selective_accuracy(of.confidence, of.is_right, accuracy, chosen_on=other, clusters=of.groups or None)
     value, low, high = found.accuracy or (None, None, None)
     return Coverage(
         asked=accuracy,

@@ -3,12 +3,14 @@
 AUROC of a class is the share of pairs of a row of the class and another row that its probability puts in the right
 order, half for equal ones; of several classes the mean over those that some rows have and others have not (Hand and
 Till, 2001, name the variants). Its interval is DeLong's, with the rows' influences on the mean over classes added up
-before they are squared, since one row counts for every class. Where all pairs are in order no row has any influence:
-there the lower end is Newcombe's, for a class of mean size, and so is the upper end where none is.
+before they are squared, since one row counts for every class; near an end it is widened to that on the logit scale
+(Qin and Hotilovac, 2008). Where all pairs are in order, none is, or all scores are equal, no row has any influence:
+there both ends are Newcombe's, for a class of mean size.
 
 Sources: DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver Operating
 Characteristic Curves", 1988; Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney
-statistic", 2006, method 5.
+statistic", 2006, method 5; Qin and Hotilovac, "Comparison of non-parametric confidence intervals for the area under
+the ROC curve of a continuous-scale diagnostic test", 2008.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from luthier.core.evaluation import Metric
-from luthier.core.records.bounds import Bounds
+from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.text.written_numbers import NumberMarks, number_marks, read_number
 from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums
 from luthier.ml.evaluation.statistics.intervals import TAIL, Interval, bootstrap_interval
 
 _STEPS = 60
+_NO_SPREAD = 1e-12
 
 
 def area_under_curve(probabilities: Array, own: Array) -> Metric | None:
@@ -59,13 +62,15 @@ def auroc(scores: Array, own: Array) -> Interval | None:
         areas.append(area)
         influence += of_rows / len(divided)
     value = float(np.mean(areas))
-    half = -float(ndtri(TAIL)) * math.sqrt(float((influence**2).sum()))
-    low, high = value - half, value + half
-    if value in (0.0, 1.0):
+    error, z = math.sqrt(float((influence**2).sum())), -float(ndtri(TAIL))
+    if error <= _NO_SPREAD:
         num_own = float(own[:, divided].sum()) / len(divided)
-        end = _lower_end_of_one(num_own, num_rows - num_own)
         # The areas of scores with the other sign are what is missing to 1.
-        low, high = (end, 1.0) if value == 1.0 else (0.0, 1.0 - end)
+        low, missing = (_lower_end(one, num_own, num_rows - num_own) for one in (value, 1.0 - value))
+        return Interval(value, low, 1.0 - missing)
+    # Near an end the error itself is too small: the wider of both at each side, as of other figures.
+    linked = UNIT.around(value, error, z)
+    low, high = min(value - z * error, linked[0]), max(value + z * error, linked[1])
     return Interval(value, max(0.0, low), min(1.0, high))
 
 
@@ -92,13 +97,13 @@ def _of_side(shares: Array, area: float) -> Array:
     return result
 
 
-def _lower_end_of_one(num_own: float, num_other: float) -> float:
-    """The smallest area under which all pairs may well be in order (Newcombe, 2006), by bisection."""
+def _lower_end(value: float, num_own: float, num_other: float) -> float:
+    """The smallest area under which rows may well show this one (Newcombe, 2006), by bisection."""
     z, mean = -float(ndtri(TAIL)), (num_own + num_other) / 2 - 1
 
     def too_far(area: float) -> bool:
         spread = 1 + mean * ((1 - area) / (2 - area) + area / (1 + area))
-        return 1 - area > z * math.sqrt(area * (1 - area) * max(spread, 0.0) / (num_own * num_other))
+        return value - area > z * math.sqrt(area * (1 - area) * max(spread, 0.0) / (num_own * num_other))
 
     low, high = 0.0, 1.0
     for _ in range(_STEPS):

@@ -16,7 +16,7 @@ Source: Berger, "Multiparameter hypothesis testing and acceptance sampling", 198
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Final, Literal
 
 from luthier.core.errors import RequestError
@@ -237,7 +237,7 @@ def bar_of_agreement(metric: str, column: str, agreed: Mapping[str, bool]) -> Ba
 
 
 def _held_against_people(
-    bar: Bar, judged: SystemResult, people: Mapping[str, bool]
+    bar: Bar, judged: SystemResult, people: Mapping[str, bool], groups: Mapping[str, Hashable] | None
 ) -> tuple[Literal["yes", "no"], str]:
     """The evaluated system against a second person, both by the rows' answers: paired, on the rows that both answered.
 
@@ -247,20 +247,25 @@ def _held_against_people(
     rows = [row for row in people if row in own]
     if not rows or bar.low is None or bar.high is None or bar.num_rows is None:
         return "no", f"No evaluated row has a second answer in column {bar.agreement}, so nothing is shown."
-    model, person = ([scores[row] for row in rows] for scores in (own, people))
-    # Paired: model and person answered the same rows, whose difficulty then cancels.
-    found = paired_bootstrap(mean_statistics(model), mean_statistics(person), mean_of_sums, bounds=UNIT, seed=0)
-    word = "reaches" if found.low >= 0 else "misses" if found.high < 0 else "is not shown to reach"
+    model, person = (mean_statistics([scores[row] for row in rows]) for scores in (own, people))
+    clusters = None if groups is None else [groups.get(row, row) for row in rows]
+    found = paired_bootstrap(model, person, mean_of_sums, bounds=UNIT, seed=0, clusters=clusters)
+    # An interval that its p-value has moved to 0 shows nothing: five rows that only the model has right are chance.
+    is_reached = found.low >= 0 and found.p_value < 1 - LEVEL
+    word = "reaches" if is_reached else "misses" if found.high < 0 else "is not shown to reach"
     agree = f"people agree on {100 * bar.value:.0f}% [{100 * bar.low:.0f}%, {100 * bar.high:.0f}%]"
     of_rows = f"{bar.num_rows:,} {'row' if bar.num_rows == 1 else 'rows'}"
-    return "yes" if found.low >= 0 else "no", (
+    return "yes" if is_reached else "no", (
         f"It {word} the agreement of two people: {agree} of {of_rows}, and it is right in "
-        f"{100 * statistics.fmean(model):.0f}% of them ({found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}])."
+        f"{100 * model[:, 0].mean():.0f}% of them ({found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}])."
     )
 
 
 def held_against(
-    bar: Bar | None, judged: SystemResult, people: Mapping[str, bool] | None = None
+    bar: Bar | None,
+    judged: SystemResult,
+    people: Mapping[str, bool] | None = None,
+    groups: Mapping[str, Hashable] | None = None,
 ) -> tuple[Literal["yes", "no", "not_asked"], str]:
     """Whether the evaluated system is good enough, and the sentence for it.
 
@@ -270,6 +275,7 @@ def held_against(
         bar: the required figure.
         judged: the system.
         people: of a bar that is the agreement of two people, by row whether they agree.
+        groups: of rows that count together, by row; None where every row counts by itself.
     """
     if bar is None:
         return "not_asked", ""
@@ -277,7 +283,7 @@ def held_against(
     if figure is None:
         return "no", f"It was not evaluated by {title}, so the {bar.value:g} asked for is not shown."
     if bar.agreement is not None:
-        return _held_against_people(bar, judged, people or {})
+        return _held_against_people(bar, judged, people or {}, groups)
     shown = f"{title} {figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
     # Negated where less is better, so that one comparison serves both directions.
     least, most = (figure.low, figure.high) if figure.higher_is_better else (-figure.high, -figure.low)
@@ -334,6 +340,7 @@ def verdict(
     num_rows_in_file: int | None = None,
     bar: Bar | None = None,
     people: Mapping[str, bool] | None = None,
+    groups: Mapping[str, Hashable] | None = None,
     are_labels: bool = False,
     confidence: Sequence[LabelConfidence] = (),
 ) -> Verdict:
@@ -354,6 +361,7 @@ def verdict(
         num_rows_in_file: rows of the held-out file, where not all were evaluated.
         bar: what the candidate has to reach to be good enough; None where nothing is required.
         people: of a bar that is the agreement of two people, by row whether they agree.
+        groups: of rows that count together, by row; None where every row counts by itself.
         are_labels: the rows' answers are labels.
         confidence: how sure systems are of their labels.
 
@@ -384,7 +392,7 @@ def verdict(
         num_rows_in_file=num_rows_in_file,
         are_labels=are_labels,
     )
-    words = _verdict(judged, own, found, results, notes, (bar, *held_against(bar, judged, people)))
+    words = _verdict(judged, own, found, results, notes, (bar, *held_against(bar, judged, people, groups)))
     words = words.model_copy(update={"num_leaked": num_leaked})
     known = {one.system: one for one in confidence}
     return words if judged.name not in known else _with_confidence(words, known.pop(judged.name), list(known.values()))

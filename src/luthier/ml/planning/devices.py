@@ -93,7 +93,8 @@ def _unknown(text: str, name: str) -> RequestError:
 def this_machine(hardware: Hardware) -> Device:
     """The device that a run on this machine uses: one accelerator where there is one, else the CPU.
 
-    An accelerator is found in the table by the name that its driver gives. One that is not there has measured rates.
+    An accelerator is found in the table by the name that its driver gives. One that is not there has measured rates,
+    and so has one with far less memory than the table says: a slice of a card, or the card of a laptop.
 
     Raises:
         RequestError: it is not there, and its memory could not be measured.
@@ -113,7 +114,7 @@ def this_machine(hardware: Hardware) -> Device:
             expected=f"one of {', '.join(_table())}",
             do="name the nearest of these with --on",
         )
-    return device_of(spelled[max(fitting, key=len)], hardware)
+    return _as_found(device_of(spelled[max(fitting, key=len)], hardware), hardware)
 
 
 def family_of(device: Device) -> Family:
@@ -183,6 +184,18 @@ def _this_cpu(hardware: Hardware) -> Device:
     )
 
 
+def _as_found(device: Device, hardware: Hardware) -> Device:
+    """An accelerator of the table with the memory that it has here: its driver and error correction take some of it."""
+    found = hardware.accelerator_memory_bytes
+    if not 0 < found < device.memory_bytes:
+        return device
+    if found >= _WHOLE_CARD_SHARE * device.memory_bytes or not hardware.accelerator_gb_per_second:
+        return device.model_copy(update={"memory_bytes": found})
+    own = _measured(hardware)
+    names = ("title", "memory_bytes", "bfloat16_tflops", "float32_tflops", "memory_gb_per_second", "source")
+    return device.model_copy(update={name: getattr(own, name) for name in names})
+
+
 def _measured(hardware: Hardware) -> Device:
     """This machine's accelerator, as measured."""
     return Device(
@@ -200,6 +213,8 @@ def _measured(hardware: Hardware) -> Device:
     )
 
 
+# A T4 or an A10G has 0.91 of its 16 or 24 GiB left for programs; the card of a laptop has two thirds of its namesake.
+_WHOLE_CARD_SHARE = 0.85
 # PCIe 4.0 x16 as it is reached between two cards, and the board of a middling desktop card: data sheets go from 40 W
 # (Apple's M series) to 450 W.
 _ASSUMED_LINK_GB_PER_SECOND = 16.0

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from luthier.core.evaluation import Verdict
-from luthier.features.evaluations import service
-from luthier.features.evaluations.service import HeldOut
+from luthier.features.evaluations.evaluated_rows import notes_on
 
 
 def test_rows_that_were_trained_on_are_noted_where_no_verdict_says_it() -> None:
-    rows = HeldOut("t.jsonl", "0" * 64, 4, (), num_leaked=3, notes=("read by its own columns",))
-    assert service._notes_on(rows, None) == (
+    notes = ("read by its own columns",)
+    assert notes_on(notes, 3, None, None) == (
         "3 held-out rows are also in the training rows, so the figures are too good.",
         "read by its own columns",
     )
-    assert service._notes_on(rows, Verdict(word="better", metric="exact_match", headline="h")) == rows.notes
-    assert service._notes_on(HeldOut("t.jsonl", "0" * 64, 4, ()), None) == ()
+    assert notes_on(notes, 3, Verdict(word="better", metric="exact_match", headline="h"), None) == notes
+    assert notes_on((), 0, None, None) == ()

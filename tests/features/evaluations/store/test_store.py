@@ -105,3 +105,20 @@ def test_the_newest_of_several_runs_without_samples(
     runs.delete(RUN)
     assert set(store.newest_of_runs([RUN, other])) == {other}, "a deleted one does not stay in the cache"
     assert store.newest_of_runs([]) == {}
+
+
+def test_the_runs_of_a_project_on_the_same_held_out_rows_are_counted_once(
+    store: EvaluationStore, runs: RunStore, record: Callable[..., RunRecord], plan: Plan
+) -> None:
+    others = [f"run-20261125-093000-{letter * 6}" for letter in "bcd"]
+    for run_id in (RUN, *others):
+        runs.create(record(run_id), plan)
+    on_others = make_evaluation("eval-9", run_id=others[2], held_out_sha256="1" * 64)
+    for one in (evaluation("eval-1", RUN), evaluation("eval-2", others[0]), evaluation("eval-3", others[0])):
+        store.save(one)
+    for one in (evaluation("eval-4", others[1]), evaluation("eval-5"), on_others):
+        store.save(one)
+    assert store.num_runs_on("0" * 64, project_id="default", other_than=RUN) == 2
+    assert store.num_runs_on("0" * 64, project_id="default", other_than=others[0]) == 2
+    assert store.num_runs_on("1" * 64, project_id="default", other_than=RUN) == 1
+    assert store.num_runs_on("0" * 64, project_id="another", other_than=RUN) == 0

@@ -492,3 +492,19 @@ def test_three_questions_are_not_answered_by_keys_of_a_case_file(context: Contex
         ask_three(context, judged)
     assert "alone_at" not in caught.value.do
     assert ("suggestions that a person checks" if is_known else "is assumed then") in caught.value.do
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_leaked": 3},
+        {"caveats": ("3 held-out rows are also in the training rows: its figures are too good.",)},
+    ],
+)
+def test_gains_on_rows_of_the_training_are_refused(answer: Any, change: dict[str, Any]) -> None:
+    judged = evaluation()
+    assert judged.verdict is not None
+    leaked = judged.model_copy(update={"verdict": judged.verdict.model_copy(update=change)})
+    with pytest.raises(RequestError, match="are among the rows that its model was trained on") as refused:
+        answer(judged=leaked)
+    assert "too large" in str(refused.value)

@@ -398,3 +398,18 @@ def test_rows_that_a_figure_does_not_look_at_make_it_no_surer():
     stats[:5] = mean_statistics([1, 1, 1, 0, 0])
     found = bootstrap_interval(stats, lambda sums: ratio(sums[..., 0], sums[..., 1]), bounds=UNIT, seed=0)
     assert (found.low, found.high) == (pytest.approx(0.2307, abs=1e-3), pytest.approx(0.8824, abs=1e-3))
+
+
+def test_one_row_or_one_source_says_next_to_nothing_of_others():
+    """Nearly any mean of others may be there: such a figure reaches no bar, however high it is."""
+    one = interval([0.9], bounds=UNIT)
+    # Wilson's interval of 0 of 1 ends at z^2 / (1 + z^2).
+    others = 1.959964**2 / (1 + 1.959964**2)
+    assert (one.low, one.high) == (pytest.approx(0.9 * (1 - others)), pytest.approx(0.9 + 0.1 * others))
+    stats, together = mean_statistics([0.8, 0.9, 1.0, 0.9]), ["a contract"] * 4
+    source = bootstrap_interval(stats, mean_of_sums, bounds=UNIT, seed=0, num_resamples=200, clusters=together)
+    assert (source.value, source.low, source.high) == tuple(map(pytest.approx, one))
+    against = mean_statistics([0.1, 0.2, 0.3, 0.2])
+    found = paired_bootstrap(stats, against, mean_of_sums, bounds=UNIT, seed=0, num_resamples=200, clusters=together)
+    assert (found.low, found.p_value) == (0.0, 1.0)
+    assert found.high > 0.9

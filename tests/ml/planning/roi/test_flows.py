@@ -96,3 +96,36 @@ def test_payback_is_the_month_in_which_nothing_is_left_to_pay(
     assert back >= launch
     assert float(flow.value(back)) == pytest.approx(0, abs=1e-6 * max(1.0, float(flow.spent)))
     assert float(flow.value(back + 1)) - float(flow.value(back)) == pytest.approx(each)
+
+
+@pytest.mark.parametrize(
+    ("share", "hours_per_month", "rest"),
+    [
+        # 1,000,000 calls of 2 s keep devices busy for 555.6 hours, and half of them for 277.8.
+        (0.5, 730, 365.0),
+        (0.5, 300, 150.0),
+        (0.5, 0, 1_000_000 * 0.5 * 2 / 3600 * 0.5),
+        (0.2, 300, 1_000_000 * 0.8 * 2 / 3600 * 0.5),
+    ],
+)
+def test_devices_that_are_rented_by_the_month_cost_as_much_for_the_rest_of_the_calls(
+    make_case: Any, share: float, hours_per_month: float, rest: float
+) -> None:
+    case = make_case(
+        {
+            "calls.per_month": 1_000_000,
+            "today": {"accuracy": 0.6, "self_served": {**OWN, "hours_per_month": hours_per_month}},
+            "tuned": {"alone": {"share": share, "accuracy": 0.9}, "cost_per_call": 0},
+        }
+    )
+    assert float(flow_of(case).serving) == pytest.approx(rest)
+
+
+def test_a_rest_that_is_paid_by_the_call_costs_its_share(make_case: Any) -> None:
+    case = make_case(
+        {
+            "today": {"accuracy": 0.9, "cost_per_call": 2},
+            "tuned": {"alone": {"share": 0.25, "accuracy": 0.9}, "cost_per_call": 0.5},
+        }
+    )
+    assert float(flow_of(case).serving) == pytest.approx(10_000 * (0.5 + 0.75 * 2))

@@ -149,11 +149,13 @@ def judge_at_end(
         DataError: the held-out rows cannot be read.
     """
     from luthier.features.evaluations.baselines import fit_baselines
+    from luthier.features.evaluations.evaluated_rows import BY_PROVENANCE, groups_of, notes_on
     from luthier.features.evaluations.prompted import draws_together
     from luthier.ml.baselines.predict import as_system
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
+    from luthier.ml.evaluation.row_groups import with_groups
     from luthier.ml.inference.models import sources
 
     began = time.perf_counter()
@@ -174,12 +176,16 @@ def judge_at_end(
     # Before the models: a system is compared with those before it.
     systems = [*(as_system(one, models.systems[-1]) for one in baselines.predictions), *models.systems]
     definitions = as_definitions(asked.metrics)
-    every = judge_in_full(systems, metrics=definitions, seed=spec.seed, progress=context.progress)
-    together = draws_together(every, models.draws, definitions)
-    comparisons = together.comparisons
+    groups = groups_of(judged, held_out, spec.group_by or BY_PROVENANCE)
+    clusters = None if groups is None else groups.clusters([one.id for one in judged])
+    every = judge_in_full(systems, metrics=definitions, seed=spec.seed, progress=context.progress, clusters=clusters)
+    together = draws_together(every, models.draws, definitions, clusters)
     decisive = _decisive(result, models.kinds, [one.name for one in models.systems])
     # In the order of every evaluation: models, baselines without one, and last the system that the verdict is about.
     results = tuple(sorted(together.systems, key=lambda one: (one.name == decisive, not one.is_model)))
+    words = _verdict(
+        asked.primary, results, together.comparisons, num_rows_in_file=loaded.num_rows, is_tuned=bool(run_id)
+    )
     found = Evaluation(
         evaluation_id=evaluation_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -188,9 +194,9 @@ def judge_at_end(
         held_out_sha256=loaded.sha256,
         num_rows=len(judged),
         systems=results,
-        comparisons=comparisons,
-        verdict=_verdict(asked.primary, results, comparisons, num_rows_in_file=loaded.num_rows, is_tuned=bool(run_id)),
-        rows_notes=(*models.notes, *baselines.notes),
+        comparisons=together.comparisons,
+        verdict=with_groups(words, groups),
+        rows_notes=(*models.notes, *baselines.notes, *notes_on((), 0, words, groups)),
         baselines_left_out=(*baselines.left_out, *models.left_out),
         seconds=time.perf_counter() - began,
     )
@@ -249,7 +255,11 @@ def _asked(
         if not there[kind]:
             continue
         own = drawn_from if kind == "few-shot" else material
-        candidate = _candidate(context, result, number, kind, own, run_id)
+        candidate = (
+            replace(find_candidate(context, run_id), name="tuned")
+            if kind == "tuned" and run_id is not None
+            else candidate_of(context, spec, number, kind, own)
+        )
         # Each model is asked on its own and then replayed, so that only one is in memory at a time.
         if kind == "few-shot" and further.num_draws > 1:
             systems = _drawn(context, spec, candidate, own, further.num_draws)
@@ -371,20 +381,6 @@ def _verdict(
     if not is_tuned and all(one.metric != primary for one in found):
         return None
     return verdict(systems, found, primary=primary, num_rows_in_file=num_rows_in_file)
-
-
-def _candidate(
-    context: Context,
-    result: ModelComparisonResult,
-    number: int,
-    kind: SystemKind,
-    material: ComparisonRows,
-    run_id: str | None,
-) -> Candidate:
-    if kind != "tuned":
-        return candidate_of(context, result.spec, number, kind, material)
-    assert run_id is not None
-    return replace(find_candidate(context, run_id), name="tuned")
 
 
 def subject(asked: dict[str, Any]) -> str:

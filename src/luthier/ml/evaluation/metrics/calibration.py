@@ -26,7 +26,7 @@ probabilities of being right).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import ReliabilityBin
-from luthier.core.records.bounds import Bounds
+from luthier.core.records.bounds import UNIT, Bounds
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums
 from luthier.ml.evaluation.statistics.intervals import LEVEL, TAIL, Interval, bootstrap_interval
 
@@ -262,7 +262,9 @@ def _mean_absolute(mean: Array, spread: Array) -> Array:
     return result
 
 
-def brier_score(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Interval:
+def brier_score(
+    probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0, clusters: Sequence[Hashable] | None = None
+) -> Interval:
     """Mean squared distance of probabilities and truth, summed over classes: 0 (certain and right) to 2.
 
     For two classes it is twice what libraries call the Brier score of the second one.
@@ -271,13 +273,14 @@ def brier_score(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -
         probabilities: [rows, classes].
         labels: [rows], the index of each row's class.
         seed: of the resampling.
+        clusters: the group of each row; None where every row counts by itself.
 
     Raises:
         RequestError: no rows, other shapes, or values that are not probabilities.
     """
     distances = brier_distances(*_checked(probabilities, labels))
     stats = np.stack([distances, np.ones(len(distances))], axis=1)
-    return bootstrap_interval(stats, mean_of_sums, bounds=Bounds(0.0, 2.0), seed=seed)
+    return bootstrap_interval(stats, mean_of_sums, bounds=Bounds(0.0, 2.0), seed=seed, clusters=clusters)
 
 
 def brier_distances(probabilities: Array, labels: Indices) -> Array:
@@ -342,6 +345,7 @@ def selective_accuracy(
     chosen_on: tuple[ArrayLike, ArrayLike] | None = None,
     num_folds: int = NUM_FOLDS,
     seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
 ) -> SelectiveAccuracy:
     """The share of rows that can be answered alone at an accuracy, measured on rows that did not choose the threshold.
 
@@ -353,6 +357,8 @@ def selective_accuracy(
             of the rows themselves.
         num_folds: number of folds; each uses the threshold that the others choose.
         seed: of the assignment to folds.
+        clusters: the group of each row; rows of one group are in one fold, and count together in the intervals. None
+            where every row counts by itself.
 
     Raises:
         RequestError: fewer than two rows to divide, none, other shapes, values that are not finite, or an accuracy out
@@ -361,7 +367,7 @@ def selective_accuracy(
     sure, right = _checked_answers(confidence, is_right)
     if chosen_on is not None:
         threshold = threshold_for_accuracy(*chosen_on, accuracy)
-        return _selective(threshold, sure >= (math.inf if threshold is None else threshold), right)
+        return _selective(threshold, sure >= (math.inf if threshold is None else threshold), right, clusters)
     if len(sure) < 2:
         raise RequestError(
             f"{len(sure)} row to choose and to evaluate a threshold by",
@@ -369,27 +375,49 @@ def selective_accuracy(
             do="evaluate more held-out rows",
         )
     threshold = threshold_for_accuracy(sure, right, accuracy)
-    fold = np.random.default_rng(seed).permutation(len(sure)) % min(num_folds, len(sure))
+    # [rows]: each row by itself, or the number of its group.
+    places = np.array(range(len(sure)) if clusters is None else group_numbers(clusters))
+    num_places = int(places.max()) + 1
+    fold = (np.random.default_rng(seed).permutation(num_places) % min(num_folds, num_places))[places]
     answered = np.zeros(len(sure), dtype=bool)
     # Without a threshold to use nothing is answered, even if some folds would have chosen one.
     for number in np.unique(fold).tolist() if threshold is not None else ():
         inside = fold == number
         chosen = threshold_for_accuracy(sure[~inside], right[~inside], accuracy)
         answered |= inside & (sure >= (math.inf if chosen is None else chosen))
-    return _selective(threshold, answered, right)
+    return _selective(threshold, answered, right, clusters)
 
 
-def _selective(threshold: float | None, answered: NDArray[np.bool_], right: Array) -> SelectiveAccuracy:
+def _selective(
+    threshold: float | None, answered: NDArray[np.bool_], right: Array, clusters: Sequence[Hashable] | None
+) -> SelectiveAccuracy:
     """Which rows are answered alone, and which of these are right: both [rows]."""
     num_answered, num_right = int(answered.sum()), int(right[answered].sum())
+    of_answered = None if clusters is None else [clusters[row] for row in np.flatnonzero(answered).tolist()]
     return SelectiveAccuracy(
         threshold=threshold,
         num_rows=len(right),
         num_answered=num_answered,
         num_right=num_right,
-        share=clopper_pearson(num_answered, len(right)),
-        accuracy=clopper_pearson(num_right, num_answered) if num_answered else None,
+        share=_share_of(answered.astype(np.float64), clusters),
+        accuracy=_share_of(right[answered], of_answered) if num_answered else None,
     )
+
+
+def group_numbers(clusters: Sequence[Hashable]) -> tuple[int, ...]:
+    """The number of each row's group, in the order in which groups first appear."""
+    places: dict[Hashable, int] = {}
+    return tuple(places.setdefault(one, len(places)) for one in clusters)
+
+
+def _share_of(hits: Array, clusters: Sequence[Hashable] | None) -> Interval:
+    """The share of rows that are 1, with the exact interval; with groups, with the wider of that and theirs."""
+    exact = clopper_pearson(int(hits.sum()), len(hits))
+    if clusters is None:
+        return exact
+    stats = np.stack([hits, np.ones(len(hits))], axis=1)
+    found = bootstrap_interval(stats, mean_of_sums, bounds=UNIT, seed=0, clusters=clusters)
+    return Interval(exact.value, min(exact.low, found.low), max(exact.high, found.high))
 
 
 def clopper_pearson(num_right: int, num_rows: int, tail: float = TAIL) -> Interval:

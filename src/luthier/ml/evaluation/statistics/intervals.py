@@ -186,7 +186,8 @@ def bootstrap_interval(
 ) -> Interval:
     """The figure of one system with its interval.
 
-    From a single row no spread can be seen: low = high, except for a share.
+    From a single row, or source, no spread can be seen: then nearly all of a finite range is in the interval, and of an
+    open one low = high.
 
     Args:
         stats: [rows, k].
@@ -371,10 +372,10 @@ _SAME = 1e-9
 
 
 def _num_equal(alone: Array, value: float, bounds: Bounds) -> int:
-    """How many rows have a figure by themselves, if all of these have this value, and more than one; otherwise 0."""
+    """How many rows have a figure by themselves, if all of these have this value; otherwise 0, as for one of many."""
     known = alone[np.isfinite(alone)]
     are_equal = math.isfinite(bounds.width) and bool((np.abs(known - value) <= _SAME * bounds.width).all())
-    return len(known) if are_equal and len(known) > 1 else 0
+    return len(known) if are_equal and (len(known) > 1 or len(alone) == 1) else 0
 
 
 def _of_equal_rows(value: float, num_rows: int, bounds: Bounds) -> tuple[float, float]:

@@ -348,8 +348,10 @@ class Economy:
 
     def _answered_as_today(self, name: str, values: Values) -> Array:
         """What the calls cost a month that a way does not answer alone: 0 where it answers everything."""
-        alone, today = self.answered_alone(name, values), self.today_per_month(values)
-        return np.zeros_like(today) if alone is None else (1 - alone[0]) * today
+        alone, calls = self.answered_alone(name, values), values["calls.per_month"]
+        # Their calls, not a share of the costs: devices that are rented by the month cost as much for half of them.
+        rest = None if alone is None else {**values, "calls.per_month": calls * (1 - alone[0])}
+        return np.zeros_like(calls) if rest is None else self.today_per_month(rest)
 
     def _people(self, values: Values) -> dict[str, Array]:
         """Hours of people until the rows are ready, in money."""
