@@ -39,7 +39,7 @@ PAGES = (
     *("/pipelines/new/compare-models", "/pipelines/new/distill", "/pipelines/new/retrain"),
     *("/evaluations", "/evaluations/new", "/evaluations/panels", "/evaluations/panels/new?evaluation={evaluation}"),
     *("/evaluations/{evaluation}?details=1&{worth}", "/evaluations/{without_leak}/alternative"),
-    *("/worth", "/worth?{worth}", "/worth?{worth}&evaluation={evaluation}"),
+    *("/worth", "/worth?{worth}", "/worth?{worth}&evaluation={without_leak}"),
     *("/playground", "/playground/head", "/models", "/models/{run}", "/batches", "/deployments/support"),
     *("/monitor", "/review", "/settings/account", "/settings/keys", "/settings/members", "/settings/projects"),
     *("/settings/alerts", "/settings/traffic", "/settings/usage", "/settings/webhooks", "/settings/audit-log"),
