@@ -338,7 +338,7 @@ def caveats(
         asks = "asks" if num_same_prompt == 1 else "ask"
         found.append(f"{held_out_rows(num_same_prompt)} {asks} the same as a training row, with another answer.")
     if num_rows == 1:
-        found.append("There is one held-out row: no interval can be estimated from it.")
+        found.append("There is one held-out row: its intervals say nothing about other rows.")
     elif num_rows < FEW_ROWS:
         found.append(
             f"There are only {num_rows} held-out rows: their intervals are wide, and one row that is unlike the others "
