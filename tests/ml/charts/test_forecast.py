@@ -116,7 +116,7 @@ def test_the_total_is_predicted_of_the_parts_that_are_measured() -> None:
     assert (total.where, usd.where) == ("within the range", "within the range")
     assert usd.estimate.value == pytest.approx(12.5 / 3600 * 0.6)
     assert found is not None
-    (note,) = (note for note in found.notes if note.startswith("Not measured apart"))
+    (note,) = (note for note in found.notes if note.startswith("Not measured separately"))
     assert "teacher" in note
     assert "checkpoints" in note
 
@@ -125,4 +125,4 @@ def test_a_quote_of_measured_parts_alone_has_no_note_on_others() -> None:
     found = forecast_of(make_record(result=JUDGED), EVENTS, judging_quote(10.0, num_steps=10, step_seconds=0.25))
     assert found is not None
     assert found.notes
-    assert not any(note.startswith("Not measured apart") for note in found.notes)
+    assert not any(note.startswith("Not measured separately") for note in found.notes)
