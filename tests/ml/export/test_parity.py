@@ -189,7 +189,7 @@ def test_weights_that_are_no_numbers_fail(tampered: Path, observed: ObservedSour
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
     report = _prove(tampered, observed, examples)
-    assert "no finite numbers" in report.reasons[0]
+    assert "not finite numbers" in report.reasons[0]
     assert ParityReport.model_validate_json(report.model_dump_json()) == report
 
 

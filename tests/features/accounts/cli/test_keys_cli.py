@@ -64,7 +64,7 @@ def test_projects(luthier) -> None:  # type: ignore[no-untyped-def]
 
 def test_the_audit_log_is_shown_and_verified(luthier) -> None:  # type: ignore[no-untyped-def]
     assert luthier("audit-log", "show", "--json").document == []
-    assert "nothing was done" in luthier("audit-log", "show").out
+    assert "the audit log is empty" in luthier("audit-log", "show").out
     luthier("projects", "create", "mine")
     luthier("keys", "create", "--name", "a", "--scopes", "read")
     shown = luthier("audit-log", "show", "--limit", 1, "--json").document

@@ -73,7 +73,7 @@ def test_htmx_gets_the_desk_alone_and_the_address_of_the_row(browser: Browser, d
 
 def test_the_last_decision_is_taken_back(browser: Browser, desk: str) -> None:
     one = browser("train", "read")
-    assert "no decision of yours" in words(one.post(f"{desk}/undo", data={"version": 1}, headers=HX))
+    assert "you have no decision to undo" in words(one.post(f"{desk}/undo", data={"version": 1}, headers=HX))
     for row in (1, 2):
         one.post(f"{desk}/decide", data={"version": 1, "row": row, "decision": "accept"})
     answer = one.post(f"{desk}/undo", data={"version": 1}, headers=HX)

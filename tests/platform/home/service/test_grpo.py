@@ -122,7 +122,7 @@ def test_a_grader_sees_the_fields_of_the_row(context: Context, make_recipe: Make
     assert measures["reward"] == pytest.approx(measures["reward_string_check"] + measures["reward_exact_match"])
     rows[2].pop("tag")
     write_rows(recipe.parent / "tagged.jsonl", rows)
-    with pytest.raises(RequestError, match=r"item\.tag, which tagged\.jsonl:3 has not"):
+    with pytest.raises(RequestError, match=r"item\.tag, which tagged\.jsonl:3 does not have"):
         run(context, recipe)
 
 

@@ -13,6 +13,7 @@ import codecs
 import difflib
 import gzip
 import io
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -282,9 +283,13 @@ def changed_while_read(name: str) -> DataError:
 
 def _check_is_file(path: Path) -> None:
     try:
-        exists, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()
+        # Not by `exists`: since Python 3.14 it says of a file that cannot be reached that there is none.
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        mode = 0
     except OSError as error:
         raise _unreadable(path, error) from error
+    exists, is_folder, is_file = mode != 0, stat.S_ISDIR(mode), stat.S_ISREG(mode)
     if is_folder:
         raise DataError(
             f"{path} is a folder", expected="one data file", do=f"name one file in it, such as {path / 'train.jsonl'}"

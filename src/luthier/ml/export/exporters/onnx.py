@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import runpy
@@ -93,6 +94,17 @@ def _check_heads(base: Path) -> None:
         )
 
 
+def _leave_out_help() -> None:
+    """Leave out the texts of help: since Python 3.14 `argparse` formats them at once, and one of the builder's has a
+    bare percent sign (onnxruntime-genai 0.18)."""
+    add = argparse.ArgumentParser.add_argument
+
+    def without_help(parser: argparse.ArgumentParser, *names: Any, **options: Any) -> argparse.Action:
+        return add(parser, *names, **options | {"help": None})
+
+    argparse.ArgumentParser.add_argument = without_help  # type: ignore[assignment,method-assign]
+
+
 def build(document: dict[str, Any], _channel: Channel) -> None:
     """Write the model in a transformers folder as ONNX for the CPU, in a child process.
 
@@ -109,6 +121,7 @@ def build(document: dict[str, Any], _channel: Channel) -> None:
     options = [word for pair in places.items() for word in pair] + ["-e", "cpu", "--extra_options", "hf_token=false"]
     options += ["exclude_lm_head=true"] if document.get("without_head") else []
     sys.argv = ["builder", *options]
+    _leave_out_help()  # in this process alone, which ends with the build
     try:
         # As its command line does: the builder's functions are not a stable interface.
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
