@@ -155,7 +155,7 @@ def test_a_function_alone_is_no_declaration() -> None:
         ({"precisions": {"float32": Precision(4.0, 0.1)}}, "and a reason"),
         ({"precisions": {"int4": Precision(0.5)}, "default": "int4"}, "say why in unrehearsed"),
         ({"precisions": {"4 bits": Precision(0.5)}}, "small letters"),
-        ({"default": "int4"}, "none of its precisions"),
+        ({"default": "int4"}, "not one of its precisions"),
     ],
 )
 def test_a_declaration_that_would_prove_nothing_is_refused(changed: dict[str, Any], words: str) -> None:

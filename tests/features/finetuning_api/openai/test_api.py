@@ -516,7 +516,7 @@ def test_what_a_state_forbids_is_a_conflict_that_waiting_does_not_mend(client: T
             "integrations",
             "unsupported_integration",
         ),
-        ({"unknown": 1}, "unknown", "invalid_value"),
+        ({"unknown": 1}, "unknown", "unknown_parameter"),
     ],
 )
 def test_a_wrong_request_names_the_field(client: TestClient, fields: dict[str, Any], param: str, code: str) -> None:

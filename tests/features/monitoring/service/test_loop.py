@@ -259,7 +259,7 @@ def test_an_unexpected_error_is_in_the_log_of_the_server(
     asked = {"models": [[DEFAULT_PROJECT, "bad-bug"], [DEFAULT_PROJECT, "well"]], "canaries": True}
     lines = monitor_loop.run_checks(context, asked)["lines"]
     assert [line.splitlines()[0] for line in lines] == [
-        "the look at bad-bug failed",
+        "the check of bad-bug failed",
         "the check of bad-bug failed: an unexpected error, see the server's log",
         "the canary of shop-bot was not checked: no such file",
     ]
