@@ -138,7 +138,7 @@ def test_fields_of_the_recipe_win_over_its_free_keys() -> None:
         ("tune", {"sampler": ["dice"]}, "sampler", "one of tpe, cmaes, random"),
         ("tune", {"train": [" "]}, "train", "is missing"),
         ("tune", {"recipe": ["a: [1"]}, "recipe", "Other keys"),
-        ("tune", {"recipe": ["- 1"]}, "recipe", "no mapping"),
+        ("tune", {"recipe": ["- 1"]}, "recipe", "not a mapping"),
         ("tune", {"recipe": ["a: &x {b: 1}\nc: *x"]}, "recipe", "write it out"),
         ("compare-models", {"mapping": ["question"]}, "mapping", "FIELD=COLUMN"),
         ("compare-models", {"models": [f"m{n}" for n in range(51)]}, "models", "too long"),
