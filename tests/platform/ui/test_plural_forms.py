@@ -116,6 +116,8 @@ NEVER_ONE: Final = (
     "{num_bytes} for the files of the project",
     *("a conversation of ", "{num} characters in the form", "{name} looks like a decompression bomb"),
     *("{num} labels of ", "On the task's prompts "),
+    # Rows of which two share a group, and other runs that are said from three on.
+    *("These {num} held-out rows are ", "{num} other runs were evaluated"),
     # Rows, draws and metrics of an evaluation that has an interval, a threshold or a comparison: from two on.
     *("Gains are those of evaluation", "Figures of {name}", "There are only ", "by a threshold from ", "{num} sure, "),
     *("{name} reaches {asked} at no threshold", "{num} ({num_rows} rows) to ", "{num} comparisons ", "{num} metrics "),
