@@ -99,10 +99,10 @@ def _leave_out_help() -> None:
     bare percent sign (onnxruntime-genai 0.18)."""
     add = argparse.ArgumentParser.add_argument
 
-    def without_help(parser: argparse.ArgumentParser, *names: Any, **options: Any) -> argparse.Action:
+    def _without_help(parser: argparse.ArgumentParser, *names: Any, **options: Any) -> argparse.Action:
         return add(parser, *names, **options | {"help": None})
 
-    argparse.ArgumentParser.add_argument = without_help  # type: ignore[assignment,method-assign]
+    argparse.ArgumentParser.add_argument = _without_help  # type: ignore[assignment,method-assign]
 
 
 def build(document: dict[str, Any], _channel: Channel) -> None:
