@@ -14,7 +14,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.features.models.store import TunedModel
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
+from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store, not_in_list
 from luthier.platform.db.tables import checkpoint_permissions, projects
 from luthier.platform.home.context import Context
 
@@ -104,7 +104,7 @@ class CheckpointPermissionStore(Store):
             order: `descending` for the newest first.
 
         Raises:
-            RequestError: `after` is no permission of the model, or was deleted before the last start of the server.
+            UnsupportedError: `after` is no permission of the model, or was deleted before the last start of the server.
         """
         number, where = checkpoint_permissions.c.number, []
         with self._database.snapshot():
@@ -112,11 +112,7 @@ class CheckpointPermissionStore(Store):
                 place = self._place(model_id, after)
                 place = self._places.find(f"{model_id} {after}") if place is None else place
                 if place is None:
-                    raise RequestError(
-                        f"after={after[:100]!r} is not in this list",
-                        expected="the id of a permission of this checkpoint",
-                        do="begin again without `after`",
-                    )
+                    raise not_in_list(after, "the id of a permission of this checkpoint")
                 where.append(number > place if order == "ascending" else number < place)
             # One more than asked for shows whether a further page exists.
             found = self._list(
@@ -185,7 +181,7 @@ def list_permissions(
 
     Raises:
         NotFoundError: The project of the caller has no such checkpoint.
-        RequestError: `after` is not in the list.
+        UnsupportedError: `after` is not in the list.
     """
     model_id = _own(context, caller, checkpoint).model_id
     store = context.checkpoint_permissions

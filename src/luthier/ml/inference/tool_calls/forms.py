@@ -325,7 +325,7 @@ class ToolCallReader:
         if self._only_whole and self.num_calls:  # as all that follows such calls
             return self._drop()
         opening = "" if self._only_whole else self._opening
-        if self._is_bare:  # not looked at again
+        if self._is_bare:  # past its first character, so that the same mark is not found again
             opening, self._is_bare = opening + self._take(1), False
         return opening + (self._take(len(self._held)) if self._only_whole else "")
 
