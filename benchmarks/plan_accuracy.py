@@ -17,6 +17,7 @@ a neighbour slowed down does not count. The first step warms up and is left out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -199,9 +200,15 @@ class _Neighbours:
         self.wall, self.busy = time.monotonic(), self._busy()
 
     def _busy(self) -> float:
-        """Seconds that the cores worked, on all but this process."""
-        whole, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        return whole.user + whole.nice + whole.system + whole.steal - own.user - own.system
+        """Seconds that the cores worked, on all but this process and its workers."""
+        whole, own = psutil.cpu_times(), 0.0
+        this = psutil.Process()
+        # Workers of micro-batches live as long as the steps do, so none leaves this sum between two of them.
+        for process in (this, *this.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                own += times.user + times.system
+        return whole.user + whole.nice + whole.system + whole.steal - own
 
     def fraction_since_last(self) -> float:
         """Of all that the cores could have done since the last call."""

@@ -10,7 +10,7 @@ from luthier.core.cost import Device
 from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.structure import read_structure
-from luthier.ml.planning.batch_shapes import batches_of
+from luthier.ml.planning.batch_shapes import batches_of, num_computed_tokens, splits_by_length
 from luthier.ml.planning.predict import Calibration, Measurement, fit, predict
 from luthier.ml.planning.workload import workload_of
 
@@ -48,16 +48,16 @@ def _device(seen: list[Device]) -> Device:
 def _measurement(one: dict[str, Any], device: Device) -> Measurement:
     plan, steps = Plan.model_validate(one["plan"]), one["steps"]
     lengths = [[[row[0] for row in batch] for batch in step] for step in steps]
-    shared = one["shared"]
+    shared, apart = one["shared"], splits_by_length(plan.objective)
     sizes = [
-        sum(prefix + len(batch) * (max(batch) - prefix) for batch, prefix in zip(step, prefixes, strict=True))
+        sum(num_computed_tokens(batch, prefix, apart=apart) for batch, prefix in zip(step, prefixes, strict=True))
         for step, prefixes in zip(lengths, shared, strict=True)
     ]
     pace = statistics.median(t / size for t, size in zip(one["step_seconds"][1:], sizes[1:], strict=True))
     rows = [row for step in steps[1:] for batch in step for row in batch]
     learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
-    timed = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
-    whole = batches_of(lengths, learned_fraction=learned, shared=shared)
+    timed = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:], apart=apart)
+    whole = batches_of(lengths, learned_fraction=learned, shared=shared, apart=apart)
     batches = replace(timed, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
     work = workload_of(plan, read_structure(plan.base_model.path), device, batches=batches)
     return Measurement(work, pace * statistics.mean(sizes[1:]), one["peak_memory_bytes"])
