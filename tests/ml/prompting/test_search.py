@@ -129,3 +129,22 @@ def test_too_small_a_budget_and_too_few_prompts_are_refused() -> None:
 def test_fewer_rows_than_a_round_are_all_asked() -> None:
     found = search(prompts([0.0, 1.0], num_rows=3))
     assert (found.place, found.num_rows) == (1, 3)
+
+
+def test_a_prompt_that_is_better_by_chance_does_not_replace_a_likelier_one() -> None:
+    """One row of 32 more is less than a standard error: 0.03 against 0.06 or so."""
+    assert search(prompts([0.5, 0.54], num_rows=32)).place == 0
+    assert search(prompts([0.5, 0.9], num_rows=32)).place == 1
+
+
+def test_the_likelier_prompt_stays_in_the_search_until_it_is_clearly_worse() -> None:
+    """Fourteen others are right on one row of 32 more; by their figures alone the first would be dropped at once."""
+    found = search(prompts([0.5, *[0.54] * 14], num_rows=32))
+    assert found.place == 0
+    assert found.num_rows == 32
+
+
+def test_with_a_budget_for_it_no_prompt_is_dropped_before_it_has_answered_twelve_rows() -> None:
+    systems = prompts([0.5] * 7 + [1.0], num_rows=32)
+    search(systems)
+    assert min(sum(name.startswith(f"{number}:") for name in systems[0].engine.asked) for number in range(8)) == 12  # type: ignore[attr-defined]

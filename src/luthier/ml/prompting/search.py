@@ -6,11 +6,15 @@ they are compared in pairs. The budget holds in the worst case: a round is only 
 is as long as it may be.
 
 The best of many prompts looks better on the rows that it was chosen by than it is. So that figure is only reported as
-what it is, and the prompt is evaluated once, on the held-out rows, like any other system.
+what it is, and the prompt is evaluated once, on the held-out rows, like any other system. For the same reason a prompt
+has to be better by more than one standard error of the paired difference to be preferred to a likelier one: of twenty
+prompts on a few rows, the best by chance is often a poor one.
 
 Sources: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016
 (successive halving); Pryzant et al., "Automatic Prompt Optimization with 'Gradient Descent' and Beam Search", 2023,
-arXiv:2305.03495, section 2.3 (choosing among prompts as a problem of the best arm).
+arXiv:2305.03495, section 2.3 (choosing among prompts as a problem of the best arm); Breiman et al., "Classification and
+Regression Trees", 1984, section 3.4.3 (one-standard-error rule); Efron and Stein, "The Jackknife Estimate of Variance",
+1981.
 """
 
 from __future__ import annotations
@@ -23,11 +27,13 @@ from typing import Final
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Generation, Progress
-from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
+from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.ml.evaluation.systems import SystemUnderTest
 
 MIN_ROWS: Final = 4
-"""Rows that a prompt answers at least, before it may be dropped."""
+"""Rows that a prompt answers at least, before it may be dropped; a smaller budget is refused."""
+FIRST_ROWS: Final = 12
+"""Rows of the first round where the budget holds them: with fewer, half of all prompts is dropped by chance."""
 MIN_PROMPTS: Final = 2
 
 
@@ -70,11 +76,13 @@ def search_prompts(
     budget_tokens: int,
     progress: Progress,
 ) -> FoundPrompt:
-    """Find the prompt with the best figure; of equal ones the shorter, then the first.
+    """Find the best prompt: the first in the list that is not worse than the best figure by more than a standard error.
+
+    Of prompts that are right and wrong on the same rows the shorter is found.
 
     Args:
-        prompts: one model with the same rows, prompted in several ways; where the budget does not hold all, the last
-            ones are left out.
+        prompts: one model with the same rows, prompted in several ways, the likelier ones first; where the budget does
+            not hold all, the last ones are left out.
         metric: a metric of texts.
         budget_tokens: tokens that may be read and written in all.
         progress: shows the answers.
@@ -83,23 +91,25 @@ def search_prompts(
         RequestError: fewer than two prompts, or a budget that does not hold four rows of two of them.
     """
     search = _Search(prompts, metric, budget_tokens, progress)
-    alive = search.affordable(min(MIN_ROWS, search.num_rows))
+    num_first = search.num_first_rows()
+    alive = search.affordable(num_first)
     num_tried = len(alive)
-    for size in _sizes(len(alive), search.num_rows):
+    for size in _sizes(len(alive), search.num_rows, num_first):
         # As many rows as surely fit; a round that adds none ends the search.
         if search.ask(alive, size) == 0:
             break
-        ranked = sorted(alive, key=search.rank)
-        alive = ranked[: max(MIN_PROMPTS, math.ceil(len(alive) / 2))]
-    best = min(alive, key=search.rank)
+        ranked, preferred = sorted(alive, key=search.rank), search.preferred(alive)
+        better = ranked[: max(MIN_PROMPTS, math.ceil(len(alive) / 2))]
+        alive = better if preferred in better else [*better[:-1], preferred]
+    best = search.preferred(alive)
     outputs = tuple(search.outputs[best])
     return FoundPrompt(best, search.figure(best), len(outputs), search.num_tokens, num_tried, outputs)
 
 
-def _sizes(num_prompts: int, num_rows: int) -> list[int]:
+def _sizes(num_prompts: int, num_rows: int, num_first: int) -> list[int]:
     """Rows that prompts have answered after each round: doubled, up to all of them."""
     num_rounds = max(1, math.ceil(math.log2(num_prompts)))
-    sizes = [max(min(MIN_ROWS, num_rows), math.ceil(num_rows / 2**left)) for left in reversed(range(num_rounds))]
+    sizes = [max(num_first, math.ceil(num_rows / 2**left)) for left in reversed(range(num_rounds))]
     return sorted(set(sizes))
 
 
@@ -120,6 +130,12 @@ class _Search:
         self.num_rows = len(prompts[0].row_ids)
         self.outputs: list[list[str]] = [[] for _ in prompts]
         self.num_tokens = 0
+
+    def num_first_rows(self) -> int:
+        """Of the first round: `FIRST_ROWS`, or `MIN_ROWS` where the budget does not hold so many of two prompts."""
+        most = min(FIRST_ROWS, self.num_rows)
+        cost = sum(max_cost(system, range(most)) for system in self._prompts[:MIN_PROMPTS])
+        return most if 1.5 * cost <= self._budget else min(MIN_ROWS, self.num_rows)
 
     def affordable(self, num_rows: int) -> list[int]:
         """The first prompts, as many as the budget allows for that many rows.
@@ -157,8 +173,35 @@ class _Search:
             self.outputs[place] += [one.text for one in written[number * (size - start) :][: size - start]]
         return size - start
 
+    def preferred(self, alive: Sequence[int]) -> int:
+        """The first prompt that is within one standard error of the one with the best figure."""
+        best = min(alive, key=self.rank)
+        for place in sorted(alive):
+            error = self._standard_error(best, place)
+            # Without an error they do the same on every row, and the shorter one has been ranked first.
+            if place == best or (error > 0 and abs(self.figure(best) - self.figure(place)) <= error):
+                return place
+        return best
+
+    def _standard_error(self, one: int, other: int) -> float:
+        """Of the difference of two figures over the same rows, by leaving out each row in turn (jackknife)."""
+        num = len(self.outputs[one])
+        if one == other or num < 2:
+            return 0.0
+        without = [
+            [float(self._metric.aggregate(stats.sum(axis=0) - row)) for row in stats]
+            for stats in (self._statistics(one), self._statistics(other))
+        ]
+        gaps = [a - b for a, b in zip(*without, strict=True)]
+        mean = sum(gaps) / num
+        return math.sqrt((num - 1) / num * sum((gap - mean) ** 2 for gap in gaps))
+
     def figure(self, place: int) -> float:
         """The metric over the rows that a prompt has answered."""
+        return float(self._metric.aggregate(self._statistics(place).sum(axis=0)))
+
+    def _statistics(self, place: int) -> Array:
+        """What the metric adds up, [rows, statistics]."""
         system = self._prompts[place]
         outputs = system.compared(self.outputs[place])
         num = len(outputs)
@@ -168,7 +211,7 @@ class _Search:
             prompts=system.prompt_texts[:num],
             first_outputs=outputs,
         )
-        return float(self._metric.aggregate(self._metric.statistics(observed).sum(axis=0)))
+        return self._metric.statistics(observed)
 
     def rank(self, place: int) -> tuple[float, int, int]:
         """Smaller is better: by the figure, then by tokens of the prompts, then by their order."""
