@@ -153,6 +153,9 @@ _GPU_RUNTIME_BYTES: Final = 0.7e9
 # What the allocators hold beyond what is requested, as a share of the temporary part.
 _CPU_SLACK, _CPU_SLACK_HIGH = 0.10, 0.90
 _GPU_SLACK, _GPU_SLACK_HIGH = 0.06, 0.30
+# Where layers are recomputed, a small block that is kept follows the large temporary ones of each layer, so that the
+# heap of the C library grows with gaps which later layers fill only in part (measured: docs/log.md).
+_CPU_RECOMPUTED = 3.0
 # What was not measured on an accelerator may be off by this much (benchmarks/published_figures.py: 9 of 10 are inside).
 _LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
 # Where several devices share a copy of the model, engines hold buffers that are not counted: 1.46 times the expected
@@ -183,7 +186,8 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     )
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
-    activation_part, logits_part = activation_part * factor + _expert_copies(workload), logits_part * factor
+    gaps = _CPU_RECOMPUTED if device.is_cpu and workload.gradient_checkpointing else 1.0
+    activation_part, logits_part = activation_part * gaps * factor + _expert_copies(workload), logits_part * factor
     # Each worker computes its own micro-batch; masters and sums stay with the training process.
     activation_part, logits_part = activation_part * workload.num_workers, logits_part * workload.num_workers
     narrow_part = narrow_part if workload.num_workers == 1 else _worker_gradients(workload, narrow)
