@@ -10,6 +10,9 @@ verdict. `better`, `worse`: share of studies in which the verdict's `better_than
 which the verdict as a whole is "better". `common`: share of rows in which all systems do the same, as they do where
 rows are easy or hard.
 
+In cases with groups, rows of one group, such as the questions on one document, do the same in most groups: a system has
+all of them right or none. `better_of_rows` is what `better` would be if every row counted by itself.
+
 All studies of a case have the same rows, and an answer to a row is one of five: which rows each resample holds is drawn
 once, and the metric computes each of these answers once. All else is computed in every study.
 """
@@ -20,8 +23,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, Literal
 from unittest.mock import patch
@@ -39,7 +42,7 @@ from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Obse
 from luthier.ml.evaluation.metrics.registry import as_definitions
 from luthier.ml.evaluation.one_system import as_one_system
 from luthier.ml.evaluation.statistics import seeds
-from luthier.ml.evaluation.statistics.resampling import NUM_RESAMPLES, resampled_sums
+from luthier.ml.evaluation.statistics.resampling import NUM_RESAMPLES, cluster_sums, resampled_sums
 from luthier.ml.evaluation.systems import SystemUnderTest
 
 NUM_WORDS = 4
@@ -61,6 +64,9 @@ class Case:
         num_rows: held-out rows.
         draws: shares of rows that draws of examples for one prompt are right on, evaluated as one system; none higher
             than the tuned model's.
+        groups: rows of each group, whose sum is `num_rows`; empty where every row is by itself.
+        alike: share of groups whose rows do the same.
+        counts: what intervals and tests count where there are groups: these, as evaluations do, or rows.
     """
 
     metric: Literal["exact_match", "rouge_l"]
@@ -69,13 +75,33 @@ class Case:
     common: float
     num_rows: int = 60
     draws: tuple[float, ...] = ()
+    groups: tuple[int, ...] = ()
+    alike: float = 0.8
+    counts: Literal["groups", "rows"] = "groups"
 
     @property
     def name(self) -> str:
         """As results call it."""
         drawn = f", draws {', '.join(map(str, self.draws))}" if self.draws else ""
         counts = f"{self.num_prompts} prompts, {self.num_baselines} baselines"
-        return f"{self.metric}, {counts}, {self.common:g} common{drawn}"
+        return f"{self.metric}, {counts}, {self.common:g} common{drawn}{self._grouped}"
+
+    @property
+    def _grouped(self) -> str:
+        if not self.groups:
+            return ""
+        least, most = min(self.groups), max(self.groups)
+        return f", {len(self.groups)} groups of {least if least == most else f'{least} to {most}'}"
+
+    @property
+    def of_row(self) -> list[int]:
+        """The group of each row."""
+        return [number for number, size in enumerate(self.groups) for _ in range(size)]
+
+    @property
+    def clusters(self) -> list[int] | None:
+        """What an evaluation passes on: the group of each row where groups count."""
+        return self.of_row if self.groups and self.counts == "groups" else None
 
 
 CASES = [
@@ -85,6 +111,14 @@ CASES = [
     for common in (0.0, 0.7)
 ]
 CASES += [Case("exact_match", 0, 0, 0.0, draws=draws) for draws in ((0.6,) * 4, (0.2, 0.3, 0.4, 0.6))]
+_UNEQUAL = (24, 12, 6, 4, 3, 3, 2, 2, 2, 2)
+CASES += [
+    Case(metric, num_prompts, num_baselines, 0.0, groups=(5,) * 12)
+    for metric in ("exact_match", "rouge_l")
+    for num_prompts, num_baselines in ((0, 1), (4, 4))
+]
+CASES += [Case(metric, 0, 1, 0.0, groups=_UNEQUAL) for metric in ("exact_match", "rouge_l")]
+CASES += [Case("exact_match", 0, 0, 0.0, draws=(0.6,) * 4, groups=(5,) * 12)]
 
 
 def main() -> None:
@@ -103,13 +137,12 @@ def main() -> None:
 
 def simulate(case: Case, num_studies: int) -> dict[str, Any]:
     """Shares over the studies of one case, in its own stream of random numbers."""
-    generator = np.random.default_rng([len(case.name), *case.name.encode()])
     start, used = time.perf_counter(), time.process_time()
-    # Rows, seed and so draws are those of every study: which rows a resample holds is drawn once.
-    known = [patch.object(module, "resampled_sums", _sums_of_known_draws) for module in (statistics, seeds)]
-    with known[0], known[1]:
-        found = [study(case, generator) for _ in range(num_studies)]
+    found = _verdicts(case, num_studies)
     words = [one.better_than_best_alternative for one in found]
+    # The same studies in another way of counting, for comparison.
+    of_rows = _verdicts(replace(case, counts="rows"), num_studies) if case.groups else []
+    alone = [one.better_than_best_alternative for one in of_rows].count("better") / num_studies
     return {
         "case": case.name,
         "rows": case.num_rows,
@@ -118,7 +151,16 @@ def simulate(case: Case, num_studies: int) -> dict[str, Any]:
         "word": sum(one.word == "better" for one in found) / num_studies,
         "seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(time.process_time() - used, 1),
-    }
+    } | ({"better_of_rows": alone} if case.groups else {})
+
+
+def _verdicts(case: Case, num_studies: int) -> list[Verdict]:
+    """Of each study, in the case's own stream of random numbers."""
+    generator = np.random.default_rng([len(case.name), *case.name.encode()])
+    # Rows, seed and so draws are those of every study: which rows a resample holds is drawn once.
+    known = [patch.object(module, "resampled_sums", _sums_of_known_draws) for module in (statistics, seeds)]
+    with known[0], known[1]:
+        return [study(case, generator) for _ in range(num_studies)]
 
 
 @cache
@@ -128,10 +170,10 @@ def _draws(num_rows: int, seed: int, num_resamples: int) -> Array:
 
 
 def _sums_of_known_draws(
-    stats: Array, *, seed: int, num_resamples: int = NUM_RESAMPLES, clusters: None = None
+    stats: Array, *, seed: int, num_resamples: int = NUM_RESAMPLES, clusters: Sequence[Hashable] | None = None
 ) -> Array:
-    assert clusters is None, "no study here has rows of one source"
-    sums: Array = _draws(len(stats), seed, num_resamples) @ stats
+    rows = cluster_sums(stats, clusters)
+    sums: Array = _draws(len(rows), seed, num_resamples) @ rows
     return sums
 
 
@@ -182,18 +224,28 @@ def study(case: Case, generator: np.random.Generator) -> Verdict:
         tuned,
     ]
     draws = [
-        _system(f"draw {number}", _by_share(generator, share, case.num_rows), prompting=_DRAWN)
+        _system(f"draw {number}", _by_share(case, generator, share), prompting=_DRAWN)
         for number, share in enumerate(case.draws)
     ]
     metrics = _metrics(case.metric)
-    judged = judge_in_full([systems[0], *draws, *systems[1:]], metrics=metrics, seed=0, progress=SilentProgress())
+    judged = judge_in_full(
+        [systems[0], *draws, *systems[1:]],
+        metrics=metrics,
+        seed=0,
+        progress=SilentProgress(),
+        clusters=case.clusters,
+    )
     if draws:
-        judged = as_one_system(judged, [one.name for one in draws], metrics, seed=0, test="draws")
+        names = [one.name for one in draws]
+        judged = as_one_system(judged, names, metrics, seed=0, clusters=case.clusters, test="draws")
     return verdict(judged.systems, judged.comparisons, primary=case.metric)
 
 
-def _by_share(generator: np.random.Generator, share: float, num_rows: int) -> list[str]:
-    return [_answer(row, NUM_WORDS * bool(generator.random() < share)) for row in range(num_rows)]
+def _by_share(case: Case, generator: np.random.Generator, share: float) -> list[str]:
+    if case.groups:
+        right = _by_groups(case, generator, 1, lambda size: NUM_WORDS * (generator.random(size) < share))[0]
+        return [_answer(row, int(num)) for row, num in enumerate(right)]
+    return [_answer(row, NUM_WORDS * bool(generator.random() < share)) for row in range(case.num_rows)]
 
 
 def _right_words(case: Case, generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
@@ -204,8 +256,22 @@ def _right_words(case: Case, generator: np.random.Generator, shape: tuple[int, i
             return NUM_WORDS * (generator.random(size) < RIGHT)
         return generator.binomial(NUM_WORDS, RIGHT, size)
 
+    if case.groups:
+        return _by_groups(case, generator, shape[0], drawn)
     is_common = generator.random((1, shape[1])) < case.common
     return np.where(is_common, drawn((1, shape[1])), drawn(shape))
+
+
+def _by_groups(
+    case: Case,
+    generator: np.random.Generator,
+    num_systems: int,
+    drawn: Callable[[tuple[int, int]], np.ndarray[Any, Any]],
+) -> np.ndarray[Any, Any]:
+    """[systems, rows]: of most groups each system has all rows alike, and of the others each row by itself."""
+    of_groups = (num_systems, len(case.groups))
+    is_alike = generator.random(of_groups) < case.alike
+    return np.where(is_alike[:, case.of_row], drawn(of_groups)[:, case.of_row], drawn((num_systems, case.num_rows)))
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationError
 
 from luthier.core.errors import ModelSourceError, RequestError
-from luthier.core.frozen_model import FrozenModel
+from luthier.core.frozen_model import FrozenModel, SparseModel
 
 TaskHeadKind = Literal["classify", "regress", "rank", "embed"]
 Pooling = Literal["last", "mean"]
@@ -51,7 +51,7 @@ class NumberFormat(FrozenModel):
     thousands_mark: str = ","
 
 
-class TaskHead(FrozenModel):
+class TaskHead(SparseModel):
     """What `head.json` contains, next to an adapter or the weights of a model.
 
     Attributes:
@@ -62,6 +62,8 @@ class TaskHead(FrozenModel):
             model would begin its answer.
         labels: classify: the classes in the order of the outputs, each as most training rows spell it.
         label_counts: classify: training rows of each class, in that order.
+        num_rows: classify, several labels with balanced weights: training rows; 0 without weights, and in heads of
+            versions that gave one weight to each row.
         is_multi_label: classify: whether a row has any number of labels, each with its own probability (sigmoid);
             otherwise exactly one (softmax).
         label_separator: classify, several labels: what separates labels in an answer; empty where answers are JSON
@@ -77,12 +79,15 @@ class TaskHead(FrozenModel):
         query_prompt, document_prompt: embed: what is put before a query and before a document.
     """
 
+    later_fields = ("num_rows",)
+
     format_version: Literal[1] = 1
     kind: TaskHeadKind
     width: Annotated[int, Field(ge=1)]
     pooling: Pooling = "last"
     labels: tuple[str, ...] = ()
     label_counts: tuple[int, ...] = ()
+    num_rows: Annotated[int, Field(ge=0)] = 0
     is_multi_label: bool = False
     label_separator: str = ", "
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5

@@ -9,6 +9,7 @@ from tests.ml.evaluation.showdown_case import baseline, contender, showdown, spe
 from tests.vacuous import nonempty
 
 from luthier.ml.evaluation.report.workflow_pages import render_model_comparison_page
+from luthier.ml.evaluation.workflow_verdicts import recommend
 
 SECONDS = ((0.5, 0.8, 0.5), (1.0, 1.6, 1.0))
 
@@ -165,3 +166,21 @@ def test_the_page_is_whole_names_all_and_escapes_what_came(rouge):
     assert "http" not in re.sub(r'xmlns="[^"]+"', "", page)
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_a_tuned_model_has_to_be_better_than_each_prompted_one_and_not_than_the_best_alone():
+    # "small" leads the others by luck and answers much like "small tuned"; "large" answers differently.
+    found = showdown(((0.50, 0.40, 0.60), (0.49, 0.30, None)), ((1.0, 1.0, 1.0), (2.0, 2.0, None)))
+    assert found.recommendation.word == "tuned"
+    open_one = [
+        one.model_copy(update={"verdict": "not distinguishable", "p_value": 0.2, "low": -0.05})
+        if (one.baseline, one.candidate, one.metric) == ("large", "small tuned", "rouge_l")
+        else one
+        for one in found.comparisons
+    ]
+    answer = recommend(found.spec, found.standings, found.tunings, open_one)
+    assert answer.word == "prompting"
+    assert any(
+        reason.startswith("small tuned less large: +0.11") and "not distinguishable" in reason
+        for reason in answer.reasons
+    ), answer.reasons

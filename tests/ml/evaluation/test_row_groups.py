@@ -104,3 +104,19 @@ def test_intervals_of_clusters_hold_where_those_of_rows_do_not() -> None:
             claimed[name] += is_settled(paired_bootstrap(a, b, mean_of_sums, clusters=clusters, **asked))
     assert claimed["groups"] <= 18, "at most 5% in truth: 18 is three standard errors above 10"
     assert claimed["rows"] > 60
+
+
+def test_groups_that_were_trained_on_are_counted() -> None:
+    rows = [row(number, f"customer {number % 6}") for number in range(12)]
+    train = [row(20, "customer 1"), row(21, "customer 1"), row(22, "customer 4"), row(23, "another"), row(24)]
+    found = row_groups(rows, piece_of, train=train)
+    assert found is not None
+    assert found.num_trained == 2
+    assert found.sentence.endswith(
+        "rows of one group count together in intervals and tests. 2 of these groups have training rows, too: new "
+        "groups may be harder."
+    )
+    apart = row_groups(rows, piece_of, train=train[3:])
+    assert apart is not None
+    assert apart.num_trained == 0
+    assert apart.sentence.endswith("in intervals and tests.")

@@ -307,6 +307,7 @@ class FormatTable(FrozenModel):
         max_new_tokens: most tokens of an answer.
         metric: what quality is evaluated by, fixed by rule beforehand.
         prices: each format.
+        rows_notes: how rows of one group count.
         created_at: UTC, ISO 8601.
         machine: what it was measured on, by name.
         seconds: wall time of everything.
@@ -324,6 +325,7 @@ class FormatTable(FrozenModel):
     max_new_tokens: int
     metric: str
     prices: tuple[FormatPrice, ...]
+    rows_notes: tuple[str, ...] = ()
     created_at: str
     machine: dict[str, str]
     seconds: float

@@ -283,6 +283,7 @@ class ModelComparisonSpec(FrozenModel):
         train_file: the training rows that are used, in the folder of this comparison.
         judged_file: the held-out rows that are used, likewise.
         map: field of the shape to field of the files.
+        group_by: the field of the files whose equal values count together; None takes the document that rows name.
         num_rows: in train_file.
         num_rows_in_file: rows of `data`.
         num_examples: trained on, more than rows where there is time for more than one epoch.
@@ -309,6 +310,7 @@ class ModelComparisonSpec(FrozenModel):
     train_file: str
     judged_file: str
     map: dict[str, str] | None = None
+    group_by: str | None = None
     num_rows: int
     num_rows_in_file: int
     num_examples: int

@@ -37,7 +37,9 @@ def grouping_of_model(context: Context, name: str) -> str | None:
     return None if run_id is None else grouping_of(context.runs.plan(run_id))
 
 
-def groups_of(examples: Sequence[Example], file: Path | None, grouped_by: str | None) -> RowGroups | None:
+def groups_of(
+    examples: Sequence[Example], file: Path | None, grouped_by: str | None, train: Sequence[Example] = ()
+) -> RowGroups | None:
     """The groups of evaluated rows; None where no two rows share one.
 
     Args:
@@ -45,14 +47,28 @@ def groups_of(examples: Sequence[Example], file: Path | None, grouped_by: str | 
         file: that they were read from; None where it is not known.
         grouped_by: its field with the group, where the rows do not carry it; None for none. A file without that field
             has no groups.
+        train: the training rows, as far as they are known.
     """
     from luthier.ml.data.tokenise.packing import piece_of
     from luthier.ml.evaluation.row_groups import row_groups
 
     without = {piece_of(one.id) for one in examples if one.group is None}
     if grouped_by is None or file is None or not without or not file.is_file():
-        return row_groups(examples, piece_of)
-    return row_groups(examples, piece_of, _named_in(file, grouped_by, without))
+        return row_groups(examples, piece_of, train=train)
+    return row_groups(examples, piece_of, _named_in(file, grouped_by, without), train)
+
+
+def group_names(examples: Sequence[Example], file: Path, grouped_by: str) -> dict[str, str]:
+    """The group of each row of a file, by id: its own, or that of its field; rows without one are left out.
+
+    Args:
+        examples: the rows, as they were read from the file.
+        file: the file.
+        grouped_by: its field with the group.
+    """
+    found = {one.id: one.group for one in examples if one.group is not None}
+    without = {one.id for one in examples if one.group is None}
+    return found | _named_in(file, grouped_by, without) if without else found
 
 
 def _named_in(file: Path, grouped_by: str, row_ids: Collection[str]) -> dict[str, str]:

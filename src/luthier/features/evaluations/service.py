@@ -411,7 +411,7 @@ def _judge(
     bar, people = on_judged_rows(bar, held_out.path, examples, answers_as_sets(candidates))
     of_labels = label_metrics(metrics, examples, train)
     labels = tuple(name for m in of_labels for name in m.labelling.labels)
-    groups = groups_of(examples, held_out.path, held_out.grouped_by)
+    groups = groups_of(examples, held_out.path, held_out.grouped_by, train)
     rows = LabelledRows(labels, examples, train, bar, validation, groups)
     heads = heads or JudgedHeads(None, stored_answers=context.stored_answers, shares=context)
     with closing(EnginePool(heads.open, heads.over_base)) as pool:

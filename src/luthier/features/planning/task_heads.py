@@ -65,21 +65,23 @@ def fitted_head(
         return streamed_head(kind, recipe.objective, splits, width, stream, labels)
     multi_label, classes = recipe.objective.multi_label or False, recipe.objective.classes or ()
     found = fit_task_head(kind, splits, width, multi_label=multi_label, classes=classes)
-    return _with_weights(found) if recipe.objective.class_weights == "balanced" else found
+    return _with_weights(found, len(splits["train"])) if recipe.objective.class_weights == "balanced" else found
 
 
-def _with_weights(found: FittedHead) -> FittedHead:
-    """The head with a note on the classes that have no weight, where there are some."""
-    head = found.head
+def _with_weights(found: FittedHead, num_rows: int) -> FittedHead:
+    """The head with what its weights need, and a note on the classes that have none, where there are some."""
+    head = found.head.model_copy(update={"num_rows": num_rows if found.head.is_multi_label else 0})
+    found = replace(found, head=head)
     none = [label for label, count in zip(head.labels, head.label_counts, strict=True) if not count]
     if not none:
         return found
     more = f" and {len(none) - _NUM_NAMED:,} more" if len(none) > _NUM_NAMED else ""
     shown = f"{counted(len(none), 'class', 'classes')} without training rows ({', '.join(none[:_NUM_NAMED])}{more})"
-    note = (
-        f"objective.class_weights balanced: weight 0 for {shown}; the {len(head.labels) - len(none):,} with rows have "
-        "equal weight"
-    )
+    of_others = f"the {len(head.labels) - len(none):,} with rows have equal weight"
+    note = f"objective.class_weights balanced: weight 0 for {shown}; {of_others}"
+    if head.is_multi_label:
+        # Their rows all say no, which has to be learned: of weight 0 they could be given to any row.
+        note = f"objective.class_weights balanced: weight 1 for {shown}, which no row can raise"
     return replace(found, notes=(*found.notes, note))
 
 

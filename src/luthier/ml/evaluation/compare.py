@@ -99,6 +99,7 @@ def judge(
     metrics: Sequence[str | MetricDefinition],
     seed: int,
     progress: Progress,
+    clusters: Sequence[Hashable] | None = None,
     compares_prompts: bool = False,
 ) -> tuple[tuple[SystemResult, ...], tuple[Comparison, ...]]:
     """The figures and comparisons of `judge_in_full`.
@@ -108,13 +109,21 @@ def judge(
         metrics: names, or metrics that were made with what they need.
         seed: of the resampling.
         progress: shows generation, scoring and resampling.
+        clusters: as for `judge_in_full`.
         compares_prompts: as for `judge_in_full`.
 
     Raises:
         RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.
         DivergedError: a figure is not a number, because the model's likelihoods are not.
     """
-    judged = judge_in_full(systems, metrics=metrics, seed=seed, progress=progress, compares_prompts=compares_prompts)
+    judged = judge_in_full(
+        systems,
+        metrics=metrics,
+        seed=seed,
+        progress=progress,
+        clusters=clusters,
+        compares_prompts=compares_prompts,
+    )
     return judged.systems, judged.comparisons
 
 

@@ -7,7 +7,7 @@ so there rows count, and a sentence says that the figures hold for these groups 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,10 +26,12 @@ class RowGroups:
     Attributes:
         of_row: by the id of the row; rows without a group have one of their own.
         are_texts: they are texts, of which rows are pieces.
+        num_trained: how many of them have training rows, too.
     """
 
     of_row: Mapping[str, Hashable]
     are_texts: bool = False
+    num_trained: int = 0
 
     @property
     def num_groups(self) -> int:
@@ -65,11 +67,19 @@ class RowGroups:
                 f"These {rows} are of only {num} {many}: intervals and tests hold for other rows of these, and say "
                 f"nothing of other {many}. That takes {MIN_GROUPS} {many} at least."
             )
-        return f"These {rows} are of {num:,} {many}: rows of one {one} count together in intervals and tests."
+        said = f"These {rows} are of {num:,} {many}: rows of one {one} count together in intervals and tests."
+        if not self.num_trained:
+            return said
+        # Known groups are easier: a customer whose other letters were learned, or a module whose names were.
+        have = "has" if self.num_trained == 1 else "have"
+        return f"{said} {self.num_trained:,} of these {many} {have} training rows, too: new {many} may be harder."
 
 
 def row_groups(
-    examples: Sequence[Example], piece_of: Callable[[str], str], named: Mapping[str, str] | None = None
+    examples: Sequence[Example],
+    piece_of: Callable[[str], str],
+    named: Mapping[str, str] | None = None,
+    train: Iterable[Example] = (),
 ) -> RowGroups | None:
     """The groups of rows; None where no two rows share one.
 
@@ -77,6 +87,7 @@ def row_groups(
         examples: the evaluated rows.
         piece_of: the id of the row that one is a piece of, by its id; the same id for a row that is whole.
         named: groups by the id of the row, of rows that do not carry theirs.
+        train: the training rows, some of which may carry a group that evaluated rows have.
     """
     found: dict[str, Hashable] = {}
     for one in examples:
@@ -87,7 +98,9 @@ def row_groups(
     keys = set(found.values())
     if len(keys) == len(found):
         return None
-    return RowGroups(found, are_texts=all(isinstance(key, tuple) and key[0] == "row" for key in keys))
+    trained = {("group", one.group) for one in train if one.group is not None} & keys
+    are_texts = all(isinstance(key, tuple) and key[0] == "row" for key in keys)
+    return RowGroups(found, are_texts=are_texts, num_trained=len(trained))
 
 
 def with_groups(words: Verdict | None, groups: RowGroups | None) -> Verdict | None:

@@ -2,8 +2,9 @@
 
 A model comparison is decided like this:
 
-1. The best prompted system is the one to beat, since it costs no training. Each tuned one is compared with it on the
-   same rows; p-values are adjusted by Holm's method (1979), as there are several of them.
+1. Prompted systems are what is to beat, since they cost no training. A tuned one has to be better than each of them on
+   the same rows (an intersection-union test: Berger, 1982), for which of them is the best in truth is not known; where
+   several are tuned, p-values are adjusted by Holm's method (1979).
 2. Where some tuned system is shown to be better, one is recommended: of those not distinguishable from the best,
    the cheapest at inference (the fastest; of plain text the smallest). Else the same choice is made among the prompted
    ones: no tuning is needed.
@@ -97,8 +98,7 @@ def _among_models(
             cautions=cautions,
         )
         return nothing, table.best(standings)
-    # Compared with the best prompted system only, so that the family of tests is as small as the question.
-    gains = table.better_than(best_prompted, tuned)
+    gains = table.better_than_all(prompted, tuned)
     if gains:
         best = table.best(gains)
         chosen, equals = table.cheapest_equal(best, gains)
@@ -114,7 +114,12 @@ def _among_models(
             f"{chosen.result.name} has {table.title} {table.said(chosen)}."
         )
         reasons = [*_why_this(table, chosen, best_prompted, equals)]
-        reasons += [table.sentence(table.best(tuned), best_prompted)] if tuned else ["No contender was tuned."]
+        best_tuned = table.best(tuned) if tuned else None
+        reasons += (
+            [table.sentence(best_tuned, table.rival(best_tuned, prompted))]
+            if best_tuned is not None
+            else ["No contender was tuned."]
+        )
         word = "prompting"
     reasons += _by_bytes(spec, standings, chosen, comparisons)
     found = Recommendation(
@@ -238,9 +243,22 @@ class _Table:
                 return found.model_copy(update=turned)
         raise AssertionError(f"{names[0]} and {names[1]} were not compared by {self.figure}")
 
-    def better_than(self, baseline: Standing, others: Sequence[Standing]) -> list[Standing]:
-        """Those that are shown to be better than the baseline, among all compared ones."""
-        return self._shown("better", baseline, others)
+    def better_than_all(self, baselines: Sequence[Standing], others: Sequence[Standing]) -> list[Standing]:
+        """Those that are shown to be better than each of the baselines.
+
+        Not only than the one with the best figure: that may lead by luck, and be beaten because it answers much like
+        the other one, which is no better than a baseline with different answers.
+        """
+        found = [[self.between(one, baseline) for baseline in baselines] for one in others]
+        # One that is not beaten decides, whatever the others say.
+        largest = [max(c.p_value if c.verdict == "better" else 1.0 for c in own) for own in found]
+        return [one for one, p in zip(others, holm(largest), strict=True) if p < 1 - LEVEL]
+
+    def rival(self, one: Standing, baselines: Sequence[Standing]) -> Standing:
+        """The baseline that keeps a system from being better than all of them, else the hardest one to beat."""
+        found = [self.between(one, baseline) for baseline in baselines]
+        name = rival_among(found, self.metric(one).higher_is_better).baseline
+        return next(baseline for baseline in baselines if baseline.result.name == name)
 
     def cheapest_equal(self, best: Standing, among: Sequence[Standing]) -> tuple[Standing, list[Standing]]:
         """Of those not distinguishable from the best one, the cheapest to ask; and all of them."""

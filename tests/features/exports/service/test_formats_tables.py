@@ -253,3 +253,13 @@ def test_a_loss_is_one_beyond_doubt_in_the_metric_that_counts_or_more_than_a_tri
     losses = losses_of(result, comparisons, "exact_match")
     assert len(losses) == num_losses
     assert all("instead of" in loss and "95% interval" in loss for loss in losses)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_rows_of_one_document_count_together(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [chat_row(n) | {"provenance": {"file": f"{n // 2}.pdf"}} for n in range(100, 112)]
+    folder, file = tmp_path / "table", write_rows(tmp_path / "documents.jsonl", rows)
+    table = measure_formats(context, request_for(str(tiny_model), file, folder, num_rows=12, num_rounds=1))
+    said = "These 12 held-out rows are of 6 groups: rows of one group count together in intervals and tests."
+    assert table.rows_notes == (said,)
+    assert said in (folder / "formats.html").read_text()

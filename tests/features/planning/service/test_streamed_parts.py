@@ -429,6 +429,29 @@ def test_a_class_without_rows_has_no_weight_and_is_named(context: Context, make_
         assert not any("weight 0" in note for note in notes)
 
 
+def test_a_label_without_rows_keeps_its_weight_where_a_row_has_several(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    objective = {"name": "classify", "multi_label": True}
+    recipe = make_recipe(
+        data={"train": "rows.jsonl"}, objective=objective, training=TRAINING, evaluation={"few_shot": 0}
+    )
+    write_rows(recipe.parent / "rows.jsonl", classified(["yes, late", "no"] * 10))
+    balanced = "objective.class_weights=balanced"
+    plan = planned(context, recipe, "objective.classes=['no', 'yes', 'late', 'never']", balanced)
+    assert plan.objective.task_head is not None
+    assert plan.objective.task_head.num_rows == 20
+    said = (
+        "objective.class_weights balanced: weight 1 for 1 class without training rows (never), which no row can raise"
+    )
+    assert any(note.startswith(said) for note in plan.objective.task_head_notes)
+    for changed in (("objective.class_weights=none",), (balanced, "objective.multi_label=false")):
+        head = planned(context, recipe, *changed).objective.task_head
+        assert head is not None
+        assert head.num_rows == 0
+        assert "num_rows" not in head.model_dump_json()
+
+
 def test_a_run_that_began_with_the_classes_of_the_first_rows_keeps_them_and_their_order(
     context: Context, make_recipe: MakeRecipe
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -92,6 +93,10 @@ def teacher(taught_home: tuple[Path, str], tmp_path: Path) -> str:
     """That run in the home of `context`."""
     shutil.copytree(taught_home[0], tmp_path / "home", dirs_exist_ok=True)
     return taught_home[1]
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def figures(student: Student) -> list[dict[str, Any]]:
@@ -478,3 +483,41 @@ def test_other_validation_rows_under_the_same_name_are_another_distillation(
 
     assert id_with(50) == id_with(50)
     assert id_with(50) != id_with(51)
+
+
+def test_rows_of_one_document_stay_on_one_side_and_count_together(context: Context, tmp_path: Path) -> None:
+    rows = [chat_row(n) | {"provenance": {"file": f"{n // 4}.pdf"}} for n in range(80)]
+    data, folder = write_rows(tmp_path / "data.jsonl", rows), tmp_path / "distillation"
+    folder.mkdir()
+    num_train, num_held_out, _ = write_gold(folder, data, 0.2, mapping=None, seed=0)
+    held_out = read_rows(folder / "held_out.jsonl")
+    groups = Counter(row["group"] for row in held_out)
+    assert (num_train + num_held_out, set(groups.values())) == (80, {4})
+    files = {json.dumps(row["messages"][0]): row["provenance"]["file"] for row in rows}
+    trained = {files[json.dumps(row["messages"][0])] for row in read_rows(folder / "train.jsonl")}
+    assert not trained & set(groups)
+    assert all("group" not in row for row in nonempty(read_rows(folder / "train.jsonl")))
+    named = write_rows(tmp_path / "held.jsonl", [chat_row(n) | {"customer": n % 3} for n in range(100, 112)])
+    other = tmp_path / "other"
+    other.mkdir()
+    train_file = write_rows(tmp_path / "train.jsonl", [chat_row(n) | {"customer": n} for n in range(8)])
+    write_gold(other, train_file, named, mapping={"group": "customer"}, seed=0)
+    assert [row["group"] for row in read_rows(other / "held_out.jsonl")] == [str(n % 3) for n in range(100, 112)]
+
+
+def test_a_verdict_on_students_counts_documents(
+    teacher: str, context: Context, tmp_path: Path, recipe: Callable[..., Path]
+) -> None:
+    rows = write_rows(
+        tmp_path / "rows.jsonl", [chat_row(n) | {"provenance": {"file": f"{n // 4}.pdf"}} for n in range(120)]
+    )
+    request = DistilRequest(teacher, "layers:2", rows, kind="logit", recipe=recipe(**SHORT), held_out=0.25)
+    student = distil(context, request)
+    assert student.evaluation is not None
+    num = student.num_held_out
+    assert num % 4 == 0
+    assert num // 4 >= 6
+    note = (
+        f"These {num} held-out rows are of {num // 4} groups: rows of one group count together in intervals and tests."
+    )
+    assert note in student.evaluation.rows_notes

@@ -429,3 +429,16 @@ def test_every_contender_is_trained_by_the_defaults_that_the_comparison_began_wi
     assert [plan.budget is not None and plan.budget.hours is not None for plan in plans] == [True, True]
     rates = [plan.training.learning_rate for plan in plans]
     assert rates == [one.learning_rate for one in result.spec.contenders]
+
+
+@pytest.mark.parametrize("given", ["group_by", "mapping"])
+def test_rows_of_one_group_count_together(context, asked, files, given):
+    for path in files:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(json.dumps(row | {"customer": n // 2}) for n, row in enumerate(rows)))
+    how = {"group_by": "customer"} if given == "group_by" else {"mapping": {"group": "customer"}}
+    result = run(context, asked(models=(asked().models[0],), few_shot=0, most_judged=20, **how))
+    num = result.spec.num_judged
+    assert num == 20
+    (note,) = (line for line in result.recommendation.cautions if "of 10 groups" in line)
+    assert note == "These 20 held-out rows are of 10 groups: rows of one group count together in intervals and tests."

@@ -28,11 +28,13 @@ from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets.service import add_version, create_dataset, get_version, keep_rows
 from luthier.features.deployments import service as deployments
 from luthier.features.feedback.accepted_rows import CALLS_TOOLS, learning, targets
+from luthier.features.planning.training_data import Part
 from luthier.features.training import service as training
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.retraining import workflow as retrains
 from luthier.features.workflows.retraining.request import RetrainRequest, Rows
-from luthier.features.workflows.retraining.rows import Reviewed, example_of, joined, reviewed_rows
+from luthier.features.workflows.retraining.rows import Reviewed, _groups_of_splits, example_of, joined, reviewed_rows
+from luthier.ml.data.rows.formats import load_file
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import PausedError, WorkflowRun
 from luthier.testing.records import make_evaluation
@@ -443,3 +445,21 @@ def test_a_bar_of_second_answers_that_reviewed_rows_lack_is_left_out_and_it_is_s
     assert recipes[0].evaluation == EvaluationRecipe()
     view = pipeline_views.view_pipeline(context, ME, done.pipeline_id)
     assert view.stages[0].found[-1] == "no figure is required: these rows have no column second"
+
+
+def test_groups_that_the_split_of_the_files_has_kept_together_stay(tmp_path: Path) -> None:
+    """A recipe names no group where `luthier data split` has made its files: the proof of the split does."""
+
+    def rows(start: int, num: int) -> list[dict[str, Any]]:
+        return [{"prompt": f"{n}?", "completion": f"{n}!"} for n in range(start, start + num)]
+
+    held_out, train = tmp_path / "held_out.jsonl", tmp_path / "train.jsonl"
+    held_out.write_text("\n".join(json.dumps(row | {"customer": n % 3}) for n, row in enumerate(rows(20, 6))))
+    train.write_text("\n".join(map(json.dumps, rows(0, 4))))
+    loaded = {name: load_file(path) for name, path in (("train", train), ("held_out", held_out))}
+    parts = {name: Part(one, tmp_path / f"{name}.jsonl", one.examples) for name, one in loaded.items()}
+    found = _groups_of_splits(parts, "customer")
+    assert list(found["held_out"].values()) == ["0", "1", "2", "0", "1", "2"]
+    assert len(set(found["train"].values())) == 4, "each row by itself: all rows of a version have the field"
+    assert not any(_groups_of_splits(parts, None).values())
+    assert not any(_groups_of_splits(parts, "provenance.file").values())

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from array import array
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn.functional import binary_cross_entropy_with_logits
 
+from luthier.core.dataset import TokenisedExample
+from luthier.core.plan import ObjectivePlan
 from luthier.core.task_head import TaskHead
-from luthier.ml.training.objectives.heads import _row_weights, fitted_temperature, right_rows
+from luthier.ml.training.objective_protocol import Unit
+from luthier.ml.training.objectives.heads import (
+    Classify,
+    _label_weights,
+    _row_weights,
+    fitted_temperature,
+    right_rows,
+)
 
 _HEAD = TaskHead(kind="classify", width=4, labels=("a", "b", "c"), label_counts=(3, 2, 1))
 
@@ -53,3 +69,55 @@ def test_balanced_weights_have_mean_1_over_the_training_rows_and_none_for_a_clas
     assert totals == pytest.approx([4 / len(totals)] * len(totals))
     empty = [place for place, num in enumerate(counts) if not num]
     assert _row_weights(torch.eye(3)[empty], head).tolist() == [0.0] * len(empty)
+
+
+def _several(rows: list[tuple[int, int, int]], num_rows: int | None = None) -> tuple[TaskHead, torch.Tensor]:
+    wanted = torch.tensor(rows, dtype=torch.float32)
+    counts = tuple(int(one) for one in wanted.sum(0))
+    num = len(rows) if num_rows is None else num_rows
+    labels = ("common", "rare", "other")
+    return TaskHead(
+        kind="classify", width=4, labels=labels, label_counts=counts, num_rows=num, is_multi_label=True
+    ), wanted
+
+
+def test_balanced_weights_of_several_labels_are_those_of_yes_and_no_of_each_label() -> None:
+    # "rare" is only ever beside "common"; a weight for the whole row would raise both.
+    head, wanted = _several([(1, 1, 0), *[(1, 0, 0)] * 6, (0, 0, 1), (0, 0, 0), (1, 0, 1)])
+    weights = _label_weights(wanted, head)
+    for place in range(3):
+        column = wanted[:, place].numpy()
+        no, yes = compute_class_weight("balanced", classes=np.array([0.0, 1.0]), y=column)
+        assert weights[:, place].tolist() == pytest.approx([yes if one else no for one in column])
+    assert weights.mean(0).tolist() == pytest.approx([1.0] * 3)
+    assert weights[0, 1] > 4 > 1 > weights[0, 0]
+
+
+def test_a_label_that_all_rows_have_or_none_keeps_weight_1() -> None:
+    head, wanted = _several([(1, 0, 0), (1, 0, 1), (1, 0, 0), (1, 0, 0)])
+    weights = _label_weights(wanted, head)
+    assert weights[:, :2].eq(1).all()
+    assert weights[:, 2].tolist() == pytest.approx([2 / 3, 2, 2 / 3, 2 / 3])
+
+
+def test_a_head_with_several_labels_trains_with_a_weight_for_each_and_an_older_run_with_one_for_the_row() -> None:
+    rows = [(1, 1, 0), *[(1, 0, 0)] * 6, (0, 0, 1)]
+    head, wanted = _several(rows)
+    logits = torch.linspace(-2, 2, wanted.numel()).reshape(wanted.shape)
+    units: list[Unit] = [
+        (TokenisedExample(id=str(n), input_ids=array("i", [1]), loss_mask=b"\x01", target=targets),)
+        for n, targets in enumerate(tuple(float(place) for place, one in enumerate(row) if one) for row in rows)
+    ]
+    model = SimpleNamespace(head_outputs=lambda _batch: logits, module=SimpleNamespace(training=True))
+    each = binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+    def loss(head: TaskHead) -> float:
+        plan = ObjectivePlan(name="classify", class_weights="balanced", task_head=head)
+        found = Classify(plan).losses(cast(Any, model), units, cast(Any, None))
+        assert found.measures["plain_loss"].item() == pytest.approx(each.mean(-1).sum().item())
+        return float(found.total)
+
+    assert loss(head) == pytest.approx(float((each * _label_weights(wanted, head)).mean(-1).sum()))
+    older = head.model_copy(update={"num_rows": 0})
+    assert "num_rows" not in older.model_dump_json()
+    assert loss(older) == pytest.approx(float((each.mean(-1) * _row_weights(wanted, older)).sum()))

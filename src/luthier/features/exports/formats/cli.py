@@ -97,6 +97,8 @@ def _show(console: Console, found: FormatTable) -> None:
     for price in found.prices:
         for line in (*price.losses, *([price.reason] if price.status == "missing" else [])):
             console.print(visible(f"{price.label}: {line}"), soft_wrap=True)
+    for note in found.rows_notes:
+        console.print(visible(note), soft_wrap=True)
     console.print(
         f"{counted(found.num_rows, 'row')} of {visible(found.data_file)}, {counted(found.num_rounds, 'round')} of "
         f"{counted(found.num_timed, 'prompt')}, {counted(found.num_threads, 'processor')}; report: {found.report_path}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,6 +319,7 @@ def judge_formats(
     metrics: Sequence[MetricName],
     max_new_tokens: int,
     progress: Progress,
+    clusters: Sequence[Hashable] | None = None,
 ) -> JudgedFormats:
     """Metrics of each format with intervals, and each format minus the source, paired over the rows.
 
@@ -330,6 +331,7 @@ def judge_formats(
         metrics: Metrics to compute.
         max_new_tokens: The most tokens of an answer.
         progress: Shows the scoring.
+        clusters: The group of each row; None where every row counts by itself.
     """
     from luthier.ml.data.tokenise.loss_mask import tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest, judge, primary_metric
@@ -363,7 +365,7 @@ def judge_formats(
         for label, found in qualities.items()
     ]
     # A fixed seed: the same answers evaluated again have the same intervals.
-    results, comparisons = judge(systems, metrics=metrics, seed=0, progress=progress)
+    results, comparisons = judge(systems, metrics=metrics, seed=0, progress=progress, clusters=clusters)
     return JudgedFormats(
         primary_metric(metrics, [e.reference for e in examples]),
         # A table of formats has no page of samples; with them the document would grow by rows times formats.

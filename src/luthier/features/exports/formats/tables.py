@@ -27,6 +27,7 @@ from luthier.core.records.export import (
 )
 from luthier.core.registry import EXPORTERS
 from luthier.core.system.process_setup import usable_threads
+from luthier.features.evaluations.evaluated_rows import BY_PROVENANCE, grouping_of, groups_of
 from luthier.features.exports.formats.measurements import (
     EXPORT,
     JUDGE,
@@ -55,6 +56,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, StageSpec, Workflow, WorkflowRun, run_stages
 
 if TYPE_CHECKING:
+    from luthier.ml.evaluation.row_groups import RowGroups
     from luthier.ml.export.format_benchmark.measure import AskedRow, Quality, Speed
 
 
@@ -121,7 +123,10 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     asked = _asked(request, source, loaded.sha256)
     with format_progress(request.folder, asked) as progress:
         most = max_answer_tokens(source, examples, request.max_new_tokens)
-        material = _Material(request, source, wanted, examples, tokenised, rows, metrics, most, loaded.sha256, progress)
+        grouped_by = None if source.run_id is None else grouping_of(context.runs.plan(source.run_id))
+        groups = groups_of(examples, request.data, grouped_by or BY_PROVENANCE)
+        of_rows = (request, source, wanted, examples, tokenised, rows)
+        material = _Material(*of_rows, metrics, most, loaded.sha256, progress, groups)
         stages = WORKFLOW.stages(material)
         record = progress.pipeline([stage.name for stage in stages])
         run = WorkflowRun(context, Caller(), WORKFLOW, record, material)
@@ -144,6 +149,7 @@ class _Material:
     max_answer_tokens: int
     data_sha256: str
     progress: FormatProgress
+    groups: RowGroups | None
 
 
 def _prices(run: WorkflowRun) -> list[FormatPrice]:
@@ -209,6 +215,7 @@ def _table(run: WorkflowRun) -> Outcome:
         metrics=asked.metrics,
         max_new_tokens=request.max_new_tokens,
         progress=run.context.progress,
+        clusters=None if asked.groups is None else asked.groups.clusters([one.id for one in asked.examples]),
     )
     done = tuple(_price(price, judged.of(price.label), judged.metric, qualities, speeds) for price in prices)
     table = FormatTable(
@@ -223,6 +230,7 @@ def _table(run: WorkflowRun) -> Outcome:
         max_new_tokens=request.max_new_tokens,
         metric=judged.metric,
         prices=_with_fronts(done, judged.metric),
+        rows_notes=() if asked.groups is None else (asked.groups.sentence,),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=_machine(),
         seconds=progress.seconds,

@@ -177,6 +177,7 @@ def _begin_model_comparison(run: WorkflowRun, showdown_id: str) -> None:
         held_out=folder / "validation.jsonl",
         hours=spec.showdown_hours,
         mapping=spec.map,
+        group_by=spec.group_by,
         metric=spec.metric,
         few_shot=spec.few_shot,
         instruction=spec.goal,

@@ -20,6 +20,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.evaluation_plan import EvaluationRecipe, MetricName
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER
+from luthier.features.evaluations.evaluated_rows import BY_PROVENANCE, group_names, groups_of, notes_on
 from luthier.features.generation.engines import EnginePool, find_teacher, is_address
 from luthier.features.models.resolve import find_candidate, open_engine, system_under_test
 from luthier.features.recipes.checks import check_metrics, usual_metrics
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from luthier.ml.inference.engine_wrappers import CachedEngine
 
 _TRAIN, _HELD_OUT, _ANSWERS, _GOLD = "train.jsonl", "held_out.jsonl", "answers.jsonl", "gold.jsonl"
+_GROUP = "group"
+"""The field of a held-out row with what keeps it together with others, such as its document."""
 
 
 class StudentRows(TimedOutcome):
@@ -68,7 +71,8 @@ def write_gold(
     Args:
         folder: Of the workflow.
         data: The file of gold rows.
-        held_out: A file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts stay together.
+        held_out: A file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts stay together,
+            and rows of one document where they name it.
         mapping: Field of the shape -> column.
         seed: Of the fraction.
 
@@ -80,8 +84,13 @@ def write_gold(
         DataError: A row has no prompt or no answer.
         LeakageError: A held-out row is a training row.
     """
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.provenance import OWN_GROUPS
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.outputs import write_rows
+    from luthier.ml.data.rows.rows import read_rows
+    from luthier.ml.data.rows.shapes import GROUP
+    from luthier.ml.data.split.own_groups import own_group_field
     from luthier.ml.data.split.split import leaked_ids, split_by_fraction
 
     if isinstance(held_out, float) and not 0 < held_out < 1:
@@ -89,9 +98,14 @@ def write_gold(
             f"held-out fraction {held_out:g}", expected="more than 0 and less than 1, or a file", do="try 0.2"
         )
     fields = dict(mapping) if mapping else None
-    examples: Sequence[Example] = load_file(data, mapping=fields).examples
+    own = None
+    if isinstance(held_out, float) and GROUP not in (fields or {}):
+        # As a run takes out its shares: a held-out row beside a training row of the same passage would say little.
+        own = own_group_field(read_rows(open_source(data)), validation=0.0, held_out=held_out, seed=seed)
+    examples: Sequence[Example] = load_file(data, mapping=fields, group_by=own).examples
     if isinstance(held_out, float):
-        parts = split_by_fraction(examples, validation=0.0, held_out=held_out, seed=seed)
+        joins = own in OWN_GROUPS
+        parts = split_by_fraction(examples, validation=0.0, held_out=held_out, seed=seed, joins_equal=joins)
         examples, judging = parts["train"], parts["held_out"]
     else:
         judging = load_file(held_out, mapping=fields).examples
@@ -103,9 +117,14 @@ def write_gold(
             do="take them out, or have the rows split: --held-out 0.2",
             problems=found.exact,
         )
-    for name, chosen in ((_TRAIN, examples), (_HELD_OUT, judging)):
-        rows = _gold_rows(chosen)
-        # Read and checked at every resume, but written once: training rows must not change.
+    groups = group_names(judging, data if isinstance(held_out, float) else held_out, BY_PROVENANCE)
+    train_rows, held_out_rows = _gold_rows(examples), _gold_rows(judging)
+    with_groups = [
+        row | ({_GROUP: groups[example.id]} if example.id in groups else {})
+        for example, row in zip(judging, held_out_rows, strict=True)
+    ]
+    # Read and checked at every resume, but written once: training rows must not change.
+    for name, rows in ((_TRAIN, train_rows), (_HELD_OUT, with_groups)):
         if not (folder / name).exists():
             write_rows(rows, folder / name)
     return len(examples), len(judging), len(found.same_prompt)
@@ -216,6 +235,7 @@ def judge_students(
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
+    from luthier.ml.evaluation.row_groups import with_groups
     from luthier.ml.inference.models.templates.thinking import limits_of
 
     start, loaded = time.perf_counter(), load_file(held_out)
@@ -225,9 +245,11 @@ def judge_students(
     template = find_candidate(context, alone).chat_template()
     new_tokens, _ = limits_of(examples, template, asked.max_new_tokens if asked else None, None)
     metrics = find_metrics(asked, examples, teacher=teacher)
+    groups = groups_of(examples, held_out, _GROUP)
+    clusters = None if groups is None else groups.clusters([one.id for one in examples])
     with ExitStack() as stack:
         systems = _systems(context, ((TEACHER, teacher), (ALONE, alone), (TAUGHT, taught)), examples, new_tokens, stack)
-        results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
+        results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress, clusters=clusters)
     words = verdict(
         results,
         # The verdict is about the two students; a better teacher is expected.
@@ -246,7 +268,8 @@ def judge_students(
         num_rows=len(examples),
         systems=results,
         comparisons=comparisons,
-        verdict=words,
+        verdict=with_groups(words, groups),
+        rows_notes=notes_on((), 0, words, groups),
         seconds=time.perf_counter() - start,
     )
     context.evaluations.save(evaluation)

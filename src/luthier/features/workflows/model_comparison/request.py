@@ -43,6 +43,7 @@ class ModelComparisonRequest:
         held_out: Rows to judge by.
         hours: For everything.
         mapping: Field of the shape to field of the files.
+        group_by: The field of the files whose equal values count together; None takes the document that rows name.
         metric: The figure that decides; None takes it by `evaluate.verdict.primary_metric`.
         few_shot: Examples in a prompt.
         instruction: Before the prompts of models that are not tuned, as a person would explain the task; empty: none;
@@ -60,6 +61,7 @@ class ModelComparisonRequest:
     held_out: Path
     hours: float
     mapping: Mapping[str, str] | None = None
+    group_by: str | None = None
     metric: str | None = None
     few_shot: int = NUM_SHOTS
     instruction: str | None = None
@@ -261,6 +263,7 @@ def _spec(
         train_file=str(train_file),
         judged_file=str(judged_file),
         map=dict(request.mapping) if request.mapping else None,
+        group_by=request.group_by,
         num_rows=len(chosen),
         num_rows_in_file=rows.num_train,
         num_examples=sizes.num_examples,

@@ -280,6 +280,7 @@ def _train(run: WorkflowRun, run_id: str, number: int, hours: float) -> str:
 
 def _judge(run: WorkflowRun) -> ModelComparisonResult:
     from luthier.features.evaluations.baselines import fit_baselines
+    from luthier.features.evaluations.evaluated_rows import BY_PROVENANCE, groups_of
     from luthier.ml.baselines.predict import as_system
     from luthier.ml.evaluation.compare import judge
     from luthier.ml.evaluation.workflow_verdicts import not_equal, recommend
@@ -299,8 +300,14 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
     under_test = [*(as_system(one, under_test[-1]) for one in baselines.predictions), *under_test]
     # Nothing is generated here: the recorded answers are replayed, so that all are evaluated over the same rows at
     # once.
+    groups = groups_of(rows.judged, Path(spec.judged_file), spec.group_by or BY_PROVENANCE)
     results, comparisons = judge(
-        under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress, compares_prompts=True
+        under_test,
+        metrics=spec.metrics,
+        seed=spec.seed,
+        progress=run.context.progress,
+        clusters=None if groups is None else groups.clusters([one.id for one in rows.judged]),
+        compares_prompts=True,
     )
     standings = tuple(
         _standing(spec, number, kind, result, recorded)
@@ -311,6 +318,9 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
     )
     trained = [run.outcome(_tuning(contender.label), Trained) for contender in spec.contenders]
     tunings = tuple(_short_training(run, one, number) for number, one in enumerate(trained))
+    answer = recommend(spec, standings, tunings, comparisons, simple)
+    if groups is not None:
+        answer = answer.model_copy(update={"cautions": (*answer.cautions, groups.sentence)})
     return ModelComparisonResult(
         showdown_id=run.id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -320,7 +330,7 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
         baselines=simple,
         baselines_left_out=(*baselines.left_out, *choices_left_out(plain, spec, rows)),
         comparisons=comparisons,
-        recommendation=recommend(spec, standings, tunings, comparisons, simple),
+        recommendation=answer,
         not_equal=(*not_equal(spec.contenders, standings, spec.few_shot), *baselines.notes),
         hours=run.spent_hours,
     )

@@ -330,7 +330,13 @@ def quickstart_recipe(size: Size) -> Recipe:
     """The recipe of the quickstart: a few settings, and the plan fills in the rest."""
     return Recipe(
         base_model=BASE_MODEL,
-        data=DataRecipe(train="train.jsonl", validation="validation.jsonl", held_out="held_out.jsonl"),
+        data=DataRecipe(
+            train="train.jsonl",
+            validation="validation.jsonl",
+            held_out="held_out.jsonl",
+            # Functions of one module are alike: intervals and tests count modules.
+            group_by="module",
+        ),
         method=MethodRecipe(name="lora"),
         training=TrainingRecipe(
             epochs=size.epochs,

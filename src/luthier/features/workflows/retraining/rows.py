@@ -15,14 +15,16 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import ConflictError, DataError
-from luthier.core.recipe import Recipe
+from luthier.core.plan import Plan
 from luthier.core.records.traffic import ReviewItem, is_of_calls
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import DatasetVersion
+from luthier.features.evaluations.evaluated_rows import group_names, grouping_of
 from luthier.features.feedback.accepted_rows import CALLS_TOOLS, learning
 from luthier.features.model_cards.service import rows_by_digest
-from luthier.features.planning.training_data import load_splits
+from luthier.features.planning.data_sources import recipe_of
+from luthier.features.planning.training_data import Part, load_splits
 from luthier.ml.data.rows.chat_rows import chat_row
 from luthier.platform.home.context import Context
 
@@ -116,12 +118,13 @@ def reviewed_rows(
     return found
 
 
-def rows_of_run(context: Context, recipe: Recipe) -> Splits:
-    """The rows of a run by split, as chat rows.
+def rows_of_run(context: Context, plan: Plan) -> Splits:
+    """The rows of a run by split, as chat rows; with their groups, if they have some.
 
     Raises:
         ConflictError: They are streamed, or not conversations with an answer.
     """
+    recipe = recipe_of(plan)
     if recipe.data.streaming:
         raise ConflictError(
             "the run was trained on streamed rows, which are not kept",
@@ -146,11 +149,25 @@ def rows_of_run(context: Context, recipe: Recipe) -> Splits:
             expected="rows with a prompt and the answer that is learned: corrections are such",
             do="make the next version manually: luthier feedback list, and a recipe with the corrections as a source",
         )
+    groups = _groups_of_splits({name: found[name] for name in names if name in found}, grouping_of(plan))
     return {
-        split: tuple(_as_row(example) for example in found[split].examples if _is_whole(example))
-        for split in names
-        if split in found
+        split: tuple(_as_row(one, groups[split].get(one.id)) for one in found[split].examples if _is_whole(one))
+        for split in groups
     }
+
+
+def _groups_of_splits(parts: Mapping[Split, Part], grouped_by: str | None) -> dict[Split, dict[str, str]]:
+    """The group of each row by split: for all rows, or for none; one that no group is named for is one by itself."""
+    own: dict[Split, dict[str, str]] = {
+        split: {one.id: one.group for one in part.examples if one.group is not None}
+        if grouped_by is None
+        else group_names(part.examples, part.path, grouped_by)
+        for split, part in parts.items()
+    }
+    if not any(own.values()):
+        return own
+    alone = {split: {one.id: f"{split} {one.id}" for one in part.examples} for split, part in parts.items()}
+    return {split: alone[split] | own[split] for split in parts}
 
 
 def fresh_rows(reviewed: Sequence[dict[str, Any]], old: Splits) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -367,7 +384,7 @@ def _is_whole(example: Example) -> bool:
     return example.conversation is not None
 
 
-def _as_row(example: Example) -> dict[str, Any]:
+def _as_row(example: Example, group: str | None) -> dict[str, Any]:
     assert example.conversation is not None
     row = chat_row(example.conversation)
-    return row if example.group is None else row | {"group": example.group}
+    return row if group is None else row | {"group": group}

@@ -20,7 +20,6 @@ from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.deployments.service import deployed_run
-from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.pattern_files import pattern_changes
 from luthier.features.workflows.registry import file_name, short
 from luthier.features.workflows.retraining.request import (
@@ -91,7 +90,7 @@ def _rows(run: WorkflowRun) -> Rows:
 
     spec = run.spec
     found = reviewed_rows(run.context, run.caller, spec.model, from_traffic=spec.from_traffic, panels=spec.panels)
-    old = rows_of_run(run.context, recipe_of(_plan(run)))
+    old = rows_of_run(run.context, _plan(run))
     fresh, known = fresh_rows(found.rows, old)
     # A conflict, not a refusal: the same retraining can continue after more answers are reviewed.
     if len(fresh) < spec.min_rows:

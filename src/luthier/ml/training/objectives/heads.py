@@ -68,9 +68,14 @@ class Classify(HeadObjective):
         smoothing, weighted = self.plan.label_smoothing or 0.0, self.plan.class_weights == "balanced"
         if not model.module.training or not (smoothing or weighted):
             return Losses(plain, {"accuracy": right})
-        softened = _cross_entropy(logits, _smoothed(wanted, smoothing, self.head), self.head)
-        if weighted:
-            softened = softened * _row_weights(wanted, self.head)
+        smoothed = _smoothed(wanted, smoothing, self.head)
+        if weighted and self.head.num_rows:
+            each = binary_cross_entropy_with_logits(logits, smoothed, reduction="none")  # [rows, labels]
+            softened = (each * _label_weights(wanted, self.head)).mean(-1)
+        else:
+            softened = _cross_entropy(logits, smoothed, self.head)
+            if weighted:
+                softened = softened * _row_weights(wanted, self.head)
         return Losses(softened.sum(), {"accuracy": right, PLAIN_LOSS: plain.detach()})
 
     def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
@@ -140,14 +145,33 @@ def _row_weights(wanted: Tensor, head: TaskHead) -> Tensor:
     """[rows]: rows / (classes x rows of the class), whose mean over the training rows is 1.
 
     Classes are those that have training rows. One that the recipe names and that has none gets weight 0: with it the
-    weights of all others would be too small, and their mean below 1. A row with several labels gets the mean of their
-    weights, one without labels 1.
+    weights of all others would be too small, and their mean below 1.
+
+    Of several labels a row, runs of versions that weighed whole rows continue like that: a row gets the mean of the
+    weights of its labels, one without labels 1. New runs have `_label_weights`.
     """
     counts = wanted.new_tensor(head.label_counts)  # [classes]
     has_rows = counts > 0
     of_classes = counts.sum() / (has_rows.sum() * counts.clamp_min(1)) * has_rows
     num = wanted.sum(-1)
     return torch.where(num > 0, (wanted @ of_classes) / num.clamp_min(1), torch.ones_like(num))
+
+
+def _label_weights(wanted: Tensor, head: TaskHead) -> Tensor:
+    """[rows, labels]: of each label, rows with it weigh as much in all as rows without it, and 1 on average.
+
+    That is rows / (2 x rows with it), or without it, as scikit-learn balances yes and no of each label. A weight for
+    the whole row would also raise that of the common labels beside a rare one, and of all labels that the row lacks. A
+    label that all rows have, or none, has nothing to balance: its rows weigh 1.
+    """
+    having = wanted.new_tensor(head.label_counts)  # [labels]
+    others = head.num_rows - having
+    is_balanced = (having > 0) & (others > 0)
+    yes, no = (
+        torch.where(is_balanced, head.num_rows / (2 * num.clamp_min(1)), torch.ones_like(num))
+        for num in (having, others)
+    )
+    return torch.where(wanted > 0, yes, no)
 
 
 @torch.no_grad()
