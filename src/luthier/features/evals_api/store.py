@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, inse
 
 from luthier.features.evals_api.records import Eval, EvalRun, EvalUpdate, OutputItem, RunTotals
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import DeletedPlaces, Missing, RecordTable, Store, not_in_list
+from luthier.platform.db.store import DeletedPositions, Missing, RecordTable, Store, not_in_list
 from luthier.platform.db.tables import eval_output_items, eval_runs, evals, jobs
 from luthier.platform.jobs.records import Job, JobStatus
 from luthier.platform.jobs.rows import add_job, job_of
@@ -73,8 +73,8 @@ class EvalStore(Store):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._eval_places: DeletedPlaces[tuple[float, float, int]] = DeletedPlaces()
-        self._run_places: DeletedPlaces[int] = DeletedPlaces()
+        self._eval_places: DeletedPositions[tuple[float, float, int]] = DeletedPositions()
+        self._run_places: DeletedPositions[int] = DeletedPositions()
 
     def add(self, one: Eval) -> Eval:
         """Keep a new eval."""

@@ -14,7 +14,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.features.models.store import TunedModel
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import DeletedPlaces, Missing, RecordTable, Store
+from luthier.platform.db.store import DeletedPositions, Missing, RecordTable, Store
 from luthier.platform.db.tables import checkpoint_permissions, projects
 from luthier.platform.home.context import Context
 
@@ -53,7 +53,7 @@ class CheckpointPermissionStore(Store):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._places: DeletedPlaces[int] = DeletedPlaces()
+        self._places: DeletedPositions[int] = DeletedPositions()
 
     def add(self, model_id: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
         """Allow projects to use a model, all or none; existing permissions are kept.

@@ -24,7 +24,7 @@ from luthier.features.traffic.stored_texts import (
 )
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import Codec, DeletedPlaces, Missing, RecordTable
+from luthier.platform.db.store import Codec, DeletedPositions, Missing, RecordTable
 from luthier.platform.db.tables import stored_completions
 from luthier.platform.home.context import Context
 
@@ -63,7 +63,7 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._places: DeletedPlaces[int] = DeletedPlaces()
+        self._places: DeletedPositions[int] = DeletedPositions()
 
     def remove(self, project_id: str, key: str) -> None:
         """Delete one.

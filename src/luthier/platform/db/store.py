@@ -411,17 +411,17 @@ class LRUCache(Generic[T]):
         return value
 
 
-_MAX_PLACES: Final = 10_000
+_MAX_POSITIONS: Final = 10_000
 
 
-class DeletedPlaces(Generic[T]):
+class DeletedPositions(Generic[T]):
     """Where the last deleted records of lists were, until this process ends.
 
     A client that deletes while it pages through a list asks for what follows a record that it has deleted.
     """
 
     def __init__(self) -> None:
-        self._kept: LRUCache[T] = LRUCache(_MAX_PLACES)
+        self._kept: LRUCache[T] = LRUCache(_MAX_POSITIONS)
 
     def keep(self, owner: str, key: str, place: T | None) -> None:
         """Remember where a record was that is deleted by now.
