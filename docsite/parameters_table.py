@@ -59,7 +59,8 @@ TABLE: Final[tuple[Row, ...]] = (
         "could only make an answer faster",
     ),
     Row("chat", "service_tier", "accepted", "only `auto` and `default`; other tiers are rejected"),
-    Row("chat", "audio functions moderation verbosity web_search_options", "refused"),
+    Row("chat", "verbosity", "accepted", "`medium` alone, the default"),
+    Row("chat", "audio functions moderation web_search_options", "refused"),
     Row(
         "completions",
         "prompt model temperature top_p n seed stop max_tokens frequency_penalty "
@@ -68,7 +69,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "up to 32 prompts",
     ),
     Row("completions", "best_of", "accepted", "as many as `n` alone"),
-    Row("completions", "echo", "accepted", "`false` alone"),
+    Row("completions", "echo", "supported", "[prompts with their likelihoods](#prompts-with-their-likelihoods)"),
     Row("completions", "suffix", "refused"),
     Row(
         "embeddings",
@@ -135,7 +136,12 @@ TABLE: Final[tuple[Row, ...]] = (
         "[responses](#responses): `input` to 2,048 items with those of earlier responses, "
         "`tools` (functions alone) to 128",
     ),
-    Row("responses", "text", "supported", "`format`: text, `json_object`, `json_schema`; `verbosity` is refused"),
+    Row(
+        "responses",
+        "text",
+        "supported",
+        "`format`: text, `json_object`, `json_schema`; `verbosity` is `medium` or left out",
+    ),
     Row(
         "responses",
         "reasoning",
@@ -158,6 +164,13 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row("responses", "user safety_identifier", "supported", "select the target of a deployment"),
     Row("responses", "background", "accepted", "`false` alone"),
+    Row(
+        "responses",
+        "context_management",
+        "accepted",
+        "no conversation is compacted, and the header `x-luthier-warning` says so; `truncation: auto` leaves out the "
+        "oldest turns",
+    ),
     Row("responses", "max_tool_calls", "accepted", "limits tools of the hosted service, of which there are none"),
     Row(
         "responses",
@@ -168,7 +181,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("responses", "service_tier", "accepted", "only `auto` and `default`; other tiers are rejected"),
     Row(
         "responses",
-        "access_programs background_options context_management conversation image moderation prompt",
+        "access_programs background_options conversation image moderation prompt",
         "refused",
         "conversations are continued by `previous_response_id`",
     ),
@@ -191,7 +204,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "batches",
         "input_file_id endpoint completion_window metadata output_expires_after",
         "supported",
-        "[batches](evals.md#batches): chat completions, completions, embeddings and responses",
+        "[batches](evals.md#batches): chat completions, completions, embeddings, responses and moderations",
     ),
     Row("batches list", "after limit", "supported"),
     Row(

@@ -92,6 +92,8 @@ class TextRequest(FrozenModel):
             Only the engine transformers does this.
         counts_tokens: the prompt is only counted: nothing is written where the engine makes requests ready, and one
             token where another server does.
+        echo: the prompt, with the likelihoods of its tokens where those are requested, comes `before` each answer, or
+            `alone`. Only the engine transformers does this.
         cache_scope: requests of one scope alone continue from each other's prompts: how fast an answer begins says what
             has been asked before.
     """
@@ -120,6 +122,7 @@ class TextRequest(FrozenModel):
     thinks: bool | None = None
     thinking_budget: int | None = Field(default=None, ge=1)
     counts_tokens: bool = False
+    echo: Literal["before", "alone"] | None = None
     cache_scope: str | None = None
 
     @property
@@ -163,7 +166,7 @@ RequestFeature = Literal["logprobs", "penalties", "thought_before_json"]
 def features_of(request: TextRequest) -> frozenset[RequestFeature]:
     """The features of `RequestFeature` that a request needs."""
     found: set[RequestFeature] = set()
-    if request.num_top is not None:
+    if request.num_top is not None or request.echo is not None:
         found.add("logprobs")
     if request.sampling.frequency_penalty or request.sampling.presence_penalty:
         found.add("penalties")
@@ -397,6 +400,7 @@ class Piece(FrozenModel):
         num_thought_tokens: how many of `tokens`, the first ones, are of the thought and its delimiters.
         calls: more of calls of tools, whose text is never part of `text`.
         reasoning: more of the thought, nor is it.
+        of_prompt: the text is the prompt (`echo`); its first token, which follows nothing, has the likelihood 0.
     """
 
     kind: Literal["piece"] = "piece"
@@ -407,6 +411,7 @@ class Piece(FrozenModel):
     num_thought_tokens: int = 0
     calls: tuple[CallPiece, ...] = ()
     reasoning: str = ""
+    of_prompt: bool = False
 
     @property
     def answer_tokens(self) -> tuple[WrittenToken, ...]:

@@ -15,6 +15,7 @@ from typing import Final
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.core.errors import LuthierError
@@ -65,7 +66,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http import health, metrics
 from luthier.platform.http.anthropic import AnthropicAnswers
 from luthier.platform.http.authentication import GUARDED, KeyFirst
-from luthier.platform.http.errors import add_error_handlers, document_failures
+from luthier.platform.http.errors import add_error_handlers, document_failures, lacks_version
 from luthier.platform.http.health import InThread, Liveness, Readiness
 from luthier.platform.http.idempotency import add_idempotency
 from luthier.platform.http.metrics import Metrics, Observe
@@ -255,6 +256,14 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
     return app
 
 
+def _is_astray(scope: Scope) -> bool:
+    """Whether a client of the API has left `/v1` out: no browser sends a key and wants JSON alone."""
+    headers = Headers(scope=scope)
+    has_key = "x-api-key" in headers or headers.get("authorization", "").lower().startswith("bearer ")
+    accepts = headers.get("accept", "")
+    return has_key and "json" in accepts and "html" not in accepts and lacks_version(scope["path"])
+
+
 class _Elsewhere:
     """Answers for addresses that no route of the API has: the pages, but under the API's own what it answers itself."""
 
@@ -262,5 +271,5 @@ class _Elsewhere:
         self._pages, self._unknown = pages, unknown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_api = scope["type"] != "http" or scope["path"].startswith(GUARDED)
+        is_api = scope["type"] != "http" or scope["path"].startswith(GUARDED) or _is_astray(scope)
         await (self._unknown if is_api else self._pages)(scope, receive, send)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, inse
 
 from luthier.features.evals_api.records import Eval, EvalRun, EvalUpdate, OutputItem, RunTotals
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store, not_in_list
+from luthier.platform.db.store import DeletedPositions, Missing, RecordTable, Store, not_in_list
 from luthier.platform.db.tables import eval_output_items, eval_runs, evals, jobs
 from luthier.platform.jobs.records import Job, JobStatus
 from luthier.platform.jobs.rows import add_job, job_of
@@ -44,7 +44,7 @@ _ITEMS: Final = RecordTable(
     key="item_id",
     missing=Missing("no output item {key!r} of this run", "the id of an output item of the run", "list them"),
 )
-_MAX_PLACES: Final = 10_000
+_EXPECTED: Final = "the id of an item in it"
 _WITH_JOB: Final = eval_runs.join(jobs, jobs.c.job_id == eval_runs.c.job_id)
 _RUN_COLUMNS: Final = (eval_runs.c.document, eval_runs.c.totals)
 _RUN_PLACES: Final = select(eval_runs.c.eval_id, eval_runs.c.number)
@@ -73,9 +73,8 @@ class EvalStore(Store):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        # Of deleted ones: a client that deletes while it pages through a list asks for what follows one of them.
-        self._eval_places: LRUCache[tuple[float, float, int]] = LRUCache(_MAX_PLACES)
-        self._run_places: LRUCache[int] = LRUCache(_MAX_PLACES)
+        self._eval_places: DeletedPositions[tuple[float, float, int]] = DeletedPositions()
+        self._run_places: DeletedPositions[int] = DeletedPositions()
 
     def add(self, one: Eval) -> Eval:
         """Keep a new eval."""
@@ -122,8 +121,7 @@ class EvalStore(Store):
         with self._write() as connection:
             place = _place(connection, project_id, eval_id)
             _EVALS.remove(connection, eval_id, project_id=project_id)
-        if place is not None:
-            self._eval_places.keep(f"{project_id} {eval_id}", place)
+        self._eval_places.keep(project_id, eval_id, place)
 
     def add_run(self, run: EvalRun, job: Job) -> RunView:
         """Store a run and queue its job: both or neither.
@@ -192,8 +190,7 @@ class EvalStore(Store):
             where = [eval_runs.c.eval_id == eval_id]
             if after is not None:
                 of_it = select(eval_runs.c.number).where(*where, eval_runs.c.eval_run_id == after)
-                place = connection.execute(of_it).scalar()
-                place = self._run_places.find(f"{eval_id} {after}") if place is None else place
+                place = self._run_places.place_of(eval_id, after, connection.execute(of_it).scalar(), _EXPECTED)
                 where.append(_beyond(eval_runs.c.number, place, order, after))
             if status is not None:
                 where.append(jobs.c.status.in_(_JOB_STATUSES[status]))
@@ -219,7 +216,7 @@ class EvalStore(Store):
             row = connection.execute(_RUN_PLACES.where(eval_runs.c.eval_run_id == eval_run_id)).first()
             _RUNS.remove(connection, eval_run_id)
         if row is not None:
-            self._run_places.keep(f"{row.eval_id} {eval_run_id}", row.number)
+            self._run_places.keep(row.eval_id, eval_run_id, row.number)
 
     def append(self, eval_run_id: str, items: Sequence[OutputItem], totals: RunTotals) -> None:
         """Keep graded items with the counts that include them: all or none.
@@ -323,10 +320,8 @@ class EvalStore(Store):
         with self._database.read() as connection:
             where = [evals.c.project_id == project_id]
             if after is not None:
-                place = _place(connection, project_id, after) or self._eval_places.find(f"{project_id} {after}")
-                if place is None:
-                    raise not_in_list(after, "the id of an item in it")
-                made_at, changed_at, number = place
+                place = _place(connection, project_id, after)
+                made_at, changed_at, number = self._eval_places.place_of(project_id, after, place, _EXPECTED)
                 at = changed_at if order_by == "updated_at" else made_at
                 # By the position of the item and not by an offset: pages stay whole while evals are added.
                 where.append(_behind(by, evals.c.number, at, number, order))
@@ -379,5 +374,5 @@ def _behind(
 
 def _beyond(number: ColumnElement[Any], place: int | None, order: Order, after: str) -> ColumnElement[bool]:
     if place is None:
-        raise not_in_list(after, "the id of an item in it")
+        raise not_in_list(after, _EXPECTED)
     return number > place if order == "asc" else number < place

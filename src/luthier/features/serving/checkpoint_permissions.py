@@ -14,7 +14,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.features.models.store import TunedModel
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store, not_in_list
+from luthier.platform.db.store import DeletedPositions, Missing, RecordTable, Store
 from luthier.platform.db.tables import checkpoint_permissions, projects
 from luthier.platform.home.context import Context
 
@@ -36,7 +36,6 @@ class CheckpointPermission(FrozenModel):
 
 
 PermissionOrder = Literal["ascending", "descending"]
-_MAX_PLACES: Final = 10_000
 _PERMISSIONS: Final = RecordTable(
     checkpoint_permissions,
     CheckpointPermission,
@@ -54,8 +53,7 @@ class CheckpointPermissionStore(Store):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        # Of deleted ones: a client that deletes while it pages through a list asks for what follows one of them.
-        self._places: LRUCache[int] = LRUCache(_MAX_PLACES)
+        self._places: DeletedPositions[int] = DeletedPositions()
 
     def add(self, model_id: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
         """Allow projects to use a model, all or none; existing permissions are kept.
@@ -109,10 +107,8 @@ class CheckpointPermissionStore(Store):
         number, where = checkpoint_permissions.c.number, []
         with self._database.snapshot():
             if after is not None:
-                place = self._place(model_id, after)
-                place = self._places.find(f"{model_id} {after}") if place is None else place
-                if place is None:
-                    raise not_in_list(after, "the id of a permission of this checkpoint")
+                expected = "the id of a permission of this checkpoint"
+                place = self._places.place_of(model_id, after, self._place(model_id, after), expected)
                 where.append(number > place if order == "ascending" else number < place)
             # One more than asked for shows whether a further page exists.
             found = self._list(
@@ -133,8 +129,7 @@ class CheckpointPermissionStore(Store):
         """
         place = self._place(model_id, permission_id)
         self._delete(_PERMISSIONS, permission_id, model_id=model_id)
-        if place is not None:
-            self._places.keep(f"{model_id} {permission_id}", place)
+        self._places.keep(model_id, permission_id, place)
 
     def _place(self, model_id: str, permission_id: str) -> int | None:
         """The number of its row; None where the model has no such permission."""

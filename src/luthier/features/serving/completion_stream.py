@@ -112,7 +112,7 @@ class CompletionStream:
         loop = asyncio.get_running_loop()
 
         def hear(event: StreamEvent) -> None:
-            if isinstance(event, Piece) and not self.first_at:
+            if isinstance(event, Piece) and not event.of_prompt and not self.first_at:
                 self.first_at = time.monotonic()
             self.answer.hear(event)
             if not isinstance(event, Piece) and not self.ended_at and self.answer.has_ended:

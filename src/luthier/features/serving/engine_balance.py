@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from luthier.core.engine_rates import speeds_at
-from luthier.core.errors import RequestError
+from luthier.core.errors import RequestError, UnsupportedError
 from luthier.core.stream import LoadedModel, Served, TextRequest, features_of
 
 PickReason = Literal["only", "load", "moved", "feature", "pinned", "loading", "memory", "failed"]
@@ -40,11 +40,12 @@ _FIRST_PAUSE_SECONDS: Final = 5.0
 _MAX_PAUSE_SECONDS: Final = 300.0
 _MOST_DOUBLINGS: Final = 20
 _ROOM_SECONDS: Final = 30.0
+_ECHOES: Final = "transformers"
 _OPENING_SECONDS: Final = 30.0
 """Then it is asked again: a request that is cancelled may have been all that an engine was to be loaded for."""
 
 _FEATURES: Final = {
-    "logprobs": "logprobs",
+    "logprobs": "logprobs or echo",
     "penalties": "frequency_penalty or presence_penalty",
     "thought_before_json": "a schema or a forced call after a thought",
 }
@@ -179,6 +180,7 @@ class EngineBalance:
 
         Raises:
             RequestError: The engine that is asked for does not run this model, or not such a request.
+            UnsupportedError: The prompts are to be returned, and no engine of this model does that.
         """
         asked = None if engine == "auto" else engine
         # Outside of the lock: it reads nothing that changes.
@@ -188,6 +190,7 @@ class EngineBalance:
                 found = EnginePick(served, "only" if asked is None else "pinned")
             else:
                 found = self._of_two(served, served.fallback, requests, loaded, must, is_asked=asked is not None)
+            _refuse_echo(found.served, requests)
             self._num_requests[found.served.engine, found.reason] += 1
             return found
 
@@ -384,6 +387,16 @@ def _side_for(served: Served, requests: Sequence[TextRequest], asked: str | None
             do="leave the header x-luthier-engine out, or name that engine",
         )
     return asked != served.engine
+
+
+def _refuse_echo(served: Served, requests: Sequence[TextRequest]) -> None:
+    if served.engine != _ECHOES and any(request.echo is not None for request in requests):
+        raise UnsupportedError(
+            f"echo, of a model that runs with the engine {served.engine}",
+            expected=f"a model that runs with {_ECHOES}, which returns prompts with the likelihoods of their tokens",
+            do="leave echo out, or ask a model of this server in the format of transformers",
+            param="echo",
+        )
 
 
 def _pair_of(served: Served) -> tuple[str, str]:

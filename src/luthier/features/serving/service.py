@@ -59,6 +59,7 @@ class Choice:
         num_thinking_tokens: Reasoning tokens among them; known once it has ended.
         reason: The finish reason; None while it is generated.
         stop_text: The stop text of the request that ended it; None where another reason did.
+        prompt: The prompt, where the request has it returned; None where not.
     """
 
     pieces: list[str] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Choice:
     num_thinking_tokens: int = 0
     reason: EndReason | None = None
     stop_text: str | None = None
+    prompt: Piece | None = None
 
     @property
     def text(self) -> str:
@@ -126,6 +128,9 @@ class Answer:
             self.num_contexts += event.num_contexts
         elif isinstance(event, Piece):
             choice = self.choices[event.choice]
+            if event.of_prompt:
+                choice.prompt = event
+                return
             choice.pieces.append(event.text)
             choice.thoughts.append(event.reasoning)
             choice.tokens += event.answer_tokens

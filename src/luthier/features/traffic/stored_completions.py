@@ -24,7 +24,7 @@ from luthier.features.traffic.stored_texts import (
 )
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.database import Database
-from luthier.platform.db.store import Codec, LRUCache, Missing, RecordTable, not_in_list
+from luthier.platform.db.store import Codec, DeletedPositions, Missing, RecordTable
 from luthier.platform.db.tables import stored_completions
 from luthier.platform.home.context import Context
 
@@ -41,7 +41,6 @@ class StoredCompletion(StoredText):
     document: dict[str, Any]
 
 
-_MAX_PLACES: Final = 10_000
 _JSON: Final = Codec(json.dumps, json.loads)
 _COMPLETIONS: Final = RecordTable(
     stored_completions,
@@ -64,8 +63,7 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        # Of deleted ones: a client that deletes while it pages through a list asks for what follows one of them.
-        self._places: LRUCache[int] = LRUCache(_MAX_PLACES)
+        self._places: DeletedPositions[int] = DeletedPositions()
 
     def remove(self, project_id: str, key: str) -> None:
         """Delete one.
@@ -73,10 +71,9 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
         Raises:
             NotFoundError: The project has no such record.
         """
-        place = self.place_of(project_id, key)
+        place = self._place(project_id, key)
         super().remove(project_id, key)
-        if place is not None:
-            self._places.keep(f"{project_id} {key}", place)
+        self._places.keep(project_id, key, place)
 
     def get(self, project_id: str, completion_id: str) -> StoredCompletion:
         """One of them.
@@ -100,12 +97,20 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
         with self._write() as connection:
             _COMPLETIONS.change(connection, completion_id, {"labels": json.dumps(labels)}, project_id=project_id)
 
-    def place_of(self, project_id: str, completion_id: str) -> int | None:
-        """The number of its row, also of one that was deleted lately; None where the project had no such completion."""
+    def place_of(self, project_id: str, completion_id: str) -> int:
+        """The number of its row, also of one that was deleted lately.
+
+        Raises:
+            UnsupportedError: The project has no such completion, or it was deleted before the last start of the server.
+        """
+        place = self._place(project_id, completion_id)
+        return self._places.place_of(project_id, completion_id, place, "the id of one of them")
+
+    def _place(self, project_id: str, completion_id: str) -> int | None:
         columns = stored_completions.c
         is_it = (columns.project_id == project_id) & (columns.completion_id == completion_id)
         found: int | None = self._scalar(select(columns.number).where(is_it))
-        return self._places.find(f"{project_id} {completion_id}") if found is None else found
+        return found
 
 
 def completion_recorder(
@@ -164,8 +169,6 @@ def page_of_completions(
         UnsupportedError: `after` is none of them, or was deleted before the last start of the server.
     """
     beyond = None if after is None else context.stored_completions.place_of(caller.project_id, after)
-    if after is not None and beyond is None:
-        raise not_in_list(after, "the id of one of them")
     found: list[StoredCompletion] = []
     for one in context.stored_completions.each(caller.project_id, metadata, model=model, beyond=beyond, order=order):
         found.append(one)

@@ -7,7 +7,7 @@ answers are decoded together.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
 import torch
@@ -229,6 +229,8 @@ class QueuedPrompt:
         order: its number in the order of arrival.
         row: the answer that it continues; None where it begins one for each choice.
         num_cached_tokens: how many of its tokens were known from an earlier prompt.
+        following: of a prompt that is returned, for each token but the first: its log-probability, and the likeliest
+            tokens in its place; None where these are no numbers.
     """
 
     key: Hashable
@@ -239,6 +241,13 @@ class QueuedPrompt:
     order: int = 0
     row: AnswerRow | None = None
     num_cached_tokens: int = 0
+    following: list[tuple[float, list[tuple[int, float]]] | None] = field(default_factory=list)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the likelihoods of its own tokens are returned, so that each of them goes through the model."""
+        asked = self.prepared.asked
+        return self.row is None and asked.echo is not None and asked.num_top is not None
 
     def continue_from(self, prefix: Prefix | None) -> None:
         """Begin with what is kept of an earlier prompt; None: with its first token."""
@@ -262,10 +271,13 @@ class QueuedPrompt:
 
     def next_part(self) -> Sequence[int]:
         """The next tokens of a long prompt; empty if the rest fits into one pass."""
-        if self.num_remaining <= PART_TOKENS:
-            return ()
         ids = self.prepared.request.ids
         done = len(ids) - self.num_remaining
+        if self.reads_prompt:
+            # All but the last token, behind which the answer begins.
+            return ids[done : min(done + PART_TOKENS, len(ids) - 1)]
+        if self.num_remaining <= PART_TOKENS:
+            return ()
         return ids[done : done + PART_TOKENS]
 
 

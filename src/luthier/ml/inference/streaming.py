@@ -26,7 +26,6 @@ from luthier.core.stream import (
     Failed,
     PoolingRequest,
     Served,
-    Started,
     TextRequest,
 )
 from luthier.core.task_head import TaskHeadKind, is_task_model, refuse_other_use
@@ -49,6 +48,7 @@ from luthier.ml.inference.kv_cache import RowBatch
 from luthier.ml.inference.mixed_adapters import MixedAdapters
 from luthier.ml.inference.pooling import DIVERGED, PoolingQueue
 from luthier.ml.inference.prompt_cache import PromptCache, cache_bytes
+from luthier.ml.inference.prompt_echo import PromptEchoes, goes_on
 from luthier.ml.inference.request import (
     PrefillTurns,
     Prepared,
@@ -139,6 +139,7 @@ class StreamingEngine:
         self._num_admitted = 0
         self._pooling = PoolingQueue(engine, self._decoder, self._adapters, max_rows)
         self._turns = PrefillTurns()
+        self._echoes = PromptEchoes(engine, self._decoder)
         self._prompts = PromptCache(cache_bytes(self._num_base_bytes) if prompt_bytes is None else prompt_bytes)
         self._rows: dict[int, AnswerRow] = {}
         self._prompt_of: dict[int, QueuedPrompt] = {}  # of a row: what it began with, without keys and values
@@ -338,10 +339,16 @@ class StreamingEngine:
         self._adapters.use([one.adapter for one in begun])
         # Only if windows allow a shared prefix: other models process a long prompt in one pass.
         if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
-            first.prefix = self._decoder.prefill(ids, first.prefix)
+            reads = first.reads_prompt
+            first.prefix = self._echoes.prefill(first, ids) if reads else self._decoder.prefill(ids, first.prefix)
             return []
         # Removed from the queue first: a prompt that makes the model fail must not be retried at every poll.
         self._prefill_queue = [one for one in self._prefill_queue if one not in begun]
+        opened = [(one, self._echoes.opening(one)) for one in begun]
+        told = [event for _, events in opened for event in events]
+        begun = [one for one, events in opened if goes_on(events)]
+        if not begun:
+            return told
         requests = [one.prepared.request for one in begun]
         batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
         self._keep_prompts(begun, batch)
@@ -356,21 +363,11 @@ class StreamingEngine:
         self._rows.update(zip(batch.rows, rows, strict=True))
         self._prompt_of.update(zip(batch.rows, (replace(begun[place], prefix=None) for place in places), strict=True))
         self._groups.append(RowGroup(batch, logits, None))
-        return [
-            (
-                one.key,
-                Started(
-                    num_prompt_tokens=self.num_prompt_tokens(one.prepared),
-                    num_dropped=one.prepared.asked.num_dropped,
-                ),
-            )
-            for one in begun
-            if one.row is None
-        ]
+        return told
 
     def _resume(self, first: QueuedPrompt) -> None:
         """Continue a prompt, and others of the queue that begin as it does, from what is kept of an earlier one."""
-        if first.prefix is not None or not self._decoder.fits_windows(first.prepared.num_tokens):
+        if first.prefix is not None or first.reads_prompt or not self._decoder.fits_windows(first.prepared.num_tokens):
             return
         first.continue_from(prefix := self._prompts.find(first.prepared.request.ids, *first.reader))
         if prefix is None or first.next_part():  # a long rest is read in parts, which extend the prefix
@@ -378,7 +375,8 @@ class StreamingEngine:
         known = list(first.prepared.request.ids[: prefix.num_tokens])
         for one in self._prefill_queue:
             ids = one.prepared.request.ids
-            if one.prefix is None and one.reader == first.reader and list(ids[: len(known)]) == known != list(ids):
+            is_free = one.prefix is None and not one.reads_prompt and one.reader == first.reader
+            if is_free and list(ids[: len(known)]) == known != list(ids):
                 one.continue_from(prefix)
                 if one.next_part():
                     one.continue_from(None)

@@ -409,3 +409,44 @@ class LRUCache(Generic[T]):
             while self._weight > self._most and len(self._values) > 1:
                 self._weight -= self._values.popitem(last=False)[1][1]
         return value
+
+
+_MAX_POSITIONS: Final = 10_000
+
+
+class DeletedPositions(Generic[T]):
+    """Where the last deleted records of lists were, until this process ends.
+
+    A client that deletes while it pages through a list asks for what follows a record that it has deleted.
+    """
+
+    def __init__(self) -> None:
+        self._kept: LRUCache[T] = LRUCache(_MAX_POSITIONS)
+
+    def keep(self, owner: str, key: str, place: T | None) -> None:
+        """Remember where a record was that is deleted by now.
+
+        Args:
+            owner: Whose list it was in.
+            key: Its id.
+            place: Where it was; None if there was none.
+        """
+        if place is not None:
+            self._kept.keep(f"{owner} {key}", place)
+
+    def place_of(self, owner: str, key: str, place: T | None, expected: str) -> T:
+        """The place of a record in a list, also of a deleted one.
+
+        Args:
+            owner: Whose list it is.
+            key: The id that a client asks for the records behind.
+            place: Where it is; None if it is not there.
+            expected: What is asked for instead, for the error.
+
+        Raises:
+            UnsupportedError: It is not in the list, or was deleted before the last start of this process.
+        """
+        found = self._kept.find(f"{owner} {key}") if place is None else place
+        if found is None:
+            raise not_in_list(key, expected)
+        return found

@@ -225,9 +225,42 @@ def _place(location: Sequence[int | str]) -> str | None:
     return ".".join(part for part in parts if not _KIND.match(part)) or None
 
 
+_API_NAMES: Final = frozenset(
+    {
+        "batches",
+        "chat",
+        "completions",
+        "embeddings",
+        "evals",
+        "files",
+        "fine_tuning",
+        "messages",
+        "models",
+        "moderations",
+        "responses",
+        "uploads",
+    }
+)
+_VERSION: Final = "/v1"
+
+
+def lacks_version(path: str) -> bool:
+    """Whether an address is one of the API without its `/v1`, as of clients whose `base_url` leaves it out."""
+    return path.lstrip("/").partition("/")[0] in _API_NAMES
+
+
+def _hint(path: str) -> str:
+    if lacks_version(path):
+        return f"; expected: {_VERSION}{path}; what to do: let the base_url of the client end in {_VERSION}"
+    if path.startswith(f"{_VERSION}{_VERSION}/"):
+        expected = path.removeprefix(_VERSION)
+        return f"; expected: {expected}; what to do: leave {_VERSION} out of the base_url of this client, which adds it"
+    return ""
+
+
 def http_error(error: HTTPException, method: str, path: str) -> ApiError:
     """What the framework refuses, as the client sees it."""
-    known = {404: f"no such address: {method} {path}", 405: f"{method} is not allowed here"}
+    known = {404: f"no such address: {method} {path}{_hint(path)}", 405: f"{method} is not allowed here"}
     message = known.get(error.status_code, str(error.detail))
     code = {413: "request_too_large", 404: "unknown_url", 405: "unknown_url"}.get(error.status_code, "invalid_request")
     return ApiError(error.status_code, message, code=code, headers=error.headers)

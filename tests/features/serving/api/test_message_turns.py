@@ -174,7 +174,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ),
         ({"mcp_servers": []}, "mcp_servers", "does not support"),
         ({"container": "c"}, "container", "does not support"),
-        ({"context_management": {}}, "context_management", "does not support"),
+        ({"context_management": {"edits": [{"type": "other"}]}}, "context_management.edits.0.type", "Input should be"),
         ({"top_k": -1}, "top_k", "greater than or equal to 0"),
         ({"speed": "fast"}, "speed", "one speed"),
         ({"thread": {"type": "create"}}, "thread", "the whole conversation"),

@@ -10,9 +10,11 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.task_heads import add_head_run
 
+from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Pooled, PoolingRequest
 from luthier.features.serving import service as serving
+from luthier.features.serving.api.offline import answer_offline
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
@@ -135,3 +137,16 @@ def test_without_a_classifier_it_is_refused_with_what_to_do(
     assert "; expected: " in message
     assert "; what to do: " in message
     assert "/nowhere" not in message
+
+
+def test_a_batch_moderates_as_the_route_does(open_with: Open, heads: dict[str, Any]) -> None:
+    client = open_with(moderation_model=heads["one"][1])
+    with Context(Settings(home=heads["home"], moderation_model=heads["one"][1]), SilentProgress()) as context:
+        caller = Caller(project_id="proj-other", scopes=("infer",))
+        found = answer_offline(context, caller, "/v1/moderations", {"input": ["fine", "bad"]})
+        wrong = answer_offline(context, caller, "/v1/moderations", {"input": [5]})
+    online = moderate(client, input=["fine", "bad"]).json()
+    assert found.status == 200
+    assert found.body["id"].startswith("modr-")
+    assert found.body | {"id": ""} == online | {"id": ""}
+    assert (wrong.status, wrong.body["error"]["param"]) == (400, "input.0")

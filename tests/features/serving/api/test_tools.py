@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from luthier.core.conversation import Conversation
+from luthier.features.serving.api.message_body import CustomTool
+from luthier.features.serving.api.responses.body import FunctionTool
 from luthier.features.serving.api.sent_back import ToolCall
 from luthier.features.serving.api.tools import Tool
 from luthier.ml.data.rows.chat_rows import chat_conversation
@@ -26,6 +30,19 @@ def row(tool: dict[str, Any]) -> Conversation:
         {"role": "assistant", "content": "Sunny."},
     ]
     return chat_conversation({"messages": turns, "tools": [tool]})
+
+
+@pytest.mark.parametrize("num", [64, 128, 129])
+def test_names_of_tools_have_the_length_of_those_of_the_model_context_protocol(num: int) -> None:
+    name, is_right = "a" * num, num <= 128
+    bodies: list[tuple[Any, dict[str, Any]]] = [
+        (Tool, {"type": "function", "function": {"name": name}}),
+        (FunctionTool, {"type": "function", "name": name}),
+        (CustomTool, {"name": name, "input_schema": {}}),
+    ]
+    for body, document in bodies:
+        with nullcontext() if is_right else pytest.raises(ValidationError, match="name"):
+            body.model_validate(document)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,24 @@ def test_calls_are_told_from_text_however_it_is_cut(template, text, told, calls,
     assert read(text, template=template, width=width)[:2] == (told, calls)
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("[TOOL_CALLS]", "[TOOL_CALLS]NAME[ARGS]{}"),
+        ("<tool_call>", "<tool_call>\n<function=NAME>\n</function>\n</tool_call>"),
+        ("<tool_call>", "<tool_call>NAME\n</tool_call>"),
+        ("<|channel|>commentary", " to=functions.NAME<|channel|>commentary json<|message|>{}"),
+    ],
+)
+def test_a_name_of_128_characters_is_read(template, text):
+    name = "mcp__" + "a" * 123
+    tool = {"type": "function", "function": {"name": name}}
+    request = TextRequest(conversation=ASK.model_copy(update={"tools": (tool,)}))
+    for width in (1, 1000):
+        found = read(text.replace("NAME", name), template=template, width=width, request=request)
+        assert found[:2] == ("", [(name, "{}")])
+
+
 @pytest.mark.parametrize("width", [1, 4, 1000])
 @pytest.mark.parametrize(
     ("text", "told", "calls"),

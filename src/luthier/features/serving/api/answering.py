@@ -41,6 +41,12 @@ def _refuse_unless_off(value: Any) -> None:
         raise ValueError("this server does not do this: leave it out, or send false")
 
 
+def _refuse_verbosity(value: Any) -> Any:
+    if value not in (None, "medium"):
+        raise ValueError("answers are as long as the model writes them: send medium, the default, or leave it out")
+    return value
+
+
 def _refuse_tier(value: Any) -> Any:
     if value not in (None, "auto", "default"):
         raise ValueError("this server has one tier, auto or default: leave it out")
@@ -53,6 +59,8 @@ OffOnly = Annotated[None, BeforeValidator(_refuse_unless_off)]
 """An unsupported switch of OpenAI's API: only `false` is accepted."""
 OneTier = Annotated[str | None, BeforeValidator(_refuse_tier)]
 """Other service tiers are rejected: there are none."""
+Verbosity = Annotated[str | None, BeforeValidator(_refuse_verbosity)]
+"""The default alone: no other length can be asked for."""
 Name = Annotated[str, Field(max_length=1024)]
 """The id of a user or a cache; it does not change answers."""
 

@@ -33,6 +33,7 @@ from luthier.features.serving.api.answering import (
     OneTier,
     SamplingBody,
     Unsupported,
+    Verbosity,
     respond,
     usage_of,
 )
@@ -311,6 +312,7 @@ class ChatBody(SamplingBody):
     metadata: Metadata | None = None
     store: bool | None = None
     service_tier: OneTier = None
+    verbosity: Verbosity = None
     safety_identifier: Name | None = None
     prompt_cache_key: Name | None = None
     prompt_cache_retention: CacheRetention | None = None
@@ -320,7 +322,6 @@ class ChatBody(SamplingBody):
     functions: Unsupported = None
     audio: Unsupported = None
     moderation: Unsupported = None
-    verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
 
@@ -470,7 +471,7 @@ def _max_tokens(body: ChatBody) -> int | None:
 
 
 def _num_top(body: ChatBody) -> int | None:
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise ApiError(
             400, "top_logprobs needs logprobs: true; expected: both", param="top_logprobs", code="invalid_value"
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -15,7 +16,6 @@ from luthier.core.stream import Ended, Piece, TextRequest, WrittenToken
 from luthier.features.serving.api.answering import (
     ANSWERS,
     ChunkWriter,
-    OffOnly,
     SamplingBody,
     Unsupported,
     respond,
@@ -42,7 +42,9 @@ class CompletionBody(SamplingBody):
     prompt: str | Prompts | Tokens | TokenPrompts
     logprobs: int | None = Field(default=None, ge=0, le=5)
     best_of: int | None = Field(default=None, ge=1)
-    echo: OffOnly = None
+    echo: bool | None = None
+    # 0 only with echo: the prompt alone.
+    max_tokens: int | None = Field(default=None, ge=0)
     suffix: Unsupported = None
 
 
@@ -77,6 +79,10 @@ def completion_requests(body: CompletionBody) -> list[TextRequest]:
             param="best_of",
             code="invalid_value",
         )
+    if body.max_tokens == 0 and not body.echo:
+        message = "max_tokens=0 without echo; expected: at least 1, or echo: true for the prompt alone"
+        raise ApiError(400, message, param="max_tokens", code="invalid_value")
+    echo: Literal["before", "alone"] = "alone" if body.max_tokens == 0 else "before"
     sampling, stops = body.sampling(), body.stops()
     return [
         TextRequest(
@@ -84,10 +90,11 @@ def completion_requests(body: CompletionBody) -> list[TextRequest]:
             token_ids=None if isinstance(prompt, str) else tuple(prompt),
             sampling=sampling,
             # 16 is OpenAI's default of this endpoint ("Create completion").
-            max_new_tokens=body.max_tokens or _DEFAULT_TOKENS,
+            max_new_tokens=_DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens),
             stop=stops,
             num_choices=body.n or 1,
             num_top=body.logprobs,
+            echo=echo if body.echo else None,
         )
         for prompt in _prompts(body)
     ]
@@ -120,19 +127,23 @@ class CompletionResponseBuilder:
     tells_likelihoods: bool
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
+    _starts: dict[int, int] = field(default_factory=dict)  # of choices: the characters of the prompt before them
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        choices = [
-            self._choice(number, choice.text, choice.reason, choice.tokens)
-            for number, choice in enumerate(answer.choices)
-        ]
+        choices = []
+        for number, choice in enumerate(answer.choices):
+            logprobs = self._likelihoods(number, choice.prompt, choice.tokens)
+            text = choice.text if choice.prompt is None else choice.prompt.text + choice.text
+            choices.append(self._choice(number, text, choice.reason, logprobs))
         return self._document(choices) | {"usage": usage_of(answer)}
 
     def first(self, event: Piece | Ended) -> None:  # noqa: ARG002 - a text has no role to tell
         return None
 
     def piece(self, piece: Piece) -> dict[str, Any]:
-        return self._chunk(self._choice(piece.choice, piece.text, None, piece.tokens))
+        prompt, tokens = (piece, ()) if piece.of_prompt else (None, piece.tokens)
+        logprobs = self._likelihoods(piece.choice, prompt, tokens)
+        return self._chunk(self._choice(piece.choice, piece.text, None, logprobs))
 
     def end(self, ended: Ended) -> dict[str, Any]:
         return self._chunk(self._choice(ended.choice, "", ended.reason, None))
@@ -143,11 +154,22 @@ class CompletionResponseBuilder:
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         return self._document([choice]) | ({"usage": None} if self.tells_usage else {})
 
-    def _choice(
-        self, number: int, text: str, reason: str | None, tokens: list[WrittenToken] | tuple[WrittenToken, ...] | None
-    ) -> dict[str, Any]:
-        told = _likelihoods(tokens) if self.tells_likelihoods and tokens is not None else None
-        return {"index": number, "text": text, "logprobs": told, "finish_reason": reason}
+    def _choice(self, number: int, text: str, reason: str | None, logprobs: dict[str, Any] | None) -> dict[str, Any]:
+        return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def _likelihoods(self, number: int, prompt: Piece | None, tokens: Sequence[WrittenToken]) -> dict[str, Any] | None:
+        """Of a prompt that is returned, and of the tokens behind it."""
+        if prompt is not None:
+            self._starts[number] = len(prompt.text)
+        if not self.tells_likelihoods:
+            return None
+        own = _likelihoods(tokens, self._starts.get(number, 0))
+        if prompt is None:
+            return own
+        found = _likelihoods(prompt.tokens, 0)
+        # The first token follows nothing, so that it has no likelihood (OpenAI and vLLM write null).
+        found["token_logprobs"][:1], found["top_logprobs"][:1] = [None], [None]
+        return {name: [*values, *own[name]] for name, values in found.items()}
 
     def _document(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -160,10 +182,19 @@ class CompletionResponseBuilder:
         }
 
 
-def _likelihoods(tokens: list[WrittenToken] | tuple[WrittenToken, ...]) -> dict[str, Any]:
+def _likelihoods(tokens: Sequence[WrittenToken], start: int) -> dict[str, list[Any]]:
     return {
         "tokens": [token.chosen.token for token in tokens],
         "token_logprobs": [token.chosen.log_probability for token in tokens],
-        "top_logprobs": [{one.token: one.log_probability for one in token.top} for token in tokens],
-        "text_offset": [token.offset for token in tokens],
+        "top_logprobs": [_top(token) for token in tokens],
+        "text_offset": [start + token.offset for token in tokens],
     }
+
+
+def _top(token: WrittenToken) -> dict[str, float]:
+    """The likeliest tokens by their text, and always the one that was chosen."""
+    found: dict[str, float] = {}
+    for one in (token.chosen, *token.top):
+        # Parts of characters have one text: of these the likeliest counts.
+        found[one.token] = max(one.log_probability, found.get(one.token, one.log_probability))
+    return found

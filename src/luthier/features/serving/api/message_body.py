@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from luthier.core.frozen_model import StrictModel
 from luthier.features.serving.api.answering import Name, Unsupported
-from luthier.features.serving.api.tools import MAX_TOOLS, Tool, ToolFunction
+from luthier.features.serving.api.tools import MAX_TOOLS, NAME, Tool, ToolFunction
 
 _MAX_MESSAGES: Final = 2048
 _MAX_STOPS: Final = 16
@@ -188,7 +188,7 @@ class CustomTool(StrictModel):
     """A tool that the client runs.
 
     Attributes:
-        name: Up to 64 letters, digits, `_` and `-`.
+        name: Up to 128 letters, digits, `_` and `-`.
         input_schema: JSON Schema of the arguments.
         description: What the tool does, for the model.
         type: `custom`, or left out.
@@ -200,7 +200,7 @@ class CustomTool(StrictModel):
         input_examples: Refused.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     input_schema: dict[str, Any]
     description: str | None = None
     type: Literal["custom"] | None = None
@@ -309,6 +309,30 @@ class OutputConfig(StrictModel):
     format: JsonFormat | None = None
 
 
+class ContextEdit(StrictModel):
+    """How the hosted service would shorten a long conversation; nothing is left out here.
+
+    Attributes:
+        type: The kind of edit.
+        keep: Accepted, and not used here, as all others.
+    """
+
+    type: Literal["clear_thinking_20251015", "clear_tool_uses_20250919", "compact_20260112"]
+    keep: Literal["all"] | dict[str, Any] | None = None
+    trigger: dict[str, Any] | None = None
+    clear_at_least: dict[str, Any] | None = None
+    clear_tool_inputs: bool | list[str] | None = None
+    exclude_tools: list[str] | None = None
+    instructions: str | None = None
+    pause_after_compaction: bool | None = None
+
+
+class ContextManagement(StrictModel):
+    """Edits of a conversation, none of which is applied: the answer says so."""
+
+    edits: Annotated[list[ContextEdit], Field(fail_fast=True, max_length=16)] | None = None
+
+
 class MessageMetadata(StrictModel):
     """The end user; selects the target of a deployment."""
 
@@ -338,9 +362,16 @@ class PromptBody(BaseModel):
     cache_control: CacheControl | None = None
     speed: Annotated[str | None, BeforeValidator(_refuse_fast)] = None
 
-    context_management: Unsupported = None
+    context_management: ContextManagement | None = None
     mcp_servers: Unsupported = None
     output_format: Unsupported = None
+
+    @property
+    def warning(self) -> str | None:
+        """What of the request is not done; None for nothing."""
+        if self.context_management is None or not self.context_management.edits:
+            return None
+        return "no edit of context_management is applied here: the model reads the whole conversation"
 
 
 class MessagesBody(PromptBody):

@@ -56,15 +56,20 @@ async def create_message(body: MessagesBody, request: Request, context: HomeCont
             model=body.model,
             asked=[asked],
             words=lambda _: MessageWriter(
-                body.model, body.max_tokens, request.state.request_id, shows_thoughts=body.shows_thoughts
+                body.model,
+                body.max_tokens,
+                request.state.request_id,
+                shows_thoughts=body.shows_thoughts,
+                tells_edits=body.context_management is not None,
             ),
             is_streamed=bool(body.stream),
             user=body.user,
+            warning=body.warning,
         )
     except ApiError as error:
         raise _renamed(error) from error
     if (warning := thinking_warning(asked, answer.headers.get(ENGINE_HEADER, BUDGET_ENGINE))) is not None:
-        answer.headers.setdefault(WARNING_HEADER, warning)
+        answer.headers[WARNING_HEADER] = "; ".join(filter(None, (answer.headers.get(WARNING_HEADER), warning)))
     return answer
 
 
@@ -87,7 +92,10 @@ async def count_message_tokens(body: PromptBody, request: Request, context: Home
         raise _renamed(error) from error
     if answer is None:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse({"input_tokens": answer.num_prompt_tokens}, headers=target_header(answer.routed))
+    counts: dict[str, Any] = {"input_tokens": answer.num_prompt_tokens}
+    if body.context_management is not None:
+        counts["context_management"] = {"original_input_tokens": answer.num_prompt_tokens}
+    return JSONResponse(counts, headers=target_header(answer.routed))
 
 
 def _renamed(error: ApiError) -> ApiError:
@@ -120,11 +128,15 @@ class MessageWriter:
         max_tokens: The limit of the request.
         request_id: Of the answer, for errors in the middle of a stream.
         shows_thoughts: Whether thinking blocks have their text; otherwise the signature alone.
+        tells_edits: Whether the answer names the edits of the conversation that were applied: always none.
     """
 
-    def __init__(self, model: str, max_tokens: int, request_id: str, *, shows_thoughts: bool) -> None:
+    def __init__(
+        self, model: str, max_tokens: int, request_id: str, *, shows_thoughts: bool, tells_edits: bool = False
+    ) -> None:
         self._model, self._max_tokens, self._request_id = model, max_tokens, request_id
         self._shows_thoughts = shows_thoughts
+        self._edits: dict[str, Any] = {"context_management": {"applied_edits": []}} if tells_edits else {}
         self._id = f"msg_{uuid.uuid4().hex}"
         self._order = BlockOrder()
         self._open: _Kind | None = None
@@ -151,7 +163,8 @@ class MessageWriter:
         # Never without a block: clients read the first one.
         if choice.text or not calls:
             content.append({"type": "text", "text": choice.text})
-        return self._message([*content, *calls], answer) | _stop_of(choice, bool(calls), self._max_tokens)
+        stop = _stop_of(choice, bool(calls), self._max_tokens)
+        return self._message([*content, *calls], answer) | stop | self._edits
 
     def begin(self, answer: Answer) -> Iterator[bytes]:
         """The message without content."""
@@ -191,7 +204,8 @@ class MessageWriter:
         if self._has_failed:
             return
         (choice,) = answer.choices
-        yield _event("message_delta", delta=_stop_of(choice, self._calls, self._max_tokens), usage=_usage(answer))
+        delta = _stop_of(choice, self._calls, self._max_tokens)
+        yield _event("message_delta", delta=delta, usage=_usage(answer), **self._edits)
         yield _event("message_stop")
 
     def _message(self, content: list[dict[str, Any]], answer: Answer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Source: OpenAI's API reference, "Create moderation".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -19,10 +20,10 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, UnsupportedError
 from luthier.core.frozen_model import StrictModel
-from luthier.core.stream import PoolingRequest, Served
+from luthier.core.stream import Pooled, PoolingRequest, Served
 from luthier.core.task_head import TaskHead, refuse_other_use
 from luthier.features.models.names import find_model, is_tuned_name
-from luthier.features.serving.api.pooling import PooledRun, PoolingBody, Texts, respond_pooled
+from luthier.features.serving.api.pooling import PoolingBody, Texts, respond_pooled
 from luthier.features.serving.head_answers import prompt_of
 from luthier.features.serving.models import Routed, route, user_of
 from luthier.features.serving.targets import served_export, served_target
@@ -40,6 +41,7 @@ HOSTED: Final = (
     "text-moderation-007",
 )
 """OpenAI's names, which clients send by themselves: they mean the classifier of the settings."""
+ID_PREFIX: Final = "modr"
 _MAX_PARTS: Final = 2048
 _MODEL, _SAFE = "LUTHIER_MODERATION_MODEL", "LUTHIER_MODERATION_SAFE_LABELS"
 
@@ -83,31 +85,65 @@ class ModerationBody(StrictModel):
     model: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Moderation:
+    """A request with who has sent it.
+
+    Attributes:
+        context: The home.
+        caller: Whose models may be asked.
+        body: What is moderated.
+    """
+
+    context: Context
+    caller: Caller
+    body: ModerationBody
+
+    @property
+    def model(self) -> str | None:
+        """The model that answers, as the caller sees it; None where the settings name none."""
+        return shown_name(self.context.settings.moderation_model) if self._is_own else self.body.model
+
+    @property
+    def _is_own(self) -> bool:
+        return self.body.model is None or self.body.model in HOSTED
+
+    def target(self) -> Routed:
+        """What answers. Raises LuthierError where there is no such model."""
+        if self._is_own:
+            return moderation_target(self.context, self.caller)
+        return route(self.context, self.caller, self.body.model or "", user_of(self.caller, ()))
+
+    def request(self, head: TaskHead | None) -> PoolingRequest:
+        """The request for a model with this head. Raises RequestError for one that does not classify texts as safe."""
+        refuse_other_use(self.model or "", None if head is None else head.kind, "classify")
+        assert head is not None
+        check_labels(head, safe_labels(self.context))
+        return PoolingRequest(conversations=tuple(prompt_of(one) for one in _texts(self.body)), kind="classify")
+
+    def document(self, moderation_id: str, head: TaskHead | None, made: Pooled) -> dict[str, Any]:
+        """The response."""
+        assert head is not None
+        safe = safe_labels(self.context)
+        results = [moderated(head, one, safe) for one in made.outputs]
+        return {"id": moderation_id, "model": self.model, "results": results}
+
+
 @router.post("", responses=documented(404, 503), response_class=Response)
 async def create_moderation(body: ModerationBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """Whether each text is flagged, by which categories, and the probability of each category."""
-    is_own = body.model is None or body.model in HOSTED
-    model = shown_name(context.settings.moderation_model) if is_own else body.model
-    safe = safe_labels(context)
-
-    def find() -> Routed:
-        if is_own:
-            return moderation_target(context, caller)
-        return route(context, caller, body.model or "", user_of(caller, ()))
-
-    def made(head: TaskHead | None) -> PoolingRequest:
-        refuse_other_use(model or "", None if head is None else head.kind, "classify")
-        assert head is not None
-        check_labels(head, safe)
-        return PoolingRequest(conversations=tuple(prompt_of(one) for one in _texts(body)), kind="classify")
-
-    def shown(run: PooledRun) -> dict[str, Any]:
-        assert run.head is not None
-        results = [moderated(run.head, one, safe) for one in run.pooled.outputs]
-        return {"id": run.exchange.exchange_id, "model": model, "results": results}
-
-    asked = PoolingBody(model=model or "none")
-    return await respond_pooled(request, context, caller, asked, "classify", made, shown, find=find, prefix="modr")
+    made = Moderation(context, caller, body)
+    return await respond_pooled(
+        request,
+        context,
+        caller,
+        PoolingBody(model=made.model or "none"),
+        "classify",
+        made.request,
+        lambda run: made.document(run.exchange.exchange_id, run.head, run.pooled),
+        find=made.target,
+        prefix=ID_PREFIX,
+    )
 
 
 def safe_labels(context: Context) -> frozenset[str]:

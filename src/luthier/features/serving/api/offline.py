@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -18,28 +19,33 @@ from pydantic import BaseModel, ValidationError
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError, WorkError, error_from
-from luthier.core.stream import Failed, Pooled, TextRequest
+from luthier.core.stream import Failed, Pooled, PoolingRequest, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import Event, ResponseBuilder, SamplingBody, refused
 from luthier.features.serving.api.chat import ChatBody, ChatResponseBuilder, chat_request, unread_warning
 from luthier.features.serving.api.completions import CompletionBody, CompletionResponseBuilder, completion_requests
+from luthier.features.serving.api.moderations import ID_PREFIX, Moderation, ModerationBody
 from luthier.features.serving.api.pooling import EmbeddingBody, embedding_inputs, embedding_response
 from luthier.features.serving.api.responses.api import prepared, refused_here
 from luthier.features.serving.api.responses.body import ResponseBody, response_request
 from luthier.features.serving.api.responses.writer import ResponseObjectWriter
 from luthier.features.serving.borrowed_engine import BorrowingClient
-from luthier.features.serving.models import head_of, route, user_of
+from luthier.features.serving.models import Routed, head_of, route, user_of
 from luthier.ml.inference.openai.messages import usage_detail
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError, ErrorBody, invalid_request
 
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
+Endpoint = Literal[
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations"
+]  # fmt: skip
 _BODIES: Final[dict[Endpoint, type[BaseModel]]] = {
     "/v1/chat/completions": ChatBody,
     "/v1/completions": CompletionBody,
     "/v1/embeddings": EmbeddingBody,
     "/v1/responses": ResponseBody,
+    "/v1/moderations": ModerationBody,
 }
+_POOLED: Final[tuple[Endpoint, ...]] = ("/v1/embeddings", "/v1/moderations")
 _MAX_TRIES: Final = 3
 _WAIT_SECONDS: Final = 1.0
 _QUEUE: Final = 1024
@@ -120,7 +126,7 @@ def preload(context: Context, caller: Caller, endpoint: Endpoint, model: str | N
         return
     with contextlib.suppress(LuthierError):
         served = route(context, caller, model).served
-        picked = served.for_vectors if endpoint == "/v1/embeddings" else served
+        picked = served.for_vectors if endpoint in _POOLED else served
         context.inference_client.preload(serving.as_loaded(picked))
 
 
@@ -161,7 +167,7 @@ def answer_offline(
     most = default_max_tokens or context.settings.default_max_tokens
     try:
         made = parsed(endpoint, body)
-        warning = unread_warning(made.messages) if isinstance(made, ChatBody) else None
+        warning = _warning(made)
         for attempt in range(1, _MAX_TRIES + 1):
             try:
                 return OfflineAnswer(200, _carried_out(context, caller, made, most), warning)
@@ -183,9 +189,23 @@ def answer_offline(
         return _failed(refused(error))
 
 
+def _warning(body: BaseModel) -> str | None:
+    if isinstance(body, ChatBody):
+        return unread_warning(body.messages)
+    return body.warning if isinstance(body, ResponseBody) else None
+
+
 def _carried_out(context: Context, caller: Caller, body: BaseModel, default_max_tokens: int) -> dict[str, Any]:
     if isinstance(body, EmbeddingBody):
-        return _embedded(context, caller, body)
+        routed = route(context, caller, body.model, user_of(caller, (), body.user))
+        made = _pooled(context, caller, routed, embedding_inputs(body, head_of(routed.served)))
+        return embedding_response(body, made)
+    if isinstance(body, ModerationBody):
+        asked_for = Moderation(context, caller, body)
+        routed = asked_for.target()
+        head = head_of(routed.served)
+        made = _pooled(context, caller, routed, asked_for.request(head))
+        return asked_for.document(f"{ID_PREFIX}-{uuid.uuid4().hex}", head, made)
     if isinstance(body, ResponseBody):
         return _responded(context, caller, body, default_max_tokens)
     assert isinstance(body, SamplingBody)
@@ -217,17 +237,16 @@ def _responded(context: Context, caller: Caller, body: ResponseBody, default_max
     return ResponseObjectWriter(body, is_stored=False).whole(heard)
 
 
-def _embedded(context: Context, caller: Caller, body: EmbeddingBody) -> dict[str, Any]:
-    routed = route(context, caller, body.model, user_of(caller, (), body.user))
+def _pooled(context: Context, caller: Caller, routed: Routed, request: PoolingRequest) -> Pooled:
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    serving.ask_pooling(context, caller, routed, embedding_inputs(body, head_of(routed.served)), events.put)
+    serving.ask_pooling(context, caller, routed, request, events.put)
     event = events.get()
     if isinstance(event, Failed):
         serving.charge_refused(context, caller, event.num_refused_tokens)
         raise error_from(event.error)
     assert isinstance(event, Pooled)
     serving.charge_pooled(context, caller, event, routed)
-    return embedding_response(body, event)
+    return event
 
 
 def _failed(error: ApiError) -> OfflineAnswer:

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from luthier.core.frozen_model import StrictModel
+from luthier.ml.inference.tool_calls.arguments import TOOL_NAME
 from luthier.platform.http.errors import ApiError
 
-NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
+NAME: Final = rf"^{TOOL_NAME}$"
+"""Of a tool, and of a response format."""
 MAX_TOOLS: Final = 128
 
 

@@ -1,6 +1,13 @@
-"""The end of a JSON object that arrives in pieces, such as the arguments of a tool call."""
+"""Names of tools, and the end of the arguments of a call, a JSON object that arrives in pieces."""
 
 from __future__ import annotations
+
+from typing import Final
+
+MAX_NAME_CHARACTERS: Final = 128
+"""As Anthropic and the Model Context Protocol have it; OpenAI allows 64."""
+TOOL_NAME: Final = rf"[a-zA-Z0-9_-]{{1,{MAX_NAME_CHARACTERS}}}"
+"""The names that a tool may have, as a regular expression."""
 
 
 class CallArguments:

@@ -16,7 +16,7 @@ import re
 from typing import TYPE_CHECKING, Final, Protocol
 
 from luthier.ml.inference.models.templates.thinking import num_open
-from luthier.ml.inference.tool_calls.arguments import CallArguments
+from luthier.ml.inference.tool_calls.arguments import TOOL_NAME, CallArguments
 
 if TYPE_CHECKING:
     from luthier.core.stream import CallPiece
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _OPENING: Final = ("<|start|>assistant", "<|channel|>", "<|end|>", " to=functions.")
 _CHANNEL: Final = r"(?:<\|channel\|>(?:commentary|analysis|final))?"
 _CALL: Final = re.compile(
-    rf"(?:<\|start\|>assistant)?{_CHANNEL}\s*to=functions\.([a-zA-Z0-9_-]{{1,64}})\s*{_CHANNEL}\s*"
+    rf"(?:<\|start\|>assistant)?{_CHANNEL}\s*to=functions\.({TOOL_NAME})\s*{_CHANNEL}\s*"
     r"(?:<\|constrain\|>)?\s*(?:json)?\s*<\|message\|>\s*(?=\{)"
 )
 _HEADER: Final = re.compile(rf"(?:<\|start\|>assistant)?{_CHANNEL}\s*<\|message\|>|<\|end\|>")

@@ -44,7 +44,7 @@ from luthier.core.json_limits import json_text
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.ml.inference.models.templates.thinking import num_open
 from luthier.ml.inference.tool_calls import channels
-from luthier.ml.inference.tool_calls.arguments import CallArguments
+from luthier.ml.inference.tool_calls.arguments import TOOL_NAME, CallArguments
 from luthier.ml.inference.tool_calls.grammars import TokenId, functions_of, required_calls, strict_calls
 from luthier.ml.inference.tool_calls.native import (
     APERTUS,
@@ -77,8 +77,8 @@ from luthier.ml.inference.tool_calls.values import encodable, json_string, may_b
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 _KEY: Final = re.compile(r',\s*"')
-_BARE: Final = re.compile(r"([a-zA-Z0-9_-]{1,64})(?:\[CALL_ID\][a-zA-Z0-9]*)?\[ARGS\]\s*(?=\{)")
-_BARE_BEGINNING: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}(?:\[[A-Z_]*(?:\][a-zA-Z0-9]*\s*(?:\[[A-Z]*(?:\]\s*)?)?)?)?")
+_BARE: Final = re.compile(rf"({TOOL_NAME})(?:\[CALL_ID\][a-zA-Z0-9]*)?\[ARGS\]\s*(?=\{{)")
+_BARE_BEGINNING: Final = re.compile(rf"{TOOL_NAME}(?:\[[A-Z_]*(?:\][a-zA-Z0-9]*\s*(?:\[[A-Z]*(?:\]\s*)?)?)?)?")
 
 
 class ToolCallReader:

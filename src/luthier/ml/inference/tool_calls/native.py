@@ -42,7 +42,7 @@ from typing import Any, Final
 from luthier.core.json_limits import json_text
 from luthier.core.stream import CallPiece
 from luthier.ml.inference.models.templates.thinking import num_open
-from luthier.ml.inference.tool_calls.arguments import CallArguments
+from luthier.ml.inference.tool_calls.arguments import TOOL_NAME, CallArguments
 from luthier.ml.inference.tool_calls.channels import CallReader
 from luthier.ml.inference.tool_calls.tagged import invoked_calls, nested_calls, tagged_call
 from luthier.ml.inference.tool_calls.values import (
@@ -58,7 +58,7 @@ from luthier.ml.inference.tool_calls.values import (
 )
 
 _BLANKS: Final = " \t\r\n"
-_NAME: Final = r"(?P<name>[a-zA-Z0-9_-]{1,64})"
+_NAME: Final = rf"(?P<name>{TOOL_NAME})"
 _LONGEST_HEAD: Final = 256
 NUMBER: Final = "#"
 """Stands for a number in `NativeForm.leads`."""

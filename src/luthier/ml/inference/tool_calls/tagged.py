@@ -23,13 +23,14 @@ from typing import Any, Final
 
 from luthier.core.json_limits import MAX_DEPTH
 from luthier.core.text.json_schema import referred
+from luthier.ml.inference.tool_calls.arguments import TOOL_NAME
 from luthier.ml.inference.tool_calls.values import python_value
 
 _FUNCTION: Final = "<function="
 _HEAD: Final = re.compile(r"\s*<function=([^<>\n]+)>")
 _PARAMETER: Final = re.compile(r"\s*<parameter=([^<>\n]+)>(.*?)</parameter>", re.DOTALL)
 _TAIL: Final = re.compile(r"\s*(?:</function>)?\s*")
-_NAME: Final = re.compile(r"\s*([a-zA-Z0-9_-]{1,64})\s*")
+_NAME: Final = re.compile(rf"\s*({TOOL_NAME})\s*")
 _KEY: Final = "<arg_key>"
 _PAIR: Final = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _WORDS: Final[dict[str, Any]] = {"True": True, "False": False, "None": None}

@@ -23,6 +23,8 @@ import re
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
+from luthier.ml.inference.tool_calls.arguments import MAX_NAME_CHARACTERS, TOOL_NAME
+
 Calls = list[tuple[str, dict[str, Any]]]
 """Names and arguments, in order."""
 
@@ -30,7 +32,7 @@ QUOTE: Final = '<|"|>'
 """Begins and ends a text in a call of Gemma 4."""
 ESCAPE: Final = "<escape>"
 """The same in a call of FunctionGemma."""
-_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NAME: Final = re.compile(TOOL_NAME)
 _PYTHON_KEY: Final = re.compile(r"[^\s=,()\[\]{}'\"]{1,256}")
 _BARE_KEY: Final = re.compile(r"[^:,{}\[\]<>\"]{1,256}")
 _BARE: Final = re.compile(r"[^,{}\[\]]+")
@@ -44,7 +46,7 @@ _ESCAPES: Final = {
     "0": "\0", "\n": "",
 }  # fmt: skip
 # No other spaces: the grammar of strict calls knows the same.
-_LIST_HEAD: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*([a-zA-Z0-9_-]{0,64})([ \t\r\n]*\()?")
+_LIST_HEAD: Final = re.compile(rf"[ \t\r\n]*\[[ \t\r\n]*([a-zA-Z0-9_-]{{0,{MAX_NAME_CHARACTERS}}})([ \t\r\n]*\()?")
 _BEHIND_VALUE: Final = re.compile(r"\s*(?:[,)\]}:]|\Z)")
 _ESCAPE: Final = re.compile(
     r"\\(?:u([0-9a-fA-F]{4})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL

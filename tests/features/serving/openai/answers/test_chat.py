@@ -332,3 +332,14 @@ def wait_until(seen: Callable[[], bool]) -> None:
     while not seen():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_defaults_that_clients_spell_out_change_nothing(ask: Callable[..., Any]) -> None:
+    plain = ask(temperature=0)
+    spelt = ask(temperature=0, verbosity="medium", logprobs=False, top_logprobs=0)
+    assert spelt.choices[0].message.content == plain.choices[0].message.content
+    assert spelt.choices[0].logprobs is None
+    for wishes in ({"verbosity": "low"}, {"top_logprobs": 2}):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(**wishes)
+        assert caught.value.param == next(iter(wishes))

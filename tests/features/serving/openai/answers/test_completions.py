@@ -66,7 +66,7 @@ def test_likelihoods_have_their_places_in_the_text(ask: Callable[..., Any]) -> N
         ({"prompt": ["a"] * 33}, "prompt"),
         ({"prompt": ""}, None),
         ({"prompt": [1, "a"]}, "prompt"),
-        ({"echo": True}, "echo"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
         ({"logprobs": 6}, "logprobs"),
@@ -87,3 +87,69 @@ def test_a_prompt_may_come_as_token_ids(client: openai.OpenAI) -> None:
     assert made.choices[1].text == alone.choices[0].text
     with pytest.raises(openai.BadRequestError, match="token id 99999"):
         client.completions.create(model="tiny", prompt=[99999])
+
+
+def test_a_prompt_comes_back_before_its_answer(ask: Callable[..., Any]) -> None:
+    text = "The front is made of"
+    plain, echoed = ask(logprobs=2, max_tokens=5), ask(logprobs=2, max_tokens=5, echo=True)
+    (answer,), (whole,) = plain.choices, echoed.choices
+    assert whole.text == text + answer.text
+    num_prompt = plain.usage.prompt_tokens
+    told = whole.logprobs
+    assert (
+        len(told.tokens)
+        == len(told.token_logprobs)
+        == len(told.top_logprobs)
+        == num_prompt + len(answer.logprobs.tokens)
+    )
+    assert (told.token_logprobs[0], told.top_logprobs[0]) == (None, None)
+    assert told.token_logprobs[num_prompt:] == pytest.approx(answer.logprobs.token_logprobs, abs=1e-4)
+    assert told.text_offset[num_prompt:] == [len(text) + offset for offset in answer.logprobs.text_offset]
+    assert echoed.usage == plain.usage
+    chunks = [one for one in ask(logprobs=2, max_tokens=5, echo=True, stream=True) if one.choices]
+    assert "".join(one.choices[0].text for one in chunks) == whole.text
+    streamed = [value for one in chunks if one.choices[0].logprobs for value in one.choices[0].logprobs.token_logprobs]
+    assert streamed == pytest.approx(told.token_logprobs, abs=1e-4)
+
+
+def test_a_prompt_comes_back_alone(ask: Callable[..., Any]) -> None:
+    made = ask(prompt=["The front", "Maple is"], echo=True, max_tokens=0, n=2)
+    assert [one.text for one in made.choices] == ["The front", "The front", "Maple is", "Maple is"]
+    assert {one.finish_reason for one in made.choices} == {"length"}
+    assert (made.usage.completion_tokens, made.choices[0].logprobs) == (0, None)
+
+
+def test_answers_are_scored_as_lm_evaluation_harness_does_it(client: openai.OpenAI) -> None:
+    """Its model `local-completions`: context and continuation as token ids, the sum over the continuation's."""
+    rows = [([5, 6, 7], [8, 9]), ([10], [11, 12, 13]), ([5, 6, 7], [20])]
+    # One more token is written, which is cut off: `max_tokens: 0` is no part of every server.
+    made = client.completions.create(
+        model="tiny", prompt=[[*before, *after] for before, after in rows], max_tokens=1, logprobs=1, echo=True,
+        temperature=0, seed=1234,
+    )  # fmt: skip
+    for choice, (before, after) in zip(sorted(made.choices, key=lambda one: one.index), rows, strict=True):
+        assert choice.logprobs is not None
+        sums, tops = choice.logprobs.token_logprobs, choice.logprobs.top_logprobs
+        assert sums is not None
+        assert tops is not None
+        own = slice(len(before), -1)
+        assert len(sums[own]) == len(after)
+        # Token after token, as the likeliest tokens of an answer of one token.
+        for place, token in enumerate(after):
+            alone = client.completions.create(
+                model="tiny", prompt=[*before, *after[:place]], max_tokens=1, logprobs=1, logit_bias={str(token): 100},
+                temperature=0,
+            )  # fmt: skip
+            likelihoods = alone.choices[0].logprobs
+            assert likelihoods is not None
+            assert likelihoods.token_logprobs is not None
+            assert sums[own][place] == pytest.approx(likelihoods.token_logprobs[0], abs=1e-4)
+            is_likeliest = sums[own][place] == max(tops[own][place].values())
+            assert is_likeliest == (len(tops[own][place]) == 1)
+
+
+def test_the_chosen_token_is_always_among_the_likeliest(ask: Callable[..., Any]) -> None:
+    made = ask(logprobs=0, max_tokens=2)
+    told = made.choices[0].logprobs
+    expected = [{token: value} for token, value in zip(told.tokens, told.token_logprobs, strict=True)]
+    assert told.top_logprobs == expected

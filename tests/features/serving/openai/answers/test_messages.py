@@ -243,6 +243,27 @@ def test_a_thread_is_refused_by_the_code_that_clients_know(client: anthropic.Ant
     assert num_input(second.usage) > num_input(first.usage)
 
 
+def test_edits_of_the_conversation_are_told_to_be_none(client: anthropic.Anthropic) -> None:
+    edits: list[Any] = [{"type": "clear_thinking_20251015", "keep": "all"}, {"type": "compact_20260112"}]
+    wishes: dict[str, Any] = {
+        "model": "tiny", "messages": ASKED, "betas": ["context-management-2025-06-27"],
+        "context_management": {"edits": edits},
+    }  # fmt: skip
+    answer = client.beta.messages.with_raw_response.create(max_tokens=4, **wishes)
+    made = answer.parse()
+    assert made.context_management is not None
+    assert made.context_management.applied_edits == []
+    assert "context_management" in answer.headers["x-luthier-warning"]
+    with client.beta.messages.stream(max_tokens=4, **wishes) as stream:
+        found = [one.context_management for one in stream if one.type == "message_delta"]
+    assert [one and one.applied_edits for one in found] == [[]]
+    counted = client.beta.messages.count_tokens(**wishes)
+    assert counted.context_management is not None
+    assert counted.context_management.original_input_tokens == counted.input_tokens
+    plain = client.beta.messages.with_raw_response.create(model="tiny", messages=ASKED, max_tokens=4)
+    assert "x-luthier-warning" not in plain.headers
+
+
 def test_a_call_that_is_cut_off_has_what_is_complete_of_it(client: anthropic.Anthropic) -> None:
     wishes = {"tools": [TOOL], "tool_choice": {"type": "any"}, "max_tokens": 30}
     made = ask(client, **wishes)

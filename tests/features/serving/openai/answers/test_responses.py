@@ -234,3 +234,13 @@ def test_the_beta_resource_of_the_client_is_the_same_api(client: openai.OpenAI) 
     with pytest.raises(openai.BadRequestError) as caught:
         client.models.list(extra_query={"beta": "true"})
     assert (caught.value.param, caught.value.code) == ("beta", "unknown_parameter")
+
+
+def test_a_conversation_is_not_compacted_and_the_client_told_so(client: openai.OpenAI) -> None:
+    wishes: dict[str, Any] = {"model": "tiny", "input": "Hello", "max_output_tokens": 4, "temperature": 0}
+    plain = client.responses.with_raw_response.create(**wishes, context_management=[], text={"verbosity": "medium"})
+    assert "x-luthier-warning" not in plain.headers
+    edits: Any = [{"type": "compaction", "compact_threshold": 1000}]
+    found = client.responses.with_raw_response.create(**wishes, context_management=edits)
+    assert "compacted" in found.headers["x-luthier-warning"]
+    assert found.parse().output_text == plain.parse().output_text

@@ -86,6 +86,25 @@ def test_answers_go_back_as_clients_of_several_versions_dump_them() -> None:
     assert dumped[3] == CALL | {"id": "fc_1", "status": "completed"}
 
 
+def test_a_conversation_of_the_hosted_service_goes_on_here() -> None:
+    """What its answers have by default says nothing that a model of this server would read."""
+    answer = said("assistant", "A") | {"phase": "commentary"}
+    direct: dict[str, Any] = {"caller": {"type": "direct"}}
+    call = CALL | direct | {"async": False}
+    found = conversation(said("user", "Q"), answer, call, RESULT | direct | {"name": "f"})
+    plain = conversation(said("user", "Q"), said("assistant", "A"), CALL, RESULT)
+    assert found == [*plain[:-1], plain[-1] | {"name": "f"}]
+    tool = {"type": "function", "name": "f", "parameters": {}, "strict": False}
+    ResponseBody.model_validate(
+        {"model": "m", "input": "Q", "tools": [tool | {"allowed_callers": ["direct"], "async": False}]}
+    )
+    for wrong in ({"allowed_callers": ["programmatic"]}, {"async": True}):
+        with pytest.raises(ValidationError):
+            ResponseBody.model_validate({"model": "m", "input": "Q", "tools": [tool | wrong]})
+    with pytest.raises(ValidationError, match="direct"):
+        parsed_items([CALL | {"caller": {"type": "program", "caller_id": "p"}}])
+
+
 def test_a_summary_is_the_thought_where_there_is_no_content() -> None:
     thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "S"}]}
     assert conversation(said("user", "Q"), thought, CALL, RESULT)[1]["reasoning"] == "S"

@@ -135,6 +135,7 @@ async def create_response(body: ResponseBody, request: Request, context: HomeCon
             is_streamed=bool(body.stream),
             user=body.end_user(),
             keep=keep,
+            warning=body.warning,
         )
     except ApiError as error:
         error.param = named_here(error.param)

@@ -15,7 +15,7 @@ from luthier.core.frozen_model import StrictModel
 from luthier.core.records.fine_tuning import Metadata
 from luthier.core.stream import Sampling, TextRequest
 from luthier.core.text.json_schema import check_schema
-from luthier.features.serving.api.answering import MinP, Name, OffOnly, OneTier, TopK, Unsupported
+from luthier.features.serving.api.answering import MinP, Name, OffOnly, OneTier, TopK, Unsupported, Verbosity
 from luthier.features.serving.api.chat import (
     CacheRetention,
     Effort,
@@ -27,6 +27,7 @@ from luthier.features.serving.api.chat import (
 from luthier.features.serving.api.responses.items import Items
 from luthier.features.serving.api.tools import (
     MAX_TOOLS,
+    NAME,
     NamedFunction,
     NamedTool,
     PlainChoice,
@@ -38,7 +39,6 @@ from luthier.features.serving.api.tools import (
 )
 from luthier.features.serving.service import new_seed
 
-_NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
 LOGPROBS: Final = "message.output_text.logprobs"
 ENCRYPTED: Final = "reasoning.encrypted_content"
 
@@ -70,23 +70,25 @@ class FunctionTool(StrictModel):
 
     Attributes:
         type: Always `function`.
-        name: Up to 64 letters, digits, `_` and `-`.
+        name: Up to 128 letters, digits, `_` and `-`.
         description: What the function does, for the model.
         parameters: JSON Schema of the arguments; None for none.
         strict: Whether the model's own calls match the schema, as required ones always do.
         defer_loading: False: all tools are in the prompt.
-        allowed_callers: Refused.
+        allowed_callers: The model alone.
         output_schema: Refused.
+        is_async: False, `async` in the request.
     """
 
     type: Literal["function"]
-    name: Annotated[str, Field(pattern=_NAME)]
+    name: Annotated[str, Field(pattern=NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     defer_loading: OffOnly = None
-    allowed_callers: Unsupported = None
+    allowed_callers: list[Literal["direct"]] | None = None
     output_schema: Unsupported = None
+    is_async: Annotated[OffOnly, Field(alias="async")] = None
 
     def as_chat(self) -> Tool:
         """The same tool as chat completions have it."""
@@ -141,7 +143,7 @@ class SchemaFormat(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
     type: Literal["json_schema"]
-    name: Annotated[str, Field(pattern=_NAME)]
+    name: Annotated[str, Field(pattern=NAME)]
     # "schema" is a method of pydantic
     own_schema: Annotated[dict[str, Any], Field(alias="schema")]
     description: str | None = None
@@ -153,11 +155,11 @@ class TextOptions(StrictModel):
 
     Attributes:
         format: What the answer is held to; None for any text.
-        verbosity: Refused.
+        verbosity: `medium`, or left out.
     """
 
     format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
-    verbosity: Unsupported = None
+    verbosity: Verbosity = None
 
     def json_schema(self) -> dict[str, Any] | None:
         """The constraint on the answer; None for any text."""
@@ -225,6 +227,18 @@ class StreamOptions(StrictModel):
     include_obfuscation: OffOnly = None
 
 
+class Compaction(StrictModel):
+    """What the hosted service does with a conversation that is longer than a threshold; here none is shortened so.
+
+    Attributes:
+        type: Always `compaction`.
+        compact_threshold: Accepted, and not used here.
+    """
+
+    type: Literal["compaction"]
+    compact_threshold: int | None = Field(default=None, ge=1)
+
+
 class ResponseBody(PromptBody):
     """The request body. The table in docs/server.md documents each parameter; a test checks it."""
 
@@ -249,10 +263,10 @@ class ResponseBody(PromptBody):
     prompt_cache_retention: CacheRetention | None = None
     prompt_cache_options: PromptCache | None = None
     background: OffOnly = None
+    context_management: Annotated[list[Compaction], Field(fail_fast=True, max_length=8)] | None = None
 
     access_programs: Unsupported = None
     background_options: Unsupported = None
-    context_management: Unsupported = None
     image: Unsupported = None
     moderation: Unsupported = None
     prompt: Unsupported = None
@@ -271,6 +285,13 @@ class ResponseBody(PromptBody):
     def summarises(self) -> bool:
         """Whether reasoning is returned as a summary."""
         return self.reasoning is not None and (self.reasoning.summary or self.reasoning.generate_summary) is not None
+
+    @property
+    def warning(self) -> str | None:
+        """What of the request is not done; None for nothing."""
+        if not self.context_management:
+            return None
+        return "no conversation is compacted here (context_management): truncation auto leaves out the oldest turns"
 
     def end_user(self) -> str | None:
         """The end user, if the request names one; selects the target of a deployment."""

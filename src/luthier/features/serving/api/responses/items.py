@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, 
 from luthier.core.conversation import Message
 from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
-from luthier.features.serving.api.answering import CacheMark, Unsupported
+from luthier.features.serving.api.answering import CacheMark, OffOnly, Unsupported
 from luthier.features.serving.api.sent_back import AddedByClient, Refusal, arguments_sent_back
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
@@ -90,7 +90,7 @@ class MessageItem(StrictModel):
         content: A text, or parts.
         id: Accepted, and not read.
         status: Accepted, and not read.
-        phase: Refused.
+        phase: Of an answer of the hosted service: accepted, and not read.
     """
 
     type: Literal["message"] = "message"
@@ -98,12 +98,18 @@ class MessageItem(StrictModel):
     content: Parts
     id: _ItemId | None = None
     status: ItemStatus | None = None
-    phase: Unsupported = None
+    phase: Literal["commentary", "final_answer"] | None = None
 
     @property
     def text(self) -> str:
         """The whole content."""
         return "".join(part.text for part in self.content)
+
+
+class DirectCaller(StrictModel):
+    """Who has called a function: the model itself."""
+
+    type: Literal["direct"]
 
 
 class CallItem(StrictModel):
@@ -116,9 +122,9 @@ class CallItem(StrictModel):
         arguments: As JSON text.
         id: Accepted, and not read.
         status: Accepted, and not read.
-        caller: Refused.
+        caller: The model itself; other callers are refused.
         namespace: Refused.
-        is_async: Refused; `async` in the request.
+        is_async: False, `async` in the request.
         parsed_arguments: Accepted, and not read.
     """
 
@@ -128,9 +134,9 @@ class CallItem(StrictModel):
     arguments: str
     id: _ItemId | None = None
     status: ItemStatus | None = None
-    caller: Unsupported = None
+    caller: DirectCaller | None = None
     namespace: Unsupported = None
-    is_async: Annotated[Unsupported, Field(alias="async")] = None
+    is_async: Annotated[OffOnly, Field(alias="async")] = None
     parsed_arguments: AddedByClient = None
 
 
@@ -143,8 +149,8 @@ class CallOutputItem(StrictModel):
         output: The result, as text or as parts.
         id: Accepted, and not read.
         status: Accepted, and not read.
-        name: Refused.
-        caller: Refused.
+        name: Of the function, which chat templates may write.
+        caller: As of the call.
         namespace: Refused.
     """
 
@@ -153,8 +159,8 @@ class CallOutputItem(StrictModel):
     output: Texts
     id: _ItemId | None = None
     status: ItemStatus | None = None
-    name: Unsupported = None
-    caller: Unsupported = None
+    name: _Name | None = None
+    caller: DirectCaller | None = None
     namespace: Unsupported = None
 
     @property
@@ -346,7 +352,7 @@ def messages_of(instructions: str | None, items: Sequence[Item], num_before: int
             found.append(turn)
             turn = None
         if isinstance(item, CallOutputItem):
-            found.append(Message(role="tool", content=item.text, tool_call_id=item.call_id))
+            found.append(Message(role="tool", content=item.text, name=item.name, tool_call_id=item.call_id))
         elif isinstance(item, MessageItem) and item.role != "assistant":
             found.append(Message(role=item.role, content=item.text))
         else:
