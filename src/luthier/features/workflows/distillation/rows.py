@@ -68,7 +68,8 @@ def write_gold(
     Args:
         folder: Of the workflow.
         data: The file of gold rows.
-        held_out: A file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts stay together.
+        held_out: A file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts, and rows of
+            one document, stay together.
         mapping: Field of the shape -> column.
         seed: Of the fraction.
 
@@ -82,6 +83,7 @@ def write_gold(
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.outputs import write_rows
+    from luthier.ml.data.split.own_groups import own_group_of_file
     from luthier.ml.data.split.split import leaked_ids, split_by_fraction
 
     if isinstance(held_out, float) and not 0 < held_out < 1:
@@ -89,9 +91,12 @@ def write_gold(
             f"held-out fraction {held_out:g}", expected="more than 0 and less than 1, or a file", do="try 0.2"
         )
     fields = dict(mapping) if mapping else None
-    examples: Sequence[Example] = load_file(data, mapping=fields).examples
+    group_by = own_group_of_file(data, fields, held_out=held_out, seed=seed) if isinstance(held_out, float) else None
+    examples: Sequence[Example] = load_file(data, mapping=fields, group_by=group_by).examples
     if isinstance(held_out, float):
-        parts = split_by_fraction(examples, validation=0.0, held_out=held_out, seed=seed)
+        parts = split_by_fraction(
+            examples, validation=0.0, held_out=held_out, seed=seed, joins_equal=group_by is not None
+        )
         examples, judging = parts["train"], parts["held_out"]
     else:
         judging = load_file(held_out, mapping=fields).examples
