@@ -343,6 +343,8 @@ def _faker(locale: str) -> Faker:
 
 
 LOCALES = ("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "it_IT", "nl_NL", "pl_PL", "pt_BR", "sv_SE")
+# Not of Britain and Germany, for which faker makes numbers that nobody has.
+NATIONAL_LOCALES = ("de_CH", "es_ES", "fi_FI", "fr_FR", "it_IT", "nl_NL", "pl_PL", "pt_BR", "sv_SE")
 _SAID = {
     "en_US": ("Call me on {} after six.", "My phone number is {}."),
     "en_GB": ("You can ring her mobile, {}.", "Telephone: {}"),
@@ -368,17 +370,18 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "iban": ("The IBAN is {}.", "Please transfer it to {} today.", "Account: {}"),
     "card": ("I paid with my card {} last week.", "Visa {} was declined.", "Credit card number: {}"),
     "ssn": ("My SSN is {}.", "Social security number: {}", "SSN {}, born in May."),
+    "national_id": ("National ID: {}", "My national identity number is {}.", "Tax ID number {}, as on the card."),
     "ip_address": ("The IP address is {}.", "Login from {} failed.", "Connection to host {} was refused."),
     "name": ("I met {} yesterday.", "{} signed the contract.", "Dear {}, thank you."),
 }
 _BARE = ("It is {} as I wrote before.", "They noted {} and left.", "{}")
-PLANTED_KINDS = ("email", "iban", "card", "ssn", "ip_address", "phone", "street", "name")
+PLANTED_KINDS = ("email", "iban", "card", "ssn", "national_id", "ip_address", "phone", "street", "name")
 
 
 def planted_rows(kind: str, num_rows: int, seed: int = 0, *, is_bare: bool = False) -> Iterator[tuple[str, str]]:
     """(row, value in it) of a kind. is_bare: nothing in the row says what the value is."""
     rng = random.Random(f"{seed} {kind} {is_bare}")
-    locales = {"ssn": ("en_US",), "street": tuple(_LIVES)}.get(kind, LOCALES)
+    locales = {"ssn": ("en_US",), "national_id": NATIONAL_LOCALES, "street": tuple(_LIVES)}.get(kind, LOCALES)
     for index in range(num_rows):
         locale = locales[index % len(locales)]
         fake = _faker(locale)
@@ -397,6 +400,7 @@ def _value(fake: Faker, kind: str) -> str:
         "card": lambda: _grouped(fake.credit_card_number(), fake.random_element((True, False))),
         "iban": lambda: fake.random_element((fake.iban(), _in_fours(fake.iban()))),
         "ssn": fake.ssn,
+        "national_id": lambda: fake.nie() if hasattr(fake, "nie") else fake.ssn(),
         "ip_address": lambda: fake.random_element((fake.ipv4_public, fake.ipv6))(),
         "street": lambda: fake.street_address().replace("\n", ", ").strip(),
         "name": fake.name,

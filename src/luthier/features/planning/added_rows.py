@@ -113,6 +113,7 @@ def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -
         RecipeError: A replay that neither trains nor measures anything, or rows that nothing would judge.
     """
     from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.split.own_groups import own_group_of_file
     from luthier.ml.data.split.split import split_by_fraction
     from luthier.ml.planning import defaults
     from luthier.ml.planning.resolve_objective import check_shape
@@ -138,7 +139,10 @@ def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -
             do="set data.replay.fraction above 0, or add data.held_out",
         )
     path = base_dir / asked.file
-    loaded = load_file(path, mapping=rows.mapping("replay.file"), spill=spill)
+    mapping, group_by = rows.mapping("replay.file"), None
+    if isinstance(held_out, float):
+        group_by = own_group_of_file(path, mapping, held_out=held_out, seed=split_seed(recipe))
+    loaded = load_file(path, mapping=mapping, group_by=group_by, spill=spill)
     check_shape(recipe.objective, loaded.shape)
     general: Sequence[Example] = loaded.examples
     found: dict[Split, ReplayPart] = {}
@@ -149,7 +153,13 @@ def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -
         found["replay_held_out"] = (judged, own, judged.examples)
     elif held_out is not None:
         # Split before anything is replayed, so that no general row both trains and measures.
-        parts = split_by_fraction(general, validation=0.0, held_out=held_out, seed=split_seed(recipe))
+        parts = split_by_fraction(
+            general,
+            validation=0.0,
+            held_out=held_out,
+            seed=split_seed(recipe),
+            joins_equal=group_by is not None,
+        )
         general = parts["train"]
         found["replay_held_out"] = (loaded, path, parts["held_out"])
     if fraction:

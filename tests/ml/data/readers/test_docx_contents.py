@@ -78,3 +78,16 @@ def test_a_field_that_never_ends_takes_nothing_with_it(make_docx: Make) -> None:
     body = open_field + "".join(_paragraph(text, style) for style, text in TEXT)
     found = office.read_docx(make_docx([], _document(body)))
     assert [one.text for one in found.sections][-2:] == ["Spruce is light.", "It shines."]
+
+
+def test_tracked_changes_are_read_as_accepted_and_named(make_docx: Make) -> None:
+    body = (
+        "<w:p><w:r><w:t>The fee is </w:t></w:r>"
+        '<w:del w:id="1" w:author="A"><w:r><w:delText>100</w:delText></w:r></w:del>'
+        '<w:ins w:id="2" w:author="A"><w:r><w:t>200</w:t></w:r></w:ins><w:r><w:t> euros.</w:t></w:r></w:p>'
+        # The mark of a paragraph alone has no text.
+        '<w:p><w:pPr><w:rPr><w:ins w:id="3" w:author="A"/></w:rPr></w:pPr><w:r><w:t>It is due.</w:t></w:r></w:p>'
+    )
+    found = office.read_docx(make_docx([], _document(body)))
+    assert [one.text for one in found.sections] == ["The fee is 200 euros.\n\nIt is due."]
+    assert found.warnings == ("tracked changes were read as accepted: 1 insertion, 1 deletion",)

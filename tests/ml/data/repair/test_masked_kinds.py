@@ -19,7 +19,7 @@ def test_by_default_what_is_certain_of_the_proved_kinds() -> None:
 @pytest.mark.parametrize("name", ["street", "streets"])
 def test_a_named_kind_is_masked_whole(name: str) -> None:
     made = masked_kinds((name, "phones"), ("ips",))
-    assert made.kinds == ("email", "iban", "card", "ssn", "phone", "street")
+    assert made.kinds == ("email", "iban", "card", "ssn", "national_id", "phone", "street")
     assert (made.profile, made.every) == ("precision", ("phone", "street"))
 
 

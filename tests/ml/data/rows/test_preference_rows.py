@@ -110,7 +110,7 @@ def test_an_unpaired_row_says_whether_its_completion_is_wanted(label: Any, is_wa
     assert found is is_wanted
 
 
-@pytest.mark.parametrize("label", [None, "good", 2, 0.5])
+@pytest.mark.parametrize("label", [None, "fine", 2, 0.5])
 def test_a_label_that_says_neither_is_named(label: Any) -> None:
     with pytest.raises(BadFieldError, match="is not true or false") as caught:
         unpaired_conversation({"prompt": "q", "completion": "a", "label": label})

@@ -132,3 +132,23 @@ def test_columns_without_name_and_values_are_no_part_of_the_table(tmp_path: Path
     assert problem.reason == (
         "has a value in column 5, to which the header gives no name (record that ends on line 3 of the file)"
     )
+
+
+def test_lines_of_delimiters_alone_are_no_rows(tmp_path: Path) -> None:
+    """Spreadsheets write rows that are empty, or were, as `;;;`, mostly at the end."""
+    path = _csv(tmp_path, "prompt;completion;note\nq1;a1;n\n;;\nq2;a2;\n;;\n ; ;\n;;;;\n")
+    loaded = load_file(path)
+    assert [example.id for example in loaded.examples] == ["rows.csv:1", "rows.csv:2"]
+    with pytest.raises(DataError, match="1 of 2 rows"):
+        load_file(_csv(tmp_path, 'text\na\n""\n'))
+
+
+def test_a_header_among_the_rows_is_a_problem(tmp_path: Path) -> None:
+    """As `cat one.csv two.csv` leaves it; trained on, the model would learn to answer "prompt" with "completion"."""
+    with pytest.raises(DataError, match="1 of 3 rows") as caught:
+        load_file(_csv(tmp_path, "prompt,completion\nq,a\nprompt, completion\nr,b\n"))
+    (problem,) = caught.value.problems
+    assert problem.line == 2
+    assert problem.reason.startswith("repeats the names of the columns")
+    assert "line 3 of the file" in problem.reason
+    assert load_file(_csv(tmp_path, "text\ntext\nb\n")).num_rows == 2

@@ -204,3 +204,16 @@ def test_a_formula_that_was_saved_as_zero_and_never_computed_is_refused(workbook
             target.writestr(entry, data)
     with pytest.raises(DataError, match="formulas without saved results on the sheet 'A': B2"):
         load_file(path)
+
+
+def test_a_second_table_with_the_same_columns_is_a_problem(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["prompt", "completion"], ["q", "a"], [], ["prompt", "completion"], ["r", "b"]):
+        book.active.append(row)
+    path = tmp_path / "two.xlsx"
+    book.save(path)
+    with pytest.raises(DataError, match="1 of 3 rows") as caught:
+        load_file(path)
+    (problem,) = caught.value.problems
+    assert problem.line == 4
+    assert problem.reason.startswith("repeats the names of the columns")

@@ -125,3 +125,43 @@ def test_a_held_out_row_leaks_where_its_answer_is_the_preferred_one_of_a_pair() 
         assert [(len(leaks.exact), len(leaks.same_prompt))] == [(1, 0) if is_leak else (0, 1)]
     for train in (pair, wanted, unwanted):
         assert leaked_ids([train], [_pair(1, "q", "bad", file="h.jsonl")]).exact == ()
+
+
+def _log(conversation: int, num_rows: int) -> list[Example]:
+    """Rows of one conversation, each with one exchange more than the row before it."""
+    turns = [
+        message
+        for n in range(num_rows)
+        for message in (
+            Message(role="user", content=f"question {n} of {conversation}"),
+            Message(role="assistant", content=f"answer {n} of {conversation}"),
+        )
+    ]
+    return [
+        Example(id=f"r.jsonl:{conversation * 100 + n}", conversation=Conversation(messages=tuple(turns[: 2 * n + 2])))
+        for n in range(num_rows)
+    ]
+
+
+def test_a_conversation_stays_with_the_rows_that_continue_it() -> None:
+    rows = [row for conversation in range(40) for row in _log(conversation, 5)]
+    # Without a row in between, the row before still counts.
+    rows = [row for place, row in enumerate(rows) if place % 5 != 2]
+    parts = split_by_fraction(rows, validation=0.1, held_out=0.2, seed=0)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 112, "validation": 16, "held_out": 32}
+    side_of = {int(row.id.split(":")[1]) // 100: name for name, part in parts.items() for row in part}
+    assert all(side_of[int(row.id.split(":")[1]) // 100] == name for name, part in parts.items() for row in part)
+    backwards = split_by_fraction(rows[::-1], validation=0.1, held_out=0.2, seed=0)
+    assert {name: {row.id for row in part} for name, part in backwards.items()} == {
+        name: {row.id for row in part} for name, part in parts.items()
+    }
+
+
+def test_a_greeting_ties_no_conversations_together() -> None:
+    hello = (Message(role="user", content="Hi"), Message(role="assistant", content="Hello! How can I help?"))
+    rows = [Example(id="r.jsonl:1", conversation=Conversation(messages=hello))]
+    for n in range(2, 101):
+        own = (Message(role="user", content=f"q{n}"), Message(role="assistant", content=f"a{n}"))
+        rows.append(Example(id=f"r.jsonl:{n}", conversation=Conversation(messages=(*hello, *own))))
+    parts = split_by_fraction(rows, validation=0.0, held_out=0.2, seed=0)
+    assert len(parts["held_out"]) == 20

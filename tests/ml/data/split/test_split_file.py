@@ -332,3 +332,40 @@ def test_rows_that_differ_in_their_thoughts_stay_on_one_side(jsonl: Write, tmp_p
     rows = [chat("Think.", questions[n // 2] + "!" * (n % 2), "yes", reasoning_content=thoughts[n]) for n in range(80)]
     made = split_file(SplitRequest(jsonl(*rows), tmp_path / "out"))
     assert made.document["num_groups"] == 40
+
+
+def chat_log(conversation: int, num_rows: int) -> list[dict[str, Any]]:
+    turns = [
+        {"role": role, "content": f"{role} {n} of {conversation}"}
+        for n in range(num_rows)
+        for role in ("user", "assistant")
+    ]
+    return [{"messages": turns[: 2 * n + 2]} for n in range(num_rows)]
+
+
+def test_conversations_stay_with_the_rows_that_continue_them(jsonl: Write, tmp_path: Path) -> None:
+    rows = [row for conversation in range(30) for row in chat_log(conversation, 3)]
+    made = split_file(SplitRequest(jsonl(*rows), tmp_path / "out", near_threshold=None))
+    sides: dict[str, set[str]] = {}
+    for side, part in lines(made).items():
+        for line in part:
+            sides.setdefault(json.loads(line)["messages"][0]["content"], set()).add(side)
+    assert len(sides) == 30
+    assert all(len(found) == 1 for found in sides.values())
+    assert made.proof.continued == 0
+    assert made.document["proof"]["continued"] == 0
+
+
+def test_a_conversation_that_is_continued_on_another_side_fails_the_proof(
+    jsonl: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row for conversation in range(30) for row in chat_log(conversation, 3)]
+    parts = module._components
+
+    def apart(table: Any, columns: Any, near: Any, seed: int) -> Any:
+        columns.continued = np.arange(len(columns.continued))
+        return parts(table, columns, near, seed)
+
+    monkeypatch.setattr(module, "_components", apart)
+    with pytest.raises(LeakageError, match="conversations with what continues them"):
+        split_file(SplitRequest(jsonl(*rows), tmp_path / "out", near_threshold=None))

@@ -107,7 +107,7 @@ BAD_FILES = {
     "a list a line": (b"[1, 2]\n[3, 4]\n", ["train.jsonl", "one JSON object on each line"]),
     "cut short": (lines(GOOD)[:-20], ["train.jsonl:24"]),
     "Latin-1": (lines(GOOD) + '{"messages": "caf\u00e9"}\n'.encode("latin-1"), ["train.jsonl:25", "UTF-8"]),
-    "UTF-16": (lines(GOOD).decode().encode("utf-16"), ["UTF-8"]),
+    "UTF-16, cut short": (lines(GOOD).decode().encode("utf-16")[:-1], ["UTF-16"]),
     "unknown shape": (lines([{"colour": "red", "size": 3}]), ["colour", "size"]),
     "no assistant turn": (lines([*GOOD, {"messages": [{"role": "user", "content": "Hm?"}]}]), ["train.jsonl:25"]),
     "empty conversation": (lines([*GOOD, {"messages": []}]), ["train.jsonl:25", "messages"]),

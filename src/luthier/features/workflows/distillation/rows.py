@@ -71,8 +71,8 @@ def write_gold(
     Args:
         folder: Of the workflow.
         data: The file of gold rows.
-        held_out: A file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts stay together,
-            and rows of one document where they name it.
+        held_out: A file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts, and rows of
+            one document, stay together.
         mapping: Field of the shape -> column.
         seed: Of the fraction.
 
@@ -84,13 +84,9 @@ def write_gold(
         DataError: A row has no prompt or no answer.
         LeakageError: A held-out row is a training row.
     """
-    from luthier.ml.data.files.source import open_source
-    from luthier.ml.data.provenance import OWN_GROUPS
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.outputs import write_rows
-    from luthier.ml.data.rows.rows import read_rows
-    from luthier.ml.data.rows.shapes import GROUP
-    from luthier.ml.data.split.own_groups import own_group_field
+    from luthier.ml.data.split.own_groups import own_group_of_file
     from luthier.ml.data.split.split import leaked_ids, split_by_fraction
 
     if isinstance(held_out, float) and not 0 < held_out < 1:
@@ -98,14 +94,12 @@ def write_gold(
             f"held-out fraction {held_out:g}", expected="more than 0 and less than 1, or a file", do="try 0.2"
         )
     fields = dict(mapping) if mapping else None
-    own = None
-    if isinstance(held_out, float) and GROUP not in (fields or {}):
-        # As a run takes out its shares: a held-out row beside a training row of the same passage would say little.
-        own = own_group_field(read_rows(open_source(data)), validation=0.0, held_out=held_out, seed=seed)
-    examples: Sequence[Example] = load_file(data, mapping=fields, group_by=own).examples
+    group_by = own_group_of_file(data, fields, held_out=held_out, seed=seed) if isinstance(held_out, float) else None
+    examples: Sequence[Example] = load_file(data, mapping=fields, group_by=group_by).examples
     if isinstance(held_out, float):
-        joins = own in OWN_GROUPS
-        parts = split_by_fraction(examples, validation=0.0, held_out=held_out, seed=seed, joins_equal=joins)
+        parts = split_by_fraction(
+            examples, validation=0.0, held_out=held_out, seed=seed, joins_equal=group_by is not None
+        )
         examples, judging = parts["train"], parts["held_out"]
     else:
         judging = load_file(held_out, mapping=fields).examples

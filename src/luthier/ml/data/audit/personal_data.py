@@ -26,7 +26,7 @@ from luthier.ml.data.personal_data.masking import DEFAULT_KINDS
 from luthier.ml.data.personal_data.recognizers import KINDS, Kind, Span
 from luthier.ml.data.personal_data.secrets import Secret, find_secrets, masked_secret, may_hold_secrets
 
-GRAVE_KINDS: Final[frozenset[Kind]] = frozenset(("card", "iban", "ssn"))
+GRAVE_KINDS: Final[frozenset[Kind]] = frozenset(("card", "iban", "ssn", "national_id"))
 _MANY: Final = 0.01
 _NUM_SHOWN: Final = 10
 _NAMES: Final[dict[Kind, tuple[str, str]]] = {
@@ -35,6 +35,7 @@ _NAMES: Final[dict[Kind, tuple[str, str]]] = {
     "card": ("payment card number", "payment card numbers"),
     "iban": ("bank account (IBAN)", "bank accounts (IBAN)"),
     "ssn": ("US social security number", "US social security numbers"),
+    "national_id": ("national identity number", "national identity numbers"),
     "ip_address": ("IP address", "IP addresses"),
     "street": ("street address", "street addresses"),
     "name": ("name of a person", "names of people"),
@@ -46,9 +47,9 @@ def check_personal_data(request: AuditRequest) -> Sequence[Finding]:
 
     Kinds come in a fixed order, each with one more finding for rows where nothing makes it certain.
 
-    Severity: warning; error where cards, bank accounts or social security numbers are in at least 1% of the rows, for
-    then the file is a list of accounts and no text that mentions one; info where it is not certain. Names are searched
-    where presidio is installed; where it is not, each finding's details say so under `names`.
+    Severity: warning; error where cards, bank accounts, social security or national identity numbers are in at least 1%
+    of the rows, for then the file is a list of accounts and no text that mentions one; info where it is not certain.
+    Names are searched where presidio is installed; where it is not, each finding's details say so under `names`.
     """
     names_left_out = why_not()
     table = request.table

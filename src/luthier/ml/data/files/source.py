@@ -17,7 +17,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -171,13 +171,6 @@ _EXTENSIONS: dict[str, Format] = {
 _ACCEPTED = ".jsonl, .ndjson, .json, .csv, .tsv or .parquet, each also with .gz, or in .xlsx"
 _OLD_SHEETS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _SNIFFED_BYTES = 65_536
-_BYTE_ORDER_MARKS = (
-    # UTF-32 first: its little-endian mark begins with that of UTF-16.
-    (b"\xff\xfe\x00\x00", "UTF-32"),
-    (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)
 _SIGNATURES = (
     (b"PAR1", "a Parquet file", ".parquet"),
     (b"\x1f\x8b", "gzip data", ".gz"),
@@ -199,28 +192,36 @@ class Source:
         format: of its unpacked content.
         is_gzip: whether it is packed.
         shown_name: what messages call it, where that is not the last part of the path, as of an uploaded file.
+        encoding: of JSONL and JSON, which `open` gives as UTF-8; that of a CSV file its dialect says.
     """
 
     path: Path
     format: Format
     is_gzip: bool
     shown_name: str | None = None
+    encoding: Encoding = "utf-8"
 
     @property
     def name(self) -> str:
         """What messages call the file; it begins the ids of its rows."""
         return self.shown_name or self.path.name
 
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether `open` gives the very bytes of the file, so that a place in the one is a place in the other."""
+        return not self.is_gzip and self.encoding == "utf-8"
+
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The unpacked bytes, up to the limit of `bounded_gzip`.
+        """The unpacked bytes, up to the limit of `bounded_gzip`, as UTF-8 where the encoding is another.
 
         Raises:
-            DataError: the gzip data are damaged, or unpack to more than the limit; also while the block reads.
+            DataError: the gzip data are damaged, or unpack to more than the limit, or the bytes break the encoding;
+                also while the block reads.
         """
         try:
             with open_gzip(self.path) if self.is_gzip else self.path.open("rb") as file:
-                yield file
+                yield as_utf8(file, self.name, self.encoding)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"{self.name} is damaged gzip data: {library_reason(error)}",
@@ -264,8 +265,7 @@ def open_source(path: Path, *, shown_name: str | None = None) -> Source:
             do="rename the file to match its content, or convert it",
         )
     source = Source(path, kind, is_gzip, shown_name)
-    _check_content(source)
-    return source
+    return replace(source, encoding=_checked_encoding(source))
 
 
 def changed_while_read(name: str) -> DataError:
@@ -319,7 +319,8 @@ def _near_names(path: Path) -> list[str]:
     return difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=3)
 
 
-def _check_content(source: Source) -> None:
+def _checked_encoding(source: Source) -> Encoding:
+    """The encoding in which `Source.open` reads the file, after its content is checked against its name."""
     try:
         with source.path.open("rb") as file:
             packed = file.read(16)
@@ -344,14 +345,19 @@ def _check_content(source: Source) -> None:
                 expected="a Parquet file",
                 do="rename the file to match its content, or write it again",
             )
-        return
+        return "utf-8"
     if source.format == "xlsx":
         _check_is_workbook(source, head)
-        return
-    if source.format == "csv" and wide_encoding(head) is not None:
-        return  # its reader converts it
-    _check_is_text(source, head)
+        return "utf-8"
+    wide = wide_encoding(head)
+    if wide is not None and source.format == "csv":
+        return "utf-8"  # its reader converts it
+    _check_signature(source, head)
+    if wide is not None:
+        head = head.decode(wide, "ignore").encode()
+    _check_no_nul(source, head)
     _check_first_character(source, head)
+    return wide or "utf-8"
 
 
 def _check_is_workbook(source: Source, head: bytes) -> None:
@@ -366,10 +372,7 @@ def _check_is_workbook(source: Source, head: bytes) -> None:
     )
 
 
-def _check_is_text(source: Source, head: bytes) -> None:
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if head.startswith(mark):
-            raise _wrong_encoding(source, f"begins with the byte order mark of {encoding}", encoding)
+def _check_signature(source: Source, head: bytes) -> None:
     for signature, what, instead in _SIGNATURES:
         if head.startswith(signature):
             raise DataError(
@@ -377,24 +380,16 @@ def _check_is_text(source: Source, head: bytes) -> None:
                 expected=f"{source.format.upper()} text in UTF-8",
                 do=f"give it the extension of its content, or use {instead}",
             )
+
+
+def _check_no_nul(source: Source, head: bytes) -> None:
     if b"\0" in head:
-        # Latin text in UTF-16 has a NUL in nearly every second byte: even positions big-endian, odd ones little-endian.
-        if max(head[0::2].count(0), head[1::2].count(0)) * 2 > 0.4 * len(head):
-            raise _wrong_encoding(source, "has a NUL in every second byte, as UTF-16 has", "UTF-16LE")
         offset = head.index(0)
         raise DataError(
             f"{source.name} is binary: byte {offset} (line {head.count(10, 0, offset) + 1}) is NUL",
             expected=f"{source.format.upper()} text in UTF-8",
             do="check that this is the right file, and how it was written",
         )
-
-
-def _wrong_encoding(source: Source, came: str, encoding: str) -> DataError:
-    return DataError(
-        f"{source.name} {came}",
-        expected="UTF-8",
-        do=f"convert it: iconv -f {encoding} -t UTF-8 {source.name} > utf8-{source.name}",
-    )
 
 
 def _check_first_character(source: Source, head: bytes) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import polars as pl
 
 from luthier.ml.data.personal_data import street
+from luthier.ml.data.personal_data.national_ids import find_national_ids
 from luthier.ml.data.personal_data.phone import find_phones
 from luthier.ml.data.personal_data.recognizers import (
     Kind,
@@ -79,6 +80,7 @@ def _model() -> str | None:
 _FINDERS: Final[tuple[Callable[[str], Iterable[Span]], ...]] = (
     find_emails,
     find_ibans,
+    find_national_ids,
     find_cards,
     find_ssns,
     find_ip_addresses,
@@ -98,6 +100,9 @@ _ESCAPE: Final = re.compile(r"[nrtbf]|u[0-9A-Fa-f]{4}")
 _CANDIDATES: Final = (
     r"\d(?:[ ().\-/\u00a0\u202f\u2011]{0,3}\d){6}",
     r"(?i:[A-Z]{2}\d\d[ \u00a0\u202f-]?[A-Z0-9])",
+    r"(?i:[A-Z]{2} ?\d\d ?\d\d ?\d\d ?[A-D])",
+    r"(?i:[A-Z]{3}[ \u00a0\u202f]?[0-9L-V]{2}[A-Z][0-9L-V]{2}[ \u00a0\u202f]?[A-Z][0-9L-V]{3}[A-Z])",
+    r"\d{6}[A-FU-Y]\d{3}",
     r"\d\.\d{1,3}\.\d{1,3}\.\d",
     r"[0-9A-Fa-f]:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]|::[0-9A-Fa-f]",
     rf"\d[A-Za-z]? (?:[\p{{Lu}}\d][\w.'’\-]* ){{1,4}}(?:{street.STRONG_SUFFIXES}|{street.WEAK_SUFFIXES})\b",

@@ -7,6 +7,7 @@ finds nothing more:
     card     d000000..., counter, check digit    length and grouping of the original; Luhn is right
     IBAN     country, check digits, zeros, counter; mod 97 is right
     SSN      900-00-0001 and on                  areas from 900 are never given out (SSA)
+    national id  form of the original, 9 and zeros, then a counter; X for letters, which no office gives out
     IP       192.0.2.1 ... or 2001:db8::1 ...    RFC 5737, 3849; after 762 addresses 198.18.0.0/15 (RFC 2544)
     street   1 Example Street                    house number counts
     name     Person A, ... Person Z, Person AA
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.ml.data.personal_data.find import FindNames, find_personal_data
+from luthier.ml.data.personal_data.national_ids import mask_national_id
 from luthier.ml.data.personal_data.recognizers import GAPS, KINDS, Kind, Profile, Span, luhn_digit, mask_iban
 from luthier.ml.data.personal_data.secrets import Secret, find_secrets
 
@@ -31,7 +33,7 @@ _PHONES_PER_AREA: Final = 100
 _AREAS: Final = 799
 
 
-DEFAULT_KINDS: Final[tuple[Kind, ...]] = ("email", "iban", "card", "ssn", "ip_address", "phone")
+DEFAULT_KINDS: Final[tuple[Kind, ...]] = ("email", "iban", "card", "ssn", "national_id", "ip_address", "phone")
 """What a repair of training rows masks by default. Left out: streets, since a museum's address is not a home, and
 names, which a language model guesses."""
 OnMasked = Callable[[str, "Span | Secret", str], None]
@@ -138,6 +140,8 @@ def _normalised(kind: str, value: str) -> str:
         return re.sub(r"\D", "", value)
     if kind == "iban":
         return re.sub(f"[{GAPS}]", "", value).upper()
+    if kind == "national_id":
+        return "".join(filter(str.isalnum, value)).upper()
     # Case matters in a secret, and in no other kind.
     return value if kind == "secret" else " ".join(value.casefold().split())
 
@@ -202,6 +206,7 @@ _STAND_INS: Final[dict[Kind, Callable[[int, str], str]]] = {
     "card": _card,
     "iban": _iban,
     "ssn": _ssn,
+    "national_id": lambda number, value: mask_national_id(value, number),
     "ip_address": _ip_address,
     "street": _street,
     "name": _name,

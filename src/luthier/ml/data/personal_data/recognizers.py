@@ -12,8 +12,8 @@ iban         ISO 13616: country, length and check digits (ISO 7064, mod 97-10).
 card         12 to 19 digits with a valid check digit (ISO/IEC 7812-1, annex B: Luhn). A number of which nothing says
              that it is a card must also begin as one does and have 14 digits or more: one in ten of all numbers passes
              Luhn, EAN-13 bar codes among them. Not found: cards whose digits are grouped in unusual ways.
-ssn          United States numbers (SSA: no area 000, 666 or 900-999, no group 00, no serial 0000). Not covered:
-             national identity numbers of other countries (NIR, codice fiscale, NIE, Steuer-ID, NINO and similar ones).
+ssn          United States numbers (SSA: no area 000, 666 or 900-999, no group 00, no serial 0000). Those of other
+             countries are in `national_ids`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Kind = Literal["email", "phone", "card", "iban", "ssn", "ip_address", "street", "name"]
+Kind = Literal["email", "phone", "card", "iban", "ssn", "national_id", "ip_address", "street", "name"]
 
 Profile = Literal["precision", "recall"]
 """Which spans count: `precision`, those that their form and the words next to them make certain, for rows that are
 changed for good; `recall`, everything that may be a value, where what is missed is leaked."""
 
-KINDS: Final[tuple[Kind, ...]] = ("email", "iban", "card", "ssn", "ip_address", "phone", "street", "name")
+KINDS: Final[tuple[Kind, ...]] = (
+    "email",
+    "iban",
+    "card",
+    "ssn",
+    "national_id",
+    "ip_address",
+    "phone",
+    "street",
+    "name",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def prepared(path: Path) -> tuple[io.BytesIO | None, tuple[str, ...]]:
             if part == _DOCUMENT:
                 styles = _styles(etree.fromstring(archive.read(_STYLES), parser)) if _STYLES in names else set()
                 left_out = _without_contents(root, styles)
-                notes += [*_unread(root), *([left_out] if left_out else [])]
+                notes += [*_unread(root), *_tracked(root), *([left_out] if left_out else [])]
             if _move_texts(root) or left_out:
                 changed[part] = etree.tostring(root, xml_declaration=True, encoding="UTF-8", standalone=True)
         notes += _running_texts(archive, parser)
@@ -108,6 +108,17 @@ def _unread(document: Any) -> Iterator[str]:
         num = sum(1 for _ in document.iter(tag))
         if num:
             yield f"{counted(num, noun)} not read"
+
+
+def _tracked(document: Any) -> Iterator[str]:
+    """What was changed with "track changes" on: read as the text is once all of it is accepted."""
+    counts = [
+        counted(num, noun)
+        for tag, noun in ((f"{_W}ins", "insertion"), (f"{_W}del", "deletion"), (f"{_W}moveTo", "move"))
+        if (num := sum(1 for node in document.iter(tag) if next(node.iter(f"{_W}t", f"{_W}delText"), None) is not None))
+    ]
+    if counts:
+        yield f"tracked changes were read as accepted: {', '.join(counts)}"
 
 
 def _move_texts(root: Any) -> bool:

@@ -12,8 +12,9 @@ and output.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from luthier.core.conversation import Conversation, Message, Role
 from luthier.ml.data.files.bad_field import (
@@ -31,6 +32,7 @@ _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Fields that change what a turn means. Reading on without them would train something else than the file says.
 _MEANINGFUL = ("refusal", "audio", "images", "image", "train", "loss")
 _FUNCTION_KEYS = ("name", "description", "parameters")
+_PYTHON_TURNS: Final = re.compile(r"\s*\[\{\s*'(?:role|content|from|value)'\s*:")
 
 
 def chat_conversation(fields: dict[str, Any]) -> Conversation:
@@ -328,13 +330,50 @@ def wanted_of(label: Any) -> bool | None:
     return word == "true" if word in ("true", "false") else None
 
 
+_GOOD: Final = frozenset(("1", "1.0", "true", "good", "desirable", "chosen", "yes"))
+_BAD: Final = frozenset(("0", "0.0", "-1", "-1.0", "false", "bad", "undesirable", "rejected", "no"))
+
+
+def judged_of(label: Any) -> bool | None:
+    """As `wanted_of`, with the numbers 1, 0 and -1 and words for good and bad, which may also be names of classes."""
+    if not isinstance(label, str | int | float):  # True is an int
+        return None
+    word = str(label).strip().lower()
+    return True if word in _GOOD else False if word in _BAD else None
+
+
+def turns_in_text(field: str, value: Any) -> Any:
+    """The list of messages that a text holds as JSON, as tables have it; any other value unchanged.
+
+    Raises:
+        BadFieldError: it is such a list as Python prints it, which nothing reads safely and a model would learn as it
+            is.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith("[{"):
+        return value
+    if _PYTHON_TURNS.match(value):
+        reason = (
+            "is a list of messages as Python prints it, which is not JSON: write the file as JSONL or Parquet, or the "
+            "column by json.dumps"
+        )
+        raise BadFieldError(field, value, reason)
+    try:
+        parsed = strict_loads(value)
+    except StrictJsonError:
+        return value
+    is_turns = isinstance(parsed, list) and all(
+        isinstance(one, dict) and {"role", "content"} <= set(one) for one in parsed
+    )
+    return parsed if is_turns else value
+
+
 def prompt_of(fields: dict[str, Any]) -> tuple[Message, ...]:
     """The turns of the field `prompt`, a text or a list of messages, none of them learned.
 
     Raises:
         BadFieldError: it is absent, empty or wrong, or requests to learn one of its turns.
     """
-    value = fields.get("prompt", ABSENT)
+    value = turns_in_text("prompt", fields.get("prompt", ABSENT))
     if not isinstance(value, list):
         text = require_text(fields, "prompt")
         if not text.strip():
@@ -365,7 +404,7 @@ def completion_of(fields: dict[str, Any], field: str) -> tuple[Message, ...]:
         BadFieldError: it is absent or wrong, or holds turns of other roles than assistant and tool.
         EmptyAnswerError: it is empty.
     """
-    value = fields.get(field, ABSENT)
+    value = turns_in_text(field, fields.get(field, ABSENT))
     if not isinstance(value, list):
         return (_answer(fields, field),)
     messages = parse_messages(field, value)
@@ -379,20 +418,44 @@ def completion_of(fields: dict[str, Any], field: str) -> tuple[Message, ...]:
 def alpaca_conversation(fields: dict[str, Any]) -> Conversation:
     """The conversation of an Alpaca row: instruction, blank line, input where there is one.
 
+    A `history` of pairs of a request and an answer comes before it; its answers are learned, too, as in LLaMA-Factory.
+
     Raises:
-        BadFieldError: a field is absent or wrong, or the row has a history.
-        EmptyAnswerError: the output is empty.
+        BadFieldError: a field is absent or wrong.
+        EmptyAnswerError: the output, or an answer of the history, is empty.
     """
-    if fields.get("history"):
-        reason = "contains earlier turns, which the Alpaca shape does not define; write the row in the chat shape"
-        raise BadFieldError("history", fields["history"], reason)
+    earlier = _history(fields.get("history"))
     instruction = require_text(fields, "instruction")
     given = check_text("input", fields["input"]) if fields.get("input") is not None else ""
     request = f"{instruction}\n\n{given}" if given.strip() else instruction
     if not request.strip():
         raise BadFieldError("instruction", instruction, "is empty, and so is input")
-    messages = (Message(role="user", content=request), _answer(fields, "output"))
+    messages = (*earlier, Message(role="user", content=request), _answer(fields, "output"))
     return Conversation(messages=with_system(messages, fields.get("system")))
+
+
+def _history(value: Any) -> tuple[Message, ...]:
+    """The turns of pairs of a request and an answer, also as JSON text."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = strict_loads(value)
+        except StrictJsonError as error:
+            reason = f"is text that is not JSON where a list of pairs is expected: {error.reason}"
+            raise BadFieldError("history", value, reason) from error
+    if not value:
+        return ()
+    if not isinstance(value, list):
+        raise BadFieldError("history", value, f"is {name_of_type(value)} where a list of pairs is expected")
+    messages: list[Message] = []
+    for index, pair in enumerate(value):
+        where = f"history[{index}]"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadFieldError(where, pair, "is no pair of a request and an answer")
+        request, answer = (check_text(f"{where}[{place}]", text) for place, text in enumerate(pair))
+        if not answer.strip():
+            raise EmptyAnswerError(f"{where}[1]", answer)
+        messages += [Message(role="user", content=request), Message(role="assistant", content=answer)]
+    return tuple(messages)
 
 
 def _answer(fields: dict[str, Any], field: str) -> Message:

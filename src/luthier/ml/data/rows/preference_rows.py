@@ -19,10 +19,11 @@ from luthier.ml.data.rows.chat_rows import (
     as_context,
     check_learnable,
     completion_of,
+    judged_of,
     parse_messages,
     parse_tools,
     prompt_of,
-    wanted_of,
+    turns_in_text,
     with_system,
 )
 from luthier.ml.inference.models.templates.thought_writing import FIELDS
@@ -49,6 +50,9 @@ def preference_sides(fields: dict[str, Any]) -> tuple[Conversation, Conversation
         tools = tools or parse_tools("input.tools", given.get("tools"))
         sides = [_completion(name, fields[name]) for name in names]
     elif fields.get("prompt") is not None:
+        # As tables have them: both sides may repeat the prompt, which is compared turn by turn.
+        written = {name: turns_in_text(name, fields[name]) for name in ("prompt", *names)}
+        fields = {**fields, **written}
         prompt = prompt_of(fields)
         sides = [_completion(name, _after_prompt(name, fields[name], fields["prompt"])) for name in names]
     else:
@@ -97,14 +101,10 @@ def _name(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _label(fields: Mapping[str, Any]) -> bool:
-    """True or false; also 1 and 0 and the words, as tables without types write them."""
+    """True or false; also the numbers and words that `judged_of` knows."""
     value = fields.get("label", ABSENT)
-    if (wanted := wanted_of(value)) is not None:
+    if (wanted := judged_of(value)) is not None:
         return wanted
-    if isinstance(value, int | float) and value in (0, 1):
-        return value == 1
-    if isinstance(value, str) and value.strip() in ("1", "0"):
-        return value.strip() == "1"
     raise BadFieldError("label", value, "is not true or false, which says whether the completion is a good one")
 
 

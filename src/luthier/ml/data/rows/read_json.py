@@ -10,11 +10,13 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.files.bad_field import name_of_type, shorten
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.files.untrusted_input import StrictJsonError, bounded_lines, strict_loads, too_long
+from luthier.ml.data.rows.chat_exports import NOTES, export_field, exported_chat
 from luthier.ml.data.rows.shapes import fitting_shapes
 
 MAX_DOCUMENT_BYTES = 1 << 30
 _PIECE_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+_HEAD_BYTES = 1 << 20
 
 
 def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = None) -> Iterator[Row | RowProblem]:
@@ -75,7 +77,7 @@ def lines_of_jsonl(source: Source, *, num_lines: int = 0, offset: int = 0) -> It
         offset: bytes of the unpacked file before it.
     """
     with source.open() as file:
-        _skip(file, offset, is_seekable=not source.is_gzip)
+        _skip(file, offset, is_seekable=source.is_as_stored)
         for number, (line, length) in enumerate(bounded_lines(file), start=num_lines + 1):
             body = line.removeprefix(_BOM) if number == 1 else line
             # `length` counts all bytes of the line, `line` at most the bound: a longer line is never blank.
@@ -186,10 +188,22 @@ def read_json(source: Source) -> Iterator[Row | RowProblem]:
         raise _broken(source.name, text, error) from error
     for number, value in enumerate(_rows_of(source.name, document), start=1):
         if isinstance(value, dict):
-            yield Row(source.name, number, value)
+            yield exported_chat(Row(source.name, number, value))
         else:
             reason = f"is {name_of_type(value)} where an object is expected"
             yield RowProblem(source.name, number, "", shorten(value), reason)
+
+
+def export_note(source: Source) -> str:
+    """Which program the conversations were exported from, by the beginning of the file; else empty."""
+    with source.open() as file:
+        head = file.read(_HEAD_BYTES).removeprefix(_BOM).lstrip()
+    if not head.startswith(b"["):
+        return ""
+    # The first row may be cut off, so the names of its fields have to do.
+    if b'"mapping"' in head and b'"content_type"' in head and b'"parent"' in head:
+        return NOTES["mapping"]
+    return NOTES["chat_messages"] if b'"chat_messages"' in head and b'"sender"' in head else ""
 
 
 def _broken(file: str, text: str, error: StrictJsonError) -> DataError:
@@ -213,7 +227,9 @@ def _rows_of(file: str, document: Any) -> list[Any]:
     if isinstance(document, list):
         return document
     if isinstance(document, dict):
-        if fitting_shapes(document):  # the object is itself one row: its own array holds turns, not rows
+        if fitting_shapes(document) or export_field(
+            document
+        ):  # the object is itself one row: its own array holds turns, not rows
             return [document]
         arrays = [key for key, value in document.items() if isinstance(value, list)]
         if len(arrays) == 1:

@@ -95,9 +95,10 @@ class _TextLines:
 def read_csv(source: Source) -> Iterator[Row | RowProblem]:
     """One Row or RowProblem for each record (RFC 4180, the first record is the header); values are all text.
 
-    Encoding and delimiter are found in the file itself (`csv_dialect`), and titles above the header. Blank lines are no
-    records; in a file of one column, where a blank line could be an empty value, only those at the end are not. Of
-    several columns without a name a row has none, and a value there is a problem.
+    Encoding and delimiter are found in the file itself (`csv_dialect`), and titles above the header. Blank lines, and
+    lines of delimiters alone, as spreadsheets write empty rows, are no records; in a file of one column, where a blank
+    line could be an empty value, only those at the end are not. Of several columns without a name a row has none, and a
+    value there is a problem.
 
     Raises:
         DataError: the header is not UTF-8 text.
@@ -124,6 +125,8 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
                 # Blank lines at the end are dropped: they are reported only once another record follows.
                 num_blank += len(header) == 1
                 continue
+            if len(header) > 1 and _is_blank(record):
+                continue
             for _ in range(num_blank):
                 number += 1
                 reason = f"has no value: a blank line before line {lines.last_line(reader)} of the file"
@@ -148,6 +151,22 @@ def _is_empty(record: Any) -> bool:
     return isinstance(record, list) and not any(record)
 
 
+def _is_blank(record: Any) -> bool:
+    """Whether a record has delimiters and no value, as a spreadsheet writes an empty row (`;;;`)."""
+    return isinstance(record, list) and len(record) > 1 and not any(value.strip() for value in record)
+
+
+def _repeats(names: list[str], values: Sequence[str]) -> bool:
+    """Whether a row has the names of the columns as values: of one column alone it may be a value."""
+    return len(names) > 1 and [value.strip() for value in values] == names
+
+
+_REPEATED: Final = (
+    "repeats the names of the columns: a second table begins here, or files were joined with their headers; remove the "
+    "row, and what does not belong to the first table"
+)
+
+
 def _row(
     file: str,
     number: int,
@@ -169,6 +188,8 @@ def _row(
         by = "" if dialect.delimiter == "," else f", separated by {dialect.separated}"
         reason = f"has {counted(len(record), 'value')} where the header has {len(header)}{by} {where}"
         return RowProblem(file, number, "", shorten(dialect.delimiter.join(record)), reason)
+    if _repeats(header, record):
+        return RowProblem(file, number, "", shorten(dialect.delimiter.join(record)), f"{_REPEATED} {where}")
     if header.count("") > 1:
         for place, (name, value) in enumerate(zip(header, record, strict=True), start=1):
             if value and not name:
@@ -278,6 +299,9 @@ def read_xlsx(source: Source) -> Iterator[Row | RowProblem]:
                 yield RowProblem(source.name, number, field, str(wrong.value), reason)
                 continue
             texts += [""] * (len(names) - len(texts))
+            if _repeats(names, texts):
+                yield RowProblem(source.name, number, "", shorten(", ".join(texts)), _REPEATED)
+                continue
             yield Row(source.name, number, {name: text for name, text in zip(names, texts, strict=False) if name})
 
 

@@ -156,7 +156,7 @@ def open_index(path: Path, folder: Path) -> RowIndex | None:
 def is_quick(path: Path) -> bool:
     """Whether the index of a file is made by looking for its line ends only, and in constant memory."""
     source = open_source(path)
-    return source.format == "jsonl" and not source.is_gzip
+    return source.format == "jsonl" and source.is_as_stored
 
 
 def build_index(path: Path, folder: Path) -> RowIndex:

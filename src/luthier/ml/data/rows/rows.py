@@ -18,9 +18,9 @@ from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, RowProblem, library_reason
 from luthier.core.import_string import import_string
 from luthier.ml.data.files.sequences import selected
-from luthier.ml.data.files.source import Format, Source
+from luthier.ml.data.files.source import NAMES, Format, Source
 from luthier.ml.data.rows.outputs import json_line
-from luthier.ml.data.rows.read_json import JsonLine, lines_of_jsonl
+from luthier.ml.data.rows.read_json import JsonLine, export_note, lines_of_jsonl
 from luthier.ml.data.text.normalise import content_key
 
 _READERS: Final[dict[Format, str]] = {
@@ -57,7 +57,9 @@ def read_as(source: Source) -> str:
         from luthier.ml.data.rows.read_table import workbook_notes
 
         return workbook_notes(source)
-    return ""
+    written = "" if source.encoding == "utf-8" else NAMES[source.encoding]
+    note = export_note(source) if source.format == "json" else ""
+    return ", ".join(filter(None, (written, note)))
 
 
 @dataclass(frozen=True, slots=True)

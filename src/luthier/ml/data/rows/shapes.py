@@ -11,7 +11,7 @@ from typing import Any
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.provenance import OWN_GROUPS, has_field
-from luthier.ml.data.rows.chat_rows import wanted_of
+from luthier.ml.data.rows.chat_rows import judged_of, wanted_of
 from luthier.ml.data.rows.columns import (
     CONTEXTS,
     LABEL,
@@ -156,6 +156,7 @@ class ShapeDetector:
     _mixed: tuple[RowProblem, Shape] | None = None
     _mappings: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     _labels: LabelScan = field(default_factory=LabelScan)
+    _judged: dict[bool | None, None] = field(default_factory=dict)
     _num_answered: int = 0
     _num_lacking_prompts: int = 0
     _num_shapeless: int = 0
@@ -176,6 +177,9 @@ class ShapeDetector:
         fits = fitting_shapes(fields)
         if "text" in fits and LABEL in fields:
             self._labels.add(fields[LABEL])
+        if "prompt_completion" in fits and fields.get(LABEL) is not None:
+            # True and false are rows of another shape, which their own error names where that is not the file's.
+            self._judged[judged_of(fields[LABEL]) if wanted_of(fields[LABEL]) is None else None] = None
         if fits:
             self._narrow(tuple(fits), row.line)
             self._num_lacking_prompts += fits[0] == "preference" and lacks_prompt(fields)
@@ -192,6 +196,7 @@ class ShapeDetector:
         self._filled |= later._filled
         self._unused_in_turns |= later._unused_in_turns
         self._labels.merge(later._labels)
+        self._judged |= later._judged
         self._num_answered += later._num_answered
         self._num_lacking_prompts += later._num_lacking_prompts
         self._num_shapeless += later._num_shapeless
@@ -262,6 +267,7 @@ class ShapeDetector:
         elif mapped:
             said = f"the mapping names {' and '.join(mapped)}"
         else:
+            self._refuse_judged(shape)
             said = f"every row has {' and '.join(self._seen_names(shape))}"
             if shape == "preference" and (prompt := self._other_prompt(mapping)) is not None:
                 found = {"prompt": prompt}
@@ -287,6 +293,16 @@ class ShapeDetector:
         if self.read_as:
             reason += f"; read as {self.read_as}"
         return Decision(shape, reason, mapping, group, (*unused, *nested))
+
+    def _refuse_judged(self, shape: Shape) -> None:
+        """Labels such as 0 and 1 that may say which completions are bad: as plain pairs those would be learned, too."""
+        if shape == "prompt_completion" and False in self._judged and None not in self._judged:
+            label = columns_like(LABEL, self.columns)[0]
+            raise DataError(
+                f"{self.file} has prompt and completion, and a {label} that may say which completions are bad",
+                expected="a decision whether bad completions are learned, too",
+                do=f"name it: --map label={label} for objective kto, --map completion=completion to learn all of them",
+            )
 
     def _as_pairs(self, names: tuple[str, str]) -> dict[str, str]:
         """Prompt and completion under columns of these names.

@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.files.source import open_source
 from luthier.ml.data.provenance import DOCUMENT, OWN_GROUPS, PASSAGE, PROVENANCE, field_at
+from luthier.ml.data.rows.rows import read_rows
+from luthier.ml.data.rows.shapes import GROUP
 from luthier.ml.data.split.split import SIDES, U64, hashes_of, joined, row_sides
 from luthier.ml.data.text.normalise import normalised_digest
 
@@ -55,6 +59,20 @@ def own_group_field(rows: Iterable[Row | RowProblem], *, validation: float, held
         if _can_be_shared_out(joined(groups, said), shares):
             return name
     return None
+
+
+def own_group_of_file(path: Path, mapping: Mapping[str, str] | None, *, held_out: float, seed: int) -> str | None:
+    """As `own_group_field` for the rows of a file; None where the mapping names a group itself.
+
+    Args:
+        path: the file.
+        mapping: field of the shape -> column.
+        held_out: fraction of all rows that is taken out.
+        seed: of the split.
+    """
+    if GROUP in (mapping or {}):
+        return None
+    return own_group_field(read_rows(open_source(path)), validation=0.0, held_out=held_out, seed=seed)
 
 
 def _fields_of(rows: Iterable[Row | RowProblem]) -> Iterator[Mapping[str, Any]]:

@@ -17,6 +17,7 @@ from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.files.sequences import selected
+from luthier.ml.data.split.continued import Continuations
 from luthier.ml.data.text.normalise import content_key, prompt_key
 
 SIDES: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
@@ -214,8 +215,9 @@ def split_by_fraction(
     """Train, validation and held-out examples, each in the order they came; a fraction of 0 gives none.
 
     Examples of one group stay together; examples without a group are grouped by their normalised content, so that
-    equal rows never part. Groups are taken in the order of a hash of (seed, group), which neither file order nor row
-    ids change. A group that would take a split over its fraction is left to the next split, and at last to train.
+    equal rows never part. Conversations stay with the rows that continue them (`continued`). Groups are taken in the
+    order of a hash of (seed, group), which neither file order nor row ids change. A group that would take a split over
+    its fraction is left to the next split, and at last to train.
 
     Args:
         examples: the rows.
@@ -232,7 +234,9 @@ def split_by_fraction(
     parts, contents = [empty], [empty]
     names: list[str] = []
     said: list[str] = []
+    continuations = Continuations()
     for example in examples:
+        continuations.add(example)
         grouped = grouped or example.group is not None
         names.append(example.group if example.group is not None else content_key(example))
         if joins_equal:
@@ -242,8 +246,12 @@ def split_by_fraction(
             contents.append(hashes_of(said, seed))
             names, said = [], []
     hashes = np.concatenate([*parts, hashes_of(names, seed)])
-    if joins_equal:
-        hashes = joined(hashes, np.concatenate([*contents, hashes_of(said, seed)]))
+    columns = [_firsts(np.concatenate([*contents, hashes_of(said, seed)]))] if joins_equal else []
+    continued = continuations.continued()
+    if (continued != np.arange(len(continued))).any():
+        columns.append(continued)
+    if columns:
+        hashes = joined_rows(hashes, *columns)
     codes = row_sides(hashes, validation=validation, held_out=held_out, noun="groups" if grouped else "different texts")
     return {side: selected(examples, np.flatnonzero(codes == code)) for code, side in enumerate(SIDES)}
 
@@ -255,7 +263,17 @@ def joined(hashes: U64, others: U64) -> U64:
         hashes: uint64 [n, 2], equal for rows of one group.
         others: uint64 [n, 2], equal for rows that say the same.
     """
-    roots = united(_firsts(hashes), _firsts(others))
+    return joined_rows(hashes, _firsts(others))
+
+
+def joined_rows(hashes: U64, *columns: I64) -> U64:
+    """For each row the least hash of the rows that it has to stay with: uint64 [n, 2].
+
+    Args:
+        hashes: uint64 [n, 2], equal for rows of one group.
+        columns: int64 [n] each, as of `united`.
+    """
+    roots = united(_firsts(hashes), *columns)
     # Sorted by component and then by hash, each component begins with its least hash, whatever the order of the rows.
     order = np.lexsort((hashes[:, 1], hashes[:, 0], roots))
     least = order[np.flatnonzero(np.diff(roots[order], prepend=-1))]

@@ -32,6 +32,7 @@ from luthier.ml.data.files.source import changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
 from luthier.ml.data.rows.rows import read_raw_records, read_records
+from luthier.ml.data.split.continued import Continuations
 from luthier.ml.data.split.split import SIDES, U64, Codes, check_fractions, group_sides, hashes_of, majority, united
 from luthier.ml.data.split.split_request import (
     NearGroups,
@@ -40,6 +41,7 @@ from luthier.ml.data.split.split_request import (
     StringColumn,
     check_readable,
     group_of,
+    mapped_row,
     read_columns,
     with_mapped_group,
 )
@@ -52,7 +54,7 @@ _FEWEST_WORDS: Final = 3
 class SplitProof:
     """What is on more than one side.
 
-    `exact`, `near_duplicate` and `same_group` are 0 in every split that is written.
+    `exact`, `near_duplicate`, `same_group` and `continued` are 0 in every split that is written.
 
     Attributes:
         num_rows: rows read back.
@@ -61,6 +63,7 @@ class SplitProof:
         same_group: groups; None where rows have none.
         same_prompt: rows of validation and held-out whose prompt also is in train, with another answer: reported, since
             whether that is a leak depends on the task.
+        continued: conversations that a row of another side continues.
     """
 
     num_rows: int
@@ -68,6 +71,7 @@ class SplitProof:
     near_duplicate: int | None
     same_group: int | None
     same_prompt: int
+    continued: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The figures, and how they were found."""
@@ -133,11 +137,12 @@ def prove(
         near_duplicate=near,
         same_group=same_group,
         same_prompt=int((is_trained[prompt] & (side_of_prompt != SIDES.index("train"))).sum()),
+        continued=int((sides != sides[_continued(table)]).sum()),
     )
-    if proof.exact or proof.near_duplicate or proof.same_group:
+    if proof.exact or proof.near_duplicate or proof.same_group or proof.continued:
         raise LeakageError(
             f"the split leaks: {proof.exact} texts, {proof.near_duplicate} clusters of near-duplicates and "
-            f"{proof.same_group} groups are on two sides",
+            f"{proof.same_group} groups are on two sides, and {proof.continued} conversations with what continues them",
             expected="0 of each",
             do="nothing was written; this is a fault of Luthier: please report it with the options you gave",
         )
@@ -150,6 +155,15 @@ def _groups(request: SplitRequest, path: Path) -> pl.Series:
         if isinstance(record.item, Row):
             found.append(group_of(record.item.fields, request.group_by))
     return found.series()
+
+
+def _continued(table: AuditTable) -> npt.NDArray[np.int64]:
+    """Of rows read back: for each the first one that it continues."""
+    continuations = Continuations()
+    for record in read_records(open_source(table.path)):
+        if isinstance(record.item, Row):
+            continuations.add(mapped_row(record.item, table))
+    return continuations.continued()
 
 
 def _compared(table: AuditTable) -> TextColumn:
@@ -350,7 +364,7 @@ def split_file(
     if request.near_threshold is not None:
         # Near-duplicates are joined with groups into components before the split: one on each side would be a leak.
         near = near_groups(_compared(table), threshold=request.near_threshold, progress=progress)
-    groups = _components(table, columns.groups, near, request.seed)
+    groups = _components(table, columns, near, request.seed)
     codes = _sides(request, groups, columns)
 
     with working_folder(summary) as work:
@@ -397,10 +411,11 @@ class Groups:
     sizes: npt.NDArray[np.int64]
 
 
-def _components(table: AuditTable, groups: pl.Series, near: npt.NDArray[np.int64] | None, seed: int) -> Groups:
+def _components(table: AuditTable, columns: SplitColumns, near: npt.NDArray[np.int64] | None, seed: int) -> Groups:
     """What must stay together; each by the least group or content key in it, so that the order of rows has no part."""
+    groups = columns.groups
     by_group = first_positions(RowFrames.of(pl.DataFrame({"group": groups})), "group")
-    roots = united(by_group, first_positions(table.rows), *([] if near is None else [near]))
+    roots = united(by_group, first_positions(table.rows), columns.continued, *([] if near is None else [near]))
     firsts, of_row = np.unique(roots, return_inverse=True)
     sizes = np.bincount(of_row)
     hashes, members = [hashes_of((), seed)], []

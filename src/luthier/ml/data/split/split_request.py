@@ -12,16 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from luthier.core.dataset import Row
+from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.ports import Progress
 from luthier.ml.data.audit.table import AuditTable
-from luthier.ml.data.files.bad_field import ABSENT, shorten
+from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, shorten
 from luthier.ml.data.files.row_frames import Texts
 from luthier.ml.data.files.source import open_source
 from luthier.ml.data.provenance import PROVENANCE, has_field, source_of
+from luthier.ml.data.rows.formats import example_of
 from luthier.ml.data.rows.rows import read_records
 from luthier.ml.data.rows.shapes import GROUP
+from luthier.ml.data.split.continued import Continuations
 
 NO_GROUPS: Final = "none"
 SOURCE: Final = "source"
@@ -126,10 +128,12 @@ class SplitColumns:
         strata: strings; `NO_STRATUM` where a row has none.
         grouped_by: the field that keeps rows together; None for none.
         reason: why rows are grouped so, as a sentence.
+        continued: int64 [n], as `Continuations.continued` of the conversations.
     """
 
     groups: pl.Series
     strata: pl.Series
+    continued: npt.NDArray[np.int64]
     grouped_by: str | None = None
     reason: str = "rows are grouped by their content alone"
 
@@ -166,11 +170,13 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
     """
     groups, strata = StringColumn(), StringColumn()
     problems, fields, parts = [], dict[str, None](), set[str]()
+    continuations = Continuations()
     for record in read_records(open_source(request.file)):
         if not isinstance(record.item, Row):
             problems.append(record.item)
             continue
         row = record.item
+        continuations.add(mapped_row(row, table))
         fields.update(dict.fromkeys(row.fields))
         group = group_of(row.fields, request.group_by)
         groups.append(group)
@@ -197,9 +203,19 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
             problems,
             "rows that can be written as JSON, with a plain value in the fields to group and stratify by",
         )
-    columns = SplitColumns(groups.series(), strata.series())
+    columns = SplitColumns(groups.series(), strata.series(), continuations.continued())
     _say_grouping(columns, request, parts)
     return columns
+
+
+def mapped_row(row: Row, table: AuditTable) -> Example | None:
+    """A row of a file of conversations as an example; None for rows of another shape, and those that do not fit."""
+    if table.shape not in ("chat", "sharegpt", "alpaca"):
+        return None
+    try:
+        return example_of(row, table.shape, table.mapping, None)
+    except BadFieldError:
+        return None
 
 
 class StringColumn:

@@ -306,8 +306,10 @@ def _packed_fraction(source: Source) -> float:
     The size at the end of gzip data is that of their last member alone, modulo 4 GiB (RFC 1952): of joined files, or of
     bgzip with its empty last member, it says nothing of the whole.
     """
-    if not source.is_gzip:
+    if source.is_as_stored:
         return 1.0
+    if not source.is_gzip:  # of text that is mostly ASCII
+        return 4.0 if source.encoding.startswith("utf-32") else 2.0
     with source.path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
         num_bytes = len(file.read(_MEASURED_BYTES))
         return packed.tell() / max(1, num_bytes)

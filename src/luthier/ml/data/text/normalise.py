@@ -114,6 +114,21 @@ def _turns(messages: Sequence[Message]) -> list[str]:
     return turns
 
 
+def answer_digests(example: Example) -> list[int]:
+    """For each answer of a conversation a digest of all turns up to it, in 63 bits; empty for plain text.
+
+    The last one is of the whole conversation where that ends with an answer.
+    """
+    if example.conversation is None:
+        return []
+    messages, found, so_far = example.conversation.messages, [], hashlib.sha256()
+    for message, turn in zip(messages, _turns(messages), strict=True):
+        so_far.update(turn.encode("utf-8", "surrogatepass") + b"\0")
+        if message.role == "assistant":
+            found.append(int.from_bytes(so_far.digest()[:8], "big") >> 1)
+    return found
+
+
 def _digest(parts: list[str]) -> str:
     # NUL, which no normalised text has, keeps two turns from reading like one.
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
