@@ -335,6 +335,7 @@ def _loaded(
     # a model to be sharded is loaded on the CPU: unsharded it may not fit on the device
     model = TrainableModel.load(plan, "cpu" if spreads else world.device)
     _tell_path(model, emit)
+    _tell_dropout(plan, emit)
     shares = _shares_prefix(plan, model, world, emit)
     packs = _packs(plan, model, world, emit, spreads=spreads)
     _compile(plan, model, emit, spreads=spreads)
@@ -349,6 +350,19 @@ def _tell_path(model: TrainableModel, emit: Callable[[Event], None]) -> None:
     if not model.path.is_fast:
         message = f"computed the same but slower, by {model.path.words}: {'; '.join(model.path.reasons)}"
         emit(WarningRaised(step=0, code="forward_path", message=message))
+
+
+def _tell_dropout(plan: Plan, emit: Callable[[Event], None]) -> None:
+    """Warn where the base has dropout of its own that an objective switches off."""
+    from luthier.features.training.first_step import own_dropout
+    from luthier.ml.training.objectives.rules import rules_of
+
+    if rules_of(plan.objective.name).dropout_is_noise and (names := own_dropout(Path(plan.base_model.path))):
+        message = (
+            f"the dropout of the base model ({', '.join(names)}) is off: objective {plan.objective.name} compares "
+            "log-probabilities with those of a model that draws none"
+        )
+        emit(WarningRaised(step=0, code="no_base_dropout", message=message))
 
 
 def _shares_prefix(plan: Plan, model: TrainableModel, world: World, emit: Callable[[Event], None]) -> bool:
