@@ -433,6 +433,7 @@ def _result(
         path, digest = save_model(model, Path(plan.base_model.path), folder)
     # A run resumed at its end has trained for 0 s.
     seconds = max(state.seconds, 1e-9)
+    plain = None if state.plain_loss_sum is None else state.plain_loss_sum / max(1.0, state.plain_loss_weight)
     return TrainResult(
         status=outcome.status,
         stopped_because=str(outcome.reason),
@@ -445,6 +446,7 @@ def _result(
         trainable_fraction=model.num_trainable_parameters / model.num_parameters,
         # Weighted by trained tokens: the mean over steps would favour short batches.
         train_loss=state.loss_sum / max(1.0, state.loss_weight),
+        plain_train_loss=plain,
         best_validation_loss=state.early_stopping.best_loss,
         best_step=state.early_stopping.best_step if state.early_stopping.best_loss is not None else state.step,
         seconds=state.seconds,
