@@ -78,7 +78,7 @@ class Run:
         ]
         if result is not None:
             rows += [
-                ("training loss", f"{result.train_loss:.4f} nats a token"),
+                ("training loss", f"{result.train_loss:.4f} {self.plan.objective.loss_unit}".rstrip()),
                 ("speed", f"{result.tokens_per_second:,.0f} tokens/s"),
                 ("trained", f"{result.num_trainable_parameters:,} parameters ({result.trainable_fraction:.2%})"),
             ]

@@ -249,8 +249,10 @@ class TrainResult(FrozenModel):
         num_examples: examples of all steps, repetitions counted.
         num_trainable_parameters: parameters that were trained.
         trainable_fraction: their share of all parameters, 0 to 1.
-        train_loss: mean of all steps, each by its weight (trained tokens of supervised fine-tuning, pairs of
-            preferences).
+        train_loss: what was minimised: mean of all steps, each by its weight (trained tokens of supervised fine-tuning,
+            pairs of preferences), with regularisation and replayed rows.
+        plain_train_loss: the same over the task's own rows, without what label smoothing, dft and class weights add, so
+            that it compares with validation losses; None for runs of before it was kept.
         best_validation_loss: the lowest; None without validation.
         best_step: the step of the weights that are kept.
         seconds: wall time of the training steps.
@@ -283,6 +285,7 @@ class TrainResult(FrozenModel):
     num_trainable_parameters: int
     trainable_fraction: float
     train_loss: float
+    plain_train_loss: float | None = None
     best_validation_loss: float | None
     best_step: int
     seconds: float

@@ -13,7 +13,7 @@ from tests.ml.training.test_loop import KilledError, WholeRuns, run, weights
 from tests.vacuous import nonempty
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.events import StepDone, ValidationDone
+from luthier.core.events import StepDone, ValidationDone, comparable_loss
 from luthier.core.plan import AveragePlan, Plan
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.model import TrainableModel, collate
@@ -183,3 +183,42 @@ def test_overfitting_is_judged_by_the_plain_loss(
     found = outcome.state.early_stopping.last_train_loss
     assert found == pytest.approx(plain / sum(event.num_trained_tokens for event in last))
     assert found != pytest.approx(sum(event.loss for event in last) / 3, rel=0.1)
+
+
+@pytest.mark.parametrize("changed", [smoothed, weighted_by_probability, lambda plan: plan])
+def test_the_mean_loss_of_a_run_is_kept_with_and_without_regularisation(
+    make_plan: MakePlan,
+    make_model: MakeModel,
+    examples: list[TokenisedExample],
+    tmp_path: Path,
+    changed: Callable[[Plan], Plan],
+) -> None:
+    plan = changed(make_plan())
+    with pytest.raises(KilledError):
+        run(plan, make_model(plan), tmp_path, examples, kill_at=3)
+    # the first two steps are in the checkpoint, and the third is trained again
+    outcome, events = run(plan, make_model(plan), tmp_path, examples)
+    _, whole = run(plan, make_model(plan), tmp_path / "whole", examples)
+    steps = [event for event in whole if isinstance(event, StepDone)]
+    state, num = outcome.state, sum(event.num_trained_tokens for event in steps)
+    assert len([e for e in events if isinstance(e, StepDone)]) == 4
+    assert state.plain_loss_weight == state.loss_weight == num
+    assert state.loss_sum == pytest.approx(sum(event.loss * event.num_trained_tokens for event in steps))
+    plain = sum(comparable_loss(event) * event.num_trained_tokens for event in steps)
+    assert state.plain_loss_sum == pytest.approx(plain)
+    assert (state.plain_loss_sum == state.loss_sum) is (changed(plan) is plan)
+
+
+def test_a_run_that_an_earlier_version_began_has_no_plain_mean(
+    make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path
+) -> None:
+    """Of the steps before the resume it is not known."""
+    plan = make_plan()
+    run(plan, make_model(plan), tmp_path, examples, pause_at=2)
+    store = CheckpointStore(tmp_path, 2)
+    kept = store.load(2)
+    before = kept.state.model_copy(update={"plain_loss_sum": None, "plain_loss_weight": 0.0})
+    store.save(before, kept.weights, kept.moments, kept.method)
+    outcome, _ = run(plan, make_model(plan), tmp_path, examples)
+    assert outcome.state.step == 6
+    assert outcome.state.plain_loss_sum is None

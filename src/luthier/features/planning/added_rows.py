@@ -18,7 +18,7 @@ from luthier.core.recipe import Recipe
 from luthier.core.records.canary import ROW_FILE, Canary, digest_of, make_canaries
 from luthier.core.text.counted import counted
 from luthier.features.planning.data_sources import LocatedRows
-from luthier.ml.data.files.sequences import chained
+from luthier.ml.data.files.sequences import chained, selected
 
 if TYPE_CHECKING:
     from luthier.features.planning.training_data import PreparedSplit
@@ -150,7 +150,7 @@ def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -
         own = base_dir / held_out
         judged = load_file(own, mapping=rows.mapping("replay.held_out"), spill=spill)
         check_shape(recipe.objective, judged.shape)
-        found["replay_held_out"] = (judged, own, judged.examples)
+        found["replay_held_out"] = (judged, own, _that_should_stay(judged.examples, own))
     elif held_out is not None:
         # Split before anything is replayed, so that no general row both trains and measures.
         parts = split_by_fraction(
@@ -161,10 +161,32 @@ def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -
             joins_equal=group_by is not None,
         )
         general = parts["train"]
-        found["replay_held_out"] = (loaded, path, parts["held_out"])
+        found["replay_held_out"] = (loaded, path, _that_should_stay(parts["held_out"], path))
     if fraction:
         found["replay"] = (loaded, path, general)
     return found
+
+
+def _that_should_stay(examples: Sequence[Example], path: Path) -> Sequence[Example]:
+    """The general rows that forgetting is measured on: of answers that are marked the good ones.
+
+    That bad ones become less likely is what the objective is for.
+
+    Raises:
+        RecipeError: None is good.
+    """
+    bad = [number for number, example in enumerate(examples) if example.is_wanted is False]
+    if not bad:
+        return examples
+    if len(bad) == len(examples):
+        raise RecipeError(
+            f"all {len(bad):,} general rows of {path} that are held out are answers marked as bad",
+            expected="some that are marked as good: what is forgotten is measured on those",
+            do="add such rows, or raise data.replay.held_out",
+        )
+    import numpy as np
+
+    return selected(examples, np.delete(np.arange(len(examples)), bad))
 
 
 def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:

@@ -262,10 +262,14 @@ def winning_document(study: Study, trials: Sequence[Trial], number: int | None =
 
 
 def mean_losses(trials: Sequence[Trial]) -> dict[int, list[float]]:
-    """Losses of the trials that were repeated, and of their repetitions, by the number of the first."""
+    """Losses of the trials that were repeated, and of their repetitions, by the number of the first.
+
+    As many of each: the first is the one that a trial was chosen by, a lucky one, and weighs more in a mean of fewer.
+    """
     found: dict[int, list[float]] = {}
     for trial in trials:
         if trial.kind == "confirm" and trial.of is not None and trial.loss is not None:
             first = trials[trial.of].loss
             found.setdefault(trial.of, [] if first is None else [first]).append(trial.loss)
-    return found
+    least = min(map(len, found.values()), default=0)
+    return {number: losses[:least] for number, losses in found.items()}

@@ -105,6 +105,7 @@ def begin(
         NotFoundError: There is no such model or file.
         ModelSourceError: The base model cannot be fetched.
     """
+    from luthier.ml.search.comparable import refuse_incomparable
     from luthier.ml.search.space import default_space, narrowed, own_values
 
     _refuse_goals(request)
@@ -124,6 +125,7 @@ def begin(
     space = default_space(plan, most_rank=_max_rank(plan))
     if request.space is not None:
         space = narrowed(space, request.space, place=request.space_name)
+    refuse_incomparable(space, plan)
     start, notes = _beginning(context, request, plan, space, project_id)
     spec = StudySpec(
         recipe=_named(request.recipe, plan, space),

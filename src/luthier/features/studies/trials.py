@@ -26,6 +26,7 @@ from luthier.features.planning.service import Prepared, prepare
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.launchers.here import Hooks, InProcessLauncher, train_worker
+from luthier.ml.search.comparable import why_incomparable
 from luthier.ml.search.rungs import Finished, rung_steps
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import stop_signals
@@ -182,8 +183,9 @@ def trial_recipe(
     # The study decides which trials stop: one that stopped by itself would never reach its rung.
     training["early_stopping_patience"] = 0
     data = document["data"]
-    # Pins the split to the study's seed: a confirming trial changes the seed but must validate on the same rows.
-    data.setdefault("split_seed", training.get("seed", 0))
+    # Pins the split to the study's seed: a trial with another seed must validate on the same rows.
+    own = spec.recipe.training
+    data.setdefault("split_seed", (own.seed if own is not None else None) or 0)
     if trial.kind == "confirm":
         # Plus one: no confirming seed equals that of the search.
         training["seed"] = int(training.get("seed", 0)) + 1 + trial.number
@@ -226,6 +228,12 @@ def price(
             "a recipe without validation rows",
             expected="rows that trials are compared on",
             do="add data.validation to the recipe: a file, or a fraction such as 0.1",
+        )
+    if why := why_incomparable(prepared.plan, own):
+        raise RequestError(
+            why,
+            expected="trials that are validated on the same rows by the same measure",
+            do="leave what makes the difference out of the space",
         )
     quote = quote_of(context, prepared)
     # A trial is not evaluated; the end of the study is.
@@ -319,8 +327,9 @@ def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, 
             expected="one on each rung",
             do="report this: a rung should be where the run is validated",
         )
-    # Not the last loss: the best weights are what the run keeps, so the trial is evaluated by them.
-    best = min(found, key=lambda event: event.loss)
+    # Not the last loss: the best weights are what the run keeps, so the trial is evaluated by them. Weights that cannot
+    # be kept (AdaLoRA before its last reallocation) count only where there are no others yet.
+    best = min([event for event in found if event.is_best] or found, key=lambda event: event.loss)
     losses = {event.step: event.loss for event in found if event.step > after}
     curve = tuple((at / steps[-1], loss) for at, loss in sorted(losses.items()))
     return Result(rung=rung, step=step, share=step / steps[-1], loss=best.loss, curve=curve)

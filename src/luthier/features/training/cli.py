@@ -304,7 +304,7 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
                 f"{result.num_trainable_parameters:,} parameters ({result.trainable_fraction:.2%}) on "
                 f"{result.num_trained_tokens:,} learned of {result.num_tokens:,} tokens",
             ),
-            ("training loss", f"{figures.number(result.train_loss)} {outcome.plan.objective.loss_unit}".rstrip()),
+            ("training loss", _training_loss(result, outcome.plan.objective.loss_unit)),
             ("best validation", _best_validation(result, outcome.plan.objective.loss_unit)),
             (
                 "speed",
@@ -355,3 +355,13 @@ def _best_validation(result: TrainResult, unit: str) -> str:
         return "none: the recipe names no validation rows"
     loss = f"{figures.number(result.best_validation_loss)} {unit}".rstrip()
     return f"{loss} (step {result.best_step:,})"
+
+
+def _training_loss(result: TrainResult, unit: str) -> str:
+    """What was minimised, and what compares with validation losses where that is something else."""
+    from luthier.platform.cli import figures
+
+    minimised = figures.number(result.train_loss)
+    plain = minimised if result.plain_train_loss is None else figures.number(result.plain_train_loss)
+    loss = f"{minimised} {unit}".rstrip()
+    return loss if plain == minimised else f"{loss} as minimised; {plain} of the task's rows without regularisation"

@@ -28,6 +28,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
     if first is None:
         return None
     from luthier.features.planning import batch_schedules as schedules
+    from luthier.ml.training.objectives.rules import rules_of
 
     units: list[Unit] = []
     is_streamed = prepared.train.stream is not None  # the rows would have to be read, and fetched, once more
@@ -41,6 +42,8 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
     training, objective = prepared.plan.training, prepared.plan.objective
     num_learned = sum(row.num_trained_tokens for unit in units for row in unit)
     noise = ["training.neftune_alpha"] if training.neftune_alpha else []
+    if not rules_of(objective.name).dropout_is_noise:
+        noise += own_dropout(Path(prepared.plan.base_model.path))
     return FirstStep(
         loss=comparable_loss(first),
         unit=objective.loss_unit,
@@ -55,12 +58,12 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
         precision=training.precision,
         example_ids=tuple(dict.fromkeys(row.id for unit in units for row in unit)),
         router_loss=first.measures.get(ROUTER_LOSS),
-        noise=tuple(noise + _dropouts(Path(prepared.plan.base_model.path))),
+        noise=tuple(noise),
     )
 
 
-def _dropouts(folder: Path) -> list[str]:
-    """The dropout settings of a model's config: `config.attention_dropout`."""
+def own_dropout(folder: Path) -> list[str]:
+    """The dropout settings of a base model's config that are above 0, such as `config.attention_dropout`."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Multimodal models keep the language model's settings in a nested config.
     nested = config.get("text_config")

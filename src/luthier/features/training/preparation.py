@@ -17,6 +17,7 @@ from luthier.core.text.counted import counted
 
 if TYPE_CHECKING:
     from luthier.core.cost import Device
+    from luthier.features.planning.service import Prepared
     from luthier.ml.training.distributed import World
 
 
@@ -61,6 +62,43 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
         found.append(("task_head", "; ".join(plan.objective.task_head_notes)))
     for code, message in found:
         emit(WarningRaised(step=0, code=code, message=message))
+
+
+_BALANCE = (1.0, 4 / 3)
+"""What KTO's authors keep the weights of good answers to, together, as a multiple of those of bad ones."""
+_UNBALANCED = 2.0
+
+
+def warn_of_the_kinds(prepared: Prepared, emit: EventSink) -> None:
+    """Warn where good and bad answers count very differently (KTO, arXiv:2402.01306, section 4.1).
+
+    Args:
+        prepared: The run; only of KTO are answers marked one by one.
+        emit: Takes the warning.
+    """
+    objective = prepared.plan.objective
+    good, bad = objective.desirable_weight, objective.undesirable_weight
+    if good is None or bad is None or prepared.train.stream is not None:
+        return
+    num_good = sum(row.is_wanted is True for row in prepared.train.tokenised)
+    num_bad = len(prepared.train.tokenised) - num_good
+    if not (good and bad and num_good and num_bad):
+        return
+    ratio = good * num_good / (bad * num_bad)
+    if 1 / _UNBALANCED <= ratio <= _UNBALANCED:
+        return
+    low, high = _BALANCE
+    # The rarer kind gets the larger weight; the other one stays.
+    name, (least, most) = (
+        ("desirable_weight", (low * bad * num_bad / num_good, high * bad * num_bad / num_good))
+        if ratio < 1
+        else ("undesirable_weight", (good * num_good / num_bad / high, good * num_good / num_bad / low))
+    )
+    message = (
+        f"{num_good:,} good and {num_bad:,} bad answers, each times its weight, count {ratio:.2g} to 1; KTO's authors "
+        f"keep this between {low:g} and {high:.2f} to 1: objective.{name} {least:.3g} to {most:.3g}"
+    )
+    emit(WarningRaised(step=0, code="unbalanced_kinds", message=message))
 
 
 def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:

@@ -194,6 +194,7 @@ def summary_of(result: TrainResult | None, evaluation: Evaluation | None) -> dic
     if result is not None:
         found = {
             "result/train_loss": result.train_loss,
+            "result/plain_train_loss": result.plain_train_loss,
             "result/best_validation_loss": result.best_validation_loss,
             "result/best_step": result.best_step,
             "result/num_steps": result.num_steps,

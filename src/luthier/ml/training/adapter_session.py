@@ -31,6 +31,7 @@ from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.forward_proof import prove_forward
 from luthier.ml.training.losses.logit_rows import LogitRows
 from luthier.ml.training.losses.token_losses import LOSSES, Array, Datum, checked, find_loss
+from luthier.ml.training.methods.base_dropout import switch_off_dropout
 from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import MicroBatch, TrainableModel
 from luthier.ml.training.optimizer import MasterOptimizer
@@ -57,6 +58,8 @@ class SharedBase:
         self.path, self.precision, self.device = path, precision, device
         self._base = load_model(path, dtype=precision, attention="sdpa", device=device)  # type: ignore[arg-type]
         self._forward = prove_forward(self._base)
+        # Losses of clients compare with log-probabilities of answers that were sampled without dropout.
+        switch_off_dropout(self._base)
 
     @property
     def num_bytes(self) -> int:

@@ -87,10 +87,9 @@ class LoopState(FrozenModel):
         num_trained_tokens: of these, tokens with loss mask 1.
         num_examples: rows of all steps.
         early_stopping: the state of early stopping after the last validation.
-        loss_sum: of all steps so far, each micro-batch summed over its units.
-        loss_weight: of all steps so far; `loss_sum / loss_weight` is the mean loss.
-        window_loss_sum: of the steps since the last validation.
-        window_loss_weight: of the steps since the last validation.
+        loss_sum, loss_weight: of all steps so far, summed over their units; the quotient is the mean loss.
+        plain_loss_sum, plain_loss_weight: the same of the task's rows, without regularisation; None: not kept before.
+        window_loss_sum, window_loss_weight: as the plain ones, of the steps since the last validation.
         seconds: wall time of all steps.
         stream: where the rows of the next step are, of rows that are streamed.
         versions: of the libraries that have computed the last step, by name; empty where they were not noted.
@@ -100,6 +99,8 @@ class LoopState(FrozenModel):
     step: int = 0
     loss_sum: float = 0.0
     loss_weight: float = 0.0
+    plain_loss_sum: float | None = None
+    plain_loss_weight: float = 0.0
     num_tokens: int = 0
     num_trained_tokens: int = 0
     num_examples: int = 0

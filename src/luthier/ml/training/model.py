@@ -44,8 +44,10 @@ from luthier.ml.training.forward_proof import known_forward, prove_forward
 from luthier.ml.training.long_rows import LongRows
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 from luthier.ml.training.losses.logit_rows import CrossEntropySum, LogitRows
+from luthier.ml.training.methods.base_dropout import switch_off_dropout
 from luthier.ml.training.methods.protocol import Method, load_method
 from luthier.ml.training.objective_protocol import Losses
+from luthier.ml.training.objectives.rules import rules_of as objective_rules
 from luthier.ml.training.prefix_attention import PrefixLayout
 
 if TYPE_CHECKING:
@@ -273,6 +275,9 @@ class TrainableModel:
             device=device,
             quantisation=plan.method.quantisation,
         )
+        forward = known_forward(base, Path(plan.base_model.path))
+        if objective_rules(plan.objective.name).dropout_is_noise:
+            switch_off_dropout(base)
         return cls(
             base,
             load_method(plan.method),
@@ -285,7 +290,7 @@ class TrainableModel:
             router_coefficient=plan.objective.router_aux_loss,
             task_head=plan.objective.task_head,
             numba_kernels=plan.training.numba_kernels,
-            forward=known_forward(base, Path(plan.base_model.path)),
+            forward=forward,
         )
 
     @property

@@ -22,6 +22,8 @@ from luthier.ml.training.distributed import is_sharded
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objective_protocol import Losses, Unit, rows_of
+from luthier.ml.training.objectives.rules import RULES as OBJECTIVES
+from luthier.ml.training.objectives.rules import rules_of as objective_rules
 from luthier.ml.training.optimizers.rules import RULES as OPTIMIZERS
 from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
 
@@ -46,6 +48,7 @@ def refuse_unspreadable(plan: Plan) -> None:
     """Raise RecipeError if the weights of a plan cannot be sharded."""
     methods = [name for name, rules in METHODS.items() if rules.can_be_sharded]
     by_number = [name for name, rules in OPTIMIZERS.items() if rules.can_be_sharded]
+    objectives = [name for name, rules in OBJECTIVES.items() if rules.can_be_sharded]
     optimizer, average, outer = plan.training.optimizer.name, plan.training.average, _outer_targets(plan)
     for came, is_wrong, expected, do in (
         (
@@ -84,7 +87,12 @@ def refuse_unspreadable(plan: Plan) -> None:
             "no loss of the routers, whose logits are read separately from the layers that contain them",
             "set objective.router_aux_loss: off",
         ),
-        (f"objective {plan.objective.name}", plan.objective.name != "sft", "sft", "set objective.name: sft"),
+        (
+            f"objective {plan.objective.name}",
+            not objective_rules(plan.objective.name).can_be_sharded,
+            f"one of {', '.join(objectives)}: others read weights apart from the passes that gather them",
+            "choose one",
+        ),
     ):
         if is_wrong:
             raise RecipeError(

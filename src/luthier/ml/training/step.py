@@ -369,11 +369,14 @@ def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> L
     # As `comparable_loss`: of the rows of the task and without regularisation, which a validation has not either.
     loss = sums.measures.get(PLAIN_LOSS, sums.loss) - sums.measures.get(_SUM, 0.0)
     loss_weight = weight - sums.measures.get(_WEIGHT, 0.0)
+    plain_sum = 0.0 if state.step == 0 else state.plain_loss_sum
     return state.model_copy(
         update={
             "step": state.step + 1,
             "loss_sum": state.loss_sum + sums.loss,
             "loss_weight": state.loss_weight + weight,
+            "plain_loss_sum": None if plain_sum is None else plain_sum + loss,
+            "plain_loss_weight": state.plain_loss_weight + loss_weight,
             "num_tokens": state.num_tokens + sums.num_tokens,
             "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
             "num_examples": state.num_examples + sums.num_examples,

@@ -271,3 +271,65 @@ def test_canaries_are_not_cut(context: Context, make_recipe: MakeRecipe) -> None
     path = recipe_with(make_recipe, 2, training={"max_length_tokens": 45, "overlong": "drop", "num_threads": 1})
     with pytest.raises(RecipeError, match="2 canaries do not fit"):
         make_plan(context, load_recipe(path), base_dir=path.parent)
+
+
+def marked(number: int, prompt: str) -> dict[str, Any]:
+    return {"prompt": f"{prompt} {number}", "completion": f"answer {number * 7}", "label": number % 3 > 0}
+
+
+def test_kto_replays_answers_that_are_marked(context: Context, make_recipe: MakeRecipe) -> None:
+    """Its replayed rows are learned by its own loss, and their losses are reported apart."""
+    recipe = make_recipe(
+        data={"train": "task.jsonl", "replay": {"file": "general.jsonl", "fraction": 0.25}},
+        training=TRAINING,
+        objective={"name": "kto"},
+        evaluation=None,
+    )
+    write_rows(recipe.parent / "task.jsonl", [marked(n, "Sort") for n in range(20)])
+    write_rows(recipe.parent / "general.jsonl", [marked(n, "Name") for n in range(9)])
+    outcome = run(context, recipe)
+    events = [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, StepDone)]
+    for event in nonempty(events[:3]):  # the fourth step has the last two rows of the task
+        parts = 0.75 * event.measures["task_loss"] + 0.25 * event.measures["replay_loss"]
+        assert parts == pytest.approx(event.loss, rel=1e-5)
+    # before the first update the model is its reference: each row has half of its weight as loss
+    assert [events[0].measures[name] for name in ("task_loss", "replay_loss")] == pytest.approx([0.5, 0.5])
+
+
+def test_kto_refuses_general_rows_without_marks(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(
+        data={"train": "task.jsonl", "replay": {"file": "general.jsonl"}},
+        training=TRAINING,
+        objective={"name": "kto"},
+        evaluation=None,
+    )
+    write_rows(recipe.parent / "task.jsonl", [marked(n, "Sort") for n in range(20)])
+    write_rows(recipe.parent / "general.jsonl", [general_row(n) for n in range(9)])
+    with pytest.raises(RecipeError, match="objective kto with prompt_completion rows"):
+        make_plan(context, load_recipe(recipe), base_dir=recipe.parent)
+
+
+def test_forgetting_is_measured_on_good_general_answers(context: Context, make_recipe: MakeRecipe) -> None:
+    """That bad answers become less likely is what KTO is for, and nothing that was forgotten."""
+    recipe = make_recipe(
+        data={
+            "train": "task.jsonl",
+            "held_out": "pairs.jsonl",
+            "replay": {"file": "general.jsonl", "fraction": 0.25, "held_out": 0.4},
+        },
+        training=TRAINING,
+        objective={"name": "kto"},
+        evaluation={"metrics": ["perplexity"], "few_shot": 0},
+    )
+    write_rows(recipe.parent / "task.jsonl", [marked(n, "Sort") for n in range(20)])
+    write_rows(recipe.parent / "general.jsonl", [marked(n, "Name") for n in range(15)])
+    pairs = [{"prompt": f"Pick {n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(3)]
+    write_rows(recipe.parent / "pairs.jsonl", pairs)
+    outcome = run(context, recipe)
+    assert outcome.evaluation is not None
+    forgetting, plan = outcome.evaluation.forgetting, outcome.plan.data.replay
+    assert forgetting is not None
+    assert plan is not None
+    assert plan.held_out is not None
+    assert 0 < forgetting.num_rows < 6
+    assert forgetting.num_rows == plan.held_out.num_examples

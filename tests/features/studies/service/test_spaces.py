@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tests.features.studies.service.test_service import context_trial, recipe, request
 
+from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe, MethodRecipe
-from luthier.core.workflows.study import Trial
+from luthier.core.workflows.study import Result, Trial
 from luthier.features.planning.service import make_plan
 from luthier.features.studies import end as study_end
 from luthier.features.studies import service as studies
@@ -82,3 +83,47 @@ def test_runs_of_a_study_belong_to_its_project_whoever_goes_on_with_it(context, 
     made = [*(trial.run_id for trial in context.studies.trials(study.study_id)), done.final_run_id]
     assert [context.runs.project_of(run_id) for run_id in made] == ["proj-friend"] * 2
     assert context.owner_project_id is None
+
+
+def test_a_setting_that_changes_what_the_loss_measures_is_refused(context, recipe):
+    space = {"parameters": {"objective.loss_weighting": ["token", "sample"]}, "only": True}
+    with pytest.raises(RequestError, match=r"objective\.loss_weighting among what is searched"):
+        studies.begin(context, request(recipe, space=space))
+
+
+def test_a_trial_that_is_validated_on_other_rows_fails(context, recipe):
+    """Rows of 24 tokens are cut at 16: a loss over fewer tokens is another measure."""
+    training = recipe.training.model_copy(update={"overlong": "truncate"})
+    asked = recipe.model_copy(update={"training": training})
+    longest = make_plan(context, asked, base_dir=Path()).data.validation.max_tokens
+    space = {"training.max_length_tokens": [longest - 1, longest]}
+    assert planned(context, asked, space, {"training.max_length_tokens": longest}).training.max_length_tokens == longest
+    with pytest.raises(RequestError, match="its validation rows are others, or are cut"):
+        planned(context, asked, space, {"training.max_length_tokens": longest - 1})
+
+
+def test_a_searched_seed_moves_no_row_between_the_parts(context, recipe):
+    own = make_plan(context, recipe, base_dir=Path())
+    plan = planned(context, recipe, {"training.seed": [0, 5]}, {"training.seed": 5})
+    assert plan.training.seed == 5
+    assert plan.data.validation.num_trained_tokens == own.data.validation.num_trained_tokens
+
+
+def repeated(number, of, loss):
+    result = Result(rung=0, step=4, share=1.0, loss=loss)
+    kind = "search" if of is None else "confirm"
+    return Trial(number=number, kind=kind, of=of, values={}, run_id="r", state="done", results=(result,))
+
+
+def test_means_over_seeds_have_as_many_losses_each():
+    """A trial was chosen by its first loss: as half of one mean and a third of another it would favour the one."""
+    trials = [
+        repeated(0, None, 1.0),
+        repeated(1, None, 0.9),
+        repeated(2, None, 1.1),
+        repeated(3, 0, 1.2),
+        repeated(4, 1, 1.4),
+        repeated(5, 0, 1.3),
+    ]
+    assert study_end.mean_losses(trials) == {0: [1.0, 1.2], 1: [0.9, 1.4]}
+    assert study_end.mean_losses(trials[:3]) == {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.vacuous import nonempty
 
 from luthier.core.errors import RecipeError
 from luthier.core.events import Event, WarningRaised
@@ -139,3 +141,34 @@ def test_the_outcome_is_written_whole(
     assert alone.keys() == two.keys()
     for name, expected in alone.items():
         torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=0)
+
+
+def test_pretraining_is_spread(context: Context, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Blocks of several pieces, of which a process may get none in a step."""
+    folder = make_recipe().parent
+    texts = [{"text": f"number {n} follows number {n - 1} " * (1 + n % 4)} for n in range(14)]
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps(text) for text in texts))
+    recipe = make_recipe(
+        data={"train": "texts.jsonl"},
+        objective={"name": "pretraining"},
+        method={"name": "full"},
+        training=TRAINING | {"sharding": "fsdp", "global_batch_size": 2, "max_length_tokens": 64, "epochs": 2},
+        evaluation=None,
+    )
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    assert prepared.plan.data.train.packed is not None
+    alone = train_worker(prepared, silent_hooks(tmp_path / "one"))
+    assert [e.error for e in in_world(2, train_share, prepared, tmp_path / "two")] == ["", ""]
+    (file,) = [f.name for f in (tmp_path / "one" / "model").glob("*.safetensors")]
+    one, two = (load_file(tmp_path / name / "model" / file) for name in ("one", "two"))
+    assert alone.num_steps > 2
+    for name, expected in nonempty(one.items()):
+        torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "grpo", "classify", "distillation"])
+def test_objectives_that_read_weights_elsewhere_are_refused(make_plan: Callable[..., Plan], objective: str) -> None:
+    plan = make_plan("fsdp")
+    other = plan.model_copy(update={"objective": plan.objective.model_copy(update={"name": objective})})
+    with pytest.raises(RecipeError, match=rf"fsdp with objective {objective}[\s\S]*one of sft, pretraining"):
+        is_spread(other, TWO, lambda _: None)

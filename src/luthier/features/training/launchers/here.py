@@ -17,7 +17,7 @@ from luthier.core.run import StopReason, TrainResult, cause_of
 from luthier.core.system import process_memory
 from luthier.core.system.process_setup import collect_as_usual
 from luthier.features.planning.service import Prepared
-from luthier.features.training.preparation import is_spread, warn_of_the_data
+from luthier.features.training.preparation import is_spread, warn_of_the_data, warn_of_the_kinds
 from luthier.ml.charts import figures
 from luthier.ml.data.files.sequences import chained
 from luthier.platform.home.context import Context
@@ -160,6 +160,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     spreads = is_spread(plan, world, hooks.emit)
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
+    warn_of_the_kinds(prepared, hooks.emit)
     objective = load_objective(plan.objective, tools_for(prepared, world))
     hooks.meter.begin("reference")
     _prepare(objective, model, prepared, hooks, world)
@@ -335,6 +336,7 @@ def _loaded(
     # a model to be sharded is loaded on the CPU: unsharded it may not fit on the device
     model = TrainableModel.load(plan, "cpu" if spreads else world.device)
     _tell_path(model, emit)
+    _tell_dropout(plan, emit)
     shares = _shares_prefix(plan, model, world, emit)
     packs = _packs(plan, model, world, emit, spreads=spreads)
     _compile(plan, model, emit, spreads=spreads)
@@ -349,6 +351,19 @@ def _tell_path(model: TrainableModel, emit: Callable[[Event], None]) -> None:
     if not model.path.is_fast:
         message = f"computed the same but slower, by {model.path.words}: {'; '.join(model.path.reasons)}"
         emit(WarningRaised(step=0, code="forward_path", message=message))
+
+
+def _tell_dropout(plan: Plan, emit: Callable[[Event], None]) -> None:
+    """Warn where the base has dropout of its own that an objective switches off."""
+    from luthier.features.training.first_step import own_dropout
+    from luthier.ml.training.objectives.rules import rules_of
+
+    if rules_of(plan.objective.name).dropout_is_noise and (names := own_dropout(Path(plan.base_model.path))):
+        message = (
+            f"the dropout of the base model ({', '.join(names)}) is off: objective {plan.objective.name} compares "
+            "log-probabilities with those of a model that draws none"
+        )
+        emit(WarningRaised(step=0, code="no_base_dropout", message=message))
 
 
 def _shares_prefix(plan: Plan, model: TrainableModel, world: World, emit: Callable[[Event], None]) -> bool:
@@ -419,6 +434,7 @@ def _result(
         path, digest = save_model(model, Path(plan.base_model.path), folder)
     # A run resumed at its end has trained for 0 s.
     seconds = max(state.seconds, 1e-9)
+    plain = None if state.plain_loss_sum is None else state.plain_loss_sum / max(1.0, state.plain_loss_weight)
     return TrainResult(
         status=outcome.status,
         stopped_because=str(outcome.reason),
@@ -431,6 +447,7 @@ def _result(
         trainable_fraction=model.num_trainable_parameters / model.num_parameters,
         # Weighted by trained tokens: the mean over steps would favour short batches.
         train_loss=state.loss_sum / max(1.0, state.loss_weight),
+        plain_train_loss=plain,
         best_validation_loss=state.early_stopping.best_loss,
         best_step=state.early_stopping.best_step if state.early_stopping.best_loss is not None else state.step,
         seconds=state.seconds,

@@ -122,7 +122,8 @@ def _loss(record: RunRecord, events: Sequence[Event], steps: Sequence[StepDone])
         best = min(validations, key=lambda e: e.loss)
         return Fact("Best validation loss", f"{best.loss:.3f}", f"at step {best.step:,}, so far")
     if result:
-        return Fact("Training loss", f"{result.train_loss:.3f}", "mean over all steps; no validation rows")
+        plain = result.train_loss if result.plain_train_loss is None else result.plain_train_loss
+        return Fact("Training loss", f"{plain:.3f}", "mean over all steps; no validation rows")
     if steps:
         return Fact("Training loss", f"{steps[-1].loss:.3f}", f"at step {steps[-1].step:,}; no validation yet")
     return Fact("Loss", "none", "no step was finished")

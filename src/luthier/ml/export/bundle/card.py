@@ -14,6 +14,7 @@ from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan, TrainingPlan
 from luthier.core.records.export import Export, ParityReport
 from luthier.core.registry import OBJECTIVES
+from luthier.core.run import TrainResult
 from luthier.core.task_head import what_it_gives
 from luthier.ml.charts import figures, visible
 from luthier.ml.charts.judged_rows import metric_title
@@ -323,7 +324,7 @@ def _training(run: RunFacts | None) -> str:
         ("Longest row", f"{training.max_length_tokens:,} tokens; longer ones: {training.overlong}"),
         ("Precision", f"{training.precision} on {training.device}"),
         ("Seed", f"{training.seed}"),
-        ("Training loss", _loss(result.train_loss, plan.objective)),
+        ("Training loss", _training_loss(result, plan.objective)),
         ("Best validation loss", _best(run)),
     ]
     text = title + table(("", ""), [list(row) for row in rows], num_text_columns=2)
@@ -392,6 +393,13 @@ def _template_settings(plan: Plan) -> str:
 def _loss(value: float, objective: ObjectivePlan) -> str:
     unit = objective.loss_unit
     return f"{value:.4g}{f' {unit}' if unit else ''}"
+
+
+def _training_loss(result: TrainResult, objective: ObjectivePlan) -> str:
+    """What was minimised, and what compares with the validation loss where that is something else."""
+    minimised = _loss(result.train_loss, objective)
+    plain = minimised if result.plain_train_loss is None else _loss(result.plain_train_loss, objective)
+    return minimised if plain == minimised else f"{minimised} as minimised; {plain} without regularisation"
 
 
 def _best(run: RunFacts) -> str:

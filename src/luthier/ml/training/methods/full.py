@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.ml.inference.models.architecture import PROCESSOR_FILES, frozen_parameters
+from luthier.ml.training.methods.base_dropout import published_dropout
 from luthier.ml.training.methods.protocol import PlainMethod
 
 _TOKENIZER_FILES = (
@@ -44,7 +45,8 @@ class Full(PlainMethod):
         attention = model.config._attn_implementation
         # The written config must not name our own attention, which other programs do not know.
         model.config._attn_implementation = "sdpa"
-        model.save_pretrained(str(folder))
+        with published_dropout(model):
+            model.save_pretrained(str(folder))
         model.config._attn_implementation = attention
         for name in _TOKENIZER_FILES:
             if (base_path / name).is_file() and not (folder / name).exists():

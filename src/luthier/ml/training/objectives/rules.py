@@ -56,6 +56,10 @@ class ObjectiveRules:
             `prepare` gets validation units alone (`Tools.is_streamed`).
         takes_adapted_head: Whether its loss takes the head as the method gives it (`TrainableModel.logit_parts`), so
             that the head can have an adapter.
+        can_be_sharded: Whether it works with sharded weights (`sharding`): all it needs of the model is one pass a
+            micro-batch.
+        loss_settings: Settings that change what its loss measures on validation rows, so that the losses of two values
+            cannot be compared, each with the values that are measured alike; none for most.
         measures: Titles of the charts of its measures, by name. In reports a measure without a title has no chart, and
             `chosen_reward` and `rejected_reward` share the chart `reward`.
         approach: How it learns, for the bill of materials of a bundle.
@@ -83,8 +87,15 @@ class ObjectiveRules:
     task_head: TaskHeadKind | None = None
     needs_all_rows: str = "all rows before the first step"
     takes_adapted_head: bool = False
+    can_be_sharded: bool = False
+    loss_settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     measures: Mapping[str, str] = field(default_factory=dict)
     approach: Approach = "supervised"
+
+    @property
+    def dropout_is_noise(self) -> bool:
+        """Whether log-probabilities in training are compared with those of a model that draws no dropout."""
+        return self.learns_preferences or not self.takes_dropout
 
 
 def rules_of(name: str) -> ObjectiveRules:
@@ -124,6 +135,8 @@ _OF_PAIRS: Final[Mapping[str, str]] = {
 }
 _NLL_LOSS: Final[Mapping[str, str]] = {"nll_loss": "Loss, the part of cross-entropy"}
 _EACH: Final = (1.0, "both kinds have equal weight; give a much rarer kind more (KTO, section 4.1)")
+_SCALES: Final[Mapping[str, tuple[Any, ...]]] = {"beta": (), "label_smoothing": (), "nll_weight": ()}
+"""A loss of preferences has no unit: each of these changes its scale, or adds to it."""
 
 RULES: Final[Mapping[str, ObjectiveRules]] = {
     "sft": ObjectiveRules(
@@ -143,6 +156,9 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.sft:Sft",
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
+        can_be_sharded=True,
+        # dft is validated by the plain loss, as token is
+        loss_settings={"loss_weighting": ("token", "dft")},
     ),
     "pretraining": ObjectiveRules(
         "continued pre-training on plain text, in blocks",
@@ -154,6 +170,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.sft:Pretraining",
         needs_all_rows="all texts before the first step: they are cut and filled into blocks",
         takes_adapted_head=True,
+        can_be_sharded=True,
         approach="self-supervised",
     ),
     "distillation": ObjectiveRules(
@@ -178,6 +195,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.distillation:Distillation",
         needs_all_rows="a pass of the teacher over all rows before the first step",
         takes_adapted_head=True,
+        loss_settings={"teacher": (), "alpha": (), "temperature": (), "divergence": (), "teacher_share": ()},
         measures={
             "cross_entropy": "Cross-entropy with the answers, nats a token",
             "divergence": "Divergence from the teacher, nats a token",
@@ -200,6 +218,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.heads:Classify",
         task_head="classify",
         needs_all_rows=_STREAMED,
+        loss_settings={"multi_label": (), "classes": ()},
         measures={"accuracy": "Accuracy, share of rows"},
     ),
     "regress": ObjectiveRules(
@@ -248,6 +267,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         compares_rows=True,
         splits_by_length=True,
         needs_all_rows=_STREAMED,
+        loss_settings={"temperature": (), "dimensions": ()},
         measures={"nearest_is_right": "Own document nearest, share of queries"},
     ),
     "dpo": ObjectiveRules(
@@ -263,6 +283,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learns_preferences=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
+        loss_settings=_SCALES,
         measures={**_OF_PAIRS, **_NLL_LOSS},
     ),
     "ipo": ObjectiveRules(
@@ -281,6 +302,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learns_preferences=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
+        loss_settings={"beta": (), "nll_weight": ()},
         measures={**_OF_PAIRS, **_NLL_LOSS},
     ),
     "orpo": ObjectiveRules(
@@ -299,6 +321,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         sees_step=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
+        loss_settings={"beta": (), "nll_over": ()},
         measures={
             **_OF_PAIRS,
             **_NLL_LOSS,
@@ -321,6 +344,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         sees_step=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
+        loss_settings={"beta": (), "desirable_weight": (), "undesirable_weight": ()},
         measures={**_OF_PAIRS, "kl": "Distance from the start (KL estimate), nats a completion"},
     ),
     "simpo": ObjectiveRules(
@@ -340,6 +364,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learns_preferences=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
+        loss_settings={**_SCALES, "gamma": ()},
         measures={**_OF_PAIRS, **_NLL_LOSS},
     ),
     "grpo": ObjectiveRules(
