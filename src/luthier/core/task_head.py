@@ -75,6 +75,7 @@ class TaskHead(FrozenModel):
         dimensions: embed: lengths to which a vector may be cut (Matryoshka), the whole width
             included, in falling order.
         query_prompt, document_prompt: embed: what is put before a query and before a document.
+        end_text: embed: what is put behind every text: the token that the tokenizer of the base puts there by itself.
     """
 
     format_version: Literal[1] = 1
@@ -95,6 +96,7 @@ class TaskHead(FrozenModel):
     dimensions: tuple[int, ...] = ()
     query_prompt: str = ""
     document_prompt: str = ""
+    end_text: str = ""
 
     @property
     def num_outputs(self) -> int:
@@ -165,7 +167,11 @@ class TaskHead(FrozenModel):
         found["pooling"] = f"{self.pooling}: " + (
             "the state of the last token" if self.pooling == "last" else "the mean of the states of all tokens"
         )
-        prompts = {"query prompt": self.query_prompt, "document prompt": self.document_prompt}
+        prompts = {
+            "query prompt": self.query_prompt,
+            "document prompt": self.document_prompt,
+            "end of a text": self.end_text,
+        }
         # Quoted, since spaces at the ends are part of a prompt.
         return found | {name: json.dumps(text, ensure_ascii=False) for name, text in prompts.items() if text}
 
