@@ -77,6 +77,7 @@ class TaskHead(SparseModel):
         dimensions: embed: lengths to which a vector may be cut (Matryoshka), the whole width
             included, in falling order.
         query_prompt, document_prompt: embed: what is put before a query and before a document.
+        end_text: embed: what is put behind every text: the token that the tokenizer of the base puts there by itself.
     """
 
     later_fields = ("num_rows",)
@@ -100,6 +101,7 @@ class TaskHead(SparseModel):
     dimensions: tuple[int, ...] = ()
     query_prompt: str = ""
     document_prompt: str = ""
+    end_text: str = ""
 
     @property
     def num_outputs(self) -> int:
@@ -170,7 +172,11 @@ class TaskHead(SparseModel):
         found["pooling"] = f"{self.pooling}: " + (
             "the state of the last token" if self.pooling == "last" else "the mean of the states of all tokens"
         )
-        prompts = {"query prompt": self.query_prompt, "document prompt": self.document_prompt}
+        prompts = {
+            "query prompt": self.query_prompt,
+            "document prompt": self.document_prompt,
+            "end of a text": self.end_text,
+        }
         # Quoted, since spaces at the ends are part of a prompt.
         return found | {name: json.dumps(text, ensure_ascii=False) for name, text in prompts.items() if text}
 

@@ -90,10 +90,10 @@ def ingest(
     """
     if not places:
         raise RequestError("no documents named", expected="at least one folder or file", do="name what to read")
-    from luthier.core.ids import sha256_file
     from luthier.ml.data.documents.ingest import ingest as ingest_documents
     from luthier.ml.data.documents.ingest import outcome_path
     from luthier.ml.data.documents.ingest_worker import IngestSettings
+    from luthier.ml.inference.models.token_counter import tokenizer_digest
 
     local, unit = _counted_in(context, model)
     settings = IngestSettings(
@@ -102,7 +102,7 @@ def ingest(
         licence=licence,
         tokenizer=local.path if local else None,
         # Part of the settings' identity: an interrupted ingest continues only with the tokenizer it began with.
-        tokenizer_sha256=sha256_file(Path(local.path) / "tokenizer.json") if local else None,
+        tokenizer_sha256=tokenizer_digest(Path(local.path)) if local else None,
     )
     done = ingest_documents(
         places,

@@ -1,8 +1,8 @@
 """The systems of an evaluation: models that answer, task heads, and models that search documents, with their baselines.
 
-Embeddings are evaluated by retrieval, rerankers by their ranking. Baselines of the tuned model are then the base's own
-embeddings (the mean of its last hidden states), BM25, and the most popular documents; named base models and other runs
-are evaluated in the same way. Task heads have their own engines and metrics.
+Embeddings are evaluated by retrieval, rerankers by their ranking. Baselines of the tuned model are then the vectors of
+the base (as its files describe them, else the mean of its last hidden states), BM25, and the most popular documents;
+named base models and other runs are evaluated in the same way. Task heads have their own engines and metrics.
 """
 
 from __future__ import annotations
@@ -178,8 +178,9 @@ def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemU
 
 
 def _task_model(candidate: Candidate, pool: EnginePool) -> TaskModel:
-    """The candidate's head; for a base model the mean of its states."""
+    """The candidate's head; for a base model the vectors that its files describe, else the mean of its states."""
     from luthier.ml.inference.models.architecture import text_config
+    from luthier.ml.inference.models.own_embedding import OwnEmbedding, own_embedding, own_ending
     from luthier.ml.inference.task_model import TaskAnswers, TaskModel
 
     loaded = pool.load_own(candidate)
@@ -187,7 +188,16 @@ def _task_model(candidate: Candidate, pool: EnginePool) -> TaskModel:
         return loaded.model
     engine = cast("TransformersEngine", loaded)
     width = int(text_config(engine.causal.config).hidden_size)
-    return TaskModel(engine, TaskHead(kind="embed", width=width, pooling="mean"), None)
+    own = own_embedding(candidate.model_path) or OwnEmbedding(pooling="mean")
+    head = TaskHead(
+        kind="embed",
+        width=width,
+        pooling=own.pooling,
+        query_prompt=own.query_prompt,
+        document_prompt=own.document_prompt,
+        end_text=own_ending(engine.template.tokenizer),
+    )
+    return TaskModel(engine, head, None)
 
 
 def _similarities(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:

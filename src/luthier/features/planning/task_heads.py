@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from luthier.features.planning.streamed_rows import StreamedRows
     from luthier.features.planning.training_data import Part
     from luthier.ml.data.tokenise.heads import FittedHead
+    from luthier.ml.inference.models.own_embedding import OwnEmbedding
 
 _NUM_NAMED: Final = 5
 
@@ -59,13 +60,24 @@ def fitted_head(
 
     width = read_structure(model_path).hidden_size
     if kind in SEARCH_KINDS:
-        return search_head(recipe.objective, () if stream is not None else splits["train"], width)
+        own, end_text = _made_by_base(kind, model_path)
+        rows = () if stream is not None else splits["train"]
+        return search_head(recipe.objective, rows, width, own=own, end_text=end_text)
     if stream is not None:
         labels = StreamLabels(context.settings.labels_folder, context.progress)
         return streamed_head(kind, recipe.objective, splits, width, stream, labels)
     multi_label, classes = recipe.objective.multi_label or False, recipe.objective.classes or ()
     found = fit_task_head(kind, splits, width, multi_label=multi_label, classes=classes)
     return _with_weights(found, len(splits["train"])) if recipe.objective.class_weights == "balanced" else found
+
+
+def _made_by_base(kind: TaskHeadKind, model_path: str) -> tuple[OwnEmbedding | None, str]:
+    """How the base model makes vectors by its own files, and what its tokenizer puts behind every text."""
+    from luthier.ml.inference.models.loading import load_tokenizer
+    from luthier.ml.inference.models.own_embedding import own_embedding, own_ending
+
+    # A reranker reads turns that the chat template ends.
+    return (own_embedding(model_path), own_ending(load_tokenizer(model_path))) if kind == "embed" else (None, "")
 
 
 def _with_weights(found: FittedHead, num_rows: int) -> FittedHead:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example, Split
 from luthier.core.recipe import Recipe
-from luthier.core.task_head import SEARCH_KINDS
+from luthier.core.task_head import SEARCH_KINDS, TaskHead
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -52,19 +52,20 @@ def tokenising_workers(context: Context, examples: Sequence[Example]) -> Iterato
             yield processes
 
 
-def learning_of(recipe: Recipe, split: Split) -> Learning:
+def learning_of(recipe: Recipe, split: Split, head: TaskHead | None = None) -> Learning:
     """What is learned besides the answers. Methods that sample answers need only the prompts of inference.
 
     Args:
         recipe: The request.
         split: Which rows.
+        head: Of the model, where it does not write.
     """
     from luthier.ml.data.tokenise.loss_mask import Learning
     from luthier.ml.training.objectives.rules import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
-    if recipe.objective is not None and objective.task_head in SEARCH_KINDS:
-        return Learning.of_search(recipe.objective, objective.task_head)  # held-out texts are read as in training
+    if head is not None and head.kind in SEARCH_KINDS:
+        return Learning.of_search(head)  # held-out texts are read as in training
     if objective.task_head is not None and split in ("train", "validation"):
         return Learning(task_head=objective.task_head)
     if split != "held_out" and "num_samples" in objective.settings:

@@ -402,7 +402,7 @@ def tokenise(
         max_length_tokens=max_length_tokens,
         overlong=overlong,
         progress=context.progress,
-        learning=learning_of(recipe, split),
+        learning=learning_of(recipe, split, task_head),
         spill=spill,
         start_workers=partial(tokenising_workers, context, part.examples),
     )
@@ -437,7 +437,7 @@ def _sampled(
     head: TaskHead | None,
 ) -> PreparedSplit:
     """The first rows of a stream, with what reads the others."""
-    learning = learning_of(recipe, "train")
+    learning = learning_of(recipe, "train", head)
     head = None if head is not None and head.kind in SEARCH_KINDS else head  # which learn of no targets
     made = tokenise_sample(recipe, stream, part.source, template, learning, max_length_tokens, head)
     return PreparedSplit(

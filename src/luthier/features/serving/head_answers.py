@@ -61,7 +61,7 @@ def embedding_request(
         )
     before = head.query_prompt if is_query else head.document_prompt
     # Token ids are what the caller has tokenised, prompt included: nothing is put before them.
-    texts = tuple(before + one if isinstance(one, str) else one for one in inputs)
+    texts = tuple(before + one + head.end_text if isinstance(one, str) else one for one in inputs)
     return PoolingRequest(inputs=texts, pooling=head.pooling, dimensions=dimensions)
 
 

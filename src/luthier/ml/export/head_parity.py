@@ -122,7 +122,8 @@ def _source_side(
         texts = [
             template.render(rewritten(source.opted_turns, one, form), add_generation_prompt=True) for one in prompts
         ]
-    rows = [template.ids(text) for text in texts]
+    # What ends each text is no part of it: the tokenizer of the export adds it.
+    rows = [template.ids(text + head.end_text) for text in texts]
     room = context_tokens(model.config)
     fits = [0 < len(row) < room for row in rows]
     if not any(fits):

@@ -34,6 +34,7 @@ from luthier.core.errors import LuthierError, error_from
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.export import ExportPrecision, ExportSource, ParityReport
 from luthier.core.stream import Ended, Failed, RequestFeature, Sampling, Served, TextRequest
+from luthier.ml.inference.models.architecture import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from luthier.core.conversation import Conversation
@@ -57,10 +58,7 @@ UNUSED_SECONDS: Final = 90 * 86_400.0
 _NOTED_SECONDS: Final = 86_400.0
 
 # What a tokenizer is loaded from; the copy keeps the model's own instead of what an export would write.
-_TOKENIZER_FILES: Final = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "config.json",
-)  # fmt: skip
+_TOKENIZER_FILES: Final = (*TOKENIZER_FILES, "chat_template.jinja", "generation_config.json", "config.json")
 
 
 class ServingCopy(FrozenModel):

@@ -111,10 +111,12 @@ class TaskModel:
         self._check("embed")
         width = self._dimensions(dimensions)
         before = self.head.query_prompt if is_query else self.head.document_prompt
+        after = self.head.end_text
         # Requests begin with the ids of a trained prompt; its states are no part of the text.
         hidden = self.engine.num_virtual_tokens
         requests = [
-            self.engine.request_within_context(Prompt(text=before + text, max_new_tokens=1)).ids for text in texts
+            self.engine.request_within_context(Prompt(text=before + text + after, max_new_tokens=1)).ids
+            for text in texts
         ]
         with progress.task("Embedding", len(texts), "texts") as task:
             if self.head.pooling == "last":

@@ -7,7 +7,7 @@ adapter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.aliases import new_key
 from luthier.core.dataset import DatasetProfile, Shape
@@ -121,7 +121,14 @@ def with_task_head(
     if head is None:
         return objective
     sources.note("objective.task_head", "measured", "; ".join(("by the training rows", *notes)))
-    return objective.model_copy(update={"task_head": head, "task_head_notes": notes})
+    values: dict[str, Any] = {"task_head": head, "task_head_notes": notes}
+    if head.kind == "embed":
+        # What the recipe leaves open is as the files of the base model say.
+        own = {name: getattr(head, name) for name in ("pooling", "query_prompt", "document_prompt")}
+        values |= {name: value for name, value in own.items() if value != getattr(objective, name)}
+        for name in own.keys() & values.keys():
+            sources.note(f"objective.{name}", "measured", "as the files of the base model say")
+    return objective.model_copy(update=values)
 
 
 def judged_by_head(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ from typing import Any
 import pytest
 import torch
 from tests.fixtures.service import write_rows
+from tokenizers import Tokenizer, processors
 
 from luthier.core.errors import DataError, OverlongError, RecipeError, RequestError
 from luthier.core.events import CheckpointSaved, StepDone, ValidationDone
 from luthier.core.ports import SilentProgress
 from luthier.features.evaluations.service import evaluate
+from luthier.features.evaluations.systems import _task_model
+from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import find_candidate, open_judged
+from luthier.features.planning.service import prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.task_head import read_task_head
 from luthier.ml.inference.task_model import TaskAnswers
 from luthier.platform.home.context import Context
@@ -257,3 +263,53 @@ def test_repeated_documents_are_named_in_the_plan(context: Context, make_recipe:
     step = next(event for event in context.runs.events(outcome.record.run_id) if isinstance(event, StepDone))
     assert step.measures["num_negatives"] == 0
     assert step.loss == 0
+
+
+def test_vectors_are_made_as_the_files_of_a_published_embedding_model_say(
+    context: Context, make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Last state, an instruction before queries, and an end token that the tokenizer writes behind every text."""
+    base = shutil.copytree(tiny_model, tmp_path / "embedder")
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}', encoding="utf-8")
+    prompts = {"prompts": {"query": "Find the nest. ", "document": ""}}
+    (base / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    end = str(load_tokenizer(base).eos_token)
+    number = int(tokenizer.token_to_id(end))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, number)])
+    tokenizer.save(str(base / "tokenizer.json"))
+
+    training = {"max_steps": 2, "precision": "float32"}
+    path = make(make_recipe, pairs, base_model=str(base), objective={"name": "embed"}, training=training)
+    prepared = prepare(context, load_recipe(path), base_dir=path.parent)
+    objective = prepared.plan.objective
+    assert (objective.pooling, objective.query_prompt, objective.document_prompt) == ("last", "Find the nest. ", "")
+    assert "files of the base model" in prepared.plan.sources["objective.pooling"].why
+    query, document = prepared.train.units[0]
+    first = pairs(0, 1)[0]
+    for row, text in ((query, "Find the nest. " + first["prompt"]), (document, first["completion"])):
+        assert list(row.input_ids[:-1]) == tokenizer.encode(text).ids  # behind it is the slot
+        assert row.input_ids[-2] == number
+    outcome = run(context, path)
+    head = read_task_head(Path(outcome.as_json()["adapter_path"]))
+    assert (head.pooling, head.query_prompt, head.end_text) == ("last", "Find the nest. ", end)
+
+    plain = make(make_recipe, pairs, base_model=str(base), objective={"name": "embed", "pooling": "mean"})
+    assert prepare(context, load_recipe(plain), base_dir=plain.parent).plan.objective.pooling == "mean"
+
+
+def test_the_base_is_compared_by_the_vectors_that_its_own_files_describe(
+    context: Context, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "embedder")
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}', encoding="utf-8")
+    prompts = {"prompts": {"query": "Find the nest. "}}
+    (base / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
+    found = {}
+    for folder in (tiny_model, base):
+        candidate = find_candidate(context, str(folder))
+        model = _task_model(candidate, EnginePool(open_judged))
+        found[folder] = (model.head.pooling, model.head.query_prompt)
+    assert found == {tiny_model: ("mean", ""), base: ("last", "Find the nest. ")}

@@ -212,3 +212,23 @@ def test_the_header_of_an_answer_behind_every_conversation_is_its_prompt_and_no_
         f"{question}<|START|><|BOT|><|SAY|>Spruce wood.<|SAID|><|im_end|>"
         "<|START|><|USER|>And the back?<|im_end|><|START|><|BOT|><|SAY|>Maple wood.<|SAID|><|im_end|>"
     )
+
+
+_BARE_CLOSING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.role == 'assistant' %}"
+    "{% if m.reasoning_content %}<|THINK|>{{ m.reasoning_content }}{% endif %}<|THOUGHT|>{{ m.content }}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ '<|THINK|>' if thinks else '<|THOUGHT|>' }}{% endif %}"
+)
+"""The tags of a thought begin with the same letters, and an answer without one has the closing tag alone: GLM 4.7."""
+
+
+def test_tags_that_begin_alike_are_found_whole(tmp_path: Path) -> None:
+    template = template_of(make_tiny_model(tmp_path), _BARE_CLOSING)
+    assert template.thoughts is not None
+    assert (template.thoughts.start, template.thoughts.end) == ("<|THINK|>", "<|THOUGHT|>")
+    prompt = "<|im_start|>userWhich wood?<|im_end|><|im_start|>assistant"
+    assert _text(_unit(ROWS["one"], template), template) == f"{prompt}<|THOUGHT|>Spruce wood.<|im_end|>"
+    thinking = template.with_options({"thinks": True})
+    thought = "<|THINK|>It is light and stiff.<|THOUGHT|>"
+    assert _text(_unit(ROWS["reasoning"], thinking), thinking) == f"{prompt}{thought}Spruce wood.<|im_end|>"

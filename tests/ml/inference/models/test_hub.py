@@ -16,6 +16,7 @@ from luthier.core.system import download
 from luthier.ml.inference.models import hub as hub_access
 from luthier.ml.inference.models import hub as hub_source
 from luthier.ml.inference.models import sources
+from luthier.ml.inference.models.loading import load_tokenizer
 
 NAME, QUIET = "hub:org/tiny@main", SilentProgress()
 WEIGHTS = "model.safetensors"
@@ -141,6 +142,7 @@ import sys
 from pathlib import Path
 from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import sources
+from luthier.ml.inference.models.loading import load_tokenizer
 sources.pull("hub:org/tiny@main", Path(sys.argv[1]), SilentProgress())
 """
 
@@ -396,3 +398,20 @@ def test_a_damaged_file_of_an_earlier_pull_is_fetched_again(hub, tmp_path, file,
     hub_source.download(hub_source.look_up("org/tiny", "main"), folder, bar)
     assert (folder / file).read_bytes() == whole
     assert bar.at == bar.total
+
+
+def test_files_that_older_tokenizers_are_built_from_are_fetched(hub, tiny, tmp_path):
+    extra = ("merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "tekken.json")
+    hub.files |= dict.fromkeys(extra, b"x") | {
+        "additional_chat_templates/tool_use.jinja": b"{{ messages[0].content }}",
+        "additional_chat_templates/evil.py": b"x",
+        "1_Pooling/config.json": b"{}",
+        "other/tool_use.jinja": b"x",
+    }
+    folder = Path(sources.pull(NAME, tmp_path, QUIET).path)
+    assert {name for name in extra if (folder / name).is_file()} == set(extra)
+    assert (folder / "additional_chat_templates/tool_use.jinja").is_file()
+    assert (folder / "1_Pooling/config.json").is_file()
+    assert not (folder / "additional_chat_templates/evil.py").exists()
+    assert not (folder / "other").exists()
+    assert isinstance(load_tokenizer(folder).chat_template, dict)

@@ -187,3 +187,32 @@ def test_a_model_that_would_divide_its_own_weights_in_evaluation_keeps_them(tmp_
     torch.testing.assert_close(ours, theirs)
     assert {name for name, weight in model.state_dict().items() if not torch.equal(weight, written[name])} == set()
     assert {name for name, weight in made.state_dict().items() if not torch.equal(weight, written[name])}
+
+
+def _as_an_older_folder(folder):
+    """The vocabulary in vocab.json and merges.txt, as before there was a tokenizer.json."""
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "GPT2Tokenizer"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    vocabulary = document["model"]["vocab"] | {one["content"]: one["id"] for one in document["added_tokens"]}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    merges = [one if isinstance(one, str) else " ".join(one) for one in document["model"]["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").unlink()
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_writes_the_same_tokens(tiny, copy):
+    text = "The front of a violin is made of spruce."
+    _as_an_older_folder(copy)
+    found = load_tokenizer(copy)(text, add_special_tokens=False)["input_ids"]
+    assert found == load_tokenizer(tiny)(text, add_special_tokens=False)["input_ids"]
+    assert len(found) < len(text) / 2
+
+
+def test_a_vocabulary_without_its_merges_is_refused(copy):
+    _as_an_older_folder(copy)
+    (copy / "merges.txt").unlink()
+    with pytest.raises(ModelSourceError, match="no merges") as caught:
+        load_tokenizer(copy)
+    assert "merges.txt" in caught.value.expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +52,13 @@ def test_the_indexer_of_sparse_attention_has_no_gradient_and_keeps_its_bytes_und
     unchanged = {name for name, weight in optimizer.weight_state().items() if torch.equal(weight, before[name])}
     trained = {name for name, parameter in model.module.named_parameters() if parameter.requires_grad}
     assert unchanged == set(optimizer.unreached()) == without & trained
+
+
+def test_a_whole_model_keeps_what_its_tokenizer_and_templates_are_read_from(tiny_model: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    (base / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}", encoding="utf-8")
+    Full(FULL).save(load_model(base, dtype="float32", attention="sdpa"), base, tmp_path / "made")
+    for name in ("tokenizer.json", "merges.txt", "additional_chat_templates/tool_use.jinja"):
+        assert (tmp_path / "made" / name).read_bytes() == (base / name).read_bytes()

@@ -23,8 +23,7 @@ from typing import Final
 
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, TemplateError
-from luthier.core.recipe import ObjectiveRecipe
-from luthier.core.task_head import Pooling, TaskHeadKind
+from luthier.core.task_head import Pooling, TaskHead, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.answer_text import argument_texts
 from luthier.ml.data.tokenise.heads import tokenise_prompt
@@ -54,6 +53,7 @@ class Learning:
         pooling: embed: which states a vector is made of.
         query_prompt: embed: text before each query.
         document_prompt: embed: text before each document.
+        end_text: embed: text behind each query and document.
     """
 
     reasoning: bool | None = None
@@ -63,20 +63,21 @@ class Learning:
     pooling: Pooling = "last"
     query_prompt: str = ""
     document_prompt: str = ""
+    end_text: str = ""
 
     @classmethod
-    def of_search(cls, objective: ObjectiveRecipe, head: TaskHeadKind) -> Learning:
+    def of_search(cls, head: TaskHead) -> Learning:
         """What a model that searches reads of its rows.
 
         Args:
-            objective: as the recipe has it.
-            head: its kind, rank or embed.
+            head: of kind rank or embed.
         """
         return cls(
-            task_head=head,
-            pooling=objective.pooling or "mean",
-            query_prompt=objective.query_prompt or "",
-            document_prompt=objective.document_prompt or "",
+            task_head=head.kind,
+            pooling=head.pooling if head.kind == "embed" else "mean",
+            query_prompt=head.query_prompt,
+            document_prompt=head.document_prompt,
+            end_text=head.end_text,
         )
 
 
@@ -177,6 +178,7 @@ def _tokenise_for_head(example: Example, template: Template, learning: Learning)
             template,
             query_prompt=learning.query_prompt,
             document_prompt=learning.document_prompt,
+            end_text=learning.end_text,
             pooling=learning.pooling,
         )
     return (tokenise_prompt(example, template),)

@@ -21,18 +21,28 @@ from luthier.core.task_head import Pooling, TaskHead
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.heads import FittedHead
 from luthier.ml.evaluation.retrieval import SearchRow, search_row
+from luthier.ml.inference.models.own_embedding import OwnEmbedding
 
 if TYPE_CHECKING:
     from luthier.ml.data.tokenise.template import Template
 
 
-def search_head(objective: ObjectiveRecipe, examples: Sequence[Example], width: int) -> FittedHead:
+def search_head(
+    objective: ObjectiveRecipe,
+    examples: Sequence[Example],
+    width: int,
+    *,
+    own: OwnEmbedding | None = None,
+    end_text: str = "",
+) -> FittedHead:
     """The head of a model that searches: as the recipe asks for it, since rows decide nothing of it.
 
     Args:
         objective: rank or embed.
         examples: the training rows.
         width: of the model's hidden states.
+        own: embed: how the base model makes vectors by its own files, which decides what the recipe leaves open.
+        end_text: embed: what the tokenizer of the base puts behind every text.
 
     Raises:
         RecipeError: a vector is to be cut to more than the model's width.
@@ -46,15 +56,33 @@ def search_head(objective: ObjectiveRecipe, examples: Sequence[Example], width: 
             do="name shorter ones, or choose a wider base model",
         )
     dimensions = tuple(sorted({width, *objective.dimensions}, reverse=True)) if objective.dimensions else ()
+    made_as = own or OwnEmbedding(pooling="mean")
     head = TaskHead(
         kind="embed",
         width=width,
-        pooling=objective.pooling or "mean",
+        pooling=objective.pooling or made_as.pooling,
         dimensions=dimensions,
-        query_prompt=objective.query_prompt or "",
-        document_prompt=objective.document_prompt or "",
+        query_prompt=made_as.query_prompt if objective.query_prompt is None else objective.query_prompt,
+        document_prompt=made_as.document_prompt if objective.document_prompt is None else objective.document_prompt,
+        end_text=end_text,
     )
-    return FittedHead(head, _notes_of_repeats(examples))
+    return FittedHead(head, (*_notes_of_own(head, own), *_notes_of_repeats(examples)))
+
+
+def _notes_of_own(head: TaskHead, own: OwnEmbedding | None) -> tuple[str, ...]:
+    """What is read as the files of the base model say, or in another way than they say."""
+    notes = []
+    if own is not None:
+        given = OwnEmbedding(head.pooling, head.query_prompt, head.document_prompt)
+        notes.append(
+            "pooling and prompts as the files of the base model say (1_Pooling, config_sentence_transformers.json)"
+            if given == own
+            else f"the files of the base model say pooling {own.pooling}, query prompt {own.query_prompt!r} and "
+            f"document prompt {own.document_prompt!r}; the recipe says otherwise"
+        )
+    if head.end_text:
+        notes.append(f"each text ends with {head.end_text}, as the tokenizer of the base model ends it")
+    return tuple(notes)
 
 
 def _notes_of_repeats(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -89,7 +117,13 @@ def tokenise_for_ranking(example: Example, template: Template) -> tuple[Tokenise
 
 
 def tokenise_for_embedding(
-    example: Example, template: Template, *, query_prompt: str, document_prompt: str, pooling: Pooling
+    example: Example,
+    template: Template,
+    *,
+    query_prompt: str,
+    document_prompt: str,
+    pooling: Pooling,
+    end_text: str = "",
 ) -> tuple[TokenisedExample, ...]:
     """The query, its document, and the document that does not answer it where the row names one.
 
@@ -99,6 +133,7 @@ def tokenise_for_embedding(
         query_prompt: text before each query.
         document_prompt: text before each document.
         pooling: which states make the vector: it decides which tokens are marked.
+        end_text: text behind each query and document.
 
     Raises:
         DataError: the row is no query with a document, or two of its texts are the same.
@@ -107,7 +142,7 @@ def tokenise_for_embedding(
     texts = [query_prompt + row.query, document_prompt + row.positive]
     if row.negative is not None:
         texts.append(document_prompt + row.negative)
-    return tuple(_tokenised(example, template.encode(text)[0], pooling) for text in texts)
+    return tuple(_tokenised(example, template.encode(text + end_text)[0], pooling) for text in texts)
 
 
 def _tokenised(example: Example, ids: Sequence[int], pooling: Pooling) -> TokenisedExample:

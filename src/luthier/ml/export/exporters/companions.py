@@ -28,7 +28,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.core.workflows.trial_rows import TRIAL_ROWS
 from luthier.ml.inference.engine_prompts import rewritten, text_of
-from luthier.ml.inference.models.architecture import load_config, num_embeddings
+from luthier.ml.inference.models.architecture import TOKENIZER_FILES, load_config, num_embeddings
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.thought_writing import FIELDS, TAGS
 from luthier.ml.inference.tool_calls.as_text import TOOL_RESPONSE, TOOLS_PROMPT
@@ -315,15 +315,6 @@ def _conversation(row: Mapping[str, Any]) -> Conversation:
     return Conversation(messages=tuple(messages), tools=tuple(row.get("tools", ())))
 
 
-_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
 _PROBE: Final = Conversation(messages=(Message(role="user", content="Which wood?"),))
 
 
@@ -388,7 +379,7 @@ def write_companions(source: ExportSource, target: Path) -> Turns:
     """
     base = Path(source.base_path)
     template = source_template(source)
-    for name in _FILES:
+    for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
     beginning = _beginning(template)

@@ -207,7 +207,7 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
         settings |= {"add_bos_token": False, "add_eos_token": False}
         _write(settings_file, settings)
         backend = json.loads((target / "tokenizer.json").read_text(encoding="utf-8"))
-        backend["post_processor"] = None
+        backend["post_processor"] = _ending(turns.template, head.end_text) if head.end_text else None
         (target / "tokenizer.json").write_text(json.dumps(backend, ensure_ascii=False), encoding="utf-8", newline="\n")
     _write(target / HEAD_DOCUMENT, head.model_dump(mode="json"))
     return _notes(head, gives)
@@ -235,7 +235,16 @@ def _padding(template: ChatTemplate, known: int) -> str:
 def _same_tokens(folder: Path, head: TaskHead, template: ChatTemplate) -> bool:
     tokenizer = load_tokenizer(folder)
     texts = _PROBES if head.kind == "embed" else tuple(_prompt_text(template, text) for text in _PROBES)
-    return all(tokenizer(text).input_ids == template.ids(text) for text in texts)
+    return all(tokenizer(text).input_ids == template.ids(text + head.end_text) for text in texts)
+
+
+def _ending(template: ChatTemplate, text: str) -> dict[str, Any]:
+    """What a tokenizer.json says to have one token put behind every text."""
+    number = int(template.tokenizer.convert_tokens_to_ids(text))
+    single = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": text, "type_id": 0}}]
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 0}}, {"SpecialToken": {"id": text, "type_id": 0}}]
+    token = {"id": text, "ids": [number], "tokens": [text]}
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {text: token}}
 
 
 def _prompt_text(template: ChatTemplate, text: str) -> str:

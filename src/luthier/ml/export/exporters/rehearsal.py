@@ -35,6 +35,7 @@ from luthier.core.records.export import ExportFormat, ExportSource
 from luthier.core.system.files import scratch_folder
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.proof_prompts import ProofPrompt, SourcePrompts, TokenFindings, compared_tokens
+from luthier.ml.inference.models.architecture import TEMPLATES_FOLDER, TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
@@ -51,11 +52,7 @@ _MIN_SHARE: Final = 0.005
 Nemotron-H above `time_step_min`, as transformers does (0.0035 of the zoo's, behind 1,024 tokens)."""
 _ROUNDINGS: Final = 2.0
 """How many times as far as rounding takes the model itself a runtime may be from it (`_bound`)."""
-_BESIDE: Final = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
-_OTHER_TEMPLATES: Final = "additional_chat_templates"
+_BESIDE: Final = (*TOKENIZER_FILES, "chat_template.jinja", "generation_config.json")
 
 
 def rehearse(
@@ -315,8 +312,8 @@ def _write_copy(source: ExportSource, folder: Path, *, keeps_layers: bool) -> bo
     for name in _BESIDE:
         if (Path(source.base_path) / name).is_file():
             shutil.copyfile(Path(source.base_path) / name, folder / name)
-    if (others := Path(source.base_path) / _OTHER_TEMPLATES).is_dir():
-        shutil.copytree(others, folder / _OTHER_TEMPLATES)
+    if (others := Path(source.base_path) / TEMPLATES_FOLDER).is_dir():
+        shutil.copytree(others, folder / TEMPLATES_FOLDER)
     return True
 
 

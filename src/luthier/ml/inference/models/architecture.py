@@ -25,6 +25,24 @@ if TYPE_CHECKING:
 
 PROCESSOR_FILES: Final = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """How images, sound and video become inputs. Without them other programs do not load a model with such towers."""
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "tiktoken.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+"""What transformers may load a tokenizer from. Older folders have no tokenizer.json, and vocab.json alone does not
+load without merges.txt."""
+TEMPLATES_FOLDER: Final = "additional_chat_templates"
+"""The folder of chat templates beside the first one, such as one for tools."""
 _TOWERS: Final = ("vision_config", "audio_config")
 # The number of positions has several names where transformers does not map them to the first.
 _CONTEXTS: Final = (

@@ -45,6 +45,7 @@ from luthier.core.ports import Progress
 from luthier.core.system.download import Opened, RemoteFile, RemoteSource
 from luthier.core.system.download import download as download_file
 from luthier.core.system.files import git_id, replace_file, sync
+from luthier.ml.inference.models.architecture import TEMPLATES_FOLDER, TOKENIZER_FILES
 from luthier.ml.inference.models.weights import no_safetensors
 
 
@@ -136,7 +137,11 @@ def _token_name() -> str:
     return "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "the token that `hf auth login` has kept"
 
 
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "LICENCE*", "NOTICE*", "README.md")
+_WANTED = (
+    "*.safetensors", "*.json", "*.jinja", *TOKENIZER_FILES, "LICENSE*", "LICENCE*", "NOTICE*", "README.md",
+)  # fmt: skip
+# Files of these folders are read by transformers, or say how a published embedding model makes its vectors.
+_WANTED_INSIDE = {TEMPLATES_FOLDER: "*.jinja", "1_Pooling": "config.json"}
 _CODE = ("*.py", "*.so", "*.dll")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. ()+=-]{0,199}")
@@ -193,7 +198,7 @@ def look_up(repo: str, revision: str) -> RemoteModel:
     weights = _weight_names(repo, list(siblings))
     files = []
     for name, sibling in siblings.items():
-        wanted = _NAME.fullmatch(name) is not None and any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)
+        wanted = _is_wanted(name)
         if not wanted or (name.endswith(".safetensors") and name not in weights):
             continue
         sha256 = sibling.lfs.sha256 if sibling.lfs else None
@@ -246,11 +251,19 @@ def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
             if not (folder / file.name).is_file():
                 task.note(file.name)
                 part = folder / f"{file.name}.part"
+                part.parent.mkdir(exist_ok=True)
                 download_file(source, file, part, task)
                 # The content is on the disk before its name, and its name before the next file: a power loss leaves a
                 # `.part` file.
                 replace_file(part, folder / file.name)
-                sync(folder)
+                sync(part.parent)
+
+
+def _is_wanted(name: str) -> bool:
+    """Whether a file of a repository is fetched, by its name alone."""
+    folder, _, own = name.rpartition("/")
+    patterns = (_WANTED_INSIDE[folder],) if folder in _WANTED_INSIDE else () if folder else _WANTED
+    return _NAME.fullmatch(own) is not None and any(fnmatch.fnmatch(own, pattern) for pattern in patterns)
 
 
 def _weight_names(repo: str, names: list[str]) -> set[str]:

@@ -183,6 +183,13 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         with _loading, quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        has_vocabulary, *others = ((folder / name).is_file() for name in ("vocab.json", "merges.txt", "tokenizer.json"))
+        if has_vocabulary and not any(others):
+            raise ModelSourceError(
+                f"{folder} has a vocabulary (vocab.json) and no merges",
+                expected="tokenizer.json, or merges.txt beside vocab.json",
+                do="copy the missing file from where the model is from, or pull the model again",
+            ) from error
         raise _unloadable(folder, "tokenizer", error) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelSourceError(

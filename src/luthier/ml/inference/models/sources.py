@@ -259,6 +259,7 @@ def _from_hub(
         raise
     hub.download(remote, current, progress)
     for file in remote.files:
+        (made / file.name).parent.mkdir(exist_ok=True)
         (current / file.name).rename(made / file.name)
     shutil.rmtree(downloads, ignore_errors=True)
     origin = {"hub": endpoint(), "repo": repo, "revision": revision, "commit": remote.commit}

@@ -18,6 +18,8 @@ from typing import Any, Final
 from tokenizers import Encoding, Tokenizer
 
 from luthier.core.errors import ModelSourceError, NotFoundError, library_reason
+from luthier.core.ids import sha256_document, sha256_file
+from luthier.ml.inference.models.architecture import TOKENIZER_FILES
 
 _NUM_BYTES: Final = 256
 _NORMALIZERS: Final = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "Nmt", "ByteLevel"})
@@ -190,3 +192,11 @@ def load_backend(folder: Path) -> Tokenizer:
             expected="the tokenizer of a transformers folder",
             do="pull the model again, or write it again with `tokenizer.save_pretrained`",
         ) from error
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """The SHA-256 of a folder's tokenizer.json; without one, a digest of the files that its tokenizer is built from."""
+    if (file := folder / "tokenizer.json").is_file():
+        return sha256_file(file)
+    files = [folder / name for name in TOKENIZER_FILES]
+    return sha256_document({file.name: sha256_file(file) for file in files if file.is_file()})

@@ -10,18 +10,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from luthier.core.ids import sha256_document, sha256_file
-from luthier.ml.inference.models.architecture import PROCESSOR_FILES, frozen_parameters
+from luthier.ml.inference.models.architecture import (
+    PROCESSOR_FILES,
+    TEMPLATES_FOLDER,
+    TOKENIZER_FILES,
+    frozen_parameters,
+)
 from luthier.ml.training.methods.base_dropout import published_dropout
 from luthier.ml.training.methods.protocol import PlainMethod
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    *PROCESSOR_FILES,
-)
+_COMPANIONS = (*TOKENIZER_FILES, "chat_template.jinja", "generation_config.json", *PROCESSOR_FILES)
 
 
 class Full(PlainMethod):
@@ -48,9 +46,12 @@ class Full(PlainMethod):
         with published_dropout(model):
             model.save_pretrained(str(folder))
         model.config._attn_implementation = attention
-        for name in _TOKENIZER_FILES:
+        for name in _COMPANIONS:
             if (base_path / name).is_file() and not (folder / name).exists():
                 shutil.copyfile(base_path / name, folder / name)
+        # Templates for tools, which transformers reads from a folder of their own.
+        if (base_path / TEMPLATES_FOLDER).is_dir():
+            shutil.copytree(base_path / TEMPLATES_FOLDER, folder / TEMPLATES_FOLDER, dirs_exist_ok=True)
         weights = sorted(folder.glob("*.safetensors"))
         return (
             sha256_file(weights[0]) if len(weights) == 1 else sha256_document({w.name: sha256_file(w) for w in weights})

@@ -306,7 +306,8 @@ def _as_document(template: ChatTemplate, head: TaskHead, query: TokenisedExample
     """The tokens that a document with the text of this query has, whose prompt is another one."""
     ids = list(query.input_ids[:-1])  # without the slot
     text = template.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    own = template.ids(head.document_prompt + str(text).removeprefix(head.query_prompt))
+    bare = str(text).removeprefix(head.query_prompt).removesuffix(head.end_text)
+    own = template.ids(head.document_prompt + bare + head.end_text)
     return array("i", [*own, *own[-1:]]).tobytes()
 
 

@@ -169,6 +169,9 @@ def _written(render: Render, message: dict[str, Any], headers: list[str], way: W
         return None  # the repr of the list itself
     # The shortest: a header that contains the opening tag must not hide it.
     common = min(_common(ahead, header) for header in headers)
+    # Another tag may begin as the one that opens the thought does: `</think>` in a prompt beside `<think>` in a turn.
+    opened, closed = (max(ahead.rfind(mark, 0, common) for mark in marks) for marks in ("<[", ">]"))
+    common = opened if opened > closed else common
     before = ahead[common:]
     if not before.strip():
         tag = _LAST_TAG.search(ahead)

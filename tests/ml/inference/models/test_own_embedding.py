@@ -1,0 +1,78 @@
+"""How published embedding models make vectors, read from the files beside their weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import processors
+
+from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.own_embedding import OwnEmbedding, own_embedding, own_ending
+
+
+def _modes(**given: bool) -> dict[str, Any]:
+    names = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    modes = {f"pooling_mode_{name}": given.get(name, False) for name in names}
+    return {"word_embedding_dimension": 1024, "include_prompt": True} | modes
+
+
+def _folder(folder: Path, pooling: dict[str, Any] | None, prompts: dict[str, Any] | None = None) -> Path:
+    if pooling is not None:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    if prompts is not None:
+        (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pooling", "prompts", "expected"),
+    [
+        (_modes(lasttoken=True), None, OwnEmbedding("last")),
+        (_modes(mean_tokens=True), {"prompts": {}}, OwnEmbedding("mean")),
+        ({"embedding_dimension": 8, "pooling_mode": "lasttoken", "include_prompt": True}, None, OwnEmbedding("last")),
+        (
+            _modes(lasttoken=True),
+            {"prompts": {"query": "Instruct: find\nQuery:", "document": ""}, "default_prompt_name": None},
+            OwnEmbedding("last", "Instruct: find\nQuery:", ""),
+        ),
+        (
+            _modes(mean_tokens=True),
+            {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "passage"},
+            OwnEmbedding("mean", "query: ", "passage: "),
+        ),
+        (
+            _modes(mean_tokens=True),
+            {"prompts": {"any": "text: "}, "default_prompt_name": "any"},
+            OwnEmbedding("mean", "text: ", "text: "),
+        ),
+        (_modes(cls_token=True), None, None),
+        (_modes(mean_tokens=True, max_tokens=True), None, None),
+        (None, {"prompts": {"query": "query: "}}, None),
+    ],
+)
+def test_pooling_and_prompts_are_those_of_the_files(
+    pooling: dict[str, Any] | None, prompts: dict[str, Any] | None, expected: OwnEmbedding | None, tmp_path: Path
+) -> None:
+    assert own_embedding(_folder(tmp_path, pooling, prompts)) == expected
+
+
+def test_damaged_files_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text("[1", encoding="utf-8")
+    assert own_embedding(tmp_path) is None
+
+
+def test_the_ending_of_a_text_is_what_the_tokenizer_puts_there_itself(tiny: Path) -> None:
+    tokenizer = load_tokenizer(tiny)
+    assert own_ending(tokenizer) == ""
+    end, number = str(tokenizer.eos_token), int(tokenizer.eos_token_id)
+    backend = tokenizer.backend_tokenizer
+    for single in (f"$A {end}", f"{end} $A {end}"):
+        backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=[(end, number)])
+        assert own_ending(tokenizer) == end
+    backend.post_processor = processors.TemplateProcessing(single=f"{end} $A", special_tokens=[(end, number)])
+    assert own_ending(tokenizer) == ""
