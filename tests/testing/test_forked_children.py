@@ -295,6 +295,9 @@ def test_a_server_of_a_session_is_forked_from_that_of_the_run_and_ends_with_its_
         with of_run.script("pass") as script:  # it listens
             script.communicate()
         monkeypatch.setenv(TEMPLATE, of_run.address)
+        # As a process of pytest-xdist has them; COLUMNS is of readline, which pytest loads in the one that starts it.
+        for name in ("COLUMNS", "LINES", "PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+            monkeypatch.setenv(name, "80")
         own = SessionForkServer()
         own._modules = ("json",)
         with own:
@@ -306,3 +309,10 @@ def test_a_server_of_a_session_is_forked_from_that_of_the_run_and_ends_with_its_
         assert pid is not None
         wait_until(lambda: not _runs(pid))
         assert of_run.told == own.told == []
+
+
+def test_the_servers_of_a_run_of_several_processes_are_forked_from_one(server: SessionForkServer) -> None:
+    if TEMPLATE not in os.environ:
+        pytest.skip("this process is the only one of its run")
+    assert server.pid is not None
+    assert psutil.Process(server.pid).ppid() != os.getpid(), "it was executed, and has loaded all by itself"

@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
 
 def _optional(name: str) -> ModuleType | None:
@@ -311,8 +311,11 @@ def wake_pipe() -> tuple[int, int]:
     return reading, writing
 
 
-def is_readable(connection: socket.socket, timeout_seconds: float | None) -> bool:
-    """Whether a socket has something to read, or its other end is closed, within that time; None waits forever."""
+def is_readable(connection: socket.socket | IO[bytes], timeout_seconds: float | None) -> bool:
+    """Whether a socket has something to read, or its other end is closed, within that time; None waits forever.
+
+    A pipe, too, but on Windows.
+    """
     if not hasattr(select, "poll"):  # Windows, whose select knows sockets of any number
         return bool(select.select([connection], [], [], timeout_seconds)[0])
     poller = polling.poll()

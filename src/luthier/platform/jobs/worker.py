@@ -215,7 +215,7 @@ class Worker:
                 is_stopping = wish is None
                 attempt.terminate()
                 kill_at = now + pace.grace
-            time.sleep(_TICK_SECONDS)
+            attempt.wait(_TICK_SECONDS)
         return wish, is_stopping
 
     def _settle(self, job: Job, write_down: Callable[[], Job]) -> None:

@@ -1,18 +1,26 @@
 """Questions whose answers take heavy libraries and many seconds: each is answered by a child process.
 
 So a server stays small and quick while somebody has a file of a million rows planned: its memory and its threads are
-not what that takes. `answer_to` starts a process for one question, a `WarmChild` keeps its own for the next.
+not what that takes. `answer_to` starts a process for one question, a `WarmChild` keeps its own for the next. A server
+keeps that of the last question about rows for a minute (`processes_kept`): people ask for an audit, the tokens and a
+repair one after the other, and loading the libraries takes longer than most of the answers.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 from luthier.core.child_process.process import ChildEndedError, ChildProcess
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.system.files import storage_full
+from luthier.core.system.process_setup import start_daemon
 from luthier.platform.home.context import Context
 
 log = logging.getLogger("luthier.questions")
@@ -40,6 +48,9 @@ _SERVE: Final = "luthier.platform.processes.analysis_child:serve"
 _MOST_AT_ONCE: Final = 2
 _WAIT_SECONDS: Final = 10.0
 _GRACE_SECONDS: Final = 5.0
+_KEEP_SECONDS: Final = 60.0
+_OF_ROWS: Final[frozenset[Question]] = frozenset({"audit", "look", "repair", "tokens", "map", "diff", "split", "index"})
+"""Questions whose process may answer another one: what it has cached by then follows from files and their stamps."""
 # Each child may take gigabytes: the bound applies to the whole process, for all callers.
 _turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
@@ -64,6 +75,8 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
             do="ask again in a moment",
         )
     try:
+        if question in _OF_ROWS and (kept := _kept_for(context)) is not None:
+            return _answer_of_kept(kept, context, question, given)
         with _child(context) as child:
             return _answer_of(child, question, given)
     except ChildEndedError as error:
@@ -118,6 +131,127 @@ class WarmChild:
         child, self._child = self._child, None
         if child is not None:
             child.close(_GRACE_SECONDS)
+
+
+_keep_lock: Final = threading.Lock()
+_is_keeping = False
+_idle: _KeptProcess | None = None
+"""The process that waits for the next question; the others are answering one, or ending."""
+
+
+@contextmanager
+def processes_kept() -> Iterator[None]:
+    """In the block, a process that has answered a question about rows waits for the next one.
+
+    For servers: where other processes are forked, a thread that waits would be in the way.
+    """
+    global _is_keeping
+    with _keep_lock:
+        _is_keeping = True
+    try:
+        yield
+    finally:
+        with _keep_lock:
+            _is_keeping, idle = False, _taken()
+        if idle is not None:
+            idle.close(_GRACE_SECONDS)
+
+
+class _KeptProcess:
+    """A `WarmChild` with a thread that lives as long as it does; both end where no question has come for a while.
+
+    Args:
+        key: What the process was started with: it answers other questions with the same alone.
+    """
+
+    def __init__(self, key: object) -> None:
+        self.key = key
+        self._questions: queue.SimpleQueue[tuple[Future[dict[str, Any]], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._thread = start_daemon(self._work, "analysis")
+
+    def answer_to(self, *question: Any) -> dict[str, Any]:
+        """As `WarmChild.answer_to`; to be called by one thread at a time."""
+        answer: Future[dict[str, Any]] = Future()
+        self._questions.put((answer, question))
+        return answer.result()
+
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Have it end, and wait for that as long."""
+        self._questions.put(None)
+        self._thread.join(wait_seconds)
+
+    def _work(self) -> None:
+        child = WarmChild()
+        try:
+            while self._answer_next(child):
+                pass
+        finally:
+            child.close()
+
+    def _answer_next(self, child: WarmChild) -> bool:
+        """Answer the next question; false where none is to come."""
+        try:
+            asked = self._questions.get(timeout=_KEEP_SECONDS)
+        except queue.Empty:
+            if _forgotten(self):
+                return False
+            asked = self._questions.get()  # somebody has just taken it, for a question or to close it
+        if asked is None:
+            return False
+        answer, question = asked
+        try:
+            answer.set_result(child.answer_to(*question))
+        except BaseException as error:  # noqa: BLE001 - whoever asked gets it
+            answer.set_exception(error)
+        return True
+
+
+def _kept_for(context: Context) -> _KeptProcess | None:
+    """A process for a question about this home, which nobody else asks now; None where none is kept here.
+
+    Raises:
+        BusyError: The system starts no more threads.
+    """
+    # The process has read its settings from the environment that it was started with.
+    key = (context.home, dict(os.environ))
+    with _keep_lock:
+        if not _is_keeping:
+            return None
+        found = _taken()
+    if found is not None and found.key == key:
+        return found
+    if found is not None:
+        found.close()
+    return _KeptProcess(key)
+
+
+def _answer_of_kept(kept: _KeptProcess, context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
+    """Its answer; afterwards it is the one that waits for the next question."""
+    try:
+        return kept.answer_to(context, question, given)
+    finally:
+        _give_back(kept)
+
+
+def _give_back(kept: _KeptProcess) -> None:
+    global _idle
+    with _keep_lock:
+        former, _idle = (_taken(), kept) if _is_keeping else (kept, None)
+    if former is not None:
+        former.close()
+
+
+def _forgotten(kept: _KeptProcess) -> bool:
+    """Whether it was the one that waits; nobody finds it from here on."""
+    with _keep_lock:
+        return _idle is kept and _taken() is kept
+
+
+def _taken() -> _KeptProcess | None:
+    """The process that waits, which nobody else finds from here on. Called with the lock held."""
+    global _idle
+    found, _idle = _idle, None
+    return found
 
 
 def _child(context: Context) -> ChildProcess:

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -123,6 +124,15 @@ class Attempt:
             # Only a guard that was killed leaves the group behind; otherwise there is none, and nothing happens.
             facilities.kill_group(self._child)
         return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended, for that long at most: the next job begins the sooner."""
+        # At its end the guard writes the exit code of the child, or its end of the pipe is closed with it.
+        if facilities.child_signal() is None or self._guard.stdout is None:  # Windows cannot wait for a pipe
+            time.sleep(seconds)
+        elif facilities.is_readable(self._guard.stdout, seconds):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._guard.wait(seconds)
 
     def extend(self, deadline: float) -> None:
         """Let the child run until a later deadline, by `clock_jump.elapsed`: the lease was renewed."""

@@ -360,7 +360,7 @@ def test_a_slow_plan_is_asked_for_again(
     monkeypatch.setattr(DraftPlanner, "plan", lambda *_, **__: None)
     text, one = f"base_model: tiny\ndata: {{train: {dataset[1]}}}", browser("train")
     answer = post(one, text=text, side="text").text
-    assert 'hx-trigger="load delay:700ms"' in answer
+    assert 'hx-trigger="load delay:250ms"' in answer
     assert "Planning: rows are read" in answer
     started = post(one, "start", text=text, side="text")
     assert (started.status_code, "Then the run starts" in started.text) == (200, True), "it starts once it is planned"

@@ -214,3 +214,19 @@ def test_the_kinds_of_jobs_that_go_on_where_they_were_can_pause(context: Context
         ):
             jobs.ask(context, job.job_id, "pause")
     assert jobs.ask(context, job.job_id, "cancel").status == "cancelled"
+
+
+def test_no_job_waits_longer_than_half_a_second_for_a_worker_that_is_free(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = dict[Lane, float]()
+
+    class Idle(Worker):
+        def work(self, stop_requested: Callable[[], str | None], *, until_idle: bool = False) -> int:
+            looks[self.lanes[0]] = self.pace.look
+            return 0
+
+    monkeypatch.setattr("luthier.platform.jobs.worker.Worker", Idle)
+    jobs.work(context, "w", stop_requested=lambda: "the test", tell=lambda _: None)
+    assert set(looks) == set(get_args(Lane))
+    assert max(looks.values()) <= 0.5

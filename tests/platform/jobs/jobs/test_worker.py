@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -25,6 +26,7 @@ from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.errors import UnreachableError
 from luthier.core.system.clock_jump import elapsed
 from luthier.platform.db.database import Database, OutdatedError
+from luthier.platform.jobs import worker as worker_module
 from luthier.platform.jobs.records import Job, Wish
 from luthier.platform.jobs.store import JobStore
 from luthier.platform.jobs.worker import Pace, Worker
@@ -230,6 +232,7 @@ def test_a_worker_that_is_stopped_gives_its_job_back(house: House) -> None:
 SUPERVISOR = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 sys.path.insert(0, sys.argv[2])
 from test_worker import House, QUICK
 from luthier.platform.db.database import Database
@@ -495,3 +498,14 @@ def test_shorter_leases_are_renewed_more_often() -> None:
     short = Pace.for_lease(12.0)
     assert short.beat <= 2.0
     assert short.beat < 12.0 - short.margin
+
+
+@both_ways
+def test_the_end_of_a_job_is_waited_for_and_not_looked_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(seconds: float) -> None:
+        pytest.fail(f"{seconds:g} s are slept while a job may end")
+
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    ids = [house.submit(number=n) for n in (1, 2)]
+    assert house.work() == 2
+    assert [house.queue.get(i).status for i in ids] == ["succeeded", "succeeded"]
