@@ -36,6 +36,9 @@ from luthier.platform.http.socket import Listener, lend, listen
 from luthier.platform.processes.supervisor import HealthCheck, Program, Supervisor
 
 API_GRACE_SECONDS: Final = 20.0
+"""Of the process that answers HTTP, with the default of `drain_seconds`."""
+_BESIDE_DRAIN_SECONDS: Final = 10.0
+"""Of that: until it listens no longer, and to end what is in memory."""
 WORKER_GRACE_SECONDS: Final = 75.0
 """A little more than a worker gives its training for a last checkpoint."""
 _START_SECONDS: Final = 120.0
@@ -185,7 +188,8 @@ def api_program(module: str, context: Context, listener: Listener) -> Program:
     health = HealthCheck(listener.near_host, listener.port, unhealthy_seconds=seconds) if seconds else None
     argument, descriptors = lend(listener)
     command = (sys.executable, "-m", module, argument)
-    return Program(API, command, API_GRACE_SECONDS, descriptors, health=health, stacks=STACKS_SIGNAL)
+    grace = context.settings.drain_seconds + _BESIDE_DRAIN_SECONDS
+    return Program(API, command, grace, descriptors, health=health, stacks=STACKS_SIGNAL)
 
 
 def _worker(name: str) -> Program:

@@ -51,6 +51,16 @@ def test_names_are_those_of_the_driver(machine: Make, monkeypatch: pytest.Monkey
     assert accelerator.device_names() == ()
 
 
+def test_the_memory_of_each_accelerator_is_that_of_its_properties(machine: Make) -> None:
+    sizes = [SimpleNamespace(total_memory=80 << 30), SimpleNamespace(total_memory=24 << 30)]
+    machine("cuda", device_count=lambda: 2, get_device_properties=sizes.__getitem__)
+    assert accelerator.device_memory_bytes() == (80 << 30, 24 << 30)
+    machine("mps", device_count=lambda: 1)
+    assert accelerator.device_memory_bytes() == ()
+    machine("cpu")
+    assert accelerator.device_memory_bytes() == ()
+
+
 def test_the_software_is_rocm_where_torch_is_built_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert accelerator.software("cuda") == "CUDA 13.0"

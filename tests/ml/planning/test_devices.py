@@ -148,6 +148,22 @@ def test_a_known_accelerator_has_the_memory_that_its_driver_leaves(told: str, gi
     assert device_of(f"{name}:4", found).memory_bytes > device.memory_bytes, "another machine has what the table says"
 
 
+def test_processes_have_the_memory_of_the_smallest_of_their_cards() -> None:
+    cards = (80 * GIB, 40 * GIB, 24 * GIB)
+    found = machine(
+        device="cuda",
+        accelerators=("NVIDIA A100-SXM4-80GB",) * 3,
+        accelerator_memory_bytes=79 * GIB,
+        accelerator_gb_per_second=100.0,
+        each_memory_bytes=cards,
+    )
+    sizes = [found.shared_by(num).accelerator_memory_bytes // GIB for num in (1, 2, 3, 8)]
+    assert sizes == [79, 40, 24, 24]
+    assert this_machine(found.shared_by(2)).memory_bytes == 40 * GIB
+    unknown = found.model_copy(update={"each_memory_bytes": ()})
+    assert unknown.shared_by(2) == unknown
+
+
 @pytest.mark.parametrize(
     ("told", "gib", "name"),
     [

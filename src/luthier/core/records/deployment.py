@@ -30,7 +30,8 @@ class Share(FrozenModel):
     """A target and the part of the traffic that it gets.
 
     Attributes:
-        target: a run id, the name of a tuned or base model, or `export:FOLDER`.
+        target: a run id, the name of a tuned or base model, or `export:FOLDER`, numbered where the project has deployed
+            another folder of that name.
         fraction: its part of all users, above 0 to 1.
         folder: the folder of such an export.
         weights_sha256: digest of its weights when it got its share; None for other targets, and in earlier revisions.

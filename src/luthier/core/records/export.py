@@ -45,6 +45,7 @@ class ExportSource(SparseModel):
         template_options: what the chat template was given with each conversation.
         opted_turns: what of each conversation was written in another way.
         context_tokens: the most that an export may say it has room for; None for what the model has.
+        trained_tokens: of the longest rows that trained it; None for a base model, and in earlier exports.
         task_head: what it gives in place of text; None where it writes text.
     """
 
@@ -63,9 +64,10 @@ class ExportSource(SparseModel):
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     opted_turns: OptedTurns = AS_THEY_ARE
     context_tokens: int | None = None
+    trained_tokens: int | None = None
     task_head: TaskHeadKind | None = None
     # Manifests of older exports are hashed.
-    later_fields = ("template_options", "opted_turns", "context_tokens", "task_head")
+    later_fields = ("template_options", "opted_turns", "context_tokens", "trained_tokens", "task_head")
 
     @property
     def folder(self) -> str:

@@ -30,7 +30,7 @@ from luthier.features.release_gates.service import (
 )
 from luthier.features.serving.engine_choice import EngineDecision, choose_engines
 from luthier.features.serving.models import EngineView, engines_of, fastest
-from luthier.features.serving.targets import check_targets_of, find_share, served_share
+from luthier.features.serving.targets import check_targets_of, find_share, find_shares, served_share
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
@@ -258,7 +258,7 @@ def split(
         ConflictError: Another revision than expected, a gate that refuses, or no target was evaluated.
     """
     current = _current(context, caller, name, expected_revision)
-    shares = [find_share(context, caller, target, _fraction(part)) for target, part in fractions.items()]
+    shares = find_shares(context, caller, {target: _fraction(part) for target, part in fractions.items()})
     made = routing.split(shares, None if current is None else current.revision)
     made = _past_gates(context, caller, made, shares, gate, override)
     if not may_be_unjudged and len(made.unjudged) == len(shares):

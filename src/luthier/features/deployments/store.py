@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.records.deployment import Deployment, Revision
+from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.platform.db.monitor_state import put
 from luthier.platform.db.store import RecordTable, Store
 from luthier.platform.db.tables import deployment_revisions, deployments
@@ -99,6 +99,13 @@ class DeploymentStore(Store):
         # All projects, because files of an export are shared by all that route to it; shares are inside the document.
         found = map(_deployment, self._rows(_WITH_NEWEST))
         return [one.name for one in found if one.revision.share_of(target) is not None]
+
+    def shares(self, project_id: str) -> Sequence[Share]:
+        """The shares of all revisions of a project's deployments, earlier ones first."""
+        found = (
+            revision for one in self.list(project_id)[::-1] for revision in self.revisions(one.deployment_id)[::-1]
+        )
+        return [share for revision in found for share in revision.shares]
 
     def revisions(self, deployment_id: str) -> tuple[Revision, ...]:
         """All revisions of a deployment, newest first."""

@@ -80,8 +80,16 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
         quantisation=plan.method.quantisation if is_adapter else None,
         template_options=plan.data.template_options,
         opted_turns=OptedTurns.of(plan.data),
+        trained_tokens=_trained_tokens(plan),
         task_head=_head_of(folder),
     )
+
+
+def _trained_tokens(plan: Plan) -> int:
+    """Tokens of the longest rows of training; those of prompts with the longest answers where the model writes them."""
+    objective = plan.objective
+    answers = (objective.max_new_tokens or 0) if objective.draws else 0
+    return min(plan.data.train.max_tokens + answers, plan.base_model.context_length_tokens)
 
 
 def _head_of(folder: Path) -> TaskHeadKind | None:

@@ -107,7 +107,7 @@ def with_budget(
 
     table = load_prices(prices)
     try:
-        device = this_machine(hardware_of(context))
+        device = this_machine(hardware_of(context).shared_by(num_devices))
         device = device.model_copy(update={"num_devices": num_machines if device.is_cpu else num_devices})
     except RequestError as error:  # no run fails because of an optional extra
         mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch

@@ -251,7 +251,7 @@ def prepare(
         template_sha256=template.sha256,
         data=data,
         structure=structure,
-        hardware=hardware_of(context),
+        hardware=hardware_of(context).shared_by(num_processes),
         has_text_answers=have_text_answers(judged),
         are_pairs=bool(judged) and are_pairs(judged),
         num_shots=num_shown,

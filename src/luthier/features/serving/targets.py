@@ -7,7 +7,8 @@ Exports are those made by this server.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ _WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "to
 _WEIGHT_FILES = (".safetensors", ".gguf")
 
 
-def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.0) -> Share:
+def find_share(
+    context: Context, caller: Caller, name: str, fraction: float = 1.0, *, others: Sequence[Share] = ()
+) -> Share:
     """The share of a target by its name; `export:ID` is an export made by the server.
 
     Args:
@@ -80,6 +83,7 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
         caller: Whose project it is; a local user may also name the folder of an export.
         name: Of a base model, a run, a tuned model or an export.
         fraction: Of the requests that it gets, 0 to 1.
+        others: The shares beside it that no revision has yet.
 
     Raises:
         NotFoundError: There is none of this name, or it is of another project.
@@ -91,7 +95,7 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
         folder = folder.resolve()
         if str(folder) not in (model.name for model in local_base_models(context).values()):
             check_export(folder, needs_bundle=True)
-            share = _share_of_folder(f"{EXPORT}{folder.name}", folder, fraction)
+            share = _share_of_folder(_target_of_folder(context, caller, folder, others), folder, fraction)
             served_share(context, caller, share)
             return share
     if name.startswith(EXPORT) and is_id(name.removeprefix(EXPORT), "exp"):
@@ -102,6 +106,20 @@ def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.
     return share
 
 
+def find_shares(context: Context, caller: Caller, fractions: Mapping[str, float]) -> list[Share]:
+    """The shares of several targets, each as `find_share` finds it.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        fractions: Of the requests, by the name of the target.
+    """
+    shares: list[Share] = []
+    for name, fraction in fractions.items():
+        shares.append(find_share(context, caller, name, fraction, others=shares))
+    return shares
+
+
 def _share_of_export(context: Context, caller: Caller, export_id: str, fraction: float) -> Share:
     """The share of an export that this server made for the project."""
 
@@ -110,6 +128,20 @@ def _share_of_export(context: Context, caller: Caller, export_id: str, fraction:
     share = _share_of_folder(f"{EXPORT}{export_id}", folder, fraction)
     served_share(context, caller, share)
     return share
+
+
+def _target_of_folder(context: Context, caller: Caller, folder: Path, others: Iterable[Share]) -> str:
+    """The target by which the project knows the folder of an export: its last name, numbered where another has it.
+
+    Figures and canaries go by the target, so that two folders of one last name must not be one.
+    """
+    known = {share.target: share.folder for share in (*context.deployments.shares(caller.project_id), *others)}
+    # Of several, as after earlier versions: the name that a share was given last.
+    if own := [target for target, its in known.items() if its == str(folder)]:
+        return own[-1]
+    name = f"{EXPORT}{folder.name}"
+    numbered = (f"{name}-{number}" for number in count(2))
+    return name if name not in known else next(one for one in numbered if one not in known)
 
 
 def _share_of_folder(target: str, folder: Path, fraction: float) -> Share:

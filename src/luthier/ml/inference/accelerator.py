@@ -44,6 +44,17 @@ def device_names() -> tuple[str, ...]:
     return tuple(str(_module(kind).get_device_name(number)) for number in range(device_count()))
 
 
+def device_memory_bytes() -> tuple[int, ...]:
+    """Memory of each accelerator that this process sees; empty where the driver does not say it.
+
+    By its properties: a question about free memory would begin work, and take memory, on each of them.
+    """
+    kind = device_type()
+    if kind not in ("cuda", "xpu"):
+        return ()
+    return tuple(int(_module(kind).get_device_properties(number).total_memory) for number in range(device_count()))
+
+
 def software(kind: str) -> str:
     """What torch computes by on a kind of device, with its version: `ROCm 6.4.2`; empty for a CPU."""
     versions = torch.version

@@ -48,11 +48,24 @@ class Hardware(FrozenModel):
     precision: Literal["float32", "bfloat16"]
     why: str
     accelerator_memory_bytes: int = 0
-    """Of one accelerator; 0 without one, or where it is not known."""
+    """Of the first accelerator; 0 without one, or where it is not known."""
     accelerator_gb_per_second: float = 0.0
     """Memory traffic of one accelerator; 0 likewise, and where it had no 512 MiB free."""
     threads_why: str = ALL_CORES
     """Why so many threads: cores may differ in speed, and hardware threads share cores."""
+    each_memory_bytes: tuple[int, ...] = ()
+    """Of each accelerator; empty where it is not known."""
+
+    def shared_by(self, num_processes: int) -> Hardware:
+        """This machine for processes with an accelerator each: as much memory as the smallest of these has.
+
+        Args:
+            num_processes: that train one run together, on the first accelerators.
+        """
+        smallest = min(self.each_memory_bytes[:num_processes], default=0)
+        if not 0 < smallest < self.accelerator_memory_bytes:
+            return self
+        return self.model_copy(update={"accelerator_memory_bytes": smallest})
 
 
 class Rates(FrozenModel):
@@ -162,6 +175,7 @@ def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
         memory_gb_per_second=memory_gb_per_second,
         precision="bfloat16" if half >= BF16_MUST_WIN_BY * single else "float32",
         accelerator_memory_bytes=accelerator.total_bytes(device),
+        each_memory_bytes=accelerator.device_memory_bytes(),
         accelerator_gb_per_second=0.0 if device == "cpu" else _accelerator_memory_rate(device),
         why=f"matrix products on {device}: bfloat16 {half:,.0f}, float32 {single:,.0f} GFLOP/s ({half / single:.1f}x)",
     )

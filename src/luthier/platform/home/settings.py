@@ -90,6 +90,7 @@ class Settings(BaseSettings):
             `X-Forwarded-Proto` are trusted; empty for none.
         unhealthy_restart_seconds: How long the API process may be unhealthy without a break before it is restarted; 0
             never restarts it.
+        drain_seconds: How long running requests may still take when the server is stopped, such as long answers.
         max_loaded_models: The most models in memory at once, adapters not counted.
         serving_memory_bytes: Memory for served models and their adapters; 0 takes half of the machine's memory.
         serving_queue: The most requests that are running or waiting.
@@ -178,6 +179,7 @@ class Settings(BaseSettings):
     allowed_hosts: str = ""
     trusted_proxies: str = ""
     unhealthy_restart_seconds: float = Field(default=120.0, ge=0, le=_MAX_SECONDS)
+    drain_seconds: float = Field(default=10.0, ge=0, le=_MAX_SECONDS)
 
     max_loaded_models: int = Field(default=2, ge=1)
     serving_memory_bytes: int = Field(default=0, ge=0)

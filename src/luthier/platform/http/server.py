@@ -8,6 +8,7 @@ with a header that never ends, or hold all file descriptors with connections tha
 from __future__ import annotations
 
 import asyncio
+import math
 from types import FrameType
 from typing import Any, Final
 
@@ -147,7 +148,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 _STILL_ANSWERS_SECONDS: Final = 1.0
-_DRAIN_SECONDS: Final = 10
 _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than clients keep an idle connection: who closes it must not be the one that a request is just coming to."""
 
@@ -166,7 +166,7 @@ def make_server(app: FastAPI, context: Context, readiness: Readiness) -> uvicorn
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=math.ceil(context.settings.drain_seconds),
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     return _Server(config, readiness)

@@ -355,3 +355,31 @@ def test_a_tuned_model_of_another_project_is_deployed_with_its_permission_alone(
     deployments.deploy(context, local, "support", f"{name}:ckpt-step-5")
     assert [one.name for one in context.deployments.list("proj-other")] == ["support"]
     assert context.deployments.list("default") == []
+
+
+def test_two_folders_of_one_last_name_are_two_targets(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A canary, and the figures of each, go by the target."""
+    whole = VerifyReport(folder="", bundle_sha256=None, num_files=1, num_bytes=4, faults=())
+    monkeypatch.setattr("luthier.ml.export.bundle.verify", lambda folder: whole)
+    folders = [tmp_path / name / "model" for name in "abc"]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / "model.gguf").write_bytes(b"GGUF%d" % number)
+        (folder / "parity.json").write_text(json.dumps({"passed": True}))
+    deployments.deploy(context, ME, "support", str(folders[0]))
+    deployments.deploy(context, ME, "support", str(folders[1]), canary=0.5)
+    assert answering(context) == {"export:model", "export:model-2"}
+    served = {served_models.route(context, ME, "support", user).served.path for user in USERS}
+    assert served == {str(folder / "model.gguf") for folder in folders[:2]}
+    deployments.promote(context, ME, "support")
+    deployments.deploy(context, ME, "support", str(folders[0]))
+    assert answering(context) == {"export:model"}, "each folder keeps its name"
+    # In another deployment of the project, and of several new ones at once.
+    deployments.split(context, ME, "trial", {str(folders[2]): 0.5, str(folders[1]): 0.5})
+    assert answering(context, "trial") == {"export:model-3", "export:model-2"}
+    deployments.remove(context, ME, "trial")
+    deployments.remove(context, ME, "support")
+    deployments.split(context, ME, "support", {str(folder): 1 / 3 for folder in folders})
+    assert answering(context) == {"export:model", "export:model-2", "export:model-3"}

@@ -149,8 +149,9 @@ def test_a_source_says_what_it_is(trained, tiny_model):
     source = find_source(context, run_id)
     assert (source.base_path, source.precision, source.method) == (str(tiny_model), "float32", "lora")
     assert Path(source.adapter_path) == context.settings.run_folder(run_id) / "adapter"
+    assert source.trained_tokens == context.runs.plan(run_id).data.train.max_tokens
     base = find_source(context, str(tiny_model))
-    assert (base.run_id, base.adapter_path) == (None, None)
+    assert (base.run_id, base.adapter_path, base.trained_tokens) == (None, None, None)
 
 
 def test_a_model_of_the_api_is_named_as_clients_know_it(trained):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from transformers import AutoTokenizer
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
+from luthier.core.records.export import ExportSource
 from luthier.ml.export.exporters.companions import Turns
-from luthier.ml.export.exporters.gguf import modelfile
+from luthier.ml.export.exporters.gguf import by_hand_in_ollama, context_in_ollama, modelfile
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
@@ -19,13 +21,21 @@ def written_by_ollama(text: str, *turns: tuple[str, str]) -> str:
     go = re.search(r'TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
     if (system := re.search(r'SYSTEM """(.*?)"""', text, re.DOTALL)) and turns[0][0] != "system":
         turns = (("system", system[1]), *turns)
+    # Of all system texts together: `.System` is beside the messages.
+    head = re.match(r"{{ if not \.System }}(.*?){{ end }}(?={{ range)", go, re.DOTALL)
+    go = go.removeprefix(head[0]) if head else go
+    first = head[1] if head and not any(role == "system" and content for role, content in turns) else ""
     loop, _, opening = go.removeprefix("{{ range .Messages }}").rpartition("{{ end }}")
-    frames = dict(re.findall(r'{{ if eq \.Role "(\w+)" }}(.*?){{ end }}', loop, re.DOTALL))
-    return "".join(frames[role].replace("{{ .Content }}", content) for role, content in turns) + opening
+    named = re.findall(r'{{ if (and \()?eq \.Role "(\w+)"(?:\) \.Content)? }}(.*?){{ end }}', loop, re.DOTALL)
+    frames = {role: (bool(only_with_text), text) for only_with_text, role, text in named}
+    written = [
+        frames[role][1].replace("{{ .Content }}", content) for role, content in turns if content or not frames[role][0]
+    ]
+    return first + "".join(written) + opening
 
 
-def turns_of(template: ChatTemplate, opted: OptedTurns = AS_THEY_ARE, **settings: object) -> Turns:
-    return Turns(template, template.end_of_turn_ids, (template.end_of_turn,), "", settings, opted, ())
+def turns_of(template: ChatTemplate, opted: OptedTurns = AS_THEY_ARE, beginning: str = "", **settings: object) -> Turns:
+    return Turns(template, template.end_of_turn_ids, (template.end_of_turn,), beginning, settings, opted, ())
 
 
 def templated(folder, jinja: str) -> ChatTemplate:
@@ -135,3 +145,84 @@ def test_what_a_model_that_samples_leaves_out_is_as_in_transformers(tiny_model, 
     found = read_modelfile(modelfile("model.gguf", turns_of(ChatTemplate.load(tiny_model), **settings)))
     given = dict(text.split(" ", 1) for name, text in found if name == "PARAMETER")
     assert {name: given[name] for name in ("temperature", "top_k", "top_p") if name in given} == expected
+
+
+TALKS = [
+    [("user", "a")],
+    [("system", "s"), ("user", "a")],
+    [("system", ""), ("user", "a")],
+    [("user", "a"), ("assistant", "b"), ("user", "c")],
+    [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")],
+]
+HEADED = (
+    "{{ '<|endoftext|>' }}{% if messages[0].role == 'system' %}{% set text = messages[0].content %}"
+    "{% set messages = messages[1:] %}{% else %}{% set text = '' %}{% endif %}"
+    "<|im_start|>system\nKnown up to 2023.\n\n{{ text }}<|im_end|>\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BEGUN = (
+    "{{ '<|endoftext|>' }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LAST_ANSWER_APART = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("jinja", [HEADED, BEGUN, LAST_ANSWER_APART])
+def test_prompts_of_usual_families_are_written_as_in_training(tmp_path, jinja):
+    """Llama 3.1 always has a header of the system, Llama 3 a token first, and Qwen3 another last answer."""
+    beginning = "<|endoftext|>" if "endoftext" in jinja else ""
+    template = templated(tmp_path / "m", jinja)
+    text = modelfile("model.gguf", turns_of(template, beginning=beginning))
+    for turns in TALKS:
+        talk = Conversation(messages=tuple(Message(role=role, content=content) for role, content in turns))
+        prompt = template.render(talk, add_generation_prompt=True).removeprefix(beginning)
+        assert written_by_ollama(text, *turns) == prompt, turns
+
+
+def test_turns_that_ollama_cannot_write_are_said(tmp_path, tiny_model):
+    jinja = "{% for m in messages %}{{ loop.index }} {{ m.content }}<|im_end|>\n{% endfor %}"
+    turns = turns_of(templated(tmp_path / "m", jinja))
+    (note,) = by_hand_in_ollama(turns)
+    assert "cannot be written in Ollama's language" in note
+    assert f"# {note[:1].upper()}{note[1:]}." in modelfile("model.gguf", turns)
+    assert by_hand_in_ollama(turns_of(ChatTemplate.load(tiny_model))) == []
+
+
+@pytest.mark.parametrize(
+    ("trained", "limit", "expected"),
+    [
+        (None, None, None),  # a base model: what Ollama takes
+        (None, 256, 256),
+        (100, None, 512),  # Ollama's own 4,096 is more than the model has
+        (100, 256, 256),
+    ],
+)
+def test_ollama_has_room_for_the_rows_of_training(tiny_model, trained, limit, expected):
+    source = ExportSource(
+        name="m",
+        run_id=None,
+        base_name="m",
+        base_path=str(tiny_model),
+        base_sha256="",
+        precision="float32",
+        trained_tokens=trained,
+        context_tokens=limit,
+    )
+    assert context_in_ollama(source) == expected
+
+
+def test_rows_longer_than_ollama_s_context_get_room(tmp_path, tiny_model):
+    folder = tmp_path / "long"
+    folder.mkdir()
+    config = json.loads((tiny_model / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 131072}))
+    source = ExportSource(
+        name="m", run_id=None, base_name="m", base_path=str(folder), base_sha256="", precision="float32"
+    )
+    found = [context_in_ollama(source.model_copy(update={"trained_tokens": num})) for num in (50, 4097, 9000, 131072)]
+    assert found == [4096, 5120, 9216, 131072]

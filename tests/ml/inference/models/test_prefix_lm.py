@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from luthier.core.errors import ModelSourceError
 from luthier.ml.inference.models.loading import load_model
-from luthier.ml.inference.models.prefix_lm import is_prefix_lm
+from luthier.ml.inference.models.prefix_lm import is_prefix_lm, refuse_configured_prefix_lm
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -38,6 +38,19 @@ def test_a_prefix_language_model_is_refused_by_name_and_a_causal_copy_of_its_fol
                 load_model(folder, dtype="float32", attention=attention)  # type: ignore[arg-type]
             assert str(folder) in refused.value.came
             assert "prefix_lm" in refused.value.do
+
+
+def test_an_engine_that_loads_it_elsewhere_refuses_it_by_its_config(tmp_path: Path) -> None:
+    for is_prefix in (True, False):
+        folder = tmp_path / str(is_prefix)
+        AutoConfig.for_model("hrm_text", **SIZES | {"head_dim": 8, "prefix_lm": is_prefix}).save_pretrained(folder)
+    refuse_configured_prefix_lm(tmp_path / "False")
+    with pytest.raises(ModelSourceError, match="in both directions"):
+        refuse_configured_prefix_lm(tmp_path / "True")
+    unknown = tmp_path / "unknown"
+    unknown.mkdir()
+    (unknown / "config.json").write_text('{"model_type": "of-tomorrow"}', encoding="utf-8")
+    refuse_configured_prefix_lm(unknown)  # vLLM may know it
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,20 @@ BARE_TAGS = "<tool_call>\n<function="
          "It is\n<function=clock> or\n<function=clock> too</tool_call>", []),
         (BARE_TAGS, "Cut <function=clock>\n", "Cut <function=clock>\n", []),
         ("python_tag", '{"name": "clock", "parameters": {"a": 1}}', "", [("clock", '{"a": 1}')]),
+        ("python_tag", '{"type": "function", "function": {"name": "clock", "parameters": {"a": 1}}}', "",
+         [("clock", '{"a": 1}')]),
+        ("python_tag", '{"type": "function", "function": {"name": "clock", "arguments": {}}}; '
+         '{"type": "function", "function": "get_weather", "parameters": {"days": 2}}', "",
+         [("clock", "{}"), ("get_weather", '{"days": 2}')]),
+        ("python_tag", '{"type": "function", "function": {"name": "rm", "parameters": {}}}',
+         '{"type": "function", "function": {"name": "rm", "parameters": {}}}', []),
+        ("<tool_call>", 'So: <tool_call>{"type": "function", "function": {"name": "clock", "arguments": {}}}'
+         "</tool_call>",
+         "So:", [("clock", "{}")]),
+        ("[TOOL_CALLS]", '[TOOL_CALLS][{"type": "function", "function": {"name": "clock", "arguments": {"a": 1}}}]', "",
+         [("clock", '{"a": 1}')]),
+        ("<TOOLCALL>", '<TOOLCALL>[{"type": "function", "function": {"name": "clock", "arguments": {}}}]'
+         "</TOOLCALL>", "", [("clock", "{}")]),
         ("python_tag", '{"name": "clock", "parameters": {"a": "}"}}; {"name": "get_weather", "parameters": '
          '{"city": "C"}}', "", [("clock", '{"a": "}"}'), ("get_weather", '{"city": "C"}')]),
         ("python_tag", '{"name": "clock", "parameters": {}}\n{"parameters": {"a": 1}, "name": "clock"}\n',

@@ -18,7 +18,7 @@ import pytest
 from tests.fixtures.forked_vllm import quick_stubs
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import ConflictError, NotFoundError, OverlongError, RequestError, WorkError
+from luthier.core.errors import ConflictError, ModelSourceError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import EngineSettings, Served, SpeculativeConfig, TextRequest
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -86,6 +86,13 @@ def test_it_is_started_as_its_documentation_says(tiny, settings):
         f"serve {tiny} --served-model-name base --dtype bfloat16 --enable-lora --max-loras 8 --max-cpu-loras 32 "
         "--max-lora-rank 64 --max-logprobs 64 --uds" in line
     )
+
+
+def test_a_prefix_language_model_is_refused_before_vllm_starts(tmp_path, settings):
+    settings(start_seconds=0.3)
+    (tmp_path / "config.json").write_text('{"model_type": "hrm_text", "architectures": ["HrmTextForCausalLM"]}')
+    with pytest.raises(ModelSourceError, match="in both directions"):
+        open_stream_engine(Served(engine="vllm", path=str(tmp_path), sha256=""))
 
 
 def test_only_its_own_user_reaches_it(tiny, settings, monkeypatch):

@@ -86,8 +86,8 @@ def test_it_says_that_it_ends_before_it_ends_and_finishes_what_is_under_way(
     assert answers == [(200, b'"whole"')]
 
 
-def test_what_never_ends_is_broken_off(app: FastAPI, home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_DRAIN_SECONDS", 1)
+def test_what_never_ends_is_broken_off(app: FastAPI, home: Context) -> None:
+    home.settings = home.settings.model_copy(update={"drain_seconds": 1.0})
     endings: list[BaseException | int] = []
 
     @app.get("/endless")

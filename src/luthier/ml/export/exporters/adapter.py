@@ -27,7 +27,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
-from luthier.ml.export.exporters.gguf import MODELFILE, modelfile
+from luthier.ml.export.exporters.gguf import MODELFILE, context_in_ollama, modelfile
 from luthier.ml.inference.models.catalog import entries
 from luthier.ml.inference.models.weights import read_json
 
@@ -222,12 +222,13 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         except NotPlainError as reason:
             warnings.append(f"there is no {GGUF} for llama.cpp: {reason}; export with --to gguf to run it there")
         else:
-            (target / MODELFILE).write_text(_modelfile(config, turns), encoding="utf-8", newline="\n")
+            text = _modelfile(config, turns, context_in_ollama(source))
+            (target / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
         task.advance()
     return warnings
 
 
-def _modelfile(config: Mapping[str, Any], turns: Turns) -> str:
+def _modelfile(config: Mapping[str, Any], turns: Turns, context_tokens: int | None) -> str:
     """A Modelfile that applies `adapter.gguf` to its base, whose GGUF file is not part of this export."""
     name = str(config["base_model_name_or_path"])
     beginning = (
@@ -235,7 +236,7 @@ def _modelfile(config: Mapping[str, Any], turns: Turns) -> str:
         f"#     luthier export BASE_MODEL --to gguf --output base && cp base/model.gguf {_BASE}\n"
         f"# Then: ollama create my-model -f {MODELFILE}\n"
     )
-    return beginning + modelfile(_BASE, turns, adapter=GGUF)
+    return beginning + modelfile(_BASE, turns, adapter=GGUF, context_tokens=context_tokens)
 
 
 def _notes(source: ExportSource, turns: Turns) -> list[str]:

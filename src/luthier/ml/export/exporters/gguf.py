@@ -1,8 +1,9 @@
 """GGUF, for llama.cpp and Ollama: one file with weights, tokenizer and template, plus a Modelfile.
 
 Ollama writes turns with its own Go template and does not run the one in the GGUF file. The Modelfile's template is
-found by probing the real one: it is written if every turn is a fixed text, the content and a fixed text. Otherwise
-(turns depend on each other) the Modelfile has no template, and Ollama uses the one in the file if it recognises it.
+found by probing the prompts that the real one writes: it is written if every turn is a fixed text, the content and a
+fixed text. Otherwise (turns depend on each other) the Modelfile has no template, and Ollama takes one of its own if it
+recognises that in the file, else none at all, of which the export warns.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from luthier.core.system.process_setup import usable_threads
 from luthier.ml.export.exporters.companions import Turns, what_to_do
 from luthier.ml.export.exporters.converter import architecture_of, converter, keys_of, known_name, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
+from luthier.ml.inference.models.architecture import context_tokens, load_config
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 _MARK: Final = "\u2063content\u2063"
@@ -39,6 +41,23 @@ _PARAMETERS: Final = {
 }
 _SAMPLING_DEFAULTS: Final = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 """What transformers samples with where a generation config does not say it."""
+_OLLAMA_CONTEXT: Final = 4096
+"""Context of Ollama where a Modelfile does not say it; earlier versions have half of it."""
+_CONTEXT_STEP: Final = 1024
+
+
+def context_in_ollama(source: ExportSource) -> int | None:
+    """The context in tokens that a Modelfile asks for; None leaves that to Ollama.
+
+    Ollama silently cuts the beginning of longer conversations off: there is room for the longest rows of training, if
+    the model has it. Keys and values of a whole context of 128k would take more memory than most models.
+    """
+    if source.trained_tokens is None:
+        return source.context_tokens
+    room = (
+        context_tokens(load_config(Path(source.base_path))) if source.context_tokens is None else source.context_tokens
+    )
+    return min(room, max(_OLLAMA_CONTEXT, -(-source.trained_tokens // _CONTEXT_STEP) * _CONTEXT_STEP))
 
 
 def modelfile(weights: str, turns: Turns, *, adapter: str = "", context_tokens: int | None = None) -> str:
@@ -84,12 +103,24 @@ def modelfile(weights: str, turns: Turns, *, adapter: str = "", context_tokens: 
 
 def by_hand_in_ollama(turns: Turns) -> list[str]:
     """What users of Ollama must do, as it does not run the chat template in the file."""
-    if turns.opted == AS_THEY_ARE:
-        return []
-    return [
-        "Ollama does not run the chat template in the file, so its users must do what it does: "
-        + what_to_do(turns.template, turns.opted)
-    ]
+    notes = []
+    if turns.opted != AS_THEY_ARE:
+        notes.append(
+            "Ollama does not run the chat template in the file, so its users must do what it does: "
+            + what_to_do(turns.template, turns.opted)
+        )
+    if _turns(turns.template, turns.beginning) is None:
+        notes.append(
+            "the turns of this chat template cannot be written in Ollama's language: Ollama takes a template that it "
+            "has for a similar one, or none, and may answer worse; llama-server and LM Studio run the template in "
+            "the file"
+        )
+    elif turns.template.thoughts is not None:
+        notes.append(
+            "Ollama writes earlier answers into prompts as it gets them: its users must leave thoughts out of answers "
+            "that they send back"
+        )
+    return notes
 
 
 def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
@@ -99,53 +130,77 @@ def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
         if around is None:
             return None
         frames, opening = around
-        system = _default_system(template, frames)
-        if system is None:
+        alone = _without_system(template, frames, opening, beginning)
+        if alone is None:
             return None
     except TemplateError:
         return None
-    texts = [opening, system, *(text for frame in frames.values() for text in frame)]
+    system, head = alone
+    texts = [opening, system, head, *(text for frame in frames.values() for text in frame)]
     # Go would parse these as its own syntax, so the template in the file is used for such texts.
     if any(word in text for text in texts for word in ("{{", "}}", '"""')):
         return None
+    tests = {role: f'eq .Role "{role}"' for role in _ROLES}
+    if head:
+        tests["system"] = f"and ({tests['system']}) .Content"  # an empty one is what the head writes
     go = "".join(
-        '{{ if eq .Role "' + role + '" }}' + before.removeprefix(beginning) + "{{ .Content }}" + after + "{{ end }}"
+        f"{{{{ if {tests[role]} }}}}" + before.removeprefix(beginning) + "{{ .Content }}" + after + "{{ end }}"
         for role, (before, after) in frames.items()
     )
-    return "{{ range .Messages }}" + go + "{{ end }}" + opening, system
+    first = "{{ if not .System }}" + head + "{{ end }}" if head else ""
+    return first + "{{ range .Messages }}" + go + "{{ end }}" + opening, system
 
 
 def _around_each_role(template: ChatTemplate) -> tuple[dict[str, tuple[str, str]], str] | None:
-    """The text before and after the content of each role, and the start of the answer; None if they are not fixed."""
-    whole = _render(template, _ROLES)
-    opening = _render(template, ("system", "user"), opens=True).removeprefix(_render(template, ("system", "user")))
-    frames, written = {}, ""
-    for position, role in enumerate(_ROLES):
-        now = _render(template, _ROLES[: position + 1])
+    """The text before and after the content of each role, and the start of the answer; None if they are not fixed.
+
+    As prompts have them, which never end with an answer: some templates write the last answer in another way.
+    """
+    written, frames = "", {}
+    for role, roles in (("system", _ROLES[:1]), ("user", _ROLES[:2])):
+        now = _render(template, roles)
         # Each turn must append exactly its frame and content, and change nothing before it.
-        if not now.startswith(written) or now.count(_MARK) != position + 1:
+        if not now.startswith(written) or now.count(_MARK) != len(roles):
             return None
         before, _, after = now.removeprefix(written).partition(_MARK)
         frames[role], written = (before, after), now
+    opening = _render(template, _ROLES[:2], opens=True).removeprefix(written)
+    longer, user = _render(template, (*_ROLES, "user")), _MARK.join(frames["user"])
+    between = longer.removeprefix(written).removesuffix(user)
+    if written + between + user != longer or between.count(_MARK) != 1:
+        return None
+    before, _, after = between.partition(_MARK)
+    frames["assistant"] = (before, after)
     # A second round finds templates that write later turns differently from the first.
-    again = ("system", "user", "assistant", "user", "assistant", "user")
-    expected = "".join(frames[role][0] + _MARK + frames[role][1] for role in again)
-    if written != whole or _render(template, again, opens=True) != expected + opening:
+    again = (*_ROLES, "user", "assistant", "user")
+    return None if _render(template, again, opens=True) != _joined(frames, again) + opening else (frames, opening)
+
+
+def _without_system(
+    template: ChatTemplate, frames: Mapping[str, tuple[str, str]], opening: str, beginning: str
+) -> tuple[str, str] | None:
+    """How a conversation without a system text begins; None if its turns are not those of one with such a text.
+
+    Returns:
+        The default system text of the template, and what it writes in place of such a turn; both may be empty.
+    """
+    alone, user = _render(template, ("user",)).removeprefix(beginning), _MARK.join(frames["user"])
+    own = alone.removesuffix(user)
+    again = ("user", "assistant", "user")
+    if own + user != alone or (
+        _render(template, again, opens=True).removeprefix(beginning) != own + _joined(frames, again) + opening
+    ):
         return None
-    return frames, opening
-
-
-def _default_system(template: ChatTemplate, frames: Mapping[str, tuple[str, str]]) -> str | None:
-    """The default system text of the template, often empty; None if it writes something else."""
-    alone = _render(template, ("user",))
-    before, after = frames["user"]
-    own = alone.removesuffix(before + _MARK + after)
-    if own == "":
-        return ""
     before, after = frames["system"]
-    if not (own.startswith(before) and own.endswith(after)) or own == alone:
+    before = before.removeprefix(beginning)
+    if own and not (own.startswith(before) and own.endswith(after) and len(own) >= len(before) + len(after)):
         return None
-    return own[len(before) : len(own) - len(after)]
+    text = own[len(before) : len(own) - len(after)]
+    return (text, "") if text else ("", own)
+
+
+def _joined(frames: Mapping[str, tuple[str, str]], roles: Sequence[str]) -> str:
+    return "".join(_MARK.join(frames[role]) for role in roles)
 
 
 def _render(template: ChatTemplate, roles: Sequence[str], *, opens: bool = False) -> str:
@@ -221,7 +276,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
             document = {"source": str(direct), "target": str(target / FILE), "kind": precision}
             with progress.task(title := f"Quantising to {precision}", None, ""):
                 run_child(_QUANTISE, document | {"num_threads": usable_threads()}, title=title)
-    text = modelfile(FILE, turns, context_tokens=source.context_tokens)
+    text = modelfile(FILE, turns, context_tokens=context_in_ollama(source))
     (target / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
     return [*turns.notes, *by_hand_in_ollama(turns)]
 

@@ -7,12 +7,15 @@ right. So such a model is refused by measurement, whatever its config calls the 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from luthier.ml.inference.models.architecture import causal_model, is_composite, text_config
+from luthier.core.errors import ModelSourceError
+from luthier.ml.inference.models.architecture import causal_model, is_composite, load_config, text_config
 from luthier.ml.inference.models.forward import FORWARD_ERRORS, names_parameter, text_inputs
+from luthier.ml.inference.models.weights import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +27,7 @@ PREFIX_LM_ADVICE: Final = (
     "its folder that says false"
 )
 _KINDS: Final = "token_type_ids"
+_SETTING: Final = "prefix_lm"
 _NUM_TOKENS: Final = 12
 """A mask that lets later tokens through does so at any distance."""
 _LEAST_APART: Final = 2e-5
@@ -64,6 +68,27 @@ def is_prefix_lm(base: PreTrainedModel) -> bool:
     except FORWARD_ERRORS:
         return False  # no forward of that kind: what it computes otherwise is proved elsewhere
     return as_prompt > max(_LEAST_APART, _TIMES_APART * as_answer)
+
+
+def refuse_configured_prefix_lm(folder: Path) -> None:
+    """Refuse a prefix language model by its config, for an engine that loads it in another process.
+
+    Args:
+        folder: of the model.
+
+    Raises:
+        ModelSourceError: its config says that it reads prompts in both directions.
+    """
+    try:
+        is_one = getattr(text_config(load_config(folder)), _SETTING, False)
+    except ModelSourceError:  # other engines know architectures that transformers does not
+        is_one = read_json(folder / "config.json").get(_SETTING, False)
+    if is_one:
+        raise ModelSourceError(
+            f"{folder}: {PREFIX_LM}",
+            expected="a model that reads prompts from left to right, as they are computed here",
+            do=PREFIX_LM_ADVICE,
+        )
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

@@ -13,6 +13,7 @@
     Granite 3                   <|tool_call|>[{"name": "f", "arguments": {...}}, ...]                    <|tool_call|>
     Llama 3 and 4               {"name": "f", "parameters": {...}} alone, with or without <|python_tag|> before it,
                                 several parted by semicolons, or [f(key="value"), ...] alone, as Python writes it
+    any of them in JSON         also {"type": "function", "function": {"name": "f", ...}}, as tools are described
     all others                  as Hermes
 
 The format is chosen by searching the text of the model's chat template. Text that only looks like a call (invalid JSON,
@@ -72,7 +73,7 @@ from luthier.ml.inference.tool_calls.native import (
     calls_of,
 )
 from luthier.ml.inference.tool_calls.tagged import may_begin, tagged_call
-from luthier.ml.inference.tool_calls.values import encodable, json_string, may_begin_list, python_calls
+from luthier.ml.inference.tool_calls.values import encodable, json_string, may_begin_list, named_arguments, python_calls
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -244,8 +245,7 @@ class ToolCallReader:
             return self._give_up() if is_complete else ""
         except RecursionError:  # nested more deeply than the parser supports
             return self._give_up()
-        name = found.get("name")
-        arguments = found.get("arguments", found.get("parameters"))
+        name, arguments = named_arguments(found)
         arguments = {} if arguments in (None, "") else arguments  # a call of a tool that takes none
         # A model may write any JSON as the name, such as a list, which is not hashable.
         if not isinstance(name, str) or name not in self._tools or not isinstance(arguments, dict | str):

@@ -235,12 +235,25 @@ def json_calls(text: str) -> Calls | None:
     """
     calls: Calls = []
     for one in _json_objects(text):
-        name = one.get("name", one.get("tool_name"))
-        arguments = one.get("arguments", one.get("parameters")) or {}
+        name, arguments = named_arguments(one)
+        arguments = arguments or {}
         if not isinstance(name, str) or not isinstance(arguments, dict):
             return None
         calls.append((name, arguments))
     return calls or None
+
+
+def named_arguments(call: dict[str, Any]) -> tuple[Any, Any]:
+    """The name of the tool and the arguments in a call that is written as JSON; None for each that it does not have.
+
+    Args:
+        call: a document; models that describe tools as OpenAI does also write calls in that way, with both below
+            `function`, or with the name there.
+    """
+    inner = call.get("function")
+    if isinstance(inner, dict):
+        call = inner
+    return call.get("name", call.get("tool_name", inner)), call.get("arguments", call.get("parameters"))
 
 
 def keyed_calls(text: str) -> Calls | None:

@@ -25,6 +25,7 @@ from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, 
 from luthier.core.stream import Decoding, EngineSettings, Failed, PoolingRequest, Served, TextRequest
 from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, fitted, ids_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
+from luthier.ml.inference.models.prefix_lm import refuse_configured_prefix_lm
 from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.openai.stream import OpenAIStreamEngine
@@ -461,6 +462,7 @@ def open_stream_engine(served: Served, proof: AdapterProof | None = None) -> Vll
 
     Raises:
         RequestError: a quantised base is requested.
+        ModelSourceError: a model that reads prompts in both directions.
         NotFoundError: vLLM is not installed.
         WorkError: it ends, or is not ready in time.
     """
@@ -470,6 +472,7 @@ def open_stream_engine(served: Served, proof: AdapterProof | None = None) -> Vll
             expected="a base that is not packed on loading",
             do="use the engine transformers, or serve an exported model",
         )
+    refuse_configured_prefix_lm(Path(served.path))
     return VllmEngine(
         served.path,
         template=served.template,
