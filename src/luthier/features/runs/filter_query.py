@@ -331,12 +331,13 @@ class EntryQuery:
         return self._has_value(key, one)
 
     def _has_state(self, state: str) -> ColumnElement[bool]:
-        c = self.entries.c
+        status: ColumnElement[Any] = self.entries.c.status
+        run_id: ColumnElement[Any] = self.entries.c.run_id
         if state == "interrupted":
-            return c.run_id.in_(self._interrupted())
+            return run_id.in_(self._interrupted())
         if state == "running":
-            return c.status.in_(("running", "planned")) & c.run_id.not_in(self._interrupted())
-        return c.status == state
+            return status.in_(("running", "planned")) & run_id.not_in(self._interrupted())
+        return status == state
 
     def _state_is(self, one: Condition) -> ColumnElement[bool]:
         _only(one, ":", "=")
