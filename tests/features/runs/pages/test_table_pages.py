@@ -17,6 +17,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.data_stream import Bounds, StreamPlan
 from luthier.core.events import GpuSample, MachineSampled, SampleAnswer, SamplesAnswered
+from luthier.core.run import RunStatus
 from luthier.core.system.files import file_lock
 from luthier.features.models.store import TunedModel
 from luthier.features.runs.changes import edit_run
@@ -496,7 +497,8 @@ def test_runs_taken_out_of_their_group_are_in_no_group(home: Context, browser: B
 
 def test_runs_of_killed_commands_are_found_as_interrupted_and_not_as_running(home: Context, browser: Browser) -> None:
     done = several(home)[0][-6]
-    for letter, status in (("d", "running"), ("e", "planned"), ("f", "running")):
+    begun: tuple[tuple[str, RunStatus], ...] = (("d", "running"), ("e", "planned"), ("f", "running"))
+    for letter, status in begun:
         home.runs.create(make_record(f"run-20261125-093000-{letter * 6}", status=status), make_plan())
     reader, lock = browser("read"), home.settings.run_folder("run-20261125-093000-ffffff") / "lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
