@@ -17,6 +17,7 @@ from luthier.core.text.written_numbers import (
     numbers_in,
     read_number,
     typed_number,
+    typed_whole,
     write_number,
 )
 
@@ -206,3 +207,40 @@ def test_how_numbers_are_read_is_said_where_it_could_be_otherwise() -> None:
     assert "decimal point" in note
     assert "'1.000' is 1," in note
     assert marks_note(["12.5", "1.000"], POINT) == marks_note(["1,000", "7"], POINT) == marks_note([], POINT) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "mark", "value"),
+    [
+        ("1,000", ".", 1000.0), ("1,000", ",", 1.0), ("1.000", ",", 1000.0), ("1.000", ".", 1.0),
+        ("1.000,5", ",", 1000.5), ("1.000,5", ".", 1000.5), ("1,000.5", ",", 1000.5), ("12.345.678", ",", 12345678.0),
+        ("12,345,678", ",", 12345678.0), ("2,5", ",", 2.5), ("2.5", ",", 2.5), ("0.125", ",", 0.125),
+        ("0,125", ",", 0.125), ("-1.000", ",", -1000.0),
+    ],
+)  # fmt: skip
+def test_a_typed_number_is_read_in_the_language_of_its_page(text: str, mark: str, value: float) -> None:
+    assert typed_number(text, mark) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "mark", "value"),
+    [
+        ("1000", ".", 1000),
+        (" 1,000 ", ".", 1000),
+        ("1.000", ",", 1000),
+        ("1.000.000", ".", 10**6),
+        ("1,000,000", ",", 10**6),
+    ],
+)
+def test_a_typed_whole_number_may_have_separators_of_thousands(text: str, mark: str, value: int) -> None:
+    assert typed_whole(text, mark) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [("1.000", "."), ("1,000", ","), ("2,5", "."), ("2.5", "."), ("1,00", "."), ("0,125", "."), ("1,000.5", "."),
+     ("-1", "."), ("", "."), ("²", "."), ("1e3", "."), ("9" * 41, ".")],
+)  # fmt: skip
+def test_what_is_no_whole_number_or_could_be_two_is_refused(text: str, mark: str) -> None:
+    with pytest.raises(ValueError, match="whole number"):
+        typed_whole(text, mark)

@@ -85,25 +85,56 @@ def write_number(value: float, form: NumberFormat) -> str:
 
 
 _WITH_COMMAS: Final = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
-# Points separate thousands where nothing else can be meant: with a comma behind them, or where there are several.
-_WITH_POINTS: Final = re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")
+_WITH_POINTS: Final = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?")
+# A mark that is the other one of its language separates thousands where nothing else can be meant: with decimals behind
+# it, or where there are several.
+_SURELY_COMMAS: Final = re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:,\d{3})+\.\d+|(?:,\d{3}){2,})")
+_SURELY_POINTS: Final = re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")
+_LONGEST_TYPED: Final = 40
 
 
-def typed_number(text: str) -> float:
+def typed_number(text: str, decimal_mark: str = ".") -> float:
     """A number as people type it into a field: `2.5`, `2,5`, `1,000`, `1,000.50`, `1.000,50`.
 
-    A comma separates thousands where it has three digits behind it and no 0 alone before it: `0,125` is an eighth.
-    `nan` and `inf` are numbers, too, as for `float`: whoever calls it checks the range.
+    The mark that separates thousands in the language does so where it has three digits behind it and no 0 alone before
+    it: `1,000` is a thousand in English, `1.000` in German, and `0,125` an eighth in both. `nan` and `inf` are numbers,
+    too, as for `float`: whoever calls it checks the range.
+
+    Args:
+        text: What was typed.
+        decimal_mark: A point or a comma, as the language of the page has it.
 
     Raises:
         ValueError: The text is no number.
     """
     plain = text.strip()
-    if _WITH_COMMAS.fullmatch(plain):
+    by_commas, by_points = (_WITH_COMMAS, _SURELY_POINTS) if decimal_mark == "." else (_SURELY_COMMAS, _WITH_POINTS)
+    if by_commas.fullmatch(plain):
         plain = plain.replace(",", "")
-    elif _WITH_POINTS.fullmatch(plain):
+    elif by_points.fullmatch(plain):
         plain = plain.replace(".", "").replace(",", ".")
     return float(plain.replace(",", "."))
+
+
+def typed_whole(text: str, decimal_mark: str = ".") -> int:
+    """A whole number from 0 on as people type it into a field: `1000`, `1,000`, or `1.000` in German.
+
+    Args:
+        text: What was typed.
+        decimal_mark: A point or a comma, as the language of the page has it.
+
+    Raises:
+        ValueError: The text is no whole number, or longer than any that a field asks for.
+    """
+    plain = text.strip()
+    by_commas, by_points = (_WITH_COMMAS, _SURELY_POINTS) if decimal_mark == "." else (_SURELY_COMMAS, _WITH_POINTS)
+    grouped = by_commas if by_commas.fullmatch(plain) else by_points
+    if grouped.fullmatch(plain) and not ("," in plain and "." in plain):
+        plain = plain.replace(",", "").replace(".", "")
+    # isdigit is true of superscripts and other scripts, which int refuses or reads unexpectedly.
+    if not (plain.isascii() and plain.isdigit() and len(plain) <= _LONGEST_TYPED):
+        raise ValueError(f"could not convert {text[:_LONGEST_TYPED]!r} to a whole number")
+    return int(plain)
 
 
 def read_number(answer: str, marks: NumberMarks = POINT) -> WrittenNumber | None:

@@ -13,6 +13,7 @@ from luthier.platform.auth import service as access
 from luthier.platform.home.context import Context
 from luthier.platform.home.duration import parse_duration
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import Id, show, whole_number
 from luthier.platform.ui.visitor import Admin, HomeContext
@@ -52,8 +53,8 @@ def create(
             scopes=tuple(scopes),
             project=caller.project_id,
             expires_in_seconds=parse_duration(expires, option="the time until it ends") if expires else None,
-            requests_per_minute=whole_number(requests_per_minute, "requests a minute"),
-            tokens_per_day=whole_number(tokens_per_day, "tokens a day"),
+            requests_per_minute=whole_number(requests_per_minute, "requests a minute", decimal_mark_of(request)),
+            tokens_per_day=whole_number(tokens_per_day, "tokens a day", decimal_mark_of(request)),
             by=caller,
         )
     except LuthierError as error:

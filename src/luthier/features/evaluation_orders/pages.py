@@ -17,6 +17,7 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.core.evaluation import Evaluation, VerdictWord
 from luthier.core.ids import is_id
 from luthier.core.text.names import distinct_names
+from luthier.core.text.written_numbers import typed_whole
 from luthier.features.assessments import service as project_assessments
 from luthier.features.datasets.service import get_version
 from luthier.features.evaluation_orders import service as evaluation_orders
@@ -25,7 +26,8 @@ from luthier.features.evaluations import view as judged
 from luthier.features.evaluations.alternative import alternative_of
 from luthier.features.evaluations.view import PageNumber, SamplesAsked, samples_shown
 from luthier.features.model_cards import service as project_models
-from luthier.features.roi.three_questions import QuestionsAsked, worth_part
+from luthier.features.planning.currency import project_currency
+from luthier.features.roi.three_questions import QuestionsAsked, WorthPart, worth_part
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.runs.next_steps import next_steps
 from luthier.features.runs.state import datasets_of
@@ -40,8 +42,7 @@ from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.jobs.twins import is_joined
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
-from luthier.platform.ui.i18n.environments import decimal_mark
-from luthier.platform.ui.i18n.language import language_of
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.job_pages import changed, is_unchanged, unchanged
 from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
@@ -109,7 +110,7 @@ def start(
             against=against or (),
             file_id=file_id or None,
             probes=probes,
-            most_rows=_number(most_rows) if kind == "rows" else None,
+            most_rows=_number(most_rows, decimal_mark_of(request)) if kind == "rows" else None,
             allow_leakage=allow_leakage,
             joins=True,
         )
@@ -188,12 +189,16 @@ def _order_page(request: Request, context: Context, view: OrderView, error: Luth
     return render(request, template, values, status=status_of(error) if error else 200)
 
 
-def _number(text: str) -> int | None:
+def _number(text: str, mark: str) -> int | None:
     if not text.strip():
         return None
-    if not text.strip().isdecimal() or int(text) == 0:
+    try:
+        found = typed_whole(text, mark)
+    except ValueError:
+        found = 0
+    if not 0 < found < 10**12:
         raise RequestError(f"{text!r} rows at most", expected="a whole number from 1 on", do="correct it, or leave it")
-    return int(text)
+    return found
 
 
 PAGE = Page(
@@ -276,9 +281,7 @@ def show_evaluation(
         "rows_name": _rows_name(context, caller, evaluation),
         "run_name": "" if run_id is None else context.run_labels.names([run_id])[run_id],
         "steps": next_steps(context, caller, evaluation, None if view is None else view.recommendation),
-        "worth": None
-        if evaluation.verdict is None
-        else worth_part(context, evaluation, questions, decimal_mark=decimal_mark(language_of(request))),
+        "worth": None if evaluation.verdict is None else _worth(request, context, caller, evaluation, questions),
         "shows_details": bool(details),
         "details": lines,
         "further": further,
@@ -296,13 +299,21 @@ def show_evaluation(
     return render(request, "evaluation_orders/show.html", names.within(values | samples), status=status)
 
 
+def _worth(
+    request: Request, context: Context, caller: Caller, evaluation: Evaluation, questions: dict[str, str]
+) -> WorthPart:
+    """The form of the three questions and its answer, in the language of the page and the currency of the project."""
+    currency = project_currency(context, caller.project_id)
+    return worth_part(context, evaluation, questions, decimal_mark=decimal_mark_of(request), currency=currency)
+
+
 @router.get("/{evaluation_id}/worth")
 def worth(
     request: Request, context: HomeContext, caller: Reader, evaluation_id: str, questions: QuestionsAsked
 ) -> Response:
     """The answer to the three questions, for HTMX; for others the whole page with it."""
     evaluation = read_evaluation(context, caller.project_id, evaluation_id)
-    part = worth_part(context, evaluation, questions, decimal_mark=decimal_mark(language_of(request)))
+    part = _worth(request, context, caller, evaluation, questions)
     address = f"/evaluations/{evaluation.evaluation_id}?{urlencode(part.query)}"
     if not is_fragment_request(request):
         return redirect(request, f"{address}#worth")

@@ -20,6 +20,7 @@ from luthier.core.results.human_eval import RatingKind
 from luthier.core.results.human_eval_report import Agreement, PanelFigures, PanelReport
 from luthier.core.text.counted import counted
 from luthier.core.text.names import distinct_names
+from luthier.core.text.written_numbers import typed_whole
 from luthier.features.human_eval import service as rating_links
 from luthier.features.human_eval import service as rating_panels
 from luthier.features.human_eval.files import FileFormat, export_panel, preference_pairs
@@ -34,6 +35,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.human_names import HumanNames
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.render import Advised, Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
 
@@ -288,7 +290,7 @@ def create(
         answered = answers_of(
             read_evaluation(context, caller.project_id, evaluation),
             systems,
-            most_rows=_whole(most_rows, "rows", most=100_000),
+            most_rows=_whole(most_rows, "rows", decimal_mark_of(request), most=100_000),
         )
         made = rating_panels.create_panel(
             context,
@@ -296,7 +298,8 @@ def create(
             answered,
             kind=kind,
             raters=_people(raters),
-            attention=_whole(attention, "attention checks in percent", least=0, most=50) / 100,
+            attention=_whole(attention, "attention checks in percent", decimal_mark_of(request), least=0, most=50)
+            / 100,
             instructions=instructions,
             name=name.strip(),
         )
@@ -459,12 +462,16 @@ def _people(text: str) -> int | list[str]:
     return [name.strip() for name in text.replace("\n", ",").split(",") if name.strip()]
 
 
-def _whole(text: str, what: str, *, least: int = 1, most: int) -> int:
-    if not (text.strip().isdecimal() and len(text) < 10 and least <= int(text) <= most):
+def _whole(text: str, what: str, mark: str, *, least: int = 1, most: int) -> int:
+    try:
+        found = typed_whole(text, mark)
+    except ValueError:
+        found = -1
+    if not least <= found <= most:
         raise RequestError(
             f"{what}: {text[:40]!r}", expected=f"a whole number from {least} to {most:,}", do="correct it"
         )
-    return int(text)
+    return found
 
 
 def _file(content: bytes, name: str, media_type: str) -> Response:

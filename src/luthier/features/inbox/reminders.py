@@ -19,6 +19,7 @@ from luthier.platform.auth.members_store import Member
 from luthier.platform.db.monitor_state import WatchDocument
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
+from luthier.platform.ui.i18n.environments import words
 
 
 def remind_due(context: Context) -> int:
@@ -82,11 +83,13 @@ def _messages(
     project_id = entry.mark.project_id
     day = entry.due_day
     link = f"{inbox.message_root(context, project_id)}{entry.work.address}"
+    say = words(context.settings.message_language)
+    title, detail = say(entry.work.title), say(entry.work.detail)
     data: dict[str, Any] = {
         "id": entry.item_id,
         "kind": entry.work.kind,
-        "title": entry.work.title,
-        "detail": entry.work.detail,
+        "title": title,
+        "detail": detail,
         "assignee": member.name,
         "due": day,
         "state": state,
@@ -94,9 +97,9 @@ def _messages(
     }
     documents = []
     if address := inbox.mail_address(context, caller_for(member)):
-        word = "overdue" if state == "overdue" else f"due {day}"
-        subject = " ".join(f"Luthier: {word}: {entry.work.title}".split())
+        subject = "overdue" if state == "overdue" else f"due {day}"
+        subject = " ".join(say(f"Luthier: {subject}: {entry.work.title}").split())
         since = f"This was due on {day}" if state == "overdue" else f"This is due on {day} (UTC)"
-        text = f"{since}: {entry.work.title}\n{entry.work.detail}\n\n{link}\n"
+        text = say(f"{since}: {entry.work.title}") + f"\n{detail}\n\n{link}\n"
         documents.append(mails.waiting(project_id, (address,), subject, text, now=now))
     return [("luthier.inbox.due", data)], documents

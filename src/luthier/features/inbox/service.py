@@ -34,6 +34,7 @@ from luthier.platform.auth.public_address import link_root
 from luthier.platform.db.monitor_state import WatchDocument
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
+from luthier.platform.ui.i18n.environments import words
 
 MAX_SNOOZE_SECONDS: Final = 366 * 24 * 3600.0
 _MAIL: Final = "inbox_mail"
@@ -410,11 +411,13 @@ def _messages(
     if member is None or member.member_id == caller.member_id:
         return [], []
     link = f"{message_root(context, caller.project_id, root)}{entry.work.address}"
+    say = words(context.settings.message_language)
+    title, detail = say(entry.work.title), say(entry.work.detail)
     data = {
         "id": entry.item_id,
         "kind": entry.work.kind,
-        "title": entry.work.title,
-        "detail": entry.work.detail,
+        "title": title,
+        "detail": detail,
         "assignee": member.name,
         "assigned_by": caller.name,
         "due": None if due is None else due.isoformat(),
@@ -422,9 +425,9 @@ def _messages(
     }
     documents = []
     if address := context.watches.get(caller.project_id, _MAIL, member.member_id):
-        subject = " ".join(f"Luthier: {entry.work.title}".split())
-        until = "" if due is None else f"\nDue: {due.isoformat()}"
-        text = f"{caller.name} has assigned this to you: {entry.work.title}\n{entry.work.detail}{until}\n\n{link}\n"
+        subject = " ".join(f"Luthier: {title}".split())
+        until = "" if due is None else "\n" + say(f"Due: {due.isoformat()}")
+        text = say(f"{caller.name} has assigned this to you: {entry.work.title}") + f"\n{detail}{until}\n\n{link}\n"
         now = context.access.now()
         documents.append(mails.waiting(caller.project_id, (address,), subject, text, now=now))
     return [("luthier.inbox.assigned", data)], documents

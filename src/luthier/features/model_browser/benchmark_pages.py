@@ -22,6 +22,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.job_pages import changed, is_unchanged, unchanged
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.settings_tabs import whole_number
@@ -54,6 +55,7 @@ def start(
     max_new_tokens: Annotated[str, Form(max_length=20)] = "64",
 ) -> Response:
     """Queue the measurement, and lead to its progress."""
+    mark = decimal_mark_of(request)
     try:
         made = orders.start(
             context,
@@ -61,8 +63,8 @@ def start(
             source,
             rows,
             formats=[one.strip() for one in formats.split(",") if one.strip()],
-            num_rows=_number(num_rows, "the number of rows", 100),
-            max_new_tokens=_number(max_new_tokens, "the longest answer", 64),
+            num_rows=_number(num_rows, "the number of rows", 100, mark),
+            max_new_tokens=_number(max_new_tokens, "the longest answer", 64, mark),
         )
     except LuthierError as error:
         given = {"source": source, "rows": rows, "formats": formats, "num_rows": num_rows}
@@ -92,9 +94,9 @@ def retry(request: Request, context: HomeContext, caller: Trainer, job_id: str) 
     return _done(request, context, caller, job_id, orders.retry)
 
 
-def _number(text: str, what: str, default: int) -> int:
+def _number(text: str, what: str, default: int, mark: str) -> int:
     """The number in a field; the default where it is empty."""
-    found = whole_number(text, what)
+    found = whole_number(text, what, mark)
     return default if found is None else found
 
 

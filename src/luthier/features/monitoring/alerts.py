@@ -9,7 +9,7 @@ when, what shows it, and what to do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
@@ -19,6 +19,7 @@ from luthier.core.errors import RequestError, WorkError, validation_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus, Signal, WatchReport
+from luthier.core.text.counted import counted
 from luthier.features.monitoring.alerts_store import Event, Settled
 from luthier.ml.charts.visible import shown
 from luthier.ml.drift.alerts import AlertState, review_signals
@@ -28,25 +29,31 @@ from luthier.platform.db.monitor_state import WatchDocument
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails, webhooks
 from luthier.platform.notifications.store import EventType
+from luthier.platform.ui.i18n.environments import words
 
 _MAX_EXAMPLES: Final = 5
 _UNWATCHED: Final = "It is no longer monitored."
+_FACTS: Final = ("now", "seen", "since", "examples", "do", "closed", "alert")
+"""The heads of the lines of a mail."""
 
 
-def subject_of(alerts: Sequence[Alert]) -> str:
-    """One line for all of them: `shop-bot: 2 alerts, 1 closed`."""
+def subject_of(alerts: Sequence[Alert], say: Callable[[str], str] = str) -> str:
+    """One line for all of them: `shop-bot: 2 alerts, 1 closed`. say: writes a text in the language of the mail."""
     opened, closed = _parted(alerts)
     model = _line(alerts[0].model)
     if len(alerts) == 1:
         ending = f"is {_ending(alerts[0])}" if closed else "has changed"
-        return f"{model}: {_line(alerts[0].signal.title)} {ending}"
-    parts = [f"{len(opened)} alert{'s' if len(opened) > 1 else ''}"] if opened else []
-    return f"{model}: {', '.join([*parts, *([f'{len(closed)} closed'] if closed else [])])}"
+        return say(f"{model}: {_line(alerts[0].signal.title)} {ending}")
+    parts = [say(counted(len(opened), "alert"))] if opened else []
+    return f"{model}: {', '.join([*parts, *([say(f'{len(closed)} closed')] if closed else [])])}"
 
 
-def text_of(alerts: Sequence[Alert]) -> str:
-    """The body of a mail about alerts of one model. Words of users are never in it, only the ids of exchanges."""
-    return "\n\n".join(_paragraph(alert) for alert in alerts) + "\n"
+def text_of(alerts: Sequence[Alert], say: Callable[[str], str] = str) -> str:
+    """The body of a mail about alerts of one model. Words of users are never in it, only the ids of exchanges.
+
+    say: writes a text in the language of the mail.
+    """
+    return "\n\n".join(_paragraph(alert, say) for alert in alerts) + "\n"
 
 
 def line_of(alert: Alert) -> str:
@@ -57,15 +64,15 @@ def line_of(alert: Alert) -> str:
     )
 
 
-def document_of(alert: Alert) -> dict[str, Any]:
-    """The data of a webhook's event."""
+def document_of(alert: Alert, say: Callable[[str], str] = str) -> dict[str, Any]:
+    """The data of a webhook's event. say: writes its texts in the language of messages."""
     signal = alert.signal
     return {
         "id": alert.alert_id,
         "model": alert.model,
         "status": alert.status,
         "signal": signal.name,
-        "title": signal.title,
+        "title": say(signal.title),
         "unit": signal.unit,
         "value": signal.value,
         "interval": None if signal.low is None else [signal.low, signal.high],
@@ -73,10 +80,10 @@ def document_of(alert: Alert) -> dict[str, Any]:
         "since": signal.since,
         "opened_at": alert.opened_at,
         "closed_at": alert.closed_at,
-        "sentence": signal.sentence,
+        "sentence": say(signal.sentence),
         # Ids only: a webhook may go to a third party, and texts of users stay in this home.
         "examples": list(signal.examples[:_MAX_EXAMPLES]),
-        "do": signal.do,
+        "do": say(signal.do),
     }
 
 
@@ -91,21 +98,25 @@ def change_of(signal: Signal) -> str:
     return words if signal.reference is None else f"{words}, was {signal.reference:.4g}{unit}"
 
 
-def _paragraph(alert: Alert) -> str:
+def _paragraph(alert: Alert, say: Callable[[str], str]) -> str:
     signal = alert.signal
-    title = f"{_line(signal.title)}: {'changed' if alert.status == 'open' else _ending(alert)}"
-    lines = [title, f"  now       {change_of(signal)}"]
+    ending = "changed" if alert.status == "open" else _ending(alert)
+    facts = [("now", say(change_of(signal)))]
     if signal.sentence:
-        lines.append(f"  seen      {_line(signal.sentence)}")
-    lines.append(f"  since     {_when(alert.opened_at if signal.since is None else signal.since)}")
+        facts.append(("seen", _line(say(signal.sentence))))
+    facts.append(("since", _when(alert.opened_at if signal.since is None else signal.since)))
     if alert.status == "open":
         if signal.examples:
-            lines.append(f"  examples  {', '.join(_line(one) for one in signal.examples[:_MAX_EXAMPLES])}")
+            facts.append(("examples", ", ".join(_line(one) for one in signal.examples[:_MAX_EXAMPLES])))
         if signal.do:
-            lines.append(f"  do        {_line(signal.do)}")
+            facts.append(("do", _line(say(signal.do))))
     elif alert.closed_at is not None:
-        lines.append(f"  closed    {_when(alert.closed_at)}")
-    return "\n".join([*lines, f"  alert     {alert.alert_id}"])
+        facts.append(("closed", _when(alert.closed_at)))
+    facts.append(("alert", alert.alert_id))
+    # As wide for all alerts of a mail, so that they are read as one table.
+    width = 2 + max(len(say(name)) for name in _FACTS)
+    lines = [f"  {say(name):<{width}}{value}" for name, value in facts]
+    return "\n".join([say(f"{_line(signal.title)}: {ending}"), *lines])
 
 
 def _ending(alert: Alert) -> str:
@@ -271,15 +282,17 @@ def _settled(
     still: Sequence[Alert] = (),
 ) -> Settled:
     """What is written for alerts that have changed, and for others that are still open."""
-    documents = []
+    documents, say = [], words(context.settings.message_language)
     if to_send and settings.emails:
         now = context.access.now()
         # One mail a check, however many alerts it has: a broken deployment changes many signals together.
-        mail = mails.waiting(states.project_id, settings.emails, subject_of(to_send), text_of(to_send), now=now)
+        subject, text = subject_of(to_send, say), text_of(to_send, say)
+        mail = mails.waiting(states.project_id, settings.emails, subject, text, now=now)
         documents.append(mail)
+    events = [_event(alert, say) for alert in to_send]
     # One transaction for alerts, signal states, mail and webhooks: a crash loses all of them or none, and the
     # next check sees states that match the alerts.
-    return Settled([*to_send, *still], states, states_before, documents, [_event(alert) for alert in to_send])
+    return Settled([*to_send, *still], states, states_before, documents, events)
 
 
 def send_test(context: Context, caller: Caller) -> dict[str, str]:
@@ -293,11 +306,12 @@ def send_test(context: Context, caller: Caller) -> dict[str, str]:
         if wants_alerts(hook.event_types):
             webhooks.send_test(context, caller.project_id, hook.webhook_id)
             came[hook.url] = "queued for the server to send; see its deliveries"
-    text = "This is a test: alerts of this project are sent to this address.\n"
+    say = words(context.settings.message_language)
+    text = say("This is a test: alerts of this project are sent to this address.") + "\n"
     for address in alert_settings(context, caller.project_id).emails:
         now = context.access.now()
         mail = mails.Mail(
-            mail_id=new_id("mail"), to=(address,), subject="Luthier: test alert", text=text, created_at=now
+            mail_id=new_id("mail"), to=(address,), subject=say("Luthier: test alert"), text=text, created_at=now
         )
         try:
             mails.deliver(context.settings, mail)
@@ -351,5 +365,5 @@ def _seen_again(alert: Alert, report: WatchReport) -> Alert:
     )
 
 
-def _event(alert: Alert) -> Event:
-    return "luthier.alert.opened" if alert.status == "open" else "luthier.alert.closed", document_of(alert)
+def _event(alert: Alert, say: Callable[[str], str]) -> Event:
+    return "luthier.alert.opened" if alert.status == "open" else "luthier.alert.closed", document_of(alert, say)

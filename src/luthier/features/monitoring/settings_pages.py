@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, Request
@@ -17,6 +18,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.notifications import webhooks
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import show, whole_number
@@ -66,8 +68,8 @@ def change(
         now = alerts.alert_settings(context, caller.project_id)
         changes: dict[str, Any] = {"is_on": is_on, "emails": _lines(emails)}
         changes |= {"models": _lines(models), "left_out": _lines(left_out)}
-        changes |= {name: value for name, text in numbers.items() if (value := _whole(text, name)) is not None}
-        ends = {name: value for name, text in rule.items() if (value := _whole(text, name)) is not None}
+        changes |= _whole(request, numbers)
+        ends = _whole(request, rule)
         if both := set(changes["models"]) & set(changes["left_out"]):
             raise RequestError(
                 f"{', '.join(sorted(both))[:200]} is in both lists of models",
@@ -99,8 +101,11 @@ def _lines(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
-def _whole(text: str, name: str) -> int | None:
-    return whole_number(text, name.replace("_", " "))
+def _whole(request: Request, given: Mapping[str, str]) -> dict[str, int]:
+    """The numbers of the fields that are not empty."""
+    mark = decimal_mark_of(request)
+    found = {name: whole_number(text, name.replace("_", " "), mark) for name, text in given.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _command(settings: AlertSettings, project: str) -> str:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
+from luthier.core.access import Caller
 from luthier.core.cost import PriceTable
+from luthier.core.errors import LuthierError, RequestError
+from luthier.core.text.written_numbers import typed_number
+from luthier.features.planning.currency import project_currency, set_project_currency
 from luthier.platform.home.context import Context
-from luthier.platform.ui.render import Page
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.i18n.environments import decimal_mark_of
+from luthier.platform.ui.render import Page, redirect
 from luthier.platform.ui.settings_tabs import show
-from luthier.platform.ui.visitor import HomeContext, Reader
+from luthier.platform.ui.visitor import Admin, HomeContext, Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +56,53 @@ def price_list(context: Context) -> PriceList:
 
 
 router = APIRouter()
-PAGE = Page("Prices", "/settings/prices", "read", order=90, group="settings")
+_ADDRESS: Final = "/settings/prices"
+PAGE = Page("Prices", _ADDRESS, "read", order=90, group="settings")
 
 
-@router.get("/settings/prices")
-def prices(request: Request, context: HomeContext, _caller: Reader) -> Response:
-    """The table."""
-    return show(request, "prices", {"prices": price_list(context)})
+@router.get(_ADDRESS)
+def prices(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """The table, and the currency of the project."""
+    return _page(request, context, caller)
+
+
+@router.post(f"{_ADDRESS}/currency")
+def change_currency(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    currency: Annotated[str, Form(max_length=20)] = "",
+    per_usd: Annotated[str, Form(max_length=40)] = "",
+) -> Response:
+    """State the money of the project in another currency."""
+    try:
+        set_project_currency(context, caller, currency, _price(per_usd, decimal_mark_of(request)))
+    except LuthierError as error:
+        return _page(request, context, caller, {"currency": currency, "per_usd": per_usd}, error)
+    return redirect(request, _ADDRESS, "The currency is changed.")
+
+
+def _price(text: str, mark: str) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        return typed_number(text, mark)
+    except ValueError:
+        raise RequestError(
+            f"{text[:40]!r} as the price of a US dollar", expected="a number such as 0.92", do="correct it"
+        ) from None
+
+
+def _page(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    given: dict[str, str] | None = None,
+    error: LuthierError | None = None,
+) -> Response:
+    kept = project_currency(context, caller.project_id)
+    if given is None:
+        mark = decimal_mark_of(request)
+        given = {"currency": kept.code if kept else "USD", "per_usd": kept.written(mark) if kept else ""}
+    values: dict[str, Any] = {"prices": price_list(context), "currency": kept, "given": given, "error": error}
+    return show(request, "prices", values, status=200 if error is None else status_of(error))

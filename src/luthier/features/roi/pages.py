@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from luthier.core.errors import LuthierError
+from luthier.features.planning.currency import project_currency
 from luthier.features.roi.service import compute_roi
-from luthier.features.roi.three_questions import QUESTIONS, questions_of, why_assumed
+from luthier.features.roi.three_questions import QUESTIONS, in_currency, questions_of, understood, why_assumed
 from luthier.features.runs.views import list_evaluations, read_evaluation, rows_names
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.i18n.environments import decimal_mark
-from luthier.platform.ui.i18n.language import language_of
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
@@ -49,16 +49,28 @@ def worth(
         "currency_per_usd": currency_per_usd.strip(),
         "evaluation": evaluation,
     }
+    mark, of_project = decimal_mark_of(request), project_currency(context, caller.project_id)
+    is_blank = not any(
+        given[name] for name in (*QUESTIONS, "accuracy_today", "rate_per_hour", "currency", "currency_per_usd")
+    )
+    given = in_currency(of_project, given, mark)
     judged = list_evaluations(context, caller.project_id, limit=_MAX_EVALUATIONS).evaluations
-    values: dict[str, Any] = {"given": given, "judged": judged, "error": None, "result": None, "assumed": ""}
+    values: dict[str, Any] = {
+        "given": given,
+        "judged": judged,
+        "error": None,
+        "result": None,
+        "assumed": "",
+        "currency": of_project,
+    }
     values |= {
         "run_names": context.run_labels.names([one.run_id for one in judged if one.run_id]),
         "rows_names": rows_names(context, caller.project_id, [one.held_out_file for one in judged]),
     }
-    if not any(given[name] for name in (*QUESTIONS, "accuracy_today", "rate_per_hour", "currency", "currency_per_usd")):
+    if is_blank:
         return render(request, "roi/worth.html", values)
     try:
-        values |= _answer(context, caller.project_id, given, decimal_mark(language_of(request)))
+        values |= _answer(context, caller.project_id, given, mark)
     except LuthierError as error:
         return render(request, "roi/worth.html", values | {"error": error}, status=status_of(error))
     return render(request, "roi/worth.html", values)
@@ -84,6 +96,7 @@ def _answer(context: Context, project_id: str, given: dict[str, str], mark: str)
     result = compute_roi(context, asked, verdict=verdict).result
     return {
         "assumed": assumed,
+        "understood": understood(asked),
         "result": result,
         "badge": answer.BADGES[result.answer],
         "tone": answer.TONES[result.answer],

@@ -15,6 +15,7 @@ from fastapi import Depends, Query
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.text.written_numbers import typed_number
+from luthier.features.planning.currency import ProjectCurrency
 from luthier.features.roi.service import compute_roi
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import Tone
@@ -31,10 +32,10 @@ QUESTIONS: Final = {
     "cost_of_an_error": "cost of a wrong answer",
 }
 _Text = Annotated[str, Query(max_length=40)]
-_EITHER: Final = re.compile(r"[1-9]\d{0,2}\.\d{3}")
-"""A thousand or more, as `1.000` in German, or a number with three decimals."""
-_EITHER_BY_COMMA: Final = re.compile(r"[1-9]\d{0,2},\d{3}")
-"""The same with a comma, where the page itself has it before decimals."""
+_EITHER: Final = {".": re.compile(r"[1-9]\d{0,2}\.\d{3}"), ",": re.compile(r"[1-9]\d{0,2},\d{3}")}
+"""By the mark before decimals of the page: a number with three decimals, or a thousand as the other language writes it.
+
+The other mark is none: `1.000` is a thousand on a page in German, and `1,000` on one in English."""
 
 
 def _asked(
@@ -68,6 +69,7 @@ class ShortAnswer:
         headline: one sentence.
         figures: value, payback time and probability, each with its range.
         num_draws: that the ranges are from.
+        understood: the questions with their figures, as they were read.
         assumed: why the answer rests on assumptions and not on the evaluation; empty where it rests on that.
     """
 
@@ -77,6 +79,7 @@ class ShortAnswer:
     figures: tuple[Fact, ...]
     num_draws: int
     assumed: str = ""
+    understood: str = ""
 
 
 _KEPT: Final[LRUCache[ShortAnswer]] = LRUCache(500)
@@ -106,7 +109,12 @@ class WorthPart:
 
 
 def worth_part(
-    context: Context, evaluation: Evaluation, given: Mapping[str, str], *, decimal_mark: str = "."
+    context: Context,
+    evaluation: Evaluation,
+    given: Mapping[str, str],
+    *,
+    decimal_mark: str = ".",
+    currency: ProjectCurrency | None = None,
 ) -> WorthPart:
     """The form, and the answer where the questions are answered. Wrong fields are an error of the part.
 
@@ -115,8 +123,11 @@ def worth_part(
         evaluation: With its verdict.
         given: The fields as they were typed.
         decimal_mark: That of the page.
+        currency: Of the project, which a page asks in.
     """
-    if not any(given.values()):
+    is_blank = not any(given.values())
+    given = in_currency(currency, given, decimal_mark)
+    if is_blank:
         return WorthPart(evaluation.evaluation_id, given)
     # An answer is thousands of draws; the same questions on the same evaluation have the same one.
     key = "\n".join((str(context.home), evaluation.evaluation_id, decimal_mark, *given.values()))
@@ -127,6 +138,20 @@ def worth_part(
     except LuthierError as error:
         return WorthPart(evaluation.evaluation_id, given, error=error)
     return WorthPart(evaluation.evaluation_id, given, answer)
+
+
+def in_currency(currency: ProjectCurrency | None, given: Mapping[str, str], decimal_mark: str) -> dict[str, str]:
+    """The fields with the currency of the project and the price of a US dollar in it, where they name none.
+
+    Args:
+        currency: Of the project; None for US dollars.
+        given: The fields as they were typed.
+        decimal_mark: That of the page.
+    """
+    if currency is None or given.get("currency", "").upper() not in ("", currency.code):
+        return dict(given)
+    per_usd = given.get("currency_per_usd") or currency.written(decimal_mark)
+    return {**given, "currency": currency.code, "currency_per_usd": per_usd}
 
 
 def questions_of(given: Mapping[str, str], *, decimal_mark: str = ".") -> Questions:
@@ -156,10 +181,18 @@ def questions_of(given: Mapping[str, str], *, decimal_mark: str = ".") -> Questi
     )
 
 
+def understood(asked: Questions) -> str:
+    """The questions with their figures, so that a person sees how what they typed was read."""
+    return (
+        f"Calculated with {asked.answers_per_week:,.12g} answers a week, {asked.minutes_each:,.12g} minutes each, and "
+        f"{asked.cost_of_an_error:,.12g} {asked.currency} for a wrong answer."
+    )
+
+
 def _short_answer(context: Context, evaluation: Evaluation, asked: Questions) -> ShortAnswer:
     assumed = why_assumed(evaluation)
     measured = None if assumed else evaluation.evaluation_id
-    return _answered(compute_roi(context, asked, verdict=measured).result, assumed)
+    return _answered(compute_roi(context, asked, verdict=measured).result, assumed, understood(asked))
 
 
 def why_assumed(evaluation: Evaluation) -> str:
@@ -180,7 +213,7 @@ def why_assumed(evaluation: Evaluation) -> str:
     )
 
 
-def _answered(result: RoiResult, assumed: str = "") -> ShortAnswer:
+def _answered(result: RoiResult, assumed: str, understood: str) -> ShortAnswer:
     from luthier.ml.planning.roi import answer
 
     figures = answer.key_figures(result)
@@ -189,21 +222,20 @@ def _answered(result: RoiResult, assumed: str = "") -> ShortAnswer:
     badge, tone = answer.BADGES[result.answer], answer.TONES[result.answer]
     if assumed:
         badge, tone = "assumed", "open"
-    return ShortAnswer(badge, tone, result.headline, shown, result.num_draws, assumed)
+    return ShortAnswer(badge, tone, result.headline, shown, result.num_draws, assumed, understood)
 
 
 def _number(words: str, text: str, decimal_mark: str) -> float:
-    is_comma = decimal_mark == "," and _EITHER_BY_COMMA.fullmatch(text) is not None
-    if is_comma or _EITHER.fullmatch(text):
+    if _EITHER[decimal_mark].fullmatch(text):
         # A thousand times more or less decides what it is worth; no reader of the page can tell which was meant.
-        sign = "comma" if is_comma else "point"
+        sign = "comma" if decimal_mark == "," else "point"
         raise RequestError(
             f"{words}: a {sign} with three digits behind it can be read in two ways",
             expected="a figure such as 1000 or 2.5",
             do="write it without a separator of thousands, or with fewer decimals",
         )
     try:
-        return typed_number(text)
+        return typed_number(text, decimal_mark)
     except ValueError as error:
         raise RequestError(
             f"{words}: {text!r}" if text else f"no {words}",

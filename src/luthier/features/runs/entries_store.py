@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, get_args
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import exists, func, or_, select
 
 from luthier.core.run import RunRecord
 from luthier.features.runs.filter_language import Filter
@@ -18,7 +19,7 @@ from luthier.platform.db.tables import dataset_versions, datasets, evaluations, 
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.rows import job_of
 
-EntryStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+EntryStatus = Literal["queued", "running", "paused", "interrupted", "succeeded", "failed", "cancelled"]
 STATUSES: Final[tuple[EntryStatus, ...]] = get_args(EntryStatus)
 
 
@@ -63,6 +64,7 @@ class RunEntryStore(Store):
         order: Order | None = None,
         only_begun: bool = False,
         hides_archived: bool = True,
+        is_active: Callable[[str], bool] | None = None,
     ) -> EntryPage:
         """Runs and waiting jobs of a project in an order, the newest id first where none is given, at most `limit`.
 
@@ -76,12 +78,14 @@ class RunEntryStore(Store):
             order: What they are sorted by.
             only_begun: Leave out what waits in the queue.
             hides_archived: Leave out what was archived.
+            is_active: Whether a process works on a run of a command; None takes what the records say.
 
         Raises:
             RequestError: The filter or the order has a field that there is not.
         """
         order = order or Order()
-        asked = EntryQuery(project_id, self.has_key, self.has_text, only_begun=only_begun)
+        interrupted = tuple if is_active is None else partial(self._interrupted, is_active)
+        asked = EntryQuery(project_id, self.has_key, self.has_text, only_begun=only_begun, interrupted=interrupted)
         after = None
         if before is not None:
             after = (before, None if order.key == "created" else self._scalar(asked.value_of(before, order)))
@@ -100,6 +104,12 @@ class RunEntryStore(Store):
             made_by = {row["run_id"]: job_of(row) for row in connection.execute(newest).mappings()}
         entries = [RunEntry(run_id, found.get(run_id), made_by.get(run_id)) for run_id in ids]
         return EntryPage(entries, rows[0].total)
+
+    def _interrupted(self, is_active: Callable[[str], bool]) -> list[str]:
+        """The runs of commands, of all projects, that have begun and not ended, and that no process works on."""
+        is_of_job = exists(select(jobs.c.number).where(jobs.c.run_id == runs.c.run_id))
+        begun = select(runs.c.run_id).where(runs.c.status.in_(("planned", "running")), ~is_of_job)
+        return [run_id for run_id in self._scalars(begun) if not is_active(run_id)]
 
     def has_key(self, key: str) -> bool:
         """Whether any run has a value with this key."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -66,7 +67,8 @@ PLAN_FIELDS: Final = tuple(
     for key in kind.model_fields
 )
 """Values of a plan by their names in a recipe."""
-STATES: Final = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
+STATES: Final = ("queued", "running", "paused", "interrupted", "succeeded", "failed", "cancelled")
+"""`interrupted`: of a command whose process was killed. Its record still says `running`; its process is looked for."""
 _YES: Final = {"yes": 1, "true": 1, "1": 1, "no": 0, "false": 0, "0": 0}
 _FACTORS: Final = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 _NUMBER: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)([kmgb]?)", re.IGNORECASE)
@@ -178,6 +180,7 @@ class EntryQuery:
         is_known: Whether any run has a value with this key: names of metrics are not known in advance.
         is_text: Whether the values of a key are texts.
         only_begun: Leave out what waits in the queue.
+        interrupted: Finds the runs that were interrupted; requested where a filter is about these or running ones.
     """
 
     def __init__(
@@ -187,8 +190,10 @@ class EntryQuery:
         is_text: Callable[[str], bool],
         *,
         only_begun: bool = False,
+        interrupted: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.entries = entries_of(project_id, only_begun=only_begun)
+        self._interrupted = cache(interrupted)
         self._is_known, self._is_text = is_known, is_text
         self._sorted = run_values.alias("sorted")
 
@@ -246,7 +251,7 @@ class EntryQuery:
         if hides_archived:
             query = query.where(func.coalesce(run_labels.c.is_archived, 0) == 0)
         if status is not None:
-            query = query.where(_has_state(self.entries.c.status, status))
+            query = query.where(self._has_state(status))
         if text:
             query = query.where(self._says(text))
         return query if tree is None else query.where(self.condition(tree))
@@ -315,7 +320,7 @@ class EntryQuery:
         if key in ("star", "archived"):
             return func.coalesce(run_labels.c.is_starred if key == "star" else run_labels.c.is_archived, 0) == _yes(one)
         if key == "state":
-            return _state_is(c.status, one)
+            return self._state_is(one)
         if key == "created":
             return _created(c.run_id, one)
         if key == "steps":
@@ -324,6 +329,21 @@ class EntryQuery:
             expected = f"a field or a metric of a run; {nearest_fields(one.name)}"
             raise filter_fault(one.position, f"{one.name[:100]!r}, which is not a field,", expected)
         return self._has_value(key, one)
+
+    def _has_state(self, state: str) -> ColumnElement[bool]:
+        status: ColumnElement[Any] = self.entries.c.status
+        run_id: ColumnElement[Any] = self.entries.c.run_id
+        if state == "interrupted":
+            return run_id.in_(self._interrupted())
+        if state == "running":
+            return status.in_(("running", "planned")) & run_id.not_in(self._interrupted())
+        return status == state
+
+    def _state_is(self, one: Condition) -> ColumnElement[bool]:
+        _only(one, ":", "=")
+        if one.value.lower() not in STATES:
+            raise filter_fault(one.position, f"the state {one.value[:40]!r}", f"one of {', '.join(STATES)}")
+        return self._has_state(one.value.lower())
 
     def _tagged(self, one: Condition) -> ColumnElement[bool]:
         _only(one, ":", "=", "~")
@@ -405,17 +425,6 @@ def _text_is(column: ColumnElement[Any], one: Condition) -> ColumnElement[bool]:
     if one.value == "none":
         return func.coalesce(column, "") == ""
     return func.lower(column) == func.lower(one.value)
-
-
-def _has_state(column: ColumnElement[Any], state: str) -> ColumnElement[bool]:
-    return column.in_(("running", "planned") if state == "running" else (state,))
-
-
-def _state_is(column: ColumnElement[Any], one: Condition) -> ColumnElement[bool]:
-    _only(one, ":", "=")
-    if one.value.lower() not in STATES:
-        raise filter_fault(one.position, f"the state {one.value[:40]!r}", f"one of {', '.join(STATES)}")
-    return _has_state(column, one.value.lower())
 
 
 def _yes(one: Condition) -> int:

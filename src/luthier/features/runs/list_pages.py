@@ -154,8 +154,10 @@ def edit_chosen(
             notice = f"{counted(number, 'run has', 'runs have')} the tag {word} now."
         case "untag":
             notice = f"{counted(number, 'run is', 'runs are')} without the tag {word} now."
-        case "group":
+        case "group" if word:
             notice = f"{counted(number, 'run is', 'runs are')} in the group {word} now."
+        case "group":
+            notice = f"{counted(number, 'run is', 'runs are')} in no group now."
     return redirect(request, _list_address(back), notice)
 
 

@@ -97,8 +97,9 @@ def compare(
     caller: Reader,
     run: Annotated[list[str] | None, Query(max_length=_MOST_NAMED)] = None,
     find: Annotated[str, Query(max_length=200)] = "",
+    choose: Annotated[str, Query(max_length=10)] = "",
 ) -> Response:
-    """Runs side by side; with fewer than two, the runs to choose from, those that `find` occurs in."""
+    """Runs side by side; with fewer than two, or to `choose` others, the runs to choose from that `find` occurs in."""
     # Without repeats, in the order of the address, which decides letters and colours.
     ids = list(dict.fromkeys(run or ()))
     if len(ids) > MOST_COMPARED:
@@ -112,7 +113,7 @@ def compare(
             raise RequestError(
                 f"run {one.run_id} has not started", expected="runs that have started", do="compare it once it trains"
             )
-    if len(found) < 2:
+    if len(found) < 2 or choose:
         # A run that waits has nothing to compare.
         page = page_of_runs(context, caller, judged, text=find, only_begun=True)
         values = {
@@ -120,6 +121,7 @@ def compare(
             "rows": [row for row in page.rows if row.run_id not in ids],
             "has_more": page.older is not None,
             "find": find.strip(),
+            "choose": bool(choose),
             "most": MOST_COMPARED,
         }
         return render(request, "runs/choose.html", values)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
@@ -149,8 +150,9 @@ def list_runs(context: Context, limit: int | None = None, *, filter_text: str = 
         # A bounded number at a time: databases limit the values of one statement.
         most = _AT_ONCE if limit is None else min(_AT_ONCE, limit - len(views))
         entries = context.run_entries.page(
-            None, limit=most, before=before, tree=tree, order=order, only_begun=True, hides_archived=False
-        ).entries
+            None, limit=most, before=before, tree=tree, order=order, only_begun=True, hides_archived=False,
+            is_active=partial(is_active, context),
+        ).entries  # fmt: skip
         ids = [entry.run_id for entry in entries]
         labels, defaults = context.run_labels.of_runs(ids), context.run_labels.default_names(ids)
         for entry in entries:

@@ -374,6 +374,7 @@ def page_of_runs(
         order=order,
         hides_archived=hides_archived,
         only_begun=only_begun,
+        is_active=partial(is_active, context),
     )
     shown = found.entries[:limit]
     rows = rows_of(context, caller, judged, shown, columns)

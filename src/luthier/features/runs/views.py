@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from luthier.core.errors import NotFoundError
@@ -144,6 +145,7 @@ def list_runs(
             order=order,
             only_begun=True,
             hides_archived=False,
+            is_active=partial(runs.is_active, context),
         ).entries
         ids = [entry.run_id for entry in found[:limit]]
         # All together, since each lists the paths to be removed from its run.

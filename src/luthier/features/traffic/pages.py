@@ -18,6 +18,7 @@ from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
 from luthier.features.traffic.service import summary
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import Advised, Page, redirect
 from luthier.platform.ui.settings_tabs import show, whole_number
@@ -65,10 +66,10 @@ def change(
         policy = TrafficPolicy(
             keep=keep,
             # An empty field keeps what was set.
-            fraction=_fraction(percent) or before.fraction,
+            fraction=_fraction(percent, decimal_mark_of(request)) or before.fraction,
             # A box that is not ticked is not sent at all.
             mask_personal_data=bool(mask),
-            keep_days=_days(keep_days) or before.keep_days,
+            keep_days=_days(keep_days, decimal_mark_of(request)) or before.keep_days,
         )
     except LuthierError as error:
         given = {"keep": keep, "percent": percent, "mask": bool(mask), "keep_days": keep_days}
@@ -98,11 +99,11 @@ def forget(
     return page_work(request).answer(request, "What the user has asked is being deleted", work, back=_ADDRESS)
 
 
-def _fraction(percent: str) -> float | None:
+def _fraction(percent: str, mark: str) -> float | None:
     if not percent.strip():
         return None
     try:
-        value = typed_number(percent)
+        value = typed_number(percent, mark)
     except ValueError:
         value = 0.0
     if not 0 < value <= 100:
@@ -110,8 +111,8 @@ def _fraction(percent: str) -> float | None:
     return value / 100
 
 
-def _days(text: str) -> int | None:
-    days = whole_number(text, "days to keep")
+def _days(text: str, mark: str) -> int | None:
+    days = whole_number(text, "days to keep", mark)
     if days is not None and not 1 <= days <= MOST_DAYS_KEPT:
         raise RequestError(f"{days:,} days to keep", expected=f"from 1 to {MOST_DAYS_KEPT:,}", do="correct it")
     return days

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
         fork_server: Whether each worker keeps a process with the libraries of training loaded and forks its jobs from
             it. Without it each job loads them again.
         log_format: The format of the log lines that server and workers write to stderr.
+        message_language: The language of mails, and of the texts within events that webhooks get: `en` or `de`. Pages
+            are in the language of each browser.
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
         import_sources: Where pages and API may import rows from, separated by blanks: `hub` or `hub:ORGANISATION`,
@@ -167,6 +169,7 @@ class Settings(BaseSettings):
     result_files_base64: bool = False
     fork_server: bool = True
     log_format: Literal["text", "json"] = "text"
+    message_language: Literal["en", "de"] = "en"
     webhooks_may_reach_private: bool = False
     import_sources: str = "hub https"
     imports_may_reach_private: bool = False

@@ -27,7 +27,7 @@ from luthier.core.errors import (
 )
 from luthier.platform.ui.form_drafts import FormDraft, keep_draft, put_draft, remember_draft, sent_form, with_name
 from luthier.platform.ui.render import is_fragment_request, render
-from luthier.platform.ui.visitor import ForbiddenError, SignInNeededError, own_address, page_above
+from luthier.platform.ui.visitor import ForbiddenError, SignInNeededError, own_address, page_above, visiting
 
 log = logging.getLogger("luthier.web")
 
@@ -89,8 +89,9 @@ async def refused_page(request: Request, status: int, error: LuthierError) -> Re
 
     A form that was sent is on the page that it leads to, with what was entered: nothing has to be typed again.
     """
+    await look_up_session(request)
     form = None
-    if not is_fragment_request(request) and getattr(request.state, "session", None) is not None:
+    if not is_fragment_request(request) and request.state.session is not None:
         form = await sent_form(request)
     back = _page_of(request, form)
     if form is None or not back:
@@ -99,6 +100,16 @@ async def refused_page(request: Request, status: int, error: LuthierError) -> Re
     answer = error_page(request, status, error, back=with_name(back, name), has_draft=True)
     remember_draft(answer, secret)
     return answer
+
+
+async def look_up_session(request: Request) -> None:
+    """Know who is signed in, also where no handler has asked for it: at an unknown address, or before any handler."""
+    try:
+        await visiting(request)
+    except Exception:
+        # The page says what went wrong in the first place, and must not fail by the same database.
+        log.exception("who is signed in could not be looked up for the page of an error")
+        request.state.session = None
 
 
 def _page_of(request: Request, form: FormDraft | None) -> str:
@@ -163,6 +174,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    await look_up_session(request)
     if error.status_code == 404:
         shown: LuthierError = NotFoundError(
             f"no page {request.url.path}", expected="an address of a page", do="start from the home page"
@@ -175,6 +187,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _bug(request: Request, error: Exception) -> Response:
     # The trace goes to the log alone: it may hold values of other projects.
     log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    await look_up_session(request)
     shown = LuthierError(
         "internal server error", expected="no bug in Luthier", do="see the server's log, and report it"
     )

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.core.errors import RequestError
 from luthier.core.json_limits import has_nul
-from luthier.platform.ui.errors import error_page, status_of
+from luthier.platform.ui.errors import error_page, look_up_session, status_of
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -35,7 +35,9 @@ class SameOrigin:
                 expected="a form that was opened here",
                 do="open the page again and send it again",
             )
-            await error_page(Request(scope), 403, error)(scope, receive, send)
+            request = Request(scope)
+            await look_up_session(request)
+            await error_page(request, 403, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -54,7 +56,9 @@ class NulCheck:
                 expected="text in filters and searches",
                 do="remove the character",
             )
-            await error_page(Request(scope), status_of(error), error)(scope, receive, send)
+            request = Request(scope)
+            await look_up_session(request)
+            await error_page(request, status_of(error), error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

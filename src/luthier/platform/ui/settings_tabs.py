@@ -9,6 +9,7 @@ from fastapi import Path, Request
 from starlette.responses import Response
 
 from luthier.core.errors import RequestError
+from luthier.core.text.written_numbers import typed_whole
 from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.render import entries_for, render
 
@@ -16,6 +17,7 @@ Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 """The id of a key, a member or a webhook in an address."""
 
 
+_TOO_LARGE: Final = 10**12
 _EMPTY: Final = {"error": None, "is_shown_before": False}
 
 
@@ -34,15 +36,23 @@ def show(request: Request, name: str, values: Mapping[str, Any], *, status: int 
     )
 
 
-def whole_number(text: str, what: str) -> int | None:
+def whole_number(text: str, what: str, decimal_mark: str = ".") -> int | None:
     """The number in a field of a form; None where it was left empty.
+
+    Args:
+        text: What was typed.
+        what: What it counts, for the error.
+        decimal_mark: That of the page (`decimal_mark_of`): the other one separates thousands.
 
     Raises:
         RequestError: The text is not a whole number.
     """
     if not text.strip():
         return None
-    # isdigit is true of superscripts and other scripts, which int refuses or reads unexpectedly.
-    if not (text.strip().isascii() and text.strip().isdigit() and len(text) <= 12):
+    try:
+        found = typed_whole(text, decimal_mark)
+    except ValueError:
+        found = _TOO_LARGE
+    if found >= _TOO_LARGE:
         raise RequestError(f"{what} {text[:40]!r}", expected="a whole number from 1 on, or nothing", do="correct it")
-    return int(text)
+    return found

@@ -158,3 +158,12 @@ def test_the_api_is_for_admins_of_the_project(visitor, home: Context, scopes: tu
     assert visitor("admin", project="mine").delete(f"{place}/{listed['id']}").status_code == 404
     assert admin.delete(f"{place}/{listed['id']}").json()["status"] == "revoked"
     assert admin.post(place, json={"role": "owner"}).status_code == 400
+
+
+def test_an_invitation_says_in_german_what_its_role_may_do(home: Context, browser: Browser) -> None:
+    made = invites.invite(home, Caller(), "viewer")
+    page = browser().get(made.path, headers={"Accept-Language": "de"}).text
+    assert "als <strong>Leser</strong> eingeladen: das ganze Projekt sehen und seine Modelle nutzen" in page
+    admin = browser("admin").get(ADDRESS, headers={"Accept-Language": "de"}).text
+    assert '<span class="badge quiet">Leser</span>' in admin
+    assert "> viewer <" not in admin

@@ -96,3 +96,39 @@ def test_who_revokes_their_own_key_is_out(home: Context, browser: Browser) -> No
     assert "you will be signed out" in one.get(ADDRESS).text
     one.post(f"{ADDRESS}/{own.key_id}/revoke")
     assert one.get(ADDRESS).headers["location"].startswith("/sign-in")
+
+
+@pytest.mark.parametrize(("language", "text"), [("en", "10,000"), ("de", "10.000"), ("de", "10000")])
+def test_limits_may_have_the_separators_of_the_language(
+    home: Context, browser: Browser, language: str, text: str
+) -> None:
+    one = browser("admin")
+    one.headers["Accept-Language"] = language
+    assert one.post(ADDRESS, data=FORM | {"tokens_per_day": text}).status_code == 303
+    assert list_keys(home)[0].tokens_per_day == 10_000
+    assert ("10,000 tokens a day" if language == "en" else "10.000 Tokens") in one.get(ADDRESS).text
+
+
+@pytest.mark.parametrize(("language", "text"), [("en", "10.000"), ("de", "10,000"), ("en", "1,5"), ("en", "9" * 30)])
+def test_a_limit_that_could_be_two_numbers_is_refused_and_stays_in_the_form(
+    home: Context, browser: Browser, language: str, text: str
+) -> None:
+    num = len(list_keys(home))
+    one = browser("admin")
+    one.headers["Accept-Language"] = language
+    refused = one.post(ADDRESS, data=FORM | {"tokens_per_day": text})
+    assert refused.status_code == 422
+    assert f'name="tokens_per_day" value="{text}"' in refused.text
+    assert len(list_keys(home)) == num + 1, "the key of the browser alone"
+
+
+def test_scopes_are_in_the_language_of_the_page(browser: Browser) -> None:
+    one = browser("admin")
+    one.post(ADDRESS, data=FORM)
+    german = one.get(ADDRESS, headers={"Accept-Language": "de"}).text
+    assert "<td>lesen, trainieren" in german
+    assert "read, train" not in german
+    refused = browser("infer").get("/runs", headers={"Accept-Language": "de"})
+    assert refused.status_code == 403
+    assert "darf hier: Modelle nutzen" in refused.text
+    assert "jemand, der das darf: lesen" in refused.text

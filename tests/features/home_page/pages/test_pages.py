@@ -59,7 +59,10 @@ def test_a_fresh_home_teaches_the_way(browser: Browser) -> None:
     links = ("/datasets/new", "/start", "/evaluations", "/playground", "/monitor")
     places = [page.index(f'href="{link}">', page.index("first-steps")) for link in links]
     assert places == sorted(places), "in the order of the steps"
-    for scopes, words in ((("read",), "This step needs the scope train."), (("read", "train"), "the scope infer")):
+    for scopes, words in (
+        (("read",), "A member with the role trainer can do this step."),
+        (("read", "train"), "the scope infer"),
+    ):
         assert words in browser(*scopes).get("/").text
     assert "/start" not in browser("read").get("/").text
     assert page.count('class="button primary') == 1, "one thing to do first"

@@ -132,3 +132,16 @@ def test_a_reminder_has_the_address_that_the_work_was_assigned_at(context: Conte
     assert remind_due(context) == 1
     texts = [one.text for one in mails.list_mails(context, "default") if "overdue" in one.subject]
     assert ["https://pages.example/review?model=shop-bot" in one for one in texts] == [True]
+
+
+def test_messages_are_in_the_language_of_the_installation(context: Context, ben: Caller) -> None:
+    context.settings = context.settings.model_copy(update={"message_language": "de"})
+    entry = due_in(context, -1.0)
+    assert remind_due(context) == 1
+    texts = {one.subject: one.text for one in mails.list_mails(context, "default")}
+    assigned = next(text for text in texts.values() if "zugewiesen" in text)
+    assert " hat Ihnen dies zugewiesen: " in assigned
+    assert "\nFällig: " in assigned
+    subject = next(one for one in texts if one.startswith("Luthier: überfällig: "))
+    assert texts[subject].startswith(f"Dies war fällig am {entry.due_day}: ")
+    assert entry.work.title not in texts[subject], "its title is translated, too"

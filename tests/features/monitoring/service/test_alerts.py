@@ -332,3 +332,25 @@ def test_a_test_goes_everywhere_an_alert_goes(context: Context) -> None:
     assert "550 no mailbox" in came["gone@example.org"]
     assert made.url in came
     assert len(webhooks.list_deliveries(context, DEFAULT_PROJECT, made.webhook_id, limit=9)) == 1
+
+
+def test_mails_and_texts_of_webhooks_are_in_the_language_of_messages(context: Context) -> None:
+    context.settings = context.settings.model_copy(update={"message_language": "de"})
+    webhooks.create_webhook(context, CALLER, "http://127.0.0.1:9/", ("luthier.alert.opened", "luthier.alert.closed"))
+    alerts.change_settings(context, CALLER, {"emails": ["ann@example.org"]})
+    sentence = "1.9 s in the last 24 h."
+    changed = [
+        signal(title="Requests that were refused (4xx)", sentence=sentence),
+        signal(name="other", title="Requests that were refused (4xx)"),
+    ]
+    alerts.review(context, DEFAULT_PROJECT, report(*changed))
+    (mail,) = mails.list_mails(context, DEFAULT_PROJECT)
+    assert mail.subject == "shop-bot: 2 Warnungen"
+    title = alerts.words("de")("Requests that were refused (4xx)")
+    assert mail.text.startswith(f"{title}: verändert\n  jetzt        1,9 s (95 %: 1,7 bis 2,2), vorher 0,8 s\n")
+    assert "\n  seit         1970-01-01" in mail.text
+    assert "\n  Beispiele    chatcmpl-1\n" in mail.text
+    (hook,) = webhooks.list_webhooks(context, DEFAULT_PROJECT)
+    sent = webhook_sender.list_deliveries(context, DEFAULT_PROJECT, hook.webhook_id, limit=2)
+    assert {json.loads(one.body)["data"]["title"] for one in sent} == {title}
+    assert {json.loads(one.body)["data"]["signal"] for one in sent} == {"latency", "other"}, "names for programs stay"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
+from luthier.features.planning.currency import project_currency
 from luthier.features.runs.labels import RunLabels
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run, make_evaluation
@@ -142,3 +143,60 @@ def test_a_comma_before_three_digits_is_asked_again_where_the_page_has_it_before
     for clear in ("1125", "1,12"):
         page = browser("read").get(url.replace("1,125", clear), headers={"Accept-Language": "de"})
         assert "lässt sich auf zwei Arten lesen" not in page.text
+
+
+@pytest.mark.parametrize("path", ["/worth", "/evaluations/{evaluation}"])
+def test_figures_are_read_in_the_language_of_the_page_and_said_as_they_were_read(
+    home: Context, browser: Browser, path: str
+) -> None:
+    evaluation = make_evaluation()
+    home.evaluations.save(evaluation)
+    address = path.replace("{evaluation}", evaluation.evaluation_id)
+    german = browser("read").get(
+        f"{address}?answers_per_week=1.000&minutes_each=2,5&cost_of_an_error=1.000,5", headers={"Accept-Language": "de"}
+    )
+    assert german.status_code == 200
+    said = "Gerechnet mit 1.000 Antworten in der Woche, je 2,5 Minuten und 1.000,5 USD für eine falsche Antwort."
+    assert said in german.text
+    english = browser("read").get(f"{address}?answers_per_week=1,000&minutes_each=2.5&cost_of_an_error=1,000.5")
+    assert "Calculated with 1,000 answers a week, 2.5 minutes each, and 1,000.5 USD for a wrong answer." in english.text
+
+
+def test_the_currency_is_set_once_and_asked_for_no_more(home: Context, browser: Browser) -> None:
+    evaluation = make_evaluation()
+    home.evaluations.save(evaluation)
+    admin, query = browser("admin"), "answers_per_week=400&minutes_each=6&cost_of_an_error=5"
+    assert browser("read").post("/settings/prices/currency", data={"currency": "EUR"}).status_code == 403
+    assert admin.post("/settings/prices/currency", data={"currency": "eur", "per_usd": "1.085"}).status_code == 303
+    page = admin.get("/settings/prices").text
+    assert "A US dollar costs 1.085 EUR, as set on" in page
+    for language, written in (("en", "1.0850"), ("de", "1,0850")):
+        headers = {"Accept-Language": language}
+        for address in ("/worth", f"/evaluations/{evaluation.evaluation_id}"):
+            form = admin.get(address, headers=headers).text
+            assert 'value="EUR"' in form
+            assert f'value="{written}"' in form
+            answered = admin.get(f"{address}?{query}", headers=headers).text
+            assert ("5 EUR for a wrong answer" if language == "en" else "5 EUR für eine falsche Antwort") in answered
+            sent = admin.get(f"{address}?{query}&currency=EUR&currency_per_usd={written}", headers=headers)
+            assert "EUR f" in sent.text, "as the form sends it again"
+    notes = admin.get(f"/worth?{query}").text
+    assert "Assumed amounts of money were converted from US dollars, at 1.085 EUR for a dollar." in notes
+    assert "5 GBP" in admin.get(f"/worth?{query}&currency=GBP&currency_per_usd=0.8").text, (
+        "another one may be asked for"
+    )
+    assert admin.post("/settings/prices/currency", data={"currency": "USD", "per_usd": ""}).status_code == 303
+    assert 'value="EUR"' not in admin.get("/worth").text
+
+
+@pytest.mark.parametrize(
+    ("currency", "per_usd"), [("EUR", ""), ("EUR", "much"), ("EUR", "0"), ("EUR", "nan"), ("E", "1")]
+)
+def test_a_currency_without_its_price_is_refused_and_stays_in_the_form(
+    home: Context, browser: Browser, currency: str, per_usd: str
+) -> None:
+    refused = browser("admin").post("/settings/prices/currency", data={"currency": currency, "per_usd": per_usd})
+    assert refused.status_code == 422
+    assert f'name="currency" value="{currency}"' in refused.text
+    assert f'name="per_usd" value="{per_usd}"' in refused.text
+    assert project_currency(home, "default") is None

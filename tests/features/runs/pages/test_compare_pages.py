@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from fastapi.testclient import TestClient
@@ -94,3 +95,19 @@ def test_one_that_has_not_begun_and_too_many_are_refused(home: Context, browser:
     assert "two to 8 runs" in refused.text
     twice = "&".join(f"run={one}" for one in 9 * [one])
     assert reader.get(f"/runs/compare?{twice}").status_code == 200, "one run, named nine times"
+
+
+def test_to_choose_others_keeps_all_that_are_compared(home: Context, browser: Browser) -> None:
+    """What was chosen is ticked and can be taken out; a search keeps it, too."""
+    one, two, three = (trained(home, letter) for letter in "abc")
+    reader = browser("read")
+    compared = reader.get(f"/runs/compare?run={two}&run={one}").text
+    link = compared.split('">Choose others')[0].rpartition('href="')[2].replace("&amp;", "&")
+    choices = reader.get(link).text
+    ticked = re.findall(r'type="checkbox" name="run" value="([\w-]+)" checked', choices)
+    assert ticked == [two, one]
+    assert f'type="checkbox" name="run" value="{three}">' in choices
+    searched = reader.get(f"{link}&find=nothing").text
+    assert "No run matches" in searched
+    assert re.findall(r'type="checkbox" name="run" value="([\w-]+)" checked', searched) == [two, one]
+    assert 'type="hidden" name="choose" value="1"' in searched, "another search stays among the choices"

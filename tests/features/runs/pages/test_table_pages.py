@@ -17,9 +17,12 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.data_stream import Bounds, StreamPlan
 from luthier.core.events import GpuSample, MachineSampled, SampleAnswer, SamplesAnswered
+from luthier.core.run import RunStatus
+from luthier.core.system.files import file_lock
 from luthier.features.models.store import TunedModel
 from luthier.features.runs.changes import edit_run
 from luthier.features.runs.labels import LabelChanges
+from luthier.features.runs.service import list_runs
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -480,3 +483,30 @@ def test_what_another_tab_has_done_meanwhile_is_said_on_the_page_of_the_run(
     assert refused.status_code == 409
     assert "what to do" in refused.text
     assert f'data-run="/runs/{run_id}"' in refused.text
+
+
+def test_runs_taken_out_of_their_group_are_in_no_group(home: Context, browser: Browser) -> None:
+    runs, trainer = several(home), browser("read", "train")
+    assert trainer.post("/runs/edit", data={"run": runs[:2], "do": "group", "word": "  "}).status_code == 303
+    assert home.run_labels.of_runs(runs)[runs[0]].group == ""
+    assert "2 runs are in no group now." in trainer.get("/runs").text
+    assert trainer.post("/runs/edit", data={"run": runs[0], "do": "group", "word": ""}).status_code == 303
+    german = trainer.get("/runs", headers={"Accept-Language": "de"}).text
+    assert "1 Lauf ist jetzt in keiner Gruppe." in german
+
+
+def test_runs_of_killed_commands_are_found_as_interrupted_and_not_as_running(home: Context, browser: Browser) -> None:
+    done = several(home)[0][-6]
+    begun: tuple[tuple[str, RunStatus], ...] = (("d", "running"), ("e", "planned"), ("f", "running"))
+    for letter, status in begun:
+        home.runs.create(make_record(f"run-20261125-093000-{letter * 6}", status=status), make_plan())
+    reader, lock = browser("read"), home.settings.run_folder("run-20261125-093000-ffffff") / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(lock, what="run", timeout_seconds=1.0):
+        for query in ("status=interrupted", "filter=state:interrupted"):
+            assert ids_in(reader.get(f"/runs?{query}").text) == ["e", "d"]
+        for query in ("status=running", "filter=state:running"):
+            assert ids_in(reader.get(f"/runs?{query}").text) == ["f"]
+        assert done in ids_in(reader.get("/runs?filter=not state:interrupted").text)
+        assert [one.record.run_id[-1] for one in list_runs(home, filter_text="state:interrupted")] == ["e", "d"]
+    assert '<option value="interrupted"' in reader.get("/runs").text

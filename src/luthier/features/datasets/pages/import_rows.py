@@ -10,13 +10,14 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.text.written_numbers import typed_number
+from luthier.core.text.written_numbers import typed_number, typed_whole
 from luthier.features.datasets import remote_imports
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.imports import RemoteOrder
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -67,7 +68,7 @@ def take(
     )
     given |= {"keep": keep or [], "columns": column or [], "num_columns": num_columns}
     try:
-        order = _order(given)
+        order = _order(given, decimal_mark_of(request))
         if action == "preview":
             return _previewed(request, context, given, order)
         job = remote_imports.start_import(context, caller, order, name=name, dataset_id=dataset, note=note)
@@ -103,8 +104,8 @@ def _previewed(request: Request, context: Context, given: dict[str, Any], order:
     return page_work(request).answer(request, f"The first rows of {order.shown} are fetched", work, back=_PAGE)
 
 
-def _order(given: Mapping[str, Any]) -> RemoteOrder:
-    """What the form says.
+def _order(given: Mapping[str, Any], mark: str) -> RemoteOrder:
+    """What the form says. mark: before decimals, in the language of the page.
 
     Raises:
         RequestError: No column is chosen, or a field holds no possible value.
@@ -117,29 +118,32 @@ def _order(given: Mapping[str, Any]) -> RemoteOrder:
         kept = ()
     return RemoteOrder(
         address=remote_imports.address_of(given["address"], given["config"], given["split"]),
-        max_rows=_whole(given["max_rows"]),
-        fraction=_share(given["percent"]),
+        max_rows=_whole(given["max_rows"], mark),
+        fraction=_share(given["percent"], mark),
         kept_columns=kept,
     )
 
 
-def _whole(text: str) -> int | None:
-    text = text.strip().replace(",", "")
-    if not text:
+def _whole(text: str, mark: str) -> int | None:
+    if not text.strip():
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 13 and int(text)):
+    try:
+        found = typed_whole(text, mark)
+    except ValueError:
+        found = 0
+    if not 0 < found < 10**12:
         raise RequestError(
             f"{text[:40]!r} rows", expected="a whole number from 1 on", do="correct it, or leave it empty for all rows"
         )
-    return int(text)
+    return found
 
 
-def _share(text: str) -> float | None:
+def _share(text: str, mark: str) -> float | None:
     text = text.strip().removesuffix("%").strip()
     if not text:
         return None
     try:
-        value = typed_number(text)
+        value = typed_number(text, mark)
     except ValueError:
         value = 0.0
     if not 0 < value <= 100:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.text.written_numbers import typed_number
+from luthier.core.text.written_numbers import typed_number, typed_whole
 from luthier.features.datasets import questions
 from luthier.features.datasets.pages.datasets import Number, head, waiting_page
 from luthier.features.datasets.questions import MAX_PAIRS, Estimate, Teacher
@@ -17,6 +17,7 @@ from luthier.features.datasets.store import DatasetVersion
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.twins import is_joined
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer
 
@@ -58,15 +59,16 @@ def start(
     """Queue it, and lead to its page."""
     given = {"teacher": teacher, "pairs": pairs, "passages": passages, "budget": budget}
     began, values = context.access.now(), head(context, caller, dataset_id, version, "/questions")
+    mark = decimal_mark_of(request)
     try:
         job = questions.start(
             context,
             caller,
             values["version"],
             teacher,
-            pairs_per_passage=_number("questions a passage", pairs) or 1,
-            max_passages=_number("passages", passages),
-            budget_usd=_amount(budget),
+            pairs_per_passage=_number("questions a passage", pairs, mark) or 1,
+            max_passages=_number("passages", passages, mark),
+            budget_usd=_amount(budget, mark),
             joins=True,
         )
     except LuthierError as error:
@@ -80,7 +82,7 @@ def start(
 
 
 def form_values(
-    context: Context, caller: Caller, version: DatasetVersion, given: dict[str, str] | None = None
+    context: Context, caller: Caller, version: DatasetVersion, given: dict[str, str] | None = None, mark: str = "."
 ) -> dict[str, Any]:
     """What the form shows: the models, what is chosen, and what it will take.
 
@@ -89,6 +91,7 @@ def form_values(
         caller: whose page it is.
         version: with the passages.
         given: what was typed, by field; None for a new form.
+        mark: before decimals, in the language of the page.
 
     Raises:
         NotFoundError: the file of the version is gone.
@@ -98,7 +101,7 @@ def form_values(
     given = dict.fromkeys(("teacher", "pairs", "passages", "budget"), "") | (given or {})
     known = questions.teachers(context, caller.project_id)
     chosen = next((one for one in known if one.value == given["teacher"]), known[0] if known else None)
-    pairs, passages = _read(given)
+    pairs, passages = _read(given, mark)
     return {
         "version": version,
         "teachers": known,
@@ -141,38 +144,41 @@ def _page(
         questions.check_passages(context, caller, values["version"])
         if (waiting := waiting_page(request, context, caller, values, needs_index=False)) is not None:
             return waiting
-        values["form"] = form_values(context, caller, values["version"], given)
+        values["form"] = form_values(context, caller, values["version"], given, decimal_mark_of(request))
     except LuthierError as problem:
         error = error or problem
     values["error"] = error
     return render(request, "datasets/questions.html", values, status=200 if error is None else status_of(error))
 
 
-def _read(given: dict[str, str]) -> tuple[int, int | None]:
+def _read(given: dict[str, str], mark: str) -> tuple[int, int | None]:
     """The numbers of the form for an estimate; what cannot be read counts as not given, and is refused at the start."""
     try:
-        return _number("questions a passage", given["pairs"]) or 1, _number("passages", given["passages"])
+        return _number("questions a passage", given["pairs"], mark) or 1, _number("passages", given["passages"], mark)
     except RequestError:
         return 1, None
 
 
-def _number(name: str, text: str) -> int | None:
-    text = text.strip().replace(",", "")
-    if not text:
+def _number(name: str, text: str, mark: str) -> int | None:
+    if not text.strip():
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+    try:
+        found = typed_whole(text, mark)
+    except ValueError:
+        found = 0
+    if not 0 < found < 10**9:
         raise RequestError(
             f"{text[:40]!r} {name}", expected="a whole number from 1 on", do="correct it, or leave it empty"
         )
-    return int(text)
+    return found
 
 
-def _amount(text: str) -> float | None:
+def _amount(text: str, mark: str) -> float | None:
     text = text.strip()
     if not text:
         return None
     try:
-        return typed_number(text)
+        return typed_number(text, mark)
     except ValueError:
         raise RequestError(
             f"{text[:40]!r} as the budget", expected="US dollars, such as 2.50", do="correct it, or leave it empty"

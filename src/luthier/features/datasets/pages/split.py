@@ -18,6 +18,7 @@ from luthier.features.datasets.pages.datasets import Number, head, waiting_page
 from luthier.features.datasets.rows import columns_of, open_rows
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
@@ -60,14 +61,15 @@ def split(
         "validation": validation, "held_out": held_out, "seed": seed, "group_by": group_by, "stratify_by": stratify_by,
         "near": near, "near_threshold": near_threshold,
     }  # fmt: skip
+    mark = decimal_mark_of(request)
     try:
         wishes = SplitWishes(
-            validation=_number("share of validation", validation, 0, 95) / 100,
-            held_out=_number("share of held-out", held_out, 0, 95) / 100,
-            seed=int(_number("seed", seed, 0, 2**31)),
+            validation=_number("share of validation", validation, 0, 95, mark) / 100,
+            held_out=_number("share of held-out", held_out, 0, 95, mark) / 100,
+            seed=int(_number("seed", seed, 0, 2**31, mark)),
             group_by=group_by or None,
             stratify_by=stratify_by or None,
-            near_threshold=_number("similarity", near_threshold, 0.5, 1) if near else None,
+            near_threshold=_number("similarity", near_threshold, 0.5, 1, mark) if near else None,
         )
         dataset_splits.begin_split(context, caller, found, wishes)
     except LuthierError as error:
@@ -104,10 +106,10 @@ def _page(
     return render(request, "datasets/split.html", values, status=200 if error is None else status_of(error))
 
 
-def _number(name: str, text: str, low: float, high: float) -> float:
+def _number(name: str, text: str, low: float, high: float, mark: str) -> float:
     try:
         # "nothing" is not a number: an empty field takes the same way as a wrong one.
-        value = typed_number(text.replace("%", "") or "nothing")
+        value = typed_number(text.replace("%", "") or "nothing", mark)
     except ValueError:
         value = float("nan")
     if not low <= value <= high:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial
 from typing import Any, Final
 
+from fastapi import Request
 from jinja2 import BaseLoader, Environment, meta
 from markupsafe import Markup, escape
 
 from luthier.ml.charts.spec import OwnName, Series
 from luthier.platform.ui.i18n.catalog import Catalog, catalog
 from luthier.platform.ui.i18n.figures import Figures
-from luthier.platform.ui.i18n.language import ENGLISH
+from luthier.platform.ui.i18n.language import ENGLISH, language_of
 from luthier.platform.ui.i18n.messages import Message
 from luthier.platform.ui.i18n.templates import rewritten
 
@@ -112,6 +113,11 @@ def figures_of(language: str) -> Figures:
 def decimal_mark(language: str) -> str:
     """The sign before the decimals of a number."""
     return "." if language == ENGLISH else figures_of(language).decimal_mark
+
+
+def decimal_mark_of(request: Request) -> str:
+    """The sign before the decimals of a number in what a visitor types: that of the language of their pages."""
+    return decimal_mark(language_of(request))
 
 
 def translated_environment(source: Environment, language: str) -> Environment:
