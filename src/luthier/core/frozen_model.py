@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 
 class FrozenModel(BaseModel):
@@ -32,6 +34,11 @@ class SparseModel(FrozenModel):
         cls._later_defaults = tuple(
             (name, cls.model_fields[name].get_default(call_default_factory=True)) for name in cls.later_fields
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The fields of the model: by its serializer alone, a schema of what is written would be any object."""
+        return handler({key: value for key, value in core_schema.items() if key != "serialization"})
 
     @model_serializer(mode="wrap")
     def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

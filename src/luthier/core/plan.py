@@ -445,7 +445,6 @@ class Plan(FrozenModel):
         unused["task_head_notes"] = True  # words about what is in the plan already
         # nor are later settings that do nothing
         unused |= {name: True for name in ("nll_weight", "mask_truncated") if not document[name]}
-        unused |= {} if (document["task_head"] or {"end_text": True})["end_text"] else {"task_head": {"end_text"}}
         own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
         excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
         # So do plans of before there was a choice.

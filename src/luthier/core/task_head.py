@@ -80,7 +80,7 @@ class TaskHead(SparseModel):
         end_text: embed: what is put behind every text: the token that the tokenizer of the base puts there by itself.
     """
 
-    later_fields = ("num_rows",)
+    later_fields = ("num_rows", "end_text")
 
     format_version: Literal[1] = 1
     kind: TaskHeadKind
