@@ -159,7 +159,7 @@ def test_an_error_is_told_in_the_place_of_the_answer(chat: Callable[..., Page], 
     assert page.locator(".turn").count() == 2
 
 
-def test_a_thumb_and_a_correction_are_kept_for_the_answer(
+def test_a_thumb_and_a_correction_are_persistent_for_the_answer(
     served: tuple[Context, str], chat: Callable[..., Page]
 ) -> None:
     context, _ = served

@@ -25,7 +25,7 @@ from luthier.platform.home.logs import set_up_logging
 from luthier.platform.http.server import make_server
 from luthier.platform.http.socket import lent
 from luthier.platform.notifications.webhooks import WebhookSender
-from luthier.platform.processes.analysis import processes_kept
+from luthier.platform.processes.analysis import persistent_processes
 from luthier.server.api import create_app
 from luthier.server.pages import create_pages
 
@@ -61,7 +61,7 @@ def main(argument: str) -> None:
         app = create_home_app(context)
         start_daemon(preload, "preload")
         # Ended before the context closes the database that they use.
-        with WebhookSender(context), MonitorThreads(context), EngineLending(context), processes_kept():
+        with WebhookSender(context), MonitorThreads(context), EngineLending(context), persistent_processes():
             asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))
 
 

@@ -306,7 +306,7 @@ def test_a_changed_file_is_not_forked(module_folder: Path, told: list[str], erro
     assert f"{library} has changed" in told[0]
 
 
-def test_what_transformers_found_out_about_its_own_files_is_kept_for_the_next_server(
+def test_what_transformers_found_out_about_its_own_files_is_persistent_for_the_next_server(
     module_folder: Path, tmp_path: Path, told: list[str], errors: IO[bytes]
 ) -> None:
     (module_folder / "transformers" / "utils").mkdir(parents=True)

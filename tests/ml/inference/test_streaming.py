@@ -301,7 +301,7 @@ def test_vectors_have_length_one_and_do_not_depend_on_their_neighbours(engine, s
     assert event.num_prompt_tokens == 2 * len(ids) + len(engine.template.encode(inputs[0])[0])
 
 
-def test_room_is_kept_for_what_is_being_written(engine):
+def test_room_is_persistent_for_what_is_being_written(engine):
     streaming = StreamingEngine(engine, max_rows=3, batch_tokens=100)
     small, wide = request("a", max_new_tokens=20), request("a", max_new_tokens=300, num_choices=5)
     assert streaming.ask("wide", wide, None)
@@ -406,7 +406,7 @@ def test_prompts_of_different_owners_take_turns(engine, streaming, monkeypatch):
         assert heard.text[f"long {number}", 0] == generated(engine, long).text
 
 
-def test_some_room_is_kept_for_those_who_have_nothing_under_way(engine):
+def test_some_room_is_persistent_for_those_who_have_nothing_under_way(engine):
     streaming = StreamingEngine(engine, max_rows=4)
     small = streaming.prepare(request("a"))
     assert [streaming.admit(n, small, None, owner="one") for n in range(5)] == [True] * 4 + [False]

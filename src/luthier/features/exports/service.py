@@ -243,6 +243,7 @@ def _num_parameters(source: ExportSource, to: ExportFormat) -> int:
 
 def _count_of(folder: str) -> int:
     """Weights of a whole model."""
-    from luthier.ml.inference.models.weights import count_parameters, read_json
+    from luthier.ml.inference.models.structure import read_json
+    from luthier.ml.inference.models.weights import count_parameters
 
     return count_parameters(Path(folder), read_json(Path(folder) / "config.json"))

@@ -52,7 +52,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objective_protocol import Tools
     from luthier.ml.training.objectives.distillation import Distillation
-    from luthier.ml.training.objectives.rules import load_objective
+    from luthier.ml.training.objectives.rules import load_objective, rules_of
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document, context=STORED), len(steps))
@@ -62,7 +62,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     torch.set_num_threads(plan.training.num_threads)
     compute_exactly(device)
     memory.forget_peaks(device)
-    model = TrainableModel.load(plan)
+    model = TrainableModel.load(plan, base_dropout=not rules_of(plan.objective.name).dropout_is_noise)
     if (setting := _refused(plan, model, steps)) is not None:
         return {"refused": setting}
     is_streamed = plan.data.stream is not None  # then each step computes the reference of its rows, which takes time

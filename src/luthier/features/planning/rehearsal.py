@@ -282,9 +282,10 @@ def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: 
 
     from luthier.ml.training.checkpoint import save_model
     from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.objectives.rules import rules_of
     from luthier.ml.training.optimizer import MasterOptimizer
 
-    model = TrainableModel.load(plan)
+    model = TrainableModel.load(plan, base_dropout=not rules_of(plan.objective.name).dropout_is_noise)
     optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor, model.method.decays)
     take_step(plan, model, optimizer, folder / "objective", template=template, teacher=teacher)
     model.module.eval()

@@ -320,7 +320,8 @@ def _check_room(parent: Path, source: ExportSource) -> None:
     """Raises StorageFullError or WorkError where disk or memory is too small: before the work, which takes minutes."""
     from luthier.core.system.machine_memory import memory_bytes
     from luthier.ml.export.exporters.registry import needed_bytes
-    from luthier.ml.inference.models.weights import count_parameters, read_json
+    from luthier.ml.inference.models.structure import read_json
+    from luthier.ml.inference.models.weights import count_parameters
 
     num = count_parameters(Path(source.base_path), read_json(Path(source.base_path) / "config.json"))
     needed, free = needed_bytes("gguf", "float16", num), shutil.disk_usage(parent).free

@@ -115,7 +115,8 @@ def open_engine(
 
 def _adapter_proof(served: Served, folder: Path) -> AdapterProof:
     from luthier.ml.export.vllm_adapter_proof import TransformersProof
-    from luthier.ml.inference.models.weights import count_parameters, read_json
+    from luthier.ml.inference.models.structure import read_json
+    from luthier.ml.inference.models.weights import count_parameters
 
     num = count_parameters(Path(served.path), read_json(Path(served.path) / "config.json"))
     return TransformersProof(served, folder, memory_bytes=default_memory_bytes(), needed_bytes=4 * num)

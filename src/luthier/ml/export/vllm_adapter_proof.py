@@ -31,7 +31,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.core.stream import Served
 from luthier.core.system.process_setup import start_daemon
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 
 if TYPE_CHECKING:
     from luthier.ml.export.runtimes.protocol import LogProbabilities

@@ -154,8 +154,9 @@ _GPU_RUNTIME_BYTES: Final = 0.7e9
 _CPU_SLACK, _CPU_SLACK_HIGH = 0.10, 0.90
 _GPU_SLACK, _GPU_SLACK_HIGH = 0.06, 0.30
 # Where layers are recomputed, a small block that is kept follows the large temporary ones of each layer, so that the
-# heap of the C library grows with gaps which later layers fill only in part (measured: docs/log.md).
-_CPU_RECOMPUTED = 3.0
+# heap of the C library grows with gaps which later layers fill only in part: so many times what is recomputed and
+# kept (measured: docs/log.md), up to what there would be without recomputing.
+_CPU_GAPS = 2.0
 # What was not measured on an accelerator may be off by this much (benchmarks/published_figures.py: 9 of 10 are inside).
 _LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
 # Where several devices share a copy of the model, engines hold buffers that are not counted: 1.46 times the expected
@@ -186,13 +187,14 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     )
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
-    gaps = _CPU_RECOMPUTED if device.is_cpu and workload.gradient_checkpointing else 1.0
-    activation_part, logits_part = activation_part * gaps * factor + _expert_copies(workload), logits_part * factor
+    gaps = _gaps(workload, narrow, activation_part) if device.is_cpu else 0.0
+    activation_part, logits_part = activation_part * factor + _expert_copies(workload), logits_part * factor
     # Each worker computes its own micro-batch; masters and sums stay with the training process.
     activation_part, logits_part = activation_part * workload.num_workers, logits_part * workload.num_workers
     narrow_part = narrow_part if workload.num_workers == 1 else _worker_gradients(workload, narrow)
     runtime = max(0.0, _runtime(device) + offset) + slack * (activation_part + logits_part)
-    runtime += _own_of_workers(workload.num_workers)
+    gaps *= factor * workload.num_workers
+    runtime += _own_of_workers(workload.num_workers) + gaps
     gradients += narrow_part
     held = weights + adapters + optimizer + gradients
     training = held + activation_part + logits_part + runtime
@@ -218,7 +220,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
         logits_bytes=logits_part,
         generation_bytes=generation,
         runtime_bytes=runtime,
-        total_bytes=_interval(workload, total, held, activation_part + logits_part, device, calibration),
+        total_bytes=_interval(workload, total, held, activation_part + logits_part + gaps, device, calibration),
     )
 
 
@@ -312,6 +314,15 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     logits_part = logits if peak == at_loss else 0.0
     narrow_part = min(narrow, peak) if peak == at_end else 0.0
     return peak - logits_part - narrow_part, logits_part, narrow_part
+
+
+def _gaps(workload: Workload, narrow: float, activation_part: float) -> float:
+    """Bytes of the heap that recomputed layers leave unused on a CPU; 0 where layers are not recomputed."""
+    if not workload.gradient_checkpointing:
+        return 0.0
+    kept = replace(workload, gradient_checkpointing=False)
+    without = max(_passing(one, narrow)[0] for one in _peaks(kept))
+    return min(_CPU_GAPS * activation_part, max(0.0, without - activation_part))
 
 
 def _dispatched(workload: Workload) -> float:

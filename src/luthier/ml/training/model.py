@@ -47,7 +47,6 @@ from luthier.ml.training.losses.logit_rows import CrossEntropySum, LogitRows
 from luthier.ml.training.methods.base_dropout import switch_off_dropout
 from luthier.ml.training.methods.protocol import Method, load_method
 from luthier.ml.training.objective_protocol import Losses
-from luthier.ml.training.objectives.rules import rules_of as objective_rules
 from luthier.ml.training.prefix_attention import PrefixLayout
 
 if TYPE_CHECKING:
@@ -254,12 +253,14 @@ class TrainableModel:
         """The attention windows of its compiled layers, whose masks are built before the layers are called."""
 
     @classmethod
-    def load(cls, plan: Plan, device: str | None = None) -> TrainableModel:
+    def load(cls, plan: Plan, device: str | None = None, *, base_dropout: bool = True) -> TrainableModel:
         """The model of a plan, from its local folder.
 
         Args:
             plan: names folder, precision, method and objective.
             device: overrides the plan's device, where there are several.
+            base_dropout: whether the dropout that the base's config sets is drawn; False for objectives to which it
+                is noise (`ObjectiveRules.dropout_is_noise`).
 
         Raises:
             NotFoundError: the folder or the method does not exist.
@@ -276,7 +277,7 @@ class TrainableModel:
             quantisation=plan.method.quantisation,
         )
         forward = known_forward(base, Path(plan.base_model.path))
-        if objective_rules(plan.objective.name).dropout_is_noise:
+        if not base_dropout:
             switch_off_dropout(base)
         return cls(
             base,

@@ -2,8 +2,8 @@
 
 So a server stays small and quick while somebody has a file of a million rows planned: its memory and its threads are
 not what that takes. `answer_to` starts a process for one question, a `WarmChild` keeps its own for the next. A server
-keeps that of the last question about rows for a minute (`processes_kept`): people ask for an audit, the tokens and a
-repair one after the other, and loading the libraries takes longer than most of the answers.
+keeps that of the last question about rows for a minute (`persistent_processes`): people ask for an audit, the tokens and
+a repair one after the other, and loading the libraries takes longer than most of the answers.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
             do="ask again in a moment",
         )
     try:
-        if question in _OF_ROWS and (kept := _kept_for(context)) is not None:
-            return _answer_of_kept(kept, context, question, given)
+        if question in _OF_ROWS and (kept := _persistent_for(context)) is not None:
+            return _answer_of_persistent(kept, context, question, given)
         with _child(context) as child:
             return _answer_of(child, question, given)
     except ChildEndedError as error:
@@ -134,30 +134,30 @@ class WarmChild:
 
 
 _keep_lock: Final = threading.Lock()
-_is_keeping = False
-_idle: _KeptProcess | None = None
+_is_persistent = False
+_idle: _PersistentProcess | None = None
 """The process that waits for the next question; the others are answering one, or ending."""
 
 
 @contextmanager
-def processes_kept() -> Iterator[None]:
+def persistent_processes() -> Iterator[None]:
     """In the block, a process that has answered a question about rows waits for the next one.
 
     For servers: where other processes are forked, a thread that waits would be in the way.
     """
-    global _is_keeping
+    global _is_persistent
     with _keep_lock:
-        _is_keeping = True
+        _is_persistent = True
     try:
         yield
     finally:
         with _keep_lock:
-            _is_keeping, idle = False, _taken()
+            _is_persistent, idle = False, _taken()
         if idle is not None:
             idle.close(_GRACE_SECONDS)
 
 
-class _KeptProcess:
+class _PersistentProcess:
     """A `WarmChild` with a thread that lives as long as it does; both end where no question has come for a while.
 
     Args:
@@ -206,7 +206,7 @@ class _KeptProcess:
         return True
 
 
-def _kept_for(context: Context) -> _KeptProcess | None:
+def _persistent_for(context: Context) -> _PersistentProcess | None:
     """A process for a question about this home, which nobody else asks now; None where none is kept here.
 
     Raises:
@@ -215,17 +215,19 @@ def _kept_for(context: Context) -> _KeptProcess | None:
     # The process has read its settings from the environment that it was started with.
     key = (context.home, dict(os.environ))
     with _keep_lock:
-        if not _is_keeping:
+        if not _is_persistent:
             return None
         found = _taken()
     if found is not None and found.key == key:
         return found
     if found is not None:
         found.close()
-    return _KeptProcess(key)
+    return _PersistentProcess(key)
 
 
-def _answer_of_kept(kept: _KeptProcess, context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
+def _answer_of_persistent(
+    kept: _PersistentProcess, context: Context, question: Question, given: dict[str, Any]
+) -> dict[str, Any]:
     """Its answer; afterwards it is the one that waits for the next question."""
     try:
         return kept.answer_to(context, question, given)
@@ -233,21 +235,21 @@ def _answer_of_kept(kept: _KeptProcess, context: Context, question: Question, gi
         _give_back(kept)
 
 
-def _give_back(kept: _KeptProcess) -> None:
+def _give_back(kept: _PersistentProcess) -> None:
     global _idle
     with _keep_lock:
-        former, _idle = (_taken(), kept) if _is_keeping else (kept, None)
+        former, _idle = (_taken(), kept) if _is_persistent else (kept, None)
     if former is not None:
         former.close()
 
 
-def _forgotten(kept: _KeptProcess) -> bool:
+def _forgotten(kept: _PersistentProcess) -> bool:
     """Whether it was the one that waits; nobody finds it from here on."""
     with _keep_lock:
         return _idle is kept and _taken() is kept
 
 
-def _taken() -> _KeptProcess | None:
+def _taken() -> _PersistentProcess | None:
     """The process that waits, which nobody else finds from here on. Called with the lock held."""
     global _idle
     found, _idle = _idle, None

@@ -44,7 +44,7 @@ def audited(context: Context, version: DatasetVersion, settings: AuditSettings) 
     return dataset_audits.audit_state(context, ADA, version, settings)
 
 
-def test_an_audit_is_kept_for_its_rows_and_settings(context: Context) -> None:
+def test_an_audit_is_persistent_for_its_rows_and_settings(context: Context) -> None:
     version, other = make(context, "bad", BAD), make(context, "held", ROWS[:2])
     found = audited(context, version, AuditSettings(against=other.dataset_id))
     assert found.answer is not None, found.error

@@ -113,7 +113,7 @@ def test_alerts_of_what_is_not_monitored_any_more_are_closed(context: Context, l
     assert [one.status for one in alerts.list_alerts(context, DEFAULT_PROJECT)] == ["open", "closed"]
 
 
-def test_a_look_opens_alerts_and_is_kept_for_charts(context: Context, looked: list[object]) -> None:
+def test_a_look_opens_alerts_and_is_persistent_for_charts(context: Context, looked: list[object]) -> None:
     deploy(context, "sick")
     monitor_loop.run_due_checks(context)
     (alert,) = alerts.list_alerts(context, DEFAULT_PROJECT)

@@ -235,7 +235,7 @@ def asked_once(client: TestClient) -> str:
     return unescape(page.split('name="talk" value="')[1].split('"')[0])
 
 
-def test_a_thumb_is_kept_for_the_answer(home: Context, browser: Browser, tiny: str) -> None:
+def test_a_thumb_is_persistent_for_the_answer(home: Context, browser: Browser, tiny: str) -> None:
     client = browser("infer", "read")
     said = asked_once(client)
     page = shown(client, client.post("/playground/feedback", data=form(talk=said, said="up:1:1")))

@@ -156,10 +156,12 @@ def test_figures_are_read_in_the_language_of_the_page_and_said_as_they_were_read
         f"{address}?answers_per_week=1.000&minutes_each=2,5&cost_of_an_error=1.000,5", headers={"Accept-Language": "de"}
     )
     assert german.status_code == 200
-    said = "Gerechnet mit 1.000 Antworten in der Woche, je 2,5 Minuten und 1.000,5 USD für eine falsche Antwort."
+    said = "Berechnet aus: Antworten in der Woche 1.000, Minuten je Antwort 2,5, Kosten einer falschen Antwort 1.000,5 USD."
     assert said in german.text
     english = browser("read").get(f"{address}?answers_per_week=1,000&minutes_each=2.5&cost_of_an_error=1,000.5")
-    assert "Calculated with 1,000 answers a week, 2.5 minutes each, and 1,000.5 USD for a wrong answer." in english.text
+    assert (
+        "Calculated from: answers a week 1,000, minutes each 2.5, cost of a wrong answer 1,000.5 USD." in english.text
+    )
 
 
 def test_the_currency_is_set_once_and_asked_for_no_more(home: Context, browser: Browser) -> None:

@@ -122,7 +122,9 @@ def test_a_deleted_run_is_gone_though_its_job_is_kept(context: Context) -> None:
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
-def test_the_copies_of_rows_that_a_job_has_kept_for_a_run_go_with_the_run(context: Context, status: JobStatus) -> None:
+def test_the_copies_of_rows_that_a_job_has_persistent_for_a_run_go_with_the_run(
+    context: Context, status: JobStatus
+) -> None:
     for number, run_id in (("1", RUN_ID), ("2", "run-20261125-093000-bbbbbb")):
         context.jobs.submit(Job(job_id=f"job-{number}", kind="train", document={}, run_id=run_id))
         job = context.jobs.claim("w")

@@ -44,7 +44,7 @@ def test_a_model_that_was_loaded_begins_anew() -> None:
         pauses.check(BAD)
 
 
-def test_many_models_are_not_kept_for_ever() -> None:
+def test_many_models_are_not_persistent_for_ever() -> None:
     pauses = CrashPauses(clock=Clock())
     for num in range(1000):
         pauses.note_end([Served(path=f"/{num}", sha256=str(num))])

@@ -88,7 +88,7 @@ def test_evaluation_before_training_spoils_no_gradient(kind: type[PackedLinear])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_unpacked_is_kept_for_the_way_back(kind: type[PackedLinear]) -> None:
+def test_nothing_unpacked_is_persistent_for_the_way_back(kind: type[PackedLinear]) -> None:
     packed, kept = kind(plain(bias=False)), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape), lambda _: None):
         packed(torch.randn(2, 128, requires_grad=True))

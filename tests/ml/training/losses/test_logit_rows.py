@@ -74,7 +74,7 @@ def test_what_stands_beside_the_losses_is_the_same(cap: float | None) -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-def test_no_more_than_one_chunk_of_logits_is_kept_for_the_way_back() -> None:
+def test_no_more_than_one_chunk_of_logits_is_persistent_for_the_way_back() -> None:
     _, formed, targets = both()
     sizes: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):

@@ -17,6 +17,7 @@ from luthier.core.plan import Plan
 from luthier.ml.training.adapter_session import SharedBase
 from luthier.ml.training.methods.base_dropout import published_dropout, switch_off_dropout
 from luthier.ml.training.model import TrainableModel, collate
+from luthier.ml.training.objectives.rules import rules_of
 
 GPT2 = GPT2Config(
     vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0, pad_token_id=0
@@ -117,7 +118,9 @@ def planned(make_plan: Callable[..., Plan], folder: Path, objective: str, method
 def test_it_is_off_where_log_probabilities_are_compared(
     make_plan: Callable[..., Plan], gpt2: Path, objective: str, is_off: bool, method: str
 ) -> None:
-    model = TrainableModel.load(planned(make_plan, gpt2, objective, method))
+    model = TrainableModel.load(
+        planned(make_plan, gpt2, objective, method), base_dropout=not rules_of(objective).dropout_is_noise
+    )
     batch = collate(random_examples(4, seed=1), model.pad_id, "cpu")
     found = []
     for is_training in (True, False):
@@ -132,7 +135,7 @@ def test_a_model_that_was_trained_in_full_keeps_its_dropout(
     make_plan: Callable[..., Plan], gpt2: Path, tmp_path: Path
 ) -> None:
     plan = planned(make_plan, gpt2, "dpo", "full")
-    model = TrainableModel.load(plan)
+    model = TrainableModel.load(plan, base_dropout=False)
     (tmp_path / "out").mkdir()
     model.method.save(model.module, gpt2, tmp_path / "out")
     names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")

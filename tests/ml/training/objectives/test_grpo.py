@@ -406,7 +406,7 @@ def test_rewards_of_a_validation_are_reported_by_source(
     assert found.loss == pytest.approx(-sum(rewards) / 5)
 
 
-def test_answers_to_the_first_prompts_are_kept_for_a_person(
+def test_answers_to_the_first_prompts_are_persistent_for_a_person(
     make_plan: MakePlan, make_model: MakeModel, tiny_model: Path, examples: list[TokenisedExample], tmp_path: Path
 ) -> None:
     model, objective = make_model(make_plan("lora")), objective_of(tiny_model)

@@ -17,7 +17,7 @@ from luthier.core.child_process.process import ChildProcess
 from luthier.core.errors import DataError, WorkError
 from luthier.platform.home.context import Context
 from luthier.platform.processes import analysis
-from luthier.platform.processes.analysis import answer_to, processes_kept
+from luthier.platform.processes.analysis import answer_to, persistent_processes
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[ChildProcess]:
 
 @pytest.fixture
 def keeping() -> Iterator[None]:
-    with processes_kept():
+    with persistent_processes():
         yield
 
 
@@ -50,7 +50,7 @@ def rows(tmp_path: Path) -> dict[str, Any]:
 def test_a_server_keeps_the_process_for_the_next_question(
     context: Context, rows: dict[str, Any], started: list[ChildProcess]
 ) -> None:
-    with processes_kept():
+    with persistent_processes():
         looks = [answer_to(context, "look", rows) for _ in range(3)]
         assert [one["num_rows"] for one in looks] == [2, 2, 2]
         (child,) = started

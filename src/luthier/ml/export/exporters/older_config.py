@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from luthier.ml.inference.models.architecture import load_config
 from luthier.ml.inference.models.quiet import quiet_transformers
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 
 _OLDER: Final = (
     "rope_theta", "rope_scaling", "partial_rotary_factor", "rotary_pct", "rotary_emb_base", "rotary_dim",

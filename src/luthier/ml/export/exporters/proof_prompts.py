@@ -229,7 +229,7 @@ def _with_known_roles(conversation: Conversation, knows_developer: bool) -> Conv
 
 def _num_virtual_tokens(source: ExportSource) -> int:
     """Context positions that a trained prompt takes."""
-    from luthier.ml.inference.models.weights import read_json
+    from luthier.ml.inference.models.structure import read_json
 
     if source.adapter_path is None or not (file := Path(source.adapter_path) / "adapter_config.json").is_file():
         return 0

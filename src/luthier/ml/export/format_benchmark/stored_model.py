@@ -10,7 +10,7 @@ from luthier.core.plan import Quantisation
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.merging import virtual_tokens
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 
 
 def open_stored(

@@ -18,8 +18,8 @@ from luthier.ml.export.runtimes.protocol import LogProbabilities, message_docume
 from luthier.ml.export.runtimes.transformers_runtime import TransformersTokens
 from luthier.ml.inference.models.architecture import context_tokens, load_config, text_config
 from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.structure import read_json
 from luthier.ml.inference.models.templates.jinja_sandbox import reads_clock, without_clock
-from luthier.ml.inference.models.weights import read_json
 from luthier.ml.inference.vllm.answers import NUM_LISTED, VllmAnswers
 from luthier.ml.inference.vllm.process import VllmProcess, vllm_command
 

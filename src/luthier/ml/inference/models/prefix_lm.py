@@ -15,7 +15,7 @@ import torch
 from luthier.core.errors import ModelSourceError
 from luthier.ml.inference.models.architecture import causal_model, is_composite, load_config, text_config
 from luthier.ml.inference.models.forward import FORWARD_ERRORS, names_parameter, text_inputs
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import LuthierError, ModelSourceError, RequestError
 from luthier.ml.inference.models.architecture import empty_model, layers_of, prefix_length, text_config
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 
 if TYPE_CHECKING:
     import torch

@@ -6,6 +6,7 @@ processes that only serve HTTP.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from luthier.core.errors import ModelSourceError, library_reason
 from luthier.ml.inference.models.architecture import (
     config_of,
     empty_model,
@@ -162,6 +164,25 @@ class Structure:
         if layer.role != "expert" or layer.num_matrices != self.num_experts:
             return float(layer.num_parameters)
         return layer.num_parameters * min(1.0, self.num_active_experts / layer.num_matrices)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ModelSourceError: missing, not JSON, or not an object.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelSourceError(
+            f"{file}: {library_reason(error)}", expected="a readable JSON file", do="copy or pull the model again"
+        ) from error
+    if not isinstance(document, dict):
+        raise ModelSourceError(
+            f"{file} holds a {type(document).__name__}", expected="a JSON object", do="copy or pull the model again"
+        )
+    return document
 
 
 def read_structure(path: str) -> Structure:

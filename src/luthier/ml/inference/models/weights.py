@@ -18,7 +18,7 @@ from luthier.core.errors import ModelSourceError, library_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.records.base_model import LocalModel
-from luthier.ml.inference.models.structure import context_length, read_structure
+from luthier.ml.inference.models.structure import context_length, read_json, read_structure
 
 _TITLES: Final = {
     "awq": "AWQ", "gptq": "GPTQ", "compressed-tensors": "compressed-tensors", "fp8": "FP8", "fbgemm_fp8": "FP8",
@@ -187,25 +187,6 @@ def no_safetensors(where: str, pickles: list[str]) -> ModelSourceError:
         expected="a transformers folder: config.json, tokenizer files and *.safetensors",
         do="check the name; a GGUF model is named by the path of its .gguf file",
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ModelSourceError: missing, not JSON, or not an object.
-    """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelSourceError(
-            f"{file}: {library_reason(error)}", expected="a readable JSON file", do="copy or pull the model again"
-        ) from error
-    if not isinstance(document, dict):
-        raise ModelSourceError(
-            f"{file} holds a {type(document).__name__}", expected="a JSON object", do="copy or pull the model again"
-        )
-    return document
 
 
 def check_config(folder: Path) -> dict[str, Any]:

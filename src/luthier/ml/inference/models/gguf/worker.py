@@ -24,7 +24,7 @@ from luthier.ml.inference.models.gguf.files import metadata, unreadable
 from luthier.ml.inference.models.gguf.rotary import restore_rotary
 from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
-from luthier.ml.inference.models.weights import read_json
+from luthier.ml.inference.models.structure import read_json
 
 # Pre-tokenizer regex before byte-level merges, by the name in `tokenizer.ggml.pre` (llama.cpp, src/llama-vocab.cpp).
 # transformers uses GPT-2's splitter unless it knows the name; for these it is the right one ...
