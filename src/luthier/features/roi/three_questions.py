@@ -184,8 +184,8 @@ def questions_of(given: Mapping[str, str], *, decimal_mark: str = ".") -> Questi
 def understood(asked: Questions) -> str:
     """The questions with their figures, so that a person sees how what they typed was read."""
     return (
-        f"Calculated from: answers a week {asked.answers_per_week:,.12g}, minutes each {asked.minutes_each:,.12g}, cost "
-        f"of a wrong answer {asked.cost_of_an_error:,.12g} {asked.currency}."
+        f"Calculated from: answers a week {asked.answers_per_week:,.12g}, minutes each {asked.minutes_each:,.12g}, "
+        f"cost of a wrong answer {asked.cost_of_an_error:,.12g} {asked.currency}."
     )
 
 

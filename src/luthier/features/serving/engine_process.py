@@ -30,14 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
-from luthier.core.stream import (
-    ENGINE_DEFAULTS,
-    EngineSettings,
-    Failed,
-    LoadedModel,
-    Served,
-    StreamEvent,
-)
+from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, Failed, LoadedModel, Served, StreamEvent
 from luthier.core.system.free_cores import FreeCores
 from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import start_daemon, wait_longer

@@ -187,13 +187,12 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     )
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
-    gaps = _gaps(workload, narrow, activation_part) if device.is_cpu else 0.0
+    gaps = factor * _gaps(workload, device, narrow * held_share.passing)
     activation_part, logits_part = activation_part * factor + _expert_copies(workload), logits_part * factor
     # Each worker computes its own micro-batch; masters and sums stay with the training process.
     activation_part, logits_part = activation_part * workload.num_workers, logits_part * workload.num_workers
     narrow_part = narrow_part if workload.num_workers == 1 else _worker_gradients(workload, narrow)
     runtime = max(0.0, _runtime(device) + offset) + slack * (activation_part + logits_part)
-    gaps *= factor * workload.num_workers
     runtime += _own_of_workers(workload.num_workers) + gaps
     gradients += narrow_part
     held = weights + adapters + optimizer + gradients
@@ -316,13 +315,15 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     return peak - logits_part - narrow_part, logits_part, narrow_part
 
 
-def _gaps(workload: Workload, narrow: float, activation_part: float) -> float:
-    """Bytes of the heap that recomputed layers leave unused on a CPU; 0 where layers are not recomputed."""
-    if not workload.gradient_checkpointing:
+def _gaps(workload: Workload, device: Device, narrow: float) -> float:
+    """Bytes of the heaps of all workers that recomputed layers leave unused on a CPU; 0 where none is recomputed."""
+    if not (device.is_cpu and workload.gradient_checkpointing):
         return 0.0
-    kept = replace(workload, gradient_checkpointing=False)
-    without = max(_passing(one, narrow)[0] for one in _peaks(kept))
-    return min(_CPU_GAPS * activation_part, max(0.0, without - activation_part))
+    recomputed, kept = (
+        max((_passing(one, narrow) for one in _peaks(each)), key=sum)[0]
+        for each in (workload, replace(workload, gradient_checkpointing=False))
+    )
+    return workload.num_workers * min(_CPU_GAPS * recomputed, max(0.0, kept - recomputed))
 
 
 def _dispatched(workload: Workload) -> float:
@@ -340,12 +341,14 @@ def memory_terms(workload: Workload, device: Device) -> tuple[float, float, floa
     Where loading the base is the peak, nothing of it grows with the batch.
     """
     found = predict_memory(workload, device)
-    growing = found.activations_bytes + found.logits_bytes
     runtime = _runtime(device)
     loading = max(_loading(workload, device), _asking(workload, device))
     if found.total_bytes.value <= loading + runtime:
         return loading, 0.0, runtime
-    return found.total_bytes.value - growing - found.runtime_bytes, growing, runtime
+    growing = found.activations_bytes + found.logits_bytes
+    held = found.total_bytes.value - growing - found.runtime_bytes
+    narrow = _optimizer(workload)[3] * _Share.of(workload, device).passing
+    return held, growing + _gaps(workload, device, narrow), runtime
 
 
 def _interval(

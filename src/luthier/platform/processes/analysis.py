@@ -2,8 +2,8 @@
 
 So a server stays small and quick while somebody has a file of a million rows planned: its memory and its threads are
 not what that takes. `answer_to` starts a process for one question, a `WarmChild` keeps its own for the next. A server
-keeps that of the last question about rows for a minute (`persistent_processes`): people ask for an audit, the tokens and
-a repair one after the other, and loading the libraries takes longer than most of the answers.
+keeps that of the last question about rows for a minute (`persistent_processes`): people ask for an audit, the tokens
+and a repair one after the other, and loading the libraries takes longer than most of the answers.
 """
 
 from __future__ import annotations

@@ -156,7 +156,10 @@ def test_figures_are_read_in_the_language_of_the_page_and_said_as_they_were_read
         f"{address}?answers_per_week=1.000&minutes_each=2,5&cost_of_an_error=1.000,5", headers={"Accept-Language": "de"}
     )
     assert german.status_code == 200
-    said = "Berechnet aus: Antworten in der Woche 1.000, Minuten je Antwort 2,5, Kosten einer falschen Antwort 1.000,5 USD."
+    said = (
+        "Berechnet aus: Antworten in der Woche 1.000, Minuten je Antwort 2,5, "
+        "Kosten einer falschen Antwort 1.000,5 USD."
+    )
     assert said in german.text
     english = browser("read").get(f"{address}?answers_per_week=1,000&minutes_each=2.5&cost_of_an_error=1,000.5")
     assert (
@@ -179,9 +182,11 @@ def test_the_currency_is_set_once_and_asked_for_no_more(home: Context, browser: 
             assert 'value="EUR"' in form
             assert f'value="{written}"' in form
             answered = admin.get(f"{address}?{query}", headers=headers).text
-            assert ("5 EUR for a wrong answer" if language == "en" else "5 EUR für eine falsche Antwort") in answered
+            assert (
+                "cost of a wrong answer 5 EUR" if language == "en" else "Kosten einer falschen Antwort 5 EUR"
+            ) in answered
             sent = admin.get(f"{address}?{query}&currency=EUR&currency_per_usd={written}", headers=headers)
-            assert "EUR f" in sent.text, "as the form sends it again"
+            assert "5 EUR." in sent.text, "as the form sends it again"
     notes = admin.get(f"/worth?{query}").text
     assert "Assumed amounts of money were converted from US dollars, at 1.085 EUR for a dollar." in notes
     assert "5 GBP" in admin.get(f"/worth?{query}&currency=GBP&currency_per_usd=0.8").text, (
