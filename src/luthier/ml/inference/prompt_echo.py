@@ -29,7 +29,7 @@ from luthier.ml.inference.transformers_engine import TransformersEngine
 
 
 class PromptEchoes:
-    """Reads the prompts of one engine that are returned, and tells them.
+    """Reads the prompts of one engine that are returned, with the likelihood of each token.
 
     Args:
         engine: computes.
@@ -142,5 +142,5 @@ _LEAST: Final = -9999.0
 
 
 def goes_on(events: Sequence[KeyedEvent]) -> bool:
-    """Whether an answer follows what was told before it."""
+    """Whether an answer follows these events."""
     return not any(isinstance(event, Ended | Failed) for _, event in events)
