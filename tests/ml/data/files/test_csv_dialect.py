@@ -129,10 +129,13 @@ def test_any_table_is_read_back_to_the_same_rows(
     writer.writerows(table)
     again = csv.reader(io.StringIO(written.getvalue(), newline=""), delimiter=delimiter)
     assume(list(again) == [names, *table])  # Python 3.11 writes a lone carriage return without quotes
+    assume(all([cell.strip() for cell in row] != names for row in table))  # a repeated header is a problem, not a row
+    # Of several columns, a line of delimiters alone is what spreadsheets write for an empty row.
+    expected = [row for row in table if len(names) == 1 or any(cell.strip() for cell in row)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"
         path.write_bytes(written.getvalue().encode(encoding))
-        assert [list(row.values()) for row in _read(path)] == table
+        assert [list(row.values()) for row in _read(path)] == expected
 
 
 @pytest.mark.parametrize(
