@@ -153,6 +153,26 @@ def test_an_answer_that_closes_the_opened_thought_itself_stays_as_the_template_w
     )
 
 
+_CLOSING_TAG_ALONE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% else %}</think>{% endif %}{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}</think>{% endif %}{% endif %}"
+)
+"""Without thinking, the prompt ends with the closing tag and nothing before it (GLM 4.7, DeepSeek V3.1)."""
+
+
+def test_a_thought_behind_a_closing_tag_alone_is_refused(tmp_path: Path) -> None:
+    template = template_of(make_tiny_model(tmp_path), _CLOSING_TAG_ALONE)
+    silent = template.with_options({"enable_thinking": False})
+    assert _text(_unit(ROWS["one"], silent), silent).endswith("<|im_start|>assistant\n</think>Spruce wood.<|im_end|>\n")
+    with pytest.raises(TemplateError, match="the prompt closes an empty one") as refused:
+        _unit(ROWS["reasoning"], silent)
+    assert "enable_thinking" in str(refused.value)
+    assert "<think>It is light and stiff.</think>Spruce wood." in _text(_unit(ROWS["reasoning"], template), template)
+
+
 _SWITCHED = (
     "{% set said = messages[0].content if messages[0].role == 'system' else '' %}"
     "<|im_start|>system\nThinking: {{ 'off' if '/no_think' in said else 'on' }}\n"

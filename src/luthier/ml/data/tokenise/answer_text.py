@@ -171,7 +171,10 @@ class _Found:
         writing = self.template.thoughts
         state: PromptState
         state, bare = ("none", len(self.prompt)) if writing is None else writing.state_of(self.prompt)
-        if self.thought is not None and state == "closed":
+        # Some write the closing tag alone (DeepSeek V3.1, GLM 4.7 without thinking): a thought behind it would follow
+        # the end of one.
+        is_closed = state == "closed" or (writing is not None and self.prompt.rstrip().endswith(writing.end))
+        if self.thought is not None and is_closed:
             raise self.turn.error(
                 "the row has a thought, and the prompt closes an empty one before the answer",
                 self.prompt[-2 * EXCERPT_CHARACTERS :],
