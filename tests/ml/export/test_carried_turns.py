@@ -99,7 +99,9 @@ def test_a_model_trained_not_to_think_is_exported_so(
     assert "It is light." in seen.answers[1].text
     assert seen.answers[1].text == seen.answers[2].text
     warnings, report = _prove(source, to, tmp_path / "export", tools, _examples(has_tools=False))
-    assert warnings == []
+    # Ollama alone writes what it is sent; the template drops thoughts of earlier answers everywhere else.
+    assert [one for one in warnings if "leave thoughts out" not in one] == []
+    assert len(warnings) == (to == "gguf")
     # llama.cpp gives enable_thinking of its own
     assert ("--chat-template-kwargs" in "".join(parity_warnings(report))) == (to == "gguf")
 
