@@ -194,7 +194,11 @@ def test_a_quote_and_a_probe_reckon_with_answers_as_long_as_they_may_be(
     assert found.num_measurements == 1
     again = quote_of(context, prepared).prediction.step_seconds
     assert 0 < again.low < again.value < again.high
-    assert step.low < step.value / 2  # answers may be far shorter
+    # Answers may be far shorter: its lower end is further away than that of a run whose rows have their answers, on
+    # whatever machine this is.
+    given = make_recipe(training=TRAINING, method={"name": "lora"})
+    plain = quote_of(context, prepare(context, load_recipe(given), base_dir=given.parent)).prediction.step_seconds
+    assert step.low / step.value < 0.9 * plain.low / plain.value
 
 
 def worker(world: World, prepared: Prepared, folder: Path) -> None:
