@@ -100,10 +100,11 @@ def test_rows_without_answers_are_not_retrained_on_with_what_stands_for_them(
     context: Context, make_recipe: MakeRecipe
 ) -> None:
     recipe = asked(make_recipe, grader("answer"))
+    plan = planned(context, recipe)
     with pytest.raises(ConflictError, match="8 rows of the run end with a prompt and have no answer"):
-        rows_to_retrain(context, absolute(recipe))
+        rows_to_retrain(context, plan)
     write_rows(recipe.parent / "prompts.jsonl", [chat_row(n) for n in range(8)])
-    assert len(rows_to_retrain(context, absolute(recipe))["train"]) == 8
+    assert len(rows_to_retrain(context, plan)["train"]) == 8
 
 
 def absolute(path: Path) -> Recipe:

@@ -287,7 +287,7 @@ def test_held_out_rows_are_compared_with_all_streamed_rows(
     with pytest.raises(ConflictError, match=r"cannot be read again: .*more"):
         sample_of_run(context, run_id)
     with pytest.raises(ConflictError, match="was trained on streamed rows, which are not kept"):
-        rows_to_retrain(context, plan.recipe)
+        rows_to_retrain(context, plan)
 
 
 def test_a_row_that_no_step_has_come_to_hides_none_that_were_trained(
