@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -283,11 +284,15 @@ class ArtifactStore:
 
     def _is_whole(self, row: RowMapping) -> bool:
         place = self._place(row)
+        # Looked for by opening it: its last user may delete it between two looks.
         if self._is_local:
             # On a local disk the content itself is proved; elsewhere that would mean a download, so the size has to do.
-            return Path(place).is_file() and sha256_file(Path(place)) == row["sha256"]
-        with self._explained():
-            return bool(self._files.exists(place) and self._files.size(place) == row["num_bytes"])
+            with suppress(FileNotFoundError, IsADirectoryError):
+                return sha256_file(Path(place)) == row["sha256"]
+            return False
+        with self._explained(), suppress(FileNotFoundError):
+            return bool(self._files.size(place) == row["num_bytes"])
+        return False
 
     def _write(self, source: Path, place: str, *, may_move: bool) -> None:
         if not self._is_local:  # an object appears whole or not at all

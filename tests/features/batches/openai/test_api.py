@@ -204,7 +204,7 @@ def test_why_the_job_of_a_batch_has_crashed_names_no_place_of_this_machine(
 @pytest.mark.parametrize(
     ("changes", "param", "code"),
     [
-        ({"endpoint": "/v1/moderations"}, "endpoint", "invalid_value"),
+        ({"endpoint": "/v1/images/generations"}, "endpoint", "invalid_value"),
         ({"completion_window": "1 week"}, "completion_window", "invalid_value"),
         ({"completion_window": "337h"}, "completion_window", "invalid_value"),
         ({"input_file_id": "file-none"}, "input_file_id", "invalid_file"),

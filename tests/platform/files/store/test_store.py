@@ -19,6 +19,7 @@ from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import files as table
 from luthier.platform.db.tables import uploads as upload_table
+from luthier.platform.files import artifacts as artifact_store
 from luthier.platform.files.artifacts import ArtifactStore
 from luthier.platform.files.service import STALE_SECONDS, IncomingFile, sweep_incoming
 from luthier.platform.files.store import FileStore, StoredFile, UploadPart
@@ -152,6 +153,26 @@ def test_a_run_holds_on_to_the_content_of_a_deleted_file(
     artifacts.link(RUN, "training_file", file.sha256)
     store.delete(PROJECT, file.file_id)
     assert artifacts.fetch(file.sha256, tmp_path / "copy").read_bytes() == b"rows"
+
+
+def test_what_is_deleted_while_it_is_compared_is_brought_again(
+    store: FileStore, add: Callable[..., StoredFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, places = add(b"same"), []
+
+    def gone(path: Path) -> str:
+        """As if the last user had deleted the file between a look and the opening."""
+        places.append(path)
+        path.unlink()
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(artifact_store, "sha256_file", gone)
+        again = add(b"same")
+    assert len(places) == 1
+    for file in (first, again):
+        with store.open(file) as reader:
+            assert reader.read(99) == b"same"
 
 
 def test_who_brings_what_is_just_being_deleted_loses_nothing(
