@@ -309,10 +309,3 @@ def test_a_server_of_a_session_is_forked_from_that_of_the_run_and_ends_with_its_
         assert pid is not None
         wait_until(lambda: not _runs(pid))
         assert of_run.told == own.told == []
-
-
-def test_the_servers_of_a_run_of_several_processes_are_forked_from_one(server: SessionForkServer) -> None:
-    if TEMPLATE not in os.environ:
-        pytest.skip("this process is the only one of its run")
-    assert server.pid is not None
-    assert psutil.Process(server.pid).ppid() != os.getpid(), "it was executed, and has loaded all by itself"
