@@ -288,7 +288,7 @@ class ArtifactStore:
         if self._is_local:
             # On a local disk the content itself is proved; elsewhere that would mean a download, so the size has to do.
             with suppress(FileNotFoundError, IsADirectoryError):
-                return sha256_file(Path(place)) == row["sha256"]
+                return bool(sha256_file(Path(place)) == row["sha256"])
             return False
         with self._explained(), suppress(FileNotFoundError):
             return bool(self._files.size(place) == row["num_bytes"])
