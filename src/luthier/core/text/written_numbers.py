@@ -93,6 +93,11 @@ _SURELY_POINTS: Final = re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\
 _LONGEST_TYPED: Final = 40
 
 
+def _grouped(decimal_mark: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Numbers whose thousands are separated by commas and by points, in a language with that decimal mark."""
+    return (_WITH_COMMAS, _SURELY_POINTS) if decimal_mark == "." else (_SURELY_COMMAS, _WITH_POINTS)
+
+
 def typed_number(text: str, decimal_mark: str = ".") -> float:
     """A number as people type it into a field: `2.5`, `2,5`, `1,000`, `1,000.50`, `1.000,50`.
 
@@ -108,7 +113,7 @@ def typed_number(text: str, decimal_mark: str = ".") -> float:
         ValueError: The text is no number.
     """
     plain = text.strip()
-    by_commas, by_points = (_WITH_COMMAS, _SURELY_POINTS) if decimal_mark == "." else (_SURELY_COMMAS, _WITH_POINTS)
+    by_commas, by_points = _grouped(decimal_mark)
     if by_commas.fullmatch(plain):
         plain = plain.replace(",", "")
     elif by_points.fullmatch(plain):
@@ -127,7 +132,7 @@ def typed_whole(text: str, decimal_mark: str = ".") -> int:
         ValueError: The text is no whole number, or longer than any that a field asks for.
     """
     plain = text.strip()
-    by_commas, by_points = (_WITH_COMMAS, _SURELY_POINTS) if decimal_mark == "." else (_SURELY_COMMAS, _WITH_POINTS)
+    by_commas, by_points = _grouped(decimal_mark)
     grouped = by_commas if by_commas.fullmatch(plain) else by_points
     if grouped.fullmatch(plain) and not ("," in plain and "." in plain):
         plain = plain.replace(",", "").replace(".", "")

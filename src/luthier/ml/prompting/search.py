@@ -130,6 +130,8 @@ class _Search:
         self.num_rows = len(prompts[0].row_ids)
         self.outputs: list[list[str]] = [[] for _ in prompts]
         self.num_tokens = 0
+        self._known: dict[int, Array] = {}
+        """Statistics of the answers of each prompt, as far as they were compared."""
 
     def num_first_rows(self) -> int:
         """Of the first round: `FIRST_ROWS`, or `MIN_ROWS` where the budget does not hold so many of two prompts."""
@@ -201,7 +203,10 @@ class _Search:
         return float(self._metric.aggregate(self._statistics(place).sum(axis=0)))
 
     def _statistics(self, place: int) -> Array:
-        """What the metric adds up, [rows, statistics]."""
+        """What the metric adds up, [rows, statistics]; computed once for the answers of a round."""
+        known = self._known.get(place)
+        if known is not None and len(known) == len(self.outputs[place]):
+            return known
         system = self._prompts[place]
         outputs = system.compared(self.outputs[place])
         num = len(outputs)
@@ -211,7 +216,8 @@ class _Search:
             prompts=system.prompt_texts[:num],
             first_outputs=outputs,
         )
-        return self._metric.statistics(observed)
+        found = self._known[place] = self._metric.statistics(observed)
+        return found
 
     def rank(self, place: int) -> tuple[float, int, int]:
         """Smaller is better: by the figure, then by tokens of the prompts, then by their order."""
