@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
@@ -101,7 +102,7 @@ def sign_in(page: Page, address: str, key: str | None, then: str = "") -> None:
 
 def sign_in_by_form(page: Page, address: str, key: str | None, then: str = "/") -> None:
     """Come in by a key as a person does, and be led to a path of this server."""
-    page.goto(f"{address}/sign-in?next={then}")
+    page.goto(f"{address}/sign-in?next={quote(then)}")
     page.fill("#key", key or "")
     page.press("#key", "Enter")
     page.wait_for_url(f"{address}{then}")

@@ -18,6 +18,7 @@ from luthier.features.tinker_api.records import parse_path
 from luthier.platform.auth.service import create_key, create_project
 from luthier.platform.home.context import Context
 from luthier.testing.servers import RunningServer
+from tests.fixtures.forked_children import SessionForkServer
 from tests.ml.training.conftest import FixedSchedule
 from tests.vacuous import nonempty
 
@@ -363,15 +364,14 @@ def test_runs_and_capabilities_are_listed(service: Any) -> None:
     assert client.model_id in session.training_run_ids
 
 
-def test_a_killed_process_loses_what_was_not_saved_and_says_what_to_do(service: Any) -> None:
-    import psutil
-
+def test_a_killed_process_loses_what_was_not_saved_and_says_what_to_do(
+    service: Any, fork_server: SessionForkServer
+) -> None:
     client = new_client(service)
     train(client, STEPS[:1])
     path = client.save_state("before").result(PATIENCE_SECONDS).path
     losses = train(client, STEPS[1:2])
-    # The session's fork server may be its parent, in the place of the server.
-    found = [one for one in psutil.Process().children(recursive=True) if _trains(one)]
+    found = [one for one in fork_server.descendants() if _trains(one)]
     assert len(found) == 1
     found[0].kill()
     with pytest.raises(tinker.RequestFailedError, match="the process that trains has ended") as caught:
