@@ -1,8 +1,8 @@
 """What a written answer is worth, as a recipe says it: figures, graders and lengths, each with a weight.
 
 Graders are those of OpenAI's fine-tuning API (reinforcement, "graders"), by the same names and fields. In rewards
-`python` is left out, since it runs code that a recipe brings along, and so are those that ask another model; tasks of
-suites have all of them (`SuiteGrader`).
+`python` is left out, since it runs code that a recipe brings along; those that ask a model name it. Tasks of suites
+have all of them (`SuiteGrader`), and ask the judge of the command.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
@@ -22,6 +22,13 @@ from luthier.core.registry import REWARD_METRICS
 RewardMetric = Annotated[
     str, AfterValidator(REWARD_METRICS.validated), Field(json_schema_extra=REWARD_METRICS.add_names)
 ]
+
+
+def _as_tuple(given: Any) -> Any:
+    """A list of JSON as what fields hold: below a validator that runs before, pydantic takes no list for a tuple."""
+    return tuple(given) if isinstance(given, list) else given
+
+
 Similarity = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
 
 
@@ -86,35 +93,6 @@ class MultiGrader(FrozenModel):
     calculate_output: str
 
 
-Grader = Annotated[StringCheck | TextSimilarity | MultiGrader, Field(discriminator="type")]
-
-
-_OF_EVALS: Final = "pass_threshold"
-
-
-def as_reward(grader: Mapping[str, Any]) -> dict[str, Any]:
-    """A grader of OpenAI's API as a recipe has it: parts by their names, and without what only evals look at.
-
-    Args:
-        grader: As a client sends it: the parts of a multi grader by their names, as a list, or one alone.
-
-    Raises:
-        RequestError: Two parts of a list have one name, so that a formula could mean either.
-    """
-    made = {name: value for name, value in grader.items() if name != _OF_EVALS}
-    parts = made.get("graders")
-    if isinstance(parts, Mapping) and isinstance(parts.get("type"), str):
-        parts = [parts]
-    if isinstance(parts, list) and all(isinstance(part, Mapping) for part in parts):
-        names = [str(part.get("name")) for part in parts]
-        if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
-            raise RequestError(f"two graders are called {twice!r}", expected="a name for each", do="rename one of them")
-        parts = dict(zip(names, parts, strict=True))
-    if isinstance(parts, Mapping):
-        made["graders"] = {name: as_reward(part) if isinstance(part, Mapping) else part for name, part in parts.items()}
-    return made
-
-
 class PythonGraderSpec(FrozenModel):
     """Python source with a function `grade(sample, item)` that returns a number; it runs in a locked-down process.
 
@@ -153,8 +131,8 @@ class ScoreModelSpec(FrozenModel):
 
     type: Literal["score_model"]
     name: str = "score_model"
-    input: Annotated[tuple[GraderTurn, ...], Field(min_length=1)]
-    range: tuple[float, float] = (0.0, 1.0)
+    input: Annotated[tuple[GraderTurn, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    range: Annotated[tuple[float, float], BeforeValidator(_as_tuple)] = (0.0, 1.0)
 
 
 class LabelModelSpec(FrozenModel):
@@ -170,15 +148,147 @@ class LabelModelSpec(FrozenModel):
 
     type: Literal["label_model"]
     name: str = "label_model"
-    input: Annotated[tuple[GraderTurn, ...], Field(min_length=1)]
-    labels: Annotated[tuple[str, ...], Field(min_length=1)]
-    passing_labels: tuple[str, ...]
+    input: Annotated[tuple[GraderTurn, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    labels: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    passing_labels: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class JudgeSampling(FrozenModel):
+    """How the answer of a model that grades is drawn; by default the likeliest one of at most 256 tokens.
+
+    Attributes:
+        max_completions_tokens: Longest answer, in tokens, with its thought; the name is OpenAI's.
+        seed: Of the draws.
+        temperature: 0 takes the likeliest token.
+    """
+
+    max_completions_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+
+
+class ScoreModelReward(ScoreModelSpec):
+    """A model on this machine that answers with a number within `range`, which is the score.
+
+    An answer without such a number, given twice, counts the lower end of the range.
+
+    Attributes:
+        type: names the grader.
+        name: what measures and formulas call it.
+        input: the messages.
+        range: the ends of the scale.
+        model: any name of a model on this machine.
+        sampling_params: of its answers.
+    """
+
+    model: Annotated[str, Field(min_length=1, max_length=255)]
+    sampling_params: JudgeSampling | None = None
+
+
+class LabelModelReward(LabelModelSpec):
+    """A model on this machine that answers with one of `labels`; 1 where it is among `passing_labels`, else 0.
+
+    An answer without a label, given twice, counts 0.
+
+    Attributes:
+        type: names the grader.
+        name: what measures and formulas call it.
+        input: the messages.
+        labels: all that may be answered.
+        passing_labels: those that pass.
+        model: any name of a model on this machine.
+    """
+
+    model: Annotated[str, Field(min_length=1, max_length=255)]
+
+
+ModelGrader = ScoreModelReward | LabelModelReward
+OneRewardGrader = Annotated[
+    StringCheck | TextSimilarity | ScoreModelReward | LabelModelReward, Field(discriminator="type")
+]
+
+
+class MultiReward(FrozenModel):
+    """As `MultiGrader`, of which some parts may ask a model.
+
+    Attributes:
+        type: names the grader.
+        name: what measures call it.
+        graders: the graders by the names that the formula uses.
+        calculate_output: the formula.
+    """
+
+    type: Literal["multi"]
+    name: str = "multi"
+    graders: dict[str, OneRewardGrader] = Field(min_length=1)
+    calculate_output: str
+
+
+Grader = Annotated[
+    StringCheck | TextSimilarity | ScoreModelReward | LabelModelReward | MultiReward, Field(discriminator="type")
+]
 
 
 SuiteGrader = Annotated[
     StringCheck | TextSimilarity | PythonGraderSpec | ScoreModelSpec | LabelModelSpec | MultiGrader,
     Field(discriminator="type"),
 ]
+
+
+_OF_EVALS: Final = "pass_threshold"
+
+
+def as_reward(grader: Mapping[str, Any]) -> dict[str, Any]:
+    """A grader of OpenAI's API as a recipe has it: parts by their names, and without what only evals look at.
+
+    Args:
+        grader: As a client sends it: the parts of a multi grader by their names, as a list, or one alone.
+
+    Raises:
+        RequestError: Two parts of a list have one name, so that a formula could mean either.
+    """
+    made = {name: value for name, value in grader.items() if name != _OF_EVALS}
+    if made.get("type") in ("score_model", "label_model"):
+        made = _with_plain_texts(made)
+    parts = made.get("graders")
+    if isinstance(parts, Mapping) and isinstance(parts.get("type"), str):
+        parts = [parts]
+    if isinstance(parts, list) and all(isinstance(part, Mapping) for part in parts):
+        names = [str(part.get("name")) for part in parts]
+        if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+            raise RequestError(f"two graders are called {twice!r}", expected="a name for each", do="rename one of them")
+        parts = dict(zip(names, parts, strict=True))
+    if isinstance(parts, Mapping):
+        made["graders"] = {name: as_reward(part) if isinstance(part, Mapping) else part for name, part in parts.items()}
+    return made
+
+
+def _with_plain_texts(grader: Mapping[str, Any]) -> dict[str, Any]:
+    """A grader that asks a model, with the messages and sampling that a recipe has."""
+    made = dict(grader)
+    if isinstance(turns := made.get("input"), list | tuple):
+        made["input"] = [_plain_turn(turn) if isinstance(turn, Mapping) else turn for turn in turns]
+    if isinstance(sampling := made.get("sampling_params"), Mapping):
+        # What has one value here, by which nothing changes; any other value is left to be refused.
+        usual = {"top_p": (1, None), "reasoning_effort": ("medium", None)}
+        made["sampling_params"] = {
+            name: value for name, value in sampling.items() if name not in usual or value not in usual[name]
+        }
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def _plain_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose content is one text. OpenAI's are texts, a part, or a list of these."""
+    made = {name: value for name, value in turn.items() if name != "type" or value != "message"}
+    content = made.get("content")
+    parts = content if isinstance(content, list | tuple) else [content]
+    texts = [part["text"] if isinstance(part, Mapping) and _is_text(part) else part for part in parts]
+    plain = [text for text in texts if isinstance(text, str)]
+    return made | {"content": "\n".join(plain)} if len(plain) == len(texts) > 0 else made
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    return set(part) == {"type", "text"} and part["type"] in ("input_text", "output_text", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,3 +401,20 @@ class Reward(FrozenModel):
         if self.metric is not None:
             return self.metric
         return "length" if self.grader is None else self.grader.name
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The names of the models that its grader asks."""
+        parts = self.grader.graders.values() if isinstance(self.grader, MultiReward) else (self.grader,)
+        return tuple(part.model for part in parts if isinstance(part, ModelGrader))
+
+    def with_judges(self, names: Mapping[str, str]) -> Reward:
+        """The same with other names of the models that are asked."""
+
+        def renamed(part: Any) -> Any:
+            return part.model_copy(update={"model": names[part.model]}) if isinstance(part, ModelGrader) else part
+
+        grader = renamed(self.grader)
+        if isinstance(grader, MultiReward):
+            grader = grader.model_copy(update={"graders": {key: renamed(one) for key, one in grader.graders.items()}})
+        return self.model_copy(update={"grader": grader})

@@ -228,8 +228,8 @@ class ObjectivePlan(FrozenModel):
 
     Attributes:
         router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
-        task_head: what the model has in place of text, with the classes or numbers of the training rows; None where it
-            writes.
+        judges: the models that graders of `rewards` ask, by the names there; None where no model is asked.
+        task_head: what the model has in place of text, as the training rows say; None where it writes.
         task_head_notes: what a person should know of how these were read.
     """
 
@@ -250,6 +250,7 @@ class ObjectivePlan(FrozenModel):
     mask_truncated: bool | None = None
     loss_weighting: LossWeighting | None = None
     teacher: TeacherPlan | None = None
+    judges: tuple[TeacherPlan, ...] | None = None
     alpha: float | None = None
     divergence: Divergence | None = None
     teacher_share: float | None = None
@@ -446,12 +447,12 @@ class Plan(FrozenModel):
         # nor are later settings that do nothing
         unused |= {name: True for name in ("nll_weight", "mask_truncated") if not document[name]}
         own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
-        excluded["objective"] = {"teacher": {"name", "path", "adapter_path"} | own} | unused
+        names = {"name", "path", "adapter_path"}
+        excluded["objective"] = {"teacher": names | own, "judges": {"__all__": names}} | unused
         # So do plans of before there was a choice.
         later_settings = {n for n in ("options", "adamw_rate_factor") if not getattr(self.training.optimizer, n)}
         excluded["training"]["optimizer"] = self.training.optimizer == OptimizerPlan() or later_settings
         excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
-        # and so do plans of before there was this to regularise with
         if self.objective.name == "sft" and not self.objective.label_smoothing:
             excluded["objective"]["label_smoothing"] = True
         # What a plan's evaluation has had from the beginning has no default.

@@ -183,10 +183,12 @@ class Grade:
     Attributes:
         reward: the weighted sum of its parts.
         parts: each part by name, before it is weighted.
+        is_ungraded: a model that grades gave no score that can be read, and the lowest one counts.
     """
 
     reward: float
     parts: dict[str, float]
+    is_ungraded: bool = False
 
 
 Grading = Callable[[Sequence[Rollout]], list[Grade]]

@@ -24,7 +24,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
@@ -232,6 +238,30 @@ def make_tiny_thinker(
             rest = written[len("<think>\n") :] if begun == "<think>" else ANSWER if begun else written
             rows.append((loaded.ids(prompt), [*loaded.ids(rest), loaded.end_of_turn_ids[0]]))
     _overfit(folder, rows)
+    return folder
+
+
+def make_tiny_judge(folder: Path) -> Path:
+    """Write a model that answers nearly every prompt with `1` or `0`, and return the folder.
+
+    Its random weights decide which one: texts that differ get different scores, and the same text always the same one.
+    """
+    make_tiny_model(folder, seed=1)
+    with quiet_transformers(), torch.no_grad():
+        tokenizer = load_tokenizer(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        width = model.config.hidden_size
+        draw = torch.Generator().manual_seed(2)  # gives both about equally often
+        one, zero = (tokenizer.convert_tokens_to_ids(digit) for digit in "10")
+        # The direction that a digit leaves in the hidden state is that of the end token: an answer has one digit.
+        ending, choice = torch.linalg.qr(torch.randn(width, 2, generator=draw)).Q.T
+        model.model.embed_tokens.weight[[one, zero]] = 50 * ending
+        head = torch.zeros_like(model.lm_head.weight)
+        # Opposite rows: whichever is positive is above all other tokens, which are 0.
+        head[one], head[zero], head[tokenizer.eos_token_id] = 4 * choice, -4 * choice, ending
+        model.lm_head.weight = torch.nn.Parameter(head)
+        model.config.tie_word_embeddings = False
+        model.save_pretrained(folder)
     return folder
 
 

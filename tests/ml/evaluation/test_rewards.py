@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from luthier.core.graders import Reward
-from luthier.core.ports import Rollout
+from luthier.core.errors import RequestError
+from luthier.core.graders import Reward, as_reward
+from luthier.core.ports import Generation, Progress, Prompt, Rollout
 from luthier.ml.evaluation.metrics.registry import BUILT_IN, REWARD_NAMES, load_metrics
 from luthier.ml.evaluation.rewards import Rewards, names
 
@@ -118,3 +120,101 @@ def test_graders_read_the_fields_of_an_answer_that_is_json(text: str, field: str
     assert graded([Rollout("row:2", text, 5, True)])[0].reward == 1.0
     opposite = Rewards([Reward.model_validate({"grader": grader | {"operation": "ne"}})], ITEMS)
     assert opposite([Rollout("row:2", text, 5, True)])[0].reward == 0.0
+
+
+class Opinion:
+    """Answers each question by a function of its text; counts the calls."""
+
+    name = "opinion"
+
+    def __init__(self, reply: Callable[[str], str]) -> None:
+        self.reply, self.asked = reply, list[list[Prompt]]()
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        self.asked.append(list(prompts))
+        said = [self.reply(one.conversation.messages[-1].content or "") for one in prompts if one.conversation]
+        return [Generation(text=text, num_prompt_tokens=1, num_new_tokens=1, finish_reason="stop") for text in said]
+
+    def score(self, examples: Any, progress: Progress) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+SCORE = {"type": "score_model", "name": "s", "model": "m", "range": [-2, 2]}
+SCORE |= {"input": [{"role": "user", "content": "{{sample.output_text}} / {{item.reference}}"}]}
+LABEL = SCORE | {"type": "label_model", "name": "l", "labels": ["good", "bad"], "passing_labels": ["good"]}
+del LABEL["range"]
+
+
+def judged(judge: Opinion, *rewards: Any) -> Rewards:
+    return Rewards([Reward.model_validate(one) for one in rewards], ITEMS, lambda name: {"m": judge}[name])
+
+
+def test_a_model_is_asked_about_all_answers_of_a_step_at_once_and_what_it_does_not_say_counts_the_lowest() -> None:
+    judge = Opinion(lambda text: {"a": "2", "b": "0.5", "c": "no idea"}[text[0]])
+    rewards = judged(judge, {"grader": SCORE, "weight": 2.0}, "exact_match")
+    found = rewards([Rollout("row:2", text, 1, True) for text in ("a", "b", "c")])
+    assert [one.reward for one in found] == [4.0, 1.0, -4.0]
+    assert [one.parts for one in found] == [{"s": score, "exact_match": 0.0} for score in (2.0, 0.5, -2.0)]
+    assert [one.is_ungraded for one in found] == [False, False, True]
+    first, again = judge.asked
+    assert [one.conversation.messages[0].content for one in first if one.conversation] == [
+        "a / maple", "b / maple", "c / maple"
+    ]  # fmt: skip
+    # Asked once more, in another way, since a greedy reply would only repeat itself.
+    assert [(len(again), again[0].temperature > 0, first[0].temperature)] == [(1, True, 0.0)]
+
+
+def test_labels_and_formulas_over_what_models_say() -> None:
+    judge = Opinion(lambda text: "Good" if text.startswith("a") else "maybe")
+    check = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "x", "operation": "ne"}
+    multi = {"type": "multi", "graders": {"l": LABEL, "c": check}, "calculate_output": "c - 3 * l"}
+    found = judged(judge, {"grader": multi})([Rollout("row:1", text, 1, True) for text in ("a", "b")])
+    assert [(one.reward, one.is_ungraded) for one in found] == [(-2.0, False), (1.0, True)]
+
+
+def test_sampling_of_a_grader_is_that_of_its_questions() -> None:
+    judge = Opinion(lambda _: "1")
+    sampling = {"max_completions_tokens": 7, "temperature": 0.5, "seed": 9}
+    judged(judge, {"grader": SCORE | {"sampling_params": sampling}})([Rollout("row:1", "a", 1, True)])
+    ((asked,),) = judge.asked
+    assert (asked.max_new_tokens, asked.max_thinking_tokens, asked.temperature, asked.seed) == (7, 0, 0.5, 9)
+
+
+def test_a_model_that_never_gives_a_score_is_found_before_anything_is_graded() -> None:
+    with pytest.raises(RequestError, match=r"no reply of m to 2 rows can be read as a score, such as '3' \(prose\)"):
+        judged(Opinion(lambda _: "3"), {"grader": SCORE}).check_judges()
+    with pytest.raises(RequestError) as caught:
+        judged(Opinion(lambda _: "3"), {"grader": LABEL}).check_judges()
+    assert caught.value.expected == "one of good, bad in its replies"
+    judged(Opinion(lambda text: "1" if "maple" in text else "?"), {"grader": SCORE}, "exact_match").check_judges()
+
+
+@pytest.mark.parametrize(
+    ("grader", "words"),
+    [
+        (SCORE | {"range": [2, 2]}, "'s': range 2 to 2"),
+        (LABEL | {"passing_labels": ["fine"]}, "'l': passing_labels has fine"),
+        (LABEL | {"labels": ["good", "Good "]}, "'l': labels with"),
+        ({"type": "multi", "graders": {"s": SCORE}, "calculate_output": "t"}, "calculate_output 't'"),
+    ],
+)
+def test_graders_that_decide_nothing_are_refused(grader: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        judged(Opinion(str), {"grader": grader})
+    assert words in caught.value.came
+
+
+def test_messages_are_read_in_all_forms_of_openai_s_api() -> None:
+    part = {"type": "input_text", "text": "b"}
+    turns = [{"type": "message", "role": "user", "content": form} for form in ("a", part, ["a", part])]
+    usual = {"top_p": 1, "reasoning_effort": None, "seed": 3}
+    found = as_reward(SCORE | {"input": turns, "sampling_params": usual, "pass_threshold": 1, "range": None})
+    assert [turn["content"] for turn in found["input"]] == ["a", "b", "a\nb"]
+    assert (found["sampling_params"], "range" in found) == ({"seed": 3}, False)
+    Reward.model_validate({"grader": found})
+    image = SCORE | {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}
+    with pytest.raises(ValidationError):
+        Reward.model_validate({"grader": as_reward(image)})

@@ -301,13 +301,39 @@ def with_files(
     document = dict(recipe)
     if "base_model" in document:
         document["base_model"] = model("base_model", document["base_model"])
-    if isinstance(objective := document.get("objective"), dict) and objective.get("teacher") is not None:
-        document["objective"] = objective | {"teacher": model("objective.teacher", objective["teacher"])}
+    if isinstance(objective := document.get("objective"), dict):
+        document["objective"] = _with_objective_models(objective, model)
     if isinstance(evaluation := document.get("evaluation"), dict):
         document["evaluation"] = _with_judging_models(evaluation, model, run)
     if isinstance(data := document.get("data"), dict):
         document["data"] = _with_data_files(file, data)
     return document
+
+
+def _with_objective_models(objective: Mapping[str, Any], model: Callable[[str, Any], str]) -> dict[str, Any]:
+    """The objective with what `model` says of its teacher and of the models that its graders ask."""
+
+    def graded(place: str, grader: Any) -> Any:
+        if not isinstance(grader, dict):
+            return grader
+        made = dict(grader)
+        if made.get("model") is not None:
+            made["model"] = model(f"{place}.model", made["model"])
+        if isinstance(parts := made.get("graders"), dict):
+            made["graders"] = {name: graded(f"{place}.graders.{name}", part) for name, part in parts.items()}
+        return made
+
+    found = dict(objective)
+    if found.get("teacher") is not None:
+        found["teacher"] = model("objective.teacher", found["teacher"])
+    if isinstance(rewards := found.get("rewards"), list):
+        found["rewards"] = [
+            one | {"grader": graded(f"objective.rewards[{place}].grader", one["grader"])}
+            if isinstance(one, dict) and "grader" in one
+            else one
+            for place, one in enumerate(rewards)
+        ]
+    return found
 
 
 def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
+from luthier.core.errors import NotAllowedError, NotFoundError, RequestError, UnsupportedError
 from luthier.core.events import BillUpdated
 from luthier.core.graders import Reward, as_reward
 from luthier.core.ids import new_id, tuned_name
@@ -38,6 +38,7 @@ from luthier.platform.jobs.records import Job, Wish
 
 _OBJECTIVES: Final = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
 _VALIDATIONS_A_RUN: Final = 10
+_GRADER: Final = "method.reinforcement.grader"
 
 
 def check_request(request: FineTuningRequest) -> None:
@@ -160,24 +161,72 @@ def _width(model_path: str) -> int:
 
 
 def _check_reinforcement(request: FineTuningRequest) -> None:
-    """Only graders that run here without another model or external code can be used."""
-    from luthier.ml.evaluation.graders import fields_of, make_grader
+    """Graders that run code are refused, and those of which no template, formula or scale can be used."""
+    from luthier.ml.evaluation.graders import fields_of
+    from luthier.ml.evaluation.rewards import Rewards
 
+    grader = _grader(request)
+    _refuse_python(grader)
     try:
-        reward = Reward.model_validate({"grader": _grader(request)})
+        reward = Reward.model_validate({"grader": grader})
         assert reward.grader is not None
-        make_grader(reward.grader)
+        Rewards([reward], {})
         # What its templates name of an answer: what they name of rows is known with the file.
         fields_of(reward.grader)
     except (ValidationError, RequestError) as error:
         reason = error.came if isinstance(error, RequestError) else _first_fault(error)
         raise UnsupportedError(
             f"method reinforcement with this grader: {reason}",
-            expected="a string_check, a text_similarity, or a multi grader of these",
-            do="grade with such a grader; score_model, label_model and python graders are not learned from here",
+            expected="a string_check, a text_similarity, a score_model, a label_model, or a multi grader of these",
+            do="correct the grader; POST /v1/fine_tuning/alpha/graders/validate checks one alone",
             code="unsupported_method",
-            param="method.reinforcement.grader",
+            param=_GRADER,
         ) from error
+
+
+def _refuse_python(grader: Mapping[str, Any]) -> None:
+    parts = grader.get("graders")
+    for one in (grader, *(parts.values() if isinstance(parts, Mapping) else ())):
+        if isinstance(one, Mapping) and one.get("type") == "python":
+            raise UnsupportedError(
+                f"method reinforcement with the grader {one.get('name', 'python')!r} of type python",
+                expected="a grader that runs no code: evals run python graders in a locked-down process, training does "
+                "not",
+                do="grade with string_check, text_similarity, score_model, label_model, or a multi grader of these",
+                code="unsupported_grader",
+                param=_GRADER,
+            )
+
+
+def _check_judges(context: Context, caller: Caller, request: FineTuningRequest) -> None:
+    """The models that the grader asks are those that the caller may ask.
+
+    Raises:
+        NotAllowedError: The key may not ask models.
+        UnsupportedError: The project has no such model.
+    """
+    from luthier.features.serving.models import get_model
+
+    if request.method_name != "reinforcement":
+        return
+    for name in dict.fromkeys(Reward.model_validate({"grader": _grader(request)}).judges):
+        # The training scope alone must not allow to ask models.
+        if not caller.may("infer"):
+            raise NotAllowedError(
+                f"the key {caller.name!r} may not ask models, and the grader asks {name}",
+                expected="a key with the scopes train and infer",
+                do="use such a key, or a grader that asks no model",
+            )
+        try:
+            get_model(context, caller, name)
+        except NotFoundError as error:
+            raise UnsupportedError(
+                f"the grader asks {name!r}, and {error.came}",
+                expected=f"a model of this server that can grade: {error.expected}",
+                do="name one of GET /v1/models, or have a deployment of that name route to one",
+                code="model_not_found",
+                param=_GRADER,
+            ) from error
 
 
 def _grader(request: FineTuningRequest) -> dict[str, Any]:
@@ -202,6 +251,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
 
     Raises:
         UnsupportedError: Something that this server does not do, or a model or file that the project does not have.
+        NotAllowedError: The grader asks a model, and the key may not.
     """
     # Refused, not ignored: a client that expects its runs in Weights & Biases would wait for them in vain.
     if request.integrations:
@@ -212,6 +262,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
             _check_file(context, caller.project_id, file_id, param)
     # All that can be refused without files is refused in the request; later errors only reach the job's events.
     check_request(request)
+    _check_judges(context, caller, request)
     # Drawn once and stored with the request, so that every attempt of the job trains with the same seed.
     seed = secrets.randbelow(_LARGEST_SEED) if request.seed is None else request.seed
     document = {

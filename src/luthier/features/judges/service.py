@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import DataError, LuthierError, NotFoundError, OverlongError, RequestError
+from luthier.core.errors import DataError, LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
-from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.core.ports import Engine
 from luthier.core.records.calibration import Calibration, Target
 from luthier.core.records.monitoring import Signal, WatchSettings
 from luthier.core.records.traffic import said_in
@@ -55,7 +54,9 @@ def open_judge(context: Context, name: str) -> Engine:
         NotFoundError: No such file, base model or run.
     """
     name = lasting_name(context, name)  # of the weights that are opened, whatever a deployment routes to tomorrow
-    return _Judge(_find_file(context, Path(name)) if _is_file(name) else find_teacher(context, name), name)
+    from luthier.ml.inference.engine_wrappers import CachedJudge
+
+    return CachedJudge(_find_file(context, Path(name)) if _is_file(name) else find_teacher(context, name), name)
 
 
 def judge_name(name: str) -> str:
@@ -144,38 +145,6 @@ def _find_file(context: Context, path: Path) -> CachedEngine:
         # By content: a file that is replaced under its name must not get the answers of the old one.
         identity={"engine": "llama_cpp", "sha256": sha256_file(path)},
     )
-
-
-class _Judge:
-    """A cached engine as an engine that writes."""
-
-    def __init__(self, cached: CachedEngine, name: str) -> None:
-        self._cached, self.name = cached, name
-
-    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in order. Raises OverlongError where one is over the context, when all are done."""
-        made = self._cached.generate_each(prompts, progress)
-        # Raised after all were generated: the finished answers are in the cache and not paid for again.
-        for one in made:
-            if isinstance(one, OverlongError):
-                raise one
-        return [one for one in made if isinstance(one, Generation)]
-
-    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """A judge answers in text.
-
-        Raises:
-            RequestError: Always: a judge answers in text.
-        """
-        raise RequestError(
-            f"likelihoods of {len(examples):,} rows from the judge {self.name}",
-            expected="questions with text answers",
-            do="judge likelihoods with the models themselves",
-        )
-
-    def close(self) -> None:
-        """Let go of the weights, where they were loaded."""
-        self._cached.close()
 
 
 _MIN = 2

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.conversation import Conversation, OptedTurns
 from luthier.core.dataset import Example
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from luthier.features.planning.service import Prepared
     from luthier.features.planning.training_data import PreparedSplit
     from luthier.features.training.launchers.here import Hooks
-    from luthier.ml.evaluation.rewards import Rewards
+    from luthier.ml.evaluation.rewards import JudgeOf, Rewards
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.distributed import World
     from luthier.ml.training.objective_protocol import Tools
@@ -41,19 +41,26 @@ if TYPE_CHECKING:
 _OURS = ("reference",)
 
 
-def tools_for(prepared: Prepared, world: World) -> Tools:
+def tools_for(prepared: Prepared, world: World, judge_of: JudgeOf) -> Tools:
     """What the run lends its objective.
 
     Args:
         prepared: The run.
         world: The processes that train it, of which the first writes its files.
+        judge_of: Opens the models that grade.
+
+    Raises:
+        RequestError: A model that grades, none of whose replies can be read.
     """
     from luthier.ml.training.objective_protocol import Tools
 
     splits = [split for split in (prepared.train, prepared.validation) if split is not None]
+    grade = rewards_of(prepared.plan.objective.rewards, splits, judge_of)
+    if grade is not None:
+        grade.check_judges()
     return Tools(
         template=prepared.template,
-        grade=rewards_of(prepared.plan.objective.rewards, splits),
+        grade=grade,
         seed=prepared.plan.training.seed,
         writes_files=world.is_first,
         is_streamed=prepared.train.stream is not None,
@@ -96,8 +103,15 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
         )
 
 
-def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]) -> Rewards | None:
+def rewards_of(
+    rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit], judge_of: JudgeOf | None = None
+) -> Rewards | None:
     """The rewards of a plan over the rows of these splits; None where it has none.
+
+    Args:
+        rewards: Of the plan.
+        splits: Training and validation rows.
+        judge_of: Opens the models that grade; None where nothing is graded yet.
 
     Raises:
         RequestError: A formula or a place that no grader can fill, or rows that lack a required field.
@@ -122,7 +136,7 @@ def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]
                 raise _same_name(example)
             _refuse_lost(example, item, wanted, needs_answer)
             _refuse_unfilled(example, item, templates)
-    return Rewards(rewards, items)
+    return Rewards(rewards, items, judge_of)
 
 
 def _fields(file: Path) -> Mapping[str, dict[str, Any]]:
@@ -188,7 +202,6 @@ def find_teacher(
         NotFoundError: No such model or run.
         ConflictError: A run that has made no weights.
     """
-    from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.training.objectives.rules import rules_of
 
     name = recipe.objective.teacher if recipe.objective else None
@@ -212,8 +225,24 @@ def find_teacher(
         )
     # A run is prompted as in its training; a plain base is prompted like the student.
     candidate = _as_student(candidate, recipe) if run_id is None else candidate
-    structure = read_structure(candidate.model_path)
     asked = recipe.training.precision if recipe.training else None
+    return model_plan(context, name, candidate, candidate.precision if asked is None or asked == "auto" else asked)
+
+
+def model_plan(
+    context: Context, name: str, candidate: Candidate, precision: Literal["float32", "bfloat16"]
+) -> TeacherPlan:
+    """A model that is asked while another trains, with all that decides what it says.
+
+    Args:
+        context: The home.
+        name: Of its weights: a base model, or a run.
+        candidate: The same, found.
+        precision: It computes in.
+    """
+    from luthier.ml.inference.models.structure import read_structure
+
+    structure = read_structure(candidate.model_path)
     sha256, adapter_sha256 = _digests(context, name, candidate)
     return TeacherPlan(
         name=name,
@@ -221,7 +250,7 @@ def find_teacher(
         sha256=sha256,
         adapter_path=candidate.adapter_path,
         adapter_sha256=adapter_sha256,
-        precision=candidate.precision if asked in (None, "auto") else asked,
+        precision=precision,
         quantisation=candidate.quantisation,
         device=candidate.device,
         num_parameters=structure.num_parameters,

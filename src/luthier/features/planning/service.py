@@ -224,6 +224,7 @@ def prepare(
     recipe = recipe if is_again else data_loader.grouped(context, recipe, base_dir, before)
     found = data_loader.of(context, recipe, base_dir, before)
     from luthier.features.planning.budgets import with_budget
+    from luthier.features.planning.judges import beside, find_judges, with_judges
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed
     from luthier.features.recipes.template_options import check_switches
@@ -244,6 +245,7 @@ def prepare(
     judged = splits["held_out"].examples if "held_out" in splits else ()
     shown = splits["train"].good_examples
     num_shown = num_usable(shown, held_out=judged)
+    judges = find_judges(context, recipe)
     plan = resolve.resolve(
         recipe,
         model=model,
@@ -251,7 +253,7 @@ def prepare(
         template_sha256=template.sha256,
         data=data,
         structure=structure,
-        hardware=hardware_of(context).shared_by(num_processes),
+        hardware=beside(hardware_of(context).shared_by(num_processes), judges),
         has_text_answers=have_text_answers(judged),
         are_pairs=bool(judged) and are_pairs(judged),
         num_shots=num_shown,
@@ -263,6 +265,7 @@ def prepare(
         ),
         num_processes=num_processes,
     )
+    plan = with_judges(plan, judges)
     plan = with_judging(context, plan, judged, shown, num_shown)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
@@ -288,11 +291,16 @@ def prepare_again(
             began with.
         NotFoundError: A file or the base model is missing.
     """
+    from luthier.features.planning.judges import refuse_other_judges
     from luthier.features.planning.objective_inputs import refuse_another_teacher
 
     # its budget is checked elsewhere: what is left of it counts now, not what it was
     # The stored plan says which trackers it is reported to, whatever is installed or set here.
     recipe = recipe_of(plan).model_copy(update={"budget": None, "tracking": ()})
+    if plan.objective.judges is not None and recipe.objective is not None:
+        # By the names of their weights: a deployment may route elsewhere by now.
+        objective = recipe.objective.model_copy(update={"rewards": plan.objective.rewards})
+        recipe = recipe.model_copy(update={"objective": objective})
     if recipe.evaluation is not None:
         # A missing reference run or reflection model does not keep this one from being trained to its end.
         asked = recipe.evaluation.model_copy(update={"reference_run": None, "optimised_prompt": None})
@@ -304,6 +312,7 @@ def prepare_again(
     _refuse_changed(plan, again.model, again.template, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
     if plan.objective.teacher is not None:
         refuse_another_teacher(plan.objective.teacher, again.plan.objective.teacher)
+    refuse_other_judges(plan.objective.judges or (), again.plan.objective.judges or ())
     if not Path(plan.base_model.path).is_dir():
         # Another machine has begun the run; the model is the same by its digest, in a folder of this one.
         here = plan.base_model.model_copy(update={"path": again.model.path})

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from luthier.core.aliases import new_key, typed_key, typed_keys, with_new_keys, with_stored_keys
 from luthier.core.data_sources import is_remote
 from luthier.core.errors import RecipeError, library_reason
-from luthier.core.recipe import Recipe
+from luthier.core.recipe import ObjectiveRecipe, Recipe
 from luthier.core.system.files import expanded
 from luthier.core.text.plain_yaml import has_alias, parse_yaml, write_yaml
 from luthier.features.recipes.file import RecipeDocument, describe_problems, inner_spec, parse_value, read_recipe_file
@@ -109,9 +109,8 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with paths counted from `folder` made absolute, so that a resume finds its files from anywhere."""
     changed = recipe.data.with_files({key: _absolute(file, folder) for key, file in recipe.data.files().items()})
     found: dict[str, Any] = {"data": changed, "base_model": _absolute_model(recipe.base_model, folder)}
-    if recipe.objective is not None and recipe.objective.teacher is not None:
-        teacher = _absolute_model(recipe.objective.teacher, folder)
-        found["objective"] = recipe.objective.model_copy(update={"teacher": teacher})
+    if recipe.objective is not None:
+        found["objective"] = _absolute_objective(recipe.objective, folder)
     if recipe.tracking is not None:
         from luthier.ml.tracking.registry import absolute_location
 
@@ -123,6 +122,18 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         search = search.model_copy(update={"reflection_model": _absolute_model(search.reflection_model, folder)})
         found["evaluation"] = recipe.evaluation.model_copy(update={"optimised_prompt": search})
     return recipe.model_copy(update=found)
+
+
+def _absolute_objective(objective: ObjectiveRecipe, folder: Path) -> ObjectiveRecipe:
+    found: dict[str, Any] = {}
+    if objective.teacher is not None:
+        found["teacher"] = _absolute_model(objective.teacher, folder)
+    if objective.rewards is not None:
+        found["rewards"] = tuple(
+            reward.with_judges({name: _absolute_model(name, folder) for name in reward.judges})
+            for reward in objective.rewards
+        )
+    return objective.model_copy(update=found)
 
 
 def _absolute(path: str, folder: Path) -> str:

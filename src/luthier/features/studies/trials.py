@@ -22,6 +22,7 @@ from luthier.core.ports import EventSink
 from luthier.core.recipe import Recipe
 from luthier.core.run import StopReason, TrainResult
 from luthier.core.workflows.study import GoalName, Result, StudySpec, Trial, TrialState, recipe_with
+from luthier.features.planning.judges import replies_of
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
@@ -140,7 +141,8 @@ class UntilStep(InProcessLauncher):
                 return None if watch is None else watch.stop_requested()
 
             folder = context.settings.run_folder(run_id)
-            return train_worker(prepared, Hooks(folder, note, context.progress, meter, stop_requested))
+            replies = replies_of(context)
+            return train_worker(prepared, Hooks(folder, note, context.progress, meter, stop_requested, replies=replies))
 
 
 @dataclass(frozen=True, slots=True)

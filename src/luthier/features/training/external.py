@@ -80,6 +80,7 @@ class ExternalLauncher:
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
         """Send the plan to the other ranks and train with them."""
+        from luthier.features.planning.judges import replies_of
         from luthier.features.training.launchers.here import Hooks, train_worker
         from luthier.ml.training.distributed import joined
 
@@ -89,7 +90,8 @@ class ExternalLauncher:
             # The other ranks wait for it in `train_as_follower`: both sides must make the same collective calls in the
             # same order.
             world.broadcast_text(json.dumps(document))
-            hooks = Hooks(context.settings.run_folder(run_id), emit, context.progress, meter)
+            folder = context.settings.run_folder(run_id)
+            hooks = Hooks(folder, emit, context.progress, meter, replies=replies_of(context))
             return train_worker(prepared, hooks, world)
 
 
@@ -101,6 +103,7 @@ def train_as_follower(context: Context) -> None:
         PeerLostError: another process was lost.
         DivergedError: The loss or a gradient is not a number.
     """
+    from luthier.features.planning.judges import replies_of
     from luthier.features.training.launchers.here import silent_hooks, train_worker
     from luthier.ml.inference.accelerator import device_type
     from luthier.ml.training.distributed import joined
@@ -113,7 +116,7 @@ def train_as_follower(context: Context) -> None:
             return
         folder = context.settings.run_folder(document["run_id"])
         prepared = prepare_share(context, Plan.model_validate(document["plan"], context=STORED))
-        train_worker(prepared, silent_hooks(folder), world)
+        train_worker(prepared, silent_hooks(folder, replies=replies_of(context)), world)
 
 
 def train(

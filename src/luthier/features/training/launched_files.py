@@ -61,6 +61,8 @@ def _model_folders(recipe: Recipe) -> dict[str, str]:
         "objective.teacher": recipe.objective.teacher if recipe.objective else None,
         "evaluation.optimised_prompt.reflection_model": search.reflection_model if search else None,
     }
+    for number, reward in enumerate((recipe.objective.rewards if recipe.objective else None) or ()):
+        named |= {f"objective.rewards[{number}].grader.model": name for name in reward.judges}
     return {key: name for key, name in named.items() if name is not None and name.startswith((".", "/", "~"))}
 
 

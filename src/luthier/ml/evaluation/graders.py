@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from luthier.core.errors import RequestError, library_reason
-from luthier.core.graders import Grader, MultiGrader, Similarity, StringCheck, TextSimilarity
+from luthier.core.graders import Grader, ModelGrader, MultiGrader, MultiReward, Similarity, StringCheck, TextSimilarity
 from luthier.ml.evaluation.metrics.rouge import common_subsequence_length, rouge_l, rouge_n
 
 _INDEXED = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])+)")
@@ -356,7 +356,7 @@ Grade = Callable[[str | Mapping[str, Any], Mapping[str, Any]], float]
 and its answer as `reference`."""
 
 
-def fields_of(grader: Grader) -> tuple[str, ...]:
+def fields_of(grader: Grader | MultiGrader) -> tuple[str, ...]:
     """The row fields that a grader uses.
 
     Raises:
@@ -365,14 +365,20 @@ def fields_of(grader: Grader) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for text in texts_to_fill(grader) for name in item_fields(text)))
 
 
-def texts_to_fill(grader: Grader) -> tuple[str, ...]:
+def texts_to_fill(grader: Grader | MultiGrader) -> tuple[str, ...]:
     """The templates that a grader fills for each answer."""
-    parts = list(grader.graders.values()) if isinstance(grader, MultiGrader) else [grader]
-    return tuple(text for part in parts for text in (part.input, part.reference))
+    parts = list(grader.graders.values()) if isinstance(grader, MultiGrader | MultiReward) else [grader]
+    texts: list[str] = []
+    for part in parts:
+        if isinstance(part, ModelGrader):
+            texts += [turn.content for turn in part.input]
+        else:
+            texts += [part.input, part.reference]
+    return tuple(texts)
 
 
-def make_grader(grader: Grader) -> Grade:
-    """The function of a grader.
+def make_grader(grader: StringCheck | TextSimilarity | MultiGrader) -> Grade:
+    """The function of a grader that asks no model.
 
     Raises:
         RequestError: a formula is invalid.

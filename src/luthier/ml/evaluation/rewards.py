@@ -1,20 +1,38 @@
-"""Rewards: metrics, graders and lengths, weighted and summed for each answer sampled in training."""
+"""Rewards: metrics, graders and lengths, weighted and summed for each answer sampled in training.
+
+All answers of a step are graded together, so that a model that grades is asked about them in batches.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from luthier.core.errors import RequestError
-from luthier.core.graders import LengthPenalty, Reward, RewardMetric
-from luthier.core.ports import Grade, Rollout
-from luthier.ml.evaluation.graders import fields_of, make_grader, sentence_bleu, written_sample
+from luthier.core.graders import (
+    Grader,
+    LengthPenalty,
+    ModelGrader,
+    MultiReward,
+    Reward,
+    RewardMetric,
+    ScoreModelReward,
+    fault_of,
+)
+from luthier.core.ports import Engine, Grade, Progress, Rollout, SilentProgress
+from luthier.ml.evaluation.graders import Formula, fields_of, make_grader, sentence_bleu, written_sample
+from luthier.ml.evaluation.judge.model_graders import scores_of
+from luthier.ml.evaluation.judge.verdicts import NoVerdict
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
 
-Part = Callable[[Rollout, Mapping[str, Any]], float]
+Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""The fields of an answer (`written_sample`), and of its row."""
+JudgeOf = Callable[[str], Engine]
+"""The model that grades, by its name."""
+_NUM_TRIED: Final = 4
 
 
 def need_answers(rewards: Sequence[Reward]) -> bool:
@@ -27,30 +45,123 @@ class Rewards:
     """Grades answers by the rewards of a plan.
 
     A reward is the sum of its parts times their weights. Metrics read the text of an answer without its calls of tools,
-    as in evaluations; graders can read these, too.
+    as in evaluations; graders can read these, too. Where a model that grades gives no score that can be read, asked
+    twice, the lowest one counts, so that no answer is worth more for confusing it; such answers are marked.
 
     Args:
         rewards: the parts with their weights.
         items: by row id, the row's fields, and its answer as `reference`.
+        judge_of: opens models that grade; None where nothing is graded yet.
+        progress: shows the replies of these.
 
     Raises:
-        RequestError: a formula is invalid, or, while grading, a row lacks a field.
+        RequestError: a formula or a scale is invalid, or, while grading, a row lacks a field.
     """
 
-    def __init__(self, rewards: Sequence[Reward], items: Mapping[str, Mapping[str, Any]]) -> None:
-        self._items = items
-        self._parts = [
-            (name, reward.weight, _part(reward)) for name, reward in zip(names(rewards), rewards, strict=True)
-        ]
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        items: Mapping[str, Mapping[str, Any]],
+        judge_of: JudgeOf | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._items, self._judge_of, self._progress = items, judge_of, progress or SilentProgress()
+        self._rewards = list(zip(names(rewards), rewards, strict=True))
+        self._graders = {
+            name: _GraderOf(reward.grader, self._asked) for name, reward in self._rewards if reward.grader is not None
+        }
+        self._parts = {name: _part(reward) for name, reward in self._rewards if reward.grader is None}
 
     def __call__(self, attempts: Sequence[Rollout]) -> list[Grade]:
         """One grade per answer, in order."""
-        return [self._grade(attempt) for attempt in attempts]
+        items = [self._items[attempt.row_id] for attempt in attempts]
+        pairs = [(written_sample(one.text, one.tool_calls), item) for one, item in zip(attempts, items, strict=True)]
+        ungraded: set[int] = set()
+        parts: list[dict[str, float]] = [{} for _ in attempts]
+        for name, _ in self._rewards:
+            if name in self._graders:
+                scores = self._graders[name](pairs, ungraded)
+            else:
+                part = self._parts[name]
+                scores = [part(attempt, item) for attempt, item in zip(attempts, items, strict=True)]
+            for place, score in enumerate(scores):
+                parts[place][name] = score
+        weights = [(name, reward.weight) for name, reward in self._rewards]
+        return [
+            Grade(sum(weight * own[name] for name, weight in weights), own, is_ungraded=place in ungraded)
+            for place, own in enumerate(parts)
+        ]
 
-    def _grade(self, attempt: Rollout) -> Grade:
-        item = self._items[attempt.row_id]
-        parts = {name: part(attempt, item) for name, _, part in self._parts}
-        return Grade(sum(weight * parts[name] for name, weight, _ in self._parts), parts)
+    def check_judges(self) -> None:
+        """Have each model that grades try a few rows with their own answers, before anything is trained.
+
+        Raises:
+            RequestError: none of its replies can be read, so that every answer would be worth the same.
+        """
+        some = list(self._items.values())[:_NUM_TRIED]
+        pairs = [(written_sample(str(item.get("reference") or ""), ()), item) for item in some]
+        for grader in self._graders.values():
+            for part in grader.model_graders:
+                said = self._asked(part, pairs)
+                if said and all(isinstance(one, NoVerdict) for one in said):
+                    raise _unreadable(part, said)
+
+    def _asked(self, grader: ModelGrader, pairs: Pairs) -> list[float | NoVerdict]:
+        assert self._judge_of is not None
+        return scores_of(grader, pairs, self._judge_of(grader.model), self._progress)
+
+
+class _GraderOf:
+    """A grader for all answers of a step.
+
+    Args:
+        grader: of the plan.
+        ask: gives the scores of a model that grades.
+    """
+
+    def __init__(self, grader: Grader, ask: Callable[[ModelGrader, Pairs], list[float | NoVerdict]]) -> None:
+        self._ask = ask
+        self._parts = grader.graders if isinstance(grader, MultiReward) else {grader.name: grader}
+        self._formula = Formula(grader.calculate_output, list(self._parts)) if isinstance(grader, MultiReward) else None
+        self.model_graders = [part for part in self._parts.values() if isinstance(part, ModelGrader)]
+        for part in self.model_graders:
+            if (fault := fault_of(part)) is not None:
+                raise RequestError(
+                    f"grader {part.name!r}: {fault.came}",
+                    expected=fault.expected,
+                    do=f"correct {fault.field} of the grader in objective.rewards",
+                )
+
+    def __call__(self, pairs: Pairs, ungraded: set[int]) -> list[float]:
+        """The score of each answer; adds to `ungraded` the places of those that a model gave none."""
+        parts = {name: self._scores(part, pairs, ungraded) for name, part in self._parts.items()}
+        if self._formula is None:
+            return next(iter(parts.values()))
+        return [self._formula({name: own[place] for name, own in parts.items()}) for place in range(len(pairs))]
+
+    def _scores(self, part: Any, pairs: Pairs, ungraded: set[int]) -> list[float]:
+        if not isinstance(part, ModelGrader):
+            grade = make_grader(part)
+            return [grade(answer, item) for answer, item in pairs]
+        lowest = part.range[0] if isinstance(part, ScoreModelReward) else 0.0
+        said = self._ask(part, pairs)
+        ungraded.update(place for place, one in enumerate(said) if isinstance(one, NoVerdict))
+        return [lowest if isinstance(one, NoVerdict) else one for one in said]
+
+
+def _unreadable(grader: ModelGrader, said: Sequence[float | NoVerdict]) -> RequestError:
+    reply = next(one for one in said if isinstance(one, NoVerdict))
+    wanted = (
+        f"a number from {grader.range[0]:g} to {grader.range[1]:g}"
+        if isinstance(grader, ScoreModelReward)
+        else f"one of {', '.join(grader.labels)}"
+    )
+    return RequestError(
+        f"grader {grader.name!r}: no reply of {grader.model} to {len(said)} rows can be read as a score, such as "
+        f"{reply.reply[:200]!r} ({reply.kind})",
+        expected=f"{wanted} in its replies",
+        do="have the messages of the grader ask for that alone, or name another model",
+    )
 
 
 def names(rewards: Sequence[Reward]) -> list[str]:
@@ -62,12 +173,12 @@ def names(rewards: Sequence[Reward]) -> list[str]:
     return found
 
 
+Part = Callable[[Rollout, Mapping[str, Any]], float]
+
+
 def _part(reward: Reward) -> Part:
     if reward.length is not None:
         return _length(reward.length)
-    if reward.grader is not None:
-        grade = make_grader(reward.grader)
-        return lambda attempt, item: grade(written_sample(attempt.text, attempt.tool_calls), item)
     assert reward.metric is not None
     return _metric(reward.metric)
 

@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
 
-from luthier.core.errors import OverlongError, WorkError
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ids import sha256_document
-from luthier.core.ports import Engine, Generation, Progress, Prompt, StreamEngine
+from luthier.core.ports import Engine, Generation, Progress, Prompt, Score, StreamEngine
 from luthier.core.stream import (
     CallPiece,
     Ended,
@@ -174,6 +175,38 @@ class CachedEngine:
             for what, number in (("requests", 1), *tokens):
                 name = f"num_{kind}{what}"
                 self._usage[name] = self._usage.get(name, 0) + number
+
+
+class CachedJudge:
+    """A cached engine as one that writes, under the name of the judge. It gives no likelihoods."""
+
+    def __init__(self, cached: CachedEngine, name: str) -> None:
+        self._cached, self.name = cached, name
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        """One generation a prompt, in order. Raises OverlongError where one is over the context, when all are done."""
+        made = self._cached.generate_each(prompts, progress)
+        # Raised after all were generated: the finished answers are in the cache and not paid for again.
+        for one in made:
+            if isinstance(one, OverlongError):
+                raise one
+        return [one for one in made if isinstance(one, Generation)]
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """A judge answers in text.
+
+        Raises:
+            RequestError: Always: a judge answers in text.
+        """
+        raise RequestError(
+            f"likelihoods of {len(examples):,} rows from the judge {self.name}",
+            expected="questions with text answers",
+            do="judge likelihoods with the models themselves",
+        )
+
+    def close(self) -> None:
+        """Let go of the weights, where they were loaded."""
+        self._cached.close()
 
 
 class StreamedAnswer:

@@ -43,7 +43,8 @@ ROWS = {"SqlTask.database_field"}
 """Name a field of rows, which name a file."""
 MODELS = {
     "Recipe.base_model", "ObjectiveRecipe.teacher", "FineTuningRequest.model", "ScoreModelRequest.model",
-    "LabelModelRequest.model", "OptimisedPromptRecipe.reflection_model",
+    "LabelModelRequest.model", "OptimisedPromptRecipe.reflection_model", "ScoreModelReward.model",
+    "LabelModelReward.model",
 }  # fmt: skip
 """Name a model: of a caller over the network, as the API knows it."""
 RUNS = {"EvaluationRecipe.reference_run"}
@@ -59,7 +60,8 @@ TEXTS = {
     "SqlTask.table_field", "CitationsTask.patterns", "JsonTask.fields", "GenerateTask.metrics", "ClassifyTask.labels",
     "LmEvalTask.name", "LmEvalTask.primary", "Suite.name", "GradedTask.item", "GraderTurn.content",
     "LabelModelSpec.name", "LabelModelSpec.labels", "LabelModelSpec.passing_labels", "PythonGraderSpec.name",
-    "ScoreModelSpec.name",
+    "ScoreModelSpec.name", "ScoreModelReward.name", "LabelModelReward.name", "LabelModelReward.labels",
+    "LabelModelReward.passing_labels", "MultiReward.name", "MultiReward.graders", "MultiReward.calculate_output",
     "SourceRecipe.name", "SourceRecipe.columns",
     "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
     "MethodRecipe.name", "MethodRecipe.targets",
@@ -180,6 +182,23 @@ def test_a_recipe_names_models_as_the_api_knows_them(context: Context, hostile: 
     for name in (*hostile.values(), ".", "/", "hub:somebody/something", "http://127.0.0.1:1/v1#m"):
         with pytest.raises(RequestError, match="is not known here"):
             names.model(place, name)
+
+
+def test_the_models_of_graders_are_named_as_the_api_knows_them() -> None:
+    def known(place: str, name: Any) -> str:
+        return f"{name} of {place}"
+
+    score, check = {"type": "score_model", "model": "a"}, {"type": "string_check"}
+    multi = {"type": "multi", "graders": {"one": score | {"type": "label_model"}, "other": check}}
+    rewards = ["exact_match", {"grader": score}, {"grader": multi}, {"grader": check}, {"grader": "wrong"}]
+    found = file_references.with_files(
+        {"objective": {"name": "grpo", "rewards": rewards}}, file=known, model=known, run=known
+    )["objective"]["rewards"]
+    place = "objective.rewards[2].grader.graders.one.model"
+    assert found[1] == {"grader": score | {"model": "a of objective.rewards[1].grader.model"}}
+    parts = {"one": {"type": "label_model", "model": f"a of {place}"}, "other": check}
+    assert found[2] == {"grader": multi | {"graders": parts}}
+    assert (found[0], found[3:]) == (rewards[0], rewards[3:])
 
 
 def test_a_recipe_names_runs_of_its_project_alone(context: Context, hostile: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ Keys are those of openai-python 3.57.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from luthier.core.graders import as_reward
@@ -13,6 +14,7 @@ from luthier.features.recipes.imports.translation import Key, Translation, becom
 
 VERSION: Final = "openai-python 3.57"
 _OBJECTIVES: Final = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
+_GRADERS: Final = ("string_check", "text_similarity", "score_model", "label_model", "multi")
 _METHODS: Final = ("supervised", "dpo", "reinforcement")
 _RESULT: Final = "a result of the job, not a request"
 
@@ -80,10 +82,13 @@ def translate(t: Translation) -> None:
     _put_hyperparameters(t, name)
     if name == "reinforcement":
         grader = t.take("method.reinforcement.grader")
-        if isinstance(grader, dict) and grader.get("type") in ("string_check", "text_similarity", "multi"):
-            t.put("objective.rewards", [{"grader": as_reward(grader)}], "method.reinforcement.grader")
+        if isinstance(grader, dict) and grader.get("type") in _GRADERS:
+            made = as_reward(grader)
+            t.put("objective.rewards", [{"grader": made}], "method.reinforcement.grader")
+            for judge in _judges_of(made):
+                t.notes.append(f"the grader asks {judge}: replace it where it is no model of this machine")
         else:
-            t.refuse("method.reinforcement.grader", "known here: string_check, text_similarity and multi",
+            t.refuse("method.reinforcement.grader", f"known here: {', '.join(_GRADERS)}",
                      set_by="objective.rewards")  # fmt: skip
     beta = t.take("method.dpo.hyperparameters.beta", "auto")
     if name == "dpo":
@@ -92,6 +97,14 @@ def translate(t: Translation) -> None:
     put_integrations(t)
     if (seed := t.take("seed")) is not None:
         t.put("training.seed", seed, "seed")
+
+
+def _judges_of(grader: Mapping[str, Any]) -> list[str]:
+    """The models that a grader asks."""
+    parts = grader.get("graders")
+    own = (grader, *(parts.values() if isinstance(parts, Mapping) else ()))
+    names = (one.get("model") for one in own if isinstance(one, Mapping))
+    return list(dict.fromkeys(str(name) for name in names if name))
 
 
 def _put_hyperparameters(t: Translation, name: str) -> None:

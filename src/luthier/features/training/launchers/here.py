@@ -24,6 +24,8 @@ from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
+    from luthier.ml.evaluation.rewards import JudgeOf
+    from luthier.ml.inference.engine_wrappers import ResultCache
     from luthier.ml.training.budget import Meter
     from luthier.ml.training.distributed import World
     from luthier.ml.training.loop import LoopOutcome
@@ -45,6 +47,7 @@ class Hooks:
         stop_requested: Returns a reason to stop; None handles SIGTERM and SIGINT as requests while the loop runs.
         num_snapshots: Number of last epochs whose weights are also kept.
         keeps_snapshot: Whether those of a step are kept although they are older; None for none.
+        replies: Stores what models that grade reply; None stores nothing.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class Hooks:
     stop_requested: Callable[[], str | None] | None = None
     num_snapshots: int = 0
     keeps_snapshot: Callable[[int], bool] | None = None
+    replies: ResultCache | None = None
 
 
 class Launcher(Protocol):
@@ -104,6 +108,8 @@ class InProcessLauncher:
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
         """Train in this process; arguments as `Launcher.train`."""
+        from luthier.features.planning.judges import replies_of
+
         folder = context.settings.run_folder(run_id)
         hooks = Hooks(
             folder,
@@ -112,15 +118,18 @@ class InProcessLauncher:
             meter,
             num_snapshots=self.num_snapshots,
             keeps_snapshot=self.keeps_snapshot,
+            replies=replies_of(context),
         )
         return train_worker(prepared, hooks)
 
 
-def silent_hooks(folder: Path, stop_requested: Callable[[], str | None] | None = None) -> Hooks:
+def silent_hooks(
+    folder: Path, stop_requested: Callable[[], str | None] | None = None, replies: ResultCache | None = None
+) -> Hooks:
     """Hooks of a rank other than 0."""
     from luthier.ml.training.budget import Meter
 
-    return Hooks(folder, lambda _event: None, SilentProgress(), Meter(), stop_requested)
+    return Hooks(folder, lambda _event: None, SilentProgress(), Meter(), stop_requested, replies=replies)
 
 
 def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -> TrainResult:
@@ -132,9 +141,17 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     Raises:
         DivergedError: The loss is not finite any more.
         CheckpointError: The newest checkpoint is of another plan, or cannot be read.
-        RequestError: This machine has no device of the kind that the run was planned for, or the examples of a step
-            cannot be divided evenly among the processes.
+        RequestError: This machine has no device of the kind that the run was planned for, the examples of a step
+            cannot be divided evenly among the processes, or no reply of a model that grades can be read.
     """
+    from luthier.features.planning.judges import opened
+
+    # The models that grade stay loaded while the run trains, and are let go of before it is evaluated.
+    with opened(prepared.plan, hooks.replies) as judge_of:
+        return _train(prepared, hooks, world, judge_of)
+
+
+def _train(prepared: Prepared, hooks: Hooks, world: World | None, judge_of: JudgeOf) -> TrainResult:
     import torch
 
     from luthier.features.planning import batch_schedules as schedules
@@ -161,7 +178,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     warn_of_the_kinds(prepared, hooks.emit)
-    objective = load_objective(plan.objective, tools_for(prepared, world))
+    objective = load_objective(plan.objective, tools_for(prepared, world, judge_of))
     hooks.meter.begin("reference")
     _prepare(objective, model, prepared, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)

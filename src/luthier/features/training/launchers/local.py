@@ -93,8 +93,8 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
     """One process's share of a job, in the process group that the environment names.
 
     Args:
-        job: `home`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on). Where the same job
-            starts lost processes again, also `seconds_before`: what the run had spent when it began.
+        job: `home`, `cache_project_id`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on).
+            Where the same job starts lost processes again, also `seconds_before`: what the run had spent when it began.
         answer: Receives the messages of rank 0: events, and at the end the result.
         stop: Returns a reason to stop; None to continue.
 
@@ -106,6 +106,7 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
     from luthier.core.plan import Plan
     from luthier.core.ports import SilentProgress
     from luthier.features.planning.budgets import metered
+    from luthier.features.planning.judges import replies_of
     from luthier.features.planning.service import prepare_share
     from luthier.features.training.launchers.here import Hooks, silent_hooks, train_worker
     from luthier.ml.training.distributed import joined
@@ -121,12 +122,14 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
         joined(plan.training.device, timeout_seconds=context.settings.collective_timeout_seconds) as world,
     ):
         folder = context.settings.run_folder(job["run_id"])
+        context.cache_project_id = job.get("cache_project_id", context.cache_project_id)
+        replies = replies_of(context)
         # Only rank 0 writes the ledger and reports: two writers would bill the same seconds twice.
         if not world.is_first:
-            train_worker(prepare_share(context, plan), silent_hooks(folder, stop), world)
+            train_worker(prepare_share(context, plan), silent_hooks(folder, stop, replies), world)
             return
         with metered(folder, plan, seconds_before=_unbilled_seconds(job, folder)) as meter:
-            hooks = Hooks(folder, emit, SilentProgress(), meter, stop)
+            hooks = Hooks(folder, emit, SilentProgress(), meter, stop, replies=replies)
             result = train_worker(prepare_share(context, plan), hooks, world)
             refused_by = meter.refused_by
     # After `metered` has closed the ledger: the parent continues it as soon as it has the result.
@@ -291,6 +294,7 @@ class LocalLauncher:
         folder.mkdir(parents=True, exist_ok=True)
         document = {
             "home": str(context.home),
+            "cache_project_id": context.cache_project_id,
             "run_id": run_id,
             "began": time.time(),
             "plan": plan.model_dump(mode="json"),

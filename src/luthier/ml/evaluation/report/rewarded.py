@@ -120,11 +120,12 @@ def _shown(title: str, line: Drawn) -> Shown:
 def _charts(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> tuple[Chart, ...]:
     made = [_reward_chart(steps, checks)]
     shares = {"no_signal_fraction": "groups without signal", "truncated_fraction": "answers cut off"}
-    made.append(
-        _chart(
-            "shares", "Groups that teach nothing, answers cut off", steps, shares, ("base", "other-1"), figures.percent
-        )
-    )
+    roles: tuple[Role, ...] = ("base", "other-1")
+    # Only measured where a model grades.
+    if any("ungraded_fraction" in step.measures for step in steps):
+        shares["ungraded_fraction"] = "answers without a score of the model that grades"
+        roles = (*roles, "other-2")
+    made.append(_chart("shares", "Groups that teach nothing, answers cut off", steps, shares, roles, figures.percent))
     length = {"completion_tokens": "tokens"}
     made.append(_chart("answer-length", "Tokens of an answer, mean", steps, length, ("other-2",), figures.rough))
     # Only measured where the objective keeps the model near its start.

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
 from luthier.core.graders import (
     LabelModelSpec,
@@ -24,17 +23,14 @@ from luthier.core.graders import (
     SuiteGrader,
     fault_of,
 )
-from luthier.core.ports import Generation, Prompt
-from luthier.core.records.calibration import NoVerdictKind
 from luthier.core.results.suite import GradedTask, TaskFigures, TaskGrader
-from luthier.ml.evaluation.graders import fields_of, item_fields, make_grader, written_out, written_sample
-from luthier.ml.evaluation.judge.replies import has_result, label_in, score_in
-from luthier.ml.evaluation.judge.verdicts import NoVerdict, ask_judge
+from luthier.ml.evaluation.graders import fields_of, item_fields, make_grader, written_sample
+from luthier.ml.evaluation.judge.model_graders import scores_of
+from luthier.ml.evaluation.judge.verdicts import NoVerdict
 from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
 from luthier.ml.evaluation.sandbox.runners import PythonGrader, isolation, require_isolation
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, check_rows
 
-_GRADE_TOKENS: Final = 256
 _NOT_PLAIN: Final = re.compile(r"[^a-z0-9]+")
 _SCORE: Final = "_score"
 """Ends the name of a mean score, behind that of its grader."""
@@ -233,26 +229,7 @@ def _by_judge(
     resources: Resources,
 ) -> list[float | None]:
     assert resources.judge is not None  # `_check_allowed` has refused it otherwise
-    prompts = []
-    for answer, item in pairs:
-        turns = tuple(Message(role=one.role, content=written_out(one.content, answer, item)) for one in grader.input)
-        prompts.append(Prompt(conversation=Conversation(messages=turns), max_new_tokens=_GRADE_TOKENS))
-
-    def read(made: Generation) -> float | NoVerdict:
-        # Numbers and labels in a text without its end may belong to what leads to the verdict: "the first 3 sentences".
-        is_cut = made.finish_reason == "length"
-        found: float | None = None
-        if not is_cut or has_result(made.text):
-            if isinstance(grader, LabelModelSpec):
-                found = label_in(made.text, grader.labels, grader.passing_labels)
-            else:
-                found = score_in(made.text, *grader.range)
-        # Asked again it gets more room, as for the thoughts of a model behind a server.
-        kind: NoVerdictKind = "cut off" if is_cut else "prose"
-        return NoVerdict(kind, made.text) if found is None else found
-
-    # One question that is too long, or that the judge fails on, does not end the evaluation of all others.
-    said = ask_judge(resources.judge, prompts, read, resources.progress)
+    said = scores_of(grader, pairs, resources.judge, resources.progress)
     return [None if isinstance(one, NoVerdict) else one for one in said]
 
 

@@ -109,10 +109,12 @@ class Step:
 
     Attributes:
         with_idle: whether groups without signal are computed as well.
+        with_judges: whether models grade, so that some answers may have no score of theirs.
     """
 
     groups: tuple[Group, ...]
     with_idle: bool = False
+    with_judges: bool = False
     answers: dict[str, Answer] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,6 +144,8 @@ class Step:
             "completion_tokens": sum(answer.sample.attempt.num_new_tokens for answer in answers),
             "truncated_fraction": sum(not answer.sample.attempt.ended for answer in answers),
         }
+        if self.with_judges:
+            sums["ungraded_fraction"] = sum(answer.grade.is_ungraded for answer in answers)
         if len(answers[0].grade.parts) > 1:
             for name in answers[0].grade.parts:
                 sums[f"reward_{name}"] = sum(answer.grade.parts[name] for answer in answers)
@@ -253,6 +257,8 @@ def keep_samples(folder: Path, step: int, groups: Sequence[Group], template: Cha
                 "num_new_tokens": answer.sample.attempt.num_new_tokens,
                 "finish_reason": "stop" if answer.sample.attempt.ended else "length",
             }
+            if answer.grade.is_ungraded:
+                line["is_ungraded"] = True
             if answer.sample.attempt.tool_calls:
                 line["tool_calls"] = answer.sample.attempt.tool_calls
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
@@ -304,7 +310,7 @@ class Grpo(PlainObjective):
         """Answers to the prompts of the step, graded, in micro-batches of whole groups."""
         answers = self._answers(model, batches, self._num_samples, self._temperature, step)
         groups = [Group.of(group, divide_by_spread=self.plan.divide_by_spread is not False) for group in answers]
-        self.drawn = Step(tuple(groups), with_idle=self._kl_weight > 0)
+        self.drawn = Step(tuple(groups), with_idle=self._kl_weight > 0, with_judges=bool(self.plan.judges))
         self.validated = {}
         for answer in self.drawn.answers.values():
             answer.is_masked = bool(self.plan.mask_truncated) and not answer.sample.attempt.ended
@@ -348,7 +354,8 @@ class Grpo(PlainObjective):
         """
         rows = rows_of(units)
         if rows[0].id in self.validated:
-            return _validated([self.validated[row.id] for row in rows], batch.targets.device)
+            answers = [self.validated[row.id] for row in rows]
+            return _validated(answers, batch.targets.device, with_judges=bool(self.plan.judges))
         answers = [self.drawn.answers[row.id] for row in rows]
         scale = self._totals["weight"]
         share = scale / self._totals["answers"]
@@ -422,12 +429,14 @@ def _of_tokens(values: Sequence[float], counts: Tensor, like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).repeat_interleave(counts)
 
 
-def _validated(answers: Sequence[Answer], device: torch.device) -> Losses:
+def _validated(answers: Sequence[Answer], device: torch.device, *, with_judges: bool) -> Losses:
     sums = {
         "reward": sum(answer.grade.reward for answer in answers),
         "completion_tokens": sum(answer.sample.attempt.num_new_tokens for answer in answers),
         "truncated_fraction": sum(not answer.sample.attempt.ended for answer in answers),
     }
+    if with_judges:
+        sums["ungraded_fraction"] = sum(answer.grade.is_ungraded for answer in answers)
     kind = widest_float(device)
     measures = {name: torch.tensor(float(value), dtype=kind, device=device) for name, value in sums.items()}
     return Losses(-measures["reward"], measures)

@@ -1,0 +1,203 @@
+"""The models that grade answers in training (`score_model`, `label_model`): found for the plan, opened for the run.
+
+Their replies are stored with the project's generations. So a run that is resumed reads those of before, and draws what
+it would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.plan import Plan, TeacherPlan
+from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.core.recipe import Recipe
+from luthier.features.generation.engines import is_address
+from luthier.features.models.names import find_model
+from luthier.features.models.resolve import as_candidate, find_candidate, open_engine
+from luthier.features.planning.objective_inputs import model_plan
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.rewards import JudgeOf
+    from luthier.ml.inference.engine_wrappers import CachedJudge, ResultCache
+    from luthier.ml.planning.hardware import Hardware
+
+_WHERE: Final = "model of a grader in objective.rewards"
+_SPACE_FOR_BATCHES: Final = 1.25
+"""Memory of a judge that answers, in times of its weights."""
+
+
+def find_judges(context: Context, recipe: Recipe) -> dict[str, TeacherPlan]:
+    """The models that the graders of a recipe ask, by the names that the recipe has; nothing is loaded.
+
+    Args:
+        context: The home.
+        recipe: Of the run.
+
+    Raises:
+        RequestError: A model behind a server, or one that gives no text.
+        NotFoundError: No such model or run.
+        ConflictError: A run that has made no weights.
+    """
+    rewards = (recipe.objective.rewards if recipe.objective else None) or ()
+    return {name: _judge(context, name) for name in dict.fromkeys(name for reward in rewards for name in reward.judges)}
+
+
+def _judge(context: Context, name: str) -> TeacherPlan:
+    if is_address(name):
+        raise RequestError(
+            f"{_WHERE}: {name}",
+            expected="a model on this machine: a server may answer otherwise when a run is resumed, and no budget of a "
+            "run counts what it charges",
+            do="name a base model, a run or a deployment; a server can judge the finished run: luthier eval --judge",
+        )
+    # By run, where one has made it: the plan must mean the same weights once a deployment routes elsewhere.
+    found = find_model(context, name, takes_exports=False)
+    candidate = find_candidate(context, found.name)
+    if candidate.has_task_head:
+        raise RequestError(
+            f"{_WHERE}: {name}, which has a task head",
+            expected="a model that writes text",
+            do="name a base model, or a run that writes",
+        )
+    return model_plan(context, found.name, candidate, candidate.precision)
+
+
+def with_judges(plan: Plan, judges: dict[str, TeacherPlan]) -> Plan:
+    """The plan with the models that grade, each by the name of its weights.
+
+    Args:
+        plan: Without them.
+        judges: By the names of the recipe.
+    """
+    if not judges:
+        return plan
+    names = {name: judge.name for name, judge in judges.items()}
+    rewards = tuple(reward.with_judges(names) for reward in plan.objective.rewards or ())
+    found = {judge.name: judge for judge in judges.values()}
+    objective = plan.objective.model_copy(update={"rewards": rewards, "judges": tuple(found.values())})
+    return plan.model_copy(update={"objective": objective})
+
+
+def beside(hardware: Hardware, judges: dict[str, TeacherPlan]) -> Hardware:
+    """The memory of this machine that is left beside the models that grade, which stay loaded while a run trains.
+
+    Args:
+        hardware: The machine.
+        judges: That are loaded on it.
+    """
+    taken = {judge.name: _bytes_of(judge) for judge in judges.values()}
+    num_bytes = sum(taken.values())
+    if not num_bytes:
+        return hardware
+    if hardware.device == "cpu":
+        left = max(0, hardware.memory_available_bytes - num_bytes)
+        return hardware.model_copy(update={"memory_available_bytes": left})
+    if not hardware.accelerator_memory_bytes:
+        return hardware
+    # At least 1: no memory at all means that it is not known.
+    return hardware.model_copy(
+        update={
+            "accelerator_memory_bytes": max(1, hardware.accelerator_memory_bytes - num_bytes),
+            "each_memory_bytes": tuple(max(1, own - num_bytes) for own in hardware.each_memory_bytes),
+        }
+    )
+
+
+def _bytes_of(judge: TeacherPlan) -> int:
+    from luthier.ml.planning.workload import BYTES
+
+    return int(_SPACE_FOR_BATCHES * judge.num_parameters * BYTES[judge.quantisation or judge.precision])
+
+
+def refuse_other_judges(before: Sequence[TeacherPlan], now: Sequence[TeacherPlan]) -> None:
+    """Raise ConflictError where a model that grades a resumed run is not the one that the run began with."""
+    # By digests: the same name may refer to other weights today.
+    today = {judge.name: (judge.sha256, judge.adapter_sha256) for judge in now}
+    for judge in before:
+        if today.get(judge.name) != (judge.sha256, judge.adapter_sha256):
+            raise ConflictError(
+                f"{judge.name}, which grades the answers, has changed since the run began",
+                expected=f"weights with digest {judge.sha256[:12]}"
+                + (f" and an adapter with {judge.adapter_sha256[:12]}" if judge.adapter_sha256 else ""),
+                do="restore that model, or start a new run",
+            )
+
+
+def replies_of(context: Context) -> ResultCache:
+    """Where the replies of models that grade are stored: with the generations of the project."""
+    return context.generations.of_project(context.cache_project_id)
+
+
+@contextmanager
+def opened(plan: Plan, replies: ResultCache | None) -> Iterator[JudgeOf]:
+    """The models that grade a run, by their names; each is loaded with its first new question.
+
+    Args:
+        plan: Of the run.
+        replies: Stores what they reply; None stores nothing.
+    """
+    engines: dict[str, CachedJudge] = {}
+    judges = {judge.name: judge for judge in plan.objective.judges or ()}
+
+    def judge_of(name: str) -> Engine:
+        if name not in engines:
+            engines[name] = _engine_of(judges[name], replies)
+        return engines[name]
+
+    try:
+        yield judge_of
+    finally:
+        for engine in engines.values():
+            engine.close()
+
+
+def _engine_of(judge: TeacherPlan, replies: ResultCache | None) -> CachedJudge:
+    from luthier.ml.inference.engine_wrappers import CachedEngine, CachedJudge
+
+    candidate = as_candidate(judge)
+    # All that decides what it says but the question: a reply that is found must be the one that it would give.
+    identity = judge.model_dump(mode="json", exclude={"name", "path", "adapter_path"})
+    identity |= {"engine": "transformers", "template_sha256": candidate.chat_template().sha256}
+    cached = CachedEngine(
+        lambda _: _Apart(judge), _Nowhere() if replies is None else replies, name=judge.name, identity=identity
+    )
+    return CachedJudge(cached, judge.name)
+
+
+class _Apart:
+    """A judge beside a model that trains: neither its loading nor its answers move the random numbers of that one."""
+
+    def __init__(self, judge: TeacherPlan) -> None:
+        from luthier.ml.inference.accelerator import forked_random
+
+        self.name, self._device = judge.name, judge.device
+        with forked_random(self._device):
+            # One process: forked workers would copy what trains here.
+            self._engine = open_engine(as_candidate(judge), num_workers=1)
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        from luthier.ml.inference.accelerator import forked_random
+
+        with forked_random(self._device):
+            return self._engine.generate(prompts, progress)
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
+        return self._engine.score(examples, progress)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class _Nowhere:
+    """Stores nothing."""
+
+    def find(self, keys: Sequence[str]) -> dict[str, Generation]:  # noqa: ARG002
+        return {}
+
+    def keep(self, new: Mapping[str, Generation], *, engine: str) -> None:
+        pass

@@ -1,0 +1,201 @@
+"""Reinforcement with models that grade: learned from, resumed to the byte, and refused where they cannot grade."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.events import StepDone, ValidationDone
+from luthier.core.ports import Generation
+from luthier.features.planning import judges
+from luthier.features.planning.judges import beside, find_judges
+from luthier.features.planning.service import prepare
+from luthier.features.recipes.service import load_recipe
+from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.ml.training import loop
+from luthier.ml.training.objectives import grpo
+from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
+from luthier.testing.tiny import make_tiny_judge
+
+MakeRecipe = Callable[..., Path]
+
+TRAINING = {
+    "max_steps": 6,
+    "global_batch_size": 4,
+    "learning_rate": 0.02,
+    "precision": "float32",
+    "num_threads": 1,
+    "validate_every_steps": 3,
+    "checkpoint_every_steps": 2,
+}
+DATA = {"train": "train.jsonl", "validation": "valid.jsonl"}
+
+
+@pytest.fixture(scope="session")
+def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_judge(tmp_path_factory.mktemp("judge") / "judge")
+
+
+def score(judge: Path | str, **changes: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Grade {{sample.output_text}} against {{item.reference}}"}]
+    return {"type": "score_model", "name": "opinion", "model": str(judge), "input": messages} | changes
+
+
+def objective(*graders: Mapping[str, Any]) -> dict[str, Any]:
+    rewards = [{"grader": dict(grader)} for grader in graders]
+    return {"name": "grpo", "rewards": rewards, "num_samples": 4, "max_new_tokens": 3}
+
+
+def run(context: Context, recipe: Path) -> TrainOutcome:
+    return train(context, load_recipe(recipe), base_dir=recipe.parent)
+
+
+def measures(context: Context, outcome: TrainOutcome) -> list[dict[str, float]]:
+    return [e.measures for e in context.runs.events(outcome.record.run_id) if isinstance(e, StepDone)]
+
+
+def samples(context: Context, outcome: TrainOutcome) -> dict[str, bytes]:
+    folder = context.settings.run_folder(outcome.record.run_id) / grpo.FOLDER
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_model_s_scores_are_learned_and_a_killed_run_ends_with_the_same_bytes(
+    context: Context, make_recipe: MakeRecipe, tiny_judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(
+        objective=objective(score(tiny_judge, range=[-1, 3], sampling_params={"max_completions_tokens": 2})),
+        training=TRAINING,
+        data=DATA,
+        method={"name": "full"},
+    )
+    # Another home: nothing that the whole run was told is there for the one that is killed.
+    with Context.open(tmp_path / "other") as other:
+        whole = run(other, recipe)
+        expected = (measures(other, whole), samples(other, whole), whole.as_json()["adapter_sha256"])
+        checks = [e for e in other.runs.events(whole.record.run_id) if isinstance(e, ValidationDone)]
+    assert len(checks) == 2
+    assert all("ungraded_fraction" in one.measures for one in checks)
+    lines = [json.loads(line) for file in expected[1].values() for line in file.decode().splitlines()]
+    assert {line["reward"] for line in lines} <= {-1.0, 0.0, 1.0}
+    assert {line["reward"] for line in lines} >= {0.0, 1.0}
+    # The lower end of the range, and nothing else, is marked: the model never says it.
+    assert all((line["reward"] == -1.0) == ("is_ungraded" in line) for line in lines)
+    real, calls = loop.one_step, 0
+
+    def killed(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found = real(*given)
+        if calls == 4:  # its answers are graded, its weights are lost
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(loop, "one_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(context, recipe)
+    monkeypatch.setattr(loop, "one_step", real)
+    again = resume(context, context.runs.list(limit=1)[0].run_id)
+    assert again.as_json()["adapter_sha256"] == expected[2]
+    assert (measures(context, again), samples(context, again)) == expected[:2]
+
+
+def test_the_replies_of_before_are_read_and_not_asked_for_again(
+    context: Context, make_recipe: MakeRecipe, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = score(tiny_judge, type="label_model", labels=["0", "1"], passing_labels=["1"])
+    same = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "x", "operation": "ne"}
+    parts = {"good": label, "other": same}
+    multi = {"type": "multi", "graders": parts, "calculate_output": "0.5 * good + other"}
+    recipe = make_recipe(
+        objective=objective(multi), training=TRAINING | {"max_steps": 2}, data=DATA, method={"name": "lora"}
+    )
+    first = run(context, recipe)
+    lines = [json.loads(line) for file in samples(context, first).values() for line in file.decode().splitlines()]
+    assert {line["reward"] for line in lines} >= {1.0, 1.5}
+
+    def asked(*given: Any) -> list[Generation]:
+        raise AssertionError("a reply is stored, and the model is asked again")
+
+    monkeypatch.setattr(judges, "open_engine", asked)
+    assert measures(context, run(context, recipe)) == measures(context, first)
+
+
+def test_a_model_whose_replies_have_no_score_is_refused_before_anything_is_trained(
+    context: Context, make_recipe: MakeRecipe, tiny_model: Path
+) -> None:
+    recipe = make_recipe(objective=objective(score(tiny_model)), training=TRAINING, data=DATA, method={"name": "lora"})
+    with pytest.raises(RequestError, match=r"no reply of .* to 4 rows can be read as a score") as caught:
+        run(context, recipe)
+    assert "a number from 0 to 1" in caught.value.expected
+    (record,) = context.runs.list()
+    assert not [e for e in context.runs.events(record.run_id) if isinstance(e, StepDone)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"model": "https://example.com/v1#judge"}, RequestError, "model of a grader in objective.rewards: https"),
+        ({"model": "no-such-model"}, NotFoundError, "no-such-model"),
+        ({"range": [1, 1]}, RequestError, "'opinion': range 1 to 1"),
+        ({"input": [{"role": "user", "content": "{{sample.choices}}"}]}, RequestError, "sample.choices"),
+        ({"input": [{"role": "user", "content": "{{item.tag}}"}]}, RequestError, "item.tag, which train.jsonl:1"),
+    ],
+)
+def test_what_cannot_grade_is_refused_with_the_plan(
+    context: Context,
+    make_recipe: MakeRecipe,
+    tiny_judge: Path,
+    changes: dict[str, Any],
+    error: type[LuthierError],
+    words: str,
+) -> None:
+    recipe = make_recipe(
+        objective=objective(score(tiny_judge) | changes), training=TRAINING, data=DATA, method={"name": "lora"}
+    )
+    with pytest.raises(error) as caught:
+        prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    assert words in caught.value.came
+
+
+def test_other_weights_under_the_name_of_the_judge_are_not_resumed_with(
+    context: Context, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = make_tiny_judge(tmp_path / "judge")
+    recipe = make_recipe(objective=objective(score(judge)), training=TRAINING, data=DATA, method={"name": "lora"})
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    real = loop.one_step
+    monkeypatch.setattr(loop, "one_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(context, recipe)
+    monkeypatch.setattr(loop, "one_step", real)
+    weights = judge / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(ConflictError, match="which grades the answers, has changed since the run began"):
+        resume(context, context.runs.list(limit=1)[0].run_id)
+
+
+def test_the_memory_of_models_that_grade_is_not_planned_with(
+    context: Context, make_recipe: MakeRecipe, tiny_judge: Path
+) -> None:
+    recipe = load_recipe(make_recipe(objective=objective(score(tiny_judge)), training=TRAINING, data=DATA))
+    found = find_judges(context, recipe)
+    (judge,) = found.values()
+    machine = hardware_of(context).model_copy(
+        update={"device": "cuda", "accelerator_memory_bytes": 10**9, "each_memory_bytes": (10**9, 2 * 10**9)}
+    )
+    left = beside(machine, found)
+    taken = 10**9 - left.accelerator_memory_bytes
+    assert taken >= judge.num_parameters * (4 if judge.precision == "float32" else 2)
+    assert left.each_memory_bytes == (10**9 - taken, 2 * 10**9 - taken)
+    assert beside(machine, {}) == machine
