@@ -170,7 +170,8 @@ TABLE: Final[tuple[Row, ...]] = (
         "responses",
         "include",
         "supported",
-        "`message.output_text.logprobs`, `reasoning.encrypted_content`; others are refused by name",
+        "`message.output_text.logprobs`, `reasoning.encrypted_content`; those of tools of the hosted service and of "
+        "images add nothing, and the header `x-luthier-warning` says so; unknown ones are refused",
     ),
     Row("responses", "user safety_identifier", "supported", "select the target of a deployment"),
     Row("responses", "background", "accepted", "`false` alone"),
