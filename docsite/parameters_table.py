@@ -49,7 +49,12 @@ TABLE: Final[tuple[Row, ...]] = (
         "sets the corresponding option of the model's chat template; "
         "a model without one rejects all values except `none`",
     ),
-    Row("chat", "function_call", "accepted", "`none` or `auto`, which have no effect without `functions`"),
+    Row(
+        "chat",
+        "functions function_call",
+        "supported",
+        "[the older form](#the-older-form-of-tools) of `tools` and `tool_choice`",
+    ),
     Row("chat", "metadata", "supported", "up to 16 texts; kept with an answer that is stored"),
     Row("chat", "store", "supported", "`true` [stores the answer](evals.md#stored-chat-completions)"),
     Row(
@@ -58,9 +63,14 @@ TABLE: Final[tuple[Row, ...]] = (
         "accepted",
         "could only make an answer faster",
     ),
-    Row("chat", "service_tier", "accepted", "only `auto` and `default`; other tiers are rejected"),
+    Row(
+        "chat",
+        "service_tier",
+        "accepted",
+        "only `auto` and `default`; the answer says `default`, the one tier; other tiers are rejected",
+    ),
     Row("chat", "verbosity", "accepted", "`medium` alone, the default"),
-    Row("chat", "audio functions moderation web_search_options", "refused"),
+    Row("chat", "audio moderation web_search_options", "refused"),
     Row(
         "completions",
         "prompt model temperature top_p n seed stop max_tokens frequency_penalty "
@@ -160,7 +170,8 @@ TABLE: Final[tuple[Row, ...]] = (
         "responses",
         "include",
         "supported",
-        "`message.output_text.logprobs`, `reasoning.encrypted_content`; others are refused by name",
+        "`message.output_text.logprobs`, `reasoning.encrypted_content`; those of tools of the hosted service and of "
+        "images add nothing, and the header `x-luthier-warning` says so; unknown ones are refused",
     ),
     Row("responses", "user safety_identifier", "supported", "select the target of a deployment"),
     Row("responses", "background", "accepted", "`false` alone"),

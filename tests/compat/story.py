@@ -211,6 +211,27 @@ def tool(client: openai.OpenAI) -> str:
     return str(call.function.arguments)
 
 
+def function(client: openai.OpenAI) -> str:
+    """The same call in the form of code from before tools, at once and as a stream, and its result on the way back."""
+    wishes: Any = {
+        "model": MODEL, "messages": ASK, "functions": [WEATHER["function"]], "temperature": 0,
+        "function_call": {"name": "get_weather"},
+    }  # fmt: skip
+    whole = client.chat.completions.create(**wishes).choices[0].message
+    call = whole.function_call
+    assert call is not None
+    assert (whole.content, whole.tool_calls, call.name) == (None, None, "get_weather")
+    deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(stream=True, **wishes)]
+    pieces = [delta.function_call for delta in deltas if delta.function_call is not None]
+    assert "".join(piece.name or "" for piece in pieces) == call.name
+    assert "".join(piece.arguments or "" for piece in pieces) == call.arguments
+    result = {"role": "function", "name": call.name, "content": "sunny"}
+    talk: Any = [*ASK, whole.model_dump(exclude_none=True), result]
+    back = client.chat.completions.create(model=MODEL, messages=talk, functions=wishes["functions"], max_tokens=4)
+    assert back.choices[0].finish_reason in ("stop", "length")
+    return str(call.arguments)
+
+
 def schema(client: openai.OpenAI) -> Any:
     """An answer that keeps to a schema: by the client's own `parse` where it has one."""
     wanted = WEATHER["function"]["parameters"]
@@ -357,6 +378,7 @@ def main(base_url: str) -> None:
     seen["num_checkpoints"] = results(client, job)
     seen["said"] = {model: chat(client, model) for model in (job.fine_tuned_model, MODEL)}
     seen["called"], seen["city"] = tool(client), schema(client)
+    assert function(client) == seen["called"]
     seen["width"] = [vectors(client, model) for model in (job.fine_tuned_model, MODEL)]
     crowd(client.with_options(api_key=keys["crowd"]))
     cancel(client, job.training_file)

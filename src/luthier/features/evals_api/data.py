@@ -224,7 +224,8 @@ def row_of_completion(one: StoredCompletion) -> SourceRow:
     request, response = one.document["request"], one.document["response"]
     choices = [choice["message"] for choice in response["choices"]]
     item = {"id": one.completion_id, "input": request["messages"], "output": choices, "metadata": one.labels}
-    return SourceRow(item=item | {"model": one.model, "tools": request.get("tools") or []}, sample=response)
+    functions = [{"type": "function", "function": function} for function in request.get("functions") or ()]
+    return SourceRow(item=item | {"model": one.model, "tools": request.get("tools") or functions}, sample=response)
 
 
 def _of_responses(
@@ -360,7 +361,10 @@ def sample_fields(sample: Mapping[str, Any] | None) -> dict[str, Any]:
     if first is not None:
         message: dict[str, Any] = first["message"] if isinstance(first.get("message"), dict) else {}
         found.setdefault("output_text", text_of(message.get("content")))
-        found.setdefault("output_tools", message.get("tool_calls") or [])
+        # The older form of a call has no id.
+        called = message.get("function_call")
+        older = [{"type": "function", "function": called}] if isinstance(called, dict) else []
+        found.setdefault("output_tools", message.get("tool_calls") or older)
         found.setdefault("finish_reason", first.get("finish_reason") or "")
     if isinstance(text := found.get("output_text"), str) and "output_json" not in found:
         with suppress(ValueError, RecursionError):

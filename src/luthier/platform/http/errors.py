@@ -31,6 +31,7 @@ from luthier.core.errors import (
     StorageFullError,
     UnsupportedError,
 )
+from luthier.platform.http.hosted_addresses import instead_of
 
 log = logging.getLogger("luthier.api")
 MESSAGES: Final = "/v1/messages"
@@ -249,21 +250,30 @@ def lacks_version(path: str) -> bool:
     return path.lstrip("/").partition("/")[0] in _API_NAMES
 
 
+_METHODS: Final = "; expected: a method that this address has; what to do: see the methods of each in GET /openapi.json"
+
+
 def _hint(path: str) -> str:
     if lacks_version(path):
         return f"; expected: {_VERSION}{path}; what to do: let the base_url of the client end in {_VERSION}"
     if path.startswith(f"{_VERSION}{_VERSION}/"):
         expected = path.removeprefix(_VERSION)
         return f"; expected: {expected}; what to do: leave {_VERSION} out of the base_url of this client, which adds it"
+    if path.startswith(f"{_VERSION}/"):
+        return "; expected: one of the addresses in GET /openapi.json; what to do: check the path for typos"
     return ""
 
 
 def http_error(error: HTTPException, method: str, path: str) -> ApiError:
     """What the framework refuses, as the client sees it."""
-    known = {404: f"no such address: {method} {path}{_hint(path)}", 405: f"{method} is not allowed here"}
-    message = known.get(error.status_code, str(error.detail))
-    code = {413: "request_too_large", 404: "unknown_url", 405: "unknown_url"}.get(error.status_code, "invalid_request")
-    return ApiError(error.status_code, message, code=code, headers=error.headers)
+    status, instead = error.status_code, instead_of(path)
+    # An address may look like one with an id, which has other methods.
+    if status in (404, 405) and instead is not None:
+        return ApiError(404, f"no such address: {method} {path}; {instead}", code="unknown_url")
+    known = {404: f"no such address: {method} {path}{_hint(path)}", 405: f"{method} is not allowed here{_METHODS}"}
+    message = known.get(status, str(error.detail))
+    code = {413: "request_too_large", 404: "unknown_url", 405: "unknown_url"}.get(status, "invalid_request")
+    return ApiError(status, message, code=code, headers=error.headers)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

@@ -160,7 +160,6 @@ LEAST: Final[dict[str, dict[str, Any]]] = {
 }
 # Of each accepted parameter: values that pass, and values that are refused.
 SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
-    "function_call": (["none", "auto"], [{"name": "f"}, "f", {}]),
     "prompt_cache_key": (["k"], [1, {}, "k" * 1025]),
     "prompt_cache_retention": (["in_memory", "in-memory", "24h"], ["for ever", 24, {}]),
     "prompt_cache_options": ([{}, {"mode": "implicit", "ttl": "30m"}], [{"mode": "x"}, {"other": 1}, "x", []]),
@@ -183,7 +182,6 @@ SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
 # What asks for a refused parameter, an empty value among them.
 WISHES: Final[dict[str, list[Any]]] = {
     "audio": [{}, {"voice": "alloy", "format": "wav"}],
-    "functions": [[], [{"name": "f"}]],
     "moderation": [{}, {"model": "omni-moderation-latest"}, False],
     "web_search_options": [{}, {"search_context_size": "low"}],
     "suffix": ["", "end"],

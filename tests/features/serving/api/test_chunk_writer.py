@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from luthier.core.stream import CallPiece, Ended, Piece
 from luthier.features.serving.api.answering import ChunkWriter
-from luthier.features.serving.api.chat import ChatResponseBuilder
+from luthier.features.serving.api.chat_answer import ChatResponseBuilder
 from luthier.features.serving.api.completions import CompletionResponseBuilder
 
 CALL = CallPiece(index=0, call_id="call_1", name="f", arguments="{}")

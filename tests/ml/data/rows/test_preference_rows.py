@@ -228,3 +228,19 @@ def test_a_question_beside_whole_conversations_is_no_prompt(tmp_path: Path) -> N
 
 
 _SIDES = ("chosen", "rejected")
+
+
+def test_functions_of_the_older_format_are_tools_of_both_sides() -> None:
+    """Left out, both would be learned behind another prompt than the row says."""
+    functions = [one["function"] for one in TOOLS]
+    openai = FORMS["openai"]
+    for row in (
+        FORMS["implicit"] | {"functions": functions},
+        openai | {"functions": json.dumps(functions)},
+        openai | {"input": {"messages": [USER], "functions": functions}},
+    ):
+        assert [side.tools for side in preference_sides(row)] == [tuple(TOOLS)] * 2
+    both = openai | {"input": {"messages": [USER], "functions": functions, "tools": TOOLS}}
+    with pytest.raises(BadFieldError) as caught:
+        preference_sides(both)
+    assert caught.value.field == "input.functions"

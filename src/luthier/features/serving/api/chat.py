@@ -1,15 +1,9 @@
-"""/v1/chat/completions: chat completions, complete or streamed, with tools and response formats.
-
-`chat.completion` and `chat.completion.chunk` are the objects of the response.
-"""
+"""/v1/chat/completions: chat completions, complete or streamed, with tools and response formats."""
 
 from __future__ import annotations
 
 import json
-import time
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, Self
 
 from anyio import to_thread
@@ -22,7 +16,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.frozen_model import StrictModel
 from luthier.core.json_limits import fault_of_text
 from luthier.core.records.fine_tuning import Metadata
-from luthier.core.stream import CallPiece, Ended, Piece, TextRequest, TokenLikelihood, WrittenToken
+from luthier.core.stream import TextRequest
 from luthier.core.text.json_schema import check_schema
 from luthier.features.serving.api.answering import (
     ANSWERS,
@@ -35,9 +29,16 @@ from luthier.features.serving.api.answering import (
     Unsupported,
     Verbosity,
     respond,
-    usage_of,
 )
-from luthier.features.serving.api.sent_back import AddedByClient, Refusal, ToolCall
+from luthier.features.serving.api.chat_answer import ChatResponseBuilder
+from luthier.features.serving.api.functions import (
+    PARALLEL,
+    FunctionChoice,
+    Functions,
+    call_of,
+    function_tools,
+)
+from luthier.features.serving.api.sent_back import AddedByClient, CalledFunction, Refusal, ToolCall
 from luthier.features.serving.api.tools import (
     MAX_TOOLS,
     NAME,
@@ -48,7 +49,6 @@ from luthier.features.serving.api.tools import (
     tool_wishes,
     tools_allowed,
 )
-from luthier.features.serving.service import Answer, Choice
 from luthier.features.traffic.stored_completions import completion_recorder
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext
@@ -97,114 +97,6 @@ def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> dict[s
     return {"type": "object"} if isinstance(wanted, ObjectFormat) else None
 
 
-@dataclass(slots=True)
-class ChatResponseBuilder:
-    """Of one answer."""
-
-    model: str
-    fingerprint: str
-    tells_usage: bool
-    tells_likelihoods: bool
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def whole(self, answer: Answer) -> dict[str, Any]:
-        choices: list[dict[str, Any]] = [
-            {
-                "index": number,
-                "message": _message(choice),
-                "logprobs": self._likelihoods(choice.tokens),
-                "finish_reason": choice.reason,
-            }
-            for number, choice in enumerate(answer.choices)
-        ]
-        return self._document("chat.completion", choices) | {"usage": usage_of(answer)}
-
-    def first(self, event: Piece | Ended) -> dict[str, Any]:
-        is_no_text = isinstance(event, Piece) and (event.calls or event.reasoning) and not event.text
-        # OpenAI's first chunk has an empty content before text, and null before tool calls.
-        content = None if is_no_text else ""
-        return self._chunk(event.choice, {"role": "assistant", "content": content, "refusal": None})
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        delta: dict[str, Any] = {}
-        if piece.reasoning:
-            delta["reasoning_content"] = piece.reasoning
-        if piece.text or not (piece.calls or piece.reasoning):
-            delta["content"] = piece.text
-        if piece.calls:
-            delta["tool_calls"] = [_call_delta(call) for call in _joined(piece.calls)]
-        return self._chunk(piece.choice, delta, logprobs=self._likelihoods(piece.answer_tokens))
-
-    def end(self, ended: Ended) -> dict[str, Any]:
-        return self._chunk(ended.choice, {}, reason=ended.reason)
-
-    def usage(self, answer: Answer) -> dict[str, Any] | None:
-        if not self.tells_usage:
-            return None
-        return self._document("chat.completion.chunk", []) | {"usage": usage_of(answer)}
-
-    def _chunk(
-        self, choice: int, delta: dict[str, Any], *, reason: str | None = None, logprobs: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        told: dict[str, Any] = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        # With include_usage, every chunk but the last has usage null (OpenAI: "Chat completion chunk").
-        return self._document("chat.completion.chunk", [told]) | ({"usage": None} if self.tells_usage else {})
-
-    def _document(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-            "choices": choices,
-        }
-
-    def _likelihoods(self, tokens: list[WrittenToken] | tuple[WrittenToken, ...]) -> dict[str, Any] | None:
-        if not self.tells_likelihoods:
-            return None
-        content = [_token(token.chosen) | {"top_logprobs": [_token(one) for one in token.top]} for token in tokens]
-        return {"content": content, "refusal": None}
-
-
-def _message(choice: Choice) -> dict[str, Any]:
-    calls = choice.tool_calls()
-    content = choice.text if choice.text or not calls else None
-    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
-    thought = {"reasoning_content": choice.reasoning} if choice.reasoning else {}
-    return message | thought | ({"tool_calls": calls} if calls else {})
-
-
-def _joined(calls: Sequence[CallPiece]) -> list[CallPiece]:
-    """The pieces, those of one call joined: older clients take two entries of one index in a chunk for two calls."""
-    found: list[CallPiece] = []
-    for call in calls:
-        if call.name is None and found and found[-1].index == call.index:
-            found[-1] = found[-1].model_copy(update={"arguments": found[-1].arguments + call.arguments})
-        else:
-            found.append(call)
-    return found
-
-
-def _call_delta(call: CallPiece) -> dict[str, Any]:
-    if call.name is None:
-        return {"index": call.index, "function": {"arguments": call.arguments}}
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"index": call.index, "id": call.call_id, "type": "function", "function": function}
-
-
-def _token(token: TokenLikelihood) -> dict[str, Any]:
-    """A token that is not whole characters has no reportable bytes."""
-    # A token may end inside a UTF-8 character; decoded alone it becomes the replacement character.
-    is_whole = "\ufffd" not in token.token
-    return {
-        "token": token.token,
-        "logprob": token.log_probability,
-        "bytes": list(token.token.encode()) if is_whole else None,
-    }
-
-
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 
 _MAX_MESSAGES: Final = 2048
@@ -234,7 +126,7 @@ class ChatMessage(StrictModel):
     model_config = ConfigDict(extra="ignore", strict=True)
     _unread: tuple[str, ...] = PrivateAttr(default=())
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: (
         str | Annotated[list[Annotated[TextPart | Refusal, Field(discriminator="type")]], Field(fail_fast=True)] | None
     ) = None
@@ -244,7 +136,7 @@ class ChatMessage(StrictModel):
     audio: Unsupported = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_call_id: str | None = None
-    function_call: Unsupported = None
+    function_call: CalledFunction | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     parsed: AddedByClient = None
@@ -305,7 +197,8 @@ class ChatBody(SamplingBody):
     tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    function_call: Literal["none", "auto"] | None = None
+    functions: Functions | None = None
+    function_call: FunctionChoice | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateOptions | None = None
 
@@ -319,7 +212,6 @@ class ChatBody(SamplingBody):
     prompt_cache_options: PromptCache | None = None
     prediction: Prediction | None = None
 
-    functions: Unsupported = None
     audio: Unsupported = None
     moderation: Unsupported = None
     web_search_options: Unsupported = None
@@ -334,13 +226,24 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         caller,
         model=body.model,
         asked=[chat_request(body, context.settings.default_max_tokens)],
-        words=lambda fingerprint: ChunkWriter(
-            ChatResponseBuilder(body.model, fingerprint, body.tells_usage, bool(body.logprobs))
-        ),
+        words=lambda fingerprint: ChunkWriter(chat_response_builder(body, fingerprint)),
         is_streamed=bool(body.stream),
         user=body.end_user(),
         keep=await _recorder(context, caller, body),
         warning=unread_warning(body.messages),
+    )
+
+
+def chat_response_builder(body: ChatBody, fingerprint: str) -> ChatResponseBuilder:
+    """Of the answer to a request."""
+    return ChatResponseBuilder(
+        body.model,
+        fingerprint,
+        body.tells_usage,
+        bool(body.logprobs),
+        has_functions=body.functions is not None,
+        # There is one tier, the default.
+        service_tier=None if body.service_tier is None else "default",
     )
 
 
@@ -378,13 +281,17 @@ def chat_request(body: ChatBody, default_max_tokens: int) -> TextRequest:
         num_top=_num_top(body),
         json_schema=_schema(body, choice),
         # OpenAI's default is true, also for an explicit null.
-        calls_in_parallel=body.parallel_tool_calls is not False,
+        calls_in_parallel=body.parallel_tool_calls is not False and body.functions is None,
         **tool_wishes(tools, choice),
     )
 
 
 def _callable_tools(body: ChatBody) -> tuple[list[Tool], PlainChoice | None]:
     """The tools that may be called, and the choice among them."""
+    newer = {"tools": body.tools, "tool_choice": body.tool_choice, PARALLEL: body.parallel_tool_calls}
+    functions, named = function_tools(body.functions, body.function_call, newer)
+    if body.functions is not None:
+        return functions, named
     if not isinstance(body.tool_choice, AllowedToolsChoice):
         return body.tools or [], body.tool_choice
     allowed = body.tool_choice.allowed_tools
@@ -402,30 +309,36 @@ def _schema(body: ChatBody, choice: PlainChoice | None) -> dict[str, Any] | None
     for number, tool in enumerate(body.tools or ()):
         if all_are or tool.function.strict:
             check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
+    for number, function in enumerate(body.functions or ()):
+        if all_are or function.strict:
+            check_schema(function.parameters, f"functions.{number}.parameters")
     return schema
 
 
 def _conversation(body: ChatBody, tools: list[Tool]) -> Conversation:
-    messages = []
+    messages, last_call = [], None
     for number, message in enumerate(body.messages):
         # A list of parts is joined: the models here read text only.
         text = message.text()
         _check_calls(number, message)
         # An assistant's turn may consist of calls alone.
-        if text is None and message.role != "assistant":
+        if text is None and message.role not in ("assistant", "function"):
             raise ApiError(
                 400,
                 f"Invalid message {number + 1} ({message.role}): it has no content; expected: a text",
                 param=f"messages.{number}.content",
                 code="invalid_value",
             )
+        calls = [call_of(message.function_call, number)] if message.function_call else message.tool_calls or []
+        last_call = calls[-1].id if calls else last_call
         messages.append(
             Message(
-                role=message.role,
+                role="tool" if message.role == "function" else message.role,
                 content=text or "",
                 name=message.name,
-                tool_calls=tuple(call.document() for call in message.tool_calls or ()),
-                tool_call_id=message.tool_call_id,
+                tool_calls=tuple(call.document() for call in calls),
+                # A message of the role function has no id: it answers the last call.
+                tool_call_id=last_call if message.role == "function" else message.tool_call_id,
                 reasoning=message.thought,
             )
         )
@@ -437,6 +350,9 @@ def _check_calls(number: int, message: ChatMessage) -> None:
     for place, call in enumerate(message.tool_calls or ()):
         if (fault := fault_of_text(call.function.arguments)) is not None:
             raise refusal(fault, f"messages.{number}.tool_calls.{place}.function.arguments")
+    function = message.function_call
+    if function is not None and (fault := fault_of_text(function.arguments)) is not None:
+        raise refusal(fault, f"messages.{number}.function_call.arguments")
     wrong = None
     if message.thought is not None and message.role != "assistant":
         name = "reasoning_content" if message.reasoning_content else "reasoning"
@@ -445,6 +361,8 @@ def _check_calls(number: int, message: ChatMessage) -> None:
         wrong = ("content", "parts of type refusal in messages of the assistant only")
     elif message.tool_calls and message.role != "assistant":
         wrong = ("tool_calls", "calls of tools in messages of the assistant only")
+    elif function is not None and (message.role != "assistant" or message.tool_calls):
+        wrong = ("function_call", "a call in messages of the assistant only, and without tool_calls")
     # Missing where required, or present where not allowed.
     elif (message.tool_call_id is None) == (message.role == "tool"):
         wrong = ("tool_call_id", "the id of the call with messages of the role tool, and with no others")

@@ -22,7 +22,7 @@ from luthier.core.errors import BusyError, LuthierError, WorkError, error_from
 from luthier.core.stream import Failed, Pooled, PoolingRequest, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import Event, ResponseBuilder, SamplingBody, refused
-from luthier.features.serving.api.chat import ChatBody, ChatResponseBuilder, chat_request, unread_warning
+from luthier.features.serving.api.chat import ChatBody, chat_request, chat_response_builder, unread_warning
 from luthier.features.serving.api.completions import CompletionBody, CompletionResponseBuilder, completion_requests
 from luthier.features.serving.api.moderations import ID_PREFIX, Moderation, ModerationBody
 from luthier.features.serving.api.pooling import EmbeddingBody, embedding_inputs, embedding_response
@@ -218,7 +218,7 @@ def _written(context: Context, caller: Caller, body: SamplingBody, asked: list[T
     heard, fingerprint = serving.complete(context, caller, body.model, asked, body.end_user())
     words: ResponseBuilder
     if isinstance(body, ChatBody):
-        words = ChatResponseBuilder(body.model, fingerprint, False, bool(body.logprobs))
+        words = chat_response_builder(body, fingerprint)
     else:
         assert isinstance(body, CompletionBody)
         words = CompletionResponseBuilder(body.model, fingerprint, False, body.logprobs is not None)

@@ -26,12 +26,12 @@ from luthier.ml.data.files.bad_field import (
     require_text,
 )
 from luthier.ml.data.files.untrusted_input import StrictJsonError, strict_loads
+from luthier.ml.data.rows.row_tools import list_of_objects, parse_tools, tools_of
 from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Fields that change what a turn means. Reading on without them would train something else than the file says.
 _MEANINGFUL = ("refusal", "audio", "images", "image", "train", "loss")
-_FUNCTION_KEYS = ("name", "description", "parameters")
 _PYTHON_TURNS: Final = re.compile(r"\s*\[\{\s*'(?:role|content|from|value)'\s*:")
 
 
@@ -42,12 +42,7 @@ def chat_conversation(fields: dict[str, Any]) -> Conversation:
         BadFieldError: at the first wrong value.
         EmptyAnswerError: an answer that is to be learned is empty.
     """
-    if fields.get("tools") is not None and fields.get("functions") is not None:
-        raise BadFieldError("functions", fields["functions"], "is given with tools; only one of the two is possible")
-    tools = parse_tools("tools", fields.get("tools"))
-    if fields.get("functions") is not None:
-        functions = _list_of_objects("functions", fields["functions"])
-        tools = parse_tools("functions", [{"type": "function", "function": function} for function in functions])
+    tools = tools_of(fields)
     messages = parse_messages("messages", fields.get("messages"))
     check_learnable("messages", messages)
     return Conversation(messages=with_system(messages, fields.get("system")), tools=tools)
@@ -73,7 +68,7 @@ def parse_messages(field: str, value: Any) -> tuple[Message, ...]:
         EmptyAnswerError: an answer that is to be learned is empty.
     """
     messages: list[Message] = []
-    for index, raw in enumerate(_list_of_objects(field, value)):
+    for index, raw in enumerate(list_of_objects(field, value)):
         # The turns before are passed along: a tool's result must answer one of their calls.
         messages.append(_message(f"{field}[{index}]", raw, messages))
     return tuple(messages)
@@ -196,7 +191,7 @@ def _tool_calls(where: str, raw: dict[str, Any], role: str, index: int) -> tuple
         return ()
     if role != "assistant":
         raise BadFieldError(field, value, f"is on a turn of role {role}; only the assistant calls tools")
-    return tuple(tool_call(f"{field}[{n}]", call) for n, call in enumerate(_list_of_objects(field, value)))
+    return tuple(tool_call(f"{field}[{n}]", call) for n, call in enumerate(list_of_objects(field, value)))
 
 
 def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
@@ -250,56 +245,6 @@ def _call_id(where: str, raw: dict[str, Any], role: str, before: Sequence[Messag
     if call_id not in {call.get("id") for call in calls}:
         raise BadFieldError(field, call_id, "answers no tool call of the turns before it")
     return call_id
-
-
-def parse_tools(field: str, value: Any) -> tuple[dict[str, Any], ...]:
-    """OpenAI's `tools` list, also as JSON text. Null and an empty list mean no tools.
-
-    Raises:
-        BadFieldError: no list of objects, or a tool without a named function.
-    """
-    if value is None or value == [] or value == "":
-        return ()
-    tools = []
-    for index, tool in enumerate(_list_of_objects(field, value)):
-        # Bare function objects are common in files that were not made for OpenAI.
-        made = tool if "function" in tool else {"type": "function", "function": tool}
-        function = made["function"]
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadFieldError(f"{field}[{index}]", tool, "is no tool: it has no function with a name")
-        tools.append(_as_in_prompts(made))
-    return tuple(tools)
-
-
-def _as_in_prompts(tool: dict[str, Any]) -> dict[str, Any]:
-    """A tool with the keys of a function in the order in which the server writes them, and without `strict`.
-
-    Templates print tools as they come: the prompts of training would differ from those of use otherwise. OpenAI's
-    clients write `strict` and other orders, and the server reads `strict` by itself.
-    """
-    function = tool["function"]
-    known = {name: function[name] for name in _FUNCTION_KEYS if function.get(name) is not None}
-    rest = {name: value for name, value in function.items() if name not in (*_FUNCTION_KEYS, "strict")}
-    return {"type": "function", "function": known | rest} | {
-        name: value for name, value in tool.items() if name != "function"
-    }
-
-
-def _list_of_objects(field: str, value: Any) -> list[dict[str, Any]]:
-    if value is None:
-        raise BadFieldError(field, ABSENT, "is absent or null")
-    if isinstance(value, str):
-        try:
-            value = strict_loads(value)
-        except StrictJsonError as error:
-            reason = f"is text that is not JSON where a list is expected: {error.reason}"
-            raise BadFieldError(field, value, reason) from error
-    if not isinstance(value, list):
-        raise BadFieldError(field, value, f"is {name_of_type(value)} where a list is expected")
-    for index, item in enumerate(value):
-        if not isinstance(item, dict):
-            raise BadFieldError(f"{field}[{index}]", item, f"is {name_of_type(item)} where an object is expected")
-    return value
 
 
 def prompt_completion_conversation(fields: dict[str, Any]) -> Conversation:

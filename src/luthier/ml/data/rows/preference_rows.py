@@ -21,11 +21,11 @@ from luthier.ml.data.rows.chat_rows import (
     completion_of,
     judged_of,
     parse_messages,
-    parse_tools,
     prompt_of,
     turns_in_text,
     with_system,
 )
+from luthier.ml.data.rows.row_tools import parse_tools, tools_of
 from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 CHOSEN: Final = ("chosen", "preferred_output", "preferred_completion")
@@ -43,11 +43,11 @@ def preference_sides(fields: dict[str, Any]) -> tuple[Conversation, Conversation
         BadFieldError: a side is absent or empty, both say the same, or they answer different prompts.
     """
     names = _name(fields, CHOSEN), _name(fields, REJECTED)
-    tools = parse_tools("tools", fields.get("tools"))
+    tools = tools_of(fields)
     if isinstance(fields.get("input"), dict) and fields.get("prompt") is None:
         given: dict[str, Any] = fields["input"]
         prompt = _context("input.messages", given.get("messages"))
-        tools = tools or parse_tools("input.tools", given.get("tools"))
+        tools = tools or tools_of(given, "input.")
         sides = [_completion(name, fields[name]) for name in names]
     elif fields.get("prompt") is not None:
         # As tables have them: both sides may repeat the prompt, which is compared turn by turn.

@@ -42,7 +42,7 @@ REQUIRED: dict[Shape, tuple[str, ...]] = {
     "text": ("text",),
 }
 OPTIONAL: dict[Shape, tuple[str, ...]] = {
-    "preference": ("prompt", "system", "tools", "input", *CHOSEN[1:], *REJECTED[1:]),
+    "preference": ("prompt", "system", "tools", "functions", "input", *CHOSEN[1:], *REJECTED[1:]),
     "unpaired": ("system", "tools"),
     "chat": ("tools", "functions", "parallel_tool_calls", "system"),
     "sharegpt": ("system", "tools"),

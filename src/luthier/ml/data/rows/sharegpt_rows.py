@@ -12,7 +12,8 @@ from typing import Any
 from luthier.core.conversation import Conversation, Message
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, check_text, name_of_type
 from luthier.ml.data.files.untrusted_input import StrictJsonError, strict_loads
-from luthier.ml.data.rows.chat_rows import check_learnable, parse_messages, parse_tools, with_system
+from luthier.ml.data.rows.chat_rows import check_learnable, parse_messages, with_system
+from luthier.ml.data.rows.row_tools import parse_tools
 
 _ROLES = {
     "system": "system",

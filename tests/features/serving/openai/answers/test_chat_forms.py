@@ -151,3 +151,41 @@ def test_a_bias_is_followed(ask: Callable[..., Any], client: openai.OpenAI) -> N
     assert len(set(made.choices[0].message.content)) == 1
     with pytest.raises(openai.BadRequestError, match="999999"):
         ask(logit_bias={"999999": 1})
+
+
+def test_functions_are_called_in_the_older_form(ask: Callable[..., Any], client: openai.OpenAI) -> None:
+    """As code from before `tools` writes requests and reads answers."""
+    functions, named = [WEATHER["function"]], {"name": "get_weather"}
+    wishes: dict[str, Any] = {"functions": functions, "function_call": named, "temperature": 0}
+    made = ask(**wishes)
+    [choice] = made.choices
+    call = choice.message.function_call
+    # As with tools: a call that was asked for by its name ends with stop.
+    assert (choice.finish_reason, choice.message.content, choice.message.tool_calls) == ("stop", None, None)
+    assert call.name == "get_weather"
+    assert json.loads(call.arguments)["city"] in ("Cremona", "Füssen")
+    tool = ask(tools=[WEATHER], tool_choice=NAMED, temperature=0, parallel_tool_calls=False)
+    assert tool.choices[0].message.tool_calls[0].function.arguments == call.arguments
+    assert tool.usage.prompt_tokens == made.usage.prompt_tokens
+
+    chunks = [chunk.choices[0] for chunk in ask(**wishes, stream=True)]
+    pieces = [chunk.delta.function_call for chunk in chunks if chunk.delta.function_call is not None]
+    assert "".join(piece.name or "" for piece in pieces) == "get_weather"
+    assert "".join(piece.arguments for piece in pieces) == call.arguments
+    assert not any(chunk.delta.tool_calls for chunk in chunks)
+
+    result = {"role": "function", "name": "get_weather", "content": "sunny"}
+    talk = [*QUESTION, choice.message.model_dump(exclude_none=True), result]
+    back = ask(messages=talk, functions=functions, max_tokens=4)
+    assert back.usage.prompt_tokens > made.usage.prompt_tokens
+    stored = ask(**wishes, store=True)
+    found = client.chat.completions.retrieve(stored.id)
+    assert found.choices[0].message.function_call == call
+    client.chat.completions.delete(stored.id)
+
+
+def test_the_tier_that_answers_is_said_where_it_is_asked_for(ask: Callable[..., Any]) -> None:
+    assert ask(max_tokens=1).service_tier is None
+    for tier in ("auto", "default"):
+        assert ask(max_tokens=1, service_tier=tier).service_tier == "default"
+        assert {chunk.service_tier for chunk in ask(max_tokens=1, service_tier=tier, stream=True)} == {"default"}

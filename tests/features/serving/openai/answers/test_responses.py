@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import openai
 import pytest
+from openai.types.responses import ResponseIncludable
 from pydantic import BaseModel, ConfigDict
 from tests.vacuous import nonempty
 
@@ -147,7 +148,7 @@ def test_a_schema_is_kept(client: openai.OpenAI, ask: Callable[..., Any]) -> Non
         ({"text": {"format": {"type": "json_schema", "name": "s", "schema": {"$ref": "#"}}}}, "text.format.schema",
          "invalid_value"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "invalid_value"),
-        ({"include": ["file_search_call.results"]}, "include", "invalid_value"),
+        ({"include": ["file_search_call.everything"]}, "include", "invalid_value"),
         ({"reasoning": {"summary": "concise"}}, "reasoning.summary", "invalid_value"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort", "invalid_value"),
         ({"background": True}, "background", "invalid_value"),
@@ -244,3 +245,16 @@ def test_a_conversation_is_not_compacted_and_the_client_told_so(client: openai.O
     found = client.responses.with_raw_response.create(**wishes, context_management=edits)
     assert "compacted" in found.headers["x-luthier-warning"]
     assert found.parse().output_text == plain.parse().output_text
+
+
+def test_what_no_answer_has_may_be_included_and_is_named(client: openai.OpenAI) -> None:
+    """Code that always sends the values of its tools goes on; which ones add nothing is said."""
+    names: list[Any] = list(get_args(ResponseIncludable))
+    made = client.responses.with_raw_response.create(model="tiny", input="a", max_output_tokens=2, include=names)
+    own = ["message.output_text.logprobs", "reasoning.encrypted_content"]
+    (*_, added) = made.headers["x-luthier-warning"].split(": ")
+    assert sorted(added.split(", ")) == sorted(set(names) - set(own))
+    assert made.parse().output[0].content[0].logprobs  # type: ignore[union-attr]
+    found = client.responses.with_raw_response.retrieve(made.parse().id, include=["web_search_call.results"])
+    assert found.headers["x-luthier-warning"].endswith("add: web_search_call.results")
+    assert "x-luthier-warning" not in client.responses.with_raw_response.retrieve(made.parse().id, include=own).headers

@@ -122,8 +122,11 @@ def test_the_items_of_a_request_are_listed(client: openai.OpenAI, ask: Callable[
     included = client.responses.input_items.list(made.id, include=["message.output_text.logprobs"])
     assert len(included.data) == 4
     with pytest.raises(openai.BadRequestError) as caught:
-        client.responses.input_items.list(made.id, include=["file_search_call.results"])
+        client.responses.input_items.list(made.id, include=["file_search_call.everything"])  # type: ignore[list-item]
     assert "include" in (caught.value.param or "")
+    hosted: Any = client.responses.input_items.with_raw_response.list(made.id, include=["file_search_call.results"])
+    assert hosted.headers["x-luthier-warning"].endswith("add: file_search_call.results")
+    assert len(hosted.parse().data) == 4
 
 
 def test_a_deleted_response_is_gone_and_so_is_what_continued_it(

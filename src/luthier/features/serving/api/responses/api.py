@@ -19,13 +19,14 @@ from luthier.core.conversation import Message
 from luthier.core.errors import LuthierError
 from luthier.core.ids import sha256_bytes
 from luthier.core.stream import TextRequest
-from luthier.features.serving.api.answering import ANSWERS, Keep, refused, respond, target_header
+from luthier.features.serving.api.answering import ANSWERS, WARNING_HEADER, Keep, refused, respond, target_header
 from luthier.features.serving.api.counting import counted
 from luthier.features.serving.api.responses.body import (
     PromptBody,
     ResponseBody,
     TokenCountBody,
     fault_of_include,
+    include_warning,
     prompt_request,
     response_request,
 )
@@ -239,6 +240,7 @@ def retrieve(
     response_id: Id,
     caller: Looker,
     context: HomeContext,
+    response: Response,
     include: _Include = None,
     stream: bool = False,
     starting_after: int | None = None,
@@ -249,7 +251,7 @@ def retrieve(
     for name in (name for name, is_asked in asked.items() if is_asked):
         message = f"{name} of a response that has ended; expected: a request for the whole response, without it"
         raise ApiError(400, message, param=name, code="unsupported_value")
-    _check(include)
+    _check(include, response)
     return ResponseObject.model_validate(stored_response(context, caller, response_id).document["response"])
 
 
@@ -277,13 +279,14 @@ def list_input_items(
     response_id: Id,
     caller: Looker,
     context: HomeContext,
+    response: Response,
     after: str | None = None,
     limit: Limit = 20,
     order: Order = "desc",
     include: _Include = None,
 ) -> InputItemList:
     """The items of the request, without those of earlier responses; the last one first by default."""
-    _check(include)
+    _check(include, response)
     items = input_items(stored_response(context, caller, response_id))
     found = page(
         items[::-1] if order == "desc" else items,
@@ -295,11 +298,16 @@ def list_input_items(
     return InputItemList.model_validate(found)
 
 
-def _check(include: list[str] | None) -> None:
-    """Refuse what does not exist. Likelihoods are part of a response that was created with them."""
+def _check(include: list[str] | None, response: Response) -> None:
+    """Refuse what does not exist, and warn about what no answer has.
+
+    Likelihoods are part of a response that was created with them.
+    """
     for name in include or ():
         if (fault := fault_of_include(name)) is not None:
             raise ApiError(400, fault, param="include", code="invalid_value")
+    if (warning := include_warning(include)) is not None:
+        response.headers[WARNING_HEADER] = warning
 
 
 def input_items(one: StoredResponse) -> list[dict[str, Any]]:

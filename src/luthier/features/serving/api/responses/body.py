@@ -6,6 +6,7 @@ name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -43,11 +44,24 @@ LOGPROBS: Final = "message.output_text.logprobs"
 ENCRYPTED: Final = "reasoning.encrypted_content"
 
 
+_HOSTED: Final = (
+    "code_interpreter_call.outputs", "computer_call_output.output.image_url", "file_search_call.results",
+    "message.input_image.image_url", "web_search_call.action.sources", "web_search_call.results",
+)  # fmt: skip
+"""Parts of items that only the hosted service has: its tools, and images."""
+
+
 def fault_of_include(name: Any) -> str | None:
-    """Why a value of `include` is refused; None for those that are supported."""
-    if name in (LOGPROBS, ENCRYPTED):
+    """Why a value of `include` is refused; None for those of OpenAI's API."""
+    if name in (LOGPROBS, ENCRYPTED, *_HOSTED):
         return None
-    return f"{str(name)[:100]!r} does not exist here; expected: {LOGPROBS} or {ENCRYPTED}"
+    return f"{str(name)[:100]!r} does not exist; expected: {LOGPROBS}, {ENCRYPTED} or another value of OpenAI's API"
+
+
+def include_warning(names: Sequence[str] | None) -> str | None:
+    """Which values of `include` add nothing to any answer here; None for none."""
+    found = [name for name in dict.fromkeys(names or ()) if name in _HOSTED]
+    return f"no answer here has what these values of include add: {', '.join(found)}" if found else None
 
 
 def _refuse_includes(value: Any) -> Any:
@@ -57,11 +71,7 @@ def _refuse_includes(value: Any) -> Any:
     return value
 
 
-Include = Annotated[
-    list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]],
-    Field(max_length=8),
-    BeforeValidator(_refuse_includes),
-]
+Include = Annotated[list[str], Field(max_length=16), BeforeValidator(_refuse_includes)]
 """What is returned in addition."""
 
 
@@ -289,9 +299,10 @@ class ResponseBody(PromptBody):
     @property
     def warning(self) -> str | None:
         """What of the request is not done; None for nothing."""
-        if not self.context_management:
-            return None
-        return "no conversation is compacted here (context_management): truncation auto leaves out the oldest turns"
+        found = [include_warning(self.include)]
+        if self.context_management:
+            found.append("no conversation is compacted here (context_management): truncation auto leaves out old turns")
+        return "; ".join(filter(None, found)) or None
 
     def end_user(self) -> str | None:
         """The end user, if the request names one; selects the target of a deployment."""
