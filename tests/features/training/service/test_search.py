@@ -17,7 +17,7 @@ from luthier.core.errors import DataError, OverlongError, RecipeError, RequestEr
 from luthier.core.events import CheckpointSaved, StepDone, ValidationDone
 from luthier.core.ports import SilentProgress
 from luthier.features.evaluations.service import evaluate
-from luthier.features.evaluations.systems import _task_model
+from luthier.features.evaluations.systems import _note_of_base, _task_model
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import find_candidate, open_judged
 from luthier.features.planning.service import prepare
@@ -313,3 +313,20 @@ def test_the_base_is_compared_by_the_vectors_that_its_own_files_describe(
         model = _task_model(candidate, EnginePool(open_judged))
         found[folder] = (model.head.pooling, model.head.query_prompt)
     assert found == {tiny_model: ("mean", ""), base: ("last", "Find the nest. ")}
+
+
+def test_a_base_whose_vectors_are_not_computed_here_is_compared_and_trained_with_a_note(
+    context: Context, make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "embedder")
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}', encoding="utf-8")
+    candidate = find_candidate(context, str(base))
+    assert _task_model(candidate, EnginePool(open_judged)).head.pooling == "mean"
+    note = _note_of_base(candidate)
+    assert note is not None
+    assert note.endswith("describe vectors with pooling cls; compared by the mean of its states")
+    path = make(make_recipe, pairs, base_model=str(base), objective={"name": "embed"})
+    prepared = prepare(context, load_recipe(path), base_dir=path.parent)
+    assert prepared.plan.objective.pooling == "mean"
+    assert any("pooling cls, which are not computed here" in note for note in prepared.plan.objective.task_head_notes)
