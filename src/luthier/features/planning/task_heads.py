@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, ModelSourceError, RecipeError
 from luthier.core.recipe import ObjectiveRecipe, Recipe
-from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
+from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, has_head_file, is_task_model
 from luthier.core.text.counted import counted
 from luthier.features.planning.stream_labels import StreamLabels
 from luthier.platform.home.context import Context
@@ -47,12 +47,13 @@ def fitted_head(
 
     Raises:
         DataError: rows that the head cannot learn from.
-        RecipeError: the classes of a remote stream are not named.
+        RecipeError: the classes of a remote stream are not named, or text is to be learned by a base that writes none.
     """
     from luthier.ml.training.objectives.rules import rules_of
 
     kind = rules_of(recipe.objective.name).task_head if recipe.objective else None
     if recipe.objective is None or kind is None:
+        _refuse_base_without_output(recipe, model_path)
         return None
     from luthier.ml.data.tokenise.heads import fit_task_head
     from luthier.ml.data.tokenise.search import search_head
@@ -70,6 +71,17 @@ def fitted_head(
     multi_label, classes = recipe.objective.multi_label or False, recipe.objective.classes or ()
     found = fit_task_head(kind, splits, width, multi_label=multi_label, classes=classes)
     return _with_weights(found, len(splits["train"])) if recipe.objective.class_weights == "balanced" else found
+
+
+def _refuse_base_without_output(recipe: Recipe, model_path: str) -> None:
+    """Text is learned by an output layer, which some embedding models are published without."""
+    if is_task_model(model_path) and not has_head_file(model_path):
+        raise RecipeError(
+            f"base_model {recipe.base_model}, an embedding model without an output layer, for "
+            f"objective {'sft' if recipe.objective is None else recipe.objective.name}",
+            expected="a base model that writes text; this one trains with objective embed, rank, classify or regress",
+            do="name the language model that it was made of, or another objective",
+        )
 
 
 def _made_by_base(kind: TaskHeadKind, model_path: str) -> tuple[OwnEmbedding | None, str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import DataError, ModelSourceError, RequestError, error_from
 from luthier.core.stream import Failed, Pooled, PoolingRequest, Served, StreamEvent
-from luthier.core.task_head import NumberFormat, TaskHead, refuse_other_use, what_it_gives
+from luthier.core.task_head import NumberFormat, TaskHead, has_head_file, refuse_other_use, what_it_gives
 from luthier.core.text.written_numbers import write_number
 from luthier.features.serving.loaded import choose_model
 from luthier.features.serving.models import head_of
@@ -47,7 +47,7 @@ def embedding_request(
         RequestError: the model was not trained for this length or kind of text, or its files describe vectors that are
             not computed here.
     """
-    if head is None or head.kind != "embed":
+    if head is None or head.kind != "embed" or not has_head_file(served.adapter_path or served.for_vectors.path):
         return _request_of_base(served, inputs, is_query=is_query)
     known = head.dimensions or (head.width,)
     if dimensions is not None and dimensions not in known:

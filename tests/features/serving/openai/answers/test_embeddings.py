@@ -114,3 +114,22 @@ def test_vectors_with_parts_that_are_not_computed_here_are_refused(
     sources.pull(str(folder), served[0].home, SilentProgress())
     with pytest.raises(openai.BadRequestError, match=r"pooling cls.*expected: pooling mean or lasttoken"):
         client.embeddings.create(model="published-first", input="a")
+
+
+def test_an_embedding_model_without_an_output_layer_makes_vectors_and_writes_no_text(
+    served: tuple[Context, str], client: openai.OpenAI, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = published(tiny_model, tmp_path / "published-body", {"pooling_mode": "lasttoken", "include_prompt": True})
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(folder)  # as a body, whose tensors have no output layer among them
+    sources.pull(str(folder), served[0].home, SilentProgress())
+    made = client.embeddings.create(
+        model="published-body", input=TEXTS, encoding_format="float", extra_body={"input_type": "document"}
+    )
+    for one, text in zip(nonempty(made.data), TEXTS, strict=True):
+        assert math.dist(one.embedding, as_published(folder, "passage: " + text, "lasttoken")) < 0.03
+    (shown,) = (one for one in client.models.list() if one.id == "published-body")
+    assert [name for name, can in shown.to_dict()["capabilities"].items() if can] == ["embeddings"]  # type: ignore[attr-defined]
+    with pytest.raises(openai.BadRequestError, match="/v1/embeddings"):
+        client.completions.create(model="published-body", prompt="a")
