@@ -11,9 +11,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"math"
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"text/template"
 )
@@ -54,6 +56,13 @@ func main() {
 	}
 }
 
+// number is a value as a number, as Helm casts it: texts are parsed.
+func number(given any) float64 {
+	found, err := strconv.ParseFloat(fmt.Sprint(given), 64)
+	must(err)
+	return found
+}
+
 func functions(all *template.Template) template.FuncMap {
 	return template.FuncMap{
 		"include": func(name string, data any) (string, error) {
@@ -80,6 +89,21 @@ func functions(all *template.Template) template.FuncMap {
 		"int":        func(number int) int { return number },
 		"sub":        func(from, number int) int { return from - number },
 		"trunc":      func(length int, text string) string { return text[:min(length, len(text))] },
+		"add": func(numbers ...any) int64 {
+			sum := int64(0)
+			for _, one := range numbers {
+				sum += int64(number(one))
+			}
+			return sum
+		},
+		"max": func(numbers ...any) int64 {
+			most := math.Inf(-1)
+			for _, one := range numbers {
+				most = math.Max(most, number(one))
+			}
+			return int64(most)
+		},
+		"ceil":       func(given any) float64 { return math.Ceil(number(given)) },
 		"trimSuffix": func(suffix, text string) string { return strings.TrimSuffix(text, suffix) },
 		"nindent": func(spaces int, text string) string {
 			space := strings.Repeat(" ", spaces)

@@ -231,3 +231,15 @@ def test_a_stop_leaves_time_for_a_checkpoint() -> None:
     for name, template in nonempty([one for case in CASES for one in pods(case) if not one[0].endswith("-prepare")]):
         grace = WORKER_GRACE_SECONDS if "-worker-" in name else API_GRACE_SECONDS
         assert template["spec"]["terminationGracePeriodSeconds"] > grace, name
+
+
+def test_kubernetes_waits_longer_than_running_answers_may_take() -> None:
+    graces = {case: dict(pods(case)) for case in ("default", "full")}
+    found = {
+        case: next(
+            spec["spec"]["terminationGracePeriodSeconds"] for name, spec in of.items() if name.endswith("-server")
+        )
+        for case, of in graces.items()
+    }
+    assert merged("full")["env"]["LUTHIER_DRAIN_SECONDS"] == "299.5"
+    assert found == {"default": 40, "full": 330}

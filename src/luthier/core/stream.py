@@ -146,6 +146,8 @@ class PoolingRequest(FrozenModel):
         kind: `embed` gives vectors, also of models without a head; the others need a head of that kind.
         pooling: embed: which states make the vector. The other heads read that of the last token.
         dimensions: embed: the requested length of a vector; None for all.
+        adds_ending: embed: whether each text gets the token that the model's tokenizer itself puts behind texts; token
+            ids get none.
         trained_options, opted_turns: as of `TextRequest`.
     """
 
@@ -155,6 +157,7 @@ class PoolingRequest(FrozenModel):
     kind: TaskHeadKind = "embed"
     pooling: Pooling = "mean"
     dimensions: int | None = None
+    adds_ending: bool = False
     trained_options: dict[str, TemplateOption] = Field(default_factory=dict)
     opted_turns: OptedTurns = AS_THEY_ARE
 

@@ -16,6 +16,7 @@ from luthier.ml.evaluation.report.suite_page import gains_plot, task_plots
 from luthier.ml.evaluation.result_views import Result, as_evaluation, shade, summary, task_view, tasks_of
 from luthier.platform.home.context import Context
 from luthier.platform.ui.human_names import HumanNames
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
@@ -99,7 +100,8 @@ def _task_page(request: Request, result: Result, name: str, asked: dict[str, str
     task = _task(result, name)
     view = task_view(result, task)
     address = f"/evaluations/{kind}/{result.result_id}/{task.name}"
-    samples = samples_shown(as_evaluation(result, task), view.who, asked, page, address)
+    mark = decimal_mark_of(request)
+    samples = samples_shown(as_evaluation(result, task), view.who, asked, page, address, decimal_mark=mark)
     status = 422 if samples["error"] is not None else 200
     if is_fragment_request(request):
         return render(request, "evaluation_orders/samples.html", samples, status=status)

@@ -268,7 +268,7 @@ def show_evaluation(
     who = roles(evaluation) or Roles("", None)
     kept = {name: value for name, value in questions.items() if value}
     address = f"/evaluations/{evaluation.evaluation_id}"
-    samples = samples_shown(evaluation, who, asked, page, address, kept=kept)
+    samples = samples_shown(evaluation, who, asked, page, address, kept=kept, decimal_mark=decimal_mark_of(request))
     status = 422 if samples["error"] is not None else 200
     names = HumanNames(context, caller.project_id).read(system.name for system in evaluation.systems)
     if is_fragment_request(request):

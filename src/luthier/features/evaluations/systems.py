@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.core.errors import RequestError
+from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.evaluation import KlToBase, SystemResult
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.ids import is_trained_name
@@ -136,7 +136,21 @@ def search_systems(
     systems = [_system(one, pool, task) for one in candidates if not one.is_prompted]
     baselines, left_out = search_baselines(task, train, systems[-1])
     systems[-1:-1] = baselines
-    return JudgedSystems(tuple(systems), task.notes, tuple(left_out))
+    unread = (_note_of_base(one) for one in candidates if not one.is_prompted)
+    notes = (*task.notes, *dict.fromkeys(note for note in unread if note is not None))
+    return JudgedSystems(tuple(systems), notes, tuple(left_out))
+
+
+def _note_of_base(candidate: Candidate) -> str | None:
+    """What is said where the files of a base model describe vectors that are not computed here."""
+    from luthier.ml.inference.models.own_embedding import own_embedding
+
+    if task_head_in(candidate.adapter_path or candidate.model_path) is None:
+        try:
+            own_embedding(candidate.model_path)
+        except ModelSourceError as error:
+            return f"{candidate.name}: {error.came}; compared by the mean of its states"
+    return None
 
 
 def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemUnderTest:
@@ -188,7 +202,10 @@ def _task_model(candidate: Candidate, pool: EnginePool) -> TaskModel:
         return loaded.model
     engine = cast("TransformersEngine", loaded)
     width = int(text_config(engine.causal.config).hidden_size)
-    own = own_embedding(candidate.model_path) or OwnEmbedding(pooling="mean")
+    try:
+        own = own_embedding(candidate.model_path) or OwnEmbedding(pooling="mean")
+    except ModelSourceError:  # what `_note_of_base` says
+        own = OwnEmbedding(pooling="mean")
     head = TaskHead(
         kind="embed",
         width=width,

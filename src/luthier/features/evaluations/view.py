@@ -159,6 +159,7 @@ def samples_shown(
     address: str,
     *,
     kept: Mapping[str, str] | None = None,
+    decimal_mark: str = ".",
 ) -> dict[str, Any]:
     """The values of the part of a page that shows answers beside each other, filtered and by page.
 
@@ -169,11 +170,12 @@ def samples_shown(
         number: Of the page, from 1; the last page where it is beyond that.
         address: Of the page that the part belongs to.
         kept: Further fields of the addresses of other pages.
+        decimal_mark: That of the page, in which the ends of a range are typed.
     """
     metrics = scored_metrics(evaluation)
     error = None
     try:
-        choice = _choice(asked, metrics)
+        choice = _choice(asked, metrics, decimal_mark)
     except RequestError as wrong:
         error, choice = wrong, SampleFilter(metric=metrics[0] if metrics else None)
     rows = choose_rows(evaluation, who, choice)
@@ -203,7 +205,7 @@ def samples_shown(
     }
 
 
-def _choice(asked: dict[str, str], metrics: list[str]) -> SampleFilter:
+def _choice(asked: dict[str, str], metrics: list[str], decimal_mark: str) -> SampleFilter:
     """The checked request.
 
     Raises:
@@ -224,8 +226,8 @@ def _choice(asked: dict[str, str], metrics: list[str]) -> SampleFilter:
         words=asked["q"],
         better=better,
         kind=kind,
-        low=_end("From", asked["low"]),
-        high=_end("To", asked["high"]),
+        low=_end("From", asked["low"], decimal_mark),
+        high=_end("To", asked["high"], decimal_mark),
         order=order,
     )
 
@@ -233,11 +235,11 @@ def _choice(asked: dict[str, str], metrics: list[str]) -> SampleFilter:
 _MAX_MARKED: Final = 8_000
 
 
-def _end(name: str, text: str) -> float | None:
+def _end(name: str, text: str, decimal_mark: str) -> float | None:
     if not text.strip():
         return None
     try:
-        found = typed_number(text)
+        found = typed_number(text, decimal_mark)
     except ValueError:
         found = math.nan
     if not math.isfinite(found):

@@ -150,7 +150,7 @@ def _keep(context: Context, key: str, answer: dict[str, Any]) -> None:
 def _answer(plan: Plan) -> dict[str, Any]:
     from luthier.ml.inference.models.loading import check_weights
 
-    check_weights(plan.base_model.path)
+    check_weights(plan.base_model.path, writes=plan.objective.task_head is None)
     if plan.objective.teacher is not None:
         check_weights(plan.objective.teacher.path)
     path = rehearse(plan)
@@ -317,7 +317,8 @@ def _load_again(plan: Plan, path: Path, ids: Any) -> None:
     from luthier.ml.inference.models.loading import attach_adapter, load_model
 
     is_adapter = path.name == "adapter"
-    base = load_model(plan.base_model.path if is_adapter else path, dtype=plan.training.precision, attention="sdpa")
+    folder, writes = plan.base_model.path if is_adapter else path, plan.objective.task_head is None
+    base = load_model(folder, dtype=plan.training.precision, attention="sdpa", writes=writes)
     whole = attach_adapter(base, path) if is_adapter else base
     causal = causal_model(base)
     with torch.no_grad():

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example, Split
-from luthier.core.errors import DataError, RecipeError
+from luthier.core.errors import DataError, ModelSourceError, RecipeError
 from luthier.core.recipe import ObjectiveRecipe, Recipe
-from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
+from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, has_head_file, is_task_model
 from luthier.core.text.counted import counted
 from luthier.features.planning.stream_labels import StreamLabels
 from luthier.platform.home.context import Context
@@ -47,12 +47,13 @@ def fitted_head(
 
     Raises:
         DataError: rows that the head cannot learn from.
-        RecipeError: the classes of a remote stream are not named.
+        RecipeError: the classes of a remote stream are not named, or text is to be learned by a base that writes none.
     """
     from luthier.ml.training.objectives.rules import rules_of
 
     kind = rules_of(recipe.objective.name).task_head if recipe.objective else None
     if recipe.objective is None or kind is None:
+        _refuse_base_without_output(recipe, model_path)
         return None
     from luthier.ml.data.tokenise.heads import fit_task_head
     from luthier.ml.data.tokenise.search import search_head
@@ -60,9 +61,10 @@ def fitted_head(
 
     width = read_structure(model_path).hidden_size
     if kind in SEARCH_KINDS:
-        own, end_text = _made_by_base(kind, model_path)
+        own, end_text, notes = _made_by_base(kind, model_path)
         rows = () if stream is not None else splits["train"]
-        return search_head(recipe.objective, rows, width, own=own, end_text=end_text)
+        fitted = search_head(recipe.objective, rows, width, own=own, end_text=end_text)
+        return replace(fitted, notes=(*notes, *fitted.notes))
     if stream is not None:
         labels = StreamLabels(context.settings.labels_folder, context.progress)
         return streamed_head(kind, recipe.objective, splits, width, stream, labels)
@@ -71,13 +73,30 @@ def fitted_head(
     return _with_weights(found, len(splits["train"])) if recipe.objective.class_weights == "balanced" else found
 
 
-def _made_by_base(kind: TaskHeadKind, model_path: str) -> tuple[OwnEmbedding | None, str]:
-    """How the base model makes vectors by its own files, and what its tokenizer puts behind every text."""
+def _refuse_base_without_output(recipe: Recipe, model_path: str) -> None:
+    """Text is learned by an output layer, which some embedding models are published without."""
+    if is_task_model(model_path) and not has_head_file(model_path):
+        raise RecipeError(
+            f"base_model {recipe.base_model}, an embedding model without an output layer, for "
+            f"objective {'sft' if recipe.objective is None else recipe.objective.name}",
+            expected="a base model that writes text; this one trains with objective embed, rank, classify or regress",
+            do="name the language model that it was made of, or another objective",
+        )
+
+
+def _made_by_base(kind: TaskHeadKind, model_path: str) -> tuple[OwnEmbedding | None, str, tuple[str, ...]]:
+    """How the base model makes vectors by its own files, what its tokenizer puts behind every text, and notes."""
     from luthier.ml.inference.models.loading import load_tokenizer
     from luthier.ml.inference.models.own_embedding import own_embedding, own_ending
 
-    # A reranker reads turns that the chat template ends.
-    return (own_embedding(model_path), own_ending(load_tokenizer(model_path))) if kind == "embed" else (None, "")
+    if kind != "embed":  # a reranker reads turns that the chat template ends
+        return None, "", ()
+    end_text = own_ending(load_tokenizer(model_path))
+    try:
+        return own_embedding(model_path), end_text, ()
+    except ModelSourceError as error:
+        # A run trains vectors of its own: it needs those of the base for nothing but its defaults.
+        return None, end_text, (f"{error.came}, which are not computed here: pooling and prompts are the usual ones",)
 
 
 def _with_weights(found: FittedHead, num_rows: int) -> FittedHead:

@@ -259,9 +259,9 @@ def _searched(context: Context, caller: Caller, routed: Routed, head: TaskHead, 
         note = "Relevance, 0 to 1, orders the documents of one query; alone, it does not say that one is relevant."
     else:
         length = _dimensions(form.dimensions)
-        of_documents = embedding_request(head, documents, length, is_query=False)
+        of_documents = embedding_request(routed.served, head, documents, length, is_query=False)
         # One request for both: only the text before them differs.
-        query = embedding_request(head, [form.text], length, is_query=True).inputs
+        query = embedding_request(routed.served, head, [form.text], length, is_query=True).inputs
         asked = of_documents.model_copy(update={"inputs": (*query, *of_documents.inputs)})
         pooled = _ask(context, caller, routed, asked, head.kind)
         first, *rest = pooled.outputs

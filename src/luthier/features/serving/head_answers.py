@@ -11,9 +11,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import DataError, RequestError, error_from
+from luthier.core.errors import DataError, ModelSourceError, RequestError, error_from
 from luthier.core.stream import Failed, Pooled, PoolingRequest, Served, StreamEvent
-from luthier.core.task_head import NumberFormat, TaskHead, refuse_other_use, what_it_gives
+from luthier.core.task_head import NumberFormat, TaskHead, has_head_file, refuse_other_use, what_it_gives
 from luthier.core.text.written_numbers import write_number
 from luthier.features.serving.loaded import choose_model
 from luthier.features.serving.models import head_of
@@ -27,31 +27,28 @@ def prompt_of(text: str) -> Conversation:
 
 
 def embedding_request(
+    served: Served,
     head: TaskHead | None,
     inputs: Sequence[str | tuple[int, ...]],
     dimensions: int | None = None,
     *,
     is_query: bool | None = None,
 ) -> PoolingRequest:
-    """Texts to embed, in the format of the model's training.
+    """Texts to embed, in the format of the model's training: as its head says, else as the files of its base.
 
     Args:
+        served: The model.
         head: Of the model; None if it has none.
         inputs: Texts, or token ids, which get no prompt.
         dimensions: Length of the vectors; None for the full length.
         is_query: Whether they are queries; None is unspecified and means documents.
 
     Raises:
-        RequestError: the model was not trained for this length or kind of text.
+        RequestError: the model was not trained for this length or kind of text, or its files describe vectors that are
+            not computed here.
     """
-    if head is None or head.kind != "embed":
-        if is_query is not None:
-            raise RequestError(
-                "input_type for a model that was not trained to embed queries and documents",
-                expected="a model trained with objective: {name: embed}",
-                do="leave input_type out",
-            )
-        return PoolingRequest(inputs=tuple(inputs))
+    if head is None or head.kind != "embed" or not has_head_file(served.adapter_path or served.for_vectors.path):
+        return _request_of_base(served, inputs, is_query=is_query)
     known = head.dimensions or (head.width,)
     if dimensions is not None and dimensions not in known:
         raise RequestError(
@@ -61,8 +58,31 @@ def embedding_request(
         )
     before = head.query_prompt if is_query else head.document_prompt
     # Token ids are what the caller has tokenised, prompt included: nothing is put before them.
-    texts = tuple(before + one + head.end_text if isinstance(one, str) else one for one in inputs)
+    # An empty text stays empty, for the engine to refuse it.
+    texts = tuple(before + one + head.end_text if one and isinstance(one, str) else one for one in inputs)
     return PoolingRequest(inputs=texts, pooling=head.pooling, dimensions=dimensions)
+
+
+def _request_of_base(
+    served: Served, inputs: Sequence[str | tuple[int, ...]], *, is_query: bool | None
+) -> PoolingRequest:
+    """Vectors of a model without a head: those that the files of a published embedding model describe."""
+    from luthier.ml.inference.models.own_embedding import OwnEmbedding, own_embedding
+
+    try:
+        own = own_embedding(served.for_vectors.path)
+    except ModelSourceError as error:
+        raise RequestError(error.came, expected=error.expected, do=error.do) from error
+    if own is None and is_query is not None:
+        raise RequestError(
+            "input_type for a model that was not trained to embed queries and documents",
+            expected="a published embedding model, or one trained with objective: {name: embed}",
+            do="leave input_type out",
+        )
+    own = own or OwnEmbedding(pooling="mean")
+    before = own.query_prompt if is_query else own.document_prompt
+    texts = tuple(before + one if one and isinstance(one, str) else one for one in inputs)
+    return PoolingRequest(inputs=texts, pooling=own.pooling, adds_ending=True)
 
 
 def classified(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
@@ -147,7 +167,7 @@ def predict(
         # One request after the other: the engine batches the inputs of a request itself.
         for first in range(0, len(inputs), _MAX_AT_ONCE):
             some = inputs[first : first + _MAX_AT_ONCE]
-            pooled = _answer(context, served, _request(head, some, query, dimensions, is_query=is_query))
+            pooled = _answer(context, served, _request(served, head, some, query, dimensions, is_query=is_query))
             rows += [_shown(head, one) for one in pooled.outputs]
             num_tokens += pooled.num_prompt_tokens
             task.advance(len(some))
@@ -222,6 +242,7 @@ def _conversation(value: Any) -> Conversation | None:
 
 
 def _request(
+    served: Served,
     head: TaskHead,
     inputs: Sequence[Conversation],
     query: str | None,
@@ -234,7 +255,7 @@ def _request(
     texts = tuple(one.messages[-1].content or "" for one in inputs)
     if head.kind == "rank":
         return PoolingRequest(pairs=tuple((query or "", text) for text in texts), kind="rank")
-    return embedding_request(head, texts, dimensions, is_query=is_query)
+    return embedding_request(served, head, texts, dimensions, is_query=is_query)
 
 
 def _shown(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:

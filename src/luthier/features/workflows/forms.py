@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.import_string import import_string
-from luthier.core.text.written_numbers import typed_number
+from luthier.core.text.written_numbers import typed_number, typed_whole
 from luthier.features.recipes.service import value_at
 from luthier.features.run_drafts.form import SOURCES
 from luthier.features.workflows.declared_forms import FORMS, FormEntry, WorkflowForm
@@ -103,12 +103,15 @@ def _field(entry: FormEntry, hint: Any, parameter: inspect.Parameter | None) -> 
     )
 
 
-def read_form(name: str, sent: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], dict[str, str]]:
+def read_form(
+    name: str, sent: Mapping[str, Sequence[str]], decimal_mark: str = "."
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of a form that were given, and what is wrong, by the name of the field.
 
     Args:
         name: Of the form.
         sent: Every field with its values, as a browser sends it.
+        decimal_mark: That of the page: the other one separates thousands.
     """
     values: dict[str, Any] = {}
     problems: dict[str, str] = {}
@@ -128,7 +131,7 @@ def read_form(name: str, sent: Mapping[str, Sequence[str]]) -> tuple[dict[str, A
                 problems[entry.name] = _missing(field)
             continue
         try:
-            values[entry.name] = _value(field, texts)
+            values[entry.name] = _value(field, texts, decimal_mark)
         except ValueError as error:
             problems[entry.name] = f"{entry.label}: {error}"
     for field in fields_of(name):
@@ -181,7 +184,7 @@ def refuse_problems(problems: Mapping[str, str]) -> None:
         )
 
 
-def _value(field: Field, texts: Sequence[str]) -> Any:
+def _value(field: Field, texts: Sequence[str], decimal_mark: str) -> Any:
     """One value. Raises ValueError with what was expected."""
     kind = field.entry.kind
     if len(texts) > _MAX_CHOSEN or sum(map(len, texts)) > _MAX_CHARACTERS:
@@ -190,7 +193,7 @@ def _value(field: Field, texts: Sequence[str]) -> Any:
         return list(dict.fromkeys(texts))
     text = texts[-1]
     if kind in ("number", "whole"):
-        return _number(field, text)
+        return _number(field, text, decimal_mark)
     if kind == "choice" and text not in field.choices:
         raise ValueError(f"{text[:40]!r} is not one of {', '.join(field.choices)}")
     if kind == "mapping":
@@ -200,9 +203,9 @@ def _value(field: Field, texts: Sequence[str]) -> Any:
     return text
 
 
-def _number(field: Field, text: str) -> float | int:
+def _number(field: Field, text: str, decimal_mark: str) -> float | int:
     try:
-        value: float | int = int(text) if field.entry.kind == "whole" else typed_number(text)
+        value = (_whole if field.entry.kind == "whole" else typed_number)(text, decimal_mark)
     except ValueError:
         is_whole = field.entry.kind == "whole"
         raise ValueError(
@@ -214,6 +217,13 @@ def _number(field: Field, text: str) -> float | int:
         wanted = " and ".join(f"{words} {end:g}" for words, end in ends.items() if end is not None)
         raise ValueError(f"{text[:40]} is out of range: {wanted or 'a finite number'}")
     return value
+
+
+def _whole(text: str, decimal_mark: str) -> int:
+    try:
+        return typed_whole(text, decimal_mark)
+    except ValueError:
+        return int(text)  # a negative number, which is out of range in most fields, and said to be
 
 
 def _is_finite(value: float) -> bool:

@@ -37,6 +37,7 @@ from luthier.platform.home.model_names import base_models
 from luthier.platform.http.path_redaction import shown_failure
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.job_pages import is_unchanged, unchanged
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import is_fragment_request, redirect, render
@@ -87,7 +88,7 @@ def new(
 def start(request: Request, context: HomeContext, caller: Trainer, name: str, sent: Form) -> Response:
     """Queue the workflow and lead to it; with the button "Estimate" compute what it takes and show the form again."""
     form = find_form(name)
-    values, problems = read_form(name, sent)
+    values, problems = read_form(name, sent, decimal_mark_of(request))
     if problems:
         return _page(request, context, caller, form, sent, {"problems": problems}, status=422)
     if sent.get("action") == ["estimate"]:
@@ -103,7 +104,8 @@ def start(request: Request, context: HomeContext, caller: Trainer, name: str, se
 def command(request: Request, context: HomeContext, caller: Trainer, name: str, sent: Form) -> Response:
     """The command that does the same, for a script that asks as the form changes."""
     form = find_form(name)
-    return render(request, "workflows/command.html", _command_values(context, caller, form, sent))
+    values = _command_values(context, caller, form, sent, decimal_mark_of(request))
+    return render(request, "workflows/command.html", values)
 
 
 @router.get("/jobs/{job_id}")
@@ -224,6 +226,7 @@ def _page(
     *,
     status: int = 200,
 ) -> Response:
+    mark = decimal_mark_of(request)
     models = draft_choices.model_choices(context, caller)
     kinds = {field.entry.kind for field in fields_of(form.name)}
     tuned = project_models.list_tuned(context, caller, limit=_MAX_TUNED)[0] if "teacher" in kinds else []
@@ -231,8 +234,8 @@ def _page(
         "form": form,
         "forms": FORMS,
         "fields": fields_of(form.name),
-        "given": _filled(form, sent),
-        "kept": _in_recipe(form, sent),
+        "given": _filled(form, sent, mark),
+        "kept": _in_recipe(form, sent, mark),
         "problems": {},
         "estimate": None,
         "is_gone": False,
@@ -244,15 +247,15 @@ def _page(
         "panels": list_panels(context, caller) if "panels" in kinds else (),
         "current": "/studies",
     }
-    values |= _command_values(context, caller, form, sent)
+    values |= _command_values(context, caller, form, sent, mark)
     return render(request, "workflows/new.html", values | dict(more), status=status)
 
 
-def _command_values(context: Context, caller: Caller, form: WorkflowForm, sent: Sent) -> dict[str, Any]:
+def _command_values(context: Context, caller: Caller, form: WorkflowForm, sent: Sent, mark: str) -> dict[str, Any]:
     """The command, and the recipe that it reads; fields with problems are left out."""
     files = draft_choices.file_choices(context, caller)
     names = {one.file_id: _file_name(context, caller, one.file_id) for one in files if _is_named(sent, one.file_id)}
-    values, _ = read_form(form.name, _filled(form, sent))
+    values, _ = read_form(form.name, _filled(form, sent, mark), mark)
     recipe = recipe_of(form.name, values)
     if isinstance(data := recipe.get("data"), dict):
         recipe["data"] = {key: _named(value, names) for key, value in data.items()}
@@ -264,8 +267,8 @@ def _command_values(context: Context, caller: Caller, form: WorkflowForm, sent: 
     }
 
 
-def _filled(form: WorkflowForm, sent: Sent) -> Sent:
-    """What the fields hold: what was sent, and before that what the form begins with."""
+def _filled(form: WorkflowForm, sent: Sent, mark: str) -> Sent:
+    """What the fields hold: what was sent, and before that what the form begins with, with that decimal mark."""
     if sent.get("form_token"):
         return sent
     begins: Sent = {}
@@ -274,7 +277,8 @@ def _filled(form: WorkflowForm, sent: Sent) -> Sent:
         if field.entry.kind == "flag":
             begins |= {f"{field.entry.name}.shown": ["1"], field.entry.name: ["true"] if value else []}
         elif value is not None:
-            begins[field.entry.name] = [str(value)]
+            text = str(value)
+            begins[field.entry.name] = [text.replace(".", mark) if field.entry.kind == "number" else text]
     return begins | sent
 
 
@@ -292,9 +296,9 @@ def _named(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(str(value), value)
 
 
-def _in_recipe(form: WorkflowForm, sent: Sent) -> dict[str, int]:
+def _in_recipe(form: WorkflowForm, sent: Sent, mark: str) -> dict[str, int]:
     """The fields whose values the text of the recipe has, each with the number of its sources; 0 for other values."""
-    values, _ = read_form(form.name, _filled(form, sent))
+    values, _ = read_form(form.name, _filled(form, sent, mark), mark)
     found = {field.entry.name: in_recipe(field, values) for field in fields_of(form.name)}
     return {name: len(one) if isinstance(one, list) else 0 for name, one in found.items() if one is not None}
 

@@ -101,7 +101,7 @@ def _source_side(
 ) -> tuple[list[str], list[list[int]], np.ndarray, str, float]:
     """Texts, their ids, outputs [texts, outputs], the kind of the head, and the divisor of differences."""
     template = source_template(source)
-    model = wide_model(source.base_path, source.quantisation, source.precision)
+    model = wide_model(source.base_path, source.quantisation, source.precision, writes=False)
     # Unmerged and in float32: the reference must not contain the rounding that is to be measured.
     adapted = model if source.adapter_path is None else attach_adapter(model, source.adapter_path)
     engine = TransformersEngine(adapted, template, opted_turns=source.opted_turns)

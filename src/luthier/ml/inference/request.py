@@ -21,6 +21,7 @@ from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import PREFILL_TOKENS, Batch, Prefix, Request
 from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation
 from luthier.ml.inference.kv_cache import RowBatch, shallow
+from luthier.ml.inference.models.own_embedding import own_ending
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls.channels import CallReader
@@ -170,12 +171,15 @@ class RequestPreparer:
             TemplateError: the model's template cannot render the conversation.
         """
         if request.inputs:
-            found = [self._input(one, name) for one, name in _named(request.inputs)]
+            # The same ending as where the model is trained or compared: what a vector is made of may be its state.
+            end = own_ending(self._engine.template.tokenizer) if request.adds_ending else ""
+            texts = [one + end if one and isinstance(one, str) else one for one in request.inputs]
+            found = [self._input(one, name) for one, name in _named(texts)]
             return PreparedPooling(found, request)
         template, _ = self._templates.of(TextRequest(trained_options=request.trained_options))
         if request.pairs:
-            texts = [template.render(relevance_conversation(query, document)) for query, document in request.pairs]
-            return PreparedPooling([self._input(text, name) for text, name in _named(texts)], request)
+            pairs = [template.render(relevance_conversation(query, document)) for query, document in request.pairs]
+            return PreparedPooling([self._input(text, name) for text, name in _named(pairs)], request)
         opted = request.opted_turns
         prompts = [TextRequest(conversation=one, opted_turns=opted, max_new_tokens=1) for one in request.conversations]
         return PreparedPooling([self._request(one, template, name) for one, name in _named(prompts)], request)

@@ -124,14 +124,14 @@ class TransformersEngine:
 
         Raises:
             NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
-            RequestError: a chat template is requested but the model has none, or the files have a task head but text is
-                requested.
+            RequestError: a chat template but the model has none, or text but the files have a task head.
         """
-        if not for_task_head:
+        if writes := not for_task_head:
             refuse_task_model(adapter_path or model_path)
-        # From here on garbage may hold a model: the next one must not wait for millions of new objects.
-        collect_as_usual()
-        model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
+        collect_as_usual()  # from here on garbage may hold a model, for which the next one must not wait
+        model = load_model(
+            model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation, writes=writes
+        )
         if adapter_path is not None:
             model = attach_adapter(model, adapter_path)
         written = ChatTemplate.load(model_path, template, options=template_options)

@@ -275,6 +275,7 @@ class TrainableModel:
             attention="sdpa",
             device=device,
             quantisation=plan.method.quantisation,
+            writes=plan.objective.task_head is None,
         )
         forward = known_forward(base, Path(plan.base_model.path))
         if not base_dropout:

@@ -185,6 +185,12 @@ def test_documents_and_folders_lead_to_the_job_that_reads_them(home: Context, br
     assert (order["name"], order["passage_tokens"], order["author"]) == ("Papers", 64, "k")
     assert files.list_files(home, "default")[0][0].expires_at is not None, "what is never read is not kept forever"
     assert one.post("/datasets/new", data={"passage_tokens": "few"}, files=sent).status_code == 422
+    for language, typed in (("de", "1.024"), ("en", "1,024")):
+        answer = one.post(
+            "/datasets/new", data={"passage_tokens": typed}, files=sent, headers={"Accept-Language": language}
+        )
+        assert answer.status_code == 303, language
+    assert [one.document["import"]["passage_tokens"] for one in home.jobs.list()].count(1024) == 2
 
 
 def test_rows_whose_columns_are_not_recognised_lead_to_their_choice(home: Context, browser: Browser) -> None:

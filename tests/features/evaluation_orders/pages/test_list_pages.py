@@ -182,6 +182,13 @@ def test_samples_are_found_by_filter_and_search(shown: TestClient, query: str, r
     assert rows_of(page) == [f"held_out.jsonl:{row}" for row in rows]
 
 
+def test_ends_of_a_range_are_read_in_the_language_of_the_page(shown: TestClient) -> None:
+    for language, low, rows in (("en", "1.000", [2]), ("de", "1,000", [2]), ("de", "1.000", []), ("en", "1,000", [])):
+        page = shown.get(f"/evaluations/{ID}?low={low}", headers={"Accept-Language": language}).text
+        found = re.findall(r'<h3 id="row-\d+">[^<]*<span class="small mono wrap">held_out\.jsonl:(\d+)<', page)
+        assert [int(row) for row in found] == rows, (language, low)
+
+
 def test_words_are_marked_against_the_reference_or_the_other_system(shown: TestClient) -> None:
     page = shown.get(f"/evaluations/{ID}?better=baseline").text
     assert "the <del>front</del><ins>back</ins> is <del>spruce</del><ins>maple" in page

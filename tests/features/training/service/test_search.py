@@ -12,12 +12,13 @@ import pytest
 import torch
 from tests.fixtures.service import write_rows
 from tokenizers import Tokenizer, processors
+from transformers import AutoModel
 
 from luthier.core.errors import DataError, OverlongError, RecipeError, RequestError
 from luthier.core.events import CheckpointSaved, StepDone, ValidationDone
 from luthier.core.ports import SilentProgress
 from luthier.features.evaluations.service import evaluate
-from luthier.features.evaluations.systems import _task_model
+from luthier.features.evaluations.systems import _note_of_base, _task_model
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.resolve import find_candidate, open_judged
 from luthier.features.planning.service import prepare
@@ -313,3 +314,50 @@ def test_the_base_is_compared_by_the_vectors_that_its_own_files_describe(
         model = _task_model(candidate, EnginePool(open_judged))
         found[folder] = (model.head.pooling, model.head.query_prompt)
     assert found == {tiny_model: ("mean", ""), base: ("last", "Find the nest. ")}
+
+
+def test_a_base_whose_vectors_are_not_computed_here_is_compared_and_trained_with_a_note(
+    context: Context, make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "embedder")
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}', encoding="utf-8")
+    candidate = find_candidate(context, str(base))
+    assert _task_model(candidate, EnginePool(open_judged)).head.pooling == "mean"
+    note = _note_of_base(candidate)
+    assert note is not None
+    assert note.endswith("describe vectors with pooling cls; compared by the mean of its states")
+    path = make(make_recipe, pairs, base_model=str(base), objective={"name": "embed"})
+    prepared = prepare(context, load_recipe(path), base_dir=path.parent)
+    assert prepared.plan.objective.pooling == "mean"
+    assert any("pooling cls, which are not computed here" in note for note in prepared.plan.objective.task_head_notes)
+
+
+def test_an_embedding_model_without_an_output_layer_is_trained_compared_and_served(
+    context: Context, make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "body")
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text('{"pooling_mode": "lasttoken"}', encoding="utf-8")
+    body = AutoModel.from_pretrained(base, dtype=torch.float32)
+    body.config.tie_word_embeddings = False
+    body.save_pretrained(base)
+    training = {"max_steps": 2, "precision": "float32", "num_threads": 1}
+    data = {"train": "train.jsonl", "held_out": "test.jsonl"}
+    recipe = make(make_recipe, pairs, base_model=str(base), objective={"name": "embed"}, training=training, data=data)
+    outcome = run(context, recipe)
+    head = read_task_head(Path(outcome.as_json()["adapter_path"]))
+    assert (head.kind, head.pooling) == ("embed", "last")
+    model = _task_model(find_candidate(context, str(base)), EnginePool(open_judged))
+    assert (model.head.kind, model.head.pooling) == ("embed", "last")
+    texts = ["where is the owl", "owl in nest 1"]
+    tokenizer = load_tokenizer(base)
+    with torch.no_grad():
+        states = [body(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1] for text in texts]
+    expected = torch.nn.functional.normalize(torch.stack(states), dim=-1)
+    assert torch.allclose(model.vectors(texts, SilentProgress()), expected, atol=2e-2)  # the base is read in bfloat16
+    again = evaluate(context, [outcome.record.run_id, str(base)], data=recipe.parent / "test.jsonl")
+    assert [system.kind for system in again.systems].count("head") == 2
+    writes = make(make_recipe, pairs, base_model=str(base), objective={"name": "sft"}, training=training)
+    with pytest.raises(RecipeError, match="embedding model without an output layer, for objective sft"):
+        prepare(context, load_recipe(writes), base_dir=writes.parent)

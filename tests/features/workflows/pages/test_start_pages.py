@@ -191,6 +191,19 @@ def test_the_command_follows_the_form(browser: Browser, model: str, rows: str) -
     assert "<html" not in piece
 
 
+def test_numbers_are_read_in_the_language_of_the_page(browser: Browser, model: str, rows: str) -> None:
+    one = browser("train", "read")
+    for language, thousand, half, mark in (("en", "1,000", "0.125", "."), ("de", "1.000", "0,125", ",")):
+        headers = PIECE | {"Accept-Language": language}
+        sent = study(model, rows) | {"trials": "7", "budget_hours": thousand, "validation": half}
+        piece = one.post("/pipelines/new/tune/command", data=sent, headers=headers).text
+        assert "--budget-hours 1000" in piece.replace("1000.0", "1000"), language
+        assert "validation: 0.125" in piece, language
+        field = one.get("/pipelines/new/tune", headers={"Accept-Language": language}).text
+        assert f'value="0{mark}1"' in field, "what a field begins with is in the language, too"
+        assert one.post("/pipelines/new/tune", data=sent | {"trials": "-1"}, headers=headers).status_code == 422
+
+
 def test_who_may_not_train_starts_nothing_and_projects_are_kept_apart(
     home: Context, browser: Browser, model: str, rows: str
 ) -> None:

@@ -47,6 +47,16 @@ def test_a_full_row_is_read_as_it_stands() -> None:
     assert conversation.tools == (tool,)
 
 
+def test_parts_as_responses_names_them_are_read_as_text() -> None:
+    said = {"role": "user", "content": [{"type": "input_text", "text": "a "}, {"type": "text", "text": "b"}]}
+    answer = {"role": "assistant", "content": [{"type": "output_text", "text": "c", "annotations": []}]}
+    conversation = chat_conversation({"messages": [said, answer]})
+    assert [message.content for message in conversation.messages] == ["a b", "c"]
+    picture = {"role": "user", "content": [{"type": "input_image", "image_url": "http://example/a.png"}]}
+    with pytest.raises(BadFieldError, match="no images or audio"):
+        chat_conversation({"messages": [picture, answer]})
+
+
 def test_functions_of_the_older_format_become_tools() -> None:
     conversation = chat_conversation(
         {

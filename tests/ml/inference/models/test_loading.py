@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.ml.inference.models.architecture import config_of, empty_model
-from luthier.ml.inference.models.loading import attach_adapter, load_model, load_tokenizer
+from luthier.ml.inference.models.loading import attach_adapter, check_weights, load_model, load_tokenizer
 from luthier.ml.inference.models.quantised import PackedLinear
 
 
@@ -216,3 +216,23 @@ def test_a_vocabulary_without_its_merges_is_refused(copy):
     with pytest.raises(ModelSourceError, match="no merges") as caught:
         load_tokenizer(copy)
     assert "merges.txt" in caught.value.expected
+
+
+def test_states_are_read_of_a_model_that_was_published_without_an_output_layer(copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    rewrite(copy, lambda tensors: tensors.pop("lm_head.weight", None))
+    for load in (check_weights, lambda folder: load_model(folder, dtype="float32", attention="sdpa")):
+        with pytest.raises(ModelSourceError, match=r"missing keys.*lm_head[\s\S]*objective embed"):
+            load(copy)
+    check_weights(copy, writes=False)
+    model = load_model(copy, dtype="float32", attention="sdpa", writes=False)
+    kept = load_file(copy / "model.safetensors")
+    assert torch.equal(model.get_input_embeddings().weight, kept["model.embed_tokens.weight"])
+    rewrite(copy, lambda tensors: tensors.pop("model.norm.weight"))
+    for load in (
+        check_weights,
+        lambda folder, writes: load_model(folder, dtype="float32", attention="sdpa", writes=writes),
+    ):
+        with pytest.raises(ModelSourceError, match=r"missing keys.*model\.norm\.weight \(1 in all"):
+            load(copy, writes=False)

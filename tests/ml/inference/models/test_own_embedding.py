@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import processors
 
+from luthier.core.errors import ModelSourceError
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.own_embedding import OwnEmbedding, own_embedding, own_ending
 
@@ -49,8 +50,6 @@ def _folder(folder: Path, pooling: dict[str, Any] | None, prompts: dict[str, Any
             {"prompts": {"any": "text: "}, "default_prompt_name": "any"},
             OwnEmbedding("mean", "text: ", "text: "),
         ),
-        (_modes(cls_token=True), None, None),
-        (_modes(mean_tokens=True, max_tokens=True), None, None),
         (None, {"prompts": {"query": "query: "}}, None),
     ],
 )
@@ -58,6 +57,45 @@ def test_pooling_and_prompts_are_those_of_the_files(
     pooling: dict[str, Any] | None, prompts: dict[str, Any] | None, expected: OwnEmbedding | None, tmp_path: Path
 ) -> None:
     assert own_embedding(_folder(tmp_path, pooling, prompts)) == expected
+
+
+def _parts(*kinds: str) -> list[dict[str, Any]]:
+    return [
+        {"idx": n, "path": "1_Pooling" if kind == "Pooling" else "", "type": f"a.b.{kind}"}
+        for n, kind in enumerate(kinds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "files", "words"),
+    [
+        (_modes(cls_token=True), {}, "cls_token"),
+        (_modes(mean_tokens=True, max_tokens=True), {}, r"mean_tokens \+ max_tokens"),
+        ({"pooling_mode": "cls"}, {}, "pooling cls"),
+        (_modes(lasttoken=True), {"modules.json": _parts("Transformer", "Pooling", "Dense", "Normalize")}, "Dense"),
+        (None, {"modules.json": _parts("Transformer", "Pooling")}, "no readable file of the pooling"),
+        (_modes(mean_tokens=True), {"sentence_bert_config.json": {"do_lower_case": True}}, "lower case"),
+        (
+            {"pooling_mode": "mean", "include_prompt": False},
+            {"config_sentence_transformers.json": {"prompts": {"query": "query: "}}},
+            "include_prompt",
+        ),
+    ],
+)
+def test_vectors_that_are_not_computed_here_are_refused(
+    pooling: dict[str, Any] | None, files: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    folder = _folder(tmp_path, pooling)
+    for name, document in files.items():
+        (folder / name).write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(ModelSourceError, match=words):
+        own_embedding(folder)
+
+
+def test_parts_of_unit_length_are_the_usual_ones(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, {"pooling_mode": "lasttoken", "include_prompt": False})
+    (folder / "modules.json").write_text(json.dumps(_parts("Transformer", "Pooling", "Normalize")), encoding="utf-8")
+    assert own_embedding(folder) == OwnEmbedding("last")  # without a prompt there is none to leave out
 
 
 def test_damaged_files_say_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.text.names import distinct_names
+from luthier.core.text.written_numbers import typed_whole
 from luthier.features.datasets import imports
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.columns import need_choice
@@ -21,6 +22,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FilesForm, FormError
 from luthier.platform.http.upload_once import take_files
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.i18n.environments import words as page_words
 from luthier.platform.ui.render import page_advice, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer, one_state
@@ -90,11 +92,11 @@ def _added(
     *,
     wants_json: bool,
 ) -> Response:
-    address, notice = _add(context, caller, incoming, form)
+    address, notice = _add(context, caller, incoming, form, decimal_mark_of(request))
     return JSONResponse({"address": address}, status_code=201) if wants_json else redirect(request, address, notice)
 
 
-def _add(context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm) -> tuple[str, str]:
+def _add(context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm, mark: str) -> tuple[str, str]:
     """Where the form leads, and what is said there."""
     given = form.fields
     if not incoming:
@@ -106,7 +108,7 @@ def _add(context: Context, caller: Caller, incoming: list[IncomingFile], form: F
         name=given.get("name", ""),
         dataset_id=given.get("dataset", ""),
         note=given.get("note", ""),
-        passage_tokens=_passage_tokens(given.get("passage_tokens", "")),
+        passage_tokens=_passage_tokens(given.get("passage_tokens", ""), mark),
     )
     return _leads_to(context, caller, made)
 
@@ -121,10 +123,13 @@ def _leads_to(context: Context, caller: Caller, made: Added) -> tuple[str, str]:
     return page, f"Version {made.version.number} is kept."
 
 
-def _passage_tokens(text: str) -> int:
+def _passage_tokens(text: str, decimal_mark: str) -> int:
     if not text.strip():
         return PASSAGE_TOKENS
-    number = int(text) if text.strip().isascii() and text.strip().isdigit() and len(text.strip()) < 7 else 0
+    try:
+        number = typed_whole(text, decimal_mark)
+    except ValueError:
+        number = 0
     if not 16 <= number <= 100_000:
         raise RequestError(
             f"{text[:40]!r} as the longest passage", expected="a whole number of tokens, 16 to 100,000", do="correct it"

@@ -139,7 +139,7 @@ async def create_moderation(body: ModerationBody, request: Request, context: Hom
         caller,
         PoolingBody(model=made.model or "none"),
         "classify",
-        made.request,
+        lambda _, head: made.request(head),
         lambda run: made.document(run.exchange.exchange_id, run.head, run.pooled),
         find=made.target,
         prefix=ID_PREFIX,

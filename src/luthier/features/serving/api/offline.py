@@ -198,7 +198,7 @@ def _warning(body: BaseModel) -> str | None:
 def _carried_out(context: Context, caller: Caller, body: BaseModel, default_max_tokens: int) -> dict[str, Any]:
     if isinstance(body, EmbeddingBody):
         routed = route(context, caller, body.model, user_of(caller, (), body.user))
-        made = _pooled(context, caller, routed, embedding_inputs(body, head_of(routed.served)))
+        made = _pooled(context, caller, routed, embedding_inputs(body, routed.served, head_of(routed.served)))
         return embedding_response(body, made)
     if isinstance(body, ModerationBody):
         asked_for = Moderation(context, caller, body)

@@ -29,7 +29,7 @@ from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, RequestError, error_from
 from luthier.core.frozen_model import StrictModel
-from luthier.core.stream import Failed, Pooled, PoolingRequest
+from luthier.core.stream import Failed, Pooled, PoolingRequest, Served
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
@@ -146,16 +146,16 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         caller,
         body,
         "embeddings",
-        lambda head: embedding_inputs(body, head),
+        lambda served, head: embedding_inputs(body, served, head),
         lambda run: embedding_response(body, run.pooled),
         prefix="embd",
     )
 
 
-def embedding_inputs(body: EmbeddingBody, head: TaskHead | None) -> PoolingRequest:
-    """The request for a model with this head. Raises RequestError for what the model does not do."""
+def embedding_inputs(body: EmbeddingBody, served: Served, head: TaskHead | None) -> PoolingRequest:
+    """The request for a model with this head, or without one. Raises RequestError for what the model does not do."""
     is_query = None if body.input_type is None else body.input_type == "query"
-    return embedding_request(head, _inputs(body.input), body.dimensions, is_query=is_query)
+    return embedding_request(served, head, _inputs(body.input), body.dimensions, is_query=is_query)
 
 
 @router.post("/classify", responses=_ANSWERS, response_class=Response)
@@ -164,7 +164,7 @@ async def create_classification(body: ClassifyBody, request: Request, context: H
     if (body.input is None) == (body.messages is None):
         raise ApiError(400, "expected: exactly one of input and messages", param="input", code="invalid_value")
 
-    def made(head: TaskHead | None) -> PoolingRequest:
+    def made(_: Served, head: TaskHead | None) -> PoolingRequest:
         kind: Literal["classify", "regress"] = "regress" if head is not None and head.kind == "regress" else "classify"
         if body.messages is not None:
             turns = tuple(Message(role=one.role, content=one.content) for one in body.messages)
@@ -193,7 +193,7 @@ async def create_score(body: ScoreBody, request: Request, context: HomeContext, 
         )
         raise ApiError(400, message, param="text_1", code="invalid_value")
     asked = PoolingRequest(pairs=tuple(zip(first, second, strict=True)), kind="rank")
-    return await respond_pooled(request, context, caller, body, "score", lambda _: asked, _scores)
+    return await respond_pooled(request, context, caller, body, "score", lambda *_: asked, _scores)
 
 
 @router.post("/rerank", responses=_ANSWERS, response_class=Response)
@@ -213,7 +213,7 @@ async def create_ranking(body: RerankBody, request: Request, context: HomeContex
         ]
         return {"id": run.exchange.exchange_id, "model": body.model, "results": results, "usage": _usage(run.pooled)}
 
-    return await respond_pooled(request, context, caller, body, "rerank", lambda _: asked, shown)
+    return await respond_pooled(request, context, caller, body, "rerank", lambda *_: asked, shown)
 
 
 async def respond_pooled(
@@ -222,7 +222,7 @@ async def respond_pooled(
     caller: Caller,
     body: PoolingBody,
     operation: Operation,
-    made: Callable[[TaskHead | None], PoolingRequest],
+    made: Callable[[Served, TaskHead | None], PoolingRequest],
     shown: Callable[[PooledRun], dict[str, Any]],
     *,
     find: Callable[[], Routed] | None = None,
@@ -236,7 +236,7 @@ async def respond_pooled(
         caller: The caller.
         body: The request body.
         operation: Its name in the traffic log.
-        made: Creates the request for the model's head.
+        made: Creates the request for the model and its head.
         shown: Creates the response; its errors are recorded as rejections.
         find: Finds the target; None routes the name in the body.
         prefix: Of the id; None for the operation.
@@ -255,7 +255,7 @@ async def respond_pooled(
         # Stored at once instead of returned: if this task is cancelled, the return value of the thread is lost.
         routed = running.routed = route(context, caller, body.model, user) if find is None else find()
         running.head = head_of(routed.served)
-        running.begun(serving.ask_pooling(context, caller, routed, made(running.head), hear))
+        running.begun(serving.ask_pooling(context, caller, routed, made(routed.served, running.head), hear))
 
     try:
         await run_in_threadpool(begin)

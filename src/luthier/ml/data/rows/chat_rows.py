@@ -32,6 +32,8 @@ from luthier.ml.inference.models.templates.thought_writing import FIELDS
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Fields that change what a turn means. Reading on without them would train something else than the file says.
 _MEANINGFUL = ("refusal", "audio", "images", "image", "train", "loss")
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
+"""Parts of a turn that are plain text: as chat completions name them, and as Responses name those of either side."""
 _PYTHON_TURNS: Final = re.compile(r"\s*\[\{\s*'(?:role|content|from|value)'\s*:")
 
 
@@ -161,7 +163,7 @@ def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | Non
             continue
         where = f"{field}[{index}]"
         kind = part.get("type", ABSENT) if isinstance(part, dict) else ABSENT
-        if not isinstance(part, dict) or kind != "text":
+        if not isinstance(part, dict) or kind not in _TEXT_PARTS:
             shown = part if kind is ABSENT else kind
             raise BadFieldError(where, shown, "is not a text part; only text can be trained here, no images or audio")
         parts.append(check_text(f"{where}.text", part.get("text")))

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
+from luthier.core.task_head import is_task_model
 from luthier.ml.export.exporters.companions import Turns, write_companions
 from luthier.ml.export.exporters.older_config import write_older_names
 from luthier.ml.inference.models.architecture import PROCESSOR_FILES
@@ -94,9 +95,10 @@ def whole_model(source: ExportSource, width: Width) -> PreTrainedModel:
             quantisation=source.quantisation,
             packed_from=source.precision,
         )
+    writes = not is_task_model(source.base_path)
     if width == "float16":
-        model = load_model(source.base_path, dtype="float32", attention="sdpa")
+        model = load_model(source.base_path, dtype="float32", attention="sdpa", writes=writes)
         # float16 ends at 65,504: a larger weight would silently become infinite.
         check_room(model)
         return model.half()
-    return load_model(source.base_path, dtype=width, attention="sdpa")
+    return load_model(source.base_path, dtype=width, attention="sdpa", writes=writes)

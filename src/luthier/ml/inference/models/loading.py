@@ -41,6 +41,7 @@ def load_model(
     attention: Literal["eager", "sdpa"],
     device: str = "cpu",
     quantisation: Quantisation | None = None,
+    writes: bool = True,
 ) -> PreTrainedModel:
     """A causal or image-text model in eval mode on `device`, from a transformers folder (`architecture.py`).
 
@@ -53,6 +54,8 @@ def load_model(
         device: such as "cpu" or "cuda".
         quantisation: how matrices are packed (`quantised.py`), one after the other on the device, so that it never
             holds the whole unpacked model; None for no packing.
+        writes: whether its output layer is needed; False for what reads states alone, of embedding models that were
+            published without that layer. A missing one has random weights then.
 
     Raises:
         NotFoundError: no such folder.
@@ -87,7 +90,7 @@ def load_model(
                 model, report = load(attn_implementation="eager")  # attention sinks, or no attention at all
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise _unloadable(folder, "model", error) from error
-    _refuse_unfit(folder, report)
+    _refuse_unfit(folder, _without_output(report, model) if not writes else report)
     if getattr(model.config, _RESCALING, 0):
         setattr(model.config, _RESCALING, 0)
     if quantisation is not None:
@@ -134,8 +137,12 @@ def _widen(model: PreTrainedModel, kind: Any, dtype: torch.dtype) -> None:
             setattr(owner, own, kept.to(dtype))
 
 
-def check_weights(path: str | Path) -> None:
+def check_weights(path: str | Path, *, writes: bool = True) -> None:
     """Compare the names and shapes of a folder's tensors with its architecture; no weight is read.
+
+    Args:
+        path: the folder.
+        writes: as for `load_model`.
 
     Raises:
         NotFoundError: no such folder.
@@ -145,7 +152,7 @@ def check_weights(path: str | Path) -> None:
     kind = auto_class(load_config(folder))
     try:
         with _loading, quiet_transformers():
-            _, report = kind.from_pretrained(
+            model, report = kind.from_pretrained(
                 folder,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -156,7 +163,15 @@ def check_weights(path: str | Path) -> None:
             )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError) as error:
         raise _unloadable(folder, "model", error) from error
-    _refuse_unfit(folder, report)
+    _refuse_unfit(folder, _without_output(report, model) if not writes else report)
+
+
+def _without_output(report: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+    """The report without the weights of the output layer among the missing ones, unless they were of another shape."""
+    layer = model.get_output_embeddings()
+    own = {id(weight) for weight in layer.parameters()} if layer is not None else set[int]()
+    names = {name for name, weight in model.named_parameters() if id(weight) in own}
+    return {**report, "missing_keys": [name for name in report.get("missing_keys") or () if name not in names]}
 
 
 def _refuse_unfit(folder: Path, report: Mapping[str, Any]) -> None:
@@ -167,7 +182,8 @@ def _refuse_unfit(folder: Path, report: Mapping[str, Any]) -> None:
             raise ModelSourceError(
                 f"{folder}: {kind.replace('_', ' ')} in the weights: {', '.join(names[:5])} ({len(names)} in all)",
                 expected="weights that fit the architecture in config.json exactly",
-                do="pull the model again; if it stays, this model needs another version of transformers",
+                do="pull the model again; if it stays, this model needs another version of transformers; an embedding "
+                "model without an output layer (lm_head) trains with objective embed, rank, classify or regress",
             )
 
 

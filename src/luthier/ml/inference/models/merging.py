@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from luthier.core.errors import RequestError
 from luthier.core.plan import Quantisation
+from luthier.core.task_head import is_task_model
 from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.quantised import unpack
 from luthier.ml.inference.models.quiet import quiet_peft
@@ -52,7 +53,8 @@ def merged_model(
         RequestError: a trained prompt, which cannot be merged, or weights that overflow float16.
         NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
-    adapted = attach_adapter(wide_model(base_path, quantisation, packed_from), adapter_path)
+    writes = not is_task_model(adapter_path)
+    adapted = attach_adapter(wide_model(base_path, quantisation, packed_from, writes=writes), adapter_path)
     if adapted.active_peft_config.is_prompt_learning:
         raise RequestError(
             f"{adapter_path} holds a trained prompt",
@@ -116,7 +118,11 @@ def round_weights(model: nn.Module, dtype: Literal["bfloat16", "float16"]) -> No
 
 
 def wide_model(
-    path: str | Path, quantisation: Quantisation | None = None, packed_from: PackedFrom = "bfloat16"
+    path: str | Path,
+    quantisation: Quantisation | None = None,
+    packed_from: PackedFrom = "bfloat16",
+    *,
+    writes: bool = True,
 ) -> PreTrainedModel:
     """A model in float32 on the CPU; with `quantisation`, its matrices include the rounding of packing.
 
@@ -124,11 +130,12 @@ def wide_model(
         path: folder of the model.
         quantisation: how its matrices were packed; None for unpacked.
         packed_from: the precision in which training read the base before packing.
+        writes: as for `load_model`.
     """
     if quantisation is None:
-        return load_model(path, dtype="float32", attention="sdpa")
+        return load_model(path, dtype="float32", attention="sdpa", writes=writes)
     # Read as in training: a base stored in float32 packs differently if it is first rounded to bfloat16.
-    model = load_model(path, dtype=packed_from, attention="sdpa", quantisation=quantisation)
+    model = load_model(path, dtype=packed_from, attention="sdpa", quantisation=quantisation, writes=writes)
     unpack(model)
     return model.float()
 

@@ -1,58 +1,20 @@
 """How a published embedding model makes its vectors: which states, and what is put around each text.
 
-Such a model is a folder with the files of sentence-transformers beside its weights: `modules.json` lists its parts,
-`1_Pooling/config.json` names the states, and `config_sentence_transformers.json` holds the prompts. Its tokenizer may
-end every text with a token, whose state is then the vector. Read in another way, the model is far worse than it is.
+Such a model is a folder with the files of sentence-transformers beside its weights (`core.task_head.own_embedding`).
+Its tokenizer may end every text with a token, whose state is then the vector. Read in another way, the model is far
+worse than it is.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from luthier.core.task_head import Pooling
+from luthier.core.task_head import OwnEmbedding, own_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_POOLINGS: Final[Mapping[str, Pooling]] = {"mean_tokens": "mean", "lasttoken": "last", "mean": "mean"}
-_QUERY_PROMPTS: Final = ("query", "search_query", "s2p_query", "web_search_query", "Retrieval-query")
-_DOCUMENT_PROMPTS: Final = ("document", "passage", "search_document", "corpus", "Retrieval-document")
-
-
-@dataclass(frozen=True, slots=True)
-class OwnEmbedding:
-    """What the files of a model say about its vectors.
-
-    Attributes:
-        pooling: which states a vector is made of.
-        query_prompt: text before each query.
-        document_prompt: text before each document.
-    """
-
-    pooling: Pooling
-    query_prompt: str = ""
-    document_prompt: str = ""
-
-
-def own_embedding(folder: str | Path) -> OwnEmbedding | None:
-    """How the model of a folder makes vectors; None where its files do not say it, or name other states.
-
-    Args:
-        folder: of a base model.
-    """
-    place = Path(folder)
-    pooling = _pooling(_read(place / "1_Pooling" / "config.json"))
-    if pooling is None:
-        return None
-    settings = _read(place / "config_sentence_transformers.json")
-    prompts = settings.get("prompts")
-    named = {str(name): str(text) for name, text in prompts.items()} if isinstance(prompts, dict) else {}
-    default = named.get(str(settings.get("default_prompt_name")), "")
-    return OwnEmbedding(pooling, _first(named, _QUERY_PROMPTS, default), _first(named, _DOCUMENT_PROMPTS, default))
+__all__ = ["OwnEmbedding", "own_embedding", "own_ending"]
 
 
 def own_ending(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -63,23 +25,3 @@ def own_ending(tokenizer: PreTrainedTokenizerFast) -> str:
         if whole[:-1] == [*before, *bare]:
             return str(tokenizer.convert_ids_to_tokens(whole[-1]))
     return ""
-
-
-def _pooling(settings: Mapping[str, Any]) -> Pooling | None:
-    modes = [key.removeprefix("pooling_mode_") for key, value in settings.items() if value is True]
-    modes = [mode for mode in modes if f"pooling_mode_{mode}" in settings]
-    if isinstance(named := settings.get("pooling_mode"), str):  # as newer versions write it
-        modes = [named]
-    return _POOLINGS.get(modes[0]) if len(modes) == 1 else None
-
-
-def _first(prompts: Mapping[str, str], names: tuple[str, ...], default: str) -> str:
-    return next((prompts[name] for name in names if name in prompts), default)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -15,11 +15,14 @@ from luthier.core.task_head import (
     TASK_HEAD_FILE,
     TASK_HEAD_WEIGHTS,
     TaskHead,
+    has_head_file,
     how_it_is_asked,
     is_task_model,
     read_task_head,
 )
 from luthier.ml.inference.accelerator import widest_float
+from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.own_embedding import own_ending
 
 __all__ = [
     "TaskHeadLayer",
@@ -89,7 +92,8 @@ def refuse_task_model(folder: str | Path) -> None:
         raise RequestError(
             f"text from {folder}, whose model has a head of kind {kind} and does not write",
             expected="a model that writes",
-            do=f"{how_it_is_asked(kind)}; or train with objective: {{name: sft}} to have answers written",
+            do=how_it_is_asked(kind)
+            + ("; or train with objective: {name: sft} to have answers written" if has_head_file(folder) else ""),
         )
 
 
@@ -113,6 +117,8 @@ def load_task_head(folder: str | Path, device: str = "cpu") -> tuple[TaskHead, T
         ModelSourceError: a file is missing or damaged, or the weights have another shape than `head.json` says.
     """
     head, path = read_task_head(folder), Path(folder) / TASK_HEAD_WEIGHTS
+    if not has_head_file(folder):  # a published embedding model: its tokenizer says how texts end
+        return head.model_copy(update={"end_text": own_ending(load_tokenizer(folder))}), None
     if not head.num_outputs:
         return head, None
     try:

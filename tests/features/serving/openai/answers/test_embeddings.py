@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+import json
 import math
+import shutil
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+import torch
+from tests.vacuous import nonempty
+from tokenizers import Tokenizer, processors
+from transformers import AutoModel, AutoTokenizer
+
+from luthier.core.ports import SilentProgress
+from luthier.ml.inference.models import sources
+from luthier.platform.home.context import Context
 
 TEXTS = ["Spruce is light.", "Maple is harder."]
 
@@ -37,3 +49,87 @@ def test_what_cannot_be_done_is_refused_in_words(client: openai.OpenAI) -> None:
             client.embeddings.create(model="tiny", **wishes)  # type: ignore[arg-type]
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="gpt-4o", input="a")
+
+
+def published(tiny_model: Path, folder: Path, pooling: dict[str, Any]) -> Path:
+    """A folder as sentence-transformers writes an embedding model, whose tokenizer ends every text with a token."""
+    base = shutil.copytree(tiny_model, folder)
+    (base / "1_Pooling").mkdir()
+    parts = [{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"}]
+    parts += [{"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    prompts = {"query": "Instruct: find the wood\nQuery: ", "document": "passage: "}
+    for name, document in (
+        ("1_Pooling/config.json", pooling),
+        ("modules.json", parts),
+        ("config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": None}),
+    ):
+        (base / name).write_text(json.dumps(document), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    end = AutoTokenizer.from_pretrained(tiny_model).eos_token
+    number = int(tokenizer.token_to_id(end))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, number)])
+    tokenizer.save(str(base / "tokenizer.json"))
+    return base
+
+
+@torch.no_grad()
+def as_published(folder: Path, text: str, pooling: str) -> list[float]:
+    """The vector of a text with its prompt, of length 1: of the states of all that its tokenizer writes."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32)
+    states = model.eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+    vector = states[-1] if pooling == "lasttoken" else states.mean(0)
+    return list((vector / vector.norm()).tolist())
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
+def test_a_published_embedding_model_makes_the_vectors_that_its_files_describe(
+    served: tuple[Context, str], client: openai.OpenAI, tiny_model: Path, tmp_path: Path, pooling: str
+) -> None:
+    name = f"published-{pooling}"
+    folder = published(tiny_model, tmp_path / name, {"pooling_mode": pooling, "include_prompt": True})
+    sources.pull(str(folder), served[0].home, SilentProgress())
+    query = "Instruct: find the wood\nQuery: "
+    for kind, prompt in (("query", query), ("document", "passage: "), (None, "passage: ")):
+        made = client.embeddings.create(
+            model=name,
+            input=TEXTS,
+            encoding_format="float",
+            extra_body={} if kind is None else {"input_type": kind},
+        )
+        other = {"lasttoken": "mean", "mean": "lasttoken"}[pooling]
+        for one, text in zip(nonempty(made.data), TEXTS, strict=True):
+            right = as_published(folder, prompt + text, pooling)
+            wrong = [as_published(folder, text, pooling), as_published(folder, prompt + text, other)]
+            # The server computes in bfloat16, the reference in float32.
+            assert math.dist(one.embedding, right) < 0.03
+            assert min(math.dist(one.embedding, vector) for vector in wrong) > 0.1
+    with pytest.raises(openai.BadRequestError, match="input 2 of 2 is empty"):  # a prompt alone is no text
+        client.embeddings.create(model=name, input=["a", ""])
+
+
+def test_vectors_with_parts_that_are_not_computed_here_are_refused(
+    served: tuple[Context, str], client: openai.OpenAI, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = published(tiny_model, tmp_path / "published-first", {"pooling_mode": "cls", "include_prompt": True})
+    sources.pull(str(folder), served[0].home, SilentProgress())
+    with pytest.raises(openai.BadRequestError, match=r"pooling cls.*expected: pooling mean or lasttoken"):
+        client.embeddings.create(model="published-first", input="a")
+
+
+def test_an_embedding_model_without_an_output_layer_makes_vectors_and_writes_no_text(
+    served: tuple[Context, str], client: openai.OpenAI, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = published(tiny_model, tmp_path / "published-body", {"pooling_mode": "lasttoken", "include_prompt": True})
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(folder)  # as a body, whose tensors have no output layer among them
+    sources.pull(str(folder), served[0].home, SilentProgress())
+    made = client.embeddings.create(
+        model="published-body", input=TEXTS, encoding_format="float", extra_body={"input_type": "document"}
+    )
+    for one, text in zip(nonempty(made.data), TEXTS, strict=True):
+        assert math.dist(one.embedding, as_published(folder, "passage: " + text, "lasttoken")) < 0.03
+    (shown,) = (one for one in client.models.list() if one.id == "published-body")
+    assert [name for name, can in shown.to_dict()["capabilities"].items() if can] == ["embeddings"]  # type: ignore[attr-defined]
+    with pytest.raises(openai.BadRequestError, match="/v1/embeddings"):
+        client.completions.create(model="published-body", prompt="a")
