@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import Field
-from sqlalchemy import Select, delete, func, insert, select
+from sqlalchemy import Select, bindparam, delete, func, insert, select
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
@@ -107,6 +107,34 @@ _DECISIONS: Final = RecordTable(row_decisions, RowDecision)
 _WITH_VERSIONS: Final = select(*datasets.c, dataset_versions.c.document).join(
     dataset_versions, dataset_versions.c.dataset_id == datasets.c.dataset_id
 )
+_NEWEST: Final = (
+    select(dataset_versions.c.dataset_id, func.max(dataset_versions.c.number).label("number"))
+    .group_by(dataset_versions.c.dataset_id)
+    .subquery()
+)
+# Built once: pages ask for these again and again.
+_NEWEST_VERSIONS: Final = _WITH_VERSIONS.join(
+    _NEWEST,
+    (_NEWEST.c.dataset_id == dataset_versions.c.dataset_id) & (_NEWEST.c.number == dataset_versions.c.number),
+).where(datasets.c.project_id == bindparam("its_project"))
+_DECIDED: Final = (
+    select(row_decisions.c.dataset_id, row_decisions.c.version, func.count().label("num"))
+    .join(
+        _NEWEST,
+        (row_decisions.c.dataset_id == _NEWEST.c.dataset_id) & (row_decisions.c.version == _NEWEST.c.number),
+    )
+    .group_by(row_decisions.c.dataset_id, row_decisions.c.version)
+    .subquery()
+)
+_ANNOTATED: Final = (
+    _WITH_VERSIONS.add_columns(_DECIDED.c.num)
+    .join(
+        _DECIDED,
+        (dataset_versions.c.dataset_id == _DECIDED.c.dataset_id) & (dataset_versions.c.number == _DECIDED.c.version),
+    )
+    .where(datasets.c.project_id == bindparam("its_project"))
+    .order_by(datasets.c.name)
+)
 _OF_FILES: Final = files.c.file_id == dataset_versions.c.file_id
 
 _PORTION: Final = 500
@@ -156,15 +184,7 @@ class DatasetStore(Store):
 
     def list(self, project_id: str) -> list[DatasetAndVersion]:
         """The datasets of a project, each with its newest version; that of the newest version first."""
-        newest = (
-            select(dataset_versions.c.dataset_id, func.max(dataset_versions.c.number).label("number"))
-            .group_by(dataset_versions.c.dataset_id)
-            .subquery()
-        )
-        is_newest = (newest.c.dataset_id == dataset_versions.c.dataset_id) & (
-            newest.c.number == dataset_versions.c.number
-        )
-        found = self._with_versions(_WITH_VERSIONS.join(newest, is_newest).where(datasets.c.project_id == project_id))
+        found = self._with_versions(_NEWEST_VERSIONS, {"its_project": project_id})
         return sorted(found, key=lambda pair: pair[1].created_at, reverse=True)
 
     def get(self, project_id: str, dataset_id: str) -> Dataset:
@@ -343,27 +363,13 @@ class DatasetStore(Store):
 
     def annotated(self, project_id: str) -> Sequence[tuple[Dataset, DatasetVersion, int]]:
         """Datasets of whose newest version rows were decided, with how many, in the order of their names."""
-        newest = (
-            select(dataset_versions.c.dataset_id, func.max(dataset_versions.c.number).label("version"))
-            .group_by(dataset_versions.c.dataset_id)
-            .subquery()
-        )
-        is_newest = (row_decisions.c.dataset_id == newest.c.dataset_id) & (row_decisions.c.version == newest.c.version)
-        counted = (
-            select(row_decisions.c.dataset_id, row_decisions.c.version, func.count().label("num"))
-            .join(newest, is_newest)
-            .group_by(row_decisions.c.dataset_id, row_decisions.c.version)
-            .subquery()
-        )
-        is_counted = (dataset_versions.c.dataset_id == counted.c.dataset_id) & (
-            dataset_versions.c.number == counted.c.version
-        )
-        query = _WITH_VERSIONS.add_columns(counted.c.num).join(counted, is_counted)
-        rows = self._rows(query.where(datasets.c.project_id == project_id).order_by(datasets.c.name))
+        rows = self._rows(_ANNOTATED, {"its_project": project_id})
         return [(_DATASETS.of_row(row), _VERSIONS.of_row(row), int(row["num"])) for row in rows]
 
-    def _with_versions(self, query: Select[Any]) -> Sequence[DatasetAndVersion]:
-        return [(_DATASETS.of_row(row), _VERSIONS.of_row(row)) for row in self._rows(query)]
+    def _with_versions(
+        self, query: Select[Any], values: Mapping[str, Any] | None = None
+    ) -> Sequence[DatasetAndVersion]:
+        return [(_DATASETS.of_row(row), _VERSIONS.of_row(row)) for row in self._rows(query, values)]
 
 
 def _of(dataset_id: str, version: int) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.records.deployment import Deployment, Revision, Share
@@ -21,6 +21,10 @@ _IS_NEWEST = (deployment_revisions.c.deployment_id == deployments.c.deployment_i
     deployment_revisions.c.number == deployments.c.revision
 )
 _WITH_NEWEST = select(deployments, deployment_revisions.c.document).join(deployment_revisions, _IS_NEWEST)
+# Built once: pages ask for it again and again.
+_OF_PROJECT: Final = _WITH_NEWEST.where(deployments.c.project_id == bindparam("its_project")).order_by(
+    deployments.c.number.desc()
+)
 
 
 class DeploymentStore(Store):
@@ -86,8 +90,7 @@ class DeploymentStore(Store):
 
     def list(self, project_id: str) -> list[Deployment]:
         """The project's deployments, newest first."""
-        query = _WITH_NEWEST.where(deployments.c.project_id == project_id).order_by(deployments.c.number.desc())
-        return [_deployment(row) for row in self._rows(query)]
+        return [_deployment(row) for row in self._rows(_OF_PROJECT, {"its_project": project_id})]
 
     def named(self, name: str) -> Sequence[Deployment]:
         """The deployments of this name, one a project, those that were made first first."""

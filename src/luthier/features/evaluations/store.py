@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import DEFAULT_PROJECT
@@ -172,7 +172,7 @@ class EvaluationStore(Store):
 
     def newest_of(self, project_id: str, *, limit: int) -> Sequence[str]:
         """The ids of the newest evaluations of a project, newest first; see `overviews`."""
-        return self._scalars(_newest_of(project_id, limit))
+        return self._scalars(_NEWEST, {"its_project": project_id, "its_limit": limit})
 
     def _result(self, evaluation_id: str, forgotten: str | None) -> Evaluation | None:
         """An evaluation without samples; None where it was deleted in the meantime.
@@ -217,7 +217,7 @@ _WITH_RUNS: Final = evaluations.outerjoin(runs, runs.c.run_id == evaluations.c.r
 _OWNER: Final = func.coalesce(jobs.c.project_id, runs.c.project_id, evaluations.c.project_id, DEFAULT_PROJECT)
 
 
-def _newest_of(project_id: str, limit: int) -> Select[tuple[str]]:
+def _newest_of(project_id: str | BindParameter[str], limit: int | BindParameter[int]) -> Select[tuple[str]]:
     """The query for ids of a project's evaluations."""
     return (
         select(evaluations.c.evaluation_id)
@@ -226,3 +226,7 @@ def _newest_of(project_id: str, limit: int) -> Select[tuple[str]]:
         .order_by(evaluations.c.number.desc())
         .limit(limit)
     )
+
+
+# Built once: pages ask for it until the first verdict.
+_NEWEST: Final = _newest_of(bindparam("its_project"), bindparam("its_limit"))

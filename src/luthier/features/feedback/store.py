@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
@@ -122,6 +122,20 @@ _ITEMS: Final = RecordTable(
 )
 
 
+# Built once: the navigation of every page counts what waits.
+_WAITING: Final = (
+    select(
+        review_items.c.model,
+        func.count().label("num"),
+        func.min(review_items.c.review_id).label("first"),
+        func.max(review_items.c.number).label("newest"),
+    )
+    .where(review_items.c.project_id == bindparam("its_project"), review_items.c.status == "waiting")
+    .group_by(review_items.c.model)
+    .order_by(review_items.c.model)
+)
+
+
 class ReviewStore(Store):
     """The review items of all projects."""
 
@@ -218,11 +232,7 @@ class ReviewStore(Store):
 
     def waiting(self, project_id: str) -> Sequence[tuple[str, int, str, int]]:
         """Of each model with items that wait: its name, how many, the id of the first and the number of the newest."""
-        columns = review_items.c
-        is_it = (columns.project_id == project_id) & (columns.status == "waiting")
-        found = select(columns.model, func.count().label("num"), func.min(columns.review_id).label("first"))
-        query = found.add_columns(func.max(columns.number).label("newest")).where(is_it).group_by(columns.model)
-        rows = self._rows(query.order_by(columns.model))
+        rows = self._rows(_WAITING, {"its_project": project_id})
         return [(row["model"], int(row["num"]), str(row["first"]), int(row["newest"])) for row in rows]
 
     def exchange_ids(self, project_id: str) -> set[str]:

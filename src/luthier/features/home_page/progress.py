@@ -5,18 +5,55 @@ Pages show it as a rail on top until the first verdict (`platform/ui/templates/r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from luthier.core.access import Scope
+from sqlalchemy import ColumnElement, RowMapping, ScalarSelect, bindparam, func, or_, select
+
+from luthier.core.access import DEFAULT_PROJECT, Scope
 from luthier.features.home_page.service import last_verdicts
 from luthier.platform.auth.members_store import Session
+from luthier.platform.db.tables import dataset_versions, datasets, jobs, runs
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import OPEN
+from luthier.platform.jobs.records import OPEN, JobKind, JobStatus
 from luthier.platform.ui.render import GROUP_TITLES, Group
 
 State = Literal["done", "next", "later"]
 _MAX_EVALUATIONS: Final = 20
+
+
+def _newest_job(column: ColumnElement[str], kind: JobKind, status: Sequence[JobStatus]) -> ScalarSelect[str]:
+    # By kind: the newest job may be one that reads documents or answers a batch.
+    # OR: the values of IN are put into the statement at each execution.
+    has_status = or_(*(jobs.c.status == one for one in status))
+    wanted = (jobs.c.project_id == bindparam("its_project"), jobs.c.kind == kind, has_status)
+    return select(column).where(*wanted).order_by(jobs.c.number.desc()).limit(1).scalar_subquery()
+
+
+def _newest_run(*where: ColumnElement[bool]) -> ScalarSelect[str]:
+    owner = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
+    found = select(runs.c.run_id).select_from(runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id))
+    found = found.where(owner == bindparam("its_project"), *where)
+    return found.order_by(runs.c.number.desc()).limit(1).scalar_subquery()
+
+
+_HAS_DATASET: Final = (
+    select(datasets.c.dataset_id)
+    .join(dataset_versions, dataset_versions.c.dataset_id == datasets.c.dataset_id)
+    .where(datasets.c.project_id == bindparam("its_project"))
+    .limit(1)
+    .scalar_subquery()
+)
+# Every page with a rail asks for this: one statement, built once.
+_THERE: Final = select(
+    _HAS_DATASET.is_not(None).label("has_dataset"),
+    _newest_run().is_not(None).label("has_run"),
+    _newest_run(runs.c.status == "succeeded").label("trained_run"),
+    _newest_job(jobs.c.run_id, "train", ("running", "queued")).label("open_run"),
+    _newest_job(jobs.c.run_id, "train", ("paused",)).label("paused_run"),
+    _newest_job(jobs.c.job_id, "evaluation", OPEN).label("evaluation_job"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +115,9 @@ def progress_of(context: Context, project_id: str) -> Progress | None:
     """How far a project is; None from its first verdict on."""
     if last_verdicts(context, project_id, limit=_MAX_EVALUATIONS):
         return None
-    found: Progress | None = None
-    for look in (_data, _training, _evaluation):
-        found = found or look(context, project_id)
-    assert found is not None, "without a verdict the evaluation is the next step at the latest"
-    return found
+    with context.database.read() as connection:
+        there = connection.execute(_THERE, {"its_project": project_id}).mappings().one()
+    return _data(there) or _training(there) or _evaluation(there)
 
 
 def _at(name: Group, words: str, action: str, address: str, scope: Scope) -> Progress:
@@ -93,28 +128,26 @@ def _at(name: Group, words: str, action: str, address: str, scope: Scope) -> Pro
     return Progress(steps, words, action, address, scope)
 
 
-def _data(context: Context, project_id: str) -> Progress | None:
+def _data(there: RowMapping) -> Progress | None:
     # Runs without a dataset come from commands, which train on files.
-    if context.datasets.all_versions(project_id, 1) or context.runs.of_project(project_id, limit=1):
+    if there["has_dataset"] or there["has_run"]:
         return None
     return _at("data", "Add files with examples or documents.", "Add your data", "/datasets/new", "train")
 
 
-def _training(context: Context, project_id: str) -> Progress | None:
-    # By kind: the newest job may be one that reads documents or answers a batch.
-    if jobs := context.jobs.list(status=("running", "queued"), kinds=("train",), project_id=project_id, limit=1):
-        return _at("train", "A run is in progress.", "Follow it", f"/runs/{jobs[0].run_id}", "read")
-    if context.runs.of_project(project_id, limit=1, status="succeeded"):
+def _training(there: RowMapping) -> Progress | None:
+    if there["open_run"] is not None:
+        return _at("train", "A run is in progress.", "Follow it", f"/runs/{there['open_run']}", "read")
+    if there["trained_run"] is not None:
         return None
-    if jobs := context.jobs.list(status="paused", kinds=("train",), project_id=project_id, limit=1):
-        return _at("train", "A run is paused.", "Continue it", f"/runs/{jobs[0].run_id}", "read")
+    if there["paused_run"] is not None:
+        return _at("train", "A run is paused.", "Continue it", f"/runs/{there['paused_run']}", "read")
     return _at("train", "Your data is here.", "Train a model on it", "/start", "train")
 
 
-def _evaluation(context: Context, project_id: str) -> Progress:
-    if jobs := context.jobs.list(status=OPEN, kinds=("evaluation",), project_id=project_id, limit=1):
-        address = f"/evaluations/orders/{jobs[0].job_id}"
+def _evaluation(there: RowMapping) -> Progress:
+    if there["evaluation_job"] is not None:
+        address = f"/evaluations/orders/{there['evaluation_job']}"
         return _at("evaluate", "An evaluation is in progress.", "Follow it", address, "read")
-    run = context.runs.of_project(project_id, limit=1, status="succeeded")[0]
-    address = f"/evaluations/new?model={run.run_id}"
+    address = f"/evaluations/new?model={there['trained_run']}"
     return _at("evaluate", "The model is trained, and not evaluated yet.", "Evaluate it", address, "train")

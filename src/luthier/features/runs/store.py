@@ -68,6 +68,10 @@ _REACH: Final = (
     .values(step=bindparam("reached_step"), updated_at=bindparam("its_time"))
 )
 _OWNER = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
+_OF_PROJECT: Final = (
+    RUNS.query(bindparam("its_project") == _OWNER).select_from(_WITH_JOBS).limit(bindparam("its_limit"))
+)
+_OF_STATUS: Final = _OF_PROJECT.where(runs.c.status == bindparam("its_status"))
 DELETED: Final = 2
 """Of `run_labels.is_archived`: the run was deleted, and its job is still there."""
 _MAX_UNDER_WAY: Final = 1_000
@@ -422,10 +426,14 @@ class RunStore(Store):
             after: Only runs that were made before this one; None begins at the newest.
             status: Only runs in this status; None for all.
         """
-        where = [_OWNER == project_id]  # noqa: SIM300 - a column
+        query, values = _OF_PROJECT, {"its_project": project_id, "its_limit": limit}
+        # Only where needed: each of these makes a copy, which SQLAlchemy has to identify again.
+        if status is not None:
+            query, values = _OF_STATUS, values | {"its_status": status}
         if after is not None:
-            where.append(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
-        return self._records(RUNS, RUNS.query(*where, limit=limit, status=status).select_from(_WITH_JOBS))
+            query = query.where(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
+        with self._database.read() as connection:
+            return [RUNS.of_row(row) for row in connection.execute(query, values).mappings()]
 
     def _events(self, query: Select[Any]) -> Sequence[Event]:
         return [event_adapter.validate_json(document) for document in self._scalars(query)]

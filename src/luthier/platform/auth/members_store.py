@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
 
 from luthier.core.access import ApiKey, Caller, Scope
 from luthier.core.errors import ConflictError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.auth.store import KEYS
+from luthier.platform.db.database import Database
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import member_identities, members, projects, sign_in_links, watches, web_sessions
 
@@ -124,6 +125,21 @@ _SESSIONS: Final = RecordTable(web_sessions, OpenSession)
 class MemberStore(Store):
     """Who signs in to the pages."""
 
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        # Built once: every page asks for its session.
+        self._session = (
+            select(
+                web_sessions,
+                projects.c.name.label("project_name"),
+                member_identities.c.subject.label("subject"),
+                database.now.label("now"),
+            )
+            .join(projects, projects.c.project_id == web_sessions.c.project_id)
+            .outerjoin(member_identities, member_identities.c.member_id == web_sessions.c.member_id)
+            .where(web_sessions.c.digest == bindparam("its_digest"))
+        )
+
     def add(self, member: Member, password: str) -> Member:
         """Store a member.
 
@@ -228,19 +244,8 @@ class MemberStore(Store):
 
     def session(self, digest: str) -> KnownSession | None:
         """A session that has not expired; None where there is none."""
-        query = (
-            select(
-                web_sessions,
-                projects.c.name.label("project_name"),
-                member_identities.c.subject.label("subject"),
-                self._database.now.label("now"),
-            )
-            .join(projects, projects.c.project_id == web_sessions.c.project_id)
-            .outerjoin(member_identities, member_identities.c.member_id == web_sessions.c.member_id)
-            .where(web_sessions.c.digest == digest)
-        )
         with self._database.read() as connection:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(self._session, {"its_digest": digest}).mappings().first()
             # By the database's clock, which wrote the end: the clocks of several servers may differ.
             if row is None or row["expires_at"] <= row["now"]:
                 return None

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     Executable,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Select,
     Table,
     UnaryExpression,
+    bindparam,
     delete,
     insert,
     select,
@@ -144,6 +146,7 @@ class RecordTable(Generic[Record]):
         columns = ("document", *overlay) if self._is_document else tuple(self._fields)
         self.select: Select[Any] = select(*(table.c[name] for name in columns))
         self._newest_first = [table.c.number.desc()] if "number" in table.columns else []
+        self._built: dict[tuple[str, ...], Select[Any]] = {}
 
     def where(self, **_columns: Any) -> list[ColumnElement[bool]]:
         """Conditions that columns have these values; None leaves its column out."""
@@ -214,9 +217,42 @@ class RecordTable(Generic[Record]):
             is_locked: Whether no other transaction may change the row before this one ends.
             _columns: Columns and their values; None leaves a column out.
         """
-        query = self.select.where(*where, *self.where(**_columns)).limit(1)
-        row = connection.execute(query.with_for_update() if is_locked else query).mappings().first()
+        asked = {name: value for name, value in _columns.items() if value is not None}
+        return self._first(connection, asked, where, is_locked=is_locked)
+
+    def _first(
+        self,
+        connection: Connection,
+        values: Mapping[str, Any],
+        where: Sequence[ColumnElement[bool]] = (),
+        *,
+        is_locked: bool = False,
+    ) -> Record | None:
+        query = self._built_by(tuple(values), lambda built: built.limit(1), "first")
+        # Only where needed: each of these makes a copy, which has to be identified again.
+        query = query.where(*where) if where else query
+        query = query.with_for_update() if is_locked else query
+        row = connection.execute(query, _bound(values)).mappings().first()
         return None if row is None else self.of_row(row)
+
+    def newest(self, connection: Connection, limit: int | None = None, **_columns: Any) -> list[Record]:
+        """Records whose columns have these values (None: any), at most `limit`, newest first if numbered."""
+        asked = {name: value for name, value in _columns.items() if value is not None}
+        # A limit is bound under a name that no column has.
+        cut: BindParameter[int] | None = None if limit is None else bindparam("its_limit_")
+        query = self._built_by(
+            tuple(asked), lambda built: built.order_by(*self._newest_first).limit(cut), "all" if cut is None else "some"
+        )
+        values = _bound(asked) if cut is None else _bound(asked) | {"its_limit_": limit}
+        return [self.of_row(row) for row in connection.execute(query, values).mappings()]
+
+    def _built_by(self, names: tuple[str, ...], finish: Callable[[Select[Any]], Select[Any]], kind: str) -> Select[Any]:
+        # Built once: SQLAlchemy takes five times as long to build and identify a short query as to execute it.
+        found = self._built.get((kind, *names))
+        if found is None:
+            is_it = [self.table.c[name] == bindparam(f"its_{name}") for name in names]
+            found = self._built[kind, *names] = finish(self.select.where(*is_it))
+        return found
 
     def get(self, connection: Connection, key: str, *, is_locked: bool = False, **_scope: Any) -> Record:
         """The record of a key.
@@ -230,7 +266,8 @@ class RecordTable(Generic[Record]):
         Raises:
             NotFoundError: There is no such record.
         """
-        found = self.first(connection, self.table.c[self.key] == key, is_locked=is_locked, **_scope)
+        scope = {name: value for name, value in _scope.items() if value is not None}
+        found = self._first(connection, {self.key: key, **scope}, is_locked=is_locked)
         if found is None:
             raise self.not_found(connection, key, **_scope)
         return found
@@ -301,6 +338,10 @@ class RecordTable(Generic[Record]):
             raise self.not_found(connection, key, **_scope)
 
 
+def _bound(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"its_{name}": value for name, value in values.items()}
+
+
 class Store:
     """What stores have in common. Every method is one short transaction."""
 
@@ -334,18 +375,21 @@ class Store:
         limit: int | None = None,
         **columns: Any,
     ) -> list[Record]:
+        if not where and order is None:
+            with self._database.read() as connection:
+                return table.newest(connection, limit, **columns)
         return self._records(table, table.query(*where, order=order, limit=limit, **columns))
 
     def _records(self, table: RecordTable[Record], query: Select[Any]) -> list[Record]:
         return [table.of_row(row) for row in self._rows(query)]
 
-    def _rows(self, query: Executable) -> Sequence[RowMapping]:
+    def _rows(self, query: Executable, values: Mapping[str, Any] | None = None) -> Sequence[RowMapping]:
         with self._database.read() as connection:
-            return connection.execute(query).mappings().all()
+            return connection.execute(query, values).mappings().all()
 
-    def _scalars(self, query: Executable) -> list[Any]:
+    def _scalars(self, query: Executable, values: Mapping[str, Any] | None = None) -> list[Any]:
         with self._database.read() as connection:
-            return list(connection.execute(query).scalars())
+            return list(connection.execute(query, values).scalars())
 
     def _scalar(self, query: Executable) -> Any:
         with self._database.read() as connection:

@@ -10,16 +10,17 @@ import json
 import math
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Connection, RowMapping, bindparam, insert, select
+from sqlalchemy import BindParameter, Connection, RowMapping, Select, bindparam, false, insert, or_, select
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.system.clock_jump import JumpWatch
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.tables import jobs
 from luthier.platform.jobs.events import created, insert_event
-from luthier.platform.jobs.records import ENDED, Job, Lane
+from luthier.platform.jobs.records import ENDED, Job, JobKind, JobStatus, Lane
 
 
 class LeaseWatch:
@@ -69,6 +70,28 @@ class LeaseWatch:
             # bounds memory.
             self._seen = {lease: self._seen.get(lease, now) for lease in leases}
             return [lease[0] for lease, since in self._seen.items() if now - since >= lease_seconds]
+
+
+@lru_cache(maxsize=256)
+def newest_jobs(
+    statuses: tuple[JobStatus, ...] | None, kinds: tuple[JobKind, ...], *, is_of_project: bool, is_cut: bool
+) -> Select[Any]:
+    """The query for jobs, newest first. Built once for the same arguments, since pages and workers ask again and again.
+
+    Args:
+        statuses: Only jobs of one of these; None for all.
+        kinds: Only jobs of these; empty for all.
+        is_of_project: Whether only those of a project, which is bound to `its_project`.
+        is_cut: Whether there is a limit, which is bound to `its_limit`.
+    """
+    query = select(jobs).order_by(jobs.c.number.desc())
+    if statuses is not None:
+        query = query.where(or_(false(), *(jobs.c.status == one for one in statuses)))
+    if kinds:
+        query = query.where(or_(*(jobs.c.kind == one for one in kinds)))
+    if is_of_project:
+        query = query.where(jobs.c.project_id == bindparam("its_project"))
+    return query.limit(bindparam("its_limit")) if is_cut else query
 
 
 _OWN = ("number", "crash_step", "num_losses", "announced")

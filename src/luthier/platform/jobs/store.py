@@ -41,6 +41,7 @@ from luthier.platform.jobs.rows import (
     job_of_workflow,
     locked_row,
     may_be_claimed,
+    newest_jobs,
 )
 
 __all__ = ["LEASE_SECONDS", "MOST_CRASHES", "JobStore", "LeaseLostError"]
@@ -116,22 +117,20 @@ class JobStore:
         Raises:
             NotFoundError: There is no job `after`.
         """
-        query = select(jobs).order_by(jobs.c.number.desc())
+        statuses = None if status is None else (status,) if isinstance(status, str) else tuple(status)
+        query = newest_jobs(statuses, tuple(kinds), is_of_project=project_id is not None, is_cut=limit is not None)
+        # Only where needed: each of these makes a copy, which SQLAlchemy has to identify again.
         if prefix:
             query = query.where(jobs.c.job_id.startswith(prefix, autoescape=True))
-        if status is not None:
-            query = query.where(jobs.c.status.in_([status] if isinstance(status, str) else status))
-        if kinds:
-            query = query.where(jobs.c.kind.in_(kinds))
-        if project_id is not None:
-            query = query.where(jobs.c.project_id == project_id)
         with self._database.read() as connection:
             if after is not None:
                 job_by_id(connection, after, project_id)
                 query = query.where(
                     jobs.c.number < select(jobs.c.number).where(jobs.c.job_id == after).scalar_subquery()
                 )
-            return [job_of(row) for row in connection.execute(query.limit(limit)).mappings()]
+            values = {"its_project": project_id, "its_limit": limit}
+            asked = {name: value for name, value in values.items() if value is not None}
+            return [job_of(row) for row in connection.execute(query, asked).mappings()]
 
     def claim(
         self, worker: str, lanes: tuple[Lane, ...] = ("train",), note_lost: Callable[[Job], object] = lambda _job: None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.fixtures.statements import statements
 
 from luthier.core.access import Caller, Scope
 from luthier.core.ids import new_id
@@ -64,6 +65,18 @@ def test_an_evaluation_that_is_under_way_is_not_ordered_again(home: Context) -> 
     found = progress_of(home, "default")
     assert found is not None
     assert (at(found), found.address) == ("evaluate", f"/evaluations/orders/{job.job_id}")
+
+
+def test_the_steps_take_two_statements_however_much_the_project_has(home: Context) -> None:
+    for number in range(3):
+        create_dataset(home, Caller(), f"Rows {number}", keep_rows(home, Caller(), [b'{"text": "a"}\n'], "a.jsonl"))
+    job = home.jobs.submit(Job(job_id=new_id("job"), kind="train", document={}, run_id=new_id("run")))
+    home.jobs.ask(job.job_id, "cancel")
+    add_run(home, "a")
+    progress_of(home, "default")
+    with home.database.snapshot(), statements(home) as seen:
+        assert at(progress_of(home, "default")) == "evaluate"
+    assert len(seen) == 2
 
 
 def test_projects_have_steps_of_their_own(home: Context) -> None:
