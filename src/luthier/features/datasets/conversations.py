@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError, NotFoundError, RowProblem
+from luthier.core.errors import DataError, NotFoundError, RowProblem, library_words_hidden
 from luthier.core.system.files import disk_full_explained, replacing, scratch_folder
 from luthier.ml.data.conversations.exports import Converted, ExportKind, convert, export_kind
 from luthier.ml.data.conversations.slack import export_files
@@ -115,7 +115,7 @@ def convert_exports(
     failed: list[RowProblem] = []
     unpacking, num_files, num_taken = Unpacking(), 0, 0
     context.settings.scratch_folder.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(context.settings.scratch_folder, "conversations-") as scratch:
+    with library_words_hidden(), scratch_folder(context.settings.scratch_folder, "conversations-") as scratch:
         joined = scratch / "rows.jsonl"
         joined.touch()
         for number, place in enumerate(places):

@@ -7,8 +7,10 @@ several files, a folder, documents, ZIP files -> kept as files of the project ->
 from __future__ import annotations
 
 import contextlib
+import gzip
 import shutil
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -299,10 +301,14 @@ def _has_tickets(path: Path, name: str) -> bool:
     """Whether a file that came in holds tickets of a help desk, of which a job makes rows."""
     from luthier.ml.data.conversations.zendesk import HEAD_BYTES, begins_with_tickets
 
-    if files.suffix_of(name) not in (".json", ".jsonl", ".ndjson"):
+    suffix = files.suffix_of(name)
+    if suffix.removesuffix(".gz") not in (".json", ".jsonl", ".ndjson"):
         return False
-    with path.open("rb") as file:
-        return begins_with_tickets(file.read(HEAD_BYTES))
+    try:
+        with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as file:
+            return begins_with_tickets(file.read(HEAD_BYTES))
+    except (OSError, EOFError, zlib.error):  # damaged: whoever reads the rows says so
+        return False
 
 
 def _add_rows(

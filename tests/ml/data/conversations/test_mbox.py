@@ -83,6 +83,33 @@ def test_a_thread_is_a_row_in_which_the_own_address_answers_without_quotations_a
     assert "messages of the assistant: support@shop.example 2; of the user" in done.tally.roles_summary()
 
 
+def test_a_mail_that_was_passed_on_keeps_its_text(tmp_path: Path) -> None:
+    passed_on = "Können Sie helfen?\n\n-----Ursprüngliche Nachricht-----\nVon: Ben\n\nDer Zähler ist kaputt.\n"
+    mails = [
+        _mail(_ANNA, _SHOP, passed_on, "1", "0", subject="WG: Zähler"),
+        _mail(_SHOP, _ANNA, "Ja.", "2", "1", hour=9),
+    ]
+    rows, _ = _rows(_archive(tmp_path, *mails), _SHOP)
+    assert rows[0]["messages"][0]["content"] == passed_on.strip()
+
+
+def test_a_firm_with_several_addresses_is_found_by_its_domain(tmp_path: Path) -> None:
+    mails = []
+    for number in range(4):
+        own, customer = f"desk{number}@shop.example", f"c{number}@gmail.com"
+        mails.append(_mail(customer, own, "Frage?", f"q{number}"))
+        mails.append(_mail(own, customer, "Antwort.", f"a{number}", f"q{number}", hour=9))
+    rows, done = _rows(_archive(tmp_path, *mails))
+    assert (done.chosen, len(rows)) == (("@shop.example",), 4)
+
+
+def test_a_text_of_megabytes_is_left_out_and_counted(tmp_path: Path) -> None:
+    question, answer, _ = _thread()
+    question.set_content("x\n" * (3 << 20))
+    with pytest.raises(DataError, match=r"mails with a text of more than 4 MiB: 1"):
+        _rows(_archive(tmp_path, question, answer), _SHOP)
+
+
 def test_who_answers_can_be_chosen(tmp_path: Path) -> None:
     turned = [
         _mail(_SHOP, _ANNA, "Haben Sie Zeit?", "1"),
@@ -189,6 +216,8 @@ def _quoted(body: bytes) -> bytes:
         ("##- Bitte über dieser Zeile antworten -##\nalt", ""),
         ("A -- B\n--\nAnna", "A -- B"),
         ("", ""),
+        ("-----Original Message-----\nFrom: A\n\nFrage?", "-----Original Message-----\nFrom: A\n\nFrage?"),
+        ("a" * 2000 + " wrote: x@y:\nb", "a" * 2000 + " wrote: x@y:\nb"),
     ],
 )
 def test_own_text_is_what_the_author_wrote(text: str, expected: str) -> None:

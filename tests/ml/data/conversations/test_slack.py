@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -98,6 +99,19 @@ def test_who_answers_can_be_chosen_by_name(tmp_path: Path) -> None:
 )
 def test_markup_is_shown_as_slack_shows_it(text: str, expected: str) -> None:
     assert readable(text, _NAMES) == expected
+
+
+_ANYTHING = st.none() | st.integers() | st.sampled_from(["", "U1", "1.0", "x"]) | st.lists(st.none(), max_size=1)
+_NAMES_OF_FIELDS = ("type", "user", "text", "ts", "thread_ts", "subtype", "files", "user_profile", "bot_id")
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(_NAMES_OF_FIELDS), _ANYTHING) | _ANYTHING, max_size=5))
+def test_no_message_however_damaged_stops_the_others(messages: list[Any]) -> None:
+    thread = [_message("U1", "Q", "7.0", "7.0"), _message("U2", "A", "8.0", "7.0")]
+    with TemporaryDirectory() as folder:
+        days = {"a/2024-03-05.json": messages, "b/2024-03-05.json": thread}
+        rows, _ = _convert(_export(Path(folder), days))
+    assert rows[-1] == [("user", "Q"), ("assistant", "A")]
 
 
 @given(st.text(max_size=60))

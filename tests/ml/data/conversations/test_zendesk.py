@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.ml.data.conversations.exports import Converted, convert, export_kind
@@ -115,6 +118,35 @@ def test_tickets_without_an_answer_are_refused_with_the_counts(tmp_path: Path) -
     with pytest.raises(DataError, match="conversations without an answer of the assistant: 1"):
         _convert(path)
     assert not (tmp_path / "rows-out.jsonl").exists()
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 50) | st.sampled_from(["", "a", "false", "@Ä"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["id", "channel", "role"]), inner),
+    max_leaves=4,
+)
+_NAMES = ("author_id", "author", "body", "html_body", "public", "created_at", "via", "attachments", "type")
+_TICKET_NAMES = ("id", "subject", "requester_id", "requester", "assignee", "collaborator_ids", "status", "ticket")
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from(_NAMES), _ANYTHING), max_size=4),
+    st.dictionaries(st.sampled_from(_TICKET_NAMES), _ANYTHING),
+    st.booleans(),
+)
+def test_no_ticket_however_damaged_stops_the_others(
+    comments: list[dict[str, Any]], fields: dict[str, Any], is_one_document: bool
+) -> None:
+    with TemporaryDirectory() as folder:
+        tickets = [_TICKET, {**fields, "comments": comments}]
+        if is_one_document:
+            path = Path(folder) / "all.json"
+            path.write_text(json.dumps({"tickets": tickets, "users": comments}), encoding="utf-8")
+        else:
+            path = _lines(Path(folder), *tickets)
+        rows, done = _convert(path)
+    assert rows[0][0] == ("user", "It shows nothing.\nWhy?")
+    assert len(rows) + sum(done.tally.left_out.values()) == 2
 
 
 def test_other_rows_are_no_tickets(tmp_path: Path) -> None:

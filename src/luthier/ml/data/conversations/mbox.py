@@ -26,6 +26,8 @@ from luthier.ml.data.conversations.turns import Assistants, Exchange, Role, Tall
 from luthier.ml.data.readers.email import attachments, read_text, shown_texts
 
 MAX_MAIL_BYTES: Final = 64 << 20
+_MAX_TEXT_BYTES: Final = 4 << 20
+"""Of a text or HTML part: more is no letter, and HTML takes many times its size in memory."""
 MAX_DOCUMENTS: Final = 20_000
 """Mails of one archive that are read as documents."""
 _MAX_HEADER_BYTES: Final = 1 << 20
@@ -35,6 +37,8 @@ _PIECE_BYTES: Final = 1 << 20
 _FROM_LINE: Final = re.compile(rb"^From .*\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b.*\d\d:\d\d.*\d{4}")
 _QUOTED_FROM: Final = re.compile(rb"^>+From ")
 _MESSAGE_ID: Final = re.compile(r"<[^<>\s]+>")
+_PASSED_ON: Final = re.compile(r"\s*(fwd?|wg|tr|rv|i)\s*:", re.IGNORECASE)
+"""How the subject of a mail begins that was passed on. Outlook gives it references, too."""
 _MAX_REFERENCES: Final = 200
 _AUTOMATIC_PRECEDENCE: Final = ("bulk", "junk", "auto_reply")
 _NOT_SENT: Final = {
@@ -134,7 +138,7 @@ class MailArchive:
         self._path, self._name, self._tally = path, name, tally
         self._threads: dict[str, list[_Mail]] = {}
         self._seen = Counter[str]()
-        self._wrote = Counter[str]()
+        self._seen_domains, self._wrote = Counter[str](), Counter[str]()
         self._num_mails = 0
         self._scan()
         self.assistants = chosen or Assistants(self._own())
@@ -200,13 +204,16 @@ class MailArchive:
         people = set(_addresses(header, ("From", "To", "Cc", "Delivered-To")))
         self._num_mails += 1
         self._seen.update(people)
+        domains = {one.rpartition("@")[2] for one in people}
+        self._seen_domains.update(domain for domain in domains if domain not in _PUBLIC_PROVIDERS)
         self._wrote[sender] += 1
         named = f"{header.get('References', '')} {header.get('In-Reply-To', '')}"
         answered = _MESSAGE_ID.findall(named)[-_MAX_REFERENCES:]
         # Gmail knows threads also where a program writes no references.
         thread = str(header.get("X-GM-THRID", "")).strip()
         others = [*answered, *([f"gmail {thread}"] if thread else [])]
-        return _Mail(begin, num_bytes, _date(header), sender, bool(answered)), own, others
+        is_reply = bool(answered) and not _PASSED_ON.match(_decoded(str(header.get("Subject", ""))))
+        return _Mail(begin, num_bytes, _date(header), sender, is_reply), own, others
 
     def _own(self) -> list[str]:
         """The archive's own address, and its domain unless that is a public provider's; none where none is clear."""
@@ -214,12 +221,21 @@ class MailArchive:
         if not wrote:
             return []
         num, address = max(wrote, key=lambda one: (one[0], self._wrote[one[1]], one[1]))
+        if num < _MIN_OWN_SHARE * self._num_mails:
+            return self._own_domain()
         # Two people who write to each other take part in every mail alike.
         rivals = [other for count, other in wrote if count == num and other != address]
         domain = address.rpartition("@")[2]
-        if num < _MIN_OWN_SHARE * self._num_mails or any(other.rpartition("@")[2] != domain for other in rivals):
+        if any(other.rpartition("@")[2] != domain for other in rivals):
             return []
         return [address] if domain in _PUBLIC_PROVIDERS else [address, f"@{domain}"]
+
+    def _own_domain(self) -> list[str]:
+        """The one domain that takes part in most mails, where a firm has several addresses, such as info and orders."""
+        wrote = {sender.rpartition("@")[2] for sender in self._wrote if sender}
+        first, *second = self._seen_domains.most_common(2) or [("", 0)]
+        is_clear = first[1] >= _MIN_OWN_SHARE * self._num_mails and (not second or second[0][1] < first[1])
+        return [f"@{first[0]}"] if is_clear and first[0] in wrote else []
 
     def _read(self, file: IO[bytes], mail: _Mail) -> EmailMessage | None:
         file.seek(mail.begin)
@@ -233,6 +249,9 @@ class MailArchive:
     def _text(self, message: EmailMessage, mail: _Mail) -> str | None:
         try:
             shown = shown_texts(message)
+            if any(len(str(part.get_payload())) > _MAX_TEXT_BYTES for pair in shown for part in pair if part):
+                self._tally.parts_left_out["mails with a text of more than 4 MiB"] += 1
+                return None
             sections = [section for plain, html in shown for section in read_text(plain, html, ())[0]]
             num_attached = len(attachments(message, shown))
         except (DataError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError):

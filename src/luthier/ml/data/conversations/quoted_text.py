@@ -30,6 +30,8 @@ _DATED: Final = re.compile(r"\d:\d\d|\b\d{4}\b|\d[./]\d")
 _INTRODUCED: Final = re.compile(r"^\s*\**\s*(on|am|le|el|il|op|den|\d|mo|di|mi|do|fr|sa|so)\b", re.IGNORECASE)
 _WROTE_LINES: Final = 3
 """`On Monday, ... wrote:` is wrapped to so many lines at most."""
+_MAX_LINE: Final = 1_000
+"""Longer lines begin no other mail; the patterns would take the square of their length."""
 _RULE: Final = re.compile(r"^\s*([_*-]\s*){3,}$")
 _FOOTER: Final = re.compile(
     r"^(sent from my |sent from outlook|get outlook for |von meinem .{1,40} gesendet|"
@@ -46,10 +48,13 @@ def own_text(text: str) -> str:
         text: of the mail, with lines of quotations that begin with `>`.
     """
     lines = text.replace("\r\n", "\n").split("\n")
-    lines = lines[: _answered_from(lines)]
-    lines = _without_last_quotation(lines)
-    lines = without_signature("\n".join(lines)).split("\n")
-    return "\n".join(_without_first_quotation(lines)).strip()
+    end = _answered_from(lines)
+    own = without_signature("\n".join(_without_last_quotation(lines[:end]))).split("\n")
+    found = "\n".join(_without_first_quotation(own)).strip()
+    if found or end == len(lines) or _REPLY_ABOVE.match(lines[end]):
+        return found
+    # A mail that was passed on without a word: the other mail is all that its author says.
+    return without_signature(text).strip()
 
 
 def without_signature(text: str) -> str:
@@ -69,6 +74,8 @@ def without_signature(text: str) -> str:
 def _answered_from(lines: list[str]) -> int:
     """The line where the answered mail begins that is not marked by `>`; the number of lines where there is none."""
     for number, line in enumerate(lines):
+        if len(line) > _MAX_LINE:
+            continue
         if _SEPARATOR.match(line) or _REPLY_ABOVE.match(line):
             return number
         if _FROM.match(line):
@@ -86,12 +93,13 @@ def _above_rule(lines: list[str], number: int) -> int:
     before = number - 1
     while before >= 0 and not lines[before].strip():
         before -= 1
-    return before if before >= 0 and _RULE.match(lines[before]) else number
+    is_rule = before >= 0 and len(lines[before]) <= _MAX_LINE and _RULE.match(lines[before])
+    return before if is_rule else number
 
 
 def _introduction(lines: list[str], last: int) -> int | None:
     """The first line of `On ... wrote:` whose last line is this one; None where it is none."""
-    if not _WROTE.search(lines[last]):
+    if len(lines[last]) > _MAX_LINE or not _WROTE.search(lines[last]):
         return None
     for first in range(last, max(-1, last - _WROTE_LINES), -1):
         if not lines[first].strip() or lines[first].startswith(">"):

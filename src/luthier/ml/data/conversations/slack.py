@@ -106,10 +106,14 @@ def _turn(
         tally.parts_left_out["attachments"] += len(attached)
     role: Role
     if chosen:
-        role = "assistant" if chosen.match(author, *_all_names(users.get(author, {}))) else "user"
+        person = users.get(author) or {"profile": message.get("user_profile")}
+        role = "assistant" if chosen.match(author, *_all_names(person)) else "user"
     else:
         role = "user" if author == opener else "assistant"
-    return Turn(names.get(author, author), role, readable(str(message.get("text") or ""), names))
+    # Members of other workspaces are not in the list of users.
+    own = message.get("user_profile")
+    shown = names.get(author) or (_name({"id": author, "profile": own}) if isinstance(own, dict) else author)
+    return Turn(shown, role, readable(str(message.get("text") or ""), names))
 
 
 def readable(text: str, names: Mapping[str, str]) -> str:

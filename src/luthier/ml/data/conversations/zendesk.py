@@ -104,7 +104,8 @@ def _turns(
             people.setdefault(str(person["id"]), person)
     requester = str(ticket.get("requester_id") or _id_of(ticket.get("requester")))
     answering = {str(ticket.get("assignee_id") or _id_of(ticket.get("assignee")))} - {""}
-    copied = {str(one) for key in _COPIED for one in ticket.get(key) or () if not isinstance(one, dict)} - answering
+    lists = [found for key in _COPIED if isinstance(found := ticket.get(key), list)]
+    copied = {str(one) for found in lists for one in found if not isinstance(one, dict)} - answering
     for comment in comments:
         author = str(comment.get("author_id") or _id_of(comment.get("author")))
         via = comment.get("via")
