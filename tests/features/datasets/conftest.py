@@ -22,7 +22,7 @@ from luthier.platform.jobs.records import Job
 ME = Caller(name="Ada")
 
 
-def add(context: Context, sent: Mapping[str, bytes], caller: Caller = ME, **given: str) -> Added:
+def add(context: Context, sent: Mapping[str, bytes], caller: Caller = ME, **given: Any) -> Added:
     """Add files as the form of the page does."""
     with ExitStack() as stack:
         incoming = []
@@ -31,7 +31,7 @@ def add(context: Context, sent: Mapping[str, bytes], caller: Caller = ME, **give
             one.write(content)
             one.finish()
             incoming.append((one, name))
-        return imports.add(context, caller, incoming, **given)  # type: ignore[arg-type]
+        return imports.add(context, caller, incoming, **given)
 
 
 def work_once(context: Context) -> Job:

@@ -21,6 +21,7 @@ from luthier.core.system.files import replace_text
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.conversations import find_exports
 from luthier.features.datasets.documents import ingest
 from luthier.features.datasets.imports import (
     OVERLAP_TOKENS,
@@ -33,6 +34,8 @@ from luthier.features.datasets.imports import (
 )
 from luthier.features.datasets.row_files import RowFile, grouped, read_row_file, write_group
 from luthier.features.datasets.store import DatasetVersion
+from luthier.ml.data.conversations.exports import convert
+from luthier.ml.data.conversations.mbox import MAX_DOCUMENTS, write_mails
 from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX, Unpacking, unpack
 from luthier.ml.data.documents.ingest import IngestedDocument
 from luthier.platform.files import service as files
@@ -105,7 +108,8 @@ class _Import:
         files: What became of each file so far.
         made: The datasets so far.
         unit: What lengths of passages are counted in.
-        read_as_text: Of workbooks that are read as documents, why they are no table.
+        read_as_text: Of workbooks and mails that are read as documents, why they are no rows.
+        notes: Of exports of conversations, who answers in the rows and what was left out.
         num_source_bytes: Of the files that are read, which are deleted once the datasets are made.
     """
 
@@ -116,6 +120,7 @@ class _Import:
     made: list[dict[str, Any]] = field(default_factory=list)
     unit: str = ""
     read_as_text: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     num_source_bytes: int = 0
 
     @property
@@ -220,7 +225,7 @@ def _read_all(done: _Import) -> None:
     report = _Report(done.context, done.job, 0)
     report.stage(f"Laying out {counted(len(done.order.files), 'file')}")
     _lay_out(done, documents)
-    row_files = _take_tables(done, documents, tables)
+    row_files = [*_take_conversations(done, documents, tables, report), *_take_tables(done, documents, tables)]
     found = [path for path in sorted(documents.rglob("*")) if path.is_file()]
     readable = [path for path in found if kind_of(path.name) != "unknown"]
     for path in found:
@@ -262,6 +267,43 @@ def _lay_out(done: _Import, documents: Path) -> None:
     for skipped in unpacking.skipped:
         if skipped.kind != "hidden":
             done.note(skipped.name, "skipped", skipped.reason)
+
+
+def _take_conversations(done: _Import, documents: Path, tables: Path, report: _Report) -> list[RowFile]:
+    """Exports of conversations as files of rows. Mails of which nobody is known to answer stay as documents."""
+    taken: list[RowFile] = []
+    for number, one in enumerate(find_exports(documents)):
+        name, target = "export" if one.name == "." else one.name, tables / f"conversations-{number}.jsonl"
+        report.stage(f"Reading conversations: {name}")
+        try:
+            converted = convert(one.path, one.kind, name, target, done.order.assistants)
+        except DataError as error:
+            if one.kind == "mbox" and _as_documents(done, one.path, name, error):
+                continue
+            done.note(name, "failed", f"{error.came}; {error.do}")
+        else:
+            left_out = [f"left out, {what}: {num:,}" for what, num in converted.tally.all_left_out]
+            done.notes[name] = [converted.tally.roles_summary(), *left_out]
+            taken.append(read_row_file(target, name).at(target))
+        for file in one.files:
+            file.unlink()
+    return taken
+
+
+def _as_documents(done: _Import, archive: Path, name: str, error: DataError) -> bool:
+    """Put the mails of an archive in its place, as documents; false where it has none."""
+    folder = archive.with_name(f".{archive.name}")
+    mails, num_left_out = write_mails(archive, folder)
+    if not mails:
+        shutil.rmtree(folder)
+        return False
+    archive.unlink()
+    folder.rename(archive)
+    why = f"read as documents and not as conversations: {error.came}; {error.do}"
+    done.read_as_text |= {f"{name}/{mail.name}": why for mail in mails}
+    if num_left_out:
+        done.note(name, "skipped", f"{counted(num_left_out, 'mail')} too large, or beyond the first {MAX_DOCUMENTS:,}")
+    return True
 
 
 def _take_tables(done: _Import, documents: Path, tables: Path) -> list[RowFile]:
@@ -338,14 +380,15 @@ def _keep_passages(done: _Import, output: Path, num_tokens: int) -> None:
 def _keep_rows(done: _Import, row_files: Sequence[RowFile]) -> None:
     """A dataset for each group of files with the same columns."""
     for part, path, group, why_alone in _parts(done, row_files):
-        filename = path.name if len(group) > 1 else PurePosixPath(group[0].name).name
+        filename = path.name if len(group) > 1 or group[0].name in done.notes else PurePosixPath(group[0].name).name
         # Passages, if there are any, have the name that was chosen.
         dataset_id = done.order.dataset_id if not done.made else ""
         version = _make(done, path, filename, part, {"files": [one.name for one in group][:100]}, dataset_id)
         done.made.append(_described(done, version, "rows"))
         for one in group:
             left = [f"{counted(one.num_unreadable, 'row')} cannot be read, the first: {one.first_problem}"]
-            warnings = [*(left if one.num_unreadable else []), *([why_alone] if why_alone else [])]
+            alone = [why_alone] if why_alone else []
+            warnings = [*done.notes.get(one.name, []), *(left if one.num_unreadable else []), *alone]
             done.note(one.name, "rows", counts={"num_rows": one.num_rows, "warnings": warnings})
 
 

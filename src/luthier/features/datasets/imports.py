@@ -7,8 +7,10 @@ several files, a folder, documents, ZIP files -> kept as files of the project ->
 from __future__ import annotations
 
 import contextlib
+import gzip
 import shutil
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,13 +34,14 @@ from luthier.platform.home.context import Context
 from luthier.platform.jobs.child import JOB_NAME
 from luthier.platform.jobs.records import Job
 
-FileKind = Literal["rows", "document", "archive", "convert first", "unknown"]
+FileKind = Literal["rows", "conversations", "document", "archive", "convert first", "unknown"]
 
 IMPORT: Final = "import"
 """The kind of these jobs, and the key of their order in the job document."""
 MAX_FILES: Final = 2_000
 MAX_ADDRESS: Final = 2_000
 """Characters of the address of rows from elsewhere."""
+MAX_ASSISTANTS: Final = 100
 PASSAGE_TOKENS: Final = 256
 """Shorter than on the command line: a small model writes better questions from short passages."""
 OVERLAP_TOKENS: Final = 0
@@ -101,6 +104,7 @@ class ImportOrder(FrozenModel):
         note: Why, in the author's words.
         author: Who added them.
         passage_tokens: The longest passage, in tokens of the default base model, or in words without it.
+        assistants: Who answers in exports of conversations; none goes by each export.
     """
 
     files: Annotated[tuple[ImportFile, ...], Field(max_length=MAX_FILES)] = ()
@@ -110,6 +114,7 @@ class ImportOrder(FrozenModel):
     note: str = ""
     author: str = "local"
     passage_tokens: Annotated[int, Field(ge=16, le=100_000)] = PASSAGE_TOKENS
+    assistants: Annotated[tuple[str, ...], Field(max_length=MAX_ASSISTANTS)] = ()
 
     @model_validator(mode="after")
     def _has_one_kind(self) -> ImportOrder:
@@ -133,11 +138,14 @@ class Added:
 
 def kind_of(name: str) -> FileKind:
     """What a file holds by its name. A workbook counts as rows: a job decides by its columns."""
+    from luthier.ml.data.conversations.mbox import is_mbox_name
     from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX
     from luthier.ml.data.readers.document import CONVERT_FIRST, READERS
 
     # By name alone: this is asked while files are still on their way in, and the job looks into them.
     suffix = files.suffix_of(name)
+    if is_mbox_name(PurePosixPath(name).name):
+        return "conversations"
     if suffix.removesuffix(".gz") in ROW_SUFFIXES:
         return "rows"
     if suffix in READERS:
@@ -152,7 +160,7 @@ def accepted_suffixes() -> tuple[str, ...]:
     from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX
     from luthier.ml.data.readers.document import READERS
 
-    return tuple(dict.fromkeys((*READERS, *ROW_SUFFIXES, ARCHIVE_SUFFIX)))
+    return tuple(dict.fromkeys((*READERS, *ROW_SUFFIXES, ".mbox", ARCHIVE_SUFFIX)))
 
 
 def add(
@@ -164,6 +172,7 @@ def add(
     dataset_id: str = "",
     note: str = "",
     passage_tokens: int = PASSAGE_TOKENS,
+    assistants: Sequence[str] = (),
 ) -> Added:
     """Add files that came in; on any error nothing of them is kept.
 
@@ -175,6 +184,7 @@ def add(
         dataset_id: The dataset that gets a new version; empty for a new dataset.
         note: Why, in the author's words.
         passage_tokens: The longest passage of a document.
+        assistants: Who answers in exports of conversations; none goes by each export.
 
     Raises:
         RequestError: No file, only files of kinds that are not read, or an empty or overlong name.
@@ -193,7 +203,13 @@ def add(
     else:
         called = checked_name(name) if name.strip() else free_name(context, caller.project_id, _name_from(names))
         check_is_free(context, caller, called)
-    if len(incoming) == 1 and kind_of(names[0]) == "rows":
+    if len(assistants) > MAX_ASSISTANTS:
+        raise RequestError(
+            f"{len(assistants):,} people who answer",
+            expected=f"at most {MAX_ASSISTANTS}",
+            do="name a domain, as @domain",
+        )
+    if len(incoming) == 1 and kind_of(names[0]) == "rows" and not _has_tickets(incoming[0][0].path, names[0]):
         return Added(version=_add_rows(context, caller, *incoming[0], called, dataset_id, note))
     # In the request and not in the job: who uploads learns at once that a file cannot be read.
     _check_archives(incoming)
@@ -206,6 +222,7 @@ def add(
             note=note[: dataset_versions.MAX_NOTE_CHARACTERS],
             author=caller.name,
             passage_tokens=passage_tokens,
+            assistants=tuple(assistants),
         )
         return Added(job=start(context, caller, order))
     except BaseException:
@@ -280,6 +297,20 @@ def forget_files(context: Context, job: Job) -> None:
             files.delete_file(context, job.project_id, one.file_id)
 
 
+def _has_tickets(path: Path, name: str) -> bool:
+    """Whether a file that came in holds tickets of a help desk, of which a job makes rows."""
+    from luthier.ml.data.conversations.zendesk import HEAD_BYTES, begins_with_tickets
+
+    suffix = files.suffix_of(name)
+    if suffix.removesuffix(".gz") not in (".json", ".jsonl", ".ndjson"):
+        return False
+    try:
+        with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as file:
+            return begins_with_tickets(file.read(HEAD_BYTES))
+    except (OSError, EOFError, zlib.error):  # damaged: whoever reads the rows says so
+        return False
+
+
 def _add_rows(
     context: Context,
     caller: Caller,
@@ -323,7 +354,7 @@ def fitting_columns(context: Context, caller: Caller, before: DatasetVersion, fi
 def _check_kinds(names: Sequence[str]) -> None:
     """Refuse files of which none can be read; a job names single ones that cannot."""
     kinds = {kind_of(name) for name in names}
-    if kinds & {"rows", "document", "archive"}:
+    if kinds & {"rows", "conversations", "document", "archive"}:
         return
     from luthier.ml.data.readers.document import CONVERT_FIRST
 

@@ -14,6 +14,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "answer": create.answer,
     "cache": remote.cache,
     "card": describe.card,
+    "conversations": create.conversations,
     "diff": describe.diff,
     "fetch": remote.fetch,
     "repair": prepare.repair,

@@ -1,7 +1,7 @@
-"""`luthier data ingest`, `synthesise` and `answer`: make rows from documents, passages or prompts.
+"""`luthier data ingest`, `conversations`, `synthesise` and `answer`: make rows of what people have.
 
-`ingest` converts documents. `synthesise` writes pairs from passages and checks them against these. `answer` has a
-teacher answer prompts for a student to learn from.
+`ingest` converts documents, `conversations` exports of mails, tickets and chats. `synthesise` writes pairs from
+passages and checks them against these. `answer` has a teacher answer prompts for a student to learn from.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.datasets.answers import Answering
+    from luthier.features.datasets.conversations import Conversations
     from luthier.features.datasets.documents import IngestOutcome
     from luthier.features.datasets.syntheses import Synthesis
     from luthier.ml.inference.engine_wrappers import Usage
@@ -118,6 +119,58 @@ def ingest(
         )
     code = 1 if fail_on_error and done.ingestion.failed else 0
     return Answer(as_json, done.as_json(), lambda console: show_ingestion(console, done), code)
+
+
+def conversations(
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILES_OR_DIR...",
+            help="Mail archives (.mbox), tickets of Zendesk (JSON, JSONL), exports of Slack (ZIP or folder).",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the rows to (.jsonl).")
+    ],
+    assistant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--assistant",
+            metavar="WHO",
+            help="Who answers: an address, @domain, a name or an id; repeatable [default: found in the export].",
+        ),
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Write conversations out of mails, tickets and chats as rows, with who answers as the assistant."""
+    from luthier.features.datasets.conversations import convert_exports
+
+    with open_context(home) as context:
+        done = convert_exports(context, places, output, assistants=assistant or (), force=force)
+    return Answer(as_json, done.as_json(), lambda console: _show_conversations(console, done))
+
+
+def _show_conversations(console: Console, done: Conversations) -> None:
+    from luthier.ml.data.conversations.exports import KIND_NAMES
+    from luthier.platform.cli.console import facts, visible
+
+    console.print(visible(f"{done.output}: {counted(done.num_rows, 'conversation')}"), soft_wrap=True)
+    for one in done.converted:
+        console.print(visible(f"\n{one.name}"), style="bold", soft_wrap=True)
+        rows = [
+            ("read as", KIND_NAMES[one.kind]),
+            ("conversations", f"{one.tally.num_rows:,}"),
+            ("who answers", ", ".join(one.chosen) if one.chosen else "by the roles in the export"),
+            ("roles", one.tally.roles_summary()),
+            ("left out", one.tally.left_out_summary() or "nothing"),
+        ]
+        facts(console, rows)
+    _list(console, "not read", [(one.file, one.reason) for one in done.failed])
+    _list(console, "left out of ZIP files", [(one.name, one.reason) for one in done.skipped])
+    if done.num_other_files:
+        console.print(f"\n{counted(done.num_other_files, 'other file')} left out: no export of conversations")
 
 
 def show_ingestion(console: Console, done: IngestOutcome) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -30,7 +31,7 @@ from luthier.platform.ui.visitor import HomeContext, Trainer, one_state
 router = APIRouter(prefix="/datasets")
 
 _FILE_FIELDS: Final = frozenset({"file", "folder"})
-_FIELDS: Final = frozenset({"dataset", "name", "note", "passage_tokens"})
+_FIELDS: Final = frozenset({"dataset", "name", "note", "passage_tokens", "assistants"})
 _MAX_SHOWN: Final = 100
 _Text = Annotated[str, Form(max_length=2000)]
 
@@ -109,6 +110,7 @@ def _add(context: Context, caller: Caller, incoming: list[IncomingFile], form: F
         dataset_id=given.get("dataset", ""),
         note=given.get("note", ""),
         passage_tokens=_passage_tokens(given.get("passage_tokens", ""), mark),
+        assistants=[one.strip() for one in re.split(r"[,;\n]", given.get("assistants", "")) if one.strip()],
     )
     return _leads_to(context, caller, made)
 
@@ -147,7 +149,7 @@ def _form(
 ) -> Response:
     found, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MAX_SHOWN)
     in_use = context.datasets.files_in_use([file.file_id for file in found])
-    fields = ("dataset", "name", "note", "file", "adopted_name", "passage_tokens")
+    fields = ("dataset", "name", "note", "file", "adopted_name", "passage_tokens", "assistants")
     values: dict[str, Any] = {
         "datasets": [dataset for dataset, _ in dataset_versions.list_datasets(context, caller)],
         "files": [file for file in found if file.file_id not in in_use],

@@ -106,6 +106,7 @@ CONVERT_FIRST: Final[Mapping[str, str]] = {
     ".ppsx": "save it as .pptx",
     ".mht": "save it as .html",
     ".mhtml": "save it as .html",
+    ".mbox": "luthier data conversations FILE --output rows.jsonl",
     ".msg": "save it from the mail program as .eml",
     ".mobi": "convert it to .epub with Calibre's ebook-convert",
     ".azw3": "convert it to .epub with Calibre's ebook-convert",

@@ -51,18 +51,16 @@ def read(path: Path) -> Document:
     headings = (subject,) if subject else ()
     head = "\n".join(f"{name}: {' '.join(str(message[name]).split())}" for name in _SHOWN_HEADERS if message[name])
     inside: list[Section] = []
-    shown = _shown(message)
+    shown = shown_texts(message)
     for plain, html in shown:
-        sections, notes = _read_text(plain, html, headings)
+        sections, notes = read_text(plain, html, headings)
         inside += sections
         warnings += notes
     if not inside:
         raise DataError(
             "a mail without text", expected="a text or HTML part", do="leave it out, or save its attachments"
         )
-    of_text = {id(part) for pair in shown for part in pair}
-    attached = [part for part in message.iter_attachments() if id(part) not in of_text]
-    left = [part.get_filename() or f"a part of type {part.get_content_type()}" for part in attached]
+    left = [part.get_filename() or f"a part of type {part.get_content_type()}" for part in attachments(message, shown)]
     if left:
         warnings.append(
             f"{len(left)} attachments were not read: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"
@@ -70,18 +68,29 @@ def read(path: Path) -> Document:
     return Document((*((Section(head, None, headings),) if head else ()), *inside), tuple(dict.fromkeys(warnings)))
 
 
-_Pair = tuple[MIMEPart | None, MIMEPart | None]
+def attachments(message: EmailMessage, shown: list[TextPair]) -> list[MIMEPart]:
+    """The parts of a mail that are none of its texts.
+
+    Args:
+        message: the mail.
+        shown: its texts.
+    """
+    of_text = {id(part) for pair in shown for part in pair}
+    return [part for part in message.iter_attachments() if id(part) not in of_text]
+
+
+TextPair = tuple[MIMEPart | None, MIMEPart | None]
 """One text of a mail, as plain text and as HTML, where it has them; at least one."""
 
 
-def _shown(message: EmailMessage) -> list[_Pair]:
+def shown_texts(message: EmailMessage) -> list[TextPair]:
     """The texts of a mail in their order; a file of text is none, unless there is no other."""
     pairs = list(_texts_of(message))
     named = [pair for pair in pairs if all(part is None or part.get_filename() for part in pair)]
     return [pair for pair in pairs if pair not in named] or named[:1]
 
 
-def _texts_of(part: MIMEPart) -> Iterator[_Pair]:
+def _texts_of(part: MIMEPart) -> Iterator[TextPair]:
     kind = part.get_content_type()
     if part.is_attachment():
         return
@@ -99,7 +108,7 @@ def _texts_of(part: MIMEPart) -> Iterator[_Pair]:
             yield from _texts_of(inner)
 
 
-def _read_text(
+def read_text(
     plain: MIMEPart | None, html: MIMEPart | None, headings: tuple[str, ...]
 ) -> tuple[list[Section], tuple[str, ...]]:
     """The sections of one text, none of a blank one, and warnings."""

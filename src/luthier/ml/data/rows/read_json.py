@@ -159,6 +159,20 @@ def read_json(source: Source) -> Iterator[Row | RowProblem]:
     Raises:
         DataError: the document is broken, not UTF-8, larger than 1 GiB, or holds no single array of rows.
     """
+    for number, value in enumerate(_rows_of(source.name, json_document(source)), start=1):
+        if isinstance(value, dict):
+            yield exported_chat(Row(source.name, number, value))
+        else:
+            reason = f"is {name_of_type(value)} where an object is expected"
+            yield RowProblem(source.name, number, "", shorten(value), reason)
+
+
+def json_document(source: Source) -> Any:
+    """The one document of a JSON file.
+
+    Raises:
+        DataError: the document is broken, not UTF-8, or larger than 1 GiB.
+    """
     pieces, num_bytes = [], 0
     with source.open() as file:
         while num_bytes <= MAX_DOCUMENT_BYTES and (piece := file.read(_PIECE_BYTES)):  # asking for all reserves all
@@ -183,15 +197,9 @@ def read_json(source: Source) -> Iterator[Row | RowProblem]:
             f"{source.name} is not UTF-8", expected="UTF-8", do="convert the file with iconv", problems=[problem]
         ) from error
     try:
-        document = strict_loads(text)
+        return strict_loads(text)
     except StrictJsonError as error:
         raise _broken(source.name, text, error) from error
-    for number, value in enumerate(_rows_of(source.name, document), start=1):
-        if isinstance(value, dict):
-            yield exported_chat(Row(source.name, number, value))
-        else:
-            reason = f"is {name_of_type(value)} where an object is expected"
-            yield RowProblem(source.name, number, "", shorten(value), reason)
 
 
 def export_note(source: Source) -> str:

@@ -121,7 +121,7 @@ class Upload {
 
   send() {
     const found = this.all, data = new FormData();
-    for (const name of ["dataset", "name", "note", "passage_tokens"]) data.append(name, this.form.elements[name].value);
+    for (const name of ["dataset", "name", "note", "passage_tokens", "assistants"]) data.append(name, this.form.elements[name].value);
     for (const { file, path } of found) data.append("file", file, path); // last, so that the rest is known when they come
     const request = this.request = new XMLHttpRequest();
     const start = performance.now();
@@ -175,7 +175,7 @@ class Upload {
     this.bar.hidden = !isSending;
     this.bar.value = 0;
     this.words.textContent = "";
-    for (const field of [this.clear, this.file, this.folder, this.name, this.dataset, this.form.elements.note, this.form.elements.passage_tokens]) field.disabled = isSending;
+    for (const field of [this.clear, this.file, this.folder, this.name, this.dataset, this.form.elements.note, this.form.elements.passage_tokens, this.form.elements.assistants]) field.disabled = isSending;
   }
 
   tell(came, expected, what) {
