@@ -83,6 +83,7 @@ def test_a_result_answers_the_last_call_of_either_form() -> None:
         ({"functions": [WEATHER, WEATHER]}, "functions", "two functions are called 'get_weather'"),
         ({"function_call": {"name": "f"}}, "function_call", "wants 'f'; expected: one of the functions sent: get_w"),
         ({"functions": None, "function_call": {"name": "f"}}, "function_call", "functions sent: none"),
+        ({"functions": None, "function_call": "none", "tools": [TOOL]}, "function_call", "expected: tool_choice: none"),
         ({"messages": [ASKED | {"function_call": CALLED["function_call"]}]}, "messages.0.function_call", "assistant"),
         ({"messages": [RESULT | {"tool_call_id": "c"}]}, "messages.0.tool_call_id", "role tool"),
     ],
