@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from luthier.core.stream import CallPiece
+from luthier.core.access import Caller
+from luthier.core.stream import CallPiece, Ended, Piece
 from luthier.features.evals_api.data import sample_fields
+from luthier.features.serving import service
 from luthier.features.serving.api.chat import ChatBody, chat_request
 from luthier.features.serving.api.functions import function_delta
+from luthier.features.serving.api.offline import answer_offline
 from luthier.ml.data.rows.chat_rows import chat_conversation
 from luthier.platform.http.errors import ApiError
 
@@ -80,6 +83,7 @@ def test_a_result_answers_the_last_call_of_either_form() -> None:
         ({"functions": [WEATHER, WEATHER]}, "functions", "two functions are called 'get_weather'"),
         ({"function_call": {"name": "f"}}, "function_call", "wants 'f'; expected: one of the functions sent: get_w"),
         ({"functions": None, "function_call": {"name": "f"}}, "function_call", "functions sent: none"),
+        ({"functions": None, "function_call": "none", "tools": [TOOL]}, "function_call", "expected: tool_choice: none"),
         ({"messages": [ASKED | {"function_call": CALLED["function_call"]}]}, "messages.0.function_call", "assistant"),
         ({"messages": [RESULT | {"tool_call_id": "c"}]}, "messages.0.tool_call_id", "role tool"),
     ],
@@ -116,3 +120,19 @@ def test_graders_read_a_call_of_the_older_form() -> None:
     sample = {"choices": [{"message": CALLED, "finish_reason": "function_call"}]}
     called = [{"type": "function", "function": CALLED["function_call"]}]
     assert sample_fields(sample)["output_tools"] == called
+
+
+def test_a_request_of_a_batch_is_answered_in_its_own_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = service.Answer([service.Choice()])
+    call = CallPiece(index=0, call_id="c", name="f", arguments="{}")
+    for event in (Piece(text="", calls=(call,)), Ended(choice=0, reason="tool_calls", num_new_tokens=3)):
+        answer.hear(event)
+    monkeypatch.setattr(service, "complete", lambda *_: (answer, "fp"))
+    body: dict[str, Any] = {"model": "m", "messages": [ASKED], "service_tier": "auto"}
+    context: Any = None  # the answer is there already
+    for form, key in (({"functions": [WEATHER]}, "function_call"), ({"tools": [TOOL]}, "tool_calls")):
+        found = answer_offline(context, Caller(), "/v1/chat/completions", body | form, default_max_tokens=4).body
+        (choice,) = found["choices"]
+        assert (choice["finish_reason"], found["service_tier"]) == (key, "default")
+        assert {"function_call", "tool_calls"} & set(choice["message"]) == {key}
+    assert choice["message"]["tool_calls"][0]["id"] == "c"

@@ -60,6 +60,9 @@ def function_tools(
     if functions is not None and newer:
         message = f"functions with {newer[0]}; expected: either functions and function_call, or tools and tool_choice"
         raise ApiError(400, message, param="functions", code="invalid_value")
+    if functions is None and choice == "none" and given.get("tools"):
+        message = "function_call: none with tools, which may be called all the same; expected: tool_choice: none"
+        raise ApiError(400, message, param="function_call", code="invalid_value")
     if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
         message = f"two functions are called {twice!r}; expected: a name of its own for each"
         raise ApiError(400, message, param="functions", code="invalid_value")
