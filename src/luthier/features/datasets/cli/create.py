@@ -65,7 +65,8 @@ def ingest(
     places: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR_OR_FILES...", help="PDF, DOCX, PPTX, XLSX, HTML, EPUB, Markdown, text, mail (.eml)."
+            metavar="DIR_OR_FILES...",
+            help="PDF, DOCX, PPTX, XLSX, HTML, EPUB, Markdown, text, mail (.eml), transcripts (.vtt, .srt).",
         ),
     ],
     output: Annotated[
