@@ -127,7 +127,7 @@ def conversations(
         list[Path],
         typer.Argument(
             metavar="FILES_OR_DIR...",
-            help="Mail archives (.mbox), tickets of Zendesk (JSON, JSONL), exports of Slack (ZIP or folder).",
+            help="Mail archives (.mbox), exports of Zendesk and Intercom (JSON, JSONL) and of Slack (ZIP or folder).",
         ),
     ],
     output: Annotated[

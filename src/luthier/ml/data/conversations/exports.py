@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from luthier.core.errors import DataError
+from luthier.ml.data.conversations.intercom import begins_with_intercom, intercom_exchanges
 from luthier.ml.data.conversations.mbox import MailArchive, is_mbox_name
 from luthier.ml.data.conversations.slack import is_slack_folder, slack_exchanges
 from luthier.ml.data.conversations.turns import Assistants, Exchange, Tally, chat_rows
-from luthier.ml.data.conversations.zendesk import is_zendesk, zendesk_exchanges
+from luthier.ml.data.conversations.zendesk import begins_with_tickets, zendesk_exchanges
 from luthier.ml.data.files.source import open_source
 from luthier.ml.data.rows.outputs import write_rows
 
-ExportKind = Literal["mbox", "zendesk", "slack"]
+ExportKind = Literal["mbox", "zendesk", "intercom", "slack"]
 KIND_NAMES: Final[dict[ExportKind, str]] = {
     "mbox": "a mail archive",
     "zendesk": "tickets of Zendesk",
+    "intercom": "conversations of Intercom",
     "slack": "an export of Slack",
 }
 _JSON_SUFFIXES: Final = (".json", ".jsonl", ".ndjson")
+HEAD_BYTES: Final = 1 << 20
 NO_OWN_ADDRESS: Final = "no address that has written takes part in most of its mails"
 
 
@@ -54,10 +57,18 @@ def export_kind(path: Path) -> ExportKind | None:
         return "mbox"
     if Path(path.name.removesuffix(".gz")).suffix.lower() in _JSON_SUFFIXES:
         try:
-            return "zendesk" if is_zendesk(open_source(path)) else None
+            with open_source(path).open() as file:
+                return kind_of_json(file.read(HEAD_BYTES))
         except DataError:
             return None
     return None
+
+
+def kind_of_json(head: bytes) -> ExportKind | None:
+    """What a JSON file is an export of, by the names in its first `HEAD_BYTES`; None for any other."""
+    if begins_with_intercom(head):
+        return "intercom"
+    return "zendesk" if begins_with_tickets(head) else None
 
 
 def convert(path: Path, kind: ExportKind, name: str, output: Path, chosen: Iterable[str] = ()) -> Converted:
@@ -88,6 +99,8 @@ def convert(path: Path, kind: ExportKind, name: str, output: Path, chosen: Itera
         exchanges = archive.exchanges()
     elif kind == "zendesk":
         exchanges = zendesk_exchanges(open_source(path), name, assistants, tally)
+    elif kind == "intercom":
+        exchanges = intercom_exchanges(open_source(path), name, assistants, tally)
     else:
         exchanges = slack_exchanges(path, name, assistants, tally)
     write_rows(chat_rows(exchanges, tally), output)
