@@ -115,8 +115,16 @@ def test_who_answers_can_be_chosen(tmp_path: Path) -> None:
         _mail(_SHOP, _ANNA, "Haben Sie Zeit?", "1"),
         _mail(_ANNA, _SHOP, "Ja, am Montag.", "2", "1", hour=9),
     ]
-    rows, _ = _rows(_archive(tmp_path, *turned), "@HOME.example")
+    rows, done = _rows(_archive(tmp_path, *turned), "@HOME.example", "nobdy@shop.example")
+    assert done.unmatched == ("nobdy@shop.example",)
     assert [turn["role"] for turn in rows[0]["messages"]] == ["user", "assistant"]
+
+
+def test_an_archive_of_windows_is_read_alike(tmp_path: Path) -> None:
+    path = _archive(tmp_path, *_thread())
+    rows, _ = _rows(path, _SHOP)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert _rows(path, _SHOP)[0] == rows
 
 
 def test_two_people_who_write_to_each_other_are_not_guessed(tmp_path: Path) -> None:

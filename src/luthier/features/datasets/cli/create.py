@@ -164,6 +164,7 @@ def _show_conversations(console: Console, done: Conversations) -> None:
             ("read as", KIND_NAMES[one.kind]),
             ("conversations", f"{one.tally.num_rows:,}"),
             ("who answers", ", ".join(one.chosen) if one.chosen else "by the roles in the export"),
+            *([("wrote nothing", ", ".join(one.unmatched))] if one.unmatched else []),
             ("roles", one.tally.roles_summary()),
             ("left out", one.tally.left_out_summary() or "nothing"),
         ]

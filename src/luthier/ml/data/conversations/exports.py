@@ -37,16 +37,19 @@ class Converted:
         kind: What it is an export of.
         chosen: Who answers as the assistant, where it was chosen or is the archive's own address; else empty.
         tally: What became of its conversations.
+        unmatched: Those who were chosen and have written nothing in it.
     """
 
     name: str
     kind: ExportKind
     chosen: tuple[str, ...]
     tally: Tally
+    unmatched: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The document of `--json`."""
-        return {"name": self.name, "kind": self.kind, "chosen": list(self.chosen), **self.tally.as_json()}
+        chosen = {"chosen": list(self.chosen), "unmatched": list(self.unmatched)}
+        return {"name": self.name, "kind": self.kind, **chosen, **self.tally.as_json()}
 
 
 def export_kind(path: Path) -> ExportKind | None:
@@ -85,7 +88,8 @@ def convert(path: Path, kind: ExportKind, name: str, output: Path, chosen: Itera
         DataError: it cannot be read, or has no conversation with a question and an answer.
         StorageFullError: the disk is full.
     """
-    tally, assistants = Tally(), Assistants(chosen)
+    tally = Tally()
+    by_person = assistants = Assistants(chosen)
     exchanges: Iterator[Exchange]
     if kind == "mbox":
         archive = MailArchive(path, name, assistants, tally)
@@ -111,4 +115,4 @@ def convert(path: Path, kind: ExportKind, name: str, output: Path, chosen: Itera
             expected=f"{KIND_NAMES[kind]} in which somebody answers",
             do="name who answers: addresses, @domain, names or ids",
         )
-    return Converted(name, kind, assistants.chosen, tally)
+    return Converted(name, kind, assistants.chosen, tally, by_person.unmatched)
