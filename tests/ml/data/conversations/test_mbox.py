@@ -127,6 +127,14 @@ def test_an_archive_of_windows_is_read_alike(tmp_path: Path) -> None:
     assert _rows(path, _SHOP)[0] == rows
 
 
+def test_a_mail_without_a_date_is_placed_by_when_it_was_received(tmp_path: Path) -> None:
+    question, answer, _ = _thread()
+    del answer["Date"]
+    answer["Received"] = "from a by b; Tue, 05 Mar 2024 09:00:00 +0100"
+    rows, _ = _rows(_archive(tmp_path, answer, question), _SHOP)
+    assert [turn["role"] for turn in rows[0]["messages"]] == ["user", "assistant"]
+
+
 def test_two_people_who_write_to_each_other_are_not_guessed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"who answers in sent\.mbox is not clear"):
         _rows(_archive(tmp_path, *_thread()))

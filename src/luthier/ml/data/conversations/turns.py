@@ -87,9 +87,9 @@ class Tally:
 
 
 def _names(authors: Counter[str]) -> str:
-    """`a@x.de 12, b@x.de 3, ... (9 in all)`."""
+    """`a@x.de 12, b@x.de 3, ... (9)`: how many messages of whom, and in the end of how many people."""
     named = ", ".join(f"{name} {num:,}" for name, num in authors.most_common(_NUM_NAMED))
-    return f"{named}, ... ({len(authors):,} in all)" if len(authors) > _NUM_NAMED else named or "0"
+    return f"{named}, ... ({len(authors):,})" if len(authors) > _NUM_NAMED else named or "0"
 
 
 def chat_rows(exchanges: Iterable[Exchange], tally: Tally) -> Iterator[dict[str, Any]]:
