@@ -133,7 +133,7 @@ def convert_exports(
         if not converted:
             raise DataError(
                 failed[0].reason if len(failed) == 1 else f"no export with conversations among {num_files:,} files",
-                expected="a mail archive (.mbox), tickets of Zendesk (JSON), or an export of Slack (ZIP or folder)",
+                expected="a mail archive (.mbox), or an export of Zendesk, Intercom (JSON) or Slack (ZIP or folder)",
                 do="check the files, and name who answers",
                 problems=failed,
             )

@@ -283,6 +283,8 @@ def _take_conversations(done: _Import, documents: Path, tables: Path, report: _R
             done.note(name, "failed", f"{error.came}; {error.do}")
         else:
             left_out = [f"left out, {what}: {num:,}" for what, num in converted.tally.all_left_out]
+            if converted.unmatched:
+                left_out.insert(0, f"chosen as who answers, and wrote nothing: {', '.join(converted.unmatched)}")
             done.notes[name] = [converted.tally.roles_summary(), *left_out]
             taken.append(read_row_file(target, name).at(target))
         for file in one.files:

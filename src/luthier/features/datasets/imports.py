@@ -299,14 +299,14 @@ def forget_files(context: Context, job: Job) -> None:
 
 def _has_tickets(path: Path, name: str) -> bool:
     """Whether a file that came in holds tickets of a help desk, of which a job makes rows."""
-    from luthier.ml.data.conversations.zendesk import HEAD_BYTES, begins_with_tickets
+    from luthier.ml.data.conversations.exports import HEAD_BYTES, kind_of_json
 
     suffix = files.suffix_of(name)
     if suffix.removesuffix(".gz") not in (".json", ".jsonl", ".ndjson"):
         return False
     try:
         with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as file:
-            return begins_with_tickets(file.read(HEAD_BYTES))
+            return kind_of_json(file.read(HEAD_BYTES)) is not None
     except (OSError, EOFError, zlib.error):  # damaged: whoever reads the rows says so
         return False
 

@@ -30,7 +30,7 @@ from luthier.platform.http.path_redaction import redacted_errors
 ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
 _DOCUMENT_SUFFIXES: Final = frozenset(
     (".pdf", ".docx", ".doc", ".pptx", ".html", ".htm", ".md", ".txt", ".rst", ".epub", ".eml", ".odt", ".rtf")
-)
+) | {".vtt", ".srt"}
 MAX_NAME_CHARACTERS: Final = 100
 MAX_NOTE_CHARACTERS: Final = 1000
 

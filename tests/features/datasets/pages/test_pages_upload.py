@@ -193,6 +193,16 @@ def test_documents_and_folders_lead_to_the_job_that_reads_them(home: Context, br
     assert [one.document["import"]["passage_tokens"] for one in home.jobs.list()].count(1024) == 2
 
 
+def test_who_answers_in_mails_is_chosen_on_the_form(home: Context, browser: Browser) -> None:
+    one = browser(*TRAIN)
+    sent = [("file", ("in.mbox", b"From x Tue Mar  5 08:00:00 2024\nFrom: a@b.example\n\ntext\n"))]
+    answer = one.post("/datasets/new", data={"assistants": "@shop.example; Ben Ott,"}, files=sent)
+    assert answer.status_code == 303
+    (job,) = home.jobs.list()
+    assert job.document["import"]["assistants"] == ["@shop.example", "Ben Ott"]
+    assert 'name="assistants"' in one.get("/datasets/new").text
+
+
 def test_rows_whose_columns_are_not_recognised_lead_to_their_choice(home: Context, browser: Browser) -> None:
     one = browser(*TRAIN)
     answer = send(one, b"FRAGE;Antwort\nWer?;Ich.\n", "f.csv", name="F")

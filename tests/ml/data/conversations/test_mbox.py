@@ -115,7 +115,23 @@ def test_who_answers_can_be_chosen(tmp_path: Path) -> None:
         _mail(_SHOP, _ANNA, "Haben Sie Zeit?", "1"),
         _mail(_ANNA, _SHOP, "Ja, am Montag.", "2", "1", hour=9),
     ]
-    rows, _ = _rows(_archive(tmp_path, *turned), "@HOME.example")
+    rows, done = _rows(_archive(tmp_path, *turned), "@HOME.example", "nobdy@shop.example")
+    assert done.unmatched == ("nobdy@shop.example",)
+    assert [turn["role"] for turn in rows[0]["messages"]] == ["user", "assistant"]
+
+
+def test_an_archive_of_windows_is_read_alike(tmp_path: Path) -> None:
+    path = _archive(tmp_path, *_thread())
+    rows, _ = _rows(path, _SHOP)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert _rows(path, _SHOP)[0] == rows
+
+
+def test_a_mail_without_a_date_is_placed_by_when_it_was_received(tmp_path: Path) -> None:
+    question, answer, _ = _thread()
+    del answer["Date"]
+    answer["Received"] = "from a by b; Tue, 05 Mar 2024 09:00:00 +0100"
+    rows, _ = _rows(_archive(tmp_path, answer, question), _SHOP)
     assert [turn["role"] for turn in rows[0]["messages"]] == ["user", "assistant"]
 
 

@@ -367,6 +367,13 @@ def test_a_mapping_that_fits_the_columns_is_proposed(jsonl: Write, row: dict[str
     assert caught.value.do == f"rename the fields, or map them, such as {proposed}"
 
 
+def test_tickets_lead_to_the_command_that_makes_rows_of_them(jsonl: Write) -> None:
+    ticket = {"id": 1, "requester_id": 2, "comments": [{"author_id": 2, "body": "q", "public": True}]}
+    with pytest.raises(DataError, match="no known shape") as caught:
+        load_file(jsonl(ticket))
+    assert "luthier data conversations" in caught.value.do
+
+
 def test_rows_of_one_document_are_grouped_by_it_and_others_by_nothing(jsonl: Write) -> None:
     file = jsonl({"text": "a", "provenance": {"file": "x.pdf"}}, {"text": "b"}, {"text": "c", "meta": {"case": 7}})
     assert [one.group for one in load_file(file, group_by="provenance.file").examples] == ["x.pdf", None, None]

@@ -65,7 +65,8 @@ def ingest(
     places: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR_OR_FILES...", help="PDF, DOCX, PPTX, XLSX, HTML, EPUB, Markdown, text, mail (.eml)."
+            metavar="DIR_OR_FILES...",
+            help="PDF, DOCX, PPTX, XLSX, HTML, EPUB, Markdown, text, mail (.eml), transcripts (.vtt, .srt).",
         ),
     ],
     output: Annotated[
@@ -126,7 +127,7 @@ def conversations(
         list[Path],
         typer.Argument(
             metavar="FILES_OR_DIR...",
-            help="Mail archives (.mbox), tickets of Zendesk (JSON, JSONL), exports of Slack (ZIP or folder).",
+            help="Mail archives (.mbox), exports of Zendesk and Intercom (JSON, JSONL) and of Slack (ZIP or folder).",
         ),
     ],
     output: Annotated[
@@ -163,6 +164,7 @@ def _show_conversations(console: Console, done: Conversations) -> None:
             ("read as", KIND_NAMES[one.kind]),
             ("conversations", f"{one.tally.num_rows:,}"),
             ("who answers", ", ".join(one.chosen) if one.chosen else "by the roles in the export"),
+            *([("wrote nothing", ", ".join(one.unmatched))] if one.unmatched else []),
             ("roles", one.tally.roles_summary()),
             ("left out", one.tally.left_out_summary() or "nothing"),
         ]

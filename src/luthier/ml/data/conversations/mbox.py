@@ -7,6 +7,7 @@ second pass     one thread after another is read, so that an archive of any size
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -310,11 +311,11 @@ def _text_of(message: EmailMessage, name: str) -> str:
 
 
 def _date(header: Message) -> float:
-    """Seconds since 1970; 0 where the mail has no date that can be read."""
-    try:
-        return parsedate_to_datetime(str(header.get("Date", ""))).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError, OSError):
-        return 0.0
+    """Seconds since 1970, when it was written or else received; 0 where the mail has no date that can be read."""
+    for text in (str(header.get("Date", "")), str(header.get("Received", "")).rpartition(";")[2]):
+        with contextlib.suppress(ValueError, TypeError, OverflowError, IndexError, OSError):
+            return parsedate_to_datetime(text).timestamp()
+    return 0.0
 
 
 def _root(parents: dict[str, str], name: str) -> str:

@@ -87,9 +87,9 @@ class Tally:
 
 
 def _names(authors: Counter[str]) -> str:
-    """`a@x.de 12, b@x.de 3, ... (9 in all)`."""
+    """`a@x.de 12, b@x.de 3, ... (9)`: how many messages of whom, and in the end of how many people."""
     named = ", ".join(f"{name} {num:,}" for name, num in authors.most_common(_NUM_NAMED))
-    return f"{named}, ... ({len(authors):,} in all)" if len(authors) > _NUM_NAMED else named or "0"
+    return f"{named}, ... ({len(authors):,})" if len(authors) > _NUM_NAMED else named or "0"
 
 
 def chat_rows(exchanges: Iterable[Exchange], tally: Tally) -> Iterator[dict[str, Any]]:
@@ -136,7 +136,8 @@ class Assistants:
 
     def __init__(self, chosen: Iterable[str]) -> None:
         self.chosen: Final = tuple(dict.fromkeys(one.strip() for one in chosen if one.strip()))
-        self._known: Final = frozenset(one.casefold() for one in self.chosen)
+        self._known: Final = {one.casefold(): one for one in self.chosen}
+        self._matched: Final = set[str]()
 
     def __bool__(self) -> bool:
         """Whether somebody was chosen."""
@@ -144,9 +145,13 @@ class Assistants:
 
     def match(self, *names: str) -> bool:
         """Whether one of the names, ids or addresses of an author is among those that were chosen."""
-        for name in names:
-            folded = name.strip().casefold()
-            domain = folded.rpartition("@")[2] if "@" in folded else ""
-            if folded and (folded in self._known or (domain and f"@{domain}" in self._known)):
-                return True
-        return False
+        folded = {name.strip().casefold() for name in names}
+        domains = {f"@{name.rpartition('@')[2]}" for name in folded if "@" in name}
+        found = (folded | domains) & self._known.keys()
+        self._matched.update(found)
+        return bool(found)
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """Those who were chosen and have written nothing so far, such as a name with a wrong letter."""
+        return tuple(one for key, one in self._known.items() if key not in self._matched)

@@ -8,30 +8,15 @@ are left out and counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any, Final
 
-from luthier.core.dataset import Row
-from luthier.core.errors import RowProblem
+from luthier.ml.data.conversations.json_records import json_records, objects, text_of_html
 from luthier.ml.data.conversations.quoted_text import own_text
 from luthier.ml.data.conversations.turns import Assistants, Exchange, Role, Tally, Turn
 from luthier.ml.data.files.source import Source
-from luthier.ml.data.files.untrusted_input import StrictJsonError, bounded_lines, strict_loads
-from luthier.ml.data.readers.html_tables import WholeRows
-from luthier.ml.data.readers.markdown import PLAIN, tidy
-from luthier.ml.data.rows.read_json import json_document, read_jsonl
 
-HEAD_BYTES: Final = 1 << 20
 _AUTOMATIC_CHANNELS: Final = ("rule", "system", "automatic")
 _COPIED: Final = ("collaborator_ids", "email_cc_ids")
-
-
-def is_zendesk(source: Source) -> bool:
-    """Whether a file of JSON holds tickets with their comments, by the names in its beginning."""
-    if source.format not in ("json", "jsonl"):
-        return False
-    with source.open() as file:
-        return begins_with_tickets(file.read(HEAD_BYTES))
 
 
 def begins_with_tickets(head: bytes) -> bool:
@@ -51,18 +36,10 @@ def zendesk_exchanges(source: Source, name: str, chosen: Assistants, tally: Tall
     Raises:
         DataError: the file as a whole cannot be read.
     """
-    users: dict[str, Mapping[str, Any]] = {}
-    tickets: Iterable[Any]
-    if source.format == "json" and not _is_one_object_a_line(source):
-        document = json_document(source)
-        if isinstance(document, dict):
-            users = {str(one.get("id")): one for one in _objects(document.get("users"))}
-            document = document.get("tickets", [document])
-        tickets = document if isinstance(document, list) else []
-    else:
-        tickets = (row.fields if isinstance(row, Row) else row for row in read_jsonl(source))
+    tickets, document = json_records(source, "tickets")
+    users = {str(one.get("id")): one for one in objects(document.get("users"))}
     for number, ticket in enumerate(tickets, start=1):
-        if isinstance(ticket, RowProblem) or not isinstance(ticket, dict):
+        if not isinstance(ticket, dict):
             tally.left_out["conversations that cannot be read"] += 1
             continue
         if isinstance(inner := ticket.get("ticket"), dict):
@@ -70,7 +47,7 @@ def zendesk_exchanges(source: Source, name: str, chosen: Assistants, tally: Tall
         if ticket.get("status") == "deleted":
             tally.left_out["deleted tickets"] += 1
             continue
-        comments = list(_objects(ticket.get("comments")))
+        comments = objects(ticket.get("comments"))
         if not comments:
             tally.left_out["tickets without comments"] += 1
             continue
@@ -79,16 +56,6 @@ def zendesk_exchanges(source: Source, name: str, chosen: Assistants, tally: Tall
         turns = tuple(_turns(ticket, comments, users, chosen, tally))
         title = str(ticket.get("raw_subject") or ticket.get("subject") or "")
         yield Exchange(" ".join(title.split()), f"{name}, ticket {ticket.get('id', number)}", turns)
-
-
-def _is_one_object_a_line(source: Source) -> bool:
-    """Whether a file named `.json` has a ticket a line, as Zendesk names such exports, too."""
-    with source.open() as file:
-        lines = [line for line, _ in islice(bounded_lines(file), 2)]
-    try:
-        return len(lines) == 2 and isinstance(strict_loads(lines[0].decode("utf-8-sig")), dict)
-    except (StrictJsonError, UnicodeDecodeError):
-        return False
 
 
 def _turns(
@@ -150,14 +117,8 @@ def _text(comment: Mapping[str, Any]) -> str:
     for key in ("body", "plain_body"):
         if isinstance(text := comment.get(key), str) and text.strip():
             return text.replace("\r\n", "\n").replace("&nbsp;", " ").replace("\u00a0", " ")
-    if isinstance(html := comment.get("html_body"), str) and html.strip():
-        return tidy(WholeRows().convert_string(html, **PLAIN).markdown)[0]
-    return ""
+    return text_of_html(comment.get("html_body"))
 
 
 def _id_of(person: Any) -> str:
     return str(person.get("id") or "") if isinstance(person, dict) else ""
-
-
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    yield from (one for one in value if isinstance(one, dict)) if isinstance(value, list) else ()

@@ -87,6 +87,8 @@ READERS: Final[Mapping[str, str]] = {
     ".txt": f"{_HERE}.text:read",
     ".text": f"{_HERE}.text:read",
     ".eml": f"{_HERE}.email:read",
+    ".vtt": f"{_HERE}.transcript:read",
+    ".srt": f"{_HERE}.transcript:read",
 }
 # Documents that are known and cannot be read: what to do with them.
 CONVERT_FIRST: Final[Mapping[str, str]] = {

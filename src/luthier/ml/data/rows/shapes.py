@@ -61,6 +61,8 @@ _TURN_FIELDS = frozenset(
      "learn_reasoning", *FIELDS)
 )  # fmt: skip
 MAPPABLE = tuple(dict.fromkeys([name for s in REQUIRED for name in (*REQUIRED[s], *OPTIONAL[s])] + [GROUP]))
+_TICKET_FIELDS = frozenset(("comments", "requester_id"))
+"""Of tickets as Zendesk exports them."""
 _ACCEPTED = "; ".join(f"{' + '.join(names)} ({shape})" for shape, names in REQUIRED.items())
 _NUM_FIELDS_SHOWN = 20
 
@@ -383,9 +385,14 @@ class ShapeDetector:
             raise DataError(
                 f"{self.file} has rows of no known shape; their fields are: {_listed(list(self.columns))}{read_as}",
                 expected=f"rows with {_ACCEPTED}",
-                do=f"rename the fields, or map them, such as {self._proposed_mapping()}",
+                do=self._what_makes_rows(),
             )
         return self._fits[0]
+
+    def _what_makes_rows(self) -> str:
+        if _TICKET_FIELDS.issubset(self.columns):
+            return "make conversations of these tickets: luthier data conversations FILE --output rows.jsonl"
+        return f"rename the fields, or map them, such as {self._proposed_mapping()}"
 
     def _proposed_mapping(self) -> str:
         """The options that map the columns which look like fields of a shape; an example where none do."""
