@@ -34,6 +34,8 @@ def main(argument: str) -> None:
         _ = context.database  # made and brought up to date before the first request
         # Before the app is made, which leaves out the routes that need a whole home.
         context.only = FreshModels(context.home, config.models)
+        in_vllm = {(one.path, one.sha256) for one in config.models.values() if one.engine == "vllm"}
+        context.inference_client.num_vllm = len(in_vllm)  # adapters of one base share its process
         app = create_app(
             context, authenticator=StaticKeyAuthenticator(context, config.key_digests, is_open=config.is_open)
         )

@@ -35,7 +35,9 @@ from luthier.core.system.gpu_device import has_gpu
 from luthier.core.system.process_setup import num_usable_cores, usable_threads, wait_longer
 from luthier.core.task_head import is_task_model
 from luthier.core.text.counted import counted
-from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split, weight_bytes
+from luthier.features.serving.engine_process import split
+from luthier.features.serving.memory_budget import host_bytes, weight_bytes
+from luthier.features.serving.model_facts import settled_template
 from luthier.features.serving.targets import stamp, stamp_of
 from luthier.ml.export.serving_copy import (
     ADAPTER,
@@ -178,7 +180,7 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
     base = _copy(context, name, served, folder, make)
     if isinstance(base, str) or base.why_not is not None:
         return base if isinstance(base, str) else str(base.why_not)
-    if base.memory_bytes > (budget := _memory_budget(context)):
+    if base.memory_bytes > (budget := host_bytes(context.settings.serving_memory_bytes)):
         return (
             f"llama.cpp takes {base.memory_bytes / 1e9:.1f} GB for it with keys and values of its context, and models "
             f"may take {budget / 1e9:.1f} (LUTHIER_SERVING_MEMORY_BYTES)"
@@ -351,7 +353,7 @@ def _decide(context: Context, served: Served, copies: _Copies, rates: tuple[Engi
     if winners == {"fallback"}:
         return EngineDecision(served, f"llama.cpp is proved, too, and slower here: {_figures(shown)}")
     num_bytes = _bytes_of_both(served, copies, rates)
-    if num_bytes <= (budget := _memory_budget(context)):
+    if num_bytes <= (budget := host_bytes(context.settings.serving_memory_bytes)):
         return EngineDecision(copies.of(served, rates), f"{proved}; {by_load(shown)}")
     expected = context.settings.serving_expected_answers
     is_copy = not shown.takes_fallback(expected) if expected else shown.engine.is_faster_than(shown.fallback)
@@ -389,10 +391,6 @@ def _bytes_of_both(served: Served, copies: _Copies, rates: tuple[EngineRates, ..
     copy = max(copies.base.memory_bytes, *(one.engine.num_bytes for one in rates))
     own = max(one.fallback.num_bytes for one in rates)
     return copy + (own or weight_bytes(served.path) + weight_bytes(served.adapter_path))
-
-
-def _memory_budget(context: Context) -> int:
-    return context.settings.serving_memory_bytes or default_memory_bytes()
 
 
 def _timed(

@@ -15,18 +15,17 @@ for which there is no room then, or that has failed, is an event: {"unavailable"
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
@@ -37,14 +36,14 @@ from luthier.core.system.process_setup import start_daemon, wait_longer
 from luthier.features.serving.core_sharing import CoreSharing
 from luthier.features.serving.engine_balance import Unavailable
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
+from luthier.features.serving.memory_budget import MemoryBudget, read_budget, vllm_share, weight_bytes
+from luthier.features.serving.model_facts import settled_template
 from luthier.features.serving.open_request import request_of
 
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
     from luthier.features.models.resolve import Precision
     from luthier.ml.inference.vllm.adapters import AdapterProof
-
-_WEIGHTS: Final = (".safetensors", ".gguf")
 
 
 def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, str | None]:
@@ -83,7 +82,11 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
 
 
 def open_engine(
-    served: Served, settings: EngineSettings = ENGINE_DEFAULTS, *, proofs_folder: Path | None = None
+    served: Served,
+    settings: EngineSettings = ENGINE_DEFAULTS,
+    *,
+    proofs_folder: Path | None = None,
+    memory_share: float | None = None,
 ) -> StreamEngine:
     """The engine of a model, loaded. A LuthierError says why a model cannot be.
 
@@ -91,6 +94,7 @@ def open_engine(
         served: The model.
         settings: Of the engine.
         proofs_folder: Where what adapters in vLLM are compared with is kept; None compares them with their base alone.
+        memory_share: The part of a card that vLLM may reserve; None leaves it to vLLM.
     """
     from luthier.ml.inference.stream_registry import open_stream_engine, unused_settings
 
@@ -102,48 +106,18 @@ def open_engine(
     if served.engine == "vllm" and proofs_folder is not None:
         from luthier.ml.inference.vllm import engine
 
-        return engine.open_stream_engine(served, _adapter_proof(served, proofs_folder))
+        return engine.open_stream_engine(served, _adapter_proof(served, proofs_folder), memory_share)
     return open_stream_engine(served)
 
 
 def _adapter_proof(served: Served, folder: Path) -> AdapterProof:
+    from luthier.features.serving.memory_budget import host_bytes
     from luthier.ml.export.vllm_adapter_proof import TransformersProof
     from luthier.ml.inference.models.structure import read_json
     from luthier.ml.inference.models.weights import count_parameters
 
     num = count_parameters(Path(served.path), read_json(Path(served.path) / "config.json"))
-    return TransformersProof(served, folder, memory_bytes=default_memory_bytes(), needed_bytes=4 * num)
-
-
-def weight_bytes(path: str | None) -> int:
-    """Estimated memory of the weights in a file or folder, from file sizes; 0 if it is not on this machine."""
-    place = Path(path or "")
-    if path is None or not place.exists():
-        return 0
-    files = [place] if place.is_file() else [one for one in place.iterdir() if one.suffix in _WEIGHTS]
-    return sum(one.stat().st_size for one in files)
-
-
-def default_memory_bytes() -> int:
-    """Half of the memory of this machine, or of its container: the rest is for answers, and for training."""
-    from luthier.core.system.machine_memory import memory_bytes
-
-    return memory_bytes()[0] // 2
-
-
-def settled_template(path: str, asked: Literal["auto", "chat", "plain"]) -> Literal["auto", "chat", "plain"]:
-    """`auto` as the kind that the folder of a model has; `auto` where its tokenizer cannot be read."""
-    if asked != "auto":
-        return asked
-    folder = Path(path)
-    if (folder / "chat_template.jinja").is_file():
-        return "chat"
-    config = folder / "tokenizer_config.json"
-    try:
-        has_own = config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
-    except ValueError:  # the engine will report the error
-        return "auto"
-    return "chat" if has_own else "plain"
+    return TransformersProof(served, folder, memory_bytes=host_bytes(), needed_bytes=4 * num)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +141,7 @@ class Scheduler:
     Args:
         tell: Sends events; must be thread-safe.
         most_models: Maximum number of open engines.
-        memory_bytes: Memory limit of all engines together.
+        memory_bytes: Memory limit of all engines together; `budget`, set before `work`, replaces it.
         precision: The fastest precision of this machine, for models without an explicit one.
         open_engine: Loads a model.
         tell_loaded: Called with the loaded models when they change.
@@ -189,7 +163,7 @@ class Scheduler:
         tell_declined: Callable[[str], None] = lambda _: None,
         sharing: CoreSharing | None = None,
     ) -> None:
-        self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
+        self._tell, self._most_models, self.budget = tell, most_models, MemoryBudget(memory_bytes)
         self._precision = precision
         self._tell_loaded, self._loaded = tell_loaded, tuple[LoadedModel, ...]()
         self._tell_unavailable, self._tell_declined = tell_unavailable, tell_declined
@@ -283,7 +257,7 @@ class Scheduler:
         if model in self._engine_threads:
             return
         num_bytes = max(num_bytes, weight_bytes(model.path) + weight_bytes(model.adapter_path))
-        if self._is_place([*self._engine_threads, model], self._num_bytes() + num_bytes):
+        if self._is_place(self._taken() | {model: num_bytes}, model):
             self._open(model, num_bytes)
         else:
             self._tell_unavailable(model, "memory")
@@ -309,10 +283,10 @@ class Scheduler:
         # The most recently used one stays even over the budget: the next request would only reload it. Where an engine
         # lacks memory for an adapter, that is the one that stays: the last request may have been for another one.
         kept, lacking = self._lacking or (engine_threads[-1] if engine_threads else None, 0)
-        for engine_thread in engine_threads:
+        for model, engine_thread in list(self._engine_threads.items()):
             # What is closing counts as free: else all idle ones would be closed before the first has ended.
-            if self._num_bytes(with_closing=False) + lacking <= self._memory_bytes:
-                break
+            if not self.budget.is_over(self._taken(kept, lacking, with_closing=False), model):
+                continue
             if engine_thread is not kept and engine_thread.is_idle and not engine_thread.is_closing:
                 engine_thread.close()
         # Ended requests are dropped in bulk: engines do not report single ends to the scheduler.
@@ -356,7 +330,7 @@ class Scheduler:
         leaving: engines that take no new requests because their slot is needed.
         """
         num_bytes = weight_bytes(model.path) + weight_bytes(model.adapter_path)
-        if num_bytes > self._memory_bytes:
+        if num_bytes > self.budget.limit_of(model):
             raise too_large(model, num_bytes)
         earlier = [(known, own) for known, own in self._engine_threads.items() if _is_of_earlier_files(known, model)]
         for known, own in earlier:
@@ -366,17 +340,24 @@ class Scheduler:
                 leaving.add(known)
         if earlier:  # nobody asks it any more, and vLLM takes nearly all memory of a GPU
             return None
-        if self._is_place([*self._engine_threads, model], self._num_bytes() + num_bytes):
+        if self._is_place(self._taken() | {model: num_bytes}, model):
             return self._open(model, num_bytes)
         by_use = [(known, own) for known, own in self._engine_threads.items() if not own.is_closing]
-        # The sort is stable: idle engines first, least recently used first.
-        victims = sorted((pair for pair in by_use if pair[0] not in leaving), key=lambda pair: not pair[1].is_idle)
         # Engines that are closing count as free, so that a second round does not evict more than needed.
         gone = [own for known, own in self._engine_threads.items() if own.is_closing or known in leaving]
-        while not self._is_place(
-            [*(known for known, own in self._engine_threads.items() if own not in gone), model],
-            self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes,
-        ):
+
+        def staying() -> dict[Served, int]:
+            held = {known: own.num_bytes for known, own in self._engine_threads.items() if own not in gone}
+            return held | {model: num_bytes}
+
+        # Where memory is short, those of another memory make no room. The sort is stable: idle engines first, least
+        # recently used first.
+        is_short = self.budget.is_over(staying(), model)
+        victims = sorted(
+            (pair for pair in by_use if pair[0] not in leaving),
+            key=lambda pair: (is_short and not self.budget.share_place(pair[0], model), not pair[1].is_idle),
+        )
+        while not self._is_place(staying(), model):
             known, victim = victims.pop(0)
             gone.append(victim)
             if victim.is_idle:
@@ -392,20 +373,30 @@ class Scheduler:
             self._engine_threads[model] = engine_thread
         return engine_thread
 
-    def _is_place(self, models: Collection[Served], num_bytes: int) -> bool:
-        """Whether these may be open together; a copy beside the model that it replaces is no further model."""
-        own = {(model.path, model.sha256) for model in models if model not in self._own_of}
-        num_models = sum(self._own_of.get(model) not in own for model in models)
-        return num_models <= self._most_models and num_bytes <= self._memory_bytes
+    def _is_place(self, taken: Mapping[Served, int], model: Served) -> bool:
+        """Whether a model may be open beside others; a copy beside the model that it replaces is no further model.
 
-    def _num_bytes(self, *, with_closing: bool = True) -> int:
+        taken: the memory of all of them in bytes.
+        """
+        own = {(one.path, one.sha256) for one in taken if one not in self._own_of}
+        num_models = sum(self._own_of.get(one) not in own for one in taken)
+        return num_models <= self._most_models and not self.budget.is_over(taken, model)
+
+    def _taken(
+        self, lacking: EngineThread | None = None, num_lacking: int = 0, *, with_closing: bool = True
+    ) -> dict[Served, int]:
+        """The memory of each open model in bytes. lacking: an engine that needs `num_lacking` more."""
         with self._engine_threads_lock:
-            engine_threads = list(self._engine_threads.values())
-        return sum(one.num_bytes for one in engine_threads if with_closing or not one.is_closing)
+            engine_threads = list(self._engine_threads.items())
+        return {
+            model: one.num_bytes + (num_lacking if one is lacking else 0)
+            for model, one in engine_threads
+            if with_closing or not one.is_closing
+        }
 
     def _has_room(self, engine_thread: EngineThread, num_bytes: int) -> bool:
         """Whether an adapter may be loaded; called from engine threads."""
-        if self._num_bytes() + num_bytes <= self._memory_bytes:
+        if not self.budget.is_over(self._taken(engine_thread, num_bytes), engine_thread.served):
             return True
         # Written by engine threads, read by the scheduler's: a single assignment, the last one wins. An engine that
         # still lacks memory reports it again on its next attempt.
@@ -422,10 +413,10 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
 
     Args:
         document: `most_models` and `memory_bytes` (0: what this machine can spare) that are loaded at once,
-            `num_threads`, `has_threads` (whether they were set, and count for every engine), `settings` (of the
-            engines), `rates_folder`, where the home keeps how fast this machine is (the precision of a base without
-            one of its own follows), `proofs_folder` (of adapters in vLLM), and `imports_folder`, as
-            `keep_import_structure` takes it.
+            `num_vllm` (as for `vllm_share`), `num_threads`, `has_threads` (whether they were set, and count for every
+            engine), `settings` (of the engines), `rates_folder`, where the home keeps how fast this machine is (the
+            precision of a base without one of its own follows), `proofs_folder` (of adapters in vLLM), and
+            `imports_folder`, as `keep_import_structure` takes it.
         channel: of the child process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the channel when it has finished
@@ -459,12 +450,13 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     scheduler = Scheduler(
         tell,
         most_models=document["most_models"],
-        memory_bytes=document["memory_bytes"] or default_memory_bytes(),
+        memory_bytes=document["memory_bytes"],
         precision=precision,
         open_engine=partial(
             open_engine,
             settings=EngineSettings.model_validate(document["settings"]),
             proofs_folder=Path(document["proofs_folder"]),
+            memory_share=vllm_share(document["num_vllm"]),
         ),
         tell_loaded=tell_loaded,
         tell_unavailable=tell_unavailable,
@@ -490,5 +482,8 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     import_libraries(("torch",))
     import torch
 
+    from luthier.ml.inference.accelerator import device_memory_bytes
+
     torch.set_num_threads(document["num_threads"])
+    scheduler.budget = read_budget(document["memory_bytes"], device_memory_bytes(), document["num_vllm"])
     scheduler.work()

@@ -224,6 +224,7 @@ class EngineThread:
     """Opens one engine, runs its requests, and closes it. Only the scheduler calls it, from its own thread.
 
     Attributes:
+        served: The model.
         num_bytes: Memory of the engine; an estimate until it is open.
         is_open: Whether the model is loaded.
         is_closing: Whether it has been asked to close.
@@ -233,7 +234,7 @@ class EngineThread:
     """
 
     def __init__(self, served: Served, engine_context: EngineContext, num_bytes: int) -> None:
-        self._served, self._engine_context, self.num_bytes = served, engine_context, num_bytes
+        self.served, self._engine_context, self.num_bytes = served, engine_context, num_bytes
         self.has_closed = self.is_closing = self.is_open = False
         self.decoding: Decoding | None = None
         self.failure: LuthierError | None = None
@@ -294,24 +295,24 @@ class EngineThread:
         self._engine_context.wake()
 
     def _write_all(self) -> None:
-        engine, sharing = self._engine_context.open_engine(self._served), self._engine_context.sharing
+        engine, sharing = self._engine_context.open_engine(self.served), self._engine_context.sharing
         try:
             self.num_bytes = engine.num_bytes
             self.decoding = engine.decoding if isinstance(engine, DescribedEngine) else None
             self.is_open = True
             if isinstance(engine, PreparingEngine):
-                self._preparation = Preparation(engine.prepare, self._made_ready, str(self._served.path))
+                self._preparation = Preparation(engine.prepare, self._made_ready, str(self.served.path))
             self._engine_context.wake()
             while self._read_inbox(engine):
                 self._take_up_all(engine)
                 # A waiting request is retried after a poll, even if no key is left: ended requests may not be cleaned
                 # up yet.
                 if engine.keys or self._waiting:
-                    is_computing = self._served.engine in COMPUTING
+                    is_computing = self.served.engine in COMPUTING
                     with self._engine_context.turn_lock.one() if is_computing else contextlib.nullcontext():
                         # Only local computation takes turns: an engine that waits for another server would block all
                         # others.
-                        sharing.before_step(self._served.engine, engine)
+                        sharing.before_step(self.served.engine, engine)
                         events = engine.poll(_WAIT_SECONDS)
                         sharing.after_step(engine)
                     self._tell([(str(key), event) for key, event in events])
@@ -428,7 +429,7 @@ class EngineThread:
 
     def _no_pooling(self) -> UnsupportedError:
         return UnsupportedError(
-            f"embeddings of a model that runs with the engine {self._served.engine}",
+            f"embeddings of a model that runs with the engine {self.served.engine}",
             expected="a model that runs with transformers",
             do="ask another model for embeddings: a base model of this server, or a model tuned here",
             param="model",

@@ -57,6 +57,8 @@ class InferenceClient:
         self._admission_queue = AdmissionQueue(settings.serving_queue, settings.serving_queue_per_key)
         self._child: _Child | None = None
         self._is_closed = False
+        self.num_vllm = 0
+        """How many models run in vLLM at once, to divide a card between them; 0 where it is not known."""
         self._balance = EngineBalance()
         self._crashes = CrashPauses()
         # Requests of models with two engines that have not begun. Single operations on a set are atomic.
@@ -231,7 +233,9 @@ class InferenceClient:
             self._child.load(model, 0)
 
     def _new_child(self) -> _Child:
-        return _Child(self._settings, self._balance, self._crashes, has_session=self._has_session)
+        child = _Child(self._settings, self._balance, self._crashes, has_session=self._has_session)
+        child.num_vllm = min(self.num_vllm, self._settings.max_loaded_models)
+        return child
 
     @property
     def pid(self) -> int | None:
@@ -288,6 +292,7 @@ class _Child(QueuedProcess):
         self._settings, self._balance, self._has_session = settings, balance or EngineBalance(), has_session
         self._crashes = crashes or CrashPauses()
         self._asks: dict[str, _Ask] = {}
+        self.num_vllm = 0
         self._last_asked = time.monotonic()
         self.loaded: tuple[LoadedModel, ...] = ()
         # Idleness is only noticed between two reads, so a read must not last longer than the idle limit.
@@ -347,6 +352,7 @@ class _Child(QueuedProcess):
         document = {
             "most_models": self._settings.max_loaded_models,
             "memory_bytes": self._settings.serving_memory_bytes,
+            "num_vllm": self.num_vllm,
             "num_threads": self._settings.serving_threads or usable_threads(),
             "has_threads": self._settings.serving_threads > 0,
             "settings": self._settings.engine_settings.model_dump(mode="json"),

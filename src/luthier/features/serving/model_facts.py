@@ -132,3 +132,18 @@ def _read(file: str, _changed_at: int) -> str:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def settled_template(path: str, asked: Literal["auto", "chat", "plain"]) -> Literal["auto", "chat", "plain"]:
+    """`auto` as the kind that the folder of a model has; `auto` where its tokenizer cannot be read."""
+    if asked != "auto":
+        return asked
+    folder = Path(path)
+    if (folder / "chat_template.jinja").is_file():
+        return "chat"
+    config = folder / "tokenizer_config.json"
+    try:
+        has_own = config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    except ValueError:  # the engine will report the error
+        return "auto"
+    return "chat" if has_own else "plain"

@@ -27,7 +27,7 @@ from luthier.core.stream import Failed, LoadedModel, Served, Started, StreamEven
 from luthier.core.system.gpu_device import has_gpu
 from luthier.features.models.resolve import Candidate
 from luthier.features.serving.borrowed_engine import Cancel, Lender, ServerConnection
-from luthier.features.serving.engine_process import settled_template
+from luthier.features.serving.model_facts import settled_template
 from luthier.ml.inference.engine_wrappers import StreamedAnswer, text_request
 from luthier.platform.home.context import Context
 

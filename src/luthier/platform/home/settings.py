@@ -94,7 +94,8 @@ class Settings(BaseSettings):
             never restarts it.
         drain_seconds: How long running requests may still take when the server is stopped, such as long answers.
         max_loaded_models: The most models in memory at once, adapters not counted.
-        serving_memory_bytes: Memory for served models and their adapters; 0 takes half of the machine's memory.
+        serving_memory_bytes: Memory for served models and their adapters; 0 takes half of the machine's memory, and
+            nine tenths of a GPU's for the models on it.
         serving_queue: The most requests that are running or waiting.
         serving_queue_per_key: The most requests of one key that are running or waiting.
         serving_idle_seconds: After how long without a request all models are unloaded.

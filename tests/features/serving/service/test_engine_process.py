@@ -26,9 +26,11 @@ from luthier.core.stream import (
     StreamEvent,
     TextRequest,
 )
+from luthier.core.system import machine_memory
 from luthier.features.serving import engine_thread
 from luthier.features.serving.engine_process import Scheduler
 from luthier.features.serving.engine_thread import TurnLock
+from luthier.features.serving.memory_budget import MemoryBudget, read_budget, vllm_share
 
 
 class FakeEngine:
@@ -172,7 +174,7 @@ class World:
         self.engines: list[FakeEngine] = []
         self.scheduler: Scheduler
 
-    def open_desk(self, *, most_models: int = 2, memory_bytes: int = 1000) -> None:
+    def open_desk(self, *, most_models: int = 2, memory_bytes: int = 1000, budget: MemoryBudget | None = None) -> None:
         def tell(told: Any) -> None:
             for one in told:
                 self.told.put(one)
@@ -187,6 +189,8 @@ class World:
             tell_unavailable=lambda model, why: self.unavailable.append((Path(model.path).name, why)),
             tell_declined=self.declined.append,
         )
+        if budget is not None:
+            self.scheduler.budget = budget
         threading.Thread(target=self.scheduler.work, daemon=True).start()
 
     def open_engine(self, served: Served) -> StreamEngine:
@@ -473,6 +477,36 @@ def test_models_are_held_within_the_memory_that_there_is(world: World) -> None:
     world.answered(world.ask("b"))
 
 
+def test_models_on_an_accelerator_and_beside_it_have_limits_of_their_own(world: World) -> None:
+    world.sizes = {"a": 400, "b": 400, "c": 400, "file": 450, "vast": 600}
+    world.open_desk(most_models=9, budget=MemoryBudget(host_bytes=500, device_bytes=1000))
+    on_host = {name: world.model(name).model_copy(update={"engine": "llama_cpp"}) for name in ("file", "vast")}
+    world.answered(world.ask(on_host["file"]), world.ask("a"), world.ask("b"))
+    world.answered(world.ask("c"))
+    assert world.log[3:] == ["close a", "open c"], "what the card lacks, nothing beside it can give"
+    assert sorted(world.log[:3]) == ["open a", "open b", "open file"]
+    assert "LUTHIER_SERVING_MEMORY_BYTES" in str(world.failed(world.ask(on_host["vast"])))
+
+
+@pytest.mark.parametrize(("num_vllm", "log"), [(0, ["open a", "close a", "open b"]), (2, ["open a", "open b"])])
+def test_two_vllm_divide_a_card_or_take_turns(world: World, num_vllm: int, log: list[str]) -> None:
+    world.sizes = {"a": 10, "b": 10}
+    world.open_desk(budget=read_budget(0, (1000,), num_vllm))
+    for name in ("a", "b"):
+        world.answered(world.ask(world.model(name).model_copy(update={"engine": "vllm"})))
+    assert world.log == log
+
+
+def test_the_memory_of_an_accelerator_is_measured_there() -> None:
+    half = machine_memory.memory_bytes()[0] // 2
+    assert read_budget(0, (), 0) == MemoryBudget(half)
+    assert read_budget(7, (80,), 0) == MemoryBudget(7), "one limit that is set counts for all"
+    assert read_budget(0, (80, 40), 0) == MemoryBudget(half, 72, 72)
+    assert read_budget(0, (80,), 2) == MemoryBudget(half, 72, 36)
+    assert [vllm_share(num) for num in range(4)] == [None, None, 0.45, 0.3]
+    assert 7 * (vllm_share(7) or 1) <= 0.9
+
+
 def test_adapters_that_nobody_asks_go_first_and_those_in_use_stay(world: World) -> None:
     world.sizes = {"a": 40}
     world.open_desk(memory_bytes=100)
@@ -659,6 +693,8 @@ def test_keys_take_turns_and_a_newcomer_may_use_the_reserve(world: World) -> Non
 class SlowKey:
     """Stands still once where the thread of an engine hashes it, until the scheduler has changed the engines."""
 
+    engine = "fake"
+
     def __init__(self) -> None:
         self.reader: threading.Thread | None = None
         self.is_read, self.has_changed = threading.Event(), threading.Event()
@@ -676,11 +712,11 @@ def test_an_engine_may_count_memory_while_another_goes(world: World) -> None:
         lambda _: None, most_models=2, memory_bytes=100, precision=lambda: "float32", open_engine=world.open_engine
     )
     engines: Any = scheduler._engine_threads
-    asking: Any = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False, is_closing=False)
     key = SlowKey()
+    asking: Any = SimpleNamespace(served=key, num_bytes=10, has_closed=False, is_idle=False, is_closing=False)
     other = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False, is_closing=False)
-    engines[key], engines["other"] = asking, other
-    engines["gone"] = SimpleNamespace(num_bytes=20, has_closed=True, failure=None)
+    engines[key], engines[SlowKey()] = asking, other
+    engines[SlowKey()] = SimpleNamespace(num_bytes=20, has_closed=True, failure=None)
     answers: list[object] = []
 
     def count() -> None:

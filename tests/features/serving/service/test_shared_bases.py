@@ -9,7 +9,8 @@ from luthier.core.errors import ModelSourceError
 from luthier.core.stream import Served
 from luthier.core.system import machine_memory
 from luthier.features.models.resolve import Precision
-from luthier.features.serving.engine_process import default_memory_bytes, split, weight_bytes
+from luthier.features.serving.engine_process import split
+from luthier.features.serving.memory_budget import host_bytes, weight_bytes
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_weights_are_counted_by_their_files(tiny_model: Path, adapter: Path, tmp
     (tmp_path / "a.gguf").write_bytes(b"123")
     assert weight_bytes(str(tmp_path / "a.gguf")) == 3
     assert weight_bytes(None) == weight_bytes("https://elsewhere/v1") == 0
-    assert 0 < default_memory_bytes() <= machine_memory.memory_bytes()[0]
+    assert 0 < host_bytes() <= machine_memory.memory_bytes()[0]
 
 
 def test_copies_with_unlike_fallbacks_share_their_base() -> None:

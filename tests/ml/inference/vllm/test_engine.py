@@ -23,6 +23,7 @@ from luthier.core.ports import SilentProgress
 from luthier.core.stream import EngineSettings, Served, SpeculativeConfig, TextRequest
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.stream_registry import open_stream_engine
+from luthier.ml.inference.vllm import engine as vllm_engine
 from luthier.ml.inference.vllm import process as vllm_process
 from luthier.ml.inference.vllm.engine import VllmEngine, settings_arguments
 from luthier.ml.inference.vllm.process import vllm_command
@@ -162,6 +163,16 @@ def test_settings_are_given_to_vllm_by_its_own_names():
     assert json.loads(config) == {"method": "draft_model", "num_speculative_tokens": 4, "model": "small"}
     assert settings_arguments(EngineSettings(enable_prefix_caching=True)) == ["--enable-prefix-caching"]
     assert settings_arguments(EngineSettings()) == []
+
+
+def test_two_of_a_card_are_started_with_their_parts_of_its_memory(tiny, settings, monkeypatch):
+    monkeypatch.setenv("LUTHIER_VLLM_COMMAND", shlex.join(STUB))
+    served = Served(path=str(tiny), sha256="", engine="vllm")
+    for share, given in ((None, False), (0.45, True)):
+        engine = vllm_engine.open_stream_engine(served, None, share)
+        (line,) = (line for line in engine._process.tail() if line.startswith("INFO: the stub starts"))
+        engine.close()
+        assert ("--gpu-memory-utilization 0.45" in line, "--gpu-memory-utilization" in line) == (given, given)
 
 
 def test_a_missing_vllm_is_said_with_words(monkeypatch, tmp_path):

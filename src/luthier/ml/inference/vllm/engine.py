@@ -453,12 +453,15 @@ class VllmEngine:
             ) from error
 
 
-def open_stream_engine(served: Served, proof: AdapterProof | None = None) -> VllmEngine:
+def open_stream_engine(
+    served: Served, proof: AdapterProof | None = None, memory_share: float | None = None
+) -> VllmEngine:
     """The engine over a transformers folder.
 
     Args:
         served: the model.
         proof: as of `VllmEngine`.
+        memory_share: the part of a card that it may reserve; None leaves it to vLLM.
 
     Raises:
         RequestError: a quantised base is requested.
@@ -473,11 +476,12 @@ def open_stream_engine(served: Served, proof: AdapterProof | None = None) -> Vll
             do="use the engine transformers, or serve an exported model",
         )
     refuse_configured_prefix_lm(Path(served.path))
+    share = () if memory_share is None else ("--gpu-memory-utilization", str(memory_share))
     return VllmEngine(
         served.path,
         template=served.template,
         precision=served.precision,
-        extra_arguments=settings_arguments(served.settings),
+        extra_arguments=[*settings_arguments(served.settings), *share],
         proof=proof,
     )
 
