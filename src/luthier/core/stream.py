@@ -80,8 +80,7 @@ class TextRequest(FrozenModel):
         template_options: what the chat template is given with the conversation; goes before `trained_options`.
         trained_options: what the model was trained with, for the same purpose.
         opted_turns: what of the conversation is written in another way, as the model was trained.
-        reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for
-            it.
+        reasoning_effort: how much to think, as OpenAI names it; the engine sets the template's option for it.
         max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
         returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
         drops_oldest: whether the oldest turns of a conversation that is too long are left out, instead of refusing it.
@@ -90,8 +89,7 @@ class TextRequest(FrozenModel):
             place for thoughts; false turns it off; None leaves it to the template.
         thinking_budget: after that many tokens a thought is closed, and the answer follows; None for no such limit.
             Only the engine transformers does this.
-        counts_tokens: the prompt is only counted: nothing is written where the engine makes requests ready, and one
-            token where another server does.
+        counts_tokens: the prompt is only counted: nothing is written, or one token where another server answers.
         echo: the prompt, with the likelihoods of its tokens where those are requested, comes `before` each answer, or
             `alone`. Only the engine transformers does this.
         cache_scope: requests of one scope alone continue from each other's prompts: how fast an answer begins says what
@@ -146,8 +144,7 @@ class PoolingRequest(FrozenModel):
         kind: `embed` gives vectors, also of models without a head; the others need a head of that kind.
         pooling: embed: which states make the vector. The other heads read that of the last token.
         dimensions: embed: the requested length of a vector; None for all.
-        adds_ending: embed: whether each text gets the token that the model's tokenizer itself puts behind texts; token
-            ids get none.
+        adds_ending: embed: whether texts, not token ids, get the token that the model's tokenizer puts behind them.
         trained_options, opted_turns: as of `TextRequest`.
     """
 

@@ -265,8 +265,7 @@ def prepare(
         ),
         num_processes=num_processes,
     )
-    plan = with_judges(plan, judges)
-    plan = with_judging(context, plan, judged, shown, num_shown)
+    plan = with_judging(context, with_judges(plan, judges), judged, shown, num_shown)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
