@@ -238,9 +238,8 @@ def prepare(
     model, template, splits = found.model, found.template, found.splits
     if not is_again:
         check_switches(recipe.data.template_options or {}, template, recipe.base_model)
-    _refuse_one_kind(splits["train"])
     structure = read_structure(model.path)
-    _refuse_unknown_tokens(splits, template, structure.vocabulary_size)
+    _refuse_rows(splits, template, structure.vocabulary_size)
     data = with_provenance(context, data_plan(recipe, splits, template.fixed_day))
     judged = splits["held_out"].examples if "held_out" in splits else ()
     shown = splits["train"].good_examples
@@ -404,6 +403,12 @@ def profiles(data: DataPlan) -> tuple[DatasetProfile | None, ...]:
     replay = data.replay
     general = (replay.rows, replay.held_out) if replay else (None, None)
     return (data.train, data.validation, data.held_out, *general)
+
+
+def _refuse_rows(splits: Mapping[Split, PreparedSplit], template: ChatTemplate, vocabulary_size: int) -> None:
+    """Rows that no plan could learn from, whatever the recipe says."""
+    _refuse_one_kind(splits["train"])
+    _refuse_unknown_tokens(splits, template, vocabulary_size)
 
 
 def _refuse_unknown_tokens(splits: Mapping[Split, PreparedSplit], template: ChatTemplate, vocabulary_size: int) -> None:
