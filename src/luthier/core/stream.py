@@ -80,8 +80,7 @@ class TextRequest(FrozenModel):
         template_options: what the chat template is given with the conversation; goes before `trained_options`.
         trained_options: what the model was trained with, for the same purpose.
         opted_turns: what of the conversation is written in another way, as the model was trained.
-        reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for
-            it.
+        reasoning_effort: how much to think, as OpenAI names it; the engine sets the template's own option for it.
         max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
         returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
         drops_oldest: whether the oldest turns of a conversation that is too long are left out, instead of refusing it.
@@ -146,8 +145,7 @@ class PoolingRequest(FrozenModel):
         kind: `embed` gives vectors, also of models without a head; the others need a head of that kind.
         pooling: embed: which states make the vector. The other heads read that of the last token.
         dimensions: embed: the requested length of a vector; None for all.
-        adds_ending: embed: whether each text gets the token that the model's tokenizer itself puts behind texts; token
-            ids get none.
+        adds_ending: embed: whether each text (no token ids) gets the ending that the model's tokenizer itself writes.
         trained_options, opted_turns: as of `TextRequest`.
     """
 
@@ -245,8 +243,7 @@ class Served(FrozenModel):
         path: the folder or file of its weights.
         sha256: of the base's weights, so that a base pulled again is loaded again.
         adapter_path: None for a base model and for one that was trained whole.
-        adapter_stamp: of the files of an adapter that is opened as part of its base; the process that loads models sets
-            it.
+        adapter_stamp: of the files of an adapter that is opened as part of its base, set by the process that loads it.
         template: how it reads prompts.
         precision: None takes what is fastest on this machine.
         quantisation: how the base is packed; None for plain weights.
