@@ -477,7 +477,13 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     start_daemon(listen, "parent")
 
     wait_longer()  # before torch is loaded
-    # Imported after the listener has started: it takes seconds, during which the exit of the parent must be noticed.
+    # After the listener has started: it takes seconds, during which the exit of the parent must be noticed.
+    scheduler.budget = _budget_with_torch(document)
+    scheduler.work()
+
+
+def _budget_with_torch(document: dict[str, Any]) -> MemoryBudget:
+    """Load torch, which knows the accelerators, and read the limits of models in memory."""
     keep_import_structure(Path(document["imports_folder"]))
     import_libraries(("torch",))
     import torch
@@ -485,5 +491,4 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     from luthier.ml.inference.accelerator import device_memory_bytes
 
     torch.set_num_threads(document["num_threads"])
-    scheduler.budget = read_budget(document["memory_bytes"], device_memory_bytes(), document["num_vllm"])
-    scheduler.work()
+    return read_budget(document["memory_bytes"], device_memory_bytes(), document["num_vllm"])
