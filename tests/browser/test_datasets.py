@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
+from luthier.platform.ui.assets import Assets
 from luthier.testing.servers import HomeServer, home_server, wait_for
 from luthier.testing.tiny import make_tiny_model
 from tests.browser.conftest import PHONE, sign_in, violations, violations_in_light_and_dark
@@ -107,6 +108,26 @@ def test_from_a_dropped_file_to_a_repaired_version_and_its_tokens(server: HomeSe
     expect(page.locator("mark.token").first).to_be_visible(timeout=120_000)
     expect(page.locator("figure .canvas")).to_be_visible()
     check(page)
+
+
+def test_a_short_wait_is_looked_at_soon_and_a_long_one_every_second(server: HomeServer, page: Page) -> None:
+    note = """window.pauses = []; const later = window.setTimeout;
+      window.setTimeout = (run, pause) => { window.pauses.push(pause); return later(run, 0); };
+      window.Luthier = { ask: fetch.bind(window), t: String };"""
+    script = f'<script type="module" src="{Assets().address("datasets.js")}"></script>'
+    waits = f'<title>Waits</title><div id="answer"><p data-look-again>In progress</p></div>{script}'
+    looks: list[str] = []
+
+    def answer(route: Route) -> None:
+        looks.append(route.request.url)
+        is_done = len(looks) == 9
+        route.fulfill(body=waits.replace(" data-look-again", "") if is_done else waits, content_type="text/html")
+
+    page.add_init_script(note)
+    page.route("**/datasets/waits", answer)
+    page.goto(f"{server.url}/datasets/waits")
+    expect(page.locator("[data-look-again]")).to_have_count(0)
+    assert [round(pause) for pause in page.evaluate("window.pauses")] == [150, 225, 338, 506, 759, 1000, 1000, 1000]
 
 
 def slowed(page: Page, bytes_per_second: int) -> None:

@@ -4,7 +4,10 @@ for (const choice of document.querySelectorAll("[data-send-on-change]")) {
   choice.addEventListener("change", () => choice.form.requestSubmit());
 }
 
-// While an answer is being computed, the page is fetched again and `#answer` and `#what` replace what is here.
+// While an answer is being computed, the page is fetched again and `#answer` and `#what` replace what is here. Most
+// answers take a moment, so that the first looks follow each other soon, and later ones every second.
+const LONGEST_MS = 1000;
+let pauseMs = 150;
 function lookAgain() {
   const note = document.querySelector("[data-look-again]");
   if (!note) return;
@@ -25,6 +28,7 @@ function lookAgain() {
       window.Luthier?.charts?.startAll(document);
       document.getElementById("said").textContent = Luthier.t("Done.");
     } catch { lookAgain(); /* the server may be restarting */ }
-  }, 1000);
+  }, pauseMs);
+  pauseMs = Math.min(1.5 * pauseMs, LONGEST_MS);
 }
 lookAgain();
