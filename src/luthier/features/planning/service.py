@@ -223,12 +223,9 @@ def prepare(
     data_loader = data_loader or TrainingDataLoader()
     recipe = recipe if is_again else data_loader.grouped(context, recipe, base_dir, before)
     found = data_loader.of(context, recipe, base_dir, before)
-    from luthier.features.planning.budgets import with_budget
     from luthier.features.planning.judges import beside, find_judges, with_judges
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
-    from luthier.features.planning.rehearsal import rehearsed
     from luthier.features.recipes.template_options import check_switches
-    from luthier.features.trackers.service import with_tracking
     from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.inference.models.templates.thinking import answer_lengths
@@ -266,11 +263,19 @@ def prepare(
     )
     plan = with_judging(context, with_judges(plan, judges), judged, shown, num_shown)
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
-    plan = rehearsed(context, plan)
-    plan = with_budget(context, plan, recipe.budget, prices)
-    plan = with_tracking(context, plan, recipe, os.environ)
+    plan = _proved(context, plan, recipe, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
+
+
+def _proved(context: Context, plan: Plan, recipe: Recipe, prices: Path | None) -> Plan:
+    """The plan, rehearsed on a small copy of the architecture, with its budget and trackers."""
+    from luthier.features.planning.budgets import with_budget
+    from luthier.features.planning.rehearsal import rehearsed
+    from luthier.features.trackers.service import with_tracking
+
+    plan = with_budget(context, rehearsed(context, plan), recipe.budget, prices)
+    return with_tracking(context, plan, recipe, os.environ)
 
 
 def prepare_again(

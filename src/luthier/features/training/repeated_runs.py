@@ -362,8 +362,9 @@ def _content(recipe: Recipe, plan: Plan) -> tuple[Recipe, object]:
     # Of several sources the digest of the file that was mixed of them.
     data = recipe.data.with_files({name: digests.get(name.partition("[")[0], file) for name, file in named.items()})
     teacher = plan.objective.teacher
+    asked = ([teacher] if teacher else []) + list(plan.objective.judges or ())
     return (
         # With the values of the plan: a recipe that leaves them open is another one under other defaults.
         as_planned(recipe, plan).model_copy(update={"data": data, "base_model": plan.base_model.sha256}),
-        teacher and (teacher.sha256, teacher.adapter_sha256),
+        tuple((one.sha256, one.adapter_sha256) for one in asked),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -124,6 +125,10 @@ def test_facts_speak_of_the_reward(plan: Plan) -> None:
     assert "Best validation loss" not in facts
     about = {fact.name: (fact.value, fact.note) for fact in model_facts(make_record(), plan, "Apache-2.0")}
     assert about["Objective"] == ("GRPO", "3 answers a prompt, up to 16 tokens, worth token_f1 x 1, length x 0.2")
+    judge: Any = SimpleNamespace(name="tiny-judge")
+    judged = plan.model_copy(update={"objective": plan.objective.model_copy(update={"judges": (judge,)})})
+    about = {fact.name: fact.note for fact in model_facts(make_record(), judged, "Apache-2.0")}
+    assert about["Objective"].endswith("length x 0.2; graded by tiny-judge")
 
 
 def test_the_page_escapes_what_a_model_wrote_and_keeps_all_in_the_document(plan: Plan) -> None:

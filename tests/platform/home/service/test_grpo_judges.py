@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.events import StepDone, ValidationDone
 from luthier.core.ports import Generation
 from luthier.features.planning import judges
 from luthier.features.planning.judges import beside, find_judges
-from luthier.features.planning.service import prepare
+from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
+from luthier.features.training.launchers.here import silent_hooks, train_worker
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training import loop
+from luthier.ml.training.distributed import World
 from luthier.ml.training.objectives import grpo
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.testing.tiny import make_tiny_judge
+from luthier.testing.world import in_world
 
 MakeRecipe = Callable[..., Path]
 
@@ -199,3 +204,25 @@ def test_the_memory_of_models_that_grade_is_not_planned_with(
     assert taken >= judge.num_parameters * (4 if judge.precision == "float32" else 2)
     assert left.each_memory_bytes == (10**9 - taken, 2 * 10**9 - taken)
     assert beside(machine, {}) == machine
+
+
+def worker(world: World, prepared: Prepared, folder: Path, home: Path) -> None:
+    torch.set_num_threads(1)
+    with Context.open(home) as own:
+        train_worker(prepared, silent_hooks(folder, replies=judges.replies_of(own)), world)
+
+
+def test_two_processes_grade_as_one_does(
+    context: Context, make_recipe: MakeRecipe, tiny_judge: Path, tmp_path: Path
+) -> None:
+    grader = score(tiny_judge, sampling_params={"max_completions_tokens": 2})
+    recipe = make_recipe(
+        objective=objective(grader), training=TRAINING | {"max_steps": 3}, data=DATA, method={"name": "lora"}
+    )
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    train_worker(prepared, silent_hooks(tmp_path / "one"))
+    ended = in_world(2, worker, prepared, tmp_path / "two", context.home)
+    assert [one.error for one in ended] == ["", ""]
+    alone, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    for name, expected in alone.items():
+        torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=0)

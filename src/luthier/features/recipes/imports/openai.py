@@ -88,8 +88,8 @@ def translate(t: Translation) -> None:
             for judge in _judges_of(made):
                 t.notes.append(f"the grader asks {judge}: replace it where it is no model of this machine")
         else:
-            t.refuse("method.reinforcement.grader", f"known here: {', '.join(_GRADERS)}",
-                     set_by="objective.rewards")  # fmt: skip
+            note = "known here: string_check, text_similarity, score_model, label_model and multi"
+            t.refuse("method.reinforcement.grader", note, set_by="objective.rewards")
     beta = t.take("method.dpo.hyperparameters.beta", "auto")
     if name == "dpo":
         is_auto = beta == "auto"

@@ -175,6 +175,8 @@ def _objective(plan: Plan) -> Fact:
     note = (
         f"{objective.num_samples} answers a prompt, up to {objective.max_new_tokens} tokens, worth {', '.join(parts)}"
     )
+    if objective.judges:
+        note += f"; graded by {', '.join(judge.name for judge in objective.judges)}"
     return Fact("Objective", name, note)
 
 

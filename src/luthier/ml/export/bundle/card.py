@@ -354,6 +354,8 @@ def _objective(objective: ObjectivePlan) -> str:
         words.append(f"beta {objective.beta:g}")
     if objective.teacher is not None:
         words.append(f"teacher {code(objective.teacher.name)}")
+    if objective.judges:
+        words.append(f"answers graded by {', '.join(code(judge.name) for judge in objective.judges)}")
     return ", ".join(words)
 
 
