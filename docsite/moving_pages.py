@@ -139,8 +139,11 @@ result. What you have to know:
   [a classifier of your own](../server.md#moderations).
 - **Webhooks** have the same events and signatures. Register the address at `POST /api/v1/webhooks`
   ([webhooks](../server.md#webhooks)).
+- **Older code** keeps working: `functions` and `function_call` are answered in [their own
+  form](../server.md#the-older-form-of-tools).
 - **Not supported** are images, audio, assistants, vector stores and hosted tools. [Every
-  parameter](../server.md#every-parameter) says what is accepted and what is refused.
+  parameter](../server.md#every-parameter) says what is accepted and what is refused, and [every
+  address](../server.md#addresses-that-only-the-hosted-service-has) what to use instead.
 
 ## Turn a job into a recipe
 

@@ -165,14 +165,16 @@ def _check_reinforcement(request: FineTuningRequest) -> None:
     from luthier.ml.evaluation.graders import fields_of
     from luthier.ml.evaluation.rewards import Rewards
 
-    grader = _grader(request)
-    _refuse_python(grader)
     try:
+        grader = _grader(request)
+        _refuse_python(grader)
         reward = Reward.model_validate({"grader": grader})
         assert reward.grader is not None
         Rewards([reward], {})
         # What its templates name of an answer: what they name of rows is known with the file.
         fields_of(reward.grader)
+    except UnsupportedError:
+        raise
     except (ValidationError, RequestError) as error:
         reason = error.came if isinstance(error, RequestError) else _first_fault(error)
         raise UnsupportedError(

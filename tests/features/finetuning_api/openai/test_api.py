@@ -480,7 +480,7 @@ def test_what_a_state_forbids_is_a_conflict_that_waiting_does_not_mend(client: T
         (
             {"method": {"type": "reinforcement", "reinforcement": {"grader": {"type": "python", "source": ""}}}},
             "method.reinforcement.grader",
-            "unsupported_method",
+            "unsupported_grader",
         ),
         (
             {
