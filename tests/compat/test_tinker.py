@@ -358,7 +358,8 @@ def test_runs_and_capabilities_are_listed(service: Any) -> None:
     assert listed.training_runs[0].training_run_id == client.model_id
     assert listed.cursor.total_count >= 2
     models = rest(service).get_server_capabilities().result().supported_models
-    assert [(one.model_name, one.max_context_length) for one in models] == [("tiny", 512)]
+    # Other files of this package bring base models of their own to the server.
+    assert ("tiny", 512) in [(one.model_name, one.max_context_length) for one in models]
     assert client.get_info().model_data.model_name == "tiny"
     session = rest(service).get_session(client.model_id.partition(":")[0]).result()
     assert client.model_id in session.training_run_ids
