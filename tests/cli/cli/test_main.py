@@ -134,6 +134,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier data audit",
         "luthier data cache",
         "luthier data card",
+        "luthier data conversations",
         "luthier data diff",
         "luthier data fetch",
         "luthier data forget",

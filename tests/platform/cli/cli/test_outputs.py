@@ -32,6 +32,20 @@ def _docs(folder: Path) -> Path:
     return folder / "docs"
 
 
+def _mails(folder: Path) -> Path:
+    turns = (
+        ("ann@home.example", "help@firm.example", "Which wood?"),
+        ("help@firm.example", "ann@home.example", "Oak."),
+    )
+    mails = []
+    for n, (writer, reader, text) in enumerate(turns):
+        head = f"From: {writer}\nTo: {reader}\nSubject: Wood\nDate: Mon, 0{n + 1} Jun 2026 10:00:00 +0000\n"
+        thread = f"Message-ID: <{n}@x>\n" + ("In-Reply-To: <0@x>\n" if n else "")
+        mails.append(f"From {writer} Mon Jun  {n + 1} 10:00:00 2026\n{head}{thread}\n{text}\n\n")
+    (folder / "mails.mbox").write_text("".join(mails))
+    return folder / "mails.mbox"
+
+
 def _rows(folder: Path) -> Path:
     (folder / "rows.jsonl").write_text(ROWS)
     return folder / "rows.jsonl"
@@ -60,6 +74,10 @@ def _eval(folder: Path) -> Path:
 TEACHER: Final = ("--teacher", "http://127.0.0.1:9/v1#m")
 FILES: Final[dict[str, tuple[str, Arguments]]] = {
     "data ingest": ("out.jsonl", lambda f, out: ["data", "ingest", _docs(f), "-o", out]),
+    "data conversations": (
+        "out.jsonl",
+        lambda f, out: ["data", "conversations", _mails(f), "--assistant", "help@firm.example", "-o", out],
+    ),
     "data repair": ("out.jsonl", lambda f, out: ["data", "repair", _rows(f), "-o", out]),
     "data card": ("README.md", lambda f, out: ["data", "card", _rows(f), "-o", out]),
     "data answer": ("out.jsonl", lambda f, out: ["data", "answer", _rows(f), *TEACHER, "-o", out]),
