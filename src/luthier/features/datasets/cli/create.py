@@ -145,7 +145,7 @@ def conversations(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write conversations out of mails, tickets and chats as rows, with who answers as the assistant."""
+    """Turn mails, tickets and chats into rows of conversations; whoever answers is the assistant."""
     from luthier.features.datasets.conversations import convert_exports
 
     with open_context(home) as context:
