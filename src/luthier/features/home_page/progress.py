@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import ColumnElement, RowMapping, ScalarSelect, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, RowMapping, ScalarSelect, bindparam, or_, select
 
-from luthier.core.access import DEFAULT_PROJECT, Scope
+from luthier.core.access import Scope
 from luthier.features.home_page.service import last_verdicts
+from luthier.features.runs.store import OWNER, WITH_JOBS
 from luthier.platform.auth.members_store import Session
 from luthier.platform.db.tables import dataset_versions, datasets, jobs, runs
 from luthier.platform.home.context import Context
@@ -32,9 +33,7 @@ def _newest_job(column: ColumnElement[str], kind: JobKind, status: Sequence[JobS
 
 
 def _newest_run(*where: ColumnElement[bool]) -> ScalarSelect[str]:
-    owner = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
-    found = select(runs.c.run_id).select_from(runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id))
-    found = found.where(owner == bindparam("its_project"), *where)
+    found = select(runs.c.run_id).select_from(WITH_JOBS).where(bindparam("its_project") == OWNER, *where)
     return found.order_by(runs.c.number.desc()).limit(1).scalar_subquery()
 
 

@@ -33,13 +33,12 @@ from sqlalchemy import (
     union_all,
 )
 
-from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.aliases import new_key, stored_key
 from luthier.core.errors import RequestError
 from luthier.core.plan import MethodPlan, ObjectivePlan, TrainingPlan
 from luthier.core.text.suggest import suggest_ids
 from luthier.features.runs.filter_language import All, AnyOf, Condition, Filter, Not, Words, filter_fault
-from luthier.features.runs.store import DELETED
+from luthier.features.runs.store import DELETED, OWNER
 from luthier.platform.db.run_values import BILLED, DATASET, METRIC, NAME, RESULTS, ROWS, VERDICT
 from luthier.platform.db.tables import jobs, run_labels, run_tags, run_values, runs
 
@@ -130,8 +129,6 @@ def entries_of(project_id: str | None, *, only_begun: bool = False) -> Any:
         project_id: None for those of all projects.
         only_begun: Whether jobs that have not begun a run are left out.
     """
-    # A run that a command started has no job, and one of an old home no project: both belong to the default project.
-    owner = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
     begun = (
         select(
             runs.c.run_id.label("run_id"),
@@ -142,7 +139,7 @@ def entries_of(project_id: str | None, *, only_begun: bool = False) -> Any:
             runs.c.stopped_because.label("reason"),
         )
         .select_from(_BEGUN)
-        .where(true() if project_id is None else owner == project_id)
+        .where(true() if project_id is None else OWNER == project_id)  # noqa: SIM300 - a column
     )
     if only_begun:
         return begun.subquery("entries")

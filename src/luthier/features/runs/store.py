@@ -45,7 +45,7 @@ RUNS: Final = RecordTable(
 )
 """The runs of all projects."""
 _PLANS: Final = RecordTable(plans, Plan)
-_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
+WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
 # Put together once: polls of a job ask for these.
 _BY_ID: Final = RUNS.select.where(runs.c.run_id == bindparam("its_id"))
 _LAST: Final = (
@@ -67,10 +67,10 @@ _REACH: Final = (
     .where(runs.c.run_id == bindparam("its_id"))
     .values(step=bindparam("reached_step"), updated_at=bindparam("its_time"))
 )
-_OWNER = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
-_OF_PROJECT: Final = (
-    RUNS.query(bindparam("its_project") == _OWNER).select_from(_WITH_JOBS).limit(bindparam("its_limit"))
-)
+OWNER: Final = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
+"""The project of a run, in statements about `WITH_JOBS`. A run that a command started has no job, and one of an old
+home no project: both belong to the default project."""
+_OF_PROJECT: Final = RUNS.query(bindparam("its_project") == OWNER).select_from(WITH_JOBS).limit(bindparam("its_limit"))
 _OF_STATUS: Final = _OF_PROJECT.where(runs.c.status == bindparam("its_status"))
 DELETED: Final = 2
 """Of `run_labels.is_archived`: the run was deleted, and its job is still there."""
@@ -372,14 +372,14 @@ class RunStore(Store):
 
     def project_of(self, run_id: str) -> str | None:
         """The project of a run: that of its job, of its workflow, or `default`; None where there is no such run."""
-        owner: str | None = self._scalar(select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id))
+        owner: str | None = self._scalar(select(OWNER).select_from(WITH_JOBS).where(runs.c.run_id == run_id))
         return owner
 
     def ids_of_project(self, project_id: str, run_ids: Sequence[str]) -> Sequence[str]:
         """Those of these ids that are runs of the project, in their order."""
         if not run_ids:
             return []
-        query = select(runs.c.run_id).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
+        query = select(runs.c.run_id).select_from(WITH_JOBS).where(OWNER == project_id)  # noqa: SIM300 - a column
         query = query.where(runs.c.run_id.in_(run_ids))
         own = set(self._scalars(query))
         return [run_id for run_id in run_ids if run_id in own]
@@ -390,7 +390,7 @@ class RunStore(Store):
         Args:
             base_model: As recipes name it.
         """
-        query = select(runs.c.run_id, _OWNER.label("owner"), runs.c.status).select_from(_WITH_JOBS)
+        query = select(runs.c.run_id, OWNER.label("owner"), runs.c.status).select_from(WITH_JOBS)
         query = query.where(runs.c.base_model == base_model).order_by(runs.c.number.desc())
         return [(row["run_id"], row["owner"], row["status"]) for row in self._rows(query)]
 
@@ -410,8 +410,8 @@ class RunStore(Store):
             moment: In UTC, ISO 8601.
             limit: The most runs.
         """
-        query = select(runs.c.run_id, runs.c.status, runs.c.result).select_from(_WITH_JOBS)
-        query = query.where(_OWNER == project_id, runs.c.updated_at >= moment)  # noqa: SIM300 - a column
+        query = select(runs.c.run_id, runs.c.status, runs.c.result).select_from(WITH_JOBS)
+        query = query.where(OWNER == project_id, runs.c.updated_at >= moment)  # noqa: SIM300 - a column
         rows = self._rows(query.order_by(runs.c.number.desc()).limit(limit))
         return [(row["run_id"], row["status"], row["result"]) for row in rows]
 
