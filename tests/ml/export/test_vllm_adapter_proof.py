@@ -164,12 +164,21 @@ def test_what_was_kept_and_cannot_be_read_is_computed_again(
     _ready(again, str(adapter))
 
 
-def test_an_adapter_that_is_written_again_is_another_one(make_proof: MakeProof, adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_is_written_again_is_another_one(
+    make_proof: MakeProof, side: dict[str, Any], adapter: Path, tmp_path: Path
+) -> None:
+    runs = list[str]()
+
+    def run(*_: Any, title: str) -> dict[str, Any]:
+        runs.append(title)
+        return side
+
     copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
-    proof = _ready(make_proof(), str(copy))
+    proof = _ready(_ready(make_proof(run), str(copy)), str(copy))
+    assert len(runs) == 1
     (copy / "adapter_config.json").write_text((copy / "adapter_config.json").read_text() + "\n")
-    assert not proof.prepare(str(copy))
     _ready(proof, str(copy))
+    assert len(runs) == 2
 
 
 def test_what_cannot_be_compared_is_served_and_said(
