@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 HUB: Final = "hub:"
 _SCHEMES: Final = (HUB, "https://", "http://", "s3://", "gs://")
-DATA_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
+WORKBOOK_SUFFIXES: Final = (".xlsx", ".xlsm", ".xls", ".ods")
+DATA_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", *WORKBOOK_SUFFIXES)
+"""Of files of rows; `ml/data/files/source.py` says which format each is."""
 MAX_SOURCES: Final = 32
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 """Hosts that need no encryption."""

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from luthier.core.access import Caller
+from luthier.core.data_sources import WORKBOOK_SUFFIXES
 from luthier.core.errors import DataError, LuthierError, StorageFullError, UnreachableError, library_words_hidden
 from luthier.core.system.files import replace_text
 from luthier.core.system.process_setup import num_usable_cores
@@ -313,7 +314,7 @@ def _take_tables(done: _Import, documents: Path, tables: Path) -> list[RowFile]:
     taken: list[RowFile] = []
     candidates = [path for path in sorted(documents.rglob("*")) if path.is_file() and kind_of(path.name) == "rows"]
     for number, path in enumerate(candidates):
-        name, is_workbook = _name(path, documents), path.suffix.lower() == ".xlsx"
+        name, is_workbook = _name(path, documents), path.suffix.lower() in WORKBOOK_SUFFIXES
         try:
             found = read_row_file(path, name)
         except DataError as error:

@@ -19,12 +19,13 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.access import Caller
+from luthier.core.data_sources import DATA_SUFFIXES
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.rows import look
-from luthier.features.datasets.service import ROW_SUFFIXES, checked_name, free_name
+from luthier.features.datasets.service import checked_name, free_name
 from luthier.features.datasets.store import DatasetVersion
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
@@ -146,7 +147,7 @@ def kind_of(name: str) -> FileKind:
     suffix = files.suffix_of(name)
     if is_mbox_name(PurePosixPath(name).name):
         return "conversations"
-    if suffix.removesuffix(".gz") in ROW_SUFFIXES:
+    if suffix.removesuffix(".gz") in DATA_SUFFIXES:
         return "rows"
     if suffix in READERS:
         return "document"
@@ -160,7 +161,7 @@ def accepted_suffixes() -> tuple[str, ...]:
     from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX
     from luthier.ml.data.readers.document import READERS
 
-    return tuple(dict.fromkeys((*READERS, *ROW_SUFFIXES, ".mbox", ARCHIVE_SUFFIX)))
+    return tuple(dict.fromkeys((*READERS, *DATA_SUFFIXES, ".mbox", ARCHIVE_SUFFIX)))
 
 
 def add(

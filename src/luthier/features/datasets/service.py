@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Message
+from luthier.core.data_sources import DATA_SUFFIXES
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.system.files import file_lock
 from luthier.features.datasets.rows import look
 from luthier.features.datasets.store import Dataset, DatasetVersion, Origin
+from luthier.ml.data.files.source import WORKBOOKS
 from luthier.ml.data.rows.outputs import json_line
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
@@ -27,10 +29,6 @@ from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redacted_errors
 
-ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
-_DOCUMENT_SUFFIXES: Final = frozenset(
-    (".pdf", ".docx", ".doc", ".pptx", ".html", ".htm", ".md", ".txt", ".rst", ".epub", ".eml", ".odt", ".rtf")
-) | {".vtt", ".srt"}
 MAX_NAME_CHARACTERS: Final = 100
 MAX_NOTE_CHARACTERS: Final = 1000
 
@@ -158,14 +156,16 @@ def check_filename(filename: str) -> None:
         RequestError: the name does not end as that of a file of rows.
     """
     suffix = files.suffix_of(filename)
-    if suffix.removesuffix(".gz") in ROW_SUFFIXES:
+    if suffix.removesuffix(".gz") in DATA_SUFFIXES:
         return
-    is_document = suffix in _DOCUMENT_SUFFIXES
+    from luthier.ml.data.readers.document import CONVERT_FIRST, READERS
+
+    is_document = suffix in READERS or suffix in CONVERT_FIRST
     raise RequestError(
         f"{files.safe_filename(filename)!r} is a document, not a file of rows"
         if is_document
         else f"{files.safe_filename(filename)!r} does not have the extension of a file of rows",
-        expected=f"a file that ends in {', '.join(ROW_SUFFIXES)}, each also with .gz",
+        expected=f"a file that ends in {', '.join(DATA_SUFFIXES)}, each also with .gz",
         do="turn it into rows first: luthier data ingest FILE --output rows.jsonl"
         if is_document
         else "rename it to match its content, or export the rows as JSONL or CSV",
@@ -191,7 +191,7 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
         with redacted_errors({str(path): file.filename, path.name: file.filename}):
             # Opening checks what the name cannot: compression, encoding and the magic bytes of the format.
             source = open_source(path)
-            if source.format == "xlsx":
+            if source.format in WORKBOOKS:
                 read_as(source)  # which sheet holds the rows: with two, the file cannot be used
     # A file without usable rows must not stay behind as a file of the project.
     except BaseException:
@@ -212,7 +212,7 @@ def check_header(context: Context, file: StoredFile) -> None:
     path = files.local_path(context, file)
     with redacted_errors({str(path): file.filename, path.name: file.filename}):
         source = open_source(path)
-        if source.format in ("csv", "xlsx"):
+        if source.format in ("csv", *WORKBOOKS):
             next(read_rows(source), None)
 
 

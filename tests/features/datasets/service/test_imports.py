@@ -72,7 +72,7 @@ BAD: dict[str, bytes] = {
     "papers/scan.pdf": pdf_bytes([[], []]),
     "papers/empty.txt": b"",
     "papers/program.exe": b"MZ\x90",
-    "papers/old.doc": b"\xd0\xcf\x11\xe0",
+    "papers/old.ppt": b"\xd0\xcf\x11\xe0",
     "papers/twice.csv": b"name,name\n1,2\n",
 }
 
@@ -120,7 +120,7 @@ def test_a_file_with_a_password_among_good_ones_is_named_and_the_others_are_read
     [
         ("papers/scan.pdf", "failed", "2 pages, no text: scanned; run OCR"),
         ("papers/empty.txt", "failed", "it is empty (0 bytes)"),
-        ("papers/old.doc", "failed", "convert it first: soffice"),
+        ("papers/old.ppt", "failed", "convert it first: save it as .pptx"),
         ("papers/program.exe", "skipped", ".exe: not a supported kind of file"),
         ("papers/twice.csv", "failed", "twice.csv has the column 'name' twice"),
     ],
@@ -242,8 +242,8 @@ def test_files_with_the_same_columns_become_one_dataset(context: Context) -> Non
     [
         ({}, RequestError, "no file was chosen"),
         ({"a.exe": b"MZ"}, RequestError, "not a supported kind of file"),
-        ({"a.doc": b"x"}, RequestError, "has a type that Luthier cannot read"),
-        ({"a.docm": b"x"}, RequestError, "save it as .docx"),
+        ({"a.ppt": b"x"}, RequestError, "has a type that Luthier cannot read"),
+        ({"a.pptm": b"x"}, RequestError, "save it as .pptx"),
         ({"a.csv": b"name,name\n1,2\n"}, DataError, "the column 'name' twice"),
         ({"a.xlsx": workbook([["q", "a"], ["x", "y"]], merged="A1:B1")}, DataError, "merged cells"),
         ({"a.csv": b""}, RequestError, "is an empty file"),

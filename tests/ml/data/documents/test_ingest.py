@@ -119,7 +119,7 @@ def test_one_broken_file_never_stops_the_rest(docs: Path, tmp_path: Path, reader
         (docs / f"{word}.odd").write_text(word)
     (docs / "empty.odd").write_text("")
     (docs / "blank.odd").write_text("  \n")
-    (docs / "old.doc").write_text("x")
+    (docs / "old.ppt").write_text("x")
     done = run(docs, tmp_path / "rows.jsonl", readers=readers, timeout_seconds=3, memory_bytes=2**30)
     assert [row["text"] for row in rows(tmp_path / "rows.jsonl")] == [f"Good text {number}." for number in range(6)]
     reasons = {one.file: one.reason or "" for one in done.failed}
@@ -132,7 +132,7 @@ def test_one_broken_file_never_stops_the_rest(docs: Path, tmp_path: Path, reader
         "deep.odd": "nested too deep",
         "empty.odd": "empty (0 bytes)",
         "blank.odd": "no text in it",
-        "old.doc": "soffice",
+        "old.ppt": "save it as .pptx",
     }.items():
         assert words in reasons.pop(file), file
     assert not reasons

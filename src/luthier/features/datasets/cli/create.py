@@ -66,7 +66,7 @@ def ingest(
         list[Path],
         typer.Argument(
             metavar="DIR_OR_FILES...",
-            help="PDF, DOCX, PPTX, XLSX, HTML, EPUB, Markdown, text, mail (.eml), transcripts (.vtt, .srt).",
+            help="PDF, Word, PowerPoint, Excel, OpenDocument, RTF, HTML, EPUB, Markdown, text, mail, transcripts.",
         ),
     ],
     output: Annotated[

@@ -118,7 +118,8 @@ BlockTokensOption = Annotated[
 
 def preview(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+        Path,
+        typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV, Parquet (each also .gz), a workbook."),
     ],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The base model whose tokens to show.")],
     num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="How many rows, or blocks, to show.")] = 3,
@@ -256,7 +257,8 @@ def show_preview(console: Console, found: DataPreview) -> None:
 
 def card(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+        Path,
+        typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV, Parquet (each also .gz), a workbook."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the card to, such as README.md.")

@@ -55,7 +55,8 @@ class FailOn(StrEnum):
 
 def audit(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+        Path,
+        typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV, Parquet (each also .gz), a workbook."),
     ],
     against: Annotated[
         Path | None,
@@ -164,7 +165,8 @@ def _show_finding(console: Console, finding: Finding) -> None:
 
 def repair(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+        Path,
+        typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV, Parquet (each also .gz), a workbook."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write the rows to, as JSONL.")
@@ -278,7 +280,8 @@ _NUM_STRATA = 20
 
 def split(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV or Parquet (each also .gz), or .xlsx.")
+        Path,
+        typer.Argument(metavar="FILE", help="A data file: JSONL, JSON, CSV, Parquet (each also .gz), a workbook."),
     ],
     held_out: Annotated[
         float, typer.Option("--held-out", help="The fraction of held-out rows, which evaluate the model once.")

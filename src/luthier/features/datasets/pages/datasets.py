@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from luthier.core.access import Caller
+from luthier.core.data_sources import WORKBOOK_SUFFIXES
 from luthier.core.errors import LuthierError
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.data_jobs import list_jobs
@@ -40,7 +41,7 @@ TABS: Final[tuple[tuple[str, str], ...]] = (
     ("Annotate", "/annotate"),
 )
 """The pages of a dataset: name and end of the address."""
-_TABLES: Final = (".csv", ".tsv", ".tab", ".xlsx", ".parquet")
+_TABLES: Final = (".csv", ".tsv", ".tab", *WORKBOOK_SUFFIXES, ".parquet")
 
 
 def head(context: Context, caller: Caller, dataset_id: str, number: int | None, tab: str) -> dict[str, Any]:

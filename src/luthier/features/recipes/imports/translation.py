@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from luthier.core.data_sources import DATA_SUFFIXES
 from luthier.core.system.files import expanded
 
 Kind = Literal["translated", "harmless", "missing"]
 Outcome = Literal["translated", "default", "harmless", "set", "missing", "unknown", "left_out"]
 
-_ROW_FILES: Final = (".jsonl", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
 _PATH_STARTS: Final = (".", "/", "~")
 
 
@@ -212,7 +212,7 @@ class Translation:
         if not self.reads_files:
             self.refuse(key, "rows of another machine: choose rows of this project", set_by=place)
             return
-        if not name.lower().removesuffix(".gz").endswith(_ROW_FILES):
+        if not name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES):
             note = "a dataset of a hub or a folder, and a recipe names a file: save the rows as JSONL"
             self.refuse(key, note, set_by=place)
             return

@@ -53,6 +53,8 @@ _MEDIA_TYPES: Final = {
     "csv": "text/csv",
     "parquet": "application/x-parquet",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "xls": "application/vnd.ms-excel",
+    "ods": "application/vnd.oasis.opendocument.spreadsheet",
 }
 _TYPES: Final = {"text": "sc:Text", "integer": "sc:Integer", "number": "sc:Float", "boolean": "sc:Boolean"}
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -31,7 +31,7 @@ from luthier.ml.data.readers.document import Document, Section, check_signature,
 from luthier.ml.data.rows.outputs import json_line
 
 _FORMAT = 2
-_LIBRARIES = ("markitdown", "trafilatura", "pypdfium2", "openpyxl", "mammoth", "python-pptx")
+_LIBRARIES = ("markitdown", "trafilatura", "pypdfium2", "openpyxl", "mammoth", "python-pptx", "striprtf", "xlrd")
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,9 @@ def as_utf8(file: IO[bytes], name: str, encoding: Encoding, *, bare_returns: boo
     return io.BufferedReader(Utf8Bytes(file, name, encoding, bare_returns=bare_returns))
 
 
-Format = Literal["jsonl", "json", "csv", "parquet", "xlsx"]
+Format = Literal["jsonl", "json", "csv", "parquet", "xlsx", "xls", "ods"]
+WORKBOOKS: Final[tuple[Format, ...]] = ("xlsx", "xls", "ods")
+"""Formats with sheets."""
 
 _EXTENSIONS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -167,9 +169,12 @@ _EXTENSIONS: dict[str, Format] = {
     ".tab": "csv",
     ".parquet": "parquet",
     ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".xls": "xls",
+    ".ods": "ods",
 }
-_ACCEPTED = ".jsonl, .ndjson, .json, .csv, .tsv or .parquet, each also with .gz, or in .xlsx"
-_OLD_SHEETS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+_ACCEPTED = ".jsonl, .ndjson, .json, .csv, .tsv or .parquet, each also with .gz, or in .xlsx, .xlsm, .xls or .ods"
+_OTHER_SHEETS = (".xlsb", ".xltx", ".numbers")
 _SNIFFED_BYTES = 65_536
 _SIGNATURES = (
     (b"PAR1", "a Parquet file", ".parquet"),
@@ -248,16 +253,14 @@ def open_source(path: Path, *, shown_name: str | None = None) -> Source:
     named = suffixes[:-1] if is_gzip else suffixes
     kind = _EXTENSIONS.get(named[-1]) if named else None
     name = shown_name or path.name
-    if kind is None and named and named[-1] in _OLD_SHEETS:
+    if kind is None and named and named[-1] in _OTHER_SHEETS:
         raise DataError(
             f"{name} is a spreadsheet of another format",
             expected=f"a file that ends in {_ACCEPTED}",
             do="save it as .xlsx or CSV: File, Save As",
         )
-    if kind == "xlsx" and is_gzip:
-        raise DataError(
-            f"{name} is a packed .xlsx", expected="the .xlsx itself, which is packed already", do="unpack it first"
-        )
+    if kind in WORKBOOKS and is_gzip:
+        raise DataError(f"{name} is a packed workbook", expected="the workbook itself", do="unpack it first")
     if kind is None:
         raise DataError(
             f"{name} has an extension that names no known format",
@@ -346,7 +349,7 @@ def _checked_encoding(source: Source) -> Encoding:
                 do="rename the file to match its content, or write it again",
             )
         return "utf-8"
-    if source.format == "xlsx":
+    if source.format in WORKBOOKS:
         _check_is_workbook(source, head)
         return "utf-8"
     wide = wide_encoding(head)
@@ -361,14 +364,19 @@ def _checked_encoding(source: Source) -> Encoding:
 
 
 def _check_is_workbook(source: Source, head: bytes) -> None:
-    if head.startswith(b"PK"):
+    is_archive, is_old = head.startswith(b"PK"), head.startswith(b"\xd0\xcf\x11\xe0")
+    if is_old if source.format == "xls" else is_archive:
         return
-    is_old = head.startswith(b"\xd0\xcf\x11\xe0")
+    if source.format == "xls":
+        holds = "a workbook of another format (.xlsx or .ods)" if is_archive else "something else, such as CSV or HTML"
+        expected = "a workbook of Excel 97 to 2003"
+    else:
+        holds = "an old workbook (.xls), or one with a password" if is_old else "something else"
+        expected = "a workbook as its program saves it, without a password"
     raise DataError(
-        f"{source.name} is named .xlsx but holds "
-        + ("an old workbook (.xls), or one with a password" if is_old else "something else"),
-        expected="a workbook as Excel has saved it since 2007, without a password",
-        do="save it again as .xlsx without a password" if is_old else "give it the extension of its content",
+        f"{source.name} is named {source.path.suffix.lower() or '.' + source.format} but holds {holds}",
+        expected=expected,
+        do="save it again without a password" if is_old else "give it the extension of its content",
     )
 
 

@@ -7,6 +7,7 @@ in `READERS` and one file next to this one. `check_signature` decides by the byt
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 
 from luthier.core.errors import DataError, library_reason
 from luthier.core.import_string import import_string
+from luthier.ml.data.files.compound_file import SIGNATURE
 from luthier.ml.data.files.untrusted_input import check_archive
 
 # Halves of surrogate pairs are no characters; NUL breaks what reads the rows later.
@@ -77,7 +79,17 @@ READERS: Final[Mapping[str, str]] = {
     ".pdf": f"{_HERE}.pdf:read",
     ".docx": f"{_HERE}.office:read_docx",
     ".pptx": f"{_HERE}.office:read_pptx",
+    ".docm": f"{_HERE}.office:read_docx",
+    ".dotx": f"{_HERE}.office:read_docx",
+    ".doc": f"{_HERE}.doc:read",
+    ".dot": f"{_HERE}.doc:read",
+    ".rtf": f"{_HERE}.rtf:read",
+    ".odt": f"{_HERE}.opendocument:read_odt",
+    ".odp": f"{_HERE}.opendocument:read_odp",
     ".xlsx": f"{_HERE}.xlsx:read",
+    ".xlsm": f"{_HERE}.xlsx:read",
+    ".xls": f"{_HERE}.xlsx:read_xls",
+    ".ods": f"{_HERE}.xlsx:read_ods",
     ".epub": f"{_HERE}.office:read_epub",
     ".html": f"{_HERE}.html:read",
     ".htm": f"{_HERE}.html:read",
@@ -87,29 +99,19 @@ READERS: Final[Mapping[str, str]] = {
     ".txt": f"{_HERE}.text:read",
     ".text": f"{_HERE}.text:read",
     ".eml": f"{_HERE}.email:read",
+    ".msg": f"{_HERE}.outlook:read",
     ".vtt": f"{_HERE}.transcript:read",
     ".srt": f"{_HERE}.transcript:read",
 }
 # Documents that are known and cannot be read: what to do with them.
 CONVERT_FIRST: Final[Mapping[str, str]] = {
-    ".doc": "soffice --headless --convert-to docx",
-    ".dot": "soffice --headless --convert-to docx",
-    ".rtf": "soffice --headless --convert-to docx",
-    ".odt": "soffice --headless --convert-to docx",
-    ".ppt": "soffice --headless --convert-to pptx",
-    ".odp": "soffice --headless --convert-to pptx",
-    ".xls": "soffice --headless --convert-to xlsx",
-    ".ods": "soffice --headless --convert-to xlsx",
-    ".docm": "save it as .docx",
-    ".dotx": "save it as .docx",
-    ".xlsm": "save it as .xlsx",
+    ".ppt": "save it as .pptx",
     ".xlsb": "save it as .xlsx",
     ".pptm": "save it as .pptx",
     ".ppsx": "save it as .pptx",
     ".mht": "save it as .html",
     ".mhtml": "save it as .html",
     ".mbox": "luthier data conversations FILE --output rows.jsonl",
-    ".msg": "save it from the mail program as .eml",
     ".mobi": "convert it to .epub with Calibre's ebook-convert",
     ".azw3": "convert it to .epub with Calibre's ebook-convert",
     ".djvu": "convert it to .pdf with ddjvu",
@@ -136,7 +138,6 @@ def load_reader(name: str) -> Read:
     return found
 
 
-_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _HEAD_BYTES = 2**12
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 # Parts that identify the kind of document in a ZIP file.
@@ -145,11 +146,12 @@ _PARTS = {
     "ppt/presentation.xml": "PPTX",
     "xl/workbook.xml": "XLSX",
     "META-INF/container.xml": "EPUB",
-    "content.xml": "OpenDocument",
 }
+_OPEN_DOCUMENT: Final = "application/vnd.oasis.opendocument."
+_OPEN_DOCUMENTS: Final = {".odt": "text", ".odp": "presentation", ".ods": "spreadsheet"}
 _MAGIC = (
     (b"PK\x03\x04", "a ZIP archive or an Office document"),
-    (_OLE, "an old Office document (.doc, .xls, .ppt) or an Outlook message"),
+    (SIGNATURE, "an old Office document (.doc, .xls, .ppt) or an Outlook message"),
     (b"{\\rtf", "RTF"),
     (b"\x1f\x8b", "gzip data"),
     (b"\x89PNG", "a PNG picture"),
@@ -162,7 +164,16 @@ _MAGIC = (
     (b"Rar!", "a RAR archive"),
     (b"PAR1", "Parquet data"),
 )
-_ARCHIVES = {".docx": "DOCX", ".pptx": "PPTX", ".xlsx": "XLSX", ".epub": "EPUB"}
+_ARCHIVES: Final = {
+    ".docx": "DOCX",
+    ".docm": "DOCX",
+    ".dotx": "DOCX",
+    ".pptx": "PPTX",
+    ".xlsx": "XLSX",
+    ".xlsm": "XLSX",
+    ".epub": "EPUB",
+}
+_COMPOUND_FILES: Final = (".doc", ".dot", ".xls", ".msg")
 
 
 def check_signature(path: Path) -> None:
@@ -178,6 +189,14 @@ def check_signature(path: Path) -> None:
         raise DataError("it is empty (0 bytes)", expected="a document", do="check how it was written")
     if extension in _ARCHIVES:
         _check_archive_kind(path, head, _ARCHIVES[extension])
+    elif extension in _OPEN_DOCUMENTS:
+        _check_open_document(path, head, _OPEN_DOCUMENTS[extension])
+    elif extension in _COMPOUND_FILES:
+        if not head.startswith(SIGNATURE):
+            raise _other(extension, _what(head) or "something else, such as text or HTML")
+    elif extension == ".rtf":
+        if not head.lstrip().startswith(b"{\\rtf"):
+            raise _other(extension, _what(head) or "no RTF (it does not begin with {\\rtf)")
     elif extension == ".pdf":
         # Readers of PDF accept other bytes before the header, up to 1,024 of them.
         if b"%PDF-" not in head[:1024]:
@@ -187,22 +206,36 @@ def check_signature(path: Path) -> None:
 
 
 def _check_archive_kind(path: Path, head: bytes, expected: str) -> None:
-    if head.startswith(_OLE):
+    if head.startswith(SIGNATURE):
         if _has_encrypted_package(path):
             raise DataError(
                 "it is protected by a password",
                 expected=f"{expected} without password",
                 do="save it without a password",
             )
-        raise _other(path.suffix, "an old Office document: convert it with `soffice --headless --convert-to`")
+        raise _other(path.suffix, "an old Office document (.doc, .xls, .ppt) or an Outlook message (.msg)")
     if not head.startswith(b"PK"):
         raise _other(path.suffix, _what(head) or f"no {expected}, which is a ZIP archive")
     names = check_archive(path)
     kinds = [kind for part, kind in _PARTS.items() if part in names]
+    kinds += ["OpenDocument"] if "content.xml" in names and "mimetype" in names else []
     if expected not in kinds and kinds:
         raise _other(path.suffix, f"{kinds[0]}")
     if expected not in kinds and not (expected != "EPUB" and "[Content_Types].xml" in names):
         raise _other(path.suffix, f"a ZIP archive that is no {expected}")
+
+
+def _check_open_document(path: Path, head: bytes, expected: str) -> None:
+    if not head.startswith(b"PK"):
+        raise _other(path.suffix, _what(head) or f"no OpenDocument {expected}, which is a ZIP archive")
+    names = check_archive(path)
+    if "mimetype" in names:
+        with zipfile.ZipFile(path) as archive, archive.open("mimetype") as file:
+            kind = file.read(200).decode("ascii", "replace").strip().removeprefix(_OPEN_DOCUMENT)
+        if kind.removesuffix("-template") != expected:
+            raise _other(path.suffix, f"OpenDocument of another kind ({kind})" if kind else "no OpenDocument file")
+    elif "content.xml" not in names:
+        raise _other(path.suffix, next((kind for part, kind in _PARTS.items() if part in names), "a ZIP archive"))
 
 
 def _has_encrypted_package(path: Path) -> bool:

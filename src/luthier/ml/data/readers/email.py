@@ -46,6 +46,15 @@ def read(path: Path) -> Document:
         raise DataError(
             "no mail headers at its top", expected="a mail as RFC 5322 writes it", do="check the content of the file"
         )
+    return document_of(message)
+
+
+def document_of(message: EmailMessage) -> Document:
+    """A mail that is parsed, see `read`.
+
+    Raises:
+        DataError: it has no text.
+    """
     warnings = [f"damaged: {type(defect).__name__}" for part in message.walk() for defect in part.defects]
     subject = " ".join(str(message["Subject"] or "").split())
     headings = (subject,) if subject else ()

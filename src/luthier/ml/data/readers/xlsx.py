@@ -1,11 +1,11 @@
-"""Excel workbooks, by openpyxl row by row: numbers as the workbook shows them, dates as ISO 8601."""
+"""Workbooks of Excel and OpenDocument: numbers as the workbook shows them, dates as ISO 8601."""
 
 from __future__ import annotations
 
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
@@ -17,6 +17,7 @@ from openpyxl.utils.cell import range_boundaries  # type: ignore[import-untyped]
 from luthier.core.text.counted import counted
 from luthier.ml.data.files.cell_text import cell_text
 from luthier.ml.data.files.sheet_markup import SheetMarkup, cells_shown, sheet_markup
+from luthier.ml.data.files.sheets import Sheet
 from luthier.ml.data.readers.document import Document, Section
 
 _CHART: Final = re.compile(r"xl/charts/chart(?:Ex)?\d*\.xml")
@@ -48,6 +49,41 @@ def read(path: Path) -> Document:
     if charts:
         warnings.append(f"{len(charts)} chart sheets were not read: {', '.join(charts[:5])}")
     return Document(tuple(sections), (*warnings, *_unread(path, len(charts))))
+
+
+def read_xls(path: Path) -> Document:
+    """A workbook of Excel 97 to 2003, see `read`.
+
+    Raises:
+        DataError: it is damaged, or protected by a password.
+    """
+    from luthier.ml.data.files.xls import read_xls as sheets_of
+
+    return _of_sheets(sheets_of(path))
+
+
+def read_ods(path: Path) -> Document:
+    """An OpenDocument spreadsheet, see `read`.
+
+    Raises:
+        DataError: it is damaged, protected by a password, or too large for memory.
+    """
+    from luthier.ml.data.files.ods import read_ods as sheets_of
+
+    return _of_sheets(sheets_of(path))
+
+
+def _of_sheets(sheets: Sequence[Sheet]) -> Document:
+    sections, warnings = [], []
+    for sheet in sheets:
+        if text := "\n".join(_table(sheet.iter_rows(), _merged(sheet.markup), ())):
+            sections.append(Section(text, None, (sheet.title,)))
+        if sheet.sheet_state != "visible":
+            warnings.append(f"the sheet {sheet.title!r} is hidden, and was read")
+        warnings += _notes(sheet.title, sheet.markup)
+    if num_comments := sum(sheet.num_comments for sheet in sheets):
+        warnings.append(f"{counted(num_comments, 'comment')} not read")
+    return Document(tuple(sections), tuple(warnings))
 
 
 def _unread(path: Path, num_chart_sheets: int) -> Iterator[str]:
@@ -107,7 +143,7 @@ def _merged(markup: SheetMarkup) -> list[_Merged]:
     return sorted(found, key=lambda one: (one.first, one.column))
 
 
-def _table(rows: Iterator[Sequence[Any]], merged: list[_Merged], unsaved: Collection[str]) -> Iterator[str]:
+def _table(rows: Iterable[Sequence[Any]], merged: list[_Merged], unsaved: Collection[str]) -> Iterator[str]:
     is_first, waiting = True, list(reversed(merged))
     open_: dict[_Merged, str] = {}
     for number, row in enumerate(rows, start=1):

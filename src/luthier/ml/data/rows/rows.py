@@ -18,7 +18,7 @@ from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, RowProblem, library_reason
 from luthier.core.import_string import import_string
 from luthier.ml.data.files.sequences import selected
-from luthier.ml.data.files.source import NAMES, Format, Source
+from luthier.ml.data.files.source import NAMES, WORKBOOKS, Format, Source
 from luthier.ml.data.rows.outputs import json_line
 from luthier.ml.data.rows.read_json import JsonLine, export_note, lines_of_jsonl
 from luthier.ml.data.text.normalise import content_key
@@ -28,7 +28,9 @@ _READERS: Final[dict[Format, str]] = {
     "json": "luthier.ml.data.rows.read_json:read_json",
     "csv": "luthier.ml.data.rows.read_table:read_csv",
     "parquet": "luthier.ml.data.files.read_parquet:read_parquet",
-    "xlsx": "luthier.ml.data.rows.read_table:read_xlsx",
+    "xlsx": "luthier.ml.data.rows.read_workbook:read_workbook",
+    "xls": "luthier.ml.data.rows.read_workbook:read_workbook",
+    "ods": "luthier.ml.data.rows.read_workbook:read_workbook",
 }
 """The reader of each format, imported when a file of it is read."""
 
@@ -53,8 +55,8 @@ def read_as(source: Source) -> str:
         from luthier.ml.data.files.csv_dialect import csv_dialect
 
         return csv_dialect(source).in_words()
-    if source.format == "xlsx":
-        from luthier.ml.data.rows.read_table import workbook_notes
+    if source.format in WORKBOOKS:
+        from luthier.ml.data.rows.read_workbook import workbook_notes
 
         return workbook_notes(source)
     written = "" if source.encoding == "utf-8" else NAMES[source.encoding]

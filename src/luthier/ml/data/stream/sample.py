@@ -15,7 +15,7 @@ from luthier.core.data_stream import Bounds
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError
 from luthier.ml.data.files.read_parquet import num_rows_of_parquet
-from luthier.ml.data.files.source import Source
+from luthier.ml.data.files.source import WORKBOOKS, Source
 from luthier.ml.data.rows.read_json import JsonLine
 from luthier.ml.data.rows.rows import is_in_fraction, read_as, read_rows
 from luthier.ml.data.rows.shapes import ShapeDetector, check_mapping
@@ -28,7 +28,7 @@ _MEASURED_BYTES: Final = 1 << 24
 """Unpacked bytes by which the packing of gzip data is measured: far more than are read ahead of them."""
 _MOST_READ: Final = 50
 """Of a fraction of a source so many times the wanted rows are read at most, as long as one was found."""
-_COUNTED: Final = ("parquet", "json", "xlsx")
+_COUNTED: Final = ("parquet", "json", *WORKBOOKS)
 """Formats whose rows are counted: Parquet has their number, the others are read whole in any case."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from datetime import date, datetime
@@ -18,9 +19,10 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.ml.data.files.source import open_source
 from luthier.ml.data.rows.formats import load_file
 from luthier.ml.data.rows.row_index import build_index
-from luthier.ml.data.rows.rows import read_rows
+from luthier.ml.data.rows.rows import read_as, read_rows
 
 Write = Callable[..., Path]
+DOCUMENTS = Path(__file__).parents[3] / "fixtures" / "documents"
 
 
 @pytest.fixture
@@ -179,7 +181,7 @@ def test_what_is_no_workbook_is_refused(tmp_path: Path, workbook: Write) -> None
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"other\.xlsx: its ZIP archive is broken"):
         load_file(path)
-    path = path.rename(tmp_path / "rows.xls")
+    path = path.rename(tmp_path / "rows.xlsb")
     with pytest.raises(DataError, match=r"spreadsheet of another format[\s\S]*save it as .xlsx or CSV"):
         load_file(path)
 
@@ -217,3 +219,47 @@ def test_a_second_table_with_the_same_columns_is_a_problem(tmp_path: Path) -> No
     (problem,) = caught.value.problems
     assert problem.line == 4
     assert problem.reason.startswith("repeats the names of the columns")
+
+
+@pytest.mark.parametrize("name", ["answers.xls", "answers.ods"])
+def test_rows_of_workbooks_that_are_no_ooxml(name: str) -> None:
+    source = open_source(DOCUMENTS / name)
+    assert read_as(source) == "the sheet 'Answers' (not 'Lists': hidden), with 1 hidden row"
+    *rows, problem = read_rows(source)
+    assert [row.fields for row in rows if isinstance(row, Row)][:1] == [
+        {
+            "question": "Where is my order?",
+            "answer": "It is on its way.",
+            "share": "25.0%",
+            "price": "1,234.50 \u20ac",
+            "day": "2026-03-01",
+            "open": "TRUE",
+        }
+    ]
+    assert len(rows) == 3
+    assert isinstance(problem, RowProblem)
+    assert (problem.line, problem.field, problem.value) == (5, "answer", "#DIV/0!")
+
+
+@pytest.mark.parametrize("name", ["merged.xls", "merged.ods"])
+def test_merged_cells_of_workbooks_that_are_no_ooxml_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name} has merged cells on the sheet 'Plan': A2:A3"):
+        list(read_rows(open_source(DOCUMENTS / name)))
+
+
+def test_a_workbook_with_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    for sample, name, reason in (
+        ("answers.ods", "a.xls", r"named \.xls but holds a workbook of another format"),
+        ("answers.xls", "a.ods", r"named \.ods but holds an old workbook"),
+        ("contract.rtf", "a.xls", r"named \.xls but holds something else"),
+    ):
+        path = Path(shutil.copyfile(DOCUMENTS / sample, tmp_path / name))
+        with pytest.raises(DataError, match=reason):
+            open_source(path)
+
+
+def test_a_workbook_with_macros_is_read_as_any_other(workbook: Write, tmp_path: Path) -> None:
+    path = workbook({"a": [["prompt", "completion"], ["x", "y"]]}).rename(tmp_path / "a.xlsm")
+    assert [row.fields for row in read_rows(open_source(path)) if isinstance(row, Row)] == [
+        {"prompt": "x", "completion": "y"}
+    ]
