@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import openpyxl
 import pyarrow as pa
@@ -56,6 +56,8 @@ def mail(body: str) -> bytes:
     return f"From: a@b.example\nSubject: Instruments\nContent-Type: text/plain\n\n{body}\n".encode()
 
 
+DOCUMENTS: Final = Path(__file__).parents[3] / "fixtures" / "documents"
+OLDER: Final = ("contract.doc", "contract.odt", "contract.rtf", "merged.ods", "merged.xls", "slides.odp")
 GOOD: dict[str, bytes] = {
     "papers/1.pdf": pdf_bytes([[TEXT.format(1)]]),
     "papers/2.pdf": pdf_bytes([[TEXT.format(2)], [TEXT.format(22)]]),
@@ -66,6 +68,7 @@ GOOD: dict[str, bytes] = {
     "papers/7.html": f"<html><body><article><p>{TEXT.format(7)}</p></article></body></html>".encode(),
     "papers/8.zip": zipped({"in/8.txt": TEXT.format(8), "more.csv": PAIRS}),
     "papers/9.xlsx": workbook([["Title of all", ""], ["kind", "number"], ["violin", 9]], merged="A1:B1"),
+    **{f"papers/{name}": (DOCUMENTS / name).read_bytes() for name in OLDER},
 }
 BAD: dict[str, bytes] = {
     "papers/locked.pdf": locked(pdf_bytes([["Secret."]])),
@@ -79,7 +82,7 @@ BAD: dict[str, bytes] = {
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, Job]]:
-    """A folder with nine good files and six that cannot be used, after its import."""
+    """A folder with fifteen good files and six that cannot be used, after its import."""
     with Context.open(tmp_path_factory.mktemp("imports") / "home") as context:
         added = add(context, GOOD | BAD, name="Instruments")
         assert added.version is None
@@ -110,6 +113,7 @@ def test_a_file_with_a_password_among_good_ones_is_named_and_the_others_are_read
         "papers/7.html",
         "papers/8.zip/in/8.txt",
         "papers/9.xlsx",
+        *(f"papers/{name}" for name in OLDER),
     ]
     assert by_name["papers/locked.pdf"]["status"] == "failed"
     assert "protected by a password; remove it: qpdf" in by_name["papers/locked.pdf"]["reason"]
@@ -135,16 +139,16 @@ def test_every_file_that_is_not_used_has_its_reason(
 
 def test_files_that_are_not_used_come_first_and_are_counted(done: tuple[Context, Job]) -> None:
     noted = found(done[1])
-    assert (noted["num_files"], noted["num_left_out"]) == (16, 6)
+    assert (noted["num_files"], noted["num_left_out"]) == (22, 6)
     assert [one["status"] for one in noted["files"][:6]] == ["failed"] * 5 + ["skipped"]
 
 
 def test_documents_become_one_dataset_of_passages_with_their_source(done: tuple[Context, Job]) -> None:
     context, job = done
     passages = found(job)["datasets"][0]
-    assert (passages["name"], passages["kind"], passages["num_rows"]) == ("Instruments", "passages", 9)
+    assert (passages["name"], passages["kind"], passages["num_rows"]) == ("Instruments", "passages", 21)
     version = dataset_versions.get_version(context, ME, passages["dataset_id"])
-    assert (version.origin, version.author, version.details["documents"]["num_documents"]) == ("documents", "Ada", 9)
+    assert (version.origin, version.author, version.details["documents"]["num_documents"]) == ("documents", "Ada", 15)
     rows = [row["cells"] for row in rows_page(context, ME, version)["rows"]]
     sources = [json.loads(row["provenance"]["text"]) for row in nonempty(rows)]
     assert (sources[1]["file"], sources[1]["page"]) == ("papers/2.pdf", 1)
@@ -170,8 +174,8 @@ def test_a_workbook_with_merged_cells_beside_documents_is_read_as_text_and_says_
 def test_progress_counts_files_and_passages_and_warns_of_single_files(done: tuple[Context, Job]) -> None:
     context, job = done
     shown = data_jobs.show_job(context, ME, job.job_id)
-    assert (shown.progress.done, shown.progress.total, shown.progress.made) == (13, 13, 9)
-    assert any("Reading documents: 13 of 13 files, 9 passages" in message for message in events(context, job))
+    assert (shown.progress.done, shown.progress.total, shown.progress.made) == (19, 19, 21)
+    assert any("Reading documents: 19 of 19 files, 21 passages" in message for message in events(context, job))
     assert any("papers/locked.pdf: it is protected by a password" in one.message for one in shown.warnings)
 
 

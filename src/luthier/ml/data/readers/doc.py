@@ -137,12 +137,12 @@ class _Reader:
         starts = [0]
         for one in (length, footnotes, headers, macros, comments, endnotes):
             starts.append(starts[-1] + max(0, one))
-        foot_places, end_places = self._places(_NOTE_REFERENCES, 2), self._places(_ENDNOTE_REFERENCES, 2)
+        foot_places, end_places = self._positions(_NOTE_REFERENCES, 2), self._positions(_ENDNOTE_REFERENCES, 2)
         labels = {place: f"[{number}]" for number, place in enumerate(sorted({*foot_places, *end_places}), start=1)}
         paragraphs = list(self._blocks(0, length, labels))
         for places, texts, begin, num in (
-            (foot_places, self._places(_NOTE_TEXTS, 0), starts[1], footnotes),
-            (end_places, self._places(_ENDNOTE_TEXTS, 0), starts[5], endnotes),
+            (foot_places, self._positions(_NOTE_TEXTS, 0), starts[1], footnotes),
+            (end_places, self._positions(_ENDNOTE_TEXTS, 0), starts[5], endnotes),
         ):
             if num > 0:
                 for place, (first, last) in zip(places, pairwise(texts), strict=False):
@@ -177,7 +177,7 @@ class _Reader:
             raise ValueError("its tables are cut short")
         return self._table[offset : offset + length]
 
-    def _places(self, place: int, data_bytes: int) -> list[int]:
+    def _positions(self, place: int, data_bytes: int) -> list[int]:
         """The positions of a table of positions (PLC, 2.2.2): n + 1 of them and n records; without the last one
         where there are records."""
         data = self._pair(place)
