@@ -200,6 +200,8 @@ def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> No
         ({"datasets": [{"path": "a.jsonl", "type": "metharme"}]}, "datasets.type"),
         ({"val_set_size": 500}, "val_set_size"),
         ({"rl": "simpo"}, "cpo_alpha"),
+        ({"rl": "dpo", "dpo_loss_type": ["aot"]}, "dpo_loss_type"),
+        ({"rl": "dpo", "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [1, 0.2]}, "dpo_loss_weights"),
         ({"rl": "simpo", "cpo_alpha": 0}, "simpo_gamma"),
         ({"adapter": "qlora", "peft_use_dora": True}, "peft_use_dora"),
     ],
@@ -281,6 +283,12 @@ def test_defaults_that_change_training_are_written_out(tmp_path: Path) -> None:
     [
         ("dpo", {"beta": 0.2}, {"name": "dpo", "beta": 0.2}),
         ("dpo", {"loss_type": ["ipo"]}, {"name": "ipo", "beta": 0.1}),
+        ("dpo", {"loss_type": "apo_zero"}, {"name": "dpo", "loss_type": "apo_zero", "beta": 0.1}),
+        ("dpo", {"loss_type": ["robust"], "label_smoothing": 0.1},
+         {"name": "dpo", "loss_type": "robust", "label_smoothing": 0.1, "beta": 0.1}),
+        ("dpo", {"loss_type": ["robust"]}, {"name": "dpo", "loss_type": "sigmoid", "beta": 0.1}),
+        # TRL 1 does not read it with sigmoid
+        ("dpo", {"label_smoothing": 0.1}, {"name": "dpo", "beta": 0.1}),
         ("kto", {"desirable_weight": 1.3}, {"name": "kto", "beta": 0.1, "desirable_weight": 1.3,
                                             "undesirable_weight": 1.0}),
         ("reward", {}, {"name": "rank"}),
@@ -293,11 +301,29 @@ def test_trainers_of_preferences(tmp_path: Path, trainer: str, more: dict[str, A
 @pytest.mark.parametrize(
     ("more", "objective"),
     [
+        ({"dpo_loss_type": ["apo_down"], "dpo_beta": 0.3}, {"name": "dpo", "beta": 0.3, "loss_type": "apo_down"}),
+        ({"dpo_loss_type": ["ipo"]}, {"name": "ipo", "beta": 0.1}),
+        ({"dpo_loss_type": ["exo_pair"], "dpo_label_smoothing": 0.001},
+         {"name": "dpo", "beta": 0.1, "loss_type": "exo_pair", "label_smoothing": 0.001}),
+        ({"dpo_label_smoothing": 0.1}, {"name": "dpo", "beta": 0.1}),
+    ],
+)  # fmt: skip
+def test_losses_of_axolotl_are_those_of_the_trl_that_it_is_built_on(
+    tmp_path: Path, more: dict[str, Any], objective: dict[str, Any]
+) -> None:
+    assert made(tmp_path, axolotl(rl="dpo", **more)).keys["objective"] == objective
+
+
+@pytest.mark.parametrize(
+    ("more", "objective"),
+    [
         ({}, {"name": "dpo", "beta": 0.1}),
         ({"pref_loss": "simpo", "pref_beta": 2.0}, {"name": "simpo", "beta": 2.0, "gamma": 0.5}),
         # its cross-entropy is over the answer alone, where the default here is that of the authors: the whole row
         ({"pref_loss": "orpo"}, {"name": "orpo", "beta": 0.1, "nll_over": "answer"}),
         ({"pref_ftx": 0.5}, {"name": "dpo", "beta": 0.1, "nll_weight": 0.5}),
+        ({"pref_loss": "hinge", "dpo_label_smoothing": 0.1}, {"name": "dpo", "beta": 0.1, "loss_type": "hinge"}),
+        ({"dpo_label_smoothing": 0.1}, {"name": "dpo", "beta": 0.1, "label_smoothing": 0.1}),
         ({"pref_loss": "orpo", "pref_ftx": 0}, {"name": "orpo", "beta": 0.1, "nll_over": "answer"}),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import trackers
+from luthier.features.recipes.imports import pair_losses, trackers
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets
 from luthier.features.recipes.imports.hf_arguments import (
     number,
@@ -45,7 +45,8 @@ KEYS: Final[dict[str, Key]] = {
     "rl_beta": becomes("objective.beta"),
     "orpo_alpha": becomes("objective.beta"),
     "simpo_gamma": becomes("objective.gamma", note="the same margin"),
-    "dpo_label_smoothing": becomes("objective.label_smoothing"),
+    "dpo_loss_type": becomes("objective.name", "objective.loss_type", note=pair_losses.NOTE),
+    "dpo_label_smoothing": becomes("objective.label_smoothing", note="of robust and exo_pair; others do not use it"),
     "kto_desirable_weight": becomes("objective.desirable_weight"),
     "kto_undesirable_weight": becomes("objective.undesirable_weight"),
     "trl.beta": becomes("objective.kl_coef"),
@@ -155,8 +156,10 @@ KEYS: Final[dict[str, Key]] = {
     **missing("arguments of the optimizer; see training.optimizer in docs/recipe.md", "optim_args", off=({}, "")),
     **missing("weights are reset while training (ReLoRA)", "relora", "relora_steps"),
     **missing("a training with quantised weights (QAT, FP8)", "qat", "fp8", "quantization"),
-    **missing("another loss", "use_eaft", "dpo_use_weighting", "rpo_alpha", "dpo_loss_type", "dpo_norm_loss",
-              off=(False, ["sigmoid"], 0)),
+    **missing("another loss", "use_eaft", "dpo_use_weighting", "dpo_norm_loss"),
+    **missing("axolotl itself refuses it; see objective.nll_weight", "rpo_alpha", off=(0,)),
+    **missing("several losses of a pair; see objective.nll_weight for `sft` beside one", "dpo_loss_weights",
+              off=([1], [])),
     "cpo_alpha": becomes("objective.name", note="simpo: 0; others are refused"),
     **missing("another head or trainer", "reward_model", "process_reward_model", "num_labels", "trainer_cls"),
     **missing("a system message for rows without one: write it into the rows", "default_system_message", off=("",)),
@@ -165,7 +168,8 @@ KEYS: Final[dict[str, Key]] = {
               "dataset_exact_deduplication", off=(False, 0)),
     **missing("rows in the order of their difficulty", "curriculum_sampling"),
     **missing("one answer is one batch; see objective.loss_weighting", "trl.importance_sampling_level",
-              "trl.num_iterations", "trl.epsilon", "trl.epsilon_high", off=("token", 1)),
+              "trl.num_iterations", off=("token", 1)),
+    **harmless("draws are used for one update, so that clipping never acts", "trl.epsilon", "trl.epsilon_high"),
     **missing("how answers are drawn, beside the temperature", "trl.top_p", "trl.top_k", "trl.min_p",
               "trl.repetition_penalty", off=(1.0, 0)),
     **missing("changes of the model's config", "overrides_of_model_config", "overrides_of_model_kwargs",
@@ -223,19 +227,24 @@ def _put_objective(t: Translation) -> str:
     t.put("objective.beta", number(t.take(beta_key, 0.1)), beta_key, default=0.1)
     for key, place, names in (
         ("simpo_gamma", "objective.gamma", ("simpo",)),
-        ("dpo_label_smoothing", "objective.label_smoothing", ("dpo",)),
         ("kto_desirable_weight", "objective.desirable_weight", ("kto",)),
         ("kto_undesirable_weight", "objective.undesirable_weight", ("kto",)),
     ):
         if rl in names and (value := t.take(key)) is not None:
             t.put(place, number(value), key)
+    if rl == "dpo":
+        pair_losses.put_pair_loss(t, "dpo_loss_type", "dpo_label_smoothing")
     if rl == "simpo":
         if not t.has("simpo_gamma"):
             t.refuse("simpo_gamma", "axolotl has no default for it", set_by="objective.gamma")
         if t.take("cpo_alpha", 1.0) == 0:
             t.put("objective.name", "simpo", "cpo_alpha")
         else:
-            t.refuse("cpo_alpha", "cross-entropy beside SimPO (1.0 by default): only 0 has a counterpart")
+            note = (
+                "cross-entropy beside SimPO (1.0 by default), a mean over all tokens of a batch; only 0 has a "
+                "counterpart: objective.nll_weight has the mean of each answer"
+            )
+            t.refuse("cpo_alpha", note, set_by="objective.nll_weight")
     return str(rl)
 
 

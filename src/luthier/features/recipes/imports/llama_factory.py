@@ -16,7 +16,7 @@ from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, p
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "LLaMA-Factory 0.9.6"
-_LOSSES: Final = {"sigmoid": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
+_LOSSES: Final = {"sigmoid": "dpo", "hinge": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
 _STAGES: Final = {"pt": "pretraining", "sft": "sft", "rm": "rank", "dpo": "dpo", "kto": "kto"}
 _FOREIGN_TEMPLATES: Final = ("default", "alpaca", "vicuna", "fewshot", "custom", "base")
 """Templates that belong to no family of models: none has them as its own."""
@@ -39,8 +39,8 @@ KEYS: Final[dict[str, Key]] = {
     "model_name_or_path": becomes("base_model", note="org/name: hub:org/name"),
     "model_revision": becomes("base_model", note="hub:org/name@revision"),
     "stage": becomes("objective.name", note="pt: pretraining; sft; rm: rank; dpo; kto; ppo is refused"),
-    "pref_loss": becomes("objective.name", "objective.nll_over",
-                         note="sigmoid: dpo; ipo, simpo; orpo: nll_over answer; hinge is refused"),
+    "pref_loss": becomes("objective.name", "objective.loss_type", "objective.nll_over",
+                         note="sigmoid, hinge: dpo; ipo, simpo; orpo: nll_over answer; kto_pair is refused"),
     "pref_beta": becomes("objective.beta"),
     "simpo_gamma": becomes("objective.gamma"),
     "pref_ftx": becomes("objective.nll_weight", note="of dpo, ipo and simpo"),
@@ -178,13 +178,17 @@ def _put_objective(t: Translation) -> str:
           default="sft")  # fmt: skip
     if stage in ("dpo", "kto"):
         t.put("objective.beta", number(t.take("pref_beta", 0.1)), "pref_beta", default=0.1)
+    if loss == "hinge" and name == "dpo" and stage == "dpo":
+        t.put("objective.loss_type", "hinge", "pref_loss")
+        t.take("dpo_label_smoothing")
+        t.same("dpo_label_smoothing", "hinge has no label smoothing there")
+    elif name == "dpo" and t.take("dpo_label_smoothing"):
+        t.put("objective.label_smoothing", number(t.take("dpo_label_smoothing")), "dpo_label_smoothing")
     if name == "orpo":
         # Its cross-entropy is over the tokens of the answer, unlike that of the authors and of TRL.
         t.put("objective.nll_over", "answer", "pref_loss")
     if name == "simpo":
         t.put("objective.gamma", number(t.take("simpo_gamma", 0.5)), "simpo_gamma", default=0.5)
-    if name == "dpo" and t.take("dpo_label_smoothing"):
-        t.put("objective.label_smoothing", number(t.take("dpo_label_smoothing")), "dpo_label_smoothing")
     if (weight := number(t.take("pref_ftx", 0))) and name in ("dpo", "ipo", "simpo"):
         t.put("objective.nll_weight", weight, "pref_ftx")
     elif weight:

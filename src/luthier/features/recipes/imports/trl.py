@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import hf_arguments
+from luthier.features.recipes.imports import hf_arguments, pair_losses
 from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
@@ -45,9 +45,10 @@ KEYS: Final[dict[str, Key]] = {
     "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),
     "completion_only_loss": becomes("objective.name", note="true; false is refused"),
     "assistant_only_loss": becomes("objective.name", note="true; false is refused"),
-    "loss_type": becomes("objective.name", "objective.loss_weighting", note="by trainer; others are refused"),
+    "loss_type": becomes("objective.name", "objective.loss_type", "objective.loss_weighting",
+                         note=f"by trainer; of dpo: {pair_losses.NOTE}"),
     "beta": becomes("objective.beta", "objective.kl_coef", note="grpo: kl_coef"),
-    "label_smoothing": becomes("objective.label_smoothing"),
+    "label_smoothing": becomes("objective.label_smoothing", note="of robust and exo_pair; others do not use it"),
     "desirable_weight": becomes("objective.desirable_weight"),
     "undesirable_weight": becomes("objective.undesirable_weight"),
     "disable_dropout": becomes("method.dropout", note="0 where true"),
@@ -173,22 +174,16 @@ def _put_sft(t: Translation) -> None:
 
 
 def _put_preferences(t: Translation, trainer: str) -> None:
-    losses = {"sigmoid": "dpo", "ipo": "ipo"} if trainer == "dpo" else {"kto": "kto"}
-    default = "sigmoid" if trainer == "dpo" else "kto"
-    loss = t.take("loss_type", default)
-    name = loss[0] if isinstance(loss, list) and len(loss) == 1 else loss
-    if isinstance(name, str) and name in losses:
-        t.put("objective.name", losses[name], "loss_type", default=default)
+    if trainer == "dpo":
+        pair_losses.put_pair_loss(t, "loss_type", "label_smoothing")
+    elif t.take("loss_type", "kto") == "kto":
+        t.put("objective.name", "kto", "loss_type", default="kto")
     else:
-        t.refuse("loss_type", f"known here: {', '.join(losses)}", set_by="objective.name")
+        t.refuse("loss_type", "known here: kto", set_by="objective.name")
     t.put("objective.beta", number(t.take("beta", 0.1)), "beta", default=0.1)
     if trainer == "kto":
         for key in ("desirable_weight", "undesirable_weight"):
             t.put(f"objective.{key}", number(t.take(key, 1.0)), key, default=1.0)
-    elif t.take("label_smoothing"):
-        t.put("objective.label_smoothing", number(t.take("label_smoothing")), "label_smoothing")
-    else:
-        t.same("label_smoothing", "off")
 
 
 def _put_grpo(t: Translation) -> int:
