@@ -199,6 +199,10 @@ def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> No
         ({"datasets": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}, "datasets"),
         ({"datasets": [{"path": "a.jsonl", "type": "metharme"}]}, "datasets.type"),
         ({"val_set_size": 500}, "val_set_size"),
+        (
+            {"datasets": [{"path": "a.jsonl", "type": "chat_template", "message_field_training": "learn"}]},
+            "datasets.message_field_training",
+        ),
         ({"rl": "simpo"}, "cpo_alpha"),
         ({"rl": "dpo", "dpo_loss_type": ["aot"]}, "dpo_loss_type"),
         ({"rl": "dpo", "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [1, 0.2]}, "dpo_loss_weights"),
@@ -211,6 +215,12 @@ def test_what_changes_training_and_has_no_counterpart_is_refused(
 ) -> None:
     lines = [line.strip() for line in refusals(tmp_path, axolotl(**more)).splitlines()[1:]]
     assert any(line.startswith((f"{key}:", f"{key} ")) for line in lines), lines
+
+
+def test_the_field_of_turns_that_are_learned_is_read_by_its_usual_names(tmp_path: Path) -> None:
+    rows = {"path": "a.jsonl", "type": "chat_template", "message_field_training": "train"}
+    found = made(tmp_path, axolotl(datasets=[rows]))
+    assert {entry.key: entry.outcome for entry in found.entries}["datasets.message_field_training"] == "harmless"
 
 
 def test_an_off_switch_without_a_counterpart_is_not_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+from luthier.ml.data.rows.chat_rows import FLAGS
 
 _TYPES_AS_THEY_ARE: Final = {
     "sft": ("alpaca", "alpaca_chat.load_default", "sharegpt", "alpaca_w_system.load"),
@@ -34,6 +35,8 @@ DATASET_KEYS: Final[dict[str, Key]] = {
     "datasets.message_property_mappings": becomes("data.columns", note="role and content, or from and value"),
     "datasets.message_field_role": becomes("data.columns", note="role, or from"),
     "datasets.message_field_content": becomes("data.columns", note="content, or value"),
+    "datasets.message_field_training": becomes("data.columns",
+                                               note="train, loss or weight, which every message may have"),
     "datasets.field_tools": becomes("data.columns", note="tools"),
     "datasets.field_chosen": becomes("data.columns", note="chosen"),
     "datasets.field_rejected": becomes("data.columns", note="rejected"),
@@ -64,8 +67,8 @@ DATASET_KEYS: Final[dict[str, Key]] = {
     **missing("a part of the rows; see data.subset", "datasets.shards", "datasets.shards_idx",
               "datasets.preprocess_shards", "pretraining_dataset.skip", off=(0,)),
     **missing("a revision of a hub's dataset", "datasets.revision", off=("",)),
-    **missing("which messages or characters are learned is a field `weight` of each message here",
-              "datasets.message_field_training", "datasets.message_field_training_detail", off=("",)),
+    **missing("a message is learned as a whole or not at all: its field `train`, `loss` or `weight`",
+              "datasets.message_field_training_detail", off=("",)),
     **missing("the end of a turn is learned where the answer is", "datasets.train_on_eot", off=("turn",)),
     **missing("other names of roles; rename them in the rows", "datasets.roles", "datasets.roles.user",
               "datasets.roles.assistant", "datasets.roles.system", "datasets.roles.tool",
@@ -178,6 +181,10 @@ def _put_messages(t: Translation, objective: str) -> None:
 
 
 def _put_learned(t: Translation) -> None:
+    if t.take("datasets.message_field_training") not in (None, "", "weight", *FLAGS):
+        note = "it is read by the names weight, train and loss: rename it in the rows"
+        t.refuse("datasets.message_field_training", note, set_by="data.columns")
+    t.same("datasets.message_field_training", "it is read in every message of the rows")
     roles, eos = t.take("datasets.roles_to_train"), t.take("datasets.train_on_eos")
     if roles is not None and [*roles] not in (["assistant"], ["gpt"]):
         t.refuse("datasets.roles_to_train", "the assistant's turns alone are learned")
