@@ -223,6 +223,21 @@ def test_the_field_of_turns_that_are_learned_is_read_by_its_usual_names(tmp_path
     assert {entry.key: entry.outcome for entry in found.entries}["datasets.message_field_training"] == "harmless"
 
 
+def test_settings_of_the_machine_and_of_what_is_shown_are_not_needed(tmp_path: Path) -> None:
+    more = {
+        "flex_attn_compile_kwargs": {"dynamic": False}, "use_swanlab": True, "processor_type": "AutoProcessor",
+        "vllm": {"gpu_memory_utilization": 0.5}, "generate_samples": True, "expert_parallel_size": 2,
+    }  # fmt: skip
+    outcomes = {entry.key: entry.outcome for entry in made(tmp_path, axolotl(**more)).entries}
+    assert {outcomes[key] for key in more} == {"harmless"}
+
+
+def test_what_a_grpo_of_axolotl_leaves_out_of_the_loss(tmp_path: Path) -> None:
+    document = axolotl(rl="grpo", trl={"mask_truncated_completions": True, "epsilon": 0.2, "num_generations": 2})
+    found = made(tmp_path, document, overrides=["objective.rewards=[exact_match]"])
+    assert found.keys["objective"]["mask_truncated"] is True
+
+
 def test_an_off_switch_without_a_counterpart_is_not_refused(tmp_path: Path) -> None:
     found = made(tmp_path, axolotl(relora=False, lora_model_dir=None))
     assert {entry.key: entry.outcome for entry in found.entries}["relora"] == "harmless"
@@ -241,6 +256,18 @@ def test_setting_the_recipes_key_settles_a_refusal_and_takes_precedence(tmp_path
 def test_the_batch_is_the_product_of_rows_accumulation_and_devices(tmp_path: Path) -> None:
     found = made(tmp_path, axolotl(gradient_accumulation_steps=4), num_devices=8)
     assert found.keys["training"]["global_batch_size"] == 2 * 4 * 8
+
+
+def test_the_batch_size_of_axolotl_stands_for_its_accumulated_steps(tmp_path: Path) -> None:
+    found = made(tmp_path, axolotl(micro_batch_size=2, batch_size=9), num_devices=2)
+    assert found.keys["training"]["global_batch_size"] == 2 * (9 // 2) * 2
+    with pytest.raises(RecipeError, match="batch_size"):  # axolotl refuses both, too
+        made(tmp_path, axolotl(gradient_accumulation_steps=2, batch_size=9))
+
+
+def test_activation_checkpointing_is_the_new_name_of_gradient_checkpointing(tmp_path: Path) -> None:
+    found = made(tmp_path, trl(activation_checkpointing=True), trainer="sft")
+    assert found.keys["training"]["gradient_checkpointing"] is True
 
 
 def test_warmup_steps_stay_steps_and_a_share_a_share(tmp_path: Path) -> None:
