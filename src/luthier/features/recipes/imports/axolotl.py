@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import pair_losses, trackers
+from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets
 from luthier.features.recipes.imports.hf_arguments import (
     number,
@@ -55,7 +55,8 @@ KEYS: Final[dict[str, Key]] = {
     "trl.temperature": becomes("objective.temperature"),
     "trl.scale_rewards": becomes("objective.normalize_advantages"),
     "trl.mask_truncated_completions": becomes("objective.mask_truncated"),
-    "trl.loss_type": becomes("objective.loss_weighting", note="dapo, bnpo: token; grpo: sample; dr_grpo: fixed"),
+    "trl.loss_type": becomes("objective.loss_weighting", note=drawn_losses.NOTE),
+    "trl.epsilon_high": becomes("objective.loss_weighting", note="of cispo: at least 1; others do not need it"),
     "trl.reward_funcs": becomes("objective.rewards", note="needs --set: functions of Python are not translated"),
     "trl.reward_weights": becomes("objective.rewards", note="needs --set"),
     "adapter": becomes("method.name", note="lora, qlora; none: full"),
@@ -206,9 +207,9 @@ KEYS: Final[dict[str, Key]] = {
     **missing("rows are left out by a rule; see `luthier data audit` and `data repair`", "min_sample_len",
               "dataset_exact_deduplication", off=(False, 0)),
     **missing("rows in the order of their difficulty", "curriculum_sampling"),
-    **missing("one answer is one batch; see objective.loss_weighting", "trl.importance_sampling_level",
-              "trl.num_iterations", off=("token", 1)),
-    **harmless("draws are used for one update, so that clipping never acts", "trl.epsilon", "trl.epsilon_high"),
+    **missing("draws are used for one update", "trl.num_iterations", off=(1,)),
+    **harmless("draws are used for one update, so that clipping never acts", "trl.epsilon"),
+    **harmless(drawn_losses.SAME_LEVELS, "trl.importance_sampling_level"),
     **missing("how answers are drawn, beside the temperature", "trl.top_p", "trl.top_k", "trl.min_p",
               "trl.repetition_penalty", off=(1.0, 0)),
     **missing("changes of the model's config", "overrides_of_model_config", "overrides_of_model_kwargs",
@@ -302,8 +303,7 @@ def _put_grpo(t: Translation) -> None:
     if t.take("trl.mask_truncated_completions", False):
         t.put("objective.mask_truncated", True, "trl.mask_truncated_completions")
     t.same("trl.mask_truncated_completions", "off")
-    losses = {"dapo": "token", "bnpo": "token", "grpo": "sample", "dr_grpo": "fixed"}
-    put_choice(t, "objective.loss_weighting", losses, "trl.loss_type", "dapo")
+    drawn_losses.put_drawn_loss(t, "trl.loss_type", "trl.epsilon_high")
 
 
 def _put_template(t: Translation) -> None:

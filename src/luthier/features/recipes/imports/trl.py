@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import hf_arguments, pair_losses
+from luthier.features.recipes.imports import drawn_losses, hf_arguments, pair_losses
 from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
@@ -46,7 +46,7 @@ KEYS: Final[dict[str, Key]] = {
     "completion_only_loss": becomes("objective.name", note="true; false is refused"),
     "assistant_only_loss": becomes("objective.name", note="true; false is refused"),
     "loss_type": becomes("objective.name", "objective.loss_type", "objective.loss_weighting",
-                         note=f"by trainer; of dpo: {pair_losses.NOTE}"),
+                         note=f"by trainer; of dpo: {pair_losses.NOTE}; of grpo: {drawn_losses.NOTE}"),
     "beta": becomes("objective.beta", "objective.kl_coef", note="grpo: kl_coef"),
     "label_smoothing": becomes("objective.label_smoothing", note="of robust and exo_pair; others do not use it"),
     "desirable_weight": becomes("objective.desirable_weight"),
@@ -58,6 +58,7 @@ KEYS: Final[dict[str, Key]] = {
     "max_completion_length": becomes("objective.max_new_tokens"),
     "temperature": becomes("objective.temperature"),
     "scale_rewards": becomes("objective.normalize_advantages", note="group, none; batch is refused"),
+    "epsilon_high": becomes("objective.loss_weighting", note="of cispo: at least 1; others do not need it"),
     "mask_truncated_completions": becomes("objective.mask_truncated"),
     **hf_arguments.KEYS,
     **harmless("the machine, not what is trained", "attn_implementation", "dtype", "torch_dtype", "device_map",
@@ -78,7 +79,8 @@ KEYS: Final[dict[str, Key]] = {
                "log_completions_hub_repo", "log_multimodal"),
     **harmless("the split of a hub's dataset; a recipe names files", "dataset_train_split", "dataset_test_split",
                "dataset_streaming", "dataset_config"),
-    **harmless("draws are used for one update, so that clipping never acts", "epsilon", "epsilon_high", "delta"),
+    **harmless("draws are used for one update, so that clipping never acts", "epsilon", "delta"),
+    **harmless(drawn_losses.SAME_LEVELS, "importance_sampling_level"),
     **harmless("a task of PEFT that follows from the objective", "lora_task_type"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("several datasets: join them to one file", "datasets", off=([],)),
@@ -91,10 +93,10 @@ KEYS: Final[dict[str, Key]] = {
               off=(0, 0.0)),
     **missing("the order of rows before they are batched", "shuffle_dataset", off=(True, False)),
     **missing("a variant of the loss", "loss_weights", "use_weighting", "ld_alpha", "discopop_tau",
-              "center_rewards_coefficient", "top_entropy_quantile", "entropy_coef", "importance_sampling_level",
+              "center_rewards_coefficient", "top_entropy_quantile", "entropy_coef",
               "multi_objective_aggregation", "off_policy_mask_threshold", "use_bias_correction_kl",
               "use_adaptive_entropy",
-              off=(False, 0, 1.0, 0.0, "token", "sum_then_normalize")),
+              off=(False, 0, 1.0, 0.0, "sum_then_normalize")),
     **missing("a divergence other than the reverse KL", "f_divergence_type", off=("reverse_kl",)),
     **missing("a reference model that moves", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
     **missing("draws are used for one update", "num_iterations", off=(1,)),
@@ -213,11 +215,7 @@ def _put_grpo(t: Translation) -> int:
     if t.take("mask_truncated_completions", False):
         t.put("objective.mask_truncated", True, "mask_truncated_completions")
     t.same("mask_truncated_completions", "off")
-    losses = {"dapo": "token", "bnpo": "token", "grpo": "sample", "dr_grpo": "fixed"}
-    if (loss := str(t.take("loss_type", "dapo"))) in losses:
-        t.put("objective.loss_weighting", losses[loss], "loss_type", default="dapo")
-    else:
-        t.refuse("loss_type", f"known here: {', '.join(losses)}", set_by="objective.loss_weighting")
+    drawn_losses.put_drawn_loss(t, "loss_type", "epsilon_high")
     return int(count)
 
 
