@@ -260,6 +260,7 @@ class ObjectivePlan(FrozenModel):
     multi_label: bool | None = None
     classes: tuple[str, ...] | None = None
     class_weights: ClassWeights | None = None
+    center_rewards_coefficient: float | None = None
     pooling: Pooling | None = None
     dimensions: tuple[int, ...] | None = None
     query_prompt: str | None = None
@@ -411,9 +412,7 @@ class Plan(FrozenModel):
     @property
     def hash(self) -> str:
         """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files are, not
-        the budget, which changes when a run stops and not what it trains.
-
-        Files are in it by their digests.
+        the budget, which changes when a run stops and not what it trains. Files are in it by their digests.
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
         for name in ("train", "validation", "held_out"):
@@ -447,7 +446,8 @@ class Plan(FrozenModel):
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
         unused["task_head_notes"] = True  # words about what is in the plan already
         # nor are later settings that do nothing
-        off: dict[str, Any] = {"nll_weight": 0.0, "mask_truncated": False, "loss_type": "sigmoid"}
+        off: dict[str, Any] = dict.fromkeys(("nll_weight", "mask_truncated", "center_rewards_coefficient"), 0.0)
+        off["loss_type"] = "sigmoid"
         if self.objective.name == "sft":
             off |= {"label_smoothing": 0.0, "loss_weighting": "token"}
         unused |= {name: True for name, value in off.items() if document[name] == value}

@@ -283,6 +283,7 @@ class ObjectiveRecipe(FrozenModel):
         multi_label: classify: whether a row may have several labels.
         classes: classify: all labels, in the order of the outputs; those of the training rows where it is left out.
         class_weights: classify: whether every row counts the same, or (`balanced`) every class.
+        center_rewards_coefficient: rank: weight of the squared sum of both scores of a pair, which keeps them around 0.
         pooling: embed: whether a vector is the mean over all tokens or the state of the last one.
         dimensions: embed: lengths to which vectors may be cut (Matryoshka), each trained with its own loss.
         query_prompt, document_prompt: embed: text before each query and before each document.
@@ -314,6 +315,7 @@ class ObjectiveRecipe(FrozenModel):
     multi_label: bool | None = None
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1)] | None = None
     class_weights: ClassWeights | None = None
+    center_rewards_coefficient: Annotated[float, Field(ge=0.0, le=100)] | None = None
     pooling: Pooling | None = None
     dimensions: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     query_prompt: str | None = None

@@ -341,6 +341,7 @@ _OF_OBJECTIVES: Final = (
     _field("objective.mask_truncated", "Truncated answers", words={"false": "learned", "true": "not learned"}),
     _field("objective.multi_label", "Labels of a row", words={"false": "one", "true": "several: answers are lists"}),
     _field("objective.class_weights", "Equal weight for", words={"none": "every row", "balanced": "every class"}),
+    _field("objective.center_rewards_coefficient", "Scores around 0", "0: only differences count", high=0.1, step=0.01),
     _field(
         "objective.pooling", "Vector of a text",
         words={"mean": "mean of the states of all tokens", "last": "state of the last token"},

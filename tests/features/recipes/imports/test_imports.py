@@ -144,7 +144,8 @@ def test_every_key_that_a_table_calls_translated_is_read(tmp_path: Path, monkeyp
             axolotl(**{"rl": rl, "adapter": adapter, "datasets": [{"path": "a.jsonl", "type": kind}], **extra})
             for rl, adapter, kind, extra in (
                 ("dpo", "lora", "chat_template", {}), ("kto", None, "completion", {}), ("simpo", "lora", "alpaca", {}),
-                ("grpo", None, "alpaca", {}), ("orpo", None, "alpaca", {}),
+                ("grpo", None, "alpaca", {}), (None, None, "alpaca", {"reward_model": True}),
+                ("orpo", None, "alpaca", {}),
                 (None, "lora", "chat_template", {}), (None, "lora", "x", {"datasets": [1, 2]}),
                 (None, None, "x", {"pretraining_dataset": {"path": "a.jsonl"}}),
                 (None, None, "x", {"pretraining_dataset": ["a.jsonl", "b.jsonl"]}),
@@ -270,6 +271,14 @@ def test_activation_checkpointing_is_the_new_name_of_gradient_checkpointing(tmp_
     assert found.keys["training"]["gradient_checkpointing"] is True
 
 
+def test_a_reward_model_of_axolotl_is_a_ranking(tmp_path: Path) -> None:
+    rows = {"path": "pairs.jsonl", "type": "bradley_terry.chat_template"}
+    document = axolotl(reward_model=True, num_labels=1, center_rewards_coefficient=0.01, datasets=[rows])
+    found = made(tmp_path, document)
+    assert found.keys["objective"] == {"name": "rank", "center_rewards_coefficient": 0.01}
+    assert found.keys["data"]["columns"] == {"prompt": "input"}
+
+
 def test_warmup_steps_stay_steps_and_a_share_a_share(tmp_path: Path) -> None:
     training = made(tmp_path, axolotl(warmup_steps=10, max_steps=200, num_epochs=3)).keys["training"]
     assert (training["warmup_steps"], training["max_steps"]) == (10, 200)
@@ -329,6 +338,7 @@ def test_defaults_that_change_training_are_written_out(tmp_path: Path) -> None:
         ("kto", {"desirable_weight": 1.3}, {"name": "kto", "beta": 0.1, "desirable_weight": 1.3,
                                             "undesirable_weight": 1.0}),
         ("reward", {}, {"name": "rank"}),
+        ("reward", {"center_rewards_coefficient": 0.01}, {"name": "rank", "center_rewards_coefficient": 0.01}),
     ],
 )  # fmt: skip
 def test_trainers_of_preferences(tmp_path: Path, trainer: str, more: dict[str, Any], objective: dict[str, Any]) -> None:

@@ -42,6 +42,9 @@ KEYS: Final[dict[str, Key]] = {
     "chat_template_kwargs": becomes("data.template_options"),
     "train_on_inputs": becomes("objective.name", note="false; true is refused"),
     "rl": becomes("objective.name", note="dpo, ipo, kto, orpo, simpo, grpo"),
+    "reward_model": becomes("objective.name", note="true: rank"),
+    "num_labels": becomes("objective.name", note="1, of a reward model; others are refused"),
+    "center_rewards_coefficient": becomes("objective.center_rewards_coefficient", note="of a reward model"),
     "rl_beta": becomes("objective.beta"),
     "orpo_alpha": becomes("objective.beta"),
     "simpo_gamma": becomes("objective.gamma", note="the same margin"),
@@ -201,7 +204,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("several losses of a pair; see objective.nll_weight for `sft` beside one", "dpo_loss_weights",
               off=([1], [])),
     "cpo_alpha": becomes("objective.name", note="simpo: 0; others are refused"),
-    **missing("another head or trainer", "reward_model", "process_reward_model", "num_labels", "trainer_cls"),
+    **missing("another head or trainer", "process_reward_model", "trainer_cls"),
     **missing("a system message for rows without one: write it into the rows", "default_system_message", off=("",)),
     **missing("a chat template of the file: put it into the model's folder", "chat_template_jinja", off=("",)),
     **missing("rows are left out by a rule; see `luthier data audit` and `data repair`", "min_sample_len",
@@ -252,6 +255,10 @@ def _put_objective(t: Translation) -> str:
         t.refuse("train_on_inputs", "prompts are never learned here; for plain texts use a column text")
     t.same("train_on_inputs", "answers alone are learned")
     rl = t.take("rl")
+    if t.take("reward_model", False):
+        _put_reward_model(t)
+        return "rank"
+    t.same("reward_model", "off")
     if rl is None:
         name = "pretraining" if t.has("pretraining_dataset.path") or t.has("pretraining_dataset") else "sft"
         t.recipe["objective.name"] = name
@@ -286,6 +293,16 @@ def _put_objective(t: Translation) -> str:
             )
             t.refuse("cpo_alpha", note, set_by="objective.nll_weight")
     return str(rl)
+
+
+def _put_reward_model(t: Translation) -> None:
+    t.put("objective.name", "rank", "reward_model")
+    if t.take("num_labels", 1) == 1:
+        t.put("objective.name", "rank", "num_labels", default=1)
+    else:
+        t.refuse("num_labels", "a reward model gives one number")
+    if (weight := t.take("center_rewards_coefficient")) is not None:
+        t.put("objective.center_rewards_coefficient", number(weight), "center_rewards_coefficient")
 
 
 def _put_grpo(t: Translation) -> None:

@@ -17,6 +17,7 @@ _COLUMNS: Final = {
     "alpaca_chat.load_qa": {"prompt": "question", "completion": "answer"},
     "chatml.intel": {"prompt": "question"},
     "llama3.intel": {"prompt": "question"},
+    "bradley_terry.chat_template": {"prompt": "input"},
 }
 _ROLES: Final = (
     ["user"], ["human"], ["human", "user"], ["user", "human"], ["assistant"], ["gpt"], ["gpt", "assistant"],

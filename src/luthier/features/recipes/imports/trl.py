@@ -52,6 +52,7 @@ KEYS: Final[dict[str, Key]] = {
     "desirable_weight": becomes("objective.desirable_weight"),
     "undesirable_weight": becomes("objective.undesirable_weight"),
     "disable_dropout": becomes("method.dropout", note="0 where true"),
+    "center_rewards_coefficient": becomes("objective.center_rewards_coefficient", note="reward"),
     "reward_funcs": becomes("objective.rewards", note="needs --set: functions of Python are not translated"),
     "reward_weights": becomes("objective.rewards", note="needs --set"),
     "num_generations": becomes("objective.num_generations"),
@@ -93,7 +94,7 @@ KEYS: Final[dict[str, Key]] = {
               off=(0, 0.0)),
     **missing("the order of rows before they are batched", "shuffle_dataset", off=(True, False)),
     **missing("a variant of the loss", "loss_weights", "use_weighting", "ld_alpha", "discopop_tau",
-              "center_rewards_coefficient", "top_entropy_quantile", "entropy_coef",
+              "top_entropy_quantile", "entropy_coef",
               "multi_objective_aggregation", "off_policy_mask_threshold", "use_bias_correction_kl",
               "use_adaptive_entropy",
               off=(False, 0, 1.0, 0.0, "sum_then_normalize")),
@@ -129,6 +130,12 @@ def translate(t: Translation, trainer: str) -> None:
         unit = _put_grpo(t)
     elif trainer in ("dpo", "kto"):
         _put_preferences(t, trainer)
+    elif (weight := t.take("center_rewards_coefficient")) is not None:
+        t.put("objective.center_rewards_coefficient", number(weight), "center_rewards_coefficient")
+    if trainer == "reward":
+        t.notes.append(
+            "rows with a column `margin`: TRL subtracts it from the difference of the scores; it is not read here"
+        )
     if trainer != "grpo":
         t.same("mask_truncated_completions", "no answers are drawn")
         _put_length(t)

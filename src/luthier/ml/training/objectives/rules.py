@@ -255,7 +255,12 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
     ),
     "rank": ObjectiveRules(
         "how relevant a document is to a query, by a separate layer in place of text",
-        {},
+        {
+            "center_rewards_coefficient": (
+                0.0,
+                "off: only the difference of two scores counts; 0.01 keeps scores around 0 (arXiv:2312.09244)",
+            ),
+        },
         _PAIRS,
         rows_per_unit=2,
         name="Reranking",
@@ -263,6 +268,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.heads:Ranking",
         task_head="rank",
         needs_all_rows=_STREAMED,
+        loss_settings={"center_rewards_coefficient": (None, 0.0)},  # None: plans of before there was such a setting
         measures={"pair_accuracy": "Pair accuracy, share of pairs"},
     ),
     "embed": ObjectiveRules(
