@@ -271,6 +271,16 @@ def test_activation_checkpointing_is_the_new_name_of_gradient_checkpointing(tmp_
     assert found.keys["training"]["gradient_checkpointing"] is True
 
 
+@pytest.mark.parametrize(("is_frozen", "outcome"), [(False, "harmless"), (True, "left_out")])
+def test_a_file_of_llama_factory_with_keys_of_the_machine(tmp_path: Path, is_frozen: bool, outcome: str) -> None:
+    more = {"freeze_language_model": is_frozen, "enable_torch_profiler": True, "upcast_layernorm": True}
+    document = {"model_name_or_path": "org/base", "stage": "sft", "dataset": "pairs", "lora_target": "all", **more}
+    overrides = ["data.train=rows.jsonl", "data.template=chat"]
+    found = made(tmp_path, document, overrides=overrides, allowed=["freeze_language_model"] if is_frozen else [])
+    outcomes = {entry.key: entry.outcome for entry in found.entries}
+    assert [outcomes[key] for key in more] == [outcome, "harmless", "harmless"]
+
+
 def test_a_reward_model_of_axolotl_is_a_ranking(tmp_path: Path) -> None:
     rows = {"path": "pairs.jsonl", "type": "bradley_terry.chat_template"}
     document = axolotl(reward_model=True, num_labels=1, center_rewards_coefficient=0.01, datasets=[rows])
