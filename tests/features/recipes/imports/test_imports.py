@@ -196,7 +196,9 @@ def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> No
         ({"lr_scheduler": "linear", "lr_scheduler_kwargs": {"min_lr": 1e-5}}, "lr_scheduler_kwargs"),
         ({"sample_packing": True}, "sample_packing"),
         ({"adapter": "lora", "lora_alpha": 16, "lora_target_linear": True}, "lora_r"),
-        ({"datasets": [{"path": "org/rows", "type": "alpaca"}]}, "datasets.path"),
+        ({"datasets": [{"path": "rows", "type": "alpaca"}]}, "datasets.path"),
+        ({"datasets": [{"path": "./org/rows", "type": "alpaca"}]}, "datasets.path"),
+        ({"datasets": [{"path": "org/rows", "split": "train[:10%]", "type": "alpaca"}]}, "datasets.path"),
         ({"datasets": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}, "datasets"),
         ({"datasets": [{"path": "a.jsonl", "type": "metharme"}]}, "datasets.type"),
         ({"val_set_size": 500}, "val_set_size"),
@@ -279,6 +281,34 @@ def test_a_file_of_llama_factory_with_keys_of_the_machine(tmp_path: Path, is_fro
     found = made(tmp_path, document, overrides=overrides, allowed=["freeze_language_model"] if is_frozen else [])
     outcomes = {entry.key: entry.outcome for entry in found.entries}
     assert [outcomes[key] for key in more] == [outcome, "harmless", "harmless"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "source"),
+    [
+        ({}, "hub:org/rows"),
+        ({"split": "train"}, "hub:org/rows"),
+        ({"split": "test"}, "hub:org/rows[test]"),
+        ({"name": "main", "split": "train"}, "hub:org/rows/main[train]"),
+        ({"name": "main", "revision": "v1.0"}, "hub:org/rows@v1.0/main"),
+    ],
+)
+def test_a_dataset_of_the_hub_becomes_a_remote_source(tmp_path: Path, parts: dict[str, str], source: str) -> None:
+    found = made(tmp_path, axolotl(datasets=[{"path": "org/rows", "type": "alpaca", **parts}]))
+    assert found.keys["data"]["train"] == source
+    if "revision" not in parts:
+        keys = {"name": "dataset_config", "split": "dataset_train_split"}
+        given = {keys[name]: value for name, value in parts.items()}
+        assert made(tmp_path, trl(dataset_name="org/rows", **given), trainer="sft").keys["data"]["train"] == source
+
+
+def test_rows_of_this_machine_are_no_dataset_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    (tmp_path / "org" / "rows").mkdir()
+    file = made(tmp_path, axolotl(datasets=[{"path": "org/rows.jsonl", "split": "train", "type": "alpaca"}]))
+    assert file.keys["data"]["train"] == "org/rows.jsonl"
+    assert "a hub or a folder" in refusals(tmp_path, axolotl(datasets=[{"path": "org/rows", "type": "alpaca"}]))
 
 
 def test_a_reward_model_of_axolotl_is_a_ranking(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from luthier.features.recipes.imports import drawn_losses, hf_arguments, pair_losses
 from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
-from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+from luthier.features.recipes.imports.translation import HubParts, Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "TRL 1.10.0"
 TRAINERS: Final = ("sft", "dpo", "kto", "reward", "grpo")
@@ -28,7 +28,9 @@ _DRAWING = "draws, batches and servers of vLLM; Luthier draws with its own engin
 KEYS: Final[dict[str, Key]] = {
     "model_name_or_path": becomes("base_model", note="org/name: hub:org/name"),
     "model_revision": becomes("base_model", note="hub:org/name@revision"),
-    "dataset_name": becomes("data.train", note="a file; datasets of the hub are refused"),
+    "dataset_name": becomes("data.train", note="a file; org/name: hub:org/name"),
+    "dataset_config": becomes("data.train", note="hub:org/name/config"),
+    "dataset_train_split": becomes("data.train", note="hub:org/name[split]"),
     "dataset_text_field": becomes("data.columns", note="sft: the column of plain texts"),
     "use_peft": becomes("method.name", note="false: full"),
     "load_in_4bit": becomes("method.name", "method.quantisation", note="qlora, nf4"),
@@ -78,8 +80,8 @@ KEYS: Final[dict[str, Key]] = {
                "vespo_lambda_neg", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
     **harmless("what is logged", "log_completions", "num_completions_to_print", "log_unique_prompts",
                "log_completions_hub_repo", "log_multimodal"),
-    **harmless("the split of a hub's dataset; a recipe names files", "dataset_train_split", "dataset_test_split",
-               "dataset_streaming", "dataset_config"),
+    **harmless("how validation is computed and when; it does not change what is trained", "dataset_test_split"),
+    **harmless("the machine, not what is trained", "dataset_streaming"),
     **harmless("draws are used for one update, so that clipping never acts", "epsilon", "delta"),
     **harmless(drawn_losses.SAME_LEVELS, "importance_sampling_level"),
     **harmless("a task of PEFT that follows from the objective", "lora_task_type"),
@@ -106,6 +108,7 @@ KEYS: Final[dict[str, Key]] = {
               "vllm_structured_outputs_regex", "max_tool_calling_iterations", off=(1.0, 0, "")),
 }  # fmt: skip
 
+_HUB_PARTS: Final = HubParts("dataset_config", "dataset_train_split")
 _ADAPTER = AdapterKeys(
     ("use_peft", "load_in_4bit", "load_in_8bit", "use_dora", "use_rslora"),
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", 16, 32, 0.05, None, "lora_modules_to_save",
@@ -120,7 +123,7 @@ def trainers_of(given: dict[str, Any]) -> list[str]:
 def translate(t: Translation, trainer: str) -> None:
     """Translate a file for one of the trainers."""
     t.put_model(t.take("model_name_or_path", ""), "model_name_or_path", "model_revision")
-    t.put_rows("data.train", t.take("dataset_name", ""), "dataset_name")
+    t.put_hub_rows("data.train", t.take("dataset_name", ""), "dataset_name", _HUB_PARTS)
     _put_method(t, trainer)
     t.recipe["objective.name"] = "rank" if trainer == "reward" else trainer
     unit = 1
