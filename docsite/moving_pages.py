@@ -23,8 +23,9 @@ the current folder.
 PAGES: Final[dict[str, tuple[str, str]]] = {
     "axolotl": (
         "luthier import config.yaml -o recipe.yaml --set data.train=rows.jsonl --set training.global_batch_size=32",
-        """- **Rows.** `luthier import` translates one local file. For `datasets` with a path on a hub, or with several
-  entries, set the rows yourself: `--set data.train=FILE`, or [several and remote sources](../sources.md) in the recipe.
+        """- **Rows.** `luthier import` translates one local file, or one dataset of the hub (with `name`, `split` and
+  `revision`) to a [remote source](../sources.md). For `datasets` with several entries, set the rows yourself:
+  `--set data.train=FILE`, or [several sources](../sources.md) in the recipe.
   Types with fields become `data.columns`; `chat_template` with `from` and `value` is the format ShareGPT, with
   `role` and `content` the format of chats.
 - **`sample_packing`.** In axolotl a packed batch counts sequences of several rows; `training.global_batch_size`
@@ -54,7 +55,8 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
         "luthier import sft.yaml --trainer sft -o recipe.yaml --set 'method.targets=[q_proj, v_proj]'",
         """- **The trainer** is in TRL's command (`trl dpo --config FILE`), not in the file: `--trainer` names it
   if no key shows it.
-- **Rows.** For `dataset_name` of a hub use `--set data.train=FILE`, or a [remote source](../sources.md) in the recipe.
+- **Rows.** A `dataset_name` of the hub becomes a [remote source](../sources.md); a share such as
+  `train[:10%]` is refused.
 - **`lora_target_modules`** must be named: without it, PEFT chooses by the architecture.
 - **What is learned.** For rows with `messages` TRL learns every turn unless `assistant_only_loss` is true; Luthier
   learns the assistant's turns.

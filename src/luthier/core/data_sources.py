@@ -47,6 +47,11 @@ def is_remote(path: str) -> bool:
     return path.startswith(_SCHEMES)
 
 
+def is_hub_source(path: str) -> bool:
+    """Whether a text is the whole name of a dataset of the hub, or of a part of one."""
+    return _HUB_NAME.fullmatch(path) is not None
+
+
 def is_pattern(path: str) -> bool:
     """Whether a recipe names the files of this machine that match a pattern, such as `data/*.parquet`."""
     return "*" in path and not is_remote(path)

@@ -25,15 +25,16 @@ from luthier.core.recipe import (
     ObjectiveName,
     OptimizerName,
     OrderName,
+    PairLoss,
     Recipe,
     ScheduleName,
     ShardingName,
     TemplateOption,
-    format_target_modules,
 )
 from luthier.core.registry import OBJECTIVES
 from luthier.core.run import BudgetPlan
 from luthier.core.task_head import Pooling, TaskHead
+from luthier.core.text.target_modules import format_target_modules
 from luthier.core.tracking import TrackerPlan
 
 Source = Literal["asked", "default", "measured", "derived"]
@@ -235,6 +236,7 @@ class ObjectivePlan(FrozenModel):
 
     name: ObjectiveName
     beta: float | None = None
+    loss_type: PairLoss | None = None
     label_smoothing: float | None = None
     gamma: float | None = None
     nll_over: NllTokens | None = None
@@ -258,6 +260,7 @@ class ObjectivePlan(FrozenModel):
     multi_label: bool | None = None
     classes: tuple[str, ...] | None = None
     class_weights: ClassWeights | None = None
+    center_rewards_coefficient: float | None = None
     pooling: Pooling | None = None
     dimensions: tuple[int, ...] | None = None
     query_prompt: str | None = None
@@ -409,9 +412,7 @@ class Plan(FrozenModel):
     @property
     def hash(self) -> str:
         """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files are, not
-        the budget, which changes when a run stops and not what it trains.
-
-        Files are in it by their digests.
+        the budget, which changes when a run stops and not what it trains. Files are in it by their digests.
         """
         splits: Any = {split: {"file"} for split in ("train", "validation", "held_out")}
         for name in ("train", "validation", "held_out"):
@@ -445,7 +446,11 @@ class Plan(FrozenModel):
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
         unused["task_head_notes"] = True  # words about what is in the plan already
         # nor are later settings that do nothing
-        unused |= {name: True for name in ("nll_weight", "mask_truncated") if not document[name]}
+        off: dict[str, Any] = dict.fromkeys(("nll_weight", "mask_truncated", "center_rewards_coefficient"), 0.0)
+        off["loss_type"] = "sigmoid"
+        if self.objective.name == "sft":
+            off |= {"label_smoothing": 0.0, "loss_weighting": "token"}
+        unused |= {name: True for name, value in off.items() if document[name] == value}
         own: set[str] = self.objective.teacher.unused_fields if self.objective.teacher else set()
         names = {"name", "path", "adapter_path"}
         excluded["objective"] = {"teacher": names | own, "judges": {"__all__": names}} | unused
@@ -453,8 +458,6 @@ class Plan(FrozenModel):
         later_settings = {n for n in ("options", "adamw_rate_factor") if not getattr(self.training.optimizer, n)}
         excluded["training"]["optimizer"] = self.training.optimizer == OptimizerPlan() or later_settings
         excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
-        if self.objective.name == "sft" and not self.objective.label_smoothing:
-            excluded["objective"]["label_smoothing"] = True
         # What a plan's evaluation has had from the beginning has no default.
         fields = EvaluationPlan.model_fields.items()
         unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}
@@ -465,12 +468,9 @@ class Plan(FrozenModel):
         if (bar := self.evaluation.good_enough) is not None:
             unused_of_bar = {n for n, field in Bar.model_fields.items() if getattr(bar, n) == field.default}
             excluded["evaluation"]["good_enough"] = unused_of_bar
-        if self.objective.name == "sft" and self.objective.loss_weighting == "token":
-            excluded["objective"]["loss_weighting"] = True
         later = ("min_lr_ratio", "neftune_alpha", "average", "packing", "compile", "numba_kernels")
         excluded["training"] |= {name: True for name in later if not getattr(self.training, name)}
-        if self.training.min_micro_batches == 1:
-            excluded["training"]["min_micro_batches"] = True
+        excluded["training"] |= {"min_micro_batches": True} if self.training.min_micro_batches == 1 else {}
         return sha256_document(self.model_dump(mode="json", exclude=excluded))
 
     def values(self) -> list[dict[str, Any]]:

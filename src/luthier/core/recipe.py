@@ -5,8 +5,7 @@ Defaults live in `ml/planning/defaults.py` and in the rules of methods, objectiv
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -30,6 +29,11 @@ QuantisationName = Literal["auto", "nf4", "int8", "bfloat16"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 LossWeighting = Literal["token", "sample", "fixed", "dft"]
+PairLoss = Literal[
+    "sigmoid", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down",
+    "sigmoid_norm",
+]  # fmt: skip
+"""Losses of DPO, by the names that TRL has for them."""
 ClassWeights = Literal["none", "balanced"]
 TemplateName = Literal["auto", "chat", "plain"]
 TemplateOption = bool | int | float | str
@@ -257,6 +261,7 @@ class ObjectiveRecipe(FrozenModel):
     Attributes:
         name: the objective.
         beta: dpo, ipo, kto: penalty on leaving the start; orpo: weight of the odds ratio; simpo: scale of the rewards.
+        loss_type: dpo: what the log-ratios of a pair are put into.
         label_smoothing: sft, classify: share of the weight spread over all; dpo, simpo: of labels that are wrong.
         gamma: simpo: margin by which the chosen answer must be ahead.
         nll_over: orpo: tokens of the chosen row that cross-entropy is taken over.
@@ -278,6 +283,7 @@ class ObjectiveRecipe(FrozenModel):
         multi_label: classify: whether a row may have several labels.
         classes: classify: all labels, in the order of the outputs; those of the training rows where it is left out.
         class_weights: classify: whether every row counts the same, or (`balanced`) every class.
+        center_rewards_coefficient: rank: weight of the squared sum of both scores of a pair, which keeps them around 0.
         pooling: embed: whether a vector is the mean over all tokens or the state of the last one.
         dimensions: embed: lengths to which vectors may be cut (Matryoshka), each trained with its own loss.
         query_prompt, document_prompt: embed: text before each query and before each document.
@@ -286,6 +292,7 @@ class ObjectiveRecipe(FrozenModel):
 
     name: ObjectiveName
     beta: Annotated[float, Field(gt=0, le=100)] | None = None
+    loss_type: PairLoss | None = None
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
     gamma: Annotated[float, Field(ge=0.0, le=100)] | None = None
     nll_over: NllTokens | None = None
@@ -308,6 +315,7 @@ class ObjectiveRecipe(FrozenModel):
     multi_label: bool | None = None
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1)] | None = None
     class_weights: ClassWeights | None = None
+    center_rewards_coefficient: Annotated[float, Field(ge=0.0, le=100)] | None = None
     pooling: Pooling | None = None
     dimensions: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None
     query_prompt: str | None = None
@@ -466,35 +474,3 @@ class Recipe(FrozenModel):
     evaluation: EvaluationRecipe | None = None
     budget: BudgetRecipe | None = None
     tracking: Tracking | None = None
-
-
-def format_target_modules(targets: Sequence[str]) -> str:
-    """The names as text: `q_proj, v_proj`, `experts.down_proj`, or `q_proj, v_proj of layers 0 to 3`."""
-    whole = [name for name in targets if "." not in name]
-    single: dict[tuple[int, ...], list[str]] = {}
-    kinds: dict[str, list[int]] = {}
-    for name in targets:
-        # `model.layers.3.self_attn.q_proj`: a name with a number means one layer, one without all of them.
-        number = re.search(r"\.(\d+)\.", name)
-        if number is not None:
-            kinds.setdefault(name.rpartition(".")[2], []).append(int(number[1]))
-        elif "." in name:
-            whole.append(name)
-    for kind, layers in sorted(kinds.items()):
-        # Kinds with the same layers are shown together.
-        single.setdefault(tuple(sorted(layers)), []).append(kind)
-    parts = [", ".join(whole)] if whole else []
-    parts += [f"{', '.join(names)} of {_format_layers(layers)}" for layers, names in single.items()]
-    return "; ".join(parts)
-
-
-def _format_layers(layers: tuple[int, ...]) -> str:
-    if len(layers) == 1:
-        return f"layer {layers[0]}"
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return "layers " + ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in runs)

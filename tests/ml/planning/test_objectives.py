@@ -8,7 +8,7 @@ from tests.vacuous import nonempty
 from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan
-from luthier.core.recipe import ObjectiveRecipe, Reward
+from luthier.core.recipe import ObjectiveRecipe, PairLoss, Reward
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.learning_rates import of_objective
 from luthier.ml.planning.resolve_objective import resolve_objective
@@ -74,6 +74,31 @@ def test_a_setting_of_another_objective_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"objective\.gamma") as caught:
         resolve_objective(ObjectiveRecipe(name="dpo", gamma=1.0), "preference", Provenance())
     assert "beta, label_smoothing" in caught.value.expected
+
+
+def test_a_loss_of_dpo_brings_its_own_defaults() -> None:
+    sources = Provenance()
+    plain = resolve_objective(ObjectiveRecipe(name="dpo", label_smoothing=0.1), "preference", sources)
+    assert (plain.loss_type, plain.beta, plain.label_smoothing) == ("sigmoid", 0.1, 0.1)
+    found = {
+        kind: resolve_objective(ObjectiveRecipe(name="dpo", loss_type=kind), "preference", sources)
+        for kind in ("robust", "exo_pair", "sigmoid_norm", "hinge")
+    }
+    assert {kind: (plan.beta, plan.label_smoothing) for kind, plan in found.items()} == {
+        "robust": (0.1, 0.1), "exo_pair": (0.1, 0.001), "sigmoid_norm": (5.0, 0.0), "hinge": (0.1, 0.0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "smoothing"), [("hinge", 0.1), ("bco_pair", 0.2), ("robust", 0.0), ("exo_pair", 0.0)])
+def test_label_smoothing_that_a_loss_of_dpo_does_not_take_is_refused(kind: PairLoss, smoothing: float) -> None:
+    asked = ObjectiveRecipe(name="dpo", loss_type=kind, label_smoothing=smoothing)
+    with pytest.raises(RecipeError, match=rf"loss_type {kind} with objective\.label_smoothing"):
+        resolve_objective(asked, "preference", Provenance())
+
+
+def test_a_loss_type_is_a_setting_of_dpo_alone() -> None:
+    with pytest.raises(RecipeError, match=r"objective ipo with objective\.loss_type"):
+        resolve_objective(ObjectiveRecipe(name="ipo", loss_type="hinge"), "preference", Provenance())
 
 
 @pytest.mark.parametrize("value", [-0.1, 0.5, 1.0])

@@ -36,6 +36,7 @@ def space(name: str, *choices: Any) -> Space:
         ("embed", {"temperature": 0.05}, "objective.temperature", (0.02, 0.05)),
         ("sft", {"loss_weighting": "token"}, "objective.loss_weighting", ("token", "sample")),
         ("dpo", {"beta": 0.1}, "objective.name", ("dpo", "ipo")),
+        ("dpo", {"loss_type": "sigmoid"}, "objective.loss_type", ("sigmoid", "hinge")),
     ],
 )
 def test_what_changes_the_measure_is_refused(
@@ -84,3 +85,10 @@ def test_settings_that_objectives_declare_are_settings_of_theirs() -> None:
     for name, rules in nonempty(RULES.items()):
         others = {"teacher"} if rules.needs_teacher else set()
         assert set(rules.loss_settings) <= set(rules.settings) | others, name
+
+
+def test_a_dpo_of_before_there_were_other_losses_is_one_of_today() -> None:
+    today = with_objective("dpo", loss_type="sigmoid")
+    assert why_incomparable(with_objective("dpo"), today) == ""
+    assert "loss_type is hinge, not sigmoid" in why_incomparable(with_objective("dpo", loss_type="hinge"), today)
+    assert with_objective("dpo").hash == today.hash != with_objective("dpo", loss_type="hinge").hash

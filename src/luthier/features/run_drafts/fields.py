@@ -18,6 +18,7 @@ from luthier.core.dataset import Shape
 from luthier.core.recipe import Recipe
 from luthier.core.registry import METHODS, OBJECTIVES, OPTIMIZERS
 from luthier.features.recipes.file import inner_spec
+from luthier.ml.training.objectives.rules import LOSS_TYPES
 
 Kind = Literal["number", "choice", "list", "value", "line", "text", "file"]
 DECIDED: Final = "decided for you"
@@ -306,6 +307,7 @@ _NLL_OVER: Final = {"all": "prompt and answer", "answer": "the answer alone"}
 _BY_SAMPLE: Final = {"token": "each token of the answers", "sample": "each conversation, however long"}
 _OF_OBJECTIVES: Final = (
     _field("objective.beta", "Beta", "how strongly the model is kept near its start", low=0.01, high=5, scale="log10"),
+    _field("objective.loss_type", "Loss of a pair", words=LOSS_TYPES),
     _field("objective.gamma", "Margin", "half of beta is usual", high=5, step=0.1),
     _field("objective.label_smoothing", "Label smoothing", "0: labels count as given", high=0.4, step=0.01),
     _field("objective.nll_over", "Learned with the preference", words=_NLL_OVER),
@@ -338,14 +340,10 @@ _OF_OBJECTIVES: Final = (
     ),
     _field("objective.mask_truncated", "Truncated answers", words={"false": "learned", "true": "not learned"}),
     _field("objective.multi_label", "Labels of a row", words={"false": "one", "true": "several: answers are lists"}),
+    _field("objective.class_weights", "Equal weight for", words={"none": "every row", "balanced": "every class"}),
+    _field("objective.center_rewards_coefficient", "Scores around 0", "0: only differences count", high=0.1, step=0.01),
     _field(
-        "objective.class_weights",
-        "Equal weight for",
-        words={"none": "every row", "balanced": "every class"},
-    ),
-    _field(
-        "objective.pooling",
-        "Vector of a text",
+        "objective.pooling", "Vector of a text",
         words={"mean": "mean of the states of all tokens", "last": "state of the last token"},
     ),
     _field("objective.dimensions", "Dimensions", "shorter lengths to train as well, such as 256, 64"),

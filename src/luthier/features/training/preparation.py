@@ -70,7 +70,7 @@ _UNBALANCED = 2.0
 
 
 def warn_of_the_kinds(prepared: Prepared, emit: EventSink) -> None:
-    """Warn where good and bad answers count very differently (KTO, arXiv:2402.01306, section 4.1).
+    """Warn where good and bad answers count very differently (KTO, arXiv:2402.01306).
 
     Args:
         prepared: The run; only of KTO are answers marked one by one.

@@ -19,7 +19,13 @@ from luthier.core.task_head import SEARCH_KINDS, TaskHead
 from luthier.ml.evaluation.metrics.registry import needs_of
 from luthier.ml.planning.defaults import LABEL_METRICS, NEFTUNE_ALPHA, NUMBER_METRICS, SEARCH_METRICS, Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
-from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
+from luthier.ml.training.objectives.rules import (
+    BETA_OF_MEANS,
+    LABEL_SMOOTHING,
+    NO_SMOOTHING,
+    TEACHER_SHARE,
+    rules_of,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.structure import Structure
@@ -92,9 +98,8 @@ def resolve_objective(
             expected="a weight other than 0 for one part at least",
             do="give the parts weights, or leave weight out, which is 1",
         )
-    values = {
-        name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in rules.settings.items()
-    }
+    defaults = rules.settings if asked.loss_type is None else {**rules.settings, **_of_loss_type(asked)}
+    values = {name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in defaults.items()}
     if "loss_weighting" in values:
         _check_weighting(asked.name, values["loss_weighting"], values.get("label_smoothing") or 0.0)
     # Whether the model has routers is not known here: `router_loss` resolves it later, with the structure.
@@ -209,6 +214,29 @@ def _check_weighting(objective: str, weighting: str, smoothing: float) -> None:
             expected=f"one of the two: the smoothed loss is summed over tokens, not {why}",
             do="remove one of them",
         )
+
+
+def _of_loss_type(asked: ObjectiveRecipe) -> dict[str, tuple[Any, str]]:
+    """The defaults that depend on the loss of dpo.
+
+    Raises:
+        RecipeError: label smoothing with a loss that has none, or none with a loss that needs it.
+    """
+    kind, smoothing = str(asked.loss_type), asked.label_smoothing
+    if kind not in LABEL_SMOOTHING and smoothing:
+        raise RecipeError(
+            f"objective.loss_type {kind} with objective.label_smoothing {smoothing:g}",
+            expected=f"no smoothing: only {', '.join(LABEL_SMOOTHING)} have it",
+            do="remove one of them",
+        )
+    if kind in ("robust", "exo_pair") and smoothing == 0:
+        raise RecipeError(
+            f"objective.loss_type {kind} with objective.label_smoothing 0",
+            expected="a share above 0: without one robust is sigmoid, and exo_pair infinite",
+            do="remove objective.label_smoothing to have the default, or objective.loss_type to have sigmoid",
+        )
+    found: dict[str, tuple[Any, str]] = {"label_smoothing": LABEL_SMOOTHING.get(kind, NO_SMOOTHING)}
+    return found | ({"beta": BETA_OF_MEANS} if kind == "sigmoid_norm" else {})
 
 
 def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:

@@ -144,7 +144,8 @@ def test_every_key_that_a_table_calls_translated_is_read(tmp_path: Path, monkeyp
             axolotl(**{"rl": rl, "adapter": adapter, "datasets": [{"path": "a.jsonl", "type": kind}], **extra})
             for rl, adapter, kind, extra in (
                 ("dpo", "lora", "chat_template", {}), ("kto", None, "completion", {}), ("simpo", "lora", "alpaca", {}),
-                ("grpo", None, "alpaca", {}), ("orpo", None, "alpaca", {}),
+                ("grpo", None, "alpaca", {}), (None, None, "alpaca", {"reward_model": True}),
+                ("orpo", None, "alpaca", {}),
                 (None, "lora", "chat_template", {}), (None, "lora", "x", {"datasets": [1, 2]}),
                 (None, None, "x", {"pretraining_dataset": {"path": "a.jsonl"}}),
                 (None, None, "x", {"pretraining_dataset": ["a.jsonl", "b.jsonl"]}),
@@ -195,11 +196,19 @@ def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> No
         ({"lr_scheduler": "linear", "lr_scheduler_kwargs": {"min_lr": 1e-5}}, "lr_scheduler_kwargs"),
         ({"sample_packing": True}, "sample_packing"),
         ({"adapter": "lora", "lora_alpha": 16, "lora_target_linear": True}, "lora_r"),
-        ({"datasets": [{"path": "org/rows", "type": "alpaca"}]}, "datasets.path"),
+        ({"datasets": [{"path": "rows", "type": "alpaca"}]}, "datasets.path"),
+        ({"datasets": [{"path": "./org/rows", "type": "alpaca"}]}, "datasets.path"),
+        ({"datasets": [{"path": "org/rows", "split": "train[:10%]", "type": "alpaca"}]}, "datasets.path"),
         ({"datasets": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}, "datasets"),
         ({"datasets": [{"path": "a.jsonl", "type": "metharme"}]}, "datasets.type"),
         ({"val_set_size": 500}, "val_set_size"),
+        (
+            {"datasets": [{"path": "a.jsonl", "type": "chat_template", "message_field_training": "learn"}]},
+            "datasets.message_field_training",
+        ),
         ({"rl": "simpo"}, "cpo_alpha"),
+        ({"rl": "dpo", "dpo_loss_type": ["aot"]}, "dpo_loss_type"),
+        ({"rl": "dpo", "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [1, 0.2]}, "dpo_loss_weights"),
         ({"rl": "simpo", "cpo_alpha": 0}, "simpo_gamma"),
         ({"adapter": "qlora", "peft_use_dora": True}, "peft_use_dora"),
     ],
@@ -209,6 +218,27 @@ def test_what_changes_training_and_has_no_counterpart_is_refused(
 ) -> None:
     lines = [line.strip() for line in refusals(tmp_path, axolotl(**more)).splitlines()[1:]]
     assert any(line.startswith((f"{key}:", f"{key} ")) for line in lines), lines
+
+
+def test_the_field_of_turns_that_are_learned_is_read_by_its_usual_names(tmp_path: Path) -> None:
+    rows = {"path": "a.jsonl", "type": "chat_template", "message_field_training": "train"}
+    found = made(tmp_path, axolotl(datasets=[rows]))
+    assert {entry.key: entry.outcome for entry in found.entries}["datasets.message_field_training"] == "harmless"
+
+
+def test_settings_of_the_machine_and_of_what_is_shown_are_not_needed(tmp_path: Path) -> None:
+    more = {
+        "flex_attn_compile_kwargs": {"dynamic": False}, "use_swanlab": True, "processor_type": "AutoProcessor",
+        "vllm": {"gpu_memory_utilization": 0.5}, "generate_samples": True, "expert_parallel_size": 2,
+    }  # fmt: skip
+    outcomes = {entry.key: entry.outcome for entry in made(tmp_path, axolotl(**more)).entries}
+    assert {outcomes[key] for key in more} == {"harmless"}
+
+
+def test_what_a_grpo_of_axolotl_leaves_out_of_the_loss(tmp_path: Path) -> None:
+    document = axolotl(rl="grpo", trl={"mask_truncated_completions": True, "epsilon": 0.2, "num_generations": 2})
+    found = made(tmp_path, document, overrides=["objective.rewards=[exact_match]"])
+    assert found.keys["objective"]["mask_truncated"] is True
 
 
 def test_an_off_switch_without_a_counterpart_is_not_refused(tmp_path: Path) -> None:
@@ -229,6 +259,64 @@ def test_setting_the_recipes_key_settles_a_refusal_and_takes_precedence(tmp_path
 def test_the_batch_is_the_product_of_rows_accumulation_and_devices(tmp_path: Path) -> None:
     found = made(tmp_path, axolotl(gradient_accumulation_steps=4), num_devices=8)
     assert found.keys["training"]["global_batch_size"] == 2 * 4 * 8
+
+
+def test_the_batch_size_of_axolotl_stands_for_its_accumulated_steps(tmp_path: Path) -> None:
+    found = made(tmp_path, axolotl(micro_batch_size=2, batch_size=9), num_devices=2)
+    assert found.keys["training"]["global_batch_size"] == 2 * (9 // 2) * 2
+    with pytest.raises(RecipeError, match="batch_size"):  # axolotl refuses both, too
+        made(tmp_path, axolotl(gradient_accumulation_steps=2, batch_size=9))
+
+
+def test_activation_checkpointing_is_the_new_name_of_gradient_checkpointing(tmp_path: Path) -> None:
+    found = made(tmp_path, trl(activation_checkpointing=True), trainer="sft")
+    assert found.keys["training"]["gradient_checkpointing"] is True
+
+
+@pytest.mark.parametrize(("is_frozen", "outcome"), [(False, "harmless"), (True, "left_out")])
+def test_a_file_of_llama_factory_with_keys_of_the_machine(tmp_path: Path, is_frozen: bool, outcome: str) -> None:
+    more = {"freeze_language_model": is_frozen, "enable_torch_profiler": True, "upcast_layernorm": True}
+    document = {"model_name_or_path": "org/base", "stage": "sft", "dataset": "pairs", "lora_target": "all", **more}
+    overrides = ["data.train=rows.jsonl", "data.template=chat"]
+    found = made(tmp_path, document, overrides=overrides, allowed=["freeze_language_model"] if is_frozen else [])
+    outcomes = {entry.key: entry.outcome for entry in found.entries}
+    assert [outcomes[key] for key in more] == [outcome, "harmless", "harmless"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "source"),
+    [
+        ({}, "hub:org/rows"),
+        ({"split": "train"}, "hub:org/rows"),
+        ({"split": "test"}, "hub:org/rows[test]"),
+        ({"name": "main", "split": "train"}, "hub:org/rows/main[train]"),
+        ({"name": "main", "revision": "v1.0"}, "hub:org/rows@v1.0/main"),
+    ],
+)
+def test_a_dataset_of_the_hub_becomes_a_remote_source(tmp_path: Path, parts: dict[str, str], source: str) -> None:
+    found = made(tmp_path, axolotl(datasets=[{"path": "org/rows", "type": "alpaca", **parts}]))
+    assert found.keys["data"]["train"] == source
+    if "revision" not in parts:
+        keys = {"name": "dataset_config", "split": "dataset_train_split"}
+        given = {keys[name]: value for name, value in parts.items()}
+        assert made(tmp_path, trl(dataset_name="org/rows", **given), trainer="sft").keys["data"]["train"] == source
+
+
+def test_rows_of_this_machine_are_no_dataset_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    (tmp_path / "org" / "rows").mkdir()
+    file = made(tmp_path, axolotl(datasets=[{"path": "org/rows.jsonl", "split": "train", "type": "alpaca"}]))
+    assert file.keys["data"]["train"] == "org/rows.jsonl"
+    assert "a hub or a folder" in refusals(tmp_path, axolotl(datasets=[{"path": "org/rows", "type": "alpaca"}]))
+
+
+def test_a_reward_model_of_axolotl_is_a_ranking(tmp_path: Path) -> None:
+    rows = {"path": "pairs.jsonl", "type": "bradley_terry.chat_template"}
+    document = axolotl(reward_model=True, num_labels=1, center_rewards_coefficient=0.01, datasets=[rows])
+    found = made(tmp_path, document)
+    assert found.keys["objective"] == {"name": "rank", "center_rewards_coefficient": 0.01}
+    assert found.keys["data"]["columns"] == {"prompt": "input"}
 
 
 def test_warmup_steps_stay_steps_and_a_share_a_share(tmp_path: Path) -> None:
@@ -281,13 +369,36 @@ def test_defaults_that_change_training_are_written_out(tmp_path: Path) -> None:
     [
         ("dpo", {"beta": 0.2}, {"name": "dpo", "beta": 0.2}),
         ("dpo", {"loss_type": ["ipo"]}, {"name": "ipo", "beta": 0.1}),
+        ("dpo", {"loss_type": "apo_zero"}, {"name": "dpo", "loss_type": "apo_zero", "beta": 0.1}),
+        ("dpo", {"loss_type": ["robust"], "label_smoothing": 0.1},
+         {"name": "dpo", "loss_type": "robust", "label_smoothing": 0.1, "beta": 0.1}),
+        ("dpo", {"loss_type": ["robust"]}, {"name": "dpo", "loss_type": "sigmoid", "beta": 0.1}),
+        # TRL 1 does not read it with sigmoid
+        ("dpo", {"label_smoothing": 0.1}, {"name": "dpo", "beta": 0.1}),
         ("kto", {"desirable_weight": 1.3}, {"name": "kto", "beta": 0.1, "desirable_weight": 1.3,
                                             "undesirable_weight": 1.0}),
         ("reward", {}, {"name": "rank"}),
+        ("reward", {"center_rewards_coefficient": 0.01}, {"name": "rank", "center_rewards_coefficient": 0.01}),
     ],
 )  # fmt: skip
 def test_trainers_of_preferences(tmp_path: Path, trainer: str, more: dict[str, Any], objective: dict[str, Any]) -> None:
     assert made(tmp_path, trl(**more), trainer=trainer).keys["objective"] == objective
+
+
+@pytest.mark.parametrize(
+    ("more", "objective"),
+    [
+        ({"dpo_loss_type": ["apo_down"], "dpo_beta": 0.3}, {"name": "dpo", "beta": 0.3, "loss_type": "apo_down"}),
+        ({"dpo_loss_type": ["ipo"]}, {"name": "ipo", "beta": 0.1}),
+        ({"dpo_loss_type": ["exo_pair"], "dpo_label_smoothing": 0.001},
+         {"name": "dpo", "beta": 0.1, "loss_type": "exo_pair", "label_smoothing": 0.001}),
+        ({"dpo_label_smoothing": 0.1}, {"name": "dpo", "beta": 0.1}),
+    ],
+)  # fmt: skip
+def test_losses_of_axolotl_are_those_of_the_trl_that_it_is_built_on(
+    tmp_path: Path, more: dict[str, Any], objective: dict[str, Any]
+) -> None:
+    assert made(tmp_path, axolotl(rl="dpo", **more)).keys["objective"] == objective
 
 
 @pytest.mark.parametrize(
@@ -298,6 +409,8 @@ def test_trainers_of_preferences(tmp_path: Path, trainer: str, more: dict[str, A
         # its cross-entropy is over the answer alone, where the default here is that of the authors: the whole row
         ({"pref_loss": "orpo"}, {"name": "orpo", "beta": 0.1, "nll_over": "answer"}),
         ({"pref_ftx": 0.5}, {"name": "dpo", "beta": 0.1, "nll_weight": 0.5}),
+        ({"pref_loss": "hinge", "dpo_label_smoothing": 0.1}, {"name": "dpo", "beta": 0.1, "loss_type": "hinge"}),
+        ({"dpo_label_smoothing": 0.1}, {"name": "dpo", "beta": 0.1, "label_smoothing": 0.1}),
         ({"pref_loss": "orpo", "pref_ftx": 0}, {"name": "orpo", "beta": 0.1, "nll_over": "answer"}),
     ],
 )

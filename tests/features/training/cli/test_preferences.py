@@ -56,9 +56,22 @@ def test_it_trains(luthier, recipe: Path) -> None:  # type: ignore[no-untyped-de
     assert shown.code == 0, shown.err
 
 
+def test_it_trains_with_another_loss_and_says_so(luthier, recipe: Path) -> None:  # type: ignore[no-untyped-def]
+    """A loss of APO begins at 1 exactly: both sides of each pair are as likely as under the reference."""
+    done = luthier("train", recipe, "--set", "objective.loss_type=apo_zero", "--json")
+    assert done.code == 0, done.err
+    run = luthier("runs", "list", "--json").document[0]["run_id"]
+    shown = luthier("runs", "show", run, "--json").document
+    assert shown["plan"]["objective"]["loss_type"] == "apo_zero"
+    assert shown["result"]["first_step"]["loss"] == pytest.approx(1.0, abs=1e-6)
+    assert shown["result"]["train_loss"] < 1.0
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        (("objective.loss_type=hinge", "objective.label_smoothing=0.1"), ("loss_type hinge with", "robust, exo_pair")),
+        (("objective.loss_type=ppo",), ("objective.loss_type", "sigmoid")),
         (("objective.name=sft",), ("objective sft with preference rows", "completion=chosen")),
         (("data.train=singles.jsonl",), ("objective dpo with unpaired rows", "shape preference")),
         (("objective.name=sft", "data.train=singles.jsonl"), ("unpaired rows", "bad answers would be learned")),

@@ -12,6 +12,7 @@ from luthier.ml.data.rows.chat_rows import chat_conversation
 
 _USER = {"role": "user", "content": "q"}
 _ANSWER = {"role": "assistant", "content": "a"}
+_PART = {"type": "text", "text": "b"}
 _CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"where": "attic"}'}}
 _CALLING = {"role": "assistant", "content": None, "tool_calls": [_CALL]}
 
@@ -82,6 +83,17 @@ def test_arguments_given_as_an_object_become_json_text() -> None:
     assert json.loads(arguments) == {"where": "grüner Keller"}
 
 
+@pytest.mark.parametrize("name", ["train", "loss"])
+@pytest.mark.parametrize(("no", "yes"), [(False, True), (0, 1), (0.0, 1.0)])
+def test_turns_that_other_trainers_leave_out_are_not_learned(name: str, no: float, yes: float) -> None:
+    """axolotl's `train` and ms-swift's `loss`; a user's turn is not learned in any case."""
+    turns = [{**_USER, name: no}, {**_ANSWER, name: no}, _USER, {**_ANSWER, name: yes}, _USER, _ANSWER]
+    turns[5] = {"role": "assistant", "content": [{**_PART, name: yes}, _PART]}
+    found = chat_conversation({"messages": turns}).messages
+    assert [message.is_learned for message in found] == [False, False, False, True, False, True]
+    assert [message.weight for message in found] == [None, 0, None, 1, None, None]
+
+
 @pytest.mark.parametrize(
     ("messages", "field", "reason"),
     [
@@ -105,6 +117,28 @@ def test_arguments_given_as_an_object_become_json_text() -> None:
         ([_USER, {**_ANSWER, "weight": "1"}], "messages[1].weight", "is not 0 or 1"),
         ([_USER, {**_ANSWER, "weight": 0.5}], "messages[1].weight", "is not 0 or 1"),
         ([_USER, {**_ANSWER, "weight": 0}], "messages", "has weight 0 on every assistant turn"),
+        ([_USER, {**_ANSWER, "train": False}], "messages", "has weight 0 on every assistant turn"),
+        ([_USER, {**_ANSWER, "train": "no"}], "messages[1].train", "is not true or false"),
+        ([_USER, {**_ANSWER, "loss": 0.5}], "messages[1].loss", "is not true or false"),
+        ([_USER, {**_ANSWER, "weight": 0, "train": True}], "messages[1].train", "is the opposite"),
+        ([{**_USER, "train": True}, _ANSWER], "messages[0].train", "only the assistant's turns are learned"),
+        ([_USER, {**_ANSWER, "train_detail": [{"begin_offset": 0}]}], "messages[1].train_detail", "lost in silence"),
+        ([_USER, {**_ANSWER, "reasoning_training_detail": [1]}], "messages[1].reasoning_training_detail", "silence"),
+        (
+            [_USER, {"role": "assistant", "content": [{"type": "text", "text": "hm", "train": False}, _PART]}],
+            "messages[1].content[0].train",
+            "a turn is learned as a whole",
+        ),
+        (
+            [_USER, {"role": "assistant", "content": [{"type": "text", "text": "hm", "weight": 0}]}],
+            "messages[1].content[0].weight",
+            "a turn is learned as a whole",
+        ),
+        (
+            [{"role": "user", "content": [{**_PART, "train": True}]}, _ANSWER],
+            "messages[0].content[0].train",
+            "a turn is learned as a whole",
+        ),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, _ANSWER],
             "messages[0].content[0]",

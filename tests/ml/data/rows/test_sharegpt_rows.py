@@ -22,8 +22,8 @@ def test_speakers_become_roles() -> None:
                 _turn("system", "s"),
                 _turn("human", "q"),
                 {**_turn("gpt", "a"), "weight": 0},
-                _turn("human", "r"),
-                _turn("gpt", "b"),
+                {**_turn("human", "r"), "train": False},
+                {**_turn("gpt", "b"), "train": True},
             ]
         }
     )

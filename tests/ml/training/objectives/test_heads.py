@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,6 +19,7 @@ from luthier.core.task_head import TaskHead
 from luthier.ml.training.objective_protocol import Unit
 from luthier.ml.training.objectives.heads import (
     Classify,
+    Ranking,
     _label_weights,
     _row_weights,
     fitted_temperature,
@@ -121,3 +123,17 @@ def test_a_head_with_several_labels_trains_with_a_weight_for_each_and_an_older_r
     older = head.model_copy(update={"num_rows": 0})
     assert "num_rows" not in older.model_dump_json()
     assert loss(older) == pytest.approx(float((each.mean(-1) * _row_weights(wanted, older)).sum()))
+
+
+@pytest.mark.parametrize("coefficient", [None, 0.0, 0.3])
+def test_scores_of_a_pair_are_kept_around_0(coefficient: float | None) -> None:
+    """-log s(a - b) + c (a + b)^2, summed over pairs, as the reward models of TRL have it."""
+    scores = [(2.0, 0.5), (-1.0, 3.0), (0.25, -0.25)]
+    head = TaskHead(kind="rank", width=4)
+    plan = ObjectivePlan(name="rank", task_head=head, center_rewards_coefficient=coefficient)
+    outputs = torch.tensor(scores).reshape(-1, 1)
+    model = cast(Any, SimpleNamespace(head_outputs=lambda _: outputs))
+    found = Ranking(plan).losses(model, [], cast(Any, None))
+    expected = sum(math.log1p(math.exp(b - a)) + (coefficient or 0.0) * (a + b) ** 2 for a, b in scores)
+    assert found.total.item() == pytest.approx(expected, rel=1e-6)
+    assert found.measures["pair_accuracy"].item() == 2

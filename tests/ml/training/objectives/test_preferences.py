@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,10 +14,12 @@ import torch
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.ports import SilentProgress
+from luthier.core.recipe import PairLoss
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Objective, Tools, Unit, rows_of
+from luthier.ml.training.objectives.pair_losses import pair_losses
 from luthier.ml.training.objectives.preference import FILE_NAME, Kto, _partners, key_of, mismatched
-from luthier.ml.training.objectives.rules import load_objective, rules_of
+from luthier.ml.training.objectives.rules import LABEL_SMOOTHING, LOSS_TYPES, load_objective, rules_of
 
 PAIRS = ("dpo", "ipo", "orpo", "simpo")
 
@@ -101,6 +103,29 @@ def softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def dpo_variant(p: ObjectivePlan, h_w: float, h_l: float, m_w: float, m_l: float) -> float:
+    """The loss of a pair as each paper writes it, from the log-ratios of its two sides, whole and a token."""
+    beta, e = p.beta or 0.0, p.label_smoothing or 0.0
+    x_w, x_l, x = beta * h_w, beta * h_l, beta * (h_w - h_l)
+    win = logistic(x)
+    forms: dict[str, Callable[[], float]] = {
+        "hinge": lambda: max(0.0, 1 - x),
+        "robust": lambda: (-(1 - e) * math.log(win) + e * math.log(1 - win)) / (1 - 2 * e),
+        "exo_pair": lambda: win * math.log(win / (1 - e)) + (1 - win) * math.log((1 - win) / e),
+        "nca_pair": lambda: -math.log(logistic(x_w)) - (math.log(logistic(-x_w)) + math.log(logistic(-x_l))) / 2,
+        "bco_pair": lambda: -math.log(logistic(x_w)) - math.log(logistic(-x_l)),
+        "sppo_hard": lambda: (h_w - 1 / (2 * beta)) ** 2 + (h_l + 1 / (2 * beta)) ** 2,
+        "apo_zero": lambda: 1 - logistic(x_w) + logistic(x_l),
+        "apo_down": lambda: logistic(x_w) + 1 - logistic(x),
+        "sigmoid_norm": lambda: -math.log(logistic(beta * (m_w - m_l))),
+    }
+    return forms[p.loss_type or ""]()
+
+
 def by_the_paper(name: str, model: TrainableModel, start: TrainableModel, units: list[Unit], p: ObjectivePlan) -> float:
     """The mean loss, from the formulas as the papers write them; see the docstrings of the objectives."""
     total = 0.0
@@ -128,6 +153,9 @@ def by_the_paper(name: str, model: TrainableModel, start: TrainableModel, units:
             continue
         total -= (p.nll_weight or 0.0) * w / num_w
         h_w, h_l = w - answer_sum(start, chosen), l - answer_sum(start, rejected)
+        if name == "dpo" and p.loss_type != "sigmoid":
+            total += dpo_variant(p, h_w, h_l, h_w / num_w, h_l / num_l)
+            continue
         if name == "ipo":
             total += (h_w / num_w - h_l / num_l - 1 / (2 * beta)) ** 2
             continue
@@ -141,6 +169,11 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("dpo", {}),
     ("dpo", {"beta": 0.5, "label_smoothing": 0.2}),
     ("dpo", {"nll_weight": 0.7}),
+    *[("dpo", {"loss_type": kind, "beta": 0.3}) for kind in get_args(PairLoss) if kind not in LABEL_SMOOTHING],
+    ("dpo", {"loss_type": "hinge", "beta": 0.9}),
+    ("dpo", {"loss_type": "robust", "label_smoothing": 0.2}),
+    ("dpo", {"loss_type": "exo_pair", "label_smoothing": 0.05, "nll_weight": 0.3}),
+    ("dpo", {"loss_type": "sigmoid_norm", "beta": 5.0}),
     ("ipo", {}),
     ("ipo", {"nll_weight": 1.5}),
     ("orpo", {}),
@@ -205,6 +238,24 @@ def test_the_gradient_is_the_derivative_of_the_loss(
         ends.append(whole_loss(objective, model, units, size=2)[0])
     monkey.undo()
     assert (ends[0] - ends[1]) / 2e-4 == pytest.approx(slope, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", get_args(PairLoss))
+def test_the_gradient_of_each_loss_of_dpo_is_its_derivative(kind: PairLoss) -> None:
+    """In float64, far from the start too, where probabilities are 0 and 1 in rounding."""
+    smoothing = LABEL_SMOOTHING.get(kind, (0.0, ""))[0] or 0.0
+    sides = torch.tensor([[0.3, -1.2, 40.0, -900.0], [-0.7, 2.0, -30.0, 900.0]], dtype=torch.float64).requires_grad_()
+
+    def loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+        return pair_losses(kind, chosen, rejected, 0.25, smoothing)
+
+    assert torch.isfinite(loss(*sides)).all()
+    assert torch.autograd.gradcheck(lambda both: loss(*both), (sides,))
+
+
+def test_every_loss_of_dpo_is_described() -> None:
+    assert set(LOSS_TYPES) == set(get_args(PairLoss))
+    assert set(LABEL_SMOOTHING) <= set(LOSS_TYPES)
 
 
 METHODS = ["full", "lora", "rslora", "dora", "loraplus", "pissa", "olora", "adalora", "ia3", "prompt_tuning"]

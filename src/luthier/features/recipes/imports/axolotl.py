@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import trackers
+from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets
 from luthier.features.recipes.imports.hf_arguments import (
     number,
@@ -42,10 +42,14 @@ KEYS: Final[dict[str, Key]] = {
     "chat_template_kwargs": becomes("data.template_options"),
     "train_on_inputs": becomes("objective.name", note="false; true is refused"),
     "rl": becomes("objective.name", note="dpo, ipo, kto, orpo, simpo, grpo"),
+    "reward_model": becomes("objective.name", note="true: rank"),
+    "num_labels": becomes("objective.name", note="1, of a reward model; others are refused"),
+    "center_rewards_coefficient": becomes("objective.center_rewards_coefficient", note="of a reward model"),
     "rl_beta": becomes("objective.beta"),
     "orpo_alpha": becomes("objective.beta"),
     "simpo_gamma": becomes("objective.gamma", note="the same margin"),
-    "dpo_label_smoothing": becomes("objective.label_smoothing"),
+    "dpo_loss_type": becomes("objective.name", "objective.loss_type", note=pair_losses.NOTE),
+    "dpo_label_smoothing": becomes("objective.label_smoothing", note="of robust and exo_pair; others do not use it"),
     "kto_desirable_weight": becomes("objective.desirable_weight"),
     "kto_undesirable_weight": becomes("objective.undesirable_weight"),
     "trl.beta": becomes("objective.kl_coef"),
@@ -53,7 +57,9 @@ KEYS: Final[dict[str, Key]] = {
     "trl.max_completion_length": becomes("objective.max_new_tokens"),
     "trl.temperature": becomes("objective.temperature"),
     "trl.scale_rewards": becomes("objective.normalize_advantages"),
-    "trl.loss_type": becomes("objective.loss_weighting", note="dapo, bnpo: token; grpo: sample; dr_grpo: fixed"),
+    "trl.mask_truncated_completions": becomes("objective.mask_truncated"),
+    "trl.loss_type": becomes("objective.loss_weighting", note=drawn_losses.NOTE),
+    "trl.epsilon_high": becomes("objective.loss_weighting", note="of cispo: at least 1; others do not need it"),
     "trl.reward_funcs": becomes("objective.rewards", note="needs --set: functions of Python are not translated"),
     "trl.reward_weights": becomes("objective.rewards", note="needs --set"),
     "adapter": becomes("method.name", note="lora, qlora; none: full"),
@@ -71,6 +77,7 @@ KEYS: Final[dict[str, Key]] = {
     "lora_modules_to_save": becomes("method.targets", note="refused: they would be trained in full"),
     "micro_batch_size": becomes("training.global_batch_size", note="times gradient_accumulation_steps and --devices"),
     "gradient_accumulation_steps": becomes("training.global_batch_size", note="a factor of it"),
+    "batch_size": becomes("training.global_batch_size", note="times --devices, in place of a number of steps"),
     "sample_packing": becomes("training.global_batch_size",
                               note="needs --set: a packed batch counts sequences, not rows"),
     "num_epochs": becomes("training.epochs", note="left out where max_steps is given"),
@@ -104,7 +111,11 @@ KEYS: Final[dict[str, Key]] = {
                "flash_attn_rms_norm", "flash_attn_fuse_mlp", "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel",
                "lora_embedding_kernel", "chunked_cross_entropy", "tiled_mlp", "batch_flattening", "liger_rope",
                "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy", "liger_layer_norm",
-               "cut_cross_entropy", "dpo_use_liger_kernel", "dpo_padding_free", "experts_implementation"),
+               "cut_cross_entropy", "dpo_use_liger_kernel", "dpo_padding_free", "experts_implementation",
+               "flex_attn_compile_kwargs", "flash_optimum", "gemma4_hybrid_attn_impl", "large_head_attention",
+               "flash_attn_d512", "sdpa_varlen", "fused_attn_kernel", "chunked_cross_entropy_num_chunks",
+               "tiled_mlp_num_shards", "tiled_mlp_use_original_mlp", "liger_rms_norm_gated", "use_scattermoe",
+               "use_sonicmoe", "use_dsv4_kernels", "dpo_use_logits_to_keep", "trl.use_liger_loss"),
     **harmless("the machine, not what is trained", "deepspeed", "fsdp", "fsdp_config", "fsdp_version",
                "ddp_find_unused_parameters", "local_rank", "use_kernels", "remove_unused_columns",
                "device_map", "ddp_timeout", "ddp", "dataset_processes", "dataset_num_proc", "dataloader_num_workers",
@@ -115,27 +126,52 @@ KEYS: Final[dict[str, Key]] = {
                "context_parallel_size", "dp_shard_size", "dp_replicate_size", "merge_lora", "merge_method",
                "trl.use_vllm", "trl.vllm_mode", "trl.vllm_server_host", "trl.vllm_server_port",
                "trl.vllm_server_timeout", "trl.log_completions", "sample_packing_group_size",
-               "sample_packing_bin_size", "precompute_ref_log_probs"),
+               "sample_packing_bin_size", "precompute_ref_log_probs", "experimental_skip_move_to_device",
+               "qlora_sharded_model_loading", "torch_empty_cache_steps", "gc_collect_steps", "deepcompile",
+               "accelerator_config", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "sequence_parallel_degree",
+               "heads_k_stride", "ring_attn_func", "expert_parallel_size", "fsdp_final_state_dict_type",
+               "torch_compile_backend", "torch_compile_mode", "torch_compile_options", "profiler_steps",
+               "profiler_steps_start", "dynamic_checkpoint", "pretrain_multipack_buffer_size",
+               "streaming_multipack_buffer_size", "sample_packing_mp_start_method", "sample_packing_sequentially",
+               "selective_checkpointing", "resources_per_worker", "vllm", "trl.vllm_enable_sleep_mode",
+               "trl.vllm_lora_sync", "trl.vllm_sync_interval", "trl.reward_num_workers"),
     **harmless("Luthier computes in bfloat16 or float32, as measured on the machine (training.precision)",
                "fp16", "float16", "bfloat16", "float32"),
     **trackers.AXOLOTL_KEYS,
     **harmless("what is logged", "wandb_watch", "logging_steps", "debug", "include_tokens_per_second", "include_tkps"),
     **harmless("here a run has its own id in its trackers", "wandb_run_id"),
     **harmless("a Space is named by TRACKIO_SPACE_ID in the environment", "trackio_space_id"),
-    **harmless("Luthier does not report to Comet", "use_comet", "comet_project_name"),
+    **harmless("Luthier does not report to Comet, SwanLab and OpenTelemetry", "use_comet", "comet_project_name",
+               "comet_workspace", "comet_experiment_key", "comet_mode", "comet_online", "comet_experiment_config",
+               "use_swanlab", "swanlab_project", "swanlab_experiment_name", "swanlab_description", "swanlab_mode",
+               "swanlab_workspace", "swanlab_log_model", "swanlab_web_host", "swanlab_api_host",
+               "swanlab_lark_webhook_url", "swanlab_lark_secret", "swanlab_log_completions",
+               "swanlab_completion_log_interval", "swanlab_completion_max_buffer", "use_otel_metrics",
+               "otel_metrics_host", "otel_metrics_port"),
+    **harmless("a page to try the model; see `luthier server start`", "gradio_title", "gradio_share",
+               "gradio_server_name", "gradio_server_port", "gradio_max_new_tokens", "gradio_temperature"),
+    **harmless("answers that are shown while training; see evaluation.sample_prompts", "generate_samples",
+               "num_generation_samples", "generation_max_new_tokens", "generation_temperature", "generation_top_p",
+               "generation_top_k", "generation_prompt_ratio", "generation_do_sample", "dpo_generate_during_eval",
+               "trl.num_completions_to_print"),
+    **harmless("parts of a model for images and sound are never trained", "processor_type", "processor_kwargs",
+               "freeze_mm_modules"),
     **harmless("where results go; Luthier keeps them in its home", "output_dir", "hub_model_id", "hub_strategy",
                "push_dataset_to_hub", "dataset_prepared_path", "save_safetensors", "save_only_model",
                "saves_per_epoch", "save_strategy", "resume_from_checkpoint", "auto_resume_from_checkpoints",
-               "save_first_step", "hf_use_auth_token", "dataset_keep_in_memory", "skip_prepare_dataset"),
+               "save_first_step", "hf_use_auth_token", "dataset_keep_in_memory", "skip_prepare_dataset",
+               "hub_revision", "num_dataset_shards_to_save", "tokenizer_save_jinja_files"),
     **harmless("how validation is computed and when; it does not change what is trained", "evals_per_epoch",
                "eval_strategy", "evaluation_strategy", "eval_sample_packing", "eval_table_size",
                "eval_max_new_tokens", "eval_sequence_len", "load_best_model_at_end", "metric_for_best_model",
-               "greater_is_better", "do_causal_lm_eval", "do_bench_eval"),
+               "greater_is_better", "do_causal_lm_eval", "do_bench_eval",
+               "eval_causal_lm_metrics", "bench_dataset", "bench_split"),
     **harmless("a run ends by itself where its loss diverges", "loss_watchdog_threshold", "loss_watchdog_patience"),
     **harmless("class and tokenizer follow from the model's folder", "model_type", "tokenizer_type", "type_of_model",
                "is_llama_derived_model", "is_mistral_derived_model", "is_falcon_derived_model",
                "is_qwen_derived_model", "tokenizer_use_fast", "tokenizer_legacy", "strict"),
-    **harmless("rows are shuffled at each epoch (training.batch_order)", "shuffle_merged_datasets"),
+    **harmless("rows are shuffled at each epoch (training.batch_order)", "shuffle_merged_datasets",
+               "shuffle_before_merging_datasets"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("a plug-in of axolotl; name in --allow-missing those that only speed up", "plugins",
               off=([], *_SPEED_PLUGINS)),
@@ -144,6 +180,14 @@ KEYS: Final[dict[str, Key]] = {
               "special_tokens.unk_token",
               "special_tokens.additional_special_tokens", "tokens", "added_tokens_overrides", "eot_tokens",
               "resize_token_embeddings_to_32x", off=(False, [], {})),
+    **missing("the tensors of experts are not quantised here, which is more exact and takes more memory",
+              "quantize_moe_experts"),
+    **missing("another tokenizer than the model's own", "tokenizer_use_mistral_common", "tokenizer_config",
+              off=(False, "")),
+    **missing("training begins with random weights", "reinit_weights"),
+    **missing("the last batch of an epoch is never left out", "dataloader_drop_last"),
+    **missing("a reference model that moves", "trl.sync_ref_model", "trl.ref_model_mixup_alpha",
+              "trl.ref_model_sync_steps"),
     **missing("it continues training an adapter", "lora_model_dir", off=("",)),
     **missing("adapters on some layers or parameters alone; see method.layers", "peft_layers_to_transform",
               "lora_target_parameters", "lora_rank_pattern", "lora_alpha_pattern", "lora_fan_in_fan_out",
@@ -155,17 +199,20 @@ KEYS: Final[dict[str, Key]] = {
     **missing("arguments of the optimizer; see training.optimizer in docs/recipe.md", "optim_args", off=({}, "")),
     **missing("weights are reset while training (ReLoRA)", "relora", "relora_steps"),
     **missing("a training with quantised weights (QAT, FP8)", "qat", "fp8", "quantization"),
-    **missing("another loss", "use_eaft", "dpo_use_weighting", "rpo_alpha", "dpo_loss_type", "dpo_norm_loss",
-              off=(False, ["sigmoid"], 0)),
+    **missing("another loss", "use_eaft", "dpo_use_weighting", "dpo_norm_loss"),
+    **missing("axolotl itself refuses it; see objective.nll_weight", "rpo_alpha", off=(0,)),
+    **missing("several losses of a pair; see objective.nll_weight for `sft` beside one", "dpo_loss_weights",
+              off=([1], [])),
     "cpo_alpha": becomes("objective.name", note="simpo: 0; others are refused"),
-    **missing("another head or trainer", "reward_model", "process_reward_model", "num_labels", "trainer_cls"),
+    **missing("another head or trainer", "process_reward_model", "trainer_cls"),
     **missing("a system message for rows without one: write it into the rows", "default_system_message", off=("",)),
     **missing("a chat template of the file: put it into the model's folder", "chat_template_jinja", off=("",)),
     **missing("rows are left out by a rule; see `luthier data audit` and `data repair`", "min_sample_len",
               "dataset_exact_deduplication", off=(False, 0)),
     **missing("rows in the order of their difficulty", "curriculum_sampling"),
-    **missing("one answer is one batch; see objective.loss_weighting", "trl.importance_sampling_level",
-              "trl.num_iterations", "trl.epsilon", "trl.epsilon_high", off=("token", 1)),
+    **missing("draws are used for one update", "trl.num_iterations", off=(1,)),
+    **harmless("draws are used for one update, so that clipping never acts", "trl.epsilon"),
+    **harmless(drawn_losses.SAME_LEVELS, "trl.importance_sampling_level"),
     **missing("how answers are drawn, beside the temperature", "trl.top_p", "trl.top_k", "trl.min_p",
               "trl.repetition_penalty", off=(1.0, 0)),
     **missing("changes of the model's config", "overrides_of_model_config", "overrides_of_model_kwargs",
@@ -208,6 +255,10 @@ def _put_objective(t: Translation) -> str:
         t.refuse("train_on_inputs", "prompts are never learned here; for plain texts use a column text")
     t.same("train_on_inputs", "answers alone are learned")
     rl = t.take("rl")
+    if t.take("reward_model", False):
+        _put_reward_model(t)
+        return "rank"
+    t.same("reward_model", "off")
     if rl is None:
         name = "pretraining" if t.has("pretraining_dataset.path") or t.has("pretraining_dataset") else "sft"
         t.recipe["objective.name"] = name
@@ -223,20 +274,35 @@ def _put_objective(t: Translation) -> str:
     t.put("objective.beta", number(t.take(beta_key, 0.1)), beta_key, default=0.1)
     for key, place, names in (
         ("simpo_gamma", "objective.gamma", ("simpo",)),
-        ("dpo_label_smoothing", "objective.label_smoothing", ("dpo",)),
         ("kto_desirable_weight", "objective.desirable_weight", ("kto",)),
         ("kto_undesirable_weight", "objective.undesirable_weight", ("kto",)),
     ):
         if rl in names and (value := t.take(key)) is not None:
             t.put(place, number(value), key)
+    if rl == "dpo":
+        pair_losses.put_pair_loss(t, "dpo_loss_type", "dpo_label_smoothing")
     if rl == "simpo":
         if not t.has("simpo_gamma"):
             t.refuse("simpo_gamma", "axolotl has no default for it", set_by="objective.gamma")
         if t.take("cpo_alpha", 1.0) == 0:
             t.put("objective.name", "simpo", "cpo_alpha")
         else:
-            t.refuse("cpo_alpha", "cross-entropy beside SimPO (1.0 by default): only 0 has a counterpart")
+            note = (
+                "cross-entropy beside SimPO (1.0 by default), a mean over all tokens of a batch; only 0 has a "
+                "counterpart: objective.nll_weight has the mean of each answer"
+            )
+            t.refuse("cpo_alpha", note, set_by="objective.nll_weight")
     return str(rl)
+
+
+def _put_reward_model(t: Translation) -> None:
+    t.put("objective.name", "rank", "reward_model")
+    if t.take("num_labels", 1) == 1:
+        t.put("objective.name", "rank", "num_labels", default=1)
+    else:
+        t.refuse("num_labels", "a reward model gives one number")
+    if (weight := t.take("center_rewards_coefficient")) is not None:
+        t.put("objective.center_rewards_coefficient", number(weight), "center_rewards_coefficient")
 
 
 def _put_grpo(t: Translation) -> None:
@@ -251,8 +317,10 @@ def _put_grpo(t: Translation) -> None:
         ("trl.scale_rewards", "objective.normalize_advantages", True),
     ):
         t.put(place, t.take(key, default), key, default=default)
-    losses = {"dapo": "token", "bnpo": "token", "grpo": "sample", "dr_grpo": "fixed"}
-    put_choice(t, "objective.loss_weighting", losses, "trl.loss_type", "dapo")
+    if t.take("trl.mask_truncated_completions", False):
+        t.put("objective.mask_truncated", True, "trl.mask_truncated_completions")
+    t.same("trl.mask_truncated_completions", "off")
+    drawn_losses.put_drawn_loss(t, "trl.loss_type", "trl.epsilon_high")
 
 
 def _put_template(t: Translation) -> None:
@@ -331,7 +399,11 @@ def _put_training(t: Translation, objective: str) -> None:
     is_packed = bool(t.take("sample_packing", False)) and objective != "pretraining"
     keys = ("micro_batch_size", "gradient_accumulation_steps")
     unit = t.take("trl.num_generations", 8) if objective == "grpo" else 1
-    put_batch(t, t.take(keys[0], 1), t.take(keys[1], 1), keys, "sample_packing" if is_packed else "", unit)
+    rows, accumulation = t.take(keys[0], 1), t.take(keys[1], 1)
+    if (size := t.take("batch_size")) is not None and not t.has(keys[1]):
+        # As axolotl rounds it: whole micro-batches alone are accumulated.
+        keys, accumulation = (keys[0], "batch_size"), size // rows
+    put_batch(t, rows, accumulation, keys, "sample_packing" if is_packed else "", unit)
     t.same("sample_packing", "blocks are packed in any case" if objective == "pretraining" else "off")
     put_length(t, "num_epochs", "max_steps", 1.0)
     if (rate := t.take("learning_rate")) is None:

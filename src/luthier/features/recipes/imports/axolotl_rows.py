@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+from luthier.features.recipes.imports.translation import HubParts, Key, Translation, becomes, harmless, missing
+from luthier.ml.data.rows.chat_rows import FLAGS
 
 _TYPES_AS_THEY_ARE: Final = {
     "sft": ("alpaca", "alpaca_chat.load_default", "sharegpt", "alpaca_w_system.load"),
@@ -16,6 +17,7 @@ _COLUMNS: Final = {
     "alpaca_chat.load_qa": {"prompt": "question", "completion": "answer"},
     "chatml.intel": {"prompt": "question"},
     "llama3.intel": {"prompt": "question"},
+    "bradley_terry.chat_template": {"prompt": "input"},
 }
 _ROLES: Final = (
     ["user"], ["human"], ["human", "user"], ["user", "human"], ["assistant"], ["gpt"], ["gpt", "assistant"],
@@ -23,9 +25,14 @@ _ROLES: Final = (
 )  # fmt: skip
 """Names of roles that rows may have in any case."""
 
+_HUB_PARTS: Final = HubParts("datasets.name", "datasets.split", "datasets.revision")
+
 DATASET_KEYS: Final[dict[str, Key]] = {
     "datasets": becomes("data.train", note="one dataset; several need --set data.train"),
-    "datasets.path": becomes("data.train", note="a file; datasets of the hub are refused"),
+    "datasets.path": becomes("data.train", note="a file; org/name: hub:org/name"),
+    "datasets.name": becomes("data.train", note="hub:org/name/config"),
+    "datasets.split": becomes("data.train", note="hub:org/name[split]"),
+    "datasets.revision": becomes("data.train", note="hub:org/name@revision"),
     "datasets.data_files": becomes("data.train", note="where path is json, csv, parquet or text"),
     "datasets.type": becomes("data.columns", note="alpaca, sharegpt, chat_template, completion, and the types with "
                              "fields; others need --set data.columns"),
@@ -34,6 +41,8 @@ DATASET_KEYS: Final[dict[str, Key]] = {
     "datasets.message_property_mappings": becomes("data.columns", note="role and content, or from and value"),
     "datasets.message_field_role": becomes("data.columns", note="role, or from"),
     "datasets.message_field_content": becomes("data.columns", note="content, or value"),
+    "datasets.message_field_training": becomes("data.columns",
+                                               note="train, loss or weight, which every message may have"),
     "datasets.field_tools": becomes("data.columns", note="tools"),
     "datasets.field_chosen": becomes("data.columns", note="chosen"),
     "datasets.field_rejected": becomes("data.columns", note="rejected"),
@@ -53,9 +62,9 @@ DATASET_KEYS: Final[dict[str, Key]] = {
     "pretraining_dataset": becomes("data.train", "objective.name", note="one dataset: pretraining"),
     "pretraining_dataset.path": becomes("data.train", "objective.name", note="pretraining"),
     "pretraining_dataset.text_column": becomes("data.columns", note="text"),
-    **harmless("how the file is written follows from its name", "datasets.ds_type", "datasets.split",
+    **harmless("how the file is written follows from its name", "datasets.ds_type",
                "test_datasets.ds_type", "test_datasets.split", "pretraining_dataset.split",
-               "pretraining_dataset.type", "pretraining_dataset.name", "datasets.name"),
+               "pretraining_dataset.type", "pretraining_dataset.name"),
     **harmless("a test file is read as the training file", "test_datasets.type", "test_datasets.field_messages",
                "test_datasets.message_property_mappings"),
     **harmless("thoughts are found in the rows", "datasets.field_thinking", "datasets.split_thinking",
@@ -63,9 +72,8 @@ DATASET_KEYS: Final[dict[str, Key]] = {
     **missing("code of a dataset is never run", "datasets.trust_remote_code"),
     **missing("a part of the rows; see data.subset", "datasets.shards", "datasets.shards_idx",
               "datasets.preprocess_shards", "pretraining_dataset.skip", off=(0,)),
-    **missing("a revision of a hub's dataset", "datasets.revision", off=("",)),
-    **missing("which messages or characters are learned is a field `weight` of each message here",
-              "datasets.message_field_training", "datasets.message_field_training_detail", off=("",)),
+    **missing("a message is learned as a whole or not at all: its field `train`, `loss` or `weight`",
+              "datasets.message_field_training_detail", off=("",)),
     **missing("the end of a turn is learned where the answer is", "datasets.train_on_eot", off=("turn",)),
     **missing("other names of roles; rename them in the rows", "datasets.roles", "datasets.roles.user",
               "datasets.roles.assistant", "datasets.roles.system", "datasets.roles.tool",
@@ -93,13 +101,15 @@ def put_datasets(t: Translation, objective: str) -> None:
     else:
         path, files = t.take("datasets.path", ""), t.take("datasets.data_files")
         if files is None:
-            t.put_rows("data.train", path, "datasets.path")
+            t.put_hub_rows("data.train", path, "datasets.path", _HUB_PARTS)
         elif isinstance(files, list) and len(files) > 1:
             t.refuse("datasets.data_files", "several files: join them", set_by="data.train")
             t.same("datasets.path", "the kind of the files")
         else:
             t.put_rows("data.train", files[0] if isinstance(files, list) else files, "datasets.data_files")
             t.same("datasets.path", "the kind of the file")
+            for key in (_HUB_PARTS.config, _HUB_PARTS.split, _HUB_PARTS.revision):
+                t.same(key, "how the file is written follows from its name")
         _put_columns(t, objective)
     if t.take("test_datasets") is not None:
         t.refuse("test_datasets", "several datasets: join them to one file", set_by="data.validation")
@@ -178,6 +188,10 @@ def _put_messages(t: Translation, objective: str) -> None:
 
 
 def _put_learned(t: Translation) -> None:
+    if t.take("datasets.message_field_training") not in (None, "", "weight", *FLAGS):
+        note = "it is read by the names weight, train and loss: rename it in the rows"
+        t.refuse("datasets.message_field_training", note, set_by="data.columns")
+    t.same("datasets.message_field_training", "it is read in every message of the rows")
     roles, eos = t.take("datasets.roles_to_train"), t.take("datasets.train_on_eos")
     if roles is not None and [*roles] not in (["assistant"], ["gpt"]):
         t.refuse("datasets.roles_to_train", "the assistant's turns alone are learned")

@@ -63,6 +63,7 @@ KEYS: Final[dict[str, Key]] = {
     "seed": becomes("training.seed"),
     "neftune_noise_alpha": becomes("training.neftune_alpha"),
     "gradient_checkpointing": becomes("training.gradient_checkpointing"),
+    "activation_checkpointing": becomes("training.gradient_checkpointing", note="its new name in transformers 5"),
     "bf16": becomes("training.precision", note="true: bfloat16; false and auto: auto"),
     "eval_steps": becomes("training.validate_every_steps", note="a fraction: ten a run"),
     "save_steps": becomes("training.checkpoint_every_steps", note="a fraction: every 50 steps"),
@@ -73,14 +74,16 @@ KEYS: Final[dict[str, Key]] = {
     "label_smoothing_factor": becomes("objective.label_smoothing"),
     **harmless(
         _LOGS, "logging_steps", "logging_strategy", "logging_first_step", "logging_nan_inf_filter", "log_level",
-        "disable_tqdm", "include_num_input_tokens_seen", "include_tokens_per_second", "debug",
+        "disable_tqdm", "include_num_input_tokens_seen", "include_tokens_per_second", "debug", "log_level_replica",
+        "log_on_each_node",
     ),
-    **harmless("a Space is named by TRACKIO_SPACE_ID in the environment", "trackio_space_id"),
+    **harmless("a Space is named by TRACKIO_SPACE_ID in the environment", "trackio_space_id", "trackio_static_space_id",
+               "trackio_bucket_id"),
     **HF_KEYS,
     **harmless(
         _OUTPUT, "output_dir", "overwrite_output_dir", "save_only_model", "save_strategy", "save_safetensors",
         "push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo", "hub_always_push",
-        "hub_revision", "resume_from_checkpoint", "save_on_each_node",
+        "hub_revision", "hub_model_revision", "resume_from_checkpoint", "save_on_each_node", "enable_jit_checkpoint",
     ),
     **harmless(
         _MACHINE, "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
@@ -88,16 +91,23 @@ KEYS: Final[dict[str, Key]] = {
         "local_rank", "deepspeed", "fsdp", "fsdp_config", "fsdp_transformer_layer_cls_to_wrap", "tf32", "use_cpu",
         "gradient_checkpointing_kwargs", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
         "use_liger_kernel", "auto_find_batch_size", "accelerator_config", "use_cache", "skip_memory_metrics",
-        "fp16_full_eval", "bf16_full_eval", "activation_offloading",
+        "fp16_full_eval", "bf16_full_eval", "activation_offloading", "activation_checkpointing_kwargs",
+        "liger_kernel_config", "parallelism_config", "dataloader_multiprocessing_context", "dataloader_in_order",
+        "ddp_broadcast_buffers", "ddp_static_graph", "length_column_name",
     ),
     **harmless("Luthier computes in bfloat16 or float32, as measured on the machine (training.precision)", "fp16"),
     **harmless(
         "how validation is computed and when; it does not change what is trained", "eval_strategy",
         "evaluation_strategy", "per_device_eval_batch_size", "eval_accumulation_steps", "eval_delay", "eval_on_start",
         "prediction_loss_only", "batch_eval_metrics", "eval_packing", "do_train", "do_eval", "do_predict",
-        "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+        "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_do_concat_batches",
+        "eval_use_gather_object", "include_for_metrics",
     ),
+    **harmless("a run that resumes continues as if it had not stopped", "ignore_data_skip",
+               "restore_callback_states_from_checkpoint", "full_determinism"),
     **harmless("columns are chosen by data.columns", "remove_unused_columns", "label_names"),
+    **missing("every token of a step counts the same, on all devices together", "average_tokens_across_devices",
+              off=(True,)),
     **missing("the last batch of an epoch is never left out", "dataloader_drop_last"),
     **missing("arguments of the optimizer; see training.optimizer in docs/recipe.md", "optim_args", off=("", {})),
     **missing("gradients of some matrices in low rank (GaLore, APOLLO)", "optim_target_modules", off=([], "")),
@@ -334,6 +344,7 @@ def _put_rest(t: Translation, prefix: str) -> None:
     key = _prefixed(prefix)
     put_reports(t, prefix)
     put_checkpointing(t, key("gradient_checkpointing"))
+    put_checkpointing(t, key("activation_checkpointing"))
     put_precision(t, key("bf16"))
     put_steps(t, "training.validate_every_steps", key("eval_steps"))
     put_steps(t, "training.checkpoint_every_steps", key("save_steps"))

@@ -16,7 +16,7 @@ from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, p
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "LLaMA-Factory 0.9.6"
-_LOSSES: Final = {"sigmoid": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
+_LOSSES: Final = {"sigmoid": "dpo", "hinge": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
 _STAGES: Final = {"pt": "pretraining", "sft": "sft", "rm": "rank", "dpo": "dpo", "kto": "kto"}
 _FOREIGN_TEMPLATES: Final = ("default", "alpaca", "vicuna", "fewshot", "custom", "base")
 """Templates that belong to no family of models: none has them as its own."""
@@ -39,8 +39,8 @@ KEYS: Final[dict[str, Key]] = {
     "model_name_or_path": becomes("base_model", note="org/name: hub:org/name"),
     "model_revision": becomes("base_model", note="hub:org/name@revision"),
     "stage": becomes("objective.name", note="pt: pretraining; sft; rm: rank; dpo; kto; ppo is refused"),
-    "pref_loss": becomes("objective.name", "objective.nll_over",
-                         note="sigmoid: dpo; ipo, simpo; orpo: nll_over answer; hinge is refused"),
+    "pref_loss": becomes("objective.name", "objective.loss_type", "objective.nll_over",
+                         note="sigmoid, hinge: dpo; ipo, simpo; orpo: nll_over answer; kto_pair is refused"),
     "pref_beta": becomes("objective.beta"),
     "simpo_gamma": becomes("objective.gamma"),
     "pref_ftx": becomes("objective.nll_weight", note="of dpo, ipo and simpo"),
@@ -83,17 +83,27 @@ KEYS: Final[dict[str, Key]] = {
                "overwrite_cache", "tokenized_path", "data_shared_file_system", "cache_dir", "use_fast_tokenizer",
                "device_map", "ray_num_workers", "ray_run_name", "ray_storage_path", "resources_per_worker",
                "placement_strategy", "double_quantization", "quantization_device_map", "pure_bf16",
-               "print_param_status", "fp8_backend", "streaming", "buffer_size", "use_v1_kernels"),
+               "print_param_status", "fp8_backend", "streaming", "buffer_size", "use_v1_kernels", "ray_init_kwargs",
+               "master_addr", "master_port", "enable_torch_profiler", "profiler_output_dir", "profiler_wait_steps",
+               "profiler_warmup_steps", "profiler_active_steps", "profiler_repeat", "profiler_record_shapes",
+               "profiler_profile_memory", "profiler_with_stack", "profile_modules"),
+    **harmless("Luthier computes in bfloat16 or float32, as measured on the machine (training.precision)",
+               "upcast_layernorm", "upcast_lmhead_output"),
     **harmless("a key of the hub, which Luthier reads from the environment", "hf_hub_token", "ms_hub_token",
                "om_hub_token"),
     **harmless("what is logged", "plot_loss", "compute_accuracy", "include_effective_tokens_per_second",
                "include_num_input_tokens_seen"),
     **harmless("Luthier does not report to SwanLab", "use_swanlab", "swanlab_project", "swanlab_run_name",
-               "swanlab_mode", "swanlab_workspace", "swanlab_api_key"),
+               "swanlab_mode", "swanlab_workspace", "swanlab_api_key", "swanlab_logdir", "swanlab_lark_webhook_url",
+               "swanlab_lark_secret"),
     **harmless("how answers are drawn at the end; see evaluation in docs/recipe.md", "do_sample", "top_p", "top_k",
                "temperature", "num_beams", "max_new_tokens", "predict_with_generate", "eval_num_beams",
-               "repetition_penalty", "length_penalty"),
-    **harmless("the export of a model; see `luthier export`", "export_dir", "export_size", "export_device"),
+               "repetition_penalty", "length_penalty", "skip_special_tokens", "vllm_maxlen", "vllm_gpu_util",
+               "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config", "sglang_maxlen", "sglang_mem_fraction",
+               "sglang_tp_size", "sglang_config", "sglang_lora_backend"),
+    **harmless("the export of a model; see `luthier export`", "export_dir", "export_size", "export_device",
+               "export_quantization_bit", "export_quantization_dataset", "export_quantization_nsamples",
+               "export_quantization_maxlen", "export_legacy_format", "export_hub_model_id"),
     **harmless("prompts have no loss in any case", "ignore_pad_token_for_loss"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("it continues training an adapter", "adapter_name_or_path", "adapter_folder", off=("",)),
@@ -118,7 +128,9 @@ KEYS: Final[dict[str, Key]] = {
               "quantization_type", off=(False, "bnb", "bitsandbytes", "nf4")),
     **harmless("of images and sounds; rows that hold some are refused", "media_dir", "image_max_pixels",
                "video_max_pixels", "video_fps", "video_maxlen", "freeze_vision_tower",
-               "freeze_multi_modal_projector"),
+               "freeze_multi_modal_projector", "image_min_pixels", "video_min_pixels", "image_do_pan_and_scan",
+               "crop_to_patches", "use_audio_in_video", "audio_sampling_rate"),
+    **missing("the language model is frozen", "freeze_language_model"),
     **missing("a loss of routers; see objective.router_aux_loss", "moe_aux_loss_coef", off=(0,)),
     **missing("an adapter is kept apart or converted", "create_new_adapter", "pissa_convert", "loraplus_lr_embedding"),
     **missing("it trains from random weights", "train_from_scratch"),
@@ -178,13 +190,17 @@ def _put_objective(t: Translation) -> str:
           default="sft")  # fmt: skip
     if stage in ("dpo", "kto"):
         t.put("objective.beta", number(t.take("pref_beta", 0.1)), "pref_beta", default=0.1)
+    if loss == "hinge" and name == "dpo" and stage == "dpo":
+        t.put("objective.loss_type", "hinge", "pref_loss")
+        t.take("dpo_label_smoothing")
+        t.same("dpo_label_smoothing", "hinge has no label smoothing there")
+    elif name == "dpo" and t.take("dpo_label_smoothing"):
+        t.put("objective.label_smoothing", number(t.take("dpo_label_smoothing")), "dpo_label_smoothing")
     if name == "orpo":
         # Its cross-entropy is over the tokens of the answer, unlike that of the authors and of TRL.
         t.put("objective.nll_over", "answer", "pref_loss")
     if name == "simpo":
         t.put("objective.gamma", number(t.take("simpo_gamma", 0.5)), "simpo_gamma", default=0.5)
-    if name == "dpo" and t.take("dpo_label_smoothing"):
-        t.put("objective.label_smoothing", number(t.take("dpo_label_smoothing")), "dpo_label_smoothing")
     if (weight := number(t.take("pref_ftx", 0))) and name in ("dpo", "ipo", "simpo"):
         t.put("objective.nll_weight", weight, "pref_ftx")
     elif weight:

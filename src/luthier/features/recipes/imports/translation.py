@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from luthier.core.data_sources import DATA_SUFFIXES
+from luthier.core.data_sources import DATA_SUFFIXES, HUB, is_hub_source
 from luthier.core.system.files import expanded
 
 Kind = Literal["translated", "harmless", "missing"]
@@ -84,6 +84,21 @@ class Entry:
         return {
             "key": self.key, "value": self.value, "outcome": self.outcome, "recipe": self.places, "note": self.note,
         }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HubParts:
+    """The keys that say which part of a dataset of the hub; empty where a tool has no such key.
+
+    Attributes:
+        config: The key of its configuration.
+        split: The key of its split.
+        revision: The key of its branch, tag or commit.
+    """
+
+    config: str
+    split: str
+    revision: str = ""
 
 
 class Translation:
@@ -206,13 +221,38 @@ class Translation:
     def _enter(self, entry: Entry) -> None:
         self._entries[entry.key] = entry
 
+    def put_hub_rows(self, place: str, value: Any, key: str, parts: HubParts) -> None:
+        """A dataset of the hub as a remote source; anything else as `put_rows` takes it.
+
+        Args:
+            place: The recipe's key of the rows.
+            value: What the file has.
+            key: The file's key for it.
+            parts: The keys of the file that say which part of the dataset.
+        """
+        keys = [name for name in (parts.config, parts.split, parts.revision) if name]
+        config, split, revision = (
+            self.take(name) if name else None for name in (parts.config, parts.split, parts.revision)
+        )
+        source = f"{HUB}{value}" + (f"@{revision}" if revision else "") + (f"/{config}" if config else "")
+        source += f"[{split}]" if split and (split != "train" or config) else ""
+        is_local = str(value).startswith(_PATH_STARTS) or any(
+            (base / expanded(str(value))).exists() for base in (self.folder, Path.cwd())
+        )
+        if self.reads_files and not is_local and not _is_row_file(str(value)) and is_hub_source(source):
+            self.put(place, source, key, *[name for name in keys if self.has(name)], note="a remote source")
+            return
+        self.put_rows(place, value, key)
+        for name in keys:
+            self.same(name, "which part of a hub's dataset, and the rows are a file")
+
     def put_rows(self, place: str, value: Any, key: str) -> None:
         """A file of rows; the name of a dataset on a hub is refused."""
         name = str(value)
         if not self.reads_files:
             self.refuse(key, "rows of another machine: choose rows of this project", set_by=place)
             return
-        if not name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES):
+        if not _is_row_file(name):
             note = "a dataset of a hub or a folder, and a recipe names a file: save the rows as JSONL"
             self.refuse(key, note, set_by=place)
             return
@@ -238,6 +278,10 @@ class Translation:
             self.put("base_model", where, key, *([revision_key] if revision else []))
         else:
             self.refuse(key, "no folder, and no name of the form org/name", set_by="base_model")
+
+
+def _is_row_file(name: str) -> bool:
+    return name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
 
 
 def _path_from(target: Path, path: Path) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import hf_arguments
+from luthier.features.recipes.imports import drawn_losses, hf_arguments, pair_losses
 from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
-from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+from luthier.features.recipes.imports.translation import HubParts, Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "TRL 1.10.0"
 TRAINERS: Final = ("sft", "dpo", "kto", "reward", "grpo")
@@ -28,7 +28,9 @@ _DRAWING = "draws, batches and servers of vLLM; Luthier draws with its own engin
 KEYS: Final[dict[str, Key]] = {
     "model_name_or_path": becomes("base_model", note="org/name: hub:org/name"),
     "model_revision": becomes("base_model", note="hub:org/name@revision"),
-    "dataset_name": becomes("data.train", note="a file; datasets of the hub are refused"),
+    "dataset_name": becomes("data.train", note="a file; org/name: hub:org/name"),
+    "dataset_config": becomes("data.train", note="hub:org/name/config"),
+    "dataset_train_split": becomes("data.train", note="hub:org/name[split]"),
     "dataset_text_field": becomes("data.columns", note="sft: the column of plain texts"),
     "use_peft": becomes("method.name", note="false: full"),
     "load_in_4bit": becomes("method.name", "method.quantisation", note="qlora, nf4"),
@@ -45,18 +47,21 @@ KEYS: Final[dict[str, Key]] = {
     "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),
     "completion_only_loss": becomes("objective.name", note="true; false is refused"),
     "assistant_only_loss": becomes("objective.name", note="true; false is refused"),
-    "loss_type": becomes("objective.name", "objective.loss_weighting", note="by trainer; others are refused"),
+    "loss_type": becomes("objective.name", "objective.loss_type", "objective.loss_weighting",
+                         note=f"by trainer; of dpo: {pair_losses.NOTE}; of grpo: {drawn_losses.NOTE}"),
     "beta": becomes("objective.beta", "objective.kl_coef", note="grpo: kl_coef"),
-    "label_smoothing": becomes("objective.label_smoothing"),
+    "label_smoothing": becomes("objective.label_smoothing", note="of robust and exo_pair; others do not use it"),
     "desirable_weight": becomes("objective.desirable_weight"),
     "undesirable_weight": becomes("objective.undesirable_weight"),
     "disable_dropout": becomes("method.dropout", note="0 where true"),
+    "center_rewards_coefficient": becomes("objective.center_rewards_coefficient", note="reward"),
     "reward_funcs": becomes("objective.rewards", note="needs --set: functions of Python are not translated"),
     "reward_weights": becomes("objective.rewards", note="needs --set"),
     "num_generations": becomes("objective.num_generations"),
     "max_completion_length": becomes("objective.max_new_tokens"),
     "temperature": becomes("objective.temperature"),
     "scale_rewards": becomes("objective.normalize_advantages", note="group, none; batch is refused"),
+    "epsilon_high": becomes("objective.loss_weighting", note="of cispo: at least 1; others do not need it"),
     "mask_truncated_completions": becomes("objective.mask_truncated"),
     **hf_arguments.KEYS,
     **harmless("the machine, not what is trained", "attn_implementation", "dtype", "torch_dtype", "device_map",
@@ -66,12 +71,19 @@ KEYS: Final[dict[str, Key]] = {
     **harmless(_DRAWING, "use_vllm", "vllm_mode", "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
                "vllm_server_base_url", "vllm_gpu_memory_utilization", "vllm_max_model_length",
                "vllm_tensor_parallel_size", "vllm_enable_sleep_mode", "vllm_model_impl", "vllm_group_port",
-               "ds3_gather_for_generation", "num_generations_eval", "cache_implementation"),
+               "ds3_gather_for_generation", "num_generations_eval", "cache_implementation",
+               "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_importance_sampling_cap",
+               "vllm_importance_sampling_clip_min", "vllm_importance_sampling_clip_max", "use_transformers_paged",
+               "use_transformers_continuous_batching", "transformers_continuous_batching_config"),
+    **harmless("of a loss or a divergence that is refused where it is chosen", "f_alpha_divergence_coef",
+               "sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg",
+               "vespo_lambda_neg", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
     **harmless("what is logged", "log_completions", "num_completions_to_print", "log_unique_prompts",
                "log_completions_hub_repo", "log_multimodal"),
-    **harmless("the split of a hub's dataset; a recipe names files", "dataset_train_split", "dataset_test_split",
-               "dataset_streaming", "dataset_config"),
-    **harmless("draws are used for one update, so that clipping never acts", "epsilon", "epsilon_high", "delta"),
+    **harmless("how validation is computed and when; it does not change what is trained", "dataset_test_split"),
+    **harmless("the machine, not what is trained", "dataset_streaming"),
+    **harmless("draws are used for one update, so that clipping never acts", "epsilon", "delta"),
+    **harmless(drawn_losses.SAME_LEVELS, "importance_sampling_level"),
     **harmless("a task of PEFT that follows from the objective", "lora_task_type"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("several datasets: join them to one file", "datasets", off=([],)),
@@ -84,18 +96,19 @@ KEYS: Final[dict[str, Key]] = {
               off=(0, 0.0)),
     **missing("the order of rows before they are batched", "shuffle_dataset", off=(True, False)),
     **missing("a variant of the loss", "loss_weights", "use_weighting", "ld_alpha", "discopop_tau",
-              "center_rewards_coefficient", "top_entropy_quantile", "entropy_coef", "importance_sampling_level",
-              "multi_objective_aggregation", "off_policy_mask_threshold",
-              "use_bias_correction_kl",
-              off=(False, 0, 1.0, 0.0, "token", "sum_then_normalize")),
+              "top_entropy_quantile", "entropy_coef",
+              "multi_objective_aggregation", "off_policy_mask_threshold", "use_bias_correction_kl",
+              "use_adaptive_entropy",
+              off=(False, 0, 1.0, 0.0, "sum_then_normalize")),
     **missing("a divergence other than the reverse KL", "f_divergence_type", off=("reverse_kl",)),
     **missing("a reference model that moves", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
     **missing("draws are used for one update", "num_iterations", off=(1,)),
     **missing("draws of several steps at once", "steps_per_generation", "generation_batch_size", off=()),
     **missing("how answers are drawn, beside the temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-              off=(1.0, 0)),
+              "vllm_structured_outputs_regex", "max_tool_calling_iterations", off=(1.0, 0, "")),
 }  # fmt: skip
 
+_HUB_PARTS: Final = HubParts("dataset_config", "dataset_train_split")
 _ADAPTER = AdapterKeys(
     ("use_peft", "load_in_4bit", "load_in_8bit", "use_dora", "use_rslora"),
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", 16, 32, 0.05, None, "lora_modules_to_save",
@@ -110,7 +123,7 @@ def trainers_of(given: dict[str, Any]) -> list[str]:
 def translate(t: Translation, trainer: str) -> None:
     """Translate a file for one of the trainers."""
     t.put_model(t.take("model_name_or_path", ""), "model_name_or_path", "model_revision")
-    t.put_rows("data.train", t.take("dataset_name", ""), "dataset_name")
+    t.put_hub_rows("data.train", t.take("dataset_name", ""), "dataset_name", _HUB_PARTS)
     _put_method(t, trainer)
     t.recipe["objective.name"] = "rank" if trainer == "reward" else trainer
     unit = 1
@@ -120,6 +133,12 @@ def translate(t: Translation, trainer: str) -> None:
         unit = _put_grpo(t)
     elif trainer in ("dpo", "kto"):
         _put_preferences(t, trainer)
+    elif (weight := t.take("center_rewards_coefficient")) is not None:
+        t.put("objective.center_rewards_coefficient", number(weight), "center_rewards_coefficient")
+    if trainer == "reward":
+        t.notes.append(
+            "rows with a column `margin`: TRL subtracts it from the difference of the scores; it is not read here"
+        )
     if trainer != "grpo":
         t.same("mask_truncated_completions", "no answers are drawn")
         _put_length(t)
@@ -173,22 +192,16 @@ def _put_sft(t: Translation) -> None:
 
 
 def _put_preferences(t: Translation, trainer: str) -> None:
-    losses = {"sigmoid": "dpo", "ipo": "ipo"} if trainer == "dpo" else {"kto": "kto"}
-    default = "sigmoid" if trainer == "dpo" else "kto"
-    loss = t.take("loss_type", default)
-    name = loss[0] if isinstance(loss, list) and len(loss) == 1 else loss
-    if isinstance(name, str) and name in losses:
-        t.put("objective.name", losses[name], "loss_type", default=default)
+    if trainer == "dpo":
+        pair_losses.put_pair_loss(t, "loss_type", "label_smoothing")
+    elif t.take("loss_type", "kto") == "kto":
+        t.put("objective.name", "kto", "loss_type", default="kto")
     else:
-        t.refuse("loss_type", f"known here: {', '.join(losses)}", set_by="objective.name")
+        t.refuse("loss_type", "known here: kto", set_by="objective.name")
     t.put("objective.beta", number(t.take("beta", 0.1)), "beta", default=0.1)
     if trainer == "kto":
         for key in ("desirable_weight", "undesirable_weight"):
             t.put(f"objective.{key}", number(t.take(key, 1.0)), key, default=1.0)
-    elif t.take("label_smoothing"):
-        t.put("objective.label_smoothing", number(t.take("label_smoothing")), "label_smoothing")
-    else:
-        t.same("label_smoothing", "off")
 
 
 def _put_grpo(t: Translation) -> int:
@@ -212,11 +225,7 @@ def _put_grpo(t: Translation) -> int:
     if t.take("mask_truncated_completions", False):
         t.put("objective.mask_truncated", True, "mask_truncated_completions")
     t.same("mask_truncated_completions", "off")
-    losses = {"dapo": "token", "bnpo": "token", "grpo": "sample", "dr_grpo": "fixed"}
-    if (loss := str(t.take("loss_type", "dapo"))) in losses:
-        t.put("objective.loss_weighting", losses[loss], "loss_type", default="dapo")
-    else:
-        t.refuse("loss_type", f"known here: {', '.join(losses)}", set_by="objective.loss_weighting")
+    drawn_losses.put_drawn_loss(t, "loss_type", "epsilon_high")
     return int(count)
 
 

@@ -6,7 +6,7 @@ as a block of its content.
 
 Sources: OpenAI, "Fine-tuning" guide and "Chat completions" reference (messages, tools, tool_calls, weight); TRL's
 dataset formats (prompt and completion as text or as lists of messages); Stanford Alpaca (2023) for instruction, input
-and output.
+and output; axolotl's conversations and ms-swift's messages (`train` and `loss` of a turn).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from luthier.core.conversation import Conversation, Message, Role
 from luthier.ml.data.files.bad_field import (
@@ -31,7 +31,12 @@ from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Fields that change what a turn means. Reading on without them would train something else than the file says.
-_MEANINGFUL = ("refusal", "audio", "images", "image", "train", "loss")
+_MEANINGFUL = (
+    "refusal", "audio", "images", "image", "train_detail", "training_detail", "reasoning_train_detail",
+    "reasoning_training_detail",
+)  # fmt: skip
+FLAGS: Final = ("train", "loss")
+"""Whether a turn is learned, as axolotl and ms-swift write it; OpenAI writes `weight`."""
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 """Parts of a turn that are plain text: as chat completions name them, and as Responses name those of either side."""
 _PYTHON_TURNS: Final = re.compile(r"\s*\[\{\s*'(?:role|content|from|value)'\s*:")
@@ -98,7 +103,8 @@ def _message(where: str, raw: dict[str, Any], before: Sequence[Message]) -> Mess
     if role not in _ROLES:
         raise BadFieldError(f"{where}.role", role, f"is not a known role; known: {', '.join(_ROLES)}")
     calls = _tool_calls(where, raw, role, len(before))
-    weight = _weight(f"{where}.weight", raw.get("weight"), role)
+    weight = _weight(where, raw, role)
+    _check_parts(f"{where}.content", raw.get("content"), is_learned=role == "assistant" and weight != 0)
     content = _content(f"{where}.content", raw.get("content", ABSENT), role, has_calls=bool(calls))
     reasoning = _reasoning(where, raw, role)
     if role == "assistant" and weight != 0 and not calls and not (content or "").strip():
@@ -170,15 +176,42 @@ def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | Non
     return "".join(parts)
 
 
-def _weight(field: str, value: Any, role: str) -> Any:
-    if value is None:
-        return None
-    if role != "assistant":
-        raise BadFieldError(field, value, f"is on a turn of role {role}; weight is for assistant turns only")
-    # bool is a subclass of int in Python: true would pass for 1.
-    if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1):
-        raise BadFieldError(field, value, "is not 0 or 1")
-    return int(value)
+def _weight(where: str, raw: dict[str, Any], role: str) -> Literal[0, 1] | None:
+    """Whether a turn is learned, by any of its names; None where it says nothing."""
+    found: Literal[0, 1] | None = None
+    if (value := raw.get("weight")) is not None:
+        if role != "assistant":
+            raise BadFieldError(
+                f"{where}.weight", value, f"is on a turn of role {role}; weight is for assistant turns only"
+            )
+        # bool is a subclass of int in Python: true would pass for 1.
+        if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1):
+            raise BadFieldError(f"{where}.weight", value, "is not 0 or 1")
+        found = 1 if value else 0
+    for name in FLAGS:
+        if (value := raw.get(name)) is None:
+            continue
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise BadFieldError(f"{where}.{name}", value, "is not true or false")
+        if role != "assistant":
+            if value:
+                reason = f"is on a turn of role {role}; only the assistant's turns are learned"
+                raise BadFieldError(f"{where}.{name}", value, reason)
+            continue
+        if found is not None and bool(found) != bool(value):
+            raise BadFieldError(f"{where}.{name}", value, "is the opposite of the same turn's other field of the kind")
+        found = 1 if value else 0
+    return found
+
+
+def _check_parts(field: str, content: Any, *, is_learned: bool) -> None:
+    """Refuse parts of a turn that say of themselves that they are learned where the turn is not, or the reverse."""
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        for name in ("weight", *FLAGS):
+            value = part.get(name) if isinstance(part, dict) else None
+            if value is not None and (not isinstance(value, bool | int | float) or bool(value) != is_learned):
+                reason = "is about a part of a turn, and a turn is learned as a whole or not at all"
+                raise BadFieldError(f"{field}[{index}].{name}", value, reason)
 
 
 def _tool_calls(where: str, raw: dict[str, Any], role: str, index: int) -> tuple[dict[str, Any], ...]:

@@ -58,7 +58,7 @@ GROUP = "group"
 _TURN_LISTS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
 _TURN_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "tool_call_id", "weight", "function_call", "from", "value",
-     "learn_reasoning", *FIELDS)
+     "learn_reasoning", "train", "loss", *FIELDS)
 )  # fmt: skip
 MAPPABLE = tuple(dict.fromkeys([name for s in REQUIRED for name in (*REQUIRED[s], *OPTIONAL[s])] + [GROUP]))
 _TICKET_FIELDS = frozenset(("comments", "requester_id"))

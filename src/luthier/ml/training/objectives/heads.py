@@ -13,6 +13,8 @@ scores. So scores order the documents of one query; a single score is not a prob
 Sources: Guo et al., 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2. Class weights:
 King and Zeng, 2001, "Logistic Regression in Rare Events Data", section 4.1. Label smoothing: Szegedy et al., 2016,
 arXiv:1512.00567, section 7. Rerankers: Burges et al., 2005, "Learning to Rank using Gradient Descent", section 3.
+Scores around 0: Eisenstein et al., 2023, "Helping or Herding? Reward Model Ensembles Mitigate but do not Eliminate
+Reward Hacking", arXiv:2312.09244.
 """
 
 from __future__ import annotations
@@ -271,12 +273,18 @@ def pairwise_logistic(scores: Tensor) -> Tensor:
 
 
 class Ranking(HeadObjective):
-    """Learn which of two documents answers a query better. The loss is a mean over pairs."""
+    """Learn which of two documents answers a query better. The loss is a mean over pairs.
+
+    With `center_rewards_coefficient` it has a term that keeps the two scores of a pair around 0.
+    """
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:  # noqa: ARG002
         """The summed loss of the pairs, and the number of pairs in the right order."""
         scores = model.head_outputs(batch)[:, 0]  # [2 * pairs]
-        return Losses(pairwise_logistic(scores).sum(), {"pair_accuracy": (scores[0::2] > scores[1::2]).sum()})
+        total = pairwise_logistic(scores).sum()
+        if self.plan.center_rewards_coefficient:
+            total = total + self.plan.center_rewards_coefficient * (scores[0::2] + scores[1::2]).square().sum()
+        return Losses(total, {"pair_accuracy": (scores[0::2] > scores[1::2]).sum()})
 
     def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
         """Set the temperature that maximises the likelihood of the order of the validation pairs."""

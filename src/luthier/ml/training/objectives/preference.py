@@ -6,19 +6,17 @@ Of training rows that are streamed it is computed in each step, by the same mode
 Every method starts out equal to the base (an adapter that adds nothing, a factor of 1), except prompt tuning, which
 starts with a prompt of random tokens; the initial model is the reference. So no second model is ever in memory.
 
-KTO's estimate z0 is the mean log-ratio over prompts with the completion of another example (section 4.1), at least 0,
-without a gradient, over the whole global batch. Each prompt keeps the same partner, the completion of a previous row
-with another prompt, throughout the run, so that its reference is also computed only once. Of streamed rows it is one of
-the step.
+KTO's estimate z0 is the mean log-ratio over prompts with the completion of another example, at least 0, without a
+gradient, over the whole global batch. Each prompt keeps the same partner, the completion of a previous row with another
+prompt, throughout the run, so that its reference is also computed only once. Of streamed rows it is one of the step.
 
 Sources: Rafailov et al., 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
-arXiv:2305.18290, equation 7. Mitchell, 2023, "A note on DPO with noisy preferences", equation 3 (label smoothing).
-Azar et al., 2023, "A General Theoretical Paradigm to Understand Learning from Human Preferences", arXiv:2310.12036,
-equation 17 (IPO). Hong et al., 2024, "ORPO: Monolithic Preference Optimization without Reference Model",
-arXiv:2403.07691, equations 4, 6 and 7. Meng et al., 2024, "SimPO: Simple Preference Optimization with a
-Reference-Free Reward", arXiv:2405.14734, equation 6. Ethayarajh et al., 2024, "KTO: Model Alignment as Prospect
-Theoretic Optimization", arXiv:2402.01306, equation 8. Pang et al., 2024, "Iterative Reasoning Preference Optimization",
-arXiv:2404.19733, equation 1 (`nll_weight`).
+arXiv:2305.18290, equation 7 (its variants: `pair_losses.py`). Azar et al., 2023, "A General Theoretical Paradigm to
+Understand Learning from Human Preferences", arXiv:2310.12036, equation 17 (IPO). Hong et al., 2024, "ORPO: Monolithic
+Preference Optimization without Reference Model", arXiv:2403.07691, equations 4, 6 and 7. Meng et al., 2024, "SimPO:
+Simple Preference Optimization with a Reference-Free Reward", arXiv:2405.14734, equation 6. Ethayarajh et al., 2024,
+"KTO: Model Alignment as Prospect Theoretic Optimization", arXiv:2402.01306, equation 8. Pang et al., 2024, "Iterative
+Reasoning Preference Optimization", arXiv:2404.19733, equation 1 (`nll_weight`).
 """
 
 from __future__ import annotations
@@ -43,6 +41,7 @@ from luthier.core.system.files import replace_bytes
 from luthier.ml.training.losses.cross_entropy import summed_by_row
 from luthier.ml.training.objective_protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.ml.training.objectives.first_weights import FirstWeights
+from luthier.ml.training.objectives.pair_losses import pair_losses, smoothed
 
 if TYPE_CHECKING:
     from luthier.ml.training.model import MicroBatch, TrainableModel
@@ -217,11 +216,6 @@ class PairSums:
         return self.chosen / self.chosen_lengths, self.rejected / self.rejected_lengths
 
 
-def smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
-    """-log sigmoid(logits), as if a share of the labels were the wrong way round."""
-    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
-
-
 def reward_measures(chosen: Tensor, rejected: Tensor, sums: PairSums) -> dict[str, Tensor]:
     """Reported measures, summed over pairs: implicit rewards, and log-probabilities of whole completions.
 
@@ -293,12 +287,16 @@ class AgainstReference(PairObjective):
 
 
 class Dpo(AgainstReference):
-    """-log sigmoid(beta (h_chosen - h_rejected)), h the log-ratio to the initial model."""
+    """A loss of the log-ratios h to the initial model; by default -log sigmoid(beta (h_chosen - h_rejected))."""
 
     def of_pairs(self, sums: PairSums, units: Sequence[Unit]) -> tuple[Tensor, Tensor, Tensor]:
-        """The rewards are beta h."""
+        """The rewards are beta h, under each loss."""
         chosen, rejected = self.log_ratios(sums, units)
-        losses = smoothed(self.beta * (chosen - rejected), self.plan.label_smoothing or 0.0)
+        if self.plan.loss_type == "sigmoid_norm":
+            x, y = chosen / sums.chosen_lengths, rejected / sums.rejected_lengths
+        else:
+            x, y = chosen, rejected
+        losses = pair_losses(self.plan.loss_type or "sigmoid", x, y, self.beta, self.plan.label_smoothing or 0.0)
         return losses, self.beta * chosen, self.beta * rejected
 
 

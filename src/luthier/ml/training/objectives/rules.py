@@ -122,6 +122,27 @@ _BETA: Final = (
     "how strongly moving away from the start is penalised; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)",
 )
 _SMOOTHING: Final = (0.0, "labels are used as they are; 0.1 assumes that one in ten is reversed")
+LOSS_TYPES: Final[Mapping[str, str]] = {
+    "sigmoid": "the usual one (DPO)",
+    "sigmoid_norm": "per token, so that long answers do not weigh more",
+    "hinge": "up to a margin (SLiC)",
+    "robust": "for labels of which a share is swapped",
+    "exo_pair": "exact optimisation (EXO)",
+    "nca_pair": "keeps chosen answers likely (NCA)",
+    "bco_pair": "each answer by itself (BCO)",
+    "sppo_hard": "towards a fixed gain and loss (SPPO)",
+    "apo_zero": "chosen answers better than the model's own (APO zero)",
+    "apo_down": "chosen answers worse than the model's own (APO down)",
+}
+"""The losses of a pair that dpo can have, and what each is for."""
+LABEL_SMOOTHING: Final[Mapping[str, Setting]] = {
+    "sigmoid": _SMOOTHING,
+    "robust": (0.1, "one in ten labels is swapped; the share must be known for the loss to be unbiased"),
+    "exo_pair": (0.001, "the labels are nearly certain, as in the paper; at 0 the loss would be infinite"),
+}
+"""Of the losses of dpo that have smoothing: its default."""
+NO_SMOOTHING: Final = (0.0, "this loss takes none")
+BETA_OF_MEANS: Final = (5.0, "rewards are means a token, so beta is larger than that of dpo (arXiv:2411.15124: 5)")
 _NLL_WEIGHT: Final = (0.0, "off: preferences alone; 0.2 to 1 keeps the chosen answers likely (arXiv:2404.19733)")
 # A factor on the method's own rate: an absolute rate would be wrong for full fine-tuning.
 _SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
@@ -134,7 +155,7 @@ _OF_PAIRS: Final[Mapping[str, str]] = {
     "log_probability": "Log-probability of a completion, nats",
 }
 _NLL_LOSS: Final[Mapping[str, str]] = {"nll_loss": "Loss, the part of cross-entropy"}
-_EACH: Final = (1.0, "both kinds have equal weight; give a much rarer kind more (KTO, section 4.1)")
+_EACH: Final = (1.0, "both kinds have equal weight; give a much rarer kind more (arXiv:2402.01306)")
 _SCALES: Final[Mapping[str, tuple[Any, ...]]] = {"beta": (), "label_smoothing": (), "nll_weight": ()}
 """A loss of preferences has no unit: each of these changes its scale, or adds to it."""
 
@@ -234,7 +255,12 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
     ),
     "rank": ObjectiveRules(
         "how relevant a document is to a query, by a separate layer in place of text",
-        {},
+        {
+            "center_rewards_coefficient": (
+                0.0,
+                "off: only the difference of two scores counts; 0.01 keeps scores around 0 (arXiv:2312.09244)",
+            ),
+        },
         _PAIRS,
         rows_per_unit=2,
         name="Reranking",
@@ -242,6 +268,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.heads:Ranking",
         task_head="rank",
         needs_all_rows=_STREAMED,
+        loss_settings={"center_rewards_coefficient": (None, 0.0)},  # None: plans of before there was such a setting
         measures={"pair_accuracy": "Pair accuracy, share of pairs"},
     ),
     "embed": ObjectiveRules(
@@ -272,7 +299,12 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
     ),
     "dpo": ObjectiveRules(
         "direct preference optimisation, against the model at the start",
-        {"beta": _BETA, "label_smoothing": _SMOOTHING, "nll_weight": _NLL_WEIGHT},
+        {
+            "loss_type": ("sigmoid", "the loss of the paper; the others: docs/objectives.md"),
+            "beta": _BETA,
+            "label_smoothing": _SMOOTHING,
+            "nll_weight": _NLL_WEIGHT,
+        },
         _PAIRS,
         rows_per_unit=2,
         learning_rate_factor=_SLOW,
@@ -283,7 +315,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learns_preferences=True,
         needs_all_rows=_STREAMED,
         takes_adapted_head=True,
-        loss_settings=_SCALES,
+        loss_settings={**_SCALES, "loss_type": (None, "sigmoid")},  # None: plans of before there was a choice
         measures={**_OF_PAIRS, **_NLL_LOSS},
     ),
     "ipo": ObjectiveRules(
@@ -335,7 +367,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         learning_rate_factor=_SLOW,
         # KTO: each prompt also with the answer of another row, for the mean divergence from the reference.
         reference_passes=2,
-        # The mismatched answers of a step, too, whose divergence is the reference point (KTO, section 3.2).
+        # The mismatched answers of a step, too, whose divergence is the reference point.
         step_passes=1,
         name="KTO",
         summary="Learn from single answers, each marked as desired or not.",
