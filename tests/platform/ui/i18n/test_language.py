@@ -33,6 +33,7 @@ def test_german_figures() -> None:
     assert filters["count"](1234567) == "1.234.567"
     assert filters["rough"](0.812) == "0,812"
     assert filters["size"](2_640_000_000) == "2,64\N{NO-BREAK SPACE}GB"
+    assert filters["size"](1 << 30, in_decimal=True) == "1,07\N{NO-BREAK SPACE}GB"
     assert filters["percent"](0.125) == "12,5\N{NARROW NO-BREAK SPACE}%"
     assert filters["short_count"](4.88e6) == "4,88\N{NO-BREAK SPACE}Mio."
     assert filters["duration"](3725) == "1\N{NO-BREAK SPACE}h 02\N{NO-BREAK SPACE}min"

@@ -77,8 +77,8 @@ class Figures:
         return number.replace(",", "\0").replace(".", self.decimal_mark).replace("\0", self._group)
 
     def _localised_filter(self, made: Callable[..., str]) -> Callable[..., str]:
-        def localised(*values: Any) -> str:
-            text = made(*values)
+        def localised(*values: Any, **options: Any) -> str:
+            text = made(*values, **options)
             if (word := self._word(text)) != text:
                 return word
             number, _, unit = text.partition(figures.NO_BREAK)
