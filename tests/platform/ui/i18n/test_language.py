@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from luthier.core.evaluation import Metric
@@ -48,6 +50,8 @@ def test_german_times() -> None:
     assert ">in 3 Tagen<" in ago(1_000_000.0 + 3 * 86_400, now=1_000_000.0)
     assert 'title="12. Januar 1970, 13:46:40 UTC"' in ago(1_000_000.0, now=1_000_000.0)
     assert ago(None) == "<span class=muted>nie</span>"
+    day = figures_of("de").day
+    assert (day("2026-11-25"), day(date(2026, 1, 5))) == ("25.11.2026", "05.01.2026")
 
 
 def test_figures_within_texts() -> None:
@@ -57,6 +61,9 @@ def test_figures_within_texts() -> None:
         localised("run-2.5.1, 10.0.0.1, v1.2.3, 2026-11-29, qwen2.5")
         == "run-2.5.1, 10.0.0.1, v1.2.3, 2026-11-29, qwen2.5"
     )
+    assert localised("[$0.017, $0.028]") == "[0,017\N{NO-BREAK SPACE}$; 0,028\N{NO-BREAK SPACE}$]"
+    assert localised("[0.578 Wh, 1.11 Wh] for $1,200.50.") == "[0,578 Wh; 1,11 Wh] for 1.200,50\N{NO-BREAK SPACE}$."
+    assert localised("s/a/$1/, US$5, \\$1") == "s/a/$1/, US$5, \\$1"
     assert localised("about 95% of 1.5%, /a%20b") == "about 95\N{NO-BREAK SPACE}% of 1,5\N{NO-BREAK SPACE}%, /a%20b"
     found = figures_of("de").metric(Metric(value=0.5, low=0.25, high=0.75, unit="", higher_is_better=True))
     assert "0,50" in found

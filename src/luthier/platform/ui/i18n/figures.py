@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Literal
 
 from markupsafe import Markup
@@ -18,7 +18,9 @@ _NUMBER: Final = re.compile(
     r"(?<![\w.,/])(?<![\w.,/)\]-]-)(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|\d+\.\d+(?:(?=[kM]\b)|(?![\w,/-]|\.\d)))"
 )
 _PERCENT: Final = re.compile(r"(?<=\d)%(?![0-9A-Fa-f]{2})")
-_INTERVAL: Final = re.compile(r"\[([+−-]?[\d.,]+), ([+−-]?[\d.,]+)\]")
+_END: Final = r"\$?[+−-]?[\d.,]+(?:\s?[A-Za-z]+)?"
+_INTERVAL: Final = re.compile(rf"\[({_END}), ({_END})\]")
+_MONEY: Final = re.compile(r"(?<![\w$\\/])\$([+−-]?\d[\d,]*(?:\.\d+)?)(?![\w/]|[.,]\d)")
 
 
 FILTERS: Final = (
@@ -60,6 +62,7 @@ class Figures:
             | {name: self._localised_filter(getattr(figures, name)) for name in FILTERS}
             | {
                 "ago": self.ago,
+                "day": self.day,
                 "metric": self.metric,
                 "usd": self.usd,
             }
@@ -70,6 +73,7 @@ class Figures:
         if self.decimal_mark != ".":
             # A comma between the ends of an interval would look like a decimal one.
             text = _INTERVAL.sub(r"[\1; \2]", text)
+            text = _MONEY.sub(rf"\1{figures.NO_BREAK}$", text)
         text = _PERCENT.sub(self._percent, text)
         return _NUMBER.sub(lambda found: self._swapped(found[0]), text)
 
@@ -97,6 +101,13 @@ class Figures:
         words = self.relative(exact.timestamp() - (time.time() if now is None else now))
         iso = exact.isoformat(timespec="seconds")
         return Markup('<time datetime="{}" title="{}">{}</time>').format(iso, title, words)
+
+    def day(self, moment: date | str) -> str:
+        """A day as the language writes it in figures: `25.11.2026`."""
+        from babel.dates import format_date
+
+        exact = date.fromisoformat(moment) if isinstance(moment, str) else moment
+        return format_date(exact, "dd.MM.y", locale=self._locale)
 
     def relative(self, seconds: float) -> str:
         """How long ago (negative) or in how long (positive): `vor 5 Minuten`, `in 3 Tagen`."""
