@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import date
 
 import pytest
+from jinja2 import nodes
+from tests.vacuous import nonempty
 
 from luthier.core.evaluation import Metric
 from luthier.platform.ui.i18n.environments import figures_of
 from luthier.platform.ui.i18n.language import negotiated
+from luthier.platform.ui.render import environment
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,16 @@ def test_figures_within_texts() -> None:
     found = figures_of("de").metric(Metric(value=0.5, low=0.25, high=0.75, unit="", higher_is_better=True))
     assert "0,50" in found
     assert "[0,25; 0,75]" in found
+
+
+def test_filters_of_templates_take_in_german_what_templates_give_them_by_name() -> None:
+    english, filters = environment(), figures_of("de").filters()
+    assert english.loader is not None
+    given = set()
+    for name in nonempty([one for one in english.loader.list_templates() if one.endswith(".html")]):
+        tree = english.parse(english.loader.get_source(english, name)[0])
+        for one in tree.find_all(nodes.Filter):
+            given |= {(one.name, str(argument.key)) for argument in one.kwargs if one.name in filters}
+    assert ("size", "in_decimal") in given
+    missing = [(name, key) for name, key in sorted(given) if key not in inspect.signature(filters[name]).parameters]
+    assert missing == []

@@ -63,6 +63,7 @@ class Figures:
             | {
                 "ago": self.ago,
                 "day": self.day,
+                "size": self.size,
                 "metric": self.metric,
                 "usd": self.usd,
             }
@@ -81,14 +82,20 @@ class Figures:
         return number.replace(",", "\0").replace(".", self.decimal_mark).replace("\0", self._group)
 
     def _localised_filter(self, made: Callable[..., str]) -> Callable[..., str]:
-        def localised(*values: Any, **options: Any) -> str:
-            text = made(*values, **options)
-            if (word := self._word(text)) != text:
-                return word
-            number, _, unit = text.partition(figures.NO_BREAK)
-            return self.localised(f"{number}{figures.NO_BREAK}{self._word(unit)}" if unit.isalpha() else text)
+        def localised(*values: Any) -> str:
+            return self._with_unit(made(*values))
 
         return localised
+
+    def _with_unit(self, text: str) -> str:
+        if (word := self._word(text)) != text:
+            return word
+        number, _, unit = text.partition(figures.NO_BREAK)
+        return self.localised(f"{number}{figures.NO_BREAK}{self._word(unit)}" if unit.isalpha() else text)
+
+    def size(self, num_bytes: float, beside: float | None = None, *, in_decimal: bool = False) -> str:
+        """A number of bytes, as `ml.charts.figures.size` writes it."""
+        return self._with_unit(figures.size(num_bytes, beside, in_decimal=in_decimal))
 
     def ago(self, moment: float | str | None, *, now: float | None = None) -> Markup:
         """A time as a `<time>`: how long ago (or in how long), with the exact one in UTC on hover."""
