@@ -167,6 +167,17 @@ def test_what_cannot_be_read_is_refused_before_it_is_sent(server: HomeServer, pa
     assert "POST" not in sent
 
 
+def test_a_mail_archive_of_apple_mail_is_taken_by_its_bare_name(server: HomeServer, page: Page) -> None:
+    page.goto(f"{server.url}/datasets/new")
+    page.evaluate(_DROP, ["mbox", "From a"])
+    expect(page.locator("[data-chosen]")).to_contain_text("mbox · 6 B")
+    expect(page.locator("#upload-error")).to_be_empty()
+    expect(page.locator("#name")).to_have_value("mbox")
+    page.get_by_role("button", name="Remove all").click()
+    page.evaluate(_DROP, ["mbox.exe", "MZ"])
+    expect(page.get_by_text("mbox.exe: not a supported kind of file")).to_be_visible()
+
+
 def test_a_connection_that_breaks_leaves_nothing(server: HomeServer, page: Page) -> None:
     cookies: list[Any] = page.context.cookies()
     secret = next(cookie["value"] for cookie in cookies if cookie["name"] == "luthier_session")

@@ -156,6 +156,10 @@ def kind_of(name: str) -> FileKind:
     return "archive" if suffix == ARCHIVE_SUFFIX else "unknown"
 
 
+ACCEPTED_NAMES: Final = ("mbox",)
+"""Names of files that can be added although they have no ending: Apple Mail's archives."""
+
+
 def accepted_suffixes() -> tuple[str, ...]:
     """Endings of files that can be added, in the order in which pages name them."""
     from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX

@@ -73,7 +73,7 @@ def dataset_work(dataset_id: str, name: str, version: int, num_rows: int | None,
     return Work(
         kind="annotate",
         subject=dataset_id,
-        title=f"Annotate {name}",
+        title=f"Annotate the dataset {name}",
         detail=f"{num_decided:,} of {total} decided, version {version}",
         address=f"/datasets/{quote(dataset_id, safe='')}/annotate",
         since=None,
@@ -90,7 +90,7 @@ def _panels(context: Context, caller: Caller) -> Iterator[Work]:
         yield Work(
             kind="rate",
             subject=one.panel.panel_id,
-            title=f"Rate answers: {one.panel.name}",
+            title=f"Rate answers: “{one.panel.name}”",
             detail=f"{one.num_ratings:,} of {one.num_wanted:,} ratings by {raters}",
             address=f"/evaluations/panels/{quote(one.panel.panel_id, safe='')}",
             since=one.panel.created_at,

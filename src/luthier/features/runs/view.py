@@ -374,7 +374,9 @@ def _loss(value: float) -> str:
 def _validation_note(event: Event | None) -> str:
     if not isinstance(event, ValidationDone):
         return "none yet"
-    return f"step {figures.count(event.step)}" + (", the best so far" if event.is_best else "")
+    step = figures.count(event.step)
+    # Whole texts: a translation knows no halves of one.
+    return f"step {step}, the best so far" if event.is_best else f"step {step}"
 
 
 def _value(estimate: Estimate | None) -> float | None:
@@ -422,7 +424,8 @@ def _event_text(event: Event, places: Mapping[str, str]) -> str:
     if isinstance(event, RunStarted):
         return f"Training begins at step {figures.count(event.from_step)} of {figures.count(event.num_steps)}."
     if isinstance(event, ValidationDone):
-        return f"Validation loss {_loss(event.loss)}" + (", the best so far." if event.is_best else ".")
+        loss = _loss(event.loss)
+        return f"Validation loss {loss}, the best so far." if event.is_best else f"Validation loss {loss}."
     if isinstance(event, SnapshotSaved):
         return "The weights of this step are kept, so that you can chat with them."
     if isinstance(event, CheckpointSaved):

@@ -57,7 +57,7 @@ def _by_day(used: UseOfDays) -> Plot:
         x=Axis("day, counted from today", "UTC"),
         y=Axis("requests", low=0.0),
         series=series,
-        caption=f"{used.days[0].isoformat()} to {used.days[-1].isoformat()}.",
+        caption=f"From {used.days[0].isoformat()} to {used.days[-1].isoformat()}.",
     )
 
 

@@ -411,6 +411,7 @@ def environment() -> Environment:
         "p_value": figures.p_value,
         "signed": figures.signed,
         "ago": ago,
+        "day": str,
         "metric": metric,
         "metric_title": metric_title,
         "usd": usd,

@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
+from luthier.features.datasets import imports
 from luthier.features.datasets import service as dataset_versions
 from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
@@ -162,6 +163,9 @@ def test_the_page_tells_a_script_what_it_takes(browser: Browser) -> None:
     page = browser(*TRAIN).get("/datasets/new").text
     for suffix in (".pdf", ".docx", ".eml", ".jsonl", ".csv", ".zip"):
         assert suffix in page.partition('data-suffixes="')[2].partition('"')[0].split()
+    names = page.partition('data-names="')[2].partition('"')[0].split()
+    assert names == ["mbox"], "an archive of Apple Mail has no ending"
+    assert [imports.kind_of(f"Export/{name}") for name in names] == ["conversations"]
     assert "webkitdirectory" in page
     assert 'enctype="multipart/form-data"' in page
 

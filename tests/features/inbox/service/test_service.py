@@ -102,9 +102,9 @@ def test_everything_that_waits_is_there_and_goes_when_it_is_done(context: Contex
     failed_job(context)
     found = {one.work.kind: one.work for one in inbox.list_entries(context, ADMIN)}
     assert {kind: (work.title, work.address) for kind, work in found.items()} == {
-        "rate": ("Rate answers: base or tuned", f"/evaluations/panels/{panel.panel.panel_id}"),
+        "rate": ("Rate answers: “base or tuned”", f"/evaluations/panels/{panel.panel.panel_id}"),
         "review": ("Review answers of shop-bot", "/review?model=shop-bot"),
-        "annotate": ("Annotate faq", f"/datasets/{dataset_id}/annotate"),
+        "annotate": ("Annotate the dataset faq", f"/datasets/{dataset_id}/annotate"),
         "alert": ("shop-bot: Errors has changed", "/monitor/model?name=shop-bot"),
         "canary": ("Decide on the canary of support", "/deployments/support"),
         "job": ("Export failed", "/models"),
@@ -324,10 +324,14 @@ def test_what_is_finished_takes_no_place_of_what_waits(context: Context, monkeyp
         for row in {"all decided": (1, 2), "begun": (1,), "never begun": ()}[name]:
             annotations.decide(context, ADMIN, queue, row, "accept")
         if name != "never begun":
-            assert [one.work.title for one in of(context, "annotate")] == ["Annotate begun"] * (name == "begun")
+            assert [one.work.title for one in of(context, "annotate")] == ["Annotate the dataset begun"] * (
+                name == "begun"
+            )
     member(context, "Ben", "trainer")
     inbox.ask_to_annotate(context, ADMIN, dataset.dataset_id, "Ben")
-    assert [one.work.title for one in of(context, "annotate")] == ["Annotate never begun"], "who was given it sees it"
+    assert [one.work.title for one in of(context, "annotate")] == ["Annotate the dataset never begun"], (
+        "who was given it sees it"
+    )
 
 
 def test_the_canary_of_a_deployment_that_was_made_again_waits_although_an_earlier_one_was_done(

@@ -48,6 +48,18 @@ def test_links_to_a_tab_of_this_page_name_one_that_exists() -> None:
     assert set(nonempty(sorted(found))) <= set(get_args(Tab))
 
 
+def test_base_models_have_sizes_in_german(home: Context, browser: Browser, tiny_model: Path) -> None:
+    pull_model(home, str(tiny_model))
+    one = browser("read", "train")
+    for address in ("/models?show=base", "/models/tiny", "/models/gemma3-270m"):
+        answer = one.get(address, headers={"accept-language": "de"})
+        assert (answer.status_code, answer.headers["content-language"]) == (200, "de"), address
+        assert re.search(r"\d\N{NO-BREAK SPACE}[GMk]B", answer.text), address
+    for address in ("/models?show=base", "/models/llama-3.3-70b-instruct"):
+        page = one.get(address, headers={"accept-language": "de"}).text
+        assert "Llama 3.3 70B Instruct" in page, "a number in a name is no figure"
+
+
 def test_the_list_leads_to_all_there_is(home: Context, browser: Browser) -> None:
     made = fill(home)
     one = browser("read")

@@ -70,9 +70,12 @@ def test_prices_say_where_they_come_from_and_how_they_are_set(browser: Browser) 
     ):
         assert found in page, found
     german = browser("read").get("/settings/prices", headers={"accept-language": "de"}).text
-    assert re.search(
-        r'<span class="figure">\$\d+,\d\d</span> <span class="interval">\[\d+,\d\d; \d+,\d\d\]</span>', german
-    )
+    value = r'<span class="figure">\d+,\d\d\N{NO-BREAK SPACE}\$</span> <span class="interval">'
+    assert re.search(rf"{value}\[\d+,\d\d; \d+,\d\d\]</span>", german)
+    assert '<td class="date">25.11.2026</td>' in german
+    assert "angenommen" in german
+    assert ">assumed<" not in german
+    assert '<span class="interval">[4; 40]</span>' in german
     assert not re.search(r'<span class="figure">\$\d+\.', german)
 
 

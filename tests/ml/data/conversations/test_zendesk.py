@@ -73,7 +73,7 @@ def test_the_requester_and_those_in_copy_are_the_user_and_agents_the_assistant(t
     assert dict(done.tally.parts_left_out) == {"private notes": 1, "attachments": 1, "automatic messages": 1}
     assert dict(done.tally.left_out) == {"deleted tickets": 1}
     assert done.tally.left_out_summary() == (
-        "deleted tickets: 1, private notes: 1, attachments: 1, automatic messages: 1"
+        "deleted tickets: 1; private notes: 1; attachments: 1; automatic messages: 1"
     )
 
 

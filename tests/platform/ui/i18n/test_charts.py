@@ -11,7 +11,8 @@ from luthier.features.evaluations.view import charts as evaluation_charts
 from luthier.ml.charts.spec import Axis, Bar, Bars, Cell, Intervals, Mark, Matrix, Note, OwnName, Plot, Series
 from luthier.ml.evaluation.label_confidence import reliability_plot
 from luthier.ml.evaluation.result_views import Roles
-from luthier.platform.ui.i18n.environments import translated_environment
+from luthier.platform.ui.i18n.catalog import catalog
+from luthier.platform.ui.i18n.environments import figures_of, translated_environment
 from luthier.platform.ui.render import environment
 from luthier.testing.records import make_evaluation
 
@@ -99,3 +100,25 @@ def test_charts_of_runs_studies_panels_and_monitors_have_german_words(english: s
     translated = GERMAN.filters["chart_words"](chart)
     assert (translated.title, translated.caption, translated.series[0].shown) == (german, german, german)
     assert translated.series[0].name == english
+
+
+@pytest.mark.parametrize(
+    ("text", "german"),
+    [
+        ("epoch 1.95", "Epoche 1,95"),
+        ("step 1,260, the best so far", "Schritt 1.260, bisher am besten"),
+        ("Validation loss 0.9886, the best so far.", "Validierungsverlust 0,9886, bisher am besten."),
+        ("Validation loss 0.9886.", "Validierungsverlust 0,9886."),
+        ("Token accuracy", "Token-Genauigkeit"),
+        ("On held-out rows, with 95% intervals.", "Auf Testzeilen, mit 95-%-Intervallen."),
+        ("nearest training row (embeddings)", "nächste Trainingszeile (embeddings)"),
+        ("4 nearest training rows in the prompt", "4 nächste Zeilen im Prompt"),
+        ("From 2026-11-03 to 2026-12-02.", "Von 2026-11-03 bis 2026-12-02."),
+        ("8 of 38 ratings by 2 raters", "8 von 38 Bewertungen durch 2 Personen"),
+        ("Annotate the dataset Shop orders", "Datensatz Shop orders annotieren"),
+        ("Rate answers: “Which one is better?”", "Antworten bewerten: „Which one is better?“"),
+    ],
+)
+def test_words_beside_charts_and_on_the_page_of_a_run(text: str, german: str) -> None:
+    figures = figures_of("de")
+    assert catalog("de").sentence(text, figures.localised) == german

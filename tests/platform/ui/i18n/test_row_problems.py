@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.errors import DataError
 from luthier.features.datasets.imports import RemoteOrder
 from luthier.features.datasets.remote_rows import gather
+from luthier.ml.data.conversations.exports import convert
 from luthier.platform.ui.i18n.catalog import catalog
 
 ROW = '{"prompt": "a", "completion": "b"}\n'
@@ -55,3 +57,50 @@ def test_rows_of_a_source_that_cannot_be_read(
 )
 def test_parts_of_such_notes_and_the_stages_of_an_import(text: str, german: str) -> None:
     assert catalog("de").sentence(text, str) == german
+
+
+_MAIL = (
+    "From {0}@{0}.de Tue Dec  1 09:00:00 2026\nFrom: {0}@{0}.de\nTo: {0}{0}@{0}{0}.de\nSubject: {0}\n"
+    "Message-ID: <{0}>\nDate: Tue, 01 Dec 2026 09:00:00 +0000\n\n{1}\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "chosen", "came", "expected"),
+    [
+        (
+            "no mails",
+            (),
+            "a.mbox ist kein Mailarchiv: es beginnt nicht mit `From `",
+            "eine mbox-Datei mit einer Zeile `From ` über jeder Mail",
+        ),
+        (
+            "".join(_MAIL.format(name, "Hello") for name in "abcd"),
+            (),
+            "wer in a.mbox antwortet, ist nicht klar: keine Absenderadresse ist an den meisten Mails beteiligt",
+            "Ihre eigene Adresse, deren Mails die Antworten sind",
+        ),
+        (
+            "".join(_MAIL.format(name, text) for name, text in (("a", "Hello"), ("b", ""))),
+            ("z@z.de",),
+            "a.mbox enthält kein Gespräch mit einer Frage und einer Antwort: "
+            "Gespräche ohne Antwort des Assistenten: 2; Nachrichten ohne Text: 1",
+            "ein Mailarchiv, worin jemand antwortet",
+        ),
+    ],
+)
+def test_why_an_export_of_conversations_is_not_taken(
+    tmp_path: Path, content: str, chosen: tuple[str, ...], came: str, expected: str
+) -> None:
+    (tmp_path / "a.mbox").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        convert(tmp_path / "a.mbox", "mbox", "a.mbox", tmp_path / "rows.jsonl", chosen)
+    german = catalog("de")
+    assert german.sentence(caught.value.came, str) == came
+    assert german.sentence(caught.value.expected, str) == expected
+    noted = german.sentence(f"{caught.value.came}; {caught.value.do}", str) or ""
+    assert noted.startswith(f"{came}; ")
+    assert noted.endswith(german.sentence(caught.value.do, str) or "untranslated")
+    whole = f"read as documents and not as conversations: {caught.value.came}"
+    if chosen:
+        assert german.sentence(whole, str) == f"als Dokumente gelesen und nicht als Gespräche: {came}"

@@ -157,6 +157,7 @@ def _form(
         "given": {**dict.fromkeys(fields, ""), **given},
         "error": error,
         "suffixes": imports.accepted_suffixes(),
+        "names": imports.ACCEPTED_NAMES,
         "max_bytes": context.settings.max_file_bytes,
         "max_files": MAX_FILES,
         "passage_tokens": PASSAGE_TOKENS,

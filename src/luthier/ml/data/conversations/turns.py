@@ -66,7 +66,7 @@ class Tally:
 
     def left_out_summary(self) -> str:
         """What was left out, with counts; empty where nothing was."""
-        return ", ".join(f"{what}: {num:,}" for what, num in self.all_left_out)
+        return "; ".join(f"{what}: {num:,}" for what, num in self.all_left_out)
 
     @property
     def all_left_out(self) -> list[tuple[str, int]]:

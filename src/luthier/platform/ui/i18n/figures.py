@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Literal
 
 from markupsafe import Markup
@@ -18,7 +18,9 @@ _NUMBER: Final = re.compile(
     r"(?<![\w.,/])(?<![\w.,/)\]-]-)(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|\d+\.\d+(?:(?=[kM]\b)|(?![\w,/-]|\.\d)))"
 )
 _PERCENT: Final = re.compile(r"(?<=\d)%(?![0-9A-Fa-f]{2})")
-_INTERVAL: Final = re.compile(r"\[([+−-]?[\d.,]+), ([+−-]?[\d.,]+)\]")
+_END: Final = r"\$?[+−-]?[\d.,]+(?:\s?[A-Za-z]+)?"
+_INTERVAL: Final = re.compile(rf"\[({_END}), ({_END})\]")
+_MONEY: Final = re.compile(r"(?<![\w$\\/])\$([+−-]?\d[\d,]*(?:\.\d+)?)(?![\w/]|[.,]\d)")
 
 
 FILTERS: Final = (
@@ -60,6 +62,8 @@ class Figures:
             | {name: self._localised_filter(getattr(figures, name)) for name in FILTERS}
             | {
                 "ago": self.ago,
+                "day": self.day,
+                "size": self.size,
                 "metric": self.metric,
                 "usd": self.usd,
             }
@@ -70,6 +74,7 @@ class Figures:
         if self.decimal_mark != ".":
             # A comma between the ends of an interval would look like a decimal one.
             text = _INTERVAL.sub(r"[\1; \2]", text)
+            text = _MONEY.sub(rf"\1{figures.NO_BREAK}$", text)
         text = _PERCENT.sub(self._percent, text)
         return _NUMBER.sub(lambda found: self._swapped(found[0]), text)
 
@@ -78,13 +83,19 @@ class Figures:
 
     def _localised_filter(self, made: Callable[..., str]) -> Callable[..., str]:
         def localised(*values: Any) -> str:
-            text = made(*values)
-            if (word := self._word(text)) != text:
-                return word
-            number, _, unit = text.partition(figures.NO_BREAK)
-            return self.localised(f"{number}{figures.NO_BREAK}{self._word(unit)}" if unit.isalpha() else text)
+            return self._with_unit(made(*values))
 
         return localised
+
+    def _with_unit(self, text: str) -> str:
+        if (word := self._word(text)) != text:
+            return word
+        number, _, unit = text.partition(figures.NO_BREAK)
+        return self.localised(f"{number}{figures.NO_BREAK}{self._word(unit)}" if unit.isalpha() else text)
+
+    def size(self, num_bytes: float, beside: float | None = None, *, in_decimal: bool = False) -> str:
+        """A number of bytes, as `ml.charts.figures.size` writes it."""
+        return self._with_unit(figures.size(num_bytes, beside, in_decimal=in_decimal))
 
     def ago(self, moment: float | str | None, *, now: float | None = None) -> Markup:
         """A time as a `<time>`: how long ago (or in how long), with the exact one in UTC on hover."""
@@ -97,6 +108,13 @@ class Figures:
         words = self.relative(exact.timestamp() - (time.time() if now is None else now))
         iso = exact.isoformat(timespec="seconds")
         return Markup('<time datetime="{}" title="{}">{}</time>').format(iso, title, words)
+
+    def day(self, moment: date | str) -> str:
+        """A day as the language writes it in figures: `25.11.2026`."""
+        from babel.dates import format_date
+
+        exact = date.fromisoformat(moment) if isinstance(moment, str) else moment
+        return format_date(exact, "dd.MM.y", locale=self._locale)
 
     def relative(self, seconds: float) -> str:
         """How long ago (negative) or in how long (positive): `vor 5 Minuten`, `in 3 Tagen`."""

@@ -103,9 +103,12 @@ class Upload {
     const found = this.all;
     if (!found.length) return this.tell(t("no file was chosen"), t("at least one file"), t("choose files, or drop them on the page"));
     // not form.dataset: a field of the form has that name
-    const given = (name) => this.form.getAttribute(name), suffixes = given("data-suffixes").split(" ");
+    const given = (name) => this.form.getAttribute(name), suffixes = given("data-suffixes").split(" "), names = given("data-names").split(" ");
     const most = Number(given("data-max-bytes")), mostFiles = Number(given("data-max-files"));
-    const isRead = ({ path }) => suffixes.some((suffix) => path.toLowerCase().replace(/\.gz$/, "").endsWith(suffix));
+    const isRead = ({ path }) => {
+      const name = path.toLowerCase().split("/").at(-1);
+      return names.includes(name) || suffixes.some((suffix) => name.replace(/\.gz$/, "").endsWith(suffix));
+    };
     if (!found.some(isRead)) {
       const first = found.length > 1 ? t("{path} and {count} more", { path: found[0].path, count: found.length - 1 }) : found[0].path;
       return this.tell(t("{path}: not a supported kind of file", { path: first }), t("a file that ends in {suffixes}", { suffixes: suffixes.join(", ") }), t("save it as one of these kinds, for example as PDF or CSV"));
