@@ -91,6 +91,7 @@ class ForkedWorkers:
         Raises:
             LostWorkerError: the system has no room for another process.
         """
+        process_memory.release_free_pages()
         process_memory.begin_workers()
         # No collection between a fork and the freeze in its child. This process freezes nothing: a model with a cycle,
         # as each adapted layer has one, would stay in memory after its training.
