@@ -39,3 +39,17 @@ def test_nothing_else_decides_by_the_memory_of_the_whole_machine() -> None:
     }
     # The second one shows what the machine does.
     assert found == {"core/system/machine_memory.py", "core/system/machine_usage.py"}
+
+
+def test_an_error_without_memory_is_known_by_what_caused_it() -> None:
+    class OutOfMemoryError(RuntimeError):  # torch's, of an accelerator
+        pass
+
+    wrapped = ValueError("no answer")
+    wrapped.__cause__ = OutOfMemoryError("CUDA out of memory")
+    for error in (MemoryError(), wrapped, RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        assert machine_memory.is_out_of_memory(error)
+        short = machine_memory.memory_short(error, what="memory ran out", do="wait")
+        assert machine_memory.is_out_of_memory(short)
+        assert "GB of the machine are free now" in short.came
+    assert not machine_memory.is_out_of_memory(RuntimeError("shapes differ"))
