@@ -239,7 +239,7 @@ def _log_probabilities_of_chunk(
         return found, narrow if needs_gradient else None
     own = cap_(own, cap) / temperature
     found = torch.empty(len(narrow), dtype=wide, device=narrow.device)
-    for few in _few_at_a_time(narrow):
+    for few in few_at_a_time(narrow):
         part = narrow[few]
         found[few], gradient = _log_probabilities_of_few(part, own[few], wanted[few], needs_gradient, temperature, cap)
         if gradient is not None:
@@ -248,7 +248,7 @@ def _log_probabilities_of_chunk(
     return found, narrow if needs_gradient else None
 
 
-def _few_at_a_time(logits: Tensor) -> Iterator[slice]:
+def few_at_a_time(logits: Tensor) -> Iterator[slice]:
     """Which rows are widened at a time: few on a CPU, all on an accelerator, where many small operations take longer.
 
     A chunk in fp32 and what is formed of it are several times as large as the chunk itself.
@@ -396,7 +396,7 @@ def entropy_sum(
         if numba_kernels and cap is None and fused_operations.applies(logits):
             total += fused_operations.entropies(logits, temperature).sum()
             continue
-        for few in _few_at_a_time(logits):
+        for few in few_at_a_time(logits):
             wide = cap_(logits[few].to(total.dtype, copy=True), cap).div_(temperature)
             logarithms = wide.log_softmax(1)  # [n, vocabulary]
             total -= torch.exp(logarithms, out=wide).mul_(logarithms).sum()
