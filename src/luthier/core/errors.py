@@ -18,6 +18,7 @@
         ├── DivergedError       the loss or a gradient became NaN or infinite
         ├── ParityError         an export is not what it was made from
         ├── MemoryLimitError    a model is larger than models may be on this server
+        ├── MemoryShortError    the system, or an accelerator, had no more memory to give
         ├── DefectError         our own code failed at the request
         ├── StorageFullError    no room left on the disk
         ├── BusyError           too many ask already; carries after how long to ask again
@@ -270,6 +271,10 @@ class MemoryLimitError(WorkError):
     """A model is larger than models may be on this server."""
 
     retry_helps = False
+
+
+class MemoryShortError(WorkError):
+    """The system or an accelerator had no more memory to give: other programs hold it, or the work takes too much."""
 
 
 class DefectError(WorkError):

@@ -306,6 +306,8 @@ ENDINGS = [
     (EOFError("Compressed file ended"), 1, "Bug", True),
     (PermissionError(errno.EACCES, "Permission denied", "/secret"), 1, "PermissionError", False),
     (ZeroDivisionError("division by zero"), 1, "Bug", True),
+    (MemoryError(), 1, "MemoryShortError", False),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "MemoryShortError", False),  # of torch
 ]
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -104,6 +105,16 @@ def test_a_worker_that_is_killed_is_missed(make: Make) -> None:
     os.kill(workers.workers[1].process.pid, signal.SIGKILL)
     with pytest.raises(LostWorkerError, match="a worker of the test was ended by SIGKILL"):
         workers.answers(lambda _: None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").is_file(), reason="other systems have no such score")
+def test_where_memory_is_short_the_kernel_ends_a_worker_first(make: Make) -> None:
+    """By its score: the larger one goes. The parent's is as it was."""
+    score = Path("/proc/self/oom_score_adj")
+    before = int(score.read_text())
+    workers = make(lambda _request, _note: int(score.read_text()))
+    assert answer_of(workers, "score") == min(1000, before + 300)
+    assert int(score.read_text()) == before
 
 
 def test_one_that_ended_before_it_was_asked_is_missed(make: Make) -> None:

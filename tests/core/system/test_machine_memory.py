@@ -12,9 +12,7 @@ from luthier.core.system import machine_memory
 
 def test_the_limit_of_a_container_counts_where_it_is_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit, used, statistics = (tmp_path / name for name in ("memory.max", "memory.current", "memory.stat"))
-    monkeypatch.setattr(machine_memory, "_CGROUP_LIMIT", limit)
-    monkeypatch.setattr(machine_memory, "_CGROUP_USED", used)
-    monkeypatch.setattr(machine_memory, "_CGROUP_STATISTICS", statistics)
+    monkeypatch.setattr(machine_memory, "_CGROUPS", tmp_path)
     total = psutil.virtual_memory().total
     assert machine_memory.memory_bytes()[0] == total
     used.write_text("600\n")
@@ -29,6 +27,43 @@ def test_the_limit_of_a_container_counts_where_it_is_lower(tmp_path: Path, monke
     assert machine_memory.memory_bytes() == (1000, 0)
 
 
+@pytest.mark.parametrize(
+    ("own", "root", "names"),
+    [
+        ("0::/job/step\n", "", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "4:cpu,memory:/job/step\n3:pids:/other\n0::/\n",
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+    ids=["v2", "v1"],
+)
+def test_the_limits_of_all_groups_that_a_process_is_in_count(
+    own: str, root: str, names: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a job of a cluster, and of a container on a system with the first version of control groups."""
+    monkeypatch.setattr(machine_memory, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine_memory, "_OWN_CGROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text(own)
+    limit, used, idle = names
+    step, other = tmp_path / root / "job" / "step", tmp_path / root / "other"
+    for folder in (step, other):
+        folder.mkdir(parents=True)
+    (other / limit).write_text("10\n")
+    (other / used).write_text("5\n")
+    (step / used).write_text("300\n")
+    (step / "memory.stat").write_text(f"anon 100\n{idle} 100\n")
+    (step / limit).write_text("1000\n")
+    assert machine_memory.memory_bytes() == (1000, 800)
+    (step.parent / limit).write_text("700\n")  # of the job, whatever its steps may have
+    (step.parent / used).write_text("600\n")
+    assert machine_memory.memory_bytes() == (700, 100)
+    (step.parent / limit).write_text(f"{2**63 - 4096}\n")  # as version 1 says that there is none
+    (step / limit).write_text("max\n")
+    assert machine_memory.memory_bytes()[0] == psutil.virtual_memory().total
+
+
 def test_nothing_else_decides_by_the_memory_of_the_whole_machine() -> None:
     """In a container it would take what the container does not have, and be killed."""
     package = Path(machine_memory.__file__).parents[2]
@@ -39,3 +74,17 @@ def test_nothing_else_decides_by_the_memory_of_the_whole_machine() -> None:
     }
     # The second one shows what the machine does.
     assert found == {"core/system/machine_memory.py", "core/system/machine_usage.py"}
+
+
+def test_an_error_without_memory_is_known_by_what_caused_it() -> None:
+    class OutOfMemoryError(RuntimeError):  # torch's, of an accelerator
+        pass
+
+    wrapped = ValueError("no answer")
+    wrapped.__cause__ = OutOfMemoryError("CUDA out of memory")
+    for error in (MemoryError(), wrapped, RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        assert machine_memory.is_out_of_memory(error)
+        short = machine_memory.memory_short(error, what="memory ran out", do="wait")
+        assert machine_memory.is_out_of_memory(short)
+        assert "GB of the machine are free now" in short.came
+    assert not machine_memory.is_out_of_memory(RuntimeError("shapes differ"))

@@ -252,3 +252,36 @@ def test_what_the_user_set_of_the_allocator_stays(setting: dict[str, str]) -> No
     _, within, _, _, is_kept = _kept(**setting)
     assert not is_kept
     assert within > _PAGES / 2
+
+
+_GAPS_DRILL = """
+import ctypes, json
+from luthier.core.system import process_memory as memory
+
+MB = 1 << 20
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.mallopt(-3, 32 * MB)  # M_MMAP_THRESHOLD: blocks of a megabyte lie in the heap
+
+before = memory.resident_bytes()
+large, small = [], []
+for _ in range(128):  # each large block is followed by a small one that stays
+    large.append(libc.malloc(MB))
+    libc.memset(large[-1], 1, MB)
+    small.append(libc.malloc(40_000))  # too large for what is free between older blocks
+for block in large:
+    libc.free(block)
+freed = memory.resident_bytes()
+memory.release_free_pages()
+print(json.dumps([(size - before) // MB for size in (freed, memory.resident_bytes())]))
+"""
+
+
+@_on_glibc
+def test_pages_between_blocks_that_stay_are_released() -> None:
+    """By freeing alone they are not: the end of the heap is in use."""
+    done = subprocess.run([sys.executable, "-c", _GAPS_DRILL], check=True, capture_output=True, text=True)
+    freed, released = json.loads(done.stdout)
+    assert freed > 100
+    assert released < 28

@@ -17,6 +17,7 @@ from luthier.core.forward_path import ForwardPath
 from luthier.ml.inference.models.attention_proof import use_attention
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import batch_shapes, step_counts
+from luthier.ml.planning.inference_cost import TeacherPass
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import Workload
 from luthier.ml.training import attention, prefix_attention
@@ -235,6 +236,35 @@ def test_logits_by_hand(architecture: Make, make_workload: Make) -> None:
     full = make_workload(structure, "full")
     # wide logits stand beside the fp32 gradient of the head
     assert step_counts.logits_bytes(full) == logits + hidden + 256 * 64 * 4
+
+
+@pytest.mark.parametrize("is_learned", [0.25, 1.0])
+def test_logits_of_a_teacher_are_what_lives_at_one_time(
+    is_learned: float, architecture: Make, make_workload: Make
+) -> None:
+    """Those of a chunk of both models, and several tensors of the few rows that are in fp32."""
+    structure = structure_of(architecture("llama"))
+    vocabulary, width, num = structure.vocabulary_size, structure.hidden_size, 400
+    teacher = TeacherPass(1, vocabulary, width, "bfloat16", "bfloat16", num, num)
+    work = make_workload(structure, rows=4, length=100, learned=is_learned)
+    work = replace(work, teacher=teacher, widens_few_rows=True)
+    learned = int(num * is_learned)
+    shapes = [(learned, width), (vocabulary, width), (learned, width), (vocabulary, width)]
+    given = torch.nn.ParameterList([torch.randn(shape).bfloat16() for shape in shapes])
+    for one in list(given)[1:]:
+        one.requires_grad_(False)
+    hidden, head, states, other = given
+    targets, mixing = torch.zeros(learned, dtype=torch.int64), divergence.Mixing("forward_kl", 1.0, 0.5)
+    with Living(given) as living:
+        loss = divergence.distillation_sum(hidden, head, targets, states, other, mixing)[0]
+    # without the states of all tokens, and the learned ones, which the loss is given
+    counted = step_counts.logits_bytes(work) - (num + learned) * width * 2
+    assert float(loss.detach()) > 0
+    assert counted == pytest.approx(living.peak, rel=0.1)
+    # an accelerator widens a chunk of both: 8 tensors of so many rows
+    chunk = min(learned, 128) - 16
+    more = step_counts.logits_bytes(replace(work, widens_few_rows=False)) - step_counts.logits_bytes(work)
+    assert more == chunk * vocabulary * 8 * 4
 
 
 def test_attention_on_a_cpu_keeps_probabilities_of_short_rows_only(architecture: Make, make_workload: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import signal
 import weakref
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests.vacuous import nonempty
 from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import AveragePlan, ObjectivePlan, Plan
 from luthier.core.ports import ProgressTask, SilentProgress
+from luthier.core.system import process_memory
 from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.training.checkpoint import CheckpointStore, LoopState
 from luthier.ml.training.distributed import ALONE
@@ -28,7 +30,7 @@ from luthier.ml.training.micro_batch_workers import micro_batch_workers
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch
 from luthier.ml.training.objectives.rules import load_objective
-from luthier.ml.training.step import validate
+from luthier.ml.training.step import accumulate, validate
 
 MakePlan = Callable[..., Plan]
 EXAMPLES = random_examples(22, seed=1)  # of 6 a step: the fourth step has four examples
@@ -265,6 +267,48 @@ def test_a_model_that_had_workers_is_freed(
     trained(plan_with(2), tmp_path)
     gc.collect()
     assert [one() for one in seen] == [None]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other allocators")
+def test_the_training_process_does_not_keep_what_a_micro_batch_took(
+    plan_with: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep as much as a micro-batch takes beside the workers for the whole run, which no plan counts."""
+    plan, held, this = plan_with(2), [], os.getpid()
+
+    def taking_more(*values: Any) -> Any:
+        if os.getpid() == this:  # blocks below the threshold of a mapping, and between them small ones that stay
+            blocks = []
+            for _ in range(128):
+                blocks.append(torch.ones(1 << 18))
+                held.append(torch.ones(16))
+        return accumulate(*values)
+
+    monkeypatch.setattr("luthier.ml.training.micro_batch_workers.accumulate", taking_more)
+    model, schedule = (
+        TrainableModel.load(plan),
+        StepSchedule([8] * 4, global_batch_size=4, micro_batch_tokens=16, order="as_given", seed=0),
+    )
+    objective, units = load_objective(plan.objective), [(e,) for e in random_examples(4, seed=1)]
+    process_memory.keep_freed_memory()  # so that blocks of a megabyte lie in the heap
+    try:
+        process_memory.release_free_pages()
+        before = process_memory.resident_bytes()
+        with micro_batch_workers(plan, model, objective, units, [], schedule, [], 0, ALONE, _fail) as workers:
+            assert workers is not None
+            assert len(held) == 128  # it was computed here
+            assert process_memory.resident_bytes() - before < 64 << 20  # of 128 MiB
+            # nor what a step of a single micro-batch takes, which it computes itself
+            sums = [torch.zeros(p.shape) for p in model.module.parameters() if p.requires_grad]
+            workers.compute(0, 1, 1.0, sums, lambda *_: None)
+            assert len(held) == 256
+            assert process_memory.resident_bytes() - before < 64 << 20
+    finally:
+        process_memory.return_freed_memory()
+
+
+def _fail(_step: int, code: str, message: str) -> None:
+    raise AssertionError(f"{code}: {message}")
 
 
 def test_an_objective_that_sees_the_whole_step_has_no_workers(plan_with: MakePlan) -> None:

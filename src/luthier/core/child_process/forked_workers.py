@@ -5,7 +5,8 @@
 
 Nothing is loaded or sent before the first request: models, rows and closures are there, in pages that are shared until
 somebody writes to them (copy on write). The dangers of a fork are met: a worker does not return into the code of its
-parent, runs none of its clean-up, ignores wishes to stop (they are for the parent), and dies with it.
+parent, runs none of its clean-up, ignores wishes to stop (they are for the parent), and dies with it. Where memory is
+short the kernel ends a worker first, and its parent does the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from luthier.core.child_process.process import how_it_ended
 from luthier.core.errors import first_line
 from luthier.core.system import process_memory
 from luthier.core.system.facilities import SIGKILL, fork
-from luthier.core.system.process_setup import end_with
+from luthier.core.system.process_setup import end_before_parent, end_with
 
 Note = Callable[[Any], None]
 """Called with each message that precedes the answer."""
@@ -91,6 +92,7 @@ class ForkedWorkers:
         Raises:
             LostWorkerError: the system has no room for another process.
         """
+        process_memory.release_free_pages()
         process_memory.begin_workers()
         # No collection between a fork and the freeze in its child. This process freezes nothing: a model with a cycle,
         # as each adapted layer has one, would stay in memory after its training.
@@ -132,6 +134,7 @@ class ForkedWorkers:
         code = 1
         try:
             end_with(parent)
+            end_before_parent()
             # Wishes to stop are for the parent, which ends its work first; it closes the channel afterwards.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
@@ -217,7 +220,10 @@ class ForkedWorkers:
         return [json.loads(line) for line in lines]
 
     def _lost(self, worker: Worker) -> LostWorkerError:
-        return LostWorkerError(f"{self._kind} {how_it_ended(worker.process.wait())}")
+        code = worker.process.wait()
+        # Nobody else sends this signal to a worker, but for a person.
+        why = " (as the system does where memory is short)" if code == -SIGKILL else ""
+        return LostWorkerError(f"{self._kind} {how_it_ended(code)}{why}")
 
     def close(self) -> None:
         """End the workers and wait until they have ended; what they are in the middle of is lost."""

@@ -169,6 +169,14 @@ FACILITIES: Final = (
         lambda: Path("/proc/self/clear_refs").exists(),
     ),
     Facility(
+        "workers end first",
+        "where memory is short a run loses its workers, and continues",
+        "/proc/self/oom_score_adj",
+        "nothing: the system chooses",
+        "the process of the run may be the one that is ended, and is then resumed from a checkpoint",
+        lambda: Path("/proc/self/oom_score_adj").is_file(),
+    ),
+    Facility(
         "kept memory",
         "a step reuses the memory of the step before",
         "`mallopt` of glibc",

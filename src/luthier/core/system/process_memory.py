@@ -9,7 +9,9 @@ process, which over-states it.
 
 A training step allocates and frees the same hundreds of megabytes as the step before. glibc returns free memory at the
 end of its heap to the system, which maps and zeroes the same pages again at the next step, a page fault each. Where
-faults are slow, as in a virtual machine, they took a third of a step (docs/log.md). `keep_freed` stops that.
+faults are slow, as in a virtual machine, they took a third of a step (docs/log.md). `keep_freed` stops that. A process
+that leaves the steps to workers has no use for such memory, and what lies in gaps of its heap would stay for the whole
+run: `release_free_pages`.
 """
 
 from __future__ import annotations
@@ -191,9 +193,20 @@ def keep_freed_memory() -> bool:
 
 def return_freed_memory() -> None:
     """Return to the system what `keep_freed_memory` has kept, and keep no more than usual from now on."""
-    mallopt, trim = _of_glibc("mallopt"), _of_glibc("malloc_trim")
-    if mallopt is not None and trim is not None:
+    mallopt = _of_glibc("mallopt")
+    if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _USUAL_TRIM_BYTES)
+        release_free_pages()
+
+
+def release_free_pages() -> None:
+    """Return to the system the pages of the C library's heap that nothing lies on, gaps in its middle included.
+
+    Before a fork, since what is free here is of no use to a child, which copies a page as soon as it writes to it; and
+    where this process has computed something for the last time. By itself glibc returns only the end of its heap.
+    """
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
         trim(0)
 
 

@@ -1,4 +1,4 @@
-"""Before the first step of a run: warnings about its rows, and whether its weights are sharded.
+"""Before the first step of a run: warnings about its rows and about memory, and whether its weights are sharded.
 
 Weights are sharded over the processes if the recipe sets it, or if a full copy would not fit.
 """
@@ -62,6 +62,38 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
         found.append(("task_head", "; ".join(plan.objective.task_head_notes)))
     for code, message in found:
         emit(WarningRaised(step=0, code=code, message=message))
+
+
+def warn_of_memory(plan: Plan, emit: EventSink) -> None:
+    """Warn where other programs hold memory of this machine that the run is expected to need.
+
+    A plan says whether a run fits into the whole memory, since what is free changes from one moment to the next. It is
+    a warning alone for the same reason, and because a run that is ended for it continues from its last checkpoint.
+    """
+    from luthier.core.system import process_memory
+    from luthier.core.system.machine_memory import memory_bytes
+    from luthier.core.text.byte_sizes import size
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning.devices import cpu_for_memory
+    from luthier.ml.planning.memory import predict_memory
+    from luthier.ml.planning.workload import workload_of
+
+    if plan.training.device != "cpu":
+        return
+    total, available = memory_bytes()
+    device = cpu_for_memory(total)
+    expected = predict_memory(workload_of(plan, read_structure(plan.base_model.path), device), device).total_bytes
+    # What this process has loaded already is part of what is expected.
+    free = available + process_memory.resident_bytes()
+    if expected.value <= free:
+        return
+    most = f"{size(expected.value, in_decimal=True)} (up to {size(expected.high, in_decimal=True)})"
+    message = (
+        f"the run is expected to take {most}, and {size(free, in_decimal=True)} are free: other programs hold the rest"
+        ". If the system ends the run for that, `luthier train --resume` continues from its last checkpoint; "
+        "training.micro_batch_workers=1 or training.gradient_checkpointing=true take less"
+    )
+    emit(WarningRaised(step=0, code="memory_is_short", message=message))
 
 
 _BALANCE = (1.0, 4 / 3)

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
+from luthier.core.errors import (
+    LuthierError,
+    MemoryShortError,
+    NotFoundError,
+    StorageFullError,
+    UnreachableError,
+    library_words_hidden,
+)
 from luthier.core.ids import new_id, tuned_name
 from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
@@ -133,7 +140,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         with library_words_hidden():
             recipe = _recipe_of(context, job, names)
             return _validate(context, recipe) if job.lane == "validate" else _train(context, job, recipe)
-    except (StorageFullError, UnreachableError):
+    except (StorageFullError, UnreachableError, MemoryShortError):
         raise  # not the job's fault: it is retried
     except LuthierError as error:
         return Outcome(status="failed", error=redact_paths(error.as_json(), names.path_labels))

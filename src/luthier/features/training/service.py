@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import ConflictError, LuthierError, StoppedError, StorageFullError
+from luthier.core.errors import ConflictError, LuthierError, MemoryShortError, StoppedError, StorageFullError
 from luthier.core.events import RunEnded
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult, cause_of
+from luthier.core.system.machine_memory import is_out_of_memory, memory_short
 from luthier.features.models.result_files import keep_report, keep_weights
 from luthier.features.planning.budgets import (
     changed_caps,
@@ -418,13 +419,34 @@ def _train_and_judge(
         report = write_run_report(context, record, prepared, evaluation, draws_page=draws_page)
         keep_report(context, run_id)
     except BaseException as error:
-        _close_failed(context, run_id, prepared, error, draws_page=draws_page)
+        short = _memory_short(context, run_id, prepared, error) if is_out_of_memory(error) else None
+        _close_failed(context, run_id, prepared, short or error, draws_page=draws_page)
+        if short is not None:
+            raise short from error
         raise
     # Only now: a run marked as done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=_text(report))
     go_on = how_to_go_on(run_id, meter) + launcher.flags if result.status == "paused" else None
     forecast = forecast_of_run(context, record)
     return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on, forecast)
+
+
+def _memory_short(context: Context, run_id: str, prepared: Prepared, error: BaseException) -> MemoryShortError:
+    """The plan said that the run fits, and others hold the memory, or the plan was wrong."""
+    step, training = context.runs.get(run_id).step, prepared.plan.training
+    smaller = [f"training.micro_batch_tokens={max(1, training.micro_batch_tokens // 2)}"]
+    if training.micro_batch_workers > 1:
+        smaller.append("training.micro_batch_workers=1")
+    if not training.gradient_checkpointing:
+        smaller.append("training.gradient_checkpointing=true")
+    return memory_short(
+        error,
+        what=f"memory ran out in run {run_id} after step {step} of {training.num_steps}",
+        do=(
+            f"end other programs and continue from its last checkpoint: luthier train --resume {run_id}; "
+            f"or train again with less at a time, by --set: {' or '.join(smaller)}"
+        ),
+    )
 
 
 def _close_failed(context: Context, run_id: str, prepared: Prepared, error: BaseException, *, draws_page: bool) -> None:

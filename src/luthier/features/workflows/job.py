@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, WorkError
+from luthier.core.errors import (
+    LuthierError,
+    MemoryShortError,
+    NotFoundError,
+    StorageFullError,
+    UnreachableError,
+    WorkError,
+)
 from luthier.core.errors import library_words_hidden as words_hidden
 from luthier.core.import_string import import_string
 from luthier.core.workflows.pipeline import Pipeline, Stage
@@ -92,7 +99,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         return Outcome(status="paused")
     except PausedError:
         return Outcome(status="paused")
-    except (StorageFullError, UnreachableError):
+    except (StorageFullError, UnreachableError, MemoryShortError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
         shown = names.path_labels | _record_folders(context, order)

@@ -163,6 +163,27 @@ def _tabled(name: str, count: int) -> Device:
     )
 
 
+def cpu_for_memory(memory_bytes: int) -> Device:
+    """A processor for predictions of memory alone: without rates, which take seconds to measure.
+
+    Args:
+        memory_bytes: that it has.
+    """
+    return Device(
+        name="cpu",
+        title="the processor",
+        num_devices=1,
+        memory_bytes=memory_bytes,
+        bfloat16_tflops=0.0,
+        float32_tflops=0.0,
+        memory_gb_per_second=0.0,
+        link_gb_per_second=0.0,
+        power_watts=0.0,
+        is_cpu=True,
+        source="no rates",
+    )
+
+
 def _this_cpu(hardware: Hardware) -> Device:
     single, half = hardware.float32_gflops, hardware.bfloat16_gflops
     if hardware.device != "cpu":  # those are of the accelerator

@@ -28,7 +28,8 @@ WIDE_ROWS: Final = 16
 DISTILLED_CHUNK_ROWS: Final = 128
 """The same of a student and its teacher (ml/training/losses/divergence.py; a test checks that they are equal)."""
 DISTILLED_TENSORS: Final = 8.0
-"""Tensors in fp32 as large as a chunk's logits: logits, log-probabilities of both, what is between them, gradient."""
+"""Tensors in fp32 as large as the logits that are widened at one time: logits and log-probabilities of both, what is
+between them, gradient."""
 OWN_CHUNK_ROWS: Final = 128
 """Learned tokens whose logits a model's own head forms at one time (ml/training/losses/logit_rows.py; a test holds them
 equal).
@@ -146,13 +147,14 @@ def _loss_bytes(workload: Workload) -> float:
     if workload.loss == "learned_chunks":
         learned = batches.peak_tokens * min(1.0, batches.num_learned / max(1.0, batches.num_tokens))
         rows = min(max(learned, 1.0), CHUNK_ROWS)
-        if workload.teacher is not None:  # smaller chunks, but more of them at one time: see DISTILLED_TENSORS
-            rows = min(rows, DISTILLED_CHUNK_ROWS)
-            one = DISTILLED_TENSORS * s.vocabulary_size * _FP32
         hidden = (2 * learned + batches.peak_tokens) * s.hidden_size * e  # chosen rows, their gradient, all rows
         # a few rows at a time are widened, and their log-probabilities are kept with that
         wide = min(rows, WIDE_ROWS) * s.vocabulary_size * _FP32 * (2 if e < _FP32 else 1)
-        logits = rows * s.vocabulary_size * e
+        if workload.teacher is not None:  # smaller chunks, of both, and more tensors of the widened rows
+            rows = min(rows, DISTILLED_CHUNK_ROWS)
+            num_wide = min(rows, WIDE_ROWS) if workload.widens_few_rows else rows
+            wide = num_wide * s.vocabulary_size * DISTILLED_TENSORS * _FP32
+        logits = rows * s.vocabulary_size * e * (1 if workload.teacher is None else 2)
         if workload.method != "full" and not workload.adapts_head:
             return logits + wide + hidden
         # the head's gradient adds up in fp32; a chunk's part of it is made when its wide logits are freed

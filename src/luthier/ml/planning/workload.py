@@ -55,6 +55,7 @@ class Workload:
         adapters: how trained weights are held on the device.
         has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
         has_numba_kernels: whether loops compiled by Numba do elementwise work.
+        widens_few_rows: whether losses form fp32 tensors of a few rows of logits at a time, as on a CPU, or of a chunk.
         num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
             start.
         step_passes: forward passes over the rows of each step in addition to those of the loss.
@@ -92,6 +93,7 @@ class Workload:
     num_steps: int
     has_fused_kernels: bool = True
     has_numba_kernels: bool = False
+    widens_few_rows: bool = False
     is_compiled: bool = False
     optimizer_in_backward: bool = False
     keeps_checkpoints_on_host: bool = False
@@ -270,6 +272,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         gradient_checkpointing=training.gradient_checkpointing,
         is_compiled=training.compile and device.is_cpu == (training.device == "cpu"),
         has_numba_kernels=training.numba_kernels and device.is_cpu,
+        widens_few_rows=device.is_cpu,
         num_steps=training.num_steps,
         sharding="none" if device.num_devices == 1 else "fsdp" if training.sharding == "fsdp" else "ddp",
         num_validations=_num_validations(plan),

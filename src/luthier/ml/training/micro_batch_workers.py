@@ -240,6 +240,7 @@ class MicroBatchWorkers:
         """
         if num == 1:  # nothing to share: all threads work on it
             self._compute_here(step, 0, divisor, gradients, take, self._plan.training.num_threads)
+            self._make_room()
             return
 
         def request(worker: Worker, number: int) -> dict[str, Any] | None:
@@ -270,6 +271,7 @@ class MicroBatchWorkers:
 
         if len(self._validation) == 1:
             here(0, self._plan.training.num_threads)
+            self._make_room()
             return
         self._in_order(
             step,
@@ -329,7 +331,9 @@ class MicroBatchWorkers:
             seen.append((losses.total.item(), measures, counts.num_tokens, counts.num_trained_tokens))
 
         self._compute_here(step, number, 1.0, here, take)
-        # From here on this process computes nothing: what it took for the proof is not there beside the workers.
+        # From here on this process computes nothing: what it took for the proof must not stay beside the workers. The
+        # proof is of a whole micro-batch, the largest of all where rows are of one length.
+        process_memory.release_free_pages()
         process_memory.begin_workers()
         first = self._pool.workers[0]
         try:
@@ -342,6 +346,11 @@ class MicroBatchWorkers:
         self._take(_Answer(*answers[0]), there, take)
         if seen[0] != seen[1] or not all(torch.equal(a, b) for a, b in zip(here, there, strict=True)):
             self._lose(step, "a worker computes another loss or gradient than the training process")
+
+    def _make_room(self) -> None:
+        """Return what this process took for a micro-batch, where workers keep as much for themselves."""
+        if self._pool.workers:
+            process_memory.release_free_pages()
 
     def close(self) -> None:
         """End the workers and wait until they have ended."""

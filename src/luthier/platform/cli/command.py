@@ -445,6 +445,11 @@ def end_of(error: BaseException) -> Ending:
     # Before OSError in general, and by its causes: libraries wrap it in their own errors.
     if is_disk_full(error):
         return end_of(storage_full(error))
+    from luthier.core.system.machine_memory import is_out_of_memory, memory_short
+
+    if is_out_of_memory(error):
+        do = "end other programs, or run the command with less work at a time; what is finished is not computed again"
+        return end_of(memory_short(error, what="memory ran out", do=do))
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         came = f"{error.filename}: {error.strerror}"
         return _failed_command(

@@ -5,6 +5,7 @@
 FOLDER is the attempt's own. It holds `job.json`, which says what is to be done; the last act is to write the outcome
 into it. Ends as the run ends: paused after SIGTERM, with a checkpoint; what a person has to correct is an outcome, too.
 A full disk or an unreachable database is none: then it ends with `NOT_NOW`, and the job continues when there is room.
+Nor is too little memory: it counts as a crash, after which the job is tried again a few times.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -76,7 +78,7 @@ _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 
 def main(home: Path, folder: Path) -> None:
     """Do the job that `job.json` in the folder describes."""
-    from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
+    from luthier.core.errors import LuthierError, MemoryShortError, StorageFullError, UnreachableError
     from luthier.core.system.process_setup import (
         follow_starter,
         keep_few_kernels,
@@ -99,9 +101,8 @@ def main(home: Path, folder: Path) -> None:
         with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
             try:
                 outcome = _carry_out(context, job)
-            # These two are caught by the outer handler: the machine is at fault, so no outcome may be written for the
-            # job.
-            except (StorageFullError, UnreachableError):
+            # These are caught by the outer handler: the machine is at fault, so no outcome may be written for the job.
+            except (StorageFullError, UnreachableError, MemoryShortError):
                 raise
             except LuthierError as error:
                 if _is_for_want_of_room(error, home):
@@ -110,6 +111,10 @@ def main(home: Path, folder: Path) -> None:
             write_outcome(folder, outcome)
     except (StorageFullError, UnreachableError) as error:
         _end(error, NOT_NOW)
+    except MemoryShortError as error:
+        # A crash, which is tried again a few times: others may hold the memory now. Its words are the log's last line.
+        traceback.print_exception(error)
+        _end(error.in_one_line, 1)
     except Exception as error:
         if not _is_for_want_of_room(error, home):
             raise
@@ -134,7 +139,7 @@ def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
     return shutil.disk_usage(home).free < _LEAST_FREE_BYTES
 
 
-def _end(error: Exception, code: int) -> NoReturn:
+def _end(error: Exception | str, code: int) -> NoReturn:
     """Leave with this very code: on a full disk the log has no room either, and Python would make it another code."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{error}\n")

@@ -18,6 +18,7 @@ from luthier.core.errors import (
     ConflictError,
     DataError,
     LeakageError,
+    MemoryShortError,
     NotFoundError,
     OverlongError,
     RecipeError,
@@ -32,6 +33,7 @@ from luthier.features.recipes.service import load_recipe
 from luthier.features.training.recorder import recorder
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training import checkpoint as checkpoint_module
+from luthier.ml.training import step as step_module
 from luthier.ml.training.checkpoint import checkpoint_path
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
@@ -260,6 +262,34 @@ def test_no_room_at_a_checkpoint_fails_the_run_and_a_resume_finishes_it(
     assert record.status == "failed"
     assert "no room for the checkpoint" in (record.stopped_because or "")
     monkeypatch.setattr(checkpoint_module, "save_file", real)
+    outcome = resume(context, record.run_id)
+    assert outcome.as_json()["adapter_sha256"] == expected
+
+
+def test_a_run_without_memory_says_how_to_go_on_and_a_resume_finishes_it(
+    context: Context, make_recipe: MakeRecipe, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a real failure of the allocator: the plan said yes, and others hold the memory by then."""
+    expected = finished.outcome.as_json()["adapter_sha256"]
+    accumulate = step_module.accumulate
+    calls = 0
+
+    def taking_more(*values: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 6:
+            torch.empty(1 << 60, dtype=torch.int8)
+        return accumulate(*values)
+
+    monkeypatch.setattr(step_module, "accumulate", taking_more)
+    with pytest.raises(MemoryShortError, match="what to do: end other programs and continue") as error:
+        run(context, make_recipe())
+    record = context.runs.list()[0]
+    assert f"luthier train --resume {record.run_id}" in error.value.do
+    assert "training.gradient_checkpointing=true" in error.value.do
+    assert record.status == "failed"
+    assert "memory ran out" in (record.stopped_because or "")
+    monkeypatch.setattr(step_module, "accumulate", accumulate)
     outcome = resume(context, record.run_id)
     assert outcome.as_json()["adapter_sha256"] == expected
 

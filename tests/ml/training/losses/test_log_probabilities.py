@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from luthier.ml.training.losses.cross_entropy import entropy_sum, summed_by_row, token_log_probabilities
+from luthier.ml.training.losses.cross_entropy import (
+    WIDE_ROWS,
+    entropy_sum,
+    summed_by_row,
+    token_log_probabilities,
+)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
@@ -46,6 +54,30 @@ def test_no_probability_is_above_1_in_bfloat16() -> None:
     assert float(found.max()) <= 0.0
     exact = torch.log_softmax(hidden.double() @ head.double().t(), -1).diagonal()
     torch.testing.assert_close(found.double(), exact, atol=5e-3, rtol=0)
+
+
+class _LargestWide(TorchDispatchMode):
+    """The most elements of an fp32 tensor that any operation returns."""
+
+    num = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        found = function(*given, **(named or {}))
+        if isinstance(found, torch.Tensor) and found.dtype is torch.float32:
+            self.num = max(self.num, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("cap", [None, 30.0])
+def test_only_a_few_rows_are_widened_at_a_time(cap: float | None) -> None:
+    """A chunk of 512 rows over 49,152 tokens in fp32 would be 100 MB, and the entropy had four of these."""
+    torch.manual_seed(3)
+    hidden = torch.randn(100, 8, dtype=torch.bfloat16, requires_grad=True)
+    head, targets = torch.randn(300, 8, dtype=torch.bfloat16), torch.arange(100)
+    with _LargestWide() as largest:
+        token_log_probabilities(hidden, head, targets, cap=cap).sum().backward()
+        entropy_sum(hidden, head, cap=cap)
+    assert 0 < largest.num <= WIDE_ROWS * 300
 
 
 def test_huge_logits_stay_finite() -> None:

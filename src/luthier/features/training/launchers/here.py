@@ -17,7 +17,7 @@ from luthier.core.run import StopReason, TrainResult, cause_of
 from luthier.core.system import process_memory
 from luthier.core.system.process_setup import collect_as_usual
 from luthier.features.planning.service import Prepared
-from luthier.features.training.preparation import is_spread, warn_of_the_data, warn_of_the_kinds
+from luthier.features.training.preparation import is_spread, warn_of_memory, warn_of_the_data, warn_of_the_kinds
 from luthier.ml.charts import figures
 from luthier.ml.data.files.sequences import chained
 from luthier.platform.home.context import Context
@@ -175,6 +175,8 @@ def _train(prepared: Prepared, hooks: Hooks, world: World | None, judge_of: Judg
         return stopped
     hooks.meter.begin("loading")
     spreads = is_spread(plan, world, hooks.emit)
+    if world.size == 1:
+        warn_of_memory(plan, hooks.emit)
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     warn_of_the_kinds(prepared, hooks.emit)

@@ -16,7 +16,7 @@ Team, 2024, "Gemma 2: Improving Open Language Models at a Practical Size", arXiv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -238,7 +238,30 @@ def _log_probabilities_of_chunk(
         found = fused(narrow, own[:, 0].contiguous(), wanted[:, 0].contiguous(), temperature, needs_gradient)
         return found, narrow if needs_gradient else None
     own = cap_(own, cap) / temperature
-    logits = cap_(narrow.to(wide), cap)
+    found = torch.empty(len(narrow), dtype=wide, device=narrow.device)
+    for few in few_at_a_time(narrow):
+        part = narrow[few]
+        found[few], gradient = _log_probabilities_of_few(part, own[few], wanted[few], needs_gradient, temperature, cap)
+        if gradient is not None:
+            part.copy_(gradient)
+        del gradient  # otherwise it would live until the next iteration has formed its own
+    return found, narrow if needs_gradient else None
+
+
+def few_at_a_time(logits: Tensor) -> Iterator[slice]:
+    """Which rows are widened at a time: few on a CPU, all on an accelerator, where many small operations take longer.
+
+    A chunk in fp32 and what is formed of it are several times as large as the chunk itself.
+    """
+    step = WIDE_ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    return (slice(start, start + step) for start in range(0, len(logits), step))
+
+
+def _log_probabilities_of_few(
+    narrow: Tensor, own: Tensor, wanted: Tensor, needs_gradient: bool, temperature: float, cap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities [n] and d(log-probability)/d(logits) [n, vocabulary], in the precision of `own` [n, 1]."""
+    logits = cap_(narrow.to(own.dtype, copy=True), cap)
     capped = None if cap is None or not needs_gradient else logits.scatter(1, wanted, own * temperature)
     # The exact logit also replaces the rounded one in the sum: otherwise p could exceed 1.
     logits = logits.div_(temperature).scatter_(1, wanted, own)
@@ -252,7 +275,7 @@ def _log_probabilities_of_chunk(
     # d(log p)/d(logits) = one_hot - softmax, formed in place of the exponents
     exponents.div_(sums).neg_().scatter_add_(1, wanted, torch.ones_like(own))
     exponents.div_(temperature)
-    return found, (exponents if capped is None else through_cap_(exponents, capped, cap)).to(rows.dtype)
+    return found, exponents if capped is None else through_cap_(exponents, capped, cap)
 
 
 class TokenLogProbabilities(torch.autograd.Function):
@@ -319,7 +342,7 @@ class TokenLogProbabilities(torch.autograd.Function):
             )
             assert narrow is not None
             # The row factor is folded into the logits' gradient, so that one product sums over the rows.
-            grad_weight.add_((narrow * scale[part].to(narrow.dtype)).t() @ hidden[part])
+            grad_weight.add_(narrow.mul_(scale[part].to(narrow.dtype)).t() @ hidden[part])
             del narrow
         return grad_hidden, grad_weight.to(weight.dtype), *(None,) * 5
 
@@ -373,8 +396,11 @@ def entropy_sum(
         if numba_kernels and cap is None and fused_operations.applies(logits):
             total += fused_operations.entropies(logits, temperature).sum()
             continue
-        logarithms = (cap_(logits.to(total.dtype), cap) / temperature).log_softmax(1)  # [n, vocabulary]
-        total -= (logarithms.exp() * logarithms).sum()
+        for few in few_at_a_time(logits):
+            wide = cap_(logits[few].to(total.dtype, copy=True), cap).div_(temperature)
+            logarithms = wide.log_softmax(1)  # [n, vocabulary]
+            total -= torch.exp(logarithms, out=wide).mul_(logarithms).sum()
+            del wide, logarithms  # otherwise they would live until the next iteration has formed its own
     return total
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from luthier.core.recipe import Divergence
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training.losses.cross_entropy import cap_, through_cap_
+from luthier.ml.training.losses.cross_entropy import cap_, few_at_a_time, through_cap_
 
 CHUNK_ROWS = 128
 
@@ -140,24 +140,24 @@ class ChunkedDistillation(torch.autograd.Function):
         grad_head = torch.zeros_like(head, dtype=wide) if needs_head else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
-            # Cast before the softmax: log-probabilities in bf16 would have two or three digits.
-            student = cap_((hidden[part] @ head.t()).to(wide), cap)  # [n, vocabulary]
-            teacher = teacher_scaled.of((states[part] @ teacher_head.t()).to(wide))  # [n, teacher's vocabulary]
-            one, other, right, gradient = _one_chunk(
-                student, teacher, targets[part, None], mixing, needs_hidden or needs_head
-            )
-            if gradient is not None:
-                gradient = through_cap_(gradient, student, cap)
-            del student, teacher  # otherwise two chunks of logits would exist at one time
-            entropy, apart, correct = entropy + one, apart + other, correct + right
-            if gradient is None:
-                continue
-            narrow = gradient.to(hidden.dtype)  # [n, vocabulary]
+            student = hidden[part] @ head.t()  # [n, vocabulary], in the precision of the model
+            teacher = states[part] @ teacher_head.t()  # [n, teacher's vocabulary]
+            for few in few_at_a_time(student):
+                # Cast before the softmax: log-probabilities in bf16 would have two or three digits. Copied, since the
+                # gradient of these rows takes their place.
+                own = cap_(student[few].to(wide, copy=True), cap)
+                other = teacher_scaled.of(teacher[few].to(wide, copy=True))
+                found = _one_chunk(own, other, targets[part][few, None], mixing, needs_hidden or needs_head)
+                entropy, apart, correct = entropy + found[0], apart + found[1], correct + found[2]
+                if found[3] is not None:
+                    student[few].copy_(through_cap_(found[3], own, cap))
+                del own, other, found  # otherwise they would live until the next iteration has formed its own
+            del teacher
             if grad_hidden is not None:
-                torch.mm(narrow, head, out=grad_hidden[part])  # [n, width]
+                torch.mm(student, head, out=grad_hidden[part])  # [n, width]
             if grad_head is not None:
-                grad_head.add_(narrow.t() @ hidden[part])  # [vocabulary, width]
-            del gradient, narrow
+                grad_head.add_(student.t() @ hidden[part])  # [vocabulary, width]
+            del student  # otherwise two chunks of logits would exist at one time
         ctx.save_for_backward(grad_hidden, None if grad_head is None else grad_head.to(head.dtype))
         ctx.mark_non_differentiable(entropy, apart, correct)
         loss = (1 - mixing.alpha) * entropy + mixing.alpha * mixing.temperature**2 * apart
