@@ -320,7 +320,7 @@ def test_it_computes_with_as_many_threads_as_other_processes_leave_cores_for(tin
         assert is_sampled
         threads = lambda: engine._server.num_threads  # noqa: E731
         begin = lambda key: listen(engine, heard, lambda: engine.ask(key, long, None))  # noqa: E731
-        heard, long = Heard(), TextRequest(text="Once", max_new_tokens=200, sampling=NO_END)
+        heard, long = Heard(), TextRequest(text="Once", max_new_tokens=400, sampling=NO_END)
         assert engine.ask("first", long, None)
         listen(engine, heard, lambda: heard.pieces["first", 0])
         cores.note(1.0)
@@ -346,7 +346,7 @@ def test_it_computes_with_as_many_threads_as_other_processes_leave_cores_for(tin
         heard.hear(engine)
         assert len({heard.texts[key, 0] for key in ("second", "third", "fourth")}) == 1
         # The tokens of its text may be others than were written, so that only its length is sure with a random model.
-        assert {heard.ends[key, 0].num_new_tokens for key in ("first", "second", "third", "fourth")} == {200}
+        assert {heard.ends[key, 0].num_new_tokens for key in ("first", "second", "third", "fourth")} == {400}
     assert cores._closed.is_set()
 
 

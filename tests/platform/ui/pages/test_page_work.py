@@ -83,11 +83,21 @@ def test_no_form_waits_for_what_is_slow(
     assert "GET /api" not in page
 
 
-def test_work_that_is_done_leads_on(home: Context, browser: Browser, dataset: str, gate: threading.Event) -> None:
+def test_work_that_is_done_leads_on(
+    home: Context, browser: Browser, dataset: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_version = annotation_queue.make_version
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        assert gate.wait(60)
+        return make_version(*arguments, **named)
+
+    monkeypatch.setattr(annotation_queue, "make_version", slow)
     one = browser("read", "train")
     desk = f"/datasets/{dataset}/annotate"
     one.post(f"{desk}/decide", data={"version": "1", "row": "2", "decision": "reject"})
     led = one.post(f"{desk}/version", data={"version": "1"}).headers["location"]
+    gate.set()
     wait_for(lambda: one.get(led).status_code == 303)
     assert one.get(led).headers["location"] == f"/datasets/{dataset}?version=2"
     assert "1 row left out" in one.get(f"/datasets/{dataset}?version=2").text
