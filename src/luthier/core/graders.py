@@ -203,6 +203,32 @@ class LabelModelReward(LabelModelSpec):
 
 
 ModelGrader = ScoreModelReward | LabelModelReward
+
+
+class GradingLoad(FrozenModel):
+    """What a grader that asks a model has it read and write for one answer: the time of a plan follows from it.
+
+    Attributes:
+        grader: its name.
+        judge: the model that it asks, by its name in the plan.
+        prompt_tokens: of a question without the answer in it, as a mean over the first training rows.
+        answers_read: in how many places of a question the answer is written.
+        new_tokens: of a reply, at most, the thought before it included.
+        num_active_parameters: of the model: those that a token meets, without the output head.
+        num_layers: of the model.
+        key_value_width: numbers that the model keeps of a token, in all layers.
+    """
+
+    grader: str
+    judge: str
+    prompt_tokens: float
+    answers_read: int
+    new_tokens: int
+    num_active_parameters: int
+    num_layers: int
+    key_value_width: int
+
+
 OneRewardGrader = Annotated[
     StringCheck | TextSimilarity | ScoreModelReward | LabelModelReward, Field(discriminator="type")
 ]

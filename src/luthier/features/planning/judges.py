@@ -6,12 +6,14 @@ it would have drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError
+from luthier.core.graders import GradingLoad
 from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.recipe import Recipe
@@ -22,13 +24,11 @@ from luthier.features.planning.objective_inputs import model_plan
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.evaluation.rewards import JudgeOf
+    from luthier.ml.evaluation.rewards import JudgeOf, Rewards
     from luthier.ml.inference.engine_wrappers import CachedJudge, ResultCache
     from luthier.ml.planning.hardware import Hardware
 
 _WHERE: Final = "model of a grader in objective.rewards"
-_SPACE_FOR_BATCHES: Final = 1.25
-"""Memory of a judge that answers, in times of its weights."""
 
 
 def find_judges(context: Context, recipe: Recipe) -> dict[str, TeacherPlan]:
@@ -83,6 +83,54 @@ def with_judges(plan: Plan, judges: dict[str, TeacherPlan]) -> Plan:
     return plan.model_copy(update={"objective": objective})
 
 
+_NUM_MEASURED: Final = 32
+"""Rows whose questions are counted for the time of grading."""
+
+
+def with_grading(plan: Plan, rewards: Rewards | None) -> Plan:
+    """The plan with what the models that grade read and write for an answer; as it is where none grades.
+
+    Args:
+        plan: With its judges.
+        rewards: Over the rows of the run.
+    """
+    from luthier.ml.evaluation.graders import num_answer_places
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.inference.thoughts import Thoughts
+
+    judges = {judge.name: judge for judge in plan.objective.judges or ()}
+    loads = []
+    for grader, questions in rewards.questions(_NUM_MEASURED) if rewards is not None and judges else ():
+        judge = judges[grader.model]
+        template = as_candidate(judge).chat_template()
+        texts = [
+            template.render(asked.conversation, add_generation_prompt=True)
+            for asked in questions
+            if asked.conversation is not None
+        ]
+        prompt_tokens = sum(map(len, template.encode_all(texts))) / max(1, len(texts))
+        answers_read = sum(num_answer_places(turn.content) for turn in grader.input)
+        # The limits are of the grader: all of its questions have the same.
+        new, thinking = questions[0].max_new_tokens, questions[0].max_thinking_tokens
+        room = judge.context_length_tokens - math.ceil(prompt_tokens) - new
+        structure = read_structure(judge.path)
+        loads.append(
+            GradingLoad(
+                grader=grader.name,
+                judge=judge.name,
+                prompt_tokens=prompt_tokens,
+                answers_read=answers_read,
+                new_tokens=new + Thoughts(template).budget(thinking, max(0, room)),
+                num_active_parameters=structure.num_active_parameters,
+                num_layers=structure.num_layers,
+                key_value_width=2 * structure.num_layers * structure.num_kv_heads * structure.head_size,
+            )
+        )
+    if not loads:
+        return plan
+    return plan.model_copy(update={"objective": plan.objective.model_copy(update={"grading": tuple(loads)})})
+
+
 def beside(hardware: Hardware, judges: dict[str, TeacherPlan]) -> Hardware:
     """The memory of this machine that is left beside the models that grade, which stay loaded while a run trains.
 
@@ -109,9 +157,10 @@ def beside(hardware: Hardware, judges: dict[str, TeacherPlan]) -> Hardware:
 
 
 def _bytes_of(judge: TeacherPlan) -> int:
+    from luthier.ml.planning.rollout_cost import JUDGE_SPACE
     from luthier.ml.planning.workload import BYTES
 
-    return int(_SPACE_FOR_BATCHES * judge.num_parameters * BYTES[judge.quantisation or judge.precision])
+    return int(JUDGE_SPACE * judge.num_parameters * BYTES[judge.quantisation or judge.precision])
 
 
 def refuse_other_judges(before: Sequence[TeacherPlan], now: Sequence[TeacherPlan]) -> None:

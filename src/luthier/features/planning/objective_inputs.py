@@ -75,8 +75,11 @@ def _prompts_with_tools(splits: Sequence[PreparedSplit]) -> dict[str, Conversati
     return {row_id: prompt for row_id, prompt in prompts if prompt is not None and prompt.tools}
 
 
-def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int) -> None:
+def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int) -> Rewards | None:
     """Refuse what would fail once answers are drawn, before anything is trained; nothing where none are.
+
+    Returns:
+        The rewards over these rows; None where there are none.
 
     Args:
         plan: Of the run.
@@ -88,9 +91,9 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
         DataError: Two different rows of one id.
         OverlongError: Prompts that leave no room for an answer.
     """
-    rewards_of(plan.objective.rewards, splits)
+    rewards = rewards_of(plan.objective.rewards, splits)
     if plan.objective.max_new_tokens is None:
-        return
+        return rewards
     most = room_tokens - plan.objective.max_new_tokens
     # Ids alone: the rows may be in files, larger than memory.
     over = [row.id for split in splits for row in split.tokenised if row.num_prompt_tokens > most]
@@ -101,6 +104,7 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
             expected=f"room for objective.max_new_tokens {plan.objective.max_new_tokens:,} after every prompt",
             do="lower objective.max_new_tokens, or take these rows out",
         )
+    return rewards
 
 
 def rewards_of(

@@ -223,7 +223,7 @@ def prepare(
     data_loader = data_loader or TrainingDataLoader()
     recipe = recipe if is_again else data_loader.grouped(context, recipe, base_dir, before)
     found = data_loader.of(context, recipe, base_dir, before)
-    from luthier.features.planning.judges import beside, find_judges, with_judges
+    from luthier.features.planning.judges import beside, find_judges, with_grading, with_judges
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.recipes.template_options import check_switches
     from luthier.ml.evaluation.few_shot import num_usable
@@ -262,7 +262,8 @@ def prepare(
         num_processes=num_processes,
     )
     plan = with_judging(context, with_judges(plan, judges), judged, shown, num_shown)
-    check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
+    drawn = [splits[name] for name in ("train", "validation") if name in splits]
+    plan = with_grading(plan, check_drawing(plan, drawn, found.room_tokens))
     plan = _proved(context, plan, recipe, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))

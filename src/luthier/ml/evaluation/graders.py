@@ -55,6 +55,11 @@ def item_fields(template: str, sample_fields: Sequence[str] = WRITTEN_FIELDS) ->
     return tuple(dict.fromkeys(names))
 
 
+def num_answer_places(template: str) -> int:
+    """In how many places of a template the answer, or a part of it, is written."""
+    return sum(place.partition(".")[0] == "sample" for _, _, place in _placeholders(template))
+
+
 def _placeholders(template: str) -> Iterator[tuple[int, int, str]]:
     """The placeholders of a template: where each begins and ends, and what is in it, without spaces around.
 

@@ -21,9 +21,9 @@ from luthier.core.graders import (
     ScoreModelReward,
     fault_of,
 )
-from luthier.core.ports import Engine, Grade, Progress, Rollout, SilentProgress
+from luthier.core.ports import Engine, Grade, Progress, Prompt, Rollout, SilentProgress
 from luthier.ml.evaluation.graders import Formula, fields_of, make_grader, sentence_bleu, written_sample
-from luthier.ml.evaluation.judge.model_graders import scores_of
+from luthier.ml.evaluation.judge.model_graders import question_of, scores_of
 from luthier.ml.evaluation.judge.verdicts import NoVerdict
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
@@ -105,6 +105,16 @@ class Rewards:
                 said = self._asked(part, pairs)
                 if said and all(isinstance(one, NoVerdict) for one in said):
                     raise _unreadable(part, said)
+
+    def questions(self, num_rows: int) -> list[tuple[ModelGrader, list[Prompt]]]:
+        """What each grader that asks a model asks about empty answers to the first rows: its length without them."""
+        some = list(self._items.values())[:num_rows]
+        empty = written_sample("", ())
+        return [
+            (part, [question_of(part, empty, item) for item in some])
+            for grader in self._graders.values()
+            for part in grader.model_graders
+        ]
 
     def _asked(self, grader: ModelGrader, pairs: Pairs) -> list[float | NoVerdict]:
         assert self._judge_of is not None

@@ -11,11 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.events import StepDone, ValidationDone
 from luthier.core.ports import Generation
-from luthier.features.planning import judges
+from luthier.features.models.resolve import as_candidate
+from luthier.features.planning import judges, view
+from luthier.features.planning.format import plan_lines, quote_lines, time_line
 from luthier.features.planning.judges import beside, find_judges
+from luthier.features.planning.quotes import quote_of
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.launchers.here import silent_hooks, train_worker
@@ -204,6 +208,45 @@ def test_the_memory_of_models_that_grade_is_not_planned_with(
     assert taken >= judge.num_parameters * (4 if judge.precision == "float32" else 2)
     assert left.each_memory_bytes == (10**9 - taken, 2 * 10**9 - taken)
     assert beside(machine, {}) == machine
+
+
+def test_the_plan_counts_what_models_that_grade_read_and_write(
+    context: Context, make_recipe: MakeRecipe, tiny_judge: Path
+) -> None:
+    short = score(tiny_judge, sampling_params={"max_completions_tokens": 2})
+    multi = {"type": "multi", "graders": {"opinion": short}, "calculate_output": "opinion"}
+    rewards = objective(multi, score(tiny_judge))
+    recipe = make_recipe(objective=rewards, training=TRAINING, data=DATA, method={"name": "lora"})
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    plan = prepared.plan
+    first, second = plan.objective.grading or ()
+    (judge,) = plan.objective.judges or ()
+    template = as_candidate(judge).chat_template()
+    rows = [*prepared.train.examples, *prepared.validation.examples][:32]
+    texts = [f"Grade  against {row.reference}" for row in rows]
+    turns = [Conversation(messages=(Message(role="user", content=text),)) for text in texts]
+    tokens = [len(template.ids(template.render(turn, add_generation_prompt=True))) for turn in turns]
+    assert first.prompt_tokens == second.prompt_tokens == pytest.approx(sum(tokens) / len(tokens))
+    assert (first.judge, first.answers_read, first.new_tokens, second.new_tokens) == (judge.name, 1, 2, 256)
+    quote = quote_of(context, prepared)
+    parts = quote.hours_by_part
+    assert parts["grading"].value > 0
+    assert quote.prediction.step_seconds.value * 6 == pytest.approx(
+        3600 * (parts["steps"].value + parts["grading"].value)
+    )
+    # A step asks each of its 16 answers twice.
+    (line, other) = [line for line in plan_lines("", plan) if "graded by" in line]
+    assert "(opinion): 16 questions a step" in line
+    assert "up to 3 of the answer, replies of up to 2 tokens" in line
+    assert "replies of up to 256 tokens" in other
+    assert any(line.startswith("  grading ") and "of a step" in line for line in quote_lines(quote))
+    assert "of these for grading by models" in time_line(quote)
+    (shown,) = [one for one in view._figures(quote.as_json()) if one.name == "Grading by models"]
+    assert shown.value
+    assert shown.low
+    # What is said of the time is no part of what is trained.
+    alone = plan.objective.model_copy(update={"grading": None})
+    assert plan.model_copy(update={"objective": alone}).hash == plan.hash
 
 
 def worker(world: World, prepared: Prepared, folder: Path, home: Path) -> None:
