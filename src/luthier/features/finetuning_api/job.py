@@ -111,9 +111,11 @@ def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> O
 
 def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
     """Begin the run of the job, or continue it where an earlier attempt has begun it."""
+    from luthier.features.planning.judges import report_grading
     from luthier.features.training import service as training
     from luthier.features.training.launchers.here import InProcessLauncher
 
+    report_grading(context, job)
     reporter = JobReporter(context, job)
     launcher = InProcessLauncher(num_snapshots=NUM_CHECKPOINTS, keeps_snapshot=reporter.is_deployed)
     try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.rewards import JudgeOf, Rewards
     from luthier.ml.inference.engine_wrappers import CachedJudge, ResultCache
     from luthier.ml.planning.hardware import Hardware
+    from luthier.platform.jobs.records import Job
 
 _WHERE: Final = "model of a grader in objective.rewards"
 
@@ -83,6 +84,7 @@ def with_judges(plan: Plan, judges: dict[str, TeacherPlan]) -> Plan:
     return plan.model_copy(update={"objective": objective})
 
 
+_REPORT_SECONDS: Final = 15.0
 _NUM_MEASURED: Final = 32
 """Rows whose questions are counted for the time of grading."""
 
@@ -175,6 +177,20 @@ def refuse_other_judges(before: Sequence[TeacherPlan], now: Sequence[TeacherPlan
                 + (f" and an adapter with {judge.adapter_sha256[:12]}" if judge.adapter_sha256 else ""),
                 do="restore that model, or start a new run",
             )
+
+
+def report_grading(context: Context, job: Job) -> None:
+    """Have an attempt of a job say by events how far models that grade are, where a step waits long for them.
+
+    Args:
+        context: The home that the attempt works with.
+        job: The job, as its attempt was given it.
+    """
+    from luthier.ml.evaluation.rewards import GRADING
+    from luthier.platform.jobs.attempt import JobProgress
+
+    # A task in each step: only those that take long, so that steps of a second add no events.
+    context.progress = JobProgress(context, job, only=(GRADING,), every_seconds=_REPORT_SECONDS, names_tasks=False)
 
 
 def replies_of(context: Context) -> ResultCache:

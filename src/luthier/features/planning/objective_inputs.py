@@ -20,6 +20,7 @@ from luthier.core.events import WarningRaised
 from luthier.core.graders import Reward
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan, TeacherPlan
+from luthier.core.ports import Progress
 from luthier.core.recipe import Recipe
 from luthier.core.run import StopReason, TrainResult, cause_of
 from luthier.features.generation.engines import identity_of, is_address
@@ -41,13 +42,14 @@ if TYPE_CHECKING:
 _OURS = ("reference",)
 
 
-def tools_for(prepared: Prepared, world: World, judge_of: JudgeOf) -> Tools:
+def tools_for(prepared: Prepared, world: World, judge_of: JudgeOf, progress: Progress) -> Tools:
     """What the run lends its objective.
 
     Args:
         prepared: The run.
         world: The processes that train it, of which the first writes its files.
         judge_of: Opens the models that grade.
+        progress: Shows their replies.
 
     Raises:
         RequestError: A model that grades, none of whose replies can be read.
@@ -55,7 +57,7 @@ def tools_for(prepared: Prepared, world: World, judge_of: JudgeOf) -> Tools:
     from luthier.ml.training.objective_protocol import Tools
 
     splits = [split for split in (prepared.train, prepared.validation) if split is not None]
-    grade = rewards_of(prepared.plan.objective.rewards, splits, judge_of)
+    grade = rewards_of(prepared.plan.objective.rewards, splits, judge_of, progress)
     if grade is not None:
         grade.check_judges()
     return Tools(
@@ -108,7 +110,10 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
 
 
 def rewards_of(
-    rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit], judge_of: JudgeOf | None = None
+    rewards: Sequence[Reward] | None,
+    splits: Sequence[PreparedSplit],
+    judge_of: JudgeOf | None = None,
+    progress: Progress | None = None,
 ) -> Rewards | None:
     """The rewards of a plan over the rows of these splits; None where it has none.
 
@@ -116,6 +121,7 @@ def rewards_of(
         rewards: Of the plan.
         splits: Training and validation rows.
         judge_of: Opens the models that grade; None where nothing is graded yet.
+        progress: Shows their replies; None shows nothing.
 
     Raises:
         RequestError: A formula or a place that no grader can fill, or rows that lack a required field.
@@ -140,7 +146,7 @@ def rewards_of(
                 raise _same_name(example)
             _refuse_lost(example, item, wanted, needs_answer)
             _refuse_unfilled(example, item, templates)
-    return Rewards(rewards, items, judge_of)
+    return Rewards(rewards, items, judge_of, progress)
 
 
 def _fields(file: Path) -> Mapping[str, dict[str, Any]]:

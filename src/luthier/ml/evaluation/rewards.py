@@ -21,7 +21,7 @@ from luthier.core.graders import (
     ScoreModelReward,
     fault_of,
 )
-from luthier.core.ports import Engine, Grade, Progress, Prompt, Rollout, SilentProgress
+from luthier.core.ports import Engine, Grade, Progress, ProgressTask, Prompt, Rollout, SilentProgress
 from luthier.ml.evaluation.graders import Formula, fields_of, make_grader, sentence_bleu, written_sample
 from luthier.ml.evaluation.judge.model_graders import question_of, scores_of
 from luthier.ml.evaluation.judge.verdicts import NoVerdict
@@ -33,6 +33,8 @@ Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
 JudgeOf = Callable[[str], Engine]
 """The model that grades, by its name."""
 _NUM_TRIED: Final = 4
+GRADING: Final = "Grading answers"
+"""What the replies of models that grade are counted under, while a step or a validation waits for them."""
 
 
 def need_answers(rewards: Sequence[Reward]) -> bool:
@@ -65,7 +67,8 @@ class Rewards:
         judge_of: JudgeOf | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._items, self._judge_of, self._progress = items, judge_of, progress or SilentProgress()
+        self._items, self._judge_of = items, judge_of
+        self._progress = _Titled(progress or SilentProgress())
         self._rewards = list(zip(names(rewards), rewards, strict=True))
         self._graders = {
             name: _GraderOf(reward.grader, self._asked) for name, reward in self._rewards if reward.grader is not None
@@ -119,6 +122,16 @@ class Rewards:
     def _asked(self, grader: ModelGrader, pairs: Pairs) -> list[float | NoVerdict]:
         assert self._judge_of is not None
         return scores_of(grader, pairs, self._judge_of(grader.model), self._progress)
+
+
+class _Titled:
+    """Progress of grading, whatever the engine and the judge call their work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:  # noqa: ARG002
+        return self._progress.task(GRADING, total, unit, done)
 
 
 class _GraderOf:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.events import StepDone, ValidationDone
-from luthier.core.ports import Generation
+from luthier.core.ports import Generation, ProgressTask, SilentTask
 from luthier.features.models.resolve import as_candidate
 from luthier.features.planning import judges, view
 from luthier.features.planning.format import plan_lines, quote_lines, time_line
@@ -247,6 +247,43 @@ def test_the_plan_counts_what_models_that_grade_read_and_write(
     # What is said of the time is no part of what is trained.
     alone = plan.objective.model_copy(update={"grading": None})
     assert plan.model_copy(update={"objective": alone}).hash == plan.hash
+
+
+class Recorder:
+    """Notes each task: its title, how much there is to do, and how much was done in the end."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, float | None, float]] = []
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+        recorder = self
+
+        class Task(SilentTask):
+            done = 0.0
+
+            def advance(self, amount: float = 1) -> None:
+                self.done += amount
+
+            def __exit__(self, *_: object) -> None:
+                recorder.tasks.append((title, total, self.done))
+
+        return Task()
+
+
+def test_a_step_shows_how_many_of_its_answers_are_graded(
+    context: Context, make_recipe: MakeRecipe, tiny_judge: Path
+) -> None:
+    grader = score(tiny_judge, sampling_params={"max_completions_tokens": 2})
+    recipe = make_recipe(
+        objective=objective(grader), training=TRAINING | {"max_steps": 1}, data=DATA, method={"name": "lora"}
+    )
+    context.progress = recorder = Recorder()
+    run(context, recipe)
+    graded = [one for one in recorder.tasks if one[0] == "Grading answers"]
+    # The trial before the run, and the answers of the step; equal questions are asked once.
+    assert len(graded) >= 2
+    assert all(total == done > 0 for _, total, done in graded)
+    assert max(total or 0 for _, total, _ in graded) > 4
 
 
 def worker(world: World, prepared: Prepared, folder: Path, home: Path) -> None:

@@ -178,7 +178,7 @@ def _train(prepared: Prepared, hooks: Hooks, world: World | None, judge_of: Judg
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     warn_of_the_kinds(prepared, hooks.emit)
-    objective = load_objective(plan.objective, tools_for(prepared, world, judge_of))
+    objective = load_objective(plan.objective, tools_for(prepared, world, judge_of, hooks.progress))
     hooks.meter.begin("reference")
     _prepare(objective, model, prepared, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)
