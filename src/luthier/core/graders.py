@@ -1,8 +1,7 @@
 """What a written answer is worth, as a recipe says it: figures, graders and lengths, each with a weight.
 
-Graders are those of OpenAI's fine-tuning API (reinforcement, "graders"), by the same names and fields. In rewards
-`python` is left out, since it runs code that a recipe brings along; those that ask a model name it. Tasks of suites
-have all of them (`SuiteGrader`), and ask the judge of the command.
+Graders are those of OpenAI's fine-tuning API (reinforcement, "graders"), by the same names and fields. In rewards those
+that ask a model name it; tasks of suites (`SuiteGrader`) ask the judge of the command.
 """
 
 from __future__ import annotations
@@ -230,12 +229,12 @@ class GradingLoad(FrozenModel):
 
 
 OneRewardGrader = Annotated[
-    StringCheck | TextSimilarity | ScoreModelReward | LabelModelReward, Field(discriminator="type")
+    StringCheck | TextSimilarity | PythonGraderSpec | ScoreModelReward | LabelModelReward, Field(discriminator="type")
 ]
 
 
 class MultiReward(FrozenModel):
-    """As `MultiGrader`, of which some parts may ask a model.
+    """As `MultiGrader`, of which some parts may ask a model or run code.
 
     Attributes:
         type: names the grader.
@@ -251,7 +250,8 @@ class MultiReward(FrozenModel):
 
 
 Grader = Annotated[
-    StringCheck | TextSimilarity | ScoreModelReward | LabelModelReward | MultiReward, Field(discriminator="type")
+    StringCheck | TextSimilarity | PythonGraderSpec | ScoreModelReward | LabelModelReward | MultiReward,
+    Field(discriminator="type"),
 ]
 
 
@@ -262,6 +262,8 @@ SuiteGrader = Annotated[
 
 
 _OF_EVALS: Final = "pass_threshold"
+_ENVIRONMENT: Final = "image_tag"
+"""Of graders in Python: null for the only environment that there is here."""
 
 
 def as_reward(grader: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,6 +276,8 @@ def as_reward(grader: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: Two parts of a list have one name, so that a formula could mean either.
     """
     made = {name: value for name, value in grader.items() if name != _OF_EVALS}
+    if made.get("type") == "python" and made.get(_ENVIRONMENT) is None:
+        made.pop(_ENVIRONMENT, None)
     if made.get("type") in ("score_model", "label_model"):
         made = _with_plain_texts(made)
     parts = made.get("graders")
@@ -429,10 +433,19 @@ class Reward(FrozenModel):
         return "length" if self.grader is None else self.grader.name
 
     @property
+    def _parts(self) -> tuple[Any, ...]:
+        """Its grader, or the parts of a multi grader."""
+        return tuple(self.grader.graders.values()) if isinstance(self.grader, MultiReward) else (self.grader,)
+
+    @property
     def judges(self) -> tuple[str, ...]:
         """The names of the models that its grader asks."""
-        parts = self.grader.graders.values() if isinstance(self.grader, MultiReward) else (self.grader,)
-        return tuple(part.model for part in parts if isinstance(part, ModelGrader))
+        return tuple(part.model for part in self._parts if isinstance(part, ModelGrader))
+
+    @property
+    def code(self) -> tuple[PythonGraderSpec, ...]:
+        """The parts of its grader that run code."""
+        return tuple(part for part in self._parts if isinstance(part, PythonGraderSpec))
 
     def with_judges(self, names: Mapping[str, str]) -> Reward:
         """The same with other names of the models that are asked."""

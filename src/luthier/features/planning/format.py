@@ -356,7 +356,7 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
 
 
 def _graders_of(plan: Plan) -> list[str]:
-    """Each grader that asks a model: which one, how often, and with how many tokens."""
+    """Each grader that asks a model: which one, how often, and with how many tokens; and those that run code."""
     objective, training = plan.objective, plan.training
     num_answers = training.global_batch_size * (objective.num_samples or 0)
     lines = []
@@ -368,7 +368,8 @@ def _graders_of(plan: Plan) -> list[str]:
             f"{figures.count(round(one.prompt_tokens))} tokens{answer}, replies of up to "
             f"{counted(one.new_tokens, 'token')}"
         )
-    return lines
+    code = [one.name for reward in objective.rewards or () for one in reward.code]
+    return [*lines, *(f"code ({name}), locked down: its time is not in the prediction" for name in code)]
 
 
 def _end_of_rate(ratio: float) -> str:

@@ -1,13 +1,14 @@
-"""The models that grade answers in training (`score_model`, `label_model`): found for the plan, opened for the run.
+"""What grades answers in training by a model (`score_model`, `label_model`) or by code (`python`): found for the plan,
+opened for the run.
 
-Their replies are stored with the project's generations. So a run that is resumed reads those of before, and draws what
-it would have drawn.
+Replies and scores are stored with the project's generations. So a run that is resumed reads those of before, and draws
+what it would have drawn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.graders import GradingLoad
 from luthier.core.plan import Plan, TeacherPlan
-from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.core.ports import Engine, Generation, Progress, Prompt, Score, SilentProgress
 from luthier.core.recipe import Recipe
 from luthier.features.generation.engines import is_address
 from luthier.features.models.names import find_model
@@ -24,7 +25,7 @@ from luthier.features.planning.objective_inputs import model_plan
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.evaluation.rewards import JudgeOf, Rewards
+    from luthier.ml.evaluation.rewards import Rewards, RewardTools
     from luthier.ml.inference.engine_wrappers import CachedJudge, ResultCache
     from luthier.ml.planning.hardware import Hardware
     from luthier.platform.jobs.records import Job
@@ -66,6 +67,40 @@ def _judge(context: Context, name: str) -> TeacherPlan:
             do="name a base model, or a run that writes",
         )
     return model_plan(context, found.name, candidate, candidate.precision)
+
+
+def check_code(context: Context, recipe: Recipe) -> None:
+    """Refuse graders in Python where the home does not run code of recipes, or cannot lock a process down.
+
+    Args:
+        context: The home.
+        recipe: Of the run.
+
+    Raises:
+        RequestError: They are not allowed here, cannot be run, or their source is no Python with a function `grade`.
+    """
+    rewards = (recipe.objective.rewards if recipe.objective else None) or ()
+    graders = [code for reward in rewards for code in reward.code]
+    if not graders:
+        return
+    from luthier.ml.evaluation.sandbox.recorded import check_source
+    from luthier.ml.evaluation.sandbox.runners import isolation
+
+    if not context.settings.python_graders:
+        raise RequestError(
+            f"grader {graders[0].name!r} of type python in objective.rewards: this home runs no code of recipes",
+            expected="a grader that runs no code, or a home whose operator allows it (LUTHIER_PYTHON_GRADERS=true)",
+            do="grade with string_check, text_similarity, score_model, label_model, or a multi grader of these; or "
+            "set that variable for the processes that plan and train",
+        )
+    if not isolation().seccomp:
+        raise RequestError(
+            f"grader {graders[0].name!r} of type python in objective.rewards: this machine cannot lock a process down",
+            expected="Linux on x86_64 or aarch64 with seccomp filters",
+            do="train on such a machine, or grade without code",
+        )
+    for grader in graders:
+        check_source(grader)
 
 
 def with_judges(plan: Plan, judges: dict[str, TeacherPlan]) -> Plan:
@@ -199,13 +234,25 @@ def replies_of(context: Context) -> ResultCache:
 
 
 @contextmanager
-def opened(plan: Plan, replies: ResultCache | None) -> Iterator[JudgeOf]:
-    """The models that grade a run, by their names; each is loaded with its first new question.
+def opened(
+    plan: Plan,
+    replies: ResultCache | None,
+    run: str,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[RewardTools]:
+    """What grades a run: models, each loaded with its first new question, and code.
 
     Args:
         plan: Of the run.
         replies: Stores what they reply; None stores nothing.
+        run: Names the run.
+        progress: Shows how many answers are graded.
+        note: Is given what a person should know.
     """
+    from luthier.ml.evaluation.rewards import RewardTools
+    from luthier.ml.evaluation.sandbox.recorded import RecordedGraders
+
     engines: dict[str, CachedJudge] = {}
     judges = {judge.name: judge for judge in plan.objective.judges or ()}
 
@@ -214,9 +261,11 @@ def opened(plan: Plan, replies: ResultCache | None) -> Iterator[JudgeOf]:
             engines[name] = _engine_of(judges[name], replies)
         return engines[name]
 
+    code = RecordedGraders(replies, run)
     try:
-        yield judge_of
+        yield RewardTools(judge_of, code, progress or SilentProgress(), note or (lambda _: None))
     finally:
+        code.close()
         for engine in engines.values():
             engine.close()
 

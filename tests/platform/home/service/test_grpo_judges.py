@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
-from luthier.core.events import StepDone, ValidationDone
+from luthier.core.events import StepDone, ValidationDone, WarningRaised
 from luthier.core.ports import Generation, ProgressTask, SilentTask
 from luthier.features.models.resolve import as_candidate
 from luthier.features.planning import judges, view
@@ -24,6 +24,7 @@ from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.launchers.here import silent_hooks, train_worker
 from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.ml.evaluation.sandbox.runners import isolation
 from luthier.ml.training import loop
 from luthier.ml.training.distributed import World
 from luthier.ml.training.objectives import grpo
@@ -284,6 +285,105 @@ def test_a_step_shows_how_many_of_its_answers_are_graded(
     assert len(graded) >= 2
     assert all(total == done > 0 for _, total, done in graded)
     assert max(total or 0 for _, total, _ in graded) > 4
+
+
+CODE = """
+import random
+
+def grade(sample, item):
+    if sum(map(ord, sample["output_text"])) % 4 == 0:
+        raise ValueError("no score for it")
+    return random.random() + len(item["reference"])
+"""
+"""Another score each time that it is run, and none for some answers."""
+locked_down = pytest.mark.skipif(not isolation().seccomp, reason="this machine cannot lock a process down")
+
+
+@pytest.fixture
+def code_context(context: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
+    monkeypatch.setattr(context, "settings", context.settings.model_copy(update={"python_graders": True}))
+    return context
+
+
+def fails(output: str) -> bool:
+    return sum(map(ord, output)) % 4 == 0
+
+
+@locked_down
+def test_code_grades_and_a_resumed_run_reads_the_scores_that_it_had(
+    code_context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, grader = code_context, {"type": "python", "name": "luck", "source": CODE}
+    recipe = make_recipe(objective=objective(grader), training=TRAINING, data=DATA, method={"name": "lora"})
+    real, calls = loop.one_step, 0
+
+    def killed(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found = real(*given)
+        if calls == 4:  # its answers are graded, its weights are lost
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(loop, "one_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(context, recipe)
+    monkeypatch.setattr(loop, "one_step", real)
+    (record,) = context.runs.list()
+    folder = context.settings.run_folder(record.run_id) / grpo.FOLDER
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    seen = [e.measures for e in context.runs.events(record.run_id) if isinstance(e, StepDone)]
+    assert (len(before), len(seen)) == (4, 3)
+    outcome = resume(context, record.run_id)
+    # Steps 3 and 4 were taken again, from the checkpoint of step 2, with the scores of before.
+    assert measures(context, outcome)[:3] == seen
+    after = samples(context, outcome)
+    assert {name: after[name] for name in before} == before
+    lines = [json.loads(line) for file in after.values() for line in file.decode().splitlines()]
+    assert {fails(line["output"]) for line in lines} == {True, False}
+    assert all((line["reward"] == 0.0) == ("is_ungraded" in line) == fails(line["output"]) for line in lines)
+    assert any(one["ungraded_fraction"] > 0 for one in measures(context, outcome))
+    (said,) = [
+        e for e in context.runs.events(record.run_id) if isinstance(e, WarningRaised) if e.code == "grader_failed"
+    ]
+    assert "grader 'luck' has given an answer no score (ValueError: no score for it)" in said.message
+
+
+@locked_down
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def grade(sample, item):\n    return item['nothing']", "own answers of 4 rows no score: KeyError"),
+        ("def grade(sample, item):\n    return open('/etc/passwd').read()", "PermissionError"),
+    ],
+)
+def test_code_that_grades_no_row_ends_the_run_before_anything_is_trained(
+    code_context: Context, make_recipe: MakeRecipe, source: str, words: str
+) -> None:
+    grader = {"type": "python", "source": source}
+    recipe = make_recipe(objective=objective(grader), training=TRAINING, data=DATA, method={"name": "lora"})
+    with pytest.raises(RequestError, match=words):
+        run(code_context, recipe)
+    (record,) = code_context.runs.list()
+    assert not [e for e in code_context.runs.events(record.run_id) if isinstance(e, StepDone)]
+
+
+def test_code_of_a_recipe_is_refused_where_the_home_does_not_allow_it(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    multi = {"type": "multi", "graders": {"a": {"type": "python", "source": CODE}}, "calculate_output": "a"}
+    recipe = make_recipe(objective=objective(multi), training=TRAINING, data=DATA, method={"name": "lora"})
+    with pytest.raises(RequestError, match="this home runs no code of recipes") as caught:
+        prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    assert "LUTHIER_PYTHON_GRADERS=true" in caught.value.expected
+
+
+@locked_down
+def test_code_that_is_no_python_is_refused_with_the_plan(code_context: Context, make_recipe: MakeRecipe) -> None:
+    grader = {"type": "python", "source": "def grade(:"}
+    recipe = make_recipe(objective=objective(grader), training=TRAINING, data=DATA, method={"name": "lora"})
+    with pytest.raises(RequestError, match="its source is no Python"):
+        prepare(code_context, load_recipe(recipe), base_dir=recipe.parent)
 
 
 def worker(world: World, prepared: Prepared, folder: Path, home: Path) -> None:
