@@ -131,7 +131,7 @@ def with_grading(plan: Plan, rewards: Rewards | None) -> Plan:
         plan: With its judges.
         rewards: Over the rows of the run.
     """
-    from luthier.ml.evaluation.graders import num_answer_places
+    from luthier.ml.evaluation.graders import num_answer_placeholders
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.inference.thoughts import Thoughts
 
@@ -146,7 +146,7 @@ def with_grading(plan: Plan, rewards: Rewards | None) -> Plan:
             if asked.conversation is not None
         ]
         prompt_tokens = sum(map(len, template.encode_all(texts))) / max(1, len(texts))
-        answers_read = sum(num_answer_places(turn.content) for turn in grader.input)
+        answers_read = sum(num_answer_placeholders(turn.content) for turn in grader.input)
         # The limits are of the grader: all of its questions have the same.
         new, thinking = questions[0].max_new_tokens, questions[0].max_thinking_tokens
         room = judge.context_length_tokens - math.ceil(prompt_tokens) - new

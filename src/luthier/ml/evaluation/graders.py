@@ -64,8 +64,8 @@ def item_fields(template: str, sample_fields: Sequence[str] = WRITTEN_FIELDS) ->
     return tuple(dict.fromkeys(names))
 
 
-def num_answer_places(template: str) -> int:
-    """In how many places of a template the answer, or a part of it, is written."""
+def num_answer_placeholders(template: str) -> int:
+    """How many placeholders of a template the answer, or a part of it, fills."""
     return sum(place.partition(".")[0] == "sample" for _, _, place in _placeholders(template))
 
 
