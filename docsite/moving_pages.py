@@ -93,8 +93,9 @@ train_on_responses_only: {instruction_part: "<|start_header_id|>user", response_
 - **Model and files.** A model that only OpenAI has, and ids of files, need `--set base_model=...` and `--set
   data.train=...`. Luthier reads rows in OpenAI's format of chats, preferences and tools.
 - **`auto`** means Luthier's own default, which `luthier plan` shows with its reason.
-- **Graders** become `objective.rewards`; `python` is refused. What `score_model` and `label_model` ask must be a model
-  of this machine ([models that grade](../reinforcement.md#models-that-grade)).
+- **Graders** become `objective.rewards`. What `score_model` and `label_model` ask must be a model of this machine
+  ([models that grade](../reinforcement.md#models-that-grade)), and `python` runs only where that is allowed ([code that
+  grades](../reinforcement.md#code-that-grades)).
 - **Rows of `prompt` and `completion`** become a turn of the user and its answer, in the chat template of the model.
   Ask the tuned model by `/v1/chat/completions`, with the prompt as the user's message: `/v1/completions` continues the
   text as it is, without the template, which is not the prompt that the model has learned.
@@ -131,9 +132,9 @@ result. What you have to know:
 - **Files.** Ids (`file-...`) are those of this server: upload the files again. Rows of chats, preferences and tools are
   read as they are.
 - **Tuned models** (`ft:gpt-...`) have to be trained again. The job shows the new name, `ft:BASE:PROJECT:SUFFIX:ID`.
-- **Reinforcement fine-tuning** takes the graders of the hosted service, `python` aside. The model that a `score_model`
-  or `label_model` names is one of this server; a deployment may have the name of the hosted model
-  ([jobs](../server.md#fine-tuning-jobs)).
+- **Reinforcement fine-tuning** takes the graders of the hosted service, `python` where the operator allows it. The
+  model that a `score_model` or `label_model` names is one of this server; a deployment may have the name of the hosted
+  model ([jobs](../server.md#fine-tuning-jobs)).
 - **`auto` and `learning_rate_multiplier`** refer to Luthier's own defaults ([jobs](../server.md#fine-tuning-jobs)).
 - **Inference**: chat, responses, completions, embeddings, streams, tools and structured output are the same calls
   ([inference](../server.md#inference)).

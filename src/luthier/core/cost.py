@@ -396,7 +396,8 @@ class Quote(FrozenModel):
     Attributes:
         prediction: time, memory, money and energy of the run.
         hours_by_part: of steps, validations, checkpoints and judging, of reference where an objective needs the model
-            at its start, and of teacher where one is used.
+            at its start, of teacher where one is used, and of grading where models grade the answers of the steps,
+            which is not in steps then.
         market: how the device is rented.
         usd_per_hour: price of one device.
         price_basis: what supports that price.

@@ -1,8 +1,7 @@
 """What a written answer is worth, as a recipe says it: figures, graders and lengths, each with a weight.
 
-Graders are those of OpenAI's fine-tuning API (reinforcement, "graders"), by the same names and fields. In rewards
-`python` is left out, since it runs code that a recipe brings along; those that ask a model name it. Tasks of suites
-have all of them (`SuiteGrader`), and ask the judge of the command.
+Graders are those of OpenAI's fine-tuning API (reinforcement, "graders"), by the same names and fields. In rewards those
+that ask a model name it; tasks of suites (`SuiteGrader`) ask the judge of the command.
 """
 
 from __future__ import annotations
@@ -203,13 +202,39 @@ class LabelModelReward(LabelModelSpec):
 
 
 ModelGrader = ScoreModelReward | LabelModelReward
+
+
+class GradingLoad(FrozenModel):
+    """What a grader that asks a model has it read and write for one answer: the time of a plan follows from it.
+
+    Attributes:
+        grader: its name.
+        judge: the model that it asks, by its name in the plan.
+        prompt_tokens: of a question without the answer in it, as a mean over the first training rows.
+        answers_read: in how many places of a question the answer is written.
+        new_tokens: of a reply, at most, the thought before it included.
+        num_active_parameters: of the model: those that a token meets, without the output head.
+        num_layers: of the model.
+        key_value_width: numbers that the model keeps of a token, in all layers.
+    """
+
+    grader: str
+    judge: str
+    prompt_tokens: float
+    answers_read: int
+    new_tokens: int
+    num_active_parameters: int
+    num_layers: int
+    key_value_width: int
+
+
 OneRewardGrader = Annotated[
-    StringCheck | TextSimilarity | ScoreModelReward | LabelModelReward, Field(discriminator="type")
+    StringCheck | TextSimilarity | PythonGraderSpec | ScoreModelReward | LabelModelReward, Field(discriminator="type")
 ]
 
 
 class MultiReward(FrozenModel):
-    """As `MultiGrader`, of which some parts may ask a model.
+    """As `MultiGrader`, of which some parts may ask a model or run code.
 
     Attributes:
         type: names the grader.
@@ -225,7 +250,8 @@ class MultiReward(FrozenModel):
 
 
 Grader = Annotated[
-    StringCheck | TextSimilarity | ScoreModelReward | LabelModelReward | MultiReward, Field(discriminator="type")
+    StringCheck | TextSimilarity | PythonGraderSpec | ScoreModelReward | LabelModelReward | MultiReward,
+    Field(discriminator="type"),
 ]
 
 
@@ -236,6 +262,8 @@ SuiteGrader = Annotated[
 
 
 _OF_EVALS: Final = "pass_threshold"
+_ENVIRONMENT: Final = "image_tag"
+"""Of graders in Python: null for the only environment that there is here."""
 
 
 def as_reward(grader: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,6 +276,8 @@ def as_reward(grader: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: Two parts of a list have one name, so that a formula could mean either.
     """
     made = {name: value for name, value in grader.items() if name != _OF_EVALS}
+    if made.get("type") == "python" and made.get(_ENVIRONMENT) is None:
+        made.pop(_ENVIRONMENT, None)
     if made.get("type") in ("score_model", "label_model"):
         made = _with_plain_texts(made)
     parts = made.get("graders")
@@ -403,10 +433,19 @@ class Reward(FrozenModel):
         return "length" if self.grader is None else self.grader.name
 
     @property
+    def _parts(self) -> tuple[Any, ...]:
+        """Its grader, or the parts of a multi grader."""
+        return tuple(self.grader.graders.values()) if isinstance(self.grader, MultiReward) else (self.grader,)
+
+    @property
     def judges(self) -> tuple[str, ...]:
         """The names of the models that its grader asks."""
-        parts = self.grader.graders.values() if isinstance(self.grader, MultiReward) else (self.grader,)
-        return tuple(part.model for part in parts if isinstance(part, ModelGrader))
+        return tuple(part.model for part in self._parts if isinstance(part, ModelGrader))
+
+    @property
+    def code(self) -> tuple[PythonGraderSpec, ...]:
+        """The parts of its grader that run code."""
+        return tuple(part for part in self._parts if isinstance(part, PythonGraderSpec))
 
     def with_judges(self, names: Mapping[str, str]) -> Reward:
         """The same with other names of the models that are asked."""

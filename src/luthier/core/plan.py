@@ -14,7 +14,7 @@ from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
 from luthier.core.evaluation_plan import Bar, EvaluationPlan
 from luthier.core.forward_path import ForwardPath
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.graders import Reward
+from luthier.core.graders import GradingLoad, Reward
 from luthier.core.ids import sha256_document
 from luthier.core.recipe import (
     AverageKind,
@@ -42,12 +42,7 @@ Quantisation = Literal["nf4", "int8", "bfloat16"]
 
 
 class ValueSource(FrozenModel):
-    """Where a value comes from, and why it is what it is.
-
-    Attributes:
-        source: where it comes from.
-        why: the reason, for people.
-    """
+    """Where a value comes from, and `why` it is what it is: the reason, for people."""
 
     source: Source
     why: str
@@ -230,6 +225,7 @@ class ObjectivePlan(FrozenModel):
     Attributes:
         router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
         judges: the models that graders of `rewards` ask, by the names there; None where no model is asked.
+        grading: what each of these graders has them read and write for an answer.
         task_head: what the model has in place of text, as the training rows say; None where it writes.
         task_head_notes: what a person should know of how these were read.
     """
@@ -253,6 +249,7 @@ class ObjectivePlan(FrozenModel):
     loss_weighting: LossWeighting | None = None
     teacher: TeacherPlan | None = None
     judges: tuple[TeacherPlan, ...] | None = None
+    grading: tuple[GradingLoad, ...] | None = None
     alpha: float | None = None
     divergence: Divergence | None = None
     teacher_share: float | None = None
@@ -444,7 +441,7 @@ class Plan(FrozenModel):
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
-        unused["task_head_notes"] = True  # words about what is in the plan already
+        unused |= {"task_head_notes": True, "grading": True}  # words about what is in the plan already, and its cost
         # nor are later settings that do nothing
         off: dict[str, Any] = dict.fromkeys(("nll_weight", "mask_truncated", "center_rewards_coefficient"), 0.0)
         off["loss_type"] = "sigmoid"

@@ -183,7 +183,8 @@ class Grade:
     Attributes:
         reward: the weighted sum of its parts.
         parts: each part by name, before it is weighted.
-        is_ungraded: a model that grades gave no score that can be read, and the lowest one counts.
+        is_ungraded: a grader gave no score: the reply of a model cannot be read, and the lowest one counts, or code has
+            failed, and 0 counts.
     """
 
     reward: float

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from luthier.core.errors import RequestError
 from luthier.core.graders import Reward, as_reward
-from luthier.core.ports import Generation, Progress, Prompt, Rollout
+from luthier.core.ports import Generation, Progress, Prompt, Rollout, SilentProgress
 from luthier.ml.evaluation.metrics.registry import BUILT_IN, REWARD_NAMES, load_metrics
-from luthier.ml.evaluation.rewards import Rewards, names
+from luthier.ml.evaluation.rewards import Rewards, RewardTools, names
 
 ITEMS = {"row:1": {"reference": "the front is made of spruce"}, "row:2": {"reference": "maple"}}
 
@@ -149,7 +149,12 @@ del LABEL["range"]
 
 
 def judged(judge: Opinion, *rewards: Any) -> Rewards:
-    return Rewards([Reward.model_validate(one) for one in rewards], ITEMS, lambda name: {"m": judge}[name])
+    tools = RewardTools(lambda name: {"m": judge}[name], no_code, SilentProgress(), lambda _: None)
+    return Rewards([Reward.model_validate(one) for one in rewards], ITEMS, tools)
+
+
+def no_code(*_: Any) -> Any:
+    raise AssertionError("there is no code")
 
 
 def test_a_model_is_asked_about_all_answers_of_a_step_at_once_and_what_it_does_not_say_counts_the_lowest() -> None:
@@ -185,11 +190,11 @@ def test_sampling_of_a_grader_is_that_of_its_questions() -> None:
 
 def test_a_model_that_never_gives_a_score_is_found_before_anything_is_graded() -> None:
     with pytest.raises(RequestError, match=r"no reply of m to 2 rows can be read as a score, such as '3' \(prose\)"):
-        judged(Opinion(lambda _: "3"), {"grader": SCORE}).check_judges()
+        judged(Opinion(lambda _: "3"), {"grader": SCORE}).try_graders()
     with pytest.raises(RequestError) as caught:
-        judged(Opinion(lambda _: "3"), {"grader": LABEL}).check_judges()
+        judged(Opinion(lambda _: "3"), {"grader": LABEL}).try_graders()
     assert caught.value.expected == "one of good, bad in its replies"
-    judged(Opinion(lambda text: "1" if "maple" in text else "?"), {"grader": SCORE}, "exact_match").check_judges()
+    judged(Opinion(lambda text: "1" if "maple" in text else "?"), {"grader": SCORE}, "exact_match").try_graders()
 
 
 @pytest.mark.parametrize(

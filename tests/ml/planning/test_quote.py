@@ -14,8 +14,8 @@ from luthier.core.cost import Device, Layout, LayoutOption, Quote
 from luthier.core.errors import RequestError
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning.devices import load_prices
-from luthier.ml.planning.inference_cost import Rollouts
 from luthier.ml.planning.quote import CLEARLY_FASTER, layout_options, make_quote, possible_layouts, title_of
+from luthier.ml.planning.rollout_cost import Rollouts
 from luthier.ml.planning.workload import Workload
 
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.ml.planning.shapes import judging
 
 from luthier.ml.inference import batch_generate
 from luthier.ml.inference.models.structure import read_structure
-from luthier.ml.planning import inference_cost
+from luthier.ml.planning import rollout_cost
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import device_of
 from luthier.ml.planning.hardware import measure
-from luthier.ml.planning.inference_cost import Rollouts, cache_bytes, rollout_seconds
 from luthier.ml.planning.memory import predict_memory
-from luthier.ml.planning.speed import prior_factors, step_seconds
+from luthier.ml.planning.predict import hours_by_part, predict
+from luthier.ml.planning.rollout_cost import (
+    Grading,
+    Rollouts,
+    Writer,
+    cache_bytes,
+    grading_seconds,
+    rollout_seconds,
+)
+from luthier.ml.planning.speed import judging_seconds, learning_seconds, prior_factors, step_seconds
 from luthier.ml.planning.workload import Workload
 
 ROLLOUTS = Rollouts(num_answers=64, prompt_tokens=800, new_tokens=100, most_tokens=200, num_validated=32)
@@ -49,7 +58,7 @@ def device():
 
 
 def test_the_bounds_are_those_of_the_engine() -> None:
-    assert (inference_cost.ROWS_AT_ONCE, inference_cost.CACHE_TOKENS) == (
+    assert (rollout_cost.ROWS_AT_ONCE, rollout_cost.CACHE_TOKENS) == (
         batch_generate.MAX_GENERATE_ROWS,
         batch_generate.DEFAULT_BATCH_TOKENS,
     )
@@ -90,3 +99,63 @@ def test_memory_is_that_of_the_cache_where_it_is_larger_than_that_of_learning(wo
     more = predict_memory(replace(workload, rollouts=huge), device)
     assert more.total_bytes.value > cache_bytes(replace(workload, rollouts=huge))
     assert more.generation_bytes > 0
+
+
+JUDGE = Writer(
+    num_parameters=10**9,
+    head_parameters=10**8,
+    num_layers=10,
+    vocabulary_size=50_000,
+    key_value_bytes=10_000.0,
+    element_bytes=4.0,
+    compute="float32",
+)
+GRADING = Grading(JUDGE, num_questions=64, prompt_tokens=90.0, read_tokens=100.0, new_tokens=2)
+
+
+def test_a_model_that_grades_takes_what_its_questions_and_replies_take_by_hand(workload: Workload, device) -> None:
+    graded = replace(workload, gradings=(GRADING,))
+    ideal = {"products": 1.0, "traffic": 1.0, "calls": 0.0}
+    found = grading_seconds(graded, device, ideal, 0.0)
+    # Two operations a parameter: 64 questions of 190 tokens, and two tokens each with the output head.
+    products = (2 * 10**9 * 64 * 190 + 2 * 1.1 * 10**9 * 64 * 2) / 100e9
+    # Two batches of 32 (192 tokens each), two calls each, which read all weights; keys, values and logits of 128.
+    weights = 2 * 2 * 1.1e9 * 4 / 20e9
+    passing = 64 * 2 * (191 * 10_000 + 50_000 * 16) / 20e9
+    assert found.value == pytest.approx(products + weights + passing)
+    # The shortest answers: a tenth of what may be.
+    short = (2 * 10**9 * 64 * 100 + 2 * 1.1 * 10**9 * 64 * 2) / 100e9 + weights
+    assert found.low == pytest.approx(short + 64 * 2 * (101 * 10_000 + 50_000 * 16) / 20e9)
+    assert grading_seconds(workload, device, ideal, 0.0).high == 0
+
+
+def test_grading_is_a_part_of_its_own_and_the_parts_add_up(workload: Workload, device) -> None:
+    graded = replace(workload, gradings=(GRADING, GRADING), num_validations=2)
+    plain, step = step_seconds(workload, device), step_seconds(graded, device)
+    one = grading_seconds(replace(workload, gradings=(GRADING,)), device, prior_factors(device, workload), 0.6)
+    assert step.value == pytest.approx(plain.value + 2 * one.value)
+    made = predict(graded, device)
+    parts = hours_by_part(graded, device, made.step_seconds)
+    assert parts["steps"].value * 3600 == pytest.approx(10 * plain.value)
+    assert parts["grading"].value * 3600 == pytest.approx(10 * (step.value - plain.value))
+    # A validation grades its 32 answers as a step grades its 64.
+    assert parts["validations"].value * 3600 == pytest.approx(2 * step.value / 2)
+    assert made.hours.value == pytest.approx(sum(part.value for part in parts.values()))
+    assert "grading" not in hours_by_part(workload, device, plain)
+    assert any("grading by models" in note for note in made.notes)
+
+
+def test_models_that_grade_are_in_memory_while_the_run_trains(workload: Workload, device) -> None:
+    before = predict_memory(workload, device)
+    after = predict_memory(replace(workload, judges_bytes=4e9), device)
+    assert after.weights_bytes - before.weights_bytes == 4e9
+    assert after.total_bytes.value - before.total_bytes.value == pytest.approx(4e9)
+
+
+def test_rows_are_scored_at_the_pace_of_learning_and_not_of_writing(workload: Workload, device) -> None:
+    judged = replace(workload, judging=judging())
+    plain = replace(judged, rollouts=None)
+    step = step_seconds(judged, device)
+    assert step.value > 1.5 * learning_seconds(judged, device).value
+    expected = judging_seconds(plain, device, step_seconds(plain, device))
+    assert judging_seconds(judged, device, step).value == pytest.approx(expected.value)

@@ -25,7 +25,7 @@ from luthier.core.errors import (
     UnreachableError,
     library_words_hidden,
 )
-from luthier.core.events import Event, SnapshotSaved, StepDone, ValidationDone
+from luthier.core.events import Event, SnapshotSaved, StepDone, ValidationDone, WarningRaised
 from luthier.core.ids import sha256_bytes
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
@@ -111,9 +111,11 @@ def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> O
 
 def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
     """Begin the run of the job, or continue it where an earlier attempt has begun it."""
+    from luthier.features.planning.judges import report_grading
     from luthier.features.training import service as training
     from luthier.features.training.launchers.here import InProcessLauncher
 
+    report_grading(context, job)
     reporter = JobReporter(context, job)
     launcher = InProcessLauncher(num_snapshots=NUM_CHECKPOINTS, keeps_snapshot=reporter.is_deployed)
     try:
@@ -206,6 +208,8 @@ class JobReporter:
                 self._tell_step(step, event)
         elif isinstance(event, SnapshotSaved):
             self._keep_checkpoint(event)
+        elif isinstance(event, WarningRaised) and event.code == "grader_failed":
+            self.context.job_events.append(self.job.job_id, "grader-failed", event.message, level="warn")
 
     def finish(self, result: TrainResult) -> dict[str, Any]:
         """Make the outcome a model and its figures a file; returns what is kept with the job.
@@ -248,6 +252,7 @@ class JobReporter:
         message = f"Step {step.step}/{total}: training loss={step.loss:.2f}"
         if validation is not None:
             message += f", validation loss={validation.loss:.2f}, full validation loss={validation.loss:.2f}"
+        message += _rewards_of(step, validation)
         data: dict[str, float | None] = {
             "step": step.step,
             "total_steps": total,
@@ -352,6 +357,19 @@ def step_metrics(events: list[Event]) -> bytes:
             valid = (found.loss, found.measures.get(_ACCURACY)) if found else (None, None)
             rows.writerow((event.step, event.loss, event.measures.get(_ACCURACY), *valid))
     return text.getvalue().encode()
+
+
+def _rewards_of(step: StepDone, validation: ValidationDone | None) -> str:
+    """Mean rewards and the share of answers that a grader gave no score, where answers are graded; else nothing."""
+    if "reward" not in step.measures:
+        return ""
+    # The loss of a graded step is near 0 whatever it learns.
+    message = f", training reward={step.measures['reward']:.3f}"
+    if validation is not None and "reward" in validation.measures:
+        message += f", validation reward={validation.measures['reward']:.3f}"
+    if missing := step.measures.get("ungraded_fraction"):
+        message += f", answers without a score={missing:.1%}"
+    return message
 
 
 def _of_validation(found: ValidationDone | None) -> dict[str, float | None]:

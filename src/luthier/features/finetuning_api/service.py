@@ -41,10 +41,15 @@ _VALIDATIONS_A_RUN: Final = 10
 _GRADER: Final = "method.reinforcement.grader"
 
 
-def check_request(request: FineTuningRequest) -> None:
-    """Raise UnsupportedError for values that no recipe can have, while the client still waits for its answer."""
+def check_request(request: FineTuningRequest, *, allows_python: bool = False) -> None:
+    """Raise UnsupportedError for values that no recipe can have, while the client still waits for its answer.
+
+    Args:
+        request: Of a client.
+        allows_python: Whether graders may be code of a request, in a locked-down process.
+    """
     if request.method is not None and request.method_name == "reinforcement":
-        _check_reinforcement(request)
+        _check_reinforcement(request, allows_python=allows_python)
     from luthier.ml.planning.learning_rates import NARROWEST
 
     # The model is not pulled yet, so its width is unknown: the narrowest has the largest default rate, the worst case.
@@ -160,26 +165,31 @@ def _width(model_path: str) -> int:
     return read_structure(model_path).hidden_size
 
 
-def _check_reinforcement(request: FineTuningRequest) -> None:
-    """Graders that run code are refused, and those of which no template, formula or scale can be used."""
+def _check_reinforcement(request: FineTuningRequest, *, allows_python: bool) -> None:
+    """Refuse graders of which no template, formula, scale or source can be used, and code that is not allowed."""
     from luthier.ml.evaluation.graders import fields_of
     from luthier.ml.evaluation.rewards import Rewards
+    from luthier.ml.evaluation.sandbox.recorded import check_source
 
     try:
         grader = _grader(request)
-        _refuse_python(grader)
+        if not allows_python:
+            _refuse_python(grader)
         reward = Reward.model_validate({"grader": grader})
         assert reward.grader is not None
         Rewards([reward], {})
         # What its templates name of an answer: what they name of rows is known with the file.
         fields_of(reward.grader)
+        for code in reward.code:
+            check_source(code)
     except UnsupportedError:
         raise
     except (ValidationError, RequestError) as error:
         reason = error.came if isinstance(error, RequestError) else _first_fault(error)
         raise UnsupportedError(
             f"method reinforcement with this grader: {reason}",
-            expected="a string_check, a text_similarity, a score_model, a label_model, or a multi grader of these",
+            expected="string_check, text_similarity, score_model, label_model, python where the server runs it, or a "
+            "multi grader of these",
             do="correct the grader; POST /v1/fine_tuning/alpha/graders/validate checks one alone",
             code="unsupported_method",
             param=_GRADER,
@@ -192,8 +202,8 @@ def _refuse_python(grader: Mapping[str, Any]) -> None:
         if isinstance(one, Mapping) and one.get("type") == "python":
             raise UnsupportedError(
                 f"method reinforcement with the grader {one.get('name', 'python')!r} of type python",
-                expected="a grader that runs no code: evals run python graders in a locked-down process, training does "
-                "not",
+                expected="a grader that runs no code, or a server whose operator allows it "
+                "(LUTHIER_PYTHON_GRADERS=true)",
                 do="grade with string_check, text_similarity, score_model, label_model, or a multi grader of these",
                 code="unsupported_grader",
                 param=_GRADER,
@@ -263,7 +273,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
         if (file_id := getattr(request, param)) is not None:
             _check_file(context, caller.project_id, file_id, param)
     # All that can be refused without files is refused in the request; later errors only reach the job's events.
-    check_request(request)
+    check_request(request, allows_python=context.settings.python_graders)
     _check_judges(context, caller, request)
     # Drawn once and stored with the request, so that every attempt of the job trains with the same seed.
     seed = secrets.randbelow(_LARGEST_SEED) if request.seed is None else request.seed

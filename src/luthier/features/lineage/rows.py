@@ -206,15 +206,21 @@ def is_the_row(fields: Mapping[str, Any], wanted: str) -> bool:
 
 
 def parents_of(plan: Plan) -> list[str]:
-    """The runs whose outcome a run has begun from: the one that is or was merged into its base, and its teacher."""
+    """The runs whose outcome a run has learned from.
+
+    The one that is or was merged into its base, its teacher, and the models that graded its answers.
+    """
     from luthier.ml.export.bundle.provenance import read_origin
 
     folder = Path(plan.base_model.path)
     # A merged export names its run; used as a base model, it leads back to it. The outcome of a full fine-tuning is in
     # the folder of its run.
     found = [*read_origin(folder).run_ids, *folder.parts]
-    if plan.objective.teacher is not None:
-        found.append(plan.objective.teacher.name.removeprefix("teacher "))
+    for asked in (plan.objective.teacher, *(plan.objective.judges or ())):
+        if asked is not None:
+            found.append(asked.name.removeprefix("teacher "))
+            # A checkpoint has a name of its own: its files are in the folder of its run.
+            found += [part for path in (asked.path, asked.adapter_path) if path for part in Path(path).parts]
     return list(dict.fromkeys(one for one in found if is_id(one, "run")))
 
 

@@ -14,11 +14,12 @@ from luthier.core.records.deployment import Deployment
 from luthier.features.model_cards.service import BaseView, find_base, list_bases
 from luthier.features.models import service as models
 from luthier.features.models.service import ModelView
+from luthier.features.models.uses import is_given_up, uses_of
 from luthier.features.serving.targets import served_share
 from luthier.platform.audit_log.service import record
 from luthier.platform.auth.service import list_projects, may_open_projects
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import ENDED, OPEN, Job
+from luthier.platform.jobs.records import OPEN, Job
 
 _UNFINISHED = ("planned", "running", "paused")
 
@@ -44,7 +45,7 @@ class BaseUses:
 
     Attributes:
         deployments: Deployments that answer with the model, or with an adapter on it, now.
-        unfinished: Runs and jobs that train from it and have not ended.
+        unfinished: Runs and jobs that train from it, are taught by it or graded by it, and have not ended.
         num_tuned: Finished runs whose result was trained over it. Their adapters cannot answer without it.
         num_exports: Exports that were made of the model itself. Their files stay.
     """
@@ -94,13 +95,15 @@ def _uses(context: Context, base: BaseView) -> BaseUses:
     unfinished = {
         run_id: project_id
         for run_id, project_id, status in runs
-        if status in _UNFINISHED and not _is_given_up(context, run_id, project_id)
+        if status in _UNFINISHED and not is_given_up(context, run_id, project_id)
     }
     # A job has a run with a record once it trains; before that only the job names the base model.
     known = {run_id for run_id, _, _ in runs}
     for job in context.jobs.list(status=OPEN, kinds=("train",)):
         if job.run_id not in known and _base_of(job) == base.model.name:
             unfinished[job.run_id] = job.project_id
+    # Those that are trained from another model, and are taught or graded by this one.
+    unfinished |= {use.run_id: use.project_id for use in uses_of(context, base.model.name, base.model.path)}
     names = context.run_labels.names(list(unfinished))
     num_exports = sum(
         export.source == base.name for project_id in projects for export in context.exports.list(project_id)
@@ -178,12 +181,6 @@ def _removed(context: Context, caller: Caller, base: BaseView, uses: BaseUses) -
         facts = {"source": removed.source, "num_bytes": removed.num_bytes, "sha256": removed.sha256}
         record(context, caller, "base_model.removed", base.name, facts)
     return removed
-
-
-def _is_given_up(context: Context, run_id: str, project_id: str) -> bool:
-    """Whether the job of a run has ended: the record of a cancelled run stays as it was."""
-    job = context.jobs.of_run(run_id, project_id)
-    return job is not None and job.status in ENDED
 
 
 def _base_of(job: Job) -> str | None:

@@ -45,6 +45,7 @@ def show_quote(console: Console, quote: Quote) -> None:
     show_memory(console, quote)
     rows = [
         ("time", time_line(quote)),
+        *(("grading", line) for line in _grading_time(quote)),
         ("speed", _speed(quote)),
         ("money", money_line(quote)),
         ("power", _power(quote)),
@@ -82,10 +83,22 @@ def time_line(quote: Quote) -> str:
     prediction = quote.prediction
     step = figures.between(prediction.step_seconds, figures.duration)
     parts = [f"{counted(prediction.num_steps, 'step')} of {step}"]
+    if (grading := quote.hours_by_part.get("grading")) is not None:
+        parts.append(f"{figures.duration(grading.value * 3600)} of these for grading by models")
     for name in ("reference", "teacher", "validations", "checkpoints", "judging"):
         if name in quote.hours_by_part and quote.hours_by_part[name].value:
             parts.append(f"{name} {figures.duration(quote.hours_by_part[name].value * 3600)}")
     return f"{figures.between(prediction.hours.times(3600), figures.duration)}: {', '.join(parts)}"
+
+
+def _grading_time(quote: Quote) -> list[str]:
+    """What models that grade take of the steps; nothing where none grades."""
+    if (grading := quote.hours_by_part.get("grading")) is None:
+        return []
+    count = quote.prediction.num_steps
+    of_step = figures.between(grading.times(3600 / count), figures.duration)
+    whole = figures.between(grading.times(3600), figures.duration)
+    return [f"{of_step} of a step, {whole} in all: models that grade the answers"]
 
 
 def money_line(quote: Quote) -> str:
@@ -183,6 +196,7 @@ def quote_lines(quote: Quote | str) -> list[str]:
     basis = "probed" if prediction.calibrated else "no probe yet, `luthier plan RECIPE --probe` narrows this"
     lines = [
         f"  predicted  {time_line(quote)} ({basis})",
+        *(f"  grading    {line}" for line in _grading_time(quote)),
         *load_lines(quote),
         f"  memory     {memory} of {_size(prediction.device.memory_bytes)}",
         f"  money      {money_line(quote)}",
@@ -333,11 +347,29 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
         f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}, peak "
         f"learning rate {training.learning_rate:g} ({training.schedule}{_end_of_rate(training.min_lr_ratio)})",
+        *(f"  graded by  {visible(line)}" for line in _graders_of(plan)),
         f"  precision  {_precision(plan, device)}",
         f"  evaluated  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
         *_tracking_lines(plan),
     ]
+
+
+def _graders_of(plan: Plan) -> list[str]:
+    """Each grader that asks a model: which one, how often, and with how many tokens; and those that run code."""
+    objective, training = plan.objective, plan.training
+    num_answers = training.global_batch_size * (objective.num_samples or 0)
+    lines = []
+    for one in objective.grading or ():
+        read = one.answers_read * (objective.max_new_tokens or 0)
+        answer = f" and up to {figures.count(read)} of the answer" if read else ""
+        lines.append(
+            f"{one.judge} ({one.grader}): {counted(num_answers, 'question')} a step of about "
+            f"{figures.count(round(one.prompt_tokens))} tokens{answer}, replies of up to "
+            f"{counted(one.new_tokens, 'token')}"
+        )
+    code = [one.name for reward in objective.rewards or () for one in reward.code]
+    return [*lines, *(f"code ({name}), locked down: its time is not in the prediction" for name in code)]
 
 
 def _end_of_rate(ratio: float) -> str:

@@ -1,19 +1,22 @@
-"""The models that grade answers in training (`score_model`, `label_model`): found for the plan, opened for the run.
+"""What grades answers in training by a model (`score_model`, `label_model`) or by code (`python`): found for the plan,
+opened for the run.
 
-Their replies are stored with the project's generations. So a run that is resumed reads those of before, and draws what
-it would have drawn.
+Replies and scores are stored with the project's generations. So a run that is resumed reads those of before, and draws
+what it would have drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError
+from luthier.core.graders import GradingLoad
 from luthier.core.plan import Plan, TeacherPlan
-from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.core.ports import Engine, Generation, Progress, Prompt, Score, SilentProgress
 from luthier.core.recipe import Recipe
 from luthier.features.generation.engines import is_address
 from luthier.features.models.names import find_model
@@ -22,13 +25,12 @@ from luthier.features.planning.objective_inputs import model_plan
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.evaluation.rewards import JudgeOf
+    from luthier.ml.evaluation.rewards import Rewards, RewardTools
     from luthier.ml.inference.engine_wrappers import CachedJudge, ResultCache
     from luthier.ml.planning.hardware import Hardware
+    from luthier.platform.jobs.records import Job
 
 _WHERE: Final = "model of a grader in objective.rewards"
-_SPACE_FOR_BATCHES: Final = 1.25
-"""Memory of a judge that answers, in times of its weights."""
 
 
 def find_judges(context: Context, recipe: Recipe) -> dict[str, TeacherPlan]:
@@ -67,6 +69,40 @@ def _judge(context: Context, name: str) -> TeacherPlan:
     return model_plan(context, found.name, candidate, candidate.precision)
 
 
+def check_code(context: Context, recipe: Recipe) -> None:
+    """Refuse graders in Python where the home does not run code of recipes, or cannot lock a process down.
+
+    Args:
+        context: The home.
+        recipe: Of the run.
+
+    Raises:
+        RequestError: They are not allowed here, cannot be run, or their source is no Python with a function `grade`.
+    """
+    rewards = (recipe.objective.rewards if recipe.objective else None) or ()
+    graders = [code for reward in rewards for code in reward.code]
+    if not graders:
+        return
+    from luthier.ml.evaluation.sandbox.recorded import check_source
+    from luthier.ml.evaluation.sandbox.runners import isolation
+
+    if not context.settings.python_graders:
+        raise RequestError(
+            f"grader {graders[0].name!r} of type python in objective.rewards: this home runs no code of recipes",
+            expected="a grader that runs no code, or a home whose operator allows it (LUTHIER_PYTHON_GRADERS=true)",
+            do="grade with string_check, text_similarity, score_model, label_model, or a multi grader of these; or "
+            "set that variable for the processes that plan and train",
+        )
+    if not isolation().seccomp:
+        raise RequestError(
+            f"grader {graders[0].name!r} of type python in objective.rewards: this machine cannot lock a process down",
+            expected="Linux on x86_64 or aarch64 with seccomp filters",
+            do="train on such a machine, or grade without code",
+        )
+    for grader in graders:
+        check_source(grader)
+
+
 def with_judges(plan: Plan, judges: dict[str, TeacherPlan]) -> Plan:
     """The plan with the models that grade, each by the name of its weights.
 
@@ -81,6 +117,55 @@ def with_judges(plan: Plan, judges: dict[str, TeacherPlan]) -> Plan:
     found = {judge.name: judge for judge in judges.values()}
     objective = plan.objective.model_copy(update={"rewards": rewards, "judges": tuple(found.values())})
     return plan.model_copy(update={"objective": objective})
+
+
+_REPORT_SECONDS: Final = 15.0
+_NUM_MEASURED: Final = 32
+"""Rows whose questions are counted for the time of grading."""
+
+
+def with_grading(plan: Plan, rewards: Rewards | None) -> Plan:
+    """The plan with what the models that grade read and write for an answer; as it is where none grades.
+
+    Args:
+        plan: With its judges.
+        rewards: Over the rows of the run.
+    """
+    from luthier.ml.evaluation.graders import num_answer_placeholders
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.inference.thoughts import Thoughts
+
+    judges = {judge.name: judge for judge in plan.objective.judges or ()}
+    loads = []
+    for grader, questions in rewards.questions(_NUM_MEASURED) if rewards is not None and judges else ():
+        judge = judges[grader.model]
+        template = as_candidate(judge).chat_template()
+        texts = [
+            template.render(asked.conversation, add_generation_prompt=True)
+            for asked in questions
+            if asked.conversation is not None
+        ]
+        prompt_tokens = sum(map(len, template.encode_all(texts))) / max(1, len(texts))
+        answers_read = sum(num_answer_placeholders(turn.content) for turn in grader.input)
+        # The limits are of the grader: all of its questions have the same.
+        new, thinking = questions[0].max_new_tokens, questions[0].max_thinking_tokens
+        room = judge.context_length_tokens - math.ceil(prompt_tokens) - new
+        structure = read_structure(judge.path)
+        loads.append(
+            GradingLoad(
+                grader=grader.name,
+                judge=judge.name,
+                prompt_tokens=prompt_tokens,
+                answers_read=answers_read,
+                new_tokens=new + Thoughts(template).budget(thinking, max(0, room)),
+                num_active_parameters=structure.num_active_parameters,
+                num_layers=structure.num_layers,
+                key_value_width=2 * structure.num_layers * structure.num_kv_heads * structure.head_size,
+            )
+        )
+    if not loads:
+        return plan
+    return plan.model_copy(update={"objective": plan.objective.model_copy(update={"grading": tuple(loads)})})
 
 
 def beside(hardware: Hardware, judges: dict[str, TeacherPlan]) -> Hardware:
@@ -109,9 +194,10 @@ def beside(hardware: Hardware, judges: dict[str, TeacherPlan]) -> Hardware:
 
 
 def _bytes_of(judge: TeacherPlan) -> int:
+    from luthier.ml.planning.rollout_cost import JUDGE_SPACE
     from luthier.ml.planning.workload import BYTES
 
-    return int(_SPACE_FOR_BATCHES * judge.num_parameters * BYTES[judge.quantisation or judge.precision])
+    return int(JUDGE_SPACE * judge.num_parameters * BYTES[judge.quantisation or judge.precision])
 
 
 def refuse_other_judges(before: Sequence[TeacherPlan], now: Sequence[TeacherPlan]) -> None:
@@ -128,19 +214,45 @@ def refuse_other_judges(before: Sequence[TeacherPlan], now: Sequence[TeacherPlan
             )
 
 
+def report_grading(context: Context, job: Job) -> None:
+    """Have an attempt of a job say by events how far models that grade are, where a step waits long for them.
+
+    Args:
+        context: The home that the attempt works with.
+        job: The job, as its attempt was given it.
+    """
+    from luthier.ml.evaluation.rewards import GRADING
+    from luthier.platform.jobs.attempt import JobProgress
+
+    # A task in each step: only those that take long, so that steps of a second add no events.
+    context.progress = JobProgress(context, job, only=(GRADING,), every_seconds=_REPORT_SECONDS, names_tasks=False)
+
+
 def replies_of(context: Context) -> ResultCache:
     """Where the replies of models that grade are stored: with the generations of the project."""
     return context.generations.of_project(context.cache_project_id)
 
 
 @contextmanager
-def opened(plan: Plan, replies: ResultCache | None) -> Iterator[JudgeOf]:
-    """The models that grade a run, by their names; each is loaded with its first new question.
+def opened(
+    plan: Plan,
+    replies: ResultCache | None,
+    run: str,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[RewardTools]:
+    """What grades a run: models, each loaded with its first new question, and code.
 
     Args:
         plan: Of the run.
         replies: Stores what they reply; None stores nothing.
+        run: Names the run.
+        progress: Shows how many answers are graded.
+        note: Is given what a person should know.
     """
+    from luthier.ml.evaluation.rewards import RewardTools
+    from luthier.ml.evaluation.sandbox.recorded import RecordedGraders
+
     engines: dict[str, CachedJudge] = {}
     judges = {judge.name: judge for judge in plan.objective.judges or ()}
 
@@ -149,9 +261,11 @@ def opened(plan: Plan, replies: ResultCache | None) -> Iterator[JudgeOf]:
             engines[name] = _engine_of(judges[name], replies)
         return engines[name]
 
+    code = RecordedGraders(replies, run)
     try:
-        yield judge_of
+        yield RewardTools(judge_of, code, progress or SilentProgress(), note or (lambda _: None))
     finally:
+        code.close()
         for engine in engines.values():
             engine.close()
 

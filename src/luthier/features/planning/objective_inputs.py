@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from luthier.features.planning.service import Prepared
     from luthier.features.planning.training_data import PreparedSplit
     from luthier.features.training.launchers.here import Hooks
-    from luthier.ml.evaluation.rewards import JudgeOf, Rewards
+    from luthier.ml.evaluation.rewards import Rewards, RewardTools
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.distributed import World
     from luthier.ml.training.objective_protocol import Tools
@@ -41,23 +41,23 @@ if TYPE_CHECKING:
 _OURS = ("reference",)
 
 
-def tools_for(prepared: Prepared, world: World, judge_of: JudgeOf) -> Tools:
+def tools_for(prepared: Prepared, world: World, graders: RewardTools) -> Tools:
     """What the run lends its objective.
 
     Args:
         prepared: The run.
         world: The processes that train it, of which the first writes its files.
-        judge_of: Opens the models that grade.
+        graders: Asks the models and runs the code that grade.
 
     Raises:
-        RequestError: A model that grades, none of whose replies can be read.
+        RequestError: A model that grades, none of whose replies can be read, or code that fails.
     """
     from luthier.ml.training.objective_protocol import Tools
 
     splits = [split for split in (prepared.train, prepared.validation) if split is not None]
-    grade = rewards_of(prepared.plan.objective.rewards, splits, judge_of)
+    grade = rewards_of(prepared.plan.objective.rewards, splits, graders)
     if grade is not None:
-        grade.check_judges()
+        grade.try_graders()
     return Tools(
         template=prepared.template,
         grade=grade,
@@ -75,8 +75,11 @@ def _prompts_with_tools(splits: Sequence[PreparedSplit]) -> dict[str, Conversati
     return {row_id: prompt for row_id, prompt in prompts if prompt is not None and prompt.tools}
 
 
-def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int) -> None:
+def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int) -> Rewards | None:
     """Refuse what would fail once answers are drawn, before anything is trained; nothing where none are.
+
+    Returns:
+        The rewards over these rows; None where there are none.
 
     Args:
         plan: Of the run.
@@ -88,9 +91,9 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
         DataError: Two different rows of one id.
         OverlongError: Prompts that leave no room for an answer.
     """
-    rewards_of(plan.objective.rewards, splits)
+    rewards = rewards_of(plan.objective.rewards, splits)
     if plan.objective.max_new_tokens is None:
-        return
+        return rewards
     most = room_tokens - plan.objective.max_new_tokens
     # Ids alone: the rows may be in files, larger than memory.
     over = [row.id for split in splits for row in split.tokenised if row.num_prompt_tokens > most]
@@ -101,17 +104,18 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
             expected=f"room for objective.max_new_tokens {plan.objective.max_new_tokens:,} after every prompt",
             do="lower objective.max_new_tokens, or take these rows out",
         )
+    return rewards
 
 
 def rewards_of(
-    rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit], judge_of: JudgeOf | None = None
+    rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit], tools: RewardTools | None = None
 ) -> Rewards | None:
     """The rewards of a plan over the rows of these splits; None where it has none.
 
     Args:
         rewards: Of the plan.
         splits: Training and validation rows.
-        judge_of: Opens the models that grade; None where nothing is graded yet.
+        tools: Asks the models and runs the code that grade; None where nothing is graded yet.
 
     Raises:
         RequestError: A formula or a place that no grader can fill, or rows that lack a required field.
@@ -125,10 +129,12 @@ def rewards_of(
     asked = {name for grader in graders for name in fields_of(grader)}
     templates = tuple(text for grader in graders for text in texts_to_fill(grader))
     needs_answer = need_answers(rewards)
+    # Code may read any of them.
+    reads_all = any(reward.code for reward in rewards)
     items: dict[str, dict[str, Any]] = {}
     for split in splits:
         wanted = asked - set(_OURS)
-        fields = _fields(Path(split.profile.file)) if wanted else {}
+        fields = _fields(Path(split.profile.file)) if wanted or reads_all else {}
         for example in split.examples:
             item = dict(fields.get(example.id, {})) | {"reference": example.reference}
             # The same file may be split into both sides: equal rows under one id are fine, different ones are not.
@@ -136,7 +142,7 @@ def rewards_of(
                 raise _same_name(example)
             _refuse_lost(example, item, wanted, needs_answer)
             _refuse_unfilled(example, item, templates)
-    return Rewards(rewards, items, judge_of)
+    return Rewards(rewards, items, tools)
 
 
 def _fields(file: Path) -> Mapping[str, dict[str, Any]]:

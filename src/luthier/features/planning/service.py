@@ -223,7 +223,7 @@ def prepare(
     data_loader = data_loader or TrainingDataLoader()
     recipe = recipe if is_again else data_loader.grouped(context, recipe, base_dir, before)
     found = data_loader.of(context, recipe, base_dir, before)
-    from luthier.features.planning.judges import beside, find_judges, with_judges
+    from luthier.features.planning.judges import beside, check_code, find_judges, with_grading, with_judges
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.recipes.template_options import check_switches
     from luthier.ml.evaluation.few_shot import num_usable
@@ -241,6 +241,7 @@ def prepare(
     judged = splits["held_out"].examples if "held_out" in splits else ()
     shown = splits["train"].good_examples
     num_shown = num_usable(shown, held_out=judged)
+    check_code(context, recipe)
     judges = find_judges(context, recipe)
     plan = resolve.resolve(
         recipe,
@@ -262,7 +263,8 @@ def prepare(
         num_processes=num_processes,
     )
     plan = with_judging(context, with_judges(plan, judges), judged, shown, num_shown)
-    check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
+    drawn = [splits[name] for name in ("train", "validation") if name in splits]
+    plan = with_grading(plan, check_drawing(plan, drawn, found.room_tokens))
     plan = _proved(context, plan, recipe, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
@@ -330,11 +332,13 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
         ConflictError: This machine has another model or other rows than the run began with.
         NotFoundError: A file or the base model is not on this machine.
     """
+    from luthier.features.planning.judges import check_code
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.planning import resolve
 
     recipe, spill = recipe_of(plan), rows_memory(context)
+    check_code(context, recipe)
     model = sources.pull(recipe.base_model, context.home, context.progress)
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)

@@ -220,6 +220,7 @@ def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
     hours = range_of(predicted, "hours", figures.duration, 3600)
     money = range_of(predicted, "usd", format_money)
     energy = range_of(predicted, "energy_kwh", _kwh)
+    grading = range_of(predicted, "grading_hours", figures.duration, 3600)
     capacity, rate = int(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]
     memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value), capacity))
     return (
@@ -227,6 +228,7 @@ def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
         Figure("Money", money[0] or "not priced", *money[1:], note=f"at {usd(rate)} an hour"),
         Figure("Energy", energy[0] or "not known", *energy[1:]),
         Figure("Peak memory", *memory, note=f"of {figures.size(capacity)}"),
+        *([Figure("Grading by models", *grading, note="of the time of the steps")] if grading[0] else ()),
     )
 
 

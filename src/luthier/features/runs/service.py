@@ -24,6 +24,7 @@ from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
 from luthier.core.task_head import TaskHead, task_head_in
 from luthier.core.text.counted import counted
+from luthier.features.models.uses import refuse_in_use
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
@@ -292,7 +293,7 @@ def set_aside(context: Context, caller: Caller, run_id: str, *, with_models: boo
     Raises:
         NotFoundError: There is no such run.
         ConflictError: A process is working on it, its job has not ended, a deployment routes to it or to a model of it,
-            or a model that was made by it is registered and is not to be deleted.
+            a model that was made by it is registered and is not to be deleted, or a run that has not ended needs it.
     """
     from luthier.core.system import facilities
     from luthier.core.system.files import file_lock, replace_file
@@ -328,6 +329,7 @@ def set_aside(context: Context, caller: Caller, run_id: str, *, with_models: boo
                 expected="a run whose models no deployment routes to",
                 do="deploy another model there first, or remove the deployment",
             )
+    refuse_in_use(context, caller, run_id)
     context.tuned_models.delete_of_run(run_id)
     folder = context.settings.run_folder(run_id)
     if folder.is_dir():

@@ -270,8 +270,10 @@ def carry_out(context: Context, job: Job) -> Outcome:
         DivergedError: The loss or a gradient is not a number.
         StorageFullError: The disk is full.
     """
+    from luthier.features.planning.judges import report_grading
     from luthier.features.training import service as training
 
+    report_grading(context, job)
     try:
         status = context.runs.get(job.run_id).status
     except NotFoundError:

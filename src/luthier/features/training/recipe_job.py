@@ -178,8 +178,10 @@ def _validate(context: Context, recipe: Recipe) -> Outcome:
 
 def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
     """Begin the run of the job, or resume it if an earlier attempt has begun it."""
+    from luthier.features.planning.judges import report_grading
     from luthier.features.training import service as training
 
+    report_grading(context, job)
     try:
         record = context.runs.get(job.run_id)
     except NotFoundError:

@@ -14,8 +14,9 @@ from luthier.ml.charts import figures
 
 NOT_MEASURED: Final = "not measured"
 TOTAL: Final = "Training and judging"
-_MEASURED: Final = ("steps", "validations", "judging")
-"""The parts of a prediction whose time is measured apart; the total is compared over these."""
+_MEASURED: Final = ("steps", "grading", "validations", "judging")
+"""The parts of a prediction whose time is measured; the total is compared over these. Grading is measured with the
+steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,10 @@ def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None)
     # `result.seconds` is of the steps alone; the total is predicted of the parts that are measured.
     seconds = None if result is None or judging is None else result.seconds + validating + judging
     hours = _sum([parts[name] for name in _MEASURED if name in parts])
+    steps = _sum([parts[name] for name in ("steps", "grading") if name in parts])
     rows = [
         _row("A step", made.step_seconds, _of(result, "seconds_per_step"), _time),
-        _row("All steps", parts["steps"].times(3600), _of(result, "seconds"), _time, stopped),
+        _row("All steps", steps.times(3600), _of(result, "seconds"), _time, stopped),
         _row("Validations", parts["validations"].times(3600), validating if result else None, _time, stopped),
     ]
     if not parts["validations"].value:
@@ -108,6 +110,10 @@ def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None)
     price = f"{figures.rough(quote.usd_per_hour.value)} USD an hour of one device ({quote.price_as_of.isoformat()})"
     notes = [f"Measured USD are measured steps, validations and evaluation at {price}: {quote.price_source}."]
     others = {name: part.times(3600) for name, part in parts.items() if name not in _MEASURED and part.value}
+    if "grading" in parts:
+        notes.append(
+            f"Grading by models is measured with the steps; {_time(parts['grading'].value * 3600)} was predicted."
+        )
     if others:
         shown = ", ".join(f"{name} {_time(seconds.value)}" for name, seconds in others.items())
         notes.append(f"Not measured separately, and so in no row of time or USD: {shown}, as predicted.")

@@ -17,7 +17,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from luthier.core.errors import RequestError, library_reason
-from luthier.core.graders import Grader, ModelGrader, MultiGrader, MultiReward, Similarity, StringCheck, TextSimilarity
+from luthier.core.graders import (
+    Grader,
+    ModelGrader,
+    MultiGrader,
+    MultiReward,
+    PythonGraderSpec,
+    Similarity,
+    StringCheck,
+    TextSimilarity,
+)
 from luthier.ml.evaluation.metrics.rouge import common_subsequence_length, rouge_l, rouge_n
 
 _INDEXED = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])+)")
@@ -53,6 +62,11 @@ def item_fields(template: str, sample_fields: Sequence[str] = WRITTEN_FIELDS) ->
             )
         names.append(first)
     return tuple(dict.fromkeys(names))
+
+
+def num_answer_placeholders(template: str) -> int:
+    """How many placeholders of a template the answer, or a part of it, fills."""
+    return sum(place.partition(".")[0] == "sample" for _, _, place in _placeholders(template))
 
 
 def _placeholders(template: str) -> Iterator[tuple[int, int, str]]:
@@ -372,7 +386,7 @@ def texts_to_fill(grader: Grader | MultiGrader) -> tuple[str, ...]:
     for part in parts:
         if isinstance(part, ModelGrader):
             texts += [turn.content for turn in part.input]
-        else:
+        elif not isinstance(part, PythonGraderSpec):
             texts += [part.input, part.reference]
     return tuple(texts)
 

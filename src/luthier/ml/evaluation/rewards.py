@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import RequestError
 from luthier.core.graders import (
@@ -16,23 +17,50 @@ from luthier.core.graders import (
     LengthPenalty,
     ModelGrader,
     MultiReward,
+    PythonGraderSpec,
     Reward,
     RewardMetric,
     ScoreModelReward,
     fault_of,
 )
-from luthier.core.ports import Engine, Grade, Progress, Rollout, SilentProgress
+from luthier.core.ports import Engine, Grade, Progress, ProgressTask, Prompt, Rollout
 from luthier.ml.evaluation.graders import Formula, fields_of, make_grader, sentence_bleu, written_sample
-from luthier.ml.evaluation.judge.model_graders import scores_of
+from luthier.ml.evaluation.judge.model_graders import question_of, scores_of
 from luthier.ml.evaluation.judge.verdicts import NoVerdict
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.sandbox.runners import PythonGrade
 
 Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
 """The fields of an answer (`written_sample`), and of its row."""
 JudgeOf = Callable[[str], Engine]
 """The model that grades, by its name."""
+RunPython = Callable[[PythonGraderSpec, Pairs, Progress], "list[PythonGrade]"]
+"""The grade of each answer by code."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTools:
+    """What grading needs in a run.
+
+    Attributes:
+        judge_of: opens models that grade.
+        run_python: runs code that grades.
+        progress: shows how many answers are graded.
+        note: is given what a person should know: the first failure of code.
+    """
+
+    judge_of: JudgeOf
+    run_python: RunPython
+    progress: Progress
+    note: Callable[[str], None]
+
+
 _NUM_TRIED: Final = 4
+GRADING: Final = "Grading answers"
+"""What the replies of models that grade are counted under, while a step or a validation waits for them."""
 
 
 def need_answers(rewards: Sequence[Reward]) -> bool:
@@ -46,13 +74,13 @@ class Rewards:
 
     A reward is the sum of its parts times their weights. Metrics read the text of an answer without its calls of tools,
     as in evaluations; graders can read these, too. Where a model that grades gives no score that can be read, asked
-    twice, the lowest one counts, so that no answer is worth more for confusing it; such answers are marked.
+    twice, the lowest one counts, so that no answer is worth more for confusing it; where code fails, 0 counts. Such
+    answers are marked.
 
     Args:
         rewards: the parts with their weights.
         items: by row id, the row's fields, and its answer as `reference`.
-        judge_of: opens models that grade; None where nothing is graded yet.
-        progress: shows the replies of these.
+        tools: asks models and runs code; None where nothing is graded yet.
 
     Raises:
         RequestError: a formula or a scale is invalid, or, while grading, a row lacks a field.
@@ -62,13 +90,15 @@ class Rewards:
         self,
         rewards: Sequence[Reward],
         items: Mapping[str, Mapping[str, Any]],
-        judge_of: JudgeOf | None = None,
-        progress: Progress | None = None,
+        tools: RewardTools | None = None,
     ) -> None:
-        self._items, self._judge_of, self._progress = items, judge_of, progress or SilentProgress()
+        self._items, self._tools = items, tools
+        self._noted = False
         self._rewards = list(zip(names(rewards), rewards, strict=True))
         self._graders = {
-            name: _GraderOf(reward.grader, self._asked) for name, reward in self._rewards if reward.grader is not None
+            name: _GraderOf(reward.grader, self._asked, self._run)
+            for name, reward in self._rewards
+            if reward.grader is not None
         }
         self._parts = {name: _part(reward) for name, reward in self._rewards if reward.grader is None}
 
@@ -92,11 +122,12 @@ class Rewards:
             for place, own in enumerate(parts)
         ]
 
-    def check_judges(self) -> None:
-        """Have each model that grades try a few rows with their own answers, before anything is trained.
+    def try_graders(self) -> None:
+        """Have models and code that grade try a few rows with their own answers, before anything is trained.
 
         Raises:
-            RequestError: none of its replies can be read, so that every answer would be worth the same.
+            RequestError: no reply of a model can be read, or the code fails on each of them, so that every answer would
+                be worth the same.
         """
         some = list(self._items.values())[:_NUM_TRIED]
         pairs = [(written_sample(str(item.get("reference") or ""), ()), item) for item in some]
@@ -105,10 +136,49 @@ class Rewards:
                 said = self._asked(part, pairs)
                 if said and all(isinstance(one, NoVerdict) for one in said):
                     raise _unreadable(part, said)
+            # Without its own answer a row says nothing of code: what reads JSON, say, fails on an empty text.
+            own = [pair for pair, item in zip(pairs, some, strict=True) if item.get("reference")]
+            for code in grader.code:
+                grades = self._run(code, own)
+                if grades and all(one.word != "graded" for one in grades):
+                    raise _failing(code, grades)
+
+    def questions(self, num_rows: int) -> list[tuple[ModelGrader, list[Prompt]]]:
+        """What each grader that asks a model asks about empty answers to the first rows: its length without them."""
+        some = list(self._items.values())[:num_rows]
+        empty = written_sample("", ())
+        return [
+            (part, [question_of(part, empty, item) for item in some])
+            for grader in self._graders.values()
+            for part in grader.model_graders
+        ]
 
     def _asked(self, grader: ModelGrader, pairs: Pairs) -> list[float | NoVerdict]:
-        assert self._judge_of is not None
-        return scores_of(grader, pairs, self._judge_of(grader.model), self._progress)
+        assert self._tools is not None
+        return scores_of(grader, pairs, self._tools.judge_of(grader.model), _Titled(self._tools.progress))
+
+    def _run(self, grader: PythonGraderSpec, pairs: Pairs) -> list[PythonGrade]:
+        assert self._tools is not None
+        grades = self._tools.run_python(grader, pairs, _Titled(self._tools.progress))
+        failed = next((one for one in grades if one.word != "graded"), None)
+        if failed is not None and not self._noted:
+            # Once a process: `ungraded_fraction` counts all of them in each step.
+            self._noted = True
+            self._tools.note(
+                f"grader {grader.name!r} has given an answer no score ({_failure(failed)}); such answers count 0, and "
+                "ungraded_fraction says how many there are"
+            )
+        return grades
+
+
+class _Titled:
+    """Progress of grading, whatever the engine and the judge call their work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:  # noqa: ARG002
+        return self._progress.task(GRADING, total, unit, done)
 
 
 class _GraderOf:
@@ -117,13 +187,20 @@ class _GraderOf:
     Args:
         grader: of the plan.
         ask: gives the scores of a model that grades.
+        run: gives the grades of code.
     """
 
-    def __init__(self, grader: Grader, ask: Callable[[ModelGrader, Pairs], list[float | NoVerdict]]) -> None:
-        self._ask = ask
+    def __init__(
+        self,
+        grader: Grader,
+        ask: Callable[[ModelGrader, Pairs], list[float | NoVerdict]],
+        run: Callable[[PythonGraderSpec, Pairs], list[PythonGrade]],
+    ) -> None:
+        self._ask, self._run = ask, run
         self._parts = grader.graders if isinstance(grader, MultiReward) else {grader.name: grader}
         self._formula = Formula(grader.calculate_output, list(self._parts)) if isinstance(grader, MultiReward) else None
         self.model_graders = [part for part in self._parts.values() if isinstance(part, ModelGrader)]
+        self.code = [part for part in self._parts.values() if isinstance(part, PythonGraderSpec)]
         for part in self.model_graders:
             if (fault := fault_of(part)) is not None:
                 raise RequestError(
@@ -140,6 +217,10 @@ class _GraderOf:
         return [self._formula({name: own[place] for name, own in parts.items()}) for place in range(len(pairs))]
 
     def _scores(self, part: Any, pairs: Pairs, ungraded: set[int]) -> list[float]:
+        if isinstance(part, PythonGraderSpec):
+            grades = self._run(part, pairs)
+            ungraded.update(place for place, one in enumerate(grades) if one.word != "graded")
+            return [one.score for one in grades]
         if not isinstance(part, ModelGrader):
             grade = make_grader(part)
             return [grade(answer, item) for answer, item in pairs]
@@ -161,6 +242,22 @@ def _unreadable(grader: ModelGrader, said: Sequence[float | NoVerdict]) -> Reque
         f"{reply.reply[:200]!r} ({reply.kind})",
         expected=f"{wanted} in its replies",
         do="have the messages of the grader ask for that alone, or name another model",
+    )
+
+
+_SHOWN_CHARACTERS: Final = 300
+
+
+def _failure(grade: PythonGrade) -> str:
+    words = {"timeout": "it took too long", "memory": "it took too much memory"}
+    return words.get(grade.word) or grade.message[:_SHOWN_CHARACTERS]
+
+
+def _failing(grader: PythonGraderSpec, grades: Sequence[PythonGrade]) -> RequestError:
+    return RequestError(
+        f"grader {grader.name!r} gives the own answers of {len(grades)} rows no score: {_failure(grades[0])}",
+        expected="a function grade(sample, item) that returns a number for each of them",
+        do="correct the source of the grader in objective.rewards",
     )
 
 

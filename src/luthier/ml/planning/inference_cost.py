@@ -1,20 +1,16 @@
-"""Cost of inference in a run: sampled answers while training, the teacher's pass, evaluation on held-out rows.
+"""Cost of inference beside the steps of a run: the teacher's pass, evaluation on held-out rows.
 
-A token of a batch reads every weight once for any number of rows, multiplies it with each row, and reads the keys and
-values of each row. How long answers will be is not known before: figures of rollouts are for answers of full length;
-the interval reaches down to a tenth of that. The teacher takes one forward pass over every row.
+The teacher takes one forward pass over every row. Answers are written as while a model trains
+(ml/planning/rollout_cost.py).
 
 In the evaluation the base, the base with each of its prompts, and the tuned model write an answer a row where a metric
 compares texts, and score the row's own answer where one reads likelihoods. Where answers are labels, both also read
 each row with each label. The interval reaches from answers as long as the references to answers of full length: a base
 model often writes on to `max_new_tokens`.
-
-Source: Pope et al., 2022, "Efficiently Scaling Transformer Inference", arXiv:2211.05102, section 2.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -22,126 +18,19 @@ from luthier.core.cost import Device
 from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.ml.evaluation.metrics.registry import needs_of
+from luthier.ml.planning.rollout_cost import (
+    CACHE_TOKENS,
+    ROWS_AT_ONCE,
+    Writer,
+    generation_seconds,
+    key_value_bytes,
+    key_value_bytes_of,
+)
 from luthier.ml.prompting.reflection import MAX_ROUNDS, MINIBATCH, NUM_PROPOSALS, REFLECTION_SHARE
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.structure import Structure
     from luthier.ml.planning.workload import Workload
-
-ROWS_AT_ONCE: Final = 32
-"""Answers that are written together at most (ml/inference/batch_generate.py; a test holds them equal)."""
-CACHE_TOKENS: Final = 16_384
-"""Tokens whose keys and values such a batch holds at most: rows x longest (ml/inference/batch_generate.py)."""
-SHORTEST_SHARE: Final = 0.1
-"""Of the longest answers that may be: the lower end of what is expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rollouts:
-    """Answers drawn in one step, all devices together.
-
-    Attributes:
-        num_answers: drawn in a step.
-        prompt_tokens: of all its prompts.
-        most_tokens: of the longest prompt and its answer.
-        new_tokens: of an answer, at most.
-        num_validated: answers that one validation writes.
-    """
-
-    num_answers: float
-    prompt_tokens: float
-    new_tokens: int
-    most_tokens: int
-    num_validated: int = 0
-
-    @property
-    def rows_at_once(self) -> int:
-        """Answers that are written together."""
-        fit = max(1, CACHE_TOKENS // max(1, self.most_tokens))
-        return max(1, min(ROWS_AT_ONCE, fit, math.ceil(self.num_answers)))
-
-
-def cache_bytes(workload: Workload) -> float:
-    """Keys and values of all layers for the answers that are written together, as long as they may be."""
-    if workload.rollouts is None:
-        return 0.0
-    return workload.rollouts.rows_at_once * workload.rollouts.most_tokens * key_value_bytes(workload)
-
-
-def key_value_bytes(workload: Workload) -> float:
-    """Of one token, in all layers."""
-    return _key_value_bytes(workload.structure, workload.element_bytes)
-
-
-def _key_value_bytes(s: Structure, element_bytes: float) -> float:
-    return 2.0 * s.num_layers * s.num_kv_heads * s.head_size * element_bytes
-
-
-def generation_seconds(
-    workload: Workload,
-    device: Device,
-    factors: dict[str, float],
-    *,
-    num_answers: float,
-    rows_at_once: int,
-    prompt_tokens: float,
-    new_tokens: float,
-    held_tokens: float,
-    calls_factor: float = 1.0,
-) -> float:
-    """Seconds of writing answers in batches.
-
-    Args:
-        workload: whose model writes.
-        device: where it runs.
-        factors: of `speed.step_seconds`, which turn ideal seconds into real ones.
-        num_answers: to be written.
-        rows_at_once: answers of one batch.
-        prompt_tokens: of all prompts together, computed once each.
-        new_tokens: of the longest answer in a batch.
-        held_tokens: whose keys and values an answer reads for each of its tokens, on average.
-        calls_factor: how many times a layer's call takes what it takes without adapters.
-    """
-    s, count = workload.structure, float(device.num_devices)
-    rate = (device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops) * 1e12 * count
-    bandwidth = device.memory_gb_per_second * 1e9
-    num_new = num_answers * new_tokens
-    # Each device writes its share of the batches; a batch takes one call of the model for each new token.
-    num_calls = math.ceil(num_answers / rows_at_once / count) * new_tokens
-    # A parameter takes a multiply and an add for each token; the head only forms logits of new tokens.
-    products = 2.0 * (s.num_active_parameters + s.head_parameters) * num_new / rate
-    products += 2.0 * s.num_active_parameters * prompt_tokens / rate
-    # Decoding is bound by memory: every call reads all weights once for any number of rows.
-    weights = num_calls * (s.num_active_parameters + s.head_parameters) * workload.element_bytes / bandwidth
-    caches = num_new * held_tokens * key_value_bytes(workload) / count / bandwidth
-    logits = num_new * s.vocabulary_size * 4.0 * 4.0 / count / bandwidth  # softmax and draw: a few passes in fp32
-    value = factors["products"] * products + factors["traffic"] * (caches + logits) + weights
-    return value + factors["calls"] * calls_factor * num_calls * s.num_layers / 3.0  # forward: a third of the calls
-
-
-def rollout_seconds(workload: Workload, device: Device, factors: dict[str, float], spread: float) -> Estimate:
-    """Seconds of drawing in one step.
-
-    Args:
-        workload, device: the run and where it runs.
-        factors, spread: of `speed.step_seconds`: from ideal seconds to real ones, and how far these may be off.
-    """
-    rollouts = workload.rollouts
-    if rollouts is None:
-        return Estimate(value=0.0, low=0.0, high=0.0)
-    value = generation_seconds(
-        workload,
-        device,
-        factors,
-        num_answers=rollouts.num_answers,
-        rows_at_once=rollouts.rows_at_once,
-        prompt_tokens=rollouts.prompt_tokens,
-        new_tokens=rollouts.new_tokens,
-        # The cache grows by a token a call, so a new token meets half of the new ones on average.
-        held_tokens=rollouts.most_tokens - rollouts.new_tokens / 2,
-    )
-    return Estimate(value=value, low=SHORTEST_SHARE * value / (1 + spread), high=value * (1 + spread))
-
 
 Stored = Literal["float32", "bfloat16", "int8", "nf4"]
 Compute = Literal["float32", "bfloat16"]
@@ -383,7 +272,7 @@ def batch_workers(structure: Structure, precision: Compute, num_threads: int, *,
         free_bytes: what may be used besides the model.
     """
     element_bytes = 4.0 if precision == "float32" else 2.0
-    cache = CACHE_TOKENS * _key_value_bytes(structure, element_bytes) * _CACHE_COPIES
+    cache = CACHE_TOKENS * key_value_bytes_of(structure, element_bytes) * _CACHE_COPIES
     logits = LOGIT_ROWS * structure.vocabulary_size * 4.0 * _LOGIT_COPIES
     prefill = _SCORE_TOKENS * structure.intermediate_size * element_bytes * 4.0
     return num_threads if num_threads * (max(cache, logits) + prefill + WORKER_BYTES) <= free_bytes else 1
@@ -412,7 +301,7 @@ def _writing(
     for place, is_adapted in enumerate(judged.systems):
         once, own = judged.shots_of(place)
         seconds += generation_seconds(
-            workload,
+            Writer.of(workload),
             device,
             factors,
             num_answers=judged.num_rows,
@@ -437,7 +326,7 @@ def _searching(
     if not num_answers:
         return 0.0
     seconds = generation_seconds(
-        workload,
+        Writer.of(workload),
         device,
         factors,
         num_answers=num_answers,
@@ -486,7 +375,7 @@ def _reflecting(
     if not share:
         return 0.0
     seconds = generation_seconds(
-        workload,
+        Writer.of(workload),
         device,
         factors,
         num_answers=asked.num_proposals,

@@ -19,7 +19,8 @@ from luthier.core.estimate import Estimate
 from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import step_counts
 from luthier.ml.planning.communication import keeps_experts_gathered, keeps_gathered
-from luthier.ml.planning.inference_cost import WORKER_BYTES, cache_bytes, judging_bytes
+from luthier.ml.planning.inference_cost import WORKER_BYTES, judging_bytes
+from luthier.ml.planning.rollout_cost import cache_bytes
 from luthier.ml.planning.workload import BYTES, OWN, WHOLE_COPIES, ByIdentity, Layers, Workload
 from luthier.ml.training.optimizers.rules import (
     Matrices,
@@ -175,6 +176,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     held_share = _Share.of(workload, device)
     # What is gathered to compute is whole but for what tensor, pipeline and expert parallel divide.
     weights = _weights(workload) * held_share.base + _gathered(workload, device) + _teacher_head(workload)
+    weights += workload.judges_bytes
     adapters = _adapters(workload) * held_share.trained
     # Bytes of fp32 masters, optimizer moments, accumulated gradients, and gradients in the precision of the backward
     # pass.

@@ -230,6 +230,8 @@ def hours_by_part(
 ) -> dict[str, Estimate]:
     """Hours of steps, of validations, of writing checkpoints and of judging.
 
+    `grading`, where models grade answers: what each step takes for it, which is not in `steps` then; validations have
+    theirs.
     Where an objective needs the model at its start, also of that `reference`; with a teacher, of the `teacher`;
     `judging` only where rows are held out.
 
@@ -244,7 +246,12 @@ def hours_by_part(
     saved = checkpoint_seconds(workload) * workload.num_checkpoints
     # Disks differ by far more than anything else here, and none is measured.
     checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)
-    parts = {"steps": step.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
+    grading = under_load(speed.grading_seconds(workload, device, calibration), load)
+    # All parts add up to the whole: what grading takes of a step is not counted with the step.
+    rest = Estimate(value=step.value - grading.value, low=step.low - grading.low, high=step.high - grading.high)
+    parts = {"steps": rest.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
+    if workload.gradings:
+        parts["grading"] = grading.times(workload.num_steps)
     if workload.num_reference_tokens:
         parts["reference"] = speed.reference_seconds(workload, step)
     if workload.teacher is not None:
@@ -310,6 +317,11 @@ def _notes(
         notes.append(
             f"a step draws at most {most:,.0f} tokens; time and tokens are for answers as long as they may be, "
             "the lower end for a tenth of that"
+        )
+    if workload.gradings:
+        notes.append(
+            "the time of grading by models is for replies as long as they may be, the lower end for two tokens each; "
+            "questions that are asked again, and replies that are stored already, are not in it"
         )
     if device.num_devices > 1:
         notes.append(

@@ -28,7 +28,8 @@ from luthier.ml.planning import memory, step_counts
 from luthier.ml.planning.communication import FSDP_OVERLAP, bubble, communication, micro_batches
 from luthier.ml.planning.devices import Family, family_of
 from luthier.ml.planning.inference_cost import judging_seconds as _judging_seconds
-from luthier.ml.planning.inference_cost import rollout_seconds
+from luthier.ml.planning.rollout_cost import grading_seconds as _grading_seconds
+from luthier.ml.planning.rollout_cost import rollout_seconds
 from luthier.ml.planning.workload import AttentionKind, ByIdentity, Layers, Workload, widths_of
 
 if TYPE_CHECKING:
@@ -141,7 +142,43 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
 def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
     """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
 
-    Where answers are drawn their time is in it (ml/planning/inference_cost.py).
+    Where answers are drawn, the time of writing and grading them is in it (ml/planning/rollout_cost.py).
+
+    Args:
+        workload: the run.
+        device: one kind of device, and how many of them.
+        calibration: of measured runs; None takes the factors of the kind of device.
+    """
+    learning = learning_seconds(workload, device, calibration)
+    if workload.rollouts is None:
+        return learning
+    factors, spread = _writing_factors(workload, device, calibration)
+    drawn = learning.plus(rollout_seconds(workload, device, factors, spread))
+    return drawn.plus(grading_seconds(workload, device, calibration))
+
+
+def grading_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
+    """Seconds of one step in which models grade its answers; 0 where none does.
+
+    Args:
+        workload: the run.
+        device: one kind of device, and how many of them.
+        calibration: of measured runs; None takes the factors of the kind of device.
+    """
+    factors, spread = _writing_factors(workload, device, calibration)
+    return _grading_seconds(workload, device, factors, spread)
+
+
+def _writing_factors(
+    workload: Workload, device: Device, calibration: Calibration | None
+) -> tuple[dict[str, float], float]:
+    """The factors of answers that are written, and how far their time may be off."""
+    factors = prior_factors(device, workload) | (calibration.factors if calibration else {})
+    return factors, calibration.time_spread if calibration else _spread(workload, device)
+
+
+def learning_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
+    """Seconds of one optimizer step on rows that are there: without drawing answers and grading them.
 
     Args:
         workload: the run.
@@ -156,10 +193,7 @@ def step_seconds(workload: Workload, device: Device, calibration: Calibration | 
     value = computing + factors["link"] * terms["link"] - hidden
     spread = calibration.time_spread if calibration else _spread(workload, device)
     # Symmetric in ratios: twice as long is as likely as half as long.
-    learning = Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
-    if workload.rollouts is None:
-        return learning
-    return learning.plus(rollout_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
+    return Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
 
 
 def _spread(workload: Workload, device: Device) -> float:
@@ -189,6 +223,9 @@ def judging_seconds(
     """
     if workload.judging is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
+    if workload.rollouts is not None:
+        # Rows are scored at the pace of learning: a step that mostly writes answers says nothing about it.
+        step = learning_seconds(workload, device, calibration)
     factors = prior_factors(device, workload) | (calibration.factors if calibration else {})
     work = step_counts.forward_flops(workload, workload.judging.num_scored_tokens)
     scoring = step.value * device.num_devices * work / max(1.0, step_counts.step_flops(workload).total)

@@ -16,7 +16,8 @@ from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import has_bfloat16
-from luthier.ml.planning.inference_cost import Compute, Judging, Rollouts, Stored, TeacherPass, judging_of, teacher_pass
+from luthier.ml.planning.inference_cost import Compute, Judging, Stored, TeacherPass, judging_of, teacher_pass
+from luthier.ml.planning.rollout_cost import Grading, Rollouts, gradings_of, judges_bytes
 from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import rows_of_unit
@@ -69,6 +70,8 @@ class Workload:
         expert_targets: tensors of experts that carry adapters.
         expert_rank: the rank of each of these.
         rollouts: the answers that each step draws, where it learns from such.
+        gradings: of these answers, by graders that ask a model.
+        judges_bytes: of the models that are asked, which stay loaded.
         judging: of the held-out rows, afterwards.
         teacher: the model that computes every row once before the first step.
         has_router_loss: whether the routers have one.
@@ -108,6 +111,8 @@ class Workload:
     trainable: int | None = None
     keeps_average: bool = False
     rollouts: Rollouts | None = None
+    gradings: tuple[Grading, ...] = ()
+    judges_bytes: float = 0.0
     judging: Judging | None = None
     teacher: TeacherPass | None = None
     expert_targets: tuple[str, ...] = ()
@@ -255,7 +260,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     objective = objective_rules(plan.objective.name)
     # Rows that are there before the first step: streamed ones are not.
     before = [one for one in (None if plan.data.stream else rows, plan.data.validation) if one is not None]
-    compute = plan_precision_on(plan, device)
+    compute, rollouts = plan_precision_on(plan, device), _rollouts(plan)
     return Workload(
         structure=structure,
         method=work_method(plan.method.name),
@@ -285,7 +290,9 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         trainable=plan.method.num_trainable_parameters,
         keeps_average=training.average is not None,
         teacher=teacher_pass(plan),
-        rollouts=_rollouts(plan),
+        rollouts=rollouts,
+        gradings=gradings_of(plan.objective, rollouts),
+        judges_bytes=judges_bytes(plan.objective),
         judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),
         expert_targets=plan.method.expert_targets,
         expert_rank=plan.method.expert_rank or 0,

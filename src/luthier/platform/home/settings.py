@@ -81,7 +81,7 @@ class Settings(BaseSettings):
             with the server's credentials, so name each place.
         signing_key: The private key (ECDSA or Ed25519, PEM, no password) with which admins sign exports from the pages;
             None for no signatures.
-        python_graders: Whether graders may be Python code from a request, which runs in a locked-down process.
+        python_graders: Whether graders may be Python code from a request or a recipe; it runs in a locked-down process.
         stored_completion_days: How many days a stored chat completion or response is kept.
         job_files_days: How many days the files of an ended job are kept in `jobs/` of the home; those that a run or a
             workflow refers to stay.

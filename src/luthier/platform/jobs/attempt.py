@@ -11,13 +11,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 from luthier.core.errors import LuthierError
-from luthier.core.ports import SilentTask
+from luthier.core.ports import ProgressTask, SilentTask
 from luthier.core.system import facilities
 from luthier.core.system.files import replace_file, sync
 from luthier.platform.cli import figures
@@ -108,12 +108,25 @@ class JobProgress:
     Args:
         context: The home.
         job: The job, as its attempt was given it.
+        only: The titles of the tasks that are reported; empty for all.
+        every_seconds: How often; None for every two seconds.
+        names_tasks: Whether the title is reported when a task begins: not where a task is short, and begins often.
     """
 
-    def __init__(self, context: Context, job: Job) -> None:
-        self._context, self._job, self._number = context, job, 0
+    def __init__(
+        self,
+        context: Context,
+        job: Job,
+        *,
+        only: Sequence[str] = (),
+        every_seconds: float | None = None,
+        names_tasks: bool = True,
+    ) -> None:
+        self._context, self._job, self._number, self._only = context, job, 0, frozenset(only)
+        self.every_seconds = _REPORT_SECONDS if every_seconds is None else every_seconds
+        self.names_tasks = names_tasks
 
-    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> _Task:
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
         """A task whose progress is reported.
 
         Args:
@@ -122,6 +135,8 @@ class JobProgress:
             unit: What is counted, such as "rows".
             done: How many units were done before.
         """
+        if self._only and title not in self._only:
+            return SilentTask()
         return _Task(self, title, total, unit, done)
 
     def report(self, message: str) -> None:
@@ -140,10 +155,10 @@ class _Task(SilentTask):
         self._done_before = done
 
     def advance(self, amount: float = 1) -> None:
-        """Count, and report at most every two seconds."""
+        """Count, and report at most every few seconds."""
         self._done += amount
         now = time.monotonic()
-        if self._total and now - self._reported_at >= _REPORT_SECONDS:
+        if self._total and now - self._reported_at >= self._progress.every_seconds:
             self._reported_at = now
             position = f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip()
             # At the mean speed of this attempt.
@@ -155,5 +170,6 @@ class _Task(SilentTask):
     def __enter__(self) -> Self:
         # The title is the first report: the first position follows after a full interval.
         self._reported_at = self._began_at = time.monotonic()
-        self._progress.report(self._title)
+        if self._progress.names_tasks:
+            self._progress.report(self._title)
         return self

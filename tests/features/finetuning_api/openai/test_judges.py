@@ -13,6 +13,7 @@ from tests.fixtures.openai import chat_row, ok, upload, work_here
 
 from luthier.core.events import StepDone
 from luthier.features.models.service import pull_model
+from luthier.ml.evaluation.sandbox.runners import isolation
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_judge
 
@@ -106,6 +107,59 @@ def test_what_cannot_grade_is_refused_with_the_request(
         assert (error["param"], error["code"]) == ("method.reinforcement.grader", code)
         assert words in error["message"]
     assert ok(client.get(JOBS))["data"] == []
+
+
+CODE = """
+def grade(sample, item):
+    if len(sample["output_text"]) % 3 == 0:
+        raise ValueError("no score")
+    return len(sample["output_text"]) % 2 + float(item["answer"]) * 0
+"""
+
+
+@pytest.mark.skipif(not isolation().seccomp, reason="this machine cannot lock a process down")
+def test_code_grades_where_the_operator_allows_it_and_its_failures_are_in_the_events_of_the_job(
+    client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home, "settings", home.settings.model_copy(update={"python_graders": True}))
+    code = {"type": "python", "name": "own", "source": CODE, "image_tag": None}
+    check = {"type": "string_check", "name": "same", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+    graders = [code, check | {"operation": "eq"}]
+    multi = {"type": "multi", "name": "both", "graders": graders, "calculate_output": "own + same"}
+    job = ok(job_of(client, multi))
+    work_here(home)
+    job = ok(client.get(f"{JOBS}/{job['id']}"))
+    assert (job["status"], job["error"]) == ("succeeded", None)
+    run_id = home.jobs.get(job["id"]).run_id
+    folder = home.settings.run_folder(run_id) / "samples"
+    lines = [json.loads(line) for file in folder.iterdir() for line in file.read_text().splitlines()]
+    assert all(("is_ungraded" in line) == (len(line["output"]) % 3 == 0) for line in lines)
+    assert {line["parts"]["both"] for line in lines if "is_ungraded" in line} <= {0.0, 1.0}
+    events = ok(client.get(f"{JOBS}/{job['id']}/events"))["data"]
+    (warned,) = [event for event in events if event["level"] == "warn"]
+    assert "grader 'own' has given an answer no score (ValueError: no score)" in warned["message"]
+    steps = [event for event in events if event["type"] == "metrics"]
+    assert all("training reward=" in event["message"] for event in steps)
+    assert any("answers without a score=" in event["message"] for event in steps)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": "def grade("}, "is no Python"),
+        ({"source": "x = 1"}, "defines no function grade"),
+        ({"image_tag": "2026-01-01"}, "image_tag"),
+    ],
+)
+def test_code_that_cannot_grade_is_refused_with_the_request(
+    client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr(home, "settings", home.settings.model_copy(update={"python_graders": True}))
+    answer = job_of(client, {"type": "python", "name": "own", "source": CODE} | changes)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("method.reinforcement.grader", "unsupported_method")
+    assert words in error["message"]
 
 
 def test_a_key_that_may_not_ask_models_makes_no_job_that_does(

@@ -16,6 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import DatasetProfile
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.ids import sha256_file
+from luthier.core.plan import TeacherPlan
 from luthier.core.recipe import DataRecipe
 from luthier.core.records.traffic import Feedback
 from luthier.features.datasets import service as dataset_versions
@@ -107,6 +108,29 @@ def test_a_run_that_goes_on_from_another_has_what_that_learned(context: Context,
     (merged / "evaluation.json").write_text(json.dumps({"run_id": first}), encoding="utf-8")
     base = make_plan().base_model.model_copy(update={"path": str(merged)})
     second = add(context, "b", write_rows(tmp_path / "without.jsonl", [chat_row(1)]), base_model=base)
+    found = row_lineage(context, ME, SECRET)
+    assert [(one.run_id, one.learned, one.through) for one in found.saw] == [(first, True, None), (second, True, first)]
+
+
+@pytest.mark.parametrize("part", ["teacher", "judges"])
+@pytest.mark.parametrize("is_checkpoint", [False, True])
+def test_a_run_that_is_taught_or_graded_by_another_has_learned_from_what_that_learned(
+    context: Context, tmp_path: Path, part: str, *, is_checkpoint: bool
+) -> None:
+    first = add(context, "a", write_rows(tmp_path / "with.jsonl", [with_answer(SECRET)]))
+    asked = TeacherPlan(
+        name="ft:tiny:default::x:ckpt-step-2" if is_checkpoint else first,
+        path="/models/tiny",
+        sha256="5" * 64,
+        adapter_path=str(context.settings.run_folder(first) / "snapshots" / "step-2"),
+        precision="float32",
+        num_parameters=100,
+        hidden_size=8,
+        vocabulary_size=16,
+        context_length_tokens=64,
+    )
+    objective = make_plan().objective.model_copy(update={part: (asked,) if part == "judges" else asked})
+    second = add(context, "b", write_rows(tmp_path / "without.jsonl", [chat_row(1)]), objective=objective)
     found = row_lineage(context, ME, SECRET)
     assert [(one.run_id, one.learned, one.through) for one in found.saw] == [(first, True, None), (second, True, first)]
 

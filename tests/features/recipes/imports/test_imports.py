@@ -13,6 +13,7 @@ import yaml
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RecipeError, RequestError
+from luthier.core.graders import Reward
 from luthier.features.recipes.imports.service import TOOLS, Imported, import_recipe, read_keys, recognise
 from luthier.features.recipes.imports.translation import Translation
 
@@ -618,3 +619,15 @@ def test_a_key_that_is_no_text_is_a_wrong_request(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("base_model: org/base\non: 1\n")
     with pytest.raises(RequestError, match="has the key True"):
         import_recipe(tmp_path / "config.yaml", target=tmp_path)
+
+
+def test_a_grader_in_python_of_a_job_becomes_a_reward_that_runs_where_code_is_allowed(tmp_path: Path) -> None:
+    grader = {"type": "python", "name": "own", "source": "def grade(sample, item): return 1.0", "image_tag": None}
+    multi = {"type": "multi", "name": "both", "graders": {"own": grader}, "calculate_output": "own"}
+    for one in (grader, multi):
+        method = {"type": "reinforcement", "reinforcement": {"grader": one}}
+        document = {"model": "org/base", "training_file": "rows.jsonl", "method": method}
+        found = made(tmp_path, document)
+        (reward,) = found.keys["objective"]["rewards"]
+        assert [code.name for code in Reward.model_validate(reward).code] == ["own"]
+        assert any("LUTHIER_PYTHON_GRADERS=true" in note for note in found.notes)

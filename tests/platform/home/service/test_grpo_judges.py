@@ -11,15 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
-from luthier.core.events import StepDone, ValidationDone
-from luthier.core.ports import Generation
-from luthier.features.planning import judges
+from luthier.core.events import StepDone, ValidationDone, WarningRaised
+from luthier.core.ports import Generation, ProgressTask, SilentTask
+from luthier.features.models.resolve import as_candidate
+from luthier.features.planning import judges, view
+from luthier.features.planning.format import plan_lines, quote_lines, time_line
 from luthier.features.planning.judges import beside, find_judges
+from luthier.features.planning.quotes import quote_of
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.launchers.here import silent_hooks, train_worker
 from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.ml.evaluation.sandbox.runners import isolation
 from luthier.ml.training import loop
 from luthier.ml.training.distributed import World
 from luthier.ml.training.objectives import grpo
@@ -204,6 +209,181 @@ def test_the_memory_of_models_that_grade_is_not_planned_with(
     assert taken >= judge.num_parameters * (4 if judge.precision == "float32" else 2)
     assert left.each_memory_bytes == (10**9 - taken, 2 * 10**9 - taken)
     assert beside(machine, {}) == machine
+
+
+def test_the_plan_counts_what_models_that_grade_read_and_write(
+    context: Context, make_recipe: MakeRecipe, tiny_judge: Path
+) -> None:
+    short = score(tiny_judge, sampling_params={"max_completions_tokens": 2})
+    multi = {"type": "multi", "graders": {"opinion": short}, "calculate_output": "opinion"}
+    rewards = objective(multi, score(tiny_judge))
+    recipe = make_recipe(objective=rewards, training=TRAINING, data=DATA, method={"name": "lora"})
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    plan = prepared.plan
+    first, second = plan.objective.grading or ()
+    (judge,) = plan.objective.judges or ()
+    template = as_candidate(judge).chat_template()
+    rows = [*prepared.train.examples, *prepared.validation.examples][:32]
+    texts = [f"Grade  against {row.reference}" for row in rows]
+    turns = [Conversation(messages=(Message(role="user", content=text),)) for text in texts]
+    tokens = [len(template.ids(template.render(turn, add_generation_prompt=True))) for turn in turns]
+    assert first.prompt_tokens == second.prompt_tokens == pytest.approx(sum(tokens) / len(tokens))
+    assert (first.judge, first.answers_read, first.new_tokens, second.new_tokens) == (judge.name, 1, 2, 256)
+    quote = quote_of(context, prepared)
+    parts = quote.hours_by_part
+    assert parts["grading"].value > 0
+    assert quote.prediction.step_seconds.value * 6 == pytest.approx(
+        3600 * (parts["steps"].value + parts["grading"].value)
+    )
+    # A step asks each of its 16 answers twice.
+    (line, other) = [line for line in plan_lines("", plan) if "graded by" in line]
+    assert "(opinion): 16 questions a step" in line
+    assert "up to 3 of the answer, replies of up to 2 tokens" in line
+    assert "replies of up to 256 tokens" in other
+    assert any(line.startswith("  grading ") and "of a step" in line for line in quote_lines(quote))
+    assert "of these for grading by models" in time_line(quote)
+    (shown,) = [one for one in view._figures(quote.as_json()) if one.name == "Grading by models"]
+    assert shown.value
+    assert shown.low
+    # What is said of the time is no part of what is trained.
+    alone = plan.objective.model_copy(update={"grading": None})
+    assert plan.model_copy(update={"objective": alone}).hash == plan.hash
+
+
+class Recorder:
+    """Notes each task: its title, how much there is to do, and how much was done in the end."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, float | None, float]] = []
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+        recorder = self
+
+        class Task(SilentTask):
+            done = 0.0
+
+            def advance(self, amount: float = 1) -> None:
+                self.done += amount
+
+            def __exit__(self, *_: object) -> None:
+                recorder.tasks.append((title, total, self.done))
+
+        return Task()
+
+
+def test_a_step_shows_how_many_of_its_answers_are_graded(
+    context: Context, make_recipe: MakeRecipe, tiny_judge: Path
+) -> None:
+    grader = score(tiny_judge, sampling_params={"max_completions_tokens": 2})
+    recipe = make_recipe(
+        objective=objective(grader), training=TRAINING | {"max_steps": 1}, data=DATA, method={"name": "lora"}
+    )
+    context.progress = recorder = Recorder()
+    run(context, recipe)
+    graded = [one for one in recorder.tasks if one[0] == "Grading answers"]
+    # The trial before the run, and the answers of the step; equal questions are asked once.
+    assert len(graded) >= 2
+    assert all(total == done > 0 for _, total, done in graded)
+    assert max(total or 0 for _, total, _ in graded) > 4
+
+
+CODE = """
+import random
+
+def grade(sample, item):
+    if sum(map(ord, sample["output_text"])) % 4 == 0:
+        raise ValueError("no score for it")
+    return random.random() + len(item["reference"])
+"""
+"""Another score each time that it is run, and none for some answers."""
+locked_down = pytest.mark.skipif(not isolation().seccomp, reason="this machine cannot lock a process down")
+
+
+@pytest.fixture
+def code_context(context: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
+    monkeypatch.setattr(context, "settings", context.settings.model_copy(update={"python_graders": True}))
+    return context
+
+
+def fails(output: str) -> bool:
+    return sum(map(ord, output)) % 4 == 0
+
+
+@locked_down
+def test_code_grades_and_a_resumed_run_reads_the_scores_that_it_had(
+    code_context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, grader = code_context, {"type": "python", "name": "luck", "source": CODE}
+    recipe = make_recipe(objective=objective(grader), training=TRAINING, data=DATA, method={"name": "lora"})
+    real, calls = loop.one_step, 0
+
+    def killed(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found = real(*given)
+        if calls == 4:  # its answers are graded, its weights are lost
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(loop, "one_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(context, recipe)
+    monkeypatch.setattr(loop, "one_step", real)
+    (record,) = context.runs.list()
+    folder = context.settings.run_folder(record.run_id) / grpo.FOLDER
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    seen = [e.measures for e in context.runs.events(record.run_id) if isinstance(e, StepDone)]
+    assert (len(before), len(seen)) == (4, 3)
+    outcome = resume(context, record.run_id)
+    # Steps 3 and 4 were taken again, from the checkpoint of step 2, with the scores of before.
+    assert measures(context, outcome)[:3] == seen
+    after = samples(context, outcome)
+    assert {name: after[name] for name in before} == before
+    lines = [json.loads(line) for file in after.values() for line in file.decode().splitlines()]
+    assert {fails(line["output"]) for line in lines} == {True, False}
+    assert all((line["reward"] == 0.0) == ("is_ungraded" in line) == fails(line["output"]) for line in lines)
+    assert any(one["ungraded_fraction"] > 0 for one in measures(context, outcome))
+    (said,) = [
+        e for e in context.runs.events(record.run_id) if isinstance(e, WarningRaised) if e.code == "grader_failed"
+    ]
+    assert "grader 'luck' has given an answer no score (ValueError: no score for it)" in said.message
+
+
+@locked_down
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def grade(sample, item):\n    return item['nothing']", "own answers of 4 rows no score: KeyError"),
+        ("def grade(sample, item):\n    return open('/etc/passwd').read()", "PermissionError"),
+    ],
+)
+def test_code_that_grades_no_row_ends_the_run_before_anything_is_trained(
+    code_context: Context, make_recipe: MakeRecipe, source: str, words: str
+) -> None:
+    grader = {"type": "python", "source": source}
+    recipe = make_recipe(objective=objective(grader), training=TRAINING, data=DATA, method={"name": "lora"})
+    with pytest.raises(RequestError, match=words):
+        run(code_context, recipe)
+    (record,) = code_context.runs.list()
+    assert not [e for e in code_context.runs.events(record.run_id) if isinstance(e, StepDone)]
+
+
+def test_code_of_a_recipe_is_refused_where_the_home_does_not_allow_it(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    multi = {"type": "multi", "graders": {"a": {"type": "python", "source": CODE}}, "calculate_output": "a"}
+    recipe = make_recipe(objective=objective(multi), training=TRAINING, data=DATA, method={"name": "lora"})
+    with pytest.raises(RequestError, match="this home runs no code of recipes") as caught:
+        prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    assert "LUTHIER_PYTHON_GRADERS=true" in caught.value.expected
+
+
+@locked_down
+def test_code_that_is_no_python_is_refused_with_the_plan(code_context: Context, make_recipe: MakeRecipe) -> None:
+    grader = {"type": "python", "source": "def grade(:"}
+    recipe = make_recipe(objective=objective(grader), training=TRAINING, data=DATA, method={"name": "lora"})
+    with pytest.raises(RequestError, match="its source is no Python"):
+        prepare(code_context, load_recipe(recipe), base_dir=recipe.parent)
 
 
 def worker(world: World, prepared: Prepared, folder: Path, home: Path) -> None:

@@ -14,7 +14,7 @@ from luthier.features.recipes.imports.translation import Key, Translation, becom
 
 VERSION: Final = "openai-python 3.57"
 _OBJECTIVES: Final = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
-_GRADERS: Final = ("string_check", "text_similarity", "score_model", "label_model", "multi")
+_GRADERS: Final = ("string_check", "text_similarity", "score_model", "label_model", "python", "multi")
 _METHODS: Final = ("supervised", "dpo", "reinforcement")
 _RESULT: Final = "a result of the job, not a request"
 
@@ -87,8 +87,10 @@ def translate(t: Translation) -> None:
             t.put("objective.rewards", [{"grader": made}], "method.reinforcement.grader")
             for judge in _judges_of(made):
                 t.notes.append(f"the grader asks {judge}: replace it where it is no model of this machine")
+            if _runs_code(made):
+                t.notes.append("the grader is code: it runs where LUTHIER_PYTHON_GRADERS=true is set, locked down")
         else:
-            note = "known here: string_check, text_similarity, score_model, label_model and multi"
+            note = f"known here: {', '.join(_GRADERS)}"
             t.refuse("method.reinforcement.grader", note, set_by="objective.rewards")
     beta = t.take("method.dpo.hyperparameters.beta", "auto")
     if name == "dpo":
@@ -97,6 +99,12 @@ def translate(t: Translation) -> None:
     put_integrations(t)
     if (seed := t.take("seed")) is not None:
         t.put("training.seed", seed, "seed")
+
+
+def _runs_code(grader: Mapping[str, Any]) -> bool:
+    parts = grader.get("graders")
+    own = (grader, *(parts.values() if isinstance(parts, Mapping) else ()))
+    return any(isinstance(one, Mapping) and one.get("type") == "python" for one in own)
 
 
 def _judges_of(grader: Mapping[str, Any]) -> list[str]:

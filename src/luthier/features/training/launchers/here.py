@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +25,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
-    from luthier.ml.evaluation.rewards import JudgeOf
+    from luthier.ml.evaluation.rewards import RewardTools
     from luthier.ml.inference.engine_wrappers import ResultCache
     from luthier.ml.training.budget import Meter
     from luthier.ml.training.distributed import World
@@ -142,16 +143,22 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
         DivergedError: The loss is not finite any more.
         CheckpointError: The newest checkpoint is of another plan, or cannot be read.
         RequestError: This machine has no device of the kind that the run was planned for, the examples of a step
-            cannot be divided evenly among the processes, or no reply of a model that grades can be read.
+            cannot be divided evenly among the processes, no reply of a model that grades can be read, or code that
+            grades fails.
     """
     from luthier.features.planning.judges import opened
 
     # The models that grade stay loaded while the run trains, and are let go of before it is evaluated.
-    with opened(prepared.plan, hooks.replies) as judge_of:
-        return _train(prepared, hooks, world, judge_of)
+    note = partial(_grader_failed, hooks)
+    with opened(prepared.plan, hooks.replies, hooks.folder.name, hooks.progress, note) as graders:
+        return _train(prepared, hooks, world, graders)
 
 
-def _train(prepared: Prepared, hooks: Hooks, world: World | None, judge_of: JudgeOf) -> TrainResult:
+def _grader_failed(hooks: Hooks, message: str) -> None:
+    hooks.emit(WarningRaised(step=0, code="grader_failed", message=message))
+
+
+def _train(prepared: Prepared, hooks: Hooks, world: World | None, graders: RewardTools) -> TrainResult:
     import torch
 
     from luthier.features.planning import batch_schedules as schedules
@@ -180,7 +187,7 @@ def _train(prepared: Prepared, hooks: Hooks, world: World | None, judge_of: Judg
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     warn_of_the_kinds(prepared, hooks.emit)
-    objective = load_objective(plan.objective, tools_for(prepared, world, judge_of))
+    objective = load_objective(plan.objective, tools_for(prepared, world, graders))
     hooks.meter.begin("reference")
     _prepare(objective, model, prepared, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)

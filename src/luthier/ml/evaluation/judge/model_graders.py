@@ -37,23 +37,8 @@ def scores_of(
         WorkError: the judge fails on three single questions in a row.
         RequestError: a row lacks a field, or the engine rejects the request.
     """
-    sampling = grader.sampling_params if isinstance(grader, ScoreModelReward) else None
-    limit = None if sampling is None else sampling.max_completions_tokens
-    prompts = [
-        Prompt(
-            conversation=Conversation(
-                messages=tuple(
-                    Message(role=one.role, content=written_out(one.content, answer, item)) for one in grader.input
-                )
-            ),
-            max_new_tokens=limit or _GRADE_TOKENS,
-            # A limit of the grader is for the thought, too, as where it is run by itself.
-            max_thinking_tokens=None if limit is None else 0,
-            temperature=(sampling and sampling.temperature) or 0.0,
-            seed=(sampling and sampling.seed) or 0,
-        )
-        for answer, item in pairs
-    ]
+    limit = _limit_of(grader)
+    prompts = [question_of(grader, answer, item) for answer, item in pairs]
 
     def read(made: Generation) -> float | NoVerdict:
         # Numbers and labels in a text without its end may belong to what leads to the verdict: "the first 3 sentences".
@@ -71,3 +56,33 @@ def scores_of(
 
     # One question that is too long, or that the judge fails on, does not end the work on all others.
     return ask_judge(judge, prompts, read, progress)
+
+
+def question_of(grader: ScoreModelSpec | LabelModelSpec, answer: Mapping[str, Any], item: Mapping[str, Any]) -> Prompt:
+    """What a grader asks its model about an answer.
+
+    Args:
+        grader: what to ask.
+        answer: the fields of the answer.
+        item: those of its row.
+
+    Raises:
+        RequestError: the row lacks a field.
+    """
+    sampling = grader.sampling_params if isinstance(grader, ScoreModelReward) else None
+    limit = _limit_of(grader)
+    turns = tuple(Message(role=one.role, content=written_out(one.content, answer, item)) for one in grader.input)
+    return Prompt(
+        conversation=Conversation(messages=turns),
+        max_new_tokens=limit or _GRADE_TOKENS,
+        # A limit of the grader is for the thought, too, as where it is run by itself.
+        max_thinking_tokens=None if limit is None else 0,
+        temperature=(sampling and sampling.temperature) or 0.0,
+        seed=(sampling and sampling.seed) or 0,
+    )
+
+
+def _limit_of(grader: ScoreModelSpec | LabelModelSpec) -> int | None:
+    """The longest reply that the grader itself sets."""
+    sampling = grader.sampling_params if isinstance(grader, ScoreModelReward) else None
+    return None if sampling is None else sampling.max_completions_tokens

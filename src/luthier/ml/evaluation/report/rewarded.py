@@ -123,7 +123,7 @@ def _charts(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> tupl
     roles: tuple[Role, ...] = ("base", "other-1")
     # Only measured where a model grades.
     if any("ungraded_fraction" in step.measures for step in steps):
-        shares["ungraded_fraction"] = "answers without a score of the model that grades"
+        shares["ungraded_fraction"] = "answers that a grader gave no score"
         roles = (*roles, "other-2")
     made.append(_chart("shares", "Groups that teach nothing, answers cut off", steps, shares, roles, figures.percent))
     length = {"completion_tokens": "tokens"}

@@ -109,12 +109,12 @@ class Step:
 
     Attributes:
         with_idle: whether groups without signal are computed as well.
-        with_judges: whether models grade, so that some answers may have no score of theirs.
+        may_fail: whether models or code grade, so that some answers may have no score of theirs.
     """
 
     groups: tuple[Group, ...]
     with_idle: bool = False
-    with_judges: bool = False
+    may_fail: bool = False
     answers: dict[str, Answer] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class Step:
             "completion_tokens": sum(answer.sample.attempt.num_new_tokens for answer in answers),
             "truncated_fraction": sum(not answer.sample.attempt.ended for answer in answers),
         }
-        if self.with_judges:
+        if self.may_fail:
             sums["ungraded_fraction"] = sum(answer.grade.is_ungraded for answer in answers)
         if len(answers[0].grade.parts) > 1:
             for name in answers[0].grade.parts:
@@ -291,6 +291,7 @@ class Grpo(PlainObjective):
         self._grade = tools.grade
         self._num_samples, self._max_new_tokens = int(plan.num_samples or 0), int(plan.max_new_tokens or 0)
         self._temperature, self._kl_weight = float(plan.temperature or 1.0), float(plan.kl_weight or 0.0)
+        self._may_fail = any(reward.judges or reward.code for reward in plan.rewards or ())
         self.drawn = Step(())
         self._left_out: frozenset[str] = frozenset()
         """Ids of masked answers, which the divisor does not count; empty where there are no others."""
@@ -310,7 +311,7 @@ class Grpo(PlainObjective):
         """Answers to the prompts of the step, graded, in micro-batches of whole groups."""
         answers = self._answers(model, batches, self._num_samples, self._temperature, step)
         groups = [Group.of(group, divide_by_spread=self.plan.divide_by_spread is not False) for group in answers]
-        self.drawn = Step(tuple(groups), with_idle=self._kl_weight > 0, with_judges=bool(self.plan.judges))
+        self.drawn = Step(tuple(groups), with_idle=self._kl_weight > 0, may_fail=self._may_fail)
         self.validated = {}
         for answer in self.drawn.answers.values():
             answer.is_masked = bool(self.plan.mask_truncated) and not answer.sample.attempt.ended
@@ -355,7 +356,7 @@ class Grpo(PlainObjective):
         rows = rows_of(units)
         if rows[0].id in self.validated:
             answers = [self.validated[row.id] for row in rows]
-            return _validated(answers, batch.targets.device, with_judges=bool(self.plan.judges))
+            return _validated(answers, batch.targets.device, may_fail=self._may_fail)
         answers = [self.drawn.answers[row.id] for row in rows]
         scale = self._totals["weight"]
         share = scale / self._totals["answers"]
@@ -429,13 +430,13 @@ def _of_tokens(values: Sequence[float], counts: Tensor, like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).repeat_interleave(counts)
 
 
-def _validated(answers: Sequence[Answer], device: torch.device, *, with_judges: bool) -> Losses:
+def _validated(answers: Sequence[Answer], device: torch.device, *, may_fail: bool) -> Losses:
     sums = {
         "reward": sum(answer.grade.reward for answer in answers),
         "completion_tokens": sum(answer.sample.attempt.num_new_tokens for answer in answers),
         "truncated_fraction": sum(not answer.sample.attempt.ended for answer in answers),
     }
-    if with_judges:
+    if may_fail:
         sums["ungraded_fraction"] = sum(answer.grade.is_ungraded for answer in answers)
     kind = widest_float(device)
     measures = {name: torch.tensor(float(value), dtype=kind, device=device) for name, value in sums.items()}

@@ -1,0 +1,143 @@
+"""A run that grades, teaches or is the base of another one is not deleted before that one has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError
+from luthier.core.plan import Plan, TeacherPlan
+from luthier.features.models.store import TunedModel
+from luthier.features.models.uses import uses_of
+from luthier.features.runs.changes import delete_run
+from luthier.features.serving.models import delete_model
+from luthier.platform.auth.service import create_project
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+from luthier.testing.records import add_run, make_plan, make_record
+
+OWN = Caller()
+WAITING = "run-20261201-093000-0000aa"
+
+
+def asked(context: Context, name: str, run_id: str = "") -> TeacherPlan:
+    folder = context.settings.run_folder(run_id or name) / "model"
+    return TeacherPlan(
+        name=name,
+        path=str(folder),
+        sha256="5" * 64,
+        precision="float32",
+        num_parameters=100,
+        hidden_size=8,
+        vocabulary_size=16,
+        context_length_tokens=64,
+    )
+
+
+def planned(objective: dict[str, Any]) -> Plan:
+    plan = make_plan()
+    return plan.model_copy(update={"objective": plan.objective.model_copy(update=objective)})
+
+
+def tuned(run_id: str, name: str, step: int | None = None) -> TunedModel:
+    values = {"model_id": name, "project_id": "default", "job_id": "job-1", "run_id": run_id, "base_model": "tiny"}
+    values["adapter_path"] = "/adapter"
+    return TunedModel(**values, created_at=1.0, step=step)
+
+
+@pytest.mark.parametrize("status", ["planned", "running", "paused"])
+@pytest.mark.parametrize("part", ["judges", "teacher", "base"])
+def test_weights_that_a_run_needs_are_kept_until_it_has_ended(context: Context, status: Any, part: str) -> None:
+    judge = add_run(context, "a")
+    plan = planned({"judges": (asked(context, judge),)} if part == "judges" else {"teacher": asked(context, judge)})
+    if part == "base":
+        path = str(context.settings.run_folder(judge) / "model")
+        plan = make_plan()
+        plan = plan.model_copy(update={"base_model": plan.base_model.model_copy(update={"path": path})})
+    context.runs.create(make_record(WAITING, status=status), plan)
+    with pytest.raises(ConflictError, match=rf"1 run that has not ended \({WAITING}\)"):
+        delete_run(context, OWN, judge)
+    assert context.runs.get(judge).run_id == judge
+    context.runs.update(WAITING, status="succeeded")
+    assert delete_run(context, OWN, judge).run_id == judge
+
+
+@pytest.mark.parametrize("key", ["asked", "recipe", "request"])
+def test_a_model_that_a_waiting_job_names_is_kept_until_it_has_ended(context: Context, key: str) -> None:
+    judge = add_run(context, "a")
+    grader = {"type": "score_model", "name": "opinion", "model": judge, "input": []}
+    multi = {"type": "multi", "graders": {"opinion": grader}, "calculate_output": "opinion"}
+    document = {key: {"objective": {"name": "grpo", "rewards": [{"grader": multi}]}}}
+    context.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id=WAITING))
+    assert [use.run_id for use in uses_of(context, judge)] == [WAITING]
+    with pytest.raises(ConflictError, match=WAITING):
+        delete_run(context, OWN, judge)
+    context.jobs.ask("job-1", "cancel")
+    assert delete_run(context, OWN, judge).run_id == judge
+
+
+def test_a_checkpoint_that_grades_and_the_run_of_it_are_kept(context: Context) -> None:
+    run_id, name = add_run(context, "a"), "ft:tiny:default::abc:ckpt-step-4"
+    context.tuned_models.add(tuned(run_id, name, step=4))
+    context.runs.create(make_record(WAITING, status="paused"), planned({"judges": (asked(context, name, run_id),)}))
+    with pytest.raises(ConflictError, match=WAITING):
+        delete_model(context, OWN, name)
+    with pytest.raises(ConflictError, match=WAITING):
+        delete_run(context, OWN, run_id, with_models=True)
+    assert context.tuned_models.get("default", name).run_id == run_id
+
+
+def test_a_name_that_a_waiting_job_asks_for_is_kept_and_that_of_a_begun_run_is_not_needed(context: Context) -> None:
+    run_id, name = add_run(context, "a"), "ft:tiny:default::abc"
+    context.tuned_models.add(tuned(run_id, name))
+    document = {"asked": {"objective": {"name": "distillation", "teacher": name}}}
+    context.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id=WAITING))
+    with pytest.raises(ConflictError, match=WAITING):
+        delete_model(context, OWN, name)
+    # Its plan names the run: the weights, whatever they are called.
+    context.runs.create(make_record(WAITING, status="running"), planned({"teacher": asked(context, run_id)}))
+    assert delete_model(context, OWN, name).model_id == name
+    with pytest.raises(ConflictError, match=WAITING):
+        delete_run(context, OWN, run_id)
+
+
+def test_runs_of_other_projects_are_counted_and_not_named(context: Context) -> None:
+    judge = add_run(context, "a")
+    stranger = create_project(context, "Other").project_id
+    context.runs.create(make_record(WAITING, status="paused"), planned({"judges": (asked(context, judge),)}), stranger)
+    with pytest.raises(ConflictError) as caught:
+        delete_run(context, OWN, judge)
+    assert "1 run that has not ended" in caught.value.came
+    assert WAITING not in caught.value.came
+
+
+def test_jobs_that_have_ended_and_other_models_keep_nothing(context: Context) -> None:
+    judge, other = add_run(context, "a"), add_run(context, "b")
+    document = {"asked": {"objective": {"teacher": judge}}}
+    context.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id=WAITING))
+    assert delete_run(context, OWN, other).run_id == other
+    context.jobs.ask("job-1", "cancel")
+    assert uses_of(context, judge) == ()
+
+
+def test_a_cancelled_run_keeps_nothing_although_its_record_stays_as_it_was(context: Context) -> None:
+    judge = add_run(context, "a")
+    context.jobs.submit(Job(job_id="job-1", kind="train", document={}, run_id=WAITING))
+    context.runs.create(make_record(WAITING, status="paused"), planned({"judges": (asked(context, judge),)}))
+    assert [use.run_id for use in uses_of(context, judge)] == [WAITING]
+    context.jobs.ask("job-1", "cancel")
+    assert uses_of(context, judge) == ()
+
+
+def test_a_base_model_is_needed_by_what_it_grades_itself_and_under_an_adapter(context: Context) -> None:
+    adapter = add_run(context, "a")  # trained over `tiny`
+    grader = {"type": "label_model", "name": "good", "model": adapter, "input": []}
+    document = {"recipe": {"objective": {"rewards": [{"grader": grader}]}}}
+    context.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id=WAITING))
+    assert [use.run_id for use in uses_of(context, "tiny")] == [WAITING]
+    over = asked(context, adapter).model_copy(update={"path": "/models/other"})
+    context.runs.create(make_record(WAITING, status="paused"), planned({"judges": (over,)}))
+    assert [use.run_id for use in uses_of(context, "another", "/models/other")] == [WAITING]
+    assert uses_of(context, "another", "/models/third") == ()
