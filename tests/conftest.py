@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.fixtures.postgresql_databases import PostgresqlDatabases
 
 # For all tests; what a folder's own conftest defines comes first.
-_FIXTURES = ("api", "native", "pages", "real_vllm", "service", "store")
+_FIXTURES = ("api", "native", "pages", "real_vllm", "service", "shared_certificates", "store")
 pytest_plugins = tuple(f"tests.fixtures.{name}" for name in _FIXTURES)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
