@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.fixtures.postgresql_databases import PostgresqlDatabases
 
 # For all tests; what a folder's own conftest defines comes first.
-_FIXTURES = ("api", "native", "pages", "real_vllm", "service", "store")
+_FIXTURES = ("api", "native", "pages", "real_vllm", "service", "shared_certificates", "store")
 pytest_plugins = tuple(f"tests.fixtures.{name}" for name in _FIXTURES)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -102,20 +102,10 @@ _TEMPLATE = pytest.StashKey[str]()
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist: who shares tests out
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Files whose tests have ranks (`in_world`) go to one process: it loads for seconds what these are forked from."""
+    """By files, and those with ranks to one process."""
     if config.getoption("dist") != "loadfile":
         return None
-    from xdist.scheduler import LoadFileScheduling
-
-    @functools.cache
-    def have_ranks(name: str) -> bool:
-        file = config.rootpath / name
-        return file.is_file() and "import in_world" in file.read_text(encoding="utf-8")
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            name = super()._split_scope(nodeid)
-            return "files with ranks" if have_ranks(name) else name
+    from tests.fixtures.scheduling import Scheduling
 
     return Scheduling(config, log)
 

@@ -34,6 +34,7 @@ from transformers import (
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
+from luthier.ml.inference.accelerator import seed_random
 from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -131,7 +132,7 @@ def make_tiny_model(
     )
     # The caller's random state stays: making a model must not change what a test draws.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_random(seed)
         model = LlamaForCausalLM(config)
     folder.mkdir(parents=True, exist_ok=True)
     with quiet_transformers():
@@ -267,7 +268,7 @@ def make_tiny_judge(folder: Path) -> Path:
 
 def _overfit(folder: Path, rows: list[tuple[list[int], list[int]]]) -> None:
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        seed_random(0)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
         # ids, labels: [rows, width]. -100 is ignored by the loss: prompts and padding are not learned. Padding is on
         # the right, so a causal model needs no attention mask for the tokens before it.

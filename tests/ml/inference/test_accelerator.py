@@ -121,6 +121,28 @@ def test_the_generator_of_a_device_continues_as_if_nothing_had_been_drawn(
     assert asked == [words, words]
 
 
+def test_without_an_accelerator_the_generator_of_the_cpu_is_seeded_alone(
+    machine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("there is none"))
+    machine("cpu")
+    accelerator.seed_random(3)
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_where_there_is_an_accelerator_all_generators_are_seeded(
+    kind: str, machine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    machine(kind)
+    accelerator.seed_random(5)
+    assert seeds == [5]
+
+
 def test_a_cpu_has_no_generator_of_its_own() -> None:
     assert accelerator.random_state("cpu") is None
     accelerator.set_random_state("cpu", None)

@@ -156,6 +156,18 @@ def forked_random(device: Device) -> Iterator[None]:
             set_random_state(device, on_device)
 
 
+def seed_random(seed: int) -> None:
+    """Seed all of torch's generators that this process can draw from: that of the CPU, and those of accelerators.
+
+    Where there is no accelerator, `torch.manual_seed` would write the stack down as text for each kind that could be
+    there, three times a call: as much as the comparison of a small module takes.
+    """
+    if device_type() == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def random_state(device: Device) -> Tensor | None:
     """The state of an accelerator's generator; None for a CPU, whose generator is that of the process."""
     if not is_accelerator(device):

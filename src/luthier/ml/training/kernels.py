@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luthier.ml.inference.accelerator import forked_random, has_triton
+from luthier.ml.inference.accelerator import forked_random, has_triton, seed_random
 from luthier.ml.training import fused_operations
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 
@@ -338,7 +338,7 @@ def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width
     x[_ROWS:] *= _LARGE
     x = x.to(like.device, like.dtype)
     with forked_random(like.device), _drawing_its_own(module):
-        torch.manual_seed(0)
+        seed_random(0)
         before = _output_and_gradient(module.forward, x)
     after = _output_and_gradient(forward, x)
     # Each half by itself, since the tolerance is relative to the largest entry.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from luthier.core.aliases import rename_variables
 from luthier.core.errors import NotFoundError, RequestError, validation_reason
@@ -312,6 +312,18 @@ class Settings(BaseSettings):
             enable_prefix_caching=self.enable_prefix_caching,
             speculative_config=drafts,
         )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the names are pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment. Pydantic would also ask for each setting in an `.env` file of no name."""
+        return init_settings, env_settings
 
     @classmethod
     def read(cls, home: Path | None = None) -> Settings:

@@ -38,6 +38,20 @@ def test_without_a_word_the_home_is_in_the_users_folder(tmp_path: Path, monkeypa
         assert context.home == tmp_path / "other"
 
 
+def test_an_argument_comes_before_the_environment_and_no_other_place_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("LUTHIER_PUBLIC_URL=https://file.example.org\nLUTHIER_MAX_FILE_BYTES=7\n")
+    monkeypatch.setenv("LUTHIER_PUBLIC_URL", "https://environment.example.org")
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "from-environment"))
+    read = Settings.read(tmp_path / "asked")
+    assert (read.public_url, read.home) == ("https://environment.example.org", tmp_path / "asked")
+    assert read.max_file_bytes == 8 << 30
+    sources = Settings.settings_customise_sources(Settings, *("init", "env", "dotenv", "secrets"))  # type: ignore[arg-type]
+    assert [str(source) for source in sources] == ["init", "env"]
+
+
 def test_a_relative_home_stays_the_same_wherever_one_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Context.open(Path("home")) as context:

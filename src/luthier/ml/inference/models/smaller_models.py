@@ -435,6 +435,7 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False, keeps_layers: bool 
     import torch
     from huggingface_hub.errors import StrictDataclassError
 
+    from luthier.ml.inference.accelerator import seed_random
     from luthier.ml.inference.models.architecture import causal_model, empty_model, load_config
     from luthier.ml.inference.models.forward import text_inputs
 
@@ -448,7 +449,7 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False, keeps_layers: bool 
             _check(config)
             if sum(p.numel() for p in empty_model(config).parameters()) > MAX_PARAMETERS:
                 continue
-            torch.manual_seed(0)
+            seed_random(0)
             model = empty_model(config, device="cpu", dtype=torch.float32).eval()
             causal = causal_model(model)
             with torch.no_grad():

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from peft import IA3Config, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from luthier.ml.inference.accelerator import seed_random
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.models.structure import FEED_FORWARD_OUTPUTS
 from luthier.ml.training.methods.lora import ADAPTER
@@ -34,7 +34,7 @@ class Ia3(PlainMethod):
         Raises:
             RequestError: PEFT adapted other modules than the plan lists.
         """
-        torch.manual_seed(seed)
+        seed_random(seed)
         config = IA3Config(
             target_modules=list(self.plan.targets),
             feedforward_modules=[t for t in self.plan.targets if t.rpartition(".")[2] in FEED_FORWARD_OUTPUTS],

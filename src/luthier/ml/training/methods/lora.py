@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import RequestError
+from luthier.ml.inference.accelerator import seed_random
 from luthier.ml.inference.models.expert_product import install_products
 from luthier.ml.inference.models.quantised import PackedLinear
 from luthier.ml.inference.models.quiet import quiet_peft
@@ -270,7 +271,7 @@ class Lora(PlainMethod):
         """
         planned = planned_targets(model, self.plan)
         config = meant_for_peft(model, self.config())
-        torch.manual_seed(seed)
+        seed_random(seed)
         try:
             with quiet_peft():
                 adapted = get_peft_model(model, config, autocast_adapter_dtype=False)

@@ -14,6 +14,7 @@ from peft import PeftModel, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from luthier.ml.inference.accelerator import seed_random
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.training.body import last_hidden_states
 from luthier.ml.training.methods.lora import ADAPTER
@@ -33,7 +34,7 @@ class PromptTuning(PlainMethod):
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
         """Freeze the model and create the prompt, in the precision of the base, from tokens sampled by `seed`."""
-        torch.manual_seed(seed)
+        seed_random(seed)
         config = PromptTuningConfig(
             num_virtual_tokens=self.plan.num_virtual_tokens,
             prompt_tuning_init="SAMPLE_VOCAB",
