@@ -63,6 +63,18 @@ def embedding_request(
     return PoolingRequest(inputs=texts, pooling=head.pooling, dimensions=dimensions)
 
 
+def ranking_request(head: TaskHead | None, pairs: Sequence[tuple[str, str]]) -> PoolingRequest:
+    """Pairs of a query and a document to score, in the format of the model.
+
+    Args:
+        head: Of the model; None if it has none, and the engine refuses the request.
+        pairs: (query, document) of each.
+    """
+    if head is None:
+        return PoolingRequest(pairs=tuple(pairs), kind="rank")
+    return PoolingRequest(pairs=tuple(pairs), kind="rank", pair_format=head.pair_format, instruction=head.query_prompt)
+
+
 def _request_of_base(
     served: Served, inputs: Sequence[str | tuple[int, ...]], *, is_query: bool | None
 ) -> PoolingRequest:
@@ -254,7 +266,7 @@ def _request(
         return PoolingRequest(conversations=tuple(inputs), kind=head.kind)
     texts = tuple(one.messages[-1].content or "" for one in inputs)
     if head.kind == "rank":
-        return PoolingRequest(pairs=tuple((query or "", text) for text in texts), kind="rank")
+        return ranking_request(head, [(query or "", text) for text in texts])
     return embedding_request(served, head, texts, dimensions, is_query=is_query)
 
 

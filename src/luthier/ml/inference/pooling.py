@@ -14,8 +14,9 @@ from torch import Tensor
 
 from luthier.core.errors import DivergedError
 from luthier.core.ports import KeyedEvent
+from luthier.core.records.published_head import Pooling
 from luthier.core.stream import Failed, Pooled
-from luthier.core.task_head import Pooling, TaskHead, TaskHeadKind
+from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.kv_cache import cache_argument
@@ -243,6 +244,7 @@ class PoolingQueue:
         asked = one.prepared.asked
         if asked.kind == "embed":
             # Embeddings need no head: a text model has them as well.
-            return task_outputs(TaskHead(kind="embed", width=states.shape[1]), None, states, asked.dimensions)
+            head = TaskHead(kind="embed", width=states.shape[1], is_normalised=asked.is_normalised)
+            return task_outputs(head, None, states, asked.dimensions)
         head, layer = self._heads[one.adapter]
         return task_outputs(head, layer, states)

@@ -19,9 +19,10 @@ from luthier.core.stream import PoolingRequest, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import PREFILL_TOKENS, Batch, Prefix, Request
-from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation
+from luthier.ml.inference.engine_prompts import ToolFormat, fitted
 from luthier.ml.inference.kv_cache import RowBatch, shallow
 from luthier.ml.inference.models.own_embedding import own_ending
+from luthier.ml.inference.models.own_reranker import pair_ids
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls.channels import CallReader
@@ -178,8 +179,11 @@ class RequestPreparer:
             return PreparedPooling(found, request)
         template, _ = self._templates.of(TextRequest(trained_options=request.trained_options))
         if request.pairs:
-            pairs = [template.render(relevance_conversation(query, document)) for query, document in request.pairs]
-            return PreparedPooling([self._input(text, name) for text, name in _named(pairs)], request)
+            pairs = [
+                pair_ids(template, query, document, request.pair_format, request.instruction)
+                for query, document in request.pairs
+            ]
+            return PreparedPooling([self._input(ids, name) for ids, name in _named(pairs)], request)
         opted = request.opted_turns
         prompts = [TextRequest(conversation=one, opted_turns=opted, max_new_tokens=1) for one in request.conversations]
         return PreparedPooling([self._request(one, template, name) for one, name in _named(prompts)], request)

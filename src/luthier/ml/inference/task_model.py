@@ -18,7 +18,7 @@ from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
 from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
 from luthier.core.text.written_numbers import write_number
 from luthier.ml.inference.batches import length_batches
-from luthier.ml.inference.engine_prompts import relevance_conversation
+from luthier.ml.inference.models.own_reranker import pair_ids
 from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head, task_outputs
 from luthier.ml.inference.pooling import pooled_states
 from luthier.ml.inference.transformers_engine import MAX_SCORE_TOKENS, TransformersEngine
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
-
-__all__ = ["TaskModel", "relevance_conversation"]
 
 _MAX_ROWS = 64
 _DECIMALS = 3
@@ -88,10 +86,11 @@ class TaskModel:
             RequestError: the head is not a ranker, or a pair does not fit into the context.
         """
         self._check("rank")
-        ids = []
-        for query, document in pairs:
-            text = self.engine.template.render(relevance_conversation(query, document))
-            ids.append(self.engine.template.ids(text))
+        template, head = self.engine.template, self.head
+        ids = [
+            self._fitting(pair_ids(template, query, document, head.pair_format, head.query_prompt))
+            for query, document in pairs
+        ]
         return self._outputs(ids, progress)[:, 0]
 
     def vectors(
@@ -154,6 +153,10 @@ class TaskModel:
                 expected=f"one of kind {kind}",
                 do=f"name a model that was trained with objective: {{name: {kind}}}",
             )
+
+    def _fitting(self, ids: Sequence[int]) -> Sequence[int]:
+        self.engine.request_of_ids(ids, 1, "a query with a document")
+        return ids
 
     def _prompt_ids(self, prompt: Conversation) -> list[int]:
         request = self.engine.request_within_context(Prompt(conversation=prompt, max_new_tokens=1))

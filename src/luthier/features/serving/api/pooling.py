@@ -34,7 +34,7 @@ from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
 from luthier.features.serving.completion_stream import queued, uncancelled
-from luthier.features.serving.head_answers import classified, embedding_request, prompt_of
+from luthier.features.serving.head_answers import classified, embedding_request, prompt_of, ranking_request
 from luthier.features.serving.models import Routed, head_of, route, user_of
 from luthier.features.traffic.log import CLIENT_GONE, Operation, RequestRecord
 from luthier.platform.home.context import Context
@@ -192,15 +192,17 @@ async def create_score(body: ScoreBody, request: Request, context: HomeContext, 
             f"{len(first)} texts in text_1 and {len(second)} in text_2; expected: one in text_1, or as many in both"
         )
         raise ApiError(400, message, param="text_1", code="invalid_value")
-    asked = PoolingRequest(pairs=tuple(zip(first, second, strict=True)), kind="rank")
-    return await respond_pooled(request, context, caller, body, "score", lambda *_: asked, _scores)
+    pairs = list(zip(first, second, strict=True))
+    return await respond_pooled(
+        request, context, caller, body, "score", lambda _, head: ranking_request(head, pairs), _scores
+    )
 
 
 @router.post("/rerank", responses=_ANSWERS, response_class=Response)
 async def create_ranking(body: RerankBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """The documents with their relevance to the query, 0 to 1, the most relevant first."""
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    asked = PoolingRequest(pairs=tuple((body.query, text) for text in texts), kind="rank")
+    pairs = [(body.query, text) for text in texts]
 
     def shown(run: PooledRun) -> dict[str, Any]:
         relevance = [one[0] for one in run.pooled.outputs]
@@ -213,7 +215,9 @@ async def create_ranking(body: RerankBody, request: Request, context: HomeContex
         ]
         return {"id": run.exchange.exchange_id, "model": body.model, "results": results, "usage": _usage(run.pooled)}
 
-    return await respond_pooled(request, context, caller, body, "rerank", lambda *_: asked, shown)
+    return await respond_pooled(
+        request, context, caller, body, "rerank", lambda _, head: ranking_request(head, pairs), shown
+    )
 
 
 async def respond_pooled(

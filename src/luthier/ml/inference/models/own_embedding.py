@@ -1,6 +1,6 @@
 """How a published embedding model makes its vectors: which states, and what is put around each text.
 
-Such a model is a folder with the files of sentence-transformers beside its weights (`core.task_head.own_embedding`).
+Such a model is a folder with the files of sentence-transformers beside its weights (`core.records.published_head`).
 Its tokenizer may end every text with a token, whose state is then the vector. Read in another way, the model is far
 worse than it is.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.core.task_head import OwnEmbedding, own_embedding
+from luthier.core.records.published_head import OwnEmbedding, own_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
