@@ -62,6 +62,10 @@ def fitted_head(
     width = read_structure(model_path).hidden_size
     if kind in SEARCH_KINDS:
         own, end_text, notes = _made_by_base(kind, model_path)
+        if own is not None and own.max_tokens is not None:
+            asked = (recipe.training.max_length_tokens if recipe.training else None) or 0
+            # Behind each text of a row is the slot. Training on longer texts teaches to read them.
+            own = replace(own, max_tokens=max(own.max_tokens, asked - 1))
         scores, pairs = _scored_by_base(kind, model_path)
         rows = () if stream is not None else splits["train"]
         fitted = search_head(recipe.objective, rows, width, own=own, end_text=end_text, scores=scores)

@@ -213,7 +213,8 @@ class PoolingQueue:
         self.cancel(one.key)
         num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
         found = tuple(tuple(one.found[place]) for place in range(len(one.inputs)))
-        return [(one.key, Pooled(outputs=found, num_prompt_tokens=num_tokens))]
+        truncated = one.prepared.truncated
+        return [(one.key, Pooled(outputs=found, num_prompt_tokens=num_tokens, truncated=truncated))]
 
     def _add_part(self, one: _Waiting, num_hidden: int) -> bool:
         """Compute the next part; false if the result is not finite."""

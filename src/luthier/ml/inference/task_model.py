@@ -18,6 +18,7 @@ from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
 from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
 from luthier.core.text.written_numbers import write_number
 from luthier.ml.inference.batches import length_batches
+from luthier.ml.inference.models.own_embedding import shortened
 from luthier.ml.inference.models.own_reranker import pair_ids
 from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head, task_outputs
 from luthier.ml.inference.pooling import pooled_states
@@ -96,7 +97,9 @@ class TaskModel:
     def vectors(
         self, texts: Sequence[str], progress: Progress, *, is_query: bool = False, dimensions: int | None = None
     ) -> Tensor:
-        """[texts, dimensions] float32, each of length 1.
+        """[texts, dimensions] float32, each of length 1 unless the head says otherwise.
+
+        Texts that are longer than the head reads are cut, which the notes of the engine say.
 
         Args:
             texts: non-empty texts.
@@ -113,10 +116,7 @@ class TaskModel:
         after = self.head.end_text
         # Requests begin with the ids of a trained prompt; its states are no part of the text.
         hidden = self.engine.num_virtual_tokens
-        requests = [
-            self.engine.request_within_context(Prompt(text=before + text + after, max_new_tokens=1)).ids
-            for text in texts
-        ]
+        requests = self._text_ids([before + text + after for text in texts])
         with progress.task("Embedding", len(texts), "texts") as task:
             if self.head.pooling == "last":
                 # Without the trained prompt: the engine puts it before each row again. [texts, width].
@@ -124,6 +124,18 @@ class TaskModel:
             else:
                 whole = self._means(requests, hidden, task)
         return task_outputs(self.head, None, whole, width)
+
+    def _text_ids(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """The ids of each text, behind those of a trained prompt; longer texts than the head reads are cut."""
+        engine, most = self.engine, self.head.max_tokens
+        if most is None:
+            asked = (Prompt(text=text, max_new_tokens=1) for text in texts)
+            return [engine.request_within_context(one).ids for one in asked]
+        found = [engine.template.ids(text) for text in texts]
+        num_cut = sum(len(ids) > most for ids in found)
+        of_all = f"{num_cut:,} of {len(texts):,} texts"
+        engine.note(not num_cut, f"reads the first {most:,} tokens of a text, as its files say: {of_all} were longer")
+        return [engine.request_of_ids(shortened(ids, most, engine.template.tokenizer), 1).ids for ids in found]
 
     def _means(self, requests: Sequence[Sequence[int]], hidden: int, task: ProgressTask) -> Tensor:
         """[texts, width] float32: the mean state of each text, without those of a trained prompt of `hidden` tokens."""

@@ -33,6 +33,7 @@ AVERAGED_SHARE: Final = 0.25
 """The last share of the steps that a uniform average goes over (Izmailov et al., 2018, section 5)."""
 REPLAY_FRACTION: Final = (0.1, "a few percent keep most of what was known (docs/regularisation.md)")
 REPLAY_HELD_OUT: Final = (0.1, "general rows that are never trained on, to measure what is forgotten")
+LONGEST_TEXT: Final = "the longest text that the base model reads, as its files say"
 BLOCK_TOKENS: Final = (2048, "a block of texts fills a micro-batch of a CPU; longer ones show the model longer texts")
 OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
 SHARED_PREFIX: Final = (

@@ -32,7 +32,16 @@ from luthier.core.frozen_model import StrictModel
 from luthier.core.stream import Failed, Pooled, PoolingRequest, Served
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
-from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
+from luthier.features.serving.api.answering import (
+    TRACE_HEADER,
+    USER_HEADER,
+    WARNING_HEADER,
+    Event,
+    Name,
+    refused,
+    target_header,
+    watch,
+)
 from luthier.features.serving.completion_stream import queued, uncancelled
 from luthier.features.serving.head_answers import classified, embedding_request, prompt_of, ranking_request
 from luthier.features.serving.models import Routed, head_of, route, user_of
@@ -44,6 +53,7 @@ from luthier.platform.http.errors import ApiError, documented
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
 _MAX_INPUTS: Final = 2048
+_SHOWN_CUT: Final = 20
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
 # Fails at the first wrong element: a million errors would block the event loop.
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
@@ -284,7 +294,16 @@ async def respond_pooled(
         raise refused(error_from(running.event.error))
     if document is None:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse(document, headers=target_header(running.routed))
+    return JSONResponse(document, headers=target_header(running.routed) | _cut_header(running.pooled))
+
+
+def _cut_header(made: Pooled) -> dict[str, str]:
+    """A warning where texts were cut to the longest one that the model reads."""
+    if not made.truncated:
+        return {}
+    shown = ", ".join(map(str, made.truncated[:_SHOWN_CUT])) + (", ..." if len(made.truncated) > _SHOWN_CUT else "")
+    many = f"{len(made.truncated):,} of {len(made.outputs):,} inputs"
+    return {WARNING_HEADER: f"{many} cut to the longest text that this model reads (index {shown})"}
 
 
 @dataclass(slots=True)
@@ -376,12 +395,14 @@ def embedding_response(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
         )
     as_text = body.encoding_format == "base64"
     vectors = [_packed(vector) if as_text else list(vector) for vector in made.outputs]
-    return {
+    found = {
         "object": "list",
         "data": [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(vectors)],
         "model": body.model,
         "usage": _usage(made),
     }
+    # Only where there are some: clients of OpenAI know no such field.
+    return found | ({"truncated": list(made.truncated)} if made.truncated else {})
 
 
 def _classes(run: PooledRun) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def search_head(
         query_prompt=made_as.query_prompt if objective.query_prompt is None else objective.query_prompt,
         document_prompt=made_as.document_prompt if objective.document_prompt is None else objective.document_prompt,
         end_text=end_text,
+        max_tokens=made_as.max_tokens,
     )
     return FittedHead(head, (*_notes_of_own(head, own), *_notes_of_repeats(examples)))
 
@@ -78,13 +79,17 @@ def _notes_of_own(head: TaskHead, own: OwnEmbedding | None) -> tuple[str, ...]:
     """What is read as the files of the base model say, or in another way than they say."""
     notes = []
     if own is not None:
-        given = OwnEmbedding(head.pooling, head.query_prompt, head.document_prompt)
+        given = replace(own, pooling=head.pooling, query_prompt=head.query_prompt, document_prompt=head.document_prompt)
         notes.append(
             "pooling and prompts as the files of the base model say (1_Pooling, config_sentence_transformers.json)"
             if given == own
             else f"the files of the base model say pooling {own.pooling}, query prompt {own.query_prompt!r} and "
             f"document prompt {own.document_prompt!r}; the recipe says otherwise"
         )
+        if not own.is_normalised:
+            notes.append("vectors are trained and served with length 1; those of the base model have another")
+    if head.max_tokens is not None:
+        notes.append(f"of a text the first {head.max_tokens:,} tokens are read, as the base model was published")
     if head.end_text:
         notes.append(f"each text ends with {head.end_text}, as the tokenizer of the base model ends it")
     return tuple(notes)

@@ -11,6 +11,7 @@ Temperature, scale and offset become part of the head's matrix and bias, so that
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -100,7 +101,10 @@ def write_sentence_transformers(
     )
     _write(
         target / "sentence_bert_config.json",
-        {"max_seq_length": context_tokens(body.config) - 1, "do_lower_case": False},
+        {
+            "max_seq_length": min(head.max_tokens or sys.maxsize, context_tokens(body.config) - 1),
+            "do_lower_case": False,
+        },
     )
     prompts = {"query": head.query_prompt, "document": head.document_prompt} if head.kind == "embed" else {}
     _write(

@@ -7,6 +7,7 @@ worse than it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthier.core.records.published_head import OwnEmbedding, own_embedding
@@ -14,7 +15,7 @@ from luthier.core.records.published_head import OwnEmbedding, own_embedding
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["OwnEmbedding", "own_embedding", "own_ending"]
+__all__ = ["OwnEmbedding", "own_embedding", "own_ending", "shortened"]
 
 
 def own_ending(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -25,3 +26,18 @@ def own_ending(tokenizer: PreTrainedTokenizerFast) -> str:
         if whole[:-1] == [*before, *bare]:
             return str(tokenizer.convert_ids_to_tokens(whole[-1]))
     return ""
+
+
+def shortened(ids: Sequence[int], max_tokens: int, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The first tokens of a text, with the one that the tokenizer puts behind every text, as it cuts texts itself.
+
+    Args:
+        ids: of the text.
+        max_tokens: how many of them are read.
+        tokenizer: of the model.
+    """
+    if len(ids) <= max_tokens:
+        return list(ids)
+    end = own_ending(tokenizer)
+    last = list(ids[-1:]) if end and ids[-1] == tokenizer.convert_tokens_to_ids(end) else []
+    return [*ids[: max_tokens - len(last)], *last]
