@@ -273,6 +273,16 @@ class QueuedPrompt:
         asked = self.prepared.asked
         return self.row is None and asked.echo is not None and asked.num_top is not None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether what remains of it fits into one pass."""
+        return self.num_remaining <= PART_TOKENS
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the likelihoods of all its tokens are known."""
+        return len(self.following) >= len(self.prepared.request.ids) - 1
+
     def continue_from(self, prefix: Prefix | None) -> None:
         """Begin with what is kept of an earlier prompt; None: with its first token."""
         self.prefix = prefix
@@ -297,10 +307,10 @@ class QueuedPrompt:
         """The next tokens of a long prompt; empty if the rest fits into one pass."""
         ids = self.prepared.request.ids
         done = len(ids) - self.num_remaining
-        if self.reads_prompt:
+        if self.reads_prompt and not self.is_read:
             # All but the last token, behind which the answer begins.
             return ids[done : min(done + PART_TOKENS, len(ids) - 1)]
-        if self.num_remaining <= PART_TOKENS:
+        if self.is_short:
             return ()
         return ids[done : done + PART_TOKENS]
 
