@@ -120,8 +120,10 @@ class InferenceClient:
             BusyError: No slot is free, in total or for this key.
             WorkError: The server is shutting down, or the engine process exited right after its start.
         """
+        if pick.pair is None and had_slot:
+            return self._ask(as_loaded(pick.served), request, hear, key, None, had_slot=True)
         if pick.pair is None:
-            return self._ask(as_loaded(pick.served), request, hear, key, None, had_slot=had_slot)
+            return self.ask(as_loaded(pick.served), request, hear, key=key)
         made = PickedRequest(
             pick,
             lambda taken, hear_each: self._ask(
