@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.plan import Source, ValueSource
+from luthier.core.task_head import TaskHead
 
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
 GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few hundred rows")
@@ -124,3 +125,15 @@ class Provenance:
         """All that was noted, section by section, each in the order it was noted in."""
         # The sort is stable: within a section the order of noting stays.
         return dict(sorted(self.found.items(), key=lambda item: sections.index(item[0].partition(".")[0])))
+
+
+def why_length(head: TaskHead | None, *, is_packed: bool) -> str:
+    """Why rows have at most the length that they have where the recipe names none.
+
+    Args:
+        head: of the model; None for text.
+        is_packed: whether texts fill blocks.
+    """
+    if is_packed:
+        return BLOCK_TOKENS[1]
+    return "the context length of the base model" if head is None or head.max_tokens is None else LONGEST_TEXT

@@ -262,9 +262,8 @@ def _training(
     rule = r.optimizer.name if r.optimizer else "adamw"
     rate = rate_of_run(method, objective, data, hidden_size, num_steps=steps, batch_size=batch, optimizer=rule)
     warmup = num_warmup_steps(r, steps, sources)
-    why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
-    length = max_length_tokens(recipe, model.context_length_tokens, head := objective.task_head)
-    why_length = defaults.LONGEST_TEXT if head is not None and head.max_tokens is not None else why_length
+    why_length = defaults.why_length(objective.task_head, is_packed=bool(data.train.packed))
+    length = max_length_tokens(recipe, model.context_length_tokens, objective.task_head)
     pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
     is_measured = r.precision in (None, "auto")
     precision = hardware.precision if is_measured else r.precision

@@ -197,6 +197,9 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
         head: The head of the model.
         context: Context length of the model in tokens.
         gives: The output of the export; empty for that of the head's matrix.
+
+    Raises:
+        RequestError: A reranker reads pairs as the tokenizer of its base joins them, which no single text shows.
     """
     turns = write_companions(source, target)
     if head.pair_format != "turns" and pair_template(turns.template.tokenizer) is None:
