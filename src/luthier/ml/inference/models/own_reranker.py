@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from jinja2 import TemplateError as JinjaError
@@ -36,10 +36,25 @@ from luthier.ml.inference.models.weights import weight_files
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from luthier.ml.data.tokenise.template import Template
-
 _OUTPUT: Final = re.compile(r"(^|\.)(lm_head|embed_out|output_layer|output)\.(weight|bias)$")
 _EMBEDDINGS: Final = re.compile(r"(^|\.)(embed_tokens|wte|tok_embeddings|word_embeddings|embed_in)\.weight$")
+
+
+class PairTemplate(Protocol):
+    """What writes and encodes a pair: a chat template with its tokenizer."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        ...
+
+    def render(self, conversation: Conversation, /) -> str:
+        """The conversation as text."""
+        ...
+
+    def encode_all(self, texts: Sequence[str], /) -> list[list[int]]:
+        """The token ids of each text."""
+        ...
 
 
 def own_score(folder: str | Path, tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
@@ -72,7 +87,7 @@ def own_score(folder: str | Path, tokenizer: PreTrainedTokenizerFast) -> tuple[T
 
 
 def pair_ids(
-    template: Template, query: str, document: str, pair_format: PairFormat, instruction: str = ""
+    template: PairTemplate, query: str, document: str, pair_format: PairFormat, instruction: str = ""
 ) -> list[int]:
     """The tokens of a query with a document, as a reranker reads them.
 
@@ -93,7 +108,7 @@ def pair_ids(
 
 
 def pair_text(
-    template: Template, query: str, document: str, pair_format: PairFormat, instruction: str = ""
+    template: PairTemplate, query: str, document: str, pair_format: PairFormat, instruction: str = ""
 ) -> str | None:
     """The text of a query with a document; None where no text has the tokens by which the tokenizer joins them.
 
