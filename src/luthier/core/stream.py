@@ -21,7 +21,7 @@ from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
-from luthier.core.task_head import Pooling, TaskHeadKind
+from luthier.core.records.pooling import PoolingRequest as PoolingRequest
 
 MAX_CHOICES: Final = 16
 GREEDY_BELOW: Final = 1e-4
@@ -130,33 +130,6 @@ class TextRequest(FrozenModel):
         if self.conversation is None or self.tool_choice == "none":
             return ()
         return self.conversation.tools
-
-
-class PoolingRequest(FrozenModel):
-    """Inputs that go through the model once, without anything being written: a vector, or what a task head gives.
-
-    Exactly one of `inputs`, `conversations` and `pairs` has items.
-
-    Attributes:
-        inputs: texts as they are, each as text or as token ids.
-        conversations: prompts, written by the chat template up to where an answer would begin.
-        pairs: (query, document) of each.
-        kind: `embed` gives vectors, also of models without a head; the others need a head of that kind.
-        pooling: embed: which states make the vector. The other heads read that of the last token.
-        dimensions: embed: the requested length of a vector; None for all.
-        adds_ending: embed: whether texts, not token ids, get the token that the model's tokenizer puts behind them.
-        trained_options, opted_turns: as of `TextRequest`.
-    """
-
-    inputs: tuple[str | tuple[int, ...], ...] = ()
-    conversations: tuple[Conversation, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    kind: TaskHeadKind = "embed"
-    pooling: Pooling = "mean"
-    dimensions: int | None = None
-    adds_ending: bool = False
-    trained_options: dict[str, TemplateOption] = Field(default_factory=dict)
-    opted_turns: OptedTurns = AS_THEY_ARE
 
 
 RequestFeature = Literal["logprobs", "penalties", "thought_before_json"]
@@ -457,14 +430,16 @@ class Pooled(FrozenModel):
 
     Attributes:
         kind: names the event.
-        outputs: [inputs][outputs], in the order of the inputs: a vector of length 1, the probability of each class, or
-            one number (regress, rank).
+        outputs: [inputs][outputs], in the order of the inputs: a vector, the probability of each class, or one number
+            (regress, rank).
         num_prompt_tokens: tokens of all inputs.
+        truncated: places of the inputs that were cut to the longest text of the model.
     """
 
     kind: Literal["pooled"] = "pooled"
     outputs: tuple[tuple[float, ...], ...]
     num_prompt_tokens: int
+    truncated: tuple[int, ...] = ()
 
 
 class Failed(FrozenModel):

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
 from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.frozen_model import FrozenModel, SparseModel
+from luthier.core.records.published_head import (
+    OwnEmbedding,
+    PairFormat,
+    is_reranker,
+    only_embeds,
+    own_embedding,
+    own_reranker,
+    read_document,
+    text_part,
+)
+from luthier.core.records.published_head import Pooling as Pooling
 
 TaskHeadKind = Literal["classify", "regress", "rank", "embed"]
-Pooling = Literal["last", "mean"]
-"""Which states a head reads: that of the last token, or the mean over all tokens."""
-
 SEARCH_KINDS: Final[tuple[TaskHeadKind, ...]] = ("rank", "embed")
 """Heads of models that search documents; they learn from queries with documents, not from answers."""
 
@@ -30,16 +36,6 @@ TASK_HEAD_FILE: Final = "head.json"
 TASK_HEAD_WEIGHTS: Final = "head.safetensors"
 HEAD_DOCUMENT: Final = "task_head.json"
 """The head in an export for other programs: kind, labels in the order of the outputs, prompts."""
-PUBLISHED_HEAD: Final = "modules.json"
-"""Of sentence-transformers: lists the parts of a published embedding model."""
-_POOLINGS: Final[Mapping[str, Pooling]] = {"mean_tokens": "mean", "lasttoken": "last", "mean": "mean"}
-_QUERY_PROMPTS: Final = ("query", "search_query", "s2p_query", "web_search_query", "Retrieval-query")
-_POOLING_FOLDER: Final = "1_Pooling"
-_COMPUTED: Final = ("Transformer", "Pooling", "Normalize")
-"""Parts that are computed here; vectors have length 1 in any case, so that `Normalize` changes nothing."""
-_DOCUMENT_PROMPTS: Final = ("document", "passage", "search_document", "corpus", "Retrieval-document")
-_OUTPUT_LAYERS: Final = ("lm_head", "embed_out", "output", "output_layer")
-_LARGEST_HEADER_BYTES: Final = 100_000_000
 _SHOWN: Final = 8
 _LISTED: Final = 50
 """Classes on a separate line, where one model is requested."""
@@ -88,11 +84,15 @@ class TaskHead(SparseModel):
         number_format: regress: how answers write the number.
         dimensions: embed: lengths to which a vector may be cut (Matryoshka), the whole width
             included, in falling order.
-        query_prompt, document_prompt: embed: what is put before a query and before a document.
+        query_prompt, document_prompt: embed: what is put before a query and before a document. A published reranker
+            has an instruction as `query_prompt`.
         end_text: embed: what is put behind every text: the token that the tokenizer of the base puts there by itself.
+        pair_format: rank: how a query is read together with a document.
+        is_normalised: embed: whether vectors have length 1; those of a published model have it where its files say so.
+        max_tokens: embed: how many tokens of a text are read, as the files of a published model say; None for all.
     """
 
-    later_fields = ("num_rows", "end_text")
+    later_fields = ("num_rows", "end_text", "pair_format", "is_normalised", "max_tokens")
 
     format_version: Literal[1] = 1
     kind: TaskHeadKind
@@ -114,6 +114,9 @@ class TaskHead(SparseModel):
     query_prompt: str = ""
     document_prompt: str = ""
     end_text: str = ""
+    pair_format: PairFormat = "turns"
+    is_normalised: bool = True
+    max_tokens: int | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -189,6 +192,13 @@ class TaskHead(SparseModel):
             "document prompt": self.document_prompt,
             "end of a text": self.end_text,
         }
+        if self.kind == "rank":
+            found["pairs"] = _PAIRS[self.pair_format]
+            prompts = {"instruction": self.query_prompt}
+        if not self.is_normalised:
+            found["length of vectors"] = "not 1: the model was published without normalisation"
+        if self.max_tokens is not None:
+            found["longest text"] = f"{self.max_tokens:,} tokens; what is behind them is cut off"
         # Quoted, since spaces at the ends are part of a prompt.
         return found | {name: json.dumps(text, ensure_ascii=False) for name, text in prompts.items() if text}
 
@@ -202,9 +212,9 @@ class TaskHead(SparseModel):
 
 
 def is_task_model(folder: str | Path) -> bool:
-    """Whether the folder of an adapter or model holds a task head, or an embedding model without an output layer, so
-    that it does not write text."""
-    return has_head_file(folder) or _only_embeds(Path(folder))
+    """Whether the folder of an adapter or model holds a task head, or a published reranker or embedding model without
+    an output layer, so that it does not write text."""
+    return has_head_file(folder) or only_embeds(folder) or is_reranker(folder)
 
 
 def has_head_file(folder: str | Path) -> bool:
@@ -213,15 +223,16 @@ def has_head_file(folder: str | Path) -> bool:
 
 
 def read_task_head(folder: str | Path) -> TaskHead:
-    """What `head.json` says; of a published embedding model without an output layer, what its own files say.
+    """What `head.json` says; of a published embedding model without an output layer, and of a published reranker, what
+    its own files say.
 
-    `end_text` of the latter is empty: only its tokenizer knows it (`own_ending`).
+    `end_text` of an embedding model is then empty: only its tokenizer knows it (`own_ending`).
 
     Raises:
-        ModelSourceError: it is missing or damaged, or of a newer version.
+        ModelSourceError: it is missing or damaged, or of a newer version; or files that describe what is not computed.
     """
     path = Path(folder) / TASK_HEAD_FILE
-    if not path.is_file() and _only_embeds(Path(folder)):
+    if not path.is_file() and (only_embeds(folder) or is_reranker(folder)):
         return _head_of_published(Path(folder))
     try:
         return TaskHead.model_validate_json(path.read_text(encoding="utf-8"))
@@ -249,135 +260,34 @@ def readable_task_head_in(folder: str | Path | None) -> TaskHead | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class OwnEmbedding:
-    """What the files of a model say about its vectors.
-
-    Attributes:
-        pooling: which states a vector is made of.
-        query_prompt: text before each query.
-        document_prompt: text before each document.
-    """
-
-    pooling: Pooling
-    query_prompt: str = ""
-    document_prompt: str = ""
-
-
-def own_embedding(folder: str | Path) -> OwnEmbedding | None:
-    """How the model of a folder makes vectors; None where its files do not say it.
-
-    Args:
-        folder: of a base model.
-
-    Raises:
-        ModelSourceError: they describe vectors that are not computed here: other states, or further layers.
-    """
-    place = Path(folder)
-    pooling = _pooling(place)
-    if pooling is None:
-        return None
-    settings = _read(place / "config_sentence_transformers.json")
-    prompts = settings.get("prompts")
-    named = {str(name): str(text) for name, text in prompts.items()} if isinstance(prompts, dict) else {}
-    default = named.get(str(settings.get("default_prompt_name")), "")
-    found = OwnEmbedding(pooling, _first(named, _QUERY_PROMPTS, default), _first(named, _DOCUMENT_PROMPTS, default))
-    if (found.query_prompt or found.document_prompt) and _read(_pooling_file(place)).get("include_prompt") is False:
-        raise _not_computed('pooling without the tokens of the prompt ("include_prompt": false)')
-    return found
-
-
-def _pooling(place: Path) -> Pooling | None:
-    parts = _parts(place)
-    kinds = [kind for kind, _ in parts]
-    if further := [kind for kind in kinds if kind not in _COMPUTED]:
-        raise _not_computed(f"the part {further[0]}, which modules.json lists")
-    settings = _read(_pooling_file(place))
-    modes = [key.removeprefix("pooling_mode_") for key, value in settings.items() if value is True]
-    modes = [mode for mode in modes if f"pooling_mode_{mode}" in settings]
-    if isinstance(named := settings.get("pooling_mode"), str):  # as newer versions write it
-        modes = [named]
-    if not modes and "Pooling" not in kinds:
-        return None
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
-        raise _not_computed(f"pooling {' + '.join(modes)}" if modes else "no readable file of the pooling")
-    if _read(place / "sentence_bert_config.json").get("do_lower_case") is True:
-        raise _not_computed("texts in lower case (do_lower_case)")
-    return _POOLINGS[modes[0]]
-
-
-def _parts(place: Path) -> list[tuple[str, str]]:
-    """Kind and folder of each part that `modules.json` lists, such as `Pooling`; empty without the file."""
-    try:
-        listed = json.loads((place / "modules.json").read_text(encoding="utf-8"))
-        return [(str(one["type"]).rpartition(".")[2], str(one.get("path", ""))) for one in listed]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return []
-
-
-def _pooling_file(place: Path) -> Path:
-    named = next((folder for kind, folder in _parts(place) if kind == "Pooling"), _POOLING_FOLDER)
-    return place / (Path(named).name or _POOLING_FOLDER) / "config.json"
-
-
-def _not_computed(what: str) -> ModelSourceError:
-    return ModelSourceError(
-        f"the files of the model describe vectors with {what}",
-        expected="pooling mean or lasttoken, without layers behind it: other vectors are not computed here",
-        do="choose another embedding model, or train vectors of this one with objective: {name: embed}",
-    )
-
-
-def _first(prompts: Mapping[str, str], names: tuple[str, ...], default: str) -> str:
-    return next((prompts[name] for name in names if name in prompts), default)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def _head_of_published(place: Path) -> TaskHead:
-    config, own = _read(place / "config.json"), own_embedding(place) or OwnEmbedding(pooling="mean")
-    width = config.get("hidden_size")
+    width = text_part(read_document(place / "config.json")).get("hidden_size")
     if not isinstance(width, int) or width < 1:
         raise ModelSourceError(
             f"hidden_size {width!r} in config.json",
             expected="the width of the model's states",
             do="pull the model again",
         )
-    prompts = {"query_prompt": own.query_prompt, "document_prompt": own.document_prompt}
-    return TaskHead(kind="embed", width=width, pooling=own.pooling, **prompts)
+    if (scores := own_reranker(place)) is not None:
+        return TaskHead(kind="rank", width=width, pair_format=scores.pair_format, query_prompt=scores.instruction)
+    own = own_embedding(place) or OwnEmbedding(pooling="mean")
+    return TaskHead(
+        kind="embed",
+        width=width,
+        pooling=own.pooling,
+        query_prompt=own.query_prompt,
+        document_prompt=own.document_prompt,
+        dimensions=tuple(sorted({width, *own.dimensions}, reverse=True)) if own.dimensions else (),
+        is_normalised=own.is_normalised,
+        max_tokens=own.max_tokens,
+    )
 
 
-def _only_embeds(place: Path) -> bool:
-    """Whether a folder has the files of an embedding model, and weights without the layer that would write text."""
-    # First what most folders lack: lists of models ask this of each.
-    if not ((place / PUBLISHED_HEAD).is_file() or (place / _POOLING_FOLDER / "config.json").is_file()):
-        return False
-    if _read(place / "config.json").get("tie_word_embeddings") is not False:  # else the embeddings are that layer, too
-        return False
-    names = _tensor_names(place)
-    return bool(names) and not any(name.split(".")[-2:-1] == [layer] for name in names for layer in _OUTPUT_LAYERS)
-
-
-def _tensor_names(place: Path) -> list[str]:
-    """Names of the weights of a folder; empty where they cannot be read."""
-    listed = _read(place / "model.safetensors.index.json").get("weight_map")
-    if isinstance(listed, dict):
-        return [str(name) for name in listed]
-    try:
-        with (place / "model.safetensors").open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, _LARGEST_HEADER_BYTES)))
-        return [name for name in header if name != "__metadata__"]
-    except (OSError, ValueError, TypeError, struct.error):
-        return []
-
-
+_PAIRS: Final[dict[PairFormat, str]] = {
+    "turns": "the query as the user's turn, the document as the assistant's",
+    "own": "as the files of the published model say",
+    "own_opened": "as the files of the published model say",
+}
 _GIVES: Final[dict[TaskHeadKind, str]] = {
     "classify": "classes with probabilities",
     "regress": "numbers",

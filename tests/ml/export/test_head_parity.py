@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.published_rerankers import make_reranker
 from tests.task_heads import make_head_folder, random_layer
-from transformers import AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
@@ -86,6 +87,63 @@ def test_every_head_is_proved_equal(make_head: MakeHead, tmp_path: Path, name: s
     assert report.max_difference is not None
     assert report.max_difference < 1e-3
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "is_adapter"),
+    [
+        ("sentence_transformers", "last", True),
+        ("sentence_transformers", "classify", False),
+        ("sequence_classification", "rank", True),
+        ("onnx", "mean", True),
+        ("onnx", "rank", False),
+    ],
+)
+def test_a_base_that_was_published_without_an_output_layer_is_exported_like_any_other(
+    make_head: MakeHead, base: Path, tmp_path: Path, to: str, name: str, is_adapter: bool
+) -> None:
+    source = make_head(name, is_adapter=is_adapter)
+    whole = Path(source.base_path)
+    body = AutoModel.from_pretrained(whole, dtype=torch.float32)
+    body.config.tie_word_embeddings = False
+    folder = shutil.copytree(whole, tmp_path / "body")
+    body.save_pretrained(folder)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    source = source.model_copy(update={"base_path": str(folder)})
+    if to == "sequence_classification":
+        without_bias(source)
+    exported(source, to, tmp_path / "out")
+    report = proof(source, tmp_path / "out", to)
+    assert report.passed, report.reasons
+    assert report.max_difference is not None
+    assert report.max_difference < 1e-3
+
+
+@pytest.mark.parametrize("to", ["sentence_transformers", "sequence_classification"])
+def test_a_reranker_in_the_format_of_a_published_one_is_proved_equal(
+    make_head: MakeHead, base: Path, tmp_path: Path, to: str
+) -> None:
+    source = make_head("rank", pair_format="own", query_prompt="Find the wood.")
+    published = make_reranker(base, tmp_path / "published", "score", template=True)
+    source = source.model_copy(update={"base_path": str(published)})
+    without_bias(source)
+    (note,) = exported(source, to, tmp_path / "out")
+    assert '["Find the wood." as system, the query as query, the document as document]' in note
+    report = proof(source, tmp_path / "out", to)
+    assert report.passed, report.reasons
+    assert report.num_inputs_same_tokens == report.num_inputs
+    joined = make_reranker(base, tmp_path / "joined", "score")
+    with pytest.raises(RequestError, match="as the tokenizer of its base joins them"):
+        exported(source.model_copy(update={"base_path": str(joined)}), to, tmp_path / "refused")
+
+
+def without_bias(source: ExportSource) -> None:
+    """Give a head a bias of zero, which classifiers of transformers have no place for."""
+    head = TaskHead.model_validate_json((Path(source.folder) / "head.json").read_text())
+    layer = random_layer(head.width, head.num_outputs, seed=5)
+    with torch.no_grad():
+        layer.bias.zero_()
+    save_task_head(Path(source.folder), head, layer)
 
 
 def test_a_whole_model_and_sixteen_bits(make_head: MakeHead, tmp_path: Path) -> None:

@@ -144,6 +144,63 @@ def test_long_prompts_are_read_in_parts_beside_others_and_never_from_memory(engi
     assert sum(isinstance(event, Ended) for events in told.values() for event in events) == len(requests)
 
 
+@pytest.mark.parametrize("max_tokens", [None, 60])
+def test_short_prompts_are_read_together_and_come_out_as_alone(engine, monkeypatch, max_tokens):
+    if max_tokens is not None:
+        monkeypatch.setattr(prompt_echo, "MAX_OWN_LOGITS", max_tokens * engine.num_logits)
+    texts = [TEXT, "Maple is hard.", "a", TEXT + " " + TEXT, "Maple is hard and heavy.", "Spruce is light and stiff."]
+    requests = {text: request(text, echo="alone" if place % 2 else "before") for place, text in enumerate(texts)}
+    requests["other"] = request(echo=None, num_top=None)
+    batches, parts, prefill = [], [], prompt_echo.PromptEchoes.prefill
+
+    def read(self, prompts):
+        batches.append([len(one.prepared.request.ids) for one in prompts])
+        return whole(self, prompts)
+
+    def read_part(self, prompt, ids):
+        parts.append(len(ids))
+        return prefill(self, prompt, ids)
+
+    whole = prompt_echo.PromptEchoes.read
+    monkeypatch.setattr(prompt_echo.PromptEchoes, "read", read)
+    monkeypatch.setattr(prompt_echo.PromptEchoes, "prefill", read_part)
+    together = events_of(StreamingEngine(engine), requests)
+    for text in texts:
+        ids = engine.template.ids(text)
+        if len(ids) > 1:
+            check(engine, ids, echo_in(together[text]))
+    assert all(len(one) > 1 and len(one) * max(one) <= (max_tokens or 2048) for one in batches)
+    assert batches
+    # The single token is not read at all; with little memory the longest prompt is read by itself.
+    assert sum(map(len, batches)) + len(parts) == 5
+    assert len(batches) + len(parts) < 5
+    monkeypatch.undo()
+    alone = {}
+    for text, asked in requests.items():
+        alone |= events_of(StreamingEngine(engine), {text: asked})
+
+    def answer(events):
+        return "".join(event.text for event in events if isinstance(event, Piece) and not event.of_prompt)
+
+    assert {key: answer(events) for key, events in together.items()} == {
+        key: answer(events) for key, events in alone.items()
+    }
+    assert all(sum(isinstance(event, Ended) for event in events) == 1 for events in together.values())
+
+
+def test_one_prompt_without_numbers_among_several_ends_alone(tiny):
+    broken = TransformersEngine.open(str(tiny), dtype="float32")
+    with torch.no_grad():
+        broken.causal.get_input_embeddings().weight[5].fill_(float("nan"))
+        broken.causal.lm_head.weight = torch.nn.Parameter(torch.randn_like(broken.causal.lm_head.weight))
+    requests = {
+        name: request(None, token_ids=ids, echo="alone") for name, ids in (("bad", (7, 5, 9)), ("good", (7, 8, 9)))
+    }
+    told = events_of(StreamingEngine(broken), requests)
+    assert [type(event) for event in told["bad"]] == [Failed]
+    assert isinstance(told["good"][-1], Ended)
+
+
 def test_few_logits_at_once_give_the_same(engine, monkeypatch):
     monkeypatch.setattr(prompt_echo, "MAX_OWN_LOGITS", 5 * engine.num_logits)
     echo = echo_in(events_of(StreamingEngine(engine), {"a": request()})["a"])

@@ -213,14 +213,18 @@ def _task_model(candidate: Candidate, pool: EnginePool) -> TaskModel:
         query_prompt=own.query_prompt,
         document_prompt=own.document_prompt,
         end_text=own_ending(engine.template.tokenizer),
+        max_tokens=own.max_tokens,
     )
     return TaskModel(engine, head, None)
 
 
 def _similarities(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:
     """Cosine similarities of each query with its documents."""
-    queries = model.vectors(task.queries, progress, is_query=True)
-    documents = model.vectors(task.documents, progress)
+    from torch.nn.functional import normalize
+
+    # Vectors of a model that was published without normalisation have another length than 1.
+    queries = normalize(model.vectors(task.queries, progress, is_query=True), dim=-1)
+    documents = normalize(model.vectors(task.documents, progress), dim=-1)
     found: list[Array] = []
     for start in range(0, len(queries), _SCORED_AT_ONCE):
         # In float64: similarities may differ only in their last digits.

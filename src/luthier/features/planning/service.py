@@ -341,8 +341,8 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
     check_code(context, recipe)
     model = sources.pull(recipe.base_model, context.home, context.progress)
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
-    max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     head = plan.objective.task_head
+    max_length = resolve.max_length_tokens(recipe, model.context_length_tokens, head)
     parts = load_splits(context, recipe, Path(), spill, plan.data.sources)
     splits = {
         split: tokenise(context, split, part, template, recipe, max_length, max_length, head, spill=spill)

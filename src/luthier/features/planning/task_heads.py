@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, ModelSourceError, RecipeError
 from luthier.core.recipe import ObjectiveRecipe, Recipe
+from luthier.core.records.published_head import OwnEmbedding, OwnReranker, is_reranker, own_reranker
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, has_head_file, is_task_model
 from luthier.core.text.counted import counted
 from luthier.features.planning.stream_labels import StreamLabels
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from luthier.features.planning.streamed_rows import StreamedRows
     from luthier.features.planning.training_data import Part
     from luthier.ml.data.tokenise.heads import FittedHead
-    from luthier.ml.inference.models.own_embedding import OwnEmbedding
 
 _NUM_NAMED: Final = 5
 
@@ -62,8 +62,14 @@ def fitted_head(
     width = read_structure(model_path).hidden_size
     if kind in SEARCH_KINDS:
         own, end_text, notes = _made_by_base(kind, model_path)
+        if own is not None and own.max_tokens is not None:
+            asked = (recipe.training.max_length_tokens if recipe.training else None) or 0
+            # Behind each text of a row is the slot. Training on longer texts teaches to read them.
+            own = replace(own, max_tokens=max(own.max_tokens, asked - 1))
+        scores, pairs = _scored_by_base(kind, model_path)
         rows = () if stream is not None else splits["train"]
-        fitted = search_head(recipe.objective, rows, width, own=own, end_text=end_text)
+        fitted = search_head(recipe.objective, rows, width, own=own, end_text=end_text, scores=scores)
+        notes += pairs
         return replace(fitted, notes=(*notes, *fitted.notes))
     if stream is not None:
         labels = StreamLabels(context.settings.labels_folder, context.progress)
@@ -74,10 +80,13 @@ def fitted_head(
 
 
 def _refuse_base_without_output(recipe: Recipe, model_path: str) -> None:
-    """Text is learned by an output layer, which some embedding models are published without."""
+    """Text is learned by an output layer, which some embedding models and rerankers are published without; a reranker
+    that has one is compared and served by its score."""
     if is_task_model(model_path) and not has_head_file(model_path):
+        is_own = is_reranker(model_path)
+        what = "a published reranker" if is_own else "an embedding model without an output layer"
         raise RecipeError(
-            f"base_model {recipe.base_model}, an embedding model without an output layer, for "
+            f"base_model {recipe.base_model}, {what}, for "
             f"objective {'sft' if recipe.objective is None else recipe.objective.name}",
             expected="a base model that writes text; this one trains with objective embed, rank, classify or regress",
             do="name the language model that it was made of, or another objective",
@@ -89,7 +98,7 @@ def _made_by_base(kind: TaskHeadKind, model_path: str) -> tuple[OwnEmbedding | N
     from luthier.ml.inference.models.loading import load_tokenizer
     from luthier.ml.inference.models.own_embedding import own_embedding, own_ending
 
-    if kind != "embed":  # a reranker reads turns that the chat template ends
+    if kind != "embed":  # a reranker reads pairs
         return None, "", ()
     end_text = own_ending(load_tokenizer(model_path))
     try:
@@ -97,6 +106,20 @@ def _made_by_base(kind: TaskHeadKind, model_path: str) -> tuple[OwnEmbedding | N
     except ModelSourceError as error:
         # A run trains vectors of its own: it needs those of the base for nothing but its defaults.
         return None, end_text, (f"{error.came}, which are not computed here: pooling and prompts are the usual ones",)
+
+
+def _scored_by_base(kind: TaskHeadKind, model_path: str) -> tuple[OwnReranker | None, tuple[str, ...]]:
+    """How the base model scores a pair by its own files, and a note on it; None where it is no published reranker."""
+    from luthier.ml.inference.models.loading import load_tokenizer
+    from luthier.ml.inference.models.own_reranker import describe_own_pairs
+
+    if kind != "rank" or has_head_file(model_path):
+        return None, ()
+    try:
+        scores = own_reranker(model_path)
+    except ModelSourceError as error:
+        return None, (f"{error.came}: the head starts at zero, and pairs are turns of a conversation",)
+    return scores, () if scores is None else (describe_own_pairs(load_tokenizer(model_path), scores),)
 
 
 def _with_weights(found: FittedHead, num_rows: int) -> FittedHead:

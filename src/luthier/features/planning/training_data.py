@@ -336,11 +336,11 @@ def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[Sou
         check_modules(recipe, read_structure(model.path))
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     check_options_are_read(recipe.data.template_options or (), template, recipe.base_model)
-    max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
     examples = {split: part.examples for split, part in parts.items()}
     head = fitted_head(context, recipe, examples, model.path, parts["train"].stream)
     task_head = None if head is None else head.head
+    max_length = resolve.max_length_tokens(recipe, model.context_length_tokens, task_head)
     parts = with_known_classes(parts, task_head)
     splits = {
         split: tokenise(context, split, part, template, recipe, max_length, room, task_head, spill=spill)

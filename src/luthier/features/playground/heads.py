@@ -19,7 +19,7 @@ from luthier.core.stream import Failed, Pooled, PoolingRequest, StreamEvent
 from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.features.playground.chat import MAX_CHARACTERS, route_to, text_of
 from luthier.features.serving import service as serving
-from luthier.features.serving.head_answers import classified, embedding_request
+from luthier.features.serving.head_answers import classified, embedding_request, ranking_request
 from luthier.features.serving.models import Routed, head_of
 from luthier.features.traffic.log import Operation, RequestRecord
 from luthier.platform.home.context import Context
@@ -253,7 +253,7 @@ def _searched(context: Context, caller: Caller, routed: Routed, head: TaskHead, 
             do="leave some out" if documents else "paste some",
         )
     if head.kind == "rank":
-        asked = PoolingRequest(pairs=tuple((form.text, document) for document in documents), kind="rank")
+        asked = ranking_request(head, [(form.text, document) for document in documents])
         pooled = _ask(context, caller, routed, asked, head.kind)
         values = [outputs[0] for outputs in pooled.outputs]
         note = "Relevance, 0 to 1, orders the documents of one query; alone, it does not say that one is relevant."
@@ -262,10 +262,10 @@ def _searched(context: Context, caller: Caller, routed: Routed, head: TaskHead, 
         of_documents = embedding_request(routed.served, head, documents, length, is_query=False)
         # One request for both: only the text before them differs.
         query = embedding_request(routed.served, head, [form.text], length, is_query=True).inputs
-        asked = of_documents.model_copy(update={"inputs": (*query, *of_documents.inputs)})
+        # Also of a model whose vectors have another length: the product of two of length 1 is their cosine.
+        asked = of_documents.model_copy(update={"inputs": (*query, *of_documents.inputs), "is_normalised": True})
         pooled = _ask(context, caller, routed, asked, head.kind)
         first, *rest = pooled.outputs
-        # Vectors have length 1, so their product is the cosine.
         values = [sum(a * b for a, b in zip(first, vector, strict=True)) for vector in rest]
         note = f"Cosine similarity, -1 to 1, of vectors of {len(first):,} numbers."
     order = sorted(range(len(documents)), key=lambda place: -values[place])

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import DataError, ModelSourceError, RequestError, error_from
+from luthier.core.records.published_head import OwnEmbedding, own_embedding, read_document, text_part
 from luthier.core.stream import Failed, Pooled, PoolingRequest, Served, StreamEvent
 from luthier.core.task_head import NumberFormat, TaskHead, has_head_file, refuse_other_use, what_it_gives
 from luthier.core.text.written_numbers import write_number
@@ -48,7 +49,7 @@ def embedding_request(
             not computed here.
     """
     if head is None or head.kind != "embed" or not has_head_file(served.adapter_path or served.for_vectors.path):
-        return _request_of_base(served, inputs, is_query=is_query)
+        return _request_of_base(served, inputs, dimensions, is_query=is_query)
     known = head.dimensions or (head.width,)
     if dimensions is not None and dimensions not in known:
         raise RequestError(
@@ -60,15 +61,25 @@ def embedding_request(
     # Token ids are what the caller has tokenised, prompt included: nothing is put before them.
     # An empty text stays empty, for the engine to refuse it.
     texts = tuple(before + one + head.end_text if one and isinstance(one, str) else one for one in inputs)
-    return PoolingRequest(inputs=texts, pooling=head.pooling, dimensions=dimensions)
+    return PoolingRequest(inputs=texts, pooling=head.pooling, dimensions=dimensions, max_tokens=head.max_tokens)
+
+
+def ranking_request(head: TaskHead | None, pairs: Sequence[tuple[str, str]]) -> PoolingRequest:
+    """Pairs of a query and a document to score, in the format of the model.
+
+    Args:
+        head: Of the model; None if it has none, and the engine refuses the request.
+        pairs: (query, document) of each.
+    """
+    if head is None:
+        return PoolingRequest(pairs=tuple(pairs), kind="rank")
+    return PoolingRequest(pairs=tuple(pairs), kind="rank", pair_format=head.pair_format, instruction=head.query_prompt)
 
 
 def _request_of_base(
-    served: Served, inputs: Sequence[str | tuple[int, ...]], *, is_query: bool | None
+    served: Served, inputs: Sequence[str | tuple[int, ...]], dimensions: int | None, *, is_query: bool | None
 ) -> PoolingRequest:
     """Vectors of a model without a head: those that the files of a published embedding model describe."""
-    from luthier.ml.inference.models.own_embedding import OwnEmbedding, own_embedding
-
     try:
         own = own_embedding(served.for_vectors.path)
     except ModelSourceError as error:
@@ -82,7 +93,27 @@ def _request_of_base(
     own = own or OwnEmbedding(pooling="mean")
     before = own.query_prompt if is_query else own.document_prompt
     texts = tuple(before + one if one and isinstance(one, str) else one for one in inputs)
-    return PoolingRequest(inputs=texts, pooling=own.pooling, adds_ending=True)
+    return PoolingRequest(
+        inputs=texts,
+        pooling=own.pooling,
+        dimensions=_known_dimensions(own, served.for_vectors.path, dimensions),
+        is_normalised=own.is_normalised,
+        max_tokens=own.max_tokens,
+        adds_ending=True,
+    )
+
+
+def _known_dimensions(own: OwnEmbedding, folder: str, asked: int | None) -> int | None:
+    """The length to which vectors are cut; None for the whole vector, whose length the answer is checked against."""
+    if asked is None or asked in own.dimensions or own.has_any_dimension:
+        return asked
+    if own.dimensions and asked != text_part(read_document(Path(folder) / "config.json")).get("hidden_size"):
+        raise RequestError(
+            f"dimensions={asked}",
+            expected=f"one of {', '.join(map(str, own.dimensions))} (matryoshka_dimensions in the model's config.json)",
+            do="name one of them, or none for the whole vector",
+        )
+    return None
 
 
 def classified(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
@@ -120,7 +151,8 @@ class Predictions:
 
     Attributes:
         head: Of the model.
-        rows: One document per input, in order: from `classified`, `score` (rank) or `embedding`.
+        rows: One document per input, in order: from `classified`, `score` (rank) or `embedding`; `truncated` of a text
+            that was cut to the longest one that the model reads.
         num_tokens: Total of all inputs.
     """
 
@@ -168,7 +200,9 @@ def predict(
         for first in range(0, len(inputs), _MAX_AT_ONCE):
             some = inputs[first : first + _MAX_AT_ONCE]
             pooled = _answer(context, served, _request(served, head, some, query, dimensions, is_query=is_query))
-            rows += [_shown(head, one) for one in pooled.outputs]
+            cut = set(pooled.truncated)
+            shown = (_shown(head, one) for one in pooled.outputs)
+            rows += [one | {"truncated": True} if place in cut else one for place, one in enumerate(shown)]
             num_tokens += pooled.num_prompt_tokens
             task.advance(len(some))
     return Predictions(head, tuple(rows), num_tokens)
@@ -254,7 +288,7 @@ def _request(
         return PoolingRequest(conversations=tuple(inputs), kind=head.kind)
     texts = tuple(one.messages[-1].content or "" for one in inputs)
     if head.kind == "rank":
-        return PoolingRequest(pairs=tuple((query or "", text) for text in texts), kind="rank")
+        return ranking_request(head, [(query or "", text) for text in texts])
     return embedding_request(served, head, texts, dimensions, is_query=is_query)
 
 

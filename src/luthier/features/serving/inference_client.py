@@ -101,6 +101,7 @@ class InferenceClient:
         as_loaded: Callable[[Served], Served],
         key: str | None = None,
         moved: Callable[[EnginePick], None] = lambda _: None,
+        had_slot: bool = False,
     ) -> Callable[[], None]:
         """As `ask`, with an engine of `pick`; before it writes, the other one may replace it, once.
 
@@ -113,17 +114,20 @@ class InferenceClient:
             as_loaded: Makes the model of a pick loadable.
             key: As of `ask`.
             moved: Called with the other engine before its first event, where it answers instead.
+            had_slot: Whether it takes the slot of a prompt of the same request that has ended.
 
         Raises:
             BusyError: No slot is free, in total or for this key.
             WorkError: The server is shutting down, or the engine process exited right after its start.
         """
+        if pick.pair is None and had_slot:
+            return self._ask(as_loaded(pick.served), request, hear, key, None, had_slot=True)
         if pick.pair is None:
             return self.ask(as_loaded(pick.served), request, hear, key=key)
         made = PickedRequest(
             pick,
             lambda taken, hear_each: self._ask(
-                as_loaded(taken.served), request, hear_each, key, taken, had_slot=taken is not pick
+                as_loaded(taken.served), request, hear_each, key, taken, had_slot=had_slot or taken is not pick
             ),
             hear,
             self._balance,

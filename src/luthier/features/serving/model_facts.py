@@ -135,10 +135,15 @@ def _read(file: str, _changed_at: int) -> str:
 
 
 def settled_template(path: str, asked: Literal["auto", "chat", "plain"]) -> Literal["auto", "chat", "plain"]:
-    """`auto` as the kind that the folder of a model has; `auto` where its tokenizer cannot be read."""
+    """`auto` as the kind that the folder of a model has; `auto` where its tokenizer cannot be read, and where only
+    rendering shows it: templates of rerankers need not write conversations."""
+    from luthier.ml.inference.models.templates.loaded_templates import names_pairs
+
     if asked != "auto":
         return asked
     folder = Path(path)
+    if names_pairs(_template_in(path)[0]):
+        return "auto"
     if (folder / "chat_template.jinja").is_file():
         return "chat"
     config = folder / "tokenizer_config.json"

@@ -77,6 +77,7 @@ def _show(console: Console, found: Predictions) -> None:
     for row in found.rows:
         if "embedding" in row:
             line = f"a vector of {len(row['embedding']):,} numbers: see --json"
+            line += "; the end of the text was cut off" if row.get("truncated") else ""
         elif "score" in row:
             line = f"{row['score']:.4f}"
         elif not row["probs"]:

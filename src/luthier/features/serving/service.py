@@ -36,6 +36,7 @@ from luthier.features.serving.engine_balance import EnginePick, PickReason
 from luthier.features.serving.inference_client import Event
 from luthier.features.serving.models import Routed, head_of, route, served_model, user_of
 from luthier.features.serving.open_request import OnEvent
+from luthier.features.serving.prompt_window import PromptWindow
 from luthier.features.usage.service import use_of
 from luthier.platform.auth.service import charge_tokens
 from luthier.platform.home.context import Context
@@ -230,33 +231,22 @@ def ask(
     client = context.inference_client
     # One engine for all prompts of a request: its answers have one shape, and one fingerprint.
     pick = client.pick(served, requests, engine)
-    cancels = list[Callable[[], None]]()
 
-    def cancel() -> None:
-        for one in cancels:
-            one()
+    def send(request: TextRequest, hear_each: OnEvent, *, had_slot: bool) -> Callable[[], None]:
+        _, asked = as_trained(pick.served, request)
+        return client.ask_picked(
+            pick,
+            asked.model_copy(update={"cache_scope": caller.project_id}),
+            hear_each,
+            as_loaded=as_loaded,
+            key=_place_of(caller),
+            moved=lambda other: moved(Answering.of(other)),
+            had_slot=had_slot,
+        )
 
-    first = 0
-    try:
-        for request in requests:
-            _, asked = as_trained(pick.served, request)
-            asked = asked.model_copy(update={"cache_scope": caller.project_id})
-            cancels.append(
-                client.ask_picked(
-                    pick,
-                    asked,
-                    _from(first, hear),
-                    as_loaded=as_loaded,
-                    key=_place_of(caller),
-                    moved=lambda other: moved(Answering.of(other)),
-                )
-            )
-            first += request.num_choices
-    except LuthierError:
-        # Several prompts are one request of the client: if one cannot be queued, none may continue.
-        cancel()
-        raise
-    return cancel, Answering.of(pick)
+    window = PromptWindow(requests, send, hear)
+    window.begin()
+    return window, Answering.of(pick)
 
 
 def refuse_head(name: str, served: Served) -> None:
@@ -478,14 +468,3 @@ def charge_refused(context: Context, caller: Caller, num_tokens: int) -> None:
 def _place_of(caller: Caller) -> str | None:
     """The key by which concurrent requests are counted; None for a local user."""
     return caller.key_id or caller.member_id
-
-
-def _from(first: int, hear: OnEvent) -> OnEvent:
-    """Events of a request whose choices are numbered from `first`."""
-    if first == 0:
-        return hear
-
-    def hear_counted(event: Event) -> None:
-        hear(event.model_copy(update={"choice": event.choice + first}) if isinstance(event, Piece | Ended) else event)
-
-    return hear_counted

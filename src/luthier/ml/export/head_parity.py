@@ -21,10 +21,11 @@ from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource, HeadParityReport
 from luthier.ml.export.exporters.companions import source_template
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, open_head
-from luthier.ml.inference.engine_prompts import relevance_conversation, rewritten, text_of
+from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.loading import attach_adapter
 from luthier.ml.inference.models.merging import wide_model
+from luthier.ml.inference.models.own_reranker import pair_text
 from luthier.ml.inference.task_model import TaskModel
 from luthier.ml.inference.tool_calls.forms import form_of
 from luthier.ml.inference.transformers_engine import TransformersEngine
@@ -109,7 +110,9 @@ def _source_side(
     head = task.head
     pairs = [pair for pair in map(_pair, examples) if pair is not None]
     if head.kind == "rank":
-        texts = [template.render(relevance_conversation(query, document)) for query, document in pairs]
+        texts = [
+            pair_text(template, query, document, head.pair_format, head.query_prompt) or "" for query, document in pairs
+        ]
     elif head.kind == "embed":
         texts = [
             before + text

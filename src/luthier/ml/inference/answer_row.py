@@ -122,10 +122,23 @@ def likelihoods(logits: Tensor, token: int, num_top: int) -> tuple[float, list[t
         token: id of the token.
         num_top: how many of the likeliest; 0 for none.
     """
+    return likelihoods_of(logits[None], [token], num_top)[0]
+
+
+def likelihoods_of(logits: Tensor, tokens: Sequence[int], num_top: int) -> list[tuple[float, list[tuple[int, float]]]]:
+    """As `likelihoods` of each position, with one transfer from the device for all.
+
+    Args:
+        logits: [positions, vocabulary].
+        tokens: id of the token of each position.
+        num_top: how many of the likeliest; 0 for none.
+    """
     log_probabilities = torch.log_softmax(logits.float(), -1)
-    found = log_probabilities.topk(min(num_top, len(log_probabilities)))
-    top = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
-    return float(log_probabilities[token]), top
+    ids = torch.tensor(list(tokens), device=logits.device)
+    own = log_probabilities.gather(-1, ids[:, None])[:, 0].tolist()
+    found = log_probabilities.topk(min(num_top, logits.shape[-1]))
+    tops = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    return [(one, list(zip(*top, strict=True))) for one, top in zip(own, tops, strict=True)]
 
 
 Decode = Callable[[Sequence[int]], str]

@@ -81,11 +81,6 @@ def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> 
     return _folded(conversation) if opted.folds_system else conversation
 
 
-def relevance_conversation(query: str, document: str) -> Conversation:
-    """The conversation for a reranker: the document as the answer to the query."""
-    return Conversation(messages=(Message(role="user", content=query), Message(role="assistant", content=document)))
-
-
 def _example(opted: OptedTurns, example: Example, form: ToolForm) -> Example:
     sides = {"conversation": example.conversation, "rejected": example.rejected}
     changed = {name: rewritten(opted, side, form) for name, side in sides.items() if side is not None}

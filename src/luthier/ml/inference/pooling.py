@@ -14,8 +14,9 @@ from torch import Tensor
 
 from luthier.core.errors import DivergedError
 from luthier.core.ports import KeyedEvent
+from luthier.core.records.published_head import Pooling
 from luthier.core.stream import Failed, Pooled
-from luthier.core.task_head import Pooling, TaskHead, TaskHeadKind
+from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.kv_cache import cache_argument
@@ -212,7 +213,8 @@ class PoolingQueue:
         self.cancel(one.key)
         num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
         found = tuple(tuple(one.found[place]) for place in range(len(one.inputs)))
-        return [(one.key, Pooled(outputs=found, num_prompt_tokens=num_tokens))]
+        truncated = one.prepared.truncated
+        return [(one.key, Pooled(outputs=found, num_prompt_tokens=num_tokens, truncated=truncated))]
 
     def _add_part(self, one: _Waiting, num_hidden: int) -> bool:
         """Compute the next part; false if the result is not finite."""
@@ -243,6 +245,7 @@ class PoolingQueue:
         asked = one.prepared.asked
         if asked.kind == "embed":
             # Embeddings need no head: a text model has them as well.
-            return task_outputs(TaskHead(kind="embed", width=states.shape[1]), None, states, asked.dimensions)
+            head = TaskHead(kind="embed", width=states.shape[1], is_normalised=asked.is_normalised)
+            return task_outputs(head, None, states, asked.dimensions)
         head, layer = self._heads[one.adapter]
         return task_outputs(head, layer, states)

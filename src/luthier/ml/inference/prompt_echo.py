@@ -1,8 +1,8 @@
 """Prompts that are returned with the likelihoods of their tokens (`TextRequest.echo`).
 
-The prompt goes through the model in parts, as every long one does, but the logits of all positions are computed and not
-of the last one alone. Keys and values stay for the answer, which begins behind the last token as usual. A model that
-cannot continue from a part computes the whole prompt at once.
+Short prompts of like length go through the model together. A long one goes in parts, as every long one does, but the
+logits of all positions are computed and not of the last one alone; keys and values stay for the answer, which begins
+behind the last token as usual. A model that cannot continue from a part computes the whole prompt at once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Ended, Failed, Piece, Started, TokenLikelihood, WrittenToken
-from luthier.ml.inference.answer_row import likelihoods
-from luthier.ml.inference.decode import Decoder, Prefix
+from luthier.ml.inference.answer_row import likelihoods_of
+from luthier.ml.inference.batches import length_batches
+from luthier.ml.inference.decode import PREFILL_TOKENS, Decoder, Prefix
 from luthier.ml.inference.decoding_proof import text_part
 from luthier.ml.inference.kv_cache import cache_argument
-from luthier.ml.inference.likelihood import MAX_OWN_LOGITS
+from luthier.ml.inference.likelihood import MAX_LOGIT_ROWS, MAX_OWN_LOGITS
 from luthier.ml.inference.models.forward import accepted
 from luthier.ml.inference.pooling import DIVERGED
 from luthier.ml.inference.request import QueuedPrompt
@@ -40,6 +41,41 @@ class PromptEchoes:
         self._engine, self._decoder = engine, decoder
         self._tokenizer = engine.template.tokenizer
         self._num_places = max(1, MAX_OWN_LOGITS // engine.num_logits)
+
+    def batch(self, first: QueuedPrompt, queue: Sequence[QueuedPrompt], max_rows: int) -> list[QueuedPrompt]:
+        """Prompts that are read in one pass with the next one; empty where that is read by itself, or not at all.
+
+        Args:
+            first: the next prompt.
+            queue: the waiting ones with `first` that may share a pass.
+            max_rows: of a pass.
+        """
+        most = min(self._num_places, PREFILL_TOKENS)
+        found = [one for one in queue if _is_unread(one) and 1 < len(one.prepared.request.ids) <= most]
+        if first not in found:
+            return []
+        lengths = [len(one.prepared.request.ids) for one in found]
+        parts = length_batches(lengths, max_tokens=most, max_rows=max_rows)
+        own = found.index(first)
+        together = [found[place] for place in next(part for part in parts if own in part)]
+        return together if len(together) > 1 else []
+
+    @torch.inference_mode()
+    def read(self, prompts: Sequence[QueuedPrompt]) -> None:
+        """Keep what the model expects after each token of short prompts, all in one pass.
+
+        Args:
+            prompts: of `batch`.
+        """
+        model, rows = text_part(self._engine.causal), [one.prepared.request.ids for one in prompts]
+        tokens = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)  # [prompts, longest]
+        for place, ids in enumerate(rows):
+            tokens[place, : len(ids)] = torch.tensor(list(ids))
+        # Padding on the right needs no mask: no token attends to later ones. Logits: [prompts, longest, vocabulary].
+        arguments = accepted(model, {"use_cache": False})
+        logits = model(input_ids=tokens.to(model.device), **arguments).logits
+        for place, (one, ids) in enumerate(zip(prompts, rows, strict=True)):
+            self._keep(one, 0, logits[place, : len(ids) - 1])
 
     @torch.inference_mode()
     def prefill(self, prompt: QueuedPrompt, ids: Sequence[int]) -> Prefix:
@@ -71,7 +107,7 @@ class PromptEchoes:
         num_tokens = len(prompt.prepared.request.ids) - num_virtual
         events: list[Any] = [Started(num_prompt_tokens=num_tokens, num_dropped=asked.num_dropped)]
         if asked.echo is not None:
-            if prompt.reads_prompt and len(prompt.following) < len(prompt.prepared.request.ids) - 1:
+            if prompt.reads_prompt and not prompt.is_read:
                 self._read_whole(prompt)
             if any(one is None for one in prompt.following):
                 return [(prompt.key, Failed.of(DIVERGED))]
@@ -97,14 +133,17 @@ class PromptEchoes:
     def _keep(self, prompt: QueuedPrompt, first: int, logits: Tensor) -> None:
         """What is expected after each of some tokens: [tokens, vocabulary], from position `first` on."""
         ids, num_top = prompt.prepared.request.ids, prompt.prepared.asked.num_top or 0
-        for place, row in enumerate(logits, first + 1):
-            if place < self._engine.num_virtual_tokens:
-                prompt.following.append((0.0, []))  # a vector of a trained prompt is no token
-                continue
-            own, top = likelihoods(row, ids[place], num_top)
-            # Infinite as well, where a model forbids a token: NaN alone says that it has diverged.
-            likeliest = [(token, max(value, _LEAST)) for token, value in top]
-            prompt.following.append(None if math.isnan(own) else (max(own, _LEAST), likeliest))
+        chosen = [ids[place] for place in range(first + 1, first + 1 + len(logits))]
+        # Some positions at a time: the log-softmax takes as much memory as the logits.
+        for start in range(0, len(chosen), MAX_LOGIT_ROWS):
+            some = slice(start, start + MAX_LOGIT_ROWS)
+            for place, (own, top) in enumerate(likelihoods_of(logits[some], chosen[some], num_top), first + 1 + start):
+                if place < self._engine.num_virtual_tokens:
+                    prompt.following.append((0.0, []))  # a vector of a trained prompt is no token
+                    continue
+                # Infinite as well, where a model forbids a token: NaN alone says that it has diverged.
+                likeliest = [(token, max(value, _LEAST)) for token, value in top]
+                prompt.following.append(None if math.isnan(own) else (max(own, _LEAST), likeliest))
 
     def _piece(self, prompt: QueuedPrompt) -> Piece:
         """The prompt as text, with its tokens where their likelihoods were read."""
@@ -135,6 +174,11 @@ class PromptEchoes:
     def _decode(self, ids: Sequence[int]) -> str:
         # With special tokens: a client that sends ids sees which ones these are.
         return str(self._tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _is_unread(prompt: QueuedPrompt) -> bool:
+    """Whether a short prompt is to be returned with likelihoods, and nothing of it was read."""
+    return prompt.reads_prompt and prompt.is_short and prompt.prefix is None and not prompt.following
 
 
 _LEAST: Final = -9999.0

@@ -19,9 +19,10 @@ from luthier.core.stream import PoolingRequest, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import PREFILL_TOKENS, Batch, Prefix, Request
-from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation
+from luthier.ml.inference.engine_prompts import ToolFormat, fitted
 from luthier.ml.inference.kv_cache import RowBatch, shallow
-from luthier.ml.inference.models.own_embedding import own_ending
+from luthier.ml.inference.models.own_embedding import own_ending, shortened
+from luthier.ml.inference.models.own_reranker import pair_ids
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls.channels import CallReader
@@ -39,10 +40,12 @@ class PreparedPooling:
     Attributes:
         inputs: token ids of each.
         asked: the original request.
+        truncated: places of the texts that were cut to the longest one that the model reads.
     """
 
     inputs: list[Request]
     asked: PoolingRequest
+    truncated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +177,32 @@ class RequestPreparer:
             # The same ending as where the model is trained or compared: what a vector is made of may be its state.
             end = own_ending(self._engine.template.tokenizer) if request.adds_ending else ""
             texts = [one + end if one and isinstance(one, str) else one for one in request.inputs]
+            if request.max_tokens is not None:
+                return self._cut(texts, request, request.max_tokens)
             found = [self._input(one, name) for one, name in _named(texts)]
             return PreparedPooling(found, request)
         template, _ = self._templates.of(TextRequest(trained_options=request.trained_options))
         if request.pairs:
-            pairs = [template.render(relevance_conversation(query, document)) for query, document in request.pairs]
-            return PreparedPooling([self._input(text, name) for text, name in _named(pairs)], request)
+            pairs = [
+                pair_ids(template, query, document, request.pair_format, request.instruction)
+                for query, document in request.pairs
+            ]
+            return PreparedPooling([self._input(ids, name) for ids, name in _named(pairs)], request)
         opted = request.opted_turns
         prompts = [TextRequest(conversation=one, opted_turns=opted, max_new_tokens=1) for one in request.conversations]
         return PreparedPooling([self._request(one, template, name) for one, name in _named(prompts)], request)
+
+    def _cut(self, texts: Sequence[str | Sequence[int]], request: PoolingRequest, max_tokens: int) -> PreparedPooling:
+        """Texts as tokens, longer ones cut; token ids are the caller's own and stay as they are."""
+        template = self._engine.template
+        found, truncated = [], []
+        for place, (one, name) in enumerate(_named(texts)):
+            ids = template.ids(one) if isinstance(one, str) else list(one)
+            if isinstance(one, str) and len(ids) > max_tokens:
+                truncated.append(place)
+                ids = shortened(ids, max_tokens, template.tokenizer)
+            found.append(self._input(ids, name))
+        return PreparedPooling(found, request, tuple(truncated))
 
     def _input(self, given: str | Sequence[int], name: str) -> Request:
         if isinstance(given, str):
@@ -253,6 +273,16 @@ class QueuedPrompt:
         asked = self.prepared.asked
         return self.row is None and asked.echo is not None and asked.num_top is not None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether what remains of it fits into one pass."""
+        return self.num_remaining <= PART_TOKENS
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the likelihoods of all its tokens are known."""
+        return len(self.following) >= len(self.prepared.request.ids) - 1
+
     def continue_from(self, prefix: Prefix | None) -> None:
         """Begin with what is kept of an earlier prompt; None: with its first token."""
         self.prefix = prefix
@@ -277,10 +307,10 @@ class QueuedPrompt:
         """The next tokens of a long prompt; empty if the rest fits into one pass."""
         ids = self.prepared.request.ids
         done = len(ids) - self.num_remaining
-        if self.reads_prompt:
+        if self.reads_prompt and not self.is_read:
             # All but the last token, behind which the answer begins.
             return ids[done : min(done + PART_TOKENS, len(ids) - 1)]
-        if self.num_remaining <= PART_TOKENS:
+        if self.is_short:
             return ()
         return ids[done : done + PART_TOKENS]
 

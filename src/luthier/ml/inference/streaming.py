@@ -335,6 +335,9 @@ class StreamingEngine:
         self._resume(first)
         # If adapters cannot be mixed, a pass may contain rows of only one adapter.
         beside = [one for one in self._prefill_queue if self._adapters.mixes or one.adapter == first.adapter]
+        if read := self._echoes.batch(first, beside, self._room.max_rows):
+            self._adapters.use([one.adapter for one in read])
+            self._echoes.read(read)
         begun = next_prefill_batch(first, beside, self._decoder.fits_windows, self._room.max_rows)
         self._adapters.use([one.adapter for one in begun])
         # Only if windows allow a shared prefix: other models process a long prompt in one pass.

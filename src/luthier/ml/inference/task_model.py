@@ -18,7 +18,8 @@ from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
 from luthier.core.task_head import NumberFormat, TaskHead, TaskHeadKind
 from luthier.core.text.written_numbers import write_number
 from luthier.ml.inference.batches import length_batches
-from luthier.ml.inference.engine_prompts import relevance_conversation
+from luthier.ml.inference.models.own_embedding import shortened
+from luthier.ml.inference.models.own_reranker import pair_ids
 from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head, task_outputs
 from luthier.ml.inference.pooling import pooled_states
 from luthier.ml.inference.transformers_engine import MAX_SCORE_TOKENS, TransformersEngine
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
-
-__all__ = ["TaskModel", "relevance_conversation"]
 
 _MAX_ROWS = 64
 _DECIMALS = 3
@@ -88,16 +87,19 @@ class TaskModel:
             RequestError: the head is not a ranker, or a pair does not fit into the context.
         """
         self._check("rank")
-        ids = []
-        for query, document in pairs:
-            text = self.engine.template.render(relevance_conversation(query, document))
-            ids.append(self.engine.template.ids(text))
+        template, head = self.engine.template, self.head
+        ids = [
+            self._fitting(pair_ids(template, query, document, head.pair_format, head.query_prompt))
+            for query, document in pairs
+        ]
         return self._outputs(ids, progress)[:, 0]
 
     def vectors(
         self, texts: Sequence[str], progress: Progress, *, is_query: bool = False, dimensions: int | None = None
     ) -> Tensor:
-        """[texts, dimensions] float32, each of length 1.
+        """[texts, dimensions] float32, each of length 1 unless the head says otherwise.
+
+        Texts that are longer than the head reads are cut, which the notes of the engine say.
 
         Args:
             texts: non-empty texts.
@@ -114,10 +116,7 @@ class TaskModel:
         after = self.head.end_text
         # Requests begin with the ids of a trained prompt; its states are no part of the text.
         hidden = self.engine.num_virtual_tokens
-        requests = [
-            self.engine.request_within_context(Prompt(text=before + text + after, max_new_tokens=1)).ids
-            for text in texts
-        ]
+        requests = self._text_ids([before + text + after for text in texts])
         with progress.task("Embedding", len(texts), "texts") as task:
             if self.head.pooling == "last":
                 # Without the trained prompt: the engine puts it before each row again. [texts, width].
@@ -125,6 +124,18 @@ class TaskModel:
             else:
                 whole = self._means(requests, hidden, task)
         return task_outputs(self.head, None, whole, width)
+
+    def _text_ids(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """The ids of each text, behind those of a trained prompt; longer texts than the head reads are cut."""
+        engine, most = self.engine, self.head.max_tokens
+        if most is None:
+            asked = (Prompt(text=text, max_new_tokens=1) for text in texts)
+            return [engine.request_within_context(one).ids for one in asked]
+        found = [engine.template.ids(text) for text in texts]
+        num_cut = sum(len(ids) > most for ids in found)
+        of_all = f"{num_cut:,} of {len(texts):,} texts"
+        engine.note(not num_cut, f"reads the first {most:,} tokens of a text, as its files say: {of_all} were longer")
+        return [engine.request_of_ids(shortened(ids, most, engine.template.tokenizer), 1).ids for ids in found]
 
     def _means(self, requests: Sequence[Sequence[int]], hidden: int, task: ProgressTask) -> Tensor:
         """[texts, width] float32: the mean state of each text, without those of a trained prompt of `hidden` tokens."""
@@ -154,6 +165,10 @@ class TaskModel:
                 expected=f"one of kind {kind}",
                 do=f"name a model that was trained with objective: {{name: {kind}}}",
             )
+
+    def _fitting(self, ids: Sequence[int]) -> Sequence[int]:
+        self.engine.request_of_ids(ids, 1, "a query with a document")
+        return ids
 
     def _prompt_ids(self, prompt: Conversation) -> list[int]:
         request = self.engine.request_within_context(Prompt(conversation=prompt, max_new_tokens=1))

@@ -89,7 +89,7 @@ class TransformersEngine:
         self._notes: dict[str, None] = {}
         # Recorded for the report: eager attention is slower, and the user should see why it was chosen.
         reason = why_eager(self._causal)
-        self._note(not reason, f"is computed by its eager attention ({reason})")
+        self.note(not reason, f"is computed by its eager attention ({reason})")
 
     @classmethod
     def open(
@@ -192,7 +192,7 @@ class TransformersEngine:
             )
         # Known only now: which path a batch takes is decided when its first tokens are computed and verified.
         for path in decoder.paths:
-            self._note(path.kind == "batched", f"writes {path.describe()}")
+            self.note(path.kind == "batched", f"writes {path.describe()}")
         made = [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
         if not returns_token_ids:
             return made
@@ -271,7 +271,7 @@ class TransformersEngine:
         if not examples:
             return []
         scorer = Scorer(self._causal, pad_id=self._pad_id)
-        self._note(scorer.path.by_head, f"is scored by {scorer.path.describe()}")
+        self.note(scorer.path.by_head, f"is scored by {scorer.path.describe()}")
         with progress.task("Scoring", len(examples), "rows") as task:
             return self._in_batches(examples, scorer, scorer.score, task, lambda _: SCORES)
 
@@ -364,9 +364,9 @@ class TransformersEngine:
             batches += [replace(batch, rows=[side[place] for place in batch.rows]) for batch in found]
         return batches
 
-    def _note(self, is_fast: bool, what: str) -> None:
-        if not is_fast:
-            self._notes[f"{type(self._causal).__name__} {what}"] = None
+    def note(self, is_usual: bool, what: str) -> None:
+        """Add a note on the model, unless all is as usual."""
+        self._notes |= {} if is_usual else {f"{type(self._causal).__name__} {what}": None}
 
     def close(self) -> None:
         """Release the weights. The engine cannot be used afterwards."""

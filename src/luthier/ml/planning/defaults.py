@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.plan import Source, ValueSource
+from luthier.core.task_head import TaskHead
 
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
 GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few hundred rows")
@@ -33,6 +34,7 @@ AVERAGED_SHARE: Final = 0.25
 """The last share of the steps that a uniform average goes over (Izmailov et al., 2018, section 5)."""
 REPLAY_FRACTION: Final = (0.1, "a few percent keep most of what was known (docs/regularisation.md)")
 REPLAY_HELD_OUT: Final = (0.1, "general rows that are never trained on, to measure what is forgotten")
+LONGEST_TEXT: Final = "the longest text that the base model reads, as its files say"
 BLOCK_TOKENS: Final = (2048, "a block of texts fills a micro-batch of a CPU; longer ones show the model longer texts")
 OVERLONG: Final = ("error", "rows are never cut or left out unless you say so")
 SHARED_PREFIX: Final = (
@@ -123,3 +125,15 @@ class Provenance:
         """All that was noted, section by section, each in the order it was noted in."""
         # The sort is stable: within a section the order of noting stays.
         return dict(sorted(self.found.items(), key=lambda item: sections.index(item[0].partition(".")[0])))
+
+
+def why_length(head: TaskHead | None, *, is_packed: bool) -> str:
+    """Why rows have at most the length that they have where the recipe names none.
+
+    Args:
+        head: of the model; None for text.
+        is_packed: whether texts fill blocks.
+    """
+    if is_packed:
+        return BLOCK_TOKENS[1]
+    return "the context length of the base model" if head is None or head.max_tokens is None else LONGEST_TEXT

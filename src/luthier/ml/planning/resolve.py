@@ -60,11 +60,8 @@ def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
     return room
 
 
-def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
-    """The longest row that training takes: asked, or what the model's context has room for.
-
-    Raises RecipeError beyond the context.
-    """
+def max_length_tokens(recipe: Recipe, context_length_tokens: int, head: TaskHead | None = None) -> int:
+    """The longest row that training takes: asked (RecipeError beyond the context), or what context and head read."""
     context_length_tokens = room_tokens(recipe, context_length_tokens)
     asked = recipe.training.max_length_tokens if recipe.training else None
     if asked is not None and asked > context_length_tokens:
@@ -76,6 +73,8 @@ def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
     # A whole context as block would take much memory for little: texts continue in the next block anyway.
     if asked is None and fills_blocks(recipe):
         return min(context_length_tokens, defaults.BLOCK_TOKENS[0])
+    if asked is None and head is not None and head.max_tokens is not None:
+        return min(context_length_tokens, head.max_tokens + 1)  # with the slot behind the text
     return context_length_tokens if asked is None else asked
 
 
@@ -263,8 +262,8 @@ def _training(
     rule = r.optimizer.name if r.optimizer else "adamw"
     rate = rate_of_run(method, objective, data, hidden_size, num_steps=steps, batch_size=batch, optimizer=rule)
     warmup = num_warmup_steps(r, steps, sources)
-    why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
-    length = max_length_tokens(recipe, model.context_length_tokens)
+    why_length = defaults.why_length(objective.task_head, is_packed=bool(data.train.packed))
+    length = max_length_tokens(recipe, model.context_length_tokens, objective.task_head)
     pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
     is_measured = r.precision in (None, "auto")
     precision = hardware.precision if is_measured else r.precision

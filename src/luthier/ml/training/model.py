@@ -36,7 +36,7 @@ from luthier.ml.inference.models.attention_proof import attention_by, attention_
 from luthier.ml.inference.models.forward import OwnHead, text_inputs
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.quantised import num_parameters
-from luthier.ml.inference.models.task_head import TaskHeadLayer
+from luthier.ml.inference.models.task_head import TaskHeadLayer, start_from_own
 from luthier.ml.training import attention, kernels
 from luthier.ml.training.attention import packed_row
 from luthier.ml.training.embedding_noise import EmbeddingNoise
@@ -280,7 +280,7 @@ class TrainableModel:
         forward = known_forward(base, Path(plan.base_model.path))
         if not base_dropout:
             switch_off_dropout(base)
-        return cls(
+        made = cls(
             base,
             load_method(plan.method),
             plan.training.seed,
@@ -294,6 +294,10 @@ class TrainableModel:
             numba_kernels=plan.training.numba_kernels,
             forward=forward,
         )
+        head, layer = made.task_head, made.head_layer
+        if layer is not None and head is not None and head.pair_format != "turns":
+            start_from_own(layer, plan.base_model.path)
+        return made
 
     @property
     def vocabulary_size(self) -> int:

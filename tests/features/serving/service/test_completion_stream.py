@@ -121,21 +121,24 @@ def test_what_refuses_the_ask_is_raised(home: Context, monkeypatch: pytest.Monke
         asyncio.run(CompletionStream(home, ME, [TextRequest(text="x")]).begin(lambda: ROUTED))
 
 
+@pytest.mark.parametrize("is_late", [False, True])
 def test_where_one_prompt_fails_the_others_are_not_answered_for_nobody(
-    home: Context, monkeypatch: pytest.MonkeyPatch
+    home: Context, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
-    cancelled = list[str]()
+    cancelled, heard = list[str](), dict[str, Callable[[StreamEvent], None]]()
 
     def ask(_: Served, request: TextRequest, hear: Callable[[StreamEvent], None], **__: Any) -> Callable[[], None]:
-        if request.text == "long":
-            hear(Failed.of(OverlongError("too long", expected="less", do="shorten it")))
+        heard[str(request.text)] = hear
+        if request.text == ("short" if is_late else "long"):
+            heard["long"](Failed.of(OverlongError("too long", expected="less", do="shorten it")))
         return lambda: cancelled.append(str(request.text))
 
     monkeypatch.setattr(home.inference_client, "ask", ask)
     monkeypatch.setattr(serving, "route", lambda *_: ROUTED)
     with pytest.raises(OverlongError, match="too long"):
         serving.complete(home, ME, "named", [TextRequest(text="long"), TextRequest(text="short")])
-    assert "short" in cancelled
+    # What was sent before is cancelled; what was not is not sent any more.
+    assert "short" in cancelled if is_late else list(heard) == ["long"]
 
 
 @pytest.mark.parametrize("said", ["I look it up.", ""])

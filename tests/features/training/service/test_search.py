@@ -26,7 +26,7 @@ from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.task_head import read_task_head
-from luthier.ml.inference.task_model import TaskAnswers
+from luthier.ml.inference.task_model import TaskAnswers, TaskModel
 from luthier.platform.home.context import Context
 
 MakeRecipe = Callable[..., Path]
@@ -298,6 +298,40 @@ def test_vectors_are_made_as_the_files_of_a_published_embedding_model_say(
 
     plain = make(make_recipe, pairs, base_model=str(base), objective={"name": "embed", "pooling": "mean"})
     assert prepare(context, load_recipe(plain), base_dir=plain.parent).plan.objective.pooling == "mean"
+
+
+def test_texts_are_as_long_as_a_published_embedding_model_reads(
+    context: Context, make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "embedder")
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}', encoding="utf-8")
+    (base / "sentence_bert_config.json").write_text('{"max_seq_length": 12}', encoding="utf-8")
+    sections: dict[str, Any] = {"base_model": str(base), "objective": {"name": "embed"}}
+    path = make(make_recipe, pairs, **sections)
+    with pytest.raises(OverlongError, match="13"):  # 12 tokens and the slot
+        prepare(context, load_recipe(path), base_dir=path.parent)
+    path = make(make_recipe, pairs, **sections, training={"on_overlong": "truncate", "max_steps": 1})
+    plan = prepare(context, load_recipe(path), base_dir=path.parent).plan
+    assert plan.training.max_length_tokens == 13
+    assert "as its files say" in plan.sources["training.max_length_tokens"].why
+    assert plan.data.train.num_truncated > 0
+    head = plan.objective.task_head
+    assert head is not None
+    assert (head.max_tokens, head.is_normalised) == (12, True)
+    path = make(make_recipe, pairs, **sections, training={"max_length_tokens": 200})
+    longer = prepare(context, load_recipe(path), base_dir=path.parent).plan
+    assert longer.objective.task_head is not None
+    assert (longer.training.max_length_tokens, longer.objective.task_head.max_tokens) == (200, 199)
+    # The base is compared by texts of that length, and the evaluation says so.
+    model = _task_model(find_candidate(context, str(base)), EnginePool(open_judged))
+    texts = ["where is the owl " * 8, "owl"]
+    cut = model.vectors(texts, SilentProgress())
+    assert any("first 12 tokens" in note and "1 of 2 texts" in note for note in model.engine.notes)
+    whole = TaskModel(model.engine, model.head.model_copy(update={"max_tokens": None}), None)
+    expected = whole.vectors(texts, SilentProgress())
+    assert float((cut[0] - expected[0]).norm()) > 0.1
+    assert torch.allclose(cut[1], expected[1], atol=1e-2)  # bfloat16, beside texts of another length
 
 
 def test_the_base_is_compared_by_the_vectors_that_its_own_files_describe(

@@ -11,7 +11,7 @@ from tokenizers import processors
 
 from luthier.core.errors import ModelSourceError
 from luthier.ml.inference.models.loading import load_tokenizer
-from luthier.ml.inference.models.own_embedding import OwnEmbedding, own_embedding, own_ending
+from luthier.ml.inference.models.own_embedding import OwnEmbedding, own_embedding, own_ending, shortened
 
 
 def _modes(**given: bool) -> dict[str, Any]:
@@ -90,6 +90,66 @@ def test_vectors_that_are_not_computed_here_are_refused(
         (folder / name).write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(ModelSourceError, match=words):
         own_embedding(folder)
+
+
+def test_vectors_have_length_1_where_modules_json_lists_it(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, {"pooling_mode": "mean"})
+    (folder / "modules.json").write_text(json.dumps(_parts("Transformer", "Pooling")), encoding="utf-8")
+    assert own_embedding(folder) == OwnEmbedding("mean", is_normalised=False)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({"max_seq_length": 512, "do_lower_case": False}, 512),
+        ({"max_seq_length": None}, None),
+        ({"processing_kwargs": {"text": {"max_length": 16}}}, 16),
+        ({"max_seq_length": 24, "processing_kwargs": {"text": {"max_length": 16}}}, 16),
+        ({"max_seq_length": 0}, None),
+    ],
+)
+def test_the_longest_text_is_that_of_the_files(tmp_path: Path, inputs: dict[str, Any], expected: int | None) -> None:
+    folder = _folder(tmp_path, {"pooling_mode": "mean"})
+    (folder / "sentence_bert_config.json").write_text(json.dumps(inputs), encoding="utf-8")
+    found = own_embedding(folder)
+    assert found is not None
+    assert found.max_tokens == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "dimensions", "has_any"),
+    [
+        ({"matryoshka_dimensions": [64, 256]}, (256, 64), False),
+        ({"is_matryoshka": True, "matryoshka_dimensions": [64]}, (64,), False),
+        ({"is_matryoshka": True}, (), True),
+        ({"is_matryoshka": False}, (), False),
+        ({}, (), False),
+    ],
+)
+def test_lengths_of_vectors_are_those_of_config_json(
+    tmp_path: Path, config: dict[str, Any], dimensions: tuple[int, ...], has_any: bool
+) -> None:
+    folder = _folder(tmp_path, {"pooling_mode": "mean"})
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = own_embedding(folder)
+    assert found is not None
+    assert (found.dimensions, found.has_any_dimension) == (dimensions, has_any)
+
+
+def test_a_long_text_is_cut_as_its_tokenizer_cuts_it(tiny: Path) -> None:
+    ours, theirs = load_tokenizer(tiny), load_tokenizer(tiny)
+    text = "Spruce is light and stiff along the grain."
+    end, number = str(ours.eos_token), int(ours.eos_token_id or 0)
+    for single in ("$A", f"$A {end}"):
+        for tokenizer in (ours, theirs):
+            tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+                single=single, special_tokens=[(end, number)]
+            )
+        whole = ours(text)["input_ids"]
+        for most in (1, 4, len(whole), len(whole) + 1):
+            # It keeps the limit of a call for later ones, so that it is not asked for anything else.
+            expected = theirs(text, truncation=True, max_length=most)["input_ids"]
+            assert shortened(whole, most, ours) == expected
 
 
 def test_parts_of_unit_length_are_the_usual_ones(tmp_path: Path) -> None:

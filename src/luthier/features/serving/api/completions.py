@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.core.stream import Ended, Piece, TextRequest, WrittenToken
 from luthier.features.serving.api.answering import (
@@ -28,8 +28,8 @@ from luthier.platform.http.errors import ApiError
 router = APIRouter(prefix="/v1/completions", tags=["completions"])
 
 _DEFAULT_TOKENS: Final = 16
-_MAX_PROMPTS: Final = 32
-"""LangChain sends up to 20 in a request."""
+_MAX_PROMPTS: Final = 2048
+"""As many as inputs of other routes. They are answered some at a time (`prompt_window`)."""
 # Fails at the first wrong element: a million errors would block the event loop.
 Prompts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_PROMPTS)]
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
@@ -46,6 +46,17 @@ class CompletionBody(SamplingBody):
     # 0 only with echo: the prompt alone.
     max_tokens: int | None = Field(default=None, ge=0)
     suffix: Unsupported = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_prompt(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("prompt") is None:
+            # OpenAI begins a new document then, with a token of its own models.
+            raise ValueError(
+                "no prompt; expected: a text, token ids, or several of either; to begin a new text, send as prompt the "
+                "token that begins one in this model, such as <|endoftext|> or <s>"
+            )
+        return values
 
 
 @router.post("", responses=ANSWERS, response_class=Response)

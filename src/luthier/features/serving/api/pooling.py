@@ -32,9 +32,18 @@ from luthier.core.frozen_model import StrictModel
 from luthier.core.stream import Failed, Pooled, PoolingRequest, Served
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
-from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
+from luthier.features.serving.api.answering import (
+    TRACE_HEADER,
+    USER_HEADER,
+    WARNING_HEADER,
+    Event,
+    Name,
+    refused,
+    target_header,
+    watch,
+)
 from luthier.features.serving.completion_stream import queued, uncancelled
-from luthier.features.serving.head_answers import classified, embedding_request, prompt_of
+from luthier.features.serving.head_answers import classified, embedding_request, prompt_of, ranking_request
 from luthier.features.serving.models import Routed, head_of, route, user_of
 from luthier.features.traffic.log import CLIENT_GONE, Operation, RequestRecord
 from luthier.platform.home.context import Context
@@ -44,6 +53,7 @@ from luthier.platform.http.errors import ApiError, documented
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
 _MAX_INPUTS: Final = 2048
+_SHOWN_CUT: Final = 20
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
 # Fails at the first wrong element: a million errors would block the event loop.
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
@@ -192,15 +202,17 @@ async def create_score(body: ScoreBody, request: Request, context: HomeContext, 
             f"{len(first)} texts in text_1 and {len(second)} in text_2; expected: one in text_1, or as many in both"
         )
         raise ApiError(400, message, param="text_1", code="invalid_value")
-    asked = PoolingRequest(pairs=tuple(zip(first, second, strict=True)), kind="rank")
-    return await respond_pooled(request, context, caller, body, "score", lambda *_: asked, _scores)
+    pairs = list(zip(first, second, strict=True))
+    return await respond_pooled(
+        request, context, caller, body, "score", lambda _, head: ranking_request(head, pairs), _scores
+    )
 
 
 @router.post("/rerank", responses=_ANSWERS, response_class=Response)
 async def create_ranking(body: RerankBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """The documents with their relevance to the query, 0 to 1, the most relevant first."""
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    asked = PoolingRequest(pairs=tuple((body.query, text) for text in texts), kind="rank")
+    pairs = [(body.query, text) for text in texts]
 
     def shown(run: PooledRun) -> dict[str, Any]:
         relevance = [one[0] for one in run.pooled.outputs]
@@ -213,7 +225,9 @@ async def create_ranking(body: RerankBody, request: Request, context: HomeContex
         ]
         return {"id": run.exchange.exchange_id, "model": body.model, "results": results, "usage": _usage(run.pooled)}
 
-    return await respond_pooled(request, context, caller, body, "rerank", lambda *_: asked, shown)
+    return await respond_pooled(
+        request, context, caller, body, "rerank", lambda _, head: ranking_request(head, pairs), shown
+    )
 
 
 async def respond_pooled(
@@ -280,7 +294,16 @@ async def respond_pooled(
         raise refused(error_from(running.event.error))
     if document is None:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse(document, headers=target_header(running.routed))
+    return JSONResponse(document, headers=target_header(running.routed) | _cut_header(running.pooled))
+
+
+def _cut_header(made: Pooled) -> dict[str, str]:
+    """A warning where texts were cut to the longest one that the model reads."""
+    if not made.truncated:
+        return {}
+    shown = ", ".join(map(str, made.truncated[:_SHOWN_CUT])) + (", ..." if len(made.truncated) > _SHOWN_CUT else "")
+    many = f"{len(made.truncated):,} of {len(made.outputs):,} inputs"
+    return {WARNING_HEADER: f"{many} cut to the longest text that this model reads (index {shown})"}
 
 
 @dataclass(slots=True)
@@ -372,12 +395,14 @@ def embedding_response(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
         )
     as_text = body.encoding_format == "base64"
     vectors = [_packed(vector) if as_text else list(vector) for vector in made.outputs]
-    return {
+    found = {
         "object": "list",
         "data": [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(vectors)],
         "model": body.model,
         "usage": _usage(made),
     }
+    # Only where there are some: clients of OpenAI know no such field.
+    return found | ({"truncated": list(made.truncated)} if made.truncated else {})
 
 
 def _classes(run: PooledRun) -> dict[str, Any]:

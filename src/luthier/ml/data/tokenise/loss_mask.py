@@ -23,7 +23,8 @@ from typing import Final
 
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, TemplateError
-from luthier.core.task_head import Pooling, TaskHead, TaskHeadKind
+from luthier.core.records.published_head import PairFormat, Pooling
+from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.answer_text import argument_texts
 from luthier.ml.data.tokenise.heads import tokenise_prompt
@@ -51,9 +52,10 @@ class Learning:
         joins: join the answers of a conversation that must be cut into one sequence.
         task_head: which head reads the rows in place of learning their answers; None learns the answers.
         pooling: embed: which states a vector is made of.
-        query_prompt: embed: text before each query.
+        query_prompt: embed: text before each query; rank: the instruction of a published reranker.
         document_prompt: embed: text before each document.
         end_text: embed: text behind each query and document.
+        pair_format: rank: how a query is read with a document.
     """
 
     reasoning: bool | None = None
@@ -64,6 +66,7 @@ class Learning:
     query_prompt: str = ""
     document_prompt: str = ""
     end_text: str = ""
+    pair_format: PairFormat = "turns"
 
     @classmethod
     def of_search(cls, head: TaskHead) -> Learning:
@@ -78,6 +81,7 @@ class Learning:
             query_prompt=head.query_prompt,
             document_prompt=head.document_prompt,
             end_text=head.end_text,
+            pair_format=head.pair_format,
         )
 
 
@@ -171,7 +175,7 @@ def encode_rendered(
 
 def _tokenise_for_head(example: Example, template: Template, learning: Learning) -> Unit:
     if learning.task_head == "rank":
-        return tokenise_for_ranking(example, template)
+        return tokenise_for_ranking(example, template, learning.pair_format, learning.query_prompt)
     if learning.task_head == "embed":
         return tokenise_for_embedding(
             example,

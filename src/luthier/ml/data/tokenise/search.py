@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import ObjectiveRecipe
-from luthier.core.task_head import Pooling, TaskHead
+from luthier.core.records.published_head import OwnEmbedding, OwnReranker, PairFormat, Pooling
+from luthier.core.task_head import TaskHead
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.heads import FittedHead
 from luthier.ml.evaluation.retrieval import SearchRow, search_row
-from luthier.ml.inference.models.own_embedding import OwnEmbedding
 
 if TYPE_CHECKING:
     from luthier.ml.data.tokenise.template import Template
@@ -34,6 +34,7 @@ def search_head(
     *,
     own: OwnEmbedding | None = None,
     end_text: str = "",
+    scores: OwnReranker | None = None,
 ) -> FittedHead:
     """The head of a model that searches: as the recipe asks for it, since rows decide nothing of it.
 
@@ -43,12 +44,16 @@ def search_head(
         width: of the model's hidden states.
         own: embed: how the base model makes vectors by its own files, which decides what the recipe leaves open.
         end_text: embed: what the tokenizer of the base puts behind every text.
+        scores: rank: how the base model scores a pair by its own files.
 
     Raises:
         RecipeError: a vector is to be cut to more than the model's width.
     """
     if objective.name == "rank":
-        return FittedHead(TaskHead(kind="rank", width=width))
+        if scores is None:
+            return FittedHead(TaskHead(kind="rank", width=width))
+        head = TaskHead(kind="rank", width=width, pair_format=scores.pair_format, query_prompt=scores.instruction)
+        return FittedHead(head, ("the head starts as that of the base model, a published reranker",))
     if too_long := [size for size in objective.dimensions or () if size > width]:
         raise RecipeError(
             f"objective.dimensions {too_long[0]:,}",
@@ -65,6 +70,7 @@ def search_head(
         query_prompt=made_as.query_prompt if objective.query_prompt is None else objective.query_prompt,
         document_prompt=made_as.document_prompt if objective.document_prompt is None else objective.document_prompt,
         end_text=end_text,
+        max_tokens=made_as.max_tokens,
     )
     return FittedHead(head, (*_notes_of_own(head, own), *_notes_of_repeats(examples)))
 
@@ -73,13 +79,17 @@ def _notes_of_own(head: TaskHead, own: OwnEmbedding | None) -> tuple[str, ...]:
     """What is read as the files of the base model say, or in another way than they say."""
     notes = []
     if own is not None:
-        given = OwnEmbedding(head.pooling, head.query_prompt, head.document_prompt)
+        given = replace(own, pooling=head.pooling, query_prompt=head.query_prompt, document_prompt=head.document_prompt)
         notes.append(
             "pooling and prompts as the files of the base model say (1_Pooling, config_sentence_transformers.json)"
             if given == own
             else f"the files of the base model say pooling {own.pooling}, query prompt {own.query_prompt!r} and "
             f"document prompt {own.document_prompt!r}; the recipe says otherwise"
         )
+        if not own.is_normalised:
+            notes.append("vectors are trained and served with length 1; those of the base model have another")
+    if head.max_tokens is not None:
+        notes.append(f"of a text the first {head.max_tokens:,} tokens are read, as the base model was published")
     if head.end_text:
         notes.append(f"each text ends with {head.end_text}, as the tokenizer of the base model ends it")
     return tuple(notes)
@@ -97,22 +107,32 @@ def _notes_of_repeats(examples: Sequence[Example]) -> tuple[str, ...]:
     )
 
 
-def tokenise_for_ranking(example: Example, template: Template) -> tuple[TokenisedExample, ...]:
+def tokenise_for_ranking(
+    example: Example, template: Template, pair_format: PairFormat = "turns", instruction: str = ""
+) -> tuple[TokenisedExample, ...]:
     """The relevant and the irrelevant document, each with the query.
+
+    Args:
+        example: the row.
+        template: encodes the texts.
+        pair_format: how a pair is read.
+        instruction: of a published reranker.
 
     Raises:
         DataError: the row is no query with two different documents.
         TemplateError: the template fails on it.
     """
-    from luthier.ml.inference.task_model import relevance_conversation
+    from luthier.ml.inference.models.own_reranker import pair_ids
 
     row = _checked_row(example)
     if row.negative is None:
         raise _bad(example, "", "names no irrelevant document", "chosen and rejected, two documents of one query")
-    texts = [template.render(relevance_conversation(row.query, text)) for text in (row.positive, row.negative)]
     return tuple(
-        replace(_tokenised(example, template.encode(text)[0], "last"), is_wanted=is_wanted)
-        for text, is_wanted in zip(texts, (True, False), strict=True)
+        replace(
+            _tokenised(example, pair_ids(template, row.query, text, pair_format, instruction), "last"),
+            is_wanted=is_wanted,
+        )
+        for text, is_wanted in ((row.positive, True), (row.negative, False))
     )
 
 

@@ -11,6 +11,7 @@ Temperature, scale and offset become part of the head's matrix and bias, so that
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -28,6 +29,7 @@ from luthier.ml.export.exporters.merged import Width, whole_model
 from luthier.ml.export.exporters.older_config import write_older_names
 from luthier.ml.inference.models.architecture import context_tokens, language_model, load_config, num_embeddings
 from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.own_reranker import pair_template
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -99,7 +101,10 @@ def write_sentence_transformers(
     )
     _write(
         target / "sentence_bert_config.json",
-        {"max_seq_length": context_tokens(body.config) - 1, "do_lower_case": False},
+        {
+            "max_seq_length": min(head.max_tokens or sys.maxsize, context_tokens(body.config) - 1),
+            "do_lower_case": False,
+        },
     )
     prompts = {"query": head.query_prompt, "document": head.document_prompt} if head.kind == "embed" else {}
     _write(
@@ -192,8 +197,17 @@ def head_companions(source: ExportSource, target: Path, head: TaskHead, context:
         head: The head of the model.
         context: Context length of the model in tokens.
         gives: The output of the export; empty for that of the head's matrix.
+
+    Raises:
+        RequestError: A reranker reads pairs as the tokenizer of its base joins them, which no single text shows.
     """
     turns = write_companions(source, target)
+    if head.pair_format != "turns" and pair_template(turns.template.tokenizer) is None:
+        raise RequestError(
+            f"{source.name}: it reads pairs as the tokenizer of its base joins them, which no single text shows",
+            expected="a reranker whose chat template writes the pair",
+            do="serve it with luthier serve, or put the format of its card into chat_template.jinja of the base",
+        )
     # It configures generation, which this model does not do.
     (target / "generation_config.json").unlink(missing_ok=True)
     settings_file = target / "tokenizer_config.json"
@@ -287,6 +301,10 @@ def _notes(head: TaskHead, given: str) -> list[str]:
     turns = "messages, add_generation_prompt=True"
     if head.kind == "rank":
         turns = "[the query as user, the document as assistant]"
+        if head.pair_format != "turns":
+            before = f"{json.dumps(head.query_prompt, ensure_ascii=False)} as system, " if head.query_prompt else ""
+            opens = ", add_generation_prompt=True" if head.pair_format == "own_opened" else ""
+            turns = f"[{before}the query as query, the document as document]{opens}"
     gives = {"classify": "logits: apply softmax", "rank": "a logit: apply sigmoid", "regress": "the number"}[head.kind]
     if head.is_multi_label:
         gives = "logits: apply sigmoid"

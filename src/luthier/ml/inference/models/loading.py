@@ -29,6 +29,7 @@ _NO_SUCH_ATTENTION = "does not support an attention implementation"
 # after an evaluation the divided weights would be saved, and with packed or adapted matrices the two would no longer
 # match. Without it the function is the same.
 _RESCALING = "rescale_every"
+_SCORE = ("score.weight", "score.bias")
 # While transformers loads a model it changes process-wide state (weight initialisation, tying): when two threads of a
 # server load together, either model may end up with a missing weight.
 _loading = threading.Lock()
@@ -54,8 +55,9 @@ def load_model(
         device: such as "cpu" or "cuda".
         quantisation: how matrices are packed (`quantised.py`), one after the other on the device, so that it never
             holds the whole unpacked model; None for no packing.
-        writes: whether its output layer is needed; False for what reads states alone, of embedding models that were
-            published without that layer. A missing one has random weights then.
+        writes: whether its output layer is needed; False for what reads states alone, of embedding models and
+            rerankers that were published without that layer. A missing one has random weights then, and the layer of a
+            reranker's score is not read with the model.
 
     Raises:
         NotFoundError: no such folder.
@@ -167,11 +169,17 @@ def check_weights(path: str | Path, *, writes: bool = True) -> None:
 
 
 def _without_output(report: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
-    """The report without the weights of the output layer among the missing ones, unless they were of another shape."""
+    """The report without the weights of the output layer among the missing ones, unless they were of another shape, and
+    without the score of a published reranker among the superfluous ones."""
     layer = model.get_output_embeddings()
     own = {id(weight) for weight in layer.parameters()} if layer is not None else set[int]()
     names = {name for name, weight in model.named_parameters() if id(weight) in own}
-    return {**report, "missing_keys": [name for name in report.get("missing_keys") or () if name not in names]}
+    return {
+        **report,
+        "missing_keys": [name for name in report.get("missing_keys") or () if name not in names],
+        # `load_task_head` reads it: it is no part of a causal model.
+        "unexpected_keys": [name for name in report.get("unexpected_keys") or () if name not in _SCORE],
+    }
 
 
 def _refuse_unfit(folder: Path, report: Mapping[str, Any]) -> None:

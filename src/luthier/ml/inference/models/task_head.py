@@ -23,6 +23,7 @@ from luthier.core.task_head import (
 from luthier.ml.inference.accelerator import widest_float
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.own_embedding import own_ending
+from luthier.ml.inference.models.own_reranker import own_score
 
 __all__ = [
     "TaskHeadLayer",
@@ -31,6 +32,7 @@ __all__ = [
     "read_task_head",
     "refuse_task_model",
     "save_task_head",
+    "start_from_own",
     "task_outputs",
 ]
 
@@ -58,7 +60,7 @@ def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, di
     """The output of a head, [N, outputs] in float32; numbers and relevance in the widest type of the device.
 
     classify: probabilities; regress: the number in the unit of the training rows; rank: relevance, 0 to 1; embed: a
-    vector of length 1.
+    vector, of length 1 unless the head says otherwise.
 
     Args:
         head: its kind, scale and temperature.
@@ -68,7 +70,8 @@ def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, di
     """
     if head.kind == "embed":
         # Truncated first: a part of a unit vector is shorter than 1.
-        return nn.functional.normalize(states.float()[:, :dimensions], dim=-1)
+        vectors = states.float()[:, :dimensions]
+        return nn.functional.normalize(vectors, dim=-1) if head.is_normalised else vectors
     assert layer is not None
     outputs: Tensor = layer(states)
     if head.kind in ("regress", "rank"):
@@ -117,8 +120,8 @@ def load_task_head(folder: str | Path, device: str = "cpu") -> tuple[TaskHead, T
         ModelSourceError: a file is missing or damaged, or the weights have another shape than `head.json` says.
     """
     head, path = read_task_head(folder), Path(folder) / TASK_HEAD_WEIGHTS
-    if not has_head_file(folder):  # a published embedding model: its tokenizer says how texts end
-        return head.model_copy(update={"end_text": own_ending(load_tokenizer(folder))}), None
+    if not has_head_file(folder):
+        return _published(folder, head, device)
     if not head.num_outputs:
         return head, None
     try:
@@ -138,4 +141,29 @@ def load_task_head(folder: str | Path, device: str = "cpu") -> tuple[TaskHead, T
         )
     layer = TaskHeadLayer(head.width, head.num_outputs)
     layer.load_state_dict(tensors)
+    return head, layer.eval().requires_grad_(False).to(device)
+
+
+def start_from_own(layer: TaskHeadLayer, folder: str | Path) -> None:
+    """Copy what makes the score of a published reranker into a layer, which is trained from there.
+
+    Args:
+        layer: of a run with objective rank over it.
+        folder: of the base model.
+
+    Raises:
+        ModelSourceError: the files of the base are not those of a reranker, or damaged.
+    """
+    weight, bias = own_score(folder, load_tokenizer(folder))
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+
+
+def _published(folder: str | Path, head: TaskHead, device: str) -> tuple[TaskHead, TaskHeadLayer | None]:
+    """The head of a published model: of an embedding model its tokenizer says how texts end."""
+    if head.kind == "embed":
+        return head.model_copy(update={"end_text": own_ending(load_tokenizer(folder))}), None
+    layer = TaskHeadLayer(head.width, head.num_outputs)
+    start_from_own(layer, folder)
     return head, layer.eval().requires_grad_(False).to(device)

@@ -244,7 +244,8 @@ def small_head(head: TaskHead | None, width: int) -> TaskHead | None:
     if head is None:
         return None
     few = {"labels": head.labels[:_FEW], "label_counts": head.label_counts[:_FEW]}
-    return head.model_copy(update={"width": width, **few})
+    # The small copy has no score of its own that its head could start from.
+    return head.model_copy(update={"width": width, "pair_format": "turns", **few})
 
 
 def with_made_up_targets(units: Sequence[Unit], head: TaskHead | None) -> list[Unit]:

@@ -9,7 +9,9 @@ import openai
 import pytest
 from tests.vacuous import nonempty
 
+from luthier.features.serving import prompt_window
 from luthier.features.serving.api.completions import CompletionBody, completion_requests
+from luthier.platform.home.context import Context
 
 
 @pytest.fixture
@@ -45,6 +47,33 @@ def test_several_prompts_are_counted_through_and_streamed_alike(ask: Callable[..
     assert (last.choices, last.usage) == ([], whole.usage)
 
 
+def test_many_prompts_are_answered_in_one_request_some_at_a_time(
+    client: openai.OpenAI, served: tuple[Context, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lm-evaluation-harness asks for likelihoods: token ids, echo and one token."""
+    monkeypatch.setattr(prompt_window, "PROMPTS_AT_ONCE", 3)  # this home has a queue of 4
+    rows = [[5 + n % 90, 7, 9 + n % 40][: 2 + n % 2] for n in range(60)]
+    wishes: dict[str, Any] = {"model": "tiny", "echo": True, "max_tokens": 1, "temperature": 0, "logprobs": 1}
+    many = client.completions.create(prompt=rows, **wishes)
+    assert [choice.index for choice in many.choices] == list(range(60))
+    assert many.usage is not None
+    assert many.usage.prompt_tokens == sum(map(len, rows))
+    for place in (0, 1, 41, 59):
+        (alone,) = client.completions.create(prompt=rows[place], **wishes).choices
+        found, expected = many.choices[place].logprobs, alone.logprobs
+        assert found is not None
+        assert expected is not None
+        assert found.tokens == expected.tokens
+        assert found.token_logprobs[0] is None  # type: ignore[index]
+        assert found.token_logprobs[1:] == pytest.approx(expected.token_logprobs[1:], abs=0.05)  # type: ignore[index]
+    assert served[0].inference_client.num_under_way == 0
+
+
+def test_without_a_prompt_the_refusal_says_what_to_send(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"no prompt.*<\|endoftext\|>"):
+        client.post("/completions", body={"model": "tiny"}, cast_to=object)
+
+
 def test_a_request_may_have_as_many_prompts_as_langchain_sends_at_once() -> None:
     prompts = [f"Row {number} is" for number in range(20)]
     body = CompletionBody.model_validate({"model": "tiny", "prompt": prompts})
@@ -63,7 +92,7 @@ def test_likelihoods_have_their_places_in_the_text(ask: Callable[..., Any]) -> N
     ("wishes", "param"),
     [
         ({"prompt": []}, "prompt"),
-        ({"prompt": ["a"] * 33}, "prompt"),
+        ({"prompt": ["a"] * 2049}, "prompt"),
         ({"prompt": ""}, None),
         ({"prompt": [1, "a"]}, "prompt"),
         ({"max_tokens": 0}, "max_tokens"),

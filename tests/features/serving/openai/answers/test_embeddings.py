@@ -51,12 +51,14 @@ def test_what_cannot_be_done_is_refused_in_words(client: openai.OpenAI) -> None:
         client.embeddings.create(model="gpt-4o", input="a")
 
 
-def published(tiny_model: Path, folder: Path, pooling: dict[str, Any]) -> Path:
+def published(tiny_model: Path, folder: Path, pooling: dict[str, Any], *, is_normalised: bool = True) -> Path:
     """A folder as sentence-transformers writes an embedding model, whose tokenizer ends every text with a token."""
     base = shutil.copytree(tiny_model, folder)
     (base / "1_Pooling").mkdir()
     parts = [{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"}]
     parts += [{"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    if is_normalised:
+        parts += [{"idx": 2, "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
     prompts = {"query": "Instruct: find the wood\nQuery: ", "document": "passage: "}
     for name, document in (
         ("1_Pooling/config.json", pooling),
@@ -72,13 +74,19 @@ def published(tiny_model: Path, folder: Path, pooling: dict[str, Any]) -> Path:
     return base
 
 
-@torch.no_grad()
 def as_published(folder: Path, text: str, pooling: str) -> list[float]:
-    """The vector of a text with its prompt, of length 1: of the states of all that its tokenizer writes."""
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32)
-    states = model.eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-    vector = states[-1] if pooling == "lasttoken" else states.mean(0)
+    """The vector of a text with its prompt, of length 1."""
+    vector = states_of(folder, text, pooling)
     return list((vector / vector.norm()).tolist())
+
+
+@torch.no_grad()
+def states_of(folder: Path, text: str, pooling: str, max_length: int | None = None) -> torch.Tensor:
+    """The pooled states of all that the tokenizer writes, which cuts a text itself."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32)
+    ids = tokenizer(text, return_tensors="pt", truncation=max_length is not None, max_length=max_length)
+    states: torch.Tensor = model.eval()(**ids).last_hidden_state[0]
+    return states[-1] if pooling == "lasttoken" else states.mean(0)
 
 
 @pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
@@ -105,6 +113,51 @@ def test_a_published_embedding_model_makes_the_vectors_that_its_files_describe(
             assert min(math.dist(one.embedding, vector) for vector in wrong) > 0.1
     with pytest.raises(openai.BadRequestError, match="input 2 of 2 is empty"):  # a prompt alone is no text
         client.embeddings.create(model=name, input=["a", ""])
+
+
+def test_a_model_without_a_part_for_it_has_vectors_of_another_length_than_1(
+    served: tuple[Context, str], client: openai.OpenAI, tiny_model: Path, tmp_path: Path
+) -> None:
+    pooling = {"pooling_mode": "mean", "include_prompt": True}
+    folder = published(tiny_model, tmp_path / "published-raw", pooling, is_normalised=False)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(settings | {"matryoshka_dimensions": [16, 8]}), encoding="utf-8")
+    sources.pull(str(folder), served[0].home, SilentProgress())
+    made = client.embeddings.create(model="published-raw", input=TEXTS, encoding_format="float")
+    cut = client.embeddings.create(model="published-raw", input=TEXTS, dimensions=16)  # base64
+    for one, short, text in zip(nonempty(made.data), cut.data, TEXTS, strict=True):
+        right = states_of(folder, "passage: " + text, "mean")
+        assert abs(float(right.norm()) - 1) > 0.2
+        assert math.dist(one.embedding, right.tolist()) < 0.03 * float(right.norm())
+        assert short.embedding == pytest.approx(one.embedding[:16], abs=1e-6)
+    with pytest.raises(openai.BadRequestError, match="one of 16, 8"):
+        client.embeddings.create(model="published-raw", input=TEXTS, dimensions=12)
+    width = len(made.data[0].embedding)
+    whole = client.embeddings.create(model="published-raw", input=TEXTS, dimensions=width)
+    assert whole.data[0].embedding == pytest.approx(made.data[0].embedding, abs=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
+def test_a_text_longer_than_max_seq_length_is_cut_and_the_answer_says_so(
+    served: tuple[Context, str], client: openai.OpenAI, tiny_model: Path, tmp_path: Path, pooling: str
+) -> None:
+    name = f"published-short-{pooling}"
+    folder = published(tiny_model, tmp_path / name, {"pooling_mode": pooling, "include_prompt": True})
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 24, "do_lower_case": false}')
+    sources.pull(str(folder), served[0].home, SilentProgress())
+    texts = ["a", "spruce " * 600, "maple " * 40]  # the second is longer than the context as well
+    answer = client.embeddings.with_raw_response.create(model=name, input=texts, encoding_format="float")
+    made = answer.parse()
+    for one, text in zip(nonempty(made.data), texts, strict=True):
+        right = states_of(folder, "passage: " + text, pooling, max_length=24)
+        assert math.dist(one.embedding, (right / right.norm()).tolist()) < 0.03
+    assert made.to_dict()["truncated"] == [1, 2]
+    assert answer.headers["x-luthier-warning"].startswith("2 of 3 inputs cut to the longest text")
+    first = len(AutoTokenizer.from_pretrained(folder)("passage: a")["input_ids"])
+    assert made.usage.prompt_tokens == first + 24 + 24
+    plain = client.embeddings.with_raw_response.create(model=name, input="a")
+    assert "x-luthier-warning" not in plain.headers
+    assert "truncated" not in plain.parse().to_dict()
 
 
 def test_vectors_with_parts_that_are_not_computed_here_are_refused(

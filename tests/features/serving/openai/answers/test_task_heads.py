@@ -12,6 +12,7 @@ import httpx2
 import openai
 import pytest
 from tests.features.serving.openai.answers.conftest import MakeClient
+from tests.published_rerankers import make_reranker
 from tests.task_heads import add_head_run
 from tests.vacuous import nonempty
 
@@ -24,6 +25,7 @@ from luthier.features.serving.targets import local_base_models
 from luthier.features.traffic import log as traffic_log
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import set_traffic_policy
+from luthier.ml.inference.models import sources
 from luthier.ml.inference.task_model import TaskModel
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.platform.home.context import Context
@@ -154,6 +156,35 @@ def test_documents_come_by_relevance(http: httpx2.Client, heads: Heads) -> None:
     assert [one["score"] for one in scores["data"]] == pytest.approx(expected, abs=1e-5)
     wrong = http.post("/score", json={"model": heads.names["rank"], "text_1": ["a", "b"], "text_2": DOCUMENTS})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "text_1")
+
+
+@pytest.mark.parametrize(("form", "template"), [("score", False), ("yes_no", True)])
+def test_a_published_reranker_is_pulled_and_orders_documents(
+    served: tuple[Context, str],
+    http: httpx2.Client,
+    client: openai.OpenAI,
+    tiny_model: Path,
+    tmp_path: Path,
+    form: Any,
+    template: bool,
+) -> None:
+    name = f"reranker-{form}"
+    folder = make_reranker(tiny_model, tmp_path / name, form, template=template)
+    sources.pull(str(folder), served[0].home, SilentProgress())
+    engine = TransformersEngine.open(str(folder), dtype="float32", for_task_head=True)
+    pairs = [(QUERY, one) for one in DOCUMENTS]
+    expected = TaskModel.open(engine, str(folder)).relevance(pairs, SilentProgress()).tolist()
+    found = http.post("/rerank", json={"model": name, "query": QUERY, "documents": DOCUMENTS})
+    assert found.status_code == 200, found.text
+    scores = {one["index"]: one["relevance_score"] for one in found.json()["results"]}
+    # The server computes in bfloat16, the reference in float32.
+    assert [scores[place] for place in range(3)] == pytest.approx(expected, abs=0.05)
+    pair = http.post("/score", json={"model": name, "text_1": QUERY, "text_2": DOCUMENTS[0]}).json()
+    assert pair["data"][0]["score"] == pytest.approx(expected[0], abs=0.05)
+    (shown,) = (one.to_dict() for one in client.models.list() if one.id == name)
+    assert [one for one, can in shown["capabilities"].items() if can] == ["score"]  # type: ignore[attr-defined]
+    with pytest.raises(openai.BadRequestError, match="/v1/rerank"):
+        client.completions.create(model=name, prompt="a")
 
 
 def test_vectors_of_a_model_that_was_trained_for_them(client: openai.OpenAI, heads: Heads) -> None:

@@ -37,6 +37,7 @@ from luthier.ml.inference.models.templates.loaded_templates import (
     LOADED,
     chosen_kind,
     generation_stop_ids,
+    names_pairs,
     template_key,
 )
 from luthier.ml.inference.models.templates.message_forms import (
@@ -147,7 +148,15 @@ class ChatTemplate:
         if is_new:
             check_template(tokenizer.chat_template, tokenizer.special_tokens_map)
         chosen = chosen_kind(kind, path, has_template=bool(tokenizer.chat_template))
-        made = LOADED[key] = cls(tokenizer, chosen, stop_ids=generation_stop_ids(Path(path)), options=options)
+        stop_ids = generation_stop_ids(Path(path))
+        try:
+            made = cls(tokenizer, chosen, stop_ids=stop_ids, options=options)
+        except TemplateError:
+            # A published reranker: its template writes a query with a document, and no conversation.
+            if kind != "auto" or not names_pairs(str(tokenizer.chat_template)):
+                raise
+            made = cls(tokenizer, "plain", stop_ids=stop_ids, options=options)
+        LOADED[key] = made
         return made
 
     def with_options(self, options: Mapping[str, Any]) -> ChatTemplate:

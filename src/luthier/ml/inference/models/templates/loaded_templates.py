@@ -8,6 +8,7 @@ kept in memory for longer. Each thread finds its own.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LOADED: Final[WeakValueDictionary[Hashable, ChatTemplate]] = WeakValueDictionary()
 """By `template_key`."""
+_PAIR_ROLES: Final = tuple(re.compile(f"[\"']{role}[\"']") for role in ("query", "document"))
 
 
 def template_key(folder: Path, kind: str, options: Mapping[str, Any] | None) -> Hashable:
@@ -66,6 +68,11 @@ def chosen_kind(
             do="set `template: plain`, or choose the instruction-tuned variant of the model",
         )
     return "plain" if kind == "plain" or not has_template else "chat"
+
+
+def names_pairs(text: str) -> bool:
+    """Whether a template's text names the roles `query` and `document`, as those of rerankers do."""
+    return all(role.search(text) for role in _PAIR_ROLES)
 
 
 def generation_stop_ids(folder: Path) -> tuple[int, ...]:

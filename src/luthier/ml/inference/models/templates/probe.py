@@ -156,4 +156,6 @@ def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | 
         ([{"role": "user", "content": "word " * 8000}, answer], None),
         ([user], [tool]),
         ([*called, result, answer], [tool]),
+        # As published rerankers read a pair.
+        ([system, {"role": "query", "content": "Which wood?"}, {"role": "document", "content": "word " * 8000}], None),
     ]
