@@ -6,9 +6,9 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from luthier.core.cost import Device
 from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning.batch_shapes import batches_of, num_computed_tokens, splits_by_length
 from luthier.ml.planning.predict import Calibration, Measurement, fit, predict

@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 from machine import describe
 
-from luthier.core.cost import Device, Layout
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import Device, Layout
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.adapter import resolve_targets
 from luthier.ml.planning.batch_shapes import Batches

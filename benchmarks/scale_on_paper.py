@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from published_figures import _NO_MACHINE, TABLE
 
-from luthier.core.cost import LayoutOption, Quote
+from luthier.core.results.cost import LayoutOption, Quote
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning.devices import device_of
 from luthier.ml.planning.hypothetical_run import HypotheticalRun

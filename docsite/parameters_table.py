@@ -76,7 +76,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "prompt model temperature top_p n seed stop max_tokens frequency_penalty "
         "presence_penalty logit_bias logprobs stream stream_options user",
         "supported",
-        "up to 32 prompts",
+        "up to 2,048 prompts",
     ),
     Row("completions", "best_of", "accepted", "as many as `n` alone"),
     Row("completions", "echo", "supported", "[prompts with their likelihoods](#prompts-with-their-likelihoods)"),

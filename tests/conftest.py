@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from argon2 import PasswordHasher
     from sqlalchemy.engine import URL, Engine
 
-    from luthier.core.cost import MachineLoad
+    from luthier.core.results.cost import MachineLoad
     from luthier.ml.planning.hardware import Benchmark, Rates
     from luthier.platform.db.backend import Backend
     from luthier.testing.servers import PostgresqlServer

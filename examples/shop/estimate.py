@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from luthier.core.cost import Quote
+from luthier.core.results.cost import Quote
 from luthier.core.results.roi import Range
 from luthier.features.planning.quotes import estimate_quote
 from luthier.features.roi.service import load_case

@@ -34,7 +34,6 @@ from luthier.core.recipe import (
 from luthier.core.registry import OBJECTIVES
 from luthier.core.run import BudgetPlan
 from luthier.core.task_head import Pooling, TaskHead
-from luthier.core.text.target_modules import format_target_modules
 from luthier.core.tracking import TrackerPlan
 
 Source = Literal["asked", "default", "measured", "derived"]
@@ -171,14 +170,6 @@ class MethodPlan(FrozenModel):
     def is_adapter(self) -> bool:
         """Whether it trains something at matrices of an unchanged base."""
         return bool(self.targets or self.expert_targets)
-
-    @property
-    def target_summary(self) -> str:
-        """The target modules as text: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
-        parts = [format_target_modules(self.targets)] if self.targets else []
-        if self.expert_targets:
-            parts.append(f"{format_target_modules(self.expert_targets)} (rank {self.expert_rank} each)")
-        return "; ".join(parts)
 
 
 class TeacherPlan(FrozenModel):

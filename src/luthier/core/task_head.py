@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.frozen_model import FrozenModel, SparseModel
-from luthier.core.records.published_head import (
+from luthier.core.published_head import (
     OwnEmbedding,
     PairFormat,
     is_reranker,
@@ -26,7 +26,7 @@ from luthier.core.records.published_head import (
     read_document,
     text_part,
 )
-from luthier.core.records.published_head import Pooling as Pooling
+from luthier.core.published_head import Pooling as Pooling
 
 TaskHeadKind = Literal["classify", "regress", "rank", "embed"]
 SEARCH_KINDS: Final[tuple[TaskHeadKind, ...]] = ("rank", "embed")

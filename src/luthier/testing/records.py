@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from typing import TYPE_CHECKING
 
-from luthier.core.cost import Device, MemoryPrediction, Prediction, Quote, Room
 from luthier.core.dataset import DatasetProfile
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
@@ -27,6 +26,7 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import DataRecipe, Recipe
 from luthier.core.records.export import Export, ExportSource, ParityReport
+from luthier.core.results.cost import Device, MemoryPrediction, Prediction, Quote, Room
 from luthier.core.run import Bill, RunRecord, RunStatus, TrainResult
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from luthier.core.cost import Quote
 from luthier.core.estimate import Estimate
 from luthier.core.events import ValidationDone
+from luthier.core.results.cost import Quote
 from luthier.core.run import TrainResult
 from luthier.ml.charts.forecast import NOT_MEASURED, TOTAL, Forecast, ForecastRow, forecast_of
 from luthier.testing.records import make_quote, make_record, make_result

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from luthier.core.cost import Device
 from luthier.core.dataset import DatasetProfile
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.core.records.base_model import LocalModel
+from luthier.core.results.cost import Device
 from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.structure import Structure, read_structure, structure_of
 from luthier.ml.planning.adapter import resolve_targets

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from luthier.core.cost import Device
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
 from luthier.ml.planning.inference_cost import Judging

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from luthier.core.cost import Device
 from luthier.core.forward_path import ForwardPath
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.attention_proof import use_attention
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import batch_shapes, step_counts

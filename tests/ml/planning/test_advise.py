@@ -8,10 +8,10 @@ import pytest
 from tests.ml.planning.test_budget import device
 from tests.vacuous import nonempty
 
-from luthier.core.cost import MemoryPrediction, Option, Prediction
 from luthier.core.estimate import Estimate
 from luthier.core.recipe import BudgetRecipe
 from luthier.core.records.advice import Advice
+from luthier.core.results.cost import MemoryPrediction, Option, Prediction
 from luthier.ml.planning.fit import METHOD_TITLES, DataFacts, advise
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from luthier.core.cost import Device
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.results.cost import Device
 from luthier.core.run import BudgetPlan
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning.budget import budget_of_unknown_device, budget_sources, checked, resolve_budget

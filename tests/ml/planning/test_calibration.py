@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.cost import Device
 from luthier.core.errors import RequestError
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import speed
 from luthier.ml.planning.memory import predict_memory

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.ml.planning.shapes import judging
 
-from luthier.core.cost import Device
 from luthier.core.plan import Plan
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import resolve_for_device
 from luthier.ml.planning.memory import predict_memory

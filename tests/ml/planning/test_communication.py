@@ -10,7 +10,7 @@ import pytest
 from tests.ml.planning.shapes import accelerator, run_of, seven_billion
 from tests.vacuous import nonempty
 
-from luthier.core.cost import Device, Layout
+from luthier.core.results.cost import Device, Layout
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import speed
 from luthier.ml.planning.communication import FSDP_OVERLAP, bubble, communication

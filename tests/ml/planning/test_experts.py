@@ -11,10 +11,11 @@ from tests.architectures import small
 from tests.ml.planning.shapes import accelerator
 from tests.vacuous import nonempty
 
-from luthier.core.cost import Device
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, Plan
 from luthier.core.recipe import LayersRecipe, MethodRecipe
+from luthier.core.results.cost import Device
+from luthier.core.text.target_modules import target_summary
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import resolve_for_device as fitting
 from luthier.ml.planning.adapter import place_adapters, reach, resolve_targets, targeted
@@ -71,7 +72,7 @@ def test_all_linear_says_what_it_reaches_and_what_it_leaves_out() -> None:
     assert "left out: 2 routers of experts" in why
     assert "loss of the router" not in why, "that is for objective.router_aux_loss to say"
     assert "rank 8 divided by 2 experts a token" in sources.found["method.expert_rank"].why
-    assert "experts.down_proj, experts.gate_up_proj (rank 4 each)" in plan.target_summary
+    assert "experts.down_proj, experts.gate_up_proj (rank 4 each)" in target_summary(plan)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.ml.planning.shapes import accelerator, run_of
 from tests.vacuous import nonempty
 
-from luthier.core.cost import Device
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import LinearLayer
 from luthier.ml.planning.batch_shapes import KEPT_MAX_TOKENS
 from luthier.ml.planning.fit import longest_row, made_to_fit, max_rows, room, ways_to_fit

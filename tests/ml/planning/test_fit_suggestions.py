@@ -8,7 +8,7 @@ import pytest
 from tests.ml.planning.shapes import accelerator, run_of
 from tests.vacuous import nonempty
 
-from luthier.core.cost import Change
+from luthier.core.results.cost import Change
 from luthier.ml.planning.devices import alternatives_to, load_prices
 from luthier.ml.planning.fit import cheapest_changes, name_of
 

@@ -9,9 +9,9 @@ import pytest
 from tests.ml.planning.conftest import profile
 from tests.ml.planning.shapes import judging
 
-from luthier.core.cost import Device, MachineLoad
 from luthier.core.evaluation_plan import Bar
 from luthier.core.plan import Plan
+from luthier.core.results.cost import Device, MachineLoad
 from luthier.ml.evaluation import kl_to_base
 from luthier.ml.inference import batch_generate, likelihood
 from luthier.ml.inference.models.structure import Structure

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.ml.planning.shapes import judging
 
-from luthier.core.cost import Device, MemoryPrediction
+from luthier.core.results.cost import Device, MemoryPrediction
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.inference_cost import WORKER_BYTES, batch_workers, judging_bytes
 from luthier.ml.planning.memory import memory_terms, predict_memory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.cost import Device
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import memory, speed
 from luthier.ml.planning.memory import predict_memory

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.ml.planning.shapes import accelerator, run_of
 
-from luthier.core.cost import Option
+from luthier.core.results.cost import Option
 from luthier.ml.planning.devices import load_prices
 from luthier.ml.planning.quote import METHODS, compare
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tests.ml.planning.test_devices import machine
 
-from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import Plan
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import hardware, resolve_for_device
 from luthier.ml.planning.devices import OWN_GPU, device_of, load_prices, this_machine

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.cost import Device
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import speed, step_counts
 from luthier.ml.planning.memory import predict_memory

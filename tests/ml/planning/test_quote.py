@@ -10,8 +10,8 @@ import pytest
 from tests.ml.planning.shapes import accelerator, run_of, seven_billion
 from tests.vacuous import nonempty
 
-from luthier.core.cost import Device, Layout, LayoutOption, Quote
 from luthier.core.errors import RequestError
+from luthier.core.results.cost import Device, Layout, LayoutOption, Quote
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning.devices import load_prices
 from luthier.ml.planning.quote import CLEARLY_FASTER, layout_options, make_quote, possible_layouts, title_of

@@ -13,6 +13,7 @@ from luthier.core import registry
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.core.text.target_modules import target_summary
 from luthier.ml.planning import resolve_method
 from luthier.ml.training.methods.rules import RULES, MethodRules, low_rank_parameters, rules_of
 
@@ -106,8 +107,8 @@ def test_the_initial_rank_is_at_most_that_of_the_smallest_matrix(make_plan: Make
 
 def test_where_layers_are_asked_for_the_places_say_so(make_plan: MakePlan) -> None:
     plan = make_plan(asked(name="lora", targets=["q_proj", "v_proj"], layers={"last": 1}))
-    assert plan.method.target_summary == "q_proj, v_proj of layer 1"
-    assert make_plan(asked(name="lora", **SMALL)).method.target_summary == "down_proj, q_proj"
+    assert target_summary(plan.method) == "q_proj, v_proj of layer 1"
+    assert target_summary(make_plan(asked(name="lora", **SMALL)).method) == "down_proj, q_proj"
     rows = {row["name"]: row for row in plan.values()}
     assert rows["method.targets"]["why"] == "within the last 1 layers"
 
@@ -115,7 +116,7 @@ def test_where_layers_are_asked_for_the_places_say_so(make_plan: MakePlan) -> No
 def test_places_name_runs_of_layers(make_plan: MakePlan) -> None:
     base = make_plan(asked(name="lora", **SMALL)).method
     names = tuple(f"model.layers.{i}.self_attn.q_proj" for i in (0, 1, 2, 7, 9, 10))
-    assert base.model_copy(update={"targets": names}).target_summary == "q_proj of layers 0 to 2, 7, 9 to 10"
+    assert target_summary(base.model_copy(update={"targets": names})) == "q_proj of layers 0 to 2, 7, 9 to 10"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.cost import Device
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import speed, step_counts
 from luthier.ml.planning.devices import Family

@@ -12,9 +12,9 @@ import pytest
 from tests.ml.planning.shapes import accelerator, judging, run_of
 from tests.ml.planning.test_activations import Living
 
-from luthier.core.cost import Device
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan, OptimizerPlan
+from luthier.core.results.cost import Device
 from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import speed, step_counts

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.vacuous import nonempty
 
-from luthier.core.cost import Device
 from luthier.core.errors import LuthierError, RecipeError
 from luthier.core.plan import Plan
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.batch_shapes import Batches, batches_of
 from luthier.ml.planning.workload import kinds_of, widths_of, with_method, with_micro_batch, workload_of

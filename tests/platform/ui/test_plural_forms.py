@@ -144,6 +144,7 @@ NEVER_ONE: Final = (
         "an instruction and ",
         "it with ",
         "the {num} nearest ",
+        "{num} nearest ",
         "{num} examples",
         "{system} with ",
     ),

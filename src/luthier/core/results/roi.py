@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from luthier.core.cost import Market
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.results.cost import Market
 
 AlternativeName = Literal["better_prompt", "few_shot", "bigger_model", "without_model"]
 ALTERNATIVES: Final[tuple[AlternativeName, ...]] = get_args(AlternativeName)

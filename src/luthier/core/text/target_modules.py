@@ -5,6 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from luthier.core.plan import MethodPlan
+
+
+def target_summary(method: MethodPlan) -> str:
+    """The target modules of a method as text: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+    parts = [format_target_modules(method.targets)] if method.targets else []
+    if method.expert_targets:
+        parts.append(f"{format_target_modules(method.expert_targets)} (rank {method.expert_rank} each)")
+    return "; ".join(parts)
+
 
 def format_target_modules(targets: Sequence[str]) -> str:
     """The names as text: `q_proj, v_proj`, `experts.down_proj`, or `q_proj, v_proj of layers 0 to 3`."""

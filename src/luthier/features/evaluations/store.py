@@ -20,7 +20,7 @@ from luthier.platform.db.stored_texts import FORGOTTEN_KIND
 from luthier.platform.db.tables import evaluations, jobs, runs, watches
 
 if TYPE_CHECKING:
-    from luthier.core.evaluation_overview import EvaluationOverview
+    from luthier.core.results.evaluation_overview import EvaluationOverview
 
 _MAX_CHARACTERS: Final = 32_000_000
 _MAX_OVERVIEWS: Final = 5000
@@ -106,7 +106,7 @@ class EvaluationStore(Store):
             limit: The most entries.
             after: Only evaluations that were made before this one; None begins at the newest.
         """
-        from luthier.core.evaluation_overview import EvaluationOverview
+        from luthier.core.results.evaluation_overview import EvaluationOverview
 
         where: list[ColumnElement[bool]] = []
         if after is not None:

@@ -13,9 +13,9 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation
-from luthier.core.evaluation_overview import EvaluationOverview
 from luthier.core.ids import is_id
 from luthier.core.json_limits import json_utf8
+from luthier.core.results.evaluation_overview import EvaluationOverview
 from luthier.core.results.human_eval import RatingKind
 from luthier.core.results.human_eval_report import Agreement, PanelFigures, PanelReport
 from luthier.core.text.counted import counted

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.child_process.channel import Channel
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import LuthierError, TemplateError
+from luthier.core.text.target_modules import target_summary
 from luthier.core.workflows.trial_rows import TRIAL_ROWS, made_rows
 from luthier.features.model_checks.service import Check
 
@@ -231,7 +232,7 @@ def _plan(trial: Trial, context: Context) -> str:
     trial.ready = prepare(context, recipe_from(document, base_dir=trial.work), base_dir=trial.work)
     plan = trial.ready.plan
     trial.measures["trainable_parameters"] = plan.method.num_trainable_parameters
-    return f"LoRA of rank {plan.method.rank} on {plan.method.target_summary}"
+    return f"LoRA of rank {plan.method.rank} on {target_summary(plan.method)}"
 
 
 def _reach(trial: Trial, context: Context) -> str:

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.cost import Quote
 from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.estimate import Estimate
 from luthier.core.plan import DataPlan, MethodPlan, Plan
+from luthier.core.results.cost import Quote
 from luthier.core.run import Bill, BudgetPlan
 from luthier.core.text.counted import counted
+from luthier.core.text.target_modules import target_summary
 from luthier.platform.cli import figures
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.cost import Change, Device, Option
     from luthier.core.records.advice import Advice
+    from luthier.core.results.cost import Change, Device, Option
 
 _BAR_WIDTH: Final = 32
 _NUM_OPTIONS_SHOWN: Final = 20
@@ -444,7 +445,7 @@ def _what_is_trained(method: MethodPlan) -> str:
     if method.target_rank:
         rank = f"rank {method.rank} falling to {method.target_rank} on average "
     held = f" over a base in {method.quantisation}" if method.quantisation else ""
-    return f"{rank}on {method.target_summary}{held}"
+    return f"{rank}on {target_summary(method)}{held}"
 
 
 def show_advice(console: Console, advice: Advice) -> None:

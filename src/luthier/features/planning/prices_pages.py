@@ -9,8 +9,8 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.cost import PriceTable
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.results.cost import PriceTable
 from luthier.core.text.written_numbers import typed_number
 from luthier.features.planning.currency import project_currency, set_project_currency
 from luthier.platform.home.context import Context

@@ -23,8 +23,8 @@ from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.cost import Device
     from luthier.core.ports import Progress
+    from luthier.core.results.cost import Device
     from luthier.ml.inference.models.structure import Structure
     from luthier.ml.planning.predict import Calibration, Measurement
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
 from luthier.core.errors import RecipeError, RequestError, StorageFullError
 from luthier.core.plan import Plan
+from luthier.core.results.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
 from luthier.features.models.result_files import QUOTE_NAME, quote_file
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, ModelSourceError, RecipeError
+from luthier.core.published_head import OwnEmbedding, OwnReranker, is_reranker, own_reranker
 from luthier.core.recipe import ObjectiveRecipe, Recipe
-from luthier.core.records.published_head import OwnEmbedding, OwnReranker, is_reranker, own_reranker
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, has_head_file, is_task_model
 from luthier.core.text.counted import counted
 from luthier.features.planning.stream_labels import StreamLabels

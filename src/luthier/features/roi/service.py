@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from luthier.core.cost import Market, PriceTable
 from luthier.core.errors import RequestError
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import Market, PriceTable
 from luthier.core.results.roi import ALTERNATIVES, Case, Money, SelfServed, TrainingCost
 from luthier.features.datasets.data_files import check_is_not_input
 from luthier.features.recipes.file import FileKind, describe_problems, read_recipe_file

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
-from luthier.core.evaluation_overview import EvaluationOverview
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
+from luthier.core.results.evaluation_overview import EvaluationOverview
 from luthier.core.tracking import hide_folders
 from luthier.features.models.result_files import report_data, report_page
 from luthier.features.runs import service as runs

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import DataError, ModelSourceError, RequestError, error_from
-from luthier.core.records.published_head import OwnEmbedding, own_embedding, read_document, text_part
+from luthier.core.published_head import OwnEmbedding, own_embedding, read_document, text_part
 from luthier.core.stream import Failed, Pooled, PoolingRequest, Served, StreamEvent
 from luthier.core.task_head import NumberFormat, TaskHead, has_head_file, refuse_other_use, what_it_gives
 from luthier.core.text.written_numbers import write_number

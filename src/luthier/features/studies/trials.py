@@ -33,7 +33,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import stop_signals
 
 if TYPE_CHECKING:
-    from luthier.core.cost import Prediction
+    from luthier.core.results.cost import Prediction
     from luthier.ml.training.budget import Meter
 
 HOPELESS = "it cannot become the best: "

@@ -25,8 +25,8 @@ from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID, laun
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.cost import Quote
     from luthier.core.recipe import Recipe
+    from luthier.core.results.cost import Quote
     from luthier.features.training.launchers.here import Launcher
     from luthier.features.training.service import ShowPlan, TrainOutcome
     from luthier.ml.training.budget import Meter

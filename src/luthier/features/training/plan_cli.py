@@ -14,9 +14,9 @@ from luthier.platform.cli.command import Answer, HomeOption, JsonOption, PricesO
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.cost import Market, Option, Quote
     from luthier.core.plan import Plan
     from luthier.core.records.advice import Advice
+    from luthier.core.results.cost import Market, Option, Quote
     from luthier.platform.home.context import Context
 
 OnOption = Annotated[

@@ -16,7 +16,7 @@ from luthier.core.ports import EventSink
 from luthier.core.text.counted import counted
 
 if TYPE_CHECKING:
-    from luthier.core.cost import Device
+    from luthier.core.results.cost import Device
     from luthier.features.planning.service import Prepared
     from luthier.ml.training.distributed import World
 

@@ -48,8 +48,8 @@ from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
-    from luthier.core.cost import Quote
     from luthier.core.evaluation import Evaluation
+    from luthier.core.results.cost import Quote
     from luthier.ml.charts.forecast import Forecast
     from luthier.ml.training.budget import Meter
 

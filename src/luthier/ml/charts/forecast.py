@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luthier.core.cost import Quote, spread_out
 from luthier.core.estimate import Estimate
 from luthier.core.events import Event, ValidationDone
+from luthier.core.results.cost import Quote, spread_out
 from luthier.core.run import RunRecord, TrainResult
 from luthier.ml.charts import figures
 

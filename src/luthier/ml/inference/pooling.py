@@ -14,7 +14,7 @@ from torch import Tensor
 
 from luthier.core.errors import DivergedError
 from luthier.core.ports import KeyedEvent
-from luthier.core.records.published_head import Pooling
+from luthier.core.published_head import Pooling
 from luthier.core.stream import Failed, Pooled
 from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.ml.inference.batches import length_batches

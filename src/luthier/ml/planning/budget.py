@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.cost import Device, PriceTable
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.estimate import Estimate
 from luthier.core.plan import ValueSource
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.results.cost import Device, PriceTable
 from luthier.core.run import BudgetPlan, FirstActions
 from luthier.ml.planning import speed
 from luthier.ml.planning.predict import Calibration, checkpoint_seconds, mean_watts

@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.cost import Device
+from luthier.core.results.cost import Device
 from luthier.ml.planning.workload import BYTES, OWN, Workload
 
 FSDP_OVERLAP: Final = 0.5

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import yaml
 
-from luthier.core.cost import Device, DevicePrice, PeopleRate, PersonKind, PriceBasis, PriceTable
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import Device, DevicePrice, PeopleRate, PersonKind, PriceBasis, PriceTable
 from luthier.core.text.plain_yaml import parse_yaml
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from luthier.core.cost import Change, Device, Market, Option, PriceTable, Room
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.results.cost import Change, Device, Market, Option, PriceTable, Room
 from luthier.core.text import byte_sizes
 from luthier.ml.planning.batch_shapes import KEPT_MAX_TOKENS
 from luthier.ml.planning.memory import predict_memory

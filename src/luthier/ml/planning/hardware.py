@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from luthier.core.cost import BF16_MUST_WIN_BY, MachineLoad
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.results.cost import BF16_MUST_WIN_BY, MachineLoad
 from luthier.core.system.core_topology import ALL_CORES
 from luthier.core.system.free_cores import OtherProcesses
 from luthier.core.system.machine_memory import memory_bytes

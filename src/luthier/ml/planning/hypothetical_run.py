@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import yaml
 
-from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.ids import sha256_document
 from luthier.core.records.base_model import CatalogEntry, TrainingMemory
+from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import num_lora_parameters, resolve_targets

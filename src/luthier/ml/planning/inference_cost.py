@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from luthier.core.cost import Device
 from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
+from luthier.core.results.cost import Device
 from luthier.ml.evaluation.metrics.registry import needs_of
 from luthier.ml.planning.rollout_cost import (
     CACHE_TOKENS,

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.cost import Device, MemoryPrediction
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import Device, MemoryPrediction
 from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import step_counts
 from luthier.ml.planning.communication import keeps_experts_gathered, keeps_gathered

@@ -18,10 +18,10 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.cost import Device, MachineLoad, MemoryPrediction, Prediction
 from luthier.core.errors import RequestError
 from luthier.core.estimate import Estimate
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.results.cost import Device, MachineLoad, MemoryPrediction, Prediction
 from luthier.ml.planning import memory as optimizer_cost
 from luthier.ml.planning import speed, step_counts
 from luthier.ml.planning.memory import memory_terms, predict_memory

@@ -18,9 +18,19 @@ from dataclasses import replace
 from functools import cache
 from typing import Final, get_args
 
-from luthier.core.cost import Device, Layout, LayoutOption, MachineLoad, Market, Option, Prediction, PriceTable, Quote
 from luthier.core.errors import RequestError
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import (
+    Device,
+    Layout,
+    LayoutOption,
+    MachineLoad,
+    Market,
+    Option,
+    Prediction,
+    PriceTable,
+    Quote,
+)
 from luthier.core.text import byte_sizes
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning.batch_shapes import Batches

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from luthier.core.cost import Option, Quote
+from luthier.core.results.cost import Option, Quote
 from luthier.ml.charts.figures import duration, size
 from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, IntervalRow, Intervals, Mark, Role
 from luthier.ml.charts.svg import write_chart

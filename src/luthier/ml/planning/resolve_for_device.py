@@ -10,11 +10,11 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import DataPlan, ObjectivePlan, Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.core.registry import METHODS
+from luthier.core.results.cost import Device
 from luthier.core.system.facilities import can_fork
 from luthier.core.system.libraries import has_numba
 from luthier.core.text import byte_sizes

@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from luthier.core.cost import Device
 from luthier.core.estimate import Estimate
 from luthier.core.plan import ObjectivePlan
+from luthier.core.results.cost import Device
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.structure import Structure

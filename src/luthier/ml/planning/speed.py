@@ -22,8 +22,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.cost import Device
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import Device
 from luthier.ml.planning import memory, step_counts
 from luthier.ml.planning.communication import FSDP_OVERLAP, bubble, communication, micro_batches
 from luthier.ml.planning.devices import Family, family_of

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Generic, Literal, TypeVar
 
-from luthier.core.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.core.errors import RecipeError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.plan import Plan
+from luthier.core.results.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters

@@ -23,7 +23,7 @@ from luthier.core.ids import sha256_document
 from luthier.core.system.libraries import version
 
 if TYPE_CHECKING:
-    from luthier.core.cost import MachineLoad
+    from luthier.core.results.cost import MachineLoad
     from luthier.ml.planning.hardware import Benchmark, Hardware
     from luthier.platform.home.context import Context
 

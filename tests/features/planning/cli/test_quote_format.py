@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from luthier.core.cost import Change, Device, Layout, LayoutOption, Option, Quote
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import Change, Device, Layout, LayoutOption, Option, Quote
 from luthier.features.planning.format import plan_lines, quote_lines, show_memory, show_options, show_quote
 from luthier.platform.cli import figures
 from luthier.testing.records import make_plan, make_quote

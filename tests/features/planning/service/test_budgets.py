@@ -11,7 +11,7 @@ import pytest
 from tests.features.training.service.test_service import SLOW, Child, _same_story
 from tests.fixtures.forked_children import SessionForkServer
 
-from luthier.core.errors import NotFoundError, RecipeError, RequestError
+from luthier.core.errors import MemoryShortError, NotFoundError, RecipeError, RequestError
 from luthier.core.events import BillUpdated
 from luthier.core.recipe import BudgetRecipe
 from luthier.core.run import StopReason
@@ -168,7 +168,7 @@ def test_a_run_that_died_in_its_evaluation_is_evaluated_though_training_has_spen
 
     with monkeypatch.context() as patched:
         patched.setattr("luthier.features.evaluations.service.judge_run", dies)
-        with pytest.raises(MemoryError):
+        with pytest.raises(MemoryShortError, match="memory ran out"):
             run(context, quiet_recipe, cap)
     assert seen == [(True, "running")]
     died = context.runs.list(1)[0]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.fixtures.service import chat_row, write_rows
 
-from luthier.core.cost import Quote
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
+from luthier.core.results.cost import Quote
 from luthier.core.system.facilities import can_fork
 from luthier.features.models.result_files import QUOTE_NAME
 from luthier.features.planning import probes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.core.cost import MachineLoad
+from luthier.core.results.cost import MachineLoad
 from luthier.features.workflows.quickstart.workflow import FULL, MAX_SECONDS, SIZES, choose_size, forecast_seconds
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.hardware import Hardware

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.core.errors import RequestError
-from luthier.core.graders import Grader
+from luthier.core.graders import Grader, MultiGrader, OneGrader
 from luthier.ml.evaluation.graders import (
     Formula,
     fields_of,
@@ -133,9 +133,14 @@ def test_a_formula_without_a_finite_result_says_so(text: str) -> None:
         Formula(text, ["a"])({"a": 0.0})
 
 
-def test_graders_that_run_code_are_not_known() -> None:
+def test_graders_that_are_computed_in_this_process_run_no_code() -> None:
+    code = {"type": "python", "source": "def grade(sample, item): return 1.0"}
+    for kind in (OneGrader, MultiGrader):
+        with pytest.raises(ValidationError):
+            TypeAdapter(kind).validate_python(code)
     with pytest.raises(ValidationError):
-        TypeAdapter(Grader).validate_python({"type": "python", "source": "def grade(sample, item): return 1.0"})
+        multi = {"type": "multi", "graders": {"a": code}, "calculate_output": "a"}
+        TypeAdapter(MultiGrader).validate_python(multi)
 
 
 def longest_common(one: str, other: str) -> int:

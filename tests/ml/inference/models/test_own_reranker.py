@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from luthier.core.errors import ModelSourceError, RequestError
 from luthier.core.ports import SilentProgress
-from luthier.core.records.published_head import own_reranker
+from luthier.core.published_head import own_reranker
 from luthier.core.task_head import is_task_model, read_task_head
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.own_reranker import describe_own_pairs

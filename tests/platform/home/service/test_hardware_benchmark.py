@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.cost import MachineLoad
+from luthier.core.results.cost import MachineLoad
 from luthier.core.system.files import file_lock
 from luthier.features.doctor.service import examine
 from luthier.ml.planning import hardware

@@ -47,7 +47,7 @@ from luthier.platform.workflows.engine import (
 )
 
 if TYPE_CHECKING:
-    from luthier.core.cost import MachineLoad
+    from luthier.core.results.cost import MachineLoad
     from luthier.features.datasets.previews import DataPreview
     from luthier.ml.inference.models.structure import Structure
     from luthier.ml.planning.hardware import Hardware

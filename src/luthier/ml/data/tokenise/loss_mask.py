@@ -23,7 +23,7 @@ from typing import Final
 
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, TemplateError
-from luthier.core.records.published_head import PairFormat, Pooling
+from luthier.core.published_head import PairFormat, Pooling
 from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.answer_text import argument_texts

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import DataError, RecipeError
+from luthier.core.published_head import OwnEmbedding, OwnReranker, PairFormat, Pooling
 from luthier.core.recipe import ObjectiveRecipe
-from luthier.core.records.published_head import OwnEmbedding, OwnReranker, PairFormat, Pooling
 from luthier.core.task_head import TaskHead
 from luthier.ml.data.files.bad_field import problem_of, shorten
 from luthier.ml.data.tokenise.heads import FittedHead

@@ -24,6 +24,7 @@ from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.registry import METHODS, OBJECTIVES
 from luthier.core.run import RunRecord
 from luthier.core.text.counted import counted
+from luthier.core.text.target_modules import target_summary
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import Tone, tone_of
@@ -193,7 +194,7 @@ def _method_note(method: MethodPlan) -> str:
     if method.quantisation:
         parts.append(f"over a base held in {method.quantisation}")
     if method.is_adapter:
-        parts.append(f"on {method.target_summary}")
+        parts.append(f"on {target_summary(method)}")
     return ", ".join(parts) or ("every weight moves" if method.name == "full" else "")
 
 

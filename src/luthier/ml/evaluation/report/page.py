@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.cost import Quote
 from luthier.core.evaluation import Evaluation, Sample
 from luthier.core.events import Event
 from luthier.core.plan import Plan
+from luthier.core.results.cost import Quote
 from luthier.core.run import RunRecord
 from luthier.core.system.files import replace_text
 from luthier.ml.charts import figures

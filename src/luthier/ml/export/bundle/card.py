@@ -16,6 +16,7 @@ from luthier.core.records.export import Export, ParityReport
 from luthier.core.registry import OBJECTIVES
 from luthier.core.run import TrainResult
 from luthier.core.task_head import what_it_gives
+from luthier.core.text.target_modules import target_summary
 from luthier.ml.charts import figures, visible
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.charts.visible import code, table
@@ -340,7 +341,7 @@ def _method(method: MethodPlan) -> str:
     if method.rank:
         parts.append(f"rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}")
     if method.is_adapter:
-        parts.append(f"on {visible.text(method.target_summary)}")
+        parts.append(f"on {visible.text(target_summary(method))}")
     if method.quantisation:
         parts.append(f"over a base held as {method.quantisation}")
     return "; ".join(parts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from luthier.core.records.published_head import OwnEmbedding, own_embedding
+from luthier.core.published_head import OwnEmbedding, own_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

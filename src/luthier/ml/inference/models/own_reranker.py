@@ -22,7 +22,7 @@ from torch import Tensor
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ModelSourceError, TemplateError
-from luthier.core.records.published_head import (
+from luthier.core.published_head import (
     SCORE_WEIGHT,
     OwnReranker,
     PairFormat,

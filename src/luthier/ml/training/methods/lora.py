@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import RequestError
+from luthier.core.text.target_modules import target_summary
 from luthier.ml.inference.accelerator import seed_random
 from luthier.ml.inference.models.expert_product import install_products
 from luthier.ml.inference.models.quantised import PackedLinear
@@ -277,7 +278,7 @@ class Lora(PlainMethod):
                 adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
             raise RequestError(
-                f"PEFT cannot put method {self.plan.name} on {self.plan.target_summary}: "
+                f"PEFT cannot put method {self.plan.name} on {target_summary(self.plan)}: "
                 f"{' '.join(str(error).split())[:300]}",
                 expected="matrices that PEFT can adapt by this method",
                 do="leave the matrix that is named out of method.targets, or choose another method",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.cost import spread_out
 from luthier.core.estimate import Estimate
+from luthier.core.results.cost import spread_out
 
 AMOUNTS = st.floats(min_value=0, max_value=1e9)
 

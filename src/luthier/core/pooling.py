@@ -6,8 +6,8 @@ from pydantic import Field
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.published_head import PairFormat, Pooling
 from luthier.core.recipe import TemplateOption
-from luthier.core.records.published_head import PairFormat, Pooling
 from luthier.core.task_head import TaskHeadKind
 
 
