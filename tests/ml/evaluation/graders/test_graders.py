@@ -138,8 +138,8 @@ def test_graders_that_are_computed_in_this_process_run_no_code() -> None:
     for kind in (OneGrader, MultiGrader):
         with pytest.raises(ValidationError):
             TypeAdapter(kind).validate_python(code)
+    multi = {"type": "multi", "graders": {"a": code}, "calculate_output": "a"}
     with pytest.raises(ValidationError):
-        multi = {"type": "multi", "graders": {"a": code}, "calculate_output": "a"}
         TypeAdapter(MultiGrader).validate_python(multi)
 
 
