@@ -6,7 +6,9 @@
 Trains LoRA on made-up rows, each round once without a tracker and once with each, in an order that changes. W&B works
 offline, MLflow into a SQLite file, Trackio into files; `down` is MLflow at an address where nothing answers. Prints one
 JSON document: seconds of the training steps, and of each tracker the ratio to the run without one in the same round,
-with its median and range; and what waiting at the end of the run took. Ends with 1 where a median ratio is over 1.01.
+with its median and range; what waiting at the end of the run took; and the processor seconds of the tracker's own
+processes, its imports included, as a share of what all cores could give during the run. Seconds of steps vary by more
+than a tracker takes on many machines, processor seconds do not. Ends with 1 where a median ratio is over 1.01.
 Only figures of a quiet machine mean anything.
 """
 
@@ -18,18 +20,25 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from machine import describe
 
-from luthier.core.system.process_setup import wait_briefly
+from luthier.core.child_process.process import ChildProcess
+from luthier.core.system.process_setup import num_usable_cores, wait_briefly
 from luthier.features.recipes.service import recipe_from
+from luthier.features.trackers import reporting
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
 
 MOST = 1.01
+SECONDS_BETWEEN_SAMPLES = 0.2
 KNOWN = ("tensorboard", "mlflow", "wandb", "trackio", "down")
 
 
@@ -52,8 +61,47 @@ def tracking(name: str, folder: Path) -> list[dict[str, Any]]:
     return [{"name": name, "artifacts": False} | ({"location": places[name]} if name in places else {})]
 
 
+@contextmanager
+def processor_seconds() -> Iterator[dict[int, float]]:
+    """Processor seconds of the processes that deliver to trackers, and of theirs, by pid; complete after the block.
+
+    What a process used between its last sample and its end is missing: at most `SECONDS_BETWEEN_SAMPLES`.
+    """
+    seconds: dict[int, float] = {}
+    pids: list[int] = []
+    is_over = threading.Event()
+
+    class Watched(ChildProcess):
+        """Notes the pid of each process that is started."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            pids.append(self.pid)
+
+    def sample() -> None:
+        while not is_over.wait(SECONDS_BETWEEN_SAMPLES):
+            for pid in list(pids):
+                try:
+                    own = psutil.Process(pid)
+                    for process in (own, *own.children(recursive=True)):
+                        times = process.cpu_times()
+                        seconds[process.pid] = times.user + times.system
+                except psutil.Error:
+                    continue
+
+    plain, reporting.ChildProcess = reporting.ChildProcess, Watched
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        is_over.set()
+        thread.join()
+        reporting.ChildProcess = plain
+
+
 def measure(context: Context, name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the steps of one run, and of all of it."""
+    """Seconds of the steps of one run and of all of it, and processor seconds of its tracker."""
     document = {
         "base_model": options.base_model,
         "data": {"train": str(folder / "train.jsonl")},
@@ -62,12 +110,17 @@ def measure(context: Context, name: str, folder: Path, options: argparse.Namespa
         "tracking": tracking(name, folder),
     }
     began = time.perf_counter()
-    outcome = train(context, recipe_from(document, base_dir=folder), base_dir=folder)
+    with processor_seconds() as used:
+        outcome = train(context, recipe_from(document, base_dir=folder), base_dir=folder)
     whole = time.perf_counter() - began
     assert outcome.record.result is not None
     for state in outcome.trackers:
         assert (state.status == "delivered") == (name != "down"), state
-    return {"steps_seconds": outcome.record.result.seconds, "whole_seconds": whole}
+    return {
+        "steps_seconds": outcome.record.result.seconds,
+        "whole_seconds": whole,
+        "tracker_processor_seconds": sum(used.values()),
+    }
 
 
 def main() -> None:
@@ -102,6 +155,16 @@ def main() -> None:
         "ratio_of_step_seconds": {
             name: {"median": statistics.median(some), "low": min(some), "high": max(some)}
             for name, some in ratios.items()
+        },
+        "tracker_processor_seconds": {
+            name: statistics.median(each["tracker_processor_seconds"] for each in found[name])
+            for name in options.trackers
+        },
+        "share_of_all_cores": {
+            name: statistics.median(
+                each["tracker_processor_seconds"] / each["whole_seconds"] / num_usable_cores() for each in found[name]
+            )
+            for name in options.trackers
         },
         "more_seconds_in_all": {
             name: statistics.median(a["whole_seconds"] - b["whole_seconds"] for a, b in some)
