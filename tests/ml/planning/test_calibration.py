@@ -81,11 +81,17 @@ def test_one_measurement_fits_its_own_plan(workloads: list[Workload], device: De
     assert found.num_measurements == 1
 
 
-def test_priors_come_back_where_the_measurements_agree_with_them(workloads: list[Workload], device: Device) -> None:
-    truth = true_calibration(device, workloads[0], {}, 1.0).model_copy(update={"memory_offset_bytes": 0.0})
-    found = fit(device, [measured(w, device, truth) for w in workloads[:3]])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_priors_come_back_where_the_measurements_agree_with_them(
+    workloads: list[Workload], device: Device, num_workers: int
+) -> None:
+    """What workers hold is counted once: it neither scales what grows with the batch nor is added to the runtime."""
+    ran = [replace(w, num_workers=num_workers) for w in workloads[:3]]
+    truth = true_calibration(device, ran[0], {}, 1.0).model_copy(update={"memory_offset_bytes": 0.0})
+    found = fit(device, [measured(w, device, truth) for w in ran])
     assert found.factors == pytest.approx(truth.factors)
     assert found.memory_factor == pytest.approx(1.0)
+    assert found.memory_offset_bytes == pytest.approx(0.0, abs=1e6)
     assert (found.time_spread, found.memory_spread) == (MIN_TIME_SPREAD, MIN_MEMORY_SPREAD)
 
 

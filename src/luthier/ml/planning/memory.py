@@ -157,7 +157,7 @@ _GPU_SLACK, _GPU_SLACK_HIGH = 0.06, 0.30
 # Where layers are recomputed, a small block that is kept follows the large temporary ones of each layer, so that the
 # heap of the C library grows with gaps which later layers fill only in part: so many times what is recomputed and
 # kept (measured: docs/log.md), up to what there would be without recomputing.
-_CPU_GAPS = 2.0
+_CPU_GAPS = 3.0
 # What was not measured on an accelerator may be off by this much (benchmarks/published_figures.py: 9 of 10 are inside).
 _LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
 # Where several devices share a copy of the model, engines hold buffers that are not counted: 1.46 times the expected
@@ -348,7 +348,8 @@ def memory_terms(workload: Workload, device: Device) -> tuple[float, float, floa
     if found.total_bytes.value <= loading + runtime:
         return loading, 0.0, runtime
     growing = found.activations_bytes + found.logits_bytes
-    held = found.total_bytes.value - growing - found.runtime_bytes
+    # Workers are known to hold what they do: only the runtime itself is fitted, and `predict_memory` adds theirs again.
+    held = found.total_bytes.value - growing - found.runtime_bytes + _own_of_workers(workload.num_workers)
     narrow = _optimizer(workload)[3] * _Share.of(workload, device).passing
     return held, growing + _gaps(workload, device, narrow), runtime
 

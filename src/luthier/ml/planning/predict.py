@@ -28,11 +28,12 @@ from luthier.ml.planning.memory import memory_terms, predict_memory
 from luthier.ml.planning.speed import prior_factors, time_terms
 from luthier.ml.planning.workload import Workload
 
-_PULL: Final = 0.1
-"""Weight of the priors: being wrong by a factor of two in a term costs as much as being off by a tenth in a step."""
+_PULL, _MEMORY_PULL = 0.1, 0.3
+"""Weight of the priors: being wrong by a factor of two in a term costs as much as being off by a tenth in a step. Bytes
+are counted, not tabled, so that their priors are better: off by three tenths of a peak."""
 
 MIN_TIME_SPREAD: Final = 0.16
-MIN_MEMORY_SPREAD: Final = 0.07
+MIN_MEMORY_SPREAD: Final = 0.14
 """About two standard deviations of what three probes leave in other runs (benchmarks/plan_accuracy.py)."""
 
 
@@ -111,7 +112,7 @@ def _fit_time(device: Device, measurements: Sequence[Measurement]) -> tuple[dict
         # minimises relative errors and a short probe weighs as much as a long one.
         rows.append([terms[name] * middle[name] / m.step_seconds for name in names])
         wanted.append(1.0)
-    scales, residuals = _ridge(np.array(rows), np.array(wanted))
+    scales, residuals = _ridge(np.array(rows), np.array(wanted), _PULL)
     found = {name: float(scale * middle[name]) for name, scale in zip(names, scales, strict=True)}
     return found, _spread(residuals)
 
@@ -123,21 +124,21 @@ def _fit_memory(device: Device, measurements: Sequence[Measurement]) -> tuple[fl
         fixed, growing, runtime = memory_terms(m.workload, device)
         rows.append([growing / m.peak_memory_bytes, runtime / m.peak_memory_bytes])
         wanted.append(1.0 - fixed / m.peak_memory_bytes)
-    scales, residuals = _ridge(np.array(rows), np.array(wanted))
+    scales, residuals = _ridge(np.array(rows), np.array(wanted), _MEMORY_PULL)
     # The runtime depends on the device alone, so any measurement gives it.
     runtime = memory_terms(measurements[0].workload, device)[2]
     return float(scales[0]), float((scales[1] - 1.0) * runtime), _spread(residuals)
 
 
-def _ridge(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scales >= 0 drawn towards 1, and what is left of each wanted value."""
+def _ridge(rows: np.ndarray, wanted: np.ndarray, pull: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scales >= 0 drawn towards 1 with the weight `pull`, and what is left of each wanted value."""
     from scipy.optimize import nnls
 
     count = rows.shape[1]
-    # Ridge as extra rows: PULL x scale = PULL. Few probes cannot separate all terms, and what they do not show
+    # Ridge as extra rows: pull x scale = pull. Few probes cannot separate all terms, and what they do not show
     # stays at its prior. Non-negative: a negative rate would predict negative time on another shape.
-    pulled = np.vstack([rows, _PULL * np.eye(count)])
-    scales, _ = nnls(pulled, np.concatenate([wanted, np.full(count, _PULL)]))
+    pulled = np.vstack([rows, pull * np.eye(count)])
+    scales, _ = nnls(pulled, np.concatenate([wanted, np.full(count, pull)]))
     return scales, wanted - rows @ scales
 
 
