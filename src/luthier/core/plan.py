@@ -143,6 +143,9 @@ class MethodPlan(FrozenModel):
         last_reallocation_step: from this step on AdaLoRA's ranks stay.
         expert_targets: tensors that hold the matrices of experts, named in the same way.
         expert_rank: of each of these.
+        modules_to_save: embeddings and head that are trained in whole beside the adapter, named as targets are; both
+            where they share one matrix.
+        num_saved_parameters: of these modules, a shared matrix once; among the trainable ones.
     """
 
     name: str
@@ -165,6 +168,8 @@ class MethodPlan(FrozenModel):
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     expert_targets: tuple[str, ...] = ()
     expert_rank: int | None = None
+    modules_to_save: tuple[str, ...] = ()
+    num_saved_parameters: int = 0
 
     @property
     def is_adapter(self) -> bool:
@@ -445,7 +450,8 @@ class Plan(FrozenModel):
         # So do plans of before there was a choice.
         later_settings = {n for n in ("options", "adamw_rate_factor") if not getattr(self.training.optimizer, n)}
         excluded["training"]["optimizer"] = self.training.optimizer == OptimizerPlan() or later_settings
-        excluded["method"] = {name for name in ("expert_targets", "expert_rank") if not getattr(self.method, name)}
+        added = ("expert_targets", "expert_rank", "modules_to_save", "num_saved_parameters")
+        excluded["method"] = {name for name in added if not getattr(self.method, name)}
         # What a plan's evaluation has had from the beginning has no default.
         fields = EvaluationPlan.model_fields.items()
         unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}

@@ -198,6 +198,7 @@ class MethodRecipe(FrozenModel):
         dropout: share of an adapter's inputs that is left out at random while training.
         targets: names of matrices, groups of them or patterns, one or several.
         layers: which layers carry an adapter; None for every layer.
+        modules_to_save: embeddings and head that are trained in whole beside the adapter, by name.
         learning_rate_ratio: loraplus: how many times faster B learns than A.
         num_svd_iterations: pissa: iterations of the randomised decomposition; 0 for the exact one.
         initial_rank, target_rank: adalora: rank of every matrix at first, and average rank at the end.
@@ -218,6 +219,7 @@ class MethodRecipe(FrozenModel):
     dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
     targets: str | tuple[str, ...] | None = None
     layers: LayersRecipe | None = None
+    modules_to_save: str | tuple[str, ...] | None = None
     learning_rate_ratio: Annotated[float, Field(gt=0)] | None = None
     num_svd_iterations: Annotated[int, Field(ge=0, le=1000)] | None = None
     initial_rank: Rank | None = None

@@ -208,6 +208,7 @@ def make_model(architecture: Callable[..., dict[str, Any]]) -> Callable[..., Tra
             alpha=8.0,
             dropout=workload.dropout,
             targets=workload.targets,
+            modules_to_save=workload.modules_to_save,
             num_trainable_parameters=workload.num_trainable,
         )
         recomputes = workload.gradient_checkpointing

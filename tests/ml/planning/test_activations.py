@@ -17,6 +17,7 @@ from luthier.core.results.cost import Device
 from luthier.ml.inference.models.attention_proof import use_attention
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import batch_shapes, step_counts
+from luthier.ml.planning.adapter import resolve_modules_to_save
 from luthier.ml.planning.inference_cost import TeacherPass
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import Workload
@@ -181,6 +182,37 @@ def test_the_parts_that_come_and_go_are_what_lives_at_one_time(
     counted = found.activations_bytes + found.logits_bytes + found.gradients_bytes - summed
     lived = living_bytes(make_model(config, work), rows, length, learned)
     assert 0.96 * lived < counted < 1.16 * lived
+
+
+@pytest.mark.parametrize("saved", [("embed_tokens",), ("lm_head",), ("embed_tokens", "lm_head")])
+@pytest.mark.parametrize("name", ["llama", "llama_untied"])
+@pytest.mark.parametrize(("recompute", "vocabulary", "rows", "length"), [(True, 4096, 8, 64), (False, 4096, 2, 400)])
+def test_embeddings_and_head_in_whole_live_as_they_are_counted(
+    saved: tuple[str, ...],
+    name: str,
+    recompute: bool,
+    vocabulary: int,
+    rows: int,
+    length: int,
+    architecture: Make,
+    make_workload: Make,
+    make_model: Make,
+    device: Device,
+) -> None:
+    config = architecture(name, vocab_size=vocabulary, num_hidden_layers=5)
+    structure = structure_of(config)
+    names = resolve_modules_to_save(structure, saved, ())
+    work: Workload = make_workload(
+        structure, rows=rows, length=length, gradient_checkpointing=recompute, modules_to_save=names
+    )
+    found = predict_memory(work, device)
+    counted = found.activations_bytes + found.logits_bytes + found.gradients_bytes - work.num_trainable * 4.0
+    model = make_model(config, work)
+    assert model.num_trainable_parameters == work.num_trainable
+    lived = living_bytes(model, rows, length, 0.5)
+    assert 0.96 * lived < counted < 1.16 * lived
+    kept = saved_bytes(model, rows, length) - 2 * length * structure.head_size * 2
+    assert step_counts.saved_activation_bytes(work) == pytest.approx(kept, rel=0.025)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

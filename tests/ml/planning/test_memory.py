@@ -240,3 +240,35 @@ def test_each_worker_has_activations_and_gradients_of_its_own(
         assert (two.weights_bytes, two.optimizer_bytes) == (alone.weights_bytes, alone.optimizer_bytes)
         assert two.activations_bytes == pytest.approx(2 * alone.activations_bytes)
         assert two.gradients_bytes > alone.gradients_bytes
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "adafactor", "lion"])
+def test_embeddings_and_head_in_whole_by_hand(
+    optimizer: str, architecture: Make, make_workload: Make, device: Device
+) -> None:
+    structure = structure_of(architecture("llama_untied"))
+    table = 256 * 64
+    plain = make_workload(structure, optimizer=f"master_{optimizer}")
+    one = predict_memory(plain, device)
+    # Bytes of a table's moments: of AdamW two, in 8 bits as well for one that is looked up; of Adafactor two vectors.
+    packed = (2 + 8 / 256) * table
+    of_head = {"adamw": 8 * table, "adamw_8bit": packed, "adafactor": 4 * (256 + 64), "lion": 4 * table}[optimizer]
+    of_table = 8 * table if optimizer == "adamw_8bit" else of_head
+    for saved, moments in (
+        (("lm_head",), of_head),
+        (("embed_tokens",), of_table),
+        (("embed_tokens", "lm_head"), of_head + of_table),
+    ):
+        work = replace(plain, modules_to_save=saved)
+        num = len(saved) * table
+        assert work.num_trainable == plain.num_trainable + num
+        found = predict_memory(work, device)
+        check_sum(found)
+        assert (found.weights_bytes, found.adapters_bytes) == (one.weights_bytes, one.adapters_bytes)
+        assert found.optimizer_bytes == pytest.approx(one.optimizer_bytes + 4 * num + moments)
+        assert found.gradients_bytes >= one.gradients_bytes + 4 * num
+        assert work.num_active_trainable == plain.num_active_trainable, "they take the place of the base's"
+    first = predict_memory(replace(work, keeps_first_weights=True), device)
+    assert first.optimizer_bytes == found.optimizer_bytes + 2 * 2 * num, "bfloat16, at the start and put aside"
+    tied = make_workload(structure_of(architecture("llama")), modules_to_save=("embed_tokens", "lm_head"))
+    assert tied.num_saved == table, "one matrix"

@@ -25,7 +25,7 @@ def asked(**method: Any) -> dict[str, Any]:
     return {"method": method}
 
 
-_MAY_BE_SILENT = ("layers", "initial_rank", "final_steps")
+_MAY_BE_SILENT = ("layers", "modules_to_save", "initial_rank", "final_steps")
 
 
 @pytest.mark.parametrize("name", RULES)

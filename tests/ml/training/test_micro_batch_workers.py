@@ -150,6 +150,8 @@ def plan_with(make_plan: MakePlan) -> Callable[..., Plan]:
         ("lora", {"numba_kernels": True}),
         ("adalora", {}),
         ("dora", {}),  # whose layers keep the norms of their weights until these change
+        ("lora", {"settings": {"modules_to_save": ("embed_tokens", "lm_head")}}),
+        ("lora", {"settings": {"modules_to_save": "lm_head"}, "precision": "bfloat16"}),
         ("full", {"learning_rate": 1e-3}),
     ],
 )

@@ -9,10 +9,12 @@ from luthier.core.plan import MethodPlan
 
 
 def target_summary(method: MethodPlan) -> str:
-    """The target modules of a method as text: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+    """The target modules of a method as text: `q_proj, v_proj of layers 0 to 3`, or `q_proj; lm_head in whole`."""
     parts = [format_target_modules(method.targets)] if method.targets else []
     if method.expert_targets:
         parts.append(f"{format_target_modules(method.expert_targets)} (rank {method.expert_rank} each)")
+    if method.modules_to_save:
+        parts.append(f"{', '.join(method.modules_to_save)} in whole")
     return "; ".join(parts)
 
 

@@ -31,7 +31,7 @@ _TRAINING: Final = (
 _OPTIMIZER: Final = "training.optimizer"
 _WARMUP: Final = "training.warmup_fraction"
 _LENGTH: Final = ("training.epochs", "training.global_batch_size", "training.learning_rate", _WARMUP)
-_LEFT_OPEN: Final = {"options", "layers", "teacher", "quantisation"}
+_LEFT_OPEN: Final = {"options", "layers", "modules_to_save", "teacher", "quantisation"}
 """Settings that a plan has in another form than a recipe."""
 
 KeptValues = Mapping[str, Any]

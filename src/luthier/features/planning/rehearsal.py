@@ -494,7 +494,7 @@ def _refuse_adapted_head(small: PreTrainedModel, teacher: TeacherPlan) -> None:
     )
     if is_hit or any(name == one or name.endswith(f".{one}") for one in saved):
         raise RequestError(
-            f"the teacher {teacher.name} carries an adapter on its output head {name}",
+            f"the teacher {teacher.name} carries an adapter on its output head {name}, or trained it in whole",
             expected="a teacher whose logits are its last hidden state times one matrix",
-            do="choose a teacher that was trained without lm_head among method.targets, or one that was merged",
+            do="choose a teacher that did not train lm_head (targets, modules_to_save), or one that was merged",
         )

@@ -332,7 +332,8 @@ def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[Sou
     from luthier.ml.planning import resolve
 
     model = sources.pull(recipe.base_model, context.home, context.progress)
-    if recipe.method is not None and recipe.method.targets is not None:
+    method = recipe.method
+    if method is not None and not (method.targets is None and method.modules_to_save is None):
         check_modules(recipe, read_structure(model.path))
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     check_options_are_read(recipe.data.template_options or (), template, recipe.base_model)

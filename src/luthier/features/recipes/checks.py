@@ -69,10 +69,13 @@ def check_modules(recipe: Recipe, structure: Structure) -> None:
     Raises:
         RecipeError: a name that matches no matrix of the model; the nearest are named.
     """
-    from luthier.ml.planning.adapter import resolve_targets
+    from luthier.ml.planning.adapter import resolve_modules_to_save, resolve_targets
 
-    if recipe.method is not None and recipe.method.targets is not None and recipe.method.name != "full":
-        resolve_targets(structure, recipe.method.targets)
+    method = recipe.method
+    if method is None or method.name == "full":
+        return
+    targets = () if method.targets is None else resolve_targets(structure, method.targets)
+    resolve_modules_to_save(structure, method.modules_to_save, targets)
 
 
 def check_reset_template(recipe: Recipe) -> None:

@@ -391,5 +391,7 @@ def weights_read(plan: Plan) -> float:
     arXiv:2211.05102, section 2). A method that changes the weights themselves adds none.
     """
     base = plan.base_model.num_parameters - plan.base_model.num_embedding_parameters
-    added = plan.method.num_trainable_parameters if plan.method.rank else 0
+    method = plan.method
+    # Embeddings and head that were trained in whole are read in place of those of the base.
+    added = method.num_trainable_parameters - method.num_saved_parameters if method.rank else 0
     return 1 + added / max(1, base)

@@ -199,10 +199,14 @@ class Scorer:
         Raises:
             RequestError: the model's logits are not its states times one matrix.
         """
-        head = self._head
+        head: Any = self._head
+        # PEFT keeps a trained copy beside the module of the base (`modules_to_save`).
+        if (copies := getattr(head, "modules_to_save", None)) is not None:
+            head = copies[head.active_adapters[0]]
         if not self._path.by_head or type(head) is not nn.Linear or head.bias is not None:
             raise self._no_head()
-        return head.weight.detach().cpu()
+        matrix: Tensor = head.weight.detach().cpu()
+        return matrix
 
     @property
     def state_form(self) -> tuple[int, torch.dtype]:

@@ -1,4 +1,4 @@
-"""Which matrices an adapter is put on, and how much of the model that reaches.
+"""Which matrices an adapter is put on, how much of the model that reaches, and what is trained in whole beside it.
 
 Groups (`all-linear`, `attention`, `mlp`, `experts`) mean what a matrix is, not what it is called. What they leave out
 is reported: routers, matrices narrower than the rank, matrices that a kernel reads past their module, towers.
@@ -21,6 +21,7 @@ from luthier.ml.inference.models.structure import LinearLayer, Role, Structure
 from luthier.ml.training.objectives.rules import rules_of
 
 if TYPE_CHECKING:
+    from luthier.core.plan import ObjectivePlan
     from luthier.core.system.bounded_regex import BoundedPattern
 
 GROUPS: Final = ("all-linear", "attention", "mlp", "experts")
@@ -174,8 +175,59 @@ def reach(structure: Structure, targets: Sequence[str], expert_targets: Sequence
 
 
 def outer_targets(structure: Structure, targets: Sequence[str]) -> tuple[LinearLayer, ...]:
-    """The table of embeddings and the head, if they are among the resolved targets."""
+    """The table of embeddings and the head, if resolved names of targets or of modules to save mean them."""
     return tuple(layer for layer in structure.outer_layers if any(_matches(layer, t) for t in targets))
+
+
+def resolve_modules_to_save(
+    structure: Structure, asked: str | Sequence[str] | None, targets: Sequence[str]
+) -> tuple[str, ...]:
+    """The names of the modules that are trained in whole beside an adapter, in the order of the model.
+
+    Args:
+        structure: of the model.
+        asked: the embedding table and the head, by whole names or last parts of them. Where both share one
+            matrix, either name means both.
+        targets: resolved targets of the adapter.
+
+    Raises:
+        RecipeError: another module, or one that carries an adapter.
+    """
+    wanted = (asked,) if isinstance(asked, str) else tuple(asked or ())
+    outer = structure.outer_layers
+    for entry in wanted:
+        if not any(_matches(layer, entry) for layer in outer):
+            kinds = [layer.kind for layer in outer]
+            raise RecipeError(
+                f"method.modules_to_save: {entry!r} is neither embeddings nor output head of this model; "
+                f"{suggest_ids(entry, kinds)}",
+                expected=f"some of {', '.join(kinds)}: other modules are trained by an adapter, or with method full",
+                do="correct method.modules_to_save in the recipe",
+            )
+    found = [layer for layer in outer if any(_matches(layer, entry) for entry in wanted)]
+    if found and structure.ties_embeddings:
+        found = list(outer)
+    if both := [layer for layer in found if any(_matches(layer, target) for target in targets)]:
+        raise RecipeError(
+            f"method.modules_to_save and method.targets both name {both[0].name}",
+            expected="a module that is trained in whole, or one that carries an adapter",
+            do=f"leave {both[0].kind} out of one of them",
+        )
+    # PEFT searches for what the names of modules end with, with no dot before it.
+    everything = (*structure.adaptable, *structure.outside_layers)
+    return tuple(
+        layer.kind if sum(x.name.endswith(layer.kind) for x in everything) == 1 else layer.name for layer in found
+    )
+
+
+def num_saved_parameters(structure: Structure, names: Sequence[str]) -> int:
+    """Parameters of the modules that are trained in whole, a shared matrix once."""
+    layers = outer_targets(structure, names)
+    if not layers:
+        return 0
+    matrices = layers[:1] if structure.ties_embeddings else layers
+    is_head = layers[-1] == structure.outer_layers[-1]
+    return sum(layer.num_parameters for layer in matrices) + (structure.num_head_biases if is_head else 0)
 
 
 def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int) -> int:
@@ -220,6 +272,19 @@ def refuse_adapted_head(structure: Structure, targets: Sequence[str], objective:
             f"objective {objective} with an adapter on {head[0].name}",
             expected=f"{others}: other losses are computed from the head of the base",
             do=f"leave {head[0].name} out of method.targets",
+        )
+
+
+def refuse_idle_head(structure: Structure, modules_to_save: Sequence[str], objective: ObjectivePlan) -> None:
+    """Raise RecipeError where a head that no loss reads would be trained in whole."""
+    head = structure.outer_layers[-1:]
+    is_saved = any(_matches(layer, name) for layer in head for name in modules_to_save)
+    # A shared matrix is read as embeddings.
+    if is_saved and objective.task_head is not None and not structure.ties_embeddings:
+        raise RecipeError(
+            f"objective {objective.name} with {head[0].kind} among method.modules_to_save",
+            expected="embeddings alone: a task head takes the place of the output head, which would learn nothing",
+            do=f"leave {head[0].kind} out of method.modules_to_save",
         )
 
 

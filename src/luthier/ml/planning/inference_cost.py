@@ -187,6 +187,8 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
     num_nearest = (evaluation.few_shot_nearest + evaluation.instruction_with_examples) if evaluation.few_shot else 0
     num_prompted = num_drawn + num_nearest + bool(evaluation.instruction) + bool(evaluation.optimised_prompt_tokens)
     is_adapted = plan.method.name != "full"
+    # Without its trained embeddings and head a loaded model is not the base, which is loaded again for the KL.
+    is_parted = bool(plan.method.modules_to_save) and writes
     other_runs = () if evaluation.reference_run is None else (is_adapted,)
     has_reflection = evaluation.optimised_prompt_tokens and evaluation.reflection_model is not None
     return Judging(
@@ -210,7 +212,7 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         reflection_share=evaluation.reflection_parameters / max(1, base_parameters) if has_reflection else None,
         measures_kl=writes,  # a task head gives no distribution over tokens
         # An adapter is put over the base, which is loaded unless another model was in between, and off for the KL.
-        num_loadings=1 + bool(other_runs or teacher) if is_adapted else 2 + writes,
+        num_loadings=1 + bool(other_runs or teacher) + is_parted if is_adapted else 2 + writes,
         num_workers=evaluation.num_workers,
     )
 

@@ -104,7 +104,16 @@ def _state(workload: Workload) -> StateBytes:
 def _sizes(workload: Workload) -> TrainedSizes:
     if workload.method == "full":
         return _full_sizes(ByIdentity(workload.structure), workload.num_trainable)
-    return _adapter_sizes(ByIdentity(workload.targeted), workload.adapter_rank, workload.num_trainable)
+    thin = _adapter_sizes(ByIdentity(workload.targeted), workload.adapter_rank, workload.num_trainable)
+    if not workload.num_saved:
+        return thin
+    s = workload.structure
+    num = 1 if s.ties_embeddings else int(workload.trains_embeddings) + int(workload.trains_head)
+    return replace(
+        thin,
+        tables=(Matrices(num, s.vocabulary_size, s.hidden_size),),
+        num_looked_up=s.head_parameters if workload.trains_embeddings else 0,
+    )
 
 
 @lru_cache(maxsize=64)
@@ -181,7 +190,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     # Bytes of fp32 masters, optimizer moments, accumulated gradients, and gradients in the precision of the backward
     # pass.
     masters, moments, sums, narrow = _optimizer(workload)
-    optimizer = (masters + moments + _average(workload)) * held_share.trained
+    optimizer = (masters + moments + _average(workload) + _first_weights(workload)) * held_share.trained
     gradients = sums * held_share.trained
     # The peak micro-batch may be the one with most tokens or the one with the longest row.
     activation_part, logits_part, narrow_part = max(
@@ -205,7 +214,8 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     training = max(training, loading)
     # the run's own model is freed by then, and systems are evaluated one after another
     num_judging = workload.judging.num_workers if workload.judging is not None and device.is_cpu else 1
-    judging = _loading(workload, device) + adapters + _runtime(device)
+    # The trained copies of embeddings and head stay beside those of the base.
+    judging = _loading(workload, device) + adapters + _saved(workload) * held_share.trained + _runtime(device)
     judging += num_judging * judging_bytes(workload) + _own_of_workers(num_judging)
     judging = max(judging, _reflecting(workload, device))
     generation = max(0.0, judging - training) if workload.judging is not None else 0.0
@@ -301,9 +311,10 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
         logits, backward = logits + 2 * whole, backward + 4 * whole
     # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
     # are freed but every gradient exists, and the optimizer's step.
-    table = workload.structure.head_parameters * workload.element_bytes / inner if workload.method == "full" else 0.0
+    one = workload.structure.head_parameters * workload.element_bytes / inner
+    table = one if workload.trains_embeddings else 0.0
     # A task head takes the place of the output head, which then has no gradient.
-    head = 0.0 if workload.loss == "task_head" else table
+    head = one if workload.trains_head and workload.loss != "task_head" else 0.0
     at_loss, going_back = kept + logits, kept + backward + head
     # The embeddings' own gradient comes last of all; tied, it is added to the head's.
     is_tied = workload.structure.ties_embeddings
@@ -413,7 +424,18 @@ def _gathered(workload: Workload, device: Device) -> float:
 
 
 def _adapters(workload: Workload) -> float:
-    return 0.0 if workload.method == "full" else workload.num_trainable * BYTES[workload.adapters]
+    num = workload.num_trainable - workload.num_saved  # what is trained in whole is part of the base
+    return 0.0 if workload.method == "full" else num * BYTES[workload.adapters]
+
+
+def _saved(workload: Workload) -> float:
+    """Embeddings and head that are trained in whole beside adapters, as they are computed with."""
+    return workload.num_saved * BYTES[workload.adapters]
+
+
+def _first_weights(workload: Workload) -> float:
+    """Of embeddings and head at the start, and as they are while those are put back; adapters are too small."""
+    return 2 * _saved(workload) if workload.keeps_first_weights else 0.0
 
 
 def _optimizer(workload: Workload) -> tuple[float, float, float, float]:

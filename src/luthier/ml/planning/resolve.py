@@ -16,7 +16,7 @@ from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.inference.models.templates.thinking import AnswerLengths
 from luthier.ml.planning import defaults, resolve_for_device
-from luthier.ml.planning.adapter import refuse_adapted_head
+from luthier.ml.planning.adapter import refuse_adapted_head, refuse_idle_head
 from luthier.ml.planning.batch_shapes import num_replayed, usual_batch_size
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.learning_rates import rate_of_run
@@ -164,6 +164,7 @@ def _resolved(
     objective = with_router_loss(objective, recipe.objective, method, structure, model.path, sources)
     objective = with_task_head(objective, *heads, sources)
     refuse_adapted_head(structure, method.targets, objective.name)
+    refuse_idle_head(structure, method.modules_to_save, objective)
     method = _without_noise(method, objective, sources)
     training = _training(
         recipe, method, objective, model, structure.hidden_size, data, hardware, sources, num_processes

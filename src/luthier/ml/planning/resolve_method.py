@@ -18,10 +18,12 @@ from luthier.ml.inference.models.structure import FEED_FORWARD_OUTPUTS, LinearLa
 from luthier.ml.planning.adapter import (
     Placement,
     expert_rank,
+    num_saved_parameters,
     outer_targets,
     place_adapters,
     reach,
     refuse_rank,
+    resolve_modules_to_save,
     targeted,
 )
 from luthier.ml.planning.defaults import Provenance
@@ -111,6 +113,7 @@ def resolve_method(
     targets = place.targets
     layers = targeted(structure, targets, place.expert_targets)
     _refuse_outer(asked.name, rules, outer_targets(structure, targets))
+    saved = _modules_to_save(pick, structure, targets)
     ranks = _ranks(pick, layers)
     if place.expert_targets:
         ranks["expert_rank"] = _expert_rank(ranks["rank"], layers, structure)
@@ -124,6 +127,8 @@ def resolve_method(
     method = MethodPlan(
         name=asked.name,
         targets=targets,
+        modules_to_save=saved,
+        num_saved_parameters=num_saved_parameters(structure, saved),
         expert_targets=place.expert_targets,
         # Counted below, when all that it depends on is known.
         num_trainable_parameters=0,
@@ -292,6 +297,22 @@ def _placement(pick: _Picker, structure: Structure, why_no_experts: str) -> Plac
     return place
 
 
+def _modules_to_save(pick: _Picker, structure: Structure, targets: Sequence[str]) -> tuple[str, ...]:
+    """What is trained in whole beside the adapter; noted only where it is asked for.
+
+    Raises:
+        RecipeError: a module that is neither embeddings nor head, or carries an adapter.
+    """
+    saved = resolve_modules_to_save(structure, pick.recipe.modules_to_save, targets)
+    if saved:
+        num = num_saved_parameters(structure, saved)
+        why = f"in the recipe: {num:,} parameters, which are trained in whole"
+        if structure.ties_embeddings:
+            why = f"in the recipe: embeddings and head share {num:,} parameters, which are trained in whole"
+        pick.sources.note("method.modules_to_save", "asked", why)
+    return saved
+
+
 def _largest_rank(pick: _Picker) -> int:
     """The largest rank of the run, which what carries an adapter must have room for; 0 for a method without one."""
     if "target_rank" in pick.rules.settings:
@@ -347,7 +368,7 @@ def _ia3_targets(structure: Structure) -> tuple[str, ...]:
 def _counted(
     method: MethodPlan, layers: Sequence[LinearLayer], structure: Structure, rules: MethodRules, sources: Provenance
 ) -> MethodPlan:
-    count = rules.count(structure, layers, method)
+    count = rules.count(structure, layers, method) + method.num_saved_parameters
     share = count / structure.num_parameters
     why = "all of them" if method.name == "full" else f"{share:.2%} of {structure.num_parameters:,}"
     sources.note("method.num_trainable_parameters", "derived", why)

@@ -104,7 +104,7 @@ def saved_activation_bytes(workload: Workload) -> float:
     body = s.num_layers * layer_count(workload, length).kept
     # The mask is one for the whole micro-batch; all else here is a token's.
     body += _mask(workload, length) / tokens
-    if workload.method != "full":  # nothing below the first adapter needs a gradient: its norm keeps nothing
+    if not workload.trains_embeddings:  # nothing below the first adapter needs a gradient: its norm keeps nothing
         body -= _FP32 if _norms_recompute(workload) else _norm_saved_bytes(workload, s.hidden_size)
     return tokens * (body + _last_norm(workload))
 
@@ -155,7 +155,7 @@ def _loss_bytes(workload: Workload) -> float:
             num_wide = min(rows, WIDE_ROWS) if workload.widens_few_rows else rows
             wide = num_wide * s.vocabulary_size * DISTILLED_TENSORS * _FP32
         logits = rows * s.vocabulary_size * e * (1 if workload.teacher is None else 2)
-        if workload.method != "full" and not workload.adapts_head:
+        if not workload.trains_head and not workload.adapts_head:
             return logits + wide + hidden
         # the head's gradient adds up in fp32; a chunk's part of it is made when its wide logits are freed
         beside = s.vocabulary_size * workload.adapter_rank if workload.adapts_head else 0
@@ -179,7 +179,7 @@ def _own_logits_bytes(workload: Workload) -> float:
     learned = batches.peak_tokens * min(1.0, batches.num_learned / max(1.0, batches.num_tokens))
     rows = min(max(learned, 1.0), OWN_CHUNK_ROWS)
     chunk = rows * s.vocabulary_size * (OWN_TENSORS * _FP32 + (e if e < _FP32 else 0.0))
-    head = s.head_parameters * e if workload.method == "full" else 0.0
+    head = s.head_parameters * e if workload.trains_head else 0.0
     if workload.loss == "own_chunks":
         return chunk + head + (2 * learned + batches.peak_tokens) * s.hidden_size * e
     picked = 2 * learned * s.vocabulary_size * e  # and their gradient
@@ -391,7 +391,7 @@ def _nothing_below(workload: Workload) -> float:
 
     Not with checkpoints: they ask for the gradient of what goes into a layer.
     """
-    if workload.gradient_checkpointing:
+    if workload.gradient_checkpointing or workload.trains_embeddings:
         return 0.0
     first = [layer for layer in workload.targeted if ".layers.0." in f".{layer.name}" and layer.kind in _FIRST]
     return sum(
@@ -409,7 +409,7 @@ def _not_again(workload: Workload) -> float:
 
 def head_flops(workload: Workload) -> float:
     """A learned token's operations in the output head, there and back; in a teacher's head only there."""
-    is_trained = workload.method == "full" or workload.adapts_head
+    is_trained = workload.trains_head or workload.adapts_head
     passes = (6.0 if is_trained else 4.0) + (2.0 if workload.loss == "own_chunks" else 0.0)  # formed again, going back
     own = passes * workload.structure.head_parameters
     return own + (2.0 * workload.teacher.head_parameters if workload.teacher else 0.0)

@@ -13,7 +13,7 @@ from luthier.core.plan import Plan
 from luthier.core.results.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
-from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
+from luthier.ml.planning.adapter import Placement, expert_rank, num_saved_parameters, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import has_bfloat16
 from luthier.ml.planning.inference_cost import Compute, Judging, Stored, TeacherPass, judging_of, teacher_pass
@@ -74,6 +74,8 @@ class Workload:
         judges_bytes: of the models that are asked, which stay loaded.
         judging: of the held-out rows, afterwards.
         teacher: the model that computes every row once before the first step.
+        modules_to_save: embeddings and head that are trained in whole beside adapters.
+        keeps_first_weights: whether the weights of the start are kept as a reference, and put back for a pass.
         has_router_loss: whether the routers have one.
         num_head_outputs: of a task head in place of text; 0 without one.
         num_workers: processes that compute micro-batches side by side.
@@ -117,6 +119,8 @@ class Workload:
     teacher: TeacherPass | None = None
     expert_targets: tuple[str, ...] = ()
     expert_rank: int = 0
+    modules_to_save: tuple[str, ...] = ()
+    keeps_first_weights: bool = False
     has_router_loss: bool = False
     num_head_outputs: int = 0
     num_workers: int = 1
@@ -139,14 +143,32 @@ class Workload:
 
     @property
     def num_active_trainable(self) -> float:
-        """Parameters of adapters that one token meets: of experts, those of the chosen ones."""
+        """Parameters of adapters that one token meets: of experts, those of the chosen ones; no whole modules."""
         idle = sum(
             self.expert_rank
             * (x.num_inputs + x.num_outputs)
             * (x.num_matrices - self.structure.active_of(x) / (x.num_inputs * x.num_outputs))
             for x in self.targeted_experts
         )
-        return self.num_trainable - idle
+        return self.num_trainable - self.num_saved - idle
+
+    @property
+    def num_saved(self) -> int:
+        """Parameters of embeddings and head that are trained in whole beside adapters."""
+        return num_saved_parameters(self.structure, self.modules_to_save) if self.modules_to_save else 0
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether the table of embeddings is trained in whole."""
+        return self.method == "full" or self._saves(self.structure.outer_layers[:1])
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the output head is trained in whole."""
+        return self.method == "full" or self._saves(self.structure.outer_layers[-1:])
+
+    def _saves(self, layers: Layers) -> bool:
+        return any(_is_target(layer, self.modules_to_save) for layer in layers)
 
     @property
     def adapts_head(self) -> bool:
@@ -180,7 +202,8 @@ class Workload:
             return self.structure.num_parameters + of_head
         extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
         routed = sum(self.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in self.targeted_experts)
-        return of_head + routed + self.adapter_rank * (widths_of(self.targeted) + extra * len(self.targeted))
+        thin = self.adapter_rank * (widths_of(self.targeted) + extra * len(self.targeted))
+        return of_head + routed + self.num_saved + thin
 
     @property
     def element_bytes(self) -> float:
@@ -296,10 +319,19 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),
         expert_targets=plan.method.expert_targets,
         expert_rank=plan.method.expert_rank or 0,
+        modules_to_save=plan.method.modules_to_save,
+        keeps_first_weights=_keeps_first_weights(plan),
         has_router_loss=plan.objective.router_aux_loss is not None,
         num_head_outputs=plan.objective.task_head.num_outputs if plan.objective.task_head else 0,
         num_workers=training.micro_batch_workers if device.is_cpu else 1,
     )
+
+
+def _keeps_first_weights(plan: Plan) -> bool:
+    """Whether an objective compares with the model at its start in each step (`objectives.first_weights`)."""
+    if plan.objective.draws:
+        return bool(plan.objective.kl_weight)
+    return plan.data.stream is not None and objective_rules(plan.objective.name).reference_passes > 0
 
 
 _LOSS_OF: Final[dict[str, LossKind]] = {"product": "learned_chunks", "head": "own_chunks", "model": "own_all"}
@@ -344,7 +376,7 @@ def with_method(workload: Workload, method: WorkMethod, *, rank: int = LORA_RANK
         rank: of new adapters; a run with adapters keeps its own.
     """
     if method == "full":
-        plain = replace(workload, expert_targets=(), expert_rank=0)
+        plain = replace(workload, expert_targets=(), expert_rank=0, modules_to_save=())
         return replace(plain, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
     place = Placement(workload.targets, workload.expert_targets)
     if not workload.targets and not workload.expert_targets:

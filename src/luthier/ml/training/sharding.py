@@ -82,6 +82,12 @@ def refuse_unspreadable(plan: Plan) -> None:
             "leave them out of method.targets",
         ),
         (
+            f"{', '.join(plan.method.modules_to_save)} trained in whole beside an adapter",
+            bool(plan.method.modules_to_save),
+            "an adapter on matrices of the layers alone",
+            "leave out method.modules_to_save",
+        ),
+        (
             "objective.router_aux_loss",
             plan.objective.router_aux_loss is not None,
             "no loss of the routers, whose logits are read separately from the layers that contain them",

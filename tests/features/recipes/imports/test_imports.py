@@ -631,3 +631,29 @@ def test_a_grader_in_python_of_a_job_becomes_a_reward_that_runs_where_code_is_al
         (reward,) = found.keys["objective"]["rewards"]
         assert [code.name for code in Reward.model_validate(reward).code] == ["own"]
         assert any("LUTHIER_PYTHON_GRADERS=true" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("document", "trainer"),
+    [
+        (axolotl(adapter="lora", lora_r=8, lora_alpha=16, lora_target_linear=True,
+                 lora_modules_to_save=["embed_tokens", "lm_head"]), None),
+        (axolotl(adapter="qlora", lora_r=8, lora_alpha=16, lora_target_modules=["q_proj"],
+                 lora_modules_to_save=["embed_tokens", "lm_head"]), None),
+        (trl(use_peft=True, lora_target_modules="all-linear", lora_modules_to_save=["embed_tokens", "lm_head"]), "sft"),
+        ({"model_name_or_path": "org/base", "finetuning_type": "lora", "dataset": "support",
+          "dataset_dir": str(FILES / "data"), "additional_target": "embed_tokens, lm_head"}, None),
+        ({"from_pretrained": {"model_name": "org/base"}, "load_dataset": {"path": "rows.jsonl"},
+          "get_peft_model": {"r": 8, "modules_to_save": ["embed_tokens", "lm_head"]}}, None),
+        ({"from_pretrained": {"model_name": "org/base"}, "load_dataset": {"path": "rows.jsonl"},
+          "get_peft_model": {"r": 8, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}}, None),
+    ],
+    ids=["axolotl", "axolotl-qlora", "trl", "llama_factory", "unsloth", "unsloth-targets"],
+)  # fmt: skip
+def test_modules_that_are_trained_in_whole_beside_an_adapter(
+    tmp_path: Path, document: dict[str, Any], trainer: str | None
+) -> None:
+    more = {} if trainer is None else {"trainer": trainer}
+    found = made(tmp_path, document, overrides=["data.template=chat"], **more)
+    assert found.keys["method"]["modules_to_save"] == ["embed_tokens", "lm_head"]
+    assert not {"embed_tokens", "lm_head"} & set(found.keys["method"]["targets"])

@@ -80,11 +80,11 @@ def test_an_uploaded_file_is_read_and_its_devices_count(browser: Browser, rows: 
 
 def test_keys_without_a_counterpart_wait_for_a_decision(browser: Browser, rows: str) -> None:
     one = browser("train")
-    text = f"{TRL}neftune_noise_alpha: 5\nmade_up: <b>\nlora_modules_to_save: [lm_head]\n"
+    text = f"{TRL}neftune_noise_alpha: 5\nmade_up: <b>\nld_alpha: 0.5\n"
     refused = send(one, text, rows=rows)
     assert refused.status_code == 422
     keys = set(re.findall(r'name="leave_out" value="([^"]+)"', refused.text))
-    assert {"made_up", "lora_modules_to_save"} <= keys
+    assert {"made_up", "ld_alpha"} <= keys
     assert "&lt;b&gt;" in refused.text
     again = send(one, text, rows=rows, leave_out=["made_up"])
     assert again.status_code == 422

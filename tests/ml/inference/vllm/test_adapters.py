@@ -144,3 +144,11 @@ def test_errors_of_vllm_are_passed_on() -> None:
         _adapters(_Vllm(fails=("load_lora_adapter",))).load("a", "/a")
     with pytest.raises(WorkError, match="HTTP 500: no such thing"):
         _adapters(_Vllm(fails=("completions",))).load("a", "/a")
+
+
+def test_an_adapter_with_modules_in_whole_is_refused_before_vllm_sees_it(tmp_path: Path) -> None:
+    vllm = _Vllm()
+    (tmp_path / "adapter_config.json").write_text('{"modules_to_save": ["embed_tokens", "lm_head"]}')
+    with pytest.raises(RequestError, match=r"has embed_tokens, lm_head trained in whole[\s\S]*--to merged"):
+        _adapters(vllm).load("a", str(tmp_path))
+    assert vllm.requests == []

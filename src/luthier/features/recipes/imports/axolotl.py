@@ -19,7 +19,7 @@ from luthier.features.recipes.imports.hf_arguments import (
     put_steps,
     put_warmup,
 )
-from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name, put_targets
+from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_modules_to_save, put_name
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "axolotl 0.18.0"
@@ -74,7 +74,7 @@ KEYS: Final[dict[str, Key]] = {
     "lora_dropout": becomes("method.dropout"),
     "lora_target_modules": becomes("method.targets"),
     "lora_target_linear": becomes("method.targets", note="true: all-linear"),
-    "lora_modules_to_save": becomes("method.targets", note="refused: they would be trained in full"),
+    "lora_modules_to_save": becomes("method.modules_to_save", note="embeddings and head"),
     "micro_batch_size": becomes("training.global_batch_size", note="times gradient_accumulation_steps and --devices"),
     "gradient_accumulation_steps": becomes("training.global_batch_size", note="a factor of it"),
     "batch_size": becomes("training.global_batch_size", note="times --devices, in place of a number of steps"),
@@ -390,9 +390,7 @@ def put_adapter_without_targets(t: Translation) -> None:
         else:
             t.put(place, value if key == "lora_r" else float(value), key)
     t.put("method.dropout", float(t.take("lora_dropout", 0.0)), "lora_dropout", default=0.0)
-    if t.has("lora_modules_to_save"):
-        put_targets(t, AdapterKeys((), "", "", "", "lora_modules_to_save", None, None, 0.0, None,
-                                   "lora_modules_to_save"))  # fmt: skip
+    put_modules_to_save(t, "lora_modules_to_save")
 
 
 def _put_training(t: Translation, objective: str) -> None:

@@ -59,7 +59,7 @@ KEYS: Final[dict[str, Key]] = {
     "lora_alpha": becomes("method.alpha", note="twice the rank by default"),
     "lora_dropout": becomes("method.dropout"),
     "lora_target": becomes("method.targets", note="all: all-linear"),
-    "additional_target": becomes("method.targets", note="refused: they would be trained in full"),
+    "additional_target": becomes("method.modules_to_save", note="embeddings and head"),
     "dataset": becomes("data.train", "data.columns", note="by dataset_info.json; several need --set data.train"),
     "dataset_dir": becomes("data.train", note="where dataset_info.json is"),
     "max_samples": becomes("data.subset", note="needs --set: a recipe has a share of the rows, not a count"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from luthier.features.recipes.imports.translation import Translation
+
+_TIED: Final = "where embeddings and head share one matrix, either name trains it for both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class AdapterKeys:
         default_dropout: The same for dropout.
         default_targets: The same for targets.
         modules_to_save: Modules that are trained in whole.
+        whole_targets: Names that the tool takes out of the targets and trains in whole.
     """
 
     switches: tuple[str, ...]
@@ -36,6 +39,7 @@ class AdapterKeys:
     default_dropout: float
     default_targets: Any
     modules_to_save: str = ""
+    whole_targets: tuple[str, ...] = ()
 
 
 def put_name(
@@ -90,10 +94,12 @@ def put_adapter(t: Translation, keys: AdapterKeys, *, disables_dropout: bool = F
 
 
 def put_targets(t: Translation, keys: AdapterKeys) -> None:
-    """Which matrices carry an adapter; modules that are trained in whole are refused."""
+    """Which matrices carry an adapter, and which modules are trained in whole beside it."""
     targets = t.take(keys.targets, keys.default_targets)
     if isinstance(targets, str):
         targets = [name.strip() for name in targets.split(",")]
+    whole = [name for name in targets or () if name in keys.whole_targets]
+    targets = [name for name in targets or () if name not in whole]
     if not targets:
         note = "PEFT chooses them by the architecture: name them, such as [q_proj, v_proj]"
         t.refuse(keys.targets, note, set_by="method.targets")
@@ -101,7 +107,21 @@ def put_targets(t: Translation, keys: AdapterKeys) -> None:
         is_all = targets in (["all"], ["all-linear"], ["all_linear"])
         places = "all-linear" if is_all else list(targets)
         t.put("method.targets", places, keys.targets, default=keys.default_targets)
-    if keys.modules_to_save and (modules := t.take(keys.modules_to_save)):
-        names = [name.strip() for name in modules.split(",")] if isinstance(modules, str) else modules
-        note = f"{', '.join(names)} would be trained in full, and no method does that beside an adapter"
-        t.refuse(keys.modules_to_save, note)
+    if keys.modules_to_save:
+        put_modules_to_save(t, keys.modules_to_save, *([keys.targets] if whole else []), also=whole)
+
+
+def put_modules_to_save(t: Translation, key: str, *others: str, also: Sequence[str] = ()) -> None:
+    """What is trained in whole beside the adapter; whether the model has such modules, its plan says.
+
+    Args:
+        t: The translation, with the keys of the file.
+        key: The key of these modules.
+        others: Further keys that name some.
+        also: The names in these.
+    """
+    modules = t.take(key, [])
+    names = [name.strip() for name in modules.split(",")] if isinstance(modules, str) else list(modules)
+    if names := list(dict.fromkeys([*names, *also])):
+        t.put("method.modules_to_save", names, *[one for one in (key, *others) if t.has(one)], note=_TIED)
+    t.same(key, "none")

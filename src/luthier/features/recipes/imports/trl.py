@@ -41,7 +41,7 @@ KEYS: Final[dict[str, Key]] = {
     "lora_alpha": becomes("method.alpha"),
     "lora_dropout": becomes("method.dropout", note="0 where the trainer turns dropout off"),
     "lora_target_modules": becomes("method.targets", note="must be named: PEFT's choice depends on the architecture"),
-    "lora_modules_to_save": becomes("method.targets", note="refused: they would be trained in full"),
+    "lora_modules_to_save": becomes("method.modules_to_save", note="embeddings and head"),
     "max_length": becomes("training.max_length_tokens", "training.on_overlong", note="longer rows are cut"),
     "truncation_mode": becomes("training.on_overlong", note="keep_start; keep_end is refused"),
     "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),

@@ -56,7 +56,7 @@ KEYS: Final[dict[str, Key]] = {
         "lora_alpha": becomes("method.alpha"),
         "lora_dropout": becomes("method.dropout"),
         "target_modules": becomes("method.targets"),
-        "modules_to_save": becomes("method.targets", note="refused: they would be trained in full"),
+        "modules_to_save": becomes("method.modules_to_save", note="embeddings and head"),
         "use_rslora": becomes("method.name", note="rslora"),
         "use_dora": becomes("method.name", note="dora"),
         "init_lora_weights": becomes("method.name", note="pissa, olora; true: lora"),
@@ -108,6 +108,7 @@ _SWITCHES: Final = (
 _ADAPTER: Final = AdapterKeys(
     _SWITCHES, "get_peft_model.r", "get_peft_model.lora_alpha", "get_peft_model.lora_dropout",
     "get_peft_model.target_modules", 16, 16, 0.0, _TARGETS, "get_peft_model.modules_to_save",
+    ("embed_tokens", "lm_head"),
 )  # fmt: skip
 
 
@@ -187,7 +188,8 @@ def _put_method(t: Translation) -> None:
     }
     if is_full:
         t.put("method.name", "full", "from_pretrained.full_finetuning")
-        for key in (*_SWITCHES, _ADAPTER.rank, _ADAPTER.alpha, _ADAPTER.dropout, _ADAPTER.targets):
+        for key in (*_SWITCHES, _ADAPTER.rank, _ADAPTER.alpha, _ADAPTER.dropout, _ADAPTER.targets,
+                    _ADAPTER.modules_to_save):  # fmt: skip
             t.same(key, "no adapter is trained")
         return
     t.same("from_pretrained.full_finetuning", "off")

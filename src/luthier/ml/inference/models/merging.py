@@ -71,8 +71,17 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     """The model with the update of its adapter, which is no trained prompt, in its weights; changed in place."""
     # Before the merge, which changes matrices in place.
     _untie(adapted)
+    base = adapted.get_base_model()
+    is_tied = _originals_are_one(base)
+    configs = (base.config, base.config.get_text_config())
+    flags = [getattr(config, "tie_word_embeddings", None) for config in configs]
     with quiet_peft():
         merged: PreTrainedModel = adapted.merge_and_unload()
+    if is_tied:
+        is_one = _tie_again(merged)
+        for config, flag in zip(configs, flags, strict=True):
+            if flag is not None:
+                config.tie_word_embeddings = flag and is_one
     return merged
 
 
@@ -165,6 +174,23 @@ def _untie(adapted: PeftModel) -> None:
     if table.weight is matrix.weight:
         matrix.weight = nn.Parameter(matrix.weight.detach().clone(), requires_grad=False)
         base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = False
+
+
+def _originals_are_one(base: PreTrainedModel) -> bool:
+    """Whether embeddings and head share one matrix, trained copies of them (`modules_to_save`) aside."""
+    embedding, head = (
+        getattr(module, "original_module", module)
+        for module in (base.get_input_embeddings(), base.get_output_embeddings())
+    )
+    return getattr(embedding, "weight", None) is getattr(head, "weight", embedding)
+
+
+def _tie_again(merged: PreTrainedModel) -> bool:
+    """Whether embeddings and head are one matrix; two copies of the same numbers become one."""
+    embedding, head = merged.get_input_embeddings(), merged.get_output_embeddings()
+    if head.weight is not embedding.weight and torch.equal(head.weight, embedding.weight):
+        head.weight = embedding.weight
+    return head.weight is embedding.weight
 
 
 @torch.no_grad()

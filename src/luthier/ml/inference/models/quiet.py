@@ -29,10 +29,13 @@ def quiet_transformers() -> Iterator[None]:
 @contextmanager
 def quiet_peft() -> Iterator[None]:
     """Inside this block warnings that users cannot act on are not shown: peft 0.21 reads an attribute that transformers
-    5.24 has renamed, fears for tied weights, which `merging` parts before it merges, says how a
-    matrix is stored, and looks for patterns of ranks among modules only."""
+    5.24 has renamed, fears for tied weights, which `merging` parts before it merges or ties afterwards,
+    says how a matrix is stored, and looks for patterns of ranks among modules only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings=True`", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message="Input and output embeddings are no longer tied", category=UserWarning
+        )
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys", category=RuntimeWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)

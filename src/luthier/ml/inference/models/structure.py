@@ -105,6 +105,7 @@ class Structure:
         num_matrix_parameters: parameters of all matrices that multiply hidden states, without head and embeddings.
         num_active_parameters: the part of these used per token (fewer with experts).
         num_packed_parameters: the part packed by quantisation, which excludes stacked experts.
+        num_head_biases: parameters of the bias of the head; 0 for none.
         fuses_experts: whether low-rank adapters on experts can be computed without copies (expert_product.py).
         num_windowed_layers: layers with an attention window of `sliding_window` tokens.
         num_norms: normalisations of the hidden state per layer.
@@ -142,6 +143,7 @@ class Structure:
     outside_layers: tuple[LinearLayer, ...] = ()
     num_packed_parameters: int = 0
     fuses_experts: bool = False
+    num_head_biases: int = 0
 
     @property
     def adaptable(self) -> tuple[LinearLayer, ...]:
@@ -248,6 +250,7 @@ def _structure(config: PreTrainedConfig) -> Structure:
         outside_layers=tuple(layer for layer in layers if layer.name in outside),
         num_packed_parameters=_packed_parameters(model),
         fuses_experts=bool(experts) and all(_is_plain(model, layer) for layer in experts),
+        num_head_biases=_num_biases(head),
         **_window(text, num_layers),
     )
 
@@ -264,6 +267,11 @@ def _outer(model: PreTrainedModel, head: nn.Module | None, embedding: nn.Module)
             sizes = (second, first) if module is head else (first, second)
             found.append(LinearLayer(name, *sizes, role="custom" if computes_more(module) else "block"))
     return tuple(found)
+
+
+def _num_biases(head: nn.Module | None) -> int:
+    bias = getattr(head, "bias", None)
+    return 0 if bias is None else int(bias.numel())
 
 
 def _packed_parameters(model: PreTrainedModel) -> int:

@@ -7,6 +7,7 @@ one, compares it with transformers as well.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,20 @@ class AdapterProof(Protocol):
         ...
 
 
+def _refuse_whole_modules(name: str, path: str) -> None:
+    try:
+        config = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # vLLM says what is wrong with it
+        return
+    saved = config.get("modules_to_save") if isinstance(config, dict) else None
+    if saved:
+        raise RequestError(
+            f"the adapter {name!r} at {path} has {', '.join(saved)} trained in whole (modules_to_save)",
+            expected="low-rank matrices alone: vLLM has no place for other weights of one adapter",
+            do="export it with --to merged and serve that, or serve it with the engine transformers",
+        )
+
+
 class VllmAdapters:
     """Loads adapters into a vLLM child, and tests them.
 
@@ -76,6 +91,7 @@ class VllmAdapters:
             RequestError: vLLM rejects it, or it fails a test.
             WorkError: vLLM does not answer.
         """
+        _refuse_whole_modules(name, path)
         body = {"lora_name": name, "lora_path": path}
         response = self._ask("POST", "load_lora_adapter", body)
         if response.status_code != httpx2.codes.OK and "already" in response.text:

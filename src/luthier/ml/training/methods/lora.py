@@ -19,9 +19,10 @@ Weight-Decomposed Low-Rank Adaptation", arXiv:2402.09353, sections 4.1 and 4.3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any, TypeAlias
 
 import torch
@@ -50,6 +51,7 @@ from luthier.ml.training.methods.peft_adapter import (
     write_adapter,
 )
 from luthier.ml.training.methods.protocol import PlainMethod
+from luthier.ml.training.methods.whole_modules import saved_names, saved_tensors, train_whole
 
 ADAPTER = "default"
 AdaptedLayer: TypeAlias = PeftLoraLinear | ParamWrapper
@@ -231,9 +233,12 @@ class Lora(PlainMethod):
 
     An adapter on the embedding table is computed by PEFT, without dropout. One on the output head is part of the
     logits.
+    Embeddings and head may be trained in whole beside it (`whole_modules`).
     """
 
     head_forward: AdaptedForward | None = None
+    whole: Mapping[str, nn.Module] = MappingProxyType({})
+    """What is trained in whole beside the adapter, by name."""
 
     def config(self) -> LoraConfig:
         """The adapter as PEFT's config.
@@ -294,6 +299,7 @@ class Lora(PlainMethod):
                 if config.lora_dropout != self.plan.dropout:  # compiled layers use PEFT's dropout
                     layer.lora_dropout[ADAPTER] = nn.Dropout(self.plan.dropout)
         _join(adapted)
+        self.whole = train_whole(model, self.plan.modules_to_save)
         return adapted  # type: ignore[no-any-return]
 
     def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
@@ -317,7 +323,12 @@ class Lora(PlainMethod):
         """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them, the same bytes each time."""
         assert isinstance(model, PeftModel)
         tensors, config = self.export(model)
-        return write_adapter(folder, read_back(model, tensors, config), config, base_path)
+        tensors = read_back(model, tensors, config)
+        if self.whole:
+            tensors |= saved_tensors(self.whole)
+            config = copy.copy(config)  # the model's own, which has no copies of these modules
+            config.modules_to_save = saved_names(model.get_base_model(), self.whole)
+        return write_adapter(folder, tensors, config, base_path)
 
 
 class RsLora(Lora):

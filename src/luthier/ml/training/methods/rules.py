@@ -120,6 +120,7 @@ _IMPORTANCE_SMOOTHING: Final = (0.85, "importance of one step alone is noise (Zh
 _PLACES: Final[dict[str, Setting]] = {
     "targets": ("all-linear", "adapters on every matrix learn more at the same rank than on attention alone"),
     "layers": (None, "every layer"),
+    "modules_to_save": (None, "none: embeddings and head stay as they are"),
 }
 _LOW_RANK: Final[dict[str, Setting]] = {
     "rank": LORA_RANK,

@@ -42,7 +42,7 @@ class TrainedSizes:
         num_parameters: Total number of trained parameters.
         is_full: Whether the model itself is trained rather than an adapter.
         matrices: Matrices of the layers, or of the adapter.
-        tables: Embeddings and an untied head, if trained.
+        tables: Embeddings and an untied head, if trained in whole.
         num_looked_up: Parameters in embedding tables.
         num_in_vectors: Parameters in biases and norms.
     """
@@ -169,9 +169,9 @@ def _direction(sizes: TrainedSizes) -> float:
 
 def _largest(sizes: TrainedSizes) -> float:
     """Two copies of the largest matrix: its squared gradient and its update, in full."""
-    if not sizes.is_full:
-        return 0.0
-    return 2 * FP32 * max((one.rows * one.columns for one in (*sizes.single, *sizes.tables)), default=0)
+    # The thin matrices of an adapter are next to nothing.
+    found = (*sizes.single, *sizes.tables) if sizes.is_full else sizes.tables
+    return 2 * FP32 * max((one.rows * one.columns for one in found), default=0)
 
 
 def _momentum(sizes: TrainedSizes) -> StateBytes:
