@@ -13,6 +13,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -145,10 +146,31 @@ def own_reranker(folder: str | Path) -> OwnReranker | None:
 
 def is_reranker(folder: str | Path) -> bool:
     """Whether the files of a folder are those of a published reranker, of whatever score."""
+    place = Path(folder)
+    # First what most folders lack: lists of models ask this of each.
+    if not (place / PUBLISHED_HEAD).is_file() and not _may_score(place / "config.json"):
+        return False
     try:
-        return own_reranker(folder) is not None
+        return own_reranker(place) is not None
     except ModelSourceError:
         return True
+
+
+def _may_score(config: Path) -> bool:
+    """Whether a config.json names tokens of a score, or a class with a layer for it."""
+    try:
+        status = config.stat()
+    except OSError:
+        return False
+    return _names_score(str(config), status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _names_score(config: str, *_version: int) -> bool:
+    """As `_may_score`, of one version of a file: a list of a thousand models reads each of them once."""
+    document = read_document(Path(config))
+    named = text_part(document).get("classifier_from_token", document.get("classifier_from_token"))
+    return named is not None or bool(_sequence_classes(document))
 
 
 def only_embeds(folder: str | Path) -> bool:
@@ -206,11 +228,13 @@ def _score_tokens(place: Path, config: Mapping[str, Any]) -> tuple[int | str, ..
 
 
 def _has_score_layer(place: Path, config: Mapping[str, Any]) -> bool:
+    return bool(_sequence_classes(config)) and score_rows(place) == 1
+
+
+def _sequence_classes(config: Mapping[str, Any]) -> list[str]:
     named = config.get("architectures")
     kinds = named if isinstance(named, list) else []
-    if not any(str(one).endswith("ForSequenceClassification") for one in kinds):
-        return False
-    return score_rows(place) == 1
+    return [str(one) for one in kinds if str(one).endswith("ForSequenceClassification")]
 
 
 def score_rows(folder: str | Path) -> int:
