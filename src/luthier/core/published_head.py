@@ -10,6 +10,7 @@ one whose files say by the logits of which tokens it answers: a `LogitScore` par
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,23 +147,27 @@ def own_reranker(folder: str | Path) -> OwnReranker | None:
 
 def is_reranker(folder: str | Path) -> bool:
     """Whether the files of a folder are those of a published reranker, of whatever score."""
-    place = Path(folder)
     # First what most folders lack: lists of models ask this of each.
-    if not (place / PUBLISHED_HEAD).is_file() and not _may_score(place / "config.json"):
+    if not _has_file(folder, PUBLISHED_HEAD) and not _may_score(f"{folder}{os.sep}config.json"):
         return False
     try:
-        return own_reranker(place) is not None
+        return own_reranker(folder) is not None
     except ModelSourceError:
         return True
 
 
-def _may_score(config: Path) -> bool:
+def _has_file(folder: str | Path, name: str) -> bool:
+    # A text in place of a path: for a list of a thousand models paths take longer than the look at the disk.
+    return os.path.isfile(f"{folder}{os.sep}{name}")  # noqa: PTH113
+
+
+def _may_score(config: str) -> bool:
     """Whether a config.json names tokens of a score, or a class with a layer for it."""
     try:
-        status = config.stat()
+        status = os.stat(config)  # noqa: PTH116
     except OSError:
         return False
-    return _names_score(str(config), status.st_mtime_ns, status.st_size, status.st_ino)
+    return _names_score(config, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 @lru_cache(maxsize=4096)
@@ -175,13 +180,12 @@ def _names_score(config: str, *_version: int) -> bool:
 
 def only_embeds(folder: str | Path) -> bool:
     """Whether a folder has the files of an embedding model, and weights without the layer that would write text."""
-    place = Path(folder)
     # First what most folders lack: lists of models ask this of each.
-    if not ((place / PUBLISHED_HEAD).is_file() or (place / _POOLING_FOLDER / "config.json").is_file()):
+    if not (_has_file(folder, PUBLISHED_HEAD) or _has_file(folder, f"{_POOLING_FOLDER}{os.sep}config.json")):
         return False
-    if read_document(place / "config.json").get("tie_word_embeddings") is not False:
+    if read_document(Path(folder) / "config.json").get("tie_word_embeddings") is not False:
         return False  # the embeddings are that layer, too
-    return lacks_output_layer(place)
+    return lacks_output_layer(folder)
 
 
 def lacks_output_layer(folder: str | Path) -> bool:
