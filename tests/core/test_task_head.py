@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luthier.core.task_head import TaskHead
+from luthier.core import published_head
+from luthier.core.task_head import TaskHead, is_task_model
 
 MANY = tuple(f"label {n}" for n in range(60))
 
@@ -60,3 +63,19 @@ def test_of_many_labels_the_commonest_are_listed() -> None:
     assert head.facts["labels"].startswith("label 0 (60), label 1 (59)")
     assert "label 49 (11) and 10 more" in head.facts["labels"]
     assert head.summary.endswith("label 7 (53) and 52 more")
+
+
+def test_a_list_of_models_reads_the_config_of_each_once_and_again_where_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}), encoding="utf-8")
+    read, original = list[Path](), published_head.read_document
+    monkeypatch.setattr(published_head, "read_document", lambda file: read.append(file) or original(file))
+    assert [is_task_model(tmp_path) for _ in range(3)] == [False] * 3
+    assert read == [config]
+    scoring = {"architectures": ["LlamaForCausalLM"], "classifier_from_token": ["no", "yes"]}
+    config.write_text(json.dumps(scoring), encoding="utf-8")
+    assert is_task_model(tmp_path)
+    config.unlink()
+    assert not is_task_model(tmp_path)

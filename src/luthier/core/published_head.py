@@ -10,9 +10,11 @@ one whose files say by the logits of which tokens it answers: a `LogitScore` par
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -145,21 +147,45 @@ def own_reranker(folder: str | Path) -> OwnReranker | None:
 
 def is_reranker(folder: str | Path) -> bool:
     """Whether the files of a folder are those of a published reranker, of whatever score."""
+    # First what most folders lack: lists of models ask this of each.
+    if not _has_file(folder, PUBLISHED_HEAD) and not _may_score(f"{folder}{os.sep}config.json"):
+        return False
     try:
         return own_reranker(folder) is not None
     except ModelSourceError:
         return True
 
 
+def _has_file(folder: str | Path, name: str) -> bool:
+    # A text in place of a path: for a list of a thousand models paths take longer than the look at the disk.
+    return os.path.isfile(f"{folder}{os.sep}{name}")  # noqa: PTH113
+
+
+def _may_score(config: str) -> bool:
+    """Whether a config.json names tokens of a score, or a class with a layer for it."""
+    try:
+        status = os.stat(config)  # noqa: PTH116
+    except OSError:
+        return False
+    return _names_score(config, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _names_score(config: str, *_version: int) -> bool:
+    """As `_may_score`, of one version of a file: a list of a thousand models reads each of them once."""
+    document = read_document(Path(config))
+    named = text_part(document).get("classifier_from_token", document.get("classifier_from_token"))
+    return named is not None or bool(_sequence_classes(document))
+
+
 def only_embeds(folder: str | Path) -> bool:
     """Whether a folder has the files of an embedding model, and weights without the layer that would write text."""
-    place = Path(folder)
     # First what most folders lack: lists of models ask this of each.
-    if not ((place / PUBLISHED_HEAD).is_file() or (place / _POOLING_FOLDER / "config.json").is_file()):
+    if not (_has_file(folder, PUBLISHED_HEAD) or _has_file(folder, f"{_POOLING_FOLDER}{os.sep}config.json")):
         return False
-    if read_document(place / "config.json").get("tie_word_embeddings") is not False:
+    if read_document(Path(folder) / "config.json").get("tie_word_embeddings") is not False:
         return False  # the embeddings are that layer, too
-    return lacks_output_layer(place)
+    return lacks_output_layer(folder)
 
 
 def lacks_output_layer(folder: str | Path) -> bool:
@@ -206,11 +232,13 @@ def _score_tokens(place: Path, config: Mapping[str, Any]) -> tuple[int | str, ..
 
 
 def _has_score_layer(place: Path, config: Mapping[str, Any]) -> bool:
+    return bool(_sequence_classes(config)) and score_rows(place) == 1
+
+
+def _sequence_classes(config: Mapping[str, Any]) -> list[str]:
     named = config.get("architectures")
     kinds = named if isinstance(named, list) else []
-    if not any(str(one).endswith("ForSequenceClassification") for one in kinds):
-        return False
-    return score_rows(place) == 1
+    return [str(one) for one in kinds if str(one).endswith("ForSequenceClassification")]
 
 
 def score_rows(folder: str | Path) -> int:

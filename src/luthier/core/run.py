@@ -305,6 +305,11 @@ class TrainResult(FrozenModel):
     first_step: FirstStep | None = None
     stream: StreamCounts | None = None
 
+    @property
+    def comparable_train_loss(self) -> float:
+        """The mean training loss that compares with validation losses; of older runs what was minimised."""
+        return self.train_loss if self.plain_train_loss is None else self.plain_train_loss
+
 
 class RunRecord(FrozenModel):
     """A run as the store knows it. Times are UTC, ISO 8601.

@@ -214,7 +214,8 @@ class TaskHead(SparseModel):
 def is_task_model(folder: str | Path) -> bool:
     """Whether the folder of an adapter or model holds a task head, or a published reranker or embedding model without
     an output layer, so that it does not write text."""
-    return has_head_file(folder) or only_embeds(folder) or is_reranker(folder)
+    place = str(folder)
+    return has_head_file(place) or only_embeds(place) or is_reranker(place)
 
 
 def has_head_file(folder: str | Path) -> bool:

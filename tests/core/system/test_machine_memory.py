@@ -7,12 +7,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from luthier.core.system import machine_memory
+from luthier.core.system import control_groups, machine_memory
 
 
 def test_the_limit_of_a_container_counts_where_it_is_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit, used, statistics = (tmp_path / name for name in ("memory.max", "memory.current", "memory.stat"))
-    monkeypatch.setattr(machine_memory, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
     total = psutil.virtual_memory().total
     assert machine_memory.memory_bytes()[0] == total
     used.write_text("600\n")
@@ -43,8 +43,8 @@ def test_the_limits_of_all_groups_that_a_process_is_in_count(
     own: str, root: str, names: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of a job of a cluster, and of a container on a system with the first version of control groups."""
-    monkeypatch.setattr(machine_memory, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(machine_memory, "_OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
+    monkeypatch.setattr(control_groups, "_OWN", tmp_path / "own")
     (tmp_path / "own").write_text(own)
     limit, used, idle = names
     step, other = tmp_path / root / "job" / "step", tmp_path / root / "other"

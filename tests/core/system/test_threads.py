@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from pathlib import Path
@@ -10,8 +11,15 @@ import psutil
 import pytest
 
 from luthier.core.errors import BusyError
-from luthier.core.system import process_setup
-from luthier.core.system.process_setup import num_usable_cores, start_daemon, usable_threads, wait_briefly, wait_longer
+from luthier.core.system import control_groups, process_setup
+from luthier.core.system.process_setup import (
+    cores_of_quota,
+    num_usable_cores,
+    start_daemon,
+    usable_threads,
+    wait_briefly,
+    wait_longer,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +77,7 @@ def test_a_thread_that_cannot_be_started_is_an_error_of_a_busy_system(monkeypatc
 
 
 def test_cores_are_those_of_this_process_and_not_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_setup, "_CGROUP_QUOTA", Path("nowhere"))
+    monkeypatch.setattr(process_setup, "control_groups", lambda _: ())
     monkeypatch.setattr(process_setup.os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     monkeypatch.setattr(process_setup.os, "cpu_count", lambda: 64)
     assert num_usable_cores() == 3
@@ -91,10 +99,57 @@ def test_a_container_has_as_many_cores_as_its_share_of_their_time(
 ) -> None:
     (tmp_path / "cpu.max").write_text(f"{limit}\n")
     monkeypatch.setattr(process_setup.facilities, "usable_cores", lambda: frozenset(range(4)))
-    monkeypatch.setattr(process_setup, "_CGROUP_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
+    monkeypatch.setattr(control_groups, "_OWN", tmp_path / "own")
     assert num_usable_cores() == num
-    monkeypatch.setattr(process_setup, "_CGROUP_QUOTA", tmp_path / "none")
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path / "none")
     assert num_usable_cores() == 4
+
+
+def _quota_files(cores: float, *, is_first: bool) -> dict[str, str]:
+    micros = round(cores * 100_000) if cores > 0 else -1
+    if is_first:
+        return {"cpu.cfs_quota_us": f"{micros}\n", "cpu.cfs_period_us": "100000\n"}
+    return {"cpu.max": f"{micros if micros > 0 else 'max'} 100000\n"}
+
+
+@pytest.mark.parametrize(
+    ("own", "root"),
+    [("0::/user.slice/job/step\n", ""), ("5:memory:/other\n4:cpu,cpuacct:/user.slice/job/step\n0::/\n", "cpu")],
+    ids=["v2", "v1"],
+)
+@pytest.mark.parametrize(
+    ("quotas", "num"),
+    # Of the step, of the job, of the slice: the lowest of them counts, a part of a core as one; 0: none.
+    [
+        ((3, 0, 0), 3),
+        ((0, 2, 0), 2),
+        ((0, 0, 1.5), 2),
+        ((6, 5, 4), 4),
+        ((0.2, 4, 0), 1),
+        ((0, 0, 0), 8),
+        ((20, 0, 9), 8),
+    ],
+)
+def test_the_quotas_of_all_groups_that_a_process_is_in_count(
+    own: str, root: str, quotas: tuple[float, ...], num: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As of a service of systemd, of a job of a cluster, and of a system with the first version of control groups."""
+    monkeypatch.setattr(process_setup.facilities, "usable_cores", lambda: frozenset(range(8)))
+    monkeypatch.setattr(process_setup, "core_kinds", lambda usable: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
+    monkeypatch.setattr(control_groups, "_OWN", tmp_path / "own")
+    (tmp_path / "own").write_text(own)
+    step = tmp_path / root / "user.slice" / "job" / "step"
+    other = tmp_path / root / "other"
+    for folder, cores in zip((step, step.parent, step.parent.parent, other), (*quotas, 1), strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in _quota_files(cores, is_first=bool(root)).items():
+            (folder / name).write_text(text)
+    assert num_usable_cores() == num
+    assert usable_threads() == num, "of llama.cpp"
+    assert cores_of_quota() == (math.ceil(min(cores for cores in quotas if cores)) if any(quotas) else None)
 
 
 @pytest.mark.parametrize(

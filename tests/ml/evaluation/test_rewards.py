@@ -177,7 +177,23 @@ def test_labels_and_formulas_over_what_models_say() -> None:
     check = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "x", "operation": "ne"}
     multi = {"type": "multi", "graders": {"l": LABEL, "c": check}, "calculate_output": "c - 3 * l"}
     found = judged(judge, {"grader": multi})([Rollout("row:1", text, 1, True) for text in ("a", "b")])
-    assert [(one.reward, one.is_ungraded) for one in found] == [(-2.0, False), (1.0, True)]
+    # The formula makes "good" the worse one: what cannot be read is worth no more than that.
+    assert [(one.reward, one.is_ungraded) for one in found] == [(-2.0, False), (-2.0, True)]
+
+
+@pytest.mark.parametrize(
+    ("reward", "worst"),
+    [
+        ({"grader": SCORE, "weight": -2.0}, -4.0),
+        ({"grader": LABEL, "weight": -2.0}, -2.0),
+        ({"grader": {"type": "multi", "graders": {"s": SCORE, "l": LABEL}, "calculate_output": "s - 3 * l"}}, -5.0),
+        ({"grader": {"type": "multi", "graders": {"s": SCORE}, "calculate_output": "1 / (2 - s)"}}, 0.25),
+        ({"grader": {"type": "multi", "graders": {"s": SCORE}, "calculate_output": "s"}, "weight": -1.0}, -2.0),
+    ],
+)
+def test_no_answer_is_worth_more_for_a_reply_that_cannot_be_read(reward: dict[str, Any], worst: float) -> None:
+    (found,) = judged(Opinion(lambda _: "no idea"), reward)([Rollout("row:2", "a", 1, True)])
+    assert (found.reward, found.is_ungraded) == (pytest.approx(worst), True)
 
 
 def test_sampling_of_a_grader_is_that_of_its_questions() -> None:

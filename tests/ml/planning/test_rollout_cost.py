@@ -138,8 +138,10 @@ def test_grading_is_a_part_of_its_own_and_the_parts_add_up(workload: Workload, d
     parts = hours_by_part(graded, device, made.step_seconds)
     assert parts["steps"].value * 3600 == pytest.approx(10 * plain.value)
     assert parts["grading"].value * 3600 == pytest.approx(10 * (step.value - plain.value))
-    # A validation grades its 32 answers as a step grades its 64.
-    assert parts["validations"].value * 3600 == pytest.approx(2 * step.value / 2)
+    # A validation draws and grades its 32 answers as a step does its 64, and learns nothing.
+    drawn = rollout_seconds(workload, device, prior_factors(device, workload), 0.6)
+    assert parts["validations"].value * 3600 == pytest.approx(2 * (drawn.value + 2 * one.value) / 2)
+    assert 0 < parts["validations"].low <= parts["validations"].value <= parts["validations"].high
     assert made.hours.value == pytest.approx(sum(part.value for part in parts.values()))
     assert "grading" not in hours_by_part(workload, device, plain)
     assert any("grading by models" in note for note in made.notes)

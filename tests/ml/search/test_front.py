@@ -57,3 +57,11 @@ def test_a_small_one_that_learned_a_little_goes_on_beside_a_large_one_that_learn
     trials[first.number] = trials[first.number].model_copy(update={"state": "done"})
     second = next_step(trials, **asked, goals=("quality", "size"))
     assert {first.number, second.number} == {0, 1}
+
+
+def test_the_knee_is_chosen_among_what_was_repeated_and_by_the_whole_front():
+    points = {7: (0.0, 10.0), 3: (1.0, 1.0), 4: (2.0, 0.5), 5: (10.0, 0.0), 9: (9.0, 9.0)}
+    assert knee(points) == 3
+    assert knee(points, [4, 7]) == 4
+    assert knee(points, [7, 9]) == 7, "what is on the front goes first"
+    assert knee(points, [9]) == 9

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import psutil
 
 from luthier.core.errors import MemoryShortError, first_line
+from luthier.core.system.control_groups import control_groups
 
-_CGROUPS: Final = Path("/sys/fs/cgroup")
-_OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 _Names = tuple[str, str, str]
 # Files of the limit and of what is used, and the entry of memory.stat for idle files, sub-groups included.
 _SECOND: Final[_Names] = ("memory.max", "memory.current", "inactive_file")
@@ -25,32 +23,14 @@ def memory_bytes() -> tuple[int, int]:
     """
     memory = psutil.virtual_memory()
     total, available = int(memory.total), int(memory.available)
-    for folder, names in _control_groups():
+    for folder, is_first in control_groups("memory"):
+        names = _FIRST if is_first else _SECOND
         limit = _number(folder / names[0])
         used = _number(folder / names[1])
         if limit is not None and used is not None:
             total = min(total, limit)
             available = min(available, max(0, limit - max(0, used - _idle_file_bytes(folder, names[2]))))
     return total, available
-
-
-def _control_groups() -> Iterator[tuple[Path, _Names]]:
-    """The groups that this process is in, up to the roots; in a container its own group is the root that it sees."""
-    yield _CGROUPS, _SECOND
-    yield _CGROUPS / "memory", _FIRST
-    lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines() if _OWN_CGROUPS.is_file() else []
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        is_first = "memory" in controllers.split(",")
-        if (number != "0" and not is_first) or ".." in path:  # above what a container sees
-            continue
-        root, names = (_CGROUPS / "memory", _FIRST) if is_first else (_CGROUPS, _SECOND)
-        own = root / path.strip("/")
-        for folder in (own, *own.parents):
-            if folder == root or root not in folder.parents:
-                break
-            yield folder, names
 
 
 def _number(file: Path) -> int | None:

@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn
 
 from luthier.core.errors import BusyError
 from luthier.core.system import facilities
+from luthier.core.system.control_groups import control_groups
 from luthier.core.system.core_topology import ALL_CORES, core_kinds
 
 # About 50 microseconds: longer than the gaps between operations of a step, shorter than a turn of another process.
@@ -30,8 +31,6 @@ _LONG_SPIN_COUNT = "200000"
 _MAX_CELL_CHARACTERS = 2**31 - 1
 _usual_thresholds: tuple[int, int, int] | None = None
 """Those of the garbage collector before `collect_rarely`."""
-
-_CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 _csv_lock = threading.Lock()
 _num_large = 0
@@ -69,8 +68,8 @@ def wait_longer() -> None:
 def num_usable_cores() -> int:
     """Cores that this process may use; those of a machine are more where a container or `taskset` keeps it to some.
 
-    A container may have a share of the time of all cores in place of some of them (cgroup v2: `docker run --cpus`, a
-    limit of Kubernetes). More threads than that share would only wait for each other.
+    A control group may have a share of the time of all cores in place of some of them (`docker run --cpus`, a limit of
+    Kubernetes, `CPUQuota` of systemd). More threads than that share would only wait for each other.
     """
     cores = facilities.usable_cores()
     num = len(cores) if cores else os.cpu_count() or 1
@@ -78,11 +77,20 @@ def num_usable_cores() -> int:
 
 
 def cores_of_quota() -> int | None:
-    """Whole cores of the time that a container may use; None without such a limit."""
+    """Whole cores of the time that this process's control groups leave it; None where none of them has a limit."""
+    quotas = [quota for group in control_groups("cpu") if (quota := _quota(*group)) is not None]
+    return max(1, math.ceil(min(quotas))) if quotas else None
+
+
+def _quota(group: Path, is_first: bool) -> float | None:
+    """The cores of a control group; None without a limit, which is `max`, and -1 in the first version."""
     try:
-        quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
-        return max(1, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError, ZeroDivisionError):  # no cgroup v2, or "max"
+        if is_first:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        else:
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
         return None
 
 

@@ -126,6 +126,8 @@ class Trial(FrozenModel):
         number: from 0 on, in the order in which they were begun; 0 is the recipe as it came.
         kind: search, confirmation or the final run.
         of: for kind `confirm`, the trial that is repeated with another seed.
+        repetition: for kind `confirm`, which repetition of that trial it is, from 0 on; None for those of versions
+            up to 0.1, whose seed follows from `number`.
         values: parameters by name.
         run_id: its run.
         state: how far it is.
@@ -140,6 +142,7 @@ class Trial(FrozenModel):
     number: int
     kind: TrialKind = "search"
     of: int | None = None
+    repetition: int | None = None
     values: Values
     run_id: str
     state: TrialState = "waiting"

@@ -191,7 +191,7 @@ def rollback(context: HomeContext, caller: Trainer, name: _Name, asked: Rollback
     return _view(deployments.rollback(context, caller, name, expected_revision=given.expected_revision))
 
 
-@router.delete("/{name}", summary="Remove a deployment", responses=documented(404))
+@router.delete("/{name}", summary="Remove a deployment", responses=documented(404, 409))
 def remove(context: HomeContext, caller: Trainer, name: _Name) -> DeletedDeployment:
     """No model answers by this name any longer; what it routed to stays."""
     found = deployments.remove(context, caller, name)

@@ -127,7 +127,10 @@ def compare(request: Request, context: HomeContext, caller: Trainer, name: str) 
 @router.post("/remove")
 def remove(request: Request, context: HomeContext, caller: Trainer, name: str) -> Response:
     """Give the name up."""
-    deployments.remove(context, caller, name)
+    try:
+        deployments.remove(context, caller, name)
+    except ConflictError as error:
+        return _page(request, context, caller, name, {"error": error})
     return redirect(request, "/deployments", f"The deployment {name} is removed; its models stay.")
 
 

@@ -21,6 +21,7 @@ from luthier.core.records import deployment as routing
 from luthier.core.records.deployment import NAME, Deployment, Revision, Share
 from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, CheckedTarget, GatePassage
 from luthier.features.deployments.store import changed_meanwhile
+from luthier.features.models.uses import refuse_named
 from luthier.features.release_gates.service import (
     gates_of,
     outcome_of_target,
@@ -342,8 +343,10 @@ def remove(context: Context, caller: Caller, name: str) -> Deployment:
 
     Raises:
         NotFoundError: The project has no such deployment.
+        ConflictError: A job that has not ended names it as its teacher or judge.
     """
     found = context.deployments.get(caller.project_id, name)
+    refuse_named(context, caller, found)
     with context.database.transaction():
         context.deployments.delete(caller.project_id, name)
         record(context, caller, "deployment.deleted", name, {"revision": found.revision.number})
@@ -441,8 +444,7 @@ def _logged(revision: Revision) -> Iterator[tuple[str, dict[str, Any]]]:
     """What the audit log has of a revision: what was done, and a gate that was overridden for it."""
     shares = {share.target: share.fraction for share in revision.shares}
     document: dict[str, Any] = {"revision": revision.number, "canary": revision.canary, "shares": shares}
-    if revision.unjudged:
-        document["unjudged"] = list(revision.unjudged)
+    document |= {"unjudged": list(revision.unjudged)} if revision.unjudged else {}
     yield f"deployment.{_AUDIT_ACTIONS.get(revision.kind, revision.kind)}", document
     if (overridden := _facts_of_override(revision)) is not None:
         yield "deployment.gate_overridden", overridden
@@ -489,11 +491,9 @@ def _check_name(context: Context, name: str) -> None:
 
 
 def _fraction(fraction: float) -> float:
-    if not 0 < fraction < 1:
-        raise RequestError(
-            f"a fraction of {fraction:g}", expected="a number between 0 and 1, such as 0.1", do="correct it"
-        )
-    return fraction
+    if 0 < fraction < 1:
+        return fraction
+    raise RequestError(f"a fraction of {fraction:g}", expected="a number between 0 and 1, such as 0.1", do="correct it")
 
 
 def _counts_of(name: str, counts: Mapping[tuple[str, str], int]) -> dict[str, int]:

@@ -167,33 +167,38 @@ def _width(model_path: str) -> int:
 
 def _check_reinforcement(request: FineTuningRequest, *, allows_python: bool) -> None:
     """Refuse graders of which no template, formula, scale or source can be used, and code that is not allowed."""
+    grader = _grader(request)
+    if not allows_python:
+        _refuse_python(grader)
+    try:
+        _check_grader(grader)
+    except (ValidationError, RequestError) as error:
+        raise _unusable(error.came if isinstance(error, RequestError) else _first_fault(error)) from error
+
+
+def _check_grader(grader: Mapping[str, Any]) -> None:
     from luthier.ml.evaluation.graders import fields_of
     from luthier.ml.evaluation.rewards import Rewards
     from luthier.ml.evaluation.sandbox.recorded import check_source
 
-    try:
-        grader = _grader(request)
-        if not allows_python:
-            _refuse_python(grader)
-        reward = Reward.model_validate({"grader": grader})
-        assert reward.grader is not None
-        Rewards([reward], {})
-        # What its templates name of an answer: what they name of rows is known with the file.
-        fields_of(reward.grader)
-        for code in reward.code:
-            check_source(code)
-    except UnsupportedError:
-        raise
-    except (ValidationError, RequestError) as error:
-        reason = error.came if isinstance(error, RequestError) else _first_fault(error)
-        raise UnsupportedError(
-            f"method reinforcement with this grader: {reason}",
-            expected="string_check, text_similarity, score_model, label_model, python where the server runs it, or a "
-            "multi grader of these",
-            do="correct the grader; POST /v1/fine_tuning/alpha/graders/validate checks one alone",
-            code="unsupported_method",
-            param=_GRADER,
-        ) from error
+    reward = Reward.model_validate({"grader": grader})
+    assert reward.grader is not None
+    Rewards([reward], {})
+    # What its templates name of an answer: what they name of rows is known with the file.
+    fields_of(reward.grader)
+    for code in reward.code:
+        check_source(code)
+
+
+def _unusable(reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"method reinforcement with this grader: {reason}",
+        expected="string_check, text_similarity, score_model, label_model, python where the server runs it, or a "
+        "multi grader of these",
+        do="correct the grader; POST /v1/fine_tuning/alpha/graders/validate checks one alone",
+        code="unsupported_method",
+        param=_GRADER,
+    )
 
 
 def _refuse_python(grader: Mapping[str, Any]) -> None:
@@ -242,9 +247,13 @@ def _check_judges(context: Context, caller: Caller, request: FineTuningRequest) 
 
 
 def _grader(request: FineTuningRequest) -> dict[str, Any]:
+    """The grader of a request as recipes have it. Raises UnsupportedError without one, and for two of one name."""
     if request.method is None or request.method.reinforcement is None:
-        raise RequestError("no grader", expected="method.reinforcement.grader", do="add it to the request")
-    return as_reward(request.method.reinforcement.grader)
+        raise _unusable("no grader")
+    try:
+        return as_reward(request.method.reinforcement.grader)
+    except RequestError as error:
+        raise _unusable(error.came) from error
 
 
 def _first_fault(error: ValidationError) -> str:

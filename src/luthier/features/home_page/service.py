@@ -16,7 +16,7 @@ from typing import Any, Final
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Comparison, Evaluation, Metric, VerdictWord
-from luthier.core.events import BillUpdated, Event, StepDone
+from luthier.core.events import BillUpdated, Event, StepDone, comparable_loss
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import RunRecord
 from luthier.core.text.names import display_name
@@ -306,7 +306,7 @@ def _of_run(
         method=record.method,
         step=record.step,
         num_steps=record.num_steps,
-        loss=step.loss if isinstance(step, StepDone) else None,
+        loss=comparable_loss(step) if isinstance(step, StepDone) else None,
         left_seconds=None if record.is_trained else _left_seconds(record, events),
         since=since,
     )

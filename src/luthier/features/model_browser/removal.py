@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from luthier.core.access import Caller, Project
 from luthier.core.errors import ConflictError, LuthierError, NotAllowedError, NotFoundError
+from luthier.core.ids import is_id
 from luthier.core.records.deployment import Deployment
 from luthier.features.model_cards.service import BaseView, find_base, list_bases
 from luthier.features.models import service as models
@@ -31,7 +32,7 @@ class BaseUser:
     Attributes:
         project: Its project.
         name: What people call it.
-        address: Its page, for members of the project.
+        address: Its page, for members of the project; empty for work that is no run.
     """
 
     project: Project
@@ -111,7 +112,7 @@ def _uses(context: Context, base: BaseView) -> BaseUses:
     return BaseUses(
         deployments=tuple(_deployments(context, base, list(projects.values()))),
         unfinished=tuple(
-            BaseUser(projects[project_id], names[run_id], f"/runs/{run_id}")
+            BaseUser(projects[project_id], names[run_id], f"/runs/{run_id}" if is_id(run_id, "run") else "")
             for run_id, project_id in unfinished.items()
             if project_id in projects
         ),

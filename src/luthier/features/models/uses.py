@@ -1,25 +1,32 @@
 """Who still needs a model: runs that have not ended, and jobs that wait, with their teacher, judges and base.
 
-A run is resumed with the very weights that it began with, so these must not be deleted before it has ended.
+A run is resumed with the very weights that it began with, so these must not be deleted before it has ended. Jobs that
+have not begun look a deployment up by its name, so that it must not be deleted before they have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.errors import ConflictError, LuthierError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.plan import Plan
 from luthier.core.text.counted import counted
 from luthier.features.models.names import find_model
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import ENDED, OPEN
+from luthier.platform.jobs.records import ENDED, OPEN, Job
 
-_MODELS: Final = ("teacher", "base_model")
+if TYPE_CHECKING:
+    from luthier.core.records.deployment import Deployment
+
+_TEACHER: Final = "teacher"
+_MODELS: Final = (_TEACHER, "base_model")
 _GRADERS: Final = ("score_model", "label_model")
+_EVAL_RUN: Final = "eval_run"
+"""The key of a job that carries out a run of the Evals API."""
 _MAX_NAMED: Final = 3
 
 
@@ -51,14 +58,52 @@ def uses_of(context: Context, name: str, path: str | None = None) -> tuple[Use, 
         is_open = run_id != name and not is_given_up(context, run_id, project_id)
         if is_open and _has(context.runs.plan(run_id), name, path):
             found.append(Use(run_id, project_id))
-    for job in context.jobs.list(status=OPEN):
-        # The plan of a run that has begun names the weights themselves, whatever its request says.
-        if job.run_id and (job.run_id == name or context.runs.some([job.run_id])):
-            continue
+    for job in _waiting(context):
         caller = Caller(project_id=job.project_id)
-        if any(_is_meant(context, caller, asked, name) for asked in _models_in(job.document)):
+        asked_names = _models_in(_document(context, job), _MODELS)
+        if job.run_id != name and any(_is_meant(context, caller, asked, name) for asked in asked_names):
             found.append(Use(job.run_id or job.job_id, job.project_id))
     return tuple(found)
+
+
+def uses_of_deployment(context: Context, deployment: Deployment) -> tuple[Use, ...]:
+    """The jobs that have not ended and look a deployment up when they begin, as a teacher or a judge.
+
+    Args:
+        context: The home.
+        deployment: Of any project: a job without one of the name in its own project finds that of another.
+    """
+    found = list[Use]()
+    named = context.deployments.named(deployment.name)
+    for job in _waiting(context):
+        if deployment.name not in _models_in(_document(context, job), (_TEACHER,)):
+            continue
+        # The order of `find_model`: the job's own project, then `default`, then the only one of the name.
+        near = (one for place in (job.project_id, DEFAULT_PROJECT) for one in named if one.project_id == place)
+        meant = next(near, named[0] if len(named) == 1 else None)
+        if meant is not None and meant.deployment_id == deployment.deployment_id:
+            found.append(Use(job.run_id or job.job_id, job.project_id))
+    return tuple(found)
+
+
+def _waiting(context: Context) -> Iterator[Job]:
+    """Jobs that have not ended and whose names of models still count."""
+    for job in context.jobs.list(status=OPEN):
+        # The plan of a run that has begun names the weights themselves, whatever its request says.
+        if not (job.run_id and context.runs.some([job.run_id])):
+            yield job
+
+
+def _document(context: Context, job: Job) -> Any:
+    """What a job is asked to do; of a run of the Evals API with its graders, which its eval holds."""
+    if _EVAL_RUN not in job.document:
+        return job.document
+    try:
+        run = context.evals.run_of_job(job.job_id)
+        criteria = context.evals.get(run.project_id, run.eval_id).testing_criteria
+    except NotFoundError:  # deleted meanwhile
+        return job.document
+    return [grader.model_dump(mode="json") for grader in criteria]
 
 
 def refuse_in_use(context: Context, caller: Caller, name: str) -> None:
@@ -72,14 +117,36 @@ def refuse_in_use(context: Context, caller: Caller, name: str) -> None:
     uses = uses_of(context, name)
     if not uses:
         return
-    shown = [use.run_id for use in uses if use.project_id == caller.project_id][:_MAX_NAMED]
-    names = f" ({', '.join(shown)})" if shown else ""
-    runs = counted(len(uses), "run that has not ended", "runs that have not ended")
+    runs = counted(len(uses), "run that has not ended", "runs that have not ended") + _shown(uses, caller)
     raise ConflictError(
-        f"{name} is the base, the teacher or the judge of {runs}{names}",
+        f"{name} is the base, the teacher or the judge of {runs}",
         expected="a model that no run needs: it is resumed with the weights that it began with",
         do="let it end, or cancel it; delete a run that was interrupted for good",
     )
+
+
+def refuse_named(context: Context, caller: Caller, deployment: Deployment) -> None:
+    """Raise ConflictError where jobs that have not ended name a deployment that is to be deleted.
+
+    Args:
+        context: The home.
+        caller: Who wants to delete it: ids of other projects are not shown.
+        deployment: The deployment.
+    """
+    uses = uses_of_deployment(context, deployment)
+    if not uses:
+        return
+    jobs = counted(len(uses), "job that has not ended", "jobs that have not ended") + _shown(uses, caller)
+    raise ConflictError(
+        f"the deployment {deployment.name!r} is named as the teacher or a judge by {jobs}",
+        expected="a deployment that no waiting job names: the job looks it up when it begins",
+        do="let the job begin or end, or cancel it",
+    )
+
+
+def _shown(uses: Sequence[Use], caller: Caller) -> str:
+    shown = [use.run_id for use in uses if use.project_id == caller.project_id][:_MAX_NAMED]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def is_given_up(context: Context, run_id: str, project_id: str) -> bool:
@@ -98,17 +165,22 @@ def _has(plan: Plan, name: str, path: str | None) -> bool:
     return path in places or any(name in Path(place).parts for place in places)
 
 
-def _models_in(document: Any) -> Iterator[str]:
-    """The names of models in a request, at any depth: of recipes, of a fine-tuning job, of a study."""
+def _models_in(document: Any, keys: tuple[str, ...]) -> Iterator[str]:
+    """The names of models in a request, at any depth: of recipes, of a fine-tuning job, of a study.
+
+    Args:
+        document: The request.
+        keys: That name models, beside those of graders.
+    """
     if isinstance(document, dict):
         for key, value in document.items():
-            if isinstance(value, str) and (key in _MODELS or (key == "model" and document.get("type") in _GRADERS)):
+            if isinstance(value, str) and (key in keys or (key == "model" and document.get("type") in _GRADERS)):
                 yield value
             else:
-                yield from _models_in(value)
+                yield from _models_in(value, keys)
     elif isinstance(document, list):
         for one in document:
-            yield from _models_in(one)
+            yield from _models_in(one, keys)
 
 
 def _is_meant(context: Context, caller: Caller, asked: str, name: str) -> bool:

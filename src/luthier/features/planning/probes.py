@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from luthier.ml.inference.models.structure import Structure
     from luthier.ml.planning.predict import Calibration, Measurement
 
-_FORMAT = 1
+_FORMAT = 2
+"""1: peaks of memory are too high, so that calibrations by them would be, too."""
 _NUM_KEPT = 12
 """Older measurements are dropped: only the present machine counts, and a fit needs few."""
 
@@ -109,6 +110,8 @@ def _parsed(text: str, key: ProbeKey, path: Path) -> tuple[Measurement, ...]:
 
     try:
         document = json.loads(text)
+        if document["format"] == 1:
+            raise UnreadableProbeError(f"{path} is of an earlier version, which measured peaks of memory too high")
         if document["format"] != _FORMAT or document["key"] != key.as_json():
             raise UnreadableProbeError(f"{path} is of format {document['format']!r} and holds for {document['key']!r}")
         found = tuple(_adapter().validate_python(document["measurements"], strict=False))

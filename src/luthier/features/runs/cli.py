@@ -293,7 +293,7 @@ def _show_all(console: Console, views: list[RunView], *, is_filtered: bool) -> N
             visible(record.base_model),
             record.method,
             f"{record.step:,}/{record.num_steps:,}",
-            figures.number(result.train_loss if result else None),
+            figures.number(result.comparable_train_loss if result else None),
             figures.number(result.best_validation_loss if result else None),
         )
     console.print(table)

@@ -79,7 +79,7 @@ def _result(say: Callable[[TrainResult], str | None]) -> Callable[[RunRecord], s
 
 _RESULTS: Final[tuple[tuple[str, Callable[[RunRecord], str | None]], ...]] = (
     ("ended because", lambda record: record.stopped_because),
-    ("training loss, mean", _result(lambda found: f"{found.train_loss:.4g}")),
+    ("training loss, mean", _result(lambda found: f"{found.comparable_train_loss:.4g}")),
     ("best validation loss", _result(lambda found: _best(found))),
     ("how it fitted", _result(lambda found: found.fit.title if found.fit else None)),
     ("tokens", _result(lambda found: figures.short_count(found.num_tokens))),

@@ -19,7 +19,7 @@ from typing import Final
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, WorkError
 from luthier.core.evaluation import Evaluation, Metric
-from luthier.core.events import BillUpdated, Event, StepDone
+from luthier.core.events import BillUpdated, Event, StepDone, comparable_loss
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
@@ -421,7 +421,7 @@ def rows_of(
                 labels=labels[entry.run_id],
                 values=own,
                 reason=_reason(context, standing, plans.get(entry.run_id)),
-                loss=step.loss if isinstance(step, StepDone) else None,
+                loss=comparable_loss(step) if isinstance(step, StepDone) else None,
                 judged=verdicts.get(entry.run_id),
                 bill=None if record is None else _bill(record, partial(events.get, "bill")),
             )

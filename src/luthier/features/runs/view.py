@@ -20,6 +20,7 @@ from luthier.core.events import (
     StepDone,
     ValidationDone,
     WarningRaised,
+    comparable_loss,
 )
 from luthier.core.plan import Plan
 from luthier.core.registry import OBJECTIVES, REWARD_METRICS, TRACKERS
@@ -312,7 +313,7 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
     return {
         "step": f"step {figures.count(done)} of {figures.count(record.num_steps)}",
         "left": f"about {figures.duration(left)} left" if left is not None else _cut_short(standing),
-        "loss": _loss(step.loss) if step else DASH,
+        "loss": _loss(comparable_loss(step)) if step else DASH,
         "loss_note": _loss_note(step),
         "validation": _loss(validation.loss) if isinstance(validation, ValidationDone) else DASH,
         "validation_note": _validation_note(validation),

@@ -352,10 +352,11 @@ class Scheduler:
 
         # Where memory is short, those of another memory make no room. The sort is stable: idle engines first, least
         # recently used first.
-        is_short = self.budget.is_over(staying(), model)
+        held = staying()
+        is_short = self.budget.is_over(held, model)
         victims = sorted(
             (pair for pair in by_use if pair[0] not in leaving),
-            key=lambda pair: (is_short and not self.budget.share_place(pair[0], model), not pair[1].is_idle),
+            key=lambda pair: (is_short and not self.budget.makes_room(pair[0], held, model), not pair[1].is_idle),
         )
         while not self._is_place(staying(), model):
             known, victim = victims.pop(0)

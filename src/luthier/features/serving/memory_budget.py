@@ -27,11 +27,14 @@ class MemoryBudget:
         host_bytes: Of those in the memory of the machine; of all where there is no accelerator.
         device_bytes: Of those on the accelerator; None where there is none, and where one limit is set for all.
         vllm_bytes: What each vLLM reserves of the accelerator.
+        card_bytes: Of those on the accelerator, beside one limit that is set for all. The weights of vLLM count in that
+            limit, and what it reserves counts here.
     """
 
     host_bytes: int
     device_bytes: int | None = None
     vllm_bytes: int = 0
+    card_bytes: int | None = None
 
     def limit_of(self, model: Served) -> int:
         """The memory that the models of its place may take."""
@@ -39,7 +42,7 @@ class MemoryBudget:
 
     def needed_by(self, model: Served, num_bytes: int) -> int:
         """What a model takes of its place. num_bytes: Its own memory, or an estimate."""
-        return max(num_bytes, self.vllm_bytes) if model.engine == "vllm" else num_bytes
+        return num_bytes if self.device_bytes is None else self._reserved_by(model, num_bytes)
 
     def share_place(self, model: Served, other: Served) -> bool:
         """Whether two models are held in the same memory."""
@@ -48,7 +51,21 @@ class MemoryBudget:
     def is_over(self, taken: Mapping[Served, int], model: Served) -> bool:
         """Whether the models in the memory of this one take more than they may. taken: The memory of each in bytes."""
         own = (self.needed_by(one, num) for one, num in taken.items() if self.share_place(one, model))
-        return sum(own) > self.limit_of(model)
+        return sum(own) > self.limit_of(model) or self._has_full_card(taken, model)
+
+    def makes_room(self, one: Served, taken: Mapping[Served, int], model: Served) -> bool:
+        """Whether closing one model helps another for which there is no room. taken: As of `is_over`."""
+        return one.engine != _ON_HOST if self._has_full_card(taken, model) else self.share_place(one, model)
+
+    def _has_full_card(self, taken: Mapping[Served, int], model: Served) -> bool:
+        """Whether several models on the card, this one among them, take more of it than they may."""
+        if self.card_bytes is None or model.engine == _ON_HOST:
+            return False
+        own = [self._reserved_by(one, num) for one, num in taken.items() if one.engine != _ON_HOST]
+        return len(own) > 1 and sum(own) > self.card_bytes
+
+    def _reserved_by(self, model: Served, num_bytes: int) -> int:
+        return max(num_bytes, self.vllm_bytes) if model.engine == "vllm" else num_bytes
 
 
 def read_budget(asked_bytes: int, device_bytes: Sequence[int], num_vllm: int) -> MemoryBudget:
@@ -59,11 +76,15 @@ def read_budget(asked_bytes: int, device_bytes: Sequence[int], num_vllm: int) ->
         device_bytes: Memory of each accelerator; models are on the first.
         num_vllm: As for `vllm_share`.
     """
-    if asked_bytes or not device_bytes:
+    if not device_bytes:
         return MemoryBudget(host_bytes(asked_bytes))
-    first = device_bytes[0]
+    card = int(_OF_DEVICE * device_bytes[0])
     # Rounded down, so that as many as divide the card fit.
-    return MemoryBudget(host_bytes(), int(_OF_DEVICE * first), int(_OF_DEVICE * first) // max(1, num_vllm))
+    each = card // max(1, num_vllm)
+    if asked_bytes:
+        # The limit says nothing of what vLLM reserves: two that each take nearly all of a card cannot both start.
+        return MemoryBudget(host_bytes(asked_bytes), vllm_bytes=each, card_bytes=card)
+    return MemoryBudget(host_bytes(), card, each)
 
 
 def vllm_share(num_vllm: int) -> float | None:

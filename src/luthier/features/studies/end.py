@@ -77,8 +77,14 @@ def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list
             search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
         return again, False
     search.change(search.study.model_copy(update={"status": "confirming"}))
-    number = len(search.trials)
-    repeated = Trial(number=number, kind="confirm", of=trial.number, values=trial.values, run_id=new_id("run"))
+    repeated = Trial(
+        number=len(search.trials),
+        kind="confirm",
+        of=trial.number,
+        repetition=len(again),
+        values=trial.values,
+        run_id=new_id("run"),
+    )
     return [*again, search.keep(repeated)], True
 
 

@@ -189,8 +189,10 @@ def trial_recipe(
     own = spec.recipe.training
     data.setdefault("split_seed", (own.seed if own is not None else None) or 0)
     if trial.kind == "confirm":
-        # Plus one: no confirming seed equals that of the search.
-        training["seed"] = int(training.get("seed", 0)) + 1 + trial.number
+        # Plus one: no confirming seed equals that of the search. All of the best have the same ones, so that a seed
+        # that is kind to every recipe favours none of them.
+        further = trial.number if trial.repetition is None else trial.repetition
+        training["seed"] = int(training.get("seed", 0)) + 1 + further
     if whole_steps is not None:
         training["validate_every_steps"] = int(whole_steps)
     if num_threads is not None:

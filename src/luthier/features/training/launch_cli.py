@@ -235,6 +235,7 @@ def _completed(
     from luthier.features.planning.budgets import merged
     from luthier.features.recipes.file import read_recipe_file
     from luthier.features.training.launched_files import local_files
+    from luthier.features.training.launchers.environment import left_here, passed_settings
 
     whole = merged(recipe.budget, budget)
     mounts, notes = tuple[str, ...](), tuple[str, ...]()
@@ -246,6 +247,9 @@ def _completed(
     # SkyPilot copies data with its own credentials; jobs of Slurm have the environment of sbatch.
     if (system == "skypilot" and uploads) or (system == "ray" and uses_store):
         notes += _credentials_left_here(asked.secrets)
+    if system != "slurm":  # whose jobs have the environment of sbatch
+        notes += left_here(recipe, uploads=asked.checkpoints is not None, secrets=asked.secrets)
+        variables += tuple(passed_settings().items())
     return (
         replace(
             asked,

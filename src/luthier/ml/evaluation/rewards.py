@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import RequestError
@@ -74,8 +75,8 @@ class Rewards:
 
     A reward is the sum of its parts times their weights. Metrics read the text of an answer without its calls of tools,
     as in evaluations; graders can read these, too. Where a model that grades gives no score that can be read, asked
-    twice, the lowest one counts, so that no answer is worth more for confusing it; where code fails, 0 counts. Such
-    answers are marked.
+    twice, the end of its scale counts that is worse for the answer, so that none is worth more for confusing it; where
+    code fails, 0 counts. Such answers are marked.
 
     Args:
         rewards: the parts with their weights.
@@ -96,7 +97,7 @@ class Rewards:
         self._noted = False
         self._rewards = list(zip(names(rewards), rewards, strict=True))
         self._graders = {
-            name: _GraderOf(reward.grader, self._asked, self._run)
+            name: _GraderOf(reward.grader, self._asked, self._run, is_penalty=reward.weight < 0)
             for name, reward in self._rewards
             if reward.grader is not None
         }
@@ -188,6 +189,7 @@ class _GraderOf:
         grader: of the plan.
         ask: gives the scores of a model that grades.
         run: gives the grades of code.
+        is_penalty: whether more is worse: its weight is negative.
     """
 
     def __init__(
@@ -195,8 +197,10 @@ class _GraderOf:
         grader: Grader,
         ask: Callable[[ModelGrader, Pairs], list[float | NoVerdict]],
         run: Callable[[PythonGraderSpec, Pairs], list[PythonGrade]],
+        *,
+        is_penalty: bool = False,
     ) -> None:
-        self._ask, self._run = ask, run
+        self._ask, self._run, self._is_penalty = ask, run, is_penalty
         self._parts = grader.graders if isinstance(grader, MultiReward) else {grader.name: grader}
         self._formula = Formula(grader.calculate_output, list(self._parts)) if isinstance(grader, MultiReward) else None
         self.model_graders = [part for part in self._parts.values() if isinstance(part, ModelGrader)]
@@ -210,24 +214,57 @@ class _GraderOf:
                 )
 
     def __call__(self, pairs: Pairs, ungraded: set[int]) -> list[float]:
-        """The score of each answer; adds to `ungraded` the places of those that a model gave none."""
-        parts = {name: self._scores(part, pairs, ungraded) for name, part in self._parts.items()}
-        if self._formula is None:
-            return next(iter(parts.values()))
-        return [self._formula({name: own[place] for name, own in parts.items()}) for place in range(len(pairs))]
+        """The score of each answer; adds to `ungraded` the places of those that a model or code gave none."""
+        scores: dict[str, list[float]] = {}
+        unread: dict[str, set[int]] = {}
+        for name, part in self._parts.items():
+            scores[name], failed = self._scores(part, pairs)
+            ungraded |= failed
+            if isinstance(part, ModelGrader):
+                unread[name] = failed
+        return [
+            self._score(
+                {name: own[place] for name, own in scores.items()}, [name for name in unread if place in unread[name]]
+            )
+            for place in range(len(pairs))
+        ]
 
-    def _scores(self, part: Any, pairs: Pairs, ungraded: set[int]) -> list[float]:
+    def _score(self, values: dict[str, float], unread: list[str]) -> float:
+        """The score of an answer; where a reply could not be read, the worst that the ends of its scale lead to."""
+        if not unread:
+            return self._combined(values)
+        found, refused = [], None
+        for ends in product(*(_scale_of(self._parts[name]) for name in unread)):
+            try:
+                found.append(self._combined(values | dict(zip(unread, ends, strict=True))))
+            except RequestError as error:  # the formula has no value there, and may have one at the other end
+                refused = error
+        if not found:
+            assert refused is not None
+            raise refused
+        return max(found) if self._is_penalty else min(found)
+
+    def _combined(self, values: Mapping[str, float]) -> float:
+        return next(iter(values.values())) if self._formula is None else self._formula(values)
+
+    def _scores(self, part: Any, pairs: Pairs) -> tuple[list[float], set[int]]:
+        """The score of each answer by one part, and the places of those that it gave none, which have 0."""
         if isinstance(part, PythonGraderSpec):
             grades = self._run(part, pairs)
-            ungraded.update(place for place, one in enumerate(grades) if one.word != "graded")
-            return [one.score for one in grades]
+            return [one.score for one in grades], {at for at, one in enumerate(grades) if one.word != "graded"}
         if not isinstance(part, ModelGrader):
             grade = make_grader(part)
-            return [grade(answer, item) for answer, item in pairs]
-        lowest = part.range[0] if isinstance(part, ScoreModelReward) else 0.0
+            return [grade(answer, item) for answer, item in pairs], set()
         said = self._ask(part, pairs)
-        ungraded.update(place for place, one in enumerate(said) if isinstance(one, NoVerdict))
-        return [lowest if isinstance(one, NoVerdict) else one for one in said]
+        return (
+            [0.0 if isinstance(one, NoVerdict) else one for one in said],
+            {at for at, one in enumerate(said) if isinstance(one, NoVerdict)},
+        )
+
+
+def _scale_of(grader: Any) -> tuple[float, float]:
+    """The ends of the scores that a model can give."""
+    return (grader.range[0], grader.range[1]) if isinstance(grader, ScoreModelReward) else (0.0, 1.0)
 
 
 def _unreadable(grader: ModelGrader, said: Sequence[float | NoVerdict]) -> RequestError:

@@ -44,6 +44,7 @@ def resolve_budget(
     price, price_source = _price(device, prices)
     watts = mean_watts(device)
     step = speed.step_seconds(workload, device, calibration)
+    learning = speed.learning_seconds(workload, device, calibration)
     return checked(
         BudgetPlan(
             hours=caps.hours,
@@ -62,7 +63,7 @@ def resolve_budget(
             first=FirstActions(
                 step_seconds=step,
                 step_tokens=workload.batches.num_tokens,
-                validation_seconds=speed.validation_seconds(workload, step).value,
+                validation_seconds=speed.validation_seconds(workload, step, learning).value,
                 checkpoint_seconds=checkpoint_seconds(workload),
                 loading_seconds=workload.structure.num_parameters * BYTES[workload.base] / 1e9 / _LOADING_GB_PER_SECOND,
                 reference_seconds=speed.reference_seconds(workload, step).value,

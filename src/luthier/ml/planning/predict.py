@@ -243,7 +243,8 @@ def hours_by_part(
         calibration: of the device; None uses the priors.
         load: how busy the machine is; None for idle.
     """
-    validation = speed.validation_seconds(workload, step).times(workload.num_validations)
+    learning = under_load(speed.learning_seconds(workload, device, calibration), load)
+    validation = speed.validation_seconds(workload, step, learning).times(workload.num_validations)
     saved = checkpoint_seconds(workload) * workload.num_checkpoints
     # Disks differ by far more than anything else here, and none is measured.
     checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)

@@ -234,13 +234,24 @@ def judging_seconds(
     return _judging_seconds(workload, device, scoring, factors, spread)
 
 
-def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
+def validation_seconds(workload: Workload, step: Estimate, learning: Estimate) -> Estimate:
     """Seconds of one validation: forward only, at the pace that a training step has for its own operations.
 
-    Where answers are drawn a validation draws them too, one a row: it takes what a step takes, answer for answer.
+    Where answers are drawn a validation draws and grades them too, one a row: it takes what that takes of a step,
+    answer for answer, and learns nothing.
+
+    Args:
+        workload: the run.
+        step: seconds of one.
+        learning: of `learning_seconds`, under the same load.
     """
     if workload.rollouts is not None:
-        return step.times(workload.rollouts.num_validated / workload.rollouts.num_answers)
+        drawing = Estimate(
+            value=max(0.0, step.value - learning.value),
+            low=max(0.0, step.low - learning.low),
+            high=max(0.0, step.high - learning.high),
+        )
+        return drawing.times(workload.rollouts.num_validated / workload.rollouts.num_answers)
     ratio = step_counts.validation_flops(workload) / max(1.0, step_counts.step_flops(workload).total)
     return step.times(ratio)
 

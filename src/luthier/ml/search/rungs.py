@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,12 +92,16 @@ def in_order(points: Sequence[Point]) -> list[int]:
     return order
 
 
-def knee(points: Mapping[int, Point]) -> int | None:
+def knee(points: Mapping[int, Point], among: Collection[int] = ()) -> int | None:
     """The key of the point after which every goal costs most of the others; None without points.
 
     The one farthest below the plane through the ends of the front, each goal scaled to [0, 1] over the front (Das,
     1999, "On characterizing the 'knee' of the Pareto curve", Structural Optimization 18); ties go to the smaller first
     goal.
+
+    Args:
+        points: by key.
+        among: keys that may be chosen, those on the front first; empty for all that are on it.
     """
     keys = list(points)
     if not keys:
@@ -112,7 +116,8 @@ def knee(points: Mapping[int, Point]) -> int | None:
         # Scaled to [0, 1], the plane through the ends has a constant sum: the smallest sum is farthest below it.
         return sum(scaled), points[key][0], key
 
-    return min(front, key=below)
+    chosen = [key for key in keys if key in among]
+    return min([key for key in front if key in chosen] or chosen or front, key=below)
 
 
 def front_of(
@@ -120,7 +125,8 @@ def front_of(
 ) -> tuple[list[Trial], int | None]:
     """The trials that no other beats in all goals, by quality, and the number of the knee; None where there is none.
 
-    Only whole trainings are on it: losses of others are not their last.
+    Only whole trainings are on it: losses of others are not their last. Where some were repeated, the knee is one of
+    these: one that was not may look better by the luck of its only seed.
 
     Args:
         spec: of the study.
@@ -134,7 +140,8 @@ def front_of(
         points[trial.number] = point_of(trial, spec.goals, quality=statistics.fmean(losses) if losses else trial.loss)
     numbers = front_numbers([points[trial.number] for trial in whole])
     front = [trial for trial, number in zip(whole, numbers, strict=True) if number == 0]
-    return sorted(front, key=lambda t: (points[t.number][spec.goals.index("quality")], t.number)), knee(points)
+    named = knee(points, [number for number in repeated if number in points])
+    return sorted(front, key=lambda t: (points[t.number][spec.goals.index("quality")], t.number)), named
 
 
 QUALITY: Final[tuple[GoalName, ...]] = ("quality",)

@@ -13,6 +13,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.runs.labels import RunLabels
 from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.testing.records import add_run
 
 Browser = Callable[..., TestClient]
@@ -216,3 +217,18 @@ def test_of_two_admins_who_decide_one_canary_the_second_sees_what_the_first_did(
     assert "You decided on revision 2. Now it is revision 3 (promote by k" in answer.text
     assert shares(home) == {second: 1.0}, "the first decision holds"
     assert first != second
+
+
+def test_a_name_that_a_waiting_job_needs_is_not_removed_and_the_page_says_why(home: Context, browser: Browser) -> None:
+    fill(home)
+    document = {"asked": {"objective": {"name": "distillation", "teacher": "support"}}}
+    home.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id="run-20261201-093000-0000aa"))
+    one = browser("read", "train")
+    answer = one.post("/deployments/support/remove")
+    assert answer.status_code == 409
+    assert "by 1 job that has not ended (run-20261201-093000-0000aa)" in answer.text
+    german = one.post("/deployments/support/remove", headers={"accept-language": "de"}).text
+    assert "von 1 Job, der nicht beendet ist (run-20261201-093000-0000aa)" in german
+    home.jobs.ask("job-1", "cancel")
+    assert one.post("/deployments/support/remove").headers["location"] == "/deployments"
+    assert home.deployments.find("default", "support") is None

@@ -9,11 +9,14 @@ import pytest
 from sqlalchemy import event
 from tests.clock import today
 
+from luthier.core.access import Caller
 from luthier.core.estimate import Estimate
-from luthier.core.events import BillUpdated
+from luthier.core.events import PLAIN_LOSS, BillUpdated
 from luthier.core.ids import new_id
 from luthier.core.run import Bill, RunStatus
 from luthier.features.home_page import service as overview
+from luthier.features.runs.state import standing
+from luthier.features.runs.view import words
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.testing.records import make_evaluation, make_plan, make_record, make_result, make_step
@@ -80,6 +83,16 @@ def test_a_job_goes_from_waiting_to_running_to_judged(context: Context) -> None:
     (running,) = overview.look_now(context, "default").running
     assert (running.stage, running.status, running.left_seconds) == ("evaluating on held-out rows", "pausing", None)
     assert overview.look_now(context, "proj-none") == overview.Now(running=(), waiting=(), has_more=False)
+
+
+def test_the_loss_of_a_running_training_is_without_regularisation_everywhere(context: Context) -> None:
+    """As that of a run that has ended, and as validation losses beside it."""
+    job = start(context)
+    context.runs.create(make_record(job.run_id, status="running"), make_plan())
+    context.runs.append(job.run_id, make_step(2, loss=1.5).model_copy(update={"measures": {PLAIN_LOSS: 0.75}}))
+    (running,) = overview.look_now(context, "default").running
+    assert running.loss == 0.75
+    assert words(context, standing(context, Caller(), job.run_id))["loss"] == "0.75"
 
 
 def test_a_run_that_stopped_early_is_evaluating_and_its_cost_counts(context: Context) -> None:

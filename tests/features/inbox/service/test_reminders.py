@@ -143,5 +143,6 @@ def test_messages_are_in_the_language_of_the_installation(context: Context, ben:
     assert " hat Ihnen dies zugewiesen: " in assigned
     assert "\nFällig: " in assigned
     subject = next(one for one in texts if one.startswith("Luthier: überfällig: "))
-    assert texts[subject].startswith(f"Dies war fällig am {entry.due_day}: ")
+    due = ".".join(entry.due_day.split("-")[::-1])  # 2026-12-01 is written 01.12.2026
+    assert texts[subject].startswith(f"Dies war fällig am {due}: ")
     assert entry.work.title not in texts[subject], "its title is translated, too"

@@ -9,6 +9,9 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError
 from luthier.core.plan import Plan, TeacherPlan
+from luthier.features.deployments import service as deployments
+from luthier.features.evals_api import service as evals
+from luthier.features.evals_api.records import EvalRequest, RunRequest
 from luthier.features.models.store import TunedModel
 from luthier.features.models.uses import uses_of
 from luthier.features.runs.changes import delete_run
@@ -141,3 +144,73 @@ def test_a_base_model_is_needed_by_what_it_grades_itself_and_under_an_adapter(co
     context.runs.create(make_record(WAITING, status="paused"), planned({"judges": (over,)}))
     assert [use.run_id for use in uses_of(context, "another", "/models/other")] == [WAITING]
     assert uses_of(context, "another", "/models/third") == ()
+
+
+def deploy(context: Context, name: str, letter: str, project_id: str = "default") -> str:
+    run_id = add_run(context, letter, project_id=project_id)
+    deployments.deploy(context, Caller(project_id=project_id), name, run_id)
+    return run_id
+
+
+@pytest.mark.parametrize("part", ["teacher", "score_model"])
+def test_a_deployment_that_a_waiting_job_names_is_kept_until_the_job_has_begun_or_ended(
+    context: Context, part: str
+) -> None:
+    deploy(context, "support", "a")
+    grader = {"type": "score_model", "name": "opinion", "model": "support", "input": []}
+    objective = {"teacher": "support"} if part == "teacher" else {"rewards": [{"grader": grader}]}
+    document = {"asked": {"base_model": "tiny", "objective": objective}}
+    context.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id=WAITING))
+    with pytest.raises(ConflictError, match=rf"'support' is named as .* by 1 job that has not ended \({WAITING}\)"):
+        deployments.remove(context, OWN, "support")
+    assert context.deployments.find("default", "support") is not None
+    # Its plan names the weights: the run is kept, and the name is free.
+    context.runs.create(make_record(WAITING, status="running"), planned({}))
+    assert deployments.remove(context, OWN, "support").name == "support"
+
+
+def test_a_deployment_is_free_once_the_job_is_cancelled_and_others_were_never_kept(context: Context) -> None:
+    deploy(context, "support", "a")
+    deploy(context, "sales", "b")
+    document = {"asked": {"base_model": "sales", "objective": {"teacher": "support"}}}
+    context.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id=WAITING))
+    assert deployments.remove(context, OWN, "sales").name == "sales", "no recipe is trained from a deployment"
+    context.jobs.ask("job-1", "cancel")
+    assert deployments.remove(context, OWN, "support").name == "support"
+
+
+def test_of_deployments_of_one_name_that_of_the_projects_own_is_meant_and_jobs_of_others_are_not_named(
+    context: Context,
+) -> None:
+    other, third = (create_project(context, name).project_id for name in ("Other", "Third"))
+    deploy(context, "support", "a")
+    deploy(context, "support", "b", other)
+    document = {"asked": {"objective": {"teacher": "support"}}}
+    context.jobs.submit(Job(job_id="job-1", kind="train", document=document, run_id=WAITING, project_id=third))
+    deployments.remove(context, Caller(project_id=other), "support")
+    # Without one of its own, a project's job finds that of `default`.
+    with pytest.raises(ConflictError) as caught:
+        deployments.remove(context, OWN, "support")
+    assert "1 job that has not ended" in caught.value.came
+    assert WAITING not in caught.value.came
+
+
+def test_what_grades_a_run_of_the_evals_api_is_kept_until_it_has_ended(context: Context) -> None:
+    judge = deploy(context, "support", "a")
+    grader = {
+        "type": "score_model",
+        "name": "opinion",
+        "model": "support",
+        "input": [{"role": "user", "content": "{{item.q}}"}],
+    }
+    source = {"type": "custom", "item_schema": {"type": "object", "properties": {"q": {"type": "string"}}}}
+    asked = EvalRequest.model_validate({"data_source_config": source, "testing_criteria": [grader]})
+    made = evals.create(context, OWN, asked)
+    rows = {"type": "file_content", "content": [{"item": {"q": "Who?"}}]}
+    request = RunRequest.model_validate({"data_source": {"type": "jsonl", "source": rows}})
+    run = evals.start_run(context, OWN, made.eval_id, request)
+    with pytest.raises(ConflictError, match=run.run.job_id):
+        deployments.remove(context, OWN, "support")
+    assert [use.run_id for use in uses_of(context, judge)] == [run.run.job_id]
+    context.jobs.ask(run.run.job_id, "cancel")
+    assert deployments.remove(context, OWN, "support").name == "support"

@@ -87,7 +87,8 @@ def test_the_steps_of_a_probe_are_the_plans_own(prepared: Prepared) -> None:
         lambda text: "\xff\xfe",
         lambda text: text.replace('"step_seconds": ', '"step_seconds": -'),
         lambda text: text.replace('"num_threads": 1', '"num_threads": 64'),
-        lambda text: text.replace('"format": 1', '"format": 2'),
+        lambda text: text.replace('"format": 2', '"format": 1'),
+        lambda text: text.replace('"format": 2', '"format": 3'),
         lambda text: text.replace('"num_steps": ', '"num_stops": '),
     ],
 )

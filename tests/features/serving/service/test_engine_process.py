@@ -497,10 +497,37 @@ def test_two_vllm_divide_a_card_or_take_turns(world: World, num_vllm: int, log: 
     assert world.log == log
 
 
+@pytest.mark.parametrize(
+    ("num_vllm", "log"),
+    [(0, ["open file", "open a", "close a", "open b"]), (2, ["open file", "open a", "open b"])],
+)
+def test_models_on_a_card_take_turns_also_under_a_limit_that_is_set(
+    world: World, num_vllm: int, log: list[str]
+) -> None:
+    """Each reserves its part of the card, which the limit does not count; what is beside the card stays."""
+    world.sizes = {"a": 10, "b": 10, "file": 10}
+    world.open_desk(most_models=9, budget=read_budget(500, (1000,), num_vllm))
+    world.answered(world.ask(world.model("file").model_copy(update={"engine": "llama_cpp"})))
+    for name in ("a", "b"):
+        world.answered(world.ask(world.model(name).model_copy(update={"engine": "vllm"})))
+    assert world.log == log
+
+
+def test_a_model_of_another_engine_takes_turns_with_vllm_and_one_alone_is_tried(world: World) -> None:
+    world.sizes = {"a": 10, "b": 200, "large": 990}
+    world.open_desk(most_models=9, budget=read_budget(2000, (1000,), 0))
+    world.answered(world.ask(world.model("a").model_copy(update={"engine": "vllm"})))
+    world.answered(world.ask("b"))
+    world.answered(world.ask("large"))
+    assert world.log == ["open a", "close a", "open b", "close b", "open large"]
+
+
 def test_the_memory_of_an_accelerator_is_measured_there() -> None:
     half = machine_memory.memory_bytes()[0] // 2
     assert read_budget(0, (), 0) == MemoryBudget(half)
-    assert read_budget(7, (80,), 0) == MemoryBudget(7), "one limit that is set counts for all"
+    assert read_budget(7, (), 0) == MemoryBudget(7)
+    assert read_budget(7, (80,), 0) == MemoryBudget(7, None, 72, 72), "one limit that is set counts for all"
+    assert read_budget(7, (80,), 2) == MemoryBudget(7, None, 36, 72)
     assert read_budget(0, (80, 40), 0) == MemoryBudget(half, 72, 72)
     assert read_budget(0, (80,), 2) == MemoryBudget(half, 72, 36)
     assert [vllm_share(num) for num in range(4)] == [None, None, 0.45, 0.3]

@@ -127,3 +127,33 @@ def test_means_over_seeds_have_as_many_losses_each():
     ]
     assert study_end.mean_losses(trials) == {0: [1.0, 1.2], 1: [0.9, 1.4]}
     assert study_end.mean_losses(trials[:3]) == {}
+
+
+class Kept:
+    """As much of a `Search` as its end needs to repeat trials."""
+
+    def __init__(self, study, trials):
+        self.study, self.trials, self.left_hours = study, list(trials), 1e9
+
+    def change(self, study):
+        self.study = study
+
+    def keep(self, trial):
+        self.trials.append(trial)
+        return trial
+
+
+def test_all_that_are_repeated_are_trained_with_the_same_further_seeds(context, recipe):
+    study = studies.begin(context, request(recipe))
+    search = Kept(study, [repeated(0, None, 1.0), repeated(1, None, 0.9)])
+    for _ in range(2):
+        for trial in search.trials[:2]:
+            again = [one for one in search.trials if one.kind == "confirm" and one.of == trial.number]
+            study_end._begun_again(search, trial, again)
+    further = search.trials[2:]
+    first, *_ = seeds = [trial_recipe(study.spec, one).training.seed for one in further]
+    assert [one.of for one in further] == [0, 1, 0, 1]
+    assert seeds == [first, first, first + 1, first + 1]
+    # Repetitions that an earlier version has begun keep the seed that they were begun with.
+    old = further[1].model_copy(update={"repetition": None})
+    assert trial_recipe(study.spec, old).training.seed == first + old.number

@@ -139,3 +139,58 @@ def test_credentials_of_the_store_that_stay_on_this_machine_are_named(
     ):
         assert main(["launch", system, str(recipe), *options]) == 0
         assert "# note" not in capsys.readouterr().out, (system, options)
+
+
+GRADED = """\
+base_model: tiny
+data: {train: rows.jsonl}
+objective:
+  name: grpo
+  rewards: [{grader: {type: python, name: own, source: "def grade(sample, item): return 1.0"}}]
+"""
+
+
+def test_settings_that_decide_what_a_run_does_travel_with_it(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(GRADED, encoding="utf-8")
+    (recipe.parent / "rows.jsonl").write_text("", encoding="utf-8")
+    image = ["--image", "mine:1"]
+    monkeypatch.delenv("LUTHIER_PYTHON_GRADERS", raising=False)
+    for system, options in (("skypilot", []), ("ray", image)):
+        assert main(["launch", system, str(recipe), *options]) == 0
+        text = capsys.readouterr().out
+        assert "# note: objective.rewards has graders in Python, which run only where" in text
+        assert "LUTHIER_PYTHON_GRADERS" not in yaml.safe_dump(yaml.safe_load(text))
+    monkeypatch.setenv("LUTHIER_PYTHON_GRADERS", "true")
+    monkeypatch.setenv("LUTHIER_COLLECTIVE_TIMEOUT_SECONDS", "77")
+    assert main(["launch", "skypilot", str(recipe)]) == 0
+    text = capsys.readouterr().out
+    envs = yaml.safe_load(text)["envs"]
+    assert (envs["LUTHIER_PYTHON_GRADERS"], envs["LUTHIER_COLLECTIVE_TIMEOUT_SECONDS"]) == ("true", "77")
+    assert "# note" not in text
+    assert main(["launch", "ray", str(recipe), *image, "--nodes", "2"]) == 0
+    text = capsys.readouterr().out
+    cluster = yaml.safe_load(text)["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], cluster["workerGroupSpecs"][0]):
+        env = {one["name"]: one["value"] for one in group["template"]["spec"]["containers"][0]["env"]}
+        assert (env["LUTHIER_PYTHON_GRADERS"], env["LUTHIER_COLLECTIVE_TIMEOUT_SECONDS"]) == ("true", "77")
+    assert "# note" not in text
+    # Slurm's jobs have the environment of sbatch.
+    assert main(["launch", "slurm", str(recipe)]) == 0
+    assert "LUTHIER_PYTHON_GRADERS" not in capsys.readouterr().out
+
+
+def test_a_key_of_checkpoints_that_stays_on_this_machine_is_named_and_not_shown(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recipe.parent / "rows.jsonl").write_text("", encoding="utf-8")
+    monkeypatch.setenv("LUTHIER_CHECKPOINT_KEY", "a-secret-word")
+    stores = ["--checkpoints", "s3://bucket/runs"]
+    assert main(["launch", "skypilot", str(recipe), *stores]) == 0
+    text = capsys.readouterr().out
+    assert "sign and verify no checkpoints without it: add --secret LUTHIER_CHECKPOINT_KEY" in " ".join(text.split())
+    assert "a-secret-word" not in text
+    for options in (["--secret", "LUTHIER_CHECKPOINT_KEY", *stores], []):
+        assert main(["launch", "skypilot", str(recipe), *options]) == 0
+        assert "# note" not in capsys.readouterr().out

@@ -252,3 +252,20 @@ def test_addresses(address: str, url: str) -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(RequestError, match="--on ray://"):
         base_url(address)
+
+
+def test_settings_that_decide_what_a_run_does_travel_with_a_job(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grader = {"type": "python", "name": "own", "source": "def grade(sample, item): return 1.0"}
+    asked = {**RECIPE.model_dump(exclude_none=True), "objective": {"name": "grpo", "rewards": [{"grader": grader}]}}
+    recipe = Recipe.model_validate(asked)
+    Cluster.states.append("SUCCEEDED")
+    monkeypatch.delenv("LUTHIER_PYTHON_GRADERS", raising=False)
+    assert "note: objective.rewards has graders in Python" in submit(cluster, tmp_path, recipe=recipe)[1]
+    monkeypatch.setenv("LUTHIER_PYTHON_GRADERS", "true")
+    monkeypatch.setenv("LUTHIER_DATABASE", "postgresql://user:secret@host/name")
+    assert "note:" not in submit(cluster, tmp_path, recipe=recipe)[1]
+    first, second = (job["runtime_env"]["env_vars"] for job in Cluster.jobs)
+    assert "LUTHIER_PYTHON_GRADERS" not in first
+    assert second == first | {"LUTHIER_PYTHON_GRADERS": "true"}, "and nothing that is about this machine"

@@ -61,3 +61,9 @@ def test_few_of_them_are_a_warning(pairs: Callable[..., AuditRequest]) -> None:
 
 def test_a_class_may_be_called_none(pairs: Callable[..., AuditRequest]) -> None:
     assert check(pairs(*["none", "spam", "ham"] * 10)) == []
+
+
+def test_the_mark_of_a_missing_value_is_no_class(pairs: Callable[..., AuditRequest]) -> None:
+    (finding,) = check(pairs(*(["yes", "no"] * 20), "\\N"))
+    assert finding.details == {"num_empty": 0, "num_placeholders": 1}
+    assert check(pairs(*(["yes", "no"] * 20))) == []

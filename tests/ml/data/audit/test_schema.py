@@ -68,3 +68,23 @@ def test_a_conversation_in_which_nothing_is_learned_is_named(audited: Callable[.
     findings = check(audited(turns(1), turns(0)))
     assert [finding.lines for finding in findings] == [(2,)]
     assert json.loads(findings[0].model_dump_json())["count"] == 1
+
+
+def test_marks_of_missing_values_are_counted_and_no_row_is_to_be_removed_for_them(tmp_path: Path) -> None:
+    path = tmp_path / "export.csv"
+    answers = [f"answer {at}" for at in range(5)]
+    prompts = ["Where is it?", "NULL", "\\N", "NULL", "SELECT null", "The word NULL?"]
+    rows = "".join(f"{prompt},{answer}\n" for prompt, answer in zip(prompts, [*answers, "last"], strict=True))
+    path.write_text(f"prompt,completion\n{rows}", encoding="utf-8")
+    (finding,) = check(AuditRequest(build_table(path)))
+    assert (finding.severity, finding.count, finding.lines) == ("warning", 3, ())
+    assert finding.details == {"sort": "null_marker", "markers": {"NULL": 2, "\\N": 1}}
+    assert "NULL (2), \\N (1)" in finding.message
+    assert [example.row for example in finding.examples] == ["export.csv:2", "export.csv:3", "export.csv:4"]
+
+
+def test_the_input_of_an_instruction_and_a_plain_text_are_looked_at_too(audited: Callable[..., AuditRequest]) -> None:
+    (finding,) = check(audited({"instruction": "Translate.", "input": "NULL", "output": "x"}))
+    assert finding.details["markers"] == {"NULL": 1}
+    (finding,) = check(audited({"text": "\\N"}, {"text": "a text"}))
+    assert finding.details["markers"] == {"\\N": 1}

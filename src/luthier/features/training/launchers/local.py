@@ -93,7 +93,8 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
     """One process's share of a job, in the process group that the environment names.
 
     Args:
-        job: `home`, `cache_project_id`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on).
+        job: `home`, `cache_project_id`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on),
+            maybe `collective_timeout_seconds`.
             Where the same job starts lost processes again, also `seconds_before`: what the run had spent when it began.
         answer: Receives the messages of rank 0: events, and at the end the result.
         stop: Returns a reason to stop; None to continue.
@@ -119,7 +120,7 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
 
     with (
         Context.open(Path(job["home"])) as context,
-        joined(plan.training.device, timeout_seconds=context.settings.collective_timeout_seconds) as world,
+        joined(plan.training.device, timeout_seconds=_collective_timeout(job, context)) as world,
     ):
         folder = context.settings.run_folder(job["run_id"])
         context.cache_project_id = job.get("cache_project_id", context.cache_project_id)
@@ -134,6 +135,11 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
             refused_by = meter.refused_by
     # After `metered` has closed the ledger: the parent continues it as soon as it has the result.
     answer({"result": result.model_dump(mode="json"), "refused_by": refused_by})
+
+
+def _collective_timeout(job: dict[str, Any], context: Context) -> float:
+    """How long processes wait for each other: as long as the one that started them would, which may be elsewhere."""
+    return float(job.get("collective_timeout_seconds", context.settings.collective_timeout_seconds))
 
 
 def _unbilled_seconds(job: dict[str, Any], folder: Path) -> float:

@@ -30,6 +30,7 @@ from luthier.core.recipe import DataRecipe, Recipe
 from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared
 from luthier.features.training.launchers import local as launcher_child
+from luthier.features.training.launchers.environment import left_here, passed_settings
 from luthier.features.training.launchers.local import Answers
 from luthier.ml.data.files.patterns import matching_files
 from luthier.platform.home.context import Context
@@ -87,6 +88,8 @@ class RayLauncher:
             "seconds_before": meter.spent.seconds,
             "plan": plan.model_dump(mode="json"),
             "storage": str(folder / "ray"),
+            # Workers on other nodes do not have this environment.
+            "collective_timeout_seconds": context.settings.collective_timeout_seconds,
         }
         with context.progress.task("training", plan.training.num_steps, "step") as bar:
             answers = Answers(emit, bar)
@@ -205,15 +208,18 @@ def run_job(
     command = ["luthier", "train", *(["--resume", resume_id] if resume_id else [_ENTRY])]
     if interrupted_exit_code > 1:
         command += ["--interrupted-exit-code", str(interrupted_exit_code)]
+    environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS), "RAY_USAGE_STATS_ENABLED": "0"} | passed_settings()
     job: dict[str, Any] = {
         "entrypoint": shlex.join([*command, "--on", "ray", "--devices", str(num_devices)]),
-        "runtime_env": {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS), "RAY_USAGE_STATS_ENABLED": "0"}},
+        "runtime_env": {"env_vars": environment},
         "metadata": {"made_by": "luthier"},
     }
     headers = {"Authorization": f"Bearer {token}"} if (token := _token()) else {}
     with httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS, headers=headers) as client, stop_signals() as stop:
         try:
             if recipe is not None:
+                for note in left_here(recipe, uploads=False, secrets=()):
+                    echo(f"note: {note}\n")
                 job["runtime_env"]["working_dir"] = _upload(client, package(recipe, base_dir))
             job_id = str(_asked(client, "POST", "/api/jobs/", json.dumps(job).encode())["submission_id"])
             echo(f"job {job_id} on {url}\n")

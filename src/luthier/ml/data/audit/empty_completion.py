@@ -60,7 +60,8 @@ def _silent(texts: pl.Series, *, words_count: bool) -> pl.DataFrame:
     """Whether each text is empty, and whether it is a placeholder: by dashes, and by words where these count."""
     # A placeholder is short: the beginning decides, and long texts are not copied.
     seen = texts.str.head(200).str.replace_all(_INVISIBLE, " ").str.strip_chars(" ")
-    is_placeholder = seen.str.contains(_DASHES)
+    # `\N`: a missing value, as MySQL and PostgreSQL export it; no class is called that.
+    is_placeholder = seen.str.contains(_DASHES) | (seen == r"\N")
     if words_count:
         is_placeholder = is_placeholder | seen.str.replace_all(_FRAME, "").str.to_lowercase().is_in(_PLACEHOLDERS)
     return pl.DataFrame({"empty": seen == "", "placeholder": is_placeholder})

@@ -1,7 +1,8 @@
-"""Rows that cannot be read or mapped, a file without one shape, duplicate ids, conversations without an answer.
+"""Rows that cannot be read or mapped, a file without one shape, duplicate ids, missing answers and missing prompts.
 
 Errors are what training refuses: a row that is no record of the file's shape, and a file without one shape. Warnings
-are what it accepts although it is hardly meant: an id on several rows, a conversation in which nothing is learned.
+are what it accepts although it is hardly meant: an id on several rows, a conversation in which nothing is learned, a
+prompt that is the mark of a missing value.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from luthier.ml.data.dedup.equal_values import column_digests
 
 _NAME = "schema"
 _NUM_REASONS = 10
+# As MySQL and PostgreSQL export them. In capitals alone: "null" is a word of programs.
+_NULL_MARKER = r"(?:^|\n)[ \t]*(?:NULL|\\N)\s*$"
 
 
 def check(request: AuditRequest) -> list[Finding]:
-    """Findings of the sorts (details.sort) "shape", "row", "duplicate_id" and "no_answer"."""
+    """Findings of the sorts (details.sort) "shape", "row", "duplicate_id", "no_answer" and "null_marker"."""
     return list(_findings(request.table))
 
 
@@ -52,6 +55,7 @@ def _findings(table: AuditTable) -> Iterator[Finding]:
         )
     yield from _duplicate_ids(table)
     yield from _without_answer(table)
+    yield from _null_markers(table)
 
 
 def _no_shape(error: DataError, table: AuditTable) -> Finding:
@@ -113,3 +117,25 @@ def _without_answer(table: AuditTable) -> Iterator[Finding]:
         fix="end each conversation with the answer to be learned, or remove these rows: luthier data repair",
         details={"sort": "no_answer"},
     )
+
+
+def _null_markers(table: AuditTable) -> Iterator[Finding]:
+    """Prompts, and texts of rows of plain text, that end in the mark of a missing value: readers take it as it is."""
+    column = "text" if table.shape == "text" else "prompt"
+    positions = positions_where(table.rows, lambda part: part[column].str.contains(_NULL_MARKER), column)
+    if not len(positions):
+        return
+    # The last line: of a prompt in two parts that is the input.
+    texts = table.rows.take(positions.tolist(), column)[column]
+    counts = Counter(text.rstrip().rpartition("\n")[2].strip() for text in texts.to_list())
+    what = ", ".join(f"{marker} ({num:,})" for marker, num in counts.most_common())
+    found = about_rows(
+        table,
+        _NAME,
+        "warning",
+        positions,
+        message=f"{rows(len(positions))} whose {column} is, or ends in, the mark of a missing value: {what}",
+        fix=r"have the database write missing values as empty cells (NULL and \N are texts), or remove these rows",
+        details={"sort": "null_marker", "markers": dict(counts)},
+    )
+    yield found.model_copy(update={"lines": ()})  # the rest of a row may be right, so none is to be removed

@@ -19,7 +19,7 @@ from luthier.core.data_sources import SourcePlan, without_queries
 from luthier.core.data_stream import StreamCounts, StreamPlan
 from luthier.core.dataset import DatasetProfile, coverage, reading_notes, sequence_notes
 from luthier.core.evaluation import Evaluation
-from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised, comparable_loss
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.registry import METHODS, OBJECTIVES
 from luthier.core.run import RunRecord
@@ -123,10 +123,11 @@ def _loss(record: RunRecord, events: Sequence[Event], steps: Sequence[StepDone])
         best = min(validations, key=lambda e: e.loss)
         return Fact("Best validation loss", f"{best.loss:.3f}", f"at step {best.step:,}, so far")
     if result:
-        plain = result.train_loss if result.plain_train_loss is None else result.plain_train_loss
+        plain = result.comparable_train_loss
         return Fact("Training loss", f"{plain:.3f}", "mean over all steps; no validation rows")
     if steps:
-        return Fact("Training loss", f"{steps[-1].loss:.3f}", f"at step {steps[-1].step:,}; no validation yet")
+        loss = comparable_loss(steps[-1])
+        return Fact("Training loss", f"{loss:.3f}", f"at step {steps[-1].step:,}; no validation yet")
     return Fact("Loss", "none", "no step was finished")
 
 

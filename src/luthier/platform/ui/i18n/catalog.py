@@ -17,11 +17,15 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
+from luthier.platform.ui.i18n.figures import day_of
 from luthier.platform.ui.i18n.messages import Message
 
 LOCALE: Final = Path(__file__).parents[1] / "locale"
 _HOLE: Final = re.compile(r"\{(\w+)\}")
 _FILLED: Final = re.compile(r"\{(\w+)(:t)?\}")
+_DAY_NAME: Final = re.compile(r"date(?:_other)?|day")
+"""Placeholders of days: only there, since a name that a person has given may look like a day."""
+_ISO_DAY: Final = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])")
 _NUMBER: Final = re.compile(r"((?:about )?[+−-]?\d)[\d.,]*")
 _ABOUT: Final = re.compile(r"about \d")
 _SENTENCES: Final = re.compile(r"(?<=[.!?]) (?=[A-Z])")
@@ -174,6 +178,8 @@ class Catalog:
         def filled(hole: re.Match[str]) -> str:
             nonlocal has_english, has_phrase
             value = by_name.get(hole[1], hole[0])
+            if _DAY_NAME.fullmatch(hole[1]) and _ISO_DAY.fullmatch(value):
+                return day_of(value, self.language)
             is_text = hole[2] and 0 < len(value) <= _MAX_VALUE_CHARACTERS
             if is_text and (whole := self.sentence(value, figure, depth=depth + 1)):
                 return whole

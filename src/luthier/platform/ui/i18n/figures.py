@@ -111,10 +111,7 @@ class Figures:
 
     def day(self, moment: date | str) -> str:
         """A day as the language writes it in figures: `25.11.2026`."""
-        from babel.dates import format_date
-
-        exact = date.fromisoformat(moment) if isinstance(moment, str) else moment
-        return format_date(exact, "dd.MM.y", locale=self._locale)
+        return day_of(moment, str(self._locale))
 
     def relative(self, seconds: float) -> str:
         """How long ago (negative) or in how long (positive): `vor 5 Minuten`, `in 3 Tagen`."""
@@ -151,3 +148,14 @@ class Figures:
 def _parsed(moment: str) -> datetime:
     exact = datetime.fromisoformat(moment)
     return (exact.replace(tzinfo=UTC) if exact.tzinfo is None else exact).astimezone(UTC)
+
+
+def day_of(moment: date | str, locale: str) -> str:
+    """A day as a language writes it in figures: `25.11.2026`. A text that is no day, such as 30 February, stays."""
+    from babel.dates import format_date
+
+    try:
+        exact = date.fromisoformat(moment) if isinstance(moment, str) else moment
+    except ValueError:
+        return str(moment)
+    return format_date(exact, "dd.MM.y", locale=locale)
