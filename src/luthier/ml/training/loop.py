@@ -117,7 +117,7 @@ def train(
     """
     p = plan.training
     optimizer = MasterOptimizer(model.module, p, model.method.rate_factor, model.method.decays)
-    average = WeightAverage(p.average)
+    average = WeightAverage(p.average, optimizer.averages if optimizer.averages_weights else None)
     warnings: list[str] = []
 
     def warn(step: int, code: str, message: str) -> None:
@@ -222,8 +222,15 @@ def _take_best(
     watch = state.early_stopping
     if watch.best_loss is not None and watch.best_step != state.step:
         best = checkpoints.load(watch.best_step)
-        optimizer.load_weights(averages_in(best.method) or best.weights)
+        if optimizer.averages_weights:
+            optimizer.load_weights(best.weights)
+            optimizer.rule.load(best.moments, best.state.step)
+            optimizer.load_averages()
+        else:
+            optimizer.load_weights(averages_in(best.method) or best.weights)
         model.method.load_state(all_but_averages(best.method))
+    elif optimizer.averages_weights:
+        optimizer.load_averages()
     elif average.weights:
         # No validation, or the last one was the best: it was of the averaged weights.
         optimizer.load_weights(average.weights)
