@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -214,6 +214,11 @@ def _is_single(layer: nn.Module) -> bool:
     return isinstance(layer, ParamWrapper) and isinstance(layer.get_base_layer(), nn.Linear)
 
 
+def is_adapted(layer: nn.Module) -> TypeGuard[AdaptedLayer]:
+    """Whether a module is a single matrix with an adapter."""
+    return isinstance(layer, PeftLoraLinear) or _is_single(layer)
+
+
 _READ_ONE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -286,7 +291,7 @@ class Lora(PlainMethod):
         refuse_other_targets(adapted, planned)
         install_products(adapted, ADAPTER, _trained_product)
         for name, layer in adapted.named_modules():
-            if isinstance(layer, PeftLoraLinear) or _is_single(layer):
+            if is_adapted(layer):
                 layer.forward = self.forward_of(name, layer)
                 layer.forward.numba_kernels = self.numba_kernels
                 if layer is model.get_output_embeddings():
