@@ -30,8 +30,8 @@ from luthier.ml.training.optimizers.protocol import Trained, late_start, updates
 
 
 @dataclass(slots=True)
-class _Kept:
-    """The state of one parameter.
+class _Sequences:
+    """The sequences of one parameter besides its master, and its place in them.
 
     Attributes:
         steps: z.
@@ -53,7 +53,7 @@ class ScheduleFreeAdamW:
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None:
         self.trained, self.plan = tuple(trained), plan
-        self.kept: dict[str, _Kept] = {}
+        self.sequences: dict[str, _Sequences] = {}
         self.num_steps = 0
 
     @torch.no_grad()
@@ -66,47 +66,47 @@ class ScheduleFreeAdamW:
 
     def _move(self, one: Trained, gradient: Tensor, rate: float) -> None:
         y, (beta1, beta2) = one.master, (self.plan.beta1, self.plan.beta2)
-        kept = self.kept.get(one.name)
-        if kept is None:  # all three sequences begin at the same weights
-            kept = self.kept[one.name] = _Kept(y.detach().clone(), torch.zeros_like(y))
-        kept.num_updates += 1
-        kept.largest_rate = max(rate, kept.largest_rate)
-        weight = kept.largest_rate**2
-        kept.sum_of_weights += weight
-        share = weight / kept.sum_of_weights if weight else 0.0
-        kept.second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        own = self.sequences.get(one.name)
+        if own is None:  # all three sequences begin at the same weights
+            own = self.sequences[one.name] = _Sequences(y.detach().clone(), torch.zeros_like(y))
+        own.num_updates += 1
+        own.largest_rate = max(rate, own.largest_rate)
+        weight = own.largest_rate**2
+        own.sum_of_weights += weight
+        share = weight / own.sum_of_weights if weight else 0.0
+        own.second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         # g / (sqrt(v / correction) + epsilon), with the correction taken out of the root: one pass less.
-        root = (1 - beta2**kept.num_updates) ** 0.5
-        direction = kept.second.sqrt().add_(self.plan.epsilon * root)
+        root = (1 - beta2**own.num_updates) ** 0.5
+        direction = own.second.sqrt().add_(self.plan.epsilon * root)
         torch.div(gradient, direction, out=direction)
         if one.decay:
             direction.add_(y, alpha=one.decay / root)
         # y = (1 - beta1) z + beta1 x after both have moved, without x: towards the old z by `share`, and what is left
         # of the step on z.
-        y.lerp_(kept.steps, share).add_(direction, alpha=-rate * root * (1 - beta1 * (1 - share)))
-        kept.steps.add_(direction, alpha=-rate * root)
+        y.lerp_(own.steps, share).add_(direction, alpha=-rate * root * (1 - beta1 * (1 - share)))
+        own.steps.add_(direction, alpha=-rate * root)
 
     def averages(self) -> Iterator[tuple[str, Tensor]]:
         """Name and x of each parameter that has been updated, one after the other; a new tensor each."""
         for one in self.trained:
-            if (kept := self.kept.get(one.name)) is not None:
+            if (own := self.sequences.get(one.name)) is not None:
                 # x = z + (y - z) / beta1
-                yield one.name, torch.lerp(kept.steps, one.master.detach(), 1 / self.plan.beta1)
+                yield one.name, torch.lerp(own.steps, one.master.detach(), 1 / self.plan.beta1)
 
     def state(self) -> dict[str, Tensor]:
         """`steps.` (z), `second.` moment and `averaging.` (largest rate, sum of weights) of each parameter."""
         state: dict[str, Tensor] = {}
-        for name, kept in self.kept.items():
-            state |= {f"steps.{name}": kept.steps, f"second.{name}": kept.second}
+        for name, own in self.sequences.items():
+            state |= {f"steps.{name}": own.steps, f"second.{name}": own.second}
             # In 64 bits, as they are computed: a resumed run continues to the bit.
-            state[f"averaging.{name}"] = torch.tensor([kept.largest_rate, kept.sum_of_weights], dtype=torch.float64)
-            state |= late_start(name, kept.num_updates, self.num_steps)
+            state[f"averaging.{name}"] = torch.tensor([own.largest_rate, own.sum_of_weights], dtype=torch.float64)
+            state |= late_start(name, own.num_updates, self.num_steps)
         return state
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
         """The same."""
-        self.num_steps, self.kept = num_steps_taken, {}
+        self.num_steps, self.sequences = num_steps_taken, {}
         for one in self.trained:
             if f"steps.{one.name}" not in state:
                 continue
@@ -115,4 +115,4 @@ class ScheduleFreeAdamW:
             )
             largest_rate, sum_of_weights = state[f"averaging.{one.name}"].tolist()
             count = updates_in(state, one.name, num_steps_taken)
-            self.kept[one.name] = _Kept(steps, second, count, largest_rate, sum_of_weights)
+            self.sequences[one.name] = _Sequences(steps, second, count, largest_rate, sum_of_weights)
