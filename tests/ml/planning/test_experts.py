@@ -164,7 +164,7 @@ _GEMMA3N: dict[str, Any] = {
 _LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "loraplus", "qlora", "dora", "pissa", "olora", "adalora"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "loraplus", "qlora", "dora", "pissa", "olora", "eva", "adalora"])
 @pytest.mark.parametrize(
     ("config", "num", "gone"),
     [
@@ -247,7 +247,7 @@ def test_a_matrix_that_a_kernel_reads_is_refused_by_hand() -> None:
         _resolved(structure_of(small("mamba2")), rank=4, targets=("in_proj", "out_proj"))
 
 
-@pytest.mark.parametrize("method", ["dora", "pissa", "olora", "adalora", "ia3"])
+@pytest.mark.parametrize("method", ["dora", "pissa", "olora", "eva", "adalora", "ia3"])
 def test_methods_that_cannot_be_put_on_experts(method: str) -> None:
     structure = structure_of(small("mixtral"))
     ranks = {"target_rank": 4} if method == "adalora" else {} if method == "ia3" else {"rank": 4}

@@ -134,3 +134,37 @@ def test_a_plan_with_beta2_by_tokens_says_how_it_was_found(make_plan: MakePlan) 
 def test_beta2_by_tokens_needs_a_second_moment(name: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         resolved({"name": name, "beta2": "auto"})
+
+
+SCHEDULE_FREE = {"training": {"optimizer": "schedule_free_adamw"}}
+
+
+def test_schedule_free_has_a_constant_rate_unless_asked_otherwise(make_plan: MakePlan) -> None:
+    plan = make_plan(SCHEDULE_FREE)
+    assert plan.training.schedule == "constant"
+    assert "takes the place" in plan.sources["training.schedule"].why
+    assert plan.training.num_warmup_steps > 0
+    assert plan.training.learning_rate == make_plan({"training": {"optimizer": "lion"}}).training.learning_rate * 5
+    asked = make_plan({"training": SCHEDULE_FREE["training"] | {"schedule": "cosine", "min_lr_ratio": 0.1}})
+    assert (asked.training.schedule, asked.training.min_lr_ratio) == ("cosine", 0.1)
+    assert make_plan().training.schedule == "cosine"
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "words"),
+    [
+        ("lora", {"average": {"kind": "ema"}}, r"average ema with optimizer schedule_free[\s\S]*one average"),
+        ("adalora", {}, r"schedule_free_adamw with method adalora[\s\S]*switched off"),
+        ("lora", {"min_lr_ratio": 0.1}, r"min_lr_ratio 0\.1 with training\.lr_schedule constant"),
+        ("lora", {"optimizer": {"name": "schedule_free_adamw", "beta1": 0.0}}, r"beta1 0 with[\s\S]*above 0"),
+    ],
+)
+def test_what_schedule_free_cannot_be_combined_with_is_refused(
+    make_plan: MakePlan, method: str, training: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        make_plan({"method": {"name": method}, "training": SCHEDULE_FREE["training"] | training})
+
+
+def test_the_average_of_schedule_free_is_named_as_the_one_that_counts(make_plan: MakePlan) -> None:
+    assert "schedule_free_adamw has an average of its own" in make_plan(SCHEDULE_FREE).sources["training.average"].why

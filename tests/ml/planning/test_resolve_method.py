@@ -11,10 +11,15 @@ import pytest
 
 from luthier.core import registry
 from luthier.core.errors import NotFoundError, RecipeError
+from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.core.results.cost import Device
 from luthier.core.text.target_modules import target_summary
+from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import resolve_method
+from luthier.ml.planning.predict import hours_by_part
+from luthier.ml.planning.workload import workload_of
 from luthier.ml.training.methods.rules import RULES, MethodRules, low_rank_parameters, rules_of
 
 MakePlan = Callable[..., Plan]
@@ -195,3 +200,15 @@ def test_an_unknown_method_names_all_there_are() -> None:
     assert "olora, adalora" in str(error.value.errors()[0]["ctx"]["expected"])  # type: ignore[attr-defined]
     with pytest.raises(NotFoundError, match="method 'adalorra'"):
         rules_of("adalorra")
+
+
+def test_the_rows_that_eva_computes_before_the_first_step_are_planned(
+    make_plan: MakePlan, structure: Structure, device: Device
+) -> None:
+    plan = make_plan({"method": {"name": "eva"}})
+    rows = plan.data.train
+    num = min(64, rows.num_examples)
+    work = workload_of(plan, structure, device)
+    assert work.num_reference_tokens == pytest.approx(num * rows.num_tokens / rows.num_examples)
+    assert hours_by_part(work, device, Estimate(value=1.0, low=0.5, high=2.0))["reference"].value > 0
+    assert workload_of(make_plan(), structure, device).num_reference_tokens == 0

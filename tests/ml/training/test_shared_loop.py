@@ -14,7 +14,7 @@ from tests.ml.training.conftest import random_examples
 from tests.vacuous import nonempty
 
 from luthier.core.events import CheckpointSaved, Event, RunEnded, StepDone, ValidationDone
-from luthier.core.plan import AveragePlan, Plan
+from luthier.core.plan import AveragePlan, OptimizerPlan, Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.training.checkpoint import CheckpointStore
@@ -163,6 +163,17 @@ def test_an_average_is_the_same_on_two_processes_and_after_a_pause(
     resumed, _ = on_two(plan, tmp_path / "again", kill=0, wish=0, drift=False, is_spread=is_spread)
     assert_same(whole[2], resumed[2])
     assert resumed[1] == whole[1]
+
+
+@pytest.mark.parametrize(("method", "optimizer"), [("eva", "adamw"), ("lora", "schedule_free_adamw")])
+def test_what_is_found_before_the_first_step_or_averaged_is_the_same_on_two(
+    make_plan: MakePlan, tmp_path: Path, method: str, optimizer: str
+) -> None:
+    plan = make_plan(method, num_steps=8, num_steps_per_epoch=6, optimizer=OptimizerPlan(name=optimizer))
+    alone = trained(ALONE, plan, tmp_path / "one")
+    first, second = on_two(plan, tmp_path / "two", kill=0, wish=0, drift=False)
+    assert_same(first[2], second[2])
+    assert_same(alone[2], first[2], atol=1e-5)
 
 
 def test_weights_that_drift_apart_are_said_and_mended(make_plan: MakePlan, tmp_path: Path) -> None:

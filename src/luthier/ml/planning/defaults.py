@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.plan import Source, ValueSource
+from luthier.core.recipe import ScheduleName
 from luthier.core.task_head import TaskHead
 
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
@@ -22,7 +23,7 @@ SHORT_RUN_FACTOR: Final = (1.5, "short runs end at a lower loss with half as muc
 """Of the default learning rate of LoRA; Schulman et al. (2025, "LoRA Without Regret") found the same for some 100
 steps. Measured on six tasks (docs/benchmarks.md)."""
 OPTIMIZER: Final = ("adamw", "steady with every method; with an adapter its moments are a small part of the memory")
-SCHEDULE: Final = ("cosine", "falls slowly, then fast, then slowly: the last steps settle")
+SCHEDULE: Final[tuple[ScheduleName, str]] = ("cosine", "falls slowly, then fast, then slowly: the last steps settle")
 MIN_LR_RATIO: Final = (0.0, "the rate falls towards 0: the last steps settle")
 WARMUP_FRACTION: Final = (0.03, "the first updates of Adam rest on few gradients and should be small")
 WEIGHT_DECAY: Final = (0.0, "with an adapter, rank and dropout already limit the weights")

@@ -1,10 +1,11 @@
-"""The default learning rate: by method, width of the model, objective and optimizer."""
+"""The default learning rate: by method, width of the model, objective and optimizer; and its default schedule."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from luthier.core.plan import DataPlan, MethodPlan, ObjectivePlan
+from luthier.core.recipe import ScheduleName
 from luthier.ml.planning import defaults
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
@@ -66,6 +67,18 @@ def of_optimizer(optimizer: str, of_adamw: tuple[float, str]) -> tuple[float, st
     """
     factor = optimizer_rules(optimizer).learning_rate_factor
     return of_adamw if factor is None else (factor[0] * of_adamw[0], factor[1])
+
+
+def usual_schedule(optimizer: str) -> tuple[ScheduleName, str]:
+    """The default schedule of the learning rate, and why.
+
+    Args:
+        optimizer: name of an update rule.
+
+    Raises:
+        NotFoundError: no such optimizer.
+    """
+    return optimizer_rules(optimizer).lr_schedule or defaults.SCHEDULE
 
 
 def rate_of_run(

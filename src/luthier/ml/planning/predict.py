@@ -233,7 +233,8 @@ def hours_by_part(
 
     `grading`, where models grade answers: what each step takes for it, which is not in `steps` then; validations have
     theirs.
-    Where an objective needs the model at its start, also of that `reference`; with a teacher, of the `teacher`;
+    Where an objective needs the model at its start, or a method finds its first weights on rows, also of that
+    `reference`; with a teacher, of the `teacher`;
     `judging` only where rows are held out.
 
     Args:

@@ -19,7 +19,7 @@ from luthier.ml.planning import defaults, resolve_for_device
 from luthier.ml.planning.adapter import refuse_adapted_head, refuse_idle_head
 from luthier.ml.planning.batch_shapes import num_replayed, usual_batch_size
 from luthier.ml.planning.defaults import Provenance
-from luthier.ml.planning.learning_rates import rate_of_run
+from luthier.ml.planning.learning_rates import rate_of_run, usual_schedule
 from luthier.ml.planning.resolve_for_device import (
     accelerated,
     attention_on,
@@ -286,12 +286,12 @@ def _training(
         micro_batch_workers=workers,
         optimizer=resolve_optimizer(r.optimizer, method.name, hardware.device, batch, sources),
         learning_rate=pick("training.learning_rate", r.learning_rate, rate),
-        schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
-        min_lr_ratio=min_lr_ratio(r, sources),
+        schedule=pick("training.schedule", r.schedule, usual_schedule(rule)),
+        min_lr_ratio=min_lr_ratio(r, rule, sources),
         weight_decay=pick("training.weight_decay", r.weight_decay, defaults.WEIGHT_DECAY),
         clip_gradient_norm=pick("training.clip_gradient_norm", r.clip_gradient_norm, defaults.CLIP_GRADIENT_NORM),
         neftune_alpha=noise_on_embeddings(r.neftune_alpha, objective, sources),
-        average=resolve_average(r.average, method.name, steps, sources),
+        average=resolve_average(r.average, method.name, steps, sources, rule),
         max_length_tokens=length,
         overlong=_overlong(r, data.train, sources),
         order=pick("training.order", r.order, usual_order(objective, is_packed=packing)),

@@ -11,6 +11,7 @@ from luthier.core.plan import AveragePlan, OptimizerPlan
 from luthier.core.recipe import AverageRecipe, OptimizerRecipe, TrainingRecipe
 from luthier.ml.planning import defaults
 from luthier.ml.planning.defaults import Provenance
+from luthier.ml.planning.learning_rates import usual_schedule
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.optimizers.rules import rules_of
 
@@ -29,7 +30,8 @@ def resolve_optimizer(
 
     Raises:
         RecipeError: Settings that the rule does not take, a rule for full tuning with an adapter, one for an
-            accelerator on a CPU, or `beta2: auto` of a rule without a second moment.
+            accelerator on a CPU, one that averages the weights with a method whose weights cannot be averaged, a
+            setting that must be above 0, or `beta2: auto` of a rule without a second moment.
     """
     if asked is None:
         sources.note("training.optimizer", "default", defaults.OPTIMIZER[1])
@@ -48,6 +50,13 @@ def resolve_optimizer(
         )
     for name, value in options.items():
         _refuse_another_kind(asked.name, name, value, own[name])
+    for name, reason in rules_of(asked.name).above_zero.items():
+        if {**given, **options}.get(name) == 0:
+            raise RecipeError(
+                f"training.optimizer.{name} 0 with optimizer {asked.name}",
+                expected=f"a number above 0: {reason}",
+                do=f"raise it, or leave it out: {asked.name} then takes {takes[name]!r}",
+            )
     _refuse_useless(asked.name, method, device)
     why = "in the recipe"
     if given.get("beta2") == "auto":
@@ -107,6 +116,12 @@ def _refuse_useless(name: str, method: str, device: str) -> None:
             expected=f"method full: {rules.only_full}",
             do="set method.name: full, or training.optimizer: adamw",
         )
+    if rules.averages_weights and (why := method_rules(method).not_averaged):
+        raise RecipeError(
+            f"optimizer {name} with method {method}",
+            expected=f"another method, since {name} averages the weights: {why}",
+            do="set training.optimizer: adamw, or take lora",
+        )
     if rules.only_accelerator is not None and device == "cpu":
         why, instead = rules.only_accelerator
         do = f"set training.optimizer: {instead}"
@@ -143,18 +158,19 @@ def num_warmup_steps(recipe: TrainingRecipe, num_steps: int, sources: Provenance
     return min(asked, num_steps)
 
 
-def min_lr_ratio(recipe: TrainingRecipe, sources: Provenance) -> float:
+def min_lr_ratio(recipe: TrainingRecipe, optimizer: str, sources: Provenance) -> float:
     """Where a falling learning rate ends, as a share of its peak.
 
     Args:
         recipe: What is asked for.
+        optimizer: Name of the update rule, which may have a schedule of its own.
         sources: Takes where the value comes from.
 
     Raises:
         RecipeError: It is given with a schedule that does not fall.
     """
     name, asked = "training.min_lr_ratio", recipe.min_lr_ratio
-    if recipe.schedule == "constant":
+    if (recipe.schedule or usual_schedule(optimizer)[0]) == "constant":
         if asked:
             raise RecipeError(
                 f"{name} {asked:g} with training.lr_schedule constant",
@@ -169,17 +185,27 @@ _OF_KIND = {"ema": ("decay",), "uniform": ("from_step", "every_steps")}
 
 
 def resolve_average(
-    recipe: AverageRecipe | None, method: str, num_steps: int, sources: Provenance
+    recipe: AverageRecipe | None, method: str, num_steps: int, sources: Provenance, optimizer: str = "adamw"
 ) -> AveragePlan | None:
     """How the weights are averaged, or None.
 
     Raises:
-        RecipeError: settings of the other kind, an average that would begin after the last step, or a method whose
-            weights cannot be averaged.
+        RecipeError: settings of the other kind, an average that would begin after the last step, a method whose weights
+            cannot be averaged, or an optimizer that averages them itself.
     """
+    averages_itself = rules_of(optimizer).averages_weights
+    if recipe is None and averages_itself:
+        sources.note("training.average", "default", f"off: {optimizer} has an average of its own, which is what counts")
+        return None
     if recipe is None:
         sources.note("training.average", "default", "off: the weights of the best step count (docs/regularisation.md)")
         return None
+    if averages_itself:
+        raise RecipeError(
+            f"training.average {recipe.kind} with optimizer {optimizer}",
+            expected=f"one average: {optimizer} validates and saves its own",
+            do="remove training.average, or set training.optimizer: adamw",
+        )
     if why := method_rules(method).not_averaged:
         raise RecipeError(
             f"training.average {recipe.kind} with method {method}",

@@ -58,7 +58,7 @@ class Workload:
         has_numba_kernels: whether loops compiled by Numba do elementwise work.
         widens_few_rows: whether losses form fp32 tensors of a few rows of logits at a time, as on a CPU, or of a chunk.
         num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
-            start.
+            start, or a method that finds its first weights on training rows.
         step_passes: forward passes over the rows of each step in addition to those of the loss.
         reference_step_passes: of streamed rows: those for the reference, which validation rows have before the run.
         optimizer_in_backward: gradients are used up as they come, never all held.
@@ -305,7 +305,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         sharding="none" if device.num_devices == 1 else "fsdp" if training.sharding == "fsdp" else "ddp",
         num_validations=_num_validations(plan),
         num_validation_tokens=plan.data.validation.num_tokens * 1.05 if plan.data.validation else 0.0,
-        num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in before),
+        num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in before)
+        + _num_first_tokens(plan),
         step_passes=objective.step_passes,
         reference_step_passes=0 if plan.data.stream is None else objective.reference_passes,
         num_checkpoints=_num_checkpoints(plan),
@@ -332,6 +333,13 @@ def _keeps_first_weights(plan: Plan) -> bool:
     if plan.objective.draws:
         return bool(plan.objective.kl_weight)
     return plan.data.stream is not None and objective_rules(plan.objective.name).reference_passes > 0
+
+
+def _num_first_tokens(plan: Plan) -> float:
+    """Tokens of the rows that the method computes once before the first step; of streamed rows, of one step alone."""
+    rows, most = plan.data.train, plan.training.global_batch_size if plan.data.stream else plan.data.train.num_examples
+    num = min(method_rules(plan.method.name).num_first_rows, most)
+    return num * rows.num_tokens / max(1, rows.num_examples)
 
 
 _LOSS_OF: Final[dict[str, LossKind]] = {"product": "learned_chunks", "head": "own_chunks", "model": "own_all"}

@@ -15,6 +15,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
 from luthier.core.run import Fit, Remedy
 from luthier.ml.training.methods.rules import rules_of
+from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
 
 _FEW_ROWS: Final = 2000
 _MAX_DROPOUT: Final = 0.3
@@ -87,13 +88,19 @@ def _held_back(plan: Plan) -> list[Remedy]:
         half, alpha = method.rank // 2, method.alpha / method.rank * (method.rank // 2)
         text = f"Reduce its capacity: rank {half} instead of {method.rank}, at the same scale."
         found.append(Remedy(text=text, settings=(f"method.rank={half}", f"method.alpha={alpha:g}")))
-    if training.average is None and not rules.not_averaged:
+    if _can_be_averaged(plan):
         text = "Average the weights over the steps: what is kept is smoother than any one step."
         found.append(Remedy(text=text, settings=("training.average.kind=ema",)))
     if not training.weight_decay and rules.takes_decay:
         text = "Let the weights decay; on few steps at a small rate it does little."
         found.append(Remedy(text=text, settings=("training.weight_decay=0.1",)))
     return found
+
+
+def _can_be_averaged(plan: Plan) -> bool:
+    """Whether the weights could be averaged and are not, neither by the plan nor by its optimizer."""
+    is_averaged = plan.training.average is not None or optimizer_rules(plan.training.optimizer.name).averages_weights
+    return not is_averaged and not rules_of(plan.method.name).not_averaged
 
 
 def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
@@ -122,10 +129,10 @@ def for_unstable(plan: Plan) -> tuple[Remedy, ...]:
             settings=(f"training.learning_rate={training.learning_rate / 3:.1g}",),
         )
     ]
-    if training.schedule == "constant":
+    if training.schedule == "constant" and not optimizer_rules(training.optimizer.name).averages_weights:
         text = "Let the learning rate fall towards the end: it was constant."
         found.append(Remedy(text=text, settings=("training.lr_schedule=cosine",)))
-    if training.average is None and not rules_of(plan.method.name).not_averaged:
+    if _can_be_averaged(plan):
         text = "Average the weights over the steps: it evens out steps that go to and fro."
         found.append(Remedy(text=text, settings=("training.average.kind=ema",)))
     return tuple(found)

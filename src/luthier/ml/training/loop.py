@@ -8,7 +8,7 @@ checkpoint. With several processes (`distributed.World`) each takes its share of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from luthier.ml.training.checkpoint import Checkpoint, CheckpointFolder, LoopSta
 from luthier.ml.training.distributed import ALONE, World
 from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.micro_batch_workers import micro_batch_workers
-from luthier.ml.training.model import TrainableModel
+from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_but_averages, averages_in
 from luthier.ml.training.step import RunSchedule, one_step, validate
@@ -117,7 +117,7 @@ def train(
     """
     p = plan.training
     optimizer = MasterOptimizer(model.module, p, model.method.rate_factor, model.method.decays)
-    average = WeightAverage(p.average)
+    average = WeightAverage(p.average, optimizer.averages if optimizer.averages_weights else None)
     warnings: list[str] = []
 
     def warn(step: int, code: str, message: str) -> None:
@@ -126,7 +126,7 @@ def train(
 
     meter = meter or Meter(plan.budget)
     checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
-    state = saved = _resume(plan, model, optimizer, average, checkpoints, schedule, world, warn)
+    state = saved = _resume(plan, model, optimizer, average, checkpoints, units, schedule, world, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
@@ -222,8 +222,15 @@ def _take_best(
     watch = state.early_stopping
     if watch.best_loss is not None and watch.best_step != state.step:
         best = checkpoints.load(watch.best_step)
-        optimizer.load_weights(averages_in(best.method) or best.weights)
+        if optimizer.averages_weights:
+            optimizer.load_weights(best.weights)
+            optimizer.rule.load(best.moments, best.state.step)
+            optimizer.load_averages()
+        else:
+            optimizer.load_weights(averages_in(best.method) or best.weights)
         model.method.load_state(all_but_averages(best.method))
+    elif optimizer.averages_weights:
+        optimizer.load_averages()
     elif average.weights:
         # No validation, or the last one was the best: it was of the averaged weights.
         optimizer.load_weights(average.weights)
@@ -289,6 +296,7 @@ def _resume(
     optimizer: MasterOptimizer,
     average: WeightAverage,
     checkpoints: SharedCheckpoints,
+    units: Sequence[Unit],
     schedule: RunSchedule,
     world: World,
     warn: Callable[[int, str, str], None],
@@ -299,6 +307,10 @@ def _resume(
     for message in broken:
         warn(step, "broken_checkpoint", f"{message}; continuing from the earlier step {step}")
     if checkpoint is None:
+        model.module.eval()
+        first = model.method.first_weights(model.module, _first_batches(plan, model, units, schedule), model.hidden)
+        if first:
+            optimizer.load_weights(optimizer.weight_state() | first)
         # New weights are drawn by each rank: those of rank 0 are the ones that count.
         world.broadcast_tensors(optimizer.masters)
         optimizer.round_into_model()
@@ -312,6 +324,17 @@ def _resume(
     average.load_state(checkpoint.method, optimizer.weight_state())
     schedule.resume_at(checkpoint.state.stream)
     return checkpoint.state.model_copy(update={"versions": _versions(model)})
+
+
+def _first_batches(
+    plan: Plan, model: TrainableModel, units: Sequence[Unit], schedule: RunSchedule
+) -> Iterator[MicroBatch]:
+    """The micro-batches of the first steps, for methods that look at training rows before they train on them."""
+    # Of streamed rows the first step alone: reading further would lose the place where the run begins.
+    for step in range(1 if plan.data.stream is not None else plan.training.num_steps):
+        for indices in schedule.step(step):
+            rows, prefixes = rows_of([units[i] for i in indices]), schedule.shared_tokens(indices)
+            yield collate(rows, model.pad_id, model.device, prefix_lengths=prefixes)
 
 
 def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:

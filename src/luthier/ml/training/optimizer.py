@@ -13,6 +13,8 @@ The average is what is validated and saved; training continues from the weights 
   / (10 + step), so that the start decays quickly.
 - `uniform`: the arithmetic mean of the weights at regular steps, from a given step on.
 
+An update rule may keep an average of its own (`optimizers.protocol.AveragingRule`): it is used in the same way.
+
 The matrices of a low-rank adapter are averaged separately; their product is close, but not equal, to the average of the
 products.
 
@@ -33,7 +35,7 @@ from torch import Tensor, nn
 
 from luthier.core.plan import AveragePlan, TrainingPlan
 from luthier.ml.training.distributed import ALONE, World, is_sharded
-from luthier.ml.training.optimizers.protocol import Place, Trained, load_rule
+from luthier.ml.training.optimizers.protocol import AveragingRule, Place, Trained, load_rule
 from luthier.ml.training.sharding import shares, whole
 
 AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
@@ -192,6 +194,23 @@ class MasterOptimizer:
         """The state of the rule, by part and parameter name; empty before the first step."""
         return self.rule.state()
 
+    @property
+    def averages_weights(self) -> bool:
+        """Whether the rule keeps an average of the weights, which is what is validated and saved."""
+        return isinstance(self.rule, AveragingRule)
+
+    def averages(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and average of each weight that the rule averages, made one by one; of most rules none."""
+        return self.rule.averages() if isinstance(self.rule, AveragingRule) else iter(())
+
+    @torch.no_grad()
+    def load_averages(self) -> None:
+        """Set masters and model to the averages of the rule, at the end of a run: no step can follow."""
+        masters = dict(zip(self.names, self.masters, strict=True))
+        for name, average in self.averages():
+            masters[name].copy_(average)
+        self.round_into_model()
+
     def own_memory(self) -> list[Tensor]:
         """All its state besides the model's weights."""
         return [*(m.detach() for m in self.masters), *self.gradients, *self.moment_state().values()]
@@ -251,14 +270,17 @@ _PREFIX: Final = "average."
 
 
 class WeightAverage:
-    """The running average of the weights.
+    """The running average of the weights, or that of the update rule.
 
     Args:
         plan: None disables averaging and takes no memory.
+        of_rule: name and average of each weight that the update rule averages; None where it averages none.
     """
 
-    def __init__(self, plan: AveragePlan | None) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: AveragePlan | None, of_rule: Callable[[], Iterator[tuple[str, Tensor]]] | None = None
+    ) -> None:
+        self.plan, self._of_rule = plan, of_rule
         self.weights: dict[str, Tensor] = {}
         """The averaged weights by parameter name; empty until something has been averaged."""
 
@@ -296,9 +318,10 @@ class WeightAverage:
         """Use the averaged weights within the block, in the model's precision; its own are restored to the bit."""
         # Detached tensors need no `torch.no_grad`; around a generator it raises errors in a deprecated way.
         own: dict[str, Tensor] = {}
-        parameters = dict(module.named_parameters()) if self.weights else {}
+        shown = self.weights.items() if self._of_rule is None else self._of_rule()
+        parameters = dict(module.named_parameters()) if self.weights or self._of_rule is not None else {}
         try:
-            for name, weight in self.weights.items():
+            for name, weight in shown:
                 # Values are copied and tensors not exchanged: optimizer and compiled layers refer to these tensors.
                 own[name] = parameters[name].detach().clone()
                 parameters[name].detach().copy_(weight)

@@ -433,6 +433,26 @@ def test_muon_of_another_trainer_has_one_rate_for_all_weights(
     assert found.keys["training"]["optimizer"].get("adamw_rate_factor") == adamw_rate_factor
 
 
+@pytest.mark.parametrize(
+    ("more", "warmup"),
+    [
+        ({}, {"warmup_steps": 7}),
+        ({"lr_scheduler_type": "linear"}, {"warmup_steps": 7}),
+        ({"optim": "adamw_torch"}, {"warmup_fraction": 0.0}),
+    ],
+)
+def test_schedule_free_warms_up_with_a_constant_schedule_too(
+    tmp_path: Path, more: dict[str, Any], warmup: dict[str, Any]
+) -> None:
+    given = {"lr_scheduler_type": "constant", "optim": "schedule_free_adamw", "warmup_steps": 7, **more}
+    training = made(tmp_path, trl(**given), trainer="sft").keys["training"]
+    assert training["lr_schedule"] == given["lr_scheduler_type"]
+    assert training["optimizer"] == {"name": "adamw" if "adamw_torch" in more.values() else "schedule_free_adamw"}
+    assert {name: value for name, value in training.items() if name.startswith("warmup")} == warmup
+    ours = made(tmp_path, axolotl(lr_scheduler="constant", optimizer="schedule_free_adamw", warmup_steps=7))
+    assert ours.keys["training"]["warmup_steps"] == 7
+
+
 def test_trl_turns_dropout_off_for_preferences(tmp_path: Path) -> None:
     document = trl(use_peft=True, lora_dropout=0.1, lora_target_modules="all-linear")
     assert made(tmp_path, document, trainer="dpo").keys["method"]["dropout"] == 0.0

@@ -18,6 +18,7 @@ from luthier.features.recipes.imports.hf_arguments import (
     put_schedule,
     put_steps,
     put_warmup,
+    warms_up_itself,
 )
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_modules_to_save, put_name
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
@@ -412,7 +413,8 @@ def _put_training(t: Translation, objective: str) -> None:
     if (ratio := number(t.take("cosine_min_lr_ratio"))) and schedule == "cosine":
         t.put("training.min_lr_ratio", ratio, "cosine_min_lr_ratio")
     t.same("cosine_min_lr_ratio", "off, or not with this schedule")
-    put_warmup(t, "warmup_steps", "warmup_ratio", 0.03, is_ignored=schedule == "constant")
+    is_ignored = schedule == "constant" and not warms_up_itself(t, "optimizer")
+    put_warmup(t, "warmup_steps", "warmup_ratio", 0.03, is_ignored=is_ignored)
     put_optimizer(t, "optimizer", "adamw_torch_fused")
     put_decays(t, "weight_decay", "max_grad_norm", 0.0)
     for key, place in (

@@ -35,6 +35,7 @@ OPTIMIZERS: Final = {
     "lion_32bit": "lion",
     "lion_pytorch": "lion",
     "muon": "muon",
+    "schedule_free_adamw": "schedule_free_adamw",
 }
 _LOGS = "what is logged"
 _MACHINE = "the machine, not what is trained"
@@ -155,7 +156,8 @@ def put_training(
     rate = t.take(key("learning_rate"), defaults.learning_rate)
     t.put("training.learning_rate", number(rate), key("learning_rate"), default=defaults.learning_rate)
     schedule = put_schedule(t, key("lr_scheduler_type"), key("lr_scheduler_kwargs"), defaults.schedule, rate)
-    put_warmup(t, key("warmup_steps"), key("warmup_ratio"), defaults.warmup, is_ignored=schedule == "constant")
+    is_ignored = schedule == "constant" and not warms_up_itself(t, key("optim"))
+    put_warmup(t, key("warmup_steps"), key("warmup_ratio"), defaults.warmup, is_ignored=is_ignored)
     put_optimizer(t, key("optim"), defaults.optimizer)
     put_decays(t, key("weight_decay"), key("max_grad_norm"), defaults.weight_decay)
     for name in ("beta1", "beta2", "epsilon"):
@@ -215,6 +217,16 @@ def put_schedule(t: Translation, key: str, settings_key: str, default: str, rate
     else:
         t.same(settings_key, "off")
     return name
+
+
+def warms_up_itself(t: Translation, key: str) -> bool:
+    """Whether their optimizer takes the steps of the warm-up, too: then a constant schedule has one.
+
+    Args:
+        t: The translation under way.
+        key: Their key for the optimizer.
+    """
+    return str(t.given.get(key)).lower() == "schedule_free_adamw"
 
 
 def put_optimizer(t: Translation, key: str, default: str) -> None:

@@ -23,7 +23,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, MethodType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -216,6 +216,11 @@ def _is_single(layer: nn.Module) -> bool:
     return isinstance(layer, ParamWrapper) and isinstance(layer.get_base_layer(), nn.Linear)
 
 
+def is_adapted(layer: nn.Module) -> TypeGuard[AdaptedLayer]:
+    """Whether a module is a single matrix with an adapter."""
+    return isinstance(layer, PeftLoraLinear) or _is_single(layer)
+
+
 _READ_ONE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -291,7 +296,7 @@ class Lora(PlainMethod):
         refuse_other_targets(adapted, planned)
         install_products(adapted, ADAPTER, _trained_product)
         for name, layer in adapted.named_modules():
-            if isinstance(layer, PeftLoraLinear) or _is_single(layer):
+            if is_adapted(layer):
                 layer.forward = self.forward_of(name, layer)
                 layer.forward.numba_kernels = self.numba_kernels
                 if layer is model.get_output_embeddings():

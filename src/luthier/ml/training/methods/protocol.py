@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from luthier.ml.training.attention import PackedRow
+    from luthier.ml.training.model import MicroBatch
     from luthier.ml.training.prefix_attention import PrefixLayout
 
     RowLayout = PrefixLayout | PackedRow
@@ -75,6 +76,20 @@ class Method(Protocol):
 
     def decays(self, name: str) -> bool:
         """Whether weight decay may act on a parameter that is stored as a matrix; never on one of fewer dimensions."""
+        ...
+
+    def first_weights(
+        self, module: nn.Module, batches: Iterable[MicroBatch], forward: Callable[[MicroBatch], Tensor]
+    ) -> dict[str, Tensor]:
+        """Trained weights to begin with in place of those that `prepare` made, by parameter name.
+
+        Called once, before the first step of a run; never when it resumes.
+
+        Args:
+            module: that `prepare` returned, in evaluation mode.
+            batches: micro-batches of the first training rows, made as they are taken; those of the first step at least.
+            forward: computes the hidden states of one.
+        """
         ...
 
     def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
@@ -147,6 +162,15 @@ class PlainMethod:
     def decays(self, name: str) -> bool:  # noqa: ARG002
         """All do."""
         return True
+
+    def first_weights(
+        self,
+        module: nn.Module,  # noqa: ARG002
+        batches: Iterable[MicroBatch],  # noqa: ARG002
+        forward: Callable[[MicroBatch], Tensor],  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Those of `prepare`."""
+        return {}
 
     def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         """Nothing is added."""

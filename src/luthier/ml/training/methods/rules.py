@@ -44,6 +44,7 @@ class MethodRules:
         can_be_compiled: Whether a compiler sees through its matrices; otherwise it would compile every layer by itself.
         not_averaged: Why its weights cannot be averaged over steps; empty if they can.
         takes_decay: Whether weight decay acts on any of its parameters (`decays` of its class).
+        num_first_rows: Training rows that it computes once before the first step (`first_weights` of its class).
     """
 
     settings: Mapping[str, Setting]
@@ -62,6 +63,7 @@ class MethodRules:
     can_be_compiled: bool = False
     not_averaged: str = ""
     takes_decay: bool = True
+    num_first_rows: int = 0
 
 
 def rules_of(name: str) -> MethodRules:
@@ -245,6 +247,18 @@ RULES: Final[Mapping[str, MethodRules]] = {
         title="QLoRA",
         summary="LoRA over a base held in 4 bits: least memory, slower, a coarser base.",
         implementation="luthier.ml.training.methods.lora:QLora",
+        can_be_sharded=False,
+        can_be_compiled=False,
+    ),
+    "eva": replace(
+        _LORA,
+        title="EVA",
+        summary="LoRA that starts along the main directions of the inputs that the training rows give each matrix: "
+        "learns faster at first.",
+        implementation="luthier.ml.training.methods.eva:Eva",
+        num_first_rows=64,
+        takes_experts=False,
+        takes_outer=False,
         can_be_sharded=False,
         can_be_compiled=False,
     ),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -55,6 +55,15 @@ class UpdateRule(Protocol):
 
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
         """Load what `state` returned after that many steps, bit for bit; called only where at least one was taken."""
+        ...
+
+
+@runtime_checkable
+class AveragingRule(UpdateRule, Protocol):
+    """An update rule whose average of the weights is what is used, while it trains at others."""
+
+    def averages(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and average of each parameter that has been updated, as precise as the masters; it keeps none."""
         ...
 
 

@@ -7,10 +7,13 @@ Nothing here loads torch: recipes and plans read it. A plug-in optimizer (entry 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from luthier.core.registry import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from luthier.core.recipe import ScheduleName
 
 FP32: Final = 4.0
 """Bytes of a 32-bit number."""
@@ -91,6 +94,9 @@ class OptimizerRules:
         can_be_sharded: Whether it updates each element of a weight independently.
         has_second_moment: Whether `beta2` is the decay of a second moment, so that it can be scaled with the batch
             size.
+        averages_weights: Whether its `averages` are what is validated and saved, in place of the weights.
+        lr_schedule: Default schedule of the learning rate, with its reason; None if the usual one fits.
+        above_zero: Settings that must not be 0, with the reason.
     """
 
     title: str
@@ -106,6 +112,9 @@ class OptimizerRules:
     only_accelerator: tuple[str, str] | None = None
     can_be_sharded: bool = False
     has_second_moment: bool = False
+    averages_weights: bool = False
+    lr_schedule: tuple[ScheduleName, str] | None = None
+    above_zero: Mapping[str, str] = field(default_factory=dict)
 
 
 def gradient_buffers(num_bytes: float) -> int:
@@ -254,6 +263,20 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
             "a fifth of AdamW's: Lion moves every weight by the whole rate (3 to 10 times smaller, arXiv:2302.06675, "
             "section 5)",
         ),
+    ),
+    "schedule_free_adamw": OptimizerRules(
+        "Schedule-free AdamW",
+        "A constant learning rate and an average of all steps: the number of steps need not be known before.",
+        "luthier.ml.training.optimizers.schedule_free:ScheduleFreeAdamW",
+        _ADAM,
+        _two_moments,
+        passing_bytes=_direction,
+        # eight elementwise passes over 88 bytes, where AdamW's one pass is over 28; counted, not measured
+        moved_bytes=(60.0, 60.0),
+        has_second_moment=True,
+        averages_weights=True,
+        lr_schedule=("constant", "after the warm-up: the average of the steps takes the place of a rate that falls"),
+        above_zero={"beta1": "the average is found in the weights by a division by it"},
     ),
     "muon": OptimizerRules(
         "Muon",
