@@ -23,7 +23,13 @@ from luthier.ml.planning.rollout_cost import (
     grading_seconds,
     rollout_seconds,
 )
-from luthier.ml.planning.speed import judging_seconds, learning_seconds, prior_factors, step_seconds
+from luthier.ml.planning.speed import (
+    judging_seconds,
+    learning_seconds,
+    prior_factors,
+    step_seconds,
+    validation_seconds,
+)
 from luthier.ml.planning.workload import Workload
 
 ROLLOUTS = Rollouts(num_answers=64, prompt_tokens=800, new_tokens=100, most_tokens=200, num_validated=32)
@@ -90,6 +96,16 @@ def test_a_step_takes_its_learning_and_its_drawing(workload: Workload, device) -
     plain = step_seconds(replace(workload, rollouts=None), device)
     drawn = rollout_seconds(workload, device, prior_factors(device, workload), 0.6)
     assert step_seconds(workload, device).value == pytest.approx(plain.value + drawn.value)
+
+
+def test_several_updates_take_their_learning_each_and_one_drawing(workload: Workload, device) -> None:
+    once, thrice = workload, replace(workload, step_updates=3)
+    learning = learning_seconds(workload, device).value
+    assert step_seconds(thrice, device).value == pytest.approx(step_seconds(once, device).value + 2 * learning)
+    one, three = predict(once, device), predict(thrice, device)
+    assert three.flops_per_step == 3 * one.flops_per_step
+    found = [validation_seconds(one, device, step_seconds(one, device)).value for one in (once, thrice)]
+    assert found[1] == pytest.approx(found[0])  # nothing is learned there
 
 
 def test_memory_is_that_of_the_cache_where_it_is_larger_than_that_of_learning(workload: Workload, device) -> None:

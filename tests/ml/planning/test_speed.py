@@ -138,7 +138,7 @@ def test_validation_takes_less_than_training_on_the_same_rows(
 ) -> None:
     work = make_workload(llama, num_validation_tokens=192.0)
     step = speed.step_seconds(work, device)
-    assert 0.2 * step.value < speed.validation_seconds(work, step).value < 0.6 * step.value
+    assert 0.2 * step.value < speed.validation_seconds(work, device, step).value < 0.6 * step.value
 
 
 def test_slower_paths_take_longer_and_the_whole_forward_longest(

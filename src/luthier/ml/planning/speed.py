@@ -140,9 +140,10 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
 
 
 def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
-    """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
+    """Seconds of one step, with the interval that the factors' own scatter leaves.
 
-    Where answers are drawn, the time of writing and grading them is in it (ml/planning/rollout_cost.py).
+    Where answers are drawn, the time of writing and grading them is in it (ml/planning/rollout_cost.py), and that of
+    all updates with them.
 
     Args:
         workload: the run.
@@ -153,7 +154,7 @@ def step_seconds(workload: Workload, device: Device, calibration: Calibration | 
     if workload.rollouts is None:
         return learning
     factors, spread = _writing_factors(workload, device, calibration)
-    drawn = learning.plus(rollout_seconds(workload, device, factors, spread))
+    drawn = learning.times(workload.step_updates).plus(rollout_seconds(workload, device, factors, spread))
     return drawn.plus(grading_seconds(workload, device, calibration))
 
 
@@ -234,13 +235,26 @@ def judging_seconds(
     return _judging_seconds(workload, device, scoring, factors, spread)
 
 
-def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
+def validation_seconds(
+    workload: Workload, device: Device, step: Estimate, calibration: Calibration | None = None
+) -> Estimate:
     """Seconds of one validation: forward only, at the pace that a training step has for its own operations.
 
-    Where answers are drawn a validation draws them too, one a row: it takes what a step takes, answer for answer.
+    Where answers are drawn a validation draws them too, one a row: it takes what a step of one update takes, answer for
+    answer.
+
+    Args:
+        workload: the run.
+        device: where it runs.
+        step: seconds of one.
+        calibration: of the device; None uses the priors.
     """
     if workload.rollouts is not None:
-        return step.times(workload.rollouts.num_validated / workload.rollouts.num_answers)
+        found = step.times(workload.rollouts.num_validated / workload.rollouts.num_answers)
+        if workload.step_updates == 1:
+            return found
+        once = step_seconds(replace(workload, step_updates=1), device, calibration)
+        return found.times(once.value / step_seconds(workload, device, calibration).value)
     ratio = step_counts.validation_flops(workload) / max(1.0, step_counts.step_flops(workload).total)
     return step.times(ratio)
 

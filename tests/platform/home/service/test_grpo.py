@@ -79,13 +79,15 @@ def test_what_is_rewarded_is_learned(context: Context, make_recipe: MakeRecipe) 
     assert outcome.warnings == ()
 
 
+@pytest.mark.parametrize("num_iterations", [1, 3])
 def test_a_killed_run_draws_the_same_answers_and_ends_with_the_same_bytes(
-    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, num_iterations: int
 ) -> None:
-    objective = OBJECTIVE | {"kl_weight": 0.1}
+    objective = OBJECTIVE | {"kl_weight": 0.1, "num_iterations": num_iterations}
     recipe = make_recipe(objective=objective, training=TRAINING | {"max_steps": 7}, data=DATA, method={"name": "lora"})
     whole = run(context, recipe)
     assert whole.plan.method.dropout == 0.0  # not LoRA's usual 0.1
+    assert ("clipped_fraction" in steps(context, whole)[0]) == (num_iterations > 1)
     real, calls = loop.one_step, 0
 
     def killed(*given: Any) -> Any:
