@@ -69,7 +69,7 @@ def put_drawn_loss(t: Translation, prefix: str = "", *, has_delta: bool) -> None
     delta = t.take(delta_key) if has_delta else None
     several = _put_updates(t, prefix) > 1
     if several and delta is not None:
-        t.refuse(delta_key, "a second end of clipping; with --set objective.num_iterations=1 it never acts")
+        t.refuse(delta_key, "a second end of clipping is not known here where num_iterations is above 1")
     if loss == "cispo" and not several and not _is_at_least_one(high):
         note = f"with {high_key} below 1, and that is its default, cispo scales the gradient"
         t.refuse(key, note, set_by="objective.loss_weighting")
