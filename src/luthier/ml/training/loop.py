@@ -118,7 +118,7 @@ def train(
     p = plan.training
     optimizer = MasterOptimizer(model.module, p, model.method.rate_factor, model.method.decays)
     average = WeightAverage(p.average)
-    warnings: list[str] = []
+    warnings, is_best = list[str](), False
 
     def warn(step: int, code: str, message: str) -> None:
         warnings.append(message)
@@ -132,7 +132,6 @@ def train(
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
     event: StepDone | None = None
     checked: ValidationDone | None = None
-    is_best = False
     status: RunStatus = "succeeded"
     reason: str = StopReason(f"all {p.num_steps} steps done", "completed")
     sources = sources_of(plan.data, plan.data.validation)
