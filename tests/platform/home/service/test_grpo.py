@@ -208,9 +208,13 @@ def worker(world: World, prepared: Prepared, folder: Path) -> None:
     train_worker(prepared, silent_hooks(folder), world)
 
 
-def test_two_processes_draw_what_one_draws(context: Context, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_iterations", [1, 3])
+def test_two_processes_draw_what_one_draws(
+    context: Context, make_recipe: MakeRecipe, tmp_path: Path, num_iterations: int
+) -> None:
     training = TRAINING | {"max_steps": 4, "validate_every_steps": 2}
-    recipe = make_recipe(objective=OBJECTIVE, training=training, data=DATA, method={"name": "lora"})
+    objective = OBJECTIVE | {"num_iterations": num_iterations}
+    recipe = make_recipe(objective=objective, training=training, data=DATA, method={"name": "lora"})
     prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
     train_worker(prepared, silent_hooks(tmp_path / "one"))
     assert [ended.error for ended in in_world(2, worker, prepared, tmp_path / "two")] == ["", ""]
