@@ -11,7 +11,8 @@ from luthier.ml.inference import batch_generate
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning import rollout_cost
 from luthier.ml.planning.batch_shapes import Batches
-from luthier.ml.planning.devices import device_of
+from luthier.ml.planning.budget import resolve_budget
+from luthier.ml.planning.devices import device_of, load_prices
 from luthier.ml.planning.hardware import measure
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import hours_by_part, predict
@@ -104,6 +105,9 @@ def test_several_updates_take_their_learning_each_and_one_drawing(workload: Work
     assert step_seconds(thrice, device).value == pytest.approx(step_seconds(once, device).value + 2 * learning)
     one, three = predict(once, device), predict(thrice, device)
     assert three.flops_per_step == 3 * one.flops_per_step
+    first = resolve_budget(None, thrice, device, load_prices()).first
+    assert first is not None
+    assert first.step_tokens == 3 * workload.batches.num_tokens  # as a run counts the tokens that it has left
     found = [validation_seconds(one, device, step_seconds(one, device)).value for one in (once, thrice)]
     assert found[1] == pytest.approx(found[0])  # nothing is learned there
 
