@@ -64,7 +64,8 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
   so set it.
 - **grpo.** Rewards are Python functions there: name metrics or graders instead, `--set
   'objective.rewards=[exact_match]'`. TRL's batch counts answers and a recipe's counts prompts, so it is divided by
-  `num_generations`.
+  `num_generations`. With `num_iterations` above 1 an update is a step there; here a step has all updates with its
+  answers, so numbers of steps are divided by it.
 """,
     ),
     "unsloth": (

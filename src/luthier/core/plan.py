@@ -237,6 +237,9 @@ class ObjectivePlan(FrozenModel):
     undesirable_weight: float | None = None
     rewards: tuple[Reward, ...] | None = None
     num_samples: int | None = None
+    num_iterations: int | None = None
+    clip_ratio_low: float | None = None
+    clip_ratio_high: float | None = None
     temperature: float | None = None
     max_new_tokens: int | None = None
     kl_weight: float | None = None
@@ -288,12 +291,14 @@ class ObjectivePlan(FrozenModel):
             num_rows: How many rows there are.
 
         Returns:
-            `num_tokens` for a supervised objective. For one that samples, all prompts and the longest possible answers.
+            `num_tokens` for a supervised objective. For one that samples, all prompts and the longest possible answers,
+            once for each update.
         """
         if self.num_samples is None or self.max_new_tokens is None:
             return num_tokens
         # Each prompt is answered num_samples times, and each answer may have max_new_tokens.
-        return self.num_samples * (num_prompt_tokens + num_rows * self.max_new_tokens)
+        once = self.num_samples * (num_prompt_tokens + num_rows * self.max_new_tokens)
+        return (self.num_iterations or 1) * once
 
 
 class OptimizerPlan(FrozenModel):
@@ -440,7 +445,7 @@ class Plan(FrozenModel):
         unused |= {"task_head_notes": True, "grading": True}  # words about what is in the plan already, and its cost
         # nor are later settings that do nothing
         off: dict[str, Any] = dict.fromkeys(("nll_weight", "mask_truncated", "center_rewards_coefficient"), 0.0)
-        off["loss_type"] = "sigmoid"
+        off |= {"loss_type": "sigmoid", "num_iterations": 1}
         if self.objective.name == "sft":
             off |= {"label_smoothing": 0.0, "loss_weighting": "token"}
         unused |= {name: True for name, value in off.items() if document[name] == value}

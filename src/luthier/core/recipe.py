@@ -271,6 +271,8 @@ class ObjectiveRecipe(FrozenModel):
         desirable_weight, undesirable_weight: kto: weights of good and of bad answers.
         rewards: grpo: parts of what an answer is worth.
         num_samples: grpo: answers that are drawn to each prompt.
+        num_iterations: grpo: updates of the weights with the answers of a step.
+        clip_ratio_low, clip_ratio_high: grpo: how far below and above 1 the ratio of new to old probability counts.
         max_new_tokens: grpo: most tokens of an answer that is drawn.
         kl_weight: grpo: weight of the divergence from the model at its first step.
         divide_by_spread: grpo: whether advantages are divided by the spread of their group.
@@ -303,6 +305,9 @@ class ObjectiveRecipe(FrozenModel):
     undesirable_weight: Annotated[float, Field(ge=0.0, le=100)] | None = None
     rewards: Annotated[tuple[Reward, ...], Field(min_length=1)] | None = None
     num_samples: Annotated[int, Field(ge=2, le=256)] | None = None
+    num_iterations: Annotated[int, Field(ge=1, le=64)] | None = None
+    clip_ratio_low: OpenFraction | None = None
+    clip_ratio_high: Annotated[float, Field(gt=0, le=100)] | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     kl_weight: Annotated[float, Field(ge=0, le=100)] | None = None
     divide_by_spread: bool | None = None

@@ -147,3 +147,27 @@ def test_rewards_that_weigh_nothing_are_refused() -> None:
         resolve_objective(ObjectiveRecipe(name="grpo", rewards=parts), "chat", Provenance())
     shown = (parts[0], Reward(metric="exact_match", weight=-1.0))
     assert resolve_objective(ObjectiveRecipe(name="grpo", rewards=shown), "chat", Provenance()).rewards == shown
+
+
+def test_clipping_needs_several_updates_and_has_the_lower_end_as_default_of_the_upper() -> None:
+    rewards = (Reward(metric="token_f1"),)
+
+    def found(**more: float) -> ObjectivePlan:
+        return resolve_objective(ObjectiveRecipe(name="grpo", rewards=rewards, **more), "chat", Provenance())
+
+    plain = found()
+    assert (plain.num_iterations, plain.clip_ratio_low, plain.clip_ratio_high) == (1, None, None)
+    ends = [
+        (p.clip_ratio_low, p.clip_ratio_high)
+        for p in (
+            found(num_iterations=4),
+            found(num_iterations=4, clip_ratio_low=0.1),
+            found(num_iterations=4, clip_ratio_high=0.28),
+        )
+    ]
+    assert ends == [(0.2, 0.2), (0.1, 0.1), (0.2, 0.28)]
+    for name in ("clip_ratio_low", "clip_ratio_high"):
+        for num in (None, 1):
+            with pytest.raises(RecipeError, match=rf"objective\.{name} 0\.1 with objective\.num_iterations 1"):
+                found(num_iterations=num, **{name: 0.1})  # type: ignore[arg-type]
+    assert found(num_iterations=4).max_step_tokens(90.0, 10.0, 2.0) == 4 * plain.max_step_tokens(90.0, 10.0, 2.0)

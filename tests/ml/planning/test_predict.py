@@ -59,7 +59,8 @@ def test_several_devices_are_paid_for_each(work: Workload, device: Device) -> No
 def test_validations_and_checkpoints_take_time(work: Workload, device: Device) -> None:
     plain = predict(work, device).hours.value
     checked = replace(work, num_validations=10, num_validation_tokens=1000.0)
-    validation = speed.validation_seconds(checked, speed.step_seconds(checked, device)).value
+    step = speed.step_seconds(checked, device)
+    validation = speed.validation_seconds(checked, step, step).value
     assert predict(checked, device).hours.value == pytest.approx(plain + 10 * validation / 3600)
     assert predict(replace(work, num_checkpoints=50), device).hours.value > plain
 

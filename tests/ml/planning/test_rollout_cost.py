@@ -11,7 +11,8 @@ from luthier.ml.inference import batch_generate
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning import rollout_cost
 from luthier.ml.planning.batch_shapes import Batches
-from luthier.ml.planning.devices import device_of
+from luthier.ml.planning.budget import resolve_budget
+from luthier.ml.planning.devices import device_of, load_prices
 from luthier.ml.planning.hardware import measure
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import hours_by_part, predict
@@ -23,7 +24,13 @@ from luthier.ml.planning.rollout_cost import (
     grading_seconds,
     rollout_seconds,
 )
-from luthier.ml.planning.speed import judging_seconds, learning_seconds, prior_factors, step_seconds
+from luthier.ml.planning.speed import (
+    judging_seconds,
+    learning_seconds,
+    prior_factors,
+    step_seconds,
+    validation_seconds,
+)
 from luthier.ml.planning.workload import Workload
 
 ROLLOUTS = Rollouts(num_answers=64, prompt_tokens=800, new_tokens=100, most_tokens=200, num_validated=32)
@@ -90,6 +97,22 @@ def test_a_step_takes_its_learning_and_its_drawing(workload: Workload, device) -
     plain = step_seconds(replace(workload, rollouts=None), device)
     drawn = rollout_seconds(workload, device, prior_factors(device, workload), 0.6)
     assert step_seconds(workload, device).value == pytest.approx(plain.value + drawn.value)
+
+
+def test_several_updates_take_their_learning_each_and_one_drawing(workload: Workload, device) -> None:
+    once, thrice = workload, replace(workload, step_updates=3)
+    learning = learning_seconds(workload, device).value
+    assert step_seconds(thrice, device).value == pytest.approx(step_seconds(once, device).value + 2 * learning)
+    one, three = predict(once, device), predict(thrice, device)
+    assert three.flops_per_step == 3 * one.flops_per_step
+    first = resolve_budget(None, thrice, device, load_prices()).first
+    assert first is not None
+    assert first.step_tokens == 3 * workload.batches.num_tokens  # as a run counts the tokens that it has left
+    found = [
+        validation_seconds(one, step_seconds(one, device), learning_seconds(one, device)).value
+        for one in (once, thrice)
+    ]
+    assert found[1] == pytest.approx(found[0])  # nothing is learned there
 
 
 def test_memory_is_that_of_the_cache_where_it_is_larger_than_that_of_learning(workload: Workload, device) -> None:

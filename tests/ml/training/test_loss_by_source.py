@@ -15,9 +15,9 @@ from tests.vacuous import nonempty
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import StepDone
 from luthier.core.plan import Plan, ReplayPlan
+from luthier.ml.training.losses.replay_loss import split_loss_by_source, with_source_loss
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Losses
-from luthier.ml.training.step import split_loss_by_source, with_source_loss
 
 
 def test_two_means_by_hand(examples: list[TokenisedExample]) -> None:

@@ -12,7 +12,7 @@ from transformers import get_linear_schedule_with_warmup
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 from luthier.core.recipe import ScheduleName
-from luthier.ml.training.step import learning_rate_factor
+from luthier.ml.training.optimizer import learning_rate_factor
 
 
 def test_linear_without_warm_up_is_the_one_of_transformers() -> None:

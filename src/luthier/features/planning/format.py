@@ -346,8 +346,9 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
         ),
         *(f"  task head  {visible(note)}" for note in plan.objective.task_head_notes),
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
-        f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}, peak "
-        f"learning rate {training.learning_rate:g} ({training.schedule}{_end_of_rate(training.min_lr_ratio)})",
+        f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}"
+        f"{_updates(plan)}, peak learning rate {training.learning_rate:g} "
+        f"({training.schedule}{_end_of_rate(training.min_lr_ratio)})",
         *(f"  graded by  {visible(line)}" for line in _graders_of(plan)),
         f"  precision  {_precision(plan, device)}",
         f"  evaluated  {judged}",
@@ -371,6 +372,12 @@ def _graders_of(plan: Plan) -> list[str]:
         )
     code = [one.name for reward in objective.rewards or () for one in reward.code]
     return [*lines, *(f"code ({name}), locked down: its time is not in the prediction" for name in code)]
+
+
+def _updates(plan: Plan) -> str:
+    """How often a step updates the weights, where that is not once."""
+    num = plan.objective.num_iterations or 1
+    return f" and {num:,} updates" if num > 1 else ""
 
 
 def _end_of_rate(ratio: float) -> str:

@@ -333,6 +333,7 @@ _OF_OBJECTIVES: Final = (
         "objective.max_new_tokens", "Longest answer", "in tokens; longer ones are cut", low=8, high=2048,
         scale="log2",
     ),
+    _field("objective.num_iterations", "Updates per step", "with the same answers", low=1, high=16, is_usual=False),
     _field("objective.temperature", "Temperature", "of sampling", low=0.1, high=2, step=0.1),
     _field("objective.kl_coef", "KL coefficient", "how strongly the model is kept near its start", high=1, step=0.01),
     _field(
@@ -382,6 +383,7 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "objective.classes": "a list of labels, which may have blanks and commas in them",
     "objective.options": "a mapping, for objectives of other packages",
     "objective.rewards": "a list of metrics, graders and lengths with their weights",
+    **{f"objective.clip_ratio_{end}": "only for several updates a step" for end in ("low", "high")},
     "training.min_lr_ratio": "for schedules that do not end at 0",
     "training.warmup_steps": "a number of steps in place of the share",
     **{f"training.average.{name}": "for only one kind of average" for name in ("decay", "from_step", "every_steps")},

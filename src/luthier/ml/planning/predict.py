@@ -187,7 +187,7 @@ def predict(
     memory = predict_memory(workload, device, calibration)
     # The same parts as the quote shows, so that its total is their sum.
     hours = total(hours_by_part(workload, device, step, calibration=calibration, load=load))
-    per_second = workload.batches.num_tokens
+    per_second = workload.batches.num_tokens * workload.step_updates
     notes = _notes(workload, device, memory, calibration, load)
     return Prediction(
         device=device,
@@ -199,7 +199,7 @@ def predict(
         usd=None if usd_per_hour is None else _product(hours, usd_per_hour).times(device.num_devices),
         energy_kwh=_energy(hours, device),
         calibrated=calibration is not None,
-        flops_per_step=step_counts.step_flops(workload).total,
+        flops_per_step=step_counts.step_flops(workload).total * workload.step_updates,
         tokens_per_second=Estimate(
             # The slowest step gives the lowest rate: the ends change places.
             value=per_second / step.value,

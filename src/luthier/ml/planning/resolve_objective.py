@@ -98,10 +98,17 @@ def resolve_objective(
             expected="a weight other than 0 for one part at least",
             do="give the parts weights, or leave weight out, which is 1",
         )
-    defaults = rules.settings if asked.loss_type is None else {**rules.settings, **_of_loss_type(asked)}
+    defaults = {**rules.settings, **(_of_loss_type(asked) if asked.loss_type is not None else {})}
+    if "num_iterations" in defaults:
+        defaults |= _of_several_updates(asked)
     values = {name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in defaults.items()}
     if "loss_weighting" in values:
         _check_weighting(asked.name, values["loss_weighting"], values.get("label_smoothing") or 0.0)
+    # With one update nothing is clipped.
+    if values.get("num_iterations") == 1:
+        for name in ("clip_ratio_low", "clip_ratio_high"):
+            del values[name]
+            sources.found.pop(f"objective.{name}", None)
     # Whether the model has routers is not known here: `router_loss` resolves it later, with the structure.
     if "router_aux_loss" in values:
         del values["router_aux_loss"]
@@ -237,6 +244,22 @@ def _of_loss_type(asked: ObjectiveRecipe) -> dict[str, tuple[Any, str]]:
         )
     found: dict[str, tuple[Any, str]] = {"label_smoothing": LABEL_SMOOTHING.get(kind, NO_SMOOTHING)}
     return found | ({"beta": BETA_OF_MEANS} if kind == "sigmoid_norm" else {})
+
+
+def _of_several_updates(asked: ObjectiveRecipe) -> dict[str, tuple[Any, str]]:
+    """The defaults of clipping that depend on the recipe.
+
+    Raises:
+        RecipeError: clipping with a single update for each sample.
+    """
+    names = [name for name in ("clip_ratio_low", "clip_ratio_high") if getattr(asked, name) is not None]
+    if names and (asked.num_iterations or 1) == 1:
+        raise RecipeError(
+            f"objective.{names[0]} {getattr(asked, names[0]):g} with objective.num_iterations 1",
+            expected="no clipping: with one update for each sample the ratio that is clipped is 1",
+            do="remove it, or set objective.num_iterations above 1",
+        )
+    return {"clip_ratio_high": (asked.clip_ratio_low, "as clip_ratio_low")} if names == ["clip_ratio_low"] else {}
 
 
 def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:

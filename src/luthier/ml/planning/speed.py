@@ -140,9 +140,10 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
 
 
 def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
-    """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
+    """Seconds of one step, with the interval that the factors' own scatter leaves.
 
-    Where answers are drawn, the time of writing and grading them is in it (ml/planning/rollout_cost.py).
+    Where answers are drawn, the time of writing and grading them is in it (ml/planning/rollout_cost.py), and that of
+    all updates with them.
 
     Args:
         workload: the run.
@@ -178,7 +179,7 @@ def _writing_factors(
 
 
 def learning_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
-    """Seconds of one optimizer step on rows that are there: without drawing answers and grading them.
+    """Seconds of all updates of one step on rows that are there: without drawing answers and grading them.
 
     Args:
         workload: the run.
@@ -190,7 +191,7 @@ def learning_seconds(workload: Workload, device: Device, calibration: Calibratio
     computing = sum(factors[name] * seconds for name, seconds in terms.items() if name != "link")
     computing *= 1.0 + bubble(workload, device)
     hidden = min(FSDP_OVERLAP * factors["link"] * communication(workload, device).sharding, computing)
-    value = computing + factors["link"] * terms["link"] - hidden
+    value = (computing + factors["link"] * terms["link"] - hidden) * workload.step_updates
     spread = calibration.time_spread if calibration else _spread(workload, device)
     # Symmetric in ratios: twice as long is as likely as half as long.
     return Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
@@ -225,7 +226,7 @@ def judging_seconds(
         return Estimate(value=0.0, low=0.0, high=0.0)
     if workload.rollouts is not None:
         # Rows are scored at the pace of learning: a step that mostly writes answers says nothing about it.
-        step = learning_seconds(workload, device, calibration)
+        step = learning_seconds(replace(workload, step_updates=1), device, calibration)
     factors = prior_factors(device, workload) | (calibration.factors if calibration else {})
     work = step_counts.forward_flops(workload, workload.judging.num_scored_tokens)
     scoring = step.value * device.num_devices * work / max(1.0, step_counts.step_flops(workload).total)

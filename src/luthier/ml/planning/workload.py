@@ -70,6 +70,7 @@ class Workload:
         expert_targets: tensors of experts that carry adapters.
         expert_rank: the rank of each of these.
         rollouts: the answers that each step draws, where it learns from such.
+        step_updates: updates of the weights with these answers in each step.
         gradings: of these answers, by graders that ask a model.
         judges_bytes: of the models that are asked, which stay loaded.
         judging: of the held-out rows, afterwards.
@@ -113,6 +114,7 @@ class Workload:
     trainable: int | None = None
     keeps_average: bool = False
     rollouts: Rollouts | None = None
+    step_updates: int = 1
     gradings: tuple[Grading, ...] = ()
     judges_bytes: float = 0.0
     judging: Judging | None = None
@@ -315,6 +317,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         keeps_average=training.average is not None,
         teacher=teacher_pass(plan),
         rollouts=rollouts,
+        step_updates=plan.objective.num_iterations or 1,
         gradings=gradings_of(plan.objective, rollouts),
         judges_bytes=judges_bytes(plan.objective),
         judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),

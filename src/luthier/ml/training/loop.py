@@ -118,7 +118,7 @@ def train(
     p = plan.training
     optimizer = MasterOptimizer(model.module, p, model.method.rate_factor, model.method.decays)
     average = WeightAverage(p.average, optimizer.averages if optimizer.averages_weights else None)
-    warnings: list[str] = []
+    warnings, is_best = list[str](), False
 
     def warn(step: int, code: str, message: str) -> None:
         warnings.append(message)
@@ -132,7 +132,6 @@ def train(
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
     event: StepDone | None = None
     checked: ValidationDone | None = None
-    is_best = False
     status: RunStatus = "succeeded"
     reason: str = StopReason(f"all {p.num_steps} steps done", "completed")
     sources = sources_of(plan.data, plan.data.validation)
@@ -191,7 +190,8 @@ def train(
             meter.begin("step", num_tokens)
             state, event = one_step(plan, model, objective, optimizer, units, schedule, state, world, workers)
             if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
-                save()
+                if saved is not state:  # else the weights of this step are there, and may be the best ones
+                    save()
                 raise _diverged(event, state.step, p.learning_rate)
             average.after_step(state.step, optimizer.weight_state())
             emit(event)
@@ -319,7 +319,8 @@ def _resume(
     _refuse_foreign(checkpoint, plan)
     if (versions := _other_versions(checkpoint.state, _versions(model))) is not None:
         warn(step, "other_versions", versions)
-    optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
+    num_updates = checkpoint.state.step * (plan.objective.num_iterations or 1)
+    optimizer.load(checkpoint.weights, checkpoint.moments, num_updates)
     model.method.load_state(all_but_averages(checkpoint.method))
     average.load_state(checkpoint.method, optimizer.weight_state())
     schedule.resume_at(checkpoint.state.stream)

@@ -2,7 +2,8 @@
 
 In bf16 a weight of 1 cannot change by less than 1/256: updates at a small learning rate would vanish. So the optimizer
 works on fp32 copies, and the model's bf16 weights are those copies, rounded. Gradients of several micro-batches are
-also accumulated in fp32. The update rules are in `optimizers/`.
+also accumulated in fp32. The update rules are in `optimizers/`. The
+learning rate warms up linearly, then follows a cosine or a line, or stays constant.
 
 Weights that are fp32 already need neither copy: the masters are the weights themselves, and autograd accumulates the
 gradients of all micro-batches in one tensor. Full fine-tuning in fp32 then holds 16 bytes a parameter instead of 24.
@@ -34,11 +35,38 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.plan import AveragePlan, TrainingPlan
+from luthier.core.recipe import ScheduleName
 from luthier.ml.training.distributed import ALONE, World, is_sharded
 from luthier.ml.training.optimizers.protocol import AveragingRule, Place, Trained, load_rule
 from luthier.ml.training.sharding import shares, whole
 
 AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
+
+def learning_rate_factor(
+    step: int, *, num_steps: int, num_warmup_steps: int, schedule: ScheduleName, min_lr_ratio: float = 0.0
+) -> float:
+    """Factor on the peak learning rate at optimizer step `step` (from 0); in 0..1.
+
+    Warm-up rises from 1/n at step 0 to 1 at step n-1, so that no step has a rate of zero. After it, cosine is
+    half a period (Loshchilov & Hutter, 2017, arXiv:1608.03983, without restarts) and linear a straight line; both would
+    reach `min_lr_ratio` at step `num_steps`, one after the last.
+
+    Args:
+        step: steps that are done, from 0.
+        num_steps: of the whole run.
+        num_warmup_steps: of these, steps in which the rate rises.
+        schedule: how it falls after the warm-up.
+        min_lr_ratio: where it falls to; 0 is zero.
+    """
+    if step < num_warmup_steps:
+        return (step + 1) / num_warmup_steps
+    # max: of a run that is all warm-up nothing is left to divide by.
+    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
+    if schedule == "constant":
+        return 1.0
+    left = 0.5 * (1.0 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0 - progress
+    return min_lr_ratio + (1.0 - min_lr_ratio) * left
 
 
 class MasterOptimizer:
@@ -215,17 +243,17 @@ class MasterOptimizer:
         """All its state besides the model's weights."""
         return [*(m.detach() for m in self.masters), *self.gradients, *self.moment_state().values()]
 
-    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_steps_taken: int) -> None:
+    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_updates: int) -> None:
         """Restore the state of a checkpoint. Names and shapes must match this model.
 
         Args:
             weights: fp32, by parameter name.
             moments: the state of the update rule, by part and parameter name.
-            num_steps_taken: steps that the moments have seen; 0 leaves the rule at its start.
+            num_updates: that the moments have seen; 0 leaves the rule at its start.
         """
         self.load_weights(weights)
-        if num_steps_taken:
-            self.rule.load(moments, num_steps_taken)
+        if num_updates:
+            self.rule.load(moments, num_updates)
             # A rule has no state of a weight before its first gradient.
             known = {key.partition(".")[2] for key in moments}
             places = [place for place, name in enumerate(self.names) if name not in known]

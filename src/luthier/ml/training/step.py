@@ -1,15 +1,15 @@
-"""One optimizer update and one validation pass.
+"""One step, which is an optimizer update or several with the same rows, and one validation pass.
 
 The random numbers of a step are seeded from (seed, step, rank), and its units depend on (seed, step) alone. Sums are
 added over micro-batches and then over all ranks; the losses of replayed rows and of the task's rows are reported
-separately. The learning rate warms up linearly, then follows a cosine or a line, or stays constant.
+separately.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -19,16 +19,21 @@ import torch
 from luthier.core.data_sources import SourcePlan, source_place
 from luthier.core.data_stream import StreamPosition
 from luthier.core.errors import DivergedError
-from luthier.core.events import PLAIN_LOSS, REPLAY_LOSS, ROUTER_LOSS, TASK_LOSS, StepDone, ValidationDone
+from luthier.core.events import PLAIN_LOSS, ROUTER_LOSS, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
-from luthier.core.recipe import ScheduleName
 from luthier.ml.inference.accelerator import widest_float
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.distributed import ALONE, World
+from luthier.ml.training.losses.replay_loss import (
+    REPLAYED_SUM,
+    REPLAYED_WEIGHT,
+    split_loss_by_source,
+    with_source_loss,
+)
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Unit, rows_of, sees_all_together
-from luthier.ml.training.optimizer import MasterOptimizer
+from luthier.ml.training.optimizer import MasterOptimizer, learning_rate_factor
 from luthier.ml.training.sharding import idle_pass, loss_divisor, missing_passes
 
 if TYPE_CHECKING:
@@ -96,74 +101,20 @@ class StepSums:
         tokens, trained, examples = (int(found[name]) for name in ("tokens", "trained", "examples"))
         return StepSums(found["loss"], tokens, trained, examples, measures)
 
+    def plus(self, other: StepSums) -> StepSums:
+        """The sums of two updates; both are read from the device."""
+        measures = {name: self.measures.get(name, 0.0) + value for name, value in other.measures.items()}
+        return StepSums(
+            self.loss + other.loss,
+            self.num_tokens + other.num_tokens,
+            self.num_trained_tokens + other.num_trained_tokens,
+            self.num_examples + other.num_examples,
+            self.measures | measures,
+        )
+
     def means(self, weight: float) -> dict[str, float]:
         """The measures, divided by the weight of all units."""
         return {name: value / weight for name, value in self.measures.items()}
-
-
-def learning_rate_factor(
-    step: int, *, num_steps: int, num_warmup_steps: int, schedule: ScheduleName, min_lr_ratio: float = 0.0
-) -> float:
-    """Factor on the peak learning rate at optimizer step `step` (from 0); in 0..1.
-
-    Warm-up rises from 1/n at step 0 to 1 at step n-1, so that no step has a rate of zero. After it, cosine is
-    half a period (Loshchilov & Hutter, 2017, arXiv:1608.03983, without restarts) and linear a straight line; both would
-    reach `min_lr_ratio` at step `num_steps`, one after the last.
-
-    Args:
-        step: steps that are done, from 0.
-        num_steps: of the whole run.
-        num_warmup_steps: of these, steps in which the rate rises.
-        schedule: how it falls after the warm-up.
-        min_lr_ratio: where it falls to; 0 is zero.
-    """
-    if step < num_warmup_steps:
-        return (step + 1) / num_warmup_steps
-    # max: of a run that is all warm-up nothing is left to divide by.
-    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-    if schedule == "constant":
-        return 1.0
-    left = 0.5 * (1.0 + math.cos(math.pi * progress)) if schedule == "cosine" else 1.0 - progress
-    return min_lr_ratio + (1.0 - min_lr_ratio) * left
-
-
-_SUM: Final = "replayed_loss_sum"
-_WEIGHT: Final = "replayed_weight"
-
-
-def with_source_loss(losses: Losses, units: Sequence[Unit], weight: float) -> Losses:
-    """The same losses, with the contribution of replayed rows as two more summed measures.
-
-    A micro-batch contains either replayed rows or rows of the task.
-
-    Args:
-        losses: of the micro-batch.
-        units: of the micro-batch.
-        weight: of these units.
-    """
-    is_replayed = float(units[0][0].is_replayed)
-    plain = losses.measures.get(PLAIN_LOSS, losses.total).detach()
-    more = {_SUM: plain * is_replayed, _WEIGHT: plain.new_tensor(weight * is_replayed)}
-    return replace(losses, measures={**losses.measures, **more})
-
-
-def split_loss_by_source(measures: Mapping[str, float], loss: float) -> dict[str, float]:
-    """The measures of a step, with the two sums turned into the mean losses of the task's rows and of replayed rows.
-
-    Both without what regularisation adds.
-
-    Args:
-        measures: means over the step, with the two sums of `with_source_loss`.
-        loss: the mean over all.
-    """
-    found = dict(measures)
-    replayed, share = found.pop(_SUM), found.pop(_WEIGHT)
-    whole = found.get(PLAIN_LOSS, loss)
-    if share > 0:
-        found[REPLAY_LOSS] = replayed / share
-    if share < 1:
-        found[TASK_LOSS] = (whole - replayed) / (1 - share)
-    return found
 
 
 # Odd and large, so that (seed, step, rank, micro-batch) of nearby runs do not share random numbers.
@@ -230,12 +181,57 @@ def _drawn(
 
 
 # Why things happen in this order:
+# - What no backward pass has reached is found before the sums over ranks, which write to all gradients.
+# - `before_step` comes after the sums over ranks, so that methods that read gradients (AdaLoRA) decide alike on each.
+def _gradients(
+    plan: Plan,
+    model: TrainableModel,
+    objective: Objective,
+    optimizer: MasterOptimizer,
+    batches: Sequence[Batch],
+    idle_unit: Unit,
+    weight: float,
+    step: int,
+    sums: StepSums,
+    world: World,
+    workers: MicroBatchWorkers | None,
+) -> StepSums:
+    """The gradients of one update, summed over micro-batches and ranks in the optimizer; returns the sums of all ranks.
+
+    Args:
+        batches: the micro-batches of this rank.
+        idle_unit: for passes that only keep this rank in step with the others.
+        weight: of the whole batch.
+        step: steps that are done.
+        sums: takes those of this rank.
+        plan, model, objective, optimizer, world, workers: as for `one_step`.
+    """
+    divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
+    if workers is not None:
+        workers.compute(step, len(batches), divisor, optimizer.gradients, sums.add)
+    else:
+        model.module.train()
+        for micro_batch, prefix_lengths in batches:
+            losses, batch = accumulate(plan, model, objective, micro_batch, prefix_lengths, divisor)
+            optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
+            sums.add(losses, batch)
+    for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
+        idle_pass(model, idle_unit).backward()
+        optimizer.collect()
+    optimizer.find_unreached(world)
+    world.sum_gradients(optimizer.gradients)  # once an update: gradients cross the network as fp32 sums
+    found = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks
+    model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
+    return found
+
+
+# Why things happen in this order:
 # - Numbers are seeded by step and rank alone: a run that is resumed draws the same dropout as one that never stopped.
 # - `look` gets the whole step, not only this rank's share: contrastive losses compare with the rows of other ranks.
 # - The weight is summed over ranks before the first backward pass: each micro-batch divides by the whole step's.
-# - What no backward pass has reached is found before the sums over ranks, which write to all gradients.
-# - `before_step` comes after the sums over ranks, so that methods that read gradients (AdaLoRA) decide alike on each.
-# - Norm and loss are the same on all ranks, so either all of them take the step or none does.
+# - Norm and loss are the same on all ranks, so either all of them take an update or none does.
+# - Checkpoints are between steps, so that answers which several updates learn from need not be stored: a resumed run
+#   samples them again from the same weights. A method moves its state once a step, after the last update.
 # - `model_construct`: validating ten fields would cost more than the small steps of a tiny model take.
 def one_step(
     plan: Plan,
@@ -248,7 +244,7 @@ def one_step(
     world: World = ALONE,
     workers: MicroBatchWorkers | None = None,
 ) -> tuple[LoopState, StepDone]:
-    """One optimizer update over one global batch, divided among the ranks.
+    """One optimizer update over one global batch, divided among the ranks; several where the objective's plan says so.
 
     The summed loss of each micro-batch is divided by the weight of the whole batch (for example, all its trained
     tokens), so that any split into ranks and micro-batches gives the same total gradient. If the loss or the gradient
@@ -267,7 +263,8 @@ def one_step(
 
     Returns:
         The counters after the step, and its event. Loss, gradient norm and counts are those of the whole batch, the
-        same on all ranks; the time is this rank's.
+        same on all ranks; the time is this rank's. Of several updates the loss and the measures are means, the gradient
+        norm is the largest, and tokens are counted in each.
     """
     start, p = time.perf_counter(), plan.training
     seed_random(plan, state.step, model.device, rank=world.rank)
@@ -276,41 +273,36 @@ def one_step(
     batches = objective.draw(model, state.step, given)
     objective.look(model, whole)
     weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
-    divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
-    sums = StepSums(num_examples=sum(map(len, indices)))
-    if workers is not None:
-        workers.compute(state.step, len(batches), divisor, optimizer.gradients, sums.add)
-    else:
-        model.module.train()
-        for micro_batch, prefix_lengths in batches:
-            losses, batch = accumulate(plan, model, objective, micro_batch, prefix_lengths, divisor)
-            optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
-            sums.add(losses, batch)
-    for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
-        idle_pass(model, whole[-1][-1]).backward()  # of this step: streamed units of others are not there
-        optimizer.collect()
-    optimizer.find_unreached(world)
-    world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
-    sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks
-    model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
-    norm, loss = optimizer.gradient_norm(), sums.loss / weight
-    rate = 0.0
-    if finite := math.isfinite(norm) and math.isfinite(loss):
-        factor = learning_rate_factor(
-            state.step,
-            num_steps=p.num_steps,
-            num_warmup_steps=p.num_warmup_steps,
-            schedule=p.schedule,
-            min_lr_ratio=p.min_lr_ratio,
+    sums, num_updates = StepSums(), plan.objective.num_iterations or 1
+    rate = largest_norm = 0.0
+    factor = learning_rate_factor(
+        state.step,
+        num_steps=p.num_steps,
+        num_warmup_steps=p.num_warmup_steps,
+        schedule=p.schedule,
+        min_lr_ratio=p.min_lr_ratio,
+    )
+    for number in range(1, num_updates + 1):
+        own = StepSums(num_examples=sum(map(len, indices)) if number == 1 else 0)
+        found = _gradients(
+            plan, model, objective, optimizer, batches, whole[-1][-1], weight, state.step, own, world, workers
         )
-        rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
+        sums = sums.plus(found)
+        norm, loss = optimizer.gradient_norm(), found.loss / weight
+        largest_norm = max(largest_norm, norm)
+        if not (finite := math.isfinite(norm) and math.isfinite(loss)):
+            largest_norm = norm
+            break
+        after = partial(model.method.after_step, state.step + 1) if number == num_updates else None
+        rate = optimizer.step(norm, factor, after)
+    weight, loss = weight * number, sums.loss / (weight * number)
     seconds = time.perf_counter() - start
     event = StepDone.model_construct(
         step=state.step + 1,
         epoch=schedule.epoch_of(state.step + 1),
         loss=loss,
         learning_rate=rate,
-        gradient_norm=norm,
+        gradient_norm=largest_norm,
         num_tokens=sums.num_tokens,
         num_trained_tokens=sums.num_trained_tokens,
         seconds=seconds,
@@ -367,8 +359,8 @@ def _losses(objective: Objective, model: TrainableModel, units: Sequence[Unit], 
 def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> LoopState:
     """The state after a step."""
     # As `comparable_loss`: of the rows of the task and without regularisation, which a validation has not either.
-    loss = sums.measures.get(PLAIN_LOSS, sums.loss) - sums.measures.get(_SUM, 0.0)
-    loss_weight = weight - sums.measures.get(_WEIGHT, 0.0)
+    loss = sums.measures.get(PLAIN_LOSS, sums.loss) - sums.measures.get(REPLAYED_SUM, 0.0)
+    loss_weight = weight - sums.measures.get(REPLAYED_WEIGHT, 0.0)
     plain_sum = 0.0 if state.step == 0 else state.plain_loss_sum
     return state.model_copy(
         update={

@@ -89,3 +89,31 @@ def test_cispo_that_scales_the_gradient_is_refused(tmp_path: Path, more: dict[st
 def test_luspo_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="known here: dapo, bnpo, cispo"):
         trl_recipe(tmp_path, loss_type="luspo")
+
+
+def test_several_updates_are_translated_with_their_clipping_and_numbers_of_steps(tmp_path: Path) -> None:
+    found = trl_recipe(tmp_path, num_iterations=4, epsilon_high=0.28, max_steps=100, warmup_steps=10, save_steps=6)
+    objective, training = found.keys["objective"], found.keys["training"]
+    assert (objective["num_iterations"], objective["clip_ratio_low"], objective["clip_ratio_high"]) == (4, 0.2, 0.28)
+    assert (training["max_steps"], training["warmup_steps"], training["checkpoint_every_steps"]) == (25, 3, 2)
+    assert any("learning rate changes with each step" in note for note in found.notes)
+    both = trl_recipe(tmp_path, num_iterations=4, epsilon=0.1).keys["objective"]
+    assert (both["clip_ratio_low"], both["clip_ratio_high"]) == (0.1, 0.1)
+    neither = trl_recipe(tmp_path, num_iterations=2).keys["objective"]
+    assert (neither["clip_ratio_low"], neither["clip_ratio_high"]) == (0.2, 0.2)
+    assert "clip_ratio_low" not in trl_recipe(tmp_path, num_iterations=1, epsilon=0.1, delta=2.0).keys["objective"]
+
+
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        ({"max_steps": 10}, "10 updates are not a whole number of samples with 4 updates"),
+        ({"loss_type": "sapo"}, "known here where num_iterations is above 1: dapo"),
+        ({"loss_type": "cispo", "epsilon_high": 5.0}, "known here where num_iterations is above 1: dapo"),
+        ({"importance_sampling_level": "sequence"}, "known here where num_iterations is above 1: token"),
+        ({"delta": 1.5}, "a second end of clipping"),
+    ],
+)
+def test_what_several_updates_would_change_is_refused(tmp_path: Path, more: dict[str, Any], refused: str) -> None:
+    with pytest.raises(RecipeError, match=refused):
+        trl_recipe(tmp_path, num_iterations=4, **more)

@@ -242,6 +242,13 @@ def test_what_a_grpo_of_axolotl_leaves_out_of_the_loss(tmp_path: Path) -> None:
     assert found.keys["objective"]["mask_truncated"] is True
 
 
+def test_several_updates_of_axolotl(tmp_path: Path) -> None:
+    document = axolotl(rl="grpo", max_steps=8, trl={"num_iterations": 2, "epsilon": 0.1, "num_generations": 2})
+    found = made(tmp_path, document, overrides=["objective.rewards=[exact_match]"]).keys
+    assert (found["objective"]["num_iterations"], found["objective"]["clip_ratio_high"]) == (2, 0.1)
+    assert found["training"]["max_steps"] == 4
+
+
 def test_an_off_switch_without_a_counterpart_is_not_refused(tmp_path: Path) -> None:
     found = made(tmp_path, axolotl(relora=False, lora_model_dir=None))
     assert {entry.key: entry.outcome for entry in found.entries}["relora"] == "harmless"

@@ -116,6 +116,11 @@ def test_charts_say_how_the_reward_went(plan: Plan) -> None:
     for chart in found.charts:
         assert ElementTree.fromstring(str(chart.svg)).tag.endswith("svg")
     assert rewarded(plan, (), ()).charts == ()  # type: ignore[union-attr]
+    events = [step(n, 0.5, clipped_fraction=0.01 * n) for n in range(1, 4)]
+    of_several = rewarded(plan, events, ())
+    assert of_several is not None
+    assert [chart.title for chart in of_several.charts][3:] == ["Tokens whose loss was clipped"]
+    assert of_several.charts[3].caption == "Clipped tokens from 1\u202f% to 3\u202f%, mean 2\u202f%."
 
 
 def test_facts_speak_of_the_reward(plan: Plan) -> None:

@@ -79,13 +79,15 @@ def test_what_is_rewarded_is_learned(context: Context, make_recipe: MakeRecipe) 
     assert outcome.warnings == ()
 
 
+@pytest.mark.parametrize("num_iterations", [1, 3])
 def test_a_killed_run_draws_the_same_answers_and_ends_with_the_same_bytes(
-    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, num_iterations: int
 ) -> None:
-    objective = OBJECTIVE | {"kl_weight": 0.1}
+    objective = OBJECTIVE | {"kl_weight": 0.1, "num_iterations": num_iterations}
     recipe = make_recipe(objective=objective, training=TRAINING | {"max_steps": 7}, data=DATA, method={"name": "lora"})
     whole = run(context, recipe)
     assert whole.plan.method.dropout == 0.0  # not LoRA's usual 0.1
+    assert ("clipped_fraction" in steps(context, whole)[0]) == (num_iterations > 1)
     real, calls = loop.one_step, 0
 
     def killed(*given: Any) -> Any:
@@ -206,9 +208,13 @@ def worker(world: World, prepared: Prepared, folder: Path) -> None:
     train_worker(prepared, silent_hooks(folder), world)
 
 
-def test_two_processes_draw_what_one_draws(context: Context, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_iterations", [1, 3])
+def test_two_processes_draw_what_one_draws(
+    context: Context, make_recipe: MakeRecipe, tmp_path: Path, num_iterations: int
+) -> None:
     training = TRAINING | {"max_steps": 4, "validate_every_steps": 2}
-    recipe = make_recipe(objective=OBJECTIVE, training=training, data=DATA, method={"name": "lora"})
+    objective = OBJECTIVE | {"num_iterations": num_iterations}
+    recipe = make_recipe(objective=objective, training=training, data=DATA, method={"name": "lora"})
     prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
     train_worker(prepared, silent_hooks(tmp_path / "one"))
     assert [ended.error for ended in in_world(2, worker, prepared, tmp_path / "two")] == ["", ""]

@@ -60,7 +60,7 @@ KEYS: Final[dict[str, Key]] = {
     "trl.scale_rewards": becomes("objective.normalize_advantages"),
     "trl.mask_truncated_completions": becomes("objective.mask_truncated"),
     "trl.loss_type": becomes("objective.loss_weighting", note=drawn_losses.NOTE),
-    "trl.epsilon_high": becomes("objective.loss_weighting", note="of cispo: at least 1; others do not need it"),
+    **drawn_losses.keys("trl.", has_delta=False),
     "trl.reward_funcs": becomes("objective.rewards", note="needs --set: functions of Python are not translated"),
     "trl.reward_weights": becomes("objective.rewards", note="needs --set"),
     "adapter": becomes("method.name", note="lora, qlora; none: full"),
@@ -211,9 +211,6 @@ KEYS: Final[dict[str, Key]] = {
     **missing("rows are left out by a rule; see `luthier data audit` and `data repair`", "min_sample_len",
               "dataset_exact_deduplication", off=(False, 0)),
     **missing("rows in the order of their difficulty", "curriculum_sampling"),
-    **missing("draws are used for one update", "trl.num_iterations", off=(1,)),
-    **harmless("draws are used for one update, so that clipping never acts", "trl.epsilon"),
-    **harmless(drawn_losses.SAME_LEVELS, "trl.importance_sampling_level"),
     **missing("how answers are drawn, beside the temperature", "trl.top_p", "trl.top_k", "trl.min_p",
               "trl.repetition_penalty", off=(1.0, 0)),
     **missing("changes of the model's config", "overrides_of_model_config", "overrides_of_model_kwargs",
@@ -248,6 +245,9 @@ def translate(t: Translation) -> None:
     _put_template(t)
     _put_method(t)
     _put_training(t, objective)
+    if objective == "grpo":
+        drawn_losses.divide_steps(t, drawn_losses.num_updates(t, "trl."))
+    drawn_losses.leave_out(t, "trl.", "no answers are drawn", has_delta=False)
     trackers.put_axolotl(t)
 
 
@@ -321,7 +321,7 @@ def _put_grpo(t: Translation) -> None:
     if t.take("trl.mask_truncated_completions", False):
         t.put("objective.mask_truncated", True, "trl.mask_truncated_completions")
     t.same("trl.mask_truncated_completions", "off")
-    drawn_losses.put_drawn_loss(t, "trl.loss_type", "trl.epsilon_high")
+    drawn_losses.put_drawn_loss(t, "trl.", has_delta=False)
 
 
 def _put_template(t: Translation) -> None:

@@ -61,7 +61,7 @@ KEYS: Final[dict[str, Key]] = {
     "max_completion_length": becomes("objective.max_new_tokens"),
     "temperature": becomes("objective.temperature"),
     "scale_rewards": becomes("objective.normalize_advantages", note="group, none; batch is refused"),
-    "epsilon_high": becomes("objective.loss_weighting", note="of cispo: at least 1; others do not need it"),
+    **drawn_losses.keys("", has_delta=True),
     "mask_truncated_completions": becomes("objective.mask_truncated"),
     **hf_arguments.KEYS,
     **harmless("the machine, not what is trained", "attn_implementation", "dtype", "torch_dtype", "device_map",
@@ -82,8 +82,6 @@ KEYS: Final[dict[str, Key]] = {
                "log_completions_hub_repo", "log_multimodal"),
     **harmless("how validation is computed and when; it does not change what is trained", "dataset_test_split"),
     **harmless("the machine, not what is trained", "dataset_streaming"),
-    **harmless("draws are used for one update, so that clipping never acts", "epsilon", "delta"),
-    **harmless(drawn_losses.SAME_LEVELS, "importance_sampling_level"),
     **harmless("a task of PEFT that follows from the objective", "lora_task_type"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("several datasets: join them to one file", "datasets", off=([],)),
@@ -102,7 +100,6 @@ KEYS: Final[dict[str, Key]] = {
               off=(False, 0, 1.0, 0.0, "sum_then_normalize")),
     **missing("a divergence other than the reverse KL", "f_divergence_type", off=("reverse_kl",)),
     **missing("a reference model that moves", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
-    **missing("draws are used for one update", "num_iterations", off=(1,)),
     **missing("draws of several steps at once", "steps_per_generation", "generation_batch_size", off=()),
     **missing("how answers are drawn, beside the temperature", "top_p", "top_k", "min_p", "repetition_penalty",
               "vllm_structured_outputs_regex", "max_tool_calling_iterations", off=(1.0, 0, "")),
@@ -141,12 +138,15 @@ def translate(t: Translation, trainer: str) -> None:
         )
     if trainer != "grpo":
         t.same("mask_truncated_completions", "no answers are drawn")
+        drawn_losses.leave_out(t, "", "no answers are drawn", has_delta=True)
         _put_length(t)
     packing = "packing" if trainer == "sft" and t.take("packing", False) else ""
     if trainer == "sft" and not packing:
         t.same("packing", "off")
     order = "sequential" if trainer == "kto" else "random"
     put_training(t, Defaults(learning_rate=_RATES[trainer], order=order), rows_per_unit=unit, packing_key=packing)
+    if trainer == "grpo":
+        drawn_losses.divide_steps(t, drawn_losses.num_updates(t))
 
 
 def _put_method(t: Translation, trainer: str) -> None:
@@ -225,7 +225,7 @@ def _put_grpo(t: Translation) -> int:
     if t.take("mask_truncated_completions", False):
         t.put("objective.mask_truncated", True, "mask_truncated_completions")
     t.same("mask_truncated_completions", "off")
-    drawn_losses.put_drawn_loss(t, "loss_type", "epsilon_high")
+    drawn_losses.put_drawn_loss(t, has_delta=True)
     return int(count)
 
 

@@ -60,7 +60,7 @@ class Rewarded:
     """The section of the page.
 
     Attributes:
-        charts: reward, idle groups and cut answers, length, and distance from the start.
+        charts: reward, idle groups and cut answers, length, distance from the start, and clipped tokens.
         lead: what the examples are.
         moments: a prompt of each of a few steps, with answers.
     """
@@ -132,6 +132,10 @@ def _charts(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> tupl
     if any("kl" in step.measures for step in steps):
         title = "Distance from the start, nats a token"
         made.append(_chart("distance", title, steps, {"kl": "KL divergence"}, ("other-3",), figures.rough))
+    # Only measured where a step has several updates.
+    if any("clipped_fraction" in step.measures for step in steps):
+        title, clipped = "Tokens whose loss was clipped", {"clipped_fraction": "clipped tokens"}
+        made.append(_chart("clipped", title, steps, clipped, ("base",), figures.percent))
     return tuple(made)
 
 

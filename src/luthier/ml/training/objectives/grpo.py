@@ -1,8 +1,10 @@
 """GRPO, reinforcement learning with graders: groups of sampled answers, their rewards and advantages.
 
 The advantage of an answer is its reward minus the mean of its group, divided by the group's standard deviation; it
-weights every token of the answer. Answers are sampled with the weights that the step then updates, one update per
-sample, so the ratio of new to old probabilities is 1 and clipping would have no effect: it is omitted.
+weights every token of the answer. Answers are sampled with the weights that the step then updates. With one update a
+step the ratio of new to old probabilities is 1, and clipping would have no effect: it is omitted. With several
+(`num_iterations`) the old probabilities are those that training computes before the first of them, and the loss is the
+clipped one of equation 3.
 
 The divergence from the model before its first step is estimated as in equation 4 (Schulman's k3). That model takes no
 second copy in memory: only the initial values of the trained weights are stored and temporarily restored.
@@ -55,6 +57,7 @@ class Answer:
         is_idle: all answers of its group have the same reward, so nothing is learned from it.
         is_masked: it was cut and is left out of the loss; its reward counts in its group.
         reference: log-probabilities of its tokens under the initial model.
+        old: those before the first update with it; None where a step has one update, or has not begun.
     """
 
     sample: Sample
@@ -63,6 +66,7 @@ class Answer:
     is_idle: bool = False
     is_masked: bool = False
     reference: Tensor | None = None
+    old: Tensor | None = None
 
     @property
     def row(self) -> TokenisedExample:
@@ -291,6 +295,9 @@ class Grpo(PlainObjective):
         self._grade = tools.grade
         self._num_samples, self._max_new_tokens = int(plan.num_samples or 0), int(plan.max_new_tokens or 0)
         self._temperature, self._kl_weight = float(plan.temperature or 1.0), float(plan.kl_weight or 0.0)
+        self._is_reused = int(plan.num_iterations or 1) > 1
+        self._range = (1.0 - float(plan.clip_ratio_low or 0.0), 1.0 + float(plan.clip_ratio_high or 0.0))
+        """The ratios of new to old probability between which a step may move a token."""
         self._may_fail = any(reward.judges or reward.code for reward in plan.rewards or ())
         self.drawn = Step(())
         self._left_out: frozenset[str] = frozenset()
@@ -349,7 +356,7 @@ class Grpo(PlainObjective):
         return float(len(rows)) * (self._max_new_tokens if self.plan.loss_weighting == "fixed" else 1)
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """The loss of equation 3 of the paper without its clipping; in validation the negative reward.
+        """The loss of equation 3 of the paper, clipped where answers are used again; in validation the negative reward.
 
         Answers of a group with equal rewards contribute nothing and are not computed.
         """
@@ -369,10 +376,17 @@ class Grpo(PlainObjective):
         new = logits.token_log_probabilities(batch.targets, self._temperature)  # [N]
         counts = torch.tensor(batch.learned, device=new.device)
         advantage = _of_tokens([answer.advantage for answer in answers], counts, new)
-        # The ratio is 1 in value; its gradient is that of log p, so this is the policy gradient.
-        loss = -advantage * (new - new.detach()).exp()
+        old = _old_of(answers, new, batch.learned) if self._is_reused else new.detach()
+        # In the first update the ratio is 1 in value; its gradient is that of log p, so this is the policy gradient.
+        ratio = (new - old).exp()
+        loss = -advantage * ratio
         entropy = logits.detach().entropy_sum(self._temperature)
-        sums = {"entropy": entropy, "sampling_gap": self._gap(answers, new.detach())}
+        sums = {"entropy": entropy, "sampling_gap": self._gap(answers, old)}
+        if self._is_reused:
+            clipped = -advantage * ratio.clamp(*self._range)
+            # Where the clipped loss is above the other one it has no gradient: the token has moved far enough.
+            sums["clipped_fraction"] = (clipped.detach() > loss.detach()).to(new.dtype).sum()
+            loss = torch.maximum(loss, clipped)
         if self._kl_weight:
             further = torch.cat([answer.reference for answer in answers if answer.reference is not None]).to(new) - new
             # k3: with r = log(reference / new), exp(r) - r - 1 is never negative and has KL(new || reference) as mean.
@@ -406,10 +420,10 @@ class Grpo(PlainObjective):
         ready = iter(grades)
         return [[Answer(sample, next(ready)) for sample in group] for group in groups]
 
-    def _gap(self, answers: Sequence[Answer], new: Tensor) -> Tensor:
+    def _gap(self, answers: Sequence[Answer], old: Tensor) -> Tensor:
         """Difference of training and sampling log-probabilities of one answer, summed over its tokens."""
         drawn = [value for answer in answers for value in answer.sample.log_probabilities]
-        return (new - torch.tensor(drawn, dtype=new.dtype, device=new.device)).abs().sum()
+        return (old - torch.tensor(drawn, dtype=old.dtype, device=old.device)).abs().sum()
 
     @torch.no_grad()
     def _add_reference(self, model: TrainableModel, batches: Sequence[Batch]) -> None:
@@ -423,6 +437,14 @@ class Grpo(PlainObjective):
                 found = model.log_probabilities(batch, self._temperature)
                 for row, part in zip(rows, found.split(batch.learned), strict=True):
                     self.drawn.answers[row.id].reference = part
+
+
+def _old_of(answers: Sequence[Answer], new: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The log-probabilities before the first update with these answers, which is the one that finds none there."""
+    for answer, part in zip(answers, new.detach().split(list(lengths)), strict=True):
+        if answer.old is None:
+            answer.old = part
+    return torch.cat([answer.old for answer in answers if answer.old is not None])
 
 
 def _of_tokens(values: Sequence[float], counts: Tensor, like: Tensor) -> Tensor:
