@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from luthier.features.recipes.imports.translation import Translation
+
+_IS_PATTERN: Final = re.compile(r"[\\()\[\]|*+?^$]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,11 @@ def put_adapter(t: Translation, keys: AdapterKeys, *, disables_dropout: bool = F
 def put_targets(t: Translation, keys: AdapterKeys) -> None:
     """Which matrices carry an adapter; modules that are trained in whole are refused."""
     targets = t.take(keys.targets, keys.default_targets)
+    if isinstance(targets, str) and _IS_PATTERN.search(targets):
+        # As in PEFT: one text is a pattern that has to match the whole name of a module.
+        t.put("method.targets", f"re:{targets}", keys.targets, note="a pattern for whole names of modules")
+        _refuse_saved(t, keys)
+        return
     if isinstance(targets, str):
         targets = [name.strip() for name in targets.split(",")]
     if not targets:
@@ -101,6 +109,10 @@ def put_targets(t: Translation, keys: AdapterKeys) -> None:
         is_all = targets in (["all"], ["all-linear"], ["all_linear"])
         places = "all-linear" if is_all else list(targets)
         t.put("method.targets", places, keys.targets, default=keys.default_targets)
+    _refuse_saved(t, keys)
+
+
+def _refuse_saved(t: Translation, keys: AdapterKeys) -> None:
     if keys.modules_to_save and (modules := t.take(keys.modules_to_save)):
         names = [name.strip() for name in modules.split(",")] if isinstance(modules, str) else modules
         note = f"{', '.join(names)} would be trained in full, and no method does that beside an adapter"
