@@ -30,7 +30,8 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
   `role` and `content` the format of chats.
 - **`sample_packing`.** In axolotl a packed batch counts sequences of several rows; `training.global_batch_size`
   counts rows, and packing never changes what is trained (`training.packing`). How many rows a sequence has is not in
-  the file, so set the batch size.
+  the file, so set the batch size: `micro_batch_size` x `gradient_accumulation_steps` x devices x `sequence_len` / mean
+  tokens of a row. `luthier plan`, with any batch size, shows the rows and their tokens.
 - **`type: alpaca`.** axolotl writes a fixed text around the row; Luthier uses the model's chat template, in
   training and in use.
 - **`chat_template`.** Luthier uses the model's own chat template instead of axolotl's copy of that of its family.
