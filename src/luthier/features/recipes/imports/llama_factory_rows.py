@@ -40,7 +40,7 @@ def put_datasets(t: Translation, stage: str) -> None:
     """
     limit = t.take("max_samples")
     folder = str(t.take("dataset_dir", "data"))
-    t.same("dataset_dir", f"where {INFO_FILE} is")
+    t.same("dataset_dir", "where dataset_info.json is")
     is_share = "data.subset" in t.settled
     columns: dict[str, str] = {}
     is_known, is_limited = True, False
@@ -151,7 +151,7 @@ def _place(t: Translation, info: dict[str, Any], folder: Path) -> RowSource | st
     if (name := info.get("hf_hub_url")) is not None:
         if info.get("folder") is not None:
             return "a folder of a dataset of the hub: name a file of it, such as hub:org/name/folder/rows.parquet"
-        return t.places().source(str(name), config=info.get("subset") or "", split=info.get("split") or "")
+        return t.row_finder().source(str(name), config=info.get("subset") or "", split=info.get("split") or "")
     if "ms_hub_url" in info or "om_hub_url" in info:
         return "a dataset of ModelScope or openMind: save it as JSONL"
     if "script_url" in info:
@@ -159,7 +159,7 @@ def _place(t: Translation, info: dict[str, Any], folder: Path) -> RowSource | st
     if (address := info.get("cloud_file_name")) is not None:
         return RowSource(address, "a remote source") if is_remote(address) and is_row_file(address) else NOT_ROWS
     file = str(info.get("file_name") or "")
-    return RowSource(*t.places().file(str((folder / file).absolute()))) if is_row_file(file) else NOT_ROWS
+    return RowSource(*t.row_finder().file(str((folder / file).absolute()))) if is_row_file(file) else NOT_ROWS
 
 
 def _num_rows(path: Path, most: int) -> int | None:

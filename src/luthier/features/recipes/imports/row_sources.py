@@ -64,7 +64,7 @@ def recipe_value(sources: Sequence[RowSource]) -> str | list[dict[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class RowFinder:
     """Where files are looked for, and the folder that paths of the recipe count from.
 
     Attributes:

@@ -18,7 +18,7 @@ from luthier.features.recipes.imports.row_sources import (
     NOT_ROWS,
     NOTE_OF_FIRST_ROWS,
     PATH_STARTS,
-    Places,
+    RowFinder,
     RowSource,
     is_row_file,
     path_from,
@@ -256,9 +256,9 @@ class Translation:
         for note in part.notes:
             self.note(note)
 
-    def places(self) -> Places:
+    def row_finder(self) -> RowFinder:
         """Where its files are looked for."""
-        return Places(self.folder, self.target, self.reads_files)
+        return RowFinder(self.folder, self.target, self.reads_files)
 
     def put_hub_rows(self, place: str, value: Any, key: str, parts: HubParts) -> None:
         """A dataset of the hub or a file, or the first rows of one.
@@ -273,7 +273,7 @@ class Translation:
         config, split, revision = (
             str(self.take(name, "")) if name else "" for name in (parts.config, parts.split, parts.revision)
         )
-        found = self.places().source(str(value), config=config, split=split, revision=revision)
+        found = self.row_finder().source(str(value), config=config, split=split, revision=revision)
         used = [name for name in keys if self.has(name)]
         if isinstance(found, str):
             self.refuse(key, found, set_by=place)
@@ -305,9 +305,9 @@ class Translation:
         found: list[RowSource] = []
         for one in map(str, names):
             source = (
-                self.places().source(one, split=split)
+                self.row_finder().source(one, split=split)
                 if is_kind
-                else self.places().source(name, split=split, revision=given[parts.revision], file=one)
+                else self.row_finder().source(name, split=split, revision=given[parts.revision], file=one)
             )
             if isinstance(source, str):
                 self.refuse(files_key, source, set_by=place)
@@ -354,7 +354,7 @@ class Translation:
         if not is_row_file(name):
             self.refuse(key, NOT_ROWS, set_by=place)
             return
-        path, note = self.places().file(name)
+        path, note = self.row_finder().file(name)
         self.put(place, path, key, note=note)
 
     def put_model(self, value: Any, key: str, revision_key: str = "") -> None:

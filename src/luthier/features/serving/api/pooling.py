@@ -260,10 +260,10 @@ def _cut_header(made: Pooled, note: Callable[[Pooled], str]) -> dict[str, str]:
 
 def _cut_note(made: Pooled) -> str:
     many = f"{len(made.truncated):,} of {len(made.outputs):,} inputs"
-    return f"{many} cut to the longest text that this model reads (index {shown_places(made)})"
+    return f"{many} cut to the longest text that this model reads (index {shown_indices(made)})"
 
 
-def shown_places(made: Pooled) -> str:
+def shown_indices(made: Pooled) -> str:
     """Which inputs were cut, by their index: the first of many."""
     return ", ".join(map(str, made.truncated[:_SHOWN_CUT])) + (", ..." if len(made.truncated) > _SHOWN_CUT else "")
 

@@ -22,7 +22,7 @@ from luthier.features.serving.api.pooling import (
     PooledRun,
     PoolingBody,
     respond_pooled,
-    shown_places,
+    shown_indices,
     usage_of,
 )
 from luthier.features.serving.head_answers import ranking_request
@@ -137,4 +137,4 @@ def _ordered(pooled: Pooled, top_n: int | None) -> list[dict[str, Any]]:
 
 def _cut_note(pooled: Pooled, body: RankingBody) -> str:
     many = f"{len(pooled.truncated):,} of {counted(len(pooled.outputs), 'document')}"
-    return f"{many} cut to {body.max_tokens_per_doc:,} tokens (max_tokens_per_doc): index {shown_places(pooled)}"
+    return f"{many} cut to {body.max_tokens_per_doc:,} tokens (max_tokens_per_doc): index {shown_indices(pooled)}"
