@@ -23,17 +23,19 @@ the current folder.
 PAGES: Final[dict[str, tuple[str, str]]] = {
     "axolotl": (
         "luthier import config.yaml -o recipe.yaml --set data.train=rows.jsonl --set training.global_batch_size=32",
-        """- **Rows.** `luthier import` translates one local file, or one dataset of the hub (with `name`, `split` and
-  `revision`) to a [remote source](../sources.md). For `datasets` with several entries, set the rows yourself:
-  `--set data.train=FILE`, or [several sources](../sources.md) in the recipe.
+        """- **Rows.** Files and datasets of the hub (`name`, `split`, `revision`, `data_files`) become `data.train`;
+  several `datasets` become [sources](../sources.md), each with the columns of its type. `split: train[:1000]` and
+  `train[:10%]` become `rows` and `fraction`: as many rows, chosen by a hash of each and not from the beginning.
   Types with fields become `data.columns`; `chat_template` with `from` and `value` is the format ShareGPT, with
   `role` and `content` the format of chats.
 - **`sample_packing`.** In axolotl a packed batch counts sequences of several rows; `training.global_batch_size`
   counts rows, and packing never changes what is trained (`training.packing`). How many rows a sequence has is not in
-  the file, so set the batch size.
+  the file, so set the batch size: `micro_batch_size` x `gradient_accumulation_steps` x devices x `sequence_len` / mean
+  tokens of a row. `luthier plan`, with any batch size, shows the rows and their tokens.
 - **`type: alpaca`.** axolotl writes a fixed text around the row; Luthier uses the model's chat template, in
   training and in use.
-- **`chat_template`** other than `tokenizer_default` is refused: `--set data.template=chat` uses the model's own.
+- **`chat_template`.** Luthier uses the model's own chat template instead of axolotl's copy of that of its family.
+  Templates of no family (`chatml`, `alpaca`) are refused: `--set data.template=chat` uses the model's own.
 - **`train_on_inputs: true`** is refused. For plain texts use the type `completion`, with which both programs learn the
   whole text.
 """,
@@ -41,8 +43,10 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
     "llama_factory": (
         "luthier import qwen3_lora_sft.yaml -o recipe.yaml",
         """- **Rows.** `dataset` is looked up in `dataset_info.json` (in `dataset_dir`, beside the file, above it, or
-  in the current folder); its columns become `data.columns`. For several datasets, and those of a hub, use
-  `--set data.train=FILE`, or [several and remote sources](../sources.md) in the recipe.
+  in the current folder). Files, `hf_hub_url` with `subset` and `split`, and files in an object store become
+  `data.train`, and columns `data.columns`; several datasets become [sources](../sources.md) with their own columns.
+- **`max_samples`, `num_samples`** become `rows` of a source with more rows than that: as many rows, chosen by a hash of
+  each.
 - **`template`.** Luthier uses the model's own chat template instead of the template of its family. Templates of no
   family (`alpaca`, `default`, `vicuna`) are refused: `--set data.template=chat` uses the model's own.
 - **`packing`, `neat_packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts
@@ -55,8 +59,8 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
         "luthier import sft.yaml --trainer sft -o recipe.yaml --set 'method.targets=[q_proj, v_proj]'",
         """- **The trainer** is in TRL's command (`trl dpo --config FILE`), not in the file: `--trainer` names it
   if no key shows it.
-- **Rows.** A `dataset_name` of the hub becomes a [remote source](../sources.md); a share such as
-  `train[:10%]` is refused.
+- **Rows.** A `dataset_name` of the hub becomes a [remote source](../sources.md); `train[:1000]` and `train[:10%]`
+  become `rows` and `fraction`: as many rows, chosen by a hash of each and not from the beginning.
 - **`lora_target_modules`** must be named: without it, PEFT chooses by the architecture.
 - **What is learned.** For rows with `messages` TRL learns every turn unless `assistant_only_loss` is true; Luthier
   learns the assistant's turns.
@@ -84,6 +88,8 @@ train_on_responses_only: {instruction_part: "<|start_header_id|>user", response_
   `method: qlora`.
 - **`dataset_text_field`** with `train_on_responses_only` is refused: provide the conversations (`messages`) and
   not their text.
+- **Rows.** Files and datasets of the hub (with `name`, `split`, `revision` and `data_files`) become `data.train`;
+  `train[:1000]` and `train[:10%]` become `rows` and `fraction`: as many rows, chosen by a hash of each.
 - **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows,
   so set it.
 """,

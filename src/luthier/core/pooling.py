@@ -24,7 +24,8 @@ class PoolingRequest(FrozenModel):
         pooling: embed: which states make the vector. The other heads read that of the last token.
         dimensions: embed: the requested length of a vector; None for all.
         is_normalised: embed: whether vectors have length 1.
-        max_tokens: embed: texts are cut to that many tokens, and the result names those that were; None for no cutting.
+        max_tokens: embed, rank: texts, or the documents of pairs, are cut to that many tokens, and the result names
+            those that were; None for no cutting.
         pair_format, instruction: rank: how a pair is read, as of `OwnReranker`.
         adds_ending: embed: whether texts, not token ids, get the token that the model's tokenizer puts behind them.
         trained_options, opted_turns: as of `TextRequest`.

@@ -48,6 +48,7 @@ from luthier.features.serving.api import (
     models,
     moderations,
     pooling,
+    reranking,
     stored,
 )
 from luthier.features.serving.api.responses import api as responses
@@ -198,6 +199,7 @@ _ALWAYS: tuple[APIRouter, ...] = (
     completions.router,
     messages.router,
     pooling.router,
+    reranking.router,
     moderations.router,
 )
 

@@ -64,16 +64,20 @@ def embedding_request(
     return PoolingRequest(inputs=texts, pooling=head.pooling, dimensions=dimensions, max_tokens=head.max_tokens)
 
 
-def ranking_request(head: TaskHead | None, pairs: Sequence[tuple[str, str]]) -> PoolingRequest:
+def ranking_request(
+    head: TaskHead | None, pairs: Sequence[tuple[str, str]], max_document_tokens: int | None = None
+) -> PoolingRequest:
     """Pairs of a query and a document to score, in the format of the model.
 
     Args:
         head: Of the model; None if it has none, and the engine refuses the request.
         pairs: (query, document) of each.
+        max_document_tokens: Longer documents are cut to so many tokens; None for no cutting.
     """
+    asked = PoolingRequest(pairs=tuple(pairs), kind="rank", max_tokens=max_document_tokens)
     if head is None:
-        return PoolingRequest(pairs=tuple(pairs), kind="rank")
-    return PoolingRequest(pairs=tuple(pairs), kind="rank", pair_format=head.pair_format, instruction=head.query_prompt)
+        return asked
+    return asked.model_copy(update={"pair_format": head.pair_format, "instruction": head.query_prompt})
 
 
 def _request_of_base(

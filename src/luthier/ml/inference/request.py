@@ -183,14 +183,27 @@ class RequestPreparer:
             return PreparedPooling(found, request)
         template, _ = self._templates.of(TextRequest(trained_options=request.trained_options))
         if request.pairs:
+            documents, truncated = self._short_documents(request)
             pairs = [
                 pair_ids(template, query, document, request.pair_format, request.instruction)
-                for query, document in request.pairs
+                for (query, _), document in zip(request.pairs, documents, strict=True)
             ]
-            return PreparedPooling([self._input(ids, name) for ids, name in _named(pairs)], request)
+            return PreparedPooling([self._input(ids, name) for ids, name in _named(pairs)], request, truncated)
         opted = request.opted_turns
         prompts = [TextRequest(conversation=one, opted_turns=opted, max_new_tokens=1) for one in request.conversations]
         return PreparedPooling([self._request(one, template, name) for one, name in _named(prompts)], request)
+
+    def _short_documents(self, request: PoolingRequest) -> tuple[list[str], tuple[int, ...]]:
+        """The documents of pairs, longer ones cut behind their last token that is read; which ones were cut."""
+        most, found, truncated = request.max_tokens, [], []
+        for place, (_, document) in enumerate(request.pairs):
+            # Without the tokens that the tokenizer adds: they are no part of the document.
+            ends = [] if most is None else self._backend.encode(document, add_special_tokens=False).offsets
+            if most is not None and len(ends) > most:
+                truncated.append(place)
+                document = document[: ends[most - 1][1]]
+            found.append(document)
+        return found, tuple(truncated)
 
     def _cut(self, texts: Sequence[str | Sequence[int]], request: PoolingRequest, max_tokens: int) -> PreparedPooling:
         """Texts as tokens, longer ones cut; token ids are the caller's own and stay as they are."""

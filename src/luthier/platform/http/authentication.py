@@ -16,7 +16,7 @@ from luthier.core.access import Caller, Scope
 from luthier.core.errors import LuthierError
 from luthier.platform.auth.authenticator import Authenticator, AuthResult
 from luthier.platform.home.context import Context
-from luthier.platform.http.errors import ApiError, as_api_error, error_response
+from luthier.platform.http.errors import COHERE, ApiError, as_api_error, error_response
 from luthier.platform.http.middleware import answer_headers
 from luthier.platform.http.routes import check_query
 
@@ -176,7 +176,7 @@ Admin = Annotated[Caller, Depends(_needs("admin"))]
 """What a handler asks for to be sure that the one who calls may: the caller, with its project."""
 
 
-GUARDED: Final = ("/v1/", "/api/v1/", "/tinker/api/")
+GUARDED: Final = ("/v1/", COHERE, "/api/v1/", "/tinker/api/")
 """What the addresses begin with that need a key."""
 MCP_ADDRESS: Final = "/mcp"
 """The address of the Model Context Protocol, which needs a key, too; each of its tools checks its scope."""
@@ -200,6 +200,6 @@ class KeyFirst:
                 await let_in(Request(scope))
             except (ApiError, LuthierError) as error:
                 refusal = error if isinstance(error, ApiError) else as_api_error(error)
-                await error_response(refusal)(scope, receive, send)
+                await error_response(refusal, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)

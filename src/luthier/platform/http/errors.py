@@ -36,6 +36,8 @@ from luthier.platform.http.hosted_addresses import instead_of
 log = logging.getLogger("luthier.api")
 MESSAGES: Final = "/v1/messages"
 """What the addresses begin with that answer in Anthropic's form."""
+COHERE: Final = "/v2/"
+"""What the addresses begin with that Cohere's clients use."""
 _KIND = re.compile(
     r"(literal|constrained-\w+|function-[\w-]+)(\[|$)|(int|float|str|bool)$"
     r"|as_(string|blocks|texts|parts)$"  # tags of our own unions
@@ -126,10 +128,11 @@ def as_api_error(error: LuthierError) -> ApiError:
     return ApiError(status, message, type="server_error", code="unavailable", headers=headers)
 
 
-def error_response(error: ApiError) -> JSONResponse:
-    """The response for a client."""
+def error_response(error: ApiError, path: str = "") -> JSONResponse:
+    """OpenAI's error object as a response, with the message beside it for Cohere's clients."""
     body = ErrorBody(error.message, error.type, error.param, error.code)
-    return JSONResponse(body, status_code=error.status, headers=error.headers)
+    beside = {"message": error.message} if path.startswith(COHERE) else {}
+    return JSONResponse(beside | body, status_code=error.status, headers=error.headers)
 
 
 def bug_response() -> JSONResponse:
@@ -139,9 +142,9 @@ def bug_response() -> JSONResponse:
     return error_response(ApiError(500, message, type="server_error", code="internal_error", headers=headers))
 
 
-async def _api_error(_: Request, error: Exception) -> JSONResponse:
+async def _api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
@@ -256,7 +259,7 @@ _METHODS: Final = "; expected: a method that this address has; what to do: see t
 def _hint(path: str) -> str:
     if lacks_version(path):
         return f"; expected: {_VERSION}{path}; what to do: let the base_url of the client end in {_VERSION}"
-    if path.startswith(f"{_VERSION}{_VERSION}/"):
+    if path.startswith((f"{_VERSION}{_VERSION}/", f"{_VERSION}{COHERE}")):
         expected = path.removeprefix(_VERSION)
         return f"; expected: {expected}; what to do: leave {_VERSION} out of the base_url of this client, which adds it"
     if path.startswith(f"{_VERSION}/"):
@@ -278,7 +281,7 @@ def http_error(error: HTTPException, method: str, path: str) -> ApiError:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return error_response(http_error(error, request.method, request.url.path))
+    return error_response(http_error(error, request.method, request.url.path), request.url.path)
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:

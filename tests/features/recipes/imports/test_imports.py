@@ -149,6 +149,7 @@ def test_every_key_that_a_table_calls_translated_is_read(tmp_path: Path, monkeyp
                 ("orpo", None, "alpaca", {}),
                 (None, "lora", "chat_template", {}), (None, "lora", "x", {"datasets": [1, 2]}),
                 (None, None, "x", {"pretraining_dataset": {"path": "a.jsonl"}}),
+                (None, None, "alpaca", {"test_datasets": [{"path": "a.jsonl"}]}),
                 (None, None, "x", {"pretraining_dataset": ["a.jsonl", "b.jsonl"]}),
             )
         ],
@@ -199,8 +200,8 @@ def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> No
         ({"adapter": "lora", "lora_alpha": 16, "lora_target_linear": True}, "lora_r"),
         ({"datasets": [{"path": "rows", "type": "alpaca"}]}, "datasets.path"),
         ({"datasets": [{"path": "./org/rows", "type": "alpaca"}]}, "datasets.path"),
-        ({"datasets": [{"path": "org/rows", "split": "train[:10%]", "type": "alpaca"}]}, "datasets.path"),
-        ({"datasets": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}, "datasets"),
+        ({"datasets": [{"path": "org/rows", "split": "train[10%:]", "type": "alpaca"}]}, "datasets.path"),
+        ({"datasets": [{"path": "a.jsonl"}, {"path": "b.jsonl", "type": "completion"}]}, "datasets"),
         ({"datasets": [{"path": "a.jsonl", "type": "metharme"}]}, "datasets.type"),
         ({"val_set_size": 500}, "val_set_size"),
         (
@@ -497,7 +498,8 @@ def test_columns_of_pairs_come_from_dataset_info(tmp_path: Path) -> None:
         "template": "chat",
     }
     assert "template: 'alpaca'" in refusals(tmp_path, document)
-    assert "dataset of a hub" in refusals(tmp_path, document | {"dataset": "elsewhere", "template": "llama3"})
+    elsewhere = made(tmp_path, document | {"stage": "sft", "dataset": "elsewhere", "template": "llama3"})
+    assert elsewhere.keys["data"]["train"] == "hub:org/rows"
 
 
 def test_quantised_weights_are_no_base_model(tmp_path: Path) -> None:
@@ -551,7 +553,15 @@ def test_empty_keys_and_plug_ins_that_only_speed_up_are_not_needed(tmp_path: Pat
     found = made(tmp_path, axolotl(special_tokens=None, plugins=[liger], liger_rope=True))
     outcomes = {entry.key: entry.outcome for entry in found.entries}
     assert {outcomes[key] for key in ("special_tokens", "plugins", "liger_rope")} == {"harmless"}
+    several = [liger, "axolotl.integrations.kernels.KernelsPlugin", "axolotl.integrations.swanlab.SwanLabPlugin"]
+    assert {entry.key: entry.outcome for entry in made(tmp_path, axolotl(plugins=several)).entries}["plugins"] == (
+        "harmless"
+    )
     assert "plugins" in refusals(tmp_path, axolotl(plugins=[liger, "mine.Plugin"]))
+
+
+def test_the_number_of_checkpoints_that_axolotl_keeps_stays_a_whole_number(tmp_path: Path) -> None:
+    assert made(tmp_path, axolotl(save_total_limit=2)).keys["training"]["keep_checkpoints"] == 2
 
 
 WANDB = {"wandb_project": "mails", "wandb_entity": "team", "wandb_name": "second", "wandb_log_model": "checkpoint"}

@@ -29,6 +29,16 @@ FORMS: dict[str, dict[str, Any]] = {
         "chosen": [USER, GOOD],
         "rejected": [USER, BAD],
     },
+    "turns of ShareGPT, one a side": {
+        "prompt": [{"from": "human", "value": "Name a colour."}],
+        "chosen": {"from": "gpt", "value": "Blue."},
+        "rejected": {"from": "gpt", "value": "Seven."},
+    },
+    "whole conversations of ShareGPT": {
+        "chosen": [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": "Blue."}],
+        "rejected": [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": "Seven."}],
+    },
+    "messages, one a side": {"prompt": [USER], "chosen": GOOD, "rejected": BAD},
     "implicit": {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
     "implicit as JSON text": {"chosen": json.dumps([USER, GOOD]), "rejected": json.dumps([USER, BAD])},
     "openai": {"input": {"messages": [USER]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
@@ -244,3 +254,16 @@ def test_functions_of_the_older_format_are_tools_of_both_sides() -> None:
     with pytest.raises(BadFieldError) as caught:
         preference_sides(both)
     assert caught.value.field == "input.functions"
+
+
+def test_an_unpaired_row_may_have_turns_of_sharegpt() -> None:
+    fields = {"prompt": [{"from": "human", "value": "Name a colour."}], "completion": {"from": "gpt", "value": "Blue."}}
+    as_messages = {"prompt": [USER], "completion": [GOOD]}
+    assert unpaired_conversation(fields | {"label": True}) == unpaired_conversation(as_messages | {"label": True})
+
+
+def test_a_speaker_that_is_not_known_is_named_with_its_place() -> None:
+    fields = {"prompt": "a", "chosen": {"from": "elf", "value": "b"}, "rejected": {"from": "gpt", "value": "c"}}
+    with pytest.raises(BadFieldError) as caught:
+        preference_sides(fields)
+    assert caught.value.field == "chosen[0].from"

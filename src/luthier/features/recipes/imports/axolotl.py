@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
-from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets
+from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets, put_template
 from luthier.features.recipes.imports.hf_arguments import (
     number,
     put_batch,
@@ -27,19 +27,22 @@ VERSION: Final = "axolotl 0.18.0"
 _OBJECTIVES: Final = {"dpo": "dpo", "ipo": "ipo", "kto": "kto", "orpo": "orpo", "simpo": "simpo", "grpo": "grpo"}
 _OVERLONG: Final = {"drop": "drop", "truncate": "truncate", "raise": "error"}
 _KERNELS: Final = "how attention and losses are computed, not what they are"
-_LIGER: Final = "axolotl.integrations.liger.LigerPlugin"
-_CUT_CROSS_ENTROPY: Final = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
-_SPEED_PLUGINS: Final = (
-    [_LIGER], [_CUT_CROSS_ENTROPY], [_LIGER, _CUT_CROSS_ENTROPY], [_CUT_CROSS_ENTROPY, _LIGER],
+_PLUGINS: Final = frozenset(
+    f"axolotl.integrations.{name}"
+    for name in (
+        "liger.LigerPlugin", "cut_cross_entropy.CutCrossEntropyPlugin", "kernels.KernelsPlugin",
+        "expert_parallel.ExpertParallelPlugin", "swanlab.SwanLabPlugin",
+    )
 )  # fmt: skip
-"""Lists of plug-ins that compute the same, faster."""
+"""Plug-ins that compute the same in another way, or only report."""
 
 KEYS: Final[dict[str, Key]] = {
     "base_model": becomes("base_model", note="org/name: hub:org/name"),
     "revision_of_model": becomes("base_model", note="hub:org/name@revision"),
     **DATASET_KEYS,
     "val_set_size": becomes("data.validation", note="a share, below 1"),
-    "chat_template": becomes("data.template", note="tokenizer_default: chat; others need --set data.template"),
+    "chat_template": becomes("data.template", note="tokenizer_default, and those of a family of models: chat; others "
+                             "need --set data.template"),
     "chat_template_kwargs": becomes("data.template_options"),
     "train_on_inputs": becomes("objective.name", note="false; true is refused"),
     "rl": becomes("objective.name", note="dpo, ipo, kto, orpo, simpo, grpo"),
@@ -174,12 +177,12 @@ KEYS: Final[dict[str, Key]] = {
     **harmless("rows are shuffled at each epoch (training.batch_order)", "shuffle_merged_datasets",
                "shuffle_before_merging_datasets"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
-    **missing("a plug-in of axolotl; name in --allow-missing those that only speed up", "plugins",
-              off=([], *_SPEED_PLUGINS)),
+    **missing("a plug-in of axolotl; name in --allow-missing those that only speed up", "plugins", off=([],)),
     **harmless("padding is never learned", "special_tokens.pad_token"),
+    **harmless("the end of each answer is learned, as the chat template writes it", "eot_tokens"),
     **missing("tokens beside the tokenizer's own", "special_tokens.eos_token", "special_tokens.bos_token",
               "special_tokens.unk_token",
-              "special_tokens.additional_special_tokens", "tokens", "added_tokens_overrides", "eot_tokens",
+              "special_tokens.additional_special_tokens", "tokens", "added_tokens_overrides",
               "resize_token_embeddings_to_32x", off=(False, [], {})),
     **missing("the tensors of experts are not quantised here, which is more exact and takes more memory",
               "quantize_moe_experts"),
@@ -230,7 +233,9 @@ def prepared(given: dict[str, Any]) -> dict[str, Any]:
     renamed = {"noisy_embedding_alpha": "neftune_noise_alpha", "model_revision": "revision_of_model"}
     renamed["dpo_beta"] = "rl_beta"
     found = {renamed.get(key, key): value for key, value in given.items()}
-    for key in ("datasets", "test_datasets", "pretraining_dataset"):
+    several = isinstance(found.get("datasets"), list) and len(found["datasets"]) > 1
+    # Beside several datasets a test file has columns of its own, so that it stays a list.
+    for key in ("datasets", "pretraining_dataset", *(() if several else ("test_datasets",))):
         rows = found.get(key)
         if isinstance(rows, list) and len(rows) == 1 and isinstance(rows[0], dict):
             found[key] = rows[0]
@@ -241,6 +246,8 @@ def translate(t: Translation) -> None:
     """Translate an axolotl file."""
     t.put_model(t.take("base_model", ""), "base_model", "revision_of_model")
     objective = _put_objective(t)
+    if (plugins := t.given.get("plugins")) and _PLUGINS.issuperset(plugins):
+        t.same("plugins", _KERNELS)
     put_datasets(t, objective)
     _put_template(t)
     _put_method(t)
@@ -325,12 +332,7 @@ def _put_grpo(t: Translation) -> None:
 
 
 def _put_template(t: Translation) -> None:
-    template = t.take("chat_template")
-    if template in ("tokenizer_default", "jinja"):
-        t.put("data.template", "chat", "chat_template")
-    elif template is not None:
-        note = "a template of axolotl; `--set data.template=chat` takes the model's own"
-        t.refuse("chat_template", note, set_by="data.template")
+    put_template(t, "chat_template")
     if (options := t.take("chat_template_kwargs")) is not None:
         t.put("data.template_options", options, "chat_template_kwargs")
     if (share := t.take("val_set_size")) is None:
@@ -423,7 +425,7 @@ def _put_training(t: Translation, objective: str) -> None:
         ("save_total_limit", "training.keep_checkpoints"), ("torch_compile", "training.compile"),
     ):  # fmt: skip
         if (value := t.take(key)) is not None:
-            t.put(place, number(value), key)
+            t.put(place, value if place == "training.keep_checkpoints" else number(value), key)
     t.put("training.max_length_tokens", t.take("sequence_len", 512), "sequence_len", default=512)
     if objective != "pretraining":
         put_choice(t, "training.on_overlong", _OVERLONG, "excess_length_strategy", "drop")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from luthier.features.recipes.imports.row_sources import RowSource
 from luthier.features.recipes.imports.translation import HubParts, Key, Translation, becomes, harmless, missing
 from luthier.ml.data.rows.chat_rows import FLAGS
 
@@ -25,15 +26,26 @@ _ROLES: Final = (
 )  # fmt: skip
 """Names of roles that rows may have in any case."""
 
+OWN_TEMPLATES: Final = (
+    "aya", "cohere", "command_a", "deepseek_v2", "deepseek_v3", "exaone", "exaone4", "falcon_h1", "gemma", "gemma3",
+    "gemma3n", "gemma4", "gemma4_unified", "jamba", "llama3", "llama3_2_vision", "llama4", "mistral_v1",
+    "mistral_v2v3", "mistral_v3_tekken", "mistral_v7_tekken", "nemotron_h", "phi_3", "phi_35", "phi_4", "pixtral",
+    "qwen2_vl", "qwen3", "qwen3_5", "qwen_25",
+)  # fmt: skip
+"""Templates of axolotl that are those of a family of models."""
+OWN_TEMPLATE_NOTE: Final = "the model's own chat template is used, not axolotl's copy of that of its family"
 _HUB_PARTS: Final = HubParts("datasets.name", "datasets.split", "datasets.revision")
+_TEST_PARTS: Final = HubParts("test_datasets.name", "test_datasets.split", "test_datasets.revision")
+_PRETRAINING_PARTS: Final = HubParts("pretraining_dataset.name", "pretraining_dataset.split")
 
 DATASET_KEYS: Final[dict[str, Key]] = {
-    "datasets": becomes("data.train", note="one dataset; several need --set data.train"),
+    "datasets": becomes("data.train", "data.template", note="one dataset; several are sources"),
     "datasets.path": becomes("data.train", note="a file; org/name: hub:org/name"),
     "datasets.name": becomes("data.train", note="hub:org/name/config"),
-    "datasets.split": becomes("data.train", note="hub:org/name[split]"),
+    "datasets.split": becomes("data.train", note="hub:org/name[split]; train[:1000], train[:10%]: rows, fraction"),
     "datasets.revision": becomes("data.train", note="hub:org/name@revision"),
-    "datasets.data_files": becomes("data.train", note="where path is json, csv, parquet or text"),
+    "datasets.data_files": becomes("data.train", note="files, where path is json, csv or parquet; else files of the "
+                                   "dataset"),
     "datasets.type": becomes("data.columns", note="alpaca, sharegpt, chat_template, completion, and the types with "
                              "fields; others need --set data.columns"),
     "datasets.field": becomes("data.columns", note="text, of the type completion"),
@@ -56,15 +68,19 @@ DATASET_KEYS: Final[dict[str, Key]] = {
     "datasets.type.field_label": becomes("data.columns", note="label"),
     "datasets.roles_to_train": becomes("objective.name", note="[assistant]; others are refused"),
     "datasets.train_on_eos": becomes("objective.name", note="turn; others are refused"),
-    "datasets.chat_template": becomes("data.template", note="tokenizer_default: chat"),
-    "test_datasets": becomes("data.validation", note="one dataset; several need --set data.validation"),
-    "test_datasets.path": becomes("data.validation", note="a file"),
+    "datasets.chat_template": becomes("data.template", note="as chat_template"),
+    "test_datasets": becomes("data.validation", note="one dataset; several are sources"),
+    "test_datasets.path": becomes("data.validation", note="a file; org/name: hub:org/name"),
+    "test_datasets.name": becomes("data.validation", note="hub:org/name/config"),
+    "test_datasets.split": becomes("data.validation", note="as datasets.split"),
+    "test_datasets.revision": becomes("data.validation", note="hub:org/name@revision"),
     "pretraining_dataset": becomes("data.train", "objective.name", note="one dataset: pretraining"),
     "pretraining_dataset.path": becomes("data.train", "objective.name", note="pretraining"),
+    "pretraining_dataset.name": becomes("data.train", note="hub:org/name/config"),
+    "pretraining_dataset.split": becomes("data.train", note="as datasets.split"),
     "pretraining_dataset.text_column": becomes("data.columns", note="text"),
     **harmless("how the file is written follows from its name", "datasets.ds_type",
-               "test_datasets.ds_type", "test_datasets.split", "pretraining_dataset.split",
-               "pretraining_dataset.type", "pretraining_dataset.name"),
+               "test_datasets.ds_type", "pretraining_dataset.type"),
     **harmless("a test file is read as the training file", "test_datasets.type", "test_datasets.field_messages",
                "test_datasets.message_property_mappings"),
     **harmless("thoughts are found in the rows", "datasets.field_thinking", "datasets.split_thinking",
@@ -91,38 +107,58 @@ DATASET_KEYS: Final[dict[str, Key]] = {
 
 
 def put_datasets(t: Translation, objective: str) -> None:
-    """The training rows, the validation rows, and the columns."""
+    """The training rows, the validation rows, and the columns.
+
+    Args:
+        t: The translation, with the keys of the file.
+        objective: The recipe's objective.
+    """
     if objective == "pretraining":
         _put_pretraining(t)
         return
     if t.has("datasets"):
-        t.take("datasets")
-        t.refuse("datasets", "several datasets: join them to one file of one shape", set_by="data.train")
+        _put_several(t, "datasets", "data.train", objective)
     else:
-        path, files = t.take("datasets.path", ""), t.take("datasets.data_files")
-        if files is None:
-            t.put_hub_rows("data.train", path, "datasets.path", _HUB_PARTS)
-        elif isinstance(files, list) and len(files) > 1:
-            t.refuse("datasets.data_files", "several files: join them", set_by="data.train")
-            t.same("datasets.path", "the kind of the files")
-        else:
-            t.put_rows("data.train", files[0] if isinstance(files, list) else files, "datasets.data_files")
-            t.same("datasets.path", "the kind of the file")
-            for key in (_HUB_PARTS.config, _HUB_PARTS.split, _HUB_PARTS.revision):
-                t.same(key, "how the file is written follows from its name")
+        t.put_loaded("data.train", "datasets.path", "datasets.data_files", _HUB_PARTS)
         _put_columns(t, objective)
     if t.take("test_datasets") is not None:
-        t.refuse("test_datasets", "several datasets: join them to one file", set_by="data.validation")
-    if (test := t.take("test_datasets.path")) is not None:
-        t.put_rows("data.validation", test, "test_datasets.path")
+        _put_several(t, "test_datasets", "data.validation", objective)
+    elif (test := t.take("test_datasets.path")) is not None:
+        t.put_hub_rows("data.validation", test, "test_datasets.path", _TEST_PARTS)
+
+
+def _put_several(t: Translation, key: str, place: str, objective: str) -> None:
+    """Several datasets as sources, each with the columns of its type; every key of each has its own outcome."""
+    given = t.take(key)
+    if place in t.settled:
+        t.put(place, None, key)
+        return
+    found: list[RowSource] = []
+    templates: list[Any] = []
+    for number, one in enumerate(given):
+        inner = t.part({"datasets": one})
+        inner.put_loaded(place, "datasets.path", "datasets.data_files", _HUB_PARTS)
+        _put_columns(inner, objective)
+        t.take_over(inner, "datasets.", f"{key}[{number}].")
+        rows = inner.recipe.get(place)
+        own = [{"path": rows}] if isinstance(rows, str) else rows or []
+        columns = inner.recipe.get("data.columns")
+        found += [RowSource(**source, columns=columns) for source in own]
+        templates.append(inner.recipe.get("data.template"))
+    if any(template != templates[0] for template in templates):
+        t.refuse(key, "plain texts beside conversations: a recipe has one template for all rows", set_by=place)
+    elif found:
+        t.put_sources(place, found, key)
+        if templates[0] is not None and place == "data.train":
+            t.put("data.template", templates[0], key)
 
 
 def _put_pretraining(t: Translation) -> None:
     key = "pretraining_dataset" if t.has("pretraining_dataset") else "pretraining_dataset.path"
     if isinstance(t.take(key), list):
-        t.refuse(key, "several datasets: join them to one file", set_by="data.train")
+        t.refuse(key, "several datasets: give the recipe a list of sources", set_by="data.train")
     else:
-        t.put_rows("data.train", t.take(key, ""), key)
+        t.put_hub_rows("data.train", t.take(key, ""), key, _PRETRAINING_PARTS)
     if (column := t.take("pretraining_dataset.text_column")) is not None:
         t.put("data.columns", {"text": column}, "pretraining_dataset.text_column")
 
@@ -138,10 +174,10 @@ def _put_columns(t: Translation, objective: str) -> None:
         names = {"field_instruction": "prompt", "field_output": "completion"}
         found = {names.get(name, name.removeprefix("field_")): value for name, value in fields.items() if value}
         t.put("data.columns", found, *(f"datasets.type.{name}" for name, value in fields.items() if value))
-    elif kind is None or any(kind in types for types in _TYPES_AS_THEY_ARE.values()):
+    elif kind is None or kind.startswith("alpaca:") or any(kind in types for types in _TYPES_AS_THEY_ARE.values()):
         t.same("datasets.type", "its fields have the names that a recipe expects")
         if kind is not None and kind.startswith("alpaca"):
-            t.notes.append(
+            t.note(
                 "axolotl writes a fixed frame of text around Alpaca rows; Luthier puts them into the model's chat "
                 "template (data.template: auto), in training and in use"
             )
@@ -181,10 +217,7 @@ def _put_messages(t: Translation, objective: str) -> None:
     keys = ["datasets.type", "datasets.field_messages", *used]
     keys += [f"datasets.field_{name}" for name in ("chosen", "rejected", "tools") if name in columns]
     t.put("data.columns", columns, *[key for key in keys if t.has(key)])
-    if t.take("datasets.chat_template") in ("tokenizer_default", "jinja"):
-        t.put("data.template", "chat", "datasets.chat_template")
-    elif t.has("datasets.chat_template"):
-        t.refuse("datasets.chat_template", "a template of axolotl; the model's own is chat", set_by="data.template")
+    put_template(t, "datasets.chat_template")
 
 
 def _put_learned(t: Translation) -> None:
@@ -199,3 +232,23 @@ def _put_learned(t: Translation) -> None:
     if eos not in (None, "turn"):
         t.refuse("datasets.train_on_eos", "the end of each answer is learned (turn)")
     t.same("datasets.train_on_eos", "the end of each answer is learned")
+
+
+def put_template(t: Translation, key: str) -> None:
+    """The chat template of all rows or of a dataset.
+
+    Args:
+        t: The translation, with the keys of the file.
+        key: Their key of the template.
+    """
+    template = t.take(key)
+    if t.has(key) and (t.recipe.get("data.template") == "plain" or t.recipe.get("objective.name") == "pretraining"):
+        t.same(key, "plain texts are read without a chat template")
+        return
+    if template in ("tokenizer_default", "jinja"):
+        t.put("data.template", "chat", key)
+    elif template in OWN_TEMPLATES:
+        t.put("data.template", "chat", key, note=OWN_TEMPLATE_NOTE)
+    elif template is not None:
+        note = "no model has this template as its own, or not every one; `--set data.template=chat` takes the model's"
+        t.refuse(key, note, set_by="data.template")

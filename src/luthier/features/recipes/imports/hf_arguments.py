@@ -318,7 +318,8 @@ def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str
     if packing_key and "training.global_batch_size" not in t.settled:
         note = (
             f"with packing a step holds {counted(size, 'sequence')} of several rows each, and "
-            "training.global_batch_size counts rows: how many rows there are in a sequence is not in this file"
+            "training.global_batch_size counts rows: multiply by the length of a sequence / mean tokens of "
+            "a row (the plan shows rows and tokens with any batch size)"
         )
         t.refuse(packing_key, note, set_by="training.global_batch_size")
         for key in keys:

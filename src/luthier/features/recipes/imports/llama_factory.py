@@ -5,13 +5,11 @@ Keys and defaults are those of LLaMA-Factory 0.9.6.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from luthier.core.errors import RecipeError
 from luthier.features.recipes.imports import hf_arguments
 from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
+from luthier.features.recipes.imports.llama_factory_rows import put_datasets
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
@@ -20,21 +18,6 @@ _LOSSES: Final = {"sigmoid": "dpo", "hinge": "dpo", "ipo": "ipo", "orpo": "orpo"
 _STAGES: Final = {"pt": "pretraining", "sft": "sft", "rm": "rank", "dpo": "dpo", "kto": "kto"}
 _FOREIGN_TEMPLATES: Final = ("default", "alpaca", "vicuna", "fewshot", "custom", "base")
 """Templates that belong to no family of models: none has them as its own."""
-_COLUMNS: Final = {
-    "alpaca": {"prompt": "instruction", "query": "input", "response": "output", "system": "system",
-               "history": "history", "chosen": "chosen", "rejected": "rejected"},
-    "sharegpt": {"messages": "conversations", "system": "system", "tools": "tools", "chosen": "chosen",
-                 "rejected": "rejected"},
-    "openai": {"messages": "messages", "tools": "tools"},
-}  # fmt: skip
-"""Column of dataset_info.json -> field of a shape, by formatting."""
-_DEFAULTS: Final = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}
-_TAGS: Final = {
-    "role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user"),
-    "assistant_tag": ("gpt", "assistant"), "observation_tag": ("observation", "tool"),
-    "function_tag": ("function_call",), "system_tag": ("system",),
-}  # fmt: skip
-
 KEYS: Final[dict[str, Key]] = {
     "model_name_or_path": becomes("base_model", note="org/name: hub:org/name"),
     "model_revision": becomes("base_model", note="hub:org/name@revision"),
@@ -60,9 +43,9 @@ KEYS: Final[dict[str, Key]] = {
     "lora_dropout": becomes("method.dropout"),
     "lora_target": becomes("method.targets", note="all: all-linear"),
     "additional_target": becomes("method.modules_to_save", note="embeddings and head"),
-    "dataset": becomes("data.train", "data.columns", note="by dataset_info.json; several need --set data.train"),
+    "dataset": becomes("data.train", "data.columns", note="by dataset_info.json; several are sources"),
     "dataset_dir": becomes("data.train", note="where dataset_info.json is"),
-    "max_samples": becomes("data.subset", note="needs --set: a recipe has a share of the rows, not a count"),
+    "max_samples": becomes("data.train", "data.subset", note="rows of each source; with --set data.train a share"),
     "eval_dataset": becomes("data.validation", note="by dataset_info.json"),
     "val_size": becomes("data.validation", note="a share, below 1"),
     "template": becomes("data.template", note="that of a family of models: chat; empty: plain; others need --set"),
@@ -109,7 +92,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("it continues training an adapter", "adapter_name_or_path", "adapter_folder", off=("",)),
     **missing("tokens beside the tokenizer's own", "resize_vocab", "add_tokens", "add_special_tokens",
               "new_special_tokens_config", "split_special_tokens", off=(False, "")),
-    **missing("several datasets are mixed: join them to one file", "mix_strategy", "interleave_probs",
+    **missing("datasets take turns by probabilities: give sources a weight", "mix_strategy", "interleave_probs",
               off=("concat", "")),
     **missing("a system message for rows without one: write it into the rows", "default_system", off=("",)),
     **missing("another position encoding or attention", "rope_scaling", "shift_attn", "mixture_of_depths"),
@@ -146,7 +129,7 @@ def translate(t: Translation) -> None:
     """Translate a LLaMA-Factory file."""
     t.put_model(t.take("model_name_or_path", ""), "model_name_or_path", "model_revision")
     stage = _put_objective(t)
-    _put_data(t, stage)
+    put_datasets(t, stage)
     _put_template(t)
     _put_method(t)
     t.put("training.max_length_tokens", t.take("cutoff_len", 2048), "cutoff_len", default=2048)
@@ -268,93 +251,3 @@ def _put_template(t: Translation) -> None:
         t.put("data.validation", float(share), "val_size")
     else:
         t.refuse("val_size", "a number of rows, and a recipe has a share of them", set_by="data.validation")
-
-
-def _put_data(t: Translation, stage: str) -> None:
-    if t.take("max_samples") is not None:
-        note = "a number of rows of each dataset, and a recipe has a share: 1,000 of 4,000 rows are [0, 0.25]"
-        t.refuse("max_samples", note, set_by="data.subset")
-    folder = t.take("dataset_dir", "data")
-    t.same("dataset_dir", "where dataset_info.json is")
-    for key, place in (("dataset", "data.train"), ("eval_dataset", "data.validation")):
-        given = t.take(key)
-        if given is None:
-            if key == "dataset":
-                t.refuse(key, "no rows are named", set_by=place)
-            continue
-        names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
-        if len(names) > 1:
-            t.refuse(key, f"{len(names)} datasets: join them to one file of one shape", set_by=place)
-            continue
-        if place in t.settled:
-            t.put(place, None, key)
-            continue
-        info_file = _find_info(t, Path(str(folder)))
-        if info_file is None:
-            t.refuse(key, f"no dataset_info.json in {folder}, which names the dataset's file", set_by=place)
-            continue
-        _put_dataset(t, key, place, names[0], info_file, stage)
-
-
-def _find_info(t: Translation, folder: Path) -> Path | None:
-    if not t.reads_files:
-        return None
-    places = [base / folder / "dataset_info.json" for base in (t.folder, Path.cwd(), *t.folder.parents)]
-    return next((place for place in places if place.is_file()), None)
-
-
-def _put_dataset(t: Translation, key: str, place: str, name: str, info_file: Path, stage: str) -> None:
-    try:
-        info = json.loads(info_file.read_text(encoding="utf-8"))[name]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecipeError(
-            f"{info_file} has no dataset {name!r}: {error}",
-            expected="a JSON object with the datasets by name",
-            do="correct the file, or give the rows with --set data.train=FILE",
-        ) from error
-    if (file := info.get("file_name")) is None:
-        t.refuse(key, f"{name} is a dataset of a hub: save it as JSONL", set_by=place)
-        return
-    strange = _strange_parts(info)
-    if strange:
-        t.refuse(key, f"the dataset {name} in {info_file.name}: {strange}", set_by=place)
-        return
-    t.put_rows(place, str((info_file.parent / file).absolute()), key)
-    if place != "data.train":
-        return
-    if columns := _columns_of(info, stage):
-        t.put("data.columns", columns, key)
-    if info.get("formatting", "alpaca") == "alpaca":
-        t.notes.append("LLaMA-Factory joins instruction and input by a line break; Luthier by a blank line")
-
-
-def _strange_parts(info: dict[str, Any]) -> str:
-    """What a dataset has that no shape has; empty where it has nothing."""
-    tags = info.get("tags", {})
-    wrong = [f"{tag}: {value}" for tag, value in tags.items() if value not in _TAGS.get(tag, ())]
-    if wrong:
-        return f"other names of roles ({', '.join(wrong)}): rename them in the rows"
-    media = [name for name in ("images", "videos", "audios") if name in info.get("columns", {})]
-    if media:
-        return f"{', '.join(media)}: rows are text here"
-    if info.get("num_samples") is not None:
-        return "num_samples: a part of the rows"
-    return ""
-
-
-def _columns_of(info: dict[str, Any], stage: str) -> dict[str, str]:
-    """data.columns of a dataset, without the columns that have the name of their field."""
-    names = dict(info.get("columns", {}))
-    formatting = str(info.get("formatting", "alpaca"))
-    if stage == "pt":
-        return {"text": names.get("prompt", "instruction")}
-    fields = dict(_COLUMNS.get(formatting, _COLUMNS["alpaca"]))
-    if info.get("ranking"):
-        # The shape of pairs: what was asked, then two answers.
-        fields |= {"prompt": "prompt", "query": "input", "messages": "prompt"}
-        fields.pop("response", None)
-    if "kto_tag" in names:
-        fields |= {"prompt": "prompt", "response": "completion", "kto_tag": "label"}
-        fields.pop("query", None)
-    given = {name: column for name, column in _DEFAULTS.items() if name in fields and not names} | names
-    return {fields[name]: column for name, column in given.items() if name in fields and fields[name] != column}

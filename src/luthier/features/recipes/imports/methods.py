@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 from luthier.features.recipes.imports.translation import Translation
 
 _TIED: Final = "where embeddings and head share one matrix, either name trains it for both"
+_IS_PATTERN: Final = re.compile(r"[\\()\[\]|*+?^$]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,12 @@ def put_adapter(t: Translation, keys: AdapterKeys, *, disables_dropout: bool = F
 def put_targets(t: Translation, keys: AdapterKeys) -> None:
     """Which matrices carry an adapter, and which modules are trained in whole beside it."""
     targets = t.take(keys.targets, keys.default_targets)
+    if isinstance(targets, str) and _IS_PATTERN.search(targets):
+        # As in PEFT: one text is a pattern that has to match the whole name of a module.
+        t.put("method.targets", f"re:{targets}", keys.targets, note="a pattern for whole names of modules")
+        if keys.modules_to_save:
+            put_modules_to_save(t, keys.modules_to_save)
+        return
     if isinstance(targets, str):
         targets = [name.strip() for name in targets.split(",")]
     whole = [name for name in targets or () if name in keys.whole_targets]

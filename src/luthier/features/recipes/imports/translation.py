@@ -6,18 +6,29 @@ forgotten key cannot become a silent one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from luthier.core.data_sources import DATA_SUFFIXES, HUB, is_hub_source
+from luthier.core.data_sources import is_remote
 from luthier.core.system.files import expanded
+from luthier.features.recipes.imports.row_sources import (
+    ELSEWHERE,
+    NOT_ROWS,
+    NOTE_OF_FIRST_ROWS,
+    PATH_STARTS,
+    RowFinder,
+    RowSource,
+    is_row_file,
+    path_from,
+    recipe_value,
+)
 
+_FILE_KINDS: Final = ("json", "csv", "parquet", "text", "arrow")
+"""Names of `load_dataset` for files of a kind, beside datasets of the hub."""
 Kind = Literal["translated", "harmless", "missing"]
 Outcome = Literal["translated", "default", "harmless", "set", "missing", "unknown", "left_out"]
-
-_PATH_STARTS: Final = (".", "/", "~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +232,36 @@ class Translation:
     def _enter(self, entry: Entry) -> None:
         self._entries[entry.key] = entry
 
+    def part(self, given: Mapping[str, Any]) -> Translation:
+        """A translation of some keys alone, such as those of one of several datasets.
+
+        Args:
+            given: These keys.
+        """
+        return Translation(
+            self.keys, given, settled=self.settled, folder=self.folder, target=self.target,
+            num_devices=self.num_devices, reads_files=self.reads_files,
+        )  # fmt: skip
+
+    def take_over(self, part: Translation, prefix: str, place: str) -> None:
+        """Enter the keys of a part under their own names.
+
+        Args:
+            part: As of `part`, whose keys are settled.
+            prefix: What their names begin with there.
+            place: What they begin with here.
+        """
+        for entry in part.entries():
+            self._enter(replace(entry, key=place + entry.key.removeprefix(prefix)))
+        for note in part.notes:
+            self.note(note)
+
+    def row_finder(self) -> RowFinder:
+        """Where its files are looked for."""
+        return RowFinder(self.folder, self.target, self.reads_files)
+
     def put_hub_rows(self, place: str, value: Any, key: str, parts: HubParts) -> None:
-        """A dataset of the hub as a remote source; anything else as `put_rows` takes it.
+        """A dataset of the hub or a file, or the first rows of one.
 
         Args:
             place: The recipe's key of the rows.
@@ -232,35 +271,91 @@ class Translation:
         """
         keys = [name for name in (parts.config, parts.split, parts.revision) if name]
         config, split, revision = (
-            self.take(name) if name else None for name in (parts.config, parts.split, parts.revision)
+            str(self.take(name, "")) if name else "" for name in (parts.config, parts.split, parts.revision)
         )
-        source = f"{HUB}{value}" + (f"@{revision}" if revision else "") + (f"/{config}" if config else "")
-        source += f"[{split}]" if split and (split != "train" or config) else ""
-        is_local = str(value).startswith(_PATH_STARTS) or any(
-            (base / expanded(str(value))).exists() for base in (self.folder, Path.cwd())
-        )
-        if self.reads_files and not is_local and not _is_row_file(str(value)) and is_hub_source(source):
-            self.put(place, source, key, *[name for name in keys if self.has(name)], note="a remote source")
-            return
-        self.put_rows(place, value, key)
-        for name in keys:
+        found = self.row_finder().source(str(value), config=config, split=split, revision=revision)
+        used = [name for name in keys if self.has(name)]
+        if isinstance(found, str):
+            self.refuse(key, found, set_by=place)
+        elif is_remote(found.path):
+            self.put_sources(place, [found], key, *used)
+        else:
+            self.put_sources(place, [found], key, *([parts.split] if found.is_part else []))
+        for name in used:
             self.same(name, "which part of a hub's dataset, and the rows are a file")
+
+    def put_loaded(self, place: str, key: str, files_key: str, parts: HubParts) -> None:
+        """The rows of a call of `load_dataset`: a dataset of the hub or a file, or some of its data files.
+
+        Args:
+            place: The recipe's key of the rows.
+            key: The file's key of the dataset, or of the kind of its files (`json`).
+            files_key: The file's key of data files.
+            parts: The keys of the file that say which part of the dataset.
+        """
+        name, files = str(self.take(key, "")), self.take(files_key)
+        if files is None:
+            self.put_hub_rows(place, name, key, parts)
+            return
+        if isinstance(files, dict) and len(files) == 1:
+            files = next(iter(files.values()))  # by the name of the split
+        names = [files] if isinstance(files, str) else list(files)
+        given = {part: str(self.take(part, "")) if part else "" for part in (parts.split, parts.revision)}
+        split, is_kind = given[parts.split], name in _FILE_KINDS
+        found: list[RowSource] = []
+        for one in map(str, names):
+            source = (
+                self.row_finder().source(one, split=split)
+                if is_kind
+                else self.row_finder().source(name, split=split, revision=given[parts.revision], file=one)
+            )
+            if isinstance(source, str):
+                self.refuse(files_key, source, set_by=place)
+                break
+            found.append(source)
+        if len(found) > 1 and any(one.is_part for one in found):
+            self.refuse(files_key, f"{split} of several files: give each source its rows or fraction", set_by=place)
+        elif found and len(found) == len(names):
+            used = [] if is_kind else [key]
+            used += [parts.split] if found[0].is_part else []
+            used += [parts.revision] if given[parts.revision] and not is_kind else []
+            self.put_sources(place, found, files_key, *used)
+        elif not names:
+            self.refuse(files_key, "no file is named", set_by=place)
+        self.same(key, "the kind of the files")
+        for part in (parts.config, parts.split, parts.revision):
+            if part:
+                self.same(part, "the files are named")
+
+    def put_sources(self, place: str, sources: Sequence[RowSource], *keys: str) -> None:
+        """Datasets as the rows of a split.
+
+        Args:
+            place: The recipe's key of the rows.
+            sources: At least one.
+            keys: The keys of the file that they follow from.
+        """
+        notes = "; ".join(dict.fromkeys(one.note for one in sources if one.note))
+        self.put(place, recipe_value(sources), *keys, note=notes)
+        if any(one.is_part for one in sources) and place not in self.settled:
+            self.note(NOTE_OF_FIRST_ROWS)
+
+    def note(self, text: str) -> None:
+        """Something that differs although every key was translated, said once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def put_rows(self, place: str, value: Any, key: str) -> None:
         """A file of rows; the name of a dataset on a hub is refused."""
         name = str(value)
         if not self.reads_files:
-            self.refuse(key, "rows of another machine: choose rows of this project", set_by=place)
+            self.refuse(key, ELSEWHERE, set_by=place)
             return
-        if not _is_row_file(name):
-            note = "a dataset of a hub or a folder, and a recipe names a file: save the rows as JSONL"
-            self.refuse(key, note, set_by=place)
+        if not is_row_file(name):
+            self.refuse(key, NOT_ROWS, set_by=place)
             return
-        for base in (self.folder, Path.cwd()):
-            if (found := (base / expanded(name))).is_file():
-                self.put(place, _path_from(self.target, found), key)
-                return
-        self.put(place, name, key, note=f"no such file in {self.folder} or the current folder")
+        path, note = self.row_finder().file(name)
+        self.put(place, path, key, note=note)
 
     def put_model(self, value: Any, key: str, revision_key: str = "") -> None:
         """A base model: a folder, or a name on the hub."""
@@ -269,25 +364,15 @@ class Translation:
         if name.lower().endswith(("-bnb-4bit", "-gptq", "-awq", "-int4", "-fp8")):
             note = "its weights are quantised already: name the model of 16 bits, and quantise by method.name: qlora"
             self.refuse(key, note, set_by="base_model")
-        elif not self.reads_files and name.startswith(_PATH_STARTS):
+        elif not self.reads_files and name.startswith(PATH_STARTS):
             self.refuse(key, "a folder of another machine: choose a base model", set_by="base_model")
-        elif name.startswith(_PATH_STARTS) or (self.reads_files and (self.folder / name).is_dir()):
-            self.put("base_model", _path_from(self.target, self.folder / expanded(name)), key)
+        elif name.startswith(PATH_STARTS) or (self.reads_files and (self.folder / name).is_dir()):
+            self.put("base_model", path_from(self.target, self.folder / expanded(name)), key)
         elif name.count("/") == 1:
             where = f"hub:{name}@{revision}" if revision else f"hub:{name}"
             self.put("base_model", where, key, *([revision_key] if revision else []))
         else:
             self.refuse(key, "no folder, and no name of the form org/name", set_by="base_model")
-
-
-def _is_row_file(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
-
-
-def _path_from(target: Path, path: Path) -> str:
-    """The path as a recipe in `target` names it: relative where it is inside that folder."""
-    whole, base = path.resolve(), target.resolve()
-    return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else str(whole)
 
 
 def _flat(given: Mapping[str, Any], keys: Mapping[str, Key], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,12 +17,13 @@ from typing import Any, Final
 from luthier.features.recipes.imports import hf_arguments
 from luthier.features.recipes.imports.hf_arguments import Defaults, put_training
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
-from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+from luthier.features.recipes.imports.translation import HubParts, Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "Unsloth 2026.8.19"
 SECTIONS: Final = (
     "from_pretrained", "get_peft_model", "load_dataset", "SFTTrainer", "SFTConfig", "train_on_responses_only",
 )  # fmt: skip
+_HUB_PARTS: Final = HubParts("load_dataset.name", "load_dataset.split", "load_dataset.revision")
 _TARGETS: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -70,9 +71,11 @@ KEYS: Final[dict[str, Key]] = {
         **missing("embeddings and head as one", "ensure_weight_tying"),
     }),
     **_of("load_dataset", {
-        "path": becomes("data.train", note="a file; datasets of the hub are refused"),
-        "data_files": becomes("data.train", note="where path is json, csv or parquet"),
-        **harmless("which part of a hub's dataset; a recipe names files", "split", "name"),
+        "path": becomes("data.train", note="a file; org/name: hub:org/name"),
+        "data_files": becomes("data.train", note="files, where path is json, csv or parquet; else those of path"),
+        "name": becomes("data.train", note="hub:org/name/config"),
+        "split": becomes("data.train", note="hub:org/name[split]; train[:1000], train[:10%]: rows, fraction"),
+        "revision": becomes("data.train", note="hub:org/name@revision"),
     }),
     **_of("SFTTrainer", {
         "dataset_text_field": becomes("data.columns", note="the column of plain texts, unless answers alone are "
@@ -146,14 +149,7 @@ def translate(t: Translation) -> None:
 
 
 def _put_data(t: Translation) -> None:
-    path, files = t.take("load_dataset.path", ""), t.take("load_dataset.data_files")
-    if isinstance(files, str):
-        t.put_rows("data.train", files, "load_dataset.data_files")
-        t.same("load_dataset.path", "the kind of the file")
-    elif files is not None:
-        t.refuse("load_dataset.data_files", "several files: join them", set_by="data.train")
-    else:
-        t.put_rows("data.train", path, "load_dataset.path")
+    t.put_loaded("data.train", "load_dataset.path", "load_dataset.data_files", _HUB_PARTS)
     parts = ["train_on_responses_only.instruction_part", "train_on_responses_only.response_part"]
     is_answers = any(t.take(key) is not None for key in parts)
     for key in ("SFTTrainer.dataset_text_field", "SFTConfig.dataset_text_field"):

@@ -1,6 +1,6 @@
-"""/v1/embeddings, /v1/classify, /v1/score and /v1/rerank: single-pass inference without text generation.
+"""/v1/embeddings, /v1/classify and /v1/score: single-pass inference without text generation.
 
-Requests and responses follow OpenAI (embeddings), vLLM (classify, score) and Jina (rerank), with additional fields.
+Requests and responses follow OpenAI (embeddings) and vLLM (classify, score), with additional fields.
 Models run with transformers.
 
 The embedding of a text is the mean of the model's last hidden states over its tokens, including any adapter, normalised
@@ -52,12 +52,12 @@ from luthier.platform.http.errors import ApiError, documented
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
-_MAX_INPUTS: Final = 2048
+MAX_INPUTS: Final = 2048
 _SHOWN_CUT: Final = 20
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
 # Fails at the first wrong element: a million errors would block the event loop.
-Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
-Inputs = str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
+Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
+Inputs = str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 
 
 class PoolingBody(StrictModel):
@@ -105,9 +105,7 @@ class ClassifyBody(PoolingBody):
     """
 
     input: Inputs | None = None
-    messages: Annotated[list[ClassifyMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)] | None = (
-        None
-    )
+    messages: Annotated[list[ClassifyMessage], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)] | None = None
 
 
 class ScoreBody(PoolingBody):
@@ -122,32 +120,10 @@ class ScoreBody(PoolingBody):
     text_2: str | Texts
 
 
-class RerankDocument(StrictModel):
-    """A document that is not plain text."""
-
-    text: str
+ANSWERS: Final = documented(404, 503)
 
 
-class RerankBody(PoolingBody):
-    """The request body.
-
-    Attributes:
-        query: The query.
-        documents: Texts to be ordered.
-        top_n: How many of the most relevant documents to return; None for all.
-        return_documents: Whether the response repeats their texts.
-    """
-
-    query: str
-    documents: Annotated[list[str | RerankDocument], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
-    top_n: int | None = Field(default=None, ge=1)
-    return_documents: bool = True
-
-
-_ANSWERS: Final = documented(404, 503)
-
-
-@router.post("/embeddings", responses=_ANSWERS, response_class=Response)
+@router.post("/embeddings", responses=ANSWERS, response_class=Response)
 async def create_embeddings(body: EmbeddingBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """One vector per text, in order."""
     return await respond_pooled(
@@ -168,7 +144,7 @@ def embedding_inputs(body: EmbeddingBody, served: Served, head: TaskHead | None)
     return embedding_request(served, head, _inputs(body.input), body.dimensions, is_query=is_query)
 
 
-@router.post("/classify", responses=_ANSWERS, response_class=Response)
+@router.post("/classify", responses=ANSWERS, response_class=Response)
 async def create_classification(body: ClassifyBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """The class of each input with the probabilities of all classes, in class order; or its number."""
     if (body.input is None) == (body.messages is None):
@@ -189,7 +165,7 @@ async def create_classification(body: ClassifyBody, request: Request, context: H
     return await respond_pooled(request, context, caller, body, "classify", made, _classes)
 
 
-@router.post("/score", responses=_ANSWERS, response_class=Response)
+@router.post("/score", responses=ANSWERS, response_class=Response)
 async def create_score(body: ScoreBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """The relevance of each document (text_2) to its query (text_1), 0 to 1."""
     first = [body.text_1] if isinstance(body.text_1, str) else body.text_1
@@ -208,28 +184,6 @@ async def create_score(body: ScoreBody, request: Request, context: HomeContext, 
     )
 
 
-@router.post("/rerank", responses=_ANSWERS, response_class=Response)
-async def create_ranking(body: RerankBody, request: Request, context: HomeContext, caller: Asker) -> Response:
-    """The documents with their relevance to the query, 0 to 1, the most relevant first."""
-    texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    pairs = [(body.query, text) for text in texts]
-
-    def shown(run: PooledRun) -> dict[str, Any]:
-        relevance = [one[0] for one in run.pooled.outputs]
-        # Stable: equally relevant documents keep their order.
-        best = sorted(range(len(texts)), key=lambda place: -relevance[place])[: body.top_n]
-        results = [
-            {"index": place, "relevance_score": relevance[place]}
-            | ({"document": {"text": texts[place]}} if body.return_documents else {})
-            for place in best
-        ]
-        return {"id": run.exchange.exchange_id, "model": body.model, "results": results, "usage": _usage(run.pooled)}
-
-    return await respond_pooled(
-        request, context, caller, body, "rerank", lambda _, head: ranking_request(head, pairs), shown
-    )
-
-
 async def respond_pooled(
     request: Request,
     context: Context,
@@ -241,6 +195,7 @@ async def respond_pooled(
     *,
     find: Callable[[], Routed] | None = None,
     prefix: str | None = None,
+    cut: Callable[[Pooled], str] | None = None,
 ) -> Response:
     """Process inputs and respond; a disconnected client cancels the request.
 
@@ -254,6 +209,7 @@ async def respond_pooled(
         shown: Creates the response; its errors are recorded as rejections.
         find: Finds the target; None routes the name in the body.
         prefix: Of the id; None for the operation.
+        cut: Says which inputs were cut, and to what; None for the longest text that the model reads.
 
     Raises:
         ApiError: The request is rejected or fails.
@@ -294,16 +250,22 @@ async def respond_pooled(
         raise refused(error_from(running.event.error))
     if document is None:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse(document, headers=target_header(running.routed) | _cut_header(running.pooled))
+    return JSONResponse(document, headers=target_header(running.routed) | _cut_header(running.pooled, cut or _cut_note))
 
 
-def _cut_header(made: Pooled) -> dict[str, str]:
-    """A warning where texts were cut to the longest one that the model reads."""
-    if not made.truncated:
-        return {}
-    shown = ", ".join(map(str, made.truncated[:_SHOWN_CUT])) + (", ..." if len(made.truncated) > _SHOWN_CUT else "")
+def _cut_header(made: Pooled, note: Callable[[Pooled], str]) -> dict[str, str]:
+    """A warning where texts were cut."""
+    return {WARNING_HEADER: note(made)} if made.truncated else {}
+
+
+def _cut_note(made: Pooled) -> str:
     many = f"{len(made.truncated):,} of {len(made.outputs):,} inputs"
-    return {WARNING_HEADER: f"{many} cut to the longest text that this model reads (index {shown})"}
+    return f"{many} cut to the longest text that this model reads (index {shown_indices(made)})"
+
+
+def shown_indices(made: Pooled) -> str:
+    """Which inputs were cut, by their index: the first of many."""
+    return ", ".join(map(str, made.truncated[:_SHOWN_CUT])) + (", ..." if len(made.truncated) > _SHOWN_CUT else "")
 
 
 @dataclass(slots=True)
@@ -376,7 +338,8 @@ def _inputs(given: Inputs) -> tuple[str | tuple[int, ...], ...]:
     return tuple(one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int))
 
 
-def _usage(made: Pooled) -> dict[str, int]:
+def usage_of(made: Pooled) -> dict[str, int]:
+    """The tokens that a request read."""
     return {"prompt_tokens": made.num_prompt_tokens, "total_tokens": made.num_prompt_tokens}
 
 
@@ -399,7 +362,7 @@ def embedding_response(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
         "object": "list",
         "data": [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(vectors)],
         "model": body.model,
-        "usage": _usage(made),
+        "usage": usage_of(made),
     }
     # Only where there are some: clients of OpenAI know no such field.
     return found | ({"truncated": list(made.truncated)} if made.truncated else {})
@@ -423,7 +386,7 @@ def _listed(run: PooledRun, data: list[dict[str, Any]]) -> dict[str, Any]:
         "created": int(time.time()),
         "model": run.exchange.model,
         "data": data,
-        "usage": _usage(run.pooled),
+        "usage": usage_of(run.pooled),
     }
 
 

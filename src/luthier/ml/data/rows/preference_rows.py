@@ -1,9 +1,10 @@
 """Rows that say which of two completions is better, or whether one is good, become conversations.
 
-Sources: TRL's dataset formats (explicit and implicit prompt; unpaired preference); OpenAI's guide to direct preference
-optimisation (input, preferred_output, non_preferred_output; an earlier reference has preferred_completion); the
-dialogues of Bai et al., 2022, "Training a Helpful and Harmless Assistant", arXiv:2204.05862, which are one text with
-turns that begin with "\\n\\nHuman: " and "\\n\\nAssistant: ".
+Sources: TRL's dataset formats (explicit and implicit prompt; unpaired preference); LLaMA-Factory's preference rows in
+the ShareGPT format (each side one turn); OpenAI's guide to direct preference optimisation (input, preferred_output,
+non_preferred_output; an earlier reference has preferred_completion); the dialogues of Bai et al., 2022, "Training a
+Helpful and Harmless Assistant", arXiv:2204.05862, which are one text with turns that begin with "\\n\\nHuman: " and
+"\\n\\nAssistant: ".
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from luthier.ml.data.rows.chat_rows import (
     with_system,
 )
 from luthier.ml.data.rows.row_tools import parse_tools, tools_of
+from luthier.ml.data.rows.sharegpt_rows import openai_turns
 from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 CHOSEN: Final = ("chosen", "preferred_output", "preferred_completion")
@@ -43,6 +45,7 @@ def preference_sides(fields: dict[str, Any]) -> tuple[Conversation, Conversation
         BadFieldError: a side is absent or empty, both say the same, or they answer different prompts.
     """
     names = _name(fields, CHOSEN), _name(fields, REJECTED)
+    fields = fields | {name: _as_messages(name, fields[name]) for name in ("prompt", *names) if name in fields}
     tools = tools_of(fields)
     if isinstance(fields.get("input"), dict) and fields.get("prompt") is None:
         given: dict[str, Any] = fields["input"]
@@ -71,9 +74,18 @@ def unpaired_conversation(fields: dict[str, Any]) -> tuple[Conversation, bool]:
     Raises:
         BadFieldError: a field is absent or wrong, or the label is neither true nor false.
     """
+    fields = fields | {name: _as_messages(name, fields[name]) for name in ("prompt", "completion") if name in fields}
     messages = with_system((*prompt_of(fields), *completion_of(fields, "completion")), fields.get("system"))
     check_learnable("completion", messages)
     return Conversation(messages=messages, tools=parse_tools("tools", fields.get("tools"))), _label(fields)
+
+
+def _as_messages(field: str, value: Any) -> Any:
+    """Turns of ShareGPT (`from` and `value`) as messages, and a side that is one turn as a list; others unchanged."""
+    turns = [value] if isinstance(value, dict) and not value.keys().isdisjoint(("from", "role")) else value
+    if isinstance(turns, list) and any(isinstance(turn, dict) and "from" in turn for turn in turns):
+        return openai_turns(field, turns)
+    return turns
 
 
 def has_sides(fields: Mapping[str, Any]) -> bool:

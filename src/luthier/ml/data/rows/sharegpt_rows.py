@@ -6,7 +6,7 @@ observation, fields `system` and `tools` next to `conversations`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.conversation import Conversation, Message
@@ -58,10 +58,30 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
     if not isinstance(turns, list):
         value = ABSENT if turns is None else turns
         raise BadFieldError("conversations", value, f"is {name_of_type(turns)} where a list is expected")
+    raw = openai_turns("conversations", turns)
+    try:
+        messages: tuple[Message, ...] = parse_messages("conversations", raw)
+    except BadFieldError as error:
+        raise BadFieldError(_name_in_row(error.field, turns), error.value, error.reason) from error
+    check_learnable("conversations", messages)
+    messages = with_system(messages, fields.get("system"))
+    return Conversation(messages=messages, tools=parse_tools("tools", fields.get("tools")))
+
+
+def openai_turns(field: str, turns: Sequence[Any]) -> list[dict[str, Any]]:
+    """Turns of ShareGPT as raw messages, with ids of calls, which ShareGPT has not.
+
+    Args:
+        field: Name of the field, for messages.
+        turns: Its turns.
+
+    Raises:
+        BadFieldError: at the first wrong turn.
+    """
     raw: list[dict[str, Any]] = []
     open_ids: list[str] = []
     for index, turn in enumerate(turns):
-        where = f"conversations[{index}]"
+        where = f"{field}[{index}]"
         if not isinstance(turn, dict):
             raise BadFieldError(where, turn, f"is {name_of_type(turn)} where an object is expected")
         message = _openai_message(where, turn, index, open_ids[0] if open_ids else None)
@@ -73,13 +93,7 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
             open_ids = [*(open_ids if is_more else []), *(call["id"] for call in message["tool_calls"])]
         elif message.get("role") == "tool" and len(open_ids) > 1:
             del open_ids[0]
-    try:
-        messages: tuple[Message, ...] = parse_messages("conversations", raw)
-    except BadFieldError as error:
-        raise BadFieldError(_name_in_row(error.field, turns), error.value, error.reason) from error
-    check_learnable("conversations", messages)
-    messages = with_system(messages, fields.get("system"))
-    return Conversation(messages=messages, tools=parse_tools("tools", fields.get("tools")))
+    return raw
 
 
 def _openai_message(where: str, turn: dict[str, Any], index: int, call_id: str | None) -> dict[str, Any]:

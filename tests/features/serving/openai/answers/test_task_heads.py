@@ -15,6 +15,7 @@ from tests.features.serving.openai.answers.conftest import MakeClient
 from tests.published_rerankers import make_reranker
 from tests.task_heads import add_head_run
 from tests.vacuous import nonempty
+from transformers import AutoTokenizer
 
 from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
@@ -156,6 +157,65 @@ def test_documents_come_by_relevance(http: httpx2.Client, heads: Heads) -> None:
     assert [one["score"] for one in scores["data"]] == pytest.approx(expected, abs=1e-5)
     wrong = http.post("/score", json={"model": heads.names["rank"], "text_1": ["a", "b"], "text_2": DOCUMENTS})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "text_1")
+
+
+def test_long_documents_are_cut_and_named_for_clients_of_jina_and_of_cohere(
+    http: httpx2.Client, heads: Heads, tiny_model: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    long = "Spruce is light and stiff, and maple is not. " * 3
+    documents, most = ["a", long, "b"], 5
+    # Found in another way than by offsets: the longest beginning that has so many tokens.
+    kept = next(
+        long[:end] for end in range(len(long), 0, -1)
+        if len(tokenizer(long[:end], add_special_tokens=False)["input_ids"]) == most and long[:end].strip()
+        and tokenizer(long, add_special_tokens=False)["input_ids"][:most]
+        == tokenizer(long[:end], add_special_tokens=False)["input_ids"]
+    )  # fmt: skip
+    pairs = [(QUERY, "a"), (QUERY, kept), (QUERY, "b")]
+    expected = task_model(heads, "rank").relevance(pairs, SilentProgress()).tolist()
+    asked = {"model": heads.names["rank"], "query": QUERY, "documents": documents, "max_tokens_per_doc": most}
+    answer = http.post("/rerank", json=asked)
+    found = answer.json()
+    assert {one["index"]: one["relevance_score"] for one in found["results"]} == pytest.approx(
+        dict(enumerate(expected)), abs=1e-5
+    )
+    assert found["truncated"] == [1]
+    assert {one["index"]: one["document"]["text"] for one in found["results"]}[1] == long
+    note = "1 of 3 documents cut to 5 tokens (max_tokens_per_doc): index 1"
+    assert answer.headers["x-luthier-warning"] == note
+    cohere = http.post(str(http.base_url).removesuffix("/v1/") + "/v2/rerank", json=asked).json()
+    assert cohere["results"] == [{name: one[name] for name in ("index", "relevance_score")} for one in found["results"]]
+    assert cohere["meta"] == {
+        "api_version": {"version": "2"},
+        "tokens": {"input_tokens": found["usage"]["total_tokens"]},
+        "warnings": [note],
+    }
+    whole = http.post("/rerank", json=asked | {"max_tokens_per_doc": None})
+    assert "truncated" not in whole.json()
+    assert "x-luthier-warning" not in whole.headers
+
+
+def test_clients_of_cohere_read_errors_of_their_own_address(
+    served: tuple[Context, str], http: httpx2.Client, heads: Heads
+) -> None:
+    address = str(http.base_url).removesuffix("/v1/") + "/v2/rerank"
+    asked = {"model": heads.names["rank"], "query": QUERY, "documents": DOCUMENTS}
+    whole = http.post(address, json=asked).json()
+    assert set(whole) == {"id", "results", "meta"}
+    assert "warnings" not in whole["meta"]
+    for wrong, words in (
+        ({"documents": []}, "documents"), ({"rank_fields": ["a"]}, "rank_fields"), ({"model": "none"}, "none"),
+        ({"max_tokens_per_doc": 0}, "max_tokens_per_doc"),
+    ):  # fmt: skip
+        refused = http.post(address, json=asked | wrong)
+        assert refused.status_code in (400, 404)
+        assert words in refused.json()["message"]
+        assert refused.json()["error"]["message"] == refused.json()["message"]
+    refused = httpx2.post(address, json=asked)
+    assert (refused.status_code, "message" in refused.json()) == (401, True)
+    astray = http.post("/v2/rerank", json=asked)
+    assert (astray.status_code, "expected: /v2/rerank" in astray.json()["error"]["message"]) == (404, True)
 
 
 @pytest.mark.parametrize(("form", "template"), [("score", False), ("yes_no", True)])
