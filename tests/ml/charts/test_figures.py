@@ -136,3 +136,13 @@ def test_names_and_times() -> None:
     assert figures.when("2026-11-25T09:30:00") == "25 November 2026, 09:30 UTC"
     assert figures.rough(1056.2) == "1,056"
     assert figures.rough(-0.00333) == "−0.00333"
+
+
+def test_an_interval_of_energy_has_one_unit() -> None:
+    def shown(*kwh: float) -> list[str]:
+        return [figures.with_spaces(figures.energy(one, kwh[-1])) for one in kwh]
+
+    assert shown(0.00007, 0.00024, 0.00329) == ["0.07 Wh", "0.24 Wh", "3.29 Wh"]
+    assert shown(0.02, 0.05, 0.15) == ["0.02 kWh", "0.05 kWh", "0.15 kWh"]
+    assert shown(1.6e-7, 4e-6, 0.002) == ["under 0.01 Wh", "under 0.01 Wh", "2 Wh"]
+    assert [figures.with_spaces(figures.energy(one)) for one in (0.0, 0.0008, 1.5)] == ["0 Wh", "0.8 Wh", "1.5 kWh"]

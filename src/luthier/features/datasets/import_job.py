@@ -238,8 +238,9 @@ def _read_all(done: _Import) -> None:
         _read_documents(done, documents, _Report(done.context, done.job, len(readable)))
     _keep_rows(done, row_files)
     if not done.made:
+        num = len(done.files)
         raise DataError(
-            f"none of the {len(done.files):,} files could be used",
+            "the file could not be used" if num == 1 else f"none of the {num:,} files could be used",
             expected="at least one document with text, or one file of rows",
             do="see the reason beside each file, then add the corrected files",
         )

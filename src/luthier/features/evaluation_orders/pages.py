@@ -24,7 +24,7 @@ from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.service import OrderKind, OrderView
 from luthier.features.evaluations import view as judged
 from luthier.features.evaluations.alternative import alternative_of
-from luthier.features.evaluations.view import PageNumber, SamplesAsked, samples_shown
+from luthier.features.evaluations.view import PageNumber, SamplesAsked, in_language, listed_in_language, samples_shown
 from luthier.features.model_cards import service as project_models
 from luthier.features.planning.currency import project_currency
 from luthier.features.roi.three_questions import QuestionsAsked, WorthPart, worth_part
@@ -44,7 +44,7 @@ from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.job_pages import changed, is_unchanged, unchanged
-from luthier.platform.ui.render import Advised, Page, is_fragment_request, redirect, render
+from luthier.platform.ui.render import Advised, Page, is_fragment_request, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/evaluations")
@@ -240,7 +240,9 @@ def index(
     names.read(text for one in page.evaluations for text in (one.headline, *one.systems))
     names.read(text for found in assessed for text in (found.candidate, found.headline))
     names.read(one.order.candidate for one in orders)
-    values["page"] = names.within(page)
+    values["page"] = shown = names.within(page)
+    language = page_language(request, "evaluation_orders/list.html")
+    values["systems"] = {one.evaluation_id: listed_in_language(one.systems, language) for one in shown.evaluations}
     runs = {*(one.run_id for one in page.evaluations), *(one.run_id for one in assessed)}
     values |= {
         "assessments": names.within(assessed),
@@ -264,7 +266,9 @@ def show_evaluation(
     details: Annotated[str, Query(max_length=10)] = "",
 ) -> Response:
     """One evaluation; for HTMX its samples alone. details: not empty to open the statistics."""
-    evaluation = read_evaluation(context, caller.project_id, evaluation_id)
+    stored = read_evaluation(context, caller.project_id, evaluation_id)
+    template = "evaluation_orders/samples.html" if is_fragment_request(request) else "evaluation_orders/show.html"
+    evaluation = in_language(stored, page_language(request, template))
     who = roles(evaluation) or Roles("", None)
     kept = {name: value for name, value in questions.items() if value}
     address = f"/evaluations/{evaluation.evaluation_id}"
@@ -272,16 +276,16 @@ def show_evaluation(
     status = 422 if samples["error"] is not None else 200
     names = HumanNames(context, caller.project_id).read(system.name for system in evaluation.systems)
     if is_fragment_request(request):
-        return render(request, "evaluation_orders/samples.html", names.within(samples), status=status)
+        return render(request, template, names.within(samples), status=status)
     lines, further = ((), ()) if evaluation.verdict is None else judged.main_details(evaluation.verdict)
-    view = verdict_view(evaluation)
+    view = verdict_view(stored)
     run_id = evaluation.run_id
     values = {
         "view": view,
         "rows_name": _rows_name(context, caller, evaluation),
         "run_name": "" if run_id is None else context.run_labels.names([run_id])[run_id],
-        "steps": next_steps(context, caller, evaluation, None if view is None else view.recommendation),
-        "worth": None if evaluation.verdict is None else _worth(request, context, caller, evaluation, questions),
+        "steps": next_steps(context, caller, stored, None if view is None else view.recommendation),
+        "worth": None if evaluation.verdict is None else _worth(request, context, caller, stored, questions),
         "shows_details": bool(details),
         "details": lines,
         "further": further,
@@ -296,7 +300,7 @@ def show_evaluation(
         "shade": shade,
         "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
     }
-    return render(request, "evaluation_orders/show.html", names.within(values | samples), status=status)
+    return render(request, template, names.within(values | samples), status=status)
 
 
 def _worth(

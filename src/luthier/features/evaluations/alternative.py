@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation, SystemResult
+from luthier.ml.charts.spec import OwnName
 from luthier.ml.evaluation.plain_names import name_at_start
 from luthier.ml.evaluation.recommendation import recommend
 
@@ -48,6 +49,8 @@ def alternative_of(evaluation: Evaluation) -> Instructions:
             do="see the recommended action on the page of the evaluation",
         )
     name = name_at_start(system, evaluation.systems)
+    # Names that people gave are no words, which a page would translate.
+    name = OwnName(name) if name == system.name else name
     return _prompt(system, name) if system.is_model else _method(system, name)
 
 

@@ -24,6 +24,7 @@ from luthier.ml.charts.judged_rows import (
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
 from luthier.ml.charts.spec import OTHERS, IntervalRow, Intervals, OwnName, Plot, Role
+from luthier.ml.evaluation.plain_names import listed_names, names_in, renamed
 from luthier.ml.evaluation.result_views import (
     BETTER,
     KINDS,
@@ -42,11 +43,25 @@ from luthier.ml.evaluation.result_views import (
     rows_chart,
     scored_metrics,
 )
+from luthier.platform.ui.i18n.environments import words
+from luthier.platform.ui.i18n.language import ENGLISH
 
 
 def main_details(verdict: Verdict) -> tuple[Sequence[str], Sequence[str]]:
     """The figures behind the headline, and what else was found."""
     return verdict.details[: verdict.num_primary_details], verdict.details[verdict.num_primary_details :]
+
+
+def in_language(evaluation: Evaluation, language: str) -> Evaluation:
+    """The evaluation with names of ours, such as that of a baseline, in the language of a page; sentences stay."""
+    if language == ENGLISH:
+        return evaluation
+    return renamed(evaluation, names_in(evaluation.systems, words(language)))
+
+
+def listed_in_language(names: Sequence[str], language: str) -> Sequence[str]:
+    """The same for a list of evaluations, which has the names of their systems alone."""
+    return names if language == ENGLISH else listed_names(names, words(language))
 
 
 def metric_rows(evaluation: Evaluation) -> list[MetricRow]:

@@ -21,6 +21,7 @@ from luthier.core.results.human_eval_report import Agreement, PanelFigures, Pane
 from luthier.core.text.counted import counted
 from luthier.core.text.names import distinct_names
 from luthier.core.text.written_numbers import typed_whole
+from luthier.features.evaluations.view import listed_in_language
 from luthier.features.human_eval import service as rating_links
 from luthier.features.human_eval import service as rating_panels
 from luthier.features.human_eval.files import FileFormat, export_panel, preference_pairs
@@ -36,7 +37,7 @@ from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.human_names import HumanNames
 from luthier.platform.ui.i18n.environments import decimal_mark_of
-from luthier.platform.ui.render import Advised, Page, redirect, render
+from luthier.platform.ui.render import Advised, Page, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
 
 MEASURES: Final = {
@@ -388,6 +389,8 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
     chosen = values.get("chosen") or [system.name for system in written if system.is_model]
     common: dict[str, Any] = {"evaluations": known, "evaluation": found, "written": written}
     common |= _evaluation_names(context, caller, known)
+    language = page_language(request, "human_eval/new.html")
+    common["systems_of"] = {one.evaluation_id: listed_in_language(one.systems, language) for one in known}
     common |= {
         "form": _EMPTY | {"public_url": root_of(request)},
         "address_of_links": public_address(context, caller.project_id, for_raters=True),

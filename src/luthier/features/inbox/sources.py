@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.ids import sha256_bytes
+from luthier.core.text.counted import counted
 from luthier.core.text.names import shortened
 from luthier.features.deployments.canary_release import last_seen
 from luthier.features.inbox.records import Work
@@ -104,7 +105,7 @@ def _reviews(context: Context, caller: Caller) -> Iterator[Work]:
             kind="review",
             subject=model,
             title=f"Review answers of {model}",
-            detail=f"{num:,} answer{'s' if num > 1 else ''} to accept, correct or reject",
+            detail=f"{counted(num, 'answer')} to accept, correct or reject",
             address=f"/review?{urlencode({'model': model})}",
             since=_time_of(first),
             mark=str(newest),

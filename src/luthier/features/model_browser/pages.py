@@ -14,6 +14,7 @@ from luthier.core.records.deployment import NAME
 from luthier.core.task_head import readable_task_head_in
 from luthier.features.assessments import service as project_assessments
 from luthier.features.deployments import service as deployments
+from luthier.features.evaluations.view import in_language
 from luthier.features.exports import requests as server_exports
 from luthier.features.exports.pages import export_page
 from luthier.features.lineage.service import lineage_svg, model_lineage, project_lineage
@@ -201,7 +202,7 @@ def _page(
     judged = details.facts.evaluation or details.view.evaluation
     if judged is not None:
         names_of_runs = HumanNames(context, caller.project_id).read(system.name for system in judged.systems)
-        judged = names_of_runs.within(judged)
+        judged = in_language(names_of_runs.within(judged), page_language(request, "model_browser/tuned.html"))
     here = tuned.model_id if tuned is not None and tuned.step is not None else f"model {run_id}"
     values |= {
         "details": details,

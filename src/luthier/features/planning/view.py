@@ -219,7 +219,8 @@ def _headline(planned: dict[str, Any]) -> str:
 def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
     hours = range_of(predicted, "hours", figures.duration, 3600)
     money = range_of(predicted, "usd", format_money)
-    energy = range_of(predicted, "energy_kwh", _kwh)
+    largest = predicted.get("energy_kwh_high")
+    energy = range_of(predicted, "energy_kwh", lambda kwh: figures.energy(kwh, largest))
     grading = range_of(predicted, "grading_hours", figures.duration, 3600)
     capacity, rate = int(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]
     memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value), capacity))
@@ -244,10 +245,6 @@ def _time_note(predicted: dict[str, Any]) -> str:
     if load is not None and load["slowdown"] > 1:
         busy = f"other processes use {load['busy_cores']:.1f} of {load['num_cores']} cores now"
     return "; ".join(part for part in (judged or "training, nothing is evaluated", busy) if part)
-
-
-def _kwh(value: float) -> str:
-    return f"{value:.3g} kWh" if value >= 0.001 else f"{value * 1000:.2g} Wh"
 
 
 def _memory(predicted: dict[str, Any]) -> Memory:

@@ -19,6 +19,7 @@ from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, TrainResult
 from luthier.core.text.counted import counted
+from luthier.features.evaluations.view import in_language
 from luthier.features.runs import run_files
 from luthier.features.runs import state as run_control
 from luthier.features.runs import views as project_runs
@@ -43,7 +44,7 @@ from luthier.features.runs.view import (
 from luthier.features.trackers import job as tracker_job
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_axis
-from luthier.ml.charts.spec import Chart, IntervalRow, Intervals
+from luthier.ml.charts.spec import Chart, IntervalRow, Intervals, OwnName
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, run_paths
 from luthier.platform.ui.errors import status_of
@@ -69,6 +70,7 @@ PAGE = Page(
 LETTERS: Final = "ABCDEFGH"
 _MOST_NAMED: Final = 100
 """Of runs that an address names: those of a page of the list, whose choice may be too large."""
+_LEGEND_CHARACTERS: Final = 30
 _TUNED: Final = "tuned"
 _BASE: Final = "base"
 
@@ -125,17 +127,27 @@ def compare(
             "most": MOST_COMPARED,
         }
         return render(request, "runs/choose.html", values)
-    return render(request, "runs/compare.html", _values(context, caller, judged, request.app.state.run_series, found))
+    template = "runs/compare.html"
+    values = _values(context, caller, judged, request.app.state.run_series, found, page_language(request, template))
+    return render(request, template, values)
 
 
 def _values(
-    context: Context, caller: Caller, judged: EvaluationCache, series: RunSeries, found: Sequence[Standing]
+    context: Context,
+    caller: Caller,
+    judged: EvaluationCache,
+    series: RunSeries,
+    found: Sequence[Standing],
+    language: str,
 ) -> dict[str, Any]:
     ids = [one.run_id for one in found]
     records = [one.record for one in found if one.record is not None]
     evaluations = judged.of_runs(ids)
-    # Letters, since ids are too long for a legend.
-    names = {one.run_id: f"{LETTERS[n]} · {one.method}" for n, one in enumerate(records)}
+    # Letters, since ids are too long for a legend, and many runs have no name of their own.
+    given = context.run_labels.of_runs(ids)
+    names: dict[str, str] = {
+        one.run_id: _in_legend(LETTERS[n], given[one.run_id].name or one.method) for n, one in enumerate(records)
+    }
     curves = {names[one.run_id]: series.first_look(one.run_id, one.step, FIRST_POINTS) for one in records}
     units = {context.runs.plan(run_id).objective.loss_unit for run_id in ids}
     # Objectives with losses of different units share the chart, but not a unit.
@@ -151,8 +163,14 @@ def _values(
         "bills": [bill_of(context, record) for record in records],
         "charts": charts + _metric_charts(names, evaluations),
         "results": _results(context, records),
-        "metrics": _metric_rows(ids, evaluations),
+        "metrics": _metric_rows(ids, {key: in_language(one, language) for key, one in evaluations.items()}),
     }
+
+
+def _in_legend(letter: str, name: str) -> OwnName:
+    """What a run is called in legends and heads of columns: its letter, and its name as far as there is room."""
+    short = name if len(name) <= _LEGEND_CHARACTERS else f"{name[: _LEGEND_CHARACTERS - 1].rstrip()}…"
+    return OwnName(f"{letter} · {short}")
 
 
 def _results(context: Context, records: Sequence[RunRecord]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -350,8 +351,8 @@ def costs(bill: Bill | None, budget: BudgetPlan | None) -> list[dict[str, Any]]:
     lines = (
         ("Time", bill.hours, (_hours(bill.hours), ""), _range(bill.final_hours, _hours), caps["hours"], _hours),
         ("Money", _value(bill.usd), _range(bill.usd, usd), _range(bill.final_usd, usd), caps["usd"], usd),
-        ("Energy", _value(bill.energy_kwh), _range(bill.energy_kwh, _kwh), _range(bill.final_energy_kwh, _kwh),
-         caps["energy_kwh"], _kwh),
+        ("Energy", _value(bill.energy_kwh), _range(bill.energy_kwh, _energy(bill.energy_kwh)),
+         _range(bill.final_energy_kwh, _energy(bill.final_energy_kwh)), caps["energy_kwh"], figures.energy),
         ("Tokens", float(bill.tokens), (figures.short_count(bill.tokens), ""), ("", ""), caps["tokens"],
          figures.short_count),
     )  # fmt: skip
@@ -397,8 +398,9 @@ def _hours(hours: float) -> str:
     return figures.duration(hours * 3600)
 
 
-def _kwh(value: float) -> str:
-    return f"{figures.rough(1000 * value)}{figures.NO_BREAK}Wh" if value < 0.1 else f"{value:.3g}{figures.NO_BREAK}kWh"
+def _energy(estimate: Estimate | None) -> Callable[[float], str]:
+    """Formats an estimate and its ends in one unit."""
+    return partial(figures.energy, largest=None if estimate is None else estimate.high)
 
 
 def _splits(plan: Plan, names: dict[str, Any], record: RunRecord | None) -> list[dict[str, Any]]:

@@ -92,6 +92,19 @@ def rough(value: float) -> str:
     )
 
 
+def energy(kwh: float, largest: float | None = None) -> str:
+    """Energy in Wh, and from a tenth of a kWh on in kWh.
+
+    Args:
+        kwh: The energy.
+        largest: The upper end of the interval that it belongs to, which decides the unit: an interval has one.
+    """
+    if (kwh if largest is None else largest) >= 0.1:
+        return f"{rough(kwh)}{NO_BREAK}kWh"
+    # Three digits of millionths would be no more than noise, and have an exponent.
+    return f"{rough(1000 * kwh)}{NO_BREAK}Wh" if kwh == 0 or 1000 * kwh >= 0.01 else "under 0.01 Wh"
+
+
 def with_spaces(text: str) -> str:
     """A figure for a terminal, a sentence or JSON: with ordinary spaces, which it may be broken at and searched by."""
     return text.replace(NO_BREAK, " ")

@@ -20,6 +20,7 @@ import yaml
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.estimate import Estimate
 from luthier.core.results.cost import Device, DevicePrice, PeopleRate, PersonKind, PriceBasis, PriceTable
+from luthier.core.text.counted import counted
 from luthier.core.text.plain_yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _this_cpu(hardware: Hardware) -> Device:
         single, half = (rates := cpu_rates()).float32, rates.bfloat16
     return Device(
         name="cpu",
-        title=f"{hardware.cpu_name}, {hardware.num_threads} threads",
+        title=f"{hardware.cpu_name}, {counted(hardware.num_threads, 'thread')}",
         num_devices=1,
         memory_bytes=hardware.memory_bytes,
         bfloat16_tflops=half / 1e3,

@@ -241,3 +241,16 @@ def test_a_page_of_many_exchanges_in_files_says_that_more_are_stored(browser, ho
     older = first.split('class="button" href="')[-1].split('"')[0].replace("&amp;", "&")
     assert "10 of 10" in client.get(older).text
     assert "None of these" in client.get("/monitor/exchanges?show=said").text
+
+
+def test_titles_of_groups_and_of_filters_are_german_on_german_pages(browser, home, sick: None) -> None:  # type: ignore[no-untyped-def]
+    client = browser("read", "train")
+    client.headers["accept-language"] = "de"
+    assert client.post("/monitor/look", data={"name": "shop-bot"}).status_code == 303
+    wait_for(lambda: monitor_loop.check_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
+    page = client.get("/monitor/model", params={"name": "shop-bot"}).text
+    assert "Was Nutzer fragen" in page
+    assert "What users ask" not in page
+    filters = client.get("/monitor/exchanges").text
+    for words in (">Alle</a>", ">Fehlgeschlagen</a>", ">Mit Text</a>", ">Mit Feedback</a>"):
+        assert words in filters

@@ -70,7 +70,8 @@ def test_eight_runs_stand_side_by_side_under_their_names(home: Context, browser:
     edit_run(home, Caller(), ids[7], LabelChanges(name="Client mails"))
     text = browser("read").get("/runs/compare?" + "&".join(f"run={one}" for one in ids)).text
     assert "8 runs side by side" in text
-    assert "H · lora" in text
+    assert "G · lora" in text
+    assert "H · Client mails" in text, "a legend names a run as people do"
     assert "Client mails" in text
     assert text.count('class="differs"') == 7
 
@@ -111,3 +112,12 @@ def test_to_choose_others_keeps_all_that_are_compared(home: Context, browser: Br
     assert "No run matches" in searched
     assert re.findall(r'type="checkbox" name="run" value="([\w-]+)" checked', searched) == [two, one]
     assert 'type="hidden" name="choose" value="1"' in searched, "another search stays among the choices"
+
+
+def test_a_long_name_is_cut_in_legends_and_whole_in_the_table(home: Context, browser: Browser) -> None:
+    one, two = trained(home, "a"), trained(home, "b", learning_rate=1e-5)
+    name = "Answers to clients with a larger adapter"
+    edit_run(home, Caller(), two, LabelChanges(name=name))
+    text = browser("read").get(f"/runs/compare?run={one}&run={two}").text
+    assert "B · Answers to clients with a lar…" in text
+    assert f">{name}</a>" in text

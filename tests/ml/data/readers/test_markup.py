@@ -151,7 +151,7 @@ def test_mail(tmp_path: Path) -> None:
         Section("From: Ann <ann@example.org>\nTo: bob@example.org", None, ("Grüße aus Berlin",)),
         Section("Dear Bob,\n\nall is well.\n", None, ("Grüße aus Berlin",)),
     )
-    assert found.warnings == ("1 attachments were not read: bill.pdf",)
+    assert found.warnings == ("1 attachment was not read: bill.pdf",)
 
 
 def test_mail_in_html_only(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_page_with_pictures_inside_of_an_alternative_is_one_text(tmp_path: Pat
     assert found.warnings == (
         "its plain text is only a part of what the HTML says, which was read instead",
         "1 pictures: only their names or alternative texts were read",
-        "1 attachments were not read: bill.pdf",
+        "1 attachment was not read: bill.pdf",
     )
 
 

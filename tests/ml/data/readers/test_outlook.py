@@ -48,7 +48,7 @@ def test_a_message_is_read_as_a_mail(tmp_path: Path) -> None:
         "Date: Sun, 01 Mar 2026 14:30:00 +0000",
     ]
     assert text.text.strip() == long.replace("\r\n", "\n").strip()
-    assert document.warnings == ("1 attachments were not read: Vertrag.pdf",)
+    assert document.warnings == ("1 attachment was not read: Vertrag.pdf",)
 
 
 def test_text_of_a_code_page_and_html(tmp_path: Path) -> None:

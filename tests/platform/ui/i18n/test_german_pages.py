@@ -124,8 +124,8 @@ def addresses(home: Context) -> dict[str, str]:
 
 
 _NAMES = re.compile(
-    r"(?<!\w)(?:[a-z]+-2026[\w-]*|Answers · tiny · 25 Nov|\S+\.jsonl|answers|Zettel[\w-]*|base|tuned|tiny"
-    r"|ft:[\w:….-]+|linear classifier|commonest answer|examples|read, train, infer, admin|/v1/[\w/]*|export:\S*"
+    r"(?<!\w)(?:[a-z]+-2026[\w-]*|Answers · tiny · 25 Nov|\S+\.jsonl|answers|Zettel[\w-]*|tiny"
+    r"|ft:[\w:….-]+|linear classifier, commonest answer|examples|read, train, infer, admin|/v1/[\w/]*|export:\S*"
     r"|(?:adapter|executorch|gguf|merged|onnx|vllm|float16|float32|bfloat16) in \w+|transformers|pytorch_tokenizers"
     r"|enough for most|bfloat16 was faster|Cannot tell\.|one row|few rows|[a-z_]+\.[a-z_]+)(?!\w)"
 )

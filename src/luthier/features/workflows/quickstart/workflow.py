@@ -30,6 +30,7 @@ from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import DEFAULT_BASE_MODEL
 from luthier.core.system.files import is_held
+from luthier.core.text.counted import counted
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.recipes.schema import LINE, write_schema
 from luthier.features.training import service as training
@@ -135,7 +136,8 @@ def choose_size(structure: Structure, hardware: Hardware, load: MachineLoad | No
     busy = ""
     if load is not None and load.slowdown > 1:
         busy = f"; other processes use {load.busy_cores:.1f} of {load.num_cores} cores now"
-    where = f"{hardware.cpu_name}, {hardware.num_threads} threads, {hardware.precision}: {hardware.why}{busy}"
+    threads = counted(hardware.num_threads, "thread")
+    where = f"{hardware.cpu_name}, {threads}, {hardware.precision}: {hardware.why}{busy}"
     return ChosenSize(size, seconds, where)
 
 

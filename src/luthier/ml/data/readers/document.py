@@ -15,6 +15,7 @@ from typing import Final
 
 from luthier.core.errors import DataError, library_reason
 from luthier.core.import_string import import_string
+from luthier.core.text.counted import counted
 from luthier.ml.data.files.compound_file import SIGNATURE
 from luthier.ml.data.files.untrusted_input import check_archive
 
@@ -69,7 +70,8 @@ def well_formed(document: Document) -> Document:
     )
     if not num_bad:
         return Document(sections, document.warnings)
-    return Document(sections, (*document.warnings, f"{num_bad:,} characters that are none were replaced by U+FFFD"))
+    replaced = counted(num_bad, "character that is none was", "characters that are none were")
+    return Document(sections, (*document.warnings, f"{replaced} replaced by U+FFFD"))
 
 
 Read = Callable[[Path], Document]

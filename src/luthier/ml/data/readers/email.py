@@ -14,6 +14,7 @@ from typing import Final
 from bs4 import BeautifulSoup
 
 from luthier.core.errors import DataError
+from luthier.core.text.counted import counted
 from luthier.ml.data.readers.document import Document, Section
 from luthier.ml.data.readers.html_tables import WholeRows
 from luthier.ml.data.readers.markdown import PLAIN, sections_of, tidy
@@ -72,7 +73,8 @@ def document_of(message: EmailMessage) -> Document:
     left = [part.get_filename() or f"a part of type {part.get_content_type()}" for part in attachments(message, shown)]
     if left:
         warnings.append(
-            f"{len(left)} attachments were not read: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"
+            f"{counted(len(left), 'attachment was not read', 'attachments were not read')}: "
+            f"{', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"
         )
     return Document((*((Section(head, None, headings),) if head else ()), *inside), tuple(dict.fromkeys(warnings)))
 

@@ -319,9 +319,11 @@ def read(path: Path) -> Document:
         raise DataError(f"{how_many}, no text: scanned", expected="a text layer", do="run OCR such as ocrmypdf first")
     warnings = []
     if without_text:
-        warnings.append(f"{len(without_text)} of {num_pages} pages have no text ({_numbers(without_text)}): scanned?")
+        have = f"{len(without_text)} of {num_pages} pages {'has' if len(without_text) == 1 else 'have'} no text"
+        warnings.append(f"{have} ({_numbers(without_text)}): scanned?")
     if broken:
-        warnings.append(f"{len(broken)} of {num_pages} pages are broken and were not read ({_numbers(broken)})")
+        are = f"{len(broken)} of {num_pages} pages {'is' if len(broken) == 1 else 'are'} broken and not read"
+        warnings.append(f"{are} ({_numbers(broken)})")
     return Document(tuple(sections), (*warnings, *cleaned.left_out))
 
 

@@ -47,7 +47,8 @@ def read(path: Path) -> Document:
     finally:
         book.close()
     if charts:
-        warnings.append(f"{len(charts)} chart sheets were not read: {', '.join(charts[:5])}")
+        not_read = counted(len(charts), "chart sheet was not read", "chart sheets were not read")
+        warnings.append(f"{not_read}: {', '.join(charts[:5])}")
     return Document(tuple(sections), (*warnings, *_unread(path, len(charts))))
 
 

@@ -323,8 +323,8 @@ def _cautions(rows: Rows, num_dropped: int) -> tuple[str, ...]:
     num_untested = num_now - int((rows.is_now & rows.is_tested).sum())
     if num_now and num_untested > _MAX_UNTESTED * num_now:
         found.append(
-            f"{num_untested:,} of {num_now:,} exchanges are in no test: of one user's within an hour only the first "
-            f"is, and at most {MAX_AN_HOUR} an hour do."
+            f"{num_untested:,} of {num_now:,} exchanges are in no test: of each user only the first exchange of an "
+            f"hour is tested, and at most {MAX_AN_HOUR} exchanges an hour in all."
         )
     if num_now and not _num_with_text(rows):
         found.append("No texts are stored, so nothing is known about prompts and answers.")
