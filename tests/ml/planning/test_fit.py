@@ -17,7 +17,8 @@ from luthier.ml.planning.fit import longest_row, made_to_fit, max_rows, room, wa
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import fits
 from luthier.ml.planning.speed import step_seconds
-from luthier.ml.planning.workload import Workload, with_micro_batch
+from luthier.ml.planning.workload import Workload
+from luthier.ml.planning.workload_variants import with_micro_batch
 
 
 def holds(workload: Workload, device: Device, rows: int, length: int) -> bool:

@@ -13,7 +13,7 @@ from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import memory, speed
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import checkpoint_seconds
-from luthier.ml.planning.workload import with_method
+from luthier.ml.planning.workload_variants import with_method
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.optimizers import update_rules
 from luthier.ml.training.optimizers.rules import RULES

@@ -16,7 +16,8 @@ from luthier.core.plan import Plan
 from luthier.core.results.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.batch_shapes import Batches, batches_of
-from luthier.ml.planning.workload import kinds_of, widths_of, with_method, with_micro_batch, workload_of
+from luthier.ml.planning.workload import kinds_of, widths_of, workload_of
+from luthier.ml.planning.workload_variants import with_method, with_micro_batch
 
 Make = Callable[..., Any]
 

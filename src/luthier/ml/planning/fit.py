@@ -27,7 +27,8 @@ from luthier.ml.planning.batch_shapes import KEPT_MAX_TOKENS
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import Calibration, fits, predict
 from luthier.ml.planning.speed import step_seconds
-from luthier.ml.planning.workload import Workload, WorkMethod, with_method, with_micro_batch
+from luthier.ml.planning.workload import Workload, WorkMethod
+from luthier.ml.planning.workload_variants import with_method, with_micro_batch
 from luthier.ml.training.methods.rules import LORA_RANK, RULES
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from luthier.ml.planning.adapter import num_lora_parameters, resolve_targets
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import accelerators
 from luthier.ml.planning.memory import predict_memory
-from luthier.ml.planning.workload import Workload, WorkMethod, precision_on, with_method
+from luthier.ml.planning.workload import Workload, WorkMethod, precision_on
+from luthier.ml.planning.workload_variants import with_method
 from luthier.ml.training.methods.rules import LORA_RANK
 
 PADDING_FRACTION: Final = 0.06

@@ -39,7 +39,8 @@ from luthier.ml.planning.fit import METHOD_TITLES, WorkloadOn, cheapest_changes,
 from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import Calibration, fits, hours_by_part, predict
-from luthier.ml.planning.workload import BYTES, WHOLE_COPIES, Sharding, Workload, WorkMethod, with_method
+from luthier.ml.planning.workload import BYTES, WHOLE_COPIES, Sharding, Workload, WorkMethod
+from luthier.ml.planning.workload_variants import with_method
 
 
 def make_quote(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Generic, Literal, TypeVar
 
@@ -13,16 +13,15 @@ from luthier.core.plan import Plan
 from luthier.core.results.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
-from luthier.ml.planning.adapter import Placement, expert_rank, num_saved_parameters, place_adapters
+from luthier.ml.planning.adapter import num_saved_parameters
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import has_bfloat16
 from luthier.ml.planning.inference_cost import Compute, Judging, Stored, TeacherPass, judging_of, teacher_pass
 from luthier.ml.planning.rollout_cost import Grading, Rollouts, gradings_of, judges_bytes
-from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
+from luthier.ml.training.methods.rules import CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import rows_of_unit
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
-from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
 
 WorkMethod = CostModel
 OWN: Final = "master_"
@@ -376,55 +375,6 @@ def _rollouts(plan: Plan) -> Rollouts | None:
         most_tokens=rows.max_tokens + objective.max_new_tokens,
         num_validated=validation.num_examples if validation else 0,
     )
-
-
-def with_method(workload: Workload, method: WorkMethod, *, rank: int = LORA_RANK[0]) -> Workload:
-    """The same run by another method, with adapters on every matrix where there were none.
-
-    Args:
-        workload: the run.
-        method: the method of its cost model.
-        rank: of new adapters; a run with adapters keeps its own.
-    """
-    if method == "full":
-        plain = replace(workload, expert_targets=(), expert_rank=0, modules_to_save=())
-        return replace(plain, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
-    place = Placement(workload.targets, workload.expert_targets)
-    if not workload.targets and not workload.expert_targets:
-        place = place_adapters(workload.structure, "all-linear", rank=rank, experts=method != "adalora")
-    return replace(
-        workload,
-        method=method,
-        rank=workload.rank or rank,
-        targets=place.targets,
-        dropout=workload.dropout if workload.rank else LORA_DROPOUT[0],
-        base="nf4" if method == "qlora" else workload.compute,
-        optimizer=f"{OWN}adamw" if _is_for_full(workload.optimizer) else workload.optimizer,
-        initial_rank=0,
-        trainable=None,
-        expert_targets=() if method == "adalora" else place.expert_targets,
-        expert_rank=workload.expert_rank or expert_rank(workload.structure, workload.rank or rank),
-    )
-
-
-def _is_for_full(optimizer: str) -> bool:
-    return optimizer.startswith(OWN) and bool(optimizer_rules(optimizer.removeprefix(OWN)).only_full)
-
-
-def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
-    """The same steps cut into micro-batches of at most that many rows of at most that many tokens.
-
-    Args:
-        workload: the run.
-        rows: of a micro-batch, at most.
-        length: tokens of a row, at most.
-    """
-    old = workload.batches
-    cut = replace(old, peak_rows=rows, peak_length=length, other_peaks=(), length=min(old.length, length))
-    # Only a smaller budget cuts a step into more micro-batches; a larger one is not filled by the same rows.
-    share = cut.peak_tokens / old.peak_tokens
-    num = max(old.num_micro_batches, old.num_micro_batches / share if share < 1 else 1.0)
-    return replace(workload, batches=replace(cut, num_micro_batches=num))
 
 
 def work_method(name: str) -> WorkMethod:
