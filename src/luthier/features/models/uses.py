@@ -121,7 +121,7 @@ def refuse_in_use(context: Context, caller: Caller, name: str) -> None:
     raise ConflictError(
         f"{name} is the base, the teacher or the judge of {runs}",
         expected="a model that no run needs: it is resumed with the weights that it began with",
-        do="let it end, or cancel it; delete a run that was interrupted for good",
+        do="let it end, or cancel it; delete a run that is not to be resumed",
     )
 
 
