@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation_plan import EvaluationPlan
+from luthier.core.text.counted import counted
 from luthier.features.models.prompts import with_nearest
 from luthier.features.models.resolve import Candidate
 from luthier.features.recipes.checks import check_few_shot
@@ -85,12 +86,13 @@ def prompted(
             found.append(replace(base, name=own, shots=shots, num_draws=len(draws)))
         if len(draws) > 1:
             notes.append(
-                f"Figures of {name} are means over {len(draws)} draws of examples; the answers shown are of the first."
+                f"Figures of {name} are means over {counted(len(draws), 'draw')} of examples; the answers shown are of "
+                "the first."
             )
         if len(draws) < asked.few_shot_draws:
             notes.append(
-                f"{asked.few_shot_draws} draws of {num} examples were requested; the training rows that can be shown "
-                f"contain {len(draws)} without a common example."
+                f"{counted(asked.few_shot_draws, 'draw')} of {num} examples were requested; the training rows "
+                f"that can be shown contain {len(draws)} without a common example."
             )
     beside = with_nearest(base, pool, num, held_out=held_out)
     if num and beside is None and (asked.few_shot_nearest or asked.instruction_with_examples):

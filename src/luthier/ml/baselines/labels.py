@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.core.text.counted import counted
 from luthier.ml.baselines.rows import WORDS, NotApplicable, TaskRow, evenly, same_label, spellings, within
 from luthier.ml.evaluation.metrics.calibration import softmax
 
@@ -120,9 +121,9 @@ def linear_classifier(rows: Sequence[TaskRow], prompts: Sequence[str]) -> Classi
     if num_labels < 2:
         raise NotApplicable("all training rows have the same answer" if num_labels else "there are no training rows")
     if num_labels > MAX_LABELS:
-        raise NotApplicable(f"{num_labels:,} different answers, and it is fitted for at most {MAX_LABELS:,}")
+        raise NotApplicable(f"{counted(num_labels, 'different answer')}, and it is fitted for at most {MAX_LABELS:,}")
     if len(rows) < 2 * num_labels:
-        raise NotApplicable(f"{num_labels:,} different answers in {len(rows):,} rows: answers hardly repeat")
+        raise NotApplicable(f"{counted(num_labels, 'different answer')} in {len(rows):,} rows: answers hardly repeat")
     forms = spellings([row.answer for row in rows])
     rows = rows_for_classifier(rows)
     labels = [same_label(row.answer) for row in rows]

@@ -66,11 +66,11 @@ def why_left_out(labels: Sequence[str], num_rows: int, num_tokens: int, *, has_t
     if has_thoughts:
         return "a thought comes before each answer, and how likely a label is depends on it"
     if num_rows < MIN_ROWS:
-        return f"{num_rows:,} held-out rows are too few: it takes {MIN_ROWS}"
+        return f"{counted(num_rows, 'held-out row is', 'held-out rows are')} too few: it takes {MIN_ROWS}"
     if num_tokens * len(labels) > MAX_TOKENS:
         return (
-            f"{len(labels):,} labels of {num_rows:,} rows are {num_tokens * len(labels):,} tokens to read, and the "
-            f"limit is {MAX_TOKENS:,}"
+            f"{counted(len(labels), 'label')} of {num_rows:,} rows are {num_tokens * len(labels):,} tokens to read, "
+            f"and the limit is {MAX_TOKENS:,}"
         )
     return ""
 

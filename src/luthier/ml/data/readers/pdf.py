@@ -20,6 +20,7 @@ from typing import Final
 import pypdfium2
 
 from luthier.core.errors import DataError, library_reason
+from luthier.core.text.counted import counted
 from luthier.core.text.names import shortened
 from luthier.ml.data.readers.document import Document, Section
 from luthier.ml.data.readers.pdf_columns import page_text
@@ -73,7 +74,7 @@ def without_furniture(pages: Sequence[Sequence[str]]) -> Cleaned:
         lines = [kept[n][at] for n in sorted(entries) for at in sorted(entries[n])]
         where = _pages_in_words([n + 1 for n in sorted(entries) if entries[n]])
         notes.append(
-            f"a table of contents was left out: {len(lines):,} lines on {where}, "
+            f"a table of contents was left out: {counted(len(lines), 'line')} on {where}, "
             f"from {_short(lines[0])} to {_short(lines[-1])}"
         )
         kept = [[line for at, line in enumerate(page) if at not in entries[n]] for n, page in enumerate(kept)]
