@@ -7,7 +7,10 @@ import random
 import polars as pl
 import pytest
 from faker import Faker
+from hypothesis import given
+from hypothesis import strategies as st
 
+from luthier.ml.data.personal_data import national_ids
 from luthier.ml.data.personal_data.find import find_personal_data, may_hold_personal_data
 from luthier.ml.data.personal_data.masking import Pseudonyms, mask_personal_data
 
@@ -107,3 +110,30 @@ def test_random_codes_are_rarely_taken_for_certain_numbers() -> None:
         text for text in texts if any(s.kind == "national_id" for s in find_personal_data(text, profile="precision"))
     ]
     assert len(wrong) <= 0.01 * len(texts), wrong[:10]
+
+
+_NUMBERS = st.sampled_from([number for _, _, number in PUBLISHED])
+
+
+@given(st.lists(_NUMBERS | st.text("0123 ./-+AXé,\n\u00a0", max_size=12), max_size=8).map("".join))
+def test_forms_are_found_where_each_of_them_would_find_them_by_itself(text: str) -> None:
+    begins = [begin.start() for begin in national_ids._BEGIN.finditer(text, 2)]
+    for form in national_ids._FORMS:
+        found = national_ids._matches(form.pattern, text, begins, len(text))
+        assert [one.span() for one in found] == [one.span() for one in form.pattern.finditer(text, 2)]
+
+
+def test_digits_without_a_separator_are_one_place_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "1" * 10_000 + "; 2"
+    tried: list[int] = []
+
+    class Recorded:
+        """A pattern that keeps where it is tried."""
+
+        def match(self, _text: str, begin: int, _end: int) -> None:
+            tried.append(begin)
+
+    form = national_ids._Form(Recorded(), lambda _: True)  # type: ignore[arg-type]
+    monkeypatch.setattr(national_ids, "_FORMS", (form,))
+    assert list(national_ids.find_national_ids(text)) == []
+    assert tried == [0, 10_002]

@@ -15,7 +15,7 @@ authorities publish; the insurance number of the United States is a kind of its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -179,8 +179,13 @@ class _Form:
     alone: str = ""
 
 
+_BEFORE: Final = r"(?<![\w.\-/+])(?<!\d )"
+_BEGIN: Final = re.compile(rf"{_BEFORE}(?=\w)")
+"""Where a number of any form may begin: in digits without a separator only at the first one."""
+
+
 def _form(pattern: str, is_valid: Callable[[str], bool], alone: str = "") -> _Form:
-    return _Form(re.compile(rf"(?<![\w.\-/+])(?<!\d )(?:{pattern})(?!\w)(?![ .\-/+]?\d)"), is_valid, alone)
+    return _Form(re.compile(rf"{_BEFORE}(?:{pattern})(?!\w)(?![ .\-/+]?\d)"), is_valid, alone)
 
 
 _D: Final = "[0-9LMNPQRSTUVlmnpqrstuv]"
@@ -218,7 +223,8 @@ _FORMS: Final[tuple[_Form, ...]] = (
 
 
 # Six digits or more, with what may be between them; most texts have few places like that, which all forms are tried in.
-_DIGITS: Final = re.compile("\\d(?:[ \u00a0\u202f.\\-/+A-Za-z]{0,4}\\d){5,}")
+# Possessive: nothing follows that a shorter match would help, and to keep all ways back costs most of the time.
+_DIGITS: Final = re.compile("\\d(?:[ \u00a0\u202f.\\-/+A-Za-z]{0,4}+\\d){5,}+")
 _LETTERS_BEFORE: Final = 12
 _LETTERS_BEHIND: Final = 6
 
@@ -230,8 +236,10 @@ def find_national_ids(text: str) -> Iterator[Span]:
 
 
 def _in_place(text: str, start: int, end: int) -> Iterator[Span]:
+    # Looked for once and not by each form: in a text of a million digits each would try a million places.
+    begins = [begin.start() for begin in _BEGIN.finditer(text, start, end)]
     for form in _FORMS:
-        for match in form.pattern.finditer(text, start, end):
+        for match in _matches(form.pattern, text, begins, end):
             plain = _SEPARATORS.sub("", match[0]).upper()
             if is_mask(plain):
                 yield Span(match.start(), match.end(), "national_id", match[0], is_reserved=True)
@@ -243,6 +251,15 @@ def _in_place(text: str, start: int, end: int) -> Iterator[Span]:
             if is_named or form.alone:
                 is_certain = is_named or form.alone == "certain"
                 yield Span(match.start(), match.end(), "national_id", match[0], is_certain=is_certain)
+
+
+def _matches(pattern: re.Pattern[str], text: str, begins: Sequence[int], end: int) -> Iterator[re.Match[str]]:
+    """What `finditer` finds of a form, which can begin at these places alone."""
+    free_from = 0
+    for begin in begins:
+        if begin >= free_from and (match := pattern.match(text, begin, end)):
+            yield match
+            free_from = match.end()
 
 
 def is_mask(plain: str) -> bool:
