@@ -9,8 +9,7 @@ AdaLoRA or QLoRA by rows, model, memory and budget, each with its reason. Its ru
   Beyond that full fine-tuning learns more, and it forgets more of what the base knew (Biderman et al., 2024, "LoRA
   Learns Less and Forgets Less", arXiv:2405.09673).
   A 4-bit base saves memory, costs time and some precision (Dettmers et al., 2023, arXiv:2305.14314): it is the way
-  out where LoRA does not fit. AdaLoRA gains at small ranks and over many steps (Zhang et al., 2023,
-  arXiv:2303.10512).
+  out where LoRA does not fit. AdaLoRA gains at small ranks and over many steps (Zhang et al., 2023, arXiv:2303.10512).
 """
 
 from __future__ import annotations

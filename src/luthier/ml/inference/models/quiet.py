@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from transformers.utils import logging
 
+_lock = threading.Lock()
+_num_inside = 0
+_before = (logging.WARNING, True)
+"""What transformers logged, and whether it showed bars, before the first of the blocks that are open now."""
+
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Within the block transformers prints no progress bars and logs only errors.
 
+    Both are settings of the process: the first of several blocks, of any thread, changes them, and the last restores
+    them. Otherwise one that began within another and ended after it would leave transformers quiet for good.
+
     The caller must check what the suppressed messages would report (missing, unexpected, mismatched weights).
     """
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    global _num_inside, _before
+    with _lock:
+        if not _num_inside:
+            _before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
+        _num_inside += 1
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        with _lock:
+            _num_inside -= 1
+            if not _num_inside:
+                verbosity, bars = _before
+                logging.set_verbosity(verbosity)
+                if bars:
+                    logging.enable_progress_bar()
 
 
 @contextmanager
