@@ -103,6 +103,7 @@ def with_budget(
     from luthier.ml.planning.budget import budget_of_unknown_device, resolve_budget
     from luthier.ml.planning.devices import load_prices, this_machine
     from luthier.ml.planning.workload import workload_of
+    from luthier.ml.training.budget import mean_step_tokens
     from luthier.platform.home.hardware_benchmark import hardware_of
 
     table = load_prices(prices)
@@ -110,8 +111,8 @@ def with_budget(
         device = this_machine(hardware_of(context).shared_by(num_devices))
         device = device.model_copy(update={"num_devices": num_machines if device.is_cpu else num_devices})
     except RequestError as error:  # no run fails because of an optional extra
-        mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch
-        return with_caps(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
+        unknown = budget_of_unknown_device(asked, error.came, step_tokens=mean_step_tokens(plan))
+        return with_caps(plan, unknown)
     workload = workload_of(plan, read_structure(plan.base_model.path), device)
     calibration = stored(context, device, plan)
     return with_caps(plan, resolve_budget(asked, workload, device, table, calibration=calibration))

@@ -139,11 +139,7 @@ def remaining(
         was_judged: whether judging is done or will be skipped.
     """
     p = plan.training
-    rows = plan.data.train
-    whole = plan.objective.max_step_tokens(
-        rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples
-    )
-    mean, left = whole / p.num_steps_per_epoch + _replayed_tokens(plan), p.num_steps - step
+    mean, left = mean_step_tokens(plan), p.num_steps - step
     # sampled answers are planned at their maximum length, so their actual tokens say nothing about the remaining ones
     done = mean * step if plan.objective.draws else num_tokens
     # Right after a step its own validation is still to come, so it counts as one of those that remain.
@@ -159,6 +155,15 @@ def remaining(
         num_checkpoints=p.num_steps // p.checkpoint_every_steps - after // p.checkpoint_every_steps,
         is_judged=plan.data.held_out is not None and not was_judged,
     )
+
+
+def mean_step_tokens(plan: Plan) -> float:
+    """Tokens that a mean step computes, without padding: of all its updates, of answers at their maximum length."""
+    rows = plan.data.train
+    whole = plan.objective.max_step_tokens(
+        rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples
+    )
+    return whole / plan.training.num_steps_per_epoch + _replayed_tokens(plan)
 
 
 def _replayed_tokens(plan: Plan) -> float:

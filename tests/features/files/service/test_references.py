@@ -64,7 +64,7 @@ TEXTS = {
     "LabelModelReward.passing_labels", "MultiReward.name", "MultiReward.graders", "MultiReward.calculate_output",
     "SourceRecipe.name", "SourceRecipe.columns",
     "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
-    "MethodRecipe.name", "MethodRecipe.targets",
+    "MethodRecipe.name", "MethodRecipe.targets", "MethodRecipe.modules_to_save",
     "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",
     "GoodEnoughRecipe.metric", "GoodEnoughRecipe.agreement",
     "ObjectiveRecipe.name", "ObjectiveRecipe.options", "ObjectiveRecipe.classes", "EvaluationRecipe.metrics",

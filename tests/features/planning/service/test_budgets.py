@@ -14,6 +14,7 @@ from tests.fixtures.forked_children import SessionForkServer
 from luthier.core.errors import MemoryShortError, NotFoundError, RecipeError, RequestError
 from luthier.core.events import BillUpdated
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.results.cost import Device
 from luthier.core.run import StopReason
 from luthier.features.planning.budgets import asked_budget, merged, stop_check, with_budget
 from luthier.features.planning.service import prepare
@@ -340,3 +341,24 @@ def test_as_many_gpus_are_paid_for_as_train_and_processes_of_a_cpu_share_it(
     assert several.usd_per_hour is not None
     machines = 3 if device == "cpu" else times
     assert several.usd_per_hour.value == pytest.approx(machines * one.usd_per_hour.value)
+
+
+def test_a_step_that_draws_answers_counts_them_on_an_accelerator_that_is_not_known(
+    context: Context, quiet_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.ml.planning import devices
+
+    def unknown(hardware: object) -> Device:
+        raise RequestError("an accelerator that no table has", expected="a known one", do="name it")
+
+    plan = prepare(context, load_recipe(quiet_recipe), base_dir=quiet_recipe.parent).plan
+    draws = {"num_samples": 4, "max_new_tokens": 50, "num_iterations": 2}
+    plan = plan.model_copy(update={"objective": plan.objective.model_copy(update=draws)})
+    monkeypatch.setattr(devices, "this_machine", unknown)
+    budget = with_budget(context, plan, None, None).budget
+    assert budget is not None
+    assert budget.first is not None
+    rows = plan.data.train
+    num_prompt_tokens = rows.num_tokens - rows.num_trained_tokens
+    drawn = 2 * 4 * (num_prompt_tokens + 50 * rows.num_examples) / plan.training.num_steps_per_epoch
+    assert budget.first.step_tokens == pytest.approx(drawn)

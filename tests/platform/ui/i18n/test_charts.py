@@ -111,7 +111,7 @@ def test_charts_of_runs_studies_panels_and_monitors_have_german_words(english: s
         ("Validation loss 0.9886.", "Validierungsverlust 0,9886."),
         ("Token accuracy", "Token-Genauigkeit"),
         ("On held-out rows, with 95% intervals.", "Auf Testzeilen, mit 95-%-Intervallen."),
-        ("nearest training row (embeddings)", "nächste Trainingszeile (embeddings)"),
+        ("nearest training row (embeddings)", "nächste Trainingszeile (Embeddings)"),
         ("4 nearest training rows in the prompt", "4 nächste Zeilen im Prompt"),
         ("From 2026-11-03 to 2026-12-02.", "Von 03.11.2026 bis 02.12.2026."),
         ("8 of 38 ratings by 2 raters", "8 von 38 Bewertungen durch 2 Personen"),

@@ -127,7 +127,7 @@ _NAMES = re.compile(
     r"(?<!\w)(?:[a-z]+-2026[\w-]*|Answers · tiny · 25 Nov|\S+\.jsonl|answers|Zettel[\w-]*|tiny"
     r"|ft:[\w:….-]+|linear classifier, commonest answer|examples|read, train, infer, admin|/v1/[\w/]*|export:\S*"
     r"|(?:adapter|executorch|gguf|merged|onnx|vllm|float16|float32|bfloat16) in \w+|transformers|pytorch_tokenizers"
-    r"|enough for most|bfloat16 was faster|Cannot tell\.|one row|few rows|[a-z_]+\.[a-z_]+)(?!\w)"
+    r"|enough for most|Schedule-free AdamW|bfloat16 was faster|Cannot tell\.|one row|few rows|[a-z_]+\.[a-z_]+)(?!\w)"
 )
 """Names that the test or a person has given, of formats and of keys; and sentences that `luthier.testing` makes up."""
 

@@ -407,7 +407,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
                 8,
                 "fewer make the group's mean a poor estimate; 16 and more multiply the cost of sampling",
             ),
-            "num_iterations": (1, "answers are sampled afresh for every update, by the weights that learn from them"),
+            "num_iterations": (1, "answers are sampled for every update, by the weights that learn from them"),
             "clip_ratio_low": (0.2, "as PPO was published (arXiv:1707.06347)"),
             "clip_ratio_high": (0.2, "as PPO was published (arXiv:1707.06347); 0.28: DAPO (arXiv:2503.14476)"),
             "temperature": (
