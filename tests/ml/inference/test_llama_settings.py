@@ -220,3 +220,9 @@ def test_an_answer_begins_while_others_keep_coming_with_another_adapter(tiny_ggu
                 is_asked = engine.ask("waits", waits, "other")
             heard.hear(engine)
         assert num_busy >= 2
+
+
+def test_a_server_that_is_closed_as_soon_as_it_is_open_ends(tiny_gguf):
+    """A stop that llama.cpp gets before its loop has begun is lost, and closing would wait for ever."""
+    for _ in range(20):
+        a_server(tiny_gguf).close()

@@ -19,6 +19,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -291,6 +292,10 @@ class LlamaServer:
 
     def close(self) -> None:
         """Release the weights; nothing may be active."""
+        # llama.cpp's loop forgets a stop that comes before it has begun, and the release would wait for ever: on a busy
+        # machine that is so for a server that is closed as soon as it is open. Slots are shown by the loop itself.
+        with suppress(httpx2.HTTPError):
+            self._http.get("/slots")
         self._http.close()
         self._server = None
 
