@@ -32,6 +32,12 @@ class Estimate(FrozenModel):
         """The sum, its ends added: right where both err in the same direction, wide where they do not."""
         return Estimate(value=self.value + other.value, low=self.low + other.low, high=self.high + other.high)
 
+    def minus(self, part: Estimate) -> Estimate:
+        """What is left of a sum without one of its parts, end by end; never below 0."""
+        ends = zip((self.value, self.low, self.high), (part.value, part.low, part.high), strict=True)
+        value, low, high = (max(0.0, whole - taken) for whole, taken in ends)
+        return Estimate(value=value, low=low, high=high)
+
     def by(self, other: Estimate) -> Estimate:
         """The product, low end by low end and high end by high end: as wide as it can be."""
         return Estimate(value=self.value * other.value, low=self.low * other.low, high=self.high * other.high)

@@ -10,7 +10,7 @@ Every command that takes a model resolves its name here. A request over the netw
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -181,10 +181,8 @@ def _deployment_named(context: Context, name: str, caller: Caller) -> Deployment
     if caller != _LOCAL:
         return context.deployments.find(caller.project_id, name)
     found = context.deployments.named(name)
-    for project_id in (context.cache_project_id, caller.project_id):
-        if (own := next((one for one in found if one.project_id == project_id), None)) is not None:
-            return own
-    if len(found) > 1:
+    meant = nearest_deployment(found, (context.cache_project_id, caller.project_id))
+    if meant is None and found:
         names = {project.project_id: project.name for project in context.access.projects()}
         projects = ", ".join(names[one.project_id] for one in found)
         raise RequestError(
@@ -192,7 +190,18 @@ def _deployment_named(context: Context, name: str, caller: Caller) -> Deployment
             expected="the name of one deployment",
             do="name what it routes to, which `luthier deployments --project P` shows",
         )
-    return next(iter(found), None)
+    return meant
+
+
+def nearest_deployment(named: Sequence[Deployment], project_ids: Sequence[str]) -> Deployment | None:
+    """Which of the deployments of one name is meant: that of the first of these projects, else the only one.
+
+    Args:
+        named: The deployments of all projects.
+        project_ids: The projects, the nearest first.
+    """
+    own = (one for project_id in project_ids for one in named if one.project_id == project_id)
+    return next(own, named[0] if len(named) == 1 else None)
 
 
 def _of_deployment(context: Context, deployment: Deployment, *, takes_exports: bool) -> ResolvedModel:

@@ -15,7 +15,7 @@ from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.plan import Plan
 from luthier.core.text.counted import counted
-from luthier.features.models.names import find_model
+from luthier.features.models.names import find_model, nearest_deployment
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import ENDED, OPEN, Job
 
@@ -78,9 +78,7 @@ def uses_of_deployment(context: Context, deployment: Deployment) -> tuple[Use, .
     for job in _waiting(context):
         if deployment.name not in _models_in(_document(context, job), (_TEACHER,)):
             continue
-        # The order of `find_model`: the job's own project, then `default`, then the only one of the name.
-        near = (one for place in (job.project_id, DEFAULT_PROJECT) for one in named if one.project_id == place)
-        meant = next(near, named[0] if len(named) == 1 else None)
+        meant = nearest_deployment(named, (job.project_id, DEFAULT_PROJECT))
         if meant is not None and meant.deployment_id == deployment.deployment_id:
             found.append(Use(job.run_id or job.job_id, job.project_id))
     return tuple(found)

@@ -76,7 +76,7 @@ def quote_of(
         device,
         longest_tokens=max(row.num_tokens for unit in prepared.trained_units for row in unit),
         num_rows=sum(split.num_examples for split in splits if split is not None),
-        num_tokens=round(workload.num_steps * workload.batches.num_tokens * workload.step_updates),
+        num_tokens=round(workload.num_steps * workload.step_tokens),
         prices=prices if prices is not None else load_prices(),
         market=market,
         calibration=calibration,

@@ -62,7 +62,7 @@ def resolve_budget(
             # What each action takes before one of its kind was measured in the run itself.
             first=FirstActions(
                 step_seconds=step,
-                step_tokens=workload.batches.num_tokens * workload.step_updates,
+                step_tokens=workload.step_tokens,
                 validation_seconds=speed.validation_seconds(workload, step, learning).value,
                 checkpoint_seconds=checkpoint_seconds(workload),
                 loading_seconds=workload.structure.num_parameters * BYTES[workload.base] / 1e9 / _LOADING_GB_PER_SECOND,

@@ -187,7 +187,7 @@ def predict(
     memory = predict_memory(workload, device, calibration)
     # The same parts as the quote shows, so that its total is their sum.
     hours = total(hours_by_part(workload, device, step, calibration=calibration, load=load))
-    per_second = workload.batches.num_tokens * workload.step_updates
+    per_second = workload.step_tokens
     notes = _notes(workload, device, memory, calibration, load)
     return Prediction(
         device=device,
@@ -251,8 +251,11 @@ def hours_by_part(
     checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)
     grading = under_load(speed.grading_seconds(workload, device, calibration), load)
     # All parts add up to the whole: what grading takes of a step is not counted with the step.
-    rest = Estimate(value=step.value - grading.value, low=step.low - grading.low, high=step.high - grading.high)
-    parts = {"steps": rest.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
+    parts = {
+        "steps": step.minus(grading).times(workload.num_steps),
+        "validations": validation,
+        "checkpoints": checkpoints,
+    }
     if workload.gradings:
         parts["grading"] = grading.times(workload.num_steps)
     if workload.num_reference_tokens:

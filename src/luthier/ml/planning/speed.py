@@ -247,12 +247,7 @@ def validation_seconds(workload: Workload, step: Estimate, learning: Estimate) -
         learning: of `learning_seconds`, under the same load.
     """
     if workload.rollouts is not None:
-        drawing = Estimate(
-            value=max(0.0, step.value - learning.value),
-            low=max(0.0, step.low - learning.low),
-            high=max(0.0, step.high - learning.high),
-        )
-        return drawing.times(workload.rollouts.num_validated / workload.rollouts.num_answers)
+        return step.minus(learning).times(workload.rollouts.num_validated / workload.rollouts.num_answers)
     ratio = step_counts.validation_flops(workload) / max(1.0, step_counts.step_flops(workload).total)
     return step.times(ratio)
 

@@ -133,6 +133,11 @@ class Workload:
                 raise RecipeError(f"{name} is {value}", expected=f"{least} or more", do="correct the recipe")
 
     @property
+    def step_tokens(self) -> float:
+        """Tokens of a step, counted in each of its updates."""
+        return self.batches.num_tokens * self.step_updates
+
+    @property
     def targeted(self) -> tuple[LinearLayer, ...]:
         """The matrices that carry an adapter; none for full fine-tuning."""
         return () if self.method == "full" else _targeted(self.structure.linear_layers, self.targets)

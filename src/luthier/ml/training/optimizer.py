@@ -2,8 +2,8 @@
 
 In bf16 a weight of 1 cannot change by less than 1/256: updates at a small learning rate would vanish. So the optimizer
 works on fp32 copies, and the model's bf16 weights are those copies, rounded. Gradients of several micro-batches are
-also accumulated in fp32. The update rules are in `optimizers/`. The
-learning rate warms up linearly, then follows a cosine or a line, or stays constant.
+also accumulated in fp32. The update rules are in `optimizers/`. The learning rate warms up linearly, then follows a
+cosine or a line, or stays constant.
 
 Weights that are fp32 already need neither copy: the masters are the weights themselves, and autograd accumulates the
 gradients of all micro-batches in one tensor. Full fine-tuning in fp32 then holds 16 bytes a parameter instead of 24.

@@ -7,7 +7,6 @@ one, compares it with transformers as well.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final, Protocol
 import httpx2
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.published_head import read_document
 from luthier.ml.inference.vllm.answers import Complete, VllmAnswers, largest_difference
 
 log = logging.getLogger("luthier.engines")
@@ -47,12 +47,8 @@ class AdapterProof(Protocol):
 
 
 def _refuse_whole_modules(name: str, path: str) -> None:
-    try:
-        config = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # vLLM says what is wrong with it
-        return
-    saved = config.get("modules_to_save") if isinstance(config, dict) else None
-    if saved:
+    # Of a file that cannot be read vLLM says what is wrong with it.
+    if saved := read_document(Path(path) / "adapter_config.json").get("modules_to_save"):
         raise RequestError(
             f"the adapter {name!r} at {path} has {', '.join(saved)} trained in whole (modules_to_save)",
             expected="low-rank matrices alone: vLLM has no place for other weights of one adapter",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from luthier.core.plan import MethodPlan
 from luthier.ml.training.methods.lora import ADAPTER, AdaptedForward, AdaptedLayer, Lora
-from luthier.ml.training.methods.peft_adapter import meant_for_peft
+from luthier.ml.training.methods.peft_adapter import PEFT_PREFIX, meant_for_peft
 
 
 class Triplets(NamedTuple):
@@ -219,7 +219,7 @@ class AdaLora(Lora):
 
     def ranks(self) -> dict[str, int]:
         """The number of active triplets of each matrix, by module name of the base."""
-        return {name.removeprefix("base_model.model."): int(kept.sum()) for name, kept in self.budget.kept.items()}
+        return {name.removeprefix(PEFT_PREFIX): int(kept.sum()) for name, kept in self.budget.kept.items()}
 
     def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:
         """A plain LoRA with an individual rank for each matrix and the same scale for all.
@@ -233,7 +233,7 @@ class AdaLora(Lora):
                 continue
             a, b = forward.factors()  # [rank, in] with the singular values in it, [out, rank]
             tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a[kept], b[:, kept]
-            ranks[name.removeprefix("base_model.model.")] = int(kept.sum())
+            ranks[name.removeprefix(PEFT_PREFIX)] = int(kept.sum())
         scale = self.plan.alpha / self.plan.rank
         config = self.config()
         config.r = max(ranks.values())

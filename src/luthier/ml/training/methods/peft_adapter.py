@@ -27,7 +27,9 @@ from luthier.core.errors import RequestError
 from luthier.core.ids import sha256_file
 from luthier.core.plan import MethodPlan
 
-_OWN, _PEFT_PREFIX = ".weight", "base_model.model."
+PEFT_PREFIX = "base_model.model."
+"""What PEFT's names of parameters begin with, before the base's own name."""
+_OWN = ".weight"
 _SHOWN = 5
 
 
@@ -60,8 +62,8 @@ def meant_for_peft(model: nn.Module, config: LoraConfig) -> LoraConfig:
 def planned_targets(model: nn.Module, plan: MethodPlan) -> frozenset[str]:
     """Full names of the modules and tensors that a plan targets, in a model without an adapter."""
     kinds = (nn.Linear, nn.Embedding, Conv1D)
-    modules = {name for name, m in model.named_modules() if isinstance(m, kinds) and _is_meant(name, plan.targets)}
-    return frozenset(modules | {name for name, _ in model.named_parameters() if _is_meant(name, plan.expert_targets)})
+    modules = {name for name, m in model.named_modules() if isinstance(m, kinds) and is_named(name, plan.targets)}
+    return frozenset(modules | {name for name, _ in model.named_parameters() if is_named(name, plan.expert_targets)})
 
 
 def adapted_targets(model: PeftModel) -> frozenset[str]:
@@ -107,7 +109,8 @@ def _is_taken_for_experts(model: nn.Module, config: LoraConfig, target: str) -> 
     return set(probe.target_modules or ()) != {target}
 
 
-def _is_meant(name: str, targets: tuple[str, ...]) -> bool:
+def is_named(name: str, targets: Sequence[str]) -> bool:
+    """Whether one of the targets is a whole name, or the last parts of it."""
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
@@ -152,10 +155,10 @@ def read_back(model: PeftModel, tensors: Mapping[str, Tensor], config: PeftConfi
         return found
     renamings = [one for one in get_model_conversion_mapping(model.get_base_model()) if type(one) is WeightRenaming]
     for name in sorted(lost):
-        published = name.removeprefix(_PEFT_PREFIX)
+        published = name.removeprefix(PEFT_PREFIX)
         for renaming in reversed(renamings):
             published, _ = renaming.reverse_transform().rename_source_key(published)
-        published = _PEFT_PREFIX + published
+        published = PEFT_PREFIX + published
         if loaded(model, config, {published: tensors[name]}, "default").keys() == {name}:
             found[published] = found.pop(name)
     return found

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from luthier.core.errors import RequestError
-
-_PREFIX = "base_model.model."
+from luthier.ml.training.methods.peft_adapter import PEFT_PREFIX, is_named
 
 
 def train_whole(model: PreTrainedModel, names: Sequence[str]) -> dict[str, nn.Module]:
@@ -33,13 +32,9 @@ def train_whole(model: PreTrainedModel, names: Sequence[str]) -> dict[str, nn.Mo
     outer = [
         id(module) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None
     ]
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if id(module) in outer and any(name == one or name.endswith(f".{one}") for one in names)
-    }
+    found = {name: module for name, module in model.named_modules() if id(module) in outer and is_named(name, names)}
     for one in names:
-        if not any(name == one or name.endswith(f".{one}") for name in found):
+        if not any(is_named(name, (one,)) for name in found):
             raise RequestError(
                 f"method.modules_to_save names {one}, which is neither embeddings nor output head of this model",
                 expected="the names of these two, as a plan of this model has them",
@@ -58,7 +53,7 @@ def saved_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         for key, tensor in module.state_dict().items():
             is_shared = tensor.data_ptr() in seen
             seen.add(tensor.data_ptr())
-            found[f"{_PREFIX}{name}.{key}"] = tensor.clone() if is_shared else tensor
+            found[f"{PEFT_PREFIX}{name}.{key}"] = tensor.clone() if is_shared else tensor
     return found
 
 
