@@ -28,7 +28,7 @@ _DAY_NAME: Final = re.compile(r"date(?:_other)?|day")
 _ISO_DAY: Final = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])")
 _NUMBER: Final = re.compile(r"((?:about )?[+−-]?\d)[\d.,]*")
 _ABOUT: Final = re.compile(r"about \d")
-_SENTENCES: Final = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_SENTENCES: Final = re.compile(r"(?<=[.!?]) (?=[A-Z\d])")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _MAX_CHARACTERS: Final = 2000
 """Of a text that is compared with sentences, and of a value within it: visitors send longer ones, we write none."""
