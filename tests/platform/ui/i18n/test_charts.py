@@ -115,10 +115,10 @@ def test_charts_of_runs_studies_panels_and_monitors_have_german_words(english: s
         ("4 nearest training rows in the prompt", "4 nächste Zeilen im Prompt"),
         ("From 2026-11-03 to 2026-12-02.", "Von 03.11.2026 bis 02.12.2026."),
         (
-            "The tuned model is 0.043 ahead of the untuned model (95% interval 0.002 to 0.085, by ROUGE-L). 5 others are "
-            "further behind.",
-            "Das angepasste Modell liegt 0,043 vorn im Vergleich mit: das unveränderte Modell (95-%-Intervall 0,002 bis "
-            "0,085, nach ROUGE-L). 5 andere liegen weiter zurück.",
+            "The tuned model is 0.043 ahead of the untuned model (95% interval 0.002 to 0.085, by ROUGE-L). 5 others "
+            "are further behind.",
+            "Das angepasste Modell liegt 0,043 vorn im Vergleich mit: das unveränderte Modell (95-%-Intervall 0,002 "
+            "bis 0,085, nach ROUGE-L). 5 andere liegen weiter zurück.",
         ),
         ("untuned model + 4 nearest examples", "untuned model + 4 nächste Beispiele"),
         ("8 of 38 ratings by 2 raters", "8 von 38 Bewertungen durch 2 Personen"),
