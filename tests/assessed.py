@@ -7,11 +7,14 @@ that finds it.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from unittest import mock
+from zlib import crc32
 
 from luthier.core.access import Caller
 from luthier.core.evaluation import Comparison, Metric, ReliabilityBin, Sample, SystemResult, VerdictWord
@@ -324,10 +327,18 @@ def make_panel(
     seed: int = 7,
     project_id: str = "default",
 ) -> NewPanel:
-    """A panel of made-up answers, in a project, as the local user makes it."""
+    """A panel of made-up answers, in a project, as the local user makes it.
+
+    The ids are the same in each test run: a rater's sides follow from their id, and one of 7,000 careful raters prefers
+    one side by chance.
+    """
     answered = answered_rows(num_rows, systems)
     caller = Caller(project_id=project_id)
-    return create_panel(context, caller, answered, kind=kind, raters=raters, attention=attention, seed=seed)
+    numbers = itertools.count(crc32(f"{project_id} {len(context.rating_panels.list(project_id))}".encode()) & 0xFFF000)
+    with mock.patch(
+        "luthier.features.human_eval.service.new_id", lambda kind: f"{kind}-20260101-000000-{next(numbers):06x}"
+    ):
+        return create_panel(context, caller, answered, kind=kind, raters=raters, attention=attention, seed=seed)
 
 
 def rate_all(context: Context, made: NewPanel, place: int, says: Says, *, most: int | None = None) -> int:
